@@ -1,0 +1,1 @@
+"""zclone clones ZStack AIOS model services in bulk, exactly once."""

@@ -1,0 +1,133 @@
+"""The command ``zclone``: its commands, and how any error becomes one message and one exit code."""
+
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from batch.cli import files, node, options, results
+from batch.cli.arguments import prepared
+from batch.cli.terminal import emit, say
+from batch.errors import ExitCode, JobFileError, ZcloneError
+
+EPILOG = """
+[bold]First steps[/bold]
+
+zclone run --simulate jobs/quickstart.yaml     rehearse on an embedded node, no settings needed
+
+zclone init my.yaml && zclone validate my.yaml && zclone plan my.yaml
+
+ZSTACK_API_URL=https://zstack:8080 ZSTACK_SESSION_ID_FILE=session zclone run my.yaml
+
+zclone list my.manifest.jsonl --state failed   then mend, and run the same command again
+
+[bold]Exit codes of run[/bold]   0 all cloned, 1 broken, 2 usage, 3 some failed, 4 run again, 5 unreachable, 75 locked
+"""
+
+app = typer.Typer(
+    name="zclone",
+    help="Clones ZStack AIOS model services in bulk, exactly once: run the same command until it exits 0 or 3.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they show local variables, and with them secrets
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        from importlib.metadata import version
+
+        emit([f"zclone {version('zclone')}"])
+        raise typer.Exit
+
+
+@app.callback()
+def _zclone(
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
+@app.command()
+def run(  # noqa: PLR0913 - one argument for each flag
+    job: options.Job,
+    *,
+    simulate: options.Simulate = None,
+    manifest: options.Manifest = None,
+    run: options.Run = None,
+    rate: options.Rate = None,
+    concurrency: options.Concurrency = None,
+    deadline: options.Deadline = None,
+    accept_changes: options.AcceptChanges = False,
+    at_most_once: options.AtMostOnce = False,
+    progress: options.ShowProgress = options.Progress.AUTO,
+    log_format: options.LogStyle = options.LogFormat.AUTO,
+    log_file: options.LogFile = None,
+    insecure: options.Insecure = False,
+    context: options.Context = None,
+) -> None:
+    """Clone every target of JOB, or go on where the last run stopped.
+
+    Run the same command until it exits 0 or 3. Ctrl-C ends it in good order, a second one at once.
+    """
+    from batch.cli import run as flow
+
+    asked = flow.Asked(
+        job=job,
+        simulate=simulate,
+        manifest=manifest,
+        run=run,
+        rate=rate,
+        concurrency=concurrency,
+        deadline=deadline,
+        accept_changes=accept_changes,
+        at_most_once=at_most_once,
+        progress=progress,
+        log_format=log_format,
+        log_file=log_file,
+        insecure=insecure,
+        context=context,
+    )
+    raise typer.Exit(flow.run(asked))
+
+
+app.command()(files.validate)
+app.command()(files.plan)
+app.command()(results.status)
+app.command(name="list")(results.list_targets)
+app.command()(results.show)
+app.command()(files.init)
+app.command()(files.schema)
+app.command()(results.repair)
+app.command()(node.simulate)
+
+
+def run_and_exit() -> NoReturn:
+    """Run the process's command line and leave with the exit code of the contract."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    try:
+        app(args=prepared(sys.argv[1:]), prog_name="zclone")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ExitCode.BROKEN
+    except JobFileError as error:
+        say(str(error))
+        return error.exit_code
+    except ZcloneError as error:
+        say(f"zclone: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception:  # noqa: BLE001 - the last border: a bug is told whole, without locals and secrets
+        say(traceback.format_exc())
+        return ExitCode.BROKEN
+    return ExitCode.OK

@@ -1,0 +1,120 @@
+"""A circuit breaker around the Api: when the server is away the whole run waits, and one call at a time asks for it.
+
+Only the lack of an answer counts; what ZStack refuses is an answer. Opens after ten failures in a row or when half of
+the last fifty calls failed; stays open 5 s, doubling to 60 s, jittered; then one call tries. When that lasts longer
+than the outage deadline the run stops, to be resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from batch.errors import RunStoppedError
+from batch.zstack.answers import NoAnswer, NotSent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from batch.engine.ports import Api, Clock
+    from batch.model import Clone
+    from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
+
+_IN_A_ROW = 10
+_WINDOW = 50
+_FIRST = 5.0
+_CAP = 60.0
+OUTAGE_DEADLINE = 1800.0
+"""Seconds the server may be away before the run stops with exit code 4."""
+
+_log = structlog.get_logger()
+_Answer = TypeVar("_Answer")
+
+
+class Breaker:
+    """Closed at first."""
+
+    def __init__(self, clock: Clock, *, outage_deadline: float = OUTAGE_DEADLINE) -> None:
+        """``outage_deadline`` in seconds."""
+        self._clock = clock
+        self._outage_deadline = outage_deadline
+        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self._in_a_row = 0
+        self._open_since: float | None = None
+        self._tries = 0
+        self._turn = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls wait."""
+        return self._open_since is not None
+
+    async def guard(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """Make the call: at once when closed, one at a time and after the pause when open.
+
+        Raises RunStoppedError when the outage outlasts its deadline.
+        """
+        if not self.is_open:
+            return self._note(await call())
+        async with self._turn:
+            if self.is_open:
+                await self._wait()
+            return self._note(await call())
+
+    async def _wait(self) -> None:
+        since = self._open_since
+        assert since is not None
+        if self._clock.monotonic() - since >= self._outage_deadline:
+            raise RunStoppedError(f"ZStack has been away for {self._outage_deadline:.0f} s")
+        pause = min(_CAP, _FIRST * 2.0**self._tries) * (0.75 + 0.5 * self._clock.random())
+        self._tries += 1
+        await asyncio.sleep(pause)
+
+    def _note(self, answer: _Answer) -> _Answer:
+        if not isinstance(answer, NotSent | NoAnswer):
+            self._recent.append(False)
+            self._close()
+            return answer
+        self._recent.append(True)
+        self._in_a_row += 1
+        half = len(self._recent) == _WINDOW and 2 * sum(self._recent) >= _WINDOW
+        if self._open_since is None and (self._in_a_row >= _IN_A_ROW or half):
+            self._open_since = self._clock.monotonic()
+            _log.warning("server.lost", failures=self._in_a_row, reason=answer.reason)
+        return answer
+
+    def _close(self) -> None:
+        self._in_a_row = 0
+        if self._open_since is not None:
+            _log.info("server.returned", seconds=round(self._clock.monotonic() - self._open_since, 1))
+            self._open_since = None
+            self._tries = 0
+            self._recent.clear()
+
+
+class GuardedApi:
+    """An Api whose calls pass the Breaker."""
+
+    def __init__(self, api: Api, breaker: Breaker) -> None:
+        """Guard every call of ``api`` but ``renew``, which ends the run by itself where it cannot help."""
+        self._api = api
+        self._breaker = breaker
+
+    async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
+        """POST the clone."""
+        return await self._breaker.guard(lambda: self._api.submit(clone, job_uuid))
+
+    async def poll(self, job_uuid: str) -> PollAnswer:
+        """Ask the job."""
+        return await self._breaker.guard(lambda: self._api.poll(job_uuid))
+
+    async def find(self, resource_uuid: str) -> FindAnswer:
+        """Look for the resource."""
+        return await self._breaker.guard(lambda: self._api.find(resource_uuid))
+
+    async def renew(self) -> None:
+        """Replace the dead session."""
+        await self._api.renew()

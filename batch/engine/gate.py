@@ -1,0 +1,103 @@
+"""The one place where calls wait for the rate: first come, first served, evenly spaced and never above it.
+
+Two of asyncio-throttle's windows in a row, entered by one waiter at a time behind a FIFO lock. The short window spaces
+the calls, the long one is the hard cap. As shipped a Throttler polls every 10 ms; ``_Window`` computes its
+``retry_interval`` instead, so that it sleeps once, exactly until its oldest entry leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from asyncio_throttle.throttler import Throttler
+
+if TYPE_CHECKING:
+    from batch.engine.ports import Clock
+
+_SMOOTH = 0.01
+"""Seconds of the short window at high rates; below one call per window it holds a single call."""
+_LEAD = 0.97
+"""The short window runs a little fast, so that timer lateness does not add up: the long one sets the mean."""
+_MARGIN = 1.003
+"""The long window is a little long, so that a server's clock, with its own jitter, sees no more than the rate."""
+_EDGE = 1e-6
+"""Throttler lets an entry leave only when it is strictly older than the period."""
+
+
+class _Window(Throttler):
+    """At most ``calls`` in any ``period`` seconds of the given clock."""
+
+    def __init__(self, calls: int, period: float, clock: Clock) -> None:
+        self._clock = clock
+        super().__init__(calls, period)
+
+    @property
+    def retry_interval(self) -> float:
+        """Seconds until the oldest entry leaves the window."""
+        leaves: float = self._task_logs[0] + self.period + _EDGE
+        return max(0.0, leaves - self._clock.monotonic())
+
+    @retry_interval.setter
+    def retry_interval(self, value: float) -> None:
+        """Keep nothing: the value is computed."""
+
+    def flush(self) -> None:
+        """Forget the entries that left the window, by our clock."""
+        now = self._clock.monotonic()
+        while self._task_logs and now - self._task_logs[0] > self.period:
+            self._task_logs.popleft()
+
+    async def acquire(self) -> None:
+        """Wait for room and enter at our clock's time."""
+        await super().acquire()  # type: ignore[no-untyped-call]
+        self._task_logs[-1] = self._clock.monotonic()
+
+
+class Gate:
+    """Every call to the server passes here, once per try.
+
+    ``rate`` is in calls per second and above 0 (a rate of 0 would wait for ever and is refused at the border).
+    """
+
+    def __init__(self, rate: float, *, clock: Clock) -> None:
+        """Start empty: the first call passes at once."""
+        if not rate > 0:
+            raise ValueError(f"the rate must be above 0, not {rate}")
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        burst = max(1, round(rate * _SMOOTH))
+        cap = math.ceil(rate)
+        self._short = _Window(burst, burst / rate * _LEAD, clock)
+        self._long = _Window(cap, cap / rate * _MARGIN, clock)
+        self._closed_until = 0.0
+        self._sending = True
+
+    async def wait(self) -> None:
+        """Return when one more call may be made."""
+        async with self._turn:
+            await self._pass()
+
+    async def wait_to_send(self) -> bool:
+        """Like ``wait``, for a POST; False when sending stopped, also while it waited."""
+        async with self._turn:
+            if self._sending:
+                await self._pass()
+            return self._sending
+
+    def pause(self, seconds: float) -> None:
+        """Let no call pass for ``seconds`` from now; a longer pause already under way stays."""
+        self._closed_until = max(self._closed_until, self._clock.monotonic() + seconds)
+
+    def stop_sending(self) -> None:
+        """Turn away every POST from now on; polls and queries still pass."""
+        self._sending = False
+
+    async def _pass(self) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, self._closed_until - self._clock.monotonic()))
+            await self._short.acquire()
+            await self._long.acquire()
+            if self._closed_until <= self._clock.monotonic():
+                return

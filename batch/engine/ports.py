@@ -1,0 +1,64 @@
+"""The two things ``settle`` needs from the world, as Protocols: real parts and simulated ones are interchangeable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from batch.model import Clone, Record
+    from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
+
+
+class Api(Protocol):
+    """ZStack, one call each; every call passes the Gate, and none raises for what the server may answer."""
+
+    async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
+        """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID."""
+
+    async def poll(self, job_uuid: str) -> PollAnswer:
+        """GET /v1/api-jobs/{job_uuid}."""
+
+    async def find(self, resource_uuid: str) -> FindAnswer:
+        """GET /v1/ai/model-services/{resource_uuid}; a dead session is renewed inside."""
+
+    async def renew(self) -> None:
+        """Replace the dead session, once for all callers. Raises RunStoppedError where it cannot."""
+
+
+class Gate(Protocol):
+    """The one place where calls wait for the rate."""
+
+    async def wait(self) -> None:
+        """Return when one more call may be made."""
+
+    async def wait_to_send(self) -> bool:
+        """Like ``wait`` for a POST that makes a clone; False when the run stopped sending: do not send."""
+
+    def pause(self, seconds: float) -> None:
+        """Let no call pass for ``seconds`` from now."""
+
+
+class Journal(Protocol):
+    """The manifest as ``settle`` writes it."""
+
+    async def commit(self, record: Record) -> None:
+        """Append and return when durable. Raises ManifestError once anything failed: nothing may be sent then."""
+
+    def note(self, record: Record) -> None:
+        """Append without waiting; durable with the next commit or at close."""
+
+
+class Clock(Protocol):
+    """Time and chance, injected so that a simulation owns both."""
+
+    def time(self) -> float:
+        """Seconds since the epoch, for records and deadlines anchored in the manifest."""
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never jumps, for waits."""
+
+    def random(self) -> float:
+        """Draw a number in [0, 1)."""
+
+    def uuid(self) -> str:
+        """Draw a v4 uuid as 32 lower-case hex digits."""

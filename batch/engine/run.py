@@ -1,0 +1,144 @@
+"""One run: reconcile what an earlier process left open, let one clone go alone, then the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
+
+from batch.engine.breaker import Breaker, GuardedApi
+from batch.engine.dispatch import dispatch
+from batch.engine.pace import PollPace, RetryBudget
+from batch.engine.policy import Policy
+from batch.engine.settle import World, first_step, is_reconciled, settle
+from batch.engine.steps import End, Send, Step
+from batch.engine.survey import fresh, refuse_changes, survey
+from batch.errors import RunStoppedError
+from batch.model import Clone, Plan, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from batch.engine.ports import Api, Clock, Journal
+    from batch.engine.stop import Stop
+    from batch.engine.survey import Past
+    from batch.model import Limits
+
+GRACE = 30.0
+"""Seconds that clones in flight get to settle after a Stop."""
+_ENOUGH_SETTLED = 10
+"""max_failures is judged from this many settled clones on."""
+
+Work: TypeAlias = tuple[Clone, Step]
+
+
+async def clone_all(  # noqa: PLR0913 - the composition root names each part of the run once
+    plan: Plan,
+    *,
+    api: Api,
+    journal: Journal,
+    past: Past,
+    clock: Clock,
+    limits: Limits,
+    stop: Stop,
+    accept_changes: bool = False,
+    at_most_once: bool = False,
+    grace: float = GRACE,
+) -> None:
+    """Settle every Clone of the plan that is not final yet.
+
+    Returns when all were tried or the Stop was obeyed; what happened is in the journal. Raises
+    ManifestMismatchError before anything is sent, RunStoppedError where the run must be resumed later,
+    ManifestError where the journal failed: nothing was sent after that.
+    """
+    found = survey(plan, past)
+    if not accept_changes:
+        refuse_changes(found.changed)
+    policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
+    guarded = GuardedApi(api, Breaker(clock))
+    world = World(guarded, journal, clock, policy, stop, PollPace(policy, clock), RetryBudget(clock))
+    run = _Run(plan, past, limits, world)
+    if limits.deadline is not None:
+        asyncio.get_running_loop().call_later(limits.deadline, stop.request, "the deadline has come")
+    await _within_grace(run.all(found.open), stop, grace)
+    if run.stopped_by is not None:
+        raise run.stopped_by
+
+
+class _Run:
+    """The pool's work and the two reasons to end it early that only the sum of clones shows."""
+
+    def __init__(self, plan: Plan, past: Past, limits: Limits, world: World) -> None:
+        self._plan = plan
+        self._past = past
+        self._limits = limits
+        self._world = world
+        self._deadline = None if limits.deadline is None else world.clock.monotonic() + limits.deadline
+        self.stopped_by: RunStoppedError | None = None
+
+    async def all(self, opened: tuple[Clone, ...]) -> None:
+        """Reconcile, canary, pool."""
+        going_on = await self._reconcile(opened)
+        keys = frozenset(clone.key for clone in opened)
+        new = ((clone, Send(1)) if clone is not None else None for clone in fresh(self._plan, self._past, keys))
+        queue: Iterator[Work | None] = chain(going_on, new)
+        await dispatch(queue, self._settle, workers=1, is_stopped=lambda: self._is_over() or self._past.canary_passed)
+        await dispatch(queue, self._settle, workers=self._limits.concurrency, is_stopped=self._is_over)
+
+    async def _reconcile(self, opened: tuple[Clone, ...]) -> list[Work]:
+        """Ask about every open Clone before anything new is sent; return those that are not settled by that."""
+        intents = dict(self._past.intents)
+        going_on: list[Work] = []
+
+        async def ask(clone: Clone) -> None:
+            step = await self._advance(clone, first_step(intents[clone.key], self._world.policy), is_reconciled)
+            if step is not None and not isinstance(step, End) and (clone.body or not isinstance(step, Send)):
+                going_on.append((clone, step))
+
+        await dispatch(iter(opened), ask, workers=self._limits.concurrency, is_stopped=self._is_over)
+        return going_on
+
+    async def _settle(self, work: Work) -> None:
+        await self._advance(*work, None)
+
+    async def _advance(self, clone: Clone, step: Step, pause_at: Callable[[Step], bool] | None) -> Step | None:
+        """Settle, and turn what no clone of this run can survive into a Stop, so that the others settle first."""
+        try:
+            step = await settle(clone, step, self._world, pause_at=pause_at)
+        except RunStoppedError as stopped:
+            self.stopped_by = self.stopped_by or stopped
+            self._world.stop.request(str(stopped))
+            return None
+        self._check_failures()
+        return step
+
+    def _check_failures(self) -> None:
+        most, counts = self._limits.max_failures, self._past.counts
+        failed = counts.get(State.FAILED, 0) + counts.get(State.CONFLICT, 0)
+        settled = failed + counts.get(State.CLONED, 0)
+        if most is None or settled < _ENOUGH_SETTLED:
+            return
+        if failed > (most if most >= 1 else most * settled):
+            self._world.stop.request(f"{failed} of {settled} settled clones failed, more than max_failures allows")
+
+    def _is_over(self) -> bool:
+        """Whether nothing more may be started; asks for the Stop when a clone could not end within the deadline."""
+        typical = self._world.pace.typical or 0.0
+        if self._deadline is not None and self._world.clock.monotonic() + typical >= self._deadline:
+            self._world.stop.request("the deadline is near")
+        return self._world.stop.requested
+
+
+async def _within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:
+    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; what is cut off then is in the journal."""
+    running = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running}, timeout=grace)
+    finally:
+        stopping.cancel()
+        running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running

@@ -1,0 +1,226 @@
+"""Bring one Clone to its end: do what each step says, record it, decide on the answer, again.
+
+Resumed and fresh Clones take the same road: a fresh one starts at Send, a resumed one at Poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from batch.engine.steps import (
+    Abort,
+    End,
+    Look,
+    Poll,
+    Renew,
+    Resend,
+    Send,
+    Step,
+    Ticket,
+    after_find,
+    after_poll,
+    after_submit,
+)
+from batch.errors import ExitCode, RunStoppedError
+from batch.model import Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batch.engine.pace import PollPace, RetryBudget
+    from batch.engine.policy import Policy
+    from batch.engine.ports import Api, Clock, Journal
+    from batch.engine.stop import Stop
+    from batch.model import Clone, Intent
+
+
+class NotHonouredError(RunStoppedError):
+    """The server gave the clone another uuid than it was asked for, so that a retry could make a second clone."""
+
+    exit_code = ExitCode.BROKEN
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside the state machine."""
+
+    api: Api
+    journal: Journal
+    clock: Clock
+    policy: Policy
+    stop: Stop
+    pace: PollPace
+    budget: RetryBudget
+
+
+def first_step(intent: Intent | None, policy: Policy) -> Step:
+    """Where a Clone goes on, by what its manifest says; None: nothing yet."""
+    if intent is None:
+        return Send(1)
+    if intent.job_uuid is None or intent.state is State.PLANNED:
+        return Send(intent.attempt + 1)
+    deadline = intent.first_sent_at + policy.window(None) if intent.deadline is None else intent.deadline
+    ticket = Ticket(
+        intent.attempt,
+        intent.job_uuid,
+        intent.sent_at,
+        intent.first_sent_at,
+        deadline,
+        answered=intent.state is State.ACCEPTED,
+        reopened=intent.state is State.UNCERTAIN,
+    )
+    return Poll(ticket, at_once=True)
+
+
+async def settle(clone: Clone, step: Step, world: World, *, pause_at: Callable[[Step], bool] | None = None) -> Step:
+    """Go on from ``step`` until End, or until a step that ``pause_at`` names or the Stop forbids; return that step.
+
+    Raises RunStoppedError where the whole run cannot go on, ManifestError where the journal failed.
+    """
+    while not isinstance(step, End):
+        if (pause_at is not None and pause_at(step)) or _is_forbidden(step, world):
+            return step
+        step = await _take(step, clone, world)
+    _record_end(clone, step, world)
+    return step
+
+
+def _is_forbidden(step: Step, world: World) -> bool:
+    return isinstance(step, Send) and world.stop.requested
+
+
+async def _take(step: Step, clone: Clone, world: World) -> Step:
+    match step:
+        case Send():
+            return await _send(step, clone, world)
+        case Resend():
+            return await _resend(step, clone, world)
+        case Poll():
+            return await _poll(step, clone, world)
+        case Look():
+            return await _look(step, clone, world)
+        case Renew(ticket):
+            await world.api.renew()
+            return Send(ticket.attempt, None, ticket.first_sent_at)
+        case Abort(ticket, error):
+            _return_attempt(clone, ticket, world)
+            raise RunStoppedError(f"{error.code}: {error.text}" + (f" ({error.hint})" if error.hint else ""))
+        case End():
+            return step
+
+
+async def _send(step: Send, clone: Clone, world: World) -> Step:
+    if step.otherwise is not None:
+        await world.stop.sleep(
+            world.policy.backoff(step.attempt - 1, world.clock.random()) + world.budget.wait(),
+        )
+        if world.stop.requested:
+            return step
+    now = world.clock.time()
+    first = now if step.first_sent_at is None else step.first_sent_at
+    if step.otherwise is not None and world.policy.timeout is not None and now >= first + world.policy.timeout:
+        return step.otherwise
+    ticket = Ticket(step.attempt, step.job_uuid or world.clock.uuid(), now, first, first + world.policy.window(None))
+    await world.journal.commit(
+        Record(
+            State.SENT,
+            clone.key,
+            now,
+            ticket.attempt,
+            clone.source_uuid,
+            clone.resource_uuid,
+            ticket.job_uuid,
+            clone.digest,
+        ),
+    )
+    return await _submit(ticket, clone, world, failures=0)
+
+
+async def _submit(ticket: Ticket, clone: Clone, world: World, *, failures: int) -> Step:
+    answer = await world.api.submit(clone, ticket.job_uuid)
+    step = after_submit(answer, ticket, policy=world.policy, failures=failures)
+    if isinstance(step, Poll) and step.ticket.answered:
+        _note_accepted(clone, step.ticket, world)
+    return step
+
+
+def _note_accepted(clone: Clone, ticket: Ticket, world: World) -> None:
+    world.journal.note(
+        Record(
+            State.ACCEPTED,
+            clone.key,
+            world.clock.time(),
+            ticket.attempt,
+            job_uuid=ticket.job_uuid,
+            deadline=ticket.deadline,
+        ),
+    )
+
+
+async def _resend(step: Resend, clone: Clone, world: World) -> Step:
+    await world.stop.sleep(world.policy.backoff(step.failures, world.clock.random()))
+    if world.stop.requested:
+        _return_attempt(clone, step.ticket, world)
+        return Send(step.ticket.attempt)
+    return await _submit(step.ticket, clone, world, failures=step.failures)
+
+
+def _return_attempt(clone: Clone, ticket: Ticket, world: World) -> None:
+    """Record that the attempt was never executed, so that it is not charged and not asked about."""
+    world.journal.note(Record(State.PLANNED, clone.key, world.clock.time(), ticket.attempt - 1))
+
+
+async def _poll(step: Poll, clone: Clone, world: World) -> Step:
+    if not step.at_once:
+        left = max(0.0, step.ticket.deadline - world.clock.time())
+        await asyncio.sleep(min(world.pace.delay(step.polls), left))
+    answer = await world.api.poll(step.ticket.job_uuid)
+    now = world.clock.time()
+    after = after_poll(answer, replace(step, at_once=False), now=now, policy=world.policy)
+    if isinstance(after, End):
+        world.pace.learn(now - step.ticket.sent_at)
+    elif isinstance(after, Poll) and after.ticket.answered and not step.ticket.answered:
+        _note_accepted(clone, after.ticket, world)
+    return after
+
+
+async def _look(step: Look, clone: Clone, world: World) -> Step:
+    policy = world.policy
+    if step.blind:
+        await asyncio.sleep(policy.backoff(step.blind, world.clock.random()))
+    elif step.looks:
+        await asyncio.sleep(policy.settle_delay * 2.0 ** (step.looks - 1))
+    answer = await world.api.find(clone.resource_uuid)
+    return after_find(answer, step, clone, now=world.clock.time(), policy=policy)
+
+
+def _record_end(clone: Clone, end: End, world: World) -> None:
+    made = end.service
+    world.journal.note(
+        Record(
+            end.state,
+            clone.key,
+            world.clock.time(),
+            end.attempt,
+            clone_uuid=made.uuid if made is not None and end.state is State.CLONED else None,
+            name=made.name if made is not None else None,
+            adopted=end.adopted or None,
+            error_code=end.code,
+            error=end.text,
+        ),
+    )
+    if end.state is not State.CLONED or made is None:
+        return
+    world.budget.reward()
+    if made.uuid != clone.resource_uuid and not world.policy.at_most_once:
+        raise NotHonouredError(
+            f"{clone.key}: asked for the uuid {clone.resource_uuid}, the server made {made.uuid}; it does not honour "
+            "resourceUuid, so an unanswered request could be cloned twice: check the clone, then use --at-most-once"
+        )
+
+
+def is_reconciled(step: Step) -> bool:
+    """Whether a resumed Clone has been asked about: known to run, or about to be sent again."""
+    return isinstance(step, Send | Resend) or (isinstance(step, Poll) and step.polls > 0 and step.ticket.answered)

@@ -1,0 +1,284 @@
+"""The protocol of one Clone as a state machine: what an answer makes of a step. Pure; ``settle`` does the doing.
+
+Send -> Poll -> End, and through Look wherever an answer leaves open whether the clone was made. R, the resource
+uuid, is the same in every step; J, the job uuid, changes only after a definite end of the old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+from batch.engine.match import differences
+from batch.model import State
+from batch.zstack.answers import (
+    Absent,
+    Accepted,
+    ApiError,
+    Done,
+    Duplicate,
+    ErrorClass,
+    FindAnswer,
+    Found,
+    NotSent,
+    PollAnswer,
+    Refused,
+    Running,
+    Service,
+    SubmitAnswer,
+    Unknown,
+)
+
+if TYPE_CHECKING:
+    from batch.engine.policy import Policy
+    from batch.model import Clone
+
+
+class Why(StrEnum):
+    """Why the resource is looked for."""
+
+    LOST = "lost"
+    """The POST had no answer and its job is not known."""
+    ENDED = "ended"
+    """The job failed: a definite end."""
+    OVERDUE = "overdue"
+    """The job did not end in time."""
+    EMPTY = "empty"
+    """The job succeeded without showing what it made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One attempt, as its durable record has it."""
+
+    attempt: int
+    job_uuid: str
+    sent_at: float
+    first_sent_at: float
+    deadline: float
+    answered: bool = False
+    """Whether the server ever admitted to know the job."""
+    reopened: bool = False
+    """Whether an earlier process left it uncertain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Record and POST. ``job_uuid`` is the old J where that had no definite end, None for a new one."""
+
+    attempt: int
+    job_uuid: str | None = None
+    first_sent_at: float | None = None
+    otherwise: End | None = None
+    """What the Clone settles as when its time is up; None for a first attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """POST again under the record already written: no byte of the last try left."""
+
+    ticket: Ticket
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Ask the job."""
+
+    ticket: Ticket
+    polls: int = 0
+    misses: int = 0
+    error: ApiError | None = None
+    """What the POST itself was refused with, where that left open whether it ran."""
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Ask for the resource."""
+
+    ticket: Ticket
+    why: Why
+    error: ApiError | None = None
+    looks: int = 0
+    blind: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Log in again, then send the same attempt under a new J: the server executed nothing."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """No request of this run can succeed; this one was not executed."""
+
+    ticket: Ticket
+    error: ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Settled."""
+
+    state: State
+    attempt: int
+    service: Service | None = None
+    adopted: bool = False
+    code: str | None = None
+    text: str | None = None
+
+
+Step: TypeAlias = Send | Resend | Poll | Look | Renew | Abort | End
+
+
+def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failures: int = 0) -> Step:
+    """Decide on the answer to the POST."""
+    match answer:
+        case Accepted(api_timeout):
+            deadline = ticket.first_sent_at + policy.window(api_timeout)
+            return Poll(replace(ticket, answered=True, deadline=deadline))
+        case Duplicate():
+            return Poll(replace(ticket, answered=True))
+        case Done(service):
+            return _made(service, ticket)
+        case Refused(error):
+            return _refused_post(error, ticket, policy)
+        case NotSent():
+            return Resend(ticket, failures + 1)
+        case _:
+            return Poll(ticket)
+
+
+def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) -> Step:
+    """Decide on the answer to a poll at time ``now``."""
+    ticket = poll.ticket
+    match answer:
+        case Done(service):
+            return _made(service, ticket)
+        case Refused(error) if error.klass is ErrorClass.RENEW:
+            return Renew(ticket)
+        case Refused(error) if error.klass is ErrorClass.FATAL:
+            return Abort(ticket, error)
+        case Refused(error):
+            return Look(ticket, Why.ENDED, error)
+        case Unknown() if not ticket.answered or poll.misses + 1 >= policy.misses:
+            return Look(ticket, Why.LOST, poll.error)
+        case Running():
+            ticket = replace(ticket, answered=True)
+    if now >= ticket.deadline:
+        return Look(ticket, Why.OVERDUE)
+    misses = poll.misses + 1 if isinstance(answer, Unknown) else poll.misses
+    return Poll(ticket, poll.polls + 1, misses, poll.error)
+
+
+def after_find(answer: FindAnswer, look: Look, clone: Clone, *, now: float, policy: Policy) -> Step:
+    """Decide on whether the resource is visible."""
+    match answer:
+        case Found(service):
+            return _adopt(service, look.ticket, clone)
+        case Absent() if look.looks + 1 < _looks_needed(look, policy):
+            return replace(look, looks=look.looks + 1, blind=0)
+        case Absent():
+            return _invisible(look, now, policy)
+        case Refused(error) if error.klass is ErrorClass.FATAL:
+            return Abort(look.ticket, error)
+        case Refused(error) if error.klass is ErrorClass.PERMANENT:
+            return _unverifiable(look, error)
+        case _ if look.blind + 1 < policy.blind_looks:
+            return replace(look, blind=look.blind + 1)
+        case _:
+            return _uncertain(look.ticket, look.error, "the server could not say whether the clone exists")
+
+
+def _made(service: Service | None, ticket: Ticket) -> Step:
+    if service is None:
+        return Look(ticket, Why.EMPTY)
+    return End(State.CLONED, ticket.attempt, service)
+
+
+def _adopt(service: Service, ticket: Ticket, clone: Clone) -> End:
+    differing = differences(clone, service)
+    if not differing:
+        return End(State.CLONED, ticket.attempt, service, adopted=True)
+    text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
+    return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
+
+
+def _refused_post(error: ApiError, ticket: Ticket, policy: Policy) -> Step:
+    match error.klass:
+        case ErrorClass.PERMANENT:
+            return _failed(ticket, error)
+        case ErrorClass.FATAL:
+            return Abort(ticket, error)
+        case ErrorClass.RENEW:
+            return Renew(ticket)
+        case ErrorClass.TRANSIENT:
+            return _again(Look(ticket, Why.ENDED, error), policy)
+        case ErrorClass.AMBIGUOUS:
+            return Poll(ticket, error=error)
+
+
+def _looks_needed(look: Look, policy: Policy) -> int:
+    """Believe at once what never ran; look again for what may still be running."""
+    if look.why is Why.ENDED and look.error is not None and look.error.klass is not ErrorClass.AMBIGUOUS:
+        return 1
+    return policy.looks
+
+
+def _invisible(look: Look, now: float, policy: Policy) -> Step:
+    ticket, error = look.ticket, look.error
+    if look.why is Why.ENDED and error is not None:
+        return _failed(ticket, error) if error.klass is ErrorClass.PERMANENT else _again(look, policy)
+    if look.why is Why.OVERDUE and not ticket.reopened:
+        return _uncertain(ticket, error, "its api job did not end in time and no clone is visible")
+    if policy.at_most_once:
+        return _uncertain(ticket, error, "not sent again: the run is at most once")
+    if look.why is Why.LOST and error is not None:
+        return _again(look, policy)
+    given_up = _given_up(look, now, policy)
+    if ticket.attempt >= policy.attempts:
+        return given_up
+    # Only a J that had no end may be used again, and only while the server surely remembers it.
+    keep = look.why is Why.LOST and not ticket.answered and now - ticket.sent_at < policy.job_memory
+    first = None if ticket.reopened else ticket.first_sent_at
+    return Send(ticket.attempt + 1, ticket.job_uuid if keep else None, first, given_up)
+
+
+def _again(look: Look, policy: Policy) -> Step:
+    """Another attempt after a failure told by the server, if its code and the target's attempts allow one."""
+    ticket, error = look.ticket, look.error
+    assert error is not None
+    lasting = error.klass is ErrorClass.AMBIGUOUS and error.retries is None
+    given_up = _uncertain(ticket, error, error.text) if lasting else _failed(ticket, error)
+    allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
+    if ticket.attempt >= allowed:
+        return given_up
+    return Send(ticket.attempt + 1, None, ticket.first_sent_at, given_up)
+
+
+def _given_up(look: Look, now: float, policy: Policy) -> End:
+    """Without attempts left: failed only once the last POST cannot be running any more."""
+    ticket = look.ticket
+    if now - ticket.sent_at > policy.window(None) + policy.job_memory:
+        text = "every attempt went unanswered and no clone appeared"
+        return End(State.FAILED, ticket.attempt, code="ZCLONE.UNANSWERED", text=text)
+    return _uncertain(ticket, look.error, "every attempt went unanswered; no clone is visible yet")
+
+
+def _unverifiable(look: Look, error: ApiError) -> End:
+    if look.why is Why.ENDED and look.error is not None and look.error.klass is ErrorClass.PERMANENT:
+        return _failed(look.ticket, look.error)
+    return _uncertain(look.ticket, look.error or error, "this account may not look for the clone")
+
+
+def _failed(ticket: Ticket, error: ApiError) -> End:
+    return End(State.FAILED, ticket.attempt, code=error.code, text=error.text)
+
+
+def _uncertain(ticket: Ticket, error: ApiError | None, text: str) -> End:
+    code = error.code if error is not None else "ZCLONE.UNCERTAIN"
+    return End(State.UNCERTAIN, ticket.attempt, code=code, text=text)

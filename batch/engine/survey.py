@@ -1,0 +1,92 @@
+"""What a run finds before it sends anything: changed targets, and the Clones behind the manifest's open intents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from batch.errors import ManifestMismatchError
+from batch.model import Clone, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batch.model import Intent, Plan
+
+_NAMED = 10
+_PAUSE_EVERY = 512
+
+
+class Past(Protocol):
+    """The fold of a manifest, as far as the engine needs it."""
+
+    @property
+    def intents(self) -> Mapping[str, Intent]:
+        """Clones that are not final but were recorded before."""
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """Clones by state, kept up to date while the run appends."""
+
+    @property
+    def canary_passed(self) -> bool:
+        """Whether the server was seen to honour resourceUuid."""
+
+    def final(self, key: str) -> tuple[State, int] | None:
+        """Tell the final state and the first 64 bits of the digest it was sent with; None while not final."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The open Clones in the plan's order, then those whose target left the job file."""
+
+    open: tuple[Clone, ...]
+    changed: tuple[str, ...]
+    """Keys that were sent with another body than the plan has now."""
+
+
+def survey(plan: Plan, past: Past) -> Survey:
+    """Walk the plan once against the manifest."""
+    intents = dict(past.intents)
+    found: list[Clone] = []
+    changed: list[str] = []
+    for clone in plan.clones():
+        intent = intents.pop(clone.key, None)
+        if intent is not None:
+            found.append(clone)
+            is_changed = intent.digest != clone.digest
+        else:
+            final = past.final(clone.key)
+            is_changed = final is not None and final[1] != int(clone.digest[:16], 16)
+        if is_changed:
+            changed.append(clone.key)
+    found.extend(_removed(intent) for intent in intents.values())
+    return Survey(tuple(found), tuple(changed))
+
+
+def refuse_changes(changed: tuple[str, ...]) -> None:
+    """Raise ManifestMismatchError naming the targets that were sent and then edited."""
+    if not changed:
+        return
+    named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else "")
+    raise ManifestMismatchError(
+        f"changed since they were sent: {named}; give them a new id (or the job a new run), or say --accept-changes "
+        "to go on with what was sent before"
+    )
+
+
+def fresh(plan: Plan, past: Past, opened: frozenset[str]) -> Iterator[Clone | None]:
+    """Stream the Clones nothing was recorded of; None now and then while skipping the others."""
+    skipped = 0
+    for clone in plan.clones():
+        if clone.key not in opened and past.final(clone.key) is None:
+            yield clone
+            continue
+        skipped += 1
+        if skipped % _PAUSE_EVERY == 0:
+            yield None
+
+
+def _removed(intent: Intent) -> Clone:
+    """Stand in for a target that is no longer in the job file: enough to ask about it, never sent again."""
+    return Clone(intent.key, intent.source_uuid, intent.resource_uuid, b"", intent.digest)

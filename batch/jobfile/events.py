@@ -1,0 +1,231 @@
+"""From bytes to nodes: PyYAML's C event stream under limits, one target at a time and never a constructor.
+
+The stream carries the text of scalars, lines and columns, so that one pass serves types, places, duplicate keys and
+flat memory; PyYAML's C *constructor* crashes the process at a nesting of about 25,000, the event stream does not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence
+from batch.jobfile.problems import Problems, fail, shorten
+from batch.model import Place, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_DEPTH: Final = 32
+MAX_ALIASED_NODES: Final = 1_000_000
+"""Nodes that all aliases of a file may stand for: sharing is fine, a bomb is not."""
+STREAMED: Final = "targets"
+"""The top-level list whose elements come one at a time."""
+
+_MOVE = "move the targets to a JSON Lines or CSV file and name it with `- from: targets.jsonl`"
+_STREAMED_LINE = re.compile(rb"^targets[ \t]*:", re.MULTILINE)
+_TOP_LEVEL_LINE = re.compile(rb"^[^\s#\-]", re.MULTILINE)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a job file. Raises JobFileError for what cannot be a job file: unreadable, too large, not UTF-8 text."""
+    file = str(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise fail(file, f"cannot be read: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise fail(file, f"larger than 16 MiB: {_MOVE}")
+    refuse_encoding(data, file)
+    return data
+
+
+def refuse_encoding(data: bytes, file: str) -> None:
+    """Raise JobFileError unless ``data`` is UTF-8 without byte order mark and NUL."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise fail(file, "is UTF-16 or UTF-32: save it as UTF-8")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise fail(file, "starts with a byte order mark: save it as UTF-8 without BOM")
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise fail(file, "has a NUL byte: it is not a text file, or UTF-16", **_position(data, nul))
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise fail(file, "is not UTF-8: save it as UTF-8", **_position(data, error.start)) from None
+
+
+def _position(data: bytes, offset: int) -> dict[str, int]:
+    start = data.rfind(b"\n", 0, offset) + 1
+    return {"line": data.count(b"\n", 0, offset) + 1, "column": len(data[start:offset].decode(errors="replace")) + 1}
+
+
+def ends_with_targets(data: bytes) -> bool:
+    """Whether ``targets`` is surely the last top-level key, so that who wants the others may stop there."""
+    start = _STREAMED_LINE.search(data)
+    return start is not None and _TOP_LEVEL_LINE.search(data, start.end()) is None
+
+
+def walk(data: bytes, file: str, problems: Problems) -> Iterator[tuple[Scalar, Node]]:
+    """Yield the top-level pairs of a job file.
+
+    ``targets`` comes as a pair with an empty list first, then once more for each element. Duplicate keys go to
+    ``problems``; what makes the rest unreadable raises JobFileError.
+    """
+    try:
+        yield from _Composer(data, file, problems).walk()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        text = ": ".join(part for part in (error.context, error.problem) if part)
+        raise fail(file, f"not YAML: {text}", line=line, column=column) from None
+    except yaml.reader.ReaderError as error:
+        where = _position(data, max(int(error.position), 0))
+        raise fail(file, f"not YAML: {error.reason}", **where) from None
+
+
+class _Composer:
+    """Turns events into nodes; keeps anchored nodes, and nothing else, between top-level values."""
+
+    def __init__(self, data: bytes, file: str, problems: Problems) -> None:
+        self._events: Iterator[Any] = yaml.parse(data, Loader=yaml.CSafeLoader)
+        self._file = file
+        self._problems = problems
+        self._anchors: dict[str, Node] = {}
+        self._aliased = 0
+
+    def walk(self) -> Iterator[tuple[Scalar, Node]]:
+        self._open_document()
+        seen: dict[str, int] = {}
+        for event in self._events:
+            if event.__class__ is yaml.MappingEndEvent:
+                break
+            key = self._key(event)
+            if self._is_duplicate(key, seen):
+                self._node(next(self._events), 1)
+            elif key.text == STREAMED:
+                yield from self._streamed(key)
+            else:
+                yield key, self._node(next(self._events), 1)
+        self._close_document()
+
+    def _open_document(self) -> None:
+        next(self._events)
+        if next(self._events).__class__ is yaml.StreamEndEvent:
+            raise fail(self._file, "is empty: `zclone init` writes a job file to start from")
+        root = next(self._events)
+        if root.__class__ is not yaml.MappingStartEvent:
+            found = "a list" if root.__class__ is yaml.SequenceStartEvent else "one value"
+            raise self._error(root, f"a job file is a map with version, name and targets, not {found}")
+        self._refuse_tag(root)
+
+    def _close_document(self) -> None:
+        next(self._events)
+        event = next(self._events)
+        if event.__class__ is not yaml.StreamEndEvent:
+            raise self._error(event, "a second document starts here: a job file is one document")
+
+    def _streamed(self, key: Scalar) -> Iterator[tuple[Scalar, Node]]:
+        event = next(self._events)
+        if event.__class__ is not yaml.SequenceStartEvent:
+            yield key, self._node(event, 1)
+            return
+        self._refuse_tag(event)
+        mark = event.start_mark
+        yield key, Sequence([], mark.line + 1, mark.column + 1, 1, 1)
+        for item in self._events:
+            if item.__class__ is yaml.SequenceEndEvent:
+                return
+            yield key, self._node(item, 2)
+
+    def _node(self, event: Any, depth: int) -> Node:
+        kind = event.__class__
+        if kind is yaml.AliasEvent:
+            return self._alias(event, depth)
+        if event.tag is not None:
+            self._refuse_tag(event)
+        mark = event.start_mark
+        node: Node
+        if kind is yaml.ScalarEvent:
+            node = Scalar(event.value, not event.style, mark.line + 1, mark.column + 1)
+        elif depth >= MAX_DEPTH:
+            raise self._error(event, f"nested deeper than {MAX_DEPTH} levels")
+        elif kind is yaml.MappingStartEvent:
+            node = self._mapping(mark, depth)
+        else:
+            node = self._sequence(mark, depth)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _sequence(self, mark: Any, depth: int) -> Sequence:
+        items: list[Node] = []
+        size, height = 1, 1
+        for event in self._events:
+            if event.__class__ is yaml.SequenceEndEvent:
+                break
+            item = self._node(event, depth + 1)
+            items.append(item)
+            size, height = _grown(item, size, height)
+        return Sequence(items, mark.line + 1, mark.column + 1, size, height)
+
+    def _mapping(self, mark: Any, depth: int) -> Mapping:
+        pairs: list[tuple[Scalar, Node]] = []
+        seen: dict[str, int] = {}
+        size, height = 1, 1
+        for event in self._events:
+            if event.__class__ is yaml.MappingEndEvent:
+                break
+            key = self._key(event)
+            value = self._node(next(self._events), depth + 1)
+            size, height = _grown(value, size + 1, height)
+            if not self._is_duplicate(key, seen):
+                pairs.append((key, value))
+        return Mapping(pairs, mark.line + 1, mark.column + 1, size, height)
+
+    def _key(self, event: Any) -> Scalar:
+        node = self._node(event, MAX_DEPTH)
+        if not isinstance(node, Scalar):
+            raise self._error(event, "a key must be a text")
+        return node
+
+    def _is_duplicate(self, key: Scalar, seen: dict[str, int]) -> bool:
+        first = seen.get(key.text)
+        if first is None:
+            seen[key.text] = key.line
+            return False
+        message = f"duplicate key {shorten(key.text)}: first on line {first}, again on line {key.line}"
+        self._problems.add(Problem(Place(self._file, key.line, key.column), "", message))
+        return True
+
+    def _alias(self, event: Any, depth: int) -> Node:
+        node = self._anchors.get(event.anchor)
+        if node is None:
+            raise self._error(event, f"alias *{event.anchor} stands before or inside what it names")
+        if not isinstance(node, Scalar):
+            self._aliased += node.size
+            if self._aliased > MAX_ALIASED_NODES:
+                raise self._error(event, f"aliases stand for more than {MAX_ALIASED_NODES:,} values")
+            if depth + node.height > MAX_DEPTH:
+                raise self._error(event, f"nested deeper than {MAX_DEPTH} levels")
+        return node
+
+    def _refuse_tag(self, event: Any) -> None:
+        if event.tag is not None:
+            raise self._error(event, f"tags such as {shorten(event.tag)} are not read: values have the type of their key")
+
+    def _error(self, event: Any, message: str) -> Exception:
+        mark = event.start_mark
+        return fail(self._file, message, line=mark.line + 1, column=mark.column + 1)
+
+
+def _grown(item: Node, size: int, height: int) -> tuple[int, int]:
+    if item.__class__ is Scalar:
+        return size + 1, height
+    assert not isinstance(item, Scalar)
+    return size + item.size, max(height, item.height + 1)

@@ -1,0 +1,86 @@
+"""What a YAML file says before anything has a type: text with line and column."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from batch.model import JsonValue
+
+NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+"""Plain scalars that mean null (YAML 1.1)."""
+
+
+class Scalar(NamedTuple):
+    """A text as written; line and column count from 1."""
+
+    text: str
+    plain: bool
+    """Written without quotes, so that it may mean null, a number or a boolean."""
+    line: int
+    column: int
+
+    @property
+    def is_null(self) -> bool:
+        """Whether the file says null here."""
+        return self.plain and self.text in NULLS
+
+
+class Sequence(NamedTuple):
+    """A list."""
+
+    items: list[Node]
+    line: int
+    column: int
+    size: int
+    """Nodes inside after expansion of aliases."""
+    height: int
+
+
+class Mapping(NamedTuple):
+    """A map; keys are texts and each occurs once."""
+
+    pairs: list[tuple[Scalar, Node]]
+    line: int
+    column: int
+    size: int
+    height: int
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+
+_STEP = re.compile(r"[^.\[\]]+")
+
+
+def text_tree(node: Node) -> JsonValue:
+    """Turn a node into lists, maps and texts; only a plain null is not text."""
+    if node.__class__ is Scalar:
+        return None if node.plain and node.text in NULLS else node.text
+    if isinstance(node, Mapping):
+        return {key.text: text_tree(value) for key, value in node.pairs}
+    assert isinstance(node, Sequence)
+    return [text_tree(item) for item in node.items]
+
+
+def find(node: Node, path: str, *, at_key: bool = False) -> tuple[int, int]:
+    """Return line and column of ``path`` (``a.b[0].c``) under ``node``, or of the deepest part of it that exists."""
+    line, column = node.line, node.column
+    for step in _STEP.findall(path):
+        if isinstance(node, Mapping):
+            pair = next(((key, value) for key, value in node.pairs if key.text == step), None)
+            if pair is None:
+                break
+            key, node = pair
+            shown: Node = key if at_key or _is_empty(node) else node
+            line, column = shown.line, shown.column
+        elif isinstance(node, Sequence) and step.isdecimal() and int(step) < len(node.items):
+            node = node.items[int(step)]
+            line, column = node.line, node.column
+        else:
+            break
+    return line, column
+
+
+def _is_empty(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.plain and not node.text

@@ -1,0 +1,81 @@
+"""A compact table from 64-bit hashes to small integers: a million entries cost 9 to 16 bytes each, at half load twice.
+
+Duplicate keys and settled clones are looked up here instead of in a dict, which would cost 100 bytes and more an entry.
+Two different keys can share a hash (one chance in 3e7 among a million): a caller who must be exact compares the keys.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ValueBytes = Literal[1, 2, 4, 8]
+_TYPECODES: Final[dict[ValueBytes, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_EMPTY: Final = 0
+_FIRST_SIZE: Final = 1 << 10
+_MAX_LOAD: Final = 0.6
+
+
+class KeyTable:
+    """Open addressing with linear probing; entries are added and overwritten, never removed.
+
+    Hashes must be evenly spread, as slices of a SHA-256 are. Hash 0 marks an empty slot, so 0 and 1 are the same key.
+    """
+
+    __slots__ = ("_code", "_count", "_hashes", "_limit", "_mask", "_values")
+
+    def __init__(self, value_bytes: ValueBytes = 8) -> None:
+        """``value_bytes``: how wide the stored values are; wider ones raise OverflowError in ``put``."""
+        self._code = _TYPECODES[value_bytes]
+        self._count = 0
+        self._allocate(_FIRST_SIZE)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield (hash, value) in no useful order; the table must not change meanwhile."""
+        return ((key, self._values[slot]) for slot, key in enumerate(self._hashes) if key != _EMPTY)
+
+    def get(self, key: int) -> int | None:
+        """Return the value put under this 64-bit hash, None where there is none."""
+        slot = self._slot(key or 1)
+        return None if self._hashes[slot] == _EMPTY else self._values[slot]
+
+    def put(self, key: int, value: int) -> bool:
+        """Store ``value`` under the 64-bit hash ``key``, over what was there; True when the key is new."""
+        key = key or 1
+        slot = self._slot(key)
+        self._values[slot] = value
+        if self._hashes[slot] == key:
+            return False
+        self._hashes[slot] = key
+        self._count += 1
+        if self._count > self._limit:
+            self._grow()
+        return True
+
+    def _slot(self, key: int) -> int:
+        hashes, mask = self._hashes, self._mask
+        slot = key & mask
+        while (found := hashes[slot]) != _EMPTY and found != key:
+            slot = (slot + 1) & mask
+        return slot
+
+    def _allocate(self, size: int) -> None:
+        self._mask = size - 1
+        self._limit = int(size * _MAX_LOAD)
+        self._hashes = array("Q", bytes(8 * size))
+        self._values = array(self._code, bytes(array(self._code).itemsize * size))
+
+    def _grow(self) -> None:
+        hashes, values = self._hashes, self._values
+        self._allocate(2 * len(hashes))
+        for key, value in zip(hashes, values, strict=True):
+            if key != _EMPTY:
+                slot = self._slot(key)
+                self._hashes[slot] = key
+                self._values[slot] = value

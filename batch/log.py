@@ -1,0 +1,261 @@
+"""Logs: the one place that configures structlog, renders, redacts and sanitises events, and writes them.
+
+A log never stops a run: lines go through a bounded queue to a writer thread, and what a dead, full or stalled sink
+loses is counted, to be told at the end. One event is one line, whatever the server put into its fields.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import json
+import os
+import re
+import threading
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, quote_plus
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+
+def _optional(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
+
+
+_ORJSON: Final = _optional("orjson")
+"""The extra [speed] brings it; the standard library writes the same lines."""
+
+REDACTED: Final = "[redacted]"
+DEBUG: Final = 10
+INFO: Final = 20
+WARNING: Final = 30
+
+_SECRET_KEYS: Final = re.compile(
+    r"passw(or)?d|passphrase|secret|token|authorization|cookie|signature|session_?(uu)?id|credential",
+    re.IGNORECASE,
+)
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE_UTF8: Final = re.compile(
+    rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\xef\xbb\xbf"
+)
+_SHORTEST_SECRET: Final = 4
+_QUEUE_LINES: Final = 20_000
+_CLOSE_SECONDS: Final = 2.0
+
+
+class Format(StrEnum):
+    """How events are written."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Secrets:
+    """Values that must not leave the process, and every form they could leave in."""
+
+    def __init__(self) -> None:
+        """Know none yet."""
+        self._forms: set[str] = set()
+        self._text: re.Pattern[str] | None = None
+        self._bytes: re.Pattern[bytes] | None = None
+
+    def add(self, value: str) -> None:
+        """Redact ``value`` from now on, also hashed, base64, url- and JSON-encoded; under 4 characters is ignored."""
+        if len(value) < _SHORTEST_SECRET:
+            return
+        self._forms |= set(_forms(value))
+        longest_first = sorted(self._forms, key=len, reverse=True)
+        self._text = re.compile("|".join(map(re.escape, longest_first)))
+        self._bytes = re.compile(b"|".join(re.escape(form.encode()) for form in longest_first))
+
+    def redact(self, text: str) -> str:
+        """Replace every registered secret in ``text``."""
+        return self._text.sub(REDACTED, text) if self._text else text
+
+    def redact_bytes(self, line: bytes) -> bytes:
+        """Replace every registered secret in an encoded line."""
+        return self._bytes.sub(REDACTED.encode(), line) if self._bytes else line
+
+
+def _forms(value: str) -> Iterable[str]:
+    raw = value.encode("utf-8", "surrogateescape")
+    digest = hashlib.sha512(raw).hexdigest()
+    yield from (digest, digest.upper())
+    yield from (quote(raw, safe=""), quote(raw), quote_plus(raw))
+    yield from (base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode())
+    for form in (value, sanitised(value), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
+        yield form.encode("utf-8", "replace").decode()
+
+
+SECRETS: Final = Secrets()
+"""The secrets of this process: whatever resolves a setting registers it here before it is used."""
+
+
+def sanitised(text: str) -> str:
+    r"""Escape what steers a terminal or breaks a line: C0, DEL, C1, bidi controls, U+2028, lone surrogates.
+
+    >>> sanitised("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    named = {9: r"\t", 10: r"\n", 13: r"\r"}
+    return named.get(code) or (f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}")
+
+
+def _escape_utf8(match: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(match.group().decode()):04x}".encode()
+
+
+class Sink:
+    """A queue of lines and the thread that writes them; never blocks and never raises into the run."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        """``write`` gets whole lines and may block or raise; it runs in the sink's own thread."""
+        self._write = write
+        self._lines: deque[bytes] = deque()
+        self._ready = threading.Condition()
+        self._closing = False
+        self._writing = 0
+        self.lost = 0
+        self.reason = ""
+        self._thread = threading.Thread(target=self._drain, name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        """Queue one line, its newline included; a full queue loses it and counts it."""
+        with self._ready:
+            if len(self._lines) >= _QUEUE_LINES:
+                self._lose(1, "the reader of the log does not keep up")
+                return
+            self._lines.append(line)
+            self._ready.notify()
+
+    def close(self) -> int:
+        """Write what is queued, for at most two seconds; the number of lines lost in all."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        self._thread.join(_CLOSE_SECONDS)
+        with self._ready:
+            left = len(self._lines) + self._writing
+            if left:
+                self._lose(left, "the reader of the log does not keep up")
+            return self.lost
+
+    def _lose(self, lines: int, reason: str) -> None:
+        self.lost += lines
+        self.reason = self.reason or reason
+
+    def _take(self) -> list[bytes]:
+        with self._ready:
+            self._ready.wait_for(lambda: self._lines or self._closing)
+            taken = list(self._lines)
+            self._lines.clear()
+            self._writing = len(taken)
+            return taken
+
+    def _drain(self) -> None:
+        while lines := self._take():
+            try:
+                self._write(b"".join(lines))
+            except (OSError, ValueError) as failure:
+                with self._ready:
+                    self._lose(len(lines), str(failure))
+            finally:
+                self._writing = 0
+
+
+def to_descriptor(descriptor: int) -> Callable[[bytes], None]:
+    """Make a writer of whole lines to a file descriptor."""
+
+    def write(lines: bytes) -> None:
+        rest = memoryview(lines)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+    return write
+
+
+class _Lines:
+    """What structlog calls a logger: every level ends in the same sink."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.exception = sink.put
+
+
+def configure(sink: Sink, *, style: Format, level: int = INFO) -> None:
+    """Send every event of the process to ``sink``; the only ``structlog.configure`` of the project."""
+    structlog.configure(
+        processors=[*_COMMON, _as_json if style is Format.JSON else _as_console],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Lines(sink),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _without_secret_keys(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key in event:
+        if _SECRET_KEYS.search(key):
+            event[key] = REDACTED
+    return event
+
+
+_COMMON: Final[list[Processor]] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+    structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+    _without_secret_keys,
+]
+
+
+def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
+    first = {"at": event.pop("at", None), "level": event.pop("level", None), "event": event.pop("event", None)}
+    line = _encoded({**first, **event})
+    return SECRETS.redact_bytes(_UNSAFE_UTF8.sub(_escape_utf8, line)) + b"\n"
+
+
+def _encoded(event: dict[str, Any]) -> bytes:
+    if _ORJSON is None:
+        return _encoded_by_json(event)
+    try:
+        line: bytes = _ORJSON.dumps(event, default=str, option=_ORJSON.OPT_NON_STR_KEYS)
+    except TypeError:  # a lone surrogate or a huge number: the slower encoder can say it
+        return _encoded_by_json(event)
+    return line
+
+
+def _encoded_by_json(event: dict[str, Any]) -> bytes:
+    text = json.dumps(event, default=str, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _as_console(_: WrappedLogger, __: str, event: EventDict) -> bytes:
+    moment = str(event.pop("at", ""))[11:19]
+    level = str(event.pop("level", ""))
+    trace = event.pop("exception", None)
+    name = sanitised(str(event.pop("event", "")))
+    fields = " ".join(f"{sanitised(str(key))}={_shown(value)}" for key, value in event.items() if value is not None)
+    tail = f" {_shown(json.dumps(trace, default=str))}" if trace else ""
+    line = f"{moment} {level:<7} {name} {fields}".rstrip() + tail
+    return SECRETS.redact(line).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _shown(value: object) -> str:
+    text = sanitised(value if isinstance(value, str) else str(value))
+    return f'"{text}"' if " " in text or not text else text

@@ -1,0 +1,177 @@
+"""The nouns of zclone: frozen, slotted, standard library only.
+
+One meaning each: a Job is what a job file asks for, a Run one identity of it, a Target one row, a Clone one
+planned request, a Record one manifest line. Times are seconds since the epoch, durations seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
+
+
+class State(StrEnum):
+    """Where a Clone stands; planned -> sent -> accepted -> one of the settled ones."""
+
+    PLANNED = "planned"
+    SENT = "sent"
+    ACCEPTED = "accepted"
+    CLONED = "cloned"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+    CONFLICT = "conflict"
+    UNDONE = "undone"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a rerun leaves the Clone alone; uncertain is asked about again."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNDONE})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A position in an input file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing wrong with an input: printed as ``file:line:column: path: message``."""
+
+    place: Place
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """Compiler style, so that editors jump to the place."""
+        where = f"{self.place.file}:{self.place.line}:{self.place.column}"
+        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where ZStack is and which settings open it; never a secret itself."""
+
+    url: str
+    ca_file: Path | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may ask of the server."""
+
+    rate: float = 10.0
+    """Calls per second: submits, polls, queries and retries together."""
+    concurrency: int = 8
+    """Clones in flight on the server."""
+    attempts: int = 4
+    """POSTs per target, over all resumes."""
+    timeout: float | None = None
+    """Seconds per clone from its first POST; None: the server's apiTimeout plus one minute."""
+    deadline: float | None = None
+    """Seconds of the whole run; None: none."""
+    max_failures: float | None = None
+    """How many settled clones may fail: a count when >= 1, a share of the settled ones below 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """One planned request."""
+
+    key: str
+    source_uuid: str
+    resource_uuid: str
+    """R of the protocol: 32 lower-case hex digits shaped as a v4 uuid."""
+    body: bytes
+    """The POST body, UTF-8 JSON, resourceUuid inside params."""
+    digest: str
+    """32 hex digits over source uuid and body."""
+    params: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What was asked for, to compare with what the server shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The Clones of a job and run, streamed anew at each call of ``clones``."""
+
+    job: str
+    run: str
+    digest: str
+    """32 hex digits over all (key, digest), independent of the order of rows."""
+    count: int
+    clones: Callable[[], Iterator[Clone]]
+    inputs: str = ""
+    """Digest of the bytes of every input file; unchanged inputs need no second validation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One manifest line about one Clone. Fields that do not apply are None."""
+
+    state: State
+    key: str
+    at: float
+    attempt: int = 0
+    source_uuid: str | None = None
+    resource_uuid: str | None = None
+    job_uuid: str | None = None
+    """J of the protocol: the X-Job-UUID of this attempt."""
+    digest: str | None = None
+    deadline: float | None = None
+    """When polling J ends, seconds since the epoch."""
+    clone_uuid: str | None = None
+    name: str | None = None
+    adopted: bool | None = None
+    """True when the clone was found by its uuid and not by its job's answer."""
+    error_code: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What the manifest knows of a Clone that is not final: enough to go on with it."""
+
+    key: str
+    state: State
+    source_uuid: str
+    resource_uuid: str
+    digest: str
+    attempt: int
+    job_uuid: str | None
+    sent_at: float
+    """When the last attempt was recorded."""
+    first_sent_at: float
+    """When the first attempt since the start or since the last ``uncertain`` was recorded."""
+    deadline: float | None = None
+    error_code: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One target as lists, reports and filters see it."""
+
+    key: str
+    source_uuid: str
+    state: State
+    clone_uuid: str | None
+    name: str | None
+    attempts: int
+    error_code: str | None
+    error: str | None
+    started_at: float | None
+    settled_at: float | None

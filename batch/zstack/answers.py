@@ -1,0 +1,125 @@
+"""What ZStack can answer, as values: the client makes them, the engine decides on them.
+
+Wire source: the error table and the poll table of the real server's behaviour; a 503 without a JSON error is a
+proxy and never a job's result, a 404 at the poll has three meanings and never means "did not happen".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.model import JsonValue
+
+
+class ErrorClass(StrEnum):
+    """What an error means for the target and the run."""
+
+    PERMANENT = "permanent"
+    """The same request will fail again; nothing was executed."""
+    FATAL = "fatal"
+    """No request of this run can succeed: credentials, licence, clock, wrong server."""
+    RENEW = "renew"
+    """The session ended; not executed; log in again, new job uuid, no attempt charged."""
+    TRANSIENT = "transient"
+    """Not executed; retry with backoff."""
+    AMBIGUOUS = "ambiguous"
+    """May have been executed: look for the resource uuid before anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError:
+    """A refusal or failure in ZStack's words, classified."""
+
+    klass: ErrorClass
+    code: str
+    """ZStack's code such as SYS.1006, or HTTP.<status> where the server gave none."""
+    text: str
+    """description, details and causes, control characters escaped, at most 2,048 characters."""
+    retries: int | None = None
+    """How often a target may be retried after it; None: as often as its attempts allow."""
+    hint: str = ""
+    """One line: what the operator can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A model service as the server shows it."""
+
+    uuid: str
+    name: str | None
+    fields: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """202 to the POST."""
+
+    api_timeout: float | None
+    """Seconds; None when the answer carried none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """400 "Duplicate job uuid": proof that this job uuid was accepted before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job succeeded. ``service`` is None where the answer had no inventory."""
+
+    service: Service | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request or its job failed, in ZStack's own words."""
+
+    error: ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """No byte of the request left: DNS, refused, TLS; safe to send the same again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """No usable answer: reset, timeout, proxy page, bad body, 429. A POST may have been executed."""
+
+    reason: str
+    retry_after: float | None = None
+    """Seconds the server or proxy asked to stay away; None where it did not ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """202 at the poll: the row exists and is not done. Also the orphan of a crashed node, for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """404 at the poll: never accepted, purged, or its row was lost though it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The resource uuid is visible."""
+
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The resource uuid is not visible to this account."""
+
+
+SubmitAnswer: TypeAlias = Accepted | Duplicate | Done | Refused | NotSent | NoAnswer
+PollAnswer: TypeAlias = Running | Done | Refused | Unknown | NotSent | NoAnswer
+FindAnswer: TypeAlias = Found | Absent | Refused | NotSent | NoAnswer

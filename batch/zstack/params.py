@@ -1,0 +1,100 @@
+"""The parameters of CloneModelService in one table: validation, JSON Schema, docs and simulator all read it.
+
+Source: the vendor's API page (names, types, choices, since-versions) and the server's database columns (limits).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class ParamType(StrEnum):
+    """The API page's types; LONG and INTEGER differ in range only."""
+
+    STRING = "String"
+    INTEGER = "Integer"
+    LONG = "Long"
+    BOOLEAN = "Boolean"
+    STRINGS = "List<String>"
+    IMAGES = "List<ArchitectureImage>"
+    """Rows of cpuArchitecture, vmImageUuid, dockerImage (IMAGE_FIELDS)."""
+    UUIDS_BY_NAME = "Map<String, List<String>>"
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One row of the API page."""
+
+    name: str
+    type: ParamType
+    since: tuple[int, int, int]
+    description: str
+    choices: tuple[str, ...] = ()
+    max_bytes: int | None = None
+    """Length of the database column, UTF-8 bytes for TEXT and characters for VARCHAR; None where none is known."""
+    in_params: bool = True
+    """False for the url's uuid and for the tags, which stand beside ``params``."""
+
+
+IMAGE_FIELDS: Final = {"cpuArchitecture": 32, "vmImageUuid": 32, "dockerImage": 255}
+"""Fields of an architectureImages row and the length of their columns."""
+
+ARCHITECTURES: Final = ("X86_64", "AARCH64")
+"""As requests spell them on the API page; answers use lower case."""
+
+_API = (5, 3, 20)
+_ARCHITECTURES = (5, 3, 40)
+_DISTRIBUTED = (5, 3, 46)
+_CONTAINER = (5, 5, 22)
+
+_ROWS: Final = (
+    Param("uuid", ParamType.STRING, _API, "source model service", in_params=False),
+    Param("name", ParamType.STRING, _API, "name of the clone", max_bytes=255),
+    Param("description", ParamType.STRING, _API, "description", max_bytes=2048),
+    Param("readme", ParamType.STRING, _API, "documentation of the model service", max_bytes=65535),
+    Param("size", ParamType.LONG, _API, "size of the model service in bytes; omitted means 0, not the source's"),
+    Param("gpuComputeCapability", ParamType.STRING, _API, "GPU compute capability, such as 7.5", max_bytes=32),
+    Param("installPath", ParamType.STRING, _API, "URL where the model service is stored", max_bytes=512),
+    Param("startCommand", ParamType.STRING, _API, "start command", max_bytes=1024),
+    Param("pythonVersion", ParamType.STRING, _API, "Python version, such as 3.10", max_bytes=32),
+    Param("condaVersion", ParamType.STRING, _API, "conda version", max_bytes=32),
+    Param("system", ParamType.BOOLEAN, _API, "built-in model service; omitted means false, not the source's"),
+    Param(
+        "type",
+        ParamType.STRING,
+        _API,
+        "kind of model service, exact case",
+        choices=("Endpoint", "FineTune", "App", "ModelEval"),
+        max_bytes=32,
+    ),
+    Param("yaml", ParamType.STRING, _API, "YAML configuration of the model service", max_bytes=16777215),
+    Param(
+        "source",
+        ParamType.STRING,
+        _API,
+        "where the model service comes from, exact case",
+        choices=("Other", "Bentoml", "HuggingFace"),
+        max_bytes=32,
+    ),
+    Param("framework", ParamType.STRING, _API, "framework", max_bytes=255),
+    Param("requestCpu", ParamType.INTEGER, _API, "CPUs requested"),
+    Param("requestMemory", ParamType.LONG, _API, "memory requested"),
+    Param("resourceUuid", ParamType.STRING, _API, "uuid of the clone; derived when omitted", max_bytes=32),
+    Param("tagUuids", ParamType.STRINGS, _API, "uuids of tags to attach"),
+    Param("systemTags", ParamType.STRINGS, _API, "system tags", in_params=False),
+    Param("userTags", ParamType.STRINGS, _API, "user tags", in_params=False),
+    Param("cpuArchitectures", ParamType.STRINGS, _ARCHITECTURES, "CPU architectures the clone supports", max_bytes=255),
+    Param("architectureImages", ParamType.IMAGES, _ARCHITECTURES, "image of each CPU architecture"),
+    Param("supportDistributed", ParamType.BOOLEAN, _DISTRIBUTED, "whether distributed inference is supported"),
+    Param("containerCommand", ParamType.STRING, _CONTAINER, "start command of the container"),
+    Param("containerArgs", ParamType.STRING, _CONTAINER, "arguments of the container's start command"),
+    Param("vendorToSpecUuidsMap", ParamType.UUIDS_BY_NAME, _CONTAINER, "GPU spec uuids by GPU vendor"),
+)
+
+PARAMS: Final = {row.name: row for row in _ROWS}
+"""Every parameter of the API page by name, in the page's order."""
+
+BODY_PARAMS: Final = {name: row for name, row in PARAMS.items() if row.in_params}
+"""The parameters that stand inside ``params`` of the body."""
