@@ -10,7 +10,7 @@ from array import array
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 ValueBytes = Literal[1, 2, 4, 8]
 _TYPECODES: Final[dict[ValueBytes, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
@@ -57,6 +57,34 @@ class KeyTable:
         if self._count > self._limit:
             self._grow()
         return True
+
+    def swap(self, key: int, value: int) -> int | None:
+        """Store ``value`` as ``put`` does; return what was there, None where there was nothing."""
+        key = key or 1
+        slot = self._slot(key)
+        if self._hashes[slot] == _EMPTY:
+            self.put(key, value)
+            return None
+        before = self._values[slot]
+        self._values[slot] = value
+        return before
+
+    def add(self, keys: Iterable[int], value: int) -> None:
+        """Store ``value`` under every key that is new; the others keep what they have."""
+        hashes, values, mask = self._hashes, self._values, self._mask
+        for given in keys:
+            key = given or 1
+            slot = key & mask
+            while (found := hashes[slot]) != _EMPTY and found != key:
+                slot = (slot + 1) & mask
+            if found == key:
+                continue
+            hashes[slot] = key
+            values[slot] = value
+            self._count += 1
+            if self._count > self._limit:
+                self._grow()
+                hashes, values, mask = self._hashes, self._values, self._mask
 
     def _slot(self, key: int) -> int:
         hashes, mask = self._hashes, self._mask

@@ -67,8 +67,7 @@ class Secrets:
     def __init__(self) -> None:
         """Know none yet."""
         self._forms: set[str] = set()
-        self._text: re.Pattern[str] | None = None
-        self._bytes: re.Pattern[bytes] | None = None
+        self._pattern: re.Pattern[str] | None = None
 
     def add(self, value: str) -> None:
         """Redact ``value`` from now on, also hashed, base64, url- and JSON-encoded; under 4 characters is ignored."""
@@ -76,16 +75,11 @@ class Secrets:
             return
         self._forms |= set(_forms(value))
         longest_first = sorted(self._forms, key=len, reverse=True)
-        self._text = re.compile("|".join(map(re.escape, longest_first)))
-        self._bytes = re.compile(b"|".join(re.escape(form.encode()) for form in longest_first))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def redact(self, text: str) -> str:
         """Replace every registered secret in ``text``."""
-        return self._text.sub(REDACTED, text) if self._text else text
-
-    def redact_bytes(self, line: bytes) -> bytes:
-        """Replace every registered secret in an encoded line."""
-        return self._bytes.sub(REDACTED.encode(), line) if self._bytes else line
+        return self._pattern.sub(REDACTED, text) if self._pattern else text
 
 
 def _forms(value: str) -> Iterable[str]:
@@ -94,8 +88,7 @@ def _forms(value: str) -> Iterable[str]:
     yield from (digest, digest.upper())
     yield from (quote(raw, safe=""), quote(raw), quote_plus(raw))
     yield from (base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode())
-    for form in (value, sanitised(value), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
-        yield form.encode("utf-8", "replace").decode()
+    yield from (value, sanitised(value), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
 
 
 SECRETS: Final = Secrets()
@@ -208,11 +201,20 @@ def configure(sink: Sink, *, style: Format, level: int = INFO) -> None:
     )
 
 
-def _without_secret_keys(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    for key in event:
-        if _SECRET_KEYS.search(key):
-            event[key] = REDACTED
-    return event
+def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {
+        SECRETS.redact(key): REDACTED if _SECRET_KEYS.search(key) else _redacted(value) for key, value in event.items()
+    }
+
+
+def _redacted(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {SECRETS.redact(str(key)): _redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner) for inner in value]
+    return SECRETS.redact(str(value))
 
 
 _COMMON: Final[list[Processor]] = [
@@ -220,28 +222,27 @@ _COMMON: Final[list[Processor]] = [
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
     structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-    _without_secret_keys,
+    _without_secrets,
 ]
 
 
 def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
     first = {"at": event.pop("at", None), "level": event.pop("level", None), "event": event.pop("event", None)}
-    line = _encoded({**first, **event})
-    return SECRETS.redact_bytes(_UNSAFE_UTF8.sub(_escape_utf8, line)) + b"\n"
+    return _UNSAFE_UTF8.sub(_escape_utf8, _encoded({**first, **event})) + b"\n"
 
 
 def _encoded(event: dict[str, Any]) -> bytes:
     if _ORJSON is None:
         return _encoded_by_json(event)
     try:
-        line: bytes = _ORJSON.dumps(event, default=str, option=_ORJSON.OPT_NON_STR_KEYS)
+        line: bytes = _ORJSON.dumps(event)
     except TypeError:  # a lone surrogate or a huge number: the slower encoder can say it
         return _encoded_by_json(event)
     return line
 
 
 def _encoded_by_json(event: dict[str, Any]) -> bytes:
-    text = json.dumps(event, default=str, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -251,9 +252,9 @@ def _as_console(_: WrappedLogger, __: str, event: EventDict) -> bytes:
     trace = event.pop("exception", None)
     name = sanitised(str(event.pop("event", "")))
     fields = " ".join(f"{sanitised(str(key))}={_shown(value)}" for key, value in event.items() if value is not None)
-    tail = f" {_shown(json.dumps(trace, default=str))}" if trace else ""
+    tail = f" {_shown(json.dumps(trace))}" if trace else ""
     line = f"{moment} {level:<7} {name} {fields}".rstrip() + tail
-    return SECRETS.redact(line).encode("utf-8", "backslashreplace") + b"\n"
+    return line.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _shown(value: object) -> str:

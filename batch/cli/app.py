@@ -2,14 +2,18 @@
 
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
+from batch import __version__
 from batch.cli import files, node, options, results
 from batch.cli.arguments import prepared
 from batch.cli.terminal import emit, say
 from batch.errors import ExitCode, JobFileError, ZcloneError
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
 
 EPILOG = """
 [bold]First steps[/bold]
@@ -37,15 +41,14 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
     if asked:
-        from importlib.metadata import version
-
-        emit([f"zclone {version('zclone')}"])
+        emit([f"zclone {__version__}"])
         raise typer.Exit
 
 
 @app.callback()
 def _zclone(
-    _: Annotated[
+    *,
+    version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
@@ -110,13 +113,14 @@ def run_and_exit() -> NoReturn:
     """Run the process's command line and leave with the exit code of the contract."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(_exit_code())
+            cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
+    sys.exit(exit_code(sys.argv[1:]))
 
 
-def _exit_code() -> int:
+def exit_code(arguments: list[str]) -> int:
+    """Run one command line; whatever goes wrong is told once and has one code."""
     try:
-        app(args=prepared(sys.argv[1:]), prog_name="zclone")
+        app(args=prepared(arguments), prog_name="zclone")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.BROKEN
     except JobFileError as error:

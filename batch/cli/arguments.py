@@ -41,7 +41,7 @@ def _refuse_secrets(flags: list[str]) -> None:
 def _with_faults(words: list[str]) -> list[str]:
     explicit: list[str] = []
     taken = False
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if taken:
             taken = False
         elif word == "--simulate":

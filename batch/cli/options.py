@@ -122,6 +122,10 @@ Codes = Annotated[
     list[str] | None,
     _flag("--code", metavar="CODE", text="Only targets with this error code, such as SYS.1006; may be repeated."),
 ]
+RepairedFile = Annotated[
+    Path | None,
+    _flag("--output", "-o", metavar="FILE", text="The new file. Default: MANIFEST.repaired.manifest.jsonl beside it."),
+]
 OfManifest = Annotated[
     bool, typer.Option("--manifest", help="The schema of manifest records instead of job files.", show_envvar=False)
 ]

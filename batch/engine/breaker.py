@@ -57,12 +57,12 @@ class Breaker:
 
         Raises RunStoppedError when the outage outlasts its deadline.
         """
-        if not self.is_open:
-            return self._note(await call())
-        async with self._turn:
-            if self.is_open:
-                await self._wait()
-            return self._note(await call())
+        if self.is_open:
+            async with self._turn:
+                if self.is_open:
+                    await self._wait()
+                    return self._note(await call())
+        return self._note(await call())
 
     async def _wait(self) -> None:
         since = self._open_since
@@ -74,6 +74,8 @@ class Breaker:
         await asyncio.sleep(pause)
 
     def _note(self, answer: _Answer) -> _Answer:
+        if isinstance(answer, NotSent) and answer.is_held_back:
+            return answer
         if not isinstance(answer, NotSent | NoAnswer):
             self._recent.append(False)
             self._close()

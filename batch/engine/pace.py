@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from batch.engine.ports import Clock
 
 _LEARN = 0.1
-"""Weight of the newest job's duration."""
+"""Share by which an ended job moves the estimate up or down: a median, which an outage cannot spoil."""
 _EARLY = 0.9
 """The first poll comes a little before a typical job ends."""
 _JITTER = 0.1
@@ -23,11 +23,14 @@ class PollPace:
         self._policy = policy
         self._clock = clock
         self.typical: float | None = None
-        """Seconds from POST to end, smoothed; None before the first end."""
+        """Seconds from POST to end, running median; None before the first end."""
 
     def learn(self, seconds: float) -> None:
         """Take in one ended job."""
-        self.typical = seconds if self.typical is None else self.typical + _LEARN * (seconds - self.typical)
+        if self.typical is None:
+            self.typical = seconds
+        else:
+            self.typical *= 1 + _LEARN if seconds > self.typical else 1 - _LEARN
 
     def delay(self, polls: int) -> float:
         """Seconds before poll number ``polls`` (from 0) of a job."""

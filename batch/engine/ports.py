@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batch.model import Clone, Record
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
 
@@ -46,6 +48,9 @@ class Journal(Protocol):
 
     def note(self, record: Record) -> None:
         """Append without waiting; durable with the next commit or at close."""
+
+    def on_failure(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` at once when anything could not be made durable."""
 
 
 class Clock(Protocol):

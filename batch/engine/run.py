@@ -58,6 +58,7 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
     guarded = GuardedApi(api, Breaker(clock))
     world = World(guarded, journal, clock, policy, stop, PollPace(policy, clock), RetryBudget(clock))
+    journal.on_failure(lambda: stop.request("the manifest could not be written"))
     run = _Run(plan, past, limits, world)
     if limits.deadline is not None:
         asyncio.get_running_loop().call_later(limits.deadline, stop.request, "the deadline has come")
@@ -83,7 +84,8 @@ class _Run:
         keys = frozenset(clone.key for clone in opened)
         new = ((clone, Send(1)) if clone is not None else None for clone in fresh(self._plan, self._past, keys))
         queue: Iterator[Work | None] = chain(going_on, new)
-        await dispatch(queue, self._settle, workers=1, is_stopped=lambda: self._is_over() or self._past.canary_passed)
+        if not self._world.policy.at_most_once:
+            await dispatch(queue, self._settle, workers=1, is_stopped=self._is_canary_over)
         await dispatch(queue, self._settle, workers=self._limits.concurrency, is_stopped=self._is_over)
 
     async def _reconcile(self, opened: tuple[Clone, ...]) -> list[Work]:
@@ -121,6 +123,9 @@ class _Run:
             return
         if failed > (most if most >= 1 else most * settled):
             self._world.stop.request(f"{failed} of {settled} settled clones failed, more than max_failures allows")
+
+    def _is_canary_over(self) -> bool:
+        return self._past.canary_passed or self._is_over()
 
     def _is_over(self) -> bool:
         """Whether nothing more may be started; asks for the Stop when a clone could not end within the deadline."""

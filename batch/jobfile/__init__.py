@@ -1,1 +1,6 @@
-"""jobfile."""
+"""Job files: YAML, JSON Lines and CSV in, a Job and its Targets out; every problem at once, each with its place."""
+
+from batch.jobfile.job import AuthSettings, EndpointSettings, Job, SecretRef
+from batch.jobfile.load import load
+
+__all__ = ["AuthSettings", "EndpointSettings", "Job", "SecretRef", "load"]

@@ -53,16 +53,16 @@ def refuse_encoding(data: bytes, file: str) -> None:
         raise fail(file, "starts with a byte order mark: save it as UTF-8 without BOM")
     nul = data.find(b"\0")
     if nul >= 0:
-        raise fail(file, "has a NUL byte: it is not a text file, or UTF-16", **_position(data, nul))
+        raise fail(file, "has a NUL byte: it is not a text file, or UTF-16", at=_position(data, nul))
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        raise fail(file, "is not UTF-8: save it as UTF-8", **_position(data, error.start)) from None
+        raise fail(file, "is not UTF-8: save it as UTF-8", at=_position(data, error.start)) from None
 
 
-def _position(data: bytes, offset: int) -> dict[str, int]:
+def _position(data: bytes, offset: int) -> tuple[int, int]:
     start = data.rfind(b"\n", 0, offset) + 1
-    return {"line": data.count(b"\n", 0, offset) + 1, "column": len(data[start:offset].decode(errors="replace")) + 1}
+    return data.count(b"\n", 0, offset) + 1, len(data[start:offset].decode(errors="replace")) + 1
 
 
 def ends_with_targets(data: bytes) -> bool:
@@ -81,12 +81,12 @@ def walk(data: bytes, file: str, problems: Problems) -> Iterator[tuple[Scalar, N
         yield from _Composer(data, file, problems).walk()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         text = ": ".join(part for part in (error.context, error.problem) if part)
-        raise fail(file, f"not YAML: {text}", line=line, column=column) from None
+        raise fail(file, f"not YAML: {text}", at=at) from None
     except yaml.reader.ReaderError as error:
-        where = _position(data, max(int(error.position), 0))
-        raise fail(file, f"not YAML: {error.reason}", **where) from None
+        at = _position(data, max(int(error.position), 0))
+        raise fail(file, f"not YAML: {error.reason}", at=at) from None
 
 
 class _Composer:
@@ -136,7 +136,7 @@ class _Composer:
             yield key, self._node(event, 1)
             return
         self._refuse_tag(event)
-        mark = event.start_mark
+        mark: Any = event.start_mark
         yield key, Sequence([], mark.line + 1, mark.column + 1, 1, 1)
         for item in self._events:
             if item.__class__ is yaml.SequenceEndEvent:
@@ -189,10 +189,11 @@ class _Composer:
         return Mapping(pairs, mark.line + 1, mark.column + 1, size, height)
 
     def _key(self, event: Any) -> Scalar:
-        node = self._node(event, MAX_DEPTH)
-        if not isinstance(node, Scalar):
-            raise self._error(event, "a key must be a text")
-        return node
+        if event.__class__ is yaml.ScalarEvent or event.__class__ is yaml.AliasEvent:
+            node = self._node(event, MAX_DEPTH - 1)
+            if isinstance(node, Scalar):
+                return node
+        raise self._error(event, "a key must be a text")
 
     def _is_duplicate(self, key: Scalar, seen: dict[str, int]) -> bool:
         first = seen.get(key.text)
@@ -217,11 +218,13 @@ class _Composer:
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
-            raise self._error(event, f"tags such as {shorten(event.tag)} are not read: values have the type of their key")
+            raise self._error(
+                event, f"tags such as {shorten(event.tag)} are not read: values have the type of their key"
+            )
 
     def _error(self, event: Any, message: str) -> Exception:
         mark = event.start_mark
-        return fail(self._file, message, line=mark.line + 1, column=mark.column + 1)
+        return fail(self._file, message, at=(mark.line + 1, mark.column + 1))
 
 
 def _grown(item: Node, size: int, height: int) -> tuple[int, int]:

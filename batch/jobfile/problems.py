@@ -22,6 +22,8 @@ class Complaint(NamedTuple):
     message: str
     at_key: bool = False
     """Whether the key is wrong and not its value."""
+    column: int = 0
+    """Where in its line, when the check knows it; counts from 1, 0 when it does not."""
 
 
 class Problems:
@@ -58,9 +60,9 @@ class Problems:
         raise JobFileError(shown) from None
 
 
-def fail(file: str, message: str, *, line: int = 1, column: int = 1, path: str = "") -> JobFileError:
-    """Make the error for a file that cannot be read on; the caller raises it."""
-    return JobFileError([Problem(Place(file, line, column), path, message)])
+def fail(file: str, message: str, *, at: tuple[int, int] = (1, 1)) -> JobFileError:
+    """Make the error for a file that cannot be read on, ``at`` line and column; the caller raises it."""
+    return JobFileError([Problem(Place(file, *at), "", message)])
 
 
 def unknown(name: str, known: Iterable[str], *, what: str = "key") -> str:
@@ -68,11 +70,15 @@ def unknown(name: str, known: Iterable[str], *, what: str = "key") -> str:
     names = list(known)
     folded = {known_name.casefold(): known_name for known_name in names}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
-    hint = f"; did you mean {folded[near[0]]}?" if near else f"; known are {', '.join(names)}" if len(names) < 12 else ""
+    hint = (
+        f"; did you mean {folded[near[0]]}?" if near else f"; known are {', '.join(names)}" if len(names) < 12 else ""
+    )
     return f"unknown {what} {shorten(name)}{hint}"
 
 
 def shorten(value: object) -> str:
     """Quote a value from a file for a message: escaped, at most 60 characters."""
+    if value is None:
+        return "null"
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= 60 else text[:57] + "…" + text[-1:]

@@ -87,6 +87,8 @@ class NotSent:
     """No byte of the request left: DNS, refused, TLS; safe to send the same again."""
 
     reason: str
+    is_held_back: bool = False
+    """The run itself stopped sending; says nothing about the server."""
 
 
 @dataclass(frozen=True, slots=True)

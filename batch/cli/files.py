@@ -1,0 +1,98 @@
+"""Commands about job files: validate, plan, init, schema. None of them talks to a server."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from batch.cli import options
+from batch.cli.terminal import emit, say
+from batch.errors import ExitCode, JobFileError, UsageError
+
+if TYPE_CHECKING:
+    from batch.jobfile import Job
+    from batch.model import Problem
+
+
+def validate(jobs: options.Jobs, *, form: options.Problems = options.ProblemFormat.TEXT) -> None:
+    """Check job files and every file they name, without a server; all problems at once, with their places."""
+    broken = [job for job in jobs if not _is_valid(job, form)]
+    if broken:
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def _is_valid(path: Path, form: options.ProblemFormat) -> bool:
+    from batch.jobfile import load
+    from batch.plan import expand
+
+    try:
+        plan = expand(load(path), run=None, started_at=time.time())
+    except JobFileError as error:
+        emit(str(problem) if form is options.ProblemFormat.TEXT else _annotation(problem) for problem in error.problems)
+        return False
+    say(f"{path}: ok, {plan.count} targets")
+    return True
+
+
+def _annotation(problem: "Problem") -> str:
+    place, text = problem.place, f"{problem.path}: {problem.message}".removeprefix(": ")
+    file = _escaped(place.file).replace(":", "%3A").replace(",", "%2C")
+    return f"::error file={file},line={place.line},col={place.column}::{_escaped(text)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def plan(job: options.Job, *, run: options.Run = None, output: options.PlanAs = options.PlanOutput.TABLE) -> None:
+    """Show what a run would send, after merging and rendering, and how long it takes at the job's rate."""
+    from batch.cli.plans import curl, document, duration, table
+    from batch.jobfile import load
+    from batch.plan import expand
+
+    loaded = load(job)
+    planned = expand(loaded, run=run, started_at=time.time())
+    match output:
+        case options.PlanOutput.TABLE:
+            emit(table(planned))
+        case options.PlanOutput.JSON:
+            emit(document(planned))
+        case options.PlanOutput.CURL:
+            emit(curl(planned, url=_url(loaded)))
+    say(duration(planned, rate=loaded.limits.rate))
+
+
+def _url(job: "Job") -> str | None:
+    """Find the endpoint without its credentials; None where no setting names it."""
+    from batch.cli.settings import read_settings
+    from batch.zstack.settings import endpoint_url
+
+    try:
+        return read_settings(os.environ, job=job.endpoint).settings.url
+    except UsageError:
+        url = os.environ.get("ZSTACK_API_URL") or (job.endpoint and job.endpoint.url)
+        return endpoint_url(url) if url else None
+
+
+def init(file: options.NewFile = Path("job.yaml")) -> None:
+    """Write a commented job file to start from."""
+    from batch.cli.starter import STARTER
+
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(STARTER)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+    say(f"wrote {file}; next: zclone validate {file}")
+
+
+def schema(*, manifest: options.OfManifest = False) -> None:
+    """Print the JSON Schema of job files, for editors and checks."""
+    if manifest:
+        from batch.manifest.schema import manifest_schema as made
+    else:
+        from batch.jobfile.schema import job_schema as made
+    emit([json.dumps(made(), indent=2, ensure_ascii=False)])

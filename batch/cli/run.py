@@ -1,0 +1,291 @@
+"""``zclone run``: from a job file to an exit code, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from batch import __version__, jobfile
+from batch.cli import logs, signals
+from batch.cli.clock import SystemClock
+from batch.cli.node import embedded_node, fault_options
+from batch.cli.outcome import ending, tally
+from batch.cli.settings import read_settings
+from batch.cli.terminal import say
+from batch.cli.told import CountedGate, ToldJournal
+from batch.engine import Stop, clone_all
+from batch.engine.survey import fresh, refuse_changes, survey
+from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
+from batch.jobfile.envelope import read_duration, read_rate
+from batch.manifest import Header, open_manifest
+from batch.plan import expand, inputs_digest, run_id, trusted
+from batch.progress import Board, heartbeat, live, new_view, silent
+from batch.report import exit_code
+from batch.zstack import connect
+from batch.zstack.settings import SessionAuth, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+    from rich.console import Console
+
+    from batch.cli.options import LogFormat, Progress
+    from batch.jobfile import Job
+    from batch.manifest import Manifest, Past
+    from batch.model import Limits, Plan
+    from batch.zstack.classify import Language
+    from batch.zstack.client import Client
+
+EMBEDDED: Final = "embedded node"
+"""What a rehearsal's manifest names as its endpoint: the port is another one each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The command line of ``run``; None is what the job file says."""
+
+    job: Path
+    simulate: str | None
+    manifest: Path | None
+    run: str | None
+    rate: str | None
+    concurrency: int | None
+    deadline: str | None
+    accept_changes: bool
+    at_most_once: bool
+    progress: Progress
+    log_format: LogFormat
+    log_file: Path | None
+    insecure: bool
+    context: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Everything a run needs that can be known before the manifest is touched."""
+
+    asked: Asked
+    job: Job
+    limits: Limits
+    settings: Settings | None
+    """None for a rehearsal: its node is started only when there is something to do."""
+    identity: str
+    """The run's id."""
+    path: Path
+    """Of the manifest."""
+    console: Console | None
+
+
+def run(asked: Asked) -> ExitCode:
+    """Run or go on, and return what happened. Raises ZcloneError where nothing could be begun."""
+    signals.forbid_core_dumps()
+    console = logs.live_console(asked.progress)
+    with logs.logging_to(asked.log_file, style=asked.log_format, above=console):
+        prepared = _prepare(asked, console)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_run(prepared))
+
+
+def _prepare(asked: Asked, console: Console | None) -> _Prepared:
+    job = jobfile.load(asked.job)
+    identity = run_id(job, run=asked.run, started_at=time.time())
+    structlog.contextvars.bind_contextvars(job=job.name, run=identity)
+    return _Prepared(
+        asked=asked,
+        job=job,
+        limits=_limits(job.limits, asked),
+        settings=_settings(job, asked),
+        identity=identity,
+        path=asked.manifest or _default_manifest(asked, identity),
+        console=console,
+    )
+
+
+async def _run(prepared: _Prepared) -> ExitCode:
+    header = _header(prepared)
+    # A job file that cannot be used leaves no manifest behind.
+    plan = None if prepared.path.exists() else _expand(prepared, header)
+    manifest = open_manifest(prepared.path, header)
+    code, reason = ExitCode.BROKEN, None
+    try:
+        _warn(manifest.warnings)
+        plan = plan or _plan_again(prepared, manifest)
+        reason = await _settle_all(prepared, plan, manifest)
+        states = tally(plan, manifest.past)
+        code = exit_code(states)
+    except ZcloneError as error:
+        code, reason = error.exit_code, str(error)
+        raise
+    finally:
+        await manifest.close(code, reason)
+    structlog.get_logger().info("run.ended", exit_code=int(code), reason=reason)
+    if reason:
+        say(f"stopped early: {reason}")
+    say(ending(prepared.path, states, again=_same_command()))
+    return code
+
+
+def _expand(prepared: _Prepared, header: Header) -> Plan:
+    return expand(prepared.job, run=prepared.asked.run, started_at=header.created_at)
+
+
+def _plan_again(prepared: _Prepared, manifest: Manifest) -> Plan:
+    """Plan as at the run's first start; input files with unchanged bytes are not checked a second time."""
+    job, run, at = prepared.job, prepared.asked.run, manifest.header.created_at
+    known = manifest.past.plan
+    if known is not None and known.inputs and known.inputs == inputs_digest(job, run=run, started_at=at):
+        return trusted(job, run=run, started_at=at, digest=known.digest, count=known.targets)
+    return _expand(prepared, manifest.header)
+
+
+async def _settle_all(prepared: _Prepared, plan: Plan, manifest: Manifest) -> str | None:
+    """Do what is left to do; why the run ended early, None where it did not."""
+    if not _has_work(plan, manifest.past, accept_changes=prepared.asked.accept_changes):
+        return None
+    with _server(prepared) as settings:
+        clock = SystemClock()
+        gate = CountedGate(prepared.limits.rate, clock=clock)
+        async with await connect(settings, gate=gate, clock=clock, language=_language()) as client:
+            _warn(client.warnings)
+            return await _clone(prepared, plan, manifest, client=client, gate=gate)
+
+
+async def _clone(
+    prepared: _Prepared, plan: Plan, manifest: Manifest, *, client: Client, gate: CountedGate
+) -> str | None:
+    past, clock = manifest.past, SystemClock()
+    stop = Stop()
+    stop.on_request(gate.stop_sending)
+    board = Board(
+        plan.count,
+        counts=lambda: past.counts,
+        calls=lambda: gate.calls,
+        limit=prepared.limits.rate,
+        monotonic=clock.monotonic,
+    )
+    with signals.obeyed(_on_signal(stop)):
+        await client.preflight()
+        await manifest.write_plan(plan, ((c.key, c.source_uuid) for c in plan.clones() if not past.is_planned(c.key)))
+        structlog.get_logger().info("run.started", targets=plan.count, rate=prepared.limits.rate)
+        async with _view(prepared, board):
+            try:
+                await clone_all(
+                    plan,
+                    api=client,
+                    journal=ToldJournal(manifest, failed=board.fail),
+                    past=past,
+                    clock=clock,
+                    limits=prepared.limits,
+                    stop=stop,
+                    accept_changes=prepared.asked.accept_changes,
+                    at_most_once=prepared.asked.at_most_once,
+                )
+            except RunStoppedError as stopped:
+                return str(stopped)
+    return stop.reason
+
+
+def _has_work(plan: Plan, past: Past, *, accept_changes: bool) -> bool:
+    """Tell whether anything is to be sent or asked. Raises ManifestMismatchError for targets edited since."""
+    found = survey(plan, past)
+    if not accept_changes:
+        refuse_changes(found.changed)
+    return bool(found.open) or any(fresh(plan, past, frozenset()))
+
+
+@contextmanager
+def _server(prepared: _Prepared) -> Iterator[Settings]:
+    """Yield the settings of the endpoint, or those of an embedded node that runs meanwhile."""
+    if prepared.settings is not None:
+        yield prepared.settings
+        return
+    state = prepared.path.with_name(prepared.path.name.removesuffix(".manifest.jsonl") + ".node.jsonl")
+    with embedded_node(faults=prepared.asked.simulate or "", state=state) as node:
+        yield Settings(node.url, SessionAuth(node.session))
+
+
+def _view(prepared: _Prepared, board: Board) -> AbstractAsyncContextManager[None]:
+    if prepared.console is not None:
+        return live(board, new_view(prepared.console))
+    return silent() if prepared.asked.progress == "none" else heartbeat(board)
+
+
+def _settings(job: Job, asked: Asked) -> Settings | None:
+    if asked.simulate is not None:
+        fault_options(asked.simulate)
+        return None
+    found = read_settings(os.environ, job=job.endpoint, context=asked.context, insecure=asked.insecure)
+    logs.keep_secret(found.settings.auth)
+    _warn(found.warnings)
+    return found.settings
+
+
+def _limits(limits: Limits, asked: Asked) -> Limits:
+    try:
+        return replace(
+            limits,
+            rate=limits.rate if asked.rate is None else read_rate(asked.rate),
+            concurrency=limits.concurrency if asked.concurrency is None else asked.concurrency,
+            deadline=limits.deadline if asked.deadline is None else read_duration(asked.deadline),
+        )
+    except ValueError as error:
+        raise UsageError(f"--rate or --deadline: {error}") from None
+
+
+def _default_manifest(asked: Asked, run: str) -> Path:
+    parts = [asked.job.stem, *([run] if run != "default" else []), *(["simulated"] if asked.simulate else [])]
+    return Path(".".join(parts) + ".manifest.jsonl")
+
+
+def _header(prepared: _Prepared) -> Header:
+    settings = prepared.settings
+    return Header(
+        job=prepared.job.name,
+        run=prepared.identity,
+        endpoint=EMBEDDED if settings is None else settings.url,
+        simulated=settings is None,
+        tool=f"zclone {__version__}",
+        created_at=time.time(),
+    )
+
+
+def _on_signal(stop: Stop) -> Callable[[str], None]:
+    def ask(name: str) -> None:
+        say(f"{name}: no more is sent, what is in flight settles (up to 30 s); once more leaves at once")
+        stop.request(name)
+
+    return ask
+
+
+def _same_command() -> str:
+    return shlex.join(["zclone", *sys.argv[1:]])
+
+
+def _warn(warnings: tuple[str, ...] | list[str]) -> None:
+    for warning in warnings:
+        structlog.get_logger().warning("operator.warned", text=warning)
+
+
+def _language() -> Language:
+    """Tell the operator's language, for hints; whatever is not Chinese gets English."""
+    locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop where the extra [speed] brought it; None: asyncio's own."""
+    try:
+        return import_module("uvloop").new_event_loop  # type: ignore[no-any-return]
+    except ImportError:
+        return None

@@ -1,0 +1,267 @@
+"""Checks of parameter values, driven by the table of the API page.
+
+``check_params`` is on the path of every target, so values that are fine cost a look-up and a comparison or two.
+Values holding ``${…}`` are named and left: the plan checks them with ``check_value`` once they are rendered.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from batch.jobfile.problems import Complaint, shorten, unknown
+from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, PARAMS, Param, ParamType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batch.model import JsonValue
+
+MAX_INTEGER: Final = {ParamType.INTEGER: 2**31 - 1, ParamType.LONG: 2**63 - 1}
+MULTI_LINE: Final = frozenset({"description", "readme", "yaml", "startCommand", "containerCommand", "containerArgs"})
+"""Parameters whose text may have line breaks and tabs."""
+
+_COUNTED_IN_BYTES: Final = 65535
+"""Columns of this length and above are TEXT, counted in bytes of UTF-8; shorter ones VARCHAR, in characters."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
+_ARCHITECTURE = re.compile(r"[A-Z0-9_]{1,32}")
+_RESOURCE_UUID = re.compile(r"[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}")
+
+
+def check_params(params: Mapping[str, JsonValue], complaints: list[Complaint]) -> tuple[str, ...]:
+    """Check every parameter; return the names of those that hold ``$`` and are to be rendered first.
+
+    ``None`` stands for "take the default away" and is always fine.
+    """
+    templates: list[str] = []
+    for name, value in params.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            complaints.append(Complaint(f"params.{name}", _unknown_param(name), at_key=True))
+        elif value is None:
+            continue
+        elif has_template(value):
+            templates.append(name)
+        else:
+            check(PARAMS[name], value, complaints)
+    return tuple(templates)
+
+
+def check_value(name: str, value: JsonValue, complaints: list[Complaint]) -> None:
+    """Check one rendered value of a known parameter."""
+    _CHECKS[name](PARAMS[name], value, complaints)
+
+
+def has_template(value: JsonValue) -> bool:
+    """Whether a dollar occurs in any text of ``value``."""
+    kind = value.__class__
+    if kind is str:
+        return "$" in value  # type: ignore[operator]  # the class is known to be str
+    if isinstance(value, list):
+        return any(map(has_template, value))
+    return isinstance(value, dict) and any(map(has_template, value.values()))
+
+
+def typed(name: str, text: str) -> JsonValue:
+    """Read an unquoted text as parameter ``name``'s type; what does not fit stays text, for the check to refuse."""
+    kind = PARAMS[name].type
+    if kind in MAX_INTEGER and _INTEGER.fullmatch(text):
+        return int(text)
+    if kind is ParamType.BOOLEAN and text in {"true", "false"}:
+        return text == "true"
+    return text
+
+
+def check_uuid(path: str, value: JsonValue, complaints: list[Complaint]) -> None:
+    """Check an existing resource's uuid: 32 letters or digits, since built-in services have letters beyond hex."""
+    if value.__class__ is not str or len(value) != 32 or not (value.isalnum() and value.isascii()):
+        complaints.append(
+            Complaint(path, f"must be a uuid of 32 letters and digits without dashes, not {shorten(value)}")
+        )
+
+
+def check_tags(path: str, tags: JsonValue, complaints: list[Complaint]) -> None:
+    """Check systemTags or userTags."""
+    if not isinstance(tags, list):
+        complaints.append(Complaint(path, f"must be a list of texts, not {_kind(tags)}"))
+        return
+    for index, tag in enumerate(tags):
+        _check_text(f"{path}[{index}]", tag, complaints)
+        if tag == "ephemeral::validationOnly":
+            message = "would make the server check and clone nothing: that is `zclone plan --server-check`"
+            complaints.append(Complaint(f"{path}[{index}]", message))
+
+
+def _unknown_param(name: str) -> str:
+    if name == "uuid":
+        return "the source's uuid stands beside params, not inside"
+    if name in PARAMS:
+        return f"{name} stands beside params, not inside"
+    return unknown(name, BODY_PARAMS, what="parameter")
+
+
+def _string(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    if not isinstance(value, str):
+        complaints.append(Complaint(f"params.{param.name}", f"must be text, not {_kind(value)}{_quoted_hint(value)}"))
+        return
+    if param.choices and value not in param.choices:
+        complaints.append(Complaint(f"params.{param.name}", _not_a_choice(value, param.choices)))
+    if not value.isprintable():
+        _check_control(f"params.{param.name}", value, complaints, lines=param.name in MULTI_LINE)
+    if param.max_bytes is not None and len(value) * 4 > param.max_bytes:
+        _check_length(f"params.{param.name}", value, param.max_bytes, complaints)
+
+
+def _name(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    _string(param, value, complaints)
+    if isinstance(value, str) and not value.strip():
+        complaints.append(Complaint("params.name", "must not be empty"))
+
+
+def _resource_uuid(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    if not isinstance(value, str) or not _RESOURCE_UUID.fullmatch(value):
+        message = "must be a lower-case uuid of version 1 to 5 without dashes, or the server refuses it"
+        complaints.append(Complaint(f"params.{param.name}", f"{message}; not {shorten(value)}"))
+
+
+def _integer(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    path = f"params.{param.name}"
+    if value.__class__ is not int:
+        complaints.append(Complaint(path, f"must be a whole number, not {_kind(value)}{_number_hint(value)}"))
+    elif not 0 <= value <= MAX_INTEGER[param.type]:
+        complaints.append(
+            Complaint(path, f"must be 0 to {MAX_INTEGER[param.type]} ({param.type}), not {shorten(value)}")
+        )
+
+
+def _boolean(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    if value is not True and value is not False:
+        complaints.append(
+            Complaint(f"params.{param.name}", f"must be true or false without quotes, not {shorten(value)}")
+        )
+
+
+def _tag_uuids(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    path = f"params.{param.name}"
+    for index, item in enumerate(_items(path, value, complaints)):
+        check_uuid(f"{path}[{index}]", item, complaints)
+
+
+def _architectures(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    path = f"params.{param.name}"
+    items = _items(path, value, complaints)
+    for index, item in enumerate(items):
+        _check_architecture(f"{path}[{index}]", item, complaints)
+        if item in items[:index]:
+            complaints.append(Complaint(f"{path}[{index}]", f"{shorten(item)} is there twice"))
+
+
+def _images(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    path = f"params.{param.name}"
+    for index, row in enumerate(_items(path, value, complaints)):
+        if isinstance(row, dict):
+            _check_image(f"{path}[{index}]", row, complaints)
+        else:
+            message = f"must be a map of {', '.join(IMAGE_FIELDS)}, not {_kind(row)}"
+            complaints.append(Complaint(f"{path}[{index}]", message))
+
+
+def _check_image(path: str, row: dict[str, JsonValue], complaints: list[Complaint]) -> None:
+    extra = [name for name in row if name not in IMAGE_FIELDS]
+    complaints += [Complaint(f"{path}.{name}", unknown(name, IMAGE_FIELDS), at_key=True) for name in extra]
+    _check_architecture(f"{path}.cpuArchitecture", row.get("cpuArchitecture"), complaints)
+    if "vmImageUuid" in row:
+        check_uuid(f"{path}.vmImageUuid", row["vmImageUuid"], complaints)
+    if "dockerImage" in row:
+        _check_text(f"{path}.dockerImage", row["dockerImage"], complaints, limit=IMAGE_FIELDS["dockerImage"])
+    if "vmImageUuid" not in row and "dockerImage" not in row:
+        complaints.append(Complaint(path, "needs vmImageUuid, dockerImage or both"))
+
+
+def _uuids_by_name(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
+    path = f"params.{param.name}"
+    if not isinstance(value, dict):
+        complaints.append(Complaint(path, f"must be a map of lists of uuids, not {_kind(value)}"))
+        return
+    for name, uuids in value.items():
+        _check_text(f"{path}.{name}", name, complaints)
+        for index, uuid in enumerate(_items(f"{path}.{name}", uuids, complaints)):
+            check_uuid(f"{path}.{name}[{index}]", uuid, complaints)
+
+
+def _items(path: str, value: JsonValue, complaints: list[Complaint]) -> list[JsonValue]:
+    if isinstance(value, list):
+        return value
+    complaints.append(Complaint(path, f"must be a list, not {_kind(value)}"))
+    return []
+
+
+def _check_text(path: str, value: JsonValue, complaints: list[Complaint], *, limit: int | None = None) -> None:
+    if not isinstance(value, str):
+        complaints.append(Complaint(path, f"must be text, not {_kind(value)}"))
+    elif not value:
+        complaints.append(Complaint(path, "must not be empty"))
+    else:
+        _check_control(path, value, complaints, lines=False)
+        if limit is not None:
+            _check_length(path, value, limit, complaints)
+
+
+def _check_architecture(path: str, value: JsonValue, complaints: list[Complaint]) -> None:
+    if not isinstance(value, str):
+        complaints.append(Complaint(path, f"must be one such as {' or '.join(ARCHITECTURES)}, not {_kind(value)}"))
+    elif value not in ARCHITECTURES and (value.upper() in ARCHITECTURES or not _ARCHITECTURE.fullmatch(value)):
+        complaints.append(Complaint(path, _not_a_choice(value, ARCHITECTURES)))
+
+
+def _check_control(path: str, text: str, complaints: list[Complaint], *, lines: bool) -> None:
+    found = (_CONTROL_IN_LINES if lines else _CONTROL).search(text)
+    if found:
+        complaints.append(Complaint(path, f"has the control character {found.group()!a} at position {found.start()}"))
+
+
+def _check_length(path: str, text: str, limit: int, complaints: list[Complaint]) -> None:
+    in_bytes = limit >= _COUNTED_IN_BYTES
+    length = len(text.encode(errors="replace")) if in_bytes else len(text)
+    if length > limit:
+        unit = "bytes" if in_bytes else "characters"
+        complaints.append(Complaint(path, f"is {length} {unit} long, the server's column holds {limit}"))
+
+
+def _not_a_choice(value: str, choices: tuple[str, ...]) -> str:
+    near = next((choice for choice in choices if choice.casefold() == value.casefold()), None)
+    hint = f"; did you mean {near}? Upper and lower case count" if near else ""
+    return f"must be one of {', '.join(choices)}, not {shorten(value)}{hint}"
+
+
+def _kind(value: JsonValue) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "a map"
+    if isinstance(value, list):
+        return "a list"
+    return f"the text {shorten(value)}" if isinstance(value, str) else f"the value {str(value).lower()[:40]}"
+
+
+def _quoted_hint(value: JsonValue) -> str:
+    return ": put it in quotes" if isinstance(value, (int, float)) else ""
+
+
+def _number_hint(value: JsonValue) -> str:
+    return ": take the quotes away" if isinstance(value, str) and _INTEGER.fullmatch(value) else ""
+
+
+_BY_TYPE: Final[dict[ParamType, Callable[[Param, JsonValue, list[Complaint]], None]]] = {
+    ParamType.STRING: _string,
+    ParamType.INTEGER: _integer,
+    ParamType.LONG: _integer,
+    ParamType.BOOLEAN: _boolean,
+    ParamType.STRINGS: _architectures,
+    ParamType.IMAGES: _images,
+    ParamType.UUIDS_BY_NAME: _uuids_by_name,
+}
+_BY_NAME: Final = {"name": _name, "resourceUuid": _resource_uuid, "tagUuids": _tag_uuids}
+_CHECKS: Final = {name: _BY_NAME.get(name, _BY_TYPE[param.type]) for name, param in BODY_PARAMS.items()}

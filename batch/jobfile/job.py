@@ -1,0 +1,144 @@
+"""The Job: what a job file asks for, and its Targets as they come from the file, not yet merged or rendered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from batch.jobfile.nodes import Node, find
+from batch.model import Place, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from batch.jobfile.matrix import Combination
+    from batch.jobfile.problems import Complaint
+    from batch.model import JsonValue, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """Where a secret is kept; exactly one of the two is set."""
+
+    env: str | None = None
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """How to log in; exactly one of the three forms is set."""
+
+    session: SecretRef | None = None
+    account: str | None = None
+    password: SecretRef | None = None
+    access_key_id: str | None = None
+    access_key_secret: SecretRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """What the job file says of the endpoint; the ZSTACK_* settings go over it."""
+
+    url: str | None = None
+    ca_file: Path | None = None
+    """Relative paths count from the job file's folder."""
+    insecure: bool = False
+    auth: AuthSettings | None = None
+
+
+class Layer(NamedTuple):
+    """Checked overrides of one place: ``defaults``, a ``from:`` entry or a target."""
+
+    params: Mapping[str, JsonValue] = {}
+    """None takes away what the layers below say."""
+    templates: tuple[str, ...] = ()
+    """Names of the parameters that hold ``$`` and are rendered, then checked, by the plan."""
+    system_tags: tuple[str, ...] = ()
+    user_tags: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    """Parameters to copy from the source's inventory where no layer sets them."""
+
+
+class NodeOrigin(NamedTuple):
+    """Where a layer stands in a YAML file."""
+
+    file: str
+    node: Node
+    path: str
+
+    def problem(self, complaint: Complaint) -> Problem:
+        """Place ``complaint`` at the value, or the key, that it is about."""
+        line, column = find(self.node, complaint.path, at_key=complaint.at_key)
+        path = ".".join(part for part in (self.path, complaint.path) if part)
+        return Problem(Place(self.file, line, column), path, complaint.message)
+
+
+class RowOrigin(NamedTuple):
+    """Where a row stands in a JSON Lines or CSV file."""
+
+    file: str
+    line: int
+    text: str
+    """The JSON text; empty for CSV, whose rows are placed at their first column."""
+
+    def problem(self, complaint: Complaint) -> Problem:
+        """Place ``complaint`` at the innermost key of its path that stands in the row."""
+        steps = complaint.path.replace("[", ".").replace("]", "").split(".")
+        found = (self.text.find(f'"{step}"') for step in reversed(steps))
+        column = complaint.column or next((offset for offset in found if offset >= 0), 0) + 1
+        return Problem(Place(self.file, self.line, column), complaint.path, complaint.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the targets of one ``targets`` element share; one Entry serves every target that adds nothing to it."""
+
+    base: Layer
+    """``defaults`` with the entry's own overrides merged in; no None left."""
+    combinations: tuple[Combination, ...] = ()
+    """Of its matrix; empty where it has none."""
+    own: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What the entry itself sets, to find the place of a value."""
+    origin: NodeOrigin | None = None
+    defaults_origin: NodeOrigin | None = None
+
+
+class Target(NamedTuple):
+    """One row: source uuid and overrides."""
+
+    entry: Entry
+    layer: Layer
+    uuid: str
+    id: str | None
+    columns: Mapping[str, str]
+    origin: NodeOrigin | RowOrigin
+
+    def problem(self, complaint: Complaint) -> Problem:
+        """Place ``complaint`` in the layer that set what it is about."""
+        steps = complaint.path.replace("[", ".").split(".")
+        if steps[0] != "params" or len(steps) < 2 or steps[1] in self.layer.params:
+            return self.origin.problem(complaint)
+        if steps[1] in self.entry.own and self.entry.origin is not None:
+            return self.entry.origin.problem(complaint)
+        if steps[1] in self.entry.base.params and self.entry.defaults_origin is not None:
+            return self.entry.defaults_origin.problem(complaint)
+        return self.origin.problem(complaint)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job file's envelope, checked, and the bytes its targets are streamed from."""
+
+    path: Path
+    name: str
+    run: str
+    """May hold ``${date}``, ``${time}`` and ``${name}``."""
+    limits: Limits
+    endpoint: EndpointSettings | None
+    vars: Mapping[str, str]
+    defaults: Layer
+    defaults_origin: NodeOrigin | None = field(repr=False)
+    run_place: Place
+    data: bytes = field(repr=False)
+    """The file as read by ``load``, so that every pass sees the same even while it is edited."""

@@ -1,0 +1,201 @@
+"""From a path to a Job: the envelope is checked whole, the targets are left in the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from batch.errors import JobFileError
+from batch.jobfile.envelope import (
+    AuthModel,
+    EndpointModel,
+    EnvelopeModel,
+    LimitsModel,
+    SecretModel,
+)
+from batch.jobfile.events import STREAMED, ends_with_targets, read_bytes, walk
+from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, NodeOrigin, SecretRef
+from batch.jobfile.layers import LAYER_KEYS, read_layer
+from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
+from batch.jobfile.problems import Complaint, Problems, shorten, unknown
+from batch.jobfile.targets import read_targets
+from batch.model import Limits, Place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.model import JsonValue
+
+NOT_BUILT: Final = {"rearchitect": "", "waves": "limits"}
+"""Keys of the contract that this version refuses, with the map they stand in."""
+TOP_LEVEL: Final = (*EnvelopeModel.model_fields, "defaults", STREAMED, "rearchitect")
+
+_MODELS: Final = {
+    "": TOP_LEVEL,
+    "endpoint": tuple(EndpointModel.model_fields),
+    "endpoint.auth": tuple(AuthModel.model_fields),
+    "limits": (*LimitsModel.model_fields, "waves"),
+}
+
+
+def load(path: Path) -> Job:
+    """Read the envelope of a job file. Raises JobFileError with all its problems, and then those of its targets too."""
+    data = read_bytes(path)
+    problems = Problems()
+    pairs = _envelope_pairs(data, str(path), problems)
+    root = Mapping(pairs, 1, 1, 0, 0)
+    origin = NodeOrigin(str(path), root, "")
+    model = _validated(origin, problems)
+    defaults, defaults_origin = _defaults(origin, problems)
+    job = _job(path, data, model, (defaults, defaults_origin), origin)
+    if len(problems):
+        _add_target_problems(job, problems)
+        problems.raise_any()
+    return job
+
+
+def _envelope_pairs(data: bytes, file: str, problems: Problems) -> list[tuple[Scalar, Node]]:
+    pairs: list[tuple[Scalar, Node]] = []
+    can_stop = ends_with_targets(data)
+    for key, node in walk(data, file, problems):
+        if key.text != STREAMED:
+            pairs.append((key, node))
+            continue
+        if pairs and pairs[-1][0] is key:
+            # The second pair of the streamed list is its first element: the list is not empty.
+            pairs[-1] = (key, Sequence([node], node.line, node.column, 1, 1))
+            if can_stop:
+                break
+        elif not any(known is key for known, _ in pairs):
+            pairs.append((key, node))
+    return pairs
+
+
+def _validated(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
+    tree = _without_nulls(text_tree(origin.node))
+    assert isinstance(tree, dict)
+    for name in ("defaults", STREAMED):
+        tree.pop(name, None)
+    _refuse_not_built(tree, origin, problems)
+    _check_targets(origin, problems)
+    try:
+        return EnvelopeModel.model_validate(tree)
+    except ValidationError as error:
+        problems.extend(origin.problem(_complaint(dict(detail))) for detail in error.errors(include_url=False))
+        return None
+
+
+def _without_nulls(value: JsonValue) -> JsonValue:
+    """Leave out keys without a value, so that a section whose lines are all comments counts as absent."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return value
+
+
+def _refuse_not_built(tree: dict[str, Any], origin: NodeOrigin, problems: Problems) -> None:
+    for name, parent in NOT_BUILT.items():
+        section = tree.get(parent) if parent else tree
+        if isinstance(section, dict) and section.pop(name, None) is not None:
+            path = f"{parent}.{name}" if parent else name
+            problems.add(origin.problem(Complaint(path, f"`{path}` is not built yet", at_key=True)))
+
+
+def _check_targets(origin: NodeOrigin, problems: Problems) -> None:
+    assert isinstance(origin.node, Mapping)
+    node = next((value for key, value in origin.node.pairs if key.text == STREAMED), None)
+    if node is None:
+        problems.add(origin.problem(Complaint(STREAMED, "is required: the list of what to clone")))
+    elif not isinstance(node, Sequence):
+        problems.add(origin.problem(Complaint(STREAMED, "must be a list", at_key=True)))
+    elif not node.items:
+        problems.add(origin.problem(Complaint(STREAMED, "is empty: nothing to clone", at_key=True)))
+
+
+def _complaint(detail: dict[str, Any]) -> Complaint:
+    steps = [str(step) for step in detail["loc"] if step != "[key]"]
+    path, parent, kind = ".".join(steps), ".".join(steps[:-1]), detail["type"]
+    if kind == "extra_forbidden":
+        message = unknown(steps[-1], _MODELS.get(parent, ("env", "file")))
+        return Complaint(path, message, at_key=True)
+    if path.startswith("endpoint.auth") and kind in {"model_type", "dataclass_type"}:
+        return Complaint(path, "never a secret in this file: write {env: NAME} or {file: PATH}")
+    return Complaint(path, _message(kind, detail))
+
+
+def _message(kind: str, detail: dict[str, Any]) -> str:
+    context = detail.get("ctx", {})
+    messages = {
+        "missing": "is required",
+        "model_type": "must be a map",
+        "dict_type": "must be a map",
+        "string_type": "must be text, not a list or map",
+        "string_too_short": "must not be empty",
+        "greater_than_equal": f"must be at least {context.get('ge')}",
+        "less_than_equal": f"must be at most {context.get('le')}",
+        "literal_error": f"this zclone reads version 1, not {shorten(detail['input'])}",
+        "string_pattern_mismatch": f"must be letters, digits, . _ or -, not {shorten(detail['input'])}",
+    }
+    return messages.get(kind) or str(detail["msg"]).removeprefix("Value error, ")
+
+
+def _defaults(origin: NodeOrigin, problems: Problems) -> tuple[Layer, NodeOrigin | None]:
+    assert isinstance(origin.node, Mapping)
+    node = next((value for key, value in origin.node.pairs if key.text == "defaults"), None)
+    if node is None or (isinstance(node, Scalar) and node.is_null):
+        return Layer(), None
+    own = NodeOrigin(origin.file, node, "defaults")
+    complaints: list[Complaint] = []
+    layer = Layer()
+    if isinstance(node, Mapping):
+        layer = read_layer(node, complaints)
+        complaints += [
+            Complaint(key.text, unknown(key.text, LAYER_KEYS), at_key=True)
+            for key, _ in node.pairs
+            if key.text not in LAYER_KEYS
+        ]
+    else:
+        complaints.append(Complaint("", f"must be a map of {', '.join(LAYER_KEYS)}"))
+    problems.extend(map(own.problem, complaints))
+    return layer, own
+
+
+def _job(
+    path: Path, data: bytes, model: EnvelopeModel | None, defaults: tuple[Layer, NodeOrigin | None], origin: NodeOrigin
+) -> Job:
+    """Build the Job; an envelope with problems gives one that is only good for finding more of them."""
+    layer, defaults_origin = defaults
+    place: Place = origin.problem(Complaint("run", "")).place
+    if model is None:
+        return Job(path, "", "", Limits(), None, {}, layer, defaults_origin, place, data)
+    folder = path.parent
+    limits = Limits(**model.limits.model_dump())
+    endpoint = _endpoint(model.endpoint, folder) if model.endpoint else None
+    return Job(path, model.name, model.run, limits, endpoint, model.vars, layer, defaults_origin, place, data)
+
+
+def _endpoint(model: EndpointModel, folder: Path) -> EndpointSettings:
+    auth = (
+        None
+        if model.auth is None
+        else AuthSettings(
+            session=_secret(model.auth.session, folder),
+            account=model.auth.account,
+            password=_secret(model.auth.password, folder),
+            access_key_id=model.auth.access_key_id,
+            access_key_secret=_secret(model.auth.access_key_secret, folder),
+        )
+    )
+    return EndpointSettings(model.url, folder / model.ca_file if model.ca_file else None, model.insecure, auth)
+
+
+def _secret(model: SecretModel | None, folder: Path) -> SecretRef | None:
+    return None if model is None else SecretRef(model.env, folder / model.file if model.file else None)
+
+
+def _add_target_problems(job: Job, problems: Problems) -> None:
+    try:
+        for _ in read_targets(job, problems):
+            pass
+    except JobFileError as error:
+        problems.extend(error.problems)

@@ -1,0 +1,135 @@
+"""The ``targets`` list, one element at a time: bare uuids, overrides, matrices and ``from:`` files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from batch.jobfile.check import check_uuid
+from batch.jobfile.events import STREAMED, walk
+from batch.jobfile.job import Entry, Layer, NodeOrigin, Target
+from batch.jobfile.layers import LAYER_KEYS, merge, read_layer
+from batch.jobfile.matrix import Combination, read_matrix
+from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
+from batch.jobfile.problems import Complaint, Problems, shorten, unknown
+from batch.jobfile.rows import read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batch.jobfile.job import Job
+
+MAX_TARGETS: Final = 20_000
+"""Elements of a YAML list; more belong into a file that is streamed."""
+NOT_BUILT: Final = ("query", "owner", "share_with")
+TARGET_KEYS: Final = ("uuid", "id", *LAYER_KEYS, "matrix", "from", *NOT_BUILT)
+
+_EMPTY: Final = Layer()
+_TOO_MANY: Final = (
+    f"more than {MAX_TARGETS:,} targets in one YAML list: move them to a JSON Lines or CSV file and name it with "
+    "`- from: targets.jsonl`, which is streamed"
+)
+
+
+def read_targets(job: Job, problems: Problems) -> Iterator[Target]:
+    """Stream the Targets of ``job`` that have no problem; problems go to ``problems``.
+
+    Raises JobFileError where the file cannot be read on.
+    """
+    reader = _Reader(job, problems)
+    file = str(job.path)
+    count = -1
+    for key, node in walk(job.data, file, problems):
+        if key.text != STREAMED:
+            continue
+        if count >= MAX_TARGETS:
+            problems.add(NodeOrigin(file, key, STREAMED).problem(Complaint("", _TOO_MANY)))
+            return
+        if count >= 0:
+            yield from reader.read(node, f"{STREAMED}[{count}]")
+        count += 1
+
+
+class _Reader:
+    """Reads elements; shares one Entry among all that bring nothing to share."""
+
+    def __init__(self, job: Job, problems: Problems) -> None:
+        self._job = job
+        self._file = str(job.path)
+        self._problems = problems
+        self._entry = Entry(merge(_EMPTY, job.defaults), defaults_origin=job.defaults_origin)
+
+    def read(self, node: Node, path: str) -> Iterator[Target]:
+        """Yield the targets of one element of the list."""
+        origin = NodeOrigin(self._file, node, path)
+        complaints: list[Complaint] = []
+        if isinstance(node, Scalar):
+            check_uuid("", text_tree(node), complaints)
+            found: Iterator[Target] = iter((Target(self._entry, _EMPTY, node.text, None, {}, origin),))
+        elif isinstance(node, Mapping):
+            found = self._read_mapping(node, origin, complaints)
+        else:
+            complaints.append(Complaint("", "must be a source uuid or a map, not a list"))
+            found = iter(())
+        if complaints:
+            self._problems.extend(map(origin.problem, complaints))
+        else:
+            yield from found
+
+    def _read_mapping(self, node: Mapping, origin: NodeOrigin, complaints: list[Complaint]) -> Iterator[Target]:
+        keys = {key.text: value for key, value in node.pairs}
+        _check_keys(keys, complaints)
+        layer = read_layer(node, complaints)
+        combinations = read_matrix(keys["matrix"], complaints) if "matrix" in keys else ()
+        uuid = _text("uuid", keys, complaints)
+        if uuid is not None:
+            check_uuid("uuid", uuid, complaints)
+        identity = _text("id", keys, complaints)
+        if "from" in keys:
+            return self._read_file(_text("from", keys, complaints), layer, combinations, origin, uuid)
+        if uuid is None and not keys.keys() & {"uuid", "query"}:
+            complaints.append(Complaint("", "needs `uuid`, the source to clone, or `from`, a file of targets"))
+        if not combinations:
+            return iter((Target(self._entry, layer, uuid or "", identity, {}, origin),))
+        entry = Entry(self._entry.base, combinations, {}, None, self._job.defaults_origin)
+        return iter((Target(entry, layer, uuid or "", identity, {}, origin),))
+
+    def _read_file(
+        self,
+        name: str | None,
+        layer: Layer,
+        combinations: tuple[Combination, ...],
+        origin: NodeOrigin,
+        uuid: str | None,
+    ) -> Iterator[Target]:
+        base = merge(self._entry.base, layer)
+        entry = Entry(base, combinations, layer.params, origin, self._job.defaults_origin)
+        path = self._job.path.parent / (name or "")
+        return read_rows(path, entry, uuid, self._problems)
+
+
+def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:
+    for name in keys:
+        if name in NOT_BUILT:
+            complaints.append(Complaint(name, f"`{name}` is not built yet", at_key=True))
+        elif name == "<<":
+            complaints.append(Complaint(name, "merge keys are not read: use `defaults`", at_key=True))
+        elif name not in TARGET_KEYS:
+            complaints.append(Complaint(name, unknown(name, TARGET_KEYS), at_key=True))
+    if "from" in keys and "id" in keys:
+        complaints.append(Complaint("id", "would be the same for every row: make it a column of the file", at_key=True))
+
+
+def _text(name: str, keys: dict[str, Node], complaints: list[Complaint]) -> str | None:
+    node = keys.get(name)
+    if node is None:
+        return None
+    if (
+        isinstance(node, Scalar)
+        and not node.is_null
+        and node.text.strip() == node.text != ""
+        and node.text.isprintable()
+    ):
+        return node.text
+    shown = shorten(node.text) if isinstance(node, Scalar) else "a list or map"
+    complaints.append(Complaint(name, f"must be a text without control characters, not {shown}"))
+    return None

@@ -1,0 +1,151 @@
+"""Walk a manifest's lines, checking each against the one before, and tell a torn tail from damage.
+
+Damage with no intact line of a later batch after it is a torn tail: that batch's fsync never returned, so nothing of
+it was promised. With one it hit what was durable, and only ``zclone repair`` goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ManifestError
+from batch.manifest.line import MAX_LINE, SEAL, fields, unseal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
+
+_CHUNK: Final = 1 << 18
+_END: Final = re.compile(rb',"crc":"([0-9a-f]{8})"\}|\n')
+_CANDIDATES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of bytes up to a seal or the end of a line."""
+
+    body: bytes
+    """Without its seal where it is intact."""
+    is_intact: bool
+    """Whether it follows what stands before it."""
+
+
+class DamagedError(ManifestError):
+    """Durable lines of the manifest are not what was written."""
+
+
+class Scan:
+    """One pass over a manifest from its start: iterate to get the unsealed body of every line.
+
+    ``read(offset, size)`` returns bytes, none at the end. Raises DamagedError at damage in the middle.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+        """Nothing read yet."""
+        self._read = read
+        self.line = 0
+        """Lines found good so far."""
+        self.offset = 0
+        """Bytes of the good lines; what stands after them at the end is the torn tail."""
+        self.crc = 0
+        """Checksum of the last good line."""
+        self.last = b""
+        """Body of the last good line, which names its batch."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        tail = b""
+        while chunk := self._read(self.offset + len(tail), _CHUNK):
+            *lines, tail = (tail + chunk).split(b"\n")
+            if (yield from self._good(lines)) or len(tail) > MAX_LINE:
+                self._require_torn(sys.maxsize)
+                return
+        # A writer may have gone on since the last read: what it appended is no damage.
+        self._require_torn(self.offset + len(tail))
+
+    def _good(self, lines: list[bytes]) -> Generator[bytes, None, bool]:
+        """Yield bodies; return True at the first line that is not good."""
+        crc = self.crc
+        for line in lines:
+            body = line[:-SEAL]
+            crc = zlib.crc32(body, crc)
+            if line[-SEAL:] != b',"crc":"%08x"}' % crc or not body:
+                return True
+            self.crc = crc
+            self.line += 1
+            self.offset += len(line) + 1
+            self.last = body
+            yield body
+        return False
+
+    @property
+    def batch(self) -> int:
+        """Number of the batch that the next line is of, if it is the next the writer wrote."""
+        if not self.last:
+            return 0
+        found = fields(self.last)
+        number = found.get("batch")
+        if not isinstance(number, int):
+            raise ManifestError("has no batch number")
+        return number if found.get("more") is True else number + 1
+
+    def segments(self, until: int = sys.maxsize) -> Iterator[Segment]:
+        """Yield what stands between the last good line and ``until``, split at seals: a lost newline hides nothing."""
+        offset, rest = self.offset, b""
+        before: tuple[int, ...] = (self.crc,)
+        while chunk := self._read(offset, min(_CHUNK, until - offset)):
+            offset += len(chunk)
+            rest += chunk
+            start = 0
+            for end in _END.finditer(rest):
+                piece = rest[start : end.end()].strip(b"\n")
+                if piece:
+                    segment, before = _segment(piece, end[1], before)
+                    yield segment
+                start = end.end()
+            rest = rest[max(start, len(rest) - MAX_LINE) :]
+        if rest:
+            yield Segment(rest, is_intact=False)
+
+    def _require_torn(self, until: int) -> None:
+        expected = self.batch
+        for segment in self.segments(until):
+            if not segment.is_intact:
+                continue
+            batch = fields(segment.body).get("batch")
+            if not isinstance(batch, int) or batch > expected:
+                raise DamagedError("damaged, and durable records follow; nothing was sent")
+
+
+def _segment(piece: bytes, stated: bytes | None, before: tuple[int, ...]) -> tuple[Segment, tuple[int, ...]]:
+    """Judge ``piece`` by the checksums that may stand ``before`` it; return also those that the next may follow.
+
+    These are the one its seal states, for damage in the body, and those computed, for damage in the seal.
+    """
+    for crc in before:
+        good = unseal(piece, crc) or unseal(piece[1:], crc)
+        if good is not None:
+            return Segment(good[0], is_intact=True), (good[1],)
+    after = [zlib.crc32(piece[:-SEAL], crc) for crc in before]
+    if stated is not None:
+        after.insert(0, int(stated, 16))
+    return Segment(piece, is_intact=False), tuple(after[:_CANDIDATES])
+
+
+@contextlib.contextmanager
+def named(path: Path, scan: Scan) -> Iterator[None]:
+    """Put the path, and the line that was read last, before the message of what goes wrong inside."""
+    try:
+        yield
+    except DamagedError as error:
+        error.args = (f"{path}: line {scan.line + 1}: {error}; run `zclone repair {path}`",)
+        raise
+    except ManifestError as error:
+        error.args = (f"{path}: line {scan.line}: {error}" if scan.line else f"{path}: {error}",)
+        raise
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror or error}") from None

@@ -1,0 +1,118 @@
+"""A whole manifest in a few figures, for ``status``, the summary of a run and its exit code."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from batch.manifest.fold import Past, head
+from batch.manifest.reading import reading
+from batch.manifest.records import EndedLine, PlanLine, StartedLine, parse_line, parse_record
+from batch.model import Intent, Record, State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.manifest.header import Header
+
+_RECENT: Final = 200
+_FINALS: Final = frozenset(state.value.encode() for state in State if state.is_final)
+_PROCESS: Final = (b'{"started":', b'{"ended":')
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Targets that did not end well in the same way."""
+
+    state: State
+    code: str
+    """ZStack's code or the tool's own; empty where there was none."""
+    count: int
+    key: str
+    """The first of them."""
+    error: str
+    """What was said of the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of one manifest."""
+
+    header: Header
+    plan: PlanLine | None
+    counts: Counter[State]
+    clusters: tuple[Cluster, ...]
+    """The largest first."""
+    started: StartedLine | None
+    """The last process that wrote."""
+    ended: EndedLine | None
+    """How that process ended; None while it runs or where it was killed."""
+    settled_at: tuple[float, ...]
+    """When the last few clones settled, seconds since the epoch."""
+    torn_bytes: int
+    """Bytes after the last whole line: a write under way or one cut short."""
+
+
+class _Figures:
+    """Folds lines into what Past does not keep."""
+
+    def __init__(self) -> None:
+        self.past = Past()
+        self.clusters: dict[tuple[State, str], Cluster] = {}
+        self.settled: deque[float] = deque(maxlen=_RECENT)
+        self.started: StartedLine | None = None
+        self.ended: EndedLine | None = None
+
+    def add(self, body: bytes) -> None:
+        self.past.add(body)
+        found = head(body)
+        if found is not None:
+            if found[0] in _FINALS:
+                self._settle(parse_record(body))
+        elif body.startswith(_PROCESS):
+            self._turn(body)
+
+    def _settle(self, record: Record) -> None:
+        self.settled.append(record.at)
+        if record.state in (State.FAILED, State.CONFLICT):
+            self.count(record)
+
+    def _turn(self, body: bytes) -> None:
+        line = parse_line(body)
+        if isinstance(line, StartedLine):
+            self.started, self.ended = line, None
+        elif isinstance(line, EndedLine):
+            self.ended = line
+
+    def count(self, one: Record | Intent) -> None:
+        code = one.error_code or ""
+        known = self.clusters.get((one.state, code))
+        self.clusters[one.state, code] = (
+            Cluster(one.state, code, 1, one.key, one.error or "")
+            if known is None
+            else replace(known, count=known.count + 1)
+        )
+
+
+def summary(path: Path) -> Summary:
+    """Return the figures of the manifest at ``path``. Raises UsageError or ManifestError where it cannot be read."""
+    figures = _Figures()
+    with reading(path) as manifest:
+        for body in manifest.bodies():
+            figures.add(body)
+        figures.past.finish()
+        torn_bytes = manifest.torn_bytes()
+    for intent in figures.past.intents.values():
+        if intent.state is State.UNCERTAIN:
+            figures.count(intent)
+    return Summary(
+        header=manifest.header,
+        plan=figures.past.plan,
+        counts=figures.past.counts,
+        clusters=tuple(sorted(figures.clusters.values(), key=lambda cluster: (-cluster.count, cluster.code))),
+        started=figures.started,
+        ended=figures.ended,
+        settled_at=tuple(figures.settled),
+        torn_bytes=torn_bytes,
+    )

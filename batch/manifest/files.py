@@ -1,0 +1,137 @@
+"""The seam between the manifest and the disk: few calls, so that a simulated disk can lose what was not synced."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Final, Protocol
+
+from batch.errors import ManifestLockedError, UsageError
+
+_NETWORK: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.glusterfs", "9p", "afs"}
+)
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Files(Protocol):
+    """What the manifest asks of a disk. Handles are small integers. Every call may raise OSError."""
+
+    def create(self, path: Path) -> int:
+        """Make a new file, 0600 whatever the umask, for appending. Raises FileExistsError."""
+
+    def open(self, path: Path) -> int:
+        """Open an existing file for reading and appending. Raises UsageError where it is not safely ours alone."""
+
+    def lock(self, handle: int, path: Path) -> None:
+        """Take the file for this process until it is closed. Raises ManifestLockedError where another has it."""
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes from ``offset``; none at the end."""
+
+    def append(self, handle: int, data: bytes) -> int:
+        """Write at the end; return how many bytes were taken, which may be fewer."""
+
+    def truncate(self, handle: int, size: int) -> None:
+        """Cut the file to ``size`` bytes."""
+
+    def sync(self, handle: int) -> None:
+        """Return when everything written is durable."""
+
+    def sync_directory(self, path: Path) -> None:
+        """Return when the directory entry of ``path`` is durable."""
+
+    def close(self, handle: int) -> None:
+        """Give the handle, and with it the lock, back."""
+
+    def is_remote(self, handle: int) -> bool:
+        """Whether the file lies on a network file system, where locks may not hold between hosts."""
+
+
+class Disk:
+    """Files on the real disk."""
+
+    def create(self, path: Path) -> int:
+        """Make a new file, 0600 whatever the umask, for appending. Raises FileExistsError."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o600)
+        os.fchmod(handle, 0o600)
+        return handle
+
+    def open(self, path: Path) -> int:
+        """Open an existing file for reading and appending. Raises UsageError where it is not safely ours alone."""
+        if path.is_symlink():
+            raise UsageError(f"{path}: is a symbolic link; name the manifest itself")
+        # O_NONBLOCK: a FIFO in the manifest's place must not hang the command.
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            _require_safe(os.fstat(handle), path)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    def lock(self, handle: int, path: Path) -> None:
+        """Take the file for this process until it is closed. Raises ManifestLockedError where another has it."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ManifestLockedError(f"{path}: another process holds this manifest; nothing was sent") from None
+        # The name may have been given to another file between the open and the lock.
+        if not os.path.samestat(os.fstat(handle), os.lstat(path)):
+            raise ManifestLockedError(f"{path}: was replaced while it was being opened; nothing was sent")
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes from ``offset``; none at the end."""
+        return os.pread(handle, size, offset)
+
+    def append(self, handle: int, data: bytes) -> int:
+        """Write at the end; return how many bytes were taken, which may be fewer."""
+        return os.write(handle, data)
+
+    def truncate(self, handle: int, size: int) -> None:
+        """Cut the file to ``size`` bytes."""
+        os.ftruncate(handle, size)
+
+    def sync(self, handle: int) -> None:
+        """Return when everything written is durable."""
+        os.fdatasync(handle)
+
+    def sync_directory(self, path: Path) -> None:
+        """Return when the directory entry of ``path`` is durable."""
+        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def close(self, handle: int) -> None:
+        """Give the handle, and with it the lock, back."""
+        os.close(handle)
+
+    def is_remote(self, handle: int) -> bool:
+        """Whether the file lies on a network file system, where locks may not hold between hosts."""
+        device = os.fstat(handle).st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return any(_kind(line) in _NETWORK for line in mounts.splitlines() if line.split()[2:3] == [wanted])
+
+
+def _kind(mount: str) -> str:
+    return mount.partition(" - ")[2].partition(" ")[0]
+
+
+def _require_safe(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path}: is no regular file")
+    if status.st_nlink > 1:
+        raise UsageError(f"{path}: has {status.st_nlink} hard links; a manifest has one name only")
+    if status.st_uid != os.geteuid():
+        raise UsageError(f"{path}: belongs to another user")
+    if status.st_mode & _OTHERS_WRITE:
+        raise UsageError(f"{path}: others may write to it (mode {status.st_mode & 0o777:04o}); chmod 600 it")

@@ -1,0 +1,245 @@
+"""What a manifest says about every Clone: bits for those that are settled, objects for the others only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ManifestError
+from batch.keytable import KeyTable
+from batch.manifest.line import fields
+from batch.manifest.records import PlanLine, parse_line, parse_record
+from batch.model import Intent, Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_STATES: Final = tuple(State)
+_CODES: Final = {state.value.encode(): code for code, state in enumerate(_STATES)}
+_OPEN: Final = frozenset(map(_STATES.index, (State.SENT, State.ACCEPTED, State.UNCERTAIN)))
+_PLANNED: Final = _STATES.index(State.PLANNED)
+_CLONED: Final = _STATES.index(State.CLONED)
+_UNDONE: Final = _STATES.index(State.UNDONE)
+_UNKNOWN: Final = len(_STATES)
+_STATE_BITS: Final = 4
+_STATE: Final = (1 << _STATE_BITS) - 1
+_ATTEMPT_BITS: Final = 8
+_MOST_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
+_PREFIX_DIGITS: Final = 12
+_HASH: Final = 0xFFFF_FFFF_FFFF_FFFF
+_RECORD: Final = b'{"state":"'
+_DIGEST: Final = b'"digest":"'
+
+
+def digest_prefix(digest: str) -> int:
+    """Return as much of a Clone's digest as is kept of a settled one."""
+    return int(digest[:_PREFIX_DIGITS], 16)
+
+
+def head(body: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Return state, key and attempt of a clone record as its bytes have them; None for another kind of line.
+
+    They are taken where ``encode_record`` puts them; a line with a key to unescape, or of another writer, is decoded.
+    """
+    if not body.startswith(_RECORD):
+        return None
+    parts = body.split(b'"', 13)
+    if len(parts) == 14 and parts[5] == b"key" and parts[11] == b"attempt" and b"\\" not in parts[7]:
+        return parts[3], parts[7], parts[12][1:-1]
+    record = parse_record(body)
+    return record.state.value.encode(), record.key.encode("utf-8", "surrogatepass"), b"%d" % record.attempt
+
+
+def hash_key(key: bytes) -> int:
+    """Return the 64-bit hash under which tables of this process keep a key, given as UTF-8."""
+    return hash(key) & _HASH
+
+
+class Past:
+    """The fold of a manifest's lines, added in their order.
+
+    A settled Clone is 16 bytes of a table: its state, attempts and a prefix of its digest. An open one keeps its
+    lines as they are; they become an Intent when asked for.
+    """
+
+    def __init__(self) -> None:
+        """Nothing known."""
+        self.plan: PlanLine | None = None
+        """The plan that the last finished ``write_plan`` recorded."""
+        self._table = KeyTable()
+        self._open: dict[bytes, bytes] = {}
+        self._finals = [0] * len(_STATES)
+        self._was_honoured = False
+
+    def add(self, body: bytes) -> None:
+        """Take in one unsealed line. Raises ManifestError as ``add_all`` does."""
+        self.add_all((body,))
+
+    def add_all(self, bodies: Iterable[bytes]) -> None:
+        """Take in unsealed lines. Raises ManifestError for an unknown state or a settled Clone that changes its own.
+
+        ``finish`` must be called after the last one.
+        """
+        before = self._open
+        for body in bodies:
+            found = head(body)
+            if found is None:
+                self._add_other(body)
+                continue
+            state, key, attempt = found
+            code = _CODES.get(state, _UNKNOWN)
+            if code in _OPEN:
+                lines = before.get(key)
+                before[key] = body if lines is None else lines + b"\n" + body
+            elif code == _PLANNED:
+                self._give_back(key, body, int(attempt))
+            elif code == _UNKNOWN:
+                raise ManifestError(f"unknown state {state.decode()!r}: written by a newer zclone")
+            else:
+                self._settle(key, code, int(attempt))
+
+    def finish(self) -> None:
+        """Look at what the lines left open: a Clone that was settled before is not, unless it was sent once more."""
+        table = self._table
+        for key, lines in list(self._open.items()):
+            hashed = hash_key(key)
+            value = table.get(hashed)
+            if value is None:
+                table.put(hashed, _PLANNED)
+            elif value & _STATE != _PLANNED:
+                self._require_stale(key, lines, value)
+                del self._open[key]
+
+    def _add_other(self, body: bytes) -> None:
+        if body.startswith(b'{"planned":'):
+            self.expect(entry if isinstance(entry, str) else entry[0] for entry in fields(body)["planned"])
+        elif body.startswith(b'{"plan":'):
+            line = parse_line(body)
+            assert isinstance(line, PlanLine)
+            self.plan = line
+
+    def expect(self, keys: Iterable[str]) -> None:
+        """Take in planned targets; those already known stay as they are."""
+        self._table.add((hash(key.encode("utf-8", "surrogatepass")) & _HASH for key in keys), _PLANNED)
+
+    def _give_back(self, key: bytes, body: bytes, attempt: int) -> None:
+        """Take in that an attempt was never sent; with none before it the Clone is as if nothing had been."""
+        if attempt:
+            before = self._open.get(key)
+            self._open[key] = body if before is None else before + b"\n" + body
+        else:
+            self._open.pop(key, None)
+            self._table.add((hash_key(key),), _PLANNED)
+
+    def _settle(self, key: bytes, code: int, attempt: int) -> None:
+        lines = self._open.pop(key, None)
+        prefix = 0 if lines is None else _prefix(lines)
+        value = (prefix << _ATTEMPT_BITS | min(attempt, _MOST_ATTEMPTS)) << _STATE_BITS | code
+        hashed = hash(key) & _HASH
+        before = self._table.swap(hashed, value)
+        if before is None or before & _STATE == _PLANNED:
+            self._finals[code] += 1
+        else:
+            self._table.put(hashed, self._settle_again(key, value, before, lines))
+
+    def _settle_again(self, key: bytes, value: int, before: int, lines: bytes | None) -> int:
+        """Return the value of a Clone that had settled ``before``: only ``undone`` changes it."""
+        if lines is not None:
+            self._require_stale(key, lines, before)
+        is_state, was_state = value & _STATE, before & _STATE
+        is_repeated = was_state == _UNDONE and _attempts(value) <= _attempts(before)
+        if is_state == was_state or is_repeated:
+            return before
+        if is_state != _UNDONE:
+            raise ManifestError(f"{key.decode(errors='replace')} is {_STATES[was_state]} and then {_STATES[is_state]}")
+        self._finals[was_state] -= 1
+        self._finals[is_state] += 1
+        return before - was_state + is_state
+
+    def _require_stale(self, key: bytes, lines: bytes, value: int) -> None:
+        """Raise ManifestError where ``lines`` are of a later attempt than the one that settled their Clone."""
+        if any(parse_record(body).attempt > _attempts(value) for body in lines.split(b"\n")):
+            raise ManifestError(f"{key.decode(errors='replace')} is {_STATES[value & _STATE]} and was sent again")
+
+    def is_planned(self, key: str) -> bool:
+        """Whether the manifest knows the target at all."""
+        return self._table.get(hash_key(key.encode("utf-8", "surrogatepass"))) is not None
+
+    def final(self, key: str) -> tuple[State, int] | None:
+        """Return a settled Clone's state and ``digest_prefix`` (0: not on record); None where it is not settled."""
+        value = self._table.get(hash_key(key.encode("utf-8", "surrogatepass")))
+        if value is None or value & _STATE == _PLANNED:
+            return None
+        return _STATES[value & _STATE], value >> (_STATE_BITS + _ATTEMPT_BITS)
+
+    @property
+    def intents(self) -> Mapping[str, Intent]:
+        """Every Clone that is neither settled nor untouched, made anew at each call.
+
+        One that is ``planned`` again has attempts that count, though none of them is under way.
+        """
+        found = (_intent(lines) for lines in self._open.values())
+        return {intent.key: intent for intent in found}
+
+    @property
+    def counts(self) -> Counter[State]:
+        """How many targets are in each state; states with none are left out."""
+        counts = Counter({_STATES[code]: number for code, number in enumerate(self._finals) if number})
+        counts.update(_last_state(lines) for lines in self._open.values())
+        planned = len(self._table) - counts.total()
+        if planned:
+            counts[State.PLANNED] += planned
+        return counts
+
+    @property
+    def canary_passed(self) -> bool:
+        """Whether the server ever made a clone under the uuid it was asked for."""
+        return self._was_honoured
+
+
+def _attempts(value: int) -> int:
+    return value >> _STATE_BITS & _MOST_ATTEMPTS
+
+
+def _prefix(lines: bytes) -> int:
+    found = lines.rfind(_DIGEST)
+    if found < 0:
+        return 0
+    found += len(_DIGEST)
+    return int(lines[found : found + _PREFIX_DIGITS], 16)
+
+
+def _last_state(lines: bytes) -> State:
+    return State(fields(lines[lines.rfind(b"\n") + 1 :])["state"])
+
+
+def _intent(lines: bytes) -> Intent:
+    intent: Intent | None = None
+    for body in lines.split(b"\n"):
+        intent = follow(intent, parse_record(body))
+    assert intent is not None
+    return intent
+
+
+_RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
+
+
+def follow(before: Intent | None, record: Record) -> Intent:
+    """Return what is known of an open Clone after ``record``."""
+    is_new = record.state is State.SENT
+    restarts = before is None or (is_new and before.state in _RESTARTS)
+    known = before or Intent(record.key, record.state, "", "", "", 0, None, record.at, record.at)
+    return Intent(
+        key=record.key,
+        state=record.state,
+        source_uuid=record.source_uuid or known.source_uuid,
+        resource_uuid=record.resource_uuid or known.resource_uuid,
+        digest=record.digest or known.digest,
+        attempt=record.attempt,
+        job_uuid=record.job_uuid or known.job_uuid,
+        sent_at=record.at if is_new else known.sent_at,
+        first_sent_at=record.at if restarts else known.first_sent_at,
+        deadline=record.deadline if is_new else record.deadline or known.deadline,
+        error_code=record.error_code,
+        error=record.error,
+    )

@@ -1,0 +1,219 @@
+"""The manifest as one process writes it: group commits in a thread, one at a time; the first failure ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ManifestError
+from batch.manifest.records import (
+    PAGE,
+    EndedLine,
+    PlanLine,
+    StartedLine,
+    encode_ended,
+    encode_plan,
+    encode_planned,
+    encode_record,
+    encode_started,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
+
+    from batch.manifest.fold import Past
+    from batch.manifest.header import Header
+    from batch.manifest.writer import Writer
+    from batch.model import Plan, Record
+
+    InThread = Callable[[Callable[[], None]], Awaitable[None]]
+
+_LINGER: Final = 0.2
+"""Seconds a note may wait for a commit to go with, so that ``status`` and a crash see it soon."""
+_PAGES_PER_COMMIT: Final = 16
+
+
+class Manifest:
+    """The journal of one run, locked by this process. ``commit`` and ``note`` are what ``settle`` needs of it."""
+
+    def __init__(
+        self,
+        path: Path,
+        header: Header,
+        *,
+        past: Past,
+        writer: Writer,
+        in_thread: InThread | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """Made by ``open_manifest``. ``clock``: seconds since the epoch."""
+        self.path = path
+        self.header = header
+        self.past = past
+        """What the file said when it was opened, and since then whatever this process appended."""
+        self.warnings: list[str] = []
+        """What the operator should know of the file; filled while it is opened."""
+        self._writer = writer
+        self._thread: ThreadPoolExecutor | None = None
+        self._in_thread = in_thread or self._run_in_thread
+        self._clock = clock
+        self._pending: list[bytes] = []
+        self._batch: asyncio.Future[None] | None = None
+        self._flight: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: str | None = None
+        self._on_failure: list[Callable[[], None]] = []
+        self._started = False
+        self._closed = False
+        self._left = False
+
+    async def commit(self, record: Record) -> None:
+        """Append and return when durable. Raises ManifestError once anything failed: nothing may be sent then."""
+        body = encode_record(record)
+        self._require_whole()
+        self.past.add(body)
+        await self._commit(body)
+
+    def note(self, record: Record) -> None:
+        """Append without waiting: durable with the next commit, a moment later, or at close."""
+        body = encode_record(record)
+        self.past.add(body)
+        self._append(body)
+        self._linger()
+
+    def on_failure(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` at once when a write fails, so that POSTs whose own record is durable are held back too."""
+        self._on_failure.append(hook)
+
+    async def write_plan(self, plan: Plan, new: Iterable[tuple[str, str]]) -> None:
+        """Record the plan's targets that ``past`` does not know, as (key, source uuid), then the plan itself.
+
+        Nothing is written, nor ``new`` looked at, where the last plan on record is the same.
+        """
+        known = self.past.plan
+        if known is not None and (known.digest, known.inputs) == (plan.digest, plan.inputs):
+            return
+        if known is None or known.digest != plan.digest:
+            await self._write_targets(new)
+        line = PlanLine(plan.digest, plan.inputs, plan.count, self._clock())
+        await self._commit(encode_plan(line))
+        self.past.plan = line
+
+    async def _write_targets(self, new: Iterable[tuple[str, str]]) -> None:
+        targets = iter(new)
+        pages = 0
+        while page := list(islice(targets, PAGE)):
+            self.past.expect(key for key, _ in page)
+            pages += 1
+            if pages % _PAGES_PER_COMMIT:
+                self._append(encode_planned(page))
+            else:
+                await self._commit(encode_planned(page))
+
+    async def close(self, exit_code: int, reason: str | None = None) -> None:
+        """Make every note durable, record the end if anything was recorded, and give the lock back.
+
+        Raises ManifestError where the journal failed, now or before. Closing again does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._drain()
+            if self._started:
+                self._pending.append(encode_ended(EndedLine(self._clock(), exit_code, reason)))
+                await self._drain()
+        finally:
+            self._release()
+
+    async def _drain(self) -> None:
+        while self._pending or self._flight is not None:
+            self._flush()
+            if self._flight is not None:
+                await asyncio.shield(self._flight)
+            self._require_whole()
+
+    def _release(self) -> None:
+        self._stop_timer()
+        self._left = True
+        # A write under way still needs the file: its landing comes here again.
+        if self._flight is None:
+            self._writer.close()
+            if self._thread is not None:
+                self._thread.shutdown(wait=False)
+
+    def _append(self, body: bytes) -> None:
+        self._require_whole()
+        if self._closed:
+            raise ManifestError(f"{self.path}: is closed")
+        if not self._started:
+            self._started = True
+            line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool)
+            self._pending.append(encode_started(line))
+        self._pending.append(body)
+
+    async def _commit(self, body: bytes) -> None:
+        self._append(body)
+        batch = self._batch = self._batch or asyncio.get_running_loop().create_future()
+        self._flush()
+        # Shielded: a waiter who is cancelled must take neither the record nor the other waiters along.
+        await asyncio.shield(batch)
+        self._require_whole()
+
+    def _flush(self) -> None:
+        """Start writing what is pending, unless a write is under way: then its landing starts the next."""
+        if self._flight is not None or not self._pending or self._failure is not None:
+            return
+        self._stop_timer()
+        bodies, self._pending = self._pending, []
+        self._flight, self._batch = self._batch or asyncio.get_running_loop().create_future(), None
+        write = asyncio.ensure_future(self._in_thread(partial(self._writer.write, bodies)))
+        write.add_done_callback(self._landed)
+
+    def _landed(self, write: asyncio.Future[None]) -> None:
+        error = asyncio.CancelledError() if write.cancelled() else write.exception()
+        if error is not None:
+            self._failure = (
+                f"{self.path}: could not be written ({str(error) or type(error).__name__}); nothing more is sent"
+            )
+            for hook in self._on_failure:
+                hook()
+        landed, self._flight = self._flight, None
+        _wake(landed)
+        if self._failure is not None:
+            _wake(self._batch)
+        elif self._batch is not None:
+            self._flush()
+        elif self._pending:
+            self._linger()
+        if self._left and self._flight is None:
+            self._release()
+
+    def _linger(self) -> None:
+        if self._timer is None and self._flight is None:
+            self._timer = asyncio.get_running_loop().call_later(_LINGER, self._flush)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _require_whole(self) -> None:
+        if self._failure is not None:
+            raise ManifestError(self._failure)
+
+    def _run_in_thread(self, work: Callable[[], None]) -> Awaitable[None]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "manifest")
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _wake(batch: asyncio.Future[None] | None) -> None:
+    if batch is not None and not batch.done():
+        batch.set_result(None)

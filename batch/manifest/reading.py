@@ -1,0 +1,80 @@
+"""Open a manifest without its lock, also while a run writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ManifestError, UsageError
+from batch.manifest.chain import Scan, named
+from batch.manifest.header import Header, parse_header
+from batch.manifest.line import SEAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_USUAL_LINE: Final = 1 << 10
+
+
+class Reading:
+    """One pass over a manifest, and lines again by their place. Made by ``reading``."""
+
+    def __init__(self, handle: int) -> None:
+        """``handle`` stays the caller's."""
+        self._handle = handle
+        self.scan = Scan(self.read)
+        self.header = Header("", "", "", simulated=False)
+        """The manifest's own once ``bodies`` was begun."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes."""
+        return os.pread(self._handle, size, offset)
+
+    def bodies(self) -> Iterator[bytes]:
+        """Yield every line's body after the header. Raises ManifestError naming the line that is damaged."""
+        for body in self.scan:
+            if self.scan.line > 1:
+                yield body
+            else:
+                self.header = parse_header(body)
+        if self.scan.line == 0:
+            raise ManifestError("is no zclone manifest, or nothing was written to it yet")
+
+    @property
+    def place(self) -> int:
+        """Offset of the line whose body was yielded last."""
+        return self.scan.offset - len(self.scan.last) - SEAL - 1
+
+    def body_at(self, place: int) -> bytes:
+        """Return the body of the line at an offset that ``place`` gave."""
+        size = _USUAL_LINE
+        while (end := (data := self.read(place, size)).find(b"\n")) < 0:
+            if len(data) < size:
+                raise ManifestError("became shorter while it was read")
+            size *= 8
+        return data[: end - SEAL]
+
+    def torn_bytes(self) -> int:
+        """Bytes after the last good line, once ``bodies`` has ended."""
+        return max(0, os.fstat(self._handle).st_size - self.scan.offset)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Reading]:
+    """Open ``path``; errors inside name it. Raises UsageError where it cannot be opened."""
+    try:
+        # O_NONBLOCK: a FIFO in the manifest's place must not hang the command.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UsageError(f"{path}: is no regular file")
+        manifest = Reading(handle)
+        with named(path, manifest.scan):
+            yield manifest
+    finally:
+        os.close(handle)

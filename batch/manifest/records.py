@@ -1,0 +1,166 @@
+"""The kinds of lines after the header, written and read: clone records, planned pages, plans, starts and ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from batch.errors import ManifestError
+from batch.manifest.line import encode, fields
+from batch.model import JsonValue, Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAGE: Final = 256
+"""Targets in one planned line."""
+_TEXTS: Final = (
+    "source_uuid",
+    "resource_uuid",
+    "job_uuid",
+    "digest",
+    "clone_uuid",
+    "name",
+    "error_code",
+    "error",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine:
+    """The plan the targets on record are of."""
+
+    digest: str
+    inputs: str
+    targets: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLine:
+    """Targets not seen in an earlier plan, as (key, source uuid)."""
+
+    targets: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartedLine:
+    """A process began to write."""
+
+    at: float
+    pid: int
+    host: str
+    tool: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLine:
+    """A process ended in order."""
+
+    at: float
+    exit_code: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownLine:
+    """A kind that a later zclone of the same format version writes; left alone."""
+
+
+Line: TypeAlias = Record | PlanLine | PlannedLine | StartedLine | EndedLine | UnknownLine
+
+
+def encode_record(record: Record) -> bytes:
+    """Return the open body: state and key first, where the fast reader finds them."""
+    return encode((name, getattr(record, name)) for name in record.__slots__)
+
+
+def encode_plan(plan: PlanLine) -> bytes:
+    """Return the open body."""
+    return encode([("plan", plan.digest), ("inputs", plan.inputs), ("targets", plan.targets), ("at", plan.at)])
+
+
+def encode_planned(targets: Sequence[tuple[str, str]]) -> bytes:
+    """Return the open body; a target whose key is its source uuid takes half the room."""
+    page: list[JsonValue] = [key if key == source else [key, source] for key, source in targets]
+    return encode([("planned", page)])
+
+
+def encode_started(started: StartedLine) -> bytes:
+    """Return the open body."""
+    return encode(
+        [("started", started.at), ("pid", started.pid), ("host", started.host), ("tool", started.tool)],
+    )
+
+
+def encode_ended(ended: EndedLine) -> bytes:
+    """Return the open body."""
+    return encode([("ended", ended.at), ("exit", ended.exit_code), ("reason", ended.reason)])
+
+
+def parse_line(body: bytes) -> Line:
+    """Return what an unsealed body says. Raises ManifestError where a field has the wrong type."""
+    found = fields(body)
+    if "state" in found:
+        return _record(found)
+    if "planned" in found:
+        return PlannedLine(tuple(map(_target, _typed(found, "planned", list))))
+    if "plan" in found:
+        return PlanLine(
+            _typed(found, "plan", str),
+            _typed(found, "inputs", str),
+            _typed(found, "targets", int),
+            _number(found, "at"),
+        )
+    if "started" in found:
+        pid, host = _typed(found, "pid", int), _typed(found, "host", str)
+        return StartedLine(_number(found, "started"), pid, host, _typed(found, "tool", str))
+    if "ended" in found:
+        reason = found.get("reason")
+        return EndedLine(_number(found, "ended"), _typed(found, "exit", int), reason and str(reason))
+    return UnknownLine()
+
+
+def parse_record(body: bytes) -> Record:
+    """Return the clone record in ``body``. Raises ManifestError where it is something else."""
+    return _record(fields(body))
+
+
+def _record(found: dict[str, Any]) -> Record:
+    try:
+        state = State(_typed(found, "state", str))
+    except ValueError:
+        raise ManifestError(f"unknown state {found['state']!r}: written by a newer zclone") from None
+    adopted = found.get("adopted")
+    return Record(
+        state,
+        _typed(found, "key", str),
+        _number(found, "at"),
+        _typed(found, "attempt", int),
+        adopted=None if adopted is None else _typed(found, "adopted", bool),
+        deadline=None if found.get("deadline") is None else _number(found, "deadline"),
+        **{name: None if found.get(name) is None else _typed(found, name, str) for name in _TEXTS},
+    )
+
+
+def _target(entry: Any) -> tuple[str, str]:
+    if isinstance(entry, str):
+        return entry, entry
+    match entry:
+        case [str(key), str(source)]:
+            return key, source
+    raise ManifestError("a planned line holds something that is no target")
+
+
+def _typed(found: dict[str, Any], name: str, kind: type) -> Any:
+    value = found.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ManifestError(f"a line has no {kind.__name__} as {name}")
+    return value
+
+
+def _number(found: dict[str, Any], name: str) -> float:
+    value = found.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ManifestError(f"a line has no number as {name}")
+    return float(value)

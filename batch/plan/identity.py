@@ -1,0 +1,75 @@
+"""Who a Clone is: its resource uuid, derived so that a lost manifest cannot make a second clone, and its digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from batch.model import JsonValue
+
+DIGEST_HEX: Final = 32
+_VARIANTS: Final = "89ab"
+_MODULUS: Final = 1 << 128
+
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
+
+
+class Identities:
+    """Derives identities within one run of one job."""
+
+    __slots__ = ("_base",)
+
+    def __init__(self, job: str, run: str) -> None:
+        """Neither name may hold NUL, so that no two (job, run, key) run together."""
+        self._base = hashlib.sha256(f"zclone\0{job}\0{run}\0".encode())
+
+    def of(self, key: str, *, generation: int = 0) -> str:
+        """Return R of ``key``; ``generation`` grows with ``undo``, since a deleted uuid stays occupied."""
+        state = self._base.copy()
+        state.update(f"{key}\0{generation}".encode())
+        raw = state.digest()[:16]
+        text = raw.hex()
+        # wire: the server takes only uuids whose version and variant digits are set (v4 here).
+        return f"{text[:12]}4{text[13:16]}{_VARIANTS[raw[8] & 3]}{text[17:]}"
+
+
+def resource_uuid(job: str, run: str, key: str, *, generation: int = 0) -> str:
+    """Return R: 32 lower-case hex digits shaped as a v4 uuid, the same for the same arguments for ever."""
+    return Identities(job, run).of(key, generation=generation)
+
+
+def encode_body(params: dict[str, JsonValue], system_tags: tuple[str, ...], user_tags: tuple[str, ...]) -> bytes:
+    """Return the POST body: ASCII, since the server may read it as Latin-1; empty tags are left out."""
+    body: dict[str, object] = {"params": params}
+    if system_tags:
+        body["systemTags"] = system_tags
+    if user_tags:
+        body["userTags"] = user_tags
+    return _encode(body).encode("ascii")
+
+
+def clone_digest(source_uuid: str, body: bytes) -> str:
+    """Return 32 hex digits over what is sent, to notice a target that was changed after it was sent."""
+    return hashlib.sha256(b"%b\0%b" % (source_uuid.encode(), body)).hexdigest()[:DIGEST_HEX]
+
+
+class PlanDigest:
+    """A digest of a set of clones: adding them in any order gives the same."""
+
+    __slots__ = ("_sum", "count")
+
+    def __init__(self) -> None:
+        """Start with the empty plan."""
+        self._sum = 0
+        self.count = 0
+
+    def add(self, key: str, digest: str) -> None:
+        """Add one clone."""
+        self._sum += int.from_bytes(hashlib.sha256(f"{key}\0{digest}".encode()).digest()[:16])
+        self.count += 1
+
+    def hexdigest(self) -> str:
+        """Return 32 hex digits over all clones added so far."""
+        return f"{self._sum % _MODULUS:032x}"

@@ -1,0 +1,150 @@
+"""One Target to its Clones: merge, render, check, identify, encode. Pure: the same in gives the same out."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from typing import TYPE_CHECKING, Any, Final
+
+from batch.jobfile.check import check_tags, check_value, typed
+from batch.jobfile.layers import united
+from batch.jobfile.problems import Complaint, shorten
+from batch.model import Clone
+from batch.plan.identity import Identities, clone_digest, encode_body
+from batch.plan.render import RenderError, RunNames, Scope, render, render_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from batch.jobfile import Job
+    from batch.jobfile.job import Target
+    from batch.jobfile.matrix import Combination
+    from batch.model import JsonValue, Problem
+    from batch.plan.sources import Sources
+
+MAX_KEY: Final = 255
+_NO_VALUES: Final[dict[str, str]] = {}
+
+
+class Planner:
+    """Makes the Clones of one run of one job."""
+
+    def __init__(self, job: Job, run: str, started_at: float, sources: Sources | None) -> None:
+        """``run``: as ``run_id`` gives it; ``started_at``: seconds since the epoch."""
+        self.run = run
+        self.identities = Identities(job.name, run)
+        self._sources = sources
+        self._names = {**RunNames.at(started_at, job.name)._asdict(), "run": run, **job.vars}
+
+    def clones(self, target: Target, report: Callable[[Problem], None]) -> Iterator[Clone]:
+        """Yield one Clone, or one for each combination of the matrix; those with problems are reported instead."""
+        for combination in target.entry.combinations or (None,):
+            complaints: list[Complaint] = []
+            clone = self._clone(target, combination, complaints)
+            if complaints:
+                for complaint in complaints:
+                    report(target.problem(complaint))
+            else:
+                yield clone
+
+    def _clone(self, target: Target, combination: Combination | None, complaints: list[Complaint]) -> Clone:
+        params, system_tags, user_tags = self._merged(target, combination, complaints)
+        key = target.id or target.uuid
+        if combination is not None:
+            key += combination.label
+        if len(key) > MAX_KEY or not key.isprintable():
+            complaints.append(Complaint("", f"its key must be at most {MAX_KEY} printable characters: {shorten(key)}"))
+        if "cpuArchitectures" in params and "architectureImages" in params and not complaints:
+            _check_architectures(params, complaints)
+        own_uuid = params.pop("resourceUuid", None)
+        uuid = own_uuid if isinstance(own_uuid, str) else self.identities.of(key)
+        body = encode_body({**params, "resourceUuid": uuid}, system_tags, user_tags)
+        return Clone(key, target.uuid, uuid, body, clone_digest(target.uuid, body), params)
+
+    def _merged(
+        self, target: Target, combination: Combination | None, complaints: list[Complaint]
+    ) -> tuple[dict[str, JsonValue], tuple[str, ...], tuple[str, ...]]:
+        layer, base = target.layer, target.entry.base
+        params = {**base.params, **layer.params}
+        if None in params.values():
+            params = {name: value for name, value in params.items() if value is not None}
+        system_tags = united(base.system_tags, layer.system_tags) if layer.system_tags else base.system_tags
+        user_tags = united(base.user_tags, layer.user_tags) if layer.user_tags else base.user_tags
+        if base.templates or layer.templates or system_tags or user_tags or base.keep or layer.keep:
+            scope = self._scope(target, combination)
+            self._render_params(params, scope, target, complaints)
+            system_tags = _render_tags("systemTags", system_tags, scope, complaints)
+            user_tags = _render_tags("userTags", user_tags, scope, complaints)
+            if base.keep or layer.keep:
+                self._keep(params, target, complaints)
+        return params, system_tags, user_tags
+
+    def _scope(self, target: Target, combination: Combination | None) -> Scope:
+        values = combination.values if combination else _NO_VALUES
+        names: Any = ChainMap(target.columns, values, self._names) if target.columns or values else self._names  # type: ignore[arg-type]
+        return Scope(names, lambda: self._source(target.uuid))
+
+    def _source(self, uuid: str) -> Mapping[str, JsonValue]:
+        if self._sources is None:
+            raise RenderError("needs the server: the source's inventory is not known here")
+        fields = self._sources(uuid)
+        if fields is None:
+            raise RenderError(f"the source {uuid} does not exist on the server")
+        return fields
+
+    def _render_params(
+        self, params: dict[str, JsonValue], scope: Scope, target: Target, complaints: list[Complaint]
+    ) -> None:
+        for name in {*target.entry.base.templates, *target.layer.templates}:
+            value = params.get(name)
+            if value is None or (name not in target.layer.templates and name in target.layer.params):
+                continue
+            try:
+                rendered = render_tree(value, scope)
+            except RenderError as error:
+                complaints.append(Complaint(f"params.{name}", str(error)))
+                continue
+            params[name] = typed(name, rendered) if isinstance(rendered, str) else rendered
+            check_value(name, params[name], complaints)
+
+    def _keep(self, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]) -> None:
+        for name in united(target.entry.base.keep, target.layer.keep):
+            if name in params:
+                continue
+            try:
+                value = self._source(target.uuid).get(name)
+            except RenderError as error:
+                complaints.append(Complaint("keep", str(error)))
+                continue
+            if value is not None:
+                params[name] = value
+                check_value(name, value, complaints)
+
+
+def _render_tags(path: str, tags: tuple[str, ...], scope: Scope, complaints: list[Complaint]) -> tuple[str, ...]:
+    if not any("$" in tag for tag in tags):
+        return tags
+    try:
+        rendered = [render(tag, scope) for tag in tags]
+    except RenderError as error:
+        complaints.append(Complaint(path, str(error)))
+        return ()
+    check_tags(path, list(rendered), complaints)
+    return united(rendered, ())
+
+
+def _check_architectures(params: dict[str, JsonValue], complaints: list[Complaint]) -> None:
+    asked, images = params["cpuArchitectures"], params["architectureImages"]
+    assert isinstance(asked, list)
+    assert isinstance(images, list)
+    named = [row["cpuArchitecture"] for row in images if isinstance(row, dict)]
+    for architecture in asked:
+        count = named.count(architecture)
+        if count != 1:
+            message = (
+                f"{architecture} of cpuArchitectures has {count or 'no'} image{'s' if count > 1 else ''}, needs one"
+            )
+            complaints.append(Complaint("params.architectureImages", message))
+    for index, architecture in enumerate(named):
+        if architecture not in asked:
+            path = f"params.architectureImages[{index}].cpuArchitecture"
+            complaints.append(Complaint(path, f"{architecture} is not among cpuArchitectures"))

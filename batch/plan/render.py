@@ -1,0 +1,102 @@
+"""``${…}``: dotted names and ``$$``, looked up and never evaluated; what is put in is not looked at again."""
+
+from __future__ import annotations
+
+import string
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.jobfile.problems import unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batch.model import JsonValue
+
+SOURCE: Final = "source."
+
+
+class RenderError(Exception):
+    """A text cannot be rendered; the message says why."""
+
+
+class _Template(string.Template):
+    """``${name}`` and ``$$`` only: a dollar before anything else is a dollar."""
+
+    pattern = r"""
+    \$(?:
+      (?P<escaped>\$)
+    | \{(?P<braced>[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*)\}
+    | (?P<named>(?!))
+    | (?P<invalid>\{)
+    )
+    """  # type: ignore[assignment]  # string.Template compiles it when the class is made
+
+
+class Scope:
+    """The names one target can use; nearer hide farther: columns, matrix, vars, then date, time, run, name."""
+
+    __slots__ = ("_names", "_source")
+
+    def __init__(self, names: Mapping[str, str], source: Callable[[], Mapping[str, JsonValue]]) -> None:
+        """``source`` is called only when a ``${source.…}`` is met; it may raise RenderError."""
+        self._names = names
+        self._source = source
+
+    def __getitem__(self, name: str) -> str:
+        if name.startswith(SOURCE):
+            return self._source_field(name)
+        value = self._names.get(name)
+        if value is None:
+            hint = f"${{{name}}} for the shell or the container is written $${{{name}}}"
+            raise RenderError(f"{unknown(name, self._names, what='name')} ({hint})")
+        return value
+
+    def _source_field(self, name: str) -> str:
+        fields = self._source()
+        field = name.removeprefix(SOURCE)
+        value = fields.get(field)
+        if isinstance(value, (dict, list)):
+            raise RenderError(f"the source's {field} is not one value")
+        if value is None:
+            raise RenderError(f"the source has no {field}")
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def render(text: str, scope: Scope | Mapping[str, str]) -> str:
+    """Put values in for ``${name}`` and a dollar for ``$$``. Raises RenderError."""
+    try:
+        return _Template(text).substitute(scope)  # type: ignore[arg-type]  # only __getitem__ is used
+    except KeyError as error:
+        raise RenderError(unknown(str(error.args[0]), scope, what="name")) from None  # type: ignore[arg-type]
+    except ValueError:
+        message = "${ must be followed by a dotted name and }; a dollar before a brace is written $${"
+        raise RenderError(message) from None
+
+
+def render_tree(value: JsonValue, scope: Scope) -> JsonValue:
+    """Render every text of ``value``; keys of maps are left as they are. Raises RenderError."""
+    if isinstance(value, str):
+        return render(value, scope) if "$" in value else value
+    if isinstance(value, list):
+        return [render_tree(item, scope) for item in value]
+    if isinstance(value, dict):
+        return {name: render_tree(inner, scope) for name, inner in value.items()}
+    return value
+
+
+class RunNames(NamedTuple):
+    """The names that belong to the run: the same on every resume, since its start is fixed."""
+
+    date: str
+    """Of the run's start, UTC, such as 2026-11-23."""
+    time: str
+    """Of the run's start, UTC, such as 010203."""
+    name: str
+    """Of the job."""
+
+    @classmethod
+    def at(cls, started_at: float, name: str) -> RunNames:
+        """``started_at``: seconds since the epoch."""
+        moment = time.gmtime(started_at)
+        return cls(time.strftime("%Y-%m-%d", moment), time.strftime("%H%M%S", moment), name)

@@ -1,0 +1,91 @@
+"""``zclone status`` and the summary at a run's end: counts, pace, failures by kind, and the command to run next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ExitCode
+from batch.model import State
+from batch.report.exits import UNFINISHED, exit_code
+from batch.report.text import clean, duration, iso
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batch.manifest import Cluster, Summary
+
+_MOST_CLUSTERS: Final = 10
+_LONGEST_ERROR: Final = 300
+
+
+def status_lines(summary: Summary, *, now: float) -> list[str]:
+    """Return what ``zclone status`` prints; ``now``: seconds since the epoch, for the time left."""
+    header = summary.header
+    rehearsal = " (rehearsal on the embedded node)" if header.simulated else ""
+    lines = [
+        f"job       {clean(header.job)}, run {clean(header.run)}",
+        f"endpoint  {clean(header.endpoint)}{rehearsal}",
+        f"process   {_process(summary)}",
+        f"targets   {summary.counts.total()}",
+        *count_lines(summary.counts),
+    ]
+    if summary.ended is None:
+        lines += _pace(summary, now)
+    return lines + cluster_lines(summary.clusters)
+
+
+def count_lines(counts: Mapping[State, int]) -> list[str]:
+    """Return one line a state that has targets, in the order of the protocol."""
+    return [f"  {state.value:<10}{counts[state]:>9}" for state in State if counts.get(state)]
+
+
+def _process(summary: Summary) -> str:
+    started, ended = summary.started, summary.ended
+    if started is None:
+        return "none has recorded anything yet"
+    if ended is None:
+        since = f"since {iso(started.at)}, process {started.pid} on {clean(started.host)}"
+        return f"running {since}, or killed"
+    reason = f" ({clean(ended.reason)})" if ended.reason else ""
+    return f"ended {iso(ended.at)} with exit code {ended.exit_code}{reason}"
+
+
+def _pace(summary: Summary, now: float) -> Iterator[str]:
+    times = summary.settled_at
+    if len(times) < 2 or max(times[-1], now) <= times[0]:
+        return
+    rate = (len(times) - 1) / (max(times[-1], now) - times[0])
+    left = sum(summary.counts.get(state, 0) for state in UNFINISHED)
+    yield f"pace      {rate:.3g} clones/s, about {duration(left / rate)} left"
+
+
+def cluster_lines(clusters: Sequence[Cluster]) -> list[str]:
+    """Return the largest groups of targets that ended alike, with an example of each."""
+    lines = [_cluster(cluster) for cluster in clusters[:_MOST_CLUSTERS]]
+    more = len(clusters) - _MOST_CLUSTERS
+    return lines if more <= 0 else [*lines, f"  … and {more} more kinds"]
+
+
+def _cluster(cluster: Cluster) -> str:
+    error = clean(cluster.error)
+    error = error if len(error) <= _LONGEST_ERROR else error[:_LONGEST_ERROR] + "…"
+    code = clean(cluster.code) or "no code"
+    return f"  {cluster.count} {cluster.state.value} with {code}: {error} (such as {clean(cluster.key)})"
+
+
+def ending_lines(summary: Summary, *, manifest: str, again: str) -> list[str]:
+    """Return the text at a run's end. ``manifest``: its path; ``again``: the run's own command, as typed."""
+    counts = summary.counts
+    cloned, total = counts.get(State.CLONED, 0), counts.total()
+    head = f"{cloned} of {total} targets cloned"
+    rest = ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state) and state != State.CLONED)
+    lines = [f"{head}; {rest}" if rest else head, *cluster_lines(summary.clusters)]
+    match exit_code(counts):
+        case ExitCode.UNFINISHED:
+            lines.append(f"unfinished: run the same command again: {clean(again)}")
+        case ExitCode.FAILED:
+            kind = next(state for state in (State.FAILED, State.CONFLICT, State.UNDONE) if counts.get(state))
+            lines.append(f"see which: zclone list {clean(manifest)} --state {kind.value}")
+        case _:
+            pass
+    return lines

@@ -1,0 +1,159 @@
+"""Faults: what can go wrong with a request, which requests it hits, and the seeded choice between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+class FaultKind(StrEnum):
+    """Every cut at which a request, an answer or a job can be hurt (wire: section 11, point 15)."""
+
+    DROP = "drop"
+    """The connection is reset before the node sees the request."""
+    LOST_REPLY = "lost_reply"
+    """Executed; the connection is reset instead of an answer, after ``seconds``."""
+    SLOW = "slow"
+    """Executed at once, answered ``seconds`` late."""
+    LATE = "late"
+    """Executed and answered only after ``seconds``, whether or not the client still waits."""
+    DELAYED = "delayed"
+    """Reset at once; the original arrives and is executed ``seconds`` later, after any repetition."""
+    TWICE = "twice"
+    """Delivered a second time ``seconds`` later; the second answer goes nowhere."""
+    PROXY = "proxy"
+    """An HTML page with ``status`` from a proxy; behind it the request was ``executed`` or not."""
+    RATE_LIMITED = "rate_limited"
+    """429 with Retry-After: ``seconds``; not executed."""
+    TRUNCATED = "truncated"
+    """Executed; the answer's body breaks off."""
+    ERROR_500 = "error_500"
+    """Executed; 500 with plain text."""
+    HTML_500 = "html_500"
+    """Tomcat's own error page; not executed."""
+    EXPIRE_SESSIONS = "expire_sessions"
+    """Every session dies just before the request."""
+    RESTART = "restart"
+    """The node dies while it answers and refuses connections for ``seconds``."""
+
+    ORPHAN = "orphan"
+    """202, but the message was never sent: processing for ever."""
+    ORPHAN_500 = "orphan_500"
+    """The row is written, then sending fails: 500, and processing for ever."""
+    RESULT_LOST = "result_lost"
+    """Executed, but the row stays processing for ever."""
+    ROW_MISSING = "row_missing"
+    """The row's insert fails: 202, executed, 404 at each poll."""
+    PURGED = "purged"
+    """Executed; row and cached result vanish as soon as it is done."""
+    FAIL = "fail"
+    """The job fails with ``code``; nothing is made."""
+    FAIL_CREATED = "fail_created"
+    """The job fails with ``code`` though the clone was made."""
+    FAIL_THEN_CREATE = "fail_then_create"
+    """The job fails with ``code`` at once and the clone is made ``seconds`` later."""
+    TWO_RUNS = "two_runs"
+    """One job runs twice; the second result replaces the first."""
+    FOREIGN_LOCATION = "foreign_location"
+    """``location`` names another host."""
+
+
+JOB_FAULTS: Final = frozenset(
+    {
+        FaultKind.ORPHAN,
+        FaultKind.ORPHAN_500,
+        FaultKind.RESULT_LOST,
+        FaultKind.ROW_MISSING,
+        FaultKind.PURGED,
+        FaultKind.FAIL,
+        FaultKind.FAIL_CREATED,
+        FaultKind.FAIL_THEN_CREATE,
+        FaultKind.TWO_RUNS,
+        FaultKind.FOREIGN_LOCATION,
+    }
+)
+"""Faults of api jobs: they hit calls that make one."""
+
+ANY: Final = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing going wrong."""
+
+    kind: FaultKind
+    seconds: float = 0.0
+    status: int = 502
+    code: str = "SYS.1000"
+    cause: str | None = None
+    """Code of a nested cause."""
+    executed: bool = True
+    host: str = "http://192.0.2.10:8080"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which requests a fault hits: all conditions that are set must hold."""
+
+    fault: Fault
+    on: str = "submit"
+    """The kind of call as the ledger names it, or ``any``."""
+    requests: frozenset[int] | None = None
+    """Numbers of calls of that kind, from 1."""
+    source: str | None = None
+    """The uuid in the URL."""
+    probability: float | None = None
+    times: int | None = None
+    """At most so often."""
+
+
+class Faults:
+    """Decides for each request, at most one fault each: the first named rule that fits, else one draw over the rest."""
+
+    def __init__(self, rules: tuple[Rule, ...], rng: Random) -> None:
+        """Draw from ``rng`` only where a rule has a probability."""
+        self._rules = rules
+        self._rng = rng
+        self._used: Counter[int] = Counter()
+        self._of_call: dict[str, tuple[list[Rule], list[Rule]]] = {}
+
+    def decide(self, call: str, number: int, source: str | None) -> Fault | None:
+        """Choose the fault of the ``number``-th ``call`` about ``source``."""
+        named, drawn = self._rules_of(call)
+        rule = next((rule for rule in named if self._fits(rule, number, source)), None)
+        if rule is None and drawn:
+            rule = self._draw(drawn, number, source)
+        if rule is None:
+            return None
+        self._used[id(rule)] += 1
+        return rule.fault
+
+    def _rules_of(self, call: str) -> tuple[list[Rule], list[Rule]]:
+        """Give the rules for ``call`` without and with a probability."""
+        if call not in self._of_call:
+            rules = [rule for rule in self._rules if rule.on in {ANY, call}]
+            named = [rule for rule in rules if rule.probability is None]
+            self._of_call[call] = named, [rule for rule in rules if rule.probability is not None]
+        return self._of_call[call]
+
+    def _draw(self, drawn: list[Rule], number: int, source: str | None) -> Rule | None:
+        point = self._rng.random()
+        for rule in drawn:
+            if not self._fits(rule, number, source):
+                continue
+            point -= rule.probability or 0.0
+            if point < 0:
+                return rule
+        return None
+
+    def _fits(self, rule: Rule, number: int, source: str | None) -> bool:
+        return (
+            (rule.requests is None or number in rule.requests)
+            and (rule.source is None or rule.source == source)
+            and (rule.times is None or self._used[id(rule)] < rule.times)
+        )

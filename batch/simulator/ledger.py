@@ -1,0 +1,120 @@
+"""The node's own books: every clone it made and every call it received, against which a client's story is checked."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from batch.simulator.resources import Resource
+    from batch.simulator.wire import Json
+
+
+class Ledger:
+    """Counts and times; a call costs nine bytes, a clone one reference to its resource."""
+
+    def __init__(self) -> None:
+        """Start with empty books."""
+        self.clones: list[Resource] = []
+        self.calls: Counter[str] = Counter()
+        self.posts: Counter[str] = Counter()
+        """POSTs received per source, repeated and refused ones included."""
+        self.faults: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        """duplicate_jobs, logins, http_sessions, refused, restarts, deleted, ..."""
+        self.in_flight = 0
+        self.max_in_flight = 0
+        self._times = array("d")
+        self._kinds = array("B")
+        self._names: list[str] = []
+
+    def call(self, kind: str, now: float, source: str | None) -> int:
+        """Book a received call; its number among its kind, from 1."""
+        self.calls[kind] += 1
+        if kind == "submit" and source is not None:
+            self.posts[source] += 1
+        if kind not in self._names:
+            self._names.append(kind)
+        self._times.append(now)
+        self._kinds.append(self._names.index(kind))
+        return self.calls[kind]
+
+    def clone(self, row: Resource) -> None:
+        """Book a clone that was made."""
+        self.clones.append(row)
+
+    def job_started(self) -> None:
+        """Book an accepted job."""
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+
+    def job_ended(self) -> None:
+        """Book the end of an accepted job."""
+        self.in_flight -= 1
+
+    def duplicates(self) -> list[Json]:
+        """Clones of one source that were asked for with the same name and parameters, made more than once."""
+        return [
+            {"source": source, "name": name, "count": count}
+            for (source, name, _), count in Counter(map(_identity, self.clones)).items()
+            if count > 1
+        ]
+
+    def call_times(self, kinds: Iterable[str] | None = None) -> list[float]:
+        """When calls (of ``kinds``) came in, in order of arrival, by the node's clock."""
+        if kinds is None:
+            return list(self._times)
+        wanted = {self._names.index(kind) for kind in kinds if kind in self._names}
+        return [at for at, kind in zip(self._times, self._kinds, strict=True) if kind in wanted]
+
+    def peak(self, window: float = 1.0) -> int:
+        """Most calls in any ``window`` seconds, the end not included."""
+        times = sorted(self._times)
+        first = best = 0
+        for last, at in enumerate(times):
+            while at - times[first] >= window:
+                first += 1
+            best = max(best, last - first + 1)
+        return best
+
+    def json(self, *, clones: bool = True, times: bool = True) -> Json:
+        """Write the books; ``clones`` and ``times`` are the two parts that grow."""
+        answer: Json = {
+            "clones_made": len(self.clones),
+            "clones_per_source": dict(Counter(row.source for row in self.clones)),
+            "duplicates": self.duplicates(),
+            "calls": dict(self.calls),
+            "calls_total": len(self._times),
+            "calls_peak_1s": self.peak(),
+            "posts_per_source": dict(self.posts),
+            "faults": dict(self.faults),
+            "max_concurrent": self.max_in_flight,
+            **self.counts,
+        }
+        if clones:
+            answer["clones"] = [_clone_json(row) for row in self.clones]
+        if times:
+            answer["call_times"] = list(self._times)
+            answer["call_kinds"] = [self._names[kind] for kind in self._kinds]
+        return answer
+
+
+def _identity(row: Resource) -> tuple[str, str, int]:
+    return row.source or "", row.name or "", row.digest
+
+
+def _clone_json(row: Resource) -> Json:
+    return {
+        "uuid": row.uuid,
+        "source": row.source,
+        "name": row.name,
+        "params": dict(row.params),
+        "user_tags": list(row.tags),
+        "owner": row.owner,
+        "made_at": row.made_at,
+        "job": row.job,
+        "deleted": row.deleted,
+    }

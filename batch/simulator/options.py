@@ -1,0 +1,124 @@
+"""How an embedded node is set up: every switch of its behaviour, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003 - fault scripts are checked against these hints at run time
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from batch.simulator.faults import Rule  # noqa: TC001 - the same
+
+ADMIN_UUID: Final = "36c27e8ff05c4780bf6d2fa65700f22e"
+SESSION: Final = "b86c9016b4f24953a9edefb53ca0678c"
+"""The session the API page shows; every node starts with it open for admin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Somebody who can log in."""
+
+    uuid: str
+    name: str
+    password: str = "password"  # noqa: S105 - the real server's default, of a node on loopback
+    is_admin: bool = False
+    quota: int | None = None
+    """Model services a normal account may own; None: no limit. Admin is never checked."""
+    denied: frozenset[str] = frozenset()
+    """Names of APIs (``CloneModelService``) this account may not call."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A signing key of an account."""
+
+    id: str
+    secret: str
+    account: str = ADMIN_UUID
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A resource that is there from the start."""
+
+    uuid: str
+    name: str | None = None
+    owner: str = ADMIN_UUID
+    to_public: bool = True
+    kind: str = "ModelServiceVO"
+    """Anything else only occupies the uuid: ids are unique over all kinds of resources."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the inventory that differ from the made-up ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """Every switch; the defaults are the real server's. Durations are seconds unless the name says otherwise."""
+
+    seed: int = 1
+    version: str = "5.5.22"
+    locale: Literal["zh_CN", "en_US"] = "zh_CN"
+    timezone: str = "Asia/Shanghai"
+    utc_offset: float = 28800.0
+    context_path: str = "/zstack"
+    management_url: str | None = None
+    """Origin written into ``location``; None: the server's own."""
+
+    latency: tuple[float, float] = (0.15, 0.6)
+    """A job takes a time drawn evenly from this range."""
+    api_timeout_ms: int = 1_800_000
+    workers: int = 50
+    """Threads of the check stage: 5 by default, 50 in zstack.properties."""
+    check_seconds: float = 0.002
+    """How long one message holds a thread of the check stage."""
+
+    row_retention: float = 10800.0
+    scan_interval: float = 3600.0
+    cache_size: int = 2000
+    duplicate_window: float = 0.0
+    """How long a fresh job row is not yet seen by the duplicate check, so that both POSTs run."""
+    loses_rows: bool = False
+    """Every job row's insert fails silently: 202, executed, and 404 at each poll."""
+
+    session_timeout: float = 7200.0
+    max_sessions: int = 500
+    unique_sessions: bool = False
+    access_key_window: float = 900.0
+    check_time_zone: bool = False
+    """Compare instants instead of wall clocks, as ``rest.checkTimeZone=true`` does."""
+
+    soft_delete: bool = True
+    honours_resource_uuid: bool = True
+    column_overflow: Literal["error", "truncate"] = "error"
+    three_byte_utf8: bool = True
+    """Characters beyond U+FFFF do not fit the tables."""
+    global_error_codes: bool = False
+    content_type: bool = False
+    latin1_bodies: bool = True
+    """Read a body whose Content-Type has no charset as ISO-8859-1."""
+    http_sessions: bool = True
+    html_escape: bool = True
+    hook_tries: int = 15
+    hook_pause: float = 2.0
+
+    invent_sources: bool = True
+    """Make up a source that is cloned but was never seen; its fields follow from its uuid."""
+    keep_params: bool = True
+    """False keeps only names and digests of what was asked for, to make a million clones fit; queries then show
+    the source's values."""
+    system_tags: tuple[str, ...] = ()
+    """Prefixes of further system tags the node knows."""
+    tags: tuple[str, ...] = ()
+    """Tag pattern uuids that exist; with ``invent_sources`` any 32 hex digits do."""
+    accounts: tuple[Account, ...] = ()
+    """Beside admin / password."""
+    access_keys: tuple[AccessKey, ...] = ()
+    session: str | None = SESSION
+    """A session of admin that is open at each start; None: log in first."""
+    sources: tuple[Source, ...] = ()
+    faults: tuple[Rule, ...] = ()
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The version as numbers, to compare with a parameter's since-version."""
+        return tuple(int(part) for part in self.version.split("."))

@@ -1,0 +1,253 @@
+"""The node behind a socket: aiohttp carries bytes and time, the core decides everything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
+
+from batch.simulator.node import Node
+from batch.simulator.script import ScriptError, read_script
+from batch.simulator.state import StateFile
+from batch.simulator.wire import Drop, Later, Reply, Request, WebHook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from batch.simulator.options import NodeOptions
+    from batch.simulator.wire import Delivery, Json
+
+_BODY_LIMIT: Final = 64 * 1024 * 1024
+_TICK: Final = 0.01
+_HOOK_TIMEOUT: Final = ClientTimeout(total=10)
+
+
+class NodeServer:
+    """A running node: ``url`` is its base URL with the context path. Made by ``serve``."""
+
+    def __init__(self, node: Node, clock: Callable[[], float], state: StateFile | None) -> None:
+        """Use ``serve``; this only holds the parts."""
+        self.node = node
+        self.url = ""
+        self.port = 0
+        self._host = ""
+        self._clock = clock
+        self._state = state
+        self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._hooks: set[asyncio.Task[None]] = set()
+        self._returning: asyncio.Task[None] | None = None
+
+    async def open(self, host: str, port: int) -> None:
+        """Listen; ``port`` 0 takes a free one. Raises OSError."""
+        app = web.Application(client_max_size=_BODY_LIMIT)
+        app.router.add_route("*", "/__ledger", self._ledger)
+        app.router.add_post("/__control", self._control)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        app.on_response_prepare.append(_strip_headers)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.2)
+        await self._runner.setup()
+        self._host = host
+        await self._listen(port)
+        self.node.origin = f"http://{host}:{self.port}"
+        self.url = self.node.origin + self.node.options.context_path
+
+    async def close(self) -> None:
+        """Stop listening, bring what is under way to its end, release the state file."""
+        if self._returning is not None:
+            self._returning.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.node.drain()
+        for task in self._hooks:
+            task.cancel()
+        await asyncio.gather(*self._hooks, return_exceptions=True)
+        if self._state is not None:
+            self._state.close()
+
+    def ledger(self, *, clones: bool = True, times: bool = True) -> Json:
+        """Read the node's books as they are now."""
+        self.node.advance(self._clock())
+        return self.node.report(self._clock(), clones=clones, times=times)
+
+    async def _listen(self, port: int) -> None:
+        assert self._runner is not None
+        self._site = web.TCPSite(self._runner, self._host, port, reuse_address=True, backlog=1024)
+        await self._site.start()
+        self.port = self._runner.addresses[-1][1]
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        delivery = self.node.receive(await _read(request), self._clock())
+        self._after()
+        delivery = await self._wait(delivery)
+        if isinstance(delivery, Drop):
+            return _abort(request)
+        if delivery.cut is not None:
+            return await _send_cut(request, delivery)
+        response = web.Response(status=delivery.status, body=delivery.body)
+        for name, value in delivery.headers:
+            response.headers.add(name, value)
+        response["zstack"] = True
+        return response
+
+    async def _wait(self, delivery: Delivery) -> Reply | Drop:
+        if isinstance(delivery, Later):
+            await asyncio.sleep(max(0.0, delivery.due - self._clock()))
+            self.node.advance(max(self._clock(), delivery.due))
+            self._after()
+            assert delivery.outcome is not None
+            return await self._wait(delivery.outcome)
+        if delivery.delay > _TICK:
+            await asyncio.sleep(delivery.delay)
+        return delivery
+
+    def _after(self) -> None:
+        """Arm the timer for what is due next, send web hooks, go away when the node died."""
+        for hook in self.node.take_hooks():
+            task = asyncio.get_running_loop().create_task(self._call_hook(hook))
+            self._hooks.add(task)
+            task.add_done_callback(self._hooks.discard)
+        if self.node.down_until > self._clock() and self._returning is None:
+            self._returning = asyncio.get_running_loop().create_task(self._go_down())
+        due = self.node.next_due
+        if self._timer is None and due is not None:
+            delay = max(_TICK, due - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(min(delay, 0.05), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.node.advance(self._clock())
+        self._after()
+
+    async def _go_down(self) -> None:
+        """Refuse connections until the node is back."""
+        assert self._site is not None
+        await self._site.stop()
+        await asyncio.sleep(self.node.down_until - self._clock())
+        await self._listen(self.port)
+        self._returning = None
+
+    async def _call_hook(self, hook: WebHook) -> None:
+        # The real server trusts every certificate here.
+        async with ClientSession(connector=TCPConnector(ssl=False), timeout=_HOOK_TIMEOUT) as session:
+            try:
+                async with session.post(hook.url, data=hook.body, headers=dict(hook.headers)) as answer:
+                    ok = 200 <= answer.status < 300
+            except (ClientError, TimeoutError, ValueError):
+                ok = False
+        self.node.hook_answered(hook, self._clock(), ok=ok)
+        self._after()
+
+    async def _ledger(self, request: web.Request) -> web.Response:
+        shown = {name: request.query.get(name) != "false" for name in ("clones", "times")}
+        return web.json_response(self.ledger(**shown))
+
+    async def _control(self, request: web.Request) -> web.Response:
+        """Steer the node in tests: restart (seconds), expire_sessions (true), faults (a script), sources (uuids)."""
+        try:
+            order = json.loads(await request.read())
+            self._obey(order)
+        except (ValueError, TypeError, ScriptError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({})
+
+    def _obey(self, order: Any) -> None:
+        if not isinstance(order, dict) or not order.keys() <= {"restart", "expire_sessions", "faults", "sources"}:
+            raise ValueError("expected an object of restart, expire_sessions, faults, sources")
+        if "sources" in order:
+            self.node.add_sources([str(uuid) for uuid in order["sources"]])
+        if "faults" in order:
+            self.node.set_faults(read_script(json.dumps(order["faults"]), name="__control"))
+        if order.get("expire_sessions"):
+            self.node.expire_sessions()
+        if "restart" in order:
+            self.node.restart(self._clock(), seconds=float(order["restart"]))
+        self._after()
+
+
+async def _read(request: web.Request) -> Request:
+    return Request(
+        method=request.method,
+        path=request.path,
+        query=tuple(parse_qsl(request.url.raw_query_string, keep_blank_values=True)),
+        headers={name.lower(): value for name, value in request.headers.items()},
+        body=await request.read(),
+    )
+
+
+async def _strip_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Take away what aiohttp adds: the real server names no content type unless told to."""
+    if response.get("zstack"):
+        if not response.get("content_type"):
+            response.headers.popall("Content-Type", None)
+        response.headers["Server"] = "Apache-Coyote/1.1"
+
+
+def _abort(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def _send_cut(request: web.Request, reply: Reply) -> web.StreamResponse:
+    """Promise the whole body, send a part, reset."""
+    response = web.StreamResponse(status=reply.status)
+    response.content_length = len(reply.body)
+    await response.prepare(request)
+    await response.write(reply.body[: reply.cut])
+    await asyncio.sleep(_TICK)
+    if request.transport is not None:
+        request.transport.abort()
+    return response
+
+
+def wall_clock() -> Callable[[], float]:
+    """Make a clock that starts at the wall's time and never jumps, in seconds since the epoch."""
+    start = time.time() - time.monotonic()
+    return lambda: start + time.monotonic()
+
+
+async def serve(
+    options: NodeOptions | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    state: Path | None = None,
+    clock: Callable[[], float] | None = None,
+) -> NodeServer:
+    """Start a node; close the server when done.
+
+    ``state`` keeps the node's database between starts. Raises StateError when another process holds it or it is
+    damaged, OSError when the port is taken.
+    """
+    clock = clock or wall_clock()
+    file = await asyncio.to_thread(StateFile.open, state) if state is not None else None
+    events = file.events() if file is not None else ()
+    node = Node(options, now=clock(), events=events, journal=file.append if file is not None else None)
+    server = NodeServer(node, clock, file)
+    try:
+        await server.open(host, port)
+    except OSError:
+        if file is not None:
+            file.close()
+        raise
+    return server
+
+
+@asynccontextmanager
+async def running(options: NodeOptions | None = None, *, state: Path | None = None) -> AsyncIterator[NodeServer]:
+    """Serve a node on a free loopback port for the length of the block."""
+    server = await serve(options, state=state)
+    try:
+        yield server
+    finally:
+        await server.close()

@@ -1,0 +1,100 @@
+"""The node's database between starts: an append-only file of events, one JSON line each, one owner at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from batch.simulator.wire import Json
+
+
+class StateError(Exception):
+    """The state file is held by another node or damaged."""
+
+
+class StateFile:
+    """Events handed to ``append`` survive the death of the process, not of the machine."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Use ``open``."""
+        self._path = path
+        self._fd = fd
+
+    @classmethod
+    def open(cls, path: Path, *, wait: float = 10.0) -> StateFile:
+        """Lock and repair the file; wait up to ``wait`` seconds for a dying node. Raises StateError, OSError."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(fd, path, wait)
+            _cut_torn_tail(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(path, fd)
+
+    def append(self, events: list[Json]) -> None:
+        """Write the events in one piece. Raises OSError; a short write is finished or raises."""
+        data = b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events)
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def events(self) -> Iterator[Json]:
+        """Read every event so far, in order. Raises StateError naming the damaged line."""
+        return read_events(self._path)
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._fd)
+
+
+def read_events(path: Path) -> Iterator[Json]:
+    """Read the whole events of a state file, also while a node is writing it. Raises StateError."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield _event(line, path, number)
+
+
+def _event(line: bytes, path: Path, number: int) -> Json:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or "e" not in event:
+        raise StateError(f"{path}:{number}: not an event of a node; move the file away to start afresh")
+    return event
+
+
+def _lock(fd: int, path: Path, wait: float) -> None:
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise StateError(f"{path}: another node holds this file") from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _cut_torn_tail(fd: int) -> None:
+    """Drop an unfinished last line: nothing was answered on its strength."""
+    size = os.fstat(fd).st_size
+    end = size
+    while end:
+        start = max(0, end - 65536)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(fd, end)

@@ -1,0 +1,153 @@
+"""AccessKey: each request is signed with its date, written in the server's own time zone, which is found by trying.
+
+The server compares wall-clock values and by default ignores the zone in the date (wire: section 2.3), so that a right
+instant in a wrong zone is refused. A refusal for the date comes before anything is executed: trying is harmless.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from batch.errors import RunStoppedError, UnreachableError
+from batch.zstack.auth import PROBE_PATH, check_access
+from batch.zstack.classify import is_skew
+from batch.zstack.decode import BadReplyError, as_number, as_object, json_object
+from batch.zstack.wire import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.zstack.classify import Language
+    from batch.zstack.settings import AccessKeyAuth
+    from batch.zstack.wire import Clock, Send
+
+ACTIONS_PATH: Final = "/v1/management-nodes/actions"
+NOTABLE_SKEW: Final = 60.0
+"""Seconds between the clocks that are told to the operator."""
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_HALVES: Final = {
+    -570: "Pacific/Marquesas",
+    -210: "America/St_Johns",
+    -150: "America/St_Johns",
+    210: "Asia/Tehran",
+    270: "Asia/Kabul",
+    330: "Asia/Kolkata",
+    345: "Asia/Kathmandu",
+    390: "Asia/Yangon",
+    525: "Australia/Eucla",
+    570: "Australia/Darwin",
+    630: "Australia/Adelaide",
+    765: "Pacific/Chatham",
+    825: "Pacific/Chatham",
+}
+"""Minutes east of UTC of the zones that are not whole hours, and a region the server can parse."""
+
+
+class AccessKey:
+    """Signs calls; its sessions never expire."""
+
+    generation = 0
+
+    def __init__(self, auth: AccessKeyAuth, send: Send, clock: Clock, language: Language) -> None:
+        """Start in UTC with this machine's clock; ``open`` finds the server's."""
+        self._key_id = auth.key_id
+        self._secret = auth.secret.encode()
+        self._send = send
+        self._clock = clock
+        self._language = language
+        self._zone = (0, "UTC")
+        self._skew = 0.0
+        self.secrets = (auth.secret,)
+
+    def headers(self, method: str, path: str) -> Mapping[str, str]:
+        """Date and signature of one call."""
+        date = self._date()
+        plain = unquote(path.partition("?")[0])
+        return {"Date": date, "Authorization": sign(self._key_id, self._secret, f"{method}\n{date}\n{plain}")}
+
+    async def open(self) -> tuple[str, ...]:
+        """Find the server's time and zone, then prove the key."""
+        await self._read_clock()
+        if not await self._find_zone():
+            raise UnreachableError(
+                "the server refuses the request's date in every time zone (requestTimeTooSkewed): its clocks disagree; "
+                f"this machine is {-self._skew:+.0f} s from the server's clock"
+            )
+        warnings = await check_access(self._send, self.headers("GET", PROBE_PATH), self._language)
+        if abs(self._skew) < NOTABLE_SKEW:
+            return warnings
+        return (
+            *warnings,
+            f"this machine's clock is {-self._skew:+.0f} s from the server's; dates are corrected for it",
+        )
+
+    def lost(self, generation: int) -> None:
+        """Keep nothing: there is no session that could end."""
+
+    async def renew(self) -> None:
+        """Raise RunStoppedError: a key's sessions do not expire."""
+        raise RunStoppedError(
+            "the server calls the AccessKey's session ended: check that the key is enabled, then run again"
+        )
+
+    async def resync(self) -> bool:
+        """Find time and zone again, such as after a change to summer time."""
+        await self._read_clock()
+        return await self._find_zone()
+
+    async def close(self) -> str | None:
+        """Leave nothing behind: keys have no sessions to close."""
+        return None
+
+    async def _read_clock(self) -> None:
+        before = self._clock.time()
+        reply = await self._send("PUT", ACTIONS_PATH, body=b'{"getCurrentTime":{}}')
+        server = current_time(reply) if isinstance(reply, Reply) else None
+        if server is not None:
+            self._skew = server - (before + self._clock.time()) / 2
+
+    async def _find_zone(self) -> bool:
+        for zone in (self._zone, *zones(time.localtime(self._clock.time()).tm_gmtoff // 60)):
+            self._zone = zone
+            reply = await self._send("GET", PROBE_PATH, headers=self.headers("GET", PROBE_PATH))
+            if not (isinstance(reply, Reply) and is_skew(reply.status, reply.text)):
+                return True
+        return False
+
+    def _date(self) -> str:
+        minutes, name = self._zone
+        at = time.gmtime(self._clock.time() + self._skew + minutes * 60)
+        return (
+            f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04d} "
+            f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {name}"
+        )
+
+
+def sign(key_id: str, secret: bytes, text: str) -> str:
+    r"""Make the Authorization header over ``METHOD\nDate\n/v1/path`` (wire: section 2.3)."""
+    digest = hmac.new(secret, text.encode(), hashlib.sha1).digest()
+    return f"ZStack {key_id}:{base64.b64encode(digest).decode('ascii')}"
+
+
+def current_time(reply: Reply) -> float | None:
+    """Seconds since the epoch by the server: getCurrentTime's answer, or else its Date header."""
+    try:
+        times = as_object(json_object(reply.body).get("currentTime")) or {}
+    except BadReplyError:
+        return reply.date
+    milliseconds = as_number(times.get("MillionSeconds"))
+    return reply.date if milliseconds is None else milliseconds / 1000
+
+
+def zones(local: int) -> list[tuple[int, str]]:
+    """Every offset in use, minutes east of UTC with a name the server parses; the likeliest first."""
+    # POSIX names count westwards.
+    whole = {hours * 60: f"Etc/GMT{-hours:+d}" for hours in range(-12, 15)}
+    named = whole | _HALVES | {0: "UTC", 480: "Asia/Shanghai"}
+    return sorted(named.items(), key=lambda zone: (zone[0] not in {0, 480, local}, abs(zone[0] - 480)))

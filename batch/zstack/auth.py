@@ -1,0 +1,259 @@
+"""Who calls: a given session, a session opened with a password, or an AccessKey that signs each request.
+
+All three answer the same questions: which headers a call carries, what to do when the server says the session ended,
+and how to leave. Wire: section 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from batch.errors import RunStoppedError, UnreachableError, ZcloneError
+from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
+from batch.zstack.decode import BadReplyError, as_object, as_text, json_object
+from batch.zstack.replies import found, refusal
+from batch.zstack.wire import Reply, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.zstack.classify import Language
+    from batch.zstack.settings import PasswordAuth, SessionAuth
+    from batch.zstack.wire import Clock, Send
+
+LOGIN_PATH: Final = "/v1/accounts/login"
+SESSIONS_PATH: Final = "/v1/accounts/sessions"
+PROBE_UUID: Final = "0" * 32
+PROBE_PATH: Final = f"/v1/ai/model-services/{PROBE_UUID}"
+"""The cheapest authorised call, and the very one that looks for clones: an empty list is a good answer."""
+YOUNG: Final = 60.0
+"""Seconds: a session that ended sooner was ended by somebody."""
+MOST_YOUNG: Final = 3
+"""So many young ends in a row stop the run."""
+_LOGIN_TRIES: Final = 5
+_LOGOUT_TIME: Final = 10.0
+
+
+class Access(Protocol):
+    """How calls are authorised."""
+
+    @property
+    def generation(self) -> int:
+        """Number of the present session; grows with each login."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown although it goes over the wire."""
+
+    def headers(self, method: str, path: str) -> Mapping[str, str]:
+        """Headers of one call; ``path`` starts with /v1."""
+
+    async def open(self) -> tuple[str, ...]:
+        """Prove that the credentials work; return warnings. Raises UnreachableError."""
+
+    def lost(self, generation: int) -> None:
+        """Note that the server called this generation's session dead."""
+
+    async def renew(self) -> None:
+        """Replace the session if it is dead, once for all callers. Raises RunStoppedError where it cannot."""
+
+    async def resync(self) -> bool:
+        """After a refusal for the request's date: find the server's time again; True where that may help."""
+
+    async def close(self) -> str | None:
+        """Leave the server as it was found; return a warning where that did not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A session and when it was opened, by the monotonic clock."""
+
+    uuid: str
+    at: float
+
+
+class GivenSession:
+    """A session somebody else opened: it cannot be renewed and is not closed."""
+
+    generation = 0
+
+    def __init__(self, auth: SessionAuth, send: Send, language: Language) -> None:
+        """Keep the header ready."""
+        self._headers = {"Authorization": f"OAuth {auth.uuid}"}
+        self._send = send
+        self._language = language
+        self._is_dead = False
+        self.secrets = (auth.uuid,)
+
+    def headers(self, method: str, path: str) -> Mapping[str, str]:  # noqa: ARG002 - the same for every call
+        """Headers of one call."""
+        return self._headers
+
+    async def open(self) -> tuple[str, ...]:
+        """Ask for a resource that does not exist: works with a live session only."""
+        return await check_access(self._send, self._headers, self._language)
+
+    def lost(self, generation: int) -> None:
+        """Note the end."""
+        self._is_dead = self._is_dead or generation == self.generation
+
+    async def renew(self) -> None:
+        """Raise RunStoppedError where the session is dead."""
+        if self._is_dead:
+            raise RunStoppedError(
+                "the session ended: set ZSTACK_SESSION_ID to a new one and run again, or use an account or an "
+                "AccessKey, which last for the whole run"
+            )
+
+    async def resync(self) -> bool:
+        """No date is sent."""
+        return False
+
+    async def close(self) -> str | None:
+        """Leave the session to its owner."""
+        return None
+
+
+class PasswordLogin:
+    """One session for all workers, opened with account and password, and closed at the end.
+
+    A login is in flight at most once. What the server refused is never tried again: a second wrong password may lock
+    the account.
+    """
+
+    def __init__(self, auth: PasswordAuth, send: Send, clock: Clock, language: Language) -> None:
+        """Nothing is sent yet."""
+        digest = hashlib.sha512(auth.password.encode()).hexdigest()
+        credentials = {"accountName": auth.account, "password": digest}
+        self._body = json.dumps({"logInByAccount": credentials}).encode()
+        self._send = send
+        self._clock = clock
+        self._language = language
+        self._session: _Open | None = None
+        self._dead = 0
+        self._young = 0
+        self._refused: ZcloneError | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.generation = 0
+        self._digest = digest
+        self._password = auth.password
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The password, its digest (as good as the password) and the session."""
+        session = () if self._session is None else (self._session.uuid,)
+        return (self._password, self._digest, *session)
+
+    def headers(self, method: str, path: str) -> Mapping[str, str]:  # noqa: ARG002 - the same for every call
+        """Headers of one call."""
+        return {} if self._session is None else {"Authorization": f"OAuth {self._session.uuid}"}
+
+    async def open(self) -> tuple[str, ...]:
+        """Log in for the first time: sent once, whatever happens to the answer."""
+        await self._single_flight(tries=1, error=UnreachableError)
+        return ()
+
+    def lost(self, generation: int) -> None:
+        """Note the end of a session."""
+        self._dead = max(self._dead, generation)
+
+    async def renew(self) -> None:
+        """Log in again where the present session is dead."""
+        if self._dead >= self.generation or self._task is not None:
+            await self._single_flight(tries=_LOGIN_TRIES, error=RunStoppedError)
+
+    async def resync(self) -> bool:
+        """No date is sent."""
+        return False
+
+    async def close(self) -> str | None:
+        """Log out. The server holds a forgotten session for two hours, and 500 of them per user."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        if self._session is None:
+            return None
+        path = f"{SESSIONS_PATH}/{self._session.uuid}"
+        self._session = None
+        try:
+            async with asyncio.timeout(_LOGOUT_TIME):
+                reply = await self._send("DELETE", path)
+        except TimeoutError:
+            reply = NoAnswer("no answer in time")
+        if isinstance(reply, Reply) and reply.status == 200:
+            return None
+        reason = f"HTTP {reply.status}" if isinstance(reply, Reply) else reply.reason
+        return f"could not log out ({reason}): the session stays open on the server for up to two hours"
+
+    async def _single_flight(self, *, tries: int, error: type[ZcloneError]) -> None:
+        if self._refused is not None:
+            raise self._refused
+        if self._task is None:
+            self._task = asyncio.create_task(self._login(tries, error))
+            self._task.add_done_callback(self._login_ended)
+        # A cancelled caller must not take the login of all the others with it.
+        await asyncio.shield(self._task)
+
+    def _login_ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and isinstance(failure := task.exception(), ZcloneError):
+            self._refused = failure
+
+    async def _login(self, tries: int, error: type[ZcloneError]) -> None:
+        self._check_age()
+        reason = ""
+        for number in range(tries):
+            if number:
+                await self._clock.sleep(2.0**number)
+            answer = await self._try_login()
+            if isinstance(answer, str):
+                self._session = _Open(answer, self._clock.monotonic())
+                self.generation += 1
+                return
+            reason = explain(answer)
+            if isinstance(answer, Refused) and answer.error.klass is not ErrorClass.TRANSIENT:
+                break
+        raise error(f"the login did not work: {reason}")
+
+    async def _try_login(self) -> str | Refused | NotSent | NoAnswer:
+        reply = await self._send("PUT", LOGIN_PATH, body=self._body)
+        if not isinstance(reply, Reply):
+            return reply
+        refused = refusal(reply, self._language)
+        if refused is not None:
+            return refused
+        try:
+            inventory = as_object(json_object(reply.body).get("inventory")) or {}
+        except BadReplyError as error:
+            return NoAnswer(f"HTTP {reply.status}: {error}")
+        uuid = as_text(inventory.get("uuid")) or ""
+        is_token = uuid.isascii() and uuid.isalnum()
+        return uuid if is_token else NoAnswer("the login's answer has no session")
+
+    def _check_age(self) -> None:
+        if self._session is None:
+            return
+        age = self._clock.monotonic() - self._session.at
+        self._young = self._young + 1 if age < YOUNG else 0
+        if self._young >= MOST_YOUNG:
+            raise RunStoppedError(
+                f"{MOST_YOUNG} sessions in a row ended within {YOUNG:.0f} s: something else logs in with this account "
+                "and the server allows one session per user (enable.unique.session); use an account of its own for "
+                "each run, or an AccessKey"
+            )
+
+
+async def check_access(send: Send, headers: Mapping[str, str], language: Language) -> tuple[str, ...]:
+    """Make the probe call; return warnings. Raises UnreachableError where the credentials or the endpoint are wrong."""
+    reply = await send("GET", PROBE_PATH, headers=headers)
+    answer = found(reply, PROBE_UUID, language) if isinstance(reply, Reply) else reply
+    if isinstance(answer, NotSent | NoAnswer):
+        raise UnreachableError(f"ZStack does not answer: {answer.reason}")
+    if isinstance(answer, Refused) and answer.error.klass is ErrorClass.PERMANENT:
+        return (f"this account cannot query model services, so that lost answers stay uncertain: {explain(answer)}",)
+    if isinstance(answer, Refused):
+        raise UnreachableError(f"ZStack refuses the credentials: {explain(answer)}")
+    return ()

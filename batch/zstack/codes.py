@@ -1,0 +1,186 @@
+# ruff: noqa: RUF001 - the Chinese hints have Chinese punctuation
+"""ZStack's error codes as data: what each means for a target, how often to retry, and what the operator can do.
+
+Source: wire section 7. A code stands here by itself or through its family (the part before the dot).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from batch.zstack.answers import ErrorClass
+
+P, F, R, T, A = (
+    ErrorClass.PERMANENT,
+    ErrorClass.FATAL,
+    ErrorClass.RENEW,
+    ErrorClass.TRANSIENT,
+    ErrorClass.AMBIGUOUS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one code means."""
+
+    klass: ErrorClass
+    retries: int | None
+    """0: never; a number: that often; None: as often as the target's attempts allow."""
+    hint: str = ""
+    """What the operator can do, English."""
+    hint_zh: str = ""
+    """The same in Chinese."""
+    catch_all: bool = False
+    """Whether the code says little, so that any other known code of the same error tells more."""
+
+
+_CREDENTIALS = Rule(F, 0, "check the account's credentials, then run again", "请检查账户凭据后重新运行")
+_LOCKED = Rule(
+    F,
+    0,
+    "log in to the UI once to clear the lock, captcha or password demand, or use an AccessKey",
+    "请先登录界面解除锁定、验证码或改密要求，或改用 AccessKey",
+)
+_SECOND_FACTOR = Rule(
+    F, 0, "this account needs an interactive login: use an AccessKey", "该账户需要交互式登录：请使用 AccessKey"
+)
+_LICENSE = Rule(F, 0, "the licence does not allow it: renew it, then run again", "许可证不允许：请更新许可证后重新运行")
+_BUSY = Rule(T, None, "the management node is starting or busy; it is retried", "管理节点正在启动或繁忙，将自动重试")
+_AGENT = Rule(
+    A,
+    None,
+    "the management node could not reach an agent, such as the model centre",
+    "管理节点无法连接代理（如模型中心）",
+)
+_UNDONE = Rule(
+    A, None, "the server was undoing something; it is looked at before a retry", "服务端回滚中，将先核实再重试"
+)
+_ELSEWHERE = Rule(
+    P, 0, "not an error this API should give: ask ZStack's support", "此接口不应返回该错误，请联系 ZStack 支持"
+)
+_UNSUPPORTED = Rule(P, 0, "this server cannot do it", "该服务器不支持此操作")
+
+DENIED: Final = Rule(
+    P,
+    0,
+    "ask an administrator for the permission, or use the account that owns the resource",
+    "请联系管理员授权，或使用资源所属账户",
+)
+"""A permission denial, whichever code it hides behind."""
+AGENT_FAILED: Final = _AGENT
+UNKNOWN: Final = Rule(
+    A,
+    1,
+    "unknown code: it is checked whether the clone exists, then retried once",
+    "未知错误码：将先核实克隆是否存在，再重试一次",
+)
+"""A code that no row and no family has."""
+
+CODES: Final = {
+    "SYS.1000": Rule(
+        A,
+        1,
+        "often a uuid already in use or a value too long for its column; see the management node's log",
+        "常见原因：UUID 已被占用或字段超长；请查看管理节点日志",
+        catch_all=True,
+    ),
+    "SYS.1001": Rule(A, None, "the server timed out; the work may still go on", "服务端超时，操作可能仍在进行"),
+    "SYS.1002": Rule(
+        A, 1, "the resource could not be made; see the causes", "资源创建失败，请查看原因", catch_all=True
+    ),
+    "SYS.1003": Rule(
+        P,
+        0,
+        "the source, a tag or an image does not exist or was deleted: check the uuids",
+        "源、标签或镜像不存在或已删除：请检查 UUID",
+    ),
+    "SYS.1004": _UNDONE,
+    "SYS.1005": _UNDONE,
+    "SYS.1006": Rule(A, 1, "see the causes in the text", "请查看错误文本中的原因", catch_all=True),
+    "SYS.1007": Rule(P, 0, "correct the parameter the text names", "请修正错误文本中指出的参数"),
+    "SYS.1008": Rule(
+        T,
+        1,
+        "the service is not registered: the node is starting or the AIOS plugin is missing",
+        "服务未注册：节点正在启动或缺少 AIOS 插件",
+    ),
+    "SYS.1009": _BUSY,
+    "SYS.1010": _BUSY,
+    "SYS.1011": _BUSY,
+    "SYS.1012": _BUSY,
+    "SYS.1013": _UNSUPPORTED,
+    "SYS.1014": _UNSUPPORTED,
+    "SYS.1015": _AGENT,
+    "SYS.1016": _AGENT,
+    "SYS.1017": Rule(P, 0, "somebody cancelled it on the server", "该操作已在服务端被取消"),
+    "ID.1000": _CREDENTIALS,
+    "ID.1001": Rule(R, None, "the session ended", "会话已失效"),
+    "ID.1002": Rule(
+        F, 0, "this API is for administrators only: use an admin account", "此接口仅限管理员：请使用管理员账户"
+    ),
+    "ID.1003": Rule(
+        P, 0, "the account's quota is used up: raise it or clean up", "账户配额已用尽：请提高配额或清理资源"
+    ),
+    "ID.1004": Rule(P, 0, "the account's quota is set up wrongly", "账户配额设置有误"),
+    "ID.1005": Rule(F, 0, "the account must change its password first", "该账户须先修改密码"),
+    "ID.1006": Rule(F, 0, "too many sessions of this user: log out stale ones", "该用户会话过多：请注销闲置会话"),
+    "ID.2000": _SECOND_FACTOR,
+    "ID.2001": _SECOND_FACTOR,
+    "ID.2002": _SECOND_FACTOR,
+    "ID.2003": Rule(
+        T,
+        None,
+        "the second factor could not be checked; an AccessKey needs none",
+        "双因素验证暂不可用；使用 AccessKey 则无需验证",
+    ),
+    "PORTAL.1000": Rule(
+        F,
+        0,
+        "AIOS is not installed on this server, or it is older than 5.3.20",
+        "该服务器未安装 AIOS，或版本低于 5.3.20",
+    ),
+    "PORTAL.1001": Rule(P, 0, "give the field the text names", "请补充错误文本中指出的字段"),
+    "PORTAL.1002": _BUSY,
+    "TAG.1000": Rule(A, 0, "give each tag once; the clone may exist", "标签不可重复；克隆可能已存在"),
+}
+"""Codes with a meaning of their own."""
+
+FAMILIES: Final = {"LICENSE": _LICENSE, "LOGIN_CONTROL": _LOCKED, "LONG_JOB": _ELSEWHERE, "PROGRESS": _ELSEWHERE}
+"""Meaning of a whole family of codes."""
+
+GLOBAL_CODES: Final = {"ORG_ZSTACK_IDENTITY_10020": "ID.1001"}
+"""The newer servers' ``globalErrorCode`` and the code it stands for."""
+
+GLOBAL_FAMILIES: Final = {"ORG_ZSTACK_PORTAL_APIMEDIATOR": "SYS.1007"}
+"""Families of ``globalErrorCode`` and the code they stand for, where the error has no known code."""
+
+HTTP: Final = {
+    "authorization": Rule(
+        F, 0, "the credentials' form was refused: check the ZSTACK_* settings", "凭据格式被拒绝：请检查 ZSTACK_* 设置"
+    ),
+    "skew": Rule(
+        F,
+        0,
+        "this machine's clock or time zone differs from the server's by more than 15 minutes",
+        "本机时钟或时区与服务器相差超过 15 分钟",
+    ),
+    "access key": Rule(
+        F, 0, "check the AccessKey: wrong secret, deleted or disabled", "请检查 AccessKey：密钥错误、已删除或停用"
+    ),
+    "no api": Rule(
+        F,
+        0,
+        "wrong endpoint or context path, AIOS not installed, or a server older than 5.3.20",
+        "端点或上下文路径错误、未安装 AIOS，或服务器版本低于 5.3.20",
+    ),
+    "unauthorized": Rule(R, None, "a gateway refused the session", "网关拒绝了该会话"),
+    "server error": Rule(
+        A,
+        1,
+        "the server broke on it: malformed values, or trouble on the server; it is checked whether it ran",
+        "服务端处理异常：参数格式有误或服务端故障；将核实是否已执行",
+    ),
+    "refused": Rule(P, 0, "the server or a gateway before it refused the request", "请求被服务器或前置网关拒绝"),
+}
+"""Immediate answers that carry no ZStack code."""

@@ -1,0 +1,180 @@
+"""What one HTTP reply means for each of the three calls of the protocol. Pure: tables of wire sections 3, 4, 6 and 7.
+
+A reply that is not plainly ZStack's own is ``NoAnswer``: a proxy's page never becomes a job's result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch.zstack.answers import (
+    Absent,
+    Accepted,
+    Done,
+    Duplicate,
+    FindAnswer,
+    Found,
+    NoAnswer,
+    PollAnswer,
+    Refused,
+    Running,
+    Service,
+    SubmitAnswer,
+    Unknown,
+)
+from batch.zstack.classify import Language, from_error, from_http
+from batch.zstack.decode import BadReplyError, as_number, as_object, as_text, json_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.model import JsonValue
+    from batch.zstack.wire import Reply
+
+_PROXY = frozenset({408, 425, 429, 502, 503, 504})
+_ENVELOPE = frozenset({"success", "schema", "inventory"})
+_LONGEST_TIMEOUT = 7 * 86400.0
+
+
+def refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
+    """Read a status other than 2xx; None for 2xx. A 503 with a JSON error is ZStack, one without it a proxy."""
+    if reply.status < 200 or 300 <= reply.status < 400:
+        return NoAnswer(f"HTTP {reply.status}: redirects are not followed; give the endpoint's final address")
+    if reply.status < 300:
+        return None
+    error = json_error(reply)
+    if error is not None:
+        return Refused(from_error(error, language))
+    if reply.status in _PROXY or reply.status > 500:
+        return NoAnswer(f"HTTP {reply.status} without an error of ZStack: a proxy or a server that is starting")
+    if _is_page(reply) and reply.status in {404, 500}:
+        return NoAnswer(f"HTTP {reply.status} with a web page instead of an answer of ZStack")
+    return Refused(from_http(reply.status, reply.text, language))
+
+
+def submitted(reply: Reply, job_uuid: str, language: Language = "en") -> SubmitAnswer:
+    """Read the answer to a POST that was sent under ``job_uuid``."""
+    if reply.status == 400 and _is_duplicate(reply.text, job_uuid):
+        return Duplicate()
+    refused = refusal(reply, language)
+    if refused is not None:
+        return refused
+    try:
+        answer = json_object(reply.body)
+        if reply.status == 202:
+            return _accepted(answer, job_uuid)
+        if reply.status == 200 and answer:
+            return _ended(answer, language)
+    except BadReplyError as error:
+        return NoAnswer(f"HTTP {reply.status}: {error}")
+    return NoAnswer(f"HTTP {reply.status} is no answer to a clone request")
+
+
+def polled(reply: Reply, language: Language = "en") -> PollAnswer:
+    """Read the answer to a poll. Nothing but a job's own error is ever a failure."""
+    if reply.status == 404:
+        return NoAnswer("HTTP 404 with a web page") if _is_page(reply) else Unknown()
+    try:
+        if reply.status in {200, 202, 503}:
+            answer = json_object(reply.body)
+            return _poll_body(reply.status, answer, language)
+    except BadReplyError as error:
+        return NoAnswer(f"HTTP {reply.status}: {error}")
+    return NoAnswer(f"HTTP {reply.status} is no answer to a poll")
+
+
+def job_ended(reply: Reply, language: Language = "en") -> PollAnswer:
+    """Read a poll of a job that makes no model service: whatever its result shows, it is a success."""
+    if reply.status != 200:
+        return polled(reply, language)
+    try:
+        tree = json_object(reply.body).get("error")
+    except BadReplyError as error:
+        return NoAnswer(f"HTTP {reply.status}: {error}")
+    return Done(None) if tree is None else Refused(from_error(as_object(tree) or {}, language))
+
+
+def found(reply: Reply, resource_uuid: str, language: Language = "en") -> FindAnswer:
+    """Read the answer to a query by uuid: always a list, empty where nothing is visible."""
+    refused = refusal(reply, language)
+    if refused is not None:
+        return refused
+    try:
+        services = inventories(json_object(reply.body))
+    except BadReplyError as error:
+        return NoAnswer(f"HTTP {reply.status}: {error}")
+    if not services:
+        return Absent()
+    match = next((service for service in services if service.uuid == resource_uuid), None)
+    return NoAnswer("the answer shows other resources than asked for") if match is None else Found(match)
+
+
+def inventories(answer: Mapping[str, JsonValue]) -> list[Service]:
+    """Take the services out of a query's answer. Raises BadReplyError."""
+    rows = answer.get("inventories")
+    if not isinstance(rows, list):
+        raise BadReplyError("the answer has no list of inventories")
+    return [service(row) for row in rows]
+
+
+def service(value: JsonValue) -> Service:
+    """Take one inventory. Raises BadReplyError where it is none."""
+    fields = as_object(value)
+    uuid = as_text(fields.get("uuid")) if fields is not None else None
+    if fields is None or not uuid:
+        raise BadReplyError("the answer's inventory has no uuid")
+    return Service(uuid, as_text(fields.get("name")), fields)
+
+
+def json_error(reply: Reply) -> dict[str, JsonValue] | None:
+    """Take the ``error`` object of a reply; None where the reply has none."""
+    if reply.body.lstrip()[:1] != b"{":
+        return None
+    try:
+        return as_object(json_object(reply.body).get("error")) or None
+    except BadReplyError:
+        return None
+
+
+def _accepted(answer: Mapping[str, JsonValue], job_uuid: str) -> Accepted:
+    location = answer.get("location")
+    if location is not None and (as_text(location) or "").rpartition("/")[2] != job_uuid:
+        raise BadReplyError("the answer is about another job")
+    milliseconds = as_number(answer.get("apiTimeout"))
+    seconds = milliseconds / 1000 if milliseconds is not None else 0.0
+    return Accepted(seconds if 0 < seconds <= _LONGEST_TIMEOUT else None)
+
+
+def _poll_body(status: int, answer: Mapping[str, JsonValue], language: Language) -> PollAnswer:
+    if status == 202:
+        return Running()
+    if status == 503 and not as_object(answer.get("error")):
+        return NoAnswer("HTTP 503 without an error of ZStack: a proxy or a server that is starting")
+    return _ended(answer, language)
+
+
+def _ended(answer: Mapping[str, JsonValue], language: Language) -> Done | Refused:
+    error = answer.get("error")
+    if error is not None:
+        tree = as_object(error)
+        if not tree:
+            raise BadReplyError("the answer's error is no error of ZStack")
+        return Refused(from_error(tree, language))
+    inventory = answer.get("inventory")
+    if inventory is not None:
+        return Done(service(inventory))
+    if answer.get("success") is False or not _ENVELOPE.issuperset(answer):
+        raise BadReplyError("the answer is neither a result nor an error")
+    return Done(None)
+
+
+def _is_page(reply: Reply) -> bool:
+    return not reply.body.strip() or reply.body.lstrip()[:1] == b"<"
+
+
+def _is_duplicate(text: str, job_uuid: str) -> bool:
+    if text.lstrip()[:1] == "<":
+        return False
+    return "duplicate job uuid" in text.lower() or (
+        job_uuid in text and ("duplicate" in text.lower() or "重复" in text)
+    )

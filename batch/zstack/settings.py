@@ -1,0 +1,114 @@
+"""Where ZStack is and how it is opened, as values. Whatever is secret in them never shows in a repr."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+from batch.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from urllib.parse import SplitResult
+
+CONTEXT_PATH = "/zstack"
+"""Where the server mounts its REST API (wire: section 1)."""
+_TOKEN = re.compile(r"[!-~]+")
+_PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAuth:
+    """A session somebody else opened; it is used and left as it is."""
+
+    uuid: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no header can carry."""
+        _require_token("session", self.uuid)
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordAuth:
+    """An account that opens a session of its own and closes it at the end."""
+
+    account: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKeyAuth:
+    """A key that signs each request; it never expires."""
+
+    key_id: str
+    secret: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no header can carry."""
+        _require_token("access key id", self.key_id)
+
+
+Auth: TypeAlias = SessionAuth | PasswordAuth | AccessKeyAuth
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the client must be told. ``url`` is as ``endpoint_url`` returns it."""
+
+    url: str
+    auth: Auth
+    ca_file: Path | None = None
+    insecure: bool = False
+    """Accept any certificate; loud wherever it is shown."""
+
+
+def endpoint_url(text: str) -> str:
+    """Check and complete an endpoint: ``http(s)://host[:port][/context]``; the context is /zstack where none is given.
+
+    Raises UsageError naming what is wrong; credentials in the text are not repeated.
+    """
+    if not _TOKEN.fullmatch(text):
+        raise UsageError("the endpoint must be a URL without spaces or control characters")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise UsageError("the endpoint is not a URL such as https://zstack.example.com:8080/zstack") from None
+    _require_plain(parts)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    path = parts.path.rstrip("/") or CONTEXT_PATH
+    return f"{parts.scheme.lower()}://{host}{'' if port is None else f':{port}'}{path}"
+
+
+def is_link_local(address: str) -> bool:
+    """Whether an IP address belongs to the machine's own link, where clouds keep their metadata services."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_link_local
+
+
+def _require_plain(parts: SplitResult) -> None:
+    if parts.scheme.lower() not in {"http", "https"}:
+        raise UsageError("the endpoint must start with http:// or https://")
+    if not parts.hostname:
+        raise UsageError("the endpoint names no host")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("the endpoint must not contain a user name or password; use the ZSTACK_* settings")
+    if parts.query or parts.fragment:
+        raise UsageError("the endpoint must not have a query or a fragment")
+    segments = parts.path.split("/")
+    if not _PLAIN_PATH.fullmatch(parts.path) or "." in segments or ".." in segments:
+        raise UsageError(f"the endpoint's path must be plain, such as {CONTEXT_PATH}")
+    if "v1" in segments:
+        raise UsageError(f"the endpoint ends before /v1, such as at {CONTEXT_PATH}")
+
+
+def _require_token(what: str, value: str) -> None:
+    if not _TOKEN.fullmatch(value):
+        raise UsageError(f"the {what} is empty or has spaces, line breaks or other characters that no header can carry")

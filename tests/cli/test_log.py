@@ -1,0 +1,180 @@
+"""Logs: one event is one line, no secret and no control character gets out, and no sink can stop a run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STEERING = "\x1b[2J\x1b]0;title\x07\r\n\x9b2J\u202e\u2028\u2066\x7f\x00"
+
+
+class Paper:
+    """A sink's target that keeps what was written."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, lines: bytes) -> None:
+        self.data += lines
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def logged(style: log.Format, act: Callable[[Any], None], *, level: int = log.INFO) -> list[bytes]:
+    paper = Paper()
+    sink = log.Sink(paper.write)
+    log.configure(sink, style=style, level=level)
+    act(structlog.get_logger())
+    assert sink.close() == 0
+    return paper.data.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("style", list(log.Format))
+def test_steering_characters_are_escaped(style: log.Format) -> None:
+    """Whatever a server puts into event, key or value, one event is one line of printable text."""
+    name = "a" + STEERING
+    lines = logged(style, lambda logger: logger.info(name, **{"k" + STEERING: "v" + STEERING}))
+    assert len(lines) == 1
+    text = lines[0].decode()
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+
+
+@given(st.text(alphabet=st.characters()), st.text())
+def test_json_lines_keep_the_value(value: str, other: str) -> None:
+    """A JSON line gives back exactly the text that was logged."""
+    (line,) = logged(log.Format.JSON, lambda logger: logger.info("clone.settled", value=value, other=other))
+    decoded = json.loads(line)
+    assert decoded["value"] == value
+    assert decoded["other"] == other
+
+
+def test_the_standard_library_writes_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without orjson the lines are the same, byte for byte."""
+
+    def act(logger: Any) -> None:
+        logger.info("clone.settled", key="模型\u202e", n=1, s=1.5, nothing=None, more={"a": ["\x1b"]})
+
+    (fast,) = logged(log.Format.JSON, act)
+    monkeypatch.setattr(log, "_ORJSON", None)
+    (slow,) = logged(log.Format.JSON, act)
+    assert slow.partition(b'"level"')[2] == fast.partition(b'"level"')[2]
+
+
+@pytest.mark.parametrize("style", list(log.Format))
+def test_secrets_are_redacted_in_every_form(style: log.Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered secret leaves in no form: raw, hashed, base64, url- or JSON-encoded, nor in a traceback."""
+    secret = 'hün"ter/2 '
+    secrets = log.Secrets()
+    secrets.add(secret)
+    monkeypatch.setattr(log, "SECRETS", secrets)
+    raw = secret.encode()
+    forms = {
+        secret,
+        hashlib.sha512(raw).hexdigest(),
+        base64.b64encode(raw).decode(),
+        quote(raw, safe=""),
+        json.dumps(secret)[1:-1],
+    }
+
+    def act(logger: Any) -> None:
+        for form in forms:
+            logger.info(form, **{f"key {form}": {"deep": [form]}})
+        try:
+            int(f"refused {secret}")
+        except ValueError:
+            logger.exception("run.broken")
+
+    text = b"".join(logged(style, act)).decode()
+    assert text.count(log.REDACTED) >= 3 * len(forms) + 1
+    for form in forms:
+        assert form not in text
+
+
+def test_fields_named_like_secrets_are_redacted() -> None:
+    """A field whose name says secret never shows its value."""
+    names = ("password", "Authorization", "session_id", "sessionUuid", "access_key_secret", "token", "cookie")
+    (line,) = logged(log.Format.JSON, lambda logger: logger.info("x.done", **dict.fromkeys(names, "visible")))
+    assert b"visible" not in line
+
+
+def test_tracebacks_have_no_locals() -> None:
+    """A traceback names files and lines, never the values of local variables."""
+
+    def act(logger: Any) -> None:
+        hidden = "local value"
+        try:
+            int("x" * len(hidden))
+        except ValueError:
+            logger.exception("run.broken")
+
+    assert b"local value" not in b"".join(logged(log.Format.JSON, act))
+
+
+def test_short_values_are_no_secrets() -> None:
+    """A value under four characters is not registered: redacting it would redact the log away."""
+    secrets = log.Secrets()
+    secrets.add("abc")
+    assert secrets.redact("abcdef") == "abcdef"
+
+
+def test_a_dead_sink_loses_lines_and_nothing_else() -> None:
+    """A sink that fails never raises into the run; what it lost is counted and its reason kept."""
+
+    def dead(_: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    sink = log.Sink(dead)
+    for _ in range(5):
+        sink.put(b"line\n")
+    assert sink.close() == 5
+    assert "No space left" in sink.reason
+
+
+def test_a_stalled_sink_never_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that stops reading costs lines beyond the queue, never time."""
+    monkeypatch.setattr(log, "_QUEUE_LINES", 10)
+    monkeypatch.setattr(log, "_CLOSE_SECONDS", 0.01)
+    reading, stalled = threading.Event(), threading.Event()
+
+    def stall(_: bytes) -> None:
+        stalled.set()
+        reading.wait()
+
+    sink = log.Sink(stall)
+    sink.put(b"first\n")
+    stalled.wait()
+    for _ in range(30):
+        sink.put(b"line\n")
+    assert sink.close() == 31
+    reading.set()
+
+
+def test_levels_below_the_asked_one_are_not_written() -> None:
+    """Details are written only where they were asked for."""
+
+    def act(logger: Any) -> None:
+        logger.debug("clone.sent")
+        logger.info("clone.settled")
+
+    assert len(logged(log.Format.JSON, act)) == 1
+    assert len(logged(log.Format.JSON, act, level=log.DEBUG)) == 2

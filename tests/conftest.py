@@ -1,0 +1,106 @@
+"""What every room's tests share: the command as a child process, and the search for secrets that got out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import pytest
+
+import batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT: Final = Path(batch.__file__).resolve().parents[1]
+_LARGEST: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """Secrets no test may find anywhere but where it put them itself: files named *.secret."""
+
+    session: str = "5ec2e7aa5e5510a40000c0ffee0badd1"
+    password: str = 'plänted "pass/wörd"'
+    key_secret: str = "PlantedAccessKeySecret0123456789abcdefgh"
+
+
+PLANTED: Final = Planted()
+
+
+def _forms() -> Iterator[bytes]:
+    for secret in astuple(PLANTED):
+        raw = secret.encode()
+        yield raw
+        yield hashlib.sha512(raw).hexdigest().encode()
+        yield base64.b64encode(raw)
+        yield quote(raw, safe="").encode()
+
+
+FORMS: Final = tuple(_forms())
+
+
+def _leaks(data: bytes) -> bool:
+    return any(form in data for form in FORMS)
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_in_files(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Search what a test left in its directory."""
+    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    for path in folder.rglob("*") if folder else ():
+        if path.is_file() and not path.is_symlink() and path.suffix != ".secret" and path.stat().st_size <= _LARGEST:
+            assert not _leaks(path.read_bytes()), f"{path.name} holds a planted secret"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Search what a test printed and logged."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    printed = report.capstdout + report.capstderr + report.caplog
+    if report.when == "teardown" and _leaks(printed.encode("utf-8", "replace")):
+        report.outcome = "failed"
+        report.longrepr = "the captured output holds a planted secret"
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture
+def planted() -> Planted:
+    """Give the secrets to plant."""
+    return PLANTED
+
+
+@pytest.fixture
+def child_env() -> dict[str, str]:
+    """Give an environment without settings, in which ``python -m batch`` is the code under test."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
+    return ours | {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def zclone(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command in the test's directory; keyword ``env`` adds variables, ``cwd`` moves it."""
+
+    def call(
+        *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "batch", *map(str, arguments)],
+            cwd=cwd,
+            env=child_env | (env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    return call

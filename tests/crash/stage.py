@@ -1,0 +1,116 @@
+"""Real processes on a real socket: an embedded node that outlives the command, and the command to be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SESSION = "b86c9016b4f24953a9edefb53ca0678c"
+ZCLONE = [sys.executable, "-m", "batch"]
+
+
+@dataclass
+class NodeProcess:
+    """A served node."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def ledger(self) -> dict[str, Any]:
+        """Everything the node counted, by its own clock."""
+        root = self.url.removesuffix("/zstack")
+        with urllib.request.urlopen(f"{root}/__ledger", timeout=10) as answer:
+            ledger: dict[str, Any] = json.load(answer)
+        return ledger
+
+
+@contextmanager
+def node(faults: str, *, seed: int = 1, cwd: Path) -> Iterator[NodeProcess]:
+    """Serve a node with ``faults`` until the end of the block."""
+    process = subprocess.Popen(
+        [*ZCLONE, "simulate", "--port", "0", "--faults", faults, "--seed", str(seed)],
+        stdout=subprocess.PIPE,
+        cwd=cwd,
+        env=environment(),
+    )
+    try:
+        assert process.stdout is not None
+        yield NodeProcess(json.loads(process.stdout.readline())["url"], process)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def environment(url: str | None = None) -> dict[str, str]:
+    """The settings of a run against ``url`` and nothing else of ZStack's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
+    root = os.fspath(__import__("pathlib").Path(__file__).resolve().parents[2])
+    kept["PYTHONPATH"] = root
+    if url is not None:
+        kept |= {"ZSTACK_API_URL": url, "ZSTACK_SESSION_ID": SESSION}
+    return kept
+
+
+def start(arguments: list[str], *, cwd: Path, url: str | None) -> subprocess.Popen[str]:
+    """Start the command with its output caught."""
+    return subprocess.Popen(
+        [*ZCLONE, *arguments],
+        cwd=cwd,
+        env=environment(url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(arguments: list[str], *, cwd: Path, url: str | None, timeout: float = 100) -> tuple[int, str, str]:
+    """Run the command to its end."""
+    process = start(arguments, cwd=cwd, url=url)
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def kill_after(arguments: list[str], seconds: float, *, cwd: Path, url: str) -> None:
+    """SIGKILL the command after ``seconds``, unless it ended before."""
+    process = start(arguments, cwd=cwd, url=url)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def write_job(folder: Path, count: int, **limits: object) -> Path:
+    """A job of ``count`` targets with names of their own."""
+    rows = "\n".join(
+        json.dumps({"uuid": f"{number:032x}", "params": {"name": f"clone-{number}", "requestCpu": 4}})
+        for number in range(1, count + 1)
+    )
+    (folder / "targets.jsonl").write_text(rows + "\n", encoding="utf-8")
+    job = folder / "job.yaml"
+    told = "".join(f"  {name}: {value}\n" for name, value in limits.items())
+    job.write_text(
+        f"version: 1\nname: crash\nlimits:\n{told}targets:\n  - from: targets.jsonl\n",
+        encoding="utf-8",
+    )
+    return job
+
+
+def rows(manifest: str, *, cwd: Path) -> list[dict[str, Any]]:
+    """What ``zclone list`` says of a manifest."""
+    code, out, err = finish(["list", manifest, "-o", "json"], cwd=cwd, url=None)
+    assert code == 0, err
+    listed: list[dict[str, Any]] = json.loads(out)
+    return listed

@@ -1,0 +1,119 @@
+"""The Gate: first come first served, evenly spaced, never above the rate, close to it while there is work."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from batch.engine import Gate
+from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
+
+
+def passes(rate: float, waiters: int, calls: int) -> tuple[list[float], list[int]]:
+    """Times and order of ``calls`` passes by ``waiters`` tasks on a virtual clock."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+    times: list[float] = []
+    order: list[int] = []
+
+    async def main() -> None:
+        gate = Gate(rate, clock=clock)
+        numbers = iter(range(calls))
+
+        async def worker() -> None:
+            for number in numbers:
+                await gate.wait()
+                times.append(loop.time())
+                order.append(number)
+
+        await asyncio.gather(*(worker() for _ in range(waiters)))
+
+    run_virtual(loop, main())
+    return times, order
+
+
+@pytest.mark.parametrize("waiters", [1, 16, 200])
+@pytest.mark.parametrize("rate", [0.5, 2.5, 10, 40, 333, 3000])
+def test_no_window_of_one_second_holds_more_than_the_rate(rate: float, waiters: int) -> None:
+    """In any second at most ceil(rate) calls pass, and the mean is close to the rate from the first second on."""
+    calls = max(20, int(rate * 4))
+    times, _ = passes(rate, waiters, calls)
+    most = max(sum(1 for later in times[i:] if later < start + 1) for i, start in enumerate(times[: len(times) // 2]))
+    assert most <= max(1, -(-rate // 1))
+    # The n calls span n-1 spaces.
+    assert (calls - 1) / (times[-1] - times[0]) == pytest.approx(rate, rel=0.04)
+
+
+def test_calls_are_spaced_evenly() -> None:
+    """At 40 calls a second no two calls are closer than three quarters of their even distance."""
+    times, _ = passes(40, 16, 200)
+    gaps = [after - before for before, after in pairwise(times)]
+    assert min(gaps) >= 0.75 / 40
+
+
+def test_waiters_pass_in_the_order_they_came() -> None:
+    """Nobody overtakes, however many wait."""
+    _, order = passes(500, 300, 1500)
+    assert order == sorted(order)
+
+
+def test_nothing_passes_during_a_pause() -> None:
+    """A pause holds every call back, also those that already wait, and a shorter one does not end it early."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+
+    async def main() -> list[float]:
+        gate = Gate(10, clock=clock)
+        times = []
+
+        async def worker() -> None:
+            for _ in range(4):
+                await gate.wait()
+                times.append(loop.time())
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker())
+            group.create_task(worker())
+            await asyncio.sleep(0.15)
+            gate.pause(7)
+            gate.pause(1)
+        return times
+
+    times = run_virtual(loop, main())
+    assert not [moment for moment in times if 0.15 < moment < 7.15]
+    assert len(times) == 8
+
+
+def test_a_stop_turns_away_posts_and_lets_polls_pass() -> None:
+    """After stop_sending a POST is told no at once, also one that already waits; a poll passes."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+
+    async def main() -> tuple[bool, bool, float]:
+        gate = Gate(0.1, clock=clock)
+        first = await gate.wait_to_send()
+        waiting = asyncio.ensure_future(gate.wait_to_send())
+        await asyncio.sleep(1)
+        gate.stop_sending()
+        second = await waiting
+        told = loop.time()
+        assert await gate.wait_to_send() is False
+        assert loop.time() == told
+        await gate.wait()
+        return first, second, loop.time() - told
+
+    first, second, poll_wait = run_virtual(loop, main())
+    assert (first, second) == (True, False)
+    assert poll_wait > 0
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan")])
+def test_a_rate_that_would_wait_for_ever_is_refused(rate: float) -> None:
+    """A rate must be above 0."""
+    loop = VirtualLoop()
+    with pytest.raises(ValueError, match="above 0"):
+        Gate(rate, clock=VirtualClock(loop, Random(1)))
+    loop.close()

@@ -1,0 +1,333 @@
+"""A whole run over a fake server that keeps promises: order, canary, stops, limits, outages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.engine import Stop, clone_all
+from batch.engine.settle import NotHonouredError
+from batch.errors import ManifestError, ManifestMismatchError, RunStoppedError
+from batch.model import Clone, Intent, Limits, Plan, Record, State
+from batch.zstack.answers import (
+    Absent,
+    Accepted,
+    ApiError,
+    Done,
+    ErrorClass,
+    FindAnswer,
+    Found,
+    NoAnswer,
+    NotSent,
+    PollAnswer,
+    Refused,
+    Running,
+    Service,
+    SubmitAnswer,
+    Unknown,
+)
+from tests.engine.world import MemoryJournal, MemoryPast
+from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def clones(count: int) -> list[Clone]:
+    """``count`` different planned requests."""
+    return [Clone(f"k{n}", f"{n:032x}", f"{n:012x}40008{n:015x}", b"{}", f"{n:032x}") for n in range(count)]
+
+
+@dataclass
+class Server:
+    """Makes each accepted clone ``takes`` seconds after its POST; away or refusing when told so."""
+
+    loop: VirtualLoop
+    takes: float = 1.0
+    answer: Callable[[Clone], SubmitAnswer | None] = lambda clone: None
+    made: dict[str, float] = field(default_factory=dict)
+    jobs: dict[str, str] = field(default_factory=dict)
+    log: list[tuple[float, str, str]] = field(default_factory=list)
+    away: bool = False
+
+    def _call(self, kind: str, what: str) -> None:
+        self.log.append((self.loop.time(), kind, what))
+
+    async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
+        self._call("submit", clone.key)
+        await asyncio.sleep(0.01)
+        if self.away:
+            return NotSent("refused")
+        special = self.answer(clone)
+        if special is not None:
+            return special
+        self.made.setdefault(clone.resource_uuid, self.loop.time() + self.takes)
+        self.jobs[job_uuid] = clone.resource_uuid
+        return Accepted(1800.0)
+
+    async def poll(self, job_uuid: str) -> PollAnswer:
+        self._call("poll", job_uuid)
+        await asyncio.sleep(0.01)
+        if self.away:
+            return NoAnswer("proxy")
+        if job_uuid not in self.jobs:
+            return Unknown()
+        uuid = self.jobs[job_uuid]
+        return Done(Service(uuid, None, {})) if self.made[uuid] <= self.loop.time() else Running()
+
+    async def find(self, resource_uuid: str) -> FindAnswer:
+        self._call("find", resource_uuid)
+        await asyncio.sleep(0.01)
+        if self.away:
+            return NoAnswer("proxy")
+        if self.made.get(resource_uuid, float("inf")) <= self.loop.time():
+            return Found(Service(resource_uuid, None, {}))
+        return Absent()
+
+    async def renew(self) -> None:
+        self._call("renew", "")
+
+    def count(self, kind: str) -> int:
+        return sum(1 for _, name, _ in self.log if name == kind)
+
+
+@dataclass
+class Scene:
+    """A run's parts, on one virtual clock."""
+
+    count: int = 20
+    limits: Limits = field(default_factory=Limits)
+    loop: VirtualLoop = field(default_factory=VirtualLoop)
+    journal: MemoryJournal = field(default_factory=MemoryJournal)
+    stop: Stop = field(default_factory=Stop)
+    intents: dict[str, Intent] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.server = Server(self.loop)
+        self.past = MemoryPast(self.journal, self.intents)
+
+    def run(self, *, accept_changes: bool = False, at: tuple[float, Callable[[], None]] | None = None) -> Counter[str]:
+        """Run to the end; ``at`` calls something at a moment. Returns the clones by state."""
+        planned = clones(self.count)
+        plan = Plan("job", "default", "0" * 32, self.count, lambda: iter(planned))
+
+        async def main() -> None:
+            if at is not None:
+                self.loop.call_later(*at)
+            await clone_all(
+                plan,
+                api=self.server,
+                journal=self.journal,
+                past=self.past,
+                clock=VirtualClock(self.loop, Random(3)),
+                limits=self.limits,
+                stop=self.stop,
+                accept_changes=accept_changes,
+            )
+
+        run_virtual(self.loop, main())
+        return Counter({str(state): count for state, count in self.past.counts.items()})
+
+
+def test_every_target_is_cloned_once() -> None:
+    """A calm run sends one POST per target and ends with all of them cloned."""
+    scene = Scene()
+    assert scene.run() == {"cloned": 20}
+    assert scene.server.count("submit") == 20
+
+
+def test_the_first_clone_goes_alone() -> None:
+    """Nothing else is sent until the server was seen to honour resourceUuid."""
+    scene = Scene()
+    scene.run()
+    submits = [at for at, kind, _ in scene.server.log if kind == "submit"]
+    settled = next(record.at for record in scene.journal.records if record.state is State.CLONED) - EPOCH
+    assert submits[0] < settled <= submits[1]
+
+
+def test_a_canary_that_fails_leaves_the_next_one_alone() -> None:
+    """A permanent failure proves nothing about resourceUuid: the next clone goes alone too."""
+    scene = Scene()
+    refused = Refused(ApiError(ErrorClass.PERMANENT, "HTTP.400", "no", 0))
+    scene.server.answer = lambda clone: refused if clone.key == "k0" else None
+    assert scene.run() == {"failed": 1, "cloned": 19}
+    submits = [at for at, kind, _ in scene.server.log if kind == "submit"]
+    assert submits[2] - submits[1] >= scene.server.takes
+
+
+def test_a_server_that_ignores_the_uuid_stops_the_run() -> None:
+    """After the canary's other uuid nothing more is sent."""
+    scene = Scene()
+    scene.server.answer = lambda clone: Done(Service("f" * 32, None, {}))
+    with pytest.raises(NotHonouredError):
+        scene.run()
+    assert scene.server.count("submit") == 1
+
+
+def test_no_more_clones_are_in_flight_than_asked() -> None:
+    """Concurrency bounds the clones between POST and end."""
+    scene = Scene(count=60, limits=Limits(concurrency=5))
+    scene.run()
+    flight, most = 0, 0
+    for record in scene.journal.records:
+        flight += {State.SENT: 1, State.CLONED: -1}.get(record.state, 0)
+        most = max(most, flight)
+    assert most == 5
+
+
+def test_a_stop_sends_nothing_more_and_settles_what_is_in_flight() -> None:
+    """After the request no POST leaves; clones in flight are polled to their end."""
+    scene = Scene(count=200)
+    scene.run(at=(3.0, lambda: scene.stop.request("SIGTERM")))
+    submits = [at for at, kind, _ in scene.server.log if kind == "submit"]
+    assert max(submits) <= 3.0
+    assert len(submits) < 200
+    assert scene.past.counts == {State.CLONED: len(submits)}
+
+
+def test_the_grace_ends() -> None:
+    """What does not settle within the grace stays in the journal as it is."""
+    scene = Scene(count=200)
+
+    def stop() -> None:
+        scene.server.made = dict.fromkeys(scene.server.made, float("inf"))
+        scene.stop.request("SIGTERM")
+
+    scene.run(at=(3.0, stop))
+    assert scene.past.counts[State.ACCEPTED] >= 1
+    assert scene.loop.now == pytest.approx(33.0, abs=0.5)
+
+
+def test_open_intents_are_asked_about_before_anything_new_is_sent() -> None:
+    """A resumed run asks for every open clone first; a running one goes on beside the new ones."""
+    open_ = clones(20)[5:8]
+    scene = Scene(
+        intents={
+            clone.key: Intent(
+                clone.key,
+                State.SENT,
+                clone.source_uuid,
+                clone.resource_uuid,
+                clone.digest,
+                1,
+                f"{n:032x}",
+                EPOCH - 5,
+                EPOCH - 5,
+            )
+            for n, clone in enumerate(open_)
+        }
+    )
+    scene.server.jobs["0" * 32] = open_[0].resource_uuid
+    scene.server.made[open_[0].resource_uuid] = 50.0
+    assert scene.run() == {"cloned": 20}
+    first_submit = next(i for i, (_, kind, _) in enumerate(scene.server.log) if kind == "submit")
+    asked = {what for _, kind, what in scene.server.log[:first_submit] if kind == "poll"}
+    assert asked == {f"{n:032x}" for n in range(3)}
+    assert len(scene.server.made) == 20
+
+
+def test_a_target_that_left_the_job_file_is_asked_about_and_never_sent() -> None:
+    """Its open intent is reconciled; where nothing shows, nothing is sent for it."""
+    gone = Intent("gone", State.SENT, "f" * 32, "e" * 32, "d" * 32, 1, "c" * 32, EPOCH - 5, EPOCH - 5)
+    scene = Scene(intents={"gone": gone})
+    assert scene.run() == {"cloned": 20}
+    assert ("find", "e" * 32) in {(kind, what) for _, kind, what in scene.server.log}
+    assert "gone" not in {what for _, kind, what in scene.server.log if kind == "submit"}
+
+
+def test_a_changed_target_that_was_sent_is_refused_by_name() -> None:
+    """The refusal comes before any call, names the key, and --accept-changes goes on."""
+    clone = clones(20)[4]
+    intents = {
+        "k4": Intent(
+            "k4",
+            State.SENT,
+            clone.source_uuid,
+            clone.resource_uuid,
+            "9" * 32,
+            1,
+            "c" * 32,
+            EPOCH - 5,
+            EPOCH - 5,
+        )
+    }
+    scene = Scene(intents=intents)
+    with pytest.raises(ManifestMismatchError, match="k4"):
+        scene.run()
+    assert scene.server.log == []
+    assert Scene(intents=intents).run(accept_changes=True) == {"cloned": 20}
+
+
+def test_too_many_failures_stop_the_run() -> None:
+    """max_failures is exceeded, not met, and judged from ten settled clones on."""
+    scene = Scene(count=100, limits=Limits(max_failures=0.2, concurrency=1))
+    refused = Refused(ApiError(ErrorClass.PERMANENT, "HTTP.400", "no", 0))
+    scene.server.answer = lambda clone: refused if int(clone.key[1:]) % 2 else None
+    counts = scene.run()
+    assert counts == {"cloned": 5, "failed": 5}
+    assert scene.stop.reason is not None
+    assert "max_failures" in scene.stop.reason
+
+
+def test_the_deadline_stops_sending_in_time() -> None:
+    """The last POST comes early enough for a typical clone to end before the deadline."""
+    scene = Scene(count=500, limits=Limits(deadline=10.0))
+    scene.run()
+    assert scene.stop.requested
+    assert set(scene.past.counts) == {State.CLONED}
+    assert scene.loop.now <= 11.0
+
+
+def test_an_outage_pauses_the_run_and_it_goes_on_by_itself() -> None:
+    """During a total outage a handful of tries a minute leave; when the server is back every target is cloned once."""
+    scene = Scene(count=60)
+    scene.loop.call_later(3.0, lambda: setattr(scene.server, "away", True))
+    counts = scene.run(at=(603.0, lambda: setattr(scene.server, "away", False)))
+    assert counts == {"cloned": 60}
+    during = [at for at, _, _ in scene.server.log if 63.0 < at < 603.0]
+    assert len(during) <= 2 * (603 - 63) / 60
+    assert scene.loop.now < 603 + 75 + 60
+
+
+def test_an_outage_beyond_its_deadline_stops_the_run() -> None:
+    """After half an hour away the run stops and can be resumed; nothing is called failed."""
+    scene = Scene(count=60)
+    scene.loop.call_later(3.0, lambda: setattr(scene.server, "away", True))
+    with pytest.raises(RunStoppedError, match="away"):
+        scene.run()
+    assert State.FAILED not in scene.past.counts
+    assert scene.loop.now < 1803 + 120
+
+
+def test_a_failed_journal_ends_the_run_with_no_further_post() -> None:
+    """When a record cannot be made durable, that POST and all later ones are not sent."""
+    scene = Scene()
+
+    def fail(record: Record) -> None:
+        if record.key == "k7":
+            raise ManifestError("no space left")
+
+    scene.journal.before_commit = fail
+    with pytest.raises(ManifestError):
+        scene.run()
+    submitted = [what for _, kind, what in scene.server.log if kind == "submit"]
+    assert "k7" not in submitted
+    assert scene.server.log[-1][0] <= scene.loop.now
+    durable = {record.key for record in scene.journal.records if record.state is State.SENT}
+    assert set(submitted) <= durable
+
+
+def test_every_post_has_its_durable_record_first() -> None:
+    """At the moment of each POST its record with the same ids had been committed."""
+    scene = Scene()
+    order: list[tuple[str, str]] = []
+    scene.journal.before_commit = lambda record: order.append(("commit", record.key))
+    scene.server.answer = lambda clone: order.append(("post", clone.key))
+    scene.run()
+    for place, (kind, key) in enumerate(order):
+        assert kind == "commit" or ("commit", key) in order[:place]

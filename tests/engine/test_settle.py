@@ -1,0 +1,319 @@
+"""One Clone to its end: every answer of the server, and what it makes of the clone."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch.engine.policy import Policy
+from batch.engine.settle import NotHonouredError, first_step
+from batch.engine.steps import End, Send
+from batch.errors import RunStoppedError
+from batch.model import Intent, State
+from batch.zstack.answers import (
+    Absent,
+    Accepted,
+    ApiError,
+    Done,
+    Duplicate,
+    ErrorClass,
+    Found,
+    NoAnswer,
+    NotSent,
+    Refused,
+    Running,
+    Unknown,
+)
+from tests.engine.world import CLONE, R, Told, service, tell
+from tests.simulation.virtual import EPOCH
+
+LOST = NoAnswer("reset")
+MADE = Done(service())
+
+
+def error(klass: ErrorClass, code: str = "SYS.1000", retries: int | None = None) -> Refused:
+    """An error of ``klass`` as the client classifies it."""
+    return Refused(ApiError(klass, code, "text", retries))
+
+
+def fresh(*script: tuple[str, object], policy: Policy | None = None) -> Told:
+    """Settle a Clone nothing was recorded of."""
+    return tell(list(script), Send(1), policy=policy)
+
+
+def end(told: Told) -> tuple[State, int]:
+    """The state and attempts it settled with."""
+    assert isinstance(told.step, End)
+    last = told.records[-1]
+    assert (last.state, last.attempt) == (told.step.state, told.step.attempt)
+    return told.step.state, told.step.attempt
+
+
+def test_an_accepted_clone_is_polled_to_its_end() -> None:
+    """202, 202 at the poll, 200: cloned, with one POST and its record before it."""
+    told = fresh(("submit", Accepted(1800.0)), ("poll", Running()), ("poll", MADE))
+    assert end(told) == (State.CLONED, 1)
+    assert [record.state for record in told.records] == [State.SENT, State.ACCEPTED, State.CLONED]
+    sent, accepted, cloned = told.records
+    assert (sent.resource_uuid, sent.digest) == (R, CLONE.digest)
+    assert sent.job_uuid == told.jobs[0]
+    assert accepted.deadline == pytest.approx(sent.at + 1860)
+    assert cloned.clone_uuid == R
+    assert cloned.name == "x"
+
+
+def test_a_synchronous_answer_is_an_end() -> None:
+    """A 200 with the inventory needs no poll."""
+    assert end(fresh(("submit", MADE))) == (State.CLONED, 1)
+
+
+def test_duplicate_job_uuid_is_a_yes() -> None:
+    """400 "Duplicate job uuid" means accepted before: poll it."""
+    assert end(fresh(("submit", Duplicate()), ("poll", MADE))) == (State.CLONED, 1)
+
+
+def test_a_lost_answer_is_reconciled_by_its_own_job() -> None:
+    """A reset POST is asked about under its own J before anything is sent again."""
+    told = fresh(("submit", LOST), ("poll", MADE))
+    assert end(told) == (State.CLONED, 1)
+    assert len(told.jobs) == 1
+
+
+def test_a_lost_answer_is_reconciled_by_the_resource() -> None:
+    """J unknown but R visible and matching: adopted, not sent again."""
+    told = fresh(("submit", LOST), ("poll", Unknown()), ("find", Found(service())))
+    assert end(told) == (State.CLONED, 1)
+    assert told.records[-1].adopted is True
+
+
+def test_a_post_is_sent_again_only_after_the_resource_stayed_invisible() -> None:
+    """J unknown and R invisible through all looks: the same J and R again, as a new recorded attempt."""
+    absent = [("find", Absent())] * Policy().looks
+    told = fresh(("submit", LOST), ("poll", Unknown()), *absent, ("submit", Accepted(None)), ("poll", MADE))
+    assert end(told) == (State.CLONED, 2)
+    assert told.jobs[0] == told.jobs[1]
+    assert [r.attempt for r in told.records if r.state is State.SENT] == [1, 2]
+
+
+def test_a_failed_job_is_retried_under_a_new_job_uuid() -> None:
+    """Any terminal result uses J up: the retry has a new J and the same R, after R was looked for."""
+    told = fresh(
+        ("submit", Accepted(None)),
+        ("poll", error(ErrorClass.TRANSIENT, "SYS.1011")),
+        ("find", Absent()),
+        ("submit", Accepted(None)),
+        ("poll", MADE),
+    )
+    assert end(told) == (State.CLONED, 2)
+    assert told.jobs[0] != told.jobs[1]
+
+
+def test_a_failed_job_whose_clone_exists_is_adopted() -> None:
+    """SYS.1001 though created: R is looked for before any retry and before failed is written."""
+    told = fresh(
+        ("submit", Accepted(None)), ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1001")), ("find", Found(service()))
+    )
+    assert end(told) == (State.CLONED, 1)
+
+
+def test_a_visible_uuid_with_other_content_is_a_conflict() -> None:
+    """SYS.1000 and R visible but different: conflict, never adopted, no new R invented."""
+    told = fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.AMBIGUOUS)), ("find", Found(service(name="y"))))
+    assert end(told) == (State.CONFLICT, 1)
+    assert "name" in (told.records[-1].error or "")
+    assert told.records[-1].clone_uuid is None
+
+
+def test_a_permanent_error_fails_without_retry() -> None:
+    """SYS.1007 and the like: one POST, one look, failed with ZStack's code."""
+    told = fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.PERMANENT, "SYS.1007", 0)), ("find", Absent()))
+    assert end(told) == (State.FAILED, 1)
+    assert (told.records[-1].error_code, told.records[-1].error) == ("SYS.1007", "text")
+
+
+def test_a_refused_post_fails_at_once() -> None:
+    """A 400 text was not executed and needs no look."""
+    assert end(fresh(("submit", error(ErrorClass.PERMANENT, "HTTP.400", 0)))) == (State.FAILED, 1)
+
+
+def test_transient_errors_are_retried_until_the_attempts_are_spent() -> None:
+    """Four attempts, then failed: each told by the server and none visible."""
+    one = [("submit", Accepted(None)), ("poll", error(ErrorClass.TRANSIENT, "SYS.1011")), ("find", Absent())]
+    told = fresh(*one * 4)
+    assert end(told) == (State.FAILED, 4)
+    assert len(set(told.jobs)) == 4
+
+
+def test_sys_1000_is_retried_once() -> None:
+    """SYS.1000 and R not visible: one retry, then permanent."""
+    one = [("submit", Accepted(None)), ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1000", 1))]
+    looks = [("find", Absent())] * Policy().looks
+    assert end(fresh(*one, *looks, *one, *looks)) == (State.FAILED, 2)
+
+
+def test_unanswered_attempts_end_uncertain_and_never_failed() -> None:
+    """Lost, unknown and invisible to the last attempt: don't know is not failed."""
+    one = [("submit", LOST), ("poll", Unknown()), *[("find", Absent())] * Policy().looks]
+    assert end(fresh(*one * 4)) == (State.UNCERTAIN, 4)
+
+
+def test_at_most_once_never_sends_again_after_an_unanswered_post() -> None:
+    """Where R protects nothing, an unanswered POST is uncertain."""
+    policy = Policy(at_most_once=True)
+    told = fresh(("submit", LOST), ("poll", Unknown()), *[("find", Absent())] * policy.looks, policy=policy)
+    assert end(told) == (State.UNCERTAIN, 1)
+
+
+def test_a_job_that_never_ends_is_given_up_at_its_deadline() -> None:
+    """202 for ever ends at the deadline with a look at R, and uncertain when nothing is visible."""
+    policy = Policy(timeout=2.0)
+    script: list[tuple[str, object]] = [("submit", Accepted(1800.0))]
+    script += [("poll", Running())] * 5 + [("find", Absent())] * policy.looks
+    told = fresh(*script, policy=policy)
+    assert end(told) == (State.UNCERTAIN, 1)
+    assert told.seconds >= 2.0
+
+
+def test_a_job_that_never_ends_is_adopted_when_its_clone_is_visible() -> None:
+    """202 for ever though the clone exists: adopted."""
+    told = fresh(
+        ("submit", Accepted(None)),
+        ("poll", Running()),
+        ("find", Found(service())),
+        policy=Policy(timeout=0.1),
+    )
+    assert end(told) == (State.CLONED, 1)
+
+
+def test_no_byte_sent_charges_no_attempt() -> None:
+    """A refused connection is tried again under the same record."""
+    told = fresh(("submit", NotSent("refused")), ("submit", NotSent("refused")), ("submit", MADE))
+    assert end(told) == (State.CLONED, 1)
+    assert len(set(told.jobs)) == 1
+    assert [record.state for record in told.records] == [State.SENT, State.CLONED]
+
+
+def test_a_dead_session_is_renewed_without_charging_an_attempt() -> None:
+    """ID.1001 at the poll: log in again, a new J, the same R, the same attempt."""
+    told = fresh(
+        ("submit", Accepted(None)),
+        ("poll", error(ErrorClass.RENEW, "ID.1001")),
+        ("renew", None),
+        ("submit", Accepted(None)),
+        ("poll", MADE),
+    )
+    assert end(told) == (State.CLONED, 1)
+    assert told.jobs[0] != told.jobs[1]
+
+
+def test_a_fatal_error_stops_the_run_and_returns_the_attempt() -> None:
+    """Credentials, licence, clock: the run stops and the clone is planned again."""
+    with pytest.raises(RunStoppedError, match="LICENSE.1000: text"):
+        fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.FATAL, "LICENSE.1000")))
+
+
+def test_another_uuid_than_asked_for_stops_the_run() -> None:
+    """inventory.uuid != R: the server does not honour resourceUuid, unless the run is at most once."""
+    other = Done(service("1" * 32))
+    with pytest.raises(NotHonouredError, match="--at-most-once"):
+        fresh(("submit", other))
+    assert end(fresh(("submit", other), policy=Policy(at_most_once=True))) == (State.CLONED, 1)
+
+
+def test_a_success_that_shows_nothing_is_looked_up() -> None:
+    """200 {} is believed only when R is visible."""
+    assert end(fresh(("submit", Accepted(None)), ("poll", Done(None)), ("find", Found(service())))) == (
+        State.CLONED,
+        1,
+    )
+    absent = [("find", Absent())] * Policy().looks
+    told = fresh(("submit", Done(None)), *absent, policy=Policy(attempts=1))
+    assert end(told) == (State.UNCERTAIN, 1)
+
+
+def test_an_accepted_job_may_be_unknown_for_a_moment() -> None:
+    """404 right after 202 may be another node lagging behind: asked again before the resource is looked for."""
+    told = fresh(("submit", Accepted(None)), ("poll", Unknown()), ("poll", Unknown()), ("poll", MADE))
+    assert end(told) == (State.CLONED, 1)
+
+
+def test_a_question_nobody_answers_ends_uncertain() -> None:
+    """When neither the job nor the resource can be asked, the clone is uncertain."""
+    told = fresh(("submit", LOST), ("poll", Unknown()), *[("find", LOST)] * Policy().blind_looks)
+    assert end(told) == (State.UNCERTAIN, 1)
+
+
+def test_an_account_that_may_not_look_cannot_prove_absence() -> None:
+    """A permission denial at the look leaves a lost POST uncertain."""
+    told = fresh(("submit", LOST), ("poll", Unknown()), ("find", error(ErrorClass.PERMANENT, "SYS.1006", 0)))
+    assert end(told) == (State.UNCERTAIN, 1)
+
+
+def intent(state: State, *, attempt: int = 1, age: float = 10.0) -> Intent:
+    """What a manifest says of a clone sent ``age`` seconds ago."""
+    at = EPOCH - age
+    deadline = at + 1860 if state is State.ACCEPTED else None
+    return Intent("a", state, CLONE.source_uuid, R, CLONE.digest, attempt, "b" * 32, at, at, deadline)
+
+
+def resumed(past: Intent, *script: tuple[str, object], policy: Policy | None = None) -> Told:
+    """Settle a Clone the manifest knows."""
+    return tell(list(script), first_step(past, policy or Policy()), policy=policy)
+
+
+@pytest.mark.parametrize("state", [State.SENT, State.ACCEPTED, State.UNCERTAIN])
+def test_a_resumed_clone_is_asked_about_first(state: State) -> None:
+    """An open intent is polled under its own J before anything is sent."""
+    told = resumed(intent(state), ("poll", MADE))
+    assert end(told) == (State.CLONED, 1)
+    assert told.calls == [("poll", "b" * 32)]
+
+
+def test_an_old_job_uuid_is_not_sent_again() -> None:
+    """After the server's memory of jobs a re-POST has a new J: the old one could answer with an old result."""
+    looks = [("find", Absent())] * Policy().looks
+    told = resumed(intent(State.SENT, age=4000), ("poll", Unknown()), *looks, ("submit", MADE))
+    assert end(told) == (State.CLONED, 2)
+    assert told.jobs != ["b" * 32]
+    young = resumed(intent(State.SENT), ("poll", Unknown()), *looks, ("submit", MADE))
+    assert young.jobs == ["b" * 32]
+
+
+def test_a_restart_does_not_reset_the_deadline() -> None:
+    """The deadline comes from the manifest: past it, one 202 is enough to look for the resource."""
+    told = resumed(intent(State.ACCEPTED, age=1900), ("poll", Running()), ("find", Found(service())))
+    assert end(told) == (State.CLONED, 1)
+
+
+def test_an_uncertain_clone_is_sent_again_by_the_next_run() -> None:
+    """A rerun asks again, and where nothing shows it sends under a new J with a window of its own."""
+    looks = [("find", Absent())] * Policy().looks
+    told = resumed(
+        intent(State.UNCERTAIN, age=5000), ("poll", Running()), *looks, ("submit", Accepted(1800.0)), ("poll", MADE)
+    )
+    assert end(told) == (State.CLONED, 2)
+    assert told.jobs != ["b" * 32]
+
+
+def test_attempts_are_counted_over_resumes() -> None:
+    """The fourth attempt of an earlier process was the last one."""
+    looks = [("find", Absent())] * Policy().looks
+    told = resumed(intent(State.SENT, attempt=4), ("poll", Unknown()), *looks)
+    assert end(told) == (State.UNCERTAIN, 4)
+
+
+def test_an_unanswered_target_fails_once_its_last_post_is_surely_dead() -> None:
+    """Long after the last POST, unknown and invisible is a no."""
+    looks = [("find", Absent())] * Policy().looks
+    told = resumed(intent(State.UNCERTAIN, attempt=4, age=90_000), ("poll", Unknown()), *looks)
+    assert end(told) == (State.FAILED, 4)
+
+
+def test_time_that_is_up_ends_the_retries() -> None:
+    """No POST is sent after the clone's timeout: it settles as what is known by then."""
+    told = fresh(
+        ("submit", Accepted(None)),
+        ("poll", error(ErrorClass.TRANSIENT, "SYS.1011")),
+        ("find", Absent()),
+        policy=Policy(timeout=0.2, backoff_base=60.0, backoff_cap=60.0),
+    )
+    assert end(told) == (State.FAILED, 1)

@@ -1,0 +1,253 @@
+"""The loader: what a job file says is what comes out, and nothing a file holds can hurt."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from batch import plan
+from batch.errors import JobFileError
+from batch.jobfile import SecretRef, load
+from batch.jobfile.envelope import read_duration, read_max_failures, read_rate
+from batch.model import Limits
+
+if TYPE_CHECKING:
+    from tests.jobfile.conftest import Expand
+
+HEAD: Final = "version: 1\nname: j\n"
+UUID: Final = "d76744cb53f9378abf42b907df3efb6e"
+FRESH: Final = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+
+
+def problems_of(path: Path) -> str:
+    with pytest.raises(JobFileError) as caught:
+        plan.expand(load(path), run=None, started_at=0.0)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3.10", "7.5", "no", "yes", "on", "1e3", "0x1F", "0o17", "010", "1_000", "12:30:45", "2026-11-23", ".nan", "TRUE"],
+)
+def test_text_parameters_keep_the_text_as_written(expand: Expand, text: str) -> None:
+    """A String parameter is the YAML text, whatever YAML would make of it."""
+    (clone,) = expand(f"{HEAD}targets:\n  - uuid: {UUID}\n    params: {{pythonVersion: {text}}}\n")
+    assert clone.params == {"pythonVersion": text}
+
+
+@FRESH
+@given(st.from_regex(r"[0-9]{1,4}(\.[0-9]{1,3}){0,3}", fullmatch=True), st.uuids())
+@example("3.10", uuid.UUID(int=int("12345678901234567890123456789012", 16)))
+@example("0e1", uuid.UUID(int=0))
+def test_version_and_uuid_like_texts_survive(expand: Expand, version: str, source: uuid.UUID) -> None:
+    """Any version or uuid comes out digit by digit, unquoted as it stands."""
+    (clone,) = expand(f"{HEAD}targets:\n  - uuid: {source.hex}\n    params: {{pythonVersion: {version}}}\n")
+    assert (clone.source_uuid, clone.params["pythonVersion"]) == (source.hex, version)
+
+
+def test_numbers_and_booleans_have_their_types(expand: Expand) -> None:
+    """Integer, Long and Boolean parameters are read from unquoted texts."""
+    (clone,) = expand(
+        f"{HEAD}targets:\n  - uuid: {UUID}\n    params: {{requestCpu: 2147483647, size: 9223372036854775807, system: false}}\n"
+    )
+    assert clone.params == {"requestCpu": 2**31 - 1, "size": 2**63 - 1, "system": False}
+
+
+def test_json_is_a_job_file(expand: Expand) -> None:
+    """A job file may be written in JSON, since JSON is YAML."""
+    (clone,) = expand('{"version": 1, "name": "j", "targets": [{"uuid": "%s", "params": {"requestCpu": 4}}]}' % UUID)
+    assert clone.params == {"requestCpu": 4}
+
+
+def test_the_order_of_sections_does_not_matter(expand: Expand) -> None:
+    """Defaults and vars after the targets work as those before."""
+    late = f"targets:\n  - {UUID}\nversion: 1\nvars: {{a: b}}\ndefaults: {{params: {{name: '${{a}}'}}}}\nname: j\n"
+    assert expand(late)[0].params == {"name": "b"}
+
+
+def test_anchors_are_shared_between_targets(expand: Expand) -> None:
+    """An anchored value can be used again by its alias, across sections too."""
+    text = (
+        f"{HEAD}defaults: {{params: &p {{requestCpu: 2}}}}\ntargets:\n"
+        f"  - uuid: {UUID}\n    params: *p\n  - uuid: 21cb9f654e9d3feab962ce3f5eec5796\n    params: *p\n"
+    )
+    assert [clone.params for clone in expand(text)] == [{"requestCpu": 2}] * 2
+
+
+def test_limits_and_endpoint_are_read(tmp_path: Path) -> None:
+    """The envelope's values arrive in units: calls per second, seconds, shares; paths count from the file's folder."""
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        f"{HEAD}limits: {{rate: 600/min, timeout: 1h30m, deadline: 2h, max_failures: 20%, concurrency: 3, attempts: 2}}\n"
+        "endpoint: {url: 'https://z:8080/zstack/', ca_file: ca.pem, insecure: false, auth: {account: admin, "
+        f"password: {{file: secret}}}}}}\ntargets: [{UUID}]\n"
+    )
+    job = load(path)
+    assert job.limits == Limits(10.0, 3, 2, 5400.0, 7200.0, 0.2)
+    assert job.endpoint is not None
+    assert (job.endpoint.url, job.endpoint.ca_file) == ("https://z:8080/zstack", tmp_path / "ca.pem")
+    assert job.endpoint.auth is not None
+    assert (job.endpoint.auth.account, job.endpoint.auth.password) == ("admin", SecretRef(file=tmp_path / "secret"))
+
+
+def test_a_section_of_comments_counts_as_absent(tmp_path: Path) -> None:
+    """An empty section means its default."""
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{HEAD}limits:\n  # rate: 1/s\nendpoint:\ndefaults:\nvars:\ntargets: [{UUID}]\n")
+    assert load(path).limits == Limits()
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "value"),
+    [
+        (read_rate, "20/s", 20.0),
+        (read_rate, "90/min", 1.5),
+        (read_rate, "0.5/s", 0.5),
+        (read_duration, "1d", 86400.0),
+        (read_duration, "2m30s", 150.0),
+        (read_max_failures, "7", 7.0),
+        (read_max_failures, "0", 0.0),
+        (read_max_failures, "2.5%", 0.025),
+        (read_max_failures, "100%", None),
+    ],
+)
+def test_units(reader: object, text: str, value: float | None) -> None:
+    """Rates are calls per second, durations seconds, and 100 % is a limit that nothing exceeds."""
+    assert callable(reader)
+    assert reader(text) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xef\xbb\xbfversion: 1\n", "1:1: starts with a byte order mark: save it as UTF-8 without BOM"),
+        ("version: 1\n".encode("utf-16"), "1:1: is UTF-16 or UTF-32: save it as UTF-8"),
+        (b"version: 1\nname: a\0b\n", "2:8: has a NUL byte: it is not a text file, or UTF-16"),
+        (b"version: 1\nname: caf\xe9\n", "2:10: is not UTF-8: save it as UTF-8"),
+        (b"version: 1\nname: a\x07b\n", "2:8: not YAML: control characters are not allowed"),
+    ],
+)
+def test_surprising_bytes_are_named(tmp_path: Path, data: bytes, message: str) -> None:
+    """Bytes that are not UTF-8 text are refused with their place and the cure."""
+    path = tmp_path / "job.yaml"
+    path.write_bytes(data)
+    assert problems_of(path) == f"{path}:{message}"
+
+
+def test_a_file_above_16_mib_is_told_to_move_its_targets(tmp_path: Path) -> None:
+    """The size is capped before anything is parsed."""
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"#" * (16 * 1024 * 1024 + 1))
+    assert "larger than 16 MiB: move the targets to a JSON Lines or CSV file" in problems_of(path)
+
+
+def test_a_list_above_20000_targets_is_told_to_move(tmp_path: Path) -> None:
+    """A YAML list holds 20,000 targets and not one more."""
+    path = tmp_path / "job.yaml"
+    rows = [f"  - {number:032x}\n" for number in range(20_001)]
+    path.write_text(f"{HEAD}targets:\n{''.join(rows[:-1])}")
+    assert plan.expand(load(path), run=None, started_at=0.0).count == 20_000
+    path.write_text(f"{HEAD}targets:\n{''.join(rows)}")
+    assert "more than 20,000 targets in one YAML list: move them" in problems_of(path)
+
+
+def test_at_most_a_hundred_problems_are_printed(tmp_path: Path) -> None:
+    """The list of problems ends with how many more there are."""
+    path = tmp_path / "job.yaml"
+    path.write_text(HEAD + "targets:\n" + "  - x\n" * 5000)
+    lines = problems_of(path).splitlines()
+    assert (len(lines), lines[-1].rpartition(": ")[2]) == (101, "… and 4900 more")
+
+
+def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
+    """A job file that is not there or is a folder is refused by name."""
+    assert "missing.yaml:1:1: cannot be read: No such file or directory" in problems_of(tmp_path / "missing.yaml")
+    assert "cannot be read: Is a directory" in problems_of(tmp_path)
+
+
+BOMB: Final = "a: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+LADDER: Final = "a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "aliases stand for more than 1,000,000 values"),
+        (LADDER, "nested deeper than 32 levels"),
+        ("a: " + "[" * 500_000, "nested deeper than 32 levels"),
+        ("targets:\n  - " + "{a: " * 100_000, "nested deeper than 32 levels"),
+        ("? " * 50_000, "a key must be a text"),
+        ("a: " + "- " * 100_000, "block sequence entries are not allowed"),
+        ("&a [*a]: b", "a key must be a text"),
+    ],
+    ids=["bomb", "ladder", "lists", "maps", "keys", "dashes", "cycle"],
+)
+def test_bombs_are_refused_by_a_process_that_lives(tmp_path: Path, text: str, message: str) -> None:
+    """Bombs and abysses end with exit 2, within seconds and 300 MiB, and never with a signal."""
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    script = (
+        "import sys, pathlib\nfrom batch.errors import UsageError\nfrom batch.jobfile import load\n"
+        "try:\n    load(pathlib.Path(sys.argv[1]))\nexcept UsageError as error:\n    sys.exit(str(error))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20)),
+    )
+    assert (done.returncode, message in done.stderr) == (1, True), done.stderr[-500:]
+
+
+PIECES: Final = st.sampled_from(
+    ["version: 1", "name: j", "targets:", "- ", "  ", "\n", UUID, "uuid: ", "params: ", "{", "}", "[", "]", ":", ",", "'"]
+    + ['"', "&a ", "*a", "!!int ", "|", ">", "#", "---", "...", "? ", "<<: ", "null", "${", "$$", "\t", "é", "\x85"]
+    + ["matrix: ", "from: ", "limits: ", "rate: ", "defaults: ", "requestCpu: ", "x.csv", "endpoint: ", "vars: "]
+)
+
+
+def check_fuzzed(path: Path, data: bytes) -> None:
+    """Whatever the bytes, there is a plan or there are problems with places."""
+    path.write_bytes(data)
+    try:
+        clones = list(plan.expand(load(path), run=None, started_at=0.0).clones())
+    except JobFileError as error:
+        assert all(re.match(r".+:\d+:\d+: ", line) for line in str(error).splitlines())  # noqa: PT017 - both ends are fine
+    else:
+        assert all(len(clone.source_uuid) == 32 for clone in clones)
+
+
+FUZZED: Final = st.one_of(
+    st.binary(max_size=200),
+    st.text(max_size=200).map(lambda text: text.encode(errors="surrogatepass")),
+    st.lists(PIECES, max_size=40).map(lambda parts: "".join(parts).encode()),
+    st.lists(PIECES, max_size=20).map(lambda parts: (HEAD + "targets:\n  - " + "".join(parts)).encode()),
+)
+
+
+@settings(FRESH, max_examples=200)
+@given(FUZZED)
+def test_no_bytes_crash_the_loader(tmp_path: Path, data: bytes) -> None:
+    """Fuzzed files give a plan or problems, never another error."""
+    check_fuzzed(tmp_path / "job.yaml", data)
+
+
+@pytest.mark.slow
+@settings(FRESH, max_examples=20_000)
+@given(FUZZED)
+def test_twenty_thousand_fuzzed_files(tmp_path: Path, data: bytes) -> None:
+    """Fuzzed files give a plan or problems, at length."""
+    check_fuzzed(tmp_path / "job.yaml", data)

@@ -1,0 +1,60 @@
+"""One incarnation of the command: where it dies, and what its disk refuses."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Killed(SystemExit):  # noqa: N818 - an end, not an error
+    """SIGKILL: nothing of the process runs after it; a SystemExit passes through the event loop."""
+
+
+@dataclass
+class Process:
+    """Dies at a step; ``die_at`` counts the steps from 1, None: it lives."""
+
+    die_at: int | None = None
+    on_step: Callable[[str], None] = lambda name: None
+    alive: bool = True
+    steps: int = 0
+    names: list[str] = field(default_factory=list)
+    bad_write_at: int | None = None
+    bad_sync_at: int | None = None
+    writes: int = 0
+    syncs: int = 0
+    clock: Callable[[], float] = lambda: 0.0
+    poisoned_at: float = float("inf")
+    """When a write or sync failed: nothing may be sent after that moment."""
+
+    def step(self, name: str) -> None:
+        """Pass a point at which the process may be killed."""
+        if not self.alive:
+            raise Killed
+        self.steps += 1
+        self.names.append(name)
+        self.on_step(name)
+        if self.steps == self.die_at:
+            self.alive = False
+            raise Killed
+
+    def short_write(self, data: bytes) -> int:
+        """Say how many bytes the disk takes; raise ENOSPC once it is full."""
+        self.writes += 1
+        if self.bad_write_at is None or self.writes < self.bad_write_at:
+            return len(data)
+        self.poisoned_at = self.clock()
+        if self.writes == self.bad_write_at and len(data) > 1:
+            return len(data) // 2
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail_sync(self) -> None:
+        """Raise EIO at the chosen sync."""
+        self.syncs += 1
+        if self.syncs == self.bad_sync_at:
+            self.poisoned_at = self.clock()
+            raise OSError(errno.EIO, "Input/output error")

@@ -1,0 +1,361 @@
+"""The door to the network: what is sent, where it goes, and what every way of failing becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from wire_server import CLONE, JOB, RESOURCE, SESSION, CountingGate, Seen, WireServer, answer, client_of, error
+
+from batch.errors import UnreachableError
+from batch.zstack import client_http
+from batch.zstack.answers import Absent, Accepted, NoAnswer, NotSent, Running
+from batch.zstack.client_http import JSON_TYPE
+from batch.zstack.decode import LARGEST
+from batch.zstack.settings import PasswordAuth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ACCEPTED = answer(202, {"location": f"http://10.0.0.1/zstack/v1/api-jobs/{JOB}", "apiTimeout": 1000})
+
+
+def node(seen: Seen) -> bytes:
+    if seen.method == "POST":
+        return ACCEPTED
+    if "/api-jobs/" in seen.target:
+        return answer(202, {})
+    if "/actions" in seen.target:
+        return answer(200, {"version": "5.3.46"})
+    return answer(200, {"inventories": []})
+
+
+async def test_what_is_sent() -> None:
+    """The POST carries body, charset, job uuid and session; the poll carries no credentials; each passes the gate."""
+    gate = CountingGate()
+    async with WireServer(node) as server, client_of(server.url, gate=gate) as client:
+        assert await client.submit(CLONE, JOB) == Accepted(1.0)
+        assert await client.poll(JOB) == Running()
+        assert await client.find(RESOURCE) == Absent()
+    post, poll, find = server.seen
+    assert post.target == f"/zstack/v1/ai/model-services/{CLONE.source_uuid}"
+    assert post.body == CLONE.body
+    assert post.headers["content-type"] == JSON_TYPE == "application/json;charset=UTF-8"
+    assert post.headers["x-job-uuid"] == JOB
+    assert post.headers["authorization"] == f"OAuth {SESSION}"
+    assert post.headers["accept-encoding"] == "identity"
+    assert poll.target == f"/zstack/v1/api-jobs/{JOB}"
+    assert "authorization" not in poll.headers
+    assert find.target == f"/zstack/v1/ai/model-services/{RESOURCE}"
+    assert gate.passed == 3
+
+
+async def test_nothing_leaves_once_sending_stopped() -> None:
+    """A POST that waited at the gate while the run stopped is not sent."""
+    gate = CountingGate(is_sending=False)
+    async with WireServer(node) as server, client_of(server.url, gate=gate) as client:
+        assert isinstance(await client.submit(CLONE, JOB), NotSent)
+        assert await client.poll(JOB) == Running()
+    assert [seen.method for seen in server.seen] == ["GET"]
+
+
+async def test_strange_source_uuids_stay_one_segment() -> None:
+    """A source uuid can never lead to another path, and an empty one never becomes another API."""
+    async with WireServer(node) as server, client_of(server.url) as client:
+        for source in ("../../accounts", "a/b?c#d", ".."):
+            await client.submit(type(CLONE)("k", source, RESOURCE, b"{}", ""), JOB)
+        with pytest.raises(ValueError, match="empty"):
+            await client.submit(type(CLONE)("k", "", RESOURCE, b"{}", ""), JOB)
+    prefix = "/zstack/v1/ai/model-services/"
+    assert [seen.target.removeprefix(prefix) for seen in server.seen] == [
+        "%2E%2E%2F%2E%2E%2Faccounts",
+        "a%2Fb%3Fc%23d",
+        "%2E%2E",
+    ]
+
+
+def _dropping() -> Callable[[Seen], bytes | None]:
+    calls = iter(range(100))
+    return lambda seen: node(seen) if next(calls) % 2 == 0 else None
+
+
+async def test_dropped_connection_is_never_sent_again() -> None:
+    """A call on a dropped keep-alive connection is told as unanswered and not silently repeated past the gate."""
+    gate = CountingGate()
+    async with WireServer(_dropping()) as server, client_of(server.url, gate=gate) as client:
+        for method in ("GET", "PUT", "DELETE", "POST"):
+            assert not isinstance(await client.plain(method, "/v1/x", body=None), NoAnswer)
+            assert isinstance(await client.plain(method, "/v1/x", body=b"{}"), NoAnswer)
+    assert len(server.seen) == gate.passed == 8
+
+
+def test_aiohttp_still_has_the_switch() -> None:
+    """The switch against silent repetition is one that aiohttp reads."""
+    assert "_retry_connection" in aiohttp.ClientSession.ATTRS
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_not_followed(status: int) -> None:
+    """A redirect is no answer: neither body nor credentials go where it points."""
+    async with WireServer(node) as foreign:
+        location = f"{foreign.url}/v1/elsewhere"
+        async with WireServer(lambda _: answer(status, None, Location=location)) as server:
+            async with client_of(server.url) as client:
+                assert isinstance(await client.submit(CLONE, JOB), NoAnswer)
+                assert isinstance(await client.poll(JOB), NoAnswer)
+                assert isinstance(await client.find(RESOURCE), NoAnswer)
+                with pytest.raises(UnreachableError, match="redirects are not followed"):
+                    await client.preflight()
+    assert foreign.connections == 0
+
+
+async def test_no_call_reaches_another_host(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Foreign locations, proxy variables, .netrc and cookies lead no call and no credential to another host."""
+    async with WireServer(node) as foreign:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{foreign.port}")
+        netrc = f"{tmp_path}/netrc"
+        with open(netrc, "w") as file:  # noqa: ASYNC230, PTH123 - a line for the test
+            file.write("machine 127.0.0.1 login eve password eve\n")
+        monkeypatch.setenv("NETRC", netrc)
+        located = answer(
+            202, {"location": f"{foreign.url}/v1/api-jobs/{JOB}"}, Set_Cookie="track=1; Domain=.example.com"
+        )
+        async with WireServer(lambda seen: located if seen.method == "POST" else node(seen)) as server:
+            async with client_of(server.url) as client:
+                await client.preflight()
+                assert isinstance(await client.submit(CLONE, JOB), Accepted)
+                assert await client.poll(JOB) == Running()
+    assert foreign.connections == 0
+    assert not any("cookie" in seen.headers for seen in server.seen)
+    assert not any("eve" in seen.headers.get("authorization", "") for seen in server.seen)
+
+
+async def test_only_the_servers_own_session_cookie_goes_back() -> None:
+    """JSESSIONID goes back, so that the server makes one HTTP session and not one for each call."""
+    cookies = answer(202, {}, Set_Cookie="JSESSIONID=0AB1C2.node1; Path=/zstack; HttpOnly")
+    evil = answer(202, {}, Set_Cookie='JSESSIONID=a"b; x')
+    async with (
+        WireServer(lambda seen: evil if "bad" in seen.target else cookies) as server,
+        client_of(server.url) as client,
+    ):
+        await client.plain("GET", "/v1/bad")
+        await client.plain("GET", "/v1/good")
+        await client.plain("GET", "/v1/good")
+    assert [seen.headers.get("cookie") for seen in server.seen] == [None, None, "JSESSIONID=0AB1C2.node1"]
+
+
+NOT_HTTP = [
+    b"garbage\r\n\r\n",
+    b"HTTP/1.1 99999 X\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\nConnection: close\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nConnection: close\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nZZ\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+    b"\x00\x01\x02\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("data", NOT_HTTP, ids=range(len(NOT_HTTP)))
+async def test_broken_answers(data: bytes) -> None:
+    """A broken answer to a POST leaves open whether it ran, and says so in one line."""
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        lost = await client.submit(CLONE, JOB)
+    assert isinstance(lost, NoAnswer)
+    assert lost.reason
+    assert "\n" not in lost.reason
+    assert SESSION not in lost.reason
+
+
+async def test_huge_answers_are_cut_off() -> None:
+    """A body beyond 4 MiB, plain, chunked or compressed, ends as no answer without being kept."""
+    big = b"x" * (LARGEST + 1)
+    chunked = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x\r\n" % len(big) + big + b"\r\n0\r\n\r\n"
+    bomb = gzip.compress(b"0" * 50_000_000)
+    for data in (answer(200, big), chunked, answer(200, bomb, Content_Encoding="gzip")):
+        async with WireServer(lambda _, data=data: data) as server, client_of(server.url) as client:
+            lost = await client.poll(JOB)
+        assert isinstance(lost, NoAnswer)
+        assert "larger than" in lost.reason
+
+
+async def test_unasked_gzip_is_read() -> None:
+    """A small compressed answer is read although identity was asked for."""
+    data = answer(202, gzip.compress(b"{}"), Content_Encoding="gzip")
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        assert await client.poll(JOB) == Running()
+
+
+async def test_any_content_type() -> None:
+    """The content decides, not the Content-Type, which ZStack does not send."""
+    data = answer(202, {}, Content_Type="text/html")
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        assert await client.poll(JOB) == Running()
+
+
+async def test_closed_port_is_not_sent() -> None:
+    """A refused connection means that no byte left."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    async with client_of(url) as client:
+        assert isinstance(await client.submit(CLONE, JOB), NotSent)
+        assert isinstance(await client.find(RESOURCE), NotSent)
+        with pytest.raises(UnreachableError, match="cannot reach ZStack"):
+            await client.preflight()
+
+
+async def test_unknown_name_is_not_sent() -> None:
+    """A name that does not resolve means that no byte left."""
+    async with client_of("http://zstack.invalid:8080") as client:
+        answer_ = await client.submit(CLONE, JOB)
+    assert isinstance(answer_, NotSent)
+    assert "resolved" in answer_.reason
+
+
+async def test_names_leading_to_link_local_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that leads to the link's own addresses, where metadata services live, is refused before connecting."""
+
+    async def resolve(*_: object) -> list[dict[str, object]]:
+        return [{"hostname": "zs", "host": "169.254.169.254", "port": 80, "family": 2, "proto": 0, "flags": 0}]
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
+    async with client_of("http://metadata.example:80") as client:
+        refused = await client.submit(CLONE, JOB)
+    assert isinstance(refused, NotSent)
+    assert "link-local" in refused.reason
+
+
+async def test_silence_ends_in_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four timeouts are set; a server that accepts and then says nothing leaves a POST open."""
+    assert None not in (
+        client_http._TIMEOUT.total,
+        client_http._TIMEOUT.connect,
+        client_http._TIMEOUT.sock_read,
+        client_http._TIMEOUT.sock_connect,
+    )
+    monkeypatch.setattr(client_http, "_TIMEOUT", aiohttp.ClientTimeout(total=5, sock_read=0.05))
+
+    async def silent(_: Seen) -> bytes:
+        await asyncio.sleep(30)
+        return b""
+
+    async with WireServer(silent) as server, client_of(server.url) as client:
+        assert await client.submit(CLONE, JOB) == NoAnswer("no answer in time")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_pauses_everybody(status: int) -> None:
+    """A 429 or a proxy's 503 with Retry-After pauses the gate for all calls and is told to the caller."""
+    gate = CountingGate()
+    data = answer(status, "<html>slow down</html>", Retry_After="7")
+    async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
+        paused = await client.submit(CLONE, JOB)
+    assert isinstance(paused, NoAnswer)
+    assert paused.retry_after == 7.0
+    assert gate.pauses == [7.0]
+
+
+async def test_failed_job_with_retry_after_is_a_result() -> None:
+    """A 503 with ZStack's error is a result even where a proxy added Retry-After."""
+    gate = CountingGate()
+    data = answer(503, error("SYS.1003"), Retry_After="7")
+    async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
+        assert not isinstance(await client.poll(JOB), NoAnswer)
+    assert gate.pauses == []
+
+
+async def test_secrets_quoted_by_the_server_are_blanked() -> None:
+    """A server that quotes what it was sent cannot carry a secret into texts and logs."""
+    data = answer(400, f"bad request: Authorization OAuth {SESSION}")
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        refused = await client.submit(CLONE, JOB)
+    assert SESSION not in repr(refused)
+    assert "OAuth ***" in repr(refused)
+
+
+async def test_preflight_learns_the_version() -> None:
+    """Preflight asks for the version and proves the session before anything is cloned."""
+    async with WireServer(node) as server, client_of(server.url) as client:
+        await client.preflight()
+        assert client.version == (5, 3, 46)
+    assert server.calls == ["PUT /v1/management-nodes/actions", f"GET /v1/ai/model-services/{'0' * 32}"]
+
+
+async def test_preflight_without_get_version() -> None:
+    """A server that does not know GetVersion but is fine otherwise is accepted, its version unknown."""
+
+    def old(seen: Seen) -> bytes:
+        return answer(404, "no api mapping to /v1/management-nodes/actions") if "actions" in seen.target else node(seen)
+
+    async with WireServer(old) as server, client_of(server.url) as client:
+        await client.preflight()
+        assert client.version is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (answer(404, "no api mapping to /v1/x"), "endpoint or context path"),
+        (answer(200, "<html>Welcome to the hotel</html>"), "no ZStack"),
+        (answer(503, error("SYS.1010")), "not ready"),
+        (answer(503, error("ID.1001")), "not ready|session ended"),
+        (answer(502, "<html>"), "cannot reach|no answer"),
+    ],
+)
+async def test_preflight_refuses(data: bytes, message: str) -> None:
+    """Whatever is not a ZStack that lets us in ends the command before anything is sent."""
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        with pytest.raises(UnreachableError, match=message):
+            await client.preflight()
+    assert not any(call.startswith("POST") for call in server.calls)
+
+
+async def test_dead_session_at_preflight() -> None:
+    """A given session that ended is told before anything is sent."""
+
+    def dead(seen: Seen) -> bytes:
+        return node(seen) if "actions" in seen.target else answer(503, error("ID.1001"))
+
+    async with WireServer(dead) as server, client_of(server.url) as client:
+        with pytest.raises(UnreachableError, match="session ended"):
+            await client.preflight()
+
+
+async def test_preflight_outlasts_a_hiccup() -> None:
+    """A proxy's error at the first question is asked again a few times."""
+    replies = iter([answer(502, "<html>"), None])
+
+    def flaky(seen: Seen) -> bytes | None:
+        return next(replies, node(seen))
+
+    async with WireServer(flaky) as server, client_of(server.url) as client:
+        await client.preflight()
+        assert client.version == (5, 3, 46)
+
+
+async def test_clear_text_is_warned_about() -> None:
+    """An http endpoint beyond this machine warns that credentials travel in clear."""
+    async with client_of("http://zstack.example.com:8080") as client:
+        assert "in clear" in client.warnings[0]
+    async with client_of("http://127.0.0.1:8080") as client:
+        assert client.warnings == ()
+
+
+@pytest.fixture
+def planted_auth() -> Iterator[PasswordAuth]:
+    """Credentials to search for."""
+    yield PasswordAuth("admin", "planted-password")
+
+
+def test_reprs_show_no_secret(planted_auth: PasswordAuth) -> None:
+    """Credentials do not show in a repr."""
+    assert "planted" not in repr(planted_auth)
+    assert "PasswordAuth(account='admin')" in repr(planted_auth)

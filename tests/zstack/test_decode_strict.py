@@ -1,0 +1,89 @@
+"""Bytes of a server: strict, bounded, one error."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+
+from batch.zstack import decode
+from batch.zstack.decode import DEEPEST, LARGEST, BadReplyError, inflate, json_object, load_with_stdlib
+
+BAD = [
+    b"",
+    b"null",
+    b"[]",
+    b"3",
+    b"<html>",
+    b'{"a":NaN}',
+    b'{"a":Infinity}',
+    b'{"a":1e999}',
+    b'{"a":"\xff"}',
+    b'{"a":"\xed\xa0\x80"}',
+    b'{"a":"\\ud800"}',
+    b'{"a":"\\uDFFF"}',
+    b"\xef\xbb\xbf{}",
+    b'{"a":1} x',
+    b'{"a":01}',
+    b'{"a":' + b"1" * 5000 + b"}",
+    b'{"a":"\n"}',
+    b'{"a":' + b"[" * 200_000,
+    b'{"a":' + b"[" * 900 + b"]" * 900 + b"}",
+    b'{"a":' + b"[" * DEEPEST + b"]" * DEEPEST + b"}",
+    b"{" + b" " * LARGEST + b"}",
+]
+SAME = [
+    b'{"a":18446744073709551615,"b":-9223372036854775808}',
+    b'{"a":18446744073709551616,"b":-9223372036854775809}',
+    b'{"a":123456789012345678901234567890}',
+    b'{"a":-0,"b":-0.0,"c":1.5e3}',
+    b'{"a":"\\ud83d\\ude00 \\u003d \x7f"}',
+    b'{"a":1,"a":2}',
+    b' {"a" : [ true , null ] }\r\n',
+]
+
+
+@pytest.mark.parametrize("body", BAD, ids=range(len(BAD)))
+@pytest.mark.parametrize("load", [decode._load, load_with_stdlib])
+def test_bad_bytes(body: bytes, load: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with a body is one error, with and without orjson."""
+    monkeypatch.setattr(decode, "_load", load)
+    with pytest.raises(BadReplyError):
+        json_object(body)
+
+
+@pytest.mark.parametrize("body", SAME, ids=range(len(SAME)))
+def test_same_values_with_and_without_orjson(body: bytes) -> None:
+    """The standard library's decoder gives the values and types that orjson gives."""
+    ours, theirs = load_with_stdlib(body), decode._load(body)
+    assert ours == theirs
+    assert [type(value) for value in ours.values()] == [type(value) for value in theirs.values()]
+
+
+def test_deepest_allowed() -> None:
+    """Nesting of the allowed depth passes."""
+    depth = DEEPEST - 1
+    assert json_object(b'{"a":' + b"[" * depth + b"]" * depth + b"}")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_unasked_compression(pack: object) -> None:
+    """A body compressed although none was asked for is read."""
+    assert callable(pack)
+    assert inflate(pack(b"{}"), "gzip" if pack is gzip.compress else "deflate") == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (gzip.compress(b"x" * (LARGEST + 1)), "gzip"),
+        (gzip.compress(b"{}")[:-4], "gzip"),
+        (b"no gzip", "gzip"),
+        (b"{}", "br"),
+    ],
+)
+def test_bad_compression(body: bytes, encoding: str) -> None:
+    """A bomb, a cut or broken stream and an unknown encoding are the one error."""
+    with pytest.raises(BadReplyError):
+        inflate(body, encoding)

@@ -1,0 +1,264 @@
+"""Sessions opened with a password: one login for all, one wrong password per process, no session left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+import pytest
+from wire_server import CLONE, JOB, RESOURCE, CountingGate, Seen, VirtualClock, WireServer, answer, client_of, error
+
+from batch.errors import RunStoppedError, UnreachableError
+from batch.zstack.answers import Absent, Accepted, ErrorClass, Refused
+from batch.zstack.settings import PasswordAuth, SessionAuth
+
+AUTH = PasswordAuth("admin", "planted-password")
+DIGEST = hashlib.sha512(b"planted-password").hexdigest()
+
+
+@dataclass
+class SessionNode:
+    """Sessions as the server keeps them: the POST is accepted anyway, the poll tells that its session was dead."""
+
+    logins: int = 0
+    alive: set[str] = field(default_factory=set)
+    jobs: dict[str, str] = field(default_factory=dict)
+    password: str = DIGEST
+    is_unique: bool = False
+
+    def __call__(self, seen: Seen) -> bytes | None:
+        session = seen.headers.get("authorization", "").removeprefix("OAuth ")
+        if seen.call == "PUT /v1/accounts/login":
+            return self._login(seen)
+        if seen.method == "DELETE":
+            self.alive.discard(seen.target.rpartition("/")[2])
+            return answer(200, {})
+        if "actions" in seen.target:
+            return answer(200, {"version": "5.5.22"})
+        if seen.method == "POST":
+            self.jobs[seen.headers["x-job-uuid"]] = session
+            return answer(202, {})
+        if "/api-jobs/" in seen.target:
+            session = self.jobs[seen.target.rpartition("/")[2]]
+        if session not in self.alive:
+            return answer(503, error("ID.1001", "Session expired"))
+        return answer(200, {"inventory": {"uuid": RESOURCE}} if "/api-jobs/" in seen.target else {"inventories": []})
+
+    def _login(self, seen: Seen) -> bytes:
+        self.logins += 1
+        credentials = seen.json["logInByAccount"]
+        if credentials["password"] != self.password:
+            return answer(503, error("ID.1000", "wrong account name or password"))
+        if self.is_unique:
+            self.alive.clear()
+        session = f"{self.logins:032x}"
+        self.alive.add(session)
+        return answer(200, {"inventory": {"uuid": session}})
+
+
+async def _clone(client: object, number: int) -> bool:
+    """Clone as the engine does: a dead session means renew, and again under a new job uuid."""
+    from batch.zstack.client import Client  # noqa: PLC0415 - for the type
+
+    assert isinstance(client, Client)
+    for attempt in range(100):
+        job = f"{number:016x}{attempt:016x}"
+        assert isinstance(await client.submit(CLONE, job), Accepted)
+        ended = await client.poll(job)
+        if not isinstance(ended, Refused):
+            return True
+        assert ended.error.klass is ErrorClass.RENEW
+        await client.renew()
+    return False
+
+
+async def test_login_body() -> None:
+    """The login is logInByAccount with the SHA-512 of the password, and the session is closed at the end."""
+    node = SessionNode()
+    async with WireServer(node) as server:
+        async with client_of(server.url, AUTH) as client:
+            await client.preflight()
+        assert client.warnings == ()
+    login = next(seen for seen in server.seen if seen.call == "PUT /v1/accounts/login")
+    assert login.json == {"logInByAccount": {"accountName": "admin", "password": DIGEST}}
+    assert server.calls[-1] == f"DELETE /v1/accounts/sessions/{1:032x}"
+    assert node.alive == set()
+
+
+async def test_ten_expiries_under_fifty_workers() -> None:
+    """Fifty workers over ten expiries make eleven logins, and no target fails."""
+    node, clock = SessionNode(), VirtualClock()
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        for round_ in range(10):
+            clock.now += 7200
+            node.alive.clear()
+            assert all(await asyncio.gather(*(_clone(client, round_ * 50 + worker) for worker in range(50))))
+    assert node.logins == 11
+    assert node.alive == set()
+
+
+async def test_late_news_of_an_old_session() -> None:
+    """A job that was sent with a session long replaced does not cost the present one its life."""
+    node, clock = SessionNode(), VirtualClock()
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        node.alive.clear()
+        clock.now += 7200
+        await client.submit(CLONE, JOB)
+        assert await client.find(RESOURCE) == Absent()
+        assert node.logins == 2
+        assert isinstance(await client.poll(JOB), Refused)
+        await client.renew()
+        assert node.logins == 2
+
+
+async def test_find_renews_by_itself() -> None:
+    """Looking for a clone survives the end of the session."""
+    node, clock = SessionNode(), VirtualClock()
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        node.alive.clear()
+        clock.now += 7200
+        assert await client.find(RESOURCE) == Absent()
+    assert node.logins == 2
+
+
+@pytest.mark.parametrize("drops", [False, True])
+async def test_wrong_password_is_sent_once(drops: bool) -> None:  # noqa: FBT001 - a parameter
+    """A wrong password is sent exactly once per process, also where its answer was lost."""
+    node = SessionNode(password="another")
+
+    def handler(seen: Seen) -> bytes | None:
+        made = node(seen)
+        return None if drops and "login" in seen.target else made
+
+    async with WireServer(handler) as server, client_of(server.url, AUTH) as client:
+        with pytest.raises(UnreachableError) as caught:
+            await client.preflight()
+        for _ in range(3):
+            with pytest.raises((UnreachableError, RunStoppedError)):
+                await client.renew()
+    assert node.logins == 1
+    assert "planted" not in str(caught.value)
+    assert DIGEST not in repr(caught.value)
+
+
+async def test_password_changed_while_running() -> None:
+    """A password that stops working in a run is sent once more and never again."""
+    node, clock = SessionNode(), VirtualClock()
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        node.alive.clear()
+        node.password = "changed"
+        clock.now += 7200
+        results = await asyncio.gather(*(client.find(RESOURCE) for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(result, RunStoppedError) for result in results)
+        with pytest.raises(RunStoppedError, match="ID.1000"):
+            await client.renew()
+    assert node.logins == 2
+
+
+async def test_proven_password_survives_lost_answers() -> None:
+    """A login that worked before is tried again when its answer is lost."""
+    node, clock = SessionNode(), VirtualClock()
+    lost = iter([False, True, True])
+
+    def handler(seen: Seen) -> bytes | None:
+        made = node(seen)
+        return None if "login" in seen.target and next(lost, False) else made
+
+    async with WireServer(handler) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        node.alive.clear()
+        clock.now += 7200
+        assert await client.find(RESOURCE) == Absent()
+    assert node.logins == 4
+
+
+async def test_two_runs_with_unique_sessions() -> None:
+    """Two runs that end each other's sessions both stop with a clear message, within three logins each."""
+    node, clock = SessionNode(is_unique=True), VirtualClock()
+    async with (
+        WireServer(node) as server,
+        client_of(server.url, AUTH, clock=clock) as one,
+        client_of(server.url, AUTH, clock=clock) as other,
+    ):
+        await one.preflight()
+        await other.preflight()
+        results = await asyncio.gather(
+            *(_clone(client, number) for number, client in enumerate((one, other) * 20)), return_exceptions=True
+        )
+        stopped = [result for result in results if isinstance(result, RunStoppedError)]
+        for _ in range(40):
+            results = await asyncio.gather(_clone(one, 100), _clone(other, 101), return_exceptions=True)
+            stopped += [result for result in results if isinstance(result, RunStoppedError)]
+            node.alive.clear()
+        assert {"enable.unique.session" in str(error_) for error_ in stopped} == {True}
+    assert node.logins <= 6
+
+
+async def test_given_session_is_not_closed_and_not_renewed() -> None:
+    """A session that somebody else opened is left open, and its end stops the run with what to do."""
+    node = SessionNode(alive={"a" * 32})
+    async with WireServer(node) as server:
+        async with client_of(server.url, SessionAuth("a" * 32)) as client:
+            await client.preflight()
+            node.alive.clear()
+            await client.submit(CLONE, JOB)
+            assert isinstance(await client.poll(JOB), Refused)
+            with pytest.raises(RunStoppedError, match="ZSTACK_SESSION_ID"):
+                await client.renew()
+    assert not any(call.startswith("DELETE") for call in server.calls)
+
+
+async def test_cancelled_caller_does_not_cancel_the_login() -> None:
+    """Cancelling one worker leaves the login to the others, and close still logs out."""
+    node, clock = SessionNode(), VirtualClock()
+    gate = CountingGate()
+
+    async def slow(seen: Seen) -> bytes | None:
+        if "login" in seen.target:
+            await asyncio.sleep(0.05)
+        return node(seen)
+
+    async with WireServer(slow) as server:
+        async with client_of(server.url, AUTH, clock=clock, gate=gate) as client:
+            await client.preflight()
+            node.alive.clear()
+            clock.now += 7200
+            workers = [asyncio.create_task(client.find(RESOURCE)) for _ in range(2)]
+            while node.logins < 1 or gate.passed < 5:
+                await asyncio.sleep(0.005)
+            workers[0].cancel()
+            assert await workers[1] == Absent()
+        assert node.alive == set()
+    assert node.logins == 2
+    assert gate.passed == len(server.seen)
+
+
+async def test_logout_that_fails_is_told() -> None:
+    """A session that could not be closed is told among the warnings."""
+    node = SessionNode()
+
+    def handler(seen: Seen) -> bytes | None:
+        return None if seen.method == "DELETE" else node(seen)
+
+    async with WireServer(handler) as server:
+        async with client_of(server.url, AUTH) as client:
+            await client.preflight()
+        assert "could not log out" in client.warnings[-1]
+
+
+@pytest.mark.parametrize("code", ["ID.1005", "ID.1006", "ID.2001", "LOGIN_CONTROL.1002", "LOGIN_CONTROL.1003"])
+async def test_refused_logins(code: str) -> None:
+    """A lock, captcha, full session list or second factor is told once with what to do."""
+
+    def handler(seen: Seen) -> bytes:
+        return answer(200, {}) if "actions" in seen.target else answer(503, error(code))
+
+    async with WireServer(handler) as server, client_of(server.url, AUTH) as client:
+        with pytest.raises(UnreachableError, match=code):
+            await client.preflight()
+    assert server.calls.count("PUT /v1/accounts/login") == 1
