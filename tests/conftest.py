@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -104,3 +105,24 @@ def zclone(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subproces
         )
 
     return call
+
+
+@pytest.fixture
+def serve_node(child_env: dict[str, str]) -> Iterator[Callable[..., str]]:
+    """Start embedded nodes as processes of their own: called with flags of ``simulate``, it gives the url."""
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def start(*flags: str) -> str:
+        node = subprocess.Popen(
+            [sys.executable, "-m", "batch", "simulate", "--port", "0", "--until-stdin-closes", *flags],
+            env=child_env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        nodes.append(node)
+        assert node.stdout is not None
+        return str(json.loads(node.stdout.readline())["url"])
+
+    yield start
+    for node in nodes:
+        node.communicate(timeout=20)

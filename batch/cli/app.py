@@ -9,7 +9,7 @@ import typer
 from batch import __version__
 from batch.cli import files, node, options, results
 from batch.cli.arguments import prepared
-from batch.cli.terminal import emit, say
+from batch.cli.terminal import emit, occupy_standard_streams, say
 from batch.errors import ExitCode, JobFileError, ZcloneError
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ app.command()(node.simulate)
 
 def run_and_exit() -> NoReturn:
     """Run the process's command line and leave with the exit code of the contract."""
+    occupy_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batch.log import SECRETS, sanitised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_LAST_STANDARD: Final = 2
 
 
 def emit(lines: Iterable[str]) -> None:
@@ -33,6 +35,13 @@ def say(text: str) -> None:
         print(shown, file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr.fileno())
+
+
+def occupy_standard_streams() -> None:
+    """Open closed descriptors 0 to 2 to nowhere, or the manifest could get one and the log be written into it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def is_terminal(descriptor: int) -> bool:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from batch.model import Intent, Plan
 
 _NAMED = 10
+_DIGITS = 12
+"""Hex digits of a digest that a settled Clone keeps."""
 _PAUSE_EVERY = 512
+_KEPT_DIGITS = 12
+"""Of the digest of a settled clone."""
 
 
 class Past(Protocol):
@@ -33,7 +37,7 @@ class Past(Protocol):
         """Whether the server was seen to honour resourceUuid."""
 
     def final(self, key: str) -> tuple[State, int] | None:
-        """Tell the final state and the first 64 bits of the digest it was sent with; None while not final."""
+        """Tell the final state and the first 48 bits of the digest it was sent with (0: not on record), or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,9 @@ class Survey:
 
 
 def survey(plan: Plan, past: Past) -> Survey:
-    """Walk the plan once against the manifest."""
+    """Walk the plan once against the manifest; where nothing was ever sent there is nothing to find."""
+    if not past.intents and not past.counts.keys() - {State.PLANNED}:
+        return Survey((), ())
     intents = dict(past.intents)
     found: list[Clone] = []
     changed: list[str] = []
@@ -57,7 +63,7 @@ def survey(plan: Plan, past: Past) -> Survey:
             is_changed = intent.digest != clone.digest
         else:
             final = past.final(clone.key)
-            is_changed = final is not None and final[1] != int(clone.digest[:16], 16)
+            is_changed = final is not None and final[1] not in (0, int(clone.digest[:_KEPT_DIGITS], 16))
         if is_changed:
             changed.append(clone.key)
     found.extend(_removed(intent) for intent in intents.values())

@@ -132,6 +132,8 @@ class _Composer:
 
     def _streamed(self, key: Scalar) -> Iterator[tuple[Scalar, Node]]:
         event = next(self._events)
+        if event.__class__ is yaml.AliasEvent:
+            raise self._error(event, "the list of targets must stand here, not an alias of it")
         if event.__class__ is not yaml.SequenceStartEvent:
             yield key, self._node(event, 1)
             return

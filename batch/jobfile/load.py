@@ -120,6 +120,9 @@ def _complaint(detail: dict[str, Any]) -> Complaint:
         return Complaint(path, message, at_key=True)
     if path.startswith("endpoint.auth") and kind in {"model_type", "dataclass_type"}:
         return Complaint(path, "never a secret in this file: write {env: NAME} or {file: PATH}")
+    if path.startswith("endpoint.auth") and kind == "string_pattern_mismatch":
+        # The value is not repeated: it may be the secret itself.
+        return Complaint(path, "must be the name of an environment variable")
     return Complaint(path, _message(kind, detail))
 
 

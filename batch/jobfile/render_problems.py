@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _WINDOW: Final = 100
 _BEFORE: Final = 60
+_SECRET: Final = re.compile("password|secret|session|token|access_key", re.IGNORECASE)
 _INDENT: Final = "    "
 _MAX_SHOWN_LINE: Final = 1 << 16
 
@@ -30,7 +32,7 @@ def source_line(place: Place) -> str | None:
 def as_text(problems: Iterable[Problem], line_of: Callable[[Place], str | None]) -> str:
     """Return one block a problem: ``file:line:column: path: message``, then the line and a caret below its column.
 
-    Lines of ``endpoint`` are not shown: a secret written there by mistake must not leave the file.
+    Lines of ``endpoint`` and those that speak of secrets are not shown: what is written there by mistake stays there.
     """
     return "\n".join(itertools.chain.from_iterable(_block(problem, line_of) for problem in problems))
 
@@ -42,7 +44,7 @@ def as_github(problems: Iterable[Problem]) -> str:
 
 def _block(problem: Problem, line_of: Callable[[Place], str | None]) -> list[str]:
     line = None if problem.path.startswith("endpoint") else line_of(problem.place)
-    if not line or not line.strip():
+    if not line or not line.strip() or _SECRET.search(line):
         return [str(problem)]
     start = max(0, problem.place.column - 1 - _BEFORE)
     shown = line[start : start + _WINDOW]

@@ -11,13 +11,14 @@ import re
 import sys
 import zlib
 from dataclasses import dataclass
+from operator import length_hint
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.manifest.line import MAX_LINE, SEAL, fields, unseal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _CHUNK: Final = 1 << 18
@@ -40,7 +41,7 @@ class DamagedError(ManifestError):
 
 
 class Scan:
-    """One pass over a manifest from its start: iterate to get the unsealed body of every line.
+    """One pass over a manifest from its start: iterate to get the unsealed body of every line, or take ``chunks``.
 
     ``read(offset, size)`` returns bytes, none at the end. Raises DamagedError at damage in the middle.
     """
@@ -58,29 +59,54 @@ class Scan:
         """Body of the last good line, which names its batch."""
 
     def __iter__(self) -> Iterator[bytes]:
+        for bodies in self.chunks():
+            self.line -= len(bodies)
+            self.offset -= sum(map(len, bodies)) + len(bodies) * (SEAL + 1)
+            for body in bodies:
+                self.line += 1
+                self.offset += len(body) + SEAL + 1
+                self.last = body
+                yield body
+
+    def feed(self, take: Callable[[Iterator[bytes]], None]) -> None:
+        """Give ``take`` the rest of the bodies, many at a time; ``line`` is right also where it raises."""
+        for bodies in self.chunks():
+            left = iter(bodies)
+            try:
+                take(left)
+            finally:
+                self.line -= length_hint(left)
+
+    def chunks(self) -> Iterator[list[bytes]]:
+        """Yield the bodies many at a time: ``line`` and ``offset`` are then those of the last."""
         tail = b""
         while chunk := self._read(self.offset + len(tail), _CHUNK):
             *lines, tail = (tail + chunk).split(b"\n")
-            if (yield from self._good(lines)) or len(tail) > MAX_LINE:
+            bodies = self._follow(lines)
+            if bodies:
+                yield bodies
+            if len(bodies) < len(lines) or len(tail) > MAX_LINE:
                 self._require_torn(sys.maxsize)
                 return
         # A writer may have gone on since the last read: what it appended is no damage.
         self._require_torn(self.offset + len(tail))
 
-    def _good(self, lines: list[bytes]) -> Generator[bytes, None, bool]:
-        """Yield bodies; return True at the first line that is not good."""
+    def _follow(self, lines: list[bytes]) -> list[bytes]:
+        """Return the bodies up to the first line that is not good."""
         crc = self.crc
+        bodies: list[bytes] = []
         for line in lines:
             body = line[:-SEAL]
             crc = zlib.crc32(body, crc)
             if line[-SEAL:] != b',"crc":"%08x"}' % crc or not body:
-                return True
+                break
             self.crc = crc
-            self.line += 1
-            self.offset += len(line) + 1
-            self.last = body
-            yield body
-        return False
+            bodies.append(body)
+        if bodies:
+            self.line += len(bodies)
+            self.offset += sum(map(len, bodies)) + len(bodies) * (SEAL + 1)
+            self.last = bodies[-1]
+        return bodies
 
     @property
     def batch(self) -> int:

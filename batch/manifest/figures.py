@@ -6,18 +6,19 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.fold import Past, head
+from batch.manifest.fold import Past
 from batch.manifest.reading import reading
 from batch.manifest.records import EndedLine, PlanLine, StartedLine, parse_line, parse_record
 from batch.model import Intent, Record, State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from batch.manifest.header import Header
 
 _RECENT: Final = 200
-_FINALS: Final = frozenset(state.value.encode() for state in State if state.is_final)
+_ENDINGS: Final = tuple(f'{{"state":"{state.value}"'.encode() for state in State if state.is_final)
 _PROCESS: Final = (b'{"started":', b'{"ended":')
 
 
@@ -64,14 +65,14 @@ class _Figures:
         self.started: StartedLine | None = None
         self.ended: EndedLine | None = None
 
-    def add(self, body: bytes) -> None:
-        self.past.add(body)
-        found = head(body)
-        if found is not None:
-            if found[0] in _FINALS:
+    def watch(self, bodies: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass the lines on, with a look at them."""
+        for body in bodies:
+            if body.startswith(_ENDINGS):
                 self._settle(parse_record(body))
-        elif body.startswith(_PROCESS):
-            self._turn(body)
+            elif body.startswith(_PROCESS):
+                self._turn(body)
+            yield body
 
     def _settle(self, record: Record) -> None:
         self.settled.append(record.at)
@@ -99,8 +100,7 @@ def summary(path: Path) -> Summary:
     """Return the figures of the manifest at ``path``. Raises UsageError or ManifestError where it cannot be read."""
     figures = _Figures()
     with reading(path) as manifest:
-        for body in manifest.bodies():
-            figures.add(body)
+        figures.past.add_all(figures.watch(manifest.bodies()))
         figures.past.finish()
         torn_bytes = manifest.torn_bytes()
     for intent in figures.past.intents.values():

@@ -28,6 +28,7 @@ _MOST_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
 _PREFIX_DIGITS: Final = 12
 _HASH: Final = 0xFFFF_FFFF_FFFF_FFFF
 _RECORD: Final = b'{"state":"'
+_CLONE_UUID: Final = b'"clone_uuid":"'
 _DIGEST: Final = b'"digest":"'
 
 
@@ -72,8 +73,12 @@ class Past:
         self._was_honoured = False
 
     def add(self, body: bytes) -> None:
-        """Take in one unsealed line. Raises ManifestError as ``add_all`` does."""
+        """Take in one line as it is written. Raises ManifestError where it says anything new of a settled Clone."""
         self.add_all((body,))
+        found = head(body)
+        if found is not None and found[1] in self._open and not self._is_open(found[1]):
+            del self._open[found[1]]
+            raise ManifestError(f"{found[1].decode(errors='replace')} is settled and cannot be {found[0].decode()}")
 
     def add_all(self, bodies: Iterable[bytes]) -> None:
         """Take in unsealed lines. Raises ManifestError for an unknown state or a settled Clone that changes its own.
@@ -82,33 +87,57 @@ class Past:
         """
         before = self._open
         for body in bodies:
-            found = head(body)
-            if found is None:
-                self._add_other(body)
+            # As ``head`` takes them; inside the loop because a manifest has millions of lines.
+            parts = body.split(b'"', 13)
+            if len(parts) < 14 or parts[5] != b"key" or parts[11] != b"attempt" or b"\\" in parts[7]:
+                self._add_unusual(body)
                 continue
-            state, key, attempt = found
-            code = _CODES.get(state, _UNKNOWN)
+            key = parts[7]
+            code = _CODES.get(parts[3], _UNKNOWN)
             if code in _OPEN:
                 lines = before.get(key)
                 before[key] = body if lines is None else lines + b"\n" + body
-            elif code == _PLANNED:
-                self._give_back(key, body, int(attempt))
-            elif code == _UNKNOWN:
-                raise ManifestError(f"unknown state {state.decode()!r}: written by a newer zclone")
             else:
-                self._settle(key, code, int(attempt))
+                self._end(key, code, int(parts[12][1:-1]), body)
+
+    def _add_unusual(self, body: bytes) -> None:
+        found = head(body)
+        if found is None:
+            self._add_other(body)
+            return
+        state, key, attempt = found
+        code = _CODES.get(state, _UNKNOWN)
+        if code in _OPEN:
+            self._go_on(key, body)
+        else:
+            self._end(key, code, int(attempt), body)
+
+    def _go_on(self, key: bytes, body: bytes) -> None:
+        lines = self._open.get(key)
+        self._open[key] = body if lines is None else lines + b"\n" + body
+
+    def _end(self, key: bytes, code: int, attempt: int, body: bytes) -> None:
+        """Take in a record after which no attempt is under way."""
+        if code == _PLANNED:
+            self._give_back(key, body, attempt)
+        elif code == _UNKNOWN:
+            raise ManifestError("unknown state: written by a newer zclone")
+        else:
+            if code == _CLONED and not self._was_honoured:
+                self._was_honoured = _is_honoured(self._open.get(key, b""), body)
+            self._settle(key, code, attempt)
 
     def finish(self) -> None:
         """Look at what the lines left open: a Clone that was settled before is not, unless it was sent once more."""
-        table = self._table
         for key, lines in list(self._open.items()):
-            hashed = hash_key(key)
-            value = table.get(hashed)
-            if value is None:
-                table.put(hashed, _PLANNED)
-            elif value & _STATE != _PLANNED:
-                self._require_stale(key, lines, value)
+            if not self._is_open(key):
+                self._require_stale(key, lines, self._table.get(hash_key(key)) or 0)
                 del self._open[key]
+
+    def _is_open(self, key: bytes) -> bool:
+        hashed = hash_key(key)
+        self._table.add((hashed,), _PLANNED)
+        return (self._table.get(hashed) or 0) & _STATE == _PLANNED
 
     def _add_other(self, body: bytes) -> None:
         if body.startswith(b'{"planned":'):
@@ -125,8 +154,7 @@ class Past:
     def _give_back(self, key: bytes, body: bytes, attempt: int) -> None:
         """Take in that an attempt was never sent; with none before it the Clone is as if nothing had been."""
         if attempt:
-            before = self._open.get(key)
-            self._open[key] = body if before is None else before + b"\n" + body
+            self._go_on(key, body)
         else:
             self._open.pop(key, None)
             self._table.add((hash_key(key),), _PLANNED)
@@ -195,6 +223,12 @@ class Past:
     def canary_passed(self) -> bool:
         """Whether the server ever made a clone under the uuid it was asked for."""
         return self._was_honoured
+
+
+def _is_honoured(lines: bytes, cloned: bytes) -> bool:
+    start = cloned.find(_CLONE_UUID) + len(_CLONE_UUID)
+    uuid = cloned[start : cloned.find(b'"', start)]
+    return bool(uuid) and b'"resource_uuid":"%s"' % uuid in lines
 
 
 def _attempts(value: int) -> int:

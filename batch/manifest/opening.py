@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError, UsageError
@@ -16,7 +16,7 @@ from batch.manifest.journal import Manifest
 from batch.manifest.writer import End, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from batch.manifest.files import Files
@@ -83,6 +83,7 @@ class _Opening:
         self._path = path
         self.header = header
         """The file's own once ``fold`` has read it: it knows when the run first began."""
+        self._is_known = False
         self.warnings: list[str] = []
 
     def fold(self) -> tuple[End, Past]:
@@ -111,13 +112,15 @@ class _Opening:
 
     def _fold_lines(self, scan: Scan, past: Past) -> None:
         with named(self._path, scan):
-            bodies = iter(scan)
-            for body in islice(bodies, 1):
-                found = parse_header(body)
-                require_same(found, self.header)
-                self.header = found
-            past.add_all(bodies)
+            scan.feed(partial(self._take, past))
             past.finish()
+
+    def _take(self, past: Past, bodies: Iterator[bytes]) -> None:
+        if not self._is_known:
+            found = parse_header(next(bodies))
+            require_same(found, self.header)
+            self.header, self._is_known = found, True
+        past.add_all(bodies)
 
     def _require_ours(self) -> None:
         """Refuse a file without a whole first line, unless it is what a power cut leaves of a header."""

@@ -107,6 +107,9 @@ def _dated(job: Job, started_at: float) -> str:
 
 def input_files(job: Job) -> Iterator[Path]:
     """Yield the ``from:`` files in the order of the job file. Raises JobFileError where it cannot be read on."""
+    if b"from" not in job.data and b"\\" not in job.data:
+        # Without the key, plain or escaped, there is no need to read a long list of targets once more.
+        return
     for key, node in walk(job.data, str(job.path), Problems()):
         if key.text == STREAMED and isinstance(node, MappingNode):
             for name, value in node.pairs:

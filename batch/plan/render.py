@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from batch.model import JsonValue
 
 SOURCE: Final = "source."
+MAX_NAMES: Final = 1000
+"""In one text; with MAX_VALUE it bounds what a small file can grow into."""
+MAX_VALUE: Final = 65_536
+"""Characters of one value that is put in."""
 
 
 class RenderError(Exception):
@@ -50,6 +54,8 @@ class Scope:
         if value is None:
             hint = f"${{{name}}} for the shell or the container is written $${{{name}}}"
             raise RenderError(f"{unknown(name, self._names, what='name')} ({hint})")
+        if len(value) > MAX_VALUE:
+            raise RenderError(f"the value of {name} is longer than {MAX_VALUE:,} characters")
         return value
 
     def _source_field(self, name: str) -> str:
@@ -65,6 +71,8 @@ class Scope:
 
 def render(text: str, scope: Scope | Mapping[str, str]) -> str:
     """Put values in for ``${name}`` and a dollar for ``$$``. Raises RenderError."""
+    if text.count("${") > MAX_NAMES:
+        raise RenderError(f"has more than {MAX_NAMES:,} names")
     try:
         return _Template(text).substitute(scope)  # type: ignore[arg-type]  # only __getitem__ is used
     except KeyError as error:

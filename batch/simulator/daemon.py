@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.simulator.options import NodeOptions
+    from batch.simulator.server import NodeServer
 
 
 async def run_forever(
@@ -27,18 +28,26 @@ async def run_forever(
     parent_pipe: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until told to end; says ``{"url": ..., "session": ...}`` as one JSON line on stdout when ready.
+    """Serve until told to end; says so as one JSON line on stdout when ready: url, session, account, password.
 
     With ``parent_pipe`` the node lives as long as its stdin is open and ignores SIGINT, so that it dies neither
     before its parent nor long after; else SIGINT and SIGTERM end it. Raises StateError and OSError as ``serve`` does.
     """
+    stop = asyncio.Event()
+    _listen_for_the_end(stop, parent_pipe=parent_pipe)
     server = await serve(options, host=host, port=port, state=state)
     try:
-        line = json.dumps({"url": server.url, "session": options.session})
-        (announce or _announce)(line)
-        await _until_told(parent_pipe=parent_pipe)
+        (announce or _announce)(_ready_line(server, options))
+        await stop.wait()
     finally:
         await server.close()
+
+
+def _ready_line(server: NodeServer, options: NodeOptions) -> str:
+    admin = server.node.admin
+    return json.dumps(
+        {"url": server.url, "session": options.session, "account": admin.name, "password": admin.password}
+    )
 
 
 def _announce(line: str) -> None:
@@ -46,16 +55,12 @@ def _announce(line: str) -> None:
     sys.stdout.flush()
 
 
-async def _until_told(*, parent_pipe: bool) -> None:
+def _listen_for_the_end(stop: asyncio.Event, *, parent_pipe: bool) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    if parent_pipe:
-        loop.add_signal_handler(signal.SIGINT, _ignore)
-        _watch_stdin(loop, stop)
-    else:
-        loop.add_signal_handler(signal.SIGINT, stop.set)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    await stop.wait()
+    loop.add_signal_handler(signal.SIGINT, _ignore if parent_pipe else stop.set)
+    if parent_pipe:
+        _watch_stdin(loop, stop)
 
 
 def _ignore() -> None:

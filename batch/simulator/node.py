@@ -21,7 +21,7 @@ from batch.simulator.faults import Fault, FaultKind, Faults
 from batch.simulator.gateway import JOBS, Gateway, classify
 from batch.simulator.jobs import JobStore, Outcome
 from batch.simulator.ledger import Ledger
-from batch.simulator.options import ADMIN_UUID, NodeOptions
+from batch.simulator.options import ADMIN_UUID, Account, NodeOptions
 from batch.simulator.resources import Estate
 from batch.simulator.restore import restore
 from batch.simulator.wire import (
@@ -84,6 +84,11 @@ class Node:
             directory.open(options.session, directory.accounts[ADMIN_UUID], now)
         estate = Estate(options, speech, now)
         return World(options, speech, directory, estate, self.ledger, self._emit, self._draw_uuid)
+
+    @property
+    def admin(self) -> Account:
+        """The account that may do everything."""
+        return self._world.directory.accounts[ADMIN_UUID]
 
     def receive(self, request: Request, now: float) -> Delivery:
         """Take a request that reached the node's address at ``now``."""
@@ -151,6 +156,7 @@ class Node:
         """End every session at once."""
         self._world.directory.expire_all()
         self._emit({"e": "expire"})
+        self._flush()
 
     def set_faults(self, options: NodeOptions) -> None:
         """Replace the fault rules by those of ``options``; numbers of calls go on counting."""

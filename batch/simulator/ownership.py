@@ -109,13 +109,14 @@ def _owners(world: World, call: Call, _account: Account | None, _now: float) -> 
     return {"inventories": {row.uuid: _account_json(accounts[row.owner]) for row in rows if row is not None}}
 
 
-def _user_tags(world: World, call: Call, _account: Account | None, _now: float) -> Json:
+def _user_tags(world: World, call: Call, account: Account | None, _now: float) -> Json:
+    assert account is not None
     asked = query.parse(call.request)
     query.check_fields(asked, frozenset({"uuid", "tag", "resourceUuid", "resourceType", "type"}), _TAG, world.speech)
     uuids = asked.uuids("resourceUuid")
     found = world.estate.services() if uuids is None else (world.estate.find(uuid) for uuid in uuids)
-    rows = (_tag(row, tag) for row in found if row is not None for tag in row.tags)
-    return query.answer(asked, rows, _TAG)
+    visible = [row for row in found if row and world.estate.may_use(row, account.uuid, is_admin=account.is_admin)]
+    return query.answer(asked, (_tag(row, tag) for row in visible for tag in row.tags), _TAG)
 
 
 def _tag(row: Resource, tag: str) -> Json:

@@ -29,6 +29,7 @@ faults:                       # before the preset's own; the first that fits win
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -46,6 +47,17 @@ _LISTS: Final = {"accounts": Account, "access_keys": AccessKey, "sources": Sourc
 _ELSEWHERE: Final = frozenset({"seed", "accounts", "access_keys", "sources", "faults"})
 _RULE: Final = ("on", "source", "probability", "times")
 _FAULT: Final = ("seconds", "status", "code", "cause", "executed", "host")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML where ``on``, ``yes`` and dates are text; only true and false are booleans."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
 
 
 class ScriptError(Exception):
@@ -75,8 +87,8 @@ def load_faults(name: str, *, seed: int | None = None) -> NodeOptions:
 def read_script(text: str, *, name: str) -> NodeOptions:
     """Read a script; ``name`` stands in messages. Raises ScriptError."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        script = yaml.load(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
+        script = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ScriptError(f"{name}: not YAML: {error}") from None
     try:

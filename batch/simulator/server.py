@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -17,7 +18,7 @@ from batch.simulator.state import StateFile
 from batch.simulator.wire import Drop, Later, Reply, Request, WebHook
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from batch.simulator.options import NodeOptions
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 _BODY_LIMIT: Final = 64 * 1024 * 1024
 _TICK: Final = 0.01
 _HOOK_TIMEOUT: Final = ClientTimeout(total=10)
+
+
+class _Answer(web.Response):
+    """A reply of the node, in bytes as the node wrote it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(status=reply.status, body=reply.body)
+        self.is_typed = any(name == "Content-Type" for name, _ in reply.headers)
+        for name, value in reply.headers:
+            self.headers.add(name, value)
 
 
 class NodeServer:
@@ -47,7 +58,7 @@ class NodeServer:
 
     async def open(self, host: str, port: int) -> None:
         """Listen; ``port`` 0 takes a free one. Raises OSError."""
-        app = web.Application(client_max_size=_BODY_LIMIT)
+        app = web.Application(client_max_size=_BODY_LIMIT, middlewares=[_only_from_loopback])
         app.router.add_route("*", "/__ledger", self._ledger)
         app.router.add_post("/__control", self._control)
         app.router.add_route("*", "/{path:.*}", self._handle)
@@ -93,11 +104,7 @@ class NodeServer:
             return _abort(request)
         if delivery.cut is not None:
             return await _send_cut(request, delivery)
-        response = web.Response(status=delivery.status, body=delivery.body)
-        for name, value in delivery.headers:
-            response.headers.add(name, value)
-        response["zstack"] = True
-        return response
+        return _Answer(delivery)
 
     async def _wait(self, delivery: Delivery) -> Reply | Drop:
         if isinstance(delivery, Later):
@@ -186,10 +193,25 @@ async def _read(request: web.Request) -> Request:
 
 async def _strip_headers(_request: web.Request, response: web.StreamResponse) -> None:
     """Take away what aiohttp adds: the real server names no content type unless told to."""
-    if response.get("zstack"):
-        if not response.get("content_type"):
+    if isinstance(response, _Answer):
+        if not response.is_typed:
             response.headers.popall("Content-Type", None)
         response.headers["Server"] = "Apache-Coyote/1.1"
+
+
+@web.middleware
+async def _only_from_loopback(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Keep the ledger and the controls, which are no part of ZStack, from the network."""
+    if request.path.startswith("/__") and not is_loopback(request.remote):
+        raise web.HTTPForbidden
+    return await handler(request)
+
+
+def is_loopback(address: str | None) -> bool:
+    """Tell whether a peer's address is this machine's own."""
+    return address is not None and ip_address(address).is_loopback
 
 
 def _abort(request: web.Request) -> web.Response:
@@ -231,16 +253,20 @@ async def serve(
     """
     clock = clock or wall_clock()
     file = await asyncio.to_thread(StateFile.open, state) if state is not None else None
-    events = file.events() if file is not None else ()
-    node = Node(options, now=clock(), events=events, journal=file.append if file is not None else None)
-    server = NodeServer(node, clock, file)
     try:
+        server = NodeServer(_node(options, clock(), file), clock, file)
         await server.open(host, port)
-    except OSError:
+    except BaseException:
         if file is not None:
             file.close()
         raise
     return server
+
+
+def _node(options: NodeOptions | None, now: float, file: StateFile | None) -> Node:
+    if file is None:
+        return Node(options, now=now)
+    return Node(options, now=now, events=file.events(), journal=file.append)
 
 
 @asynccontextmanager

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from batch.errors import RunStoppedError, UnreachableError
-from batch.zstack.auth import PROBE_PATH, check_access
+from batch.zstack.auth import PROBE_PATH, check_access, probe
 from batch.zstack.classify import is_skew
 from batch.zstack.decode import BadReplyError, as_number, as_object, json_object
-from batch.zstack.wire import Reply
+from batch.zstack.wire import Reply, http_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batch.zstack.answers import FindAnswer
     from batch.zstack.classify import Language
     from batch.zstack.settings import AccessKeyAuth
     from batch.zstack.wire import Clock, Send
@@ -63,6 +64,7 @@ class AccessKey:
         self._language = language
         self._zone = (0, "UTC")
         self._skew = 0.0
+        self._is_dead = False
         self.secrets = (auth.secret,)
 
     def headers(self, method: str, path: str) -> Mapping[str, str]:
@@ -79,7 +81,7 @@ class AccessKey:
                 "the server refuses the request's date in every time zone (requestTimeTooSkewed): its clocks disagree; "
                 f"this machine is {-self._skew:+.0f} s from the server's clock"
             )
-        warnings = await check_access(self._send, self.headers("GET", PROBE_PATH), self._language)
+        warnings = await check_access(self._probe, self._clock)
         if abs(self._skew) < NOTABLE_SKEW:
             return warnings
         return (
@@ -88,13 +90,15 @@ class AccessKey:
         )
 
     def lost(self, generation: int) -> None:
-        """Keep nothing: there is no session that could end."""
+        """Note an end that should not be; another process's jobs may have had a session that ended."""
+        self._is_dead = self._is_dead or generation == self.generation
 
     async def renew(self) -> None:
-        """Raise RunStoppedError: a key's sessions do not expire."""
-        raise RunStoppedError(
-            "the server calls the AccessKey's session ended: check that the key is enabled, then run again"
-        )
+        """Raise RunStoppedError where the key no longer works: its sessions do not expire."""
+        if self._is_dead:
+            raise RunStoppedError(
+                "the server calls the AccessKey's session ended: check that the key is enabled, then run again"
+            )
 
     async def resync(self) -> bool:
         """Find time and zone again, such as after a change to summer time."""
@@ -104,6 +108,9 @@ class AccessKey:
     async def close(self) -> str | None:
         """Leave nothing behind: keys have no sessions to close."""
         return None
+
+    async def _probe(self) -> FindAnswer:
+        return await probe(self._send, self.headers("GET", PROBE_PATH), self._language)
 
     async def _read_clock(self) -> None:
         before = self._clock.time()
@@ -140,9 +147,9 @@ def current_time(reply: Reply) -> float | None:
     try:
         times = as_object(json_object(reply.body).get("currentTime")) or {}
     except BadReplyError:
-        return reply.date
+        return http_date(reply.date)
     milliseconds = as_number(times.get("MillionSeconds"))
-    return reply.date if milliseconds is None else milliseconds / 1000
+    return http_date(reply.date) if milliseconds is None else milliseconds / 1000
 
 
 def zones(local: int) -> list[tuple[int, str]]:

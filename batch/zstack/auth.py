@@ -19,8 +19,9 @@ from batch.zstack.replies import found, refusal
 from batch.zstack.wire import Reply, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from batch.zstack.answers import FindAnswer
     from batch.zstack.classify import Language
     from batch.zstack.settings import PasswordAuth, SessionAuth
     from batch.zstack.wire import Clock, Send
@@ -34,6 +35,7 @@ YOUNG: Final = 60.0
 """Seconds: a session that ended sooner was ended by somebody."""
 MOST_YOUNG: Final = 3
 """So many young ends in a row stop the run."""
+PREFLIGHT_TRIES: Final = 3
 _LOGIN_TRIES: Final = 5
 _LOGOUT_TIME: Final = 10.0
 
@@ -81,8 +83,9 @@ class GivenSession:
 
     generation = 0
 
-    def __init__(self, auth: SessionAuth, send: Send, language: Language) -> None:
+    def __init__(self, auth: SessionAuth, send: Send, clock: Clock, language: Language) -> None:
         """Keep the header ready."""
+        self._clock = clock
         self._headers = {"Authorization": f"OAuth {auth.uuid}"}
         self._send = send
         self._language = language
@@ -95,7 +98,10 @@ class GivenSession:
 
     async def open(self) -> tuple[str, ...]:
         """Ask for a resource that does not exist: works with a live session only."""
-        return await check_access(self._send, self._headers, self._language)
+        return await check_access(self._probe, self._clock)
+
+    async def _probe(self) -> FindAnswer:
+        return await probe(self._send, self._headers, self._language)
 
     def lost(self, generation: int) -> None:
         """Note the end."""
@@ -246,14 +252,24 @@ class PasswordLogin:
             )
 
 
-async def check_access(send: Send, headers: Mapping[str, str], language: Language) -> tuple[str, ...]:
-    """Make the probe call; return warnings. Raises UnreachableError where the credentials or the endpoint are wrong."""
+async def probe(send: Send, headers: Mapping[str, str], language: Language) -> FindAnswer:
+    """Make the probe call."""
     reply = await send("GET", PROBE_PATH, headers=headers)
-    answer = found(reply, PROBE_UUID, language) if isinstance(reply, Reply) else reply
+    return found(reply, PROBE_UUID, language) if isinstance(reply, Reply) else reply
+
+
+async def check_access(ask: Callable[[], Awaitable[FindAnswer]], clock: Clock) -> tuple[str, ...]:
+    """Probe, again where there is no answer; return warnings. Raises UnreachableError for wrong credentials."""
+    answer = await ask()
+    for number in range(1, PREFLIGHT_TRIES):
+        if not isinstance(answer, NoAnswer):
+            break
+        await clock.sleep(float(number))
+        answer = await ask()
     if isinstance(answer, NotSent | NoAnswer):
         raise UnreachableError(f"ZStack does not answer: {answer.reason}")
     if isinstance(answer, Refused) and answer.error.klass is ErrorClass.PERMANENT:
         return (f"this account cannot query model services, so that lost answers stay uncertain: {explain(answer)}",)
     if isinstance(answer, Refused):
-        raise UnreachableError(f"ZStack refuses the credentials: {explain(answer)}")
+        raise UnreachableError(f"ZStack does not let us in: {explain(answer)}")
     return ()

@@ -63,7 +63,9 @@ def from_http(status: int, text: str, language: Language = "en") -> ApiError:
 def safe_text(text: str, longest: int = LONGEST_TEXT) -> str:
     r"""Escape control, bidirectional and separator characters (``\n``, ``\x1b``, ``\u2028``), then cut."""
     # Twice the length is enough to cut from, and bounds the work on a megabyte of details.
-    shown = "".join(char if _is_plain(char) else _escape(char) for char in text[: 2 * longest])
+    shown = text[: 2 * longest]
+    if not shown.isprintable():
+        shown = "".join(char if _is_plain(char) else _escape(char) for char in shown)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 

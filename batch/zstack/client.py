@@ -13,8 +13,8 @@ from urllib.parse import quote, urlsplit
 from batch.errors import UnreachableError
 from batch.zstack.accesskey import ACTIONS_PATH, AccessKey
 from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused, Unknown
-from batch.zstack.auth import Access, GivenSession, PasswordLogin
-from batch.zstack.classify import is_skew
+from batch.zstack.auth import PREFLIGHT_TRIES, Access, GivenSession, PasswordLogin
+from batch.zstack.classify import from_http, is_skew
 from batch.zstack.client_http import Http
 from batch.zstack.decode import BadReplyError, as_text, json_object
 from batch.zstack.replies import found, polled, refusal, submitted
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 SERVICES_PATH: Final = "/v1/ai/model-services"
 JOBS_PATH: Final = "/v1/api-jobs"
-_PREFLIGHT_TRIES: Final = 3
 _MOST_REMEMBERED: Final = 65536
 
 
@@ -191,23 +190,26 @@ class Client:
         return await self.plain(method, path, body=body, headers=signed, sends_clone=sends_clone)
 
     async def _ask_version(self) -> None:
-        reply = await self._get_version()
-        for number in range(1, _PREFLIGHT_TRIES):
-            if not isinstance(reply, NoAnswer):
+        answer = await self._get_version()
+        for number in range(1, PREFLIGHT_TRIES):
+            if not isinstance(answer, NoAnswer):
                 break
             await self.clock.sleep(float(number))
-            reply = await self._get_version()
-        if isinstance(reply, NotSent | NoAnswer):
-            raise UnreachableError(f"cannot reach ZStack at {self.url}: {reply.reason}")
-        refused = refusal(reply, self.language)
-        if isinstance(refused, NoAnswer) and reply.status != 404:
-            raise UnreachableError(f"no answer of ZStack at {self.url}: {refused.reason}")
-        if isinstance(refused, Refused) and reply.status >= 500:
-            raise UnreachableError(f"ZStack at {self.url} is not ready: {explain(refused)}")
-        self.version = None if refused is not None else self._version_of(reply)
+            answer = await self._get_version()
+        if isinstance(answer, NotSent | NoAnswer):
+            raise UnreachableError(f"cannot reach ZStack at {self.url}: {answer.reason}")
+        if isinstance(answer, Refused) and answer.error.klass is ErrorClass.TRANSIENT:
+            raise UnreachableError(f"ZStack at {self.url} is not ready: {explain(answer)}")
+        # Whoever lacks GetVersion may be fine otherwise: the credentials' probe tells.
+        self.version = self._version_of(answer) if isinstance(answer, Reply) else None
 
-    async def _get_version(self) -> Outcome:
-        return await self.plain("PUT", ACTIONS_PATH, body=b'{"getVersion":{}}')
+    async def _get_version(self) -> Reply | Refused | NotSent | NoAnswer:
+        reply = await self.plain("PUT", ACTIONS_PATH, body=b'{"getVersion":{}}')
+        if not isinstance(reply, Reply):
+            return reply
+        if reply.status == 404:
+            return Refused(from_http(404, reply.text, self.language))
+        return refusal(reply, self.language) or reply
 
     def _version_of(self, reply: Reply) -> Version | None:
         try:
@@ -221,7 +223,7 @@ class Client:
             return PasswordLogin(auth, self.plain, self.clock, self.language)
         if isinstance(auth, AccessKeyAuth):
             return AccessKey(auth, self.plain, self.clock, self.language)
-        return GivenSession(auth, self.plain, self.language)
+        return GivenSession(auth, self.plain, self.clock, self.language)
 
     def _remember(self, job_uuid: str, generation: int) -> None:
         """Which session a job was sent with: its end is told at the poll, when another may long be in use."""
@@ -232,7 +234,7 @@ class Client:
     def _redacted(self, reply: Reply) -> Reply:
         """Blank our own secrets in error texts: a server may quote what it was sent."""
         body = reply.body
-        if reply.status < 400:
+        if reply.status < 400 and b'"error"' not in body:
             return reply
         for secret in self._access.secrets:
             body = body.replace(secret.encode(), b"***") if secret else body

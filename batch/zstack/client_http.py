@@ -20,7 +20,7 @@ from batch.zstack.answers import NoAnswer, NotSent
 from batch.zstack.classify import safe_text
 from batch.zstack.decode import LARGEST, BadReplyError, inflate
 from batch.zstack.settings import is_link_local
-from batch.zstack.wire import Reply, http_date
+from batch.zstack.wire import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +116,7 @@ class Http:
         return Reply(
             response.status,
             inflate(bytes(body), headers.get("Content-Encoding", "")),
-            http_date(headers.get("Date")),
+            headers.get("Date"),
             headers.get("Retry-After"),
         )
 

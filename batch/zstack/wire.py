@@ -80,8 +80,8 @@ class Reply:
 
     status: int
     body: bytes
-    date: float | None = None
-    """The server's Date header, seconds since the epoch."""
+    date: str | None = None
+    """The Date header as it came."""
     retry_after: str | None = None
     """The Retry-After header as it came."""
 
@@ -163,6 +163,6 @@ def pause_asked(reply: Reply, now: float) -> float | None:
     asked = (reply.retry_after or "").strip()
     seconds = float(asked[:12]) if asked.isascii() and asked.isdigit() else None
     if seconds is None:
-        until = http_date(asked)
-        seconds = 0.0 if until is None else until - (now if reply.date is None else reply.date)
+        until, server_now = http_date(asked), http_date(reply.date)
+        seconds = 0.0 if until is None else until - (now if server_now is None else server_now)
     return min(seconds, LONGEST_PAUSE) if seconds > 0 else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import subprocess
 import sys
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -21,6 +21,8 @@ from batch.jobfile.envelope import read_duration, read_max_failures, read_rate
 from batch.model import Limits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.jobfile.conftest import Expand
 
 HEAD: Final = "version: 1\nname: j\n"
@@ -57,14 +59,15 @@ def test_version_and_uuid_like_texts_survive(expand: Expand, version: str, sourc
 def test_numbers_and_booleans_have_their_types(expand: Expand) -> None:
     """Integer, Long and Boolean parameters are read from unquoted texts."""
     (clone,) = expand(
-        f"{HEAD}targets:\n  - uuid: {UUID}\n    params: {{requestCpu: 2147483647, size: 9223372036854775807, system: false}}\n"
+        f"{HEAD}targets:\n  - uuid: {UUID}\n    params: {{requestCpu: 2147483647, "
+        "size: 9223372036854775807, system: false}\n"
     )
     assert clone.params == {"requestCpu": 2**31 - 1, "size": 2**63 - 1, "system": False}
 
 
 def test_json_is_a_job_file(expand: Expand) -> None:
     """A job file may be written in JSON, since JSON is YAML."""
-    (clone,) = expand('{"version": 1, "name": "j", "targets": [{"uuid": "%s", "params": {"requestCpu": 4}}]}' % UUID)
+    (clone,) = expand(json.dumps({"version": 1, "name": "j", "targets": [{"uuid": UUID, "params": {"requestCpu": 4}}]}))
     assert clone.params == {"requestCpu": 4}
 
 
@@ -87,7 +90,8 @@ def test_limits_and_endpoint_are_read(tmp_path: Path) -> None:
     """The envelope's values arrive in units: calls per second, seconds, shares; paths count from the file's folder."""
     path = tmp_path / "job.yaml"
     path.write_text(
-        f"{HEAD}limits: {{rate: 600/min, timeout: 1h30m, deadline: 2h, max_failures: 20%, concurrency: 3, attempts: 2}}\n"
+        f"{HEAD}limits: {{rate: 600/min, timeout: 1h30m, deadline: 2h, max_failures: 20%, "
+        "concurrency: 3, attempts: 2}\n"
         "endpoint: {url: 'https://z:8080/zstack/', ca_file: ca.pem, insecure: false, auth: {account: admin, "
         f"password: {{file: secret}}}}}}\ntargets: [{UUID}]\n"
     )
@@ -213,9 +217,11 @@ def test_bombs_are_refused_by_a_process_that_lives(tmp_path: Path, text: str, me
 
 
 PIECES: Final = st.sampled_from(
-    ["version: 1", "name: j", "targets:", "- ", "  ", "\n", UUID, "uuid: ", "params: ", "{", "}", "[", "]", ":", ",", "'"]
-    + ['"', "&a ", "*a", "!!int ", "|", ">", "#", "---", "...", "? ", "<<: ", "null", "${", "$$", "\t", "é", "\x85"]
-    + ["matrix: ", "from: ", "limits: ", "rate: ", "defaults: ", "requestCpu: ", "x.csv", "endpoint: ", "vars: "]
+    [
+        *["version: 1", "name: j", "targets:", "- ", "  ", "\n", UUID, "uuid: ", "params: ", "{", "}", "[", "]", ":"],
+        *[",", "'", '"', "&a ", "*a", "!!int ", "|", ">", "#", "---", "...", "? ", "<<: ", "null", "${", "$$", "\t"],
+        *["é", "\x85", "matrix: ", "from: ", "limits: ", "rate: ", "defaults: ", "requestCpu: ", "x.csv", "vars: "],
+    ]
 )
 
 

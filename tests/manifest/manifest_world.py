@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ class FakeFile:
 
 
 class FakeDisk:
-    """Files in memory; what was not synced is lost at ``power_cut``. ``fault(operation)`` may raise or return a size."""
+    """Files in memory; what was not synced is lost at ``power_cut``. ``fault`` may raise or say how much is taken."""
 
     def __init__(self) -> None:
         self.files: dict[Path, FakeFile] = {}
@@ -33,6 +34,7 @@ class FakeDisk:
         self.log: list[str] = []
         self.fault: Callable[[str], int | None] = lambda _operation: None
         self.remote = False
+        self.synced = asyncio.Event()
 
     def _do(self, operation: str) -> int | None:
         self.log.append(operation)
@@ -74,6 +76,7 @@ class FakeDisk:
         self._do("sync")
         file = self.handles[handle][1]
         file.synced = bytes(file.data)
+        self.synced.set()
 
     def sync_directory(self, path: Path) -> None:
         self._do("sync_directory")

@@ -7,14 +7,15 @@ import errno
 from typing import TYPE_CHECKING
 
 import pytest
-from manifest_world import HEADER, PATH, FakeDisk, cloned, failed, inline, open_fake, plan, sent, write_run
 
 from batch.errors import ManifestError, ManifestLockedError
 from batch.manifest import open_manifest
 from batch.model import State
+from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 async def test_commit_returns_after_the_fsync_of_its_record() -> None:
@@ -59,9 +60,9 @@ async def test_one_write_at_a_time() -> None:
     await manifest.close(0)
 
 
-async def test_thread_is_the_default(tmp_path: pytest.TempPathFactory) -> None:
+async def test_thread_is_the_default(tmp_path: Path) -> None:
     """On the real disk a write runs in a thread of its own and the file holds it afterwards."""
-    path = PATH.__class__(str(tmp_path)) / "m.jsonl"
+    path = tmp_path / "m.jsonl"
     manifest = open_manifest(path, HEADER)
     await asyncio.gather(*(manifest.commit(sent(f"k{number}")) for number in range(10)))
     await manifest.close(0)
@@ -99,10 +100,11 @@ async def test_note_does_not_wait_for_ever() -> None:
     """A note becomes durable soon though nobody commits."""
     disk = FakeDisk()
     manifest = open_fake(disk)
+    disk.synced.clear()
     manifest.note(cloned("a"))
     async with asyncio.timeout(5):
-        while b'"key":"a"' not in disk.files[PATH].synced:
-            await asyncio.sleep(0.01)
+        await disk.synced.wait()
+    assert b'"key":"a"' in disk.files[PATH].synced
     await manifest.close(0)
 
 
@@ -295,19 +297,17 @@ async def test_close_while_a_write_is_under_way() -> None:
 
 async def test_cancelled_write_counts_as_a_failure() -> None:
     """A write whose outcome nobody learned poisons the journal."""
-    flights: list[asyncio.Task[None]] = []
+    flights: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
 
     async def stuck(_work: Callable[[], None]) -> None:
         task = asyncio.current_task()
         assert task is not None
-        flights.append(task)
+        flights.put_nowait(task)
         await asyncio.Event().wait()
 
     manifest = open_manifest(PATH, HEADER, files=FakeDisk(), in_thread=stuck)
     commit = asyncio.create_task(manifest.commit(sent("a")))
-    while not flights:
-        await asyncio.sleep(0)
-    flights[0].cancel()
+    (await flights.get()).cancel()
     with pytest.raises(ManifestError, match="CancelledError"):
         await commit
 
@@ -356,5 +356,3 @@ async def test_number_that_json_cannot_hold_is_refused_before_it_is_queued() -> 
     await manifest.commit(failed("b"))
     await manifest.close(0)
     assert open_fake(disk).past.counts == {State.FAILED: 1}
-
-

@@ -9,12 +9,12 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from manifest_world import PATH, FakeDisk, cloned, open_fake, sent, short, write_run
 
 from batch.errors import ManifestError
 from batch.manifest.chain import DamagedError
 from batch.manifest.fold import Past
 from batch.model import State
+from tests.manifest.manifest_world import PATH, FakeDisk, cloned, open_fake, sent, short, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ def folds() -> tuple[tuple[Mapping[str, Intent], Mapping[State, int]], ...]:
 
 
 def outcome(data: bytes) -> int | None:
-    """Open ``data``: None where it is refused, else how many lines were kept, and the warning is there if any was cut."""
+    """Open ``data``: None where it is refused, else how many lines were kept, with a warning if any was cut."""
     disk = FakeDisk()
     disk.put(data)
     try:
@@ -109,6 +109,16 @@ def test_bit_flips() -> None:
         line = line_of(place)
         expected = expected_after_damage(line)
         assert outcome(bytes(data)) == (None if line == 0 else expected), (place, line)
+
+
+def test_every_bit_of_the_last_lines() -> None:
+    """Each bit of the last three lines, their newlines included, flipped alone: only the last batch may be cut."""
+    start = sum(map(len, lines()[:-3]))
+    for place in range(start, len(whole())):
+        for bit in range(8):
+            data = bytearray(whole())
+            data[place] ^= 1 << bit
+            assert outcome(bytes(data)) == expected_after_damage(line_of(place)), (place, bit)
 
 
 @pytest.mark.parametrize("first", range(0, 230, 7))

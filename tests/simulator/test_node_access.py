@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from simulator_bench import CLONE, QUICK, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
 from batch.simulator import ADMIN_UUID, SESSION, AccessKey, Account, FaultKind, Source
+from tests.simulator.simulator_bench import CLONE, QUICK, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
 TENANT = Account("a" * 32, "tenant", password="secret")
 OTHER = Account("b" * 32, "other")

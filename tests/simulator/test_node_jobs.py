@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from simulator_bench import CLONE, SERVICES, SOURCE, Bench, decoded, hit, job, outcome
 
 from batch.simulator import Drop, FaultKind, Later, Reply
+from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, Bench, decoded, hit, job, outcome
 
 
 def test_a_job_is_202_until_done_and_then_repeats_its_result() -> None:
@@ -43,7 +43,7 @@ def test_done_rows_are_purged_by_creation_and_processing_ones_never() -> None:
 
 def test_a_purged_row_still_answers_from_the_cache_and_lies_after_a_second_post() -> None:
     """After the purge the old result is cached; a re-POST of the job uuid runs again and at once reads the old one."""
-    bench = Bench()
+    bench = Bench(session_timeout=1e6)
     bench.clone({"name": "old"})
     bench.wait(14_400)
     assert bench.poll()[1]["inventory"]["name"] == "old"
@@ -162,7 +162,7 @@ def test_the_original_makes_a_second_clone_when_the_job_uuid_was_new() -> None:
 @pytest.mark.parametrize(("half", "made"), [(0.05, 0), (0.15, 1)])
 def test_a_restart_leaves_orphans_and_refuses_for_a_while(half: float, made: int) -> None:
     """Jobs under way stay processing for ever, before or after their clone was made, and their uuid is used."""
-    bench = Bench(check_seconds=0.0)
+    bench = Bench(check_seconds=0.0, session_timeout=1e6)
     bench.clone({"name": "before"}, job=job(1))
     bench.post({"resourceUuid": CLONE}, job=job(2))
     bench.wait(half)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from simulator_bench import CLONE, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
 from batch.simulator import FaultKind, Reply
+from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
 DEAD = "0" * 32
 
@@ -159,7 +159,7 @@ def test_the_duplicate_check_is_not_atomic() -> None:
     bench.post({"resourceUuid": CLONE})
     bench.now += 0.05
     assert isinstance(bench.post({"resourceUuid": CLONE}), Reply)
-    bench.wait(0.21)
+    bench.wait(0.155)
     assert bench.poll()[0] == 200
     bench.wait()
     assert bench.poll()[1]["error"]["code"] == "SYS.1000"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,9 +12,6 @@ from batch.zstack.classify import from_error, safe_text
 from batch.zstack.codes import CODES, FAMILIES, HTTP, UNKNOWN
 from batch.zstack.replies import submitted
 from batch.zstack.wire import Reply
-
-if TYPE_CHECKING:
-    from batch.model import JsonValue
 
 P, F, R, T, A = (
     ErrorClass.PERMANENT,
@@ -171,10 +168,18 @@ def test_agent_told_by_text_only() -> None:
 @pytest.mark.parametrize("where", ["cause", "causes"])
 def test_most_specific_code_wins(where: str) -> None:
     """The innermost telling code of cause and causes wins over the catch-all around it."""
-    inner: JsonValue = {"code": "SYS.1006", "cause": {"code": "LICENSE.1001", "description": "expired"}}
-    error = classify("SYS.1000", **{where: inner if where == "cause" else [{"code": "?"}, inner]})
+    inner = {"code": "SYS.1006", "cause": {"code": "LICENSE.1001", "description": "expired"}}
+    error = (
+        classify("SYS.1000", cause=inner) if where == "cause" else classify("SYS.1000", causes=[{"code": "?"}, inner])
+    )
     assert (error.klass, error.code) == (F, "LICENSE.1001")
     assert "expired" in error.text
+
+
+def test_innermost_of_two_telling_codes() -> None:
+    """Of two codes that both tell something the inner one, nearer to the root of the matter, wins."""
+    error = classify("SYS.1015", cause={"code": "SYS.1011", "details": "no node"})
+    assert (error.klass, error.code) == (T, "SYS.1011")
 
 
 def test_permanent_cause_is_verified() -> None:

@@ -5,13 +5,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
-from wire_server import CLONE, JOB, RESOURCE, CountingGate, Seen, VirtualClock, WireServer, answer, client_of, error
 
 from batch.errors import RunStoppedError, UnreachableError
 from batch.zstack.answers import Absent, Accepted, ErrorClass, Refused
-from batch.zstack.settings import PasswordAuth, SessionAuth
+from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth
+from tests.zstack.wire_server import (
+    CLONE,
+    JOB,
+    RESOURCE,
+    CountingGate,
+    Seen,
+    VirtualClock,
+    WireServer,
+    answer,
+    client_of,
+    error,
+)
+
+if TYPE_CHECKING:
+    from batch.zstack.client import Client
 
 AUTH = PasswordAuth("admin", "planted-password")
 DIGEST = hashlib.sha512(b"planted-password").hexdigest()
@@ -43,7 +58,8 @@ class SessionNode:
             session = self.jobs[seen.target.rpartition("/")[2]]
         if session not in self.alive:
             return answer(503, error("ID.1001", "Session expired"))
-        return answer(200, {"inventory": {"uuid": RESOURCE}} if "/api-jobs/" in seen.target else {"inventories": []})
+        empty: object = {"inventories": []}
+        return answer(200, {"inventory": {"uuid": RESOURCE}} if "/api-jobs/" in seen.target else empty)
 
     def _login(self, seen: Seen) -> bytes:
         self.logins += 1
@@ -57,11 +73,8 @@ class SessionNode:
         return answer(200, {"inventory": {"uuid": session}})
 
 
-async def _clone(client: object, number: int) -> bool:
+async def _clone(client: Client, number: int) -> bool:
     """Clone as the engine does: a dead session means renew, and again under a new job uuid."""
-    from batch.zstack.client import Client  # noqa: PLC0415 - for the type
-
-    assert isinstance(client, Client)
     for attempt in range(100):
         job = f"{number:016x}{attempt:016x}"
         assert isinstance(await client.submit(CLONE, job), Accepted)
@@ -187,12 +200,13 @@ async def test_two_runs_with_unique_sessions() -> None:
     ):
         await one.preflight()
         await other.preflight()
-        results = await asyncio.gather(
+        results: list[bool | BaseException] = await asyncio.gather(
             *(_clone(client, number) for number, client in enumerate((one, other) * 20)), return_exceptions=True
         )
         stopped = [result for result in results if isinstance(result, RunStoppedError)]
         for _ in range(40):
-            results = await asyncio.gather(_clone(one, 100), _clone(other, 101), return_exceptions=True)
+            both = (_clone(client, number) for number, client in enumerate((one, other), 100))
+            results = await asyncio.gather(*both, return_exceptions=True)
             stopped += [result for result in results if isinstance(result, RunStoppedError)]
             node.alive.clear()
         assert {"enable.unique.session" in str(error_) for error_ in stopped} == {True}
@@ -202,15 +216,30 @@ async def test_two_runs_with_unique_sessions() -> None:
 async def test_given_session_is_not_closed_and_not_renewed() -> None:
     """A session that somebody else opened is left open, and its end stops the run with what to do."""
     node = SessionNode(alive={"a" * 32})
-    async with WireServer(node) as server:
-        async with client_of(server.url, SessionAuth("a" * 32)) as client:
-            await client.preflight()
-            node.alive.clear()
-            await client.submit(CLONE, JOB)
-            assert isinstance(await client.poll(JOB), Refused)
-            with pytest.raises(RunStoppedError, match="ZSTACK_SESSION_ID"):
-                await client.renew()
+    async with WireServer(node) as server, client_of(server.url, SessionAuth("a" * 32)) as client:
+        await client.preflight()
+        node.alive.clear()
+        await client.submit(CLONE, JOB)
+        assert isinstance(await client.poll(JOB), Refused)
+        with pytest.raises(RunStoppedError, match="ZSTACK_SESSION_ID"):
+            await client.renew()
     assert not any(call.startswith("DELETE") for call in server.calls)
+
+
+@pytest.mark.parametrize("auth", [SessionAuth("a" * 32), AccessKeyAuth("i", "k"), AUTH])
+async def test_news_of_another_process(auth: Auth) -> None:
+    """A job of an earlier process whose session ended says nothing about the credentials in use now."""
+
+    def handler(seen: Seen) -> bytes:
+        if "login" in seen.target:
+            return answer(200, {"inventory": {"uuid": "b" * 32}})
+        return answer(503, error("ID.1001")) if "/api-jobs/" in seen.target else answer(200, {"inventories": []})
+
+    async with WireServer(handler) as server, client_of(server.url, auth) as client:
+        await client.preflight()
+        assert isinstance(await client.poll(JOB), Refused)
+        await client.renew()
+    assert server.calls.count("PUT /v1/accounts/login") == (auth is AUTH)
 
 
 async def test_cancelled_caller_does_not_cancel_the_login() -> None:
@@ -218,8 +247,11 @@ async def test_cancelled_caller_does_not_cancel_the_login() -> None:
     node, clock = SessionNode(), VirtualClock()
     gate = CountingGate()
 
+    under_way = asyncio.Event()
+
     async def slow(seen: Seen) -> bytes | None:
-        if "login" in seen.target:
+        if "login" in seen.target and node.logins:
+            under_way.set()
             await asyncio.sleep(0.05)
         return node(seen)
 
@@ -229,8 +261,7 @@ async def test_cancelled_caller_does_not_cancel_the_login() -> None:
             node.alive.clear()
             clock.now += 7200
             workers = [asyncio.create_task(client.find(RESOURCE)) for _ in range(2)]
-            while node.logins < 1 or gate.passed < 5:
-                await asyncio.sleep(0.005)
+            await asyncio.wait_for(under_way.wait(), 5)
             workers[0].cancel()
             assert await workers[1] == Absent()
         assert node.alive == set()

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from wire_server import JOB, RESOURCE, error
 
 from batch.zstack.answers import Absent, Accepted, Done, ErrorClass, Found, NoAnswer, Refused, Running, Service, Unknown
 from batch.zstack.replies import found, job_ended, polled, submitted
 from batch.zstack.wire import Reply, pause_asked
+from tests.zstack.wire_server import JOB, RESOURCE, error
 
 INVENTORY = {"uuid": RESOURCE, "name": "n"}
 
@@ -121,7 +121,8 @@ def test_found() -> None:
     assert isinstance(found(reply(404, b"no api mapping to /v1/x"), RESOURCE), Refused)
 
 
-DATE = 1_764_000_000.0
+DATE = "Mon, 24 Nov 2025 16:00:00 GMT"
+NOW = 1_764_000_000.0
 
 
 @pytest.mark.parametrize(
@@ -151,4 +152,4 @@ def test_retry_after(asked: str | None, seconds: float | None) -> None:
 
 def test_retry_after_without_a_date_header() -> None:
     """Without a Date header a Retry-After date counts from our clock."""
-    assert pause_asked(Reply(429, b"", None, "Mon, 24 Nov 2025 16:00:30 GMT"), now=DATE - 10) == 40.0
+    assert pause_asked(Reply(429, b"", None, "Mon, 24 Nov 2025 16:00:30 GMT"), now=NOW - 10) == 40.0

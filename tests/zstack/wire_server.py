@@ -84,13 +84,15 @@ class WireServer:
     """Answers each request with the bytes ``handler`` gives; None closes the connection without an answer."""
 
     def __init__(
-        self, handler: Callable[[Seen], bytes | None | Awaitable[bytes | None]], *, tls: ssl.SSLContext | None = None
+        self, handler: Callable[[Seen], bytes | Awaitable[bytes | None] | None], *, tls: ssl.SSLContext | None = None
     ) -> None:
         self._handler = handler
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self.seen: list[Seen] = []
         self.connections = 0
+        self.closes = False
+        """Whether each connection ends after its first answer."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
@@ -139,7 +141,11 @@ class WireServer:
             return False
         writer.write(data)
         await writer.drain()
-        return b"Connection: close" not in data.partition(b"\r\n\r\n")[0]
+        if self.closes or b"Connection: close" in data.partition(b"\r\n\r\n")[0]:
+            writer.close()
+            await writer.wait_closed()
+            return False
+        return True
 
 
 def answer(status: int, body: object = None, **headers: str) -> bytes:

@@ -1,0 +1,52 @@
+"""Why a Clone has the parameters it has: which layer set each, and where that stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from batch.jobfile.problems import Complaint, Problems
+from batch.jobfile.targets import read_targets
+from batch.plan.expand import run_id
+from batch.plan.planner import Planner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.jobfile import Job
+    from batch.jobfile.job import Target
+    from batch.model import Place
+    from batch.plan.sources import Sources
+
+
+class Setting(NamedTuple):
+    """Where a parameter's value comes from."""
+
+    layer: str
+    """``target``, ``from`` (the entry of its file), ``defaults`` or ``source`` (``keep``)."""
+    place: Place
+    """Of the value as written; of the target for ``source``."""
+
+
+def explain(
+    job: Job, key: str, *, run: str | None, started_at: float, sources: Sources | None = None
+) -> Mapping[str, Setting] | None:
+    """Return the Setting of each parameter of the clone ``key``; None where the job has no such clone.
+
+    Raises JobFileError where a file cannot be read on.
+    """
+    planner = Planner(job, run_id(job, run=run, started_at=started_at), started_at, sources)
+    problems = Problems()
+    for target in read_targets(job, problems):
+        for clone in planner.clones(target, problems.add):
+            if clone.key == key:
+                return {name: _setting(target, name) for name in clone.params}
+    return None
+
+
+def _setting(target: Target, name: str) -> Setting:
+    place = target.problem(Complaint(f"params.{name}", "")).place
+    if name in target.layer.params:
+        return Setting("target", place)
+    if name in target.entry.own:
+        return Setting("from", place)
+    return Setting("defaults" if name in target.entry.base.params else "source", place)

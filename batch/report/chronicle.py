@@ -1,0 +1,159 @@
+"""A whole manifest in one pass, for the reports: every target with its times, and every process that wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from batch.manifest.header import Header
+from batch.manifest.reading import reading
+from batch.manifest.records import EndedLine, PlanLine, PlannedLine, StartedLine, parse_line
+from batch.model import Record, Row, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+_ENDS: Final = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE})
+
+
+@dataclass(slots=True)
+class Span:
+    """A target in flight: from its first POST until it settled. Times are seconds since the epoch."""
+
+    sent_at: list[float]
+    """One for each attempt; an end learnt without a POST has none before it but its own time."""
+    accepted_at: float | None = None
+    ended_at: float | None = None
+    """None while it is in flight."""
+    state: State = State.SENT
+
+
+@dataclass(slots=True)
+class Course:
+    """One target: what ``list`` shows of it, and when it was in flight."""
+
+    key: str
+    source_uuid: str
+    last: Record | None = None
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        """Where the target stands."""
+        return State.PLANNED if self.last is None else self.last.state
+
+    def row(self) -> Row:
+        """Return the target as ``list`` shows it."""
+        last = self.last
+        if last is None:
+            return Row(self.key, self.source_uuid, State.PLANNED, None, None, 0, None, None, None, None)
+        started = self.spans[0].sent_at[0] if self.spans and last.attempt else None
+        settled = last.at if last.state.is_final else None
+        return Row(
+            self.key,
+            self.source_uuid,
+            last.state,
+            last.clone_uuid,
+            last.name,
+            last.attempt,
+            last.error_code,
+            last.error,
+            started,
+            settled,
+        )
+
+    def add(self, record: Record) -> None:
+        """Take in the next record of this target."""
+        self.source_uuid = self.source_uuid or record.source_uuid or ""
+        self.last = record
+        span = self.spans[-1] if self.spans and self.spans[-1].ended_at is None else None
+        if record.state is State.SENT and span is not None:
+            span.sent_at.append(record.at)
+            return
+        if record.state in (State.PLANNED, State.UNDONE):
+            _close(span, record)
+            return
+        if span is None:
+            span = Span([record.at])
+            self.spans.append(span)
+        if record.state is State.ACCEPTED:
+            span.accepted_at = record.at
+        if record.state in _ENDS:
+            _close(span, record)
+
+
+def _close(span: Span | None, record: Record) -> None:
+    if span is not None:
+        span.ended_at, span.state = record.at, record.state
+
+
+@dataclass(slots=True)
+class Process:
+    """One process that wrote, from its first line to its last."""
+
+    started: StartedLine
+    last_at: float
+    ended: EndedLine | None = None
+    """None while it runs or where it was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chronicle:
+    """Everything a report says."""
+
+    path: Path
+    header: Header
+    plan: PlanLine | None
+    processes: tuple[Process, ...]
+    courses: tuple[Course, ...]
+    """In the order of the plan."""
+    torn_bytes: int
+    """Bytes after the last whole line: a write under way or one cut short."""
+
+
+def read_chronicle(path: Path) -> Chronicle:
+    """Return what the manifest at ``path`` says, also while a run writes to it; some 1 KB of memory a target.
+
+    Raises UsageError or ManifestError where it cannot be read.
+    """
+    with reading(path) as manifest:
+        writer = _Writer()
+        writer.add_all(map(parse_line, manifest.bodies()))
+        torn_bytes = manifest.torn_bytes()
+    return Chronicle(
+        path, manifest.header, writer.plan, tuple(writer.processes), tuple(writer.courses.values()), torn_bytes
+    )
+
+
+class _Writer:
+    """Takes in line after line."""
+
+    def __init__(self) -> None:
+        self.plan: PlanLine | None = None
+        self.processes: list[Process] = []
+        self.courses: dict[str, Course] = {}
+
+    def add_all(self, lines: Iterable[object]) -> None:
+        for line in lines:
+            match line:
+                case Record(key=key, source_uuid=source):
+                    course = self.courses.get(key) or self.courses.setdefault(key, Course(key, source or ""))
+                    course.add(line)
+                    self._touch(line.at)
+                case PlannedLine(targets):
+                    for key, source_uuid in targets:
+                        self.courses.setdefault(key, Course(key, source_uuid))
+                case PlanLine():
+                    self.plan = line
+                    self._touch(line.at)
+                case StartedLine(at):
+                    self.processes.append(Process(line, at))
+                case EndedLine(at):
+                    self._touch(at)
+                    if self.processes:
+                        self.processes[-1].ended = line
+
+    def _touch(self, at: float) -> None:
+        if self.processes:
+            self.processes[-1].last_at = max(self.processes[-1].last_at, at)

@@ -1,0 +1,87 @@
+"""Targets that did not end well, gathered by code and shared cause, each with the command that tries them again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from batch.model import State
+
+if TYPE_CHECKING:
+    from batch.report.chronicle import Chronicle, Course
+
+_EXAMPLES: Final = 5
+_VARYING: Final = re.compile(
+    r"(?P<uuid>\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b)|(?P<number>\b\d+(?:\.\d+)*\b)", re.IGNORECASE
+)
+_BAD: Final = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Targets with one state, code and cause."""
+
+    state: State
+    code: str
+    """ZStack's code or the tool's own; empty where there was none."""
+    cause: str
+    """What was said, with uuids and numbers taken out."""
+    count: int
+    keys: tuple[str, ...]
+    """The first of them."""
+    error: str
+    """What was said of the first, word for word."""
+    command: str
+    """What to run; it takes every target with this code."""
+
+
+def cause_of(error: str) -> str:
+    """Return the error without what differs from target to target: uuids and numbers."""
+    return _VARYING.sub(lambda found: "<uuid>" if found["uuid"] else "<n>", error)
+
+
+def failures(chronicle: Chronicle) -> list[Failures]:
+    """Return the groups, the largest first."""
+    groups: dict[tuple[State, str, str], list[Course]] = {}
+    for course in chronicle.courses:
+        if course.last is not None and course.state in _BAD:
+            kind = (course.state, course.last.error_code or "", cause_of(course.last.error or ""))
+            groups.setdefault(kind, []).append(course)
+    found = [_group(chronicle, kind, courses) for kind, courses in groups.items()]
+    return sorted(found, key=lambda group: (-group.count, group.code, group.cause))
+
+
+def _group(chronicle: Chronicle, kind: tuple[State, str, str], courses: list[Course]) -> Failures:
+    state, code, cause = kind
+    first = courses[0].last
+    return Failures(
+        state=state,
+        code=code,
+        cause=cause,
+        count=len(courses),
+        keys=tuple(course.key for course in courses[:_EXAMPLES]),
+        error=(first.error if first else None) or "",
+        command=command_for(chronicle, state, code),
+    )
+
+
+def command_for(chronicle: Chronicle, state: State, code: str) -> str:
+    """Return the command line that goes on with such targets; ``JOB`` stands where the manifest knows no job file."""
+    header, name = chronicle.header, chronicle.path.name
+    words = ["zclone", "run" if state is State.UNCERTAIN else "retry", header.job_file or "JOB"]
+    if state is not State.UNCERTAIN:
+        words += [*(["--state", "conflict"] if state is State.CONFLICT else []), *(["--code", code] if code else [])]
+    words += ["--simulate"] if header.simulated else []
+    words += ["--run", header.run] if header.run != "default" else []
+    if name != _default_name(chronicle):
+        words += ["--manifest", str(chronicle.path)]
+    return shlex.join(words)
+
+
+def _default_name(chronicle: Chronicle) -> str:
+    header = chronicle.header
+    stem = header.job_file.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
+    run = [] if header.run == "default" else [header.run]
+    return ".".join([stem, *run, *(["simulated"] if header.simulated else []), "manifest", "jsonl"])

@@ -1,0 +1,47 @@
+"""The figures of a chronicle that every format shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch.report.exits import exit_code
+
+if TYPE_CHECKING:
+    from batch.errors import ExitCode
+    from batch.model import State
+    from batch.report.chronicle import Chronicle
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Counts and times of a run."""
+
+    counts: Counter[State]
+    retries: int
+    """POSTs beyond the first of their target."""
+    began: float
+    """Seconds since the epoch."""
+    until: float
+    """The last thing on record; the same unit."""
+    seconds: float
+    """While a process ran; the pauses between processes are left out."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What a run that ended so would exit with."""
+        return exit_code(self.counts)
+
+
+def figures(chronicle: Chronicle) -> Figures:
+    """Count once over every target."""
+    sends = [sum(len(span.sent_at) for span in course.spans) for course in chronicle.courses]
+    began = min((process.started.at for process in chronicle.processes), default=chronicle.header.created_at)
+    return Figures(
+        counts=Counter(course.state for course in chronicle.courses),
+        retries=sum(sends) - sum(1 for number in sends if number),
+        began=began,
+        until=max((process.last_at for process in chronicle.processes), default=began),
+        seconds=sum(max(0.0, process.last_at - process.started.at) for process in chronicle.processes),
+    )

@@ -1,0 +1,280 @@
+"""``zclone run`` as a process: resume, exit codes, signals, streams; against embedded nodes over real sockets."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+SOURCES = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 9)]
+SESSION = "b86c9016b4f24953a9edefb53ca0678c"
+MANIFEST = "job.simulated.manifest.jsonl"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """Give a job of three targets, and a node script under which clones take no time."""
+    (tmp_path / "quick.yaml").write_text("version: 1\nnode: {latency: [0, 0.01]}\n", encoding="utf-8")
+    return write_job(tmp_path / "job.yaml", SOURCES[:3])
+
+
+def write_job(path: Path, sources: list[str], *, params: str = "{}") -> Path:
+    targets = "".join(f"  - {{uuid: {source}, params: {params}}}\n" for source in sources)
+    path.write_text(f"version: 1\nname: job\nlimits: {{rate: 200/s}}\ntargets:\n{targets}", encoding="utf-8")
+    return path
+
+
+def states(manifest: Path) -> Counter[str]:
+    records = (json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines())
+    return Counter({record["key"]: record["state"] for record in records if "state" in record}.values())
+
+
+def node_clones(state: Path) -> Counter[str]:
+    events = (json.loads(line) for line in state.read_text(encoding="utf-8").splitlines())
+    return Counter(event["s"] for event in events if event["e"] == "clone")
+
+
+@pytest.fixture
+def start(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+    """Start the command and go on beside it."""
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "batch", *arguments],
+            cwd=tmp_path,
+            env=child_env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return begin
+
+
+def read_until(process: subprocess.Popen[str], event: str) -> str:
+    assert process.stderr is not None
+    seen = ""
+    while event not in seen:
+        line = process.stderr.readline()
+        assert line, f"ended without {event}: {seen}"
+        seen += line
+    return seen
+
+
+def test_a_finished_run_again_does_nothing(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A finished run started again makes no call, starts no node and leaves the manifest byte-identical."""
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    before = (tmp_path / MANIFEST).read_bytes()
+    (tmp_path / "job.simulated.node.jsonl").unlink()
+    again = zclone("run", "--simulate=quick.yaml", job)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert (tmp_path / MANIFEST).read_bytes() == before
+    assert not (tmp_path / "job.simulated.node.jsonl").exists()
+
+
+def test_a_held_manifest_is_left_alone(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A second process on one manifest exits 75 at once and starts nothing."""
+    (tmp_path / MANIFEST).touch(mode=0o600)
+    with (tmp_path / MANIFEST).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert zclone("run", "--simulate=quick.yaml", job).returncode == 75
+    assert not (tmp_path / "job.simulated.node.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_the_first_signal_ends_in_good_order(
+    name: str, tmp_path: Path, job: Path, start: Callable[..., subprocess.Popen[str]], zclone: Run
+) -> None:
+    """After a signal nothing more is sent, what is in flight settles, and exit 4 names the command to run again."""
+    write_job(job, SOURCES[:6])
+    process = start("run", "--simulate=quick.yaml", "--rate", "2/s", "job.yaml")
+    read_until(process, "clone.settled")
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "zclone run --simulate=quick.yaml --rate 2/s job.yaml" in said
+    assert not {"sent", "accepted"} & set(states(tmp_path / MANIFEST))
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    assert states(tmp_path / MANIFEST) == {"cloned": 6}
+    assert node_clones(tmp_path / "job.simulated.node.jsonl") == dict.fromkeys(SOURCES[:6], 1)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_the_second_signal_leaves_at_once(
+    name: str, code: int, tmp_path: Path, job: Path, start: Callable[..., subprocess.Popen[str]], zclone: Run
+) -> None:
+    """A second signal leaves without waiting; the manifest is valid and the same command goes on."""
+    slow = tmp_path / "slow.yaml"
+    slow.write_text("version: 1\nnode: {latency: [3, 3]}\n", encoding="utf-8")
+    process = start("run", "--simulate=slow.yaml", "job.yaml")
+    read_until(process, "run.started")
+    process.send_signal(getattr(signal, name))
+    read_until(process, name)
+    process.send_signal(getattr(signal, name))
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    assert states(tmp_path / MANIFEST) == {"cloned": 3}
+
+
+def test_edited_targets_are_refused_by_name(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """New targets are added, changed ones that were sent are refused by name, unless --accept-changes."""
+    zclone("run", "--simulate=quick.yaml", job)
+    write_job(job, SOURCES[:4])
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    assert states(tmp_path / MANIFEST) == {"cloned": 4}
+    before = (tmp_path / MANIFEST).read_bytes()
+    write_job(job, SOURCES[:4], params="{requestCpu: 9}")
+    refused = zclone("run", "--simulate=quick.yaml", job)
+    assert refused.returncode == 2
+    assert SOURCES[0] in refused.stderr
+    assert (tmp_path / MANIFEST).read_bytes() == before
+    assert zclone("run", "--simulate=quick.yaml", "--accept-changes", job).returncode == 0
+
+
+@pytest.fixture
+def real(serve_node: Callable[..., str], tmp_path: Path, job: Path) -> dict[str, str]:
+    """Give the settings of a node that stands for a real server."""
+    return {"ZSTACK_API_URL": serve_node("--faults", str(tmp_path / "quick.yaml")), "ZSTACK_SESSION_ID": SESSION}
+
+
+def test_a_real_endpoint(job: Path, zclone: Run, real: dict[str, str], tmp_path: Path) -> None:
+    """Settings from the environment open a real endpoint; the session is in no artefact."""
+    done = zclone("run", job, env=real)
+    assert done.returncode == 0, done.stderr
+    assert states(tmp_path / "job.manifest.jsonl") == {"cloned": 3}
+    assert SESSION not in done.stderr + (tmp_path / "job.manifest.jsonl").read_text(encoding="utf-8")
+    assert len(ledger(real["ZSTACK_API_URL"])["clones"]) == 3
+
+
+def ledger(url: str) -> Any:
+    with urllib.request.urlopen(url.removesuffix("/zstack") + "/__ledger") as answer:
+        return json.load(answer)
+
+
+def test_a_rehearsal_is_not_a_run(job: Path, zclone: Run, real: dict[str, str]) -> None:
+    """A simulated manifest is refused for a real endpoint and the other way round; nothing is sent."""
+    zclone("run", "--simulate=quick.yaml", job)
+    assert zclone("run", job, "--manifest", MANIFEST, env=real).returncode == 2
+    assert zclone("run", job, env=real).returncode == 0
+    assert zclone("run", "--simulate", job, "--manifest", "job.manifest.jsonl").returncode == 2
+    assert len(ledger(real["ZSTACK_API_URL"])["clones"]) == 3
+
+
+def test_an_unreachable_server(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """Where nobody listens the exit code is 5, and the manifest knows of no target sent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    done = zclone("run", job, env={"ZSTACK_API_URL": url, "ZSTACK_SESSION_ID": SESSION})
+    assert done.returncode == 5, done.stderr
+    assert not states(tmp_path / "job.manifest.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["job.yaml"], "ZSTACK_API_URL"),
+        (["absent.yaml", "--simulate"], "absent.yaml"),
+        (["job.yaml", "--simulate", "--rate", "fast"], "fast"),
+        (["job.yaml", "--simulate=absent-faults.yaml"], "absent-faults.yaml"),
+        (["job.yaml", "--simulate", "--log-file", "no/such/folder/log"], "no/such/folder/log"),
+        (["job.yaml", "--sumulate"], "--sumulate"),
+        (["job.yaml", "--password", "hunter2"], "ZSTACK_PASSWORD_FILE"),
+    ],
+)
+def test_what_cannot_be_used_exits_2(arguments: list[str], hint: str, job: Path, zclone: Run, tmp_path: Path) -> None:
+    """Usage, settings and job files that cannot be used exit 2, name what is wrong, and leave nothing behind."""
+    before = sorted(path.name for path in tmp_path.iterdir())
+    done = zclone("run", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert hint in done.stderr
+    assert "hunter2" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_every_problem_of_a_job_file_is_told(job: Path, zclone: Run) -> None:
+    """A broken job file is told with every problem as file:line:column, exit 2."""
+    write_job(job, SOURCES[:2], params="{requestCpus: 1}")
+    done = zclone("run", "--simulate", job)
+    assert done.returncode == 2
+    assert done.stderr.count("did you mean requestCpu?") == 2
+    assert "job.yaml:5:" in done.stderr
+    checked = zclone("validate", "--format", "github", job)
+    assert checked.returncode == 2
+    assert checked.stdout.count("::error file=") == 2
+
+
+def test_flags_are_variables_too(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """Each flag is read from ZCLONE_<FLAG>, and the command line wins."""
+    env = {"ZCLONE_SIMULATE": "quick.yaml", "ZCLONE_RUN": "second", "ZCLONE_LOG_FORMAT": "console"}
+    done = zclone("run", job, "--log-format", "json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "job.second.simulated.manifest.jsonl").exists()
+    assert json.loads(done.stderr.splitlines()[0])["event"]
+
+
+def test_a_full_log_disk_costs_the_log_only(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A log that cannot be written changes neither exit code nor manifest; what was lost is told."""
+    done = zclone("run", "--simulate=quick.yaml", "--log-file", "/dev/full", job)
+    assert done.returncode == 0, done.stderr
+    assert "log lines were lost" in done.stderr
+    assert states(tmp_path / MANIFEST) == {"cloned": 3}
+
+
+def test_a_log_file_has_every_detail(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A log file has JSON lines with the sends too, mode 0600, and stderr only the end."""
+    done = zclone("run", "--simulate=quick.yaml", "--log-file", "run.log", job)
+    events = [json.loads(line) for line in (tmp_path / "run.log").read_text(encoding="utf-8").splitlines()]
+    assert Counter(event["event"] for event in events)["clone.sent"] == 3
+    assert Counter(event["event"] for event in events)["clone.settled"] == 3
+    assert (tmp_path / "run.log").stat().st_mode & 0o777 == 0o600
+    assert done.stderr == "3 of 3 targets cloned\n"
+
+
+def test_a_reader_that_leaves_is_no_error(job: Path, zclone: Run, tmp_path: Path, child_env: dict[str, str]) -> None:
+    """`zclone list … | head -1` ends quietly with exit code 0, and so does a run whose stdout is closed."""
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "batch", "list", MANIFEST]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=child_env, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    shell = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m batch run --simulate=quick.yaml job.yaml >&- 2>&-"],
+        cwd=tmp_path,
+        env=child_env,
+        timeout=60,
+        check=False,
+    )
+    assert shell.returncode == 0
+
+
+def test_rows_can_be_chosen(job: Path, zclone: Run) -> None:
+    """`list` filters by state and code, `show` tells one target's story, an unknown key is an error."""
+    zclone("run", "--simulate=quick.yaml", job)
+    assert len(json.loads(zclone("list", MANIFEST, "--state", "cloned", "-o", "json").stdout)) == 3
+    assert json.loads(zclone("list", MANIFEST, "--state", "failed", "-o", "json").stdout) == []
+    assert SOURCES[1] in zclone("show", MANIFEST, SOURCES[1]).stdout
+    assert zclone("show", MANIFEST, "nobody").returncode == 2

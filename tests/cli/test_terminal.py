@@ -1,0 +1,106 @@
+"""The two streams, and the live view on a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch import log
+from batch.cli.app import exit_code
+from batch.cli.terminal import emit, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_what_is_said_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text for people goes to stderr, a line at a time, its control characters escaped."""
+    say("first\nsecond \x1b[2J\u202e")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "first\nsecond \\x1b[2J\\u202e\n"
+
+
+def test_what_is_said_has_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered secret is redacted from what is said."""
+    monkeypatch.setattr("batch.cli.terminal.SECRETS", secrets := log.Secrets())
+    secrets.add("hunter2")
+    say("refused: hunter2")
+    assert capsys.readouterr().err == "refused: [redacted]\n"
+
+
+def test_data_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """Data goes to stdout and nowhere else."""
+    emit(["a", "b"])
+    assert capsys.readouterr() == ("a\nb\n", "")
+
+
+def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command the help shows, with examples that work."""
+    assert exit_code([]) == 2
+    captured = capsys.readouterr()
+    assert "zclone run --simulate jobs/quickstart.yaml" in captured.out + captured.err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version tells name and version."""
+    assert exit_code(["--version"]) == 0
+    assert re.fullmatch(r"zclone \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_init_writes_a_valid_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The job file init writes is valid, and a file that is there is kept."""
+    job = tmp_path / "new.yaml"
+    assert exit_code(["init", str(job)]) == 0
+    text = job.read_text(encoding="utf-8")
+    assert exit_code(["validate", str(job)]) == 0
+    assert exit_code(["init", str(job)]) == 2
+    assert job.read_text(encoding="utf-8") == text
+    assert "File exists" in capsys.readouterr().err
+
+
+def test_an_error_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be done is said in one line, without a traceback."""
+    assert exit_code(["status", "absent.jsonl"]) == 2
+    assert capsys.readouterr().err == "zclone: absent.jsonl: No such file or directory\n"
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_the_live_view(no_color: bool, tmp_path: Path, child_env: dict[str, str]) -> None:  # noqa: FBT001 - a parameter
+    """On a terminal the run shows itself live, hides no cursor, uses no colour under NO_COLOR, and ends with a sum."""
+    (tmp_path / "quick.yaml").write_text("version: 1\nnode: {latency: [0, 0.01]}\n", encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(
+        "version: 1\nname: job\ntargets: [90d425a802ff44eeb530f21587633700]\n", encoding="utf-8"
+    )
+    env = {name: value for name, value in child_env.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    seen = on_terminal(
+        ["run", "--simulate=quick.yaml", "job.yaml"], tmp_path, env | ({"NO_COLOR": "1"} if no_color else {})
+    )
+    assert "1/1" in seen
+    assert "calls/s of 10" in seen
+    assert "1 of 1 targets cloned" in seen
+    assert "\x1b[?25l" not in seen
+    assert bool(re.search(r"\x1b\[[\d;]*3[1-7]m", seen)) is not no_color
+
+
+def on_terminal(arguments: list[str], cwd: Path, env: dict[str, str]) -> str:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batch", *arguments], cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    except OSError:  # the other end was closed: that is how a terminal ends
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0, seen
+    return seen.decode()

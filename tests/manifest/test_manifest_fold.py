@@ -1,0 +1,264 @@
+"""The fold: what a manifest says about every Clone, for every prefix of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batch.errors import ManifestError
+from batch.manifest import Past, digest_prefix
+from batch.manifest import line as line_module
+from batch.manifest.line import encode, fields, quote
+from batch.manifest.records import encode_planned, encode_record, parse_line, parse_record
+from batch.model import Record, State
+from tests.manifest.manifest_world import cloned, failed, hex_id, sent, short
+
+_KEYS = ["a", 'quote"d', "back\\slash", "名前", "x" * 300]
+
+
+def fold(records: list[Record], planned: list[str] | None = None) -> Past:
+    past = Past()
+    if planned:
+        past.add_all([encode_planned([(key, key) for key in planned])])
+    past.add_all(encode_record(record) + b',"batch":1' for record in records)
+    past.finish()
+    return past
+
+
+def view(past: Past) -> tuple[Any, ...]:
+    return past.counts, past.intents, [past.final(key) for key in _KEYS], [past.is_planned(key) for key in _KEYS]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Record]:
+    """What an engine that keeps the protocol writes about some clones, interleaved."""
+    records: list[Record] = []
+    state = dict.fromkeys(_KEYS, State.PLANNED)
+    attempts = dict.fromkeys(_KEYS, 0)
+    for step in range(draw(st.integers(0, 30))):
+        key = draw(st.sampled_from(_KEYS))
+        at = float(step)
+        if state[key].is_final:
+            continue
+        if state[key] is State.PLANNED:
+            attempts[key] += 1
+            choice = State.SENT
+        else:
+            choice = draw(st.sampled_from(list(set(State) - {State.UNDONE})))
+        match choice:
+            case State.SENT:
+                attempts[key] += state[key] is not State.PLANNED
+                records.append(sent(key, attempts[key], at=at))
+            case State.PLANNED:
+                attempts[key] -= 1
+                records.append(Record(State.PLANNED, key, at, attempts[key]))
+            case State.ACCEPTED:
+                records.append(Record(choice, key, at, attempts[key], deadline=at + 60))
+            case _:
+                records.append(Record(choice, key, at, attempts[key], error_code="X", error="why"))
+        state[key] = choice
+    return records
+
+
+def expected_counts(records: list[Record]) -> dict[State, int]:
+    last = {record.key: record.state for record in records}
+    found: dict[State, int] = {}
+    for state in last.values():
+        found[state] = found.get(state, 0) + 1
+    return found
+
+
+@given(histories())
+def test_counts_are_those_of_the_last_records(records: list[Record]) -> None:
+    """Every target counts once, in the state that its last record gives it."""
+    assert fold(records).counts == expected_counts(records)
+
+
+@given(histories(), st.data())
+def test_fold_is_prefix_stable(records: list[Record], data: st.DataObject) -> None:
+    """What is folded of a prefix does not depend on what follows, and going on from it is the same as all at once."""
+    cut = data.draw(st.integers(0, len(records)))
+    past = fold(records[:cut])
+    assert past.counts == expected_counts(records[:cut])
+    past.add_all(encode_record(record) + b',"batch":1' for record in records[cut:])
+    past.finish()
+    assert view(past) == view(fold(records))
+
+
+@given(histories())
+def test_fold_is_idempotent(records: list[Record]) -> None:
+    """The same records once more change nothing."""
+    assert view(fold(records + records)) == view(fold(records))
+
+
+@given(histories())
+def test_final_state_never_changes(records: list[Record]) -> None:
+    """A later attempt or another end of a settled clone is an error, whoever wrote it."""
+    past = fold(records)
+    for record in records:
+        if not record.state.is_final:
+            continue
+        other = State.FAILED if record.state is State.CLONED else State.CLONED
+        with pytest.raises(ManifestError, match="and then"):
+            fold([*records, Record(other, record.key, 99.0, record.attempt)])
+        with pytest.raises(ManifestError, match="sent again"):
+            fold([*records, sent(record.key, record.attempt + 1)])
+        with pytest.raises(ManifestError, match="settled"):
+            past.add(encode_record(sent(record.key, record.attempt)))
+    assert view(past) == view(fold(records))
+
+
+def test_undone_follows_a_clone() -> None:
+    """Only a rollback changes a final state, and the digest stays known."""
+    past = fold([sent("a"), cloned("a"), short(State.UNDONE, "a")])
+    assert past.final("a") == (State.UNDONE, digest_prefix(hex_id(0xD1 << 120)))
+    assert past.counts == {State.UNDONE: 1}
+    assert past.canary_passed
+
+
+def test_final_remembers_the_digest_that_was_sent() -> None:
+    """A settled clone keeps enough of its digest to see that the job file was changed."""
+    past = fold([sent("a"), cloned("a")])
+    assert past.final("a") == (State.CLONED, digest_prefix(hex_id(0xD1 << 120)))
+    assert past.final("b") is None
+    assert fold([short(State.CLONED, "a")]).final("a") == (State.CLONED, 0)
+
+
+def test_planned_target_is_not_an_intent() -> None:
+    """A target that was only planned counts, and nothing of it is under way."""
+    past = fold([], planned=["a", "b"])
+    assert past.counts == {State.PLANNED: 2}
+    assert not past.intents
+    assert past.final("a") is None
+    assert past.is_planned("b")
+    assert not past.canary_passed
+
+
+def test_returned_attempt_is_not_charged() -> None:
+    """A record ``planned`` takes an attempt back: without one before it the clone is as if never touched."""
+    assert not fold([sent("a"), Record(State.PLANNED, "a", 11.0, 0)]).intents
+    again = fold([sent("a"), sent("a", 2), Record(State.PLANNED, "a", 11.0, 1)])
+    assert again.intents["a"].attempt == 1
+    assert again.counts == {State.PLANNED: 1}
+
+
+def test_intent_joins_the_records_of_its_attempts() -> None:
+    """An intent has R and digest, the last J, the deadline of the last attempt and when the first one was."""
+    accepted = Record(State.ACCEPTED, "a", 12.0, 1, job_uuid=hex_id(1), deadline=99.0)
+    intent = fold([sent("a", at=10.0), accepted]).intents["a"]
+    assert (intent.state, intent.job_uuid, intent.deadline) == (State.ACCEPTED, hex_id(1), 99.0)
+    assert (intent.sent_at, intent.first_sent_at, intent.source_uuid) == (10.0, 10.0, "source")
+    later = fold([sent("a", at=10.0), accepted, sent("a", 2, at=20.0)]).intents["a"]
+    assert (later.attempt, later.job_uuid, later.deadline) == (2, hex_id(2), None)
+    assert (later.sent_at, later.first_sent_at) == (20.0, 10.0)
+
+
+def test_uncertain_starts_the_time_anew() -> None:
+    """The first attempt after ``uncertain`` anchors a new deadline."""
+    unknown = Record(State.UNCERTAIN, "a", 15.0, 1, error_code="X", error="lost")
+    intent = fold([sent("a", at=10.0), unknown]).intents["a"]
+    assert (intent.job_uuid, intent.error_code, intent.first_sent_at) == (hex_id(1), "X", 10.0)
+    assert fold([sent("a", at=10.0), unknown, sent("a", 2, at=20.0)]).intents["a"].first_sent_at == 20.0
+
+
+def test_unknown_state_is_refused() -> None:
+    """A state of a newer zclone is not guessed at."""
+    for line in (
+        b'{"state":"paused","key":"a","at":1.0,"attempt":1,"name":"b","batch":1',
+        b'{"state":"paused","key":"a"',
+    ):
+        with pytest.raises(ManifestError, match="newer zclone"):
+            Past().add_all([line])
+
+
+@given(st.text(), st.text())
+def test_every_text_survives(key: str, error: str) -> None:
+    """Whatever a key or a server's text holds, it is one line and comes back as it was."""
+    record = Record(State.FAILED, key, 1.5, 3, error=error)
+    body = encode_record(record)
+    assert b"\n" not in body
+    assert parse_record(body) == record
+    assert fold([record], planned=[key]).counts == {State.FAILED: 1}
+
+
+def test_terminal_sequences_are_escaped() -> None:
+    """A manifest printed to a terminal moves no cursor and turns no writing round."""
+    assert quote("\x1b[2J\x9b\u202e\u2028名") == '"\\u001b[2J\\u009b\\u202e\\u2028名"'
+
+
+_NAME = st.none() | st.text(max_size=20)
+_RECORDS = st.builds(
+    Record,
+    st.sampled_from(State),
+    st.text(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(0, 10**6),
+    deadline=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    adopted=st.none() | st.booleans(),
+    name=_NAME,
+    source_uuid=_NAME,
+    clone_uuid=_NAME,
+)
+
+
+@settings(max_examples=300)
+@given(_RECORDS)
+def test_record_comes_back(record: Record) -> None:
+    """Reading a record is the inverse of writing it."""
+    assert parse_line(encode_record(record)) == record
+
+
+@pytest.mark.skipif(importlib.util.find_spec("orjson") is None, reason="the extra [speed] is not installed")
+@given(_RECORDS)
+def test_both_decoders_agree(record: Record) -> None:
+    """orjson and the standard library read the same."""
+    body = encode_record(record)
+    fast = fields(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(line_module, "_FAST_LOADS", None)
+        assert fields(body) == fast
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"state":"sent","key":7,"at":1.0,"attempt":1',
+        b'{"state":"sent","key":"a","at":"x","attempt":1',
+        b'{"state":"sent","key":"a","at":1.0,"attempt":true',
+        b'{"state":"sent","key":"a","at":true,"attempt":1',
+        b'{"planned":[7]',
+        b'{"planned":7',
+        b'{"started":1.0,"pid":"x"',
+        b"[1",
+        b"{nonsense",
+        b'"text"',
+    ],
+)
+def test_wrong_types_are_refused(body: bytes) -> None:
+    """A line with a good checksum and wrong content was not written by zclone: an error, not a guess."""
+    with pytest.raises(ManifestError):
+        parse_line(body)
+
+
+def test_unknown_kinds_and_fields_are_left_alone() -> None:
+    """Lines and fields that a later version of the same format adds do no harm."""
+    past = Past()
+    past.add_all([b'{"weather":"fine","batch":1', encode_record(cloned("a")) + b',"later":[1],"batch":2'])
+    past.finish()
+    assert past.counts == {State.CLONED: 1}
+    assert encode([("a", None), ("b", 1)]) == b'{"b":1'
+
+
+def test_number_of_another_type_has_no_place() -> None:
+    """What JSON lines of a manifest never hold is refused when written."""
+    with pytest.raises(TypeError):
+        encode([("a", {"b": 1})])
+
+
+def test_failed_is_final() -> None:
+    """A rerun leaves failed clones alone."""
+    assert fold([sent("a"), failed("a")]).counts == {State.FAILED: 1}

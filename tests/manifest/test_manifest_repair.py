@@ -1,0 +1,125 @@
+"""Repair: every verifiable record is kept, and what cannot be known is uncertain."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.errors import ManifestError, UsageError
+from batch.manifest import open_manifest
+from batch.manifest.repair import CODE, repair
+from batch.model import State
+from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def damaged(tmp_path: Path, *needles: str) -> Path:
+    """A run of a (cloned), b (failed), c (sent) and d (planned), with a byte changed in the line of each needle."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    await manifest.write_plan(plan(list("abcd")), [(key, f"source of {key}") for key in "abcd"])
+    for record in (sent("a"), sent("b"), cloned("a"), sent("c"), failed("b")):
+        await manifest.commit(record)
+    await manifest.close(4)
+    data = bytearray(disk.data)
+    for needle in needles:
+        data[data.index(needle.encode()) + len(needle) + 2] ^= 1
+    path = tmp_path / "run.manifest.jsonl"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return path
+
+
+async def test_whole_manifest_stays_as_it_is(tmp_path: Path) -> None:
+    """Nothing is uncertain where nothing is damaged."""
+    path = await damaged(tmp_path)
+    report = repair(path, tmp_path / "new", clock=lambda: 99.0)
+    assert (report.damaged, report.uncertain) == (0, 0)
+    assert report.kept == path.read_bytes().count(b"\n")
+    old, new = open_manifest(path, HEADER), open_manifest(tmp_path / "new", HEADER)
+    assert new.past.counts == old.past.counts == {State.CLONED: 1, State.FAILED: 1, State.SENT: 1, State.PLANNED: 1}
+    assert new.past.intents == old.past.intents
+    await old.close(0)
+    await new.close(0)
+
+
+async def test_lost_record_leaves_its_clone_uncertain(tmp_path: Path) -> None:
+    """A clone whose end was damaged is uncertain with its J and R, the settled ones stay, and the original too."""
+    path = await damaged(tmp_path, '"state":"cloned","key":"a"')
+    before = path.read_bytes()
+    report = repair(path, tmp_path / "new", clock=lambda: 99.0)
+    assert path.read_bytes() == before
+    assert report.damaged == 1
+    manifest = open_manifest(tmp_path / "new", HEADER)
+    past = manifest.past
+    assert past.counts == {State.FAILED: 1, State.UNCERTAIN: 3}
+    assert past.intents["a"].job_uuid == sent("a").job_uuid
+    assert past.intents["a"].resource_uuid == sent("a").resource_uuid
+    assert past.intents["d"].error_code == CODE
+    assert past.intents["d"].source_uuid == "source of d"
+    await manifest.close(0)
+
+
+async def test_settled_clone_named_by_later_damage_is_uncertain(tmp_path: Path) -> None:
+    """Nobody knows whether a damaged line after a clone's end undid it."""
+    path = await damaged(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines.insert(-1, b'{"state":"undone","key":"a","at":30.0,"attempt":1,"batch":9,"crc":"00000000"}\n')
+    path.write_bytes(b"".join(lines))
+    repair(path, tmp_path / "new")
+    manifest = open_manifest(tmp_path / "new", HEADER)
+    assert manifest.past.intents["a"].state is State.UNCERTAIN
+    assert manifest.past.final("b") is not None
+    await manifest.close(0)
+
+
+async def test_lost_page_loses_no_target_that_was_sent(tmp_path: Path) -> None:
+    """Targets of a damaged planned line are known from their own records where they have some."""
+    path = await damaged(tmp_path, '{"planned":[["a"')
+    repair(path, tmp_path / "new")
+    manifest = open_manifest(tmp_path / "new", HEADER)
+    assert manifest.past.counts == {State.CLONED: 1, State.FAILED: 1, State.UNCERTAIN: 1}
+    assert not manifest.past.is_planned("d")
+    await manifest.close(0)
+
+
+async def test_lost_header_cannot_be_repaired(tmp_path: Path) -> None:
+    """Without its header nobody knows whose manifest it is; the message says what to do."""
+    path = await damaged(tmp_path, '{"format":"zclone')
+    with pytest.raises(ManifestError, match="header is damaged: move the file away"):
+        repair(path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+async def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    """Repair writes a new file only, 0600."""
+    path = await damaged(tmp_path)
+    with pytest.raises(UsageError, match="exists"):
+        repair(path, path)
+    repair(path, tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+
+
+async def test_full_disk_is_told(tmp_path: Path) -> None:
+    """A repair that cannot write its file says so."""
+    path = await damaged(tmp_path)
+    disk = FakeDisk()
+
+    def fault(operation: str) -> int | None:
+        if operation == "sync":
+            raise OSError(errno.ENOSPC, "no space left")
+        return None
+
+    disk.fault = fault
+    with pytest.raises(ManifestError, match="no space left"):
+        repair(path, PATH, files=disk)
+
+
+def test_missing_manifest_is_a_usage_error(tmp_path: Path) -> None:
+    """A path without a manifest ends the command before anything is written."""
+    with pytest.raises(UsageError, match="No such file"):
+        repair(tmp_path / "none", tmp_path / "new")

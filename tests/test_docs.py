@@ -1,0 +1,188 @@
+"""What the READMEs state, a test checks: commands run, tables agree with the code, links lead somewhere."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from typer.main import get_command
+
+from batch.cli.app import app, exit_code
+from batch.cli.settings import NAMES
+from batch.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS: Final[dict[str, Any]] = dict(get_command(app).commands)  # type: ignore[attr-defined]
+NOT_OURS: Final = frozenset({"--help"})
+ENDPOINT: Final = "https://zstack.example.com:8080"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def flags(name: str) -> set[str]:
+    found = {flag for param in COMMANDS[name].params for flag in param.opts if flag.startswith("--")}
+    hidden = {flag for param in COMMANDS[name].params if getattr(param, "hidden", False) for flag in param.opts}
+    return found - hidden - NOT_OURS
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a ``zclone`` that runs the code under test."""
+    folder = tmp_path_factory.mktemp("bin")
+    installed = Path(sys.executable).with_name("zclone")
+    command = str(installed) if installed.exists() else f"env PYTHONPATH={ROOT} {sys.executable} -m batch"
+    (folder / "zclone").write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    (folder / "zclone").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def shell(tmp_path: Path, shim: Path, child_env: dict[str, str]) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Run a block of README in a folder that has only the examples."""
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+
+    def run(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/bash", "-eu", "-c", script],
+            cwd=tmp_path,
+            env=child_env | {"PATH": f"{shim}{os.pathsep}{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_first_screen_has_the_two_commands() -> None:
+    """A newcomer needs two commands, and finds them on the first screen, to the letter."""
+    first_screen = "\n".join(README.splitlines()[:25])
+    assert blocks(first_screen, "sh")[0].splitlines() == [
+        "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/zclone run --simulate jobs/quickstart.yaml",
+        ".venv/bin/pip install -q '.[test]' && .venv/bin/pytest -q",
+    ]
+
+
+def test_the_first_command_runs(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    """The quickstart shows that it goes on, sums up, and exits 0."""
+    done = shell("zclone run --simulate jobs/quickstart.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "clone.settled" in done.stderr
+    assert re.search(r"^(\d+) of \1 targets cloned$", done.stderr, re.MULTILINE)
+
+
+def test_killed_and_run_again(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    """README's rehearsal: killed with -9, the same command goes on and every target is cloned."""
+    (script,) = [block for block in blocks(README, "sh") if "kill -9" in block]
+    done = shell(script.replace("kill -9 $!; wait", "kill -9 $!; wait || true"))
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()[1:]
+    assert rows
+    assert all(" cloned " in row for row in rows)
+
+
+def test_a_real_run(
+    shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path, serve_node: Callable[[], str]
+) -> None:
+    """README's commands for a real run work as they stand, here against an embedded node."""
+    (script,) = [block for block in blocks(README, "sh") if "ZSTACK_API_URL" in block]
+    (tmp_path / "session.secret").write_text("b86c9016b4f24953a9edefb53ca0678c\n", encoding="utf-8")
+    done = shell(script.replace(ENDPOINT, serve_node()).replace("20/s", "200/s"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "migrated.csv").read_text(encoding="utf-8").startswith('"key","source_uuid","state"')
+
+
+def test_the_job_in_the_readme_is_valid(zclone: Callable[..., Any], tmp_path: Path) -> None:
+    """The job file README shows passes validation."""
+    (text,) = blocks(README, "yaml")
+    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "services.csv").write_text("uuid,id\n432c5fdd49374bb0a2fd7877f0a877cf,row\n", encoding="utf-8")
+    done = zclone("validate", "job.yaml")
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_example_is_valid(zclone: Callable[..., Any]) -> None:
+    """Every job under jobs/ passes validation."""
+    examples = sorted((ROOT / "jobs").glob("*.yaml"))
+    assert len(examples) >= 4
+    done = zclone("validate", *examples)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_exit_codes_are_the_codes() -> None:
+    """README's table and the program know the same exit codes."""
+    table = README.split("## Exit codes")[1].split("##")[0]
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == {int(code) for code in ExitCode}
+
+
+def test_every_command_and_flag_is_documented() -> None:
+    """README names every command with every flag it has, and none that it has not."""
+    table = README.split("## Commands")[1].split("##")[0]
+    documented = {
+        match[1]: set(re.findall(r"--[a-z-]+", row))
+        for row in table.splitlines()
+        if (match := re.match(r"\| `zclone (\w+)", row))
+    }
+    assert documented == {name: flags(name) for name in COMMANDS}
+
+
+def test_every_variable_is_real() -> None:
+    """Each ZSTACK_* variable README names is one that is read."""
+    named = set(re.findall(r"\bZSTACK_[A-Z_]+[A-Z]\b", README))
+    assert named <= set(NAMES)
+    assert {name for name in NAMES if not name.endswith("_FILE")} <= named
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command explains itself and each of its flags."""
+    assert exit_code([*name.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Usage" in shown
+    for param in COMMANDS[name].params if name else ():
+        assert getattr(param, "hidden", False) or param.help, f"{name} {param.name} has no help"
+
+
+def relative_links(path: Path) -> Iterator[Path]:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            yield path.parent / target
+
+
+@pytest.mark.parametrize("name", ["README.md", "batch/README.md", "tests/README.md", "jobs/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Every relative link of a README leads to a file."""
+    for target in relative_links(ROOT / name):
+        assert target.exists(), f"{name} links to {target}"
+
+
+@functools.cache
+def _house_map() -> set[str]:
+    text = (ROOT / "batch" / "README.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^\| `([\w./]+)`", text.split("## The map")[1].split("\n## ")[0], re.MULTILINE))
+
+
+def test_the_map_shows_every_room() -> None:
+    """batch/README.md's map has each room of the house, and no room that is not there."""
+    rooms = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "batch").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert _house_map() == rooms - {"__init__.py", "__main__.py"}

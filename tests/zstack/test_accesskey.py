@@ -1,0 +1,134 @@
+"""AccessKeys: the signature, and the server's own time zone found by trying."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from batch.errors import RunStoppedError, UnreachableError
+from batch.zstack.accesskey import sign, zones
+from batch.zstack.answers import Absent, Accepted, ErrorClass, Refused
+from batch.zstack.settings import AccessKeyAuth
+from tests.zstack.wire_server import CLONE, JOB, RESOURCE, Seen, VirtualClock, WireServer, answer, client_of, error
+
+AUTH = AccessKeyAuth("AKID", "planted-secret")
+
+
+@dataclass
+class KeyNode:
+    """Checks keys as the server does by default: wall-clock values, the date's zone not looked at."""
+
+    clock: VirtualClock
+    offset: float = 0.0
+    ahead: float = 0.0
+    secret: str = "planted-secret"
+    tells_time: bool = True
+
+    def __call__(self, seen: Seen) -> bytes:
+        now = self.clock.now + self.ahead
+        if "actions" in seen.target:
+            if b"getVersion" in seen.body:
+                return answer(200, {"version": "5.5.22"})
+            told = {"currentTime": {"MillionSeconds": int(now * 1000), "Seconds": int(now)}}
+            return answer(200, told) if self.tells_time else answer(404, "no api mapping to /v1/x")
+        if "/api-jobs/" in seen.target:
+            return answer(202, {})
+        return self._checked(seen, now) or answer(*((202, {}) if seen.method == "POST" else (200, {"inventories": []})))
+
+    def _checked(self, seen: Seen, now: float) -> bytes | None:
+        date = seen.headers["date"]
+        path = seen.target.removeprefix("/zstack").partition("?")[0]
+        text = f"{seen.method}\n{date}\n{path}"
+        mac = hmac.new(self.secret.encode(), text.encode(), hashlib.sha1).digest()
+        wall = datetime.strptime(date.rpartition(" ")[0], "%a, %d %b %Y %H:%M:%S").replace(tzinfo=timezone.utc)  # noqa: UP017
+        local = datetime.fromtimestamp(now, timezone(timedelta(minutes=self.offset))).replace(tzinfo=timezone.utc)  # noqa: UP017
+        if abs((wall - local).total_seconds()) > 900:
+            return answer(403, "requestTimeTooSkewed")
+        if seen.headers["authorization"] != f"ZStack AKID:{base64.b64encode(mac).decode()}":
+            return answer(403, "wrong accessKey signature")
+        return None
+
+
+def test_signature() -> None:
+    """The signature is HMAC-SHA1 over method, date and path without the context path (wire section 2.3)."""
+    text = "POST\nTue, 25 Nov 2025 11:51:50 CST\n/v1/ai/model-services/d76744cb53f9378abf42b907df3efb6e"
+    assert sign("id", b"secret", text) == "ZStack id:34t1NOmniUsI2hBfTjgK4qB68wU="
+
+
+@pytest.mark.parametrize("minutes", [0, 480, -300, 330, 345, 825, -570, 840, -720])
+async def test_zone_is_found(minutes: int) -> None:
+    """The date is sent in the server's own zone, whichever that is, without any setting."""
+    clock = VirtualClock()
+    async with WireServer(KeyNode(clock, minutes)) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        assert await client.submit(CLONE, JOB) == Accepted(None)
+        assert await client.find(RESOURCE) == Absent()
+        assert client.warnings == ()
+
+
+async def test_skew_is_corrected_and_told() -> None:
+    """A clock that is wrong by hours is corrected by the server's, and the operator is told."""
+    clock = VirtualClock()
+    node = KeyNode(clock, 480, ahead=7.3 * 3600)
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        assert await client.submit(CLONE, JOB) == Accepted(None)
+        assert "-26280 s from the server's" in client.warnings[0]
+
+
+async def test_zone_that_changes_while_running() -> None:
+    """A change to summer time in the middle of a run is followed; the refused call is signed anew and sent again."""
+    clock = VirtualClock()
+    node = KeyNode(clock, 60)
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        node.offset = 120
+        assert await client.submit(CLONE, JOB) == Accepted(None)
+    posts = [seen for seen in server.seen if seen.method == "POST"]
+    assert [seen.headers["x-job-uuid"] for seen in posts] == [JOB, JOB]
+
+
+async def test_clock_that_cannot_be_right() -> None:
+    """Where every zone is refused the operator is told that clocks disagree."""
+    clock = VirtualClock()
+    node = KeyNode(clock, 480, ahead=10 * 86400, tells_time=False)
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        with pytest.raises(UnreachableError, match="requestTimeTooSkewed"):
+            await client.preflight()
+    assert len(server.seen) < 50
+
+
+async def test_wrong_secret() -> None:
+    """A wrong secret ends the command at once and does not show the secret."""
+    clock = VirtualClock()
+    node = KeyNode(clock, secret="another")
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        with pytest.raises(UnreachableError, match="wrong accessKey signature") as caught:
+            await client.preflight()
+    assert "planted" not in str(caught.value)
+    assert "planted" not in repr(AUTH)
+
+
+async def test_ended_key_stops_the_run() -> None:
+    """A key whose session is called ended cannot be renewed: the run stops."""
+    clock = VirtualClock()
+    data = answer(503, error("ID.1001"))
+    async with WireServer(lambda _: data) as server, client_of(server.url, AUTH, clock=clock) as client:
+        refused = await client.submit(CLONE, JOB)
+        assert isinstance(refused, Refused)
+        assert refused.error.klass is ErrorClass.RENEW
+        with pytest.raises(RunStoppedError, match="AccessKey"):
+            await client.renew()
+
+
+def test_likely_zones_come_first() -> None:
+    """UTC, China and this machine's zone are tried first, and every offset in use is tried once."""
+    tried = zones(-300)
+    assert {offset for offset, _ in tried[:3]} == {0, 480, -300}
+    assert len({offset for offset, _ in tried}) == len(tried) == 40
+    assert dict(tried)[-300] == "Etc/GMT+5"

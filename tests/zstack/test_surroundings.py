@@ -1,0 +1,183 @@
+"""Questions and side jobs around the clone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from batch.errors import RunStoppedError, UsageError
+from batch.zstack.surroundings import PAGE, Surroundings, condition, split_condition
+from batch.zstack.version import parse_version, too_new
+from batch.zstack.wire import CallFailedError
+from tests.zstack.wire_server import RESOURCE, CountingGate, Seen, VirtualClock, WireServer, answer, client_of, error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROWS = [{"uuid": f"{number:032x}", "name": f"s{number}"} for number in range(2 * PAGE + 7)]
+
+
+def query_node(*, cap: int = 1000, with_total: bool = True) -> Callable[[Seen], bytes]:
+    def handler(seen: Seen) -> bytes:
+        asked = parse_qs(urlsplit(seen.target).query)
+        start, limit = int(asked["start"][0]), min(cap, int(asked["limit"][0]))
+        body: dict[str, object] = {"inventories": ROWS[start : start + limit]}
+        return answer(200, body | ({"total": len(ROWS)} if with_total else {}))
+
+    return handler
+
+
+@pytest.mark.parametrize(("cap", "with_total"), [(1000, True), (50, True), (1000, False)])
+async def test_query_walks_all_pages(cap: int, with_total: bool) -> None:  # noqa: FBT001 - a parameter
+    """A query streams every row, whatever the server cuts its pages to."""
+    gate = CountingGate()
+    handler = query_node(cap=cap, with_total=with_total)
+    async with WireServer(handler) as server, client_of(server.url, gate=gate) as client:
+        seen = [service.uuid async for service in Surroundings(client).query(["type=Endpoint"], ["name"])]
+    assert seen == [row["uuid"] for row in ROWS]
+    asked = parse_qs(urlsplit(server.seen[0].target).query)
+    assert asked["q"] == ["type=Endpoint"]
+    assert asked["fields"] == ["uuid,name"]
+    assert asked["replyWithCount"] == ["true"]
+    assert gate.passed == len(server.seen)
+
+
+async def test_uuids_in_batches_that_fit() -> None:
+    """Many uuids are asked for in batches whose URL stays below 8 KiB."""
+    async with WireServer(lambda _: answer(200, {"inventories": ROWS[:1]})) as server, client_of(server.url) as client:
+        found = [service.uuid async for service in Surroundings(client).services(f"{n:032x}" for n in range(450))]
+    assert len(found) == 3
+    assert [len(parse_qs(urlsplit(seen.target).query)["q"][0].split(",")) for seen in server.seen] == [200, 200, 50]
+    assert max(len(seen.target) for seen in server.seen) < 7000
+
+
+@pytest.mark.parametrize(
+    ("field", "operator", "value"),
+    [("name", "=", "a"), ("name", "~=", "qwen%"), ("uuid", "?=", "a,b"), ("name", "is null", ""), ("size", ">=", "3")],
+)
+def test_condition(field: str, operator: str, value: str) -> None:
+    """A condition reads back as it was meant."""
+    assert split_condition(condition(field, operator, value)) == (field, operator, value)
+
+
+@pytest.mark.parametrize(("operator", "value"), [("=", "a>=b"), ("=", "x!=y"), ("~=", "a?=b!=c"), ("like", "x")])
+def test_conditions_the_server_would_misread(operator: str, value: str) -> None:
+    """A value that holds an operator is refused, because the server would split there."""
+    with pytest.raises(UsageError):
+        condition("name", operator, value)
+
+
+def test_condition_without_operator() -> None:
+    """A condition without an operator is refused with an example."""
+    with pytest.raises(UsageError, match="name~=qwen%"):
+        split_condition("name")
+
+
+async def test_simple_questions() -> None:
+    """Version, APIs, readiness, clock, session and permission are read from their answers."""
+
+    def handler(seen: Seen) -> bytes:
+        if b"getVersion" in seen.body:
+            return answer(200, {"version": "5.3.46.1"})
+        if b"getSupportAPIs" in seen.body:
+            return answer(200, {"supportApis": ["APICloneModelServiceMsg", 7]})
+        if b"getCurrentTime" in seen.body:
+            return answer(200, {"currentTime": {"MillionSeconds": 1500, "Seconds": 1}})
+        if "permissions" in seen.target:
+            api = seen.json["checkApiPermission"]["apiNames"][0]
+            return answer(200, {"inventory": {api: "Allow"}})
+        return answer(200, {"valid": True})
+
+    async with WireServer(handler) as server, client_of(server.url) as client:
+        around = Surroundings(client)
+        assert await around.version() == (5, 3, 46)
+        assert await around.support_apis() == {"APICloneModelServiceMsg"}
+        assert await around.server_time() == 1.5
+        assert await around.check_permission() is True
+        assert await around.session_valid("a" * 32)
+        assert await around.ready()
+
+
+async def test_not_ready() -> None:
+    """A node that says SYS.1010 all the time is not ready."""
+    data = answer(503, error("SYS.1010"))
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        assert not await Surroundings(client).ready()
+    assert len(server.seen) > 1
+
+
+def job_node(*polls: bytes) -> Callable[[Seen], bytes]:
+    replies = iter(polls)
+
+    def handler(seen: Seen) -> bytes:
+        return next(replies) if "/api-jobs/" in seen.target else answer(202, {})
+
+    return handler
+
+
+async def test_side_jobs() -> None:
+    """Deletion, owner and sharing are sent as the wire has them and waited for to their end."""
+    polls = [answer(202, {}), answer(200, {}), answer(200, {"inventory": {"accountUuid": "a"}}), answer(200, {})]
+    async with WireServer(job_node(*polls)) as server, client_of(server.url) as client:
+        around = Surroundings(client)
+        await around.delete_service(RESOURCE)
+        await around.change_owner(RESOURCE, "acc")
+        await around.share_resource([RESOURCE], ["acc"])
+    sent = [seen for seen in server.seen if "/api-jobs/" not in seen.target]
+    assert sent[0].method == "DELETE"
+    assert sent[0].target.endswith(f"/{RESOURCE}?deleteMode=Permissive")
+    assert sent[1].target == "/zstack/v1/account/acc/resources"
+    assert sent[1].json == {"params": {"resourceUuid": RESOURCE}}
+    assert sent[2].json == {
+        "shareResource": {"resourceUuids": [RESOURCE], "accountUuids": ["acc"], "toPublic": False},
+    }
+    assert len({seen.headers["x-job-uuid"] for seen in sent}) == 3
+
+
+async def test_side_job_is_repeated_under_a_new_job_uuid() -> None:
+    """A side job that failed for a passing reason, or is not known, is started again under another job uuid."""
+    gone = answer(404, "the job has been expired")
+    polls = [answer(503, error("SYS.1011")), gone, gone, gone, answer(200, {})]
+    async with WireServer(job_node(*polls)) as server, client_of(server.url) as client:
+        await Surroundings(client).delete_service(RESOURCE)
+    sent = [seen.headers["x-job-uuid"] for seen in server.seen if seen.method == "DELETE"]
+    assert len(sent) == len(set(sent)) == 3
+
+
+async def test_side_job_that_fails_for_good() -> None:
+    """A permanent failure is told at once with its code."""
+    async with WireServer(job_node(answer(503, error("SYS.1003")))) as server, client_of(server.url) as client:
+        with pytest.raises(CallFailedError, match=r"DeleteModelService: SYS\.1003"):
+            await Surroundings(client).delete_service(RESOURCE)
+    assert len(server.seen) == 2
+
+
+async def test_side_job_that_never_ends() -> None:
+    """A side job that stays running is given up after the server's own timeout."""
+    running = answer(202, {})
+    clock = VirtualClock()
+    async with WireServer(lambda _: running) as server, client_of(server.url, clock=clock) as client:
+        with pytest.raises(CallFailedError, match="did not end in time"):
+            await Surroundings(client).delete_service(RESOURCE)
+
+
+async def test_dead_session_in_a_question() -> None:
+    """A given session that ended stops a question with what to do."""
+    data = answer(503, error("ID.1001"))
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        with pytest.raises(RunStoppedError, match="ZSTACK_SESSION_ID"):
+            await Surroundings(client).check_permission()
+    assert len(server.seen) == 1
+
+
+def test_versions() -> None:
+    """A parameter newer than the server is named with the version that brings it."""
+    assert parse_version("5.3.46") == (5, 3, 46)
+    assert parse_version("v5.5.22-rc1") == (5, 5, 22)
+    assert parse_version("5.3") == (5, 3, 0)
+    assert parse_version("four") is None
+    names = ("name", "cpuArchitectures", "supportDistributed", "containerArgs", "nonsense")
+    assert too_new(names, (5, 3, 45)) == {"supportDistributed": (5, 3, 46), "containerArgs": (5, 5, 22)}
+    assert too_new(names, (5, 5, 22)) == {}
