@@ -113,6 +113,12 @@ def _prepare(asked: Asked, console: Console | None) -> _Prepared:
 
 
 async def _run(prepared: _Prepared) -> ExitCode:
+    stop = Stop()
+    with signals.obeyed(_on_signal(stop)):
+        return await _run_until(stop, prepared)
+
+
+async def _run_until(stop: Stop, prepared: _Prepared) -> ExitCode:
     header = _header(prepared)
     # A job file that cannot be used leaves no manifest behind.
     plan = None if prepared.path.exists() else _expand(prepared, header)
@@ -121,7 +127,7 @@ async def _run(prepared: _Prepared) -> ExitCode:
     try:
         _warn(manifest.warnings)
         plan = plan or _plan_again(prepared, manifest)
-        reason = await _settle_all(prepared, plan, manifest)
+        reason = await _settle_all(prepared, plan, manifest, stop=stop)
         states = tally(plan, manifest.past)
         code = exit_code(states)
     except ZcloneError as error:
@@ -149,24 +155,28 @@ def _plan_again(prepared: _Prepared, manifest: Manifest) -> Plan:
     return _expand(prepared, manifest.header)
 
 
-async def _settle_all(prepared: _Prepared, plan: Plan, manifest: Manifest) -> str | None:
+async def _settle_all(prepared: _Prepared, plan: Plan, manifest: Manifest, *, stop: Stop) -> str | None:
     """Do what is left to do; why the run ended early, None where it did not."""
     if not _has_work(plan, manifest.past, accept_changes=prepared.asked.accept_changes):
         return None
+    clock = SystemClock()
+    gate = CountedGate(prepared.limits.rate, clock=clock)
+    stop.on_request(gate.stop_sending)
     with _server(prepared) as settings:
-        clock = SystemClock()
-        gate = CountedGate(prepared.limits.rate, clock=clock)
-        async with await connect(settings, gate=gate, clock=clock, language=_language()) as client:
-            _warn(client.warnings)
-            return await _clone(prepared, plan, manifest, client=client, gate=gate)
+        client = await connect(settings, gate=gate, clock=clock, language=_language())
+        async with client:
+            await client.preflight()
+            told = client.warnings
+            _warn(told)
+            reason = await _clone(prepared, plan, manifest, client=client, gate=gate, stop=stop)
+        _warn(client.warnings[len(told) :])
+        return reason
 
 
 async def _clone(
-    prepared: _Prepared, plan: Plan, manifest: Manifest, *, client: Client, gate: CountedGate
+    prepared: _Prepared, plan: Plan, manifest: Manifest, *, client: Client, gate: CountedGate, stop: Stop
 ) -> str | None:
-    past, clock = manifest.past, SystemClock()
-    stop = Stop()
-    stop.on_request(gate.stop_sending)
+    past, clock, asked = manifest.past, SystemClock(), prepared.asked
     board = Board(
         plan.count,
         counts=lambda: past.counts,
@@ -174,25 +184,23 @@ async def _clone(
         limit=prepared.limits.rate,
         monotonic=clock.monotonic,
     )
-    with signals.obeyed(_on_signal(stop)):
-        await client.preflight()
-        await manifest.write_plan(plan, ((c.key, c.source_uuid) for c in plan.clones() if not past.is_planned(c.key)))
-        structlog.get_logger().info("run.started", targets=plan.count, rate=prepared.limits.rate)
+    await manifest.write_plan(plan, ((c.key, c.source_uuid) for c in plan.clones() if not past.is_planned(c.key)))
+    structlog.get_logger().info("run.started", targets=plan.count, rate=prepared.limits.rate)
+    try:
         async with _view(prepared, board):
-            try:
-                await clone_all(
-                    plan,
-                    api=client,
-                    journal=ToldJournal(manifest, failed=board.fail),
-                    past=past,
-                    clock=clock,
-                    limits=prepared.limits,
-                    stop=stop,
-                    accept_changes=prepared.asked.accept_changes,
-                    at_most_once=prepared.asked.at_most_once,
-                )
-            except RunStoppedError as stopped:
-                return str(stopped)
+            await clone_all(
+                plan,
+                api=client,
+                journal=ToldJournal(manifest, failed=board.fail),
+                past=past,
+                clock=clock,
+                limits=prepared.limits,
+                stop=stop,
+                accept_changes=asked.accept_changes,
+                at_most_once=asked.at_most_once,
+            )
+    except RunStoppedError as stopped:
+        return str(stopped)
     return stop.reason
 
 

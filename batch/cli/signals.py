@@ -26,20 +26,20 @@ def obeyed(ask: Callable[[str], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     asked = False
 
-    def receive(number: signal.Signals) -> None:
+    # Handlers of the process and not of the loop: a second signal must end a long synchronous step too.
+    def receive(number: int, _frame: object) -> None:
         nonlocal asked
         if asked:
-            os._exit(ExitCode.INTERRUPTED if number is signal.SIGINT else ExitCode.TERMINATED)
+            os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
         asked = True
-        ask(number.name)
+        loop.call_soon_threadsafe(ask, signal.Signals(number).name)
 
-    for number in _ENDING:
-        loop.add_signal_handler(number, receive, number)
+    before = {number: signal.signal(number, receive) for number in _ENDING}
     try:
         yield
     finally:
-        for number in _ENDING:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def forbid_core_dumps() -> None:

@@ -27,10 +27,16 @@ _EDGE = 1e-6
 
 
 class _Window(Throttler):
-    """At most ``calls`` in any ``period`` seconds of the given clock."""
+    """At most ``calls`` in any ``period`` seconds of the given clock.
 
-    def __init__(self, calls: int, period: float, clock: Clock) -> None:
+    An entry may be backdated by up to ``slack`` seconds to the moment it could have been made, so that late timers do
+    not slow the calls down; without slack the bound is strict.
+    """
+
+    def __init__(self, calls: int, period: float, clock: Clock, *, slack: float = 0.0) -> None:
         self._clock = clock
+        self._slack = slack
+        self._free_since = 0.0
         super().__init__(calls, period)
 
     @property
@@ -47,12 +53,13 @@ class _Window(Throttler):
         """Forget the entries that left the window, by our clock."""
         now = self._clock.monotonic()
         while self._task_logs and now - self._task_logs[0] > self.period:
-            self._task_logs.popleft()
+            self._free_since = self._task_logs.popleft() + self.period
 
     async def acquire(self) -> None:
         """Wait for room and enter at our clock's time."""
         await super().acquire()  # type: ignore[no-untyped-call]
-        self._task_logs[-1] = self._clock.monotonic()
+        now = self._clock.monotonic()
+        self._task_logs[-1] = max(self._free_since, now - self._slack) if self._free_since < now else now
 
 
 class Gate:
@@ -69,7 +76,8 @@ class Gate:
         self._turn = asyncio.Lock()
         burst = max(1, round(rate * _SMOOTH))
         cap = math.ceil(rate)
-        self._short = _Window(burst, burst / rate * _LEAD, clock)
+        spacing = burst / rate * _LEAD
+        self._short = _Window(burst, spacing, clock, slack=spacing / 2)
         self._long = _Window(cap, cap / rate * _MARGIN, clock)
         self._closed_until = 0.0
         self._sending = True

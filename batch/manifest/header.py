@@ -27,6 +27,8 @@ class Header:
     tool: str = ""
     created_at: float = 0.0
     """Seconds since the epoch."""
+    job_file: str = ""
+    """The job file as it was named when the run began; it may have moved since."""
 
     def body(self) -> bytes:
         """Return the header as the open body of a line."""
@@ -51,6 +53,7 @@ def parse_header(body: bytes) -> Header:
         simulated=found.get("simulated") is True,
         tool=_text(found, "tool"),
         created_at=float(created_at) if isinstance(created_at, int | float) else 0.0,
+        job_file=_text(found, "job_file"),
     )
 
 

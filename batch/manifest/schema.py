@@ -63,7 +63,8 @@ def _header() -> JsonValue:
             "simulated": {"type": "boolean", "description": "a rehearsal on the embedded node"},
             "tool": _TEXT,
             "created_at": _TIME,
-        }
+        },
+        {"job_file": _TEXT},
     )
 
 

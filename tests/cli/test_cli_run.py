@@ -124,7 +124,7 @@ def test_the_second_signal_leaves_at_once(
     slow = tmp_path / "slow.yaml"
     slow.write_text("version: 1\nnode: {latency: [3, 3]}\n", encoding="utf-8")
     process = start("run", "--simulate=slow.yaml", "job.yaml")
-    read_until(process, "run.started")
+    read_until(process, "run.progressed")
     process.send_signal(getattr(signal, name))
     read_until(process, name)
     process.send_signal(getattr(signal, name))

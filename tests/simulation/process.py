@@ -1,13 +1,17 @@
-"""One incarnation of the command: where it dies, and what its disk refuses."""
+"""One incarnation of the command: where it dies, what its disk refuses, and when its clock is set."""
 
 from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+MANIFEST: Final = Path("/sim/job.manifest.jsonl")
+"""Only a name on the simulated disk."""
 
 
 class Killed(SystemExit):  # noqa: N818 - an end, not an error
@@ -19,7 +23,12 @@ class Process:
     """Dies at a step; ``die_at`` counts the steps from 1, None: it lives."""
 
     die_at: int | None = None
-    on_step: Callable[[str], None] = lambda name: None
+    stop_after: float | None = None
+    """Seconds after which it gets a signal."""
+    starts_after: float = 0.0
+    clock_set: tuple[float, float] | None = None
+    """After so many seconds the machine's wall clock jumps by so many."""
+    manifest: Path = MANIFEST
     alive: bool = True
     steps: int = 0
     names: list[str] = field(default_factory=list)
@@ -33,13 +42,16 @@ class Process:
 
     def step(self, name: str) -> None:
         """Pass a point at which the process may be killed."""
-        if not self.alive:
-            raise Killed
+        self.require_alive()
         self.steps += 1
         self.names.append(name)
-        self.on_step(name)
         if self.steps == self.die_at:
             self.alive = False
+            raise Killed
+
+    def require_alive(self) -> None:
+        """Do nothing more after the end."""
+        if not self.alive:
             raise Killed
 
     def short_write(self, data: bytes) -> int:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from random import Random
 
 _Result = TypeVar("_Result")
@@ -48,21 +48,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The engine's Clock: the loop's time, a seeded generator, and a wall clock that tests may move."""
+    """The engine's Clock and the client's: the loop's time, a seeded generator, and a wall clock that may be wrong."""
 
-    def __init__(self, loop: VirtualLoop, random: Random) -> None:
+    def __init__(self, loop: VirtualLoop, random: Random, *, error: Callable[[], float] = lambda: 0.0) -> None:
+        """``error``: seconds by which the wall clock is wrong just now."""
         self.loop = loop
         self._random = random
-        self.jump = 0.0
+        self._error = error
 
     def time(self) -> float:
-        return EPOCH + self.loop.now + self.jump
+        return EPOCH + self.loop.now + self._error()
 
     def monotonic(self) -> float:
         return self.loop.now
 
     def random(self) -> float:
         return self._random.random()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     def uuid(self) -> str:
         return uuid.UUID(int=self._random.getrandbits(128), version=4).hex

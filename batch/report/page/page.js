@@ -52,12 +52,20 @@ function hatch(pen, x, wide, height) {
   pen.restore();
 }
 
-function frame(pen, width, height, low, high) {
-  const x = across(width, low, high), foot = height - BOTTOM;
+function drawPauses(pen, width, foot, x) {
   for (const [start, end] of pauses) {
     const left = Math.max(LEFT, x(start)), right = Math.min(width - 4, x(end));
-    if (right > left) hatch(pen, left, Math.max(2, right - left), foot);
+    if (right <= left) continue;
+    pen.globalAlpha = 0.7;
+    pen.fillStyle = colour("paper");
+    pen.fillRect(left, 0, right - left, foot);
+    pen.globalAlpha = 1;
+    hatch(pen, left, Math.max(2, right - left), foot);
   }
+}
+
+function frame(pen, width, height, low, high) {
+  const x = across(width, low, high), foot = height - BOTTOM;
   const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400].map((s) => s * 1000);
   const step = steps.find((s) => (high - low) / s <= 9) || Math.ceil((high - low) / 9);
   pen.fillStyle = colour("faint");
@@ -77,6 +85,7 @@ function frame(pen, width, height, low, high) {
 function drawProgress() {
   const { pen, width, height } = sheet($("progress"), 150);
   const { x, foot } = frame(pen, width, height, 0, data.end);
+  drawPauses(pen, width, foot, x);
   const y = (n) => foot - (n / Math.max(1, count)) * (foot - 14);
   const ends = parsed.filter((b) => ["cloned", "failed", "conflict"].includes(b.state)).sort((a, b) => a.end - b.end);
   const curve = (wanted, stroke, fill) => {
@@ -127,13 +136,13 @@ function drawLanes() {
   const draw = (bar) => {
     if (bar.end < from || bar.start > to) return;
     const y = bar.lane * laneHeight, left = x(bar.start), right = Math.max(left + 1, x(bar.end) - 0.6);
-    const middle = bar.accepted === null ? right : Math.min(right, x(bar.accepted));
     if (bad.has(bar.state)) { pen.fillStyle = paint[bar.state]; pen.fillRect(left, y, Math.max(2, right - left), thick); }
     else {
       pen.fillStyle = paint.sent;
-      pen.fillRect(left, y, Math.max(0.5, middle - left), thick);
+      pen.fillRect(left, y, Math.max(0.5, right - left), thick);
+      const made = bar.accepted === null ? left : Math.min(right - 1, x(bar.accepted));
       pen.fillStyle = paint[bar.state];
-      pen.fillRect(bar.accepted === null ? Math.max(left, right - 2) : middle, y, bar.accepted === null ? 2 : Math.max(1, right - middle), thick);
+      pen.fillRect(made, y, Math.max(1, right - made), thick);
     }
     pen.fillStyle = paint.retry;
     for (const at of bar.again) pen.fillRect(x(at) - 0.75, y, 1.5, thick);
@@ -141,6 +150,7 @@ function drawLanes() {
   parsed.forEach((bar) => bad.has(bar.state) || draw(bar));
   parsed.forEach((bar) => bad.has(bar.state) && draw(bar));
   pen.restore();
+  drawPauses(pen, width, foot, x);
   pen.fillStyle = colour("faint");
   const every = Math.max(1, Math.ceil(laneCount / 12));
   for (let lane = 0; lane < laneCount; lane += every) pen.fillText(String(lane + 1), LEFT - 6, lane * laneHeight + Math.max(9, laneHeight / 2 + 4));

@@ -1,0 +1,137 @@
+"""Stands for the socket: latency, lost answers, and requests that arrive although their sender died."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from batch.simulator.wire import Drop, Later, Reply, Request
+from batch.zstack.answers import NoAnswer, NotSent
+from batch.zstack.wire import Reply as ClientReply
+from tests.simulation.virtual import EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.engine import Gate
+    from batch.zstack.wire import Outcome
+    from tests.simulation.process import Process
+    from tests.simulation.virtual import VirtualLoop
+    from tests.simulation.world import World
+
+_BASE: Final = "/zstack"
+"""The node's context path."""
+_PATIENCE: Final = 30.0
+"""Seconds the client waits for an answer."""
+
+
+class SimHttp:
+    """The Transport of one process; what it has sent arrives whether or not the process lives to see it."""
+
+    def __init__(self, world: World, process: Process, gate: Gate, loop: VirtualLoop) -> None:
+        self._world = world
+        self._process = process
+        self._gate = gate
+        self._loop = loop
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        sends_clone: bool = False,
+    ) -> Outcome:
+        if not sends_clone:
+            await self._gate.wait()
+        elif not await self._gate.wait_to_send():
+            return NotSent("the run stopped sending", is_held_back=True)
+        self._process.step(f"call {method}")
+        request = self._request(method, path, body, headers)
+        witness = self._world.witness
+        witness.called(self._process, request, self._loop.time())
+        if sends_clone:
+            self._check_record(request)
+        outcome = await self._send(request)
+        witness.answered(self._process, request, outcome)
+        return outcome
+
+    async def _send(self, request: Request) -> Outcome:
+        inbox: list[Reply | Drop | Later | None] = []
+        there, back = (0.001 + 0.05 * self._world.random.random() ** 3 for _ in range(2))
+        self._world.at(self._loop.time() + there, lambda: inbox.append(self._deliver(request)))
+        return await self._answer(inbox, there, back)
+
+    def _deliver(self, request: Request) -> Reply | Drop | Later | None:
+        """Hand the request to the node, dead sender or not; None where nobody listens."""
+        world = self._world
+        if EPOCH + world.now < world.node.down_until:
+            return None
+        delivery = world.node.receive(request, EPOCH + world.now)
+        world.say(f"{request.method} {request.path} -> {_shown(delivery)}")
+        return delivery
+
+    def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> Request:
+        parts = urlsplit(path)
+        named = {name.lower(): value for name, value in (headers or {}).items()}
+        if body is not None:
+            named["content-type"] = "application/json;charset=UTF-8"
+        query = tuple(parse_qsl(parts.query, keep_blank_values=True))
+        return Request(method, _BASE + unquote(parts.path), query, named, body or b"")
+
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._world.advance(self._loop.time())
+        self._process.step("network")
+
+    async def _answer(self, inbox: list[Reply | Drop | Later | None], there: float, back: float) -> Outcome:
+        await self._wait(there + 1e-9)
+        delivery = inbox[0]
+        if delivery is None:
+            return NotSent("connection refused")
+        if isinstance(delivery, Later):
+            wait = delivery.due - EPOCH - self._loop.time()
+            await self._wait(min(max(0.0, wait) + 1e-6, _PATIENCE))
+            delivery = delivery.outcome
+        if delivery is None:
+            return NoAnswer("no answer in time")
+        if isinstance(delivery, Drop):
+            await self._wait(min(delivery.delay, _PATIENCE))
+            return NoAnswer("the connection was lost")
+        await self._wait(min(delivery.delay + back, _PATIENCE))
+        if delivery.delay >= _PATIENCE:
+            return NoAnswer("no answer in time")
+        if delivery.cut is not None:
+            return NoAnswer("the answer broke off")
+        named = {name.lower(): value for name, value in delivery.headers}
+        return ClientReply(delivery.status, delivery.body, None, named.get("retry-after"))
+
+    def _check_record(self, request: Request) -> None:
+        """I4 and I14: each POST has a durable record of the same J, R and digest, and none follows a failed write."""
+        world, job = self._world, request.headers["x-job-uuid"]
+        uuid = json.loads(request.body)["params"].get("resourceUuid", "")
+        digest = next((clone.digest for clone in world.ever.values() if clone.body == request.body), "no such body")
+        file = world.disk.files.get(self._process.manifest)
+        synced = file.synced if file is not None and file.is_named else b""
+        wanted = [f'"{name}":"{value}"'.encode() for name, value in _ids(job, uuid, digest)]
+        # The last lines first: a POST follows its record closely.
+        if not any(all(part in line for part in wanted) for line in reversed(synced.splitlines())):
+            world.witness.broken.append(f"I4: POST {job} without a durable record of its ids and digest")
+        if self._loop.time() > self._process.poisoned_at:
+            world.witness.broken.append(f"I14: POST {job} after the journal failed")
+
+    async def close(self) -> None:
+        return None
+
+
+def _ids(job: str, uuid: str, digest: str) -> tuple[tuple[str, str], ...]:
+    return ("state", "sent"), ("job_uuid", job), ("resource_uuid", uuid), ("digest", digest)
+
+
+def _shown(delivery: Reply | Drop | Later) -> str:
+    if isinstance(delivery, Reply):
+        return f"{delivery.status} {delivery.body[:200]!r} {delivery.delay:.6f} {delivery.cut}"
+    return f"{type(delivery).__name__}"
