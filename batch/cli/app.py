@@ -77,9 +77,10 @@ def run(  # noqa: PLR0913 - one argument for each flag
 
     Run the same command until it exits 0 or 3. Ctrl-C ends it in good order, a second one at once.
     """
-    from batch.cli import run as flow
+    from batch.cli.preparation import Asked
+    from batch.cli.run import run as run_job
 
-    asked = flow.Asked(
+    asked = Asked(
         job=job,
         simulate=simulate,
         manifest=manifest,
@@ -95,7 +96,7 @@ def run(  # noqa: PLR0913 - one argument for each flag
         insecure=insecure,
         context=context,
     )
-    raise typer.Exit(flow.run(asked))
+    raise typer.Exit(run_job(asked))
 
 
 app.command()(files.validate)

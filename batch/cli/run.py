@@ -8,27 +8,24 @@ import shlex
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from batch import __version__, jobfile
+from batch import __version__
 from batch.cli import logs, signals
 from batch.cli.clock import SystemClock
-from batch.cli.node import embedded_node, fault_options
+from batch.cli.node import embedded_node
 from batch.cli.outcome import ending, tally
-from batch.cli.settings import read_settings
+from batch.cli.preparation import Asked, Prepared, prepare, warn
 from batch.cli.terminal import say
 from batch.cli.told import CountedGate, ToldJournal
 from batch.engine import Stop, clone_all
 from batch.engine.survey import fresh, refuse_changes, survey
-from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
-from batch.jobfile.envelope import read_duration, read_rate
+from batch.errors import ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import Header, open_manifest
-from batch.plan import expand, inputs_digest, run_id, trusted
+from batch.plan import expand, inputs_digest, trusted
 from batch.progress import Board, heartbeat, live, new_view, silent
 from batch.report import exit_code
 from batch.zstack import connect
@@ -38,12 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from rich.console import Console
-
-    from batch.cli.options import LogFormat, Progress
-    from batch.jobfile import Job
     from batch.manifest import Manifest, Past
-    from batch.model import Limits, Plan
+    from batch.model import Plan
     from batch.zstack.classify import Language
     from batch.zstack.client import Client
 
@@ -51,81 +44,30 @@ EMBEDDED: Final = "embedded node"
 """What a rehearsal's manifest names as its endpoint: the port is another one each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The command line of ``run``; None is what the job file says."""
-
-    job: Path
-    simulate: str | None
-    manifest: Path | None
-    run: str | None
-    rate: str | None
-    concurrency: int | None
-    deadline: str | None
-    accept_changes: bool
-    at_most_once: bool
-    progress: Progress
-    log_format: LogFormat
-    log_file: Path | None
-    insecure: bool
-    context: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Everything a run needs that can be known before the manifest is touched."""
-
-    asked: Asked
-    job: Job
-    limits: Limits
-    settings: Settings | None
-    """None for a rehearsal: its node is started only when there is something to do."""
-    identity: str
-    """The run's id."""
-    path: Path
-    """Of the manifest."""
-    console: Console | None
-
-
 def run(asked: Asked) -> ExitCode:
     """Run or go on, and return what happened. Raises ZcloneError where nothing could be begun."""
     signals.forbid_core_dumps()
     console = logs.live_console(asked.progress)
     with logs.logging_to(asked.log_file, style=asked.log_format, above=console):
-        prepared = _prepare(asked, console)
+        prepared = prepare(asked, console)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_run(prepared))
 
 
-def _prepare(asked: Asked, console: Console | None) -> _Prepared:
-    job = jobfile.load(asked.job)
-    identity = run_id(job, run=asked.run, started_at=time.time())
-    structlog.contextvars.bind_contextvars(job=job.name, run=identity)
-    return _Prepared(
-        asked=asked,
-        job=job,
-        limits=_limits(job.limits, asked),
-        settings=_settings(job, asked),
-        identity=identity,
-        path=asked.manifest or _default_manifest(asked, identity),
-        console=console,
-    )
-
-
-async def _run(prepared: _Prepared) -> ExitCode:
+async def _run(prepared: Prepared) -> ExitCode:
     stop = Stop()
     with signals.obeyed(_on_signal(stop)):
         return await _run_until(stop, prepared)
 
 
-async def _run_until(stop: Stop, prepared: _Prepared) -> ExitCode:
+async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
     header = _header(prepared)
     # A job file that cannot be used leaves no manifest behind.
     plan = None if prepared.path.exists() else _expand(prepared, header)
     manifest = open_manifest(prepared.path, header)
     code, reason = ExitCode.BROKEN, None
     try:
-        _warn(manifest.warnings)
+        warn(manifest.warnings)
         plan = plan or _plan_again(prepared, manifest)
         reason = await _settle_all(prepared, plan, manifest, stop=stop)
         states = tally(plan, manifest.past)
@@ -142,11 +84,11 @@ async def _run_until(stop: Stop, prepared: _Prepared) -> ExitCode:
     return code
 
 
-def _expand(prepared: _Prepared, header: Header) -> Plan:
+def _expand(prepared: Prepared, header: Header) -> Plan:
     return expand(prepared.job, run=prepared.asked.run, started_at=header.created_at)
 
 
-def _plan_again(prepared: _Prepared, manifest: Manifest) -> Plan:
+def _plan_again(prepared: Prepared, manifest: Manifest) -> Plan:
     """Plan as at the run's first start; input files with unchanged bytes are not checked a second time."""
     job, run, at = prepared.job, prepared.asked.run, manifest.header.created_at
     known = manifest.past.plan
@@ -155,7 +97,7 @@ def _plan_again(prepared: _Prepared, manifest: Manifest) -> Plan:
     return _expand(prepared, manifest.header)
 
 
-async def _settle_all(prepared: _Prepared, plan: Plan, manifest: Manifest, *, stop: Stop) -> str | None:
+async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, stop: Stop) -> str | None:
     """Do what is left to do; why the run ended early, None where it did not."""
     if not _has_work(plan, manifest.past, accept_changes=prepared.asked.accept_changes):
         return None
@@ -167,14 +109,14 @@ async def _settle_all(prepared: _Prepared, plan: Plan, manifest: Manifest, *, st
         async with client:
             await client.preflight()
             told = client.warnings
-            _warn(told)
+            warn(told)
             reason = await _clone(prepared, plan, manifest, client=client, gate=gate, stop=stop)
-        _warn(client.warnings[len(told) :])
+        warn(client.warnings[len(told) :])
         return reason
 
 
 async def _clone(
-    prepared: _Prepared, plan: Plan, manifest: Manifest, *, client: Client, gate: CountedGate, stop: Stop
+    prepared: Prepared, plan: Plan, manifest: Manifest, *, client: Client, gate: CountedGate, stop: Stop
 ) -> str | None:
     past, clock, asked = manifest.past, SystemClock(), prepared.asked
     board = Board(
@@ -213,7 +155,7 @@ def _has_work(plan: Plan, past: Past, *, accept_changes: bool) -> bool:
 
 
 @contextmanager
-def _server(prepared: _Prepared) -> Iterator[Settings]:
+def _server(prepared: Prepared) -> Iterator[Settings]:
     """Yield the settings of the endpoint, or those of an embedded node that runs meanwhile."""
     if prepared.settings is not None:
         yield prepared.settings
@@ -223,40 +165,13 @@ def _server(prepared: _Prepared) -> Iterator[Settings]:
         yield Settings(node.url, SessionAuth(node.session))
 
 
-def _view(prepared: _Prepared, board: Board) -> AbstractAsyncContextManager[None]:
+def _view(prepared: Prepared, board: Board) -> AbstractAsyncContextManager[None]:
     if prepared.console is not None:
         return live(board, new_view(prepared.console))
     return silent() if prepared.asked.progress == "none" else heartbeat(board)
 
 
-def _settings(job: Job, asked: Asked) -> Settings | None:
-    if asked.simulate is not None:
-        fault_options(asked.simulate)
-        return None
-    found = read_settings(os.environ, job=job.endpoint, context=asked.context, insecure=asked.insecure)
-    logs.keep_secret(found.settings.auth)
-    _warn(found.warnings)
-    return found.settings
-
-
-def _limits(limits: Limits, asked: Asked) -> Limits:
-    try:
-        return replace(
-            limits,
-            rate=limits.rate if asked.rate is None else read_rate(asked.rate),
-            concurrency=limits.concurrency if asked.concurrency is None else asked.concurrency,
-            deadline=limits.deadline if asked.deadline is None else read_duration(asked.deadline),
-        )
-    except ValueError as error:
-        raise UsageError(f"--rate or --deadline: {error}") from None
-
-
-def _default_manifest(asked: Asked, run: str) -> Path:
-    parts = [asked.job.stem, *([run] if run != "default" else []), *(["simulated"] if asked.simulate else [])]
-    return Path(".".join(parts) + ".manifest.jsonl")
-
-
-def _header(prepared: _Prepared) -> Header:
+def _header(prepared: Prepared) -> Header:
     settings = prepared.settings
     return Header(
         job=prepared.job.name,
@@ -278,11 +193,6 @@ def _on_signal(stop: Stop) -> Callable[[str], None]:
 
 def _same_command() -> str:
     return shlex.join(["zclone", *sys.argv[1:]])
-
-
-def _warn(warnings: tuple[str, ...] | list[str]) -> None:
-    for warning in warnings:
-        structlog.get_logger().warning("operator.warned", text=warning)
 
 
 def _language() -> Language:

@@ -179,8 +179,8 @@ async def _poll(step: Poll, clone: Clone, world: World) -> Step:
     answer = await world.api.poll(step.ticket.job_uuid)
     now = world.clock.time()
     after = after_poll(answer, replace(step, at_once=False), now=now, policy=world.policy)
-    if isinstance(after, End):
-        world.pace.learn(now - step.ticket.sent_at)
+    if isinstance(after, End) and not step.at_once:
+        world.pace.learn(now - step.ticket.sent_at, step.polls)
     elif isinstance(after, Poll) and after.ticket.answered and not step.ticket.answered:
         _note_accepted(clone, after.ticket, world)
     return after

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.header import Header
 from batch.manifest.reading import reading
 from batch.manifest.records import EndedLine, PlanLine, PlannedLine, StartedLine, parse_line
 from batch.model import Record, Row, State
@@ -13,6 +12,8 @@ from batch.model import Record, Row, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from batch.manifest.header import Header
 
 _ENDS: Final = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE})
 

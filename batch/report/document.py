@@ -74,7 +74,7 @@ _TIME: Final[JsonValue] = {"type": ["string", "null"], "description": "ISO 8601,
 def report_schema() -> dict[str, JsonValue]:
     """Return the schema of the document; readers must ignore fields they do not know."""
     states: JsonValue = {"enum": [state.value for state in State]}
-    failure: JsonValue = {
+    failure: dict[str, JsonValue] = {
         "state": states,
         "code": _MAYBE,
         "cause": _TEXT,
@@ -84,7 +84,7 @@ def report_schema() -> dict[str, JsonValue]:
     }
     kinds: dict[str, JsonValue] = {"key": _TEXT, "source_uuid": _TEXT, "state": states, "attempts": _COUNT}
     times: dict[str, JsonValue] = {"started_at": _TIME, "settled_at": _TIME}
-    target: JsonValue = {name: _MAYBE for name in COLUMNS} | kinds | times
+    target: JsonValue = dict.fromkeys(COLUMNS, _MAYBE) | kinds | times
     head: dict[str, JsonValue] = {
         "format": {"const": FORMAT},
         "version": {"const": VERSION},

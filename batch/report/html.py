@@ -38,7 +38,7 @@ def html_report(chronicle: Chronicle, *, at: float) -> str:
     verdict = _VERDICTS[known.exit_code]
     values = {
         **{word: escape(text) for word, text in ENGLISH.items()},
-        "title": _text(f"{header.job} {header.run} – zclone"),
+        "title": _text(f"{header.job} {header.run} | zclone"),
         "job": _text(header.job),
         "run": _text(header.run),
         "tool": _text(header.tool),
@@ -112,8 +112,8 @@ def _failures(groups: list[Failures]) -> str:
 def _group(group: Failures) -> str:
     named = ", ".join(f"<code>{_text(key)}</code>" for key in group.keys)
     return (
-        f'<div class="group {group.state.value}"><p><b>{group.count}</b> × {_word(group.state.value)} '
-        f"<code>{_text(group.code or '–')}</code> {_text(group.error[:_LONGEST])}</p>"
+        f'<div class="group {group.state.value}"><p><b>{group.count}</b> &times; {_word(group.state.value)} '
+        f"<code>{_text(group.code or '-')}</code> {_text(group.error[:_LONGEST])}</p>"
         f'<p class="hint">{_word("such_as")} {named}</p><pre><code>{_text(group.command)}</code></pre></div>'
     )
 
@@ -133,7 +133,7 @@ def _facts(chronicle: Chronicle, at: float) -> str:
 
 def _process(process: Process) -> str:
     started, ended = process.started, process.ended
-    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} – {iso(process.last_at)}: ")
+    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} to {iso(process.last_at)}: ")
     reason = "" if ended is None or not ended.reason else f", {ended.reason}"
     end = _word("running") if ended is None else _text(f"exit {ended.exit_code}{reason}")
     return f"<tr><td>{_word('process')}</td><td>{who}{end}</td></tr>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,5 +44,5 @@ def lanes(courses: Iterable[Course], *, until: float) -> list[Bar]:
 
 def pauses(processes: Sequence[Process]) -> list[tuple[float, float]]:
     """Return when no process wrote: from the last line of one to the start of the next."""
-    pairs = zip(processes, processes[1:], strict=False)
+    pairs = itertools.pairwise(processes)
     return [(one.last_at, after.started.at) for one, after in pairs if after.started.at > one.last_at]

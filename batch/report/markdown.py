@@ -26,7 +26,8 @@ def markdown_report(chronicle: Chronicle, *, at: float) -> Iterator[str]:
     known, header = figures(chronicle), chronicle.header
     rehearsal = ", a rehearsal on the embedded node" if header.simulated else ""
     yield f"# {_plain(header.job)}, run {_plain(header.run)}\n\n"
-    yield f"{known.counts[State.CLONED]} of {known.counts.total()} targets cloned on {_plain(header.endpoint)}{rehearsal}"
+    yield f"{known.counts[State.CLONED]} of {known.counts.total()} targets cloned"
+    yield f" on {_plain(header.endpoint)}{rehearsal}"
     yield f" in {duration(known.seconds)}; {known.retries} extra attempts.\n\n| state | targets |\n|---|---:|\n"
     yield from (f"| {state.value} | {known.counts[state]} |\n" for state in State if known.counts[state])
     yield from _failures(failures(chronicle))
@@ -40,7 +41,8 @@ def _failures(groups: list[Failures]) -> Iterator[str]:
         yield "\n## Failures\n"
     for group in groups:
         code, error = _plain(group.code or "no code"), _plain(group.error[:_LONGEST])
-        yield f"\n**{group.count} {group.state.value}, {code}**: {error}  \nsuch as {', '.join(map(_plain, group.keys))}\n"
+        yield f"\n**{group.count} {group.state.value}, {code}**: {error}  \n"
+        yield f"such as {', '.join(map(_plain, group.keys))}\n"
         yield f"\n```sh\n{clean(group.command)}\n```\n"
 
 

@@ -10,13 +10,13 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS: Final = (
@@ -94,7 +94,7 @@ class Page:
         """Save what the window shows as PNG."""
         told = await self.do("Page.captureScreenshot", format="png")
         data = base64.b64decode(told["data"])
-        path.write_bytes(data)
+        await asyncio.to_thread(path.write_bytes, data)
         return data
 
 
@@ -123,13 +123,13 @@ async def browser(folder: Path) -> AsyncIterator[Page]:
                 listening.cancel()
     finally:
         process.kill()
-        process.wait(10)  # noqa: ASYNC210 - killed
+        process.wait(10)
         shutil.rmtree(profile, ignore_errors=True)
 
 
 async def _port(file: Path) -> int:
     for _ in range(300):
-        if file.exists() and (lines := file.read_text(encoding="ascii").split()):
-            return int(lines[0])
+        with contextlib.suppress(OSError, IndexError):
+            return int((await asyncio.to_thread(file.read_text, "ascii")).split()[0])
         await asyncio.sleep(0.1)
     raise TimeoutError("Chromium did not start")

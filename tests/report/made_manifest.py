@@ -48,7 +48,7 @@ class Maker:
         return f"{self.random.getrandbits(128):032x}"
 
     def bodies(self) -> Iterator[bytes]:
-        yield Header("migrate", "default", "https://zstack:8080/zstack", False, "zclone 0.1.0", BEGAN).body()  # noqa: FBT003
+        yield Header("migrate", "default", "https://zstack:8080/zstack", False, "zclone 0.1.0", BEGAN).body()
         keys = [(f"svc-{number:05}" if number % 3 else self.uuid(), self.uuid()) for number in range(self.targets)]
         keys = [(key, source if key.startswith("svc") else key) for key, source in keys]
         yield encode_started(StartedLine(BEGAN, 4711, "ops-1", "zclone 0.1.0"))

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from batch.manifest import Header, open_manifest
-from batch.manifest.line import fields
+from batch.errors import ExitCode
 from batch.model import Limits, State
 from batch.simulator.faults import Fault, FaultKind, Rule
-from batch.simulator.options import NodeOptions
-from tests.simulation.disk import ProcessFiles
-from tests.simulation.process import Process
+from batch.simulator.options import NodeOptions, Source
+from tests.simulation import promises
+from tests.simulation.command import Ended, run_process, run_processes
+from tests.simulation.disk import SimFile
+from tests.simulation.process import MANIFEST, Process
 from tests.simulation.virtual import EPOCH
-from tests.simulation.world import MANIFEST, Ended, World, planned, run_process
+from tests.simulation.world import World, planned, planned_clone
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-HEALING_RUNS = 12
+HEALING_RUNS: Final = 12
 """Incarnations a healed world may need."""
+TWIN: Final = Path("/sim/copy.manifest.jsonl")
+"""A second manifest of the same run: copied, or begun anew after the first was lost."""
+_AT_REST: Final = 200.0
+"""Seconds after which nothing that was sent is under way any more."""
 
-_SUBMIT_FAULTS = (
+SUBMIT_FAULTS: Final = (
     Fault(FaultKind.DROP),
     Fault(FaultKind.LOST_REPLY, seconds=0.2),
     Fault(FaultKind.LATE, seconds=40.0),
@@ -42,13 +46,14 @@ _SUBMIT_FAULTS = (
     Fault(FaultKind.PURGED),
     Fault(FaultKind.FAIL, code="SYS.1011"),
     Fault(FaultKind.FAIL, code="SYS.1000"),
+    Fault(FaultKind.FAIL, code="SYS.1007"),
     Fault(FaultKind.FAIL_CREATED, code="SYS.1001"),
     Fault(FaultKind.FAIL_THEN_CREATE, code="SYS.1001", seconds=2.0),
     Fault(FaultKind.TWO_RUNS),
     Fault(FaultKind.EXPIRE_SESSIONS),
     Fault(FaultKind.RESTART, seconds=3.0),
 )
-_ANY_FAULTS = (
+_ANY_FAULTS: Final = (
     Fault(FaultKind.DROP),
     Fault(FaultKind.LOST_REPLY, seconds=0.1),
     Fault(FaultKind.PROXY, status=504),
@@ -65,113 +70,144 @@ class Verdict:
     problems: tuple[str, ...]
     trace: tuple[str, ...]
     posts: int
+    kills: int
 
 
-def options_of(random: Random) -> NodeOptions:
-    """A node with a random mix of faults."""
-    share = random.choice((0.0, 0.1, 0.3, 0.5))
-    chosen = random.sample(_SUBMIT_FAULTS, random.randint(1, 6))
-    rules = [Rule(fault, on="submit", probability=share / len(chosen)) for fault in chosen]
+def rules(faults: Sequence[Fault], share: float, *, on: str = "submit") -> tuple[Rule, ...]:
+    """Let ``share`` of the calls meet one of the faults."""
+    return tuple(Rule(fault, on=on, probability=share / len(faults)) for fault in faults)
+
+
+def options_of(random: Random, *, occupied: bool) -> NodeOptions:
+    """A node with a random mix of faults; ``occupied``: the first clone's uuid is somebody else's."""
+    chosen = random.sample(SUBMIT_FAULTS, random.randint(1, 6))
+    found = rules(chosen, random.choice((0.0, 0.1, 0.3, 0.5)))
     if random.random() < 0.5:
-        other = random.choice(_ANY_FAULTS)
-        rules += [Rule(other, on=kind, probability=0.1) for kind in ("poll", "query")]
+        other = (random.choice(_ANY_FAULTS),)
+        found += rules(other, 0.1, on="poll") + rules(other, 0.1, on="query")
     return NodeOptions(
         seed=random.randrange(1 << 30),
         latency=random.choice(((0.05, 0.2), (0.2, 3.0))),
         api_timeout_ms=20_000,
         duplicate_window=random.choice((0.0, 0.5)),
         locale="en_US",
-        faults=tuple(rules),
+        sources=(Source(planned_clone(0).resource_uuid, "of somebody else"),) if occupied else (),
+        faults=found,
     )
 
 
 def run_schedule(seed: int) -> Verdict:
     """One random schedule from its seed alone."""
     random = Random(seed)
-    options = options_of(random)
-    limits = Limits(rate=50.0, concurrency=random.choice((1, 2, 4)), attempts=4, timeout=20.0)
+    options = options_of(random, occupied=random.random() < 0.03)
+    limits = Limits(
+        rate=random.choice((50.0, 50.0, 4.0)), concurrency=random.choice((1, 2, 4)), attempts=4, timeout=20.0
+    )
     world = World(seed, planned(random.randint(1, 6)), options, limits)
+    problems: list[str] = []
+    has_twin = random.random() < 0.1
     for _ in range(random.randint(1, 4)):
-        _hurt(world, random)
-        if world.broken:
+        problems += hurt(world, random, has_twin=has_twin)
+        if problems or world.witness.broken:
             break
-    return conclude(world)
+    return judged(world, problems, manifests=(MANIFEST, TWIN) if has_twin else (MANIFEST,))
 
 
-def _hurt(world: World, random: Random) -> None:
-    """One incarnation with faults, killed, cut off, told to stop or left alone."""
+def random_process(random: Random) -> Process:
+    """One that may be killed, stopped, refused by its disk, or have its clock set."""
     process = Process(die_at=random.choice((None, random.randint(1, 30), random.randint(1, 300))))
     if random.random() < 0.1:
         process.bad_write_at = random.randint(2, 12)
     elif random.random() < 0.1:
         process.bad_sync_at = random.randint(2, 12)
-    ended = run_process(world, process, stop_after=random.choice((None, None, random.uniform(0.1, 5.0))))
-    world.say(ended.status)
+    process.stop_after = random.choice((None, None, random.uniform(0.1, 5.0)))
+    if random.random() < 0.05:
+        process.clock_set = (random.uniform(0.0, 5.0), random.choice((-86400.0, -600.0, -5.0, 5.0, 600.0, 86400.0)))
+    return process
+
+
+def hurt(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
+    """One incarnation with faults, and what happens to its machine and server afterwards."""
+    problems = _incarnate(world, random, has_twin=has_twin)
     if random.random() < 0.4:
         world.disk.power_cut(random)
     if random.random() < 0.15:
         world.node.expire_sessions()
     if random.random() < 0.1:
         world.node.restart(EPOCH + world.now, seconds=1.0)
-    world.advance(world.now + random.choice((0.0, 0.5, 30.0, 4000.0, 16000.0)))
-
-
-def conclude(world: World) -> Verdict:
-    """Heal the world, run until everything is settled, and check the promises."""
-    world.node.set_faults(replace(world.options, faults=()))
-    ended = Ended("none")
-    for _ in range(HEALING_RUNS):
-        ended = run_process(world, Process())
-        if ended.status == "done" and all(state.is_final for state in ended.counts):
-            break
-        world.advance(world.now + 8000.0)
-    problems = [*world.broken, *_unfinished(world, ended), *ledger_problems(world), *rate_problems(world)]
-    return Verdict(world.seed, tuple(problems), tuple(world.trace), world.node.ledger.calls["submit"])
-
-
-def _unfinished(world: World, ended: Ended) -> list[str]:
-    if ended.status == "done" and sum(ended.counts.values()) == len(world.clones):
-        return []
-    return [f"unfinished: {ended.status} {dict(ended.counts)} {ended.error}"]
-
-
-def ledger_problems(world: World) -> list[str]:
-    """The ledger's five classes: anything but ok, and what the manifest says against what the node made."""
-    made = Counter(row.uuid for row in world.node.ledger.clones)
-    sources = Counter(row.source for row in world.node.ledger.clones)
-    problems = [f"duplicated: {source}" for source, count in sources.items() if count > 1]
-    told = manifest_states(world)
-    for clone in world.clones:
-        state, exists = told.get(clone.key), made[clone.resource_uuid] > 0
-        if exists and state != "cloned":
-            problems.append(f"lost: {clone.key} was made and is {state}")
-        if not exists and state == "cloned":
-            problems.append(f"phantom: {clone.key} is cloned and was not made")
-    planned_uuids = {clone.resource_uuid for clone in world.clones}
-    problems += [f"unexpected: {uuid}" for uuid in made if uuid not in planned_uuids]
+    if random.random() < 0.15:
+        world.edit([planned_clone(number) for number in sorted(random.sample(range(8), random.randint(1, 6)))])
+    world.wait(random.choice((0.0, 0.5, 30.0, 4000.0, 16000.0)))
     return problems
 
 
-def manifest_states(world: World) -> Mapping[str, str]:
-    """The last state of each key as the file has it."""
-    file = world.disk.files.get(MANIFEST)
-    states: dict[str, str] = {}
-    for line in bytes(file.data).splitlines() if file is not None else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if "state" in record:
-            states[record["key"]] = record["state"]
-    return states
+def _incarnate(world: World, random: Random, *, has_twin: bool) -> list[str]:
+    process = random_process(random)
+    if has_twin:
+        twin = random_process(random)
+        twin.manifest = TWIN
+        twin.starts_after = random.uniform(0.0, 3.0)
+        if MANIFEST in world.disk.files and TWIN not in world.disk.files and random.random() < 0.5:
+            data = world.disk.files[MANIFEST].data
+            world.disk.files[TWIN] = SimFile(bytearray(data), bytes(data), is_named=True)
+        ended, other = run_processes(world, process, twin)
+        return promises.misreported(world, ended) + promises.misreported(world, other, TWIN)
+    if random.random() < 0.1:
+        return _with_rival(world, random, process)
+    return promises.misreported(world, run_process(world, process))
 
 
-def rate_problems(world: World) -> list[str]:
-    """In any second at most the rate, however often the process was killed (each one starts a window of its own)."""
-    peak = world.node.ledger.peak()
-    starts = sum(1 for line in world.trace if line.endswith(" start"))
-    allowed = world.limits.rate + (world.limits.rate if starts > 1 else 2)
-    return [f"rate: {peak} calls in a second"] if peak > allowed else []
+def _with_rival(world: World, random: Random, process: Process) -> list[str]:
+    """I13: a second process on the same manifest is kept out while the first one lives."""
+    rival = Process(starts_after=random.uniform(0.0, 2.0))
+    before = world.witness.life(rival)
+    ended, other = run_processes(world, process, rival)
+    if other.code == ExitCode.LOCKED and before.calls:
+        return ["I13: a locked out process called the server"]
+    return promises.misreported(world, ended)
 
 
-__all__ = ["Header", "ProcessFiles", "Verdict", "fields", "open_manifest", "run_schedule", "State"]
+def judged(world: World, problems: Sequence[str] = (), *, manifests: Sequence[Path] = (MANIFEST,)) -> Verdict:
+    """Heal the world, run until everything is settled, and check the promises."""
+    found = [*problems]
+    world.node.set_faults(replace(world.options, faults=()))
+    for path in manifests:
+        found += _converged(world, path)
+    world.wait(_AT_REST)
+    for path in manifests:
+        found += _at_rest(world, path)
+    found += promises.broken(world)
+    if len(manifests) == 1:
+        found += promises.lost_or_phantom(world)
+    kills = sum(1 for process, life in world.witness.lives if life.code is None and process.steps)
+    return Verdict(world.seed, tuple(dict.fromkeys(found)), tuple(world.trace), world.witness.posts, kills)
+
+
+def _converged(world: World, path: Path) -> list[str]:
+    """I7: once the faults stop every target of the job file reaches its end in a few runs."""
+    ended = Ended(None)
+    for _ in range(HEALING_RUNS):
+        ended = run_process(world, Process(manifest=path))
+        if ended.code in {ExitCode.OK, ExitCode.FAILED}:
+            return promises.misreported(world, ended, path)
+        world.wait(8000.0)
+    return [f"I7: unfinished: exit {ended.code} {dict(ended.counts)} {ended.reason}"]
+
+
+def _at_rest(world: World, path: Path) -> list[str]:
+    """I18: the same command once more sends nothing; where nothing is open it leaves every byte as it is."""
+    posts, bytes_ = world.witness.posts, world.manifest(path)
+    run_process(world, Process(manifest=path))
+    found = ["I18: a finished run sent something"] if world.witness.posts != posts else []
+    if bytes_ != world.manifest(path) and not _left_open(promises.last_states(world, path).values()):
+        found += [] if _had_open(bytes_) else ["I18: a finished run wrote something"]
+    return found
+
+
+def _left_open(states: object) -> bool:
+    return any(not state.is_final for state in states)  # type: ignore[attr-defined]
+
+
+def _had_open(data: bytes) -> bool:
+    last = {record.key: record.state for record in promises.records(data)}
+    return any(not state.is_final and state is not State.PLANNED for state in last.values())

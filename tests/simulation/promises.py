@@ -1,0 +1,190 @@
+"""The promises of a World's whole story, each a small check that names what it found broken.
+
+The numbers are those of the invariants in tests/README.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from batch.engine.policy import Policy
+from batch.errors import ExitCode, ManifestError
+from batch.manifest.chain import Scan
+from batch.manifest.header import parse_header
+from batch.manifest.records import parse_line
+from batch.model import Record, State
+from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
+from tests.simulation.command import HEADER
+from tests.simulation.process import MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from tests.simulation.command import Ended
+    from tests.simulation.witness import Life, Post, Story
+    from tests.simulation.world import World
+
+_WINDOWS: Final = ((0.2, 2), (1.0, 0), (5.0, 0))
+"""Seconds in which calls are counted, and how many more than the rate's share may come in them."""
+_MOST_OVERDUE_POLLS: Final = 2
+_POLICY: Final = Policy()
+
+
+def broken(world: World) -> list[str]:
+    """Everything found broken that can be told at any moment, also while faults go on."""
+    found = list(world.witness.broken)
+    for path, story in world.witness.stories.items():
+        found += resent(world, story)
+        found += overspent(world, story)
+        found += wasted(world, story)
+        found += torn_chain(world, path)
+    for _, life in world.witness.lives:
+        found += rate(world, life)
+        found += unruly(world, life)
+    return found + duplicated(world)
+
+
+def duplicated(world: World) -> list[str]:
+    """I1: at most one clone a target, and none that nobody asked for."""
+    made = world.node.ledger.clones
+    twice = (source for source, count in Counter(row.source for row in made).items() if count > 1)
+    wanted = {clone.resource_uuid for clone in world.ever.values()}
+    strange = (row.uuid for row in made if row.uuid not in wanted)
+    return [*(f"I1: duplicated {source}" for source in twice), *(f"I1: unexpected {uuid}" for uuid in strange)]
+
+
+def lost_or_phantom(world: World, path: Path = MANIFEST) -> list[str]:
+    """I2 and I3, once nothing is under way: cloned is what the node has made, no more and no less."""
+    states = last_states(world, path)
+    found = []
+    for clone in world.ever.values():
+        is_made, state = world.is_made(clone.resource_uuid), states.get(clone.key)
+        if is_made and state is not State.CLONED:
+            found.append(f"I2: lost {clone.key}: it was made and is {state}")
+        if not is_made and state is State.CLONED:
+            found.append(f"I3: phantom {clone.key}")
+    return found
+
+
+def resent(world: World, story: Story) -> Iterator[str]:
+    """Between two POSTs of one R somebody looked for it, or the first was surely not executed; J changes for cause."""
+    for posts in story.posts.values():
+        for one, two in pairwise(posts):
+            is_over = _is_refused(one) or any(one.order < at < two.order for at in _free_ends(story, one))
+            if not (is_over or any(one.order < at < two.order for at in story.looks[one.uuid])):
+                yield f"I7: {one.uuid} was sent again without a look"
+            if one.job != two.job and not (is_over or _may_change(world, story, one, two)):
+                yield f"J changed from {one.job} to {two.job} without a definite end"
+
+
+def _is_refused(post: Post) -> bool:
+    if isinstance(post.answer, Refused):
+        return post.answer.error.klass is not ErrorClass.AMBIGUOUS
+    return isinstance(post.answer, NotSent)
+
+
+def _free_ends(story: Story, post: Post) -> list[int]:
+    job = story.jobs[post.job]
+    return job.refused if job.is_free else []
+
+
+def _may_change(world: World, story: Story, one: Post, two: Post) -> bool:
+    """Tell whether the old J ended, was admitted and then lost or overdue, or is older than the server's memory."""
+    job = story.jobs[one.job]
+    if any(at < two.order for at in (*job.refused, *job.empty, *job.admitted)):
+        return True
+    # A wall clock that was set makes a J look older or younger than it is.
+    return world.witness.clock_was_set or two.wall - one.wall >= _POLICY.job_memory - 1.0
+
+
+def overspent(world: World, story: Story) -> Iterator[str]:
+    """I7: no target is charged more POSTs than its attempts, over all processes."""
+    for uuid, posts in story.posts.items():
+        charged = sum(1 for post in posts if not isinstance(post.answer, NotSent) and not story.jobs[post.job].is_free)
+        if charged > world.limits.attempts:
+            yield f"I7: {uuid} was sent {charged} times"
+
+
+def wasted(world: World, story: Story) -> Iterator[str]:
+    """I7: POSTs <= targets + ambiguous outcomes."""
+    posts = sum(map(len, story.posts.values()))
+    excused = sum(_is_excused(world, story, *pair) for posts in story.posts.values() for pair in pairwise(posts))
+    if posts > len(story.posts) + excused:
+        yield f"I7: {posts} POSTs for {len(story.posts)} targets and {excused} ambiguous outcomes"
+
+
+def _is_excused(world: World, story: Story, one: Post, two: Post) -> bool:
+    job = story.jobs[one.job]
+    if isinstance(one.answer, NotSent | NoAnswer | Refused):
+        return True
+    if any(one.order < at < two.order for at in (*job.refused, *job.unknown, *job.empty)):
+        return True
+    is_admitted = any(one.order < at < two.order for at in job.admitted)
+    return not is_admitted or world.witness.clock_was_set or two.wall >= _deadline(story, one)
+
+
+def _deadline(story: Story, post: Post) -> float:
+    return story.jobs[post.job].deadline
+
+
+def rate(world: World, life: Life) -> Iterator[str]:
+    """I8: in any window of one process no more calls than the rate allows."""
+    for window, burst in _WINDOWS:
+        most = int(world.limits.rate * window) + burst
+        calls = life.calls
+        if any(calls[at + most] - calls[at] < window - 1e-6 for at in range(len(calls) - most)):
+            yield f"I8: more than {most} calls in {window} s"
+
+
+def unruly(world: World, life: Life) -> Iterator[str]:
+    """I7, I8, I10: overdue jobs are not asked for ever, in flight is bounded, one login and one for each expiry."""
+    if any(polls > _MOST_OVERDUE_POLLS for polls in life.overdue_polls.values()) and not world.witness.clock_was_set:
+        yield f"I7: {max(life.overdue_polls.values())} polls after the deadline"
+    if life.most_flying > world.limits.concurrency:
+        yield f"I8: {life.most_flying} in flight"
+    if life.logins > 1 + len(life.dead_sessions) + life.lost_logins:
+        yield f"I10: {life.logins} logins for {len(life.dead_sessions)} dead sessions"
+
+
+def torn_chain(world: World, path: Path) -> list[str]:
+    """I5: what is on the disk is a chain that the manifest's own reader takes, whatever happened."""
+    try:
+        last_states(world, path)
+    except ManifestError as error:
+        return [f"I5: {error}"]
+    return []
+
+
+def last_states(world: World, path: Path = MANIFEST) -> dict[str, State]:
+    """The last state of each key by the manifest's own line reader, not by its fold."""
+    return {record.key: record.state for record in records(world.manifest(path))}
+
+
+def records(data: bytes) -> Iterator[Record]:
+    """The clone records in the bytes of a manifest. Raises ManifestError where they are damaged."""
+    for body in _bodies(data):
+        line = parse_line(body)
+        if isinstance(line, Record):
+            yield line
+
+
+def _bodies(data: bytes) -> Iterable[bytes]:
+    bodies = list(Scan(lambda offset, size: data[offset : offset + size]))
+    if bodies and parse_header(bodies[0]) != HEADER:
+        raise ManifestError("the header is not ours")
+    return bodies[1:]
+
+
+def misreported(world: World, ended: Ended, path: Path = MANIFEST) -> list[str]:
+    """I15: the exit code and the counts agree with the manifest."""
+    if ended.code not in {ExitCode.OK, ExitCode.FAILED, ExitCode.UNFINISHED} or not ended.counts:
+        return []
+    states = last_states(world, path)
+    counts = Counter(states.get(clone.key, State.PLANNED) for clone in world.clones)
+    is_open = any(not state.is_final for state in counts)
+    wanted = 4 if is_open else 0 if set(counts) <= {State.CLONED} else 3
+    found = [] if ended.code == wanted else [f"I15: exit {ended.code} for {dict(counts)}"]
+    return found if counts == ended.counts else [*found, f"I15: told {dict(ended.counts)} for {dict(counts)}"]

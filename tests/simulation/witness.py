@@ -1,0 +1,262 @@
+"""Watches every request, answer and record of all processes of a World, and keeps what the promises are judged by.
+
+What can be judged at once is (``broken``); what needs the whole story is in tests/simulation/promises.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from batch.manifest.fold import follow
+from batch.model import State
+from batch.zstack.answers import Absent, Accepted, Done, Duplicate, NotSent, Refused, Running, Unknown
+from batch.zstack.wire import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from batch.engine.ports import Api, Journal
+    from batch.model import Clone, Intent, Limits, Record
+    from batch.simulator.wire import Request
+    from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
+    from batch.zstack.wire import Outcome
+    from tests.simulation.process import Process
+
+_LOGIN: Final = "/zstack/v1/accounts/login"
+_DEAD_SESSION: Final = b"ID.1001"
+_JOBS: Final = "/zstack/v1/api-jobs/"
+
+
+@dataclass
+class Post:
+    """One POST that left a process."""
+
+    order: int
+    wall: float
+    """By the machine's own clock."""
+    uuid: str
+    job: str
+    answer: SubmitAnswer | None = None
+    """None: the process did not live to see it."""
+
+
+@dataclass
+class Job:
+    """What the processes of one manifest learned of one J; the numbers are places in the order of all events."""
+
+    deadline: float = float("inf")
+    """As the manifest has it."""
+    admitted: list[int] = field(default_factory=list)
+    """The server said that it knows the job."""
+    refused: list[int] = field(default_factory=list)
+    """The job's definite end."""
+    unknown: list[int] = field(default_factory=list)
+    """The server said that it does not know the job."""
+    empty: list[int] = field(default_factory=list)
+    """A success that showed nothing."""
+    is_free: bool = False
+    """Nothing was executed and nothing is charged: the session was dead, or the run cannot go on."""
+
+
+@dataclass
+class Story:
+    """What one manifest's processes did, in order."""
+
+    posts: dict[str, list[Post]] = field(default_factory=lambda: defaultdict(list))
+    """By R."""
+    jobs: dict[str, Job] = field(default_factory=lambda: defaultdict(Job))
+    looks: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """When R was seen not to be there."""
+    intents: dict[str, Intent] = field(default_factory=dict)
+
+
+@dataclass
+class Life:
+    """What one process did."""
+
+    calls: list[float] = field(default_factory=list)
+    """Virtual seconds at which requests left."""
+    logins: int = 0
+    lost_logins: int = 0
+    """Without an answer."""
+    dead_sessions: set[str] = field(default_factory=set)
+    """That the server told it were dead."""
+    overdue_polls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    flying: dict[str, str] = field(default_factory=dict)
+    """Keys by R that it has sent and not settled."""
+    most_flying: int = 0
+    code: int | None = None
+
+
+class Witness:
+    """Sees everything from outside the code under test."""
+
+    def __init__(self, limits: Limits, is_made: Callable[[str], bool]) -> None:
+        """``is_made``: whether the node made a clone under a uuid."""
+        self.broken: list[str] = []
+        """Promises found broken while something happened."""
+        self.stories: dict[Path, Story] = defaultdict(Story)
+        self.lives: list[tuple[Process, Life]] = []
+        self.clock_was_set = False
+        self._limits = limits
+        self._is_made = is_made
+        self._order = 0
+        self._session_of: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
+
+    @property
+    def posts(self) -> int:
+        """POSTs that left, of all processes."""
+        return sum(len(posts) for story in self.stories.values() for posts in story.posts.values())
+
+    def life(self, process: Process) -> Life:
+        """What ``process`` did so far."""
+        for known, life in reversed(self.lives):
+            if known is process:
+                return life
+        self.lives.append((process, Life()))
+        return self.lives[-1][1]
+
+    def _next(self) -> int:
+        self._order += 1
+        return self._order
+
+    def called(self, process: Process, request: Request, at: float) -> None:
+        """A request leaves."""
+        life = self.life(process)
+        life.calls.append(at)
+        if request.path == _LOGIN:
+            life.logins += 1
+        job = request.headers.get("x-job-uuid")
+        if job is not None:
+            self._session_of[job] = request.headers.get("authorization", "")
+            self._posted(process, life, job, json.loads(request.body)["params"].get("resourceUuid", ""))
+
+    def _posted(self, process: Process, life: Life, job: str, uuid: str) -> None:
+        self.stories[process.manifest].posts[uuid].append(Post(self._next(), process.clock(), uuid, job))
+        life.flying[uuid] = self._keys.get(uuid, "")
+        life.most_flying = max(life.most_flying, len(life.flying))
+
+    def answered(self, process: Process, request: Request, outcome: Outcome) -> None:
+        """Its answer came back, or none."""
+        life = self.life(process)
+        if request.path == _LOGIN and not isinstance(outcome, Reply):
+            life.lost_logins += 1
+        if isinstance(outcome, Reply) and outcome.status != 200 and _DEAD_SESSION in outcome.body:
+            job = request.path.removeprefix(_JOBS) if request.path.startswith(_JOBS) else None
+            session = self._session_of.get(job, "") if job is not None else request.headers.get("authorization", "")
+            life.dead_sessions.add(session)
+
+    def submitted(self, process: Process, job: str, answer: SubmitAnswer) -> None:
+        """The client's reading of the answer to the last POST of J."""
+        story = self.stories[process.manifest]
+        post = next((post for posts in story.posts.values() for post in reversed(posts) if post.job == job), None)
+        if post is None or (isinstance(answer, NotSent) and answer.is_held_back):
+            return
+        post.answer = answer
+        self._learn(story.jobs[job], answer)
+
+    def polled(self, process: Process, job: str, answer: PollAnswer, at: float) -> None:
+        """The client's reading of a poll that was begun at wall time ``at``."""
+        known = self.stories[process.manifest].jobs[job]
+        if at > known.deadline:
+            self.life(process).overdue_polls[job] += 1
+        self._learn(known, answer)
+
+    def _learn(self, job: Job, answer: SubmitAnswer | PollAnswer) -> None:
+        order = self._next()
+        match answer:
+            case Accepted() | Duplicate() | Running():
+                job.admitted.append(order)
+            case Refused(error):
+                job.refused.append(order)
+                job.is_free = job.is_free or error.klass in {"renew", "fatal"}
+            case Unknown():
+                job.unknown.append(order)
+            case Done(None):
+                job.empty.append(order)
+
+    def found(self, process: Process, uuid: str, answer: FindAnswer) -> None:
+        """The client's reading of a look at R."""
+        order = self._next()
+        if isinstance(answer, Absent):
+            self.stories[process.manifest].looks[uuid].append(order)
+
+    def recorded(self, process: Process, record: Record) -> None:
+        """The engine wrote a record."""
+        story = self.stories[process.manifest]
+        if record.attempt > self._limits.attempts:
+            self.broken.append(f"I7: attempt {record.attempt} of {record.key} is above the limit")
+        if record.state in {State.SENT, State.ACCEPTED, State.UNCERTAIN, State.PLANNED}:
+            intent = story.intents[record.key] = follow(story.intents.get(record.key), record)
+            self._keys[intent.resource_uuid] = record.key
+            if record.state is State.SENT and intent.job_uuid is not None:
+                story.jobs[intent.job_uuid].deadline = intent.first_sent_at + (self._limits.timeout or 0.0)
+        if record.state not in {State.SENT, State.ACCEPTED}:
+            self._landed(process, story, record)
+
+    def _landed(self, process: Process, story: Story, record: Record) -> None:
+        uuid = story.intents[record.key].resource_uuid if record.key in story.intents else ""
+        self.life(process).flying.pop(uuid, None)
+        if record.state in {State.FAILED, State.CONFLICT} and self._is_made(uuid):
+            self.broken.append(f"I3: {record.key} is called {record.state} although its clone exists")
+        if record.state is State.CLONED and not self._is_made(uuid):
+            self.broken.append(f"I3: {record.key} is called cloned although nothing was made")
+
+    def ended(self, process: Process, code: int | None) -> None:
+        """The process is no more; ``code`` None: killed."""
+        self.life(process).code = code
+
+
+class WatchedApi:
+    """The engine's Api with the Witness looking on."""
+
+    def __init__(self, api: Api, witness: Witness, process: Process) -> None:
+        self._api = api
+        self._witness = witness
+        self._process = process
+
+    async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
+        answer = await self._api.submit(clone, job_uuid)
+        self._witness.submitted(self._process, job_uuid, answer)
+        return answer
+
+    async def poll(self, job_uuid: str) -> PollAnswer:
+        at = self._process.clock()
+        answer = await self._api.poll(job_uuid)
+        self._witness.polled(self._process, job_uuid, answer, at)
+        return answer
+
+    async def find(self, resource_uuid: str) -> FindAnswer:
+        answer = await self._api.find(resource_uuid)
+        self._witness.found(self._process, resource_uuid, answer)
+        return answer
+
+    async def renew(self) -> None:
+        await self._api.renew()
+
+
+class WatchedJournal:
+    """The engine's Journal with the Witness looking on."""
+
+    def __init__(self, journal: Journal, witness: Witness, process: Process) -> None:
+        self._journal = journal
+        self._witness = witness
+        self._process = process
+
+    async def commit(self, record: Record) -> None:
+        self._process.require_alive()
+        self._witness.recorded(self._process, record)
+        await self._journal.commit(record)
+
+    def note(self, record: Record) -> None:
+        self._process.require_alive()
+        self._witness.recorded(self._process, record)
+        self._journal.note(record)
+
+    def on_failure(self, hook: Callable[[], None]) -> None:
+        self._journal.on_failure(hook)
