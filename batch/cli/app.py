@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from batch import __version__
-from batch.cli import files, node, options, results
+from batch.cli import files, node, options, reports, results
 from batch.cli.arguments import prepared
 from batch.cli.terminal import emit, occupy_standard_streams, say
 from batch.errors import ExitCode, JobFileError, ZcloneError
@@ -107,7 +107,9 @@ app.command()(results.show)
 app.command()(files.init)
 app.command()(files.schema)
 app.command()(results.repair)
+app.command()(reports.report)
 app.command()(node.simulate)
+app.command()(reports.demo)
 
 
 def run_and_exit() -> NoReturn:

@@ -13,6 +13,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urljoin
 
 from batch.cli.node import Running, child_environment, embedded_node
 from batch.cli.terminal import emit, is_terminal, say
@@ -41,7 +42,7 @@ name: demo
 limits: {rate: 50/s, concurrency: 24}
 targets:
   - from: services.csv                # 150 services on two architectures each
-    params: {name: "${id}", cpuArchitectures: ["${arch}"]}
+    params: {name: "${title}", cpuArchitectures: ["${arch}"]}
 """
 _FAULTS: Final = """\
 version: 1
@@ -63,14 +64,16 @@ class Proof:
 
     made: int
     twice: int
-    lost_answers: int
+    faults: int
 
 
 def demo(folder: Path) -> ExitCode:
     """Run the tour in ``folder``, which must not exist. Raises UsageError where it cannot be made."""
     _write_job(folder)
     plan = expand(load(folder / "demo.yaml"), run=None, started_at=time.time())
-    say(f"1. A job of {plan.count} targets: {SERVICES} services on {' and '.join(ARCHITECTURES)}, in {folder}/demo.yaml")
+    say(
+        f"1. A job of {plan.count} targets: {SERVICES} services on {' and '.join(ARCHITECTURES)}, in {folder}/demo.yaml"
+    )
     say("2. A ZStack node of its own process loses answers, drops connections and forgets jobs.")
     with embedded_node(faults=str((folder / "faults.yaml").resolve()), state=(folder / "node.jsonl").resolve()) as node:
         environment = child_environment() | {"ZSTACK_API_URL": node.url, "ZSTACK_SESSION_ID": node.session}
@@ -103,10 +106,11 @@ def _write_job(folder: Path) -> None:
 
 
 def _rows() -> Iterator[str]:
-    yield "uuid,id,arch"
+    yield "uuid,id,title,arch"
     for number in range(1, SERVICES + 1):
         for architecture in ARCHITECTURES:
-            yield f"{number:012x}4a1b8c2d{number:012x},chat-{number:03}-{architecture.lower()},{architecture}"
+            title = f"chat-{number:03}-{architecture.lower()}"
+            yield f"{number:012x}4a1b8c2d{number:012x},{title},{title},{architecture}"
 
 
 def _start(folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -152,7 +156,7 @@ def _run_again(folder: Path, environment: dict[str, str]) -> ExitCode:
 def _proof(node: Running) -> Proof:
     # No proxy of the environment stands between this machine and itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{node.url}/__ledger", timeout=10) as reply:
+    with opener.open(urljoin(node.url, "/__ledger"), timeout=10) as reply:
         books: dict[str, Any] = json.load(reply)
     clones = [clone for clone in books["clones"] if not clone["deleted"]]
     kinds = {(clone["source"], clone["name"]) for clone in clones}
@@ -164,7 +168,7 @@ def _ending(folder: Path, proof: Proof) -> list[str]:
     report = (folder / "report.html").resolve()
     shown = f"\x1b]8;;{report.as_uri()}\x1b\\{report}\x1b]8;;\x1b\\" if is_terminal(_STDOUT) else str(report)
     return [
-        f"The node's ledger: {proof.made} made, {proof.twice} twice, through {proof.lost_answers} faults and one SIGKILL.",
+        f"The node's ledger: {proof.made} made, {proof.twice} twice, through {proof.faults} faults and one SIGKILL.",
         f"The manifest: {counts[State.CLONED]} of {counts.total()} cloned: {folder / _MANIFEST}",
         f"The report: {shown}",
         f"Next: zclone init my.yaml; or look closer: {shlex.join(['zclone', 'status', str(folder / _MANIFEST)])}",

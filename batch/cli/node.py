@@ -40,7 +40,7 @@ def embedded_node(*, faults: str, state: Path) -> Iterator[Running]:
         [sys.executable, "-P", "-m", "batch", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=_child_environment(),
+        env=child_environment(),
         start_new_session=True,
     )
     with node:
@@ -69,7 +69,7 @@ def _end(node: subprocess.Popen[bytes]) -> None:
         node.kill()
 
 
-def _child_environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Give the node this very code and none of the user's settings."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
     code = str(Path(batch.__file__).resolve().parents[1])

@@ -130,6 +130,17 @@ OfManifest = Annotated[
     bool, typer.Option("--manifest", help="The schema of manifest records instead of job files.", show_envvar=False)
 ]
 
+ReportFile = Annotated[
+    Path,
+    _flag(
+        "--output",
+        "-o",
+        metavar="FILE",
+        text="The ending decides: .html, .md, .csv (for spreadsheets), .xml (JUnit), .json.",
+    ),
+]
+DemoFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A new folder for the job, manifest and report.")]
+
 Port = Annotated[int, _flag("--port", metavar="N", min=0, max=65535, text="0 takes a free one.")]
 Host = Annotated[str, _flag("--host", metavar="ADDRESS", text="Where to listen.")]
 Faults = Annotated[str, _flag("--faults", metavar="FAULTS", text="calm, flaky, chaos or a YAML file.")]

@@ -22,7 +22,7 @@ from batch.cli.preparation import Asked, Prepared, prepare, warn
 from batch.cli.terminal import say
 from batch.cli.told import CountedGate, ToldJournal
 from batch.engine import Stop, clone_all
-from batch.engine.survey import fresh, refuse_changes, survey
+from batch.engine.survey import Survey, refuse_changes, survey
 from batch.errors import ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import Header, open_manifest
 from batch.plan import expand, inputs_digest, trusted
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from batch.manifest import Manifest, Past
+    from batch.manifest import Manifest
     from batch.model import Plan
     from batch.zstack.classify import Language
     from batch.zstack.client import Client
@@ -99,7 +99,10 @@ def _plan_again(prepared: Prepared, manifest: Manifest) -> Plan:
 
 async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, stop: Stop) -> str | None:
     """Do what is left to do; why the run ended early, None where it did not."""
-    if not _has_work(plan, manifest.past, accept_changes=prepared.asked.accept_changes):
+    found = survey(plan, manifest.past)
+    if not prepared.asked.accept_changes:
+        refuse_changes(found.changed)
+    if found.is_nothing_left:
         return None
     clock = SystemClock()
     gate = CountedGate(prepared.limits.rate, clock=clock)
@@ -110,15 +113,22 @@ async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, sto
             await client.preflight()
             told = client.warnings
             warn(told)
-            reason = await _clone(prepared, plan, manifest, client=client, gate=gate, stop=stop)
+            reason = await _clone(prepared, plan, manifest, found, client=client, gate=gate, stop=stop)
         warn(client.warnings[len(told) :])
         return reason
 
 
 async def _clone(
-    prepared: Prepared, plan: Plan, manifest: Manifest, *, client: Client, gate: CountedGate, stop: Stop
+    prepared: Prepared,
+    plan: Plan,
+    manifest: Manifest,
+    found: Survey,
+    *,
+    client: Client,
+    gate: CountedGate,
+    stop: Stop,
 ) -> str | None:
-    past, clock, asked = manifest.past, SystemClock(), prepared.asked
+    past, clock = manifest.past, SystemClock()
     board = Board(
         plan.count,
         counts=lambda: past.counts,
@@ -132,26 +142,20 @@ async def _clone(
         async with _view(prepared, board):
             await clone_all(
                 plan,
+                found,
                 api=client,
                 journal=ToldJournal(manifest, failed=board.fail),
                 past=past,
                 clock=clock,
                 limits=prepared.limits,
                 stop=stop,
-                accept_changes=asked.accept_changes,
-                at_most_once=asked.at_most_once,
+                at_most_once=prepared.asked.at_most_once,
             )
     except RunStoppedError as stopped:
+        if stopped.exit_code is not ExitCode.UNFINISHED:
+            raise
         return str(stopped)
     return stop.reason
-
-
-def _has_work(plan: Plan, past: Past, *, accept_changes: bool) -> bool:
-    """Tell whether anything is to be sent or asked. Raises ManifestMismatchError for targets edited since."""
-    found = survey(plan, past)
-    if not accept_changes:
-        refuse_changes(found.changed)
-    return bool(found.open) or any(fresh(plan, past, frozenset()))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from batch.engine.pace import PollPace, RetryBudget
 from batch.engine.policy import Policy
 from batch.engine.settle import World, first_step, is_reconciled, settle
 from batch.engine.steps import End, Send, Step
-from batch.engine.survey import fresh, refuse_changes, survey
+from batch.engine.survey import fresh
 from batch.errors import RunStoppedError
 from batch.model import Clone, Plan, State
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from batch.engine.ports import Api, Clock, Journal
     from batch.engine.stop import Stop
-    from batch.engine.survey import Past
+    from batch.engine.survey import Past, Survey
     from batch.model import Limits
 
 GRACE = 30.0
@@ -35,6 +35,7 @@ Work: TypeAlias = tuple[Clone, Step]
 
 async def clone_all(  # noqa: PLR0913 - the composition root names each part of the run once
     plan: Plan,
+    found: Survey,
     *,
     api: Api,
     journal: Journal,
@@ -42,19 +43,14 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     clock: Clock,
     limits: Limits,
     stop: Stop,
-    accept_changes: bool = False,
     at_most_once: bool = False,
     grace: float = GRACE,
 ) -> None:
-    """Settle every Clone of the plan that is not final yet.
+    """Settle every Clone of the plan that is not final yet; ``found`` is the plan's ``survey`` against ``past``.
 
-    Returns when all were tried or the Stop was obeyed; what happened is in the journal. Raises
-    ManifestMismatchError before anything is sent, RunStoppedError where the run must be resumed later,
-    ManifestError where the journal failed: nothing was sent after that.
+    Returns when all were tried or the Stop was obeyed; what happened is in the journal. Raises RunStoppedError where
+    the run must be resumed later, ManifestError where the journal failed: nothing was sent after that.
     """
-    found = survey(plan, past)
-    if not accept_changes:
-        refuse_changes(found.changed)
     policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
     guarded = GuardedApi(api, Breaker(clock))
     world = World(guarded, journal, clock, policy, stop, PollPace(policy, clock), RetryBudget(clock))

@@ -47,27 +47,31 @@ class Survey:
     open: tuple[Clone, ...]
     changed: tuple[str, ...]
     """Keys that were sent with another body than the plan has now."""
+    is_nothing_left: bool = False
+    """Whether every target of the plan is settled for good."""
 
 
 def survey(plan: Plan, past: Past) -> Survey:
     """Walk the plan once against the manifest; where nothing was ever sent there is nothing to find."""
     if not past.intents and not past.counts.keys() - {State.PLANNED}:
-        return Survey((), ())
+        return Survey((), (), is_nothing_left=plan.count == 0)
     intents = dict(past.intents)
     found: list[Clone] = []
     changed: list[str] = []
+    settled = 0
     for clone in plan.clones():
         intent = intents.pop(clone.key, None)
+        final = past.final(clone.key) if intent is None else None
         if intent is not None:
             found.append(clone)
             is_changed = intent.digest != clone.digest
         else:
-            final = past.final(clone.key)
             is_changed = final is not None and final[1] not in (0, int(clone.digest[:_KEPT_DIGITS], 16))
+        settled += final is not None
         if is_changed:
             changed.append(clone.key)
     found.extend(_removed(intent) for intent in intents.values())
-    return Survey(tuple(found), tuple(changed))
+    return Survey(tuple(found), tuple(changed), is_nothing_left=settled == plan.count and not found)
 
 
 def refuse_changes(changed: tuple[str, ...]) -> None:

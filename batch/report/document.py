@@ -84,7 +84,7 @@ def report_schema() -> dict[str, JsonValue]:
     }
     kinds: dict[str, JsonValue] = {"key": _TEXT, "source_uuid": _TEXT, "state": states, "attempts": _COUNT}
     times: dict[str, JsonValue] = {"started_at": _TIME, "settled_at": _TIME}
-    target: JsonValue = dict.fromkeys(COLUMNS, _MAYBE) | kinds | times
+    target: dict[str, JsonValue] = dict.fromkeys(COLUMNS, _MAYBE) | kinds | times
     head: dict[str, JsonValue] = {
         "format": {"const": FORMAT},
         "version": {"const": VERSION},

@@ -12,6 +12,7 @@ import pytest
 
 from batch.engine import Stop, clone_all
 from batch.engine.settle import NotHonouredError
+from batch.engine.survey import refuse_changes, survey
 from batch.errors import ManifestError, ManifestMismatchError, RunStoppedError
 from batch.model import Clone, Intent, Limits, Plan, Record, State
 from batch.zstack.answers import (
@@ -119,15 +120,18 @@ class Scene:
         async def main() -> None:
             if at is not None:
                 self.loop.call_later(*at)
+            found = survey(plan, self.past)
+            if not accept_changes:
+                refuse_changes(found.changed)
             await clone_all(
                 plan,
+                found,
                 api=self.server,
                 journal=self.journal,
                 past=self.past,
                 clock=VirtualClock(self.loop, Random(3)),
                 limits=self.limits,
                 stop=self.stop,
-                accept_changes=accept_changes,
             )
 
         run_virtual(self.loop, main())

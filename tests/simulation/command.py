@@ -14,10 +14,11 @@ from batch.cli.outcome import tally
 from batch.engine import Gate, Stop, clone_all
 from batch.engine.survey import fresh, survey
 from batch.errors import ExitCode, RunStoppedError, ZcloneError
-from batch.manifest import Header, open_manifest
+from batch.manifest import open_manifest
 from batch.report.exits import exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
+from tests.simulation.booked import HEADER, URL, intents
 from tests.simulation.disk import ProcessFiles
 from tests.simulation.network import SimHttp
 from tests.simulation.process import Killed
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from batch.model import State
     from tests.simulation.process import Process
     from tests.simulation.world import World
-
-_URL = "http://node.example/zstack"
-HEADER = Header("sim", "default", _URL, simulated=False)
-"""Whose manifest it is."""
 
 
 @dataclass
@@ -59,6 +56,7 @@ def run_processes(world: World, *processes: Process) -> list[Ended]:
     loop = VirtualLoop(world.now)
     for process in processes:
         process.clock = loop.time
+        process.wall = VirtualClock(loop, world.random, error=lambda: world.clock_error).time
 
     async def together() -> list[Ended]:
         return list(await asyncio.gather(*(_command(world, process, loop) for process in processes)))
@@ -88,6 +86,7 @@ async def _command(world: World, process: Process, loop: VirtualLoop) -> Ended:
         manifest = _open(world, process, clock)
     except ZcloneError as error:
         return Ended(error.exit_code, {}, str(error))
+    world.witness.opened(process, intents(world.manifest(process.manifest)))
     try:
         return await _use(world, process, loop, clock, manifest)
     except ZcloneError as error:
@@ -124,7 +123,7 @@ async def _settle_all(
     gate = Gate(world.limits.rate, clock=clock)
     stop.on_request(gate.stop_sending)
     http = SimHttp(world, process, gate, loop)
-    settings = Settings(_URL, PasswordAuth("admin", "password"))
+    settings = Settings(URL, PasswordAuth("admin", "password"))
     client = Client(settings, gate=gate, clock=clock, language="en", http=http)
     try:
         await client.preflight()
@@ -132,6 +131,7 @@ async def _settle_all(
         await manifest.write_plan(plan, new)
         await clone_all(
             plan,
+            survey(plan, manifest.past),
             api=WatchedApi(client, world.witness, process),
             journal=WatchedJournal(manifest, world.witness, process),
             past=past,

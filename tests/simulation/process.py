@@ -37,6 +37,9 @@ class Process:
     writes: int = 0
     syncs: int = 0
     clock: Callable[[], float] = lambda: 0.0
+    """Virtual seconds."""
+    wall: Callable[[], float] = lambda: 0.0
+    """Seconds since the epoch, as its machine has it."""
     poisoned_at: float = float("inf")
     """When a write or sync failed: nothing may be sent after that moment."""
 

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from batch.engine.policy import Policy
 from batch.errors import ExitCode, ManifestError
-from batch.manifest.chain import Scan
-from batch.manifest.header import parse_header
-from batch.manifest.records import parse_line
-from batch.model import Record, State
+from batch.model import State
 from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
-from tests.simulation.command import HEADER
+from tests.simulation.booked import last_states
 from tests.simulation.process import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.simulation.command import Ended
@@ -58,7 +55,7 @@ def duplicated(world: World) -> list[str]:
 
 def lost_or_phantom(world: World, path: Path = MANIFEST) -> list[str]:
     """I2 and I3, once nothing is under way: cloned is what the node has made, no more and no less."""
-    states = last_states(world, path)
+    states = last_states(world.manifest(path))
     found = []
     for clone in world.ever.values():
         is_made, state = world.is_made(clone.resource_uuid), states.get(clone.key)
@@ -152,37 +149,17 @@ def unruly(world: World, life: Life) -> Iterator[str]:
 def torn_chain(world: World, path: Path) -> list[str]:
     """I5: what is on the disk is a chain that the manifest's own reader takes, whatever happened."""
     try:
-        last_states(world, path)
+        last_states(world.manifest(path))
     except ManifestError as error:
         return [f"I5: {error}"]
     return []
-
-
-def last_states(world: World, path: Path = MANIFEST) -> dict[str, State]:
-    """The last state of each key by the manifest's own line reader, not by its fold."""
-    return {record.key: record.state for record in records(world.manifest(path))}
-
-
-def records(data: bytes) -> Iterator[Record]:
-    """The clone records in the bytes of a manifest. Raises ManifestError where they are damaged."""
-    for body in _bodies(data):
-        line = parse_line(body)
-        if isinstance(line, Record):
-            yield line
-
-
-def _bodies(data: bytes) -> Iterable[bytes]:
-    bodies = list(Scan(lambda offset, size: data[offset : offset + size]))
-    if bodies and parse_header(bodies[0]) != HEADER:
-        raise ManifestError("the header is not ours")
-    return bodies[1:]
 
 
 def misreported(world: World, ended: Ended, path: Path = MANIFEST) -> list[str]:
     """I15: the exit code and the counts agree with the manifest."""
     if ended.code not in {ExitCode.OK, ExitCode.FAILED, ExitCode.UNFINISHED} or not ended.counts:
         return []
-    states = last_states(world, path)
+    states = last_states(world.manifest(path))
     counts = Counter(states.get(clone.key, State.PLANNED) for clone in world.clones)
     is_open = any(not state.is_final for state in counts)
     wanted = 4 if is_open else 0 if set(counts) <= {State.CLONED} else 3

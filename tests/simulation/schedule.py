@@ -12,6 +12,7 @@ from batch.model import Limits, State
 from batch.simulator.faults import Fault, FaultKind, Rule
 from batch.simulator.options import NodeOptions, Source
 from tests.simulation import promises
+from tests.simulation.booked import last_states, records
 from tests.simulation.command import Ended, run_process, run_processes
 from tests.simulation.disk import SimFile
 from tests.simulation.process import MANIFEST, Process
@@ -19,7 +20,7 @@ from tests.simulation.virtual import EPOCH
 from tests.simulation.world import World, planned, planned_clone
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 HEALING_RUNS: Final = 12
 """Incarnations a healed world may need."""
@@ -199,15 +200,15 @@ def _at_rest(world: World, path: Path) -> list[str]:
     posts, bytes_ = world.witness.posts, world.manifest(path)
     run_process(world, Process(manifest=path))
     found = ["I18: a finished run sent something"] if world.witness.posts != posts else []
-    if bytes_ != world.manifest(path) and not _left_open(promises.last_states(world, path).values()):
+    if bytes_ != world.manifest(path) and not _left_open(last_states(world.manifest(path)).values()):
         found += [] if _had_open(bytes_) else ["I18: a finished run wrote something"]
     return found
 
 
-def _left_open(states: object) -> bool:
-    return any(not state.is_final for state in states)  # type: ignore[attr-defined]
+def _left_open(states: Iterable[State]) -> bool:
+    return any(not state.is_final for state in states)
 
 
 def _had_open(data: bytes) -> bool:
-    last = {record.key: record.state for record in promises.records(data)}
+    last = {record.key: record.state for record in records(data)}
     return any(not state.is_final and state is not State.PLANNED for state in last.values())

@@ -16,7 +16,7 @@ from batch.zstack.answers import Absent, Accepted, Done, Duplicate, NotSent, Ref
 from batch.zstack.wire import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from batch.engine.ports import Api, Journal
@@ -86,8 +86,8 @@ class Life:
     dead_sessions: set[str] = field(default_factory=set)
     """That the server told it were dead."""
     overdue_polls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    flying: dict[str, str] = field(default_factory=dict)
-    """Keys by R that it has sent and not settled."""
+    flying: set[str] = field(default_factory=set)
+    """Every R that it has sent and not settled."""
     most_flying: int = 0
     code: int | None = None
 
@@ -95,18 +95,18 @@ class Life:
 class Witness:
     """Sees everything from outside the code under test."""
 
-    def __init__(self, limits: Limits, is_made: Callable[[str], bool]) -> None:
-        """``is_made``: whether the node made a clone under a uuid."""
+    def __init__(self, limits: Limits, ever: Mapping[str, Clone], is_made: Callable[[str], bool]) -> None:
+        """``ever``: all targets by key; ``is_made``: whether the node made a clone under a uuid."""
         self.broken: list[str] = []
         """Promises found broken while something happened."""
         self.stories: dict[Path, Story] = defaultdict(Story)
         self.lives: list[tuple[Process, Life]] = []
         self.clock_was_set = False
         self._limits = limits
+        self._ever = ever
         self._is_made = is_made
         self._order = 0
         self._session_of: dict[str, str] = {}
-        self._keys: dict[str, str] = {}
 
     @property
     def posts(self) -> int:
@@ -125,6 +125,10 @@ class Witness:
         self._order += 1
         return self._order
 
+    def opened(self, process: Process, intents: dict[str, Intent]) -> None:
+        """A process has its manifest; a record that never got there is forgotten."""
+        self.stories[process.manifest].intents = intents
+
     def called(self, process: Process, request: Request, at: float) -> None:
         """A request leaves."""
         life = self.life(process)
@@ -137,8 +141,8 @@ class Witness:
             self._posted(process, life, job, json.loads(request.body)["params"].get("resourceUuid", ""))
 
     def _posted(self, process: Process, life: Life, job: str, uuid: str) -> None:
-        self.stories[process.manifest].posts[uuid].append(Post(self._next(), process.clock(), uuid, job))
-        life.flying[uuid] = self._keys.get(uuid, "")
+        self.stories[process.manifest].posts[uuid].append(Post(self._next(), process.wall(), uuid, job))
+        life.flying.add(uuid)
         life.most_flying = max(life.most_flying, len(life.flying))
 
     def answered(self, process: Process, request: Request, outcome: Outcome) -> None:
@@ -193,15 +197,14 @@ class Witness:
             self.broken.append(f"I7: attempt {record.attempt} of {record.key} is above the limit")
         if record.state in {State.SENT, State.ACCEPTED, State.UNCERTAIN, State.PLANNED}:
             intent = story.intents[record.key] = follow(story.intents.get(record.key), record)
-            self._keys[intent.resource_uuid] = record.key
             if record.state is State.SENT and intent.job_uuid is not None:
                 story.jobs[intent.job_uuid].deadline = intent.first_sent_at + (self._limits.timeout or 0.0)
         if record.state not in {State.SENT, State.ACCEPTED}:
-            self._landed(process, story, record)
+            self._landed(process, record)
 
-    def _landed(self, process: Process, story: Story, record: Record) -> None:
-        uuid = story.intents[record.key].resource_uuid if record.key in story.intents else ""
-        self.life(process).flying.pop(uuid, None)
+    def _landed(self, process: Process, record: Record) -> None:
+        uuid = self._ever[record.key].resource_uuid
+        self.life(process).flying.discard(uuid)
         if record.state in {State.FAILED, State.CONFLICT} and self._is_made(uuid):
             self.broken.append(f"I3: {record.key} is called {record.state} although its clone exists")
         if record.state is State.CLONED and not self._is_made(uuid):
@@ -226,7 +229,7 @@ class WatchedApi:
         return answer
 
     async def poll(self, job_uuid: str) -> PollAnswer:
-        at = self._process.clock()
+        at = self._process.wall()
         answer = await self._api.poll(job_uuid)
         self._witness.polled(self._process, job_uuid, answer, at)
         return answer

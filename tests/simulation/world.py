@@ -59,7 +59,7 @@ class World:
         self.node = Node(self.options, now=EPOCH)
         self.ever = {clone.key: clone for clone in self.clones}
         """Every target that ever was in the job file."""
-        self.witness = Witness(self.limits, self.is_made)
+        self.witness = Witness(self.limits, self.ever, self.is_made)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
 
