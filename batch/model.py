@@ -105,6 +105,16 @@ class Clone:
 
 
 @dataclass(frozen=True, slots=True)
+class Pins:
+    """What a plan took from the server, kept so that a resumed run plans the same whatever became of it."""
+
+    sources: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """The used fields of a source by its uuid."""
+    queries: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    """The uuids that the conditions of a ``query:`` found, as the job file writes them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The Clones of a job and run, streamed anew at each call of ``clones``."""
 
@@ -139,6 +149,8 @@ class Record:
     """True when the clone was found by its uuid and not by its job's answer."""
     error_code: str | None = None
     error: str | None = None
+    retried: bool | None = None
+    """True, with the state planned and attempt 0: a target that had failed, with ``error_code``, is open again."""
 
 
 @dataclass(frozen=True, slots=True)

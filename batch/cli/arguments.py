@@ -9,6 +9,9 @@ from batch.errors import UsageError
 PRESETS: Final = ("calm", "flaky", "chaos")
 """The faults ``--simulate`` and ``simulate --faults`` know by name."""
 
+SWITCHES: Final = frozenset({"--accept-changes", "--at-most-once", "--insecure", "--simulate", "--help", "-h"})
+"""The options of ``run`` that take no word after them."""
+
 _SECRET_FLAGS: Final = {
     "--password": "ZSTACK_PASSWORD or ZSTACK_PASSWORD_FILE",
     "--session-id": "ZSTACK_SESSION_ID or ZSTACK_SESSION_ID_FILE",
@@ -19,8 +22,8 @@ _SECRET_FLAGS: Final = {
 def prepared(arguments: list[str]) -> list[str]:
     """Give ``--simulate`` its optional value and refuse secrets on the command line.
 
-    ``--simulate`` takes the next word only when that is a preset's name; a fault file is written
-    ``--simulate=FILE``, so that ``--simulate jobs/x.yaml`` never takes the job for it.
+    ``--simulate`` takes the next word when that is a preset's name, or when it is a YAML file and the command line
+    names a job beside it; so ``--simulate jobs/x.yaml`` alone never takes the job for faults.
     Raises UsageError for a secret's flag, without repeating its value.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -41,12 +44,31 @@ def _refuse_secrets(flags: list[str]) -> None:
 def _with_faults(words: list[str]) -> list[str]:
     explicit: list[str] = []
     taken = False
-    for word, following in zip(words, [*words[1:], ""], strict=False):
+    for place, word in enumerate(words):
+        following = words[place + 1] if place + 1 < len(words) else ""
         if taken:
             taken = False
         elif word == "--simulate":
-            taken = following in PRESETS
+            taken = following in PRESETS or _is_fault_file(following, [*words[:place], *words[place + 2 :]])
             explicit.append(f"--simulate={following if taken else PRESETS[0]}")
         else:
             explicit.append(word)
     return explicit
+
+
+def _is_fault_file(word: str, others: list[str]) -> bool:
+    return word.endswith((".yaml", ".yml")) and len(_positional(others)) > 1
+
+
+def _positional(words: list[str]) -> list[str]:
+    """Name the words that are neither options nor values of one: the command and its job."""
+    found: list[str] = []
+    is_value = False
+    for word in words:
+        if is_value:
+            is_value = False
+        elif word.startswith("-"):
+            is_value = "=" not in word and word not in SWITCHES
+        else:
+            found.append(word)
+    return found

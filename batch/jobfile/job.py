@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batch.jobfile.nodes import Node, find
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from batch.jobfile.matrix import Combination
+    from batch.jobfile.rearchitect import Rearchitect
     from batch.jobfile.problems import Complaint
     from batch.model import JsonValue, Limits
+
+
+Found: TypeAlias = "Callable[[tuple[str, ...]], Sequence[str]]"
+"""Returns the uuids that the conditions of a ``query:``, as the file writes them, find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +147,6 @@ class Job:
     run_place: Place
     data: bytes = field(repr=False)
     """The file as read by ``load``, so that every pass sees the same even while it is edited."""
+    rearchitect: Rearchitect | None = None
+    found: Found | None = None
+    """What the ``query:`` targets find; None where no server was asked, and using them is a problem."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -19,15 +20,17 @@ from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, NodeOr
 from batch.jobfile.layers import LAYER_KEYS, read_layer
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
 from batch.jobfile.problems import Complaint, Problems, shorten, unknown
+from batch.jobfile.rearchitect import read_rearchitect
 from batch.jobfile.targets import read_targets
 from batch.model import Limits, Place
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from batch.jobfile.rearchitect import Rearchitect
     from batch.model import JsonValue
 
-NOT_BUILT: Final = {"rearchitect": "", "waves": "limits"}
+NOT_BUILT: Final = {"waves": "limits"}
 """Keys of the contract that this version refuses, with the map they stand in."""
 TOP_LEVEL: Final = (*EnvelopeModel.model_fields, "defaults", STREAMED, "rearchitect")
 
@@ -49,6 +52,7 @@ def load(path: Path) -> Job:
     model = _validated(origin, problems)
     defaults, defaults_origin = _defaults(origin, problems)
     job = _job(path, data, model, (defaults, defaults_origin), origin)
+    job = replace(job, rearchitect=_rearchitect(origin, path, problems))
     if len(problems):
         _add_target_problems(job, problems)
         problems.raise_any()
@@ -75,7 +79,7 @@ def _envelope_pairs(data: bytes, file: str, problems: Problems) -> list[tuple[Sc
 def _validated(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
     tree = _without_nulls(text_tree(origin.node))
     assert isinstance(tree, dict)
-    for name in ("defaults", STREAMED):
+    for name in ("defaults", "rearchitect", STREAMED):
         tree.pop(name, None)
     _refuse_not_built(tree, origin, problems)
     _check_targets(origin, problems)
@@ -140,6 +144,14 @@ def _message(kind: str, detail: dict[str, Any]) -> str:
         "string_pattern_mismatch": f"must be letters, digits, . _ or -, not {shorten(detail['input'])}",
     }
     return messages.get(kind) or str(detail["msg"]).removeprefix("Value error, ")
+
+
+def _rearchitect(origin: NodeOrigin, path: Path, problems: Problems) -> Rearchitect | None:
+    assert isinstance(origin.node, Mapping)
+    node = next((value for key, value in origin.node.pairs if key.text == "rearchitect"), None)
+    if node is None or (isinstance(node, Scalar) and node.is_null):
+        return None
+    return read_rearchitect(NodeOrigin(origin.file, node, "rearchitect"), path.parent, problems)
 
 
 def _defaults(origin: NodeOrigin, problems: Problems) -> tuple[Layer, NodeOrigin | None]:

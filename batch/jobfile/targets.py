@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.check import check_uuid
@@ -12,6 +13,7 @@ from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, Problems, shorten, unknown
 from batch.jobfile.rows import read_rows
+from batch.zstack.params import QUERY_OPERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 MAX_TARGETS: Final = 20_000
 """Elements of a YAML list; more belong into a file that is streamed."""
-NOT_BUILT: Final = ("query", "owner", "share_with")
-TARGET_KEYS: Final = ("uuid", "id", *LAYER_KEYS, "matrix", "from", *NOT_BUILT)
+NOT_BUILT: Final = ("owner", "share_with")
+TARGET_KEYS: Final = ("uuid", "id", *LAYER_KEYS, "matrix", "from", "query", *NOT_BUILT)
 
 _EMPTY: Final = Layer()
 _TOO_MANY: Final = (
@@ -86,12 +88,28 @@ class _Reader:
         identity = _text("id", keys, complaints)
         if "from" in keys:
             return self._read_file(_text("from", keys, complaints), layer, combinations, origin, uuid)
-        if uuid is None and not keys.keys() & {"uuid", "query"}:
+        if "query" in keys:
+            conditions = read_conditions(keys["query"], complaints)
+            return self._ask(conditions, Entry(merge(self._entry.base, layer), combinations, layer.params, origin))
+        if uuid is None and "uuid" not in keys:
             complaints.append(Complaint("", "needs `uuid`, the source to clone, or `from`, a file of targets"))
         if not combinations:
             return iter((Target(self._entry, layer, uuid or "", identity, {}, origin),))
         entry = Entry(self._entry.base, combinations, {}, None, self._job.defaults_origin)
         return iter((Target(entry, layer, uuid or "", identity, {}, origin),))
+
+    def _ask(self, conditions: tuple[str, ...], entry: Entry) -> Iterator[Target]:
+        """Yield what the conditions find, as the server told before."""
+        assert entry.origin is not None
+        if self._job.found is None:
+            self._problems.add(entry.origin.problem(Complaint("query", "needs the server: it was not asked here")))
+            return
+        entry = replace(entry, defaults_origin=self._job.defaults_origin)
+        found = self._job.found(conditions) if conditions else ()
+        if conditions and not found:
+            self._problems.add(entry.origin.problem(Complaint("query", "finds no model service")))
+        for uuid in found:
+            yield Target(entry, _EMPTY, uuid, None, {}, entry.origin)
 
     def _read_file(
         self,
@@ -115,8 +133,35 @@ def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:
             complaints.append(Complaint(name, "merge keys are not read: use `defaults`", at_key=True))
         elif name not in TARGET_KEYS:
             complaints.append(Complaint(name, unknown(name, TARGET_KEYS), at_key=True))
+    _check_query(keys, complaints)
     if "from" in keys and "id" in keys:
         complaints.append(Complaint("id", "would be the same for every row: make it a column of the file", at_key=True))
+
+
+def _check_query(keys: dict[str, Node], complaints: list[Complaint]) -> None:
+    """A query brings its own sources, whose uuids are the keys."""
+    if "query" in keys:
+        complaints += [
+            Complaint(name, f"`{name}` beside `query`: the sources are those that it finds", at_key=True)
+            for name in ("uuid", "id", "from")
+            if name in keys
+        ]
+
+
+def read_conditions(node: Node, complaints: list[Complaint]) -> tuple[str, ...]:
+    """Check the conditions of a ``query``; none where there are problems."""
+    tree = text_tree(node)
+    texts = tree if isinstance(tree, list) else [tree]
+    before = len(complaints)
+    for index, text in enumerate(texts):
+        path = f"query[{index}]" if isinstance(tree, list) else "query"
+        if not isinstance(text, str) or not text.isprintable():
+            complaints.append(Complaint(path, "must be a condition such as type=Endpoint or name~=qwen%"))
+        elif not any(operator in text for operator in QUERY_OPERATORS):
+            complaints.append(Complaint(path, f"{shorten(text)} has no operator: write it like name~=qwen%"))
+    if not texts:
+        complaints.append(Complaint("query", "must be a list of conditions, such as [type=Endpoint]"))
+    return tuple(map(str, texts)) if len(complaints) == before else ()
 
 
 def _text(name: str, keys: dict[str, Node], complaints: list[Complaint]) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.fold import Past
+from batch.manifest.fold import RETRIED, Past
 from batch.manifest.reading import reading
 from batch.manifest.records import EndedLine, PlanLine, StartedLine, parse_line, parse_record
 from batch.model import Intent, Record, State
@@ -31,7 +31,7 @@ class Cluster:
     """ZStack's code or the tool's own; empty where there was none."""
     count: int
     key: str
-    """The first of them."""
+    """One of them; empty where the one that was known is open again."""
     error: str
     """What was said of the first of them."""
 
@@ -72,12 +72,24 @@ class _Figures:
                 self._settle(parse_record(body))
             elif body.startswith(_PROCESS):
                 self._turn(body)
+            elif RETRIED in body:
+                self._take_back(parse_record(body))
             yield body
 
     def _settle(self, record: Record) -> None:
         self.settled.append(record.at)
         if record.state in (State.FAILED, State.CONFLICT):
             self.count(record)
+
+    def _take_back(self, record: Record) -> None:
+        """Forget a failure that was opened again."""
+        for kind in ((State.FAILED, record.error_code or ""), (State.CONFLICT, record.error_code or "")):
+            known = self.clusters.pop(kind, None)
+            if known is not None:
+                key = "" if known.key == record.key else known.key
+                if known.count > 1:
+                    self.clusters[kind] = replace(known, count=known.count - 1, key=key)
+                return
 
     def _turn(self, body: bytes) -> None:
         line = parse_line(body)
@@ -92,7 +104,7 @@ class _Figures:
         self.clusters[one.state, code] = (
             Cluster(one.state, code, 1, one.key, one.error or "")
             if known is None
-            else replace(known, count=known.count + 1)
+            else replace(known, count=known.count + 1, key=known.key or one.key)
         )
 
 

@@ -20,6 +20,9 @@ _OPEN: Final = frozenset(map(_STATES.index, (State.SENT, State.ACCEPTED, State.U
 _PLANNED: Final = _STATES.index(State.PLANNED)
 _CLONED: Final = _STATES.index(State.CLONED)
 _UNDONE: Final = _STATES.index(State.UNDONE)
+_RETRIABLE: Final = frozenset(map(_STATES.index, (State.FAILED, State.CONFLICT)))
+RETRIED: Final = b'"retried":true'
+"""In the body of a record that opens a failed Clone again; inside a JSON string its quotes would be escaped."""
 _UNKNOWN: Final = len(_STATES)
 _STATE_BITS: Final = 4
 _STATE: Final = (1 << _STATE_BITS) - 1
@@ -155,9 +158,24 @@ class Past:
         """Take in that an attempt was never sent; with none before it the Clone is as if nothing had been."""
         if attempt:
             self._go_on(key, body)
+        elif RETRIED in body:
+            self._reopen(key)
         else:
             self._open.pop(key, None)
             self._table.add((hash_key(key),), _PLANNED)
+
+    def _reopen(self, key: bytes) -> None:
+        """Take in that a target that had failed is as if nothing had been: its attempts count from the start."""
+        lines, hashed = self._open.pop(key, None), hash_key(key)
+        value = self._table.get(hashed)
+        state = _PLANNED if value is None else value & _STATE
+        if state not in _RETRIABLE and state != _PLANNED:
+            raise ManifestError(f"{key.decode(errors='replace')} is {_STATES[state]} and cannot be retried")
+        if lines is not None and value is not None and state != _PLANNED:
+            self._require_stale(key, lines, value)
+        if state != _PLANNED:
+            self._finals[state] -= 1
+        self._table.put(hashed, _PLANNED)
 
     def _settle(self, key: bytes, code: int, attempt: int) -> None:
         lines = self._open.pop(key, None)

@@ -138,6 +138,7 @@ def _record(found: dict[str, Any]) -> Record:
         _number(found, "at"),
         _typed(found, "attempt", int),
         adopted=None if adopted is None else _typed(found, "adopted", bool),
+        retried=None if found.get("retried") is None else _typed(found, "retried", bool),
         deadline=None if found.get("deadline") is None else _number(found, "deadline"),
         **{name: None if found.get(name) is None else _typed(found, name, str) for name in _TEXTS},
     )

@@ -30,6 +30,9 @@ CODE: Final = "ZCLONE.REPAIRED"
 _TEXT: Final = "records of this target were lost or damaged: the server must be asked"
 _KEY: Final = re.compile(rb'"key":("(?:[^"\\]|\\.)*")')
 _BATCH_FIELDS: Final = re.compile(rb',"batch":\d+(?:,"more":true)?$')
+_RETRIABLE: Final = (State.FAILED, State.CONFLICT)
+_AFTER_A_RETRY: Final = frozenset({State.SENT, State.CLONED, State.FAILED, State.CONFLICT})
+"""What follows a failure only where a record that opened it again stood between."""
 _BATCH: Final = 256
 
 
@@ -87,6 +90,8 @@ class _Findings:
         """Targets whose state cannot be known."""
         self._targets: dict[str, _Target] = {}
         self._named: dict[str, int] = {}
+        self._unlinked: set[str] = set()
+        """Keys of which the record that opened them again is lost."""
         """The last damaged segment that names a target."""
 
     def add(self, number: int, segment: Segment) -> None:
@@ -113,6 +118,8 @@ class _Findings:
             target.digest = line.digest or target.digest
             target.source_uuid = target.source_uuid or line.source_uuid or ""
             target.attempt = max(target.attempt, line.attempt)
+            if target.state in _RETRIABLE and line.state in _AFTER_A_RETRY - {target.state}:
+                self._unlinked.add(line.key)
             target.state, target.place = line.state, number
 
     def _miss(self, number: int, damaged: bytes) -> None:
@@ -126,7 +133,8 @@ class _Findings:
         The settled stay so, unless something damaged names them later.
         """
         for key, target in self._targets.items():
-            if self._named.get(key, -1) > target.place or (self.damaged and not target.state.is_final):
+            is_named = key in self._unlinked or self._named.get(key, -1) > target.place
+            if is_named or (self.damaged and not target.state.is_final):
                 self.uncertain[key] = target
 
 

@@ -98,5 +98,6 @@ def _clone() -> JsonValue:
             "adopted": {"type": "boolean", "description": "found by its uuid, not by its job's answer"},
             "error_code": _TEXT,
             "error": _TEXT,
+            "retried": {"type": "boolean", "description": "with planned: failed, and made open again by `zclone retry`"},
         },
     )

@@ -10,6 +10,7 @@ from batch.jobfile.layers import united
 from batch.jobfile.problems import Complaint, shorten
 from batch.model import Clone
 from batch.plan.identity import Identities, clone_digest, encode_body
+from batch.plan.rearchitect import Images, UncoveredError
 from batch.plan.render import RenderError, RunNames, Scope, render, render_tree
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Planner:
         self.run = run
         self.identities = Identities(job.name, run)
         self._sources = sources
+        self.images = None if job.rearchitect is None else Images(job.rearchitect)
+        """The rules of ``rearchitect:``, and which of them were used so far."""
         self._names = {**RunNames.at(started_at, job.name)._asdict(), "run": run, **job.vars}
 
     def clones(self, target: Target, report: Callable[[Problem], None]) -> Iterator[Clone]:
@@ -76,6 +79,8 @@ class Planner:
             user_tags = _render_tags("userTags", user_tags, scope, complaints)
             if base.keep or layer.keep:
                 self._keep(params, target, complaints)
+        if self.images is not None and "architectureImages" not in params:
+            self._rearchitect(self.images, params, target, complaints)
         return params, system_tags, user_tags
 
     def _scope(self, target: Target, combination: Combination | None) -> Scope:
@@ -118,6 +123,21 @@ class Planner:
             if value is not None:
                 params[name] = value
                 check_value(name, value, complaints)
+
+
+    def _rearchitect(
+        self, images: Images, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]
+    ) -> None:
+        given = params.get("cpuArchitectures")
+        architectures = tuple(map(str, given)) if isinstance(given, list) else images.to
+        try:
+            rows = images.of(self._source(target.uuid), architectures)
+        except (RenderError, UncoveredError) as error:
+            complaints.append(Complaint("", f"rearchitect: {error}"))
+            return
+        params["cpuArchitectures"] = list(architectures)
+        params["architectureImages"] = rows
+        check_value("architectureImages", rows, complaints)
 
 
 def _render_tags(path: str, tags: tuple[str, ...], scope: Scope, complaints: list[Complaint]) -> tuple[str, ...]:

@@ -66,6 +66,8 @@ class Scope:
             raise RenderError(f"the source's {field} is not one value")
         if value is None:
             raise RenderError(f"the source has no {field}")
+        if isinstance(value, str) and len(value) > MAX_VALUE:
+            raise RenderError(f"the source's {field} is longer than {MAX_VALUE:,} characters")
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 

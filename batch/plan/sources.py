@@ -1,19 +1,23 @@
-"""What a plan needs to know of the sources: which ones, and what it takes for granted without a server."""
+"""What a plan needs of the server: which fields of which sources, and what stands in for them offline."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, TypeAlias
 
 from batch.jobfile.layers import has_source_name
 from batch.jobfile.problems import Problems
 from batch.jobfile.targets import read_targets
+from batch.plan.render import RunNames, render
+from batch.zstack.params import PARAMS, ParamType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from batch.jobfile import Job
     from batch.jobfile.job import Target
-    from batch.model import JsonValue
+    from batch.model import JsonValue, Pins
 
 Sources: TypeAlias = "Callable[[str], Mapping[str, JsonValue] | None]"
 """Returns the inventory of a source uuid as the server shows it, None where the source does not exist."""
@@ -21,7 +25,90 @@ Sources: TypeAlias = "Callable[[str], Mapping[str, JsonValue] | None]"
 
 def assumed(uuid: str) -> Mapping[str, JsonValue]:
     """Stand in for the server: every source exists and has every field, so that the rest can be checked offline."""
-    return _AnyFields(uuid)
+    return _AnyFields(uuid, {}, set())
+
+
+def assumed_found(conditions: tuple[str, ...]) -> tuple[str, ...]:
+    """Stand in for the server: every query finds one service."""
+    return (hashlib.sha256("\0".join(conditions).encode()).hexdigest()[:32],)
+
+
+class Wanted:
+    """Stands in for the server in a first walk, and takes down what is asked of it and not pinned yet."""
+
+    def __init__(self, pins: Pins) -> None:
+        """Answer with ``pins`` where they have the field."""
+        self.uuids: dict[str, None] = {}
+        """Sources of which a field is missing."""
+        self.fields: set[str] = set()
+        """All fields that are used of any source."""
+        self.queries: dict[tuple[str, ...], None] = {}
+        self._pins = pins
+
+    def __call__(self, uuid: str) -> Mapping[str, JsonValue]:
+        """Return an inventory that notices which of its fields are read."""
+        fields = _AnyFields(uuid, self._pins.sources.get(uuid, {}), self.fields)
+        fields.on_missing = self.uuids
+        return fields
+
+    def found(self, conditions: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what is pinned, or one made-up service for a query that is yet to be asked."""
+        pinned = self._pins.queries.get(conditions)
+        if pinned is None:
+            self.queries[conditions] = None
+        return assumed_found(conditions) if pinned is None else pinned
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether the server has to be asked at all."""
+        return bool(self.uuids or self.queries)
+
+
+class _AnyFields(dict[str, "JsonValue"]):
+    """Has every field; what is not known is made up so that it fits the parameter of its name."""
+
+    __slots__ = ("_used", "_uuid", "on_missing")
+
+    def __init__(self, uuid: str, known: Mapping[str, JsonValue], used: set[str]) -> None:
+        super().__init__(known)
+        self._uuid = uuid
+        self._used = used
+        self.on_missing: dict[str, None] | None = None
+
+    def get(self, name: str, default: JsonValue = None) -> JsonValue:  # type: ignore[override]
+        if name == "uuid":
+            return self._uuid
+        self._used.add(name)
+        if name in self:
+            return super().get(name, default)
+        if self.on_missing is not None:
+            self.on_missing[self._uuid] = None
+        return _made_up(name)
+
+
+def _made_up(name: str) -> JsonValue:
+    param = PARAMS.get(name)
+    if param is None or param.type is ParamType.STRING:
+        return param.choices[0] if param and param.choices else f"<{name}>"
+    return False if param.type is ParamType.BOOLEAN else 0
+
+
+def asked_conditions(job: Job, conditions: tuple[str, ...], *, run: str, started_at: float) -> list[str]:
+    """Render the conditions of a ``query:``; ``run`` as ``run_id`` gives it. Raises RenderError."""
+    names = {**RunNames.at(started_at, job.name)._asdict(), "run": run, **job.vars}
+    return [render(condition, names) for condition in conditions]
+
+
+def pins_digest(pins: Pins) -> str:
+    """Return 64 hex digits over all pins in any order; empty where there are none."""
+    if not pins.sources and not pins.queries:
+        return ""
+    total = hashlib.sha256()
+    for uuid in sorted(pins.sources):
+        total.update(json.dumps([uuid, pins.sources[uuid]], sort_keys=True).encode())
+    for conditions in sorted(pins.queries):
+        total.update(json.dumps([conditions, pins.queries[conditions]]).encode())
+    return total.hexdigest()
 
 
 def source_uuids(job: Job) -> Iterator[str]:
@@ -30,7 +117,7 @@ def source_uuids(job: Job) -> Iterator[str]:
     Raises JobFileError where a file cannot be read on; rows with problems are left out.
     """
     for target in read_targets(job, Problems()):
-        if _uses_source(target):
+        if job.rearchitect is not None or _uses_source(target):
             yield target.uuid
 
 
@@ -42,13 +129,3 @@ def _uses_source(target: Target) -> bool:
     params += [base.params[name] for name in base.templates if name not in layer.params]
     tags = (*layer.system_tags, *layer.user_tags, *base.system_tags, *base.user_tags)
     return any(map(has_source_name, params)) or any(map(has_source_name, tags))
-
-
-class _AnyFields(dict[str, "JsonValue"]):
-    """Has every field; what it is is made up from its name."""
-
-    def __init__(self, uuid: str) -> None:
-        super().__init__(uuid=uuid, size=0, system=False)
-
-    def get(self, name: str, default: JsonValue = None) -> JsonValue:  # type: ignore[override]
-        return super().get(name, default) if name in self else f"<{name}>"

@@ -32,7 +32,8 @@ def _record(record: Record) -> list[str]:
     found = " (found by its uuid)" if record.adopted else ""
     lines = [f"{iso(record.at)}  {record.state.value}, attempt {record.attempt}{found}"]
     if record.state is State.PLANNED:
-        lines.append("  the attempt was not executed and is not counted")
+        retried = "open again by zclone retry; attempts count from the start"
+        lines.append(f"  {retried if record.retried else 'the attempt was not executed and is not counted'}")
     if record.job_uuid is not None:
         lines.append(f"  job_uuid       {clean(record.job_uuid[:_SHOWN_JOB_DIGITS])}…")
     details = ((name, getattr(record, name)) for name in _DETAILS)

@@ -70,7 +70,8 @@ def _cluster(cluster: Cluster) -> str:
     error = clean(cluster.error)
     error = error if len(error) <= _LONGEST_ERROR else error[:_LONGEST_ERROR] + "…"
     code = clean(cluster.code) or "no code"
-    return f"  {cluster.count} {cluster.state.value} with {code}: {error} (such as {clean(cluster.key)})"
+    example = f" (such as {clean(cluster.key)})" if cluster.key else ""
+    return f"  {cluster.count} {cluster.state.value} with {code}: {error}{example}"
 
 
 def ending_lines(summary: Summary, *, manifest: str, again: str) -> list[str]:

@@ -44,6 +44,9 @@ IMAGE_FIELDS: Final = {"cpuArchitecture": 32, "vmImageUuid": 32, "dockerImage": 
 ARCHITECTURES: Final = ("X86_64", "AARCH64")
 """As requests spell them on the API page; answers use lower case."""
 
+QUERY_OPERATORS: Final = ("!=", ">=", "<=", "!?=", "!~=", "~=", "?=", "=", ">", "<", "is null", "not null")
+"""Of QueryModelService, in the order in which the server looks for them anywhere in a condition (wire: section 6)."""
+
 _API = (5, 3, 20)
 _ARCHITECTURES = (5, 3, 40)
 _DISTRIBUTED = (5, 3, 46)

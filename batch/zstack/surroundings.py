@@ -11,6 +11,7 @@ from batch.zstack.answers import NoAnswer
 from batch.zstack.client import SERVICES_PATH, segment
 from batch.zstack.decode import BadReplyError, as_number, as_object, as_text
 from batch.zstack.jobs import Caller
+from batch.zstack.params import QUERY_OPERATORS
 from batch.zstack.replies import inventories
 from batch.zstack.version import parse_version
 from batch.zstack.wire import CallFailedError
@@ -27,8 +28,7 @@ PAGE: Final = 200
 """Rows of a query's page; the server cuts at 1,000 without a word."""
 UUIDS_A_QUERY: Final = 200
 """So many uuids of 32 digits fit the server's 8 KiB for a request's head, with room for everything else."""
-OPERATORS: Final = ("!=", ">=", "<=", "!?=", "!~=", "~=", "?=", "=", ">", "<", "is null", "not null")
-"""In the order in which the server looks for them anywhere in a condition."""
+OPERATORS: Final = QUERY_OPERATORS
 CLONE_MESSAGE: Final = "org.zstack.ai.message.APICloneModelServiceMsg"
 
 

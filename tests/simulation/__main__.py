@@ -1,0 +1,62 @@
+"""Very many schedules on several cores: ``python -m tests.simulation --schedules 1000000 --seed 0 --processes 2``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import sys
+import time
+from typing import Final
+
+import structlog
+
+from tests.simulation.ranges import chunks, put_on_record, told
+from tests.simulation.schedule import Verdict, run_schedule
+
+_CHUNK: Final = 500
+_TELL_EVERY: Final = 20
+_MOST_FAILED: Final = 10
+
+
+def run_chunk(seeds: range) -> tuple[int, int, int, list[Verdict]]:
+    """Run the schedules of some seeds; return how many there were, POSTs, kills, and the verdicts that failed."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    posts = kills = 0
+    failed = []
+    for seed in seeds:
+        verdict = run_schedule(seed)
+        posts, kills = posts + verdict.posts, kills + verdict.kills
+        if verdict.problems:
+            failed.append(verdict)
+    return len(seeds), posts, kills, failed
+
+
+def main() -> int:
+    """Print figures as they come; exit 1 if any schedule failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schedules", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    asked = parser.parse_args()
+    began, done, posts, kills, failed = time.monotonic(), 0, 0, 0, 0
+    with multiprocessing.Pool(asked.processes) as pool:
+        ranges = chunks(asked.seed, asked.schedules, _CHUNK)
+        for number, (ran, sent, died, bad) in enumerate(pool.imap_unordered(run_chunk, ranges), 1):
+            done, posts, kills, failed = done + ran, posts + sent, kills + died, failed + len(bad)
+            for verdict in bad:
+                put_on_record(verdict)
+                print(told(verdict), flush=True)
+            if number % _TELL_EVERY == 0 or done == asked.schedules:
+                seconds = time.monotonic() - began
+                print(
+                    f"{done} schedules, {posts} POSTs, {kills} kills, {failed} failed, {done / seconds:.0f}/s",
+                    flush=True,
+                )
+            if failed >= _MOST_FAILED:
+                break
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
