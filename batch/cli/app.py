@@ -72,6 +72,11 @@ def run(  # noqa: PLR0913 - one argument for each flag
     log_file: options.LogFile = None,
     insecure: options.Insecure = False,
     context: options.Context = None,
+    only: options.Only = None,
+    shard: options.Shard = None,
+    report: options.Report = None,
+    metrics_file: options.MetricsFile = None,
+    ping_url: options.PingUrl = None,
 ) -> None:
     """Clone every target of JOB, or go on where the last run stopped.
 
@@ -95,6 +100,59 @@ def run(  # noqa: PLR0913 - one argument for each flag
         log_file=log_file,
         insecure=insecure,
         context=context,
+        only=tuple(only or ()),
+        shard=shard,
+        report=report,
+        metrics_file=metrics_file,
+        ping_url=ping_url,
+    )
+    raise typer.Exit(run_job(asked))
+
+
+@app.command()
+def retry(  # noqa: PLR0913 - one argument for each flag
+    job: options.Job,
+    *,
+    state: options.RetryStates = None,
+    code: options.Codes = None,
+    simulate: options.Simulate = None,
+    manifest: options.Manifest = None,
+    run: options.Run = None,
+    rate: options.Rate = None,
+    concurrency: options.Concurrency = None,
+    deadline: options.Deadline = None,
+    progress: options.ShowProgress = options.Progress.AUTO,
+    log_format: options.LogStyle = options.LogFormat.AUTO,
+    log_file: options.LogFile = None,
+    insecure: options.Insecure = False,
+    context: options.Context = None,
+    report: options.Report = None,
+) -> None:
+    """Try failed targets again: they are open once more, attempts count from the start, and the run goes on.
+
+    Same identity, same uuids, same limits; what JOB says of them now is what is sent. --code takes those of one kind.
+    """
+    from batch.cli.again import again
+    from batch.cli.preparation import Asked
+    from batch.cli.run import run as run_job
+
+    asked = Asked(
+        job=job,
+        simulate=simulate,
+        manifest=manifest,
+        run=run,
+        rate=rate,
+        concurrency=concurrency,
+        deadline=deadline,
+        accept_changes=False,
+        at_most_once=False,
+        progress=progress,
+        log_format=log_format,
+        log_file=log_file,
+        insecure=insecure,
+        context=context,
+        again=again(state, code),
+        report=report,
     )
     raise typer.Exit(run_job(asked))
 

@@ -89,9 +89,11 @@ def init(file: options.NewFile = Path("job.yaml")) -> None:
     say(f"wrote {file}; next: zclone validate {file}")
 
 
-def schema(*, manifest: options.OfManifest = False) -> None:
+def schema(*, manifest: options.OfManifest = False, report: options.OfReport = False) -> None:
     """Print the JSON Schema of job files, for editors and checks."""
-    if manifest:
+    if report:
+        from batch.report.document import report_schema as made
+    elif manifest:
         from batch.manifest.schema import manifest_schema as made
     else:
         from batch.jobfile.schema import job_schema as made

@@ -112,6 +112,41 @@ Context = Annotated[
     str | None, _flag("--context", metavar="NAME", text="Which context of ~/.zstack-cli/config.yaml to use.")
 ]
 
+Only = Annotated[
+    list[str] | None,
+    _flag(
+        "--only",
+        metavar="EXPR",
+        text="Only targets of which all this holds: key=, source=, name=, tag=, or sample:1%; * stands for anything.",
+    ),
+]
+OnlyRecorded = Annotated[
+    list[str] | None,
+    _flag("--only", metavar="EXPR", text="'state=failed code=SYS.10* key!=test-*', sample:1%; all of it must hold."),
+]
+Shard = Annotated[
+    str | None,
+    _flag("--shard", metavar="K/N", text="The Kth of N equal parts, K from 0; each part has its own manifest."),
+]
+Report = Annotated[
+    Path | None, _flag("--report", metavar="FILE", text="Write a report at the end: .html, .md, .csv, .xml or .json.")
+]
+MetricsFile = Annotated[
+    Path | None,
+    _flag("--metrics-file", metavar="FILE", text="Write metrics at the end, for node_exporter."),
+]
+PingUrl = Annotated[
+    str | None,
+    _flag("--ping-url", metavar="URL", text="POST to URL/start and then URL/EXITCODE; failing to never fails the run."),
+]
+Watch = Annotated[bool, _flag("--watch", "-w", text="Show it again and again until the process has ended.")]
+RetryStates = Annotated[
+    list[State] | None, _flag("--state", metavar="STATE", text="failed (default) or conflict; may be repeated.")
+]
+OfReport = Annotated[
+    bool, typer.Option("--report", help="The schema of JSON reports instead of job files.", show_envvar=False)
+]
+
 Problems = Annotated[ProblemFormat, _flag("--format", text="text, or github for annotations in a pull request.")]
 PlanAs = Annotated[PlanOutput, _flag("--output", "-o", text="A table, one JSON document, or runnable curl commands.")]
 ListAs = Annotated[ListOutput, _flag("--output", "-o", text="A table, one JSON document, JSON lines, or CSV.")]

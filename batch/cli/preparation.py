@@ -12,17 +12,20 @@ import structlog
 
 from batch import jobfile
 from batch.cli import logs
+from batch.cli.choice import PLANNED
 from batch.cli.node import fault_options
 from batch.cli.settings import read_settings
 from batch.errors import UsageError
 from batch.jobfile.envelope import read_duration, read_rate
 from batch.plan import run_id
+from batch.report.expression import read_filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import Console
 
+    from batch.cli.again import Again
     from batch.cli.options import LogFormat, Progress
     from batch.jobfile import Job
     from batch.model import Limits
@@ -47,6 +50,13 @@ class Asked:
     log_file: Path | None
     insecure: bool
     context: str | None
+    only: tuple[str, ...] = ()
+    shard: str | None = None
+    again: Again | None = None
+    """What ``retry`` opens again; None for ``run``."""
+    report: Path | None = None
+    metrics_file: Path | None = None
+    ping_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,7 @@ class Prepared:
 
 def prepare(asked: Asked, console: Console | None) -> Prepared:
     """Load the job file and resolve the settings. Raises UsageError, JobFileError among them; nothing was sent."""
+    read_filter(asked.only, shard=asked.shard, fields=PLANNED)
     job = jobfile.load(asked.job)
     identity = run_id(job, run=asked.run, started_at=time.time())
     structlog.contextvars.bind_contextvars(job=job.name, run=identity)
@@ -105,6 +116,9 @@ def _limits(limits: Limits, asked: Asked) -> Limits:
 
 def _default_manifest(asked: Asked, run: str) -> Path:
     parts = [asked.job.stem, *([run] if run != "default" else []), *(["simulated"] if asked.simulate else [])]
+    if asked.shard is not None:
+        number, _, of = asked.shard.partition("/")
+        parts.append(f"shard-{number}-of-{of}")
     return Path(".".join(parts) + ".manifest.jsonl")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch.cli import options
-from batch.cli.terminal import emit, say
+from batch.cli.terminal import emit, is_terminal, say
 from batch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,12 +14,29 @@ if TYPE_CHECKING:
     from batch.model import Row, State
 
 
-def status(manifest: options.ManifestPath) -> None:
+_GLANCE = 1.0
+"""Seconds between two looks of ``status --watch``."""
+_STDOUT = 1
+
+
+def status(manifest: options.ManifestPath, *, watch: options.Watch = False) -> None:
     """Show how a run stands: counts by state, pace, and failures by kind."""
     from batch.manifest import summary
     from batch.report import status_lines
 
-    emit(status_lines(summary(manifest), now=time.time()))
+    found = summary(manifest)
+    while watch and found.ended is None:
+        _show_again(status_lines(found, now=time.time()))
+        time.sleep(_GLANCE)
+        found = summary(manifest)
+    _show_again(status_lines(found, now=time.time()), clear=watch)
+
+
+def _show_again(lines: list[str], *, clear: bool = True) -> None:
+    """Print in the place of what stood there before, or below it where stdout is no terminal."""
+    if clear and is_terminal(_STDOUT):
+        lines = ["\x1b[H\x1b[2J" + lines[0], *lines[1:]]
+    emit(lines)
 
 
 def list_targets(
@@ -27,13 +44,19 @@ def list_targets(
     *,
     state: options.States = None,
     code: options.Codes = None,
+    only: options.OnlyRecorded = None,
+    shard: options.Shard = None,
     output: options.ListAs = options.ListOutput.TABLE,
 ) -> None:
     """List the targets of a manifest: which source became which clone, and what went wrong."""
+    from batch.cli.choice import RECORDED, is_chosen
     from batch.manifest import rows
     from batch.report import ListFormat, render_rows
+    from batch.report.expression import read_filter
 
-    chosen = _chosen(rows(manifest), frozenset(state or ()), frozenset(code or ()))
+    wanted = read_filter(only or (), shard=shard, fields=RECORDED)
+    found = (row for row in rows(manifest) if is_chosen(row, wanted))
+    chosen = _chosen(found, frozenset(state or ()), frozenset(code or ()))
     emit(text.removesuffix("\n") for text in render_rows(chosen, ListFormat(output.value)))
 
 

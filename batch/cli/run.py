@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from batch import __version__
-from batch.cli import logs, signals
+from batch.cli import logs, outside, signals
+from batch.cli.again import reopen
+from batch.cli.choice import chosen
 from batch.cli.clock import SystemClock
 from batch.cli.node import embedded_node
 from batch.cli.outcome import ending, tally
@@ -23,7 +25,7 @@ from batch.cli.terminal import say
 from batch.cli.told import CountedGate, ToldJournal
 from batch.engine import Stop, clone_all
 from batch.engine.survey import Survey, refuse_changes, survey
-from batch.errors import ExitCode, RunStoppedError, ZcloneError
+from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
 from batch.manifest import Header, open_manifest
 from batch.plan import expand, inputs_digest, trusted
 from batch.progress import Board, heartbeat, live, new_view, silent
@@ -47,11 +49,28 @@ EMBEDDED: Final = "embedded node"
 def run(asked: Asked) -> ExitCode:
     """Run or go on, and return what happened. Raises ZcloneError where nothing could be begun."""
     signals.forbid_core_dumps()
+    outside.check(asked)
+    outside.ping(asked.ping_url, "start")
+    code = ExitCode.BROKEN
+    try:
+        code = _run_logged(asked)
+    except ZcloneError as error:
+        code = error.exit_code
+        raise
+    finally:
+        outside.ping(asked.ping_url, str(int(code)))
+    return code
+
+
+def _run_logged(asked: Asked) -> ExitCode:
     console = logs.live_console(asked.progress)
     with logs.logging_to(asked.log_file, style=asked.log_format, above=console):
         prepared = prepare(asked, console)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(prepared))
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                return runner.run(_run(prepared))
+        finally:
+            outside.leave_files(prepared.path, asked)
 
 
 async def _run(prepared: Prepared) -> ExitCode:
@@ -62,6 +81,8 @@ async def _run(prepared: Prepared) -> ExitCode:
 
 async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
     header = _header(prepared)
+    if prepared.asked.again is not None and not prepared.path.exists():
+        raise UsageError(f"{prepared.path}: there is no manifest, so nothing was run that could be tried again")
     # A job file that cannot be used leaves no manifest behind.
     plan = None if prepared.path.exists() else _expand(prepared, header)
     manifest = open_manifest(prepared.path, header)
@@ -69,6 +90,9 @@ async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
     try:
         warn(manifest.warnings)
         plan = plan or _plan_again(prepared, manifest)
+        plan = chosen(plan, only=prepared.asked.only, shard=prepared.asked.shard)
+        if prepared.asked.again is not None:
+            await reopen(manifest, plan, prepared.asked.again)
         reason = await _settle_all(prepared, plan, manifest, stop=stop)
         states = tally(plan, manifest.past)
         code = exit_code(states)
@@ -184,6 +208,7 @@ def _header(prepared: Prepared) -> Header:
         simulated=settings is None,
         tool=f"zclone {__version__}",
         created_at=time.time(),
+        job_file=str(prepared.asked.job),
     )
 
 

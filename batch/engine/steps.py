@@ -217,7 +217,7 @@ def _refused_post(error: ApiError, ticket: Ticket, policy: Policy) -> Step:
         case ErrorClass.RENEW:
             return Renew(ticket)
         case ErrorClass.TRANSIENT:
-            return _again(Look(ticket, Why.ENDED, error), policy)
+            return _again(Look(ticket, Why.ENDED, error), ticket.sent_at, policy)
         case ErrorClass.AMBIGUOUS:
             return Poll(ticket, error=error)
 
@@ -232,32 +232,38 @@ def _looks_needed(look: Look, policy: Policy) -> int:
 def _invisible(look: Look, now: float, policy: Policy) -> Step:
     ticket, error = look.ticket, look.error
     if look.why is Why.ENDED and error is not None:
-        return _failed(ticket, error) if error.klass is ErrorClass.PERMANENT else _again(look, policy)
+        return _failed(ticket, error) if error.klass is ErrorClass.PERMANENT else _again(look, now, policy)
     if look.why is Why.OVERDUE and not ticket.reopened:
         return _uncertain(ticket, error, "its api job did not end in time and no clone is visible")
     if policy.at_most_once:
         return _uncertain(ticket, error, "not sent again: the run is at most once")
     if look.why is Why.LOST and error is not None:
-        return _again(look, policy)
+        return _again(look, now, policy)
     given_up = _given_up(look, now, policy)
     if ticket.attempt >= policy.attempts:
         return given_up
     # Only a J that had no end may be used again, and only while the server surely remembers it.
     keep = look.why is Why.LOST and not ticket.answered and now - ticket.sent_at < policy.job_memory
-    first = None if ticket.reopened else ticket.first_sent_at
-    return Send(ticket.attempt + 1, ticket.job_uuid if keep else None, first, given_up)
+    return Send(ticket.attempt + 1, ticket.job_uuid if keep else None, _window_start(ticket), given_up)
 
 
-def _again(look: Look, policy: Policy) -> Step:
+def _window_start(ticket: Ticket) -> float | None:
+    """Return when the Clone's time began; None gives one that was left uncertain a new window with its next POST."""
+    return None if ticket.reopened else ticket.first_sent_at
+
+
+def _again(look: Look, now: float, policy: Policy) -> Step:
     """Another attempt after a failure told by the server, if its code and the target's attempts allow one."""
     ticket, error = look.ticket, look.error
     assert error is not None
-    lasting = error.klass is ErrorClass.AMBIGUOUS and error.retries is None
+    # What the server may still be doing after its answer is not awaited for ever.
+    surely_over = ticket.reopened and now - ticket.sent_at > policy.window(None)
+    lasting = error.klass is ErrorClass.AMBIGUOUS and error.retries is None and not surely_over
     given_up = _uncertain(ticket, error, error.text) if lasting else _failed(ticket, error)
     allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
     if ticket.attempt >= allowed:
         return given_up
-    return Send(ticket.attempt + 1, None, ticket.first_sent_at, given_up)
+    return Send(ticket.attempt + 1, None, _window_start(ticket), given_up)
 
 
 def _given_up(look: Look, now: float, policy: Policy) -> End:

@@ -92,12 +92,3 @@ def _keep(value: JsonValue, complaints: list[Complaint]) -> tuple[str, ...]:
     if len(known) != len(names):
         complaints.append(Complaint("keep", f"must be a list of {' or '.join(KEEPABLE)}"))
     return known
-
-
-def has_source_name(value: JsonValue) -> bool:
-    """Whether a ``${source.…}`` occurs in any text of ``value``."""
-    if isinstance(value, str):
-        return "${source." in value
-    if isinstance(value, list):
-        return any(map(has_source_name, value))
-    return isinstance(value, dict) and any(map(has_source_name, value.values()))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
 from batch.manifest.line import fields
+from batch.manifest.pinned import Pinned
 from batch.manifest.records import PlanLine, parse_line, parse_record
-from batch.model import Intent, Record, State
+from batch.model import Intent, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -74,6 +75,8 @@ class Past:
         self._open: dict[bytes, bytes] = {}
         self._finals = [0] * len(_STATES)
         self._was_honoured = False
+        self.pinned = Pinned()
+        """What the plans so far took from the server."""
 
     def add(self, body: bytes) -> None:
         """Take in one line as it is written. Raises ManifestError where it says anything new of a settled Clone."""
@@ -145,6 +148,10 @@ class Past:
     def _add_other(self, body: bytes) -> None:
         if body.startswith(b'{"planned":'):
             self.expect(entry if isinstance(entry, str) else entry[0] for entry in fields(body)["planned"])
+        elif body.startswith(b'{"pinned":'):
+            found = parse_line(body)
+            assert isinstance(found, Pins)
+            self.pinned.take(found)
         elif body.startswith(b'{"plan":'):
             line = parse_line(body)
             assert isinstance(line, PlanLine)

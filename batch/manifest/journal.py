@@ -17,6 +17,7 @@ from batch.manifest.records import (
     PlanLine,
     StartedLine,
     encode_ended,
+    encode_pinned,
     encode_plan,
     encode_planned,
     encode_record,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from batch.manifest.fold import Past
     from batch.manifest.header import Header
     from batch.manifest.writer import Writer
-    from batch.model import Plan, Record
+    from batch.model import Pins, Plan, Record
 
     InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -104,6 +105,14 @@ class Manifest:
         line = PlanLine(plan.digest, plan.inputs, plan.count, self._clock())
         await self._commit(encode_plan(line))
         self.past.plan = line
+
+    async def write_pins(self, pins: Pins) -> None:
+        """Record what the plan took from the server beyond ``past.pinned``; durable on return."""
+        self.past.pinned.take(pins)
+        *bodies, last = encode_pinned(pins)
+        for body in bodies:
+            self._append(body)
+        await self._commit(last)
 
     async def _write_targets(self, new: Iterable[tuple[str, str]]) -> None:
         targets = iter(new)

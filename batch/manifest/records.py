@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from batch.errors import ManifestError
 from batch.manifest.line import encode, fields
-from batch.model import JsonValue, Record, State
+from batch.model import JsonValue, Pins, Record, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 PAGE: Final = 256
 """Targets in one planned line."""
+_PINNED_SIZE: Final = 1 << 18
+"""Characters after which a line of pinned sources ends."""
 _TEXTS: Final = (
     "source_uuid",
     "resource_uuid",
@@ -67,7 +69,7 @@ class UnknownLine:
     """A kind that a later zclone of the same format version writes; left alone."""
 
 
-Line: TypeAlias = Record | PlanLine | PlannedLine | StartedLine | EndedLine | UnknownLine
+Line: TypeAlias = Record | Pins | PlanLine | PlannedLine | StartedLine | EndedLine | UnknownLine
 
 
 def encode_record(record: Record) -> bytes:
@@ -84,6 +86,24 @@ def encode_planned(targets: Sequence[tuple[str, str]]) -> bytes:
     """Return the open body; a target whose key is its source uuid takes half the room."""
     page: list[JsonValue] = [key if key == source else [key, source] for key, source in targets]
     return encode([("planned", page)])
+
+
+def encode_pinned(pins: Pins) -> Iterator[bytes]:
+    """Yield open bodies that together say ``pins``, each of a bounded size."""
+    page: dict[str, JsonValue] = {}
+    size = 0
+    for uuid, fields_of in pins.sources.items():
+        page[uuid] = dict(fields_of)
+        size += len(str(page[uuid]))
+        if size > _PINNED_SIZE:
+            yield encode([("pinned", page)])
+            page, size = {}, 0
+    if page:
+        yield encode([("pinned", page)])
+    for conditions, uuids in pins.queries.items():
+        for start in range(0, len(uuids) or 1, PAGE):
+            found: list[JsonValue] = list(uuids[start : start + PAGE])
+            yield encode([("pinned", {}), ("query", list(conditions)), ("found", found)])
 
 
 def encode_started(started: StartedLine) -> bytes:
@@ -105,6 +125,8 @@ def parse_line(body: bytes) -> Line:
         return _record(found)
     if "planned" in found:
         return PlannedLine(tuple(map(_target, _typed(found, "planned", list))))
+    if "pinned" in found:
+        return _pins(found)
     if "plan" in found:
         return PlanLine(
             _typed(found, "plan", str),
@@ -142,6 +164,16 @@ def _record(found: dict[str, Any]) -> Record:
         deadline=None if found.get("deadline") is None else _number(found, "deadline"),
         **{name: None if found.get(name) is None else _typed(found, name, str) for name in _TEXTS},
     )
+
+
+def _pins(found: dict[str, Any]) -> Pins:
+    sources = _typed(found, "pinned", dict)
+    if not all(isinstance(fields_of, dict) for fields_of in sources.values()):
+        raise ManifestError("a pinned line holds something that is no source")
+    if "query" not in found:
+        return Pins(sources)
+    conditions, uuids = (tuple(map(str, _typed(found, name, list))) for name in ("query", "found"))
+    return Pins(sources, {conditions: uuids})
 
 
 def _target(entry: Any) -> tuple[str, str]:

@@ -32,6 +32,7 @@ def manifest_schema() -> dict[str, JsonValue]:
         "header": _header(),
         "plan": _plan(),
         "planned": _planned(),
+        "pinned": _pinned(),
         "clone": _clone(),
         "started": _line({"started": _TIME, "pid": _COUNT, "host": _TEXT, "tool": _TEXT}),
         "ended": _line({"ended": _TIME, "exit": _COUNT}, {"reason": _TEXT}),
@@ -78,6 +79,16 @@ def _planned() -> JsonValue:
     return _line({"planned": {"type": "array", "items": target, "minItems": 1, "maxItems": PAGE}})
 
 
+def _pinned() -> JsonValue:
+    texts: JsonValue = {"type": "array", "items": _TEXT}
+    sources: JsonValue = {
+        "type": "object",
+        "additionalProperties": {"type": "object"},
+        "description": "what the plan took from each source, so that a resumed run plans the same",
+    }
+    return _line({"pinned": sources}, {"query": texts, "found": texts})
+
+
 def _clone() -> JsonValue:
     states: list[JsonValue] = [state.value for state in State]
     return _line(
@@ -98,6 +109,9 @@ def _clone() -> JsonValue:
             "adopted": {"type": "boolean", "description": "found by its uuid, not by its job's answer"},
             "error_code": _TEXT,
             "error": _TEXT,
-            "retried": {"type": "boolean", "description": "with planned: failed, and made open again by `zclone retry`"},
+            "retried": {
+                "type": "boolean",
+                "description": "with planned: failed, and made open again by `zclone retry`",
+            },
         },
     )

@@ -1,20 +1,25 @@
 """The plan: what will be sent, derived from a Job and the run's start; no I/O but reading the job's streams."""
 
-from batch.plan.expand import expand, input_files, inputs_digest, run_id, trusted
+from batch.plan.crosscheck import crosscheck
+from batch.plan.expand import expand, input_files, inputs_digest, pinned, run_id, trusted
 from batch.plan.explain import Setting, explain
 from batch.plan.identity import resource_uuid
-from batch.plan.sources import Sources, assumed, source_uuids
+from batch.plan.sources import Sources, Wanted, asked_conditions, assumed, assumed_found
 
 __all__ = [
     "Setting",
     "Sources",
+    "Wanted",
+    "asked_conditions",
     "assumed",
+    "assumed_found",
+    "crosscheck",
     "expand",
     "explain",
     "input_files",
     "inputs_digest",
+    "pinned",
     "resource_uuid",
     "run_id",
-    "source_uuids",
     "trusted",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import JobFileError, UsageError
@@ -14,10 +15,11 @@ from batch.jobfile.nodes import Scalar
 from batch.jobfile.problems import Complaint, Problems, fail, shorten
 from batch.jobfile.targets import read_targets
 from batch.keytable import KeyTable
-from batch.model import Plan, Problem
+from batch.model import Pins, Plan, Problem
 from batch.plan.identity import PlanDigest
 from batch.plan.planner import Planner
 from batch.plan.render import RenderError, RunNames, render
+from batch.plan.sources import pins_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,14 +59,20 @@ def _bad_run(job: Job, run: str | None, message: str) -> UsageError:
     return JobFileError([Problem(job.run_place, "run", message)])
 
 
-def expand(job: Job, *, run: str | None, started_at: float, sources: Sources | None = None) -> Plan:
+def expand(
+    job: Job, *, run: str | None, started_at: float, sources: Sources | None = None, pins: Pins | None = None
+) -> Plan:
     """Check and plan every target. Raises JobFileError with every problem of them.
 
     ``started_at``: the run's fixed start in seconds since the epoch, the same on every resume. ``sources``: the
-    inventories, for ``${source.…}`` and ``keep``; using them without is a problem.
+    inventories, for ``${source.…}``, ``keep`` and ``rearchitect``; using them without is a problem. ``pins``: all that
+    was taken from the server, and ``sources`` and ``query:`` targets answer from it.
     """
     identity = run_id(job, run=run, started_at=started_at)
-    inputs = "" if sources else inputs_digest(job, run=run, started_at=started_at)
+    if pins is not None:
+        job, sources = pinned(job, pins), pins.sources.get
+    is_final = sources is None or pins is not None
+    inputs = inputs_digest(job, run=run, started_at=started_at, pins=pins) if is_final else ""
     planner = Planner(job, identity, started_at, sources)
     problems = Problems()
     digest = _Survey(job, planner, problems).digest()
@@ -72,24 +80,34 @@ def expand(job: Job, *, run: str | None, started_at: float, sources: Sources | N
     return _plan(job, planner, digest.hexdigest(), digest.count, inputs=inputs)
 
 
-def trusted(job: Job, *, run: str | None, started_at: float, digest: str, count: int) -> Plan:
+def pinned(job: Job, pins: Pins) -> Job:
+    """Return the job whose ``query:`` targets find what is pinned."""
+    return replace(job, found=lambda conditions: pins.queries.get(conditions, ()))
+
+
+def trusted(
+    job: Job, *, run: str | None, started_at: float, digest: str, count: int, pins: Pins | None = None
+) -> Plan:
     """Return the plan without checking it again.
 
     Only for inputs whose ``inputs_digest`` equals the one recorded with ``digest`` and ``count``.
     """
     identity = run_id(job, run=run, started_at=started_at)
-    inputs = inputs_digest(job, run=run, started_at=started_at)
-    return _plan(job, Planner(job, identity, started_at, None), digest, count, inputs=inputs)
+    inputs = inputs_digest(job, run=run, started_at=started_at, pins=pins)
+    pins = pins or Pins()
+    planner = Planner(job, identity, started_at, pins.sources.get)
+    return _plan(pinned(job, pins), planner, digest, count, inputs=inputs)
 
 
-def inputs_digest(job: Job, *, run: str | None, started_at: float) -> str:
-    """Return 64 hex digits over all that decides the plan but the server: files, run, start and the plan's format.
+def inputs_digest(job: Job, *, run: str | None, started_at: float, pins: Pins | None = None) -> str:
+    """Return 64 hex digits over all that decides the plan: files, run, start, pins and the plan's format.
 
     Empty where a file cannot be read: ``expand`` then says why.
     """
     identity = run_id(job, run=run, started_at=started_at)
     total = hashlib.sha256(f"{FORMAT}\0{job.name}\0{identity}\0{_dated(job, started_at)}\0".encode())
     total.update(hashlib.sha256(job.data).digest())
+    total.update(f"{job.rearchitect}\0{pins_digest(pins or Pins())}".encode())
     for path in input_files(job):
         try:
             with path.open("rb") as stream:

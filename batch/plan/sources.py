@@ -6,17 +6,13 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, TypeAlias
 
-from batch.jobfile.layers import has_source_name
-from batch.jobfile.problems import Problems
-from batch.jobfile.targets import read_targets
 from batch.plan.render import RunNames, render
 from batch.zstack.params import PARAMS, ParamType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from batch.jobfile import Job
-    from batch.jobfile.job import Target
     from batch.model import JsonValue, Pins
 
 Sources: TypeAlias = "Callable[[str], Mapping[str, JsonValue] | None]"
@@ -109,23 +105,3 @@ def pins_digest(pins: Pins) -> str:
     for conditions in sorted(pins.queries):
         total.update(json.dumps([conditions, pins.queries[conditions]]).encode())
     return total.hexdigest()
-
-
-def source_uuids(job: Job) -> Iterator[str]:
-    """Stream the uuids whose inventories the plan of ``job`` uses, possibly repeated; none when no target uses any.
-
-    Raises JobFileError where a file cannot be read on; rows with problems are left out.
-    """
-    for target in read_targets(job, Problems()):
-        if job.rearchitect is not None or _uses_source(target):
-            yield target.uuid
-
-
-def _uses_source(target: Target) -> bool:
-    layer, base = target.layer, target.entry.base
-    if layer.keep or base.keep:
-        return True
-    params = [layer.params[name] for name in layer.templates]
-    params += [base.params[name] for name in base.templates if name not in layer.params]
-    tags = (*layer.system_tags, *layer.user_tags, *base.system_tags, *base.user_tags)
-    return any(map(has_source_name, params)) or any(map(has_source_name, tags))

@@ -294,6 +294,24 @@ def test_an_uncertain_clone_is_sent_again_by_the_next_run() -> None:
     assert told.jobs != ["b" * 32]
 
 
+def test_an_uncertain_clone_whose_job_failed_gets_a_new_window() -> None:
+    """Its timeout began with its first POST long ago; the next run's POST begins a new one."""
+    looks = [("find", Absent())] * Policy().looks
+    ended = ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1015"))
+    told = resumed(intent(State.UNCERTAIN, age=500), ended, *looks, ("submit", MADE), policy=Policy(timeout=8.0))
+    assert end(told) == (State.CLONED, 2)
+
+
+def test_what_a_server_may_still_be_doing_is_not_awaited_for_ever() -> None:
+    """An ambiguous end without attempts left is uncertain within the clone's time, and failed once that is over."""
+    looks = [("find", Absent())] * Policy().looks
+    ended = ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1001"))
+    young = resumed(intent(State.UNCERTAIN, attempt=4, age=60), ended, *looks)
+    assert end(young) == (State.UNCERTAIN, 4)
+    old = resumed(intent(State.UNCERTAIN, attempt=4, age=4000), ended, *looks)
+    assert end(old) == (State.FAILED, 4)
+
+
 def test_attempts_are_counted_over_resumes() -> None:
     """The fourth attempt of an earlier process was the last one."""
     looks = [("find", Absent())] * Policy().looks

@@ -260,19 +260,6 @@ def test_missing_source_fields_are_problems(tmp_path: Path, uuid: str, text: str
         make(tmp_path, f"{HEAD}targets:\n  - {{uuid: {uuid}, params: {{name: '${{{text}}}'}}}}\n", sources=inventory)
 
 
-def test_source_uuids_names_only_those_that_are_used(tmp_path: Path) -> None:
-    """The inventories to fetch are those of targets with ${source.…} or keep in any of their layers."""
-    path = tmp_path / "job.yaml"
-    path.write_text(
-        f"{HEAD}targets:\n  - {UUID}\n  - {{uuid: {OTHER}, params: {{name: '${{source.name}}'}}}}\n"
-        "  - from: rows.jsonl\n"
-    )
-    rows = [{"uuid": "a" * 32, "userTags": ["${source.type}"]}, {"uuid": "b" * 32, "params": {"name": "x"}}]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert list(plan.source_uuids(load(path))) == [OTHER, "a" * 32]
-    assert plan.expand(load(path), run=None, started_at=NOON, sources=plan.assumed).count == 4
-
-
 def test_inputs_change_with_every_input(tmp_path: Path) -> None:
     """The digest of the inputs changes with the job file, a from: file, the run and its start only."""
     job = HEAD + "targets: [{from: rows.jsonl}]\n"

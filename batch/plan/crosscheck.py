@@ -1,0 +1,54 @@
+"""What only the server can object to: sources it does not have, parameters it does not know yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch.jobfile.problems import Complaint, Problems
+from batch.jobfile.targets import read_targets
+from batch.plan.planner import Planner
+from batch.zstack.params import BODY_PARAMS
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from batch.jobfile import Job
+    from batch.model import Pins, Problem
+
+
+def crosscheck(
+    job: Job,
+    *,
+    run: str,
+    started_at: float,
+    pins: Pins,
+    version: tuple[int, int, int] | None,
+    absent: Container[str] = (),
+) -> None:
+    """Check the plan of a job that has no other problem; ``run`` is as ``run_id`` gives it, the job ``pinned``.
+
+    ``version``: of the server, None where it is not known. ``absent``: source uuids that do not exist. Raises
+    JobFileError with every problem, each at the place of what it is about.
+    """
+    # wire: below its since-version a parameter is dropped without a word, and the clone is another one.
+    newer = {
+        name: ".".join(map(str, param.since))
+        for name, param in BODY_PARAMS.items()
+        if version is not None and param.since > version
+    }
+    if not newer and not absent:
+        return
+    planner = Planner(job, run, started_at, pins.sources.get)
+    problems = Problems()
+    for target in read_targets(job, problems):
+        if target.uuid in absent:
+            problems.add(target.problem(Complaint("", f"the source {target.uuid} does not exist on the server")))
+        for clone in planner.clones(target, _ignore):
+            for name in newer.keys() & clone.params.keys():
+                message = f"{name} needs ZStack {newer[name]}; this server would drop it without a word"
+                problems.add(target.problem(Complaint(f"params.{name}", message)))
+    problems.raise_any()
+
+
+def _ignore(_problem: Problem) -> None:
+    """Drop a problem that ``expand`` has told."""

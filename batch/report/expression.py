@@ -1,0 +1,101 @@
+"""Filters of targets: ``--only 'state=failed code=SYS.1006'``, ``sample:1%`` and ``--shard K/N``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+_TERM: Final = re.compile(r"(?P<field>[a-z]+)(?P<is_not>!?)=(?P<pattern>\S*)")
+_SAMPLE: Final = re.compile(r"sample:(?P<percent>\d+(?:\.\d+)?)%")
+_SHARD: Final = re.compile(r"(?P<number>\d+)/(?P<of>\d+)")
+_SPREAD: Final = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """``field=pattern`` or ``field!=pattern``; in patterns ``*`` and ``?`` stand for anything."""
+
+    field: str
+    pattern: str
+    is_not: bool = False
+
+    def matches(self, values: Iterable[str]) -> bool:
+        """Whether any of the field's values fits, or none of them where it is ``!=``."""
+        return any(fnmatchcase(value, self.pattern) for value in values) is not self.is_not
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Targets whose key falls into a share of all; the same ones each time, whatever the others are."""
+
+    start: float
+    end: float
+
+    def matches(self, key: str) -> bool:
+        """Whether ``key`` is in the share."""
+        spot = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) / _SPREAD
+        return self.start <= spot < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Everything a target must meet to be chosen."""
+
+    terms: tuple[Term, ...] = ()
+    parts: tuple[Part, ...] = ()
+    label: str = ""
+    """The filter as it was written."""
+
+    def __bool__(self) -> bool:
+        return bool(self.terms or self.parts)
+
+    def fields(self) -> frozenset[str]:
+        """Return the names of the fields it looks at."""
+        return frozenset(term.field for term in self.terms)
+
+    def matches(self, values: Mapping[str, Collection[str]]) -> bool:
+        """Whether a target with these values by field, ``key`` among them, is chosen."""
+        (key,) = values["key"]
+        return all(part.matches(key) for part in self.parts) and all(
+            term.matches(values.get(term.field, ())) for term in self.terms
+        )
+
+
+def read_filter(only: Iterable[str], *, shard: str | None, fields: Collection[str]) -> Filter:
+    """Read what ``--only`` and ``--shard`` say; every term must hold.
+
+    Raises UsageError naming the term that cannot be read, or whose field is none of ``fields``.
+    """
+    terms: list[Term] = []
+    parts: list[Part] = []
+    words = [word for expression in only for word in expression.split()]
+    for word in words:
+        if sample := _SAMPLE.fullmatch(word):
+            parts.append(Part(0.0, float(sample["percent"]) / 100))
+        elif (term := _TERM.fullmatch(word)) and term["field"] in fields:
+            terms.append(Term(term["field"], term["pattern"], bool(term["is_not"])))
+        else:
+            known = ", ".join(f"{field}=" for field in sorted(fields))
+            raise UsageError(
+                f"--only: {word!r} is no filter here: {known} (or != ; * stands for anything) or sample:1%"
+            )
+    if shard is not None:
+        parts.append(read_shard(shard))
+        words.append(f"shard:{shard}")
+    return Filter(tuple(terms), tuple(parts), " ".join(words))
+
+
+def read_shard(text: str) -> Part:
+    """Read ``K/N``: K counts from 0. Raises UsageError."""
+    found = _SHARD.fullmatch(text)
+    if found is None or not 0 <= (number := int(found["number"])) < (of := int(found["of"])):
+        raise UsageError(f"--shard: {text!r} is no K/N with K from 0 to N-1, such as 0/4")
+    return Part(number / of, (number + 1) / of)

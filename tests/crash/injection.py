@@ -1,0 +1,192 @@
+"""One system call of the real command made to fail, or made its last: strace as the hand that does it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from batch.manifest import rows
+from tests.crash.stage import ZCLONE, NodeProcess, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TARGETS: Final = 8
+MANIFEST: Final = "job.manifest.jsonl"
+RUN: Final = ["run", "job.yaml", "--progress", "none"]
+QUICK: Final = "version: 1\nnode: {latency: [0, 0.01]}\n"
+JOB: Final = "version: 1\nname: strace\nlimits: {rate: 500/s, concurrency: 3}\ntargets:\n"
+PROBE: Final = "import os; os.fsync(os.open('.', os.O_RDONLY))"
+
+
+class Fault(StrEnum):
+    """What happens at the call, as strace says it."""
+
+    KILL = "signal=SIGKILL"
+    EIO = "error=EIO"
+    ENOSPC = "error=ENOSPC"
+    LIE = "retval=40"
+    """40 bytes are said to be written that never reach the disk."""
+    NONE_TAKEN = "retval=0"
+    """A socket that takes no byte this time."""
+
+
+class Where(StrEnum):
+    """Which of the process's calls are counted."""
+
+    DISK = "disk"
+    """Those on the manifest, by whichever thread."""
+    NETWORK = "network"
+    """Those of the event loop's thread, which are the sockets'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The ``when``-th ``call`` meets the ``fault``."""
+
+    where: Where
+    call: str
+    fault: Fault
+    when: int
+
+    @property
+    def name(self) -> str:
+        """For the test's id."""
+        return f"{self.call}-{self.fault.name.lower()}-{self.when}"
+
+    def number(self) -> int:
+        """Different for each point, for uuids of its own."""
+        return int.from_bytes(self.name.encode()) % (1 << 40)
+
+
+def require_strace(folder: Path) -> None:
+    """Skip where there is no strace or nothing may be traced."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed (Debian: apt-get install strace)")
+    probe = ["strace", "-o", "/dev/null", "-e", "inject=fsync:error=EIO", sys.executable, "-c", PROBE]
+    if b"Input/output error" not in subprocess.run(probe, capture_output=True, cwd=folder, check=False).stderr:
+        pytest.skip("this machine does not let strace trace (ptrace is refused)")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A point's own folder and sources on a node that all points share."""
+
+    point: Point
+    folder: Path
+    node: NodeProcess
+    bytecode: Path
+    """Where the compiled modules are kept, so that no process compiles them again."""
+
+    def sources(self) -> list[str]:
+        return [f"{self.point.number():012x}4000a{number:015x}" for number in range(1, TARGETS + 1)]
+
+    def write_job(self) -> None:
+        lines = "".join(f"  - {{uuid: {uuid}, params: {{name: n-{uuid[-3:]}}}}}\n" for uuid in self.sources())
+        (self.folder / "job.yaml").write_text(JOB + lines, encoding="utf-8")
+
+    def environment(self) -> dict[str, str]:
+        """With asyncio's own loop, whose socket calls are sendto and recvfrom."""
+        plain = self.folder / "plain"
+        plain.mkdir(exist_ok=True)
+        (plain / "uvloop.py").write_text('raise ImportError("left out")\n', encoding="utf-8")
+        env = environment(self.node.url)
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        return env | {"PYTHONPATH": f"{plain}:{env['PYTHONPATH']}", "PYTHONPYCACHEPREFIX": str(self.bytecode)}
+
+    def inject(self) -> int:
+        """Run the command into the point and return its exit code; the trace stays in the folder."""
+        point = self.point
+        only = ["-P", str(self.folder / MANIFEST), "-P", str(self.folder)]
+        aim = {
+            (Where.DISK, True): ["-f", *only],
+            # Without -P the trace has the POSTs too, in their order.
+            (Where.DISK, False): ["-f"],
+            (Where.NETWORK, True): [],
+            (Where.NETWORK, False): [],
+        }[point.where, point.fault in {Fault.KILL, Fault.LIE}]
+        calls = f"trace=sendto,{point.call}"
+        strace = ["strace", "-y", "-s", "8", "-o", "trace.txt", "-e", calls, *aim]
+        inject = f"inject={point.call}:{point.fault}:when={point.when}"
+        return self._finish([*strace, "-e", inject, *ZCLONE, *RUN])
+
+    def run(self) -> int:
+        return self._finish([*ZCLONE, *RUN])
+
+    def zclone(self, *arguments: str) -> int:
+        return self._finish([*ZCLONE, *arguments])
+
+    def _finish(self, command: list[str]) -> int:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, timeout=90, check=False
+        )
+        (self.folder / "said.txt").write_bytes(done.stderr)
+        return done.returncode
+
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text(encoding="utf-8")
+
+    def trace(self) -> list[str]:
+        return (self.folder / "trace.txt").read_text(encoding="utf-8").splitlines()
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """The clones of this point's sources."""
+        mine = set(self.sources())
+        return [clone for clone in self.node.ledger()["clones"] if clone["source"] in mine]
+
+    def settle(self) -> int:
+        """The same command until it says 0 or 3; what a lying disk damaged is repaired as the message says."""
+        for _ in range(6):
+            code = self.run()
+            if code in {0, 3}:
+                return code
+            if code == 1:
+                self.repair()
+        return code
+
+    def repair(self) -> None:
+        """Do what the refusal asks for: repair, or move a file away whose very header is lost."""
+        assert self.point.fault is Fault.LIE, self.said()
+        manifest, repaired = self.folder / MANIFEST, self.folder / "job.repaired.manifest.jsonl"
+        repaired.unlink(missing_ok=True)
+        if self.zclone("repair", MANIFEST) == 0:
+            repaired.replace(manifest)
+        else:
+            manifest.unlink()
+
+    def check(self) -> None:
+        """Ledger against manifest: none duplicated, none lost, none made up."""
+        made = {clone["uuid"]: clone["source"] for clone in self.ledger()}
+        assert sorted(made.values()) == self.sources()
+        listed = list(rows(self.folder / MANIFEST))
+        assert {str(row.state) for row in listed} == {"cloned"}
+        assert {row.clone_uuid: row.source_uuid for row in listed} == made
+
+
+def is_hit(scene: Scene, code: int) -> bool:
+    """Whether the point was reached: a check that was never made must not pass."""
+    if scene.point.fault is Fault.KILL:
+        return code == -9
+    return any("(INJECTED)" in line for line in scene.trace())
+
+
+def posts_after_failure(trace: Iterable[str]) -> list[str]:
+    """The POSTs that left after the injected failure of the manifest."""
+    lines = iter(trace)
+    for line in lines:
+        if "(INJECTED)" in line and MANIFEST in line:
+            return [later for later in lines if re.search(r'sendto\(.*"POST', later)]
+    return []
+
+
+def failures(trace: Iterable[str]) -> int:
+    """How often the manifest's call was made to fail."""
+    return sum("(INJECTED)" in line and MANIFEST in line for line in trace)

@@ -1,0 +1,117 @@
+"""The real command, killed or failed at its every Nth system call: one clone per target, and nothing hidden.
+
+8 targets on a served node. By default one point of each kind runs; the marker ``proof`` has all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.crash.injection import (
+    MANIFEST,
+    QUICK,
+    Fault,
+    Point,
+    Scene,
+    Where,
+    failures,
+    is_hit,
+    posts_after_failure,
+    require_strace,
+)
+from tests.crash.stage import NodeProcess, node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from _pytest.mark.structures import ParameterSet
+
+WRITES, SYNCS, SENDS, RECEIPTS = 17, 18, 18, 30
+"""How many of each call a calm run surely makes; a point that is not reached fails."""
+
+
+def points(*, where: Where, call: str, fault: Fault, whens: range, default: int) -> Iterator[ParameterSet]:
+    for when in whens:
+        point = Point(where, call, fault, when)
+        yield pytest.param(point, id=point.name, marks=[] if when == default else [pytest.mark.proof])
+
+
+KILLS = [
+    *points(where=Where.DISK, call="write", fault=Fault.KILL, whens=range(1, WRITES), default=3),
+    *points(where=Where.DISK, call="fdatasync", fault=Fault.KILL, whens=range(1, SYNCS), default=4),
+    *points(where=Where.DISK, call="fsync", fault=Fault.KILL, whens=range(1, 2), default=0),
+    *points(where=Where.NETWORK, call="sendto", fault=Fault.KILL, whens=range(1, SENDS), default=5),
+    *points(where=Where.NETWORK, call="recvfrom", fault=Fault.KILL, whens=range(1, RECEIPTS), default=9),
+]
+FAILURES = [
+    *points(where=Where.DISK, call="write", fault=Fault.EIO, whens=range(1, WRITES), default=0),
+    *points(where=Where.DISK, call="write", fault=Fault.ENOSPC, whens=range(1, WRITES), default=4),
+    *points(where=Where.DISK, call="fdatasync", fault=Fault.EIO, whens=range(1, SYNCS), default=6),
+    *points(where=Where.DISK, call="fdatasync", fault=Fault.ENOSPC, whens=range(1, SYNCS), default=0),
+    *points(where=Where.DISK, call="fsync", fault=Fault.EIO, whens=range(1, 2), default=0),
+]
+LIES = [*points(where=Where.DISK, call="write", fault=Fault.LIE, whens=range(1, WRITES), default=5)]
+NETWORK = [
+    *points(where=Where.NETWORK, call="sendto", fault=Fault.EIO, whens=range(1, SENDS), default=4),
+    *points(where=Where.NETWORK, call="sendto", fault=Fault.NONE_TAKEN, whens=range(1, SENDS), default=0),
+    *points(where=Where.NETWORK, call="recvfrom", fault=Fault.EIO, whens=range(1, RECEIPTS), default=11),
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """One node for all points of a worker."""
+    folder = tmp_path_factory.mktemp("node")
+    require_strace(folder)
+    (folder / "quick.yaml").write_text(QUICK, encoding="utf-8")
+    with node("quick.yaml", cwd=folder) as running:
+        yield running
+
+
+@pytest.fixture
+def scene(point: Point, served: NodeProcess, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """The point's scene, with its job file."""
+    made = Scene(point, tmp_path, served, tmp_path_factory.getbasetemp().parent / "bytecode")
+    made.write_job()
+    return made
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_killed_at_any_call_the_same_command_goes_on(scene: Scene) -> None:
+    """SIGKILL at the Nth write, fdatasync, fsync, sendto or recvfrom: run again, exit 0, one clone per target."""
+    assert is_hit(scene, scene.inject())
+    assert scene.settle() == 0
+    scene.check()
+
+
+@pytest.mark.parametrize("point", FAILURES)
+def test_a_disk_that_fails_ends_the_sending(scene: Scene) -> None:
+    """EIO or ENOSPC at the Nth write or sync of the manifest: it fails once, no POST follows, exit 1, and a rerun works."""
+    code = scene.inject()
+    assert is_hit(scene, code)
+    assert code == 1, scene.said()
+    assert failures(scene.trace()) <= 1
+    assert posts_after_failure(scene.trace()) == []
+    assert scene.settle() == 0
+    scene.check()
+
+
+@pytest.mark.parametrize("point", LIES)
+def test_a_disk_that_lies_is_found_out(scene: Scene) -> None:
+    """Bytes that never reached the disk are noticed by the next run; repaired, it ends with one clone per target."""
+    assert is_hit(scene, scene.inject())
+    assert b"\0" not in (scene.folder / MANIFEST).read_bytes()
+    assert scene.settle() == 0
+    scene.check()
+
+
+@pytest.mark.parametrize("point", NETWORK)
+def test_a_network_that_fails_costs_no_clone(scene: Scene) -> None:
+    """EIO, or no byte taken, at the Nth sendto or recvfrom: reconciled within the same run, one clone per target."""
+    code = scene.inject()
+    assert is_hit(scene, code)
+    assert scene.settle() == 0
+    scene.check()

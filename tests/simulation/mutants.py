@@ -1,0 +1,260 @@
+"""Mistakes planted in the real code, one at a time: each takes away what the protocol relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import batch.engine.run
+from batch.engine import gate, settle, steps
+from batch.manifest import chain, fold, journal, line, opening, writer
+from batch.model import State
+from batch.zstack import auth, client
+from batch.zstack.answers import NoAnswer
+from tests.simulation.virtual import EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from batch.model import Clone, Intent, Record
+
+Plant = "Callable[[pytest.MonkeyPatch], None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One mistake."""
+
+    name: str
+    plant: Callable[[pytest.MonkeyPatch], None]
+    within: int
+    """Schedules in which it must be found: several times what it takes today."""
+    schedule: str = "random"
+    """Which kind of schedule finds it."""
+
+
+def no_record(patch: pytest.MonkeyPatch) -> None:
+    """The record of a POST is not waited for."""
+
+    async def commit(self: journal.Manifest, record: Record) -> None:
+        self.note(record)
+
+    patch.setattr(journal.Manifest, "commit", commit)
+
+
+def _with_uuid(clone: Clone, uuid: str | None) -> Clone:
+    body = json.loads(clone.body)
+    body["params"].pop("resourceUuid")
+    if uuid is not None:
+        body["params"]["resourceUuid"] = uuid
+    return replace(clone, body=json.dumps(body, separators=(",", ":")).encode())
+
+
+def no_resource_uuid(patch: pytest.MonkeyPatch) -> None:
+    """The body has no resourceUuid."""
+    submit = client.Client.submit
+    patch.setattr(client.Client, "submit", lambda self, clone, job: submit(self, _with_uuid(clone, None), job))
+
+
+def new_uuid_per_attempt(patch: pytest.MonkeyPatch) -> None:
+    """Every further POST of a target has an R of its own, in record, body and look alike."""
+    send = settle._send
+
+    async def again(step: steps.Send, clone: Clone, world: settle.World) -> steps.Step:
+        if step.attempt > 1:
+            drawn = hashlib.sha256(f"{clone.resource_uuid}{step.attempt}".encode()).hexdigest()
+            uuid = f"{drawn[:12]}4{drawn[13:16]}8{drawn[17:32]}"
+            clone = replace(_with_uuid(clone, uuid), resource_uuid=uuid)
+        return await send(step, clone, world)
+
+    patch.setattr(settle, "_send", again)
+
+
+def no_sync(patch: pytest.MonkeyPatch) -> None:
+    """Records are written and not synced."""
+
+    def write(self: writer.Writer, bodies: list[bytes]) -> None:
+        synced = self._files.sync
+        patch.setattr(self._files, "sync", lambda handle: None, raising=False)
+        try:
+            original(self, bodies)
+        finally:
+            patch.setattr(self._files, "sync", synced)
+
+    original = writer.Writer.write
+    patch.setattr(writer.Writer, "write", write)
+
+
+def torn_tail_kept(patch: pytest.MonkeyPatch) -> None:
+    """What a power cut left of the last line stays, and the next line follows it."""
+    patch.setattr(opening._Opening, "_cut_tail", lambda self, scan: None)
+
+
+def no_checksum(patch: pytest.MonkeyPatch) -> None:
+    """Any line of JSON is believed."""
+
+    def follow(self: chain.Scan, lines: list[bytes]) -> list[bytes]:
+        bodies = []
+        for text in lines:
+            body = text[: -line.SEAL]
+            try:
+                json.loads(body + b"}")
+            except ValueError:
+                break
+            self.crc = int(text[-10:-2], 16)
+            bodies.append(body)
+        if bodies:
+            self.line += len(bodies)
+            self.offset += sum(map(len, bodies)) + len(bodies) * (line.SEAL + 1)
+            self.last = bodies[-1]
+        return bodies
+
+    patch.setattr(chain.Scan, "_follow", follow)
+
+
+def no_reconcile(patch: pytest.MonkeyPatch) -> None:
+    """An unanswered POST is sent again at once, by the same process and by the next."""
+    after, first = settle.after_submit, batch.engine.run.first_step
+
+    def after_submit(answer: Any, ticket: steps.Ticket, **rest: Any) -> steps.Step:
+        if isinstance(answer, NoAnswer) and ticket.attempt < rest["policy"].attempts:
+            return steps.Send(ticket.attempt + 1, ticket.job_uuid, ticket.first_sent_at)
+        return after(answer, ticket, **rest)
+
+    def first_step(intent: Intent | None, policy: Any) -> steps.Step:
+        step = first(intent, policy)
+        if isinstance(step, steps.Poll) and step.ticket.attempt < policy.attempts:
+            return steps.Send(step.ticket.attempt + 1, step.ticket.job_uuid, step.ticket.first_sent_at)
+        return step
+
+    patch.setattr(settle, "after_submit", after_submit)
+    patch.setattr(batch.engine.run, "first_step", first_step)
+
+
+def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
+    """J is drawn anew for every POST, also where the old one had no end."""
+    invisible = steps._invisible
+
+    def always_new(*given: Any) -> steps.Step:
+        step = invisible(*given)
+        return replace(step, job_uuid=None) if isinstance(step, steps.Send) else step
+
+    patch.setattr(steps, "_invisible", always_new)
+
+
+def deadline_reset(patch: pytest.MonkeyPatch) -> None:
+    """Each process waits for a job as if it had been sent just now."""
+    first = batch.engine.run.first_step
+
+    def first_step(intent: Intent | None, policy: Any) -> steps.Step:
+        step = first(intent, policy)
+        if not isinstance(step, steps.Poll):
+            return step
+        now = EPOCH + asyncio.get_running_loop().time()
+        return replace(step, ticket=replace(step.ticket, deadline=now + policy.window(None)))
+
+    patch.setattr(batch.engine.run, "first_step", first_step)
+
+
+def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
+    """What is not known is called failed."""
+    uncertain = steps._uncertain
+    patch.setattr(steps, "_uncertain", lambda *given: replace(uncertain(*given), state=State.FAILED))
+
+
+def login_per_worker(patch: pytest.MonkeyPatch) -> None:
+    """Every caller who meets a dead session logs in."""
+
+    async def renew(self: auth.PasswordLogin) -> None:
+        await self._login(1, auth.RunStoppedError)
+
+    patch.setattr(auth.PasswordLogin, "renew", renew)
+
+
+def retry_outside_gate(patch: pytest.MonkeyPatch) -> None:
+    """A POST that is tried again does not wait for its turn."""
+    resend, wait = settle._resend, gate.Gate.wait_to_send
+    is_retry = contextvars.ContextVar("is_retry", default=False)
+
+    async def resend_at_once(*given: Any) -> steps.Step:
+        is_retry.set(True)
+        try:
+            return await resend(*given)
+        finally:
+            is_retry.set(False)
+
+    async def wait_to_send(self: gate.Gate) -> bool:
+        return self._sending if is_retry.get() else await wait(self)
+
+    patch.setattr(settle, "_resend", resend_at_once)
+    patch.setattr(gate.Gate, "wait_to_send", wait_to_send)
+
+
+def name_not_synced(patch: pytest.MonkeyPatch) -> None:
+    """A manifest that was there already is not made durable before it is relied on. Once a bug, found by seed 7."""
+    fold_ = opening._Opening.fold
+
+    def fold(self: opening._Opening) -> Any:
+        if self._read(0, 1):
+            patch.setattr(self._files, "sync_directory", lambda path: None, raising=False)
+        return fold_(self)
+
+    patch.setattr(opening._Opening, "fold", fold)
+
+
+def found_lines_not_synced(patch: pytest.MonkeyPatch) -> None:
+    """Lines of a killed process are trusted as if durable. Once a bug, found by seed 824."""
+    fold_ = opening._Opening.fold
+
+    def fold(self: opening._Opening) -> Any:
+        sync, was_there = self._files.sync, bool(self._read(0, 1))
+        if was_there:
+            patch.setattr(self._files, "sync", lambda handle: None, raising=False)
+        found = fold_(self)
+        if was_there:
+            patch.setattr(self._files, "sync", sync)
+        return found
+
+    patch.setattr(opening._Opening, "fold", fold)
+
+
+def posts_after_failed_write(patch: pytest.MonkeyPatch) -> None:
+    """A failed write holds only its own records' POSTs back. Once a bug, found by seed 9197."""
+    patch.setattr(journal.Manifest, "on_failure", lambda self, hook: None)
+
+
+def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
+    """What a power cut leaves of a header is taken for a foreign file. Once a bug, found by seed 11305."""
+
+    def require(self: opening._Opening) -> None:
+        if self._read(0, 1):
+            raise opening.ManifestError("is no zclone manifest")
+
+    patch.setattr(opening._Opening, "_require_ours", require)
+
+
+MUTANTS = (
+    Mutant("no record before POST", no_record, 10),
+    Mutant("no R", no_resource_uuid, 10),
+    Mutant("new R per attempt", new_uuid_per_attempt, 60),
+    Mutant("no fsync", no_sync, 10),
+    Mutant("append after a torn tail", torn_tail_kept, 200),
+    Mutant("no CRC", no_checksum, 100, "corrupt"),
+    Mutant("no reconcile before re-send", no_reconcile, 60),
+    Mutant("new J each loop", new_job_each_time, 60),
+    Mutant("deadline reset by restart", deadline_reset, 300),
+    Mutant("failed instead of uncertain", failed_instead_of_uncertain, 300),
+    Mutant("login per worker", login_per_worker, 300),
+    Mutant("retry outside the gate", retry_outside_gate, 300),
+    Mutant("name not synced", name_not_synced, 300),
+    Mutant("found lines not synced", found_lines_not_synced, 300),
+    Mutant("POSTs after a failed write", posts_after_failed_write, 300),
+    Mutant("header's remains refused", header_remains_refused, 300),
+)
+"""The twelve that must be found, then the four that were bugs."""
