@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES: Final = 3
 _WINDOW: Final = 15.0
 """Seconds over which speeds are measured."""
+_ENOUGH: Final = 10
+"""Clones settled within the window that tell the speed; with fewer the whole run does."""
+_NINETY: Final = 1.28
+"""Standard deviations above the mean that nine of ten stay below."""
 _FIRST_BEAT: Final = 2.0
 _BEAT: Final = 15.0
 _FRAME: Final = 0.25
@@ -53,6 +58,8 @@ class Snapshot:
     elapsed: float
     eta: float | None
     failures: tuple[Record, ...]
+    eta_late: float | None = None
+    """In nine cases of ten the rest takes no longer, should the clones go on settling as they did."""
 
     @property
     def settled(self) -> int:
@@ -81,6 +88,7 @@ class Board:
         self._began = monotonic()
         self._failures: deque[Record] = deque(maxlen=_SHOWN_FAILURES)
         self._samples: deque[tuple[float, int, int]] = deque()
+        self._first: tuple[float, int] | None = None
 
     def fail(self, record: Record) -> None:
         """Remember a target that did not end as a clone."""
@@ -90,8 +98,8 @@ class Board:
         """Take a sample and tell how the run goes."""
         now, counts = self._monotonic(), dict(self._counts())
         settled = sum(counts.get(state, 0) for state in _SETTLED)
-        calls_rate, settle_rate = self._speeds(now, self._calls(), settled)
-        left = max(0, self._total - settled)
+        calls_rate, recent, past = self._speeds(now, self._calls(), settled)
+        eta, eta_late = time_left(max(0, self._total - settled), settled=recent, seconds=past)
         return Snapshot(
             total=self._total,
             counts=counts,
@@ -99,17 +107,37 @@ class Board:
             calls_rate=calls_rate,
             limit=self._limit,
             elapsed=now - self._began,
-            eta=left / settle_rate if settle_rate > 0 else None,
+            eta=eta,
             failures=tuple(self._failures),
+            eta_late=eta_late,
         )
 
-    def _speeds(self, now: float, calls: int, settled: int) -> tuple[float, float]:
+    def _speeds(self, now: float, calls: int, settled: int) -> tuple[float, int, float]:
+        """Return the calls per second, and how many clones settled in how many seconds: enough of them to count on."""
+        if self._first is None:
+            self._first = now, settled
         self._samples.append((now, calls, settled))
         while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW:
             self._samples.popleft()
         then, calls_then, settled_then = self._samples[0]
         past = now - then
-        return ((calls - calls_then) / past, (settled - settled_then) / past) if past > 0 else (0.0, 0.0)
+        rate = (calls - calls_then) / past if past > 0 else 0.0
+        if settled - settled_then < _ENOUGH:
+            then, settled_then = self._first
+        return rate, settled - settled_then, now - then
+
+
+def time_left(left: int, *, settled: int, seconds: float) -> tuple[float | None, float | None]:
+    """Return the likely time for ``left`` clones, and one kept in nine cases of ten; None while too little is known.
+
+    ``settled`` clones took ``seconds``. Clones that settle independently vary by the root of their number, those seen
+    as well as those to come.
+    """
+    if settled <= 0 or seconds <= 0:
+        return None, None
+    likely = left * seconds / settled
+    spread = sqrt(1 / settled + (1 / left if left else 0.0))
+    return likely, likely * (1 + _NINETY * spread)
 
 
 @asynccontextmanager
@@ -136,6 +164,7 @@ def _log_beat(seen: Snapshot) -> None:
         rate=round(seen.calls_rate, 1),
         limit=seen.limit,
         eta_seconds=None if seen.eta is None else round(seen.eta),
+        eta_p90_seconds=None if seen.eta_late is None else round(seen.eta_late),
     )
 
 
@@ -198,6 +227,8 @@ def _bar(seen: Snapshot, width: int) -> Text:
     bar.append(f" {seen.settled}/{seen.total}  {_clock(seen.elapsed)}")
     if seen.eta is not None and seen.settled < seen.total:
         bar.append(f"  ETA {_clock(seen.eta)}")
+        if seen.eta_late is not None and _clock(seen.eta_late) != _clock(seen.eta):
+            bar.append(f" to {_clock(seen.eta_late)}")
     return bar
 
 

@@ -48,4 +48,4 @@ async def reopen(manifest: Manifest, plan: Plan, wanted: Again) -> None:
         manifest.note(record)
     for record in records[-1:]:
         await manifest.commit(record)
-    say(f"{len(keys)} targets are open again")
+    say(f"open again: {len(keys)} of the plan's targets")

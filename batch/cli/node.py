@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,12 @@ _CLOSE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Where an embedded node listens, and a session that is open on it."""
+    """Where an embedded node listens, and how it is opened: by a session, or by an account that outlives sessions."""
 
     url: str
     session: str
+    account: str
+    password: str = field(repr=False)
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def _announced(node: subprocess.Popen[bytes]) -> Running:
     if not line:
         raise ZcloneError(f"the embedded node did not start (exit code {node.wait()})")
     said = json.loads(line)
-    return Running(said["url"], said["session"])
+    return Running(said["url"], said["session"], said["account"], said["password"])
 
 
 def _end(node: subprocess.Popen[bytes]) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -18,28 +16,26 @@ from batch.cli import logs, outside, signals
 from batch.cli.again import reopen
 from batch.cli.choice import chosen
 from batch.cli.clock import SystemClock
-from batch.cli.node import embedded_node
 from batch.cli.outcome import ending, tally
+from batch.cli.planning import check_version, drafted, planned, server_of
 from batch.cli.preparation import Asked, Prepared, prepare, warn
 from batch.cli.terminal import say
-from batch.cli.told import CountedGate, ToldJournal
+from batch.cli.told import ToldJournal
 from batch.engine import Stop, clone_all
 from batch.engine.survey import Survey, refuse_changes, survey
 from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
 from batch.manifest import Header, open_manifest
-from batch.plan import expand, inputs_digest, trusted
 from batch.progress import Board, heartbeat, live, new_view, silent
 from batch.report import exit_code
-from batch.zstack import connect
-from batch.zstack.settings import SessionAuth, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
+    from batch.cli.server import Server
+    from batch.cli.told import CountedGate
     from batch.manifest import Manifest
     from batch.model import Plan
-    from batch.zstack.classify import Language
     from batch.zstack.client import Client
 
 EMBEDDED: Final = "embedded node"
@@ -84,16 +80,17 @@ async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
     if prepared.asked.again is not None and not prepared.path.exists():
         raise UsageError(f"{prepared.path}: there is no manifest, so nothing was run that could be tried again")
     # A job file that cannot be used leaves no manifest behind.
-    plan = None if prepared.path.exists() else _expand(prepared, header)
+    first = None if prepared.path.exists() else drafted(prepared, header.created_at)
     manifest = open_manifest(prepared.path, header)
     code, reason = ExitCode.BROKEN, None
     try:
         warn(manifest.warnings)
-        plan = plan or _plan_again(prepared, manifest)
-        plan = chosen(plan, only=prepared.asked.only, shard=prepared.asked.shard)
-        if prepared.asked.again is not None:
-            await reopen(manifest, plan, prepared.asked.again)
-        reason = await _settle_all(prepared, plan, manifest, stop=stop)
+        async with server_of(prepared, stop=stop) as server:
+            plan = await planned(prepared, manifest, server, first=first)
+            plan = chosen(plan, only=prepared.asked.only, shard=prepared.asked.shard)
+            if prepared.asked.again is not None:
+                await reopen(manifest, plan, prepared.asked.again)
+            reason = await _settle_all(prepared, plan, manifest, server=server, stop=stop)
         states = tally(plan, manifest.past)
         code = exit_code(states)
     except ZcloneError as error:
@@ -108,38 +105,16 @@ async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
     return code
 
 
-def _expand(prepared: Prepared, header: Header) -> Plan:
-    return expand(prepared.job, run=prepared.asked.run, started_at=header.created_at)
-
-
-def _plan_again(prepared: Prepared, manifest: Manifest) -> Plan:
-    """Plan as at the run's first start; input files with unchanged bytes are not checked a second time."""
-    job, run, at = prepared.job, prepared.asked.run, manifest.header.created_at
-    known = manifest.past.plan
-    if known is not None and known.inputs and known.inputs == inputs_digest(job, run=run, started_at=at):
-        return trusted(job, run=run, started_at=at, digest=known.digest, count=known.targets)
-    return _expand(prepared, manifest.header)
-
-
-async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, stop: Stop) -> str | None:
+async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, server: Server, stop: Stop) -> str | None:
     """Do what is left to do; why the run ended early, None where it did not."""
     found = survey(plan, manifest.past)
     if not prepared.asked.accept_changes:
         refuse_changes(found.changed)
     if found.is_nothing_left:
         return None
-    clock = SystemClock()
-    gate = CountedGate(prepared.limits.rate, clock=clock)
-    stop.on_request(gate.stop_sending)
-    with _server(prepared) as settings:
-        client = await connect(settings, gate=gate, clock=clock, language=_language())
-        async with client:
-            await client.preflight()
-            told = client.warnings
-            warn(told)
-            reason = await _clone(prepared, plan, manifest, found, client=client, gate=gate, stop=stop)
-        warn(client.warnings[len(told) :])
-        return reason
+    client = await server.client()
+    check_version(prepared, manifest, client.version)
+    return await _clone(prepared, plan, manifest, found, client=client, gate=server.gate, stop=stop)
 
 
 async def _clone(
@@ -182,17 +157,6 @@ async def _clone(
     return stop.reason
 
 
-@contextmanager
-def _server(prepared: Prepared) -> Iterator[Settings]:
-    """Yield the settings of the endpoint, or those of an embedded node that runs meanwhile."""
-    if prepared.settings is not None:
-        yield prepared.settings
-        return
-    state = prepared.path.with_name(prepared.path.name.removesuffix(".manifest.jsonl") + ".node.jsonl")
-    with embedded_node(faults=prepared.asked.simulate or "", state=state) as node:
-        yield Settings(node.url, SessionAuth(node.session))
-
-
 def _view(prepared: Prepared, board: Board) -> AbstractAsyncContextManager[None]:
     if prepared.console is not None:
         return live(board, new_view(prepared.console))
@@ -222,12 +186,6 @@ def _on_signal(stop: Stop) -> Callable[[str], None]:
 
 def _same_command() -> str:
     return shlex.join(["zclone", *sys.argv[1:]])
-
-
-def _language() -> Language:
-    """Tell the operator's language, for hints; whatever is not Chinese gets English."""
-    locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
-    return "zh" if locale.lower().startswith("zh") else "en"
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

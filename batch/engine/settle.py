@@ -22,6 +22,7 @@ from batch.engine.steps import (
     after_find,
     after_poll,
     after_submit,
+    window_start,
 )
 from batch.errors import ExitCode, RunStoppedError
 from batch.model import Record, State
@@ -61,7 +62,7 @@ def first_step(intent: Intent | None, policy: Policy) -> Step:
         return Send(1)
     if intent.job_uuid is None or intent.state is State.PLANNED:
         return Send(intent.attempt + 1)
-    deadline = intent.first_sent_at + policy.window(None) if intent.deadline is None else intent.deadline
+    deadline = intent.sent_at + policy.window(None) if intent.deadline is None else intent.deadline
     ticket = Ticket(
         intent.attempt,
         intent.job_uuid,
@@ -69,6 +70,7 @@ def first_step(intent: Intent | None, policy: Policy) -> Step:
         intent.first_sent_at,
         deadline,
         answered=intent.state is State.ACCEPTED,
+        resumed=True,
         reopened=intent.state is State.UNCERTAIN,
     )
     return Poll(ticket, at_once=True)
@@ -103,7 +105,7 @@ async def _take(step: Step, clone: Clone, world: World) -> Step:
             return await _look(step, clone, world)
         case Renew(ticket):
             await world.api.renew()
-            return Send(ticket.attempt, None, ticket.first_sent_at)
+            return Send(ticket.attempt, None, window_start(ticket))
         case Abort(ticket, error):
             _return_attempt(clone, ticket, world)
             raise RunStoppedError(f"{error.code}: {error.text}" + (f" ({error.hint})" if error.hint else ""))

@@ -59,6 +59,8 @@ class Ticket:
     deadline: float
     answered: bool = False
     """Whether the server ever admitted to know the job."""
+    resumed: bool = False
+    """Whether an earlier process sent it."""
     reopened: bool = False
     """Whether an earlier process left it uncertain."""
 
@@ -243,13 +245,14 @@ def _invisible(look: Look, now: float, policy: Policy) -> Step:
     if ticket.attempt >= policy.attempts:
         return given_up
     # Only a J that had no end may be used again, and only while the server surely remembers it.
-    keep = look.why is Why.LOST and not ticket.answered and now - ticket.sent_at < policy.job_memory
-    return Send(ticket.attempt + 1, ticket.job_uuid if keep else None, _window_start(ticket), given_up)
+    is_lost = look.why in {Why.LOST, Why.OVERDUE} and not ticket.answered
+    keep = is_lost and now - ticket.sent_at < policy.job_memory
+    return Send(ticket.attempt + 1, ticket.job_uuid if keep else None, window_start(ticket), given_up)
 
 
-def _window_start(ticket: Ticket) -> float | None:
-    """Return when the Clone's time began; None gives one that was left uncertain a new window with its next POST."""
-    return None if ticket.reopened else ticket.first_sent_at
+def window_start(ticket: Ticket) -> float | None:
+    """Return when the Clone's time began; None: the next POST begins it, for a pause between processes is not its own."""
+    return None if ticket.resumed else ticket.first_sent_at
 
 
 def _again(look: Look, now: float, policy: Policy) -> Step:
@@ -263,7 +266,7 @@ def _again(look: Look, now: float, policy: Policy) -> Step:
     allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
     if ticket.attempt >= allowed:
         return given_up
-    return Send(ticket.attempt + 1, None, _window_start(ticket), given_up)
+    return Send(ticket.attempt + 1, None, window_start(ticket), given_up)
 
 
 def _given_up(look: Look, now: float, policy: Policy) -> End:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.jobfile.matrix import Combination
-    from batch.jobfile.rearchitect import Rearchitect
     from batch.jobfile.problems import Complaint
+    from batch.jobfile.rearchitect import Rearchitect
     from batch.model import JsonValue, Limits
 
 

@@ -49,7 +49,10 @@ def read_rearchitect(origin: NodeOrigin, folder: Path, problems: Problems) -> Re
         if name not in KEYS:
             problems.add(origin.problem(Complaint(name, unknown(name, KEYS), at_key=True)))
     to = _architectures(keys.get("to"), origin, problems)
-    rules = [*_inline(keys.get("images"), origin, to, problems), *_filed(keys.get("file"), origin, folder, to, problems)]
+    rules = [
+        *_inline(keys.get("images"), origin, to, problems),
+        *_filed(keys.get("file"), origin, folder, to, problems),
+    ]
     if not rules and len(problems) == before:
         problems.add(origin.problem(Complaint("", "needs `images`, a list of rules, or `file`, a CSV file of them")))
     _refuse_twins(rules, problems)
@@ -80,7 +83,7 @@ def _inline(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], problems
     for index, item in enumerate(node.items):
         own = NodeOrigin(origin.file, item, f"{origin.path}.images[{index}]")
         value = text_tree(item)
-        row = value if isinstance(value, dict) else {"": value}
+        row: dict[str, JsonValue] = value if isinstance(value, dict) else {"": value}
         complaints: list[Complaint] = []
         rule = _rule(row, own.problem(Complaint("", "")).place, to, complaints)
         problems.extend(map(own.problem, complaints))
@@ -89,9 +92,7 @@ def _inline(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], problems
     return rules
 
 
-def _filed(
-    node: Node | None, origin: NodeOrigin, folder: Path, to: tuple[str, ...], problems: Problems
-) -> list[Rule]:
+def _filed(node: Node | None, origin: NodeOrigin, folder: Path, to: tuple[str, ...], problems: Problems) -> list[Rule]:
     if node is None:
         return []
     path = folder / (node.text if isinstance(node, Scalar) else "")
@@ -116,12 +117,12 @@ def _filed(
 
 def _rule(row: dict[str, JsonValue], place: Place, to: tuple[str, ...], complaints: list[Complaint]) -> Rule | None:
     before = len(complaints)
-    complaints += [
-        Complaint(name, unknown(name, RULE_KEYS), at_key=True) for name in row if name not in RULE_KEYS
-    ]
+    complaints += [Complaint(name, unknown(name, RULE_KEYS), at_key=True) for name in row if name not in RULE_KEYS]
     for name in ("from", "to"):
         if not isinstance(row.get(name), str) or not row[name]:
-            complaints.append(Complaint(name, "must be the start of an image's name, such as registry.example.com/x86_64/"))
+            complaints.append(
+                Complaint(name, "must be the start of an image's name, such as registry.example.com/x86_64/")
+            )
     architecture = row.get("cpuArchitecture", to[0] if len(to) == 1 else None)
     if to and architecture not in to:
         complaints.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.check import check_uuid
@@ -90,7 +89,9 @@ class _Reader:
             return self._read_file(_text("from", keys, complaints), layer, combinations, origin, uuid)
         if "query" in keys:
             conditions = read_conditions(keys["query"], complaints)
-            return self._ask(conditions, Entry(merge(self._entry.base, layer), combinations, layer.params, origin))
+            base = merge(self._entry.base, layer)
+            entry = Entry(base, combinations, layer.params, origin, self._job.defaults_origin)
+            return self._ask(conditions, entry, origin)
         if uuid is None and "uuid" not in keys:
             complaints.append(Complaint("", "needs `uuid`, the source to clone, or `from`, a file of targets"))
         if not combinations:
@@ -98,18 +99,16 @@ class _Reader:
         entry = Entry(self._entry.base, combinations, {}, None, self._job.defaults_origin)
         return iter((Target(entry, layer, uuid or "", identity, {}, origin),))
 
-    def _ask(self, conditions: tuple[str, ...], entry: Entry) -> Iterator[Target]:
+    def _ask(self, conditions: tuple[str, ...], entry: Entry, origin: NodeOrigin) -> Iterator[Target]:
         """Yield what the conditions find, as the server told before."""
-        assert entry.origin is not None
         if self._job.found is None:
-            self._problems.add(entry.origin.problem(Complaint("query", "needs the server: it was not asked here")))
+            self._problems.add(origin.problem(Complaint("query", "needs the server: it was not asked here")))
             return
-        entry = replace(entry, defaults_origin=self._job.defaults_origin)
         found = self._job.found(conditions) if conditions else ()
         if conditions and not found:
-            self._problems.add(entry.origin.problem(Complaint("query", "finds no model service")))
+            self._problems.add(origin.problem(Complaint("query", "finds no model service")))
         for uuid in found:
-            yield Target(entry, _EMPTY, uuid, None, {}, entry.origin)
+            yield Target(entry, _EMPTY, uuid, None, {}, origin)
 
     def _read_file(
         self,
@@ -139,7 +138,7 @@ def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:
 
 
 def _check_query(keys: dict[str, Node], complaints: list[Complaint]) -> None:
-    """A query brings its own sources, whose uuids are the keys."""
+    """Refuse what cannot stand beside a query, whose services are the sources and whose uuids are the keys."""
     if "query" in keys:
         complaints += [
             Complaint(name, f"`{name}` beside `query`: the sources are those that it finds", at_key=True)

@@ -148,14 +148,12 @@ class Past:
     def _add_other(self, body: bytes) -> None:
         if body.startswith(b'{"planned":'):
             self.expect(entry if isinstance(entry, str) else entry[0] for entry in fields(body)["planned"])
-        elif body.startswith(b'{"pinned":'):
-            found = parse_line(body)
-            assert isinstance(found, Pins)
-            self.pinned.take(found)
-        elif body.startswith(b'{"plan":'):
+        elif body.startswith((b'{"pinned":', b'{"plan":')):
             line = parse_line(body)
-            assert isinstance(line, PlanLine)
-            self.plan = line
+            if isinstance(line, Pins):
+                self.pinned.take(line)
+            elif isinstance(line, PlanLine):
+                self.plan = line
 
     def expect(self, keys: Iterable[str]) -> None:
         """Take in planned targets; those already known stay as they are."""
@@ -239,10 +237,7 @@ class Past:
         """How many targets are in each state; states with none are left out."""
         counts = Counter({_STATES[code]: number for code, number in enumerate(self._finals) if number})
         counts.update(_last_state(lines) for lines in self._open.values())
-        planned = len(self._table) - counts.total()
-        if planned:
-            counts[State.PLANNED] += planned
-        return counts
+        return counts + Counter({State.PLANNED: len(self._table) - counts.total()})
 
     @property
     def canary_passed(self) -> bool:

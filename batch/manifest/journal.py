@@ -60,6 +60,8 @@ class Manifest:
         """What the file said when it was opened, and since then whatever this process appended."""
         self.warnings: list[str] = []
         """What the operator should know of the file; filled while it is opened."""
+        self.admitted: tuple[str, ...] = ()
+        """Warnings this process goes on with, such as a certificate that is not checked: its first line has them."""
         self._writer = writer
         self._thread: ThreadPoolExecutor | None = None
         self._in_thread = in_thread or self._run_in_thread
@@ -163,7 +165,7 @@ class Manifest:
             raise ManifestError(f"{self.path}: is closed")
         if not self._started:
             self._started = True
-            line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool)
+            line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool, self.admitted)
             self._pending.append(encode_started(line))
         self._pending.append(body)
 

@@ -73,6 +73,8 @@ def _value(value: JsonValue) -> str:
         return float.__repr__(value)
     if isinstance(value, list):
         return "[" + ",".join(map(_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{quote(name)}:{_value(inner)}" for name, inner in value.items()) + "}"
     raise TypeError(f"a manifest line holds no {type(value).__name__}")
 
 

@@ -53,6 +53,8 @@ class StartedLine:
     pid: int
     host: str
     tool: str
+    warnings: tuple[str, ...] = ()
+    """What the operator was warned of and went on with, such as a certificate that is not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,15 @@ def encode_pinned(pins: Pins) -> Iterator[bytes]:
 
 def encode_started(started: StartedLine) -> bytes:
     """Return the open body."""
+    warnings: list[JsonValue] = list(started.warnings)
     return encode(
-        [("started", started.at), ("pid", started.pid), ("host", started.host), ("tool", started.tool)],
+        [
+            ("started", started.at),
+            ("pid", started.pid),
+            ("host", started.host),
+            ("tool", started.tool),
+            ("warnings", warnings or None),
+        ],
     )
 
 
@@ -136,7 +145,10 @@ def parse_line(body: bytes) -> Line:
         )
     if "started" in found:
         pid, host = _typed(found, "pid", int), _typed(found, "host", str)
-        return StartedLine(_number(found, "started"), pid, host, _typed(found, "tool", str))
+        warnings = _typed({"warnings": [], **found}, "warnings", list)
+        return StartedLine(
+            _number(found, "started"), pid, host, _typed(found, "tool", str), tuple(map(str, warnings))
+        )
     if "ended" in found:
         reason = found.get("reason")
         return EndedLine(_number(found, "ended"), _typed(found, "exit", int), reason and str(reason))

@@ -34,7 +34,7 @@ def manifest_schema() -> dict[str, JsonValue]:
         "planned": _planned(),
         "pinned": _pinned(),
         "clone": _clone(),
-        "started": _line({"started": _TIME, "pid": _COUNT, "host": _TEXT, "tool": _TEXT}),
+        "started": _started(),
         "ended": _line({"ended": _TIME, "exit": _COUNT}, {"reason": _TEXT}),
     }
     return {
@@ -67,6 +67,16 @@ def _header() -> JsonValue:
         },
         {"job_file": _TEXT},
     )
+
+
+def _started() -> JsonValue:
+    warnings: JsonValue = {
+        "type": "array",
+        "items": _TEXT,
+        "minItems": 1,
+        "description": "what the operator was warned of and went on with, such as a certificate that is not checked",
+    }
+    return _line({"started": _TIME, "pid": _COUNT, "host": _TEXT, "tool": _TEXT}, {"warnings": warnings})
 
 
 def _plan() -> JsonValue:

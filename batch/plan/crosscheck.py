@@ -10,7 +10,7 @@ from batch.plan.planner import Planner
 from batch.zstack.params import BODY_PARAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Collection
 
     from batch.jobfile import Job
     from batch.model import Pins, Problem
@@ -23,7 +23,7 @@ def crosscheck(
     started_at: float,
     pins: Pins,
     version: tuple[int, int, int] | None,
-    absent: Container[str] = (),
+    absent: Collection[str] = (),
 ) -> None:
     """Check the plan of a job that has no other problem; ``run`` is as ``run_id`` gives it, the job ``pinned``.
 

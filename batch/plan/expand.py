@@ -85,9 +85,7 @@ def pinned(job: Job, pins: Pins) -> Job:
     return replace(job, found=lambda conditions: pins.queries.get(conditions, ()))
 
 
-def trusted(
-    job: Job, *, run: str | None, started_at: float, digest: str, count: int, pins: Pins | None = None
-) -> Plan:
+def trusted(job: Job, *, run: str | None, started_at: float, digest: str, count: int, pins: Pins | None = None) -> Plan:
     """Return the plan without checking it again.
 
     Only for inputs whose ``inputs_digest`` equals the one recorded with ``digest`` and ``count``.

@@ -124,7 +124,6 @@ class Planner:
                 params[name] = value
                 check_value(name, value, complaints)
 
-
     def _rearchitect(
         self, images: Images, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]
     ) -> None:

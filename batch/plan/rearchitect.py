@@ -54,7 +54,9 @@ class Images:
             kept = {name: own[0][name] for name in ("vmImageUuid", "dockerImage") if own[0].get(name)}
             return {"cpuArchitecture": architecture, **kept}
         if len(made) < len(derived):
-            name = next(str(row.get("dockerImage")) for row, image in zip(own or images, derived, strict=True) if not image)
+            name = next(
+                str(row.get("dockerImage")) for row, image in zip(own or images, derived, strict=True) if not image
+            )
             raise UncoveredError(f"no rule matches the source's image {shorten(name)}, so {architecture} has no image")
         if any(image != made[0] for image in made):
             raise UncoveredError(f"the source's images give {len(made)} different ones for {architecture}")

@@ -26,6 +26,7 @@ def status_lines(summary: Summary, *, now: float) -> list[str]:
         f"job       {clean(header.job)}, run {clean(header.run)}",
         f"endpoint  {clean(header.endpoint)}{rehearsal}",
         f"process   {_process(summary)}",
+        *_warnings(summary),
         f"targets   {summary.counts.total()}",
         *count_lines(summary.counts),
     ]
@@ -48,6 +49,11 @@ def _process(summary: Summary) -> str:
         return f"running {since}, or killed"
     reason = f" ({clean(ended.reason)})" if ended.reason else ""
     return f"ended {iso(ended.at)} with exit code {ended.exit_code}{reason}"
+
+
+def _warnings(summary: Summary) -> Iterator[str]:
+    for warning in summary.started.warnings if summary.started is not None else ():
+        yield f"warning   {clean(warning)}"
 
 
 def _pace(summary: Summary, now: float) -> Iterator[str]:

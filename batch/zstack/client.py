@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from batch.errors import UnreachableError
 from batch.zstack.accesskey import ACTIONS_PATH, AccessKey
@@ -18,7 +18,7 @@ from batch.zstack.classify import from_http, is_skew
 from batch.zstack.client_http import Http
 from batch.zstack.decode import BadReplyError, as_text, json_object
 from batch.zstack.replies import found, polled, refusal, submitted
-from batch.zstack.settings import AccessKeyAuth, PasswordAuth
+from batch.zstack.settings import AccessKeyAuth, PasswordAuth, transport_warnings
 from batch.zstack.version import Version, parse_version
 from batch.zstack.wire import OpenGate, Outcome, Reply, SystemClock, explain, pause_asked
 
@@ -57,7 +57,7 @@ class Client:
         """Use ``connect``; ``http`` stands in for the network."""
         self.url = settings.url
         self.version: Version | None = None
-        self.warnings: tuple[str, ...] = _transport_warnings(settings)
+        self.warnings: tuple[str, ...] = transport_warnings(settings)
         self.language: Language = language
         self.clock = clock
         self._gate = gate
@@ -258,14 +258,3 @@ def segment(uuid: str) -> str:
 
 def _is_dead_session(answer: object) -> bool:
     return isinstance(answer, Refused) and answer.error.klass is ErrorClass.RENEW
-
-
-def _transport_warnings(settings: Settings) -> tuple[str, ...]:
-    host = urlsplit(settings.url).hostname or ""
-    if settings.url.startswith("http:"):
-        if host == "localhost" or host.startswith("127.") or host == "::1":
-            return ()
-        return ("the endpoint is http: the credentials travel in clear",)
-    if settings.insecure:
-        return ("the server's certificate is NOT checked (insecure): anybody in between can read the credentials",)
-    return ()

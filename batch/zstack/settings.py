@@ -83,6 +83,18 @@ def endpoint_url(text: str) -> str:
     return f"{parts.scheme.lower()}://{host}{'' if port is None else f':{port}'}{path}"
 
 
+def transport_warnings(settings: Settings) -> tuple[str, ...]:
+    """Say what anybody between here and the server could do; for the operator and the manifest, without secrets."""
+    host = urlsplit(settings.url).hostname or ""
+    if settings.url.startswith("http:"):
+        if host == "localhost" or host.startswith("127.") or host == "::1":
+            return ()
+        return ("the endpoint is http: the credentials travel in clear",)
+    if settings.insecure:
+        return ("the server's certificate is NOT checked (insecure): anybody in between can read the credentials",)
+    return ()
+
+
 def is_link_local(address: str) -> bool:
     """Whether an IP address belongs to the machine's own link, where clouds keep their metadata services."""
     try:

@@ -19,7 +19,7 @@ from tests.crash.stage import ZCLONE, NodeProcess, environment
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-TARGETS: Final = 8
+TARGETS: Final = 10
 MANIFEST: Final = "job.manifest.jsonl"
 RUN: Final = ["run", "job.yaml", "--progress", "none"]
 QUICK: Final = "version: 1\nnode: {latency: [0, 0.01]}\n"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from _pytest.mark.structures import ParameterSet
 
-WRITES, SYNCS, SENDS, RECEIPTS = 17, 18, 18, 30
+WRITES, SYNCS, SENDS, RECEIPTS = 14, 15, 20, 26
 """How many of each call a calm run surely makes; a point that is not reached fails."""
 
 

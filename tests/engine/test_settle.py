@@ -294,6 +294,14 @@ def test_an_uncertain_clone_is_sent_again_by_the_next_run() -> None:
     assert told.jobs != ["b" * 32]
 
 
+def test_the_time_between_two_processes_is_not_the_clones_own() -> None:
+    """A transient failure found after a crash is retried, however long the crash lasted."""
+    ended = ("poll", error(ErrorClass.TRANSIENT, "SYS.1011"))
+    past = intent(State.ACCEPTED, age=500)
+    told = resumed(past, ended, ("find", Absent()), ("submit", MADE), policy=Policy(timeout=8.0))
+    assert end(told) == (State.CLONED, 2)
+
+
 def test_an_uncertain_clone_whose_job_failed_gets_a_new_window() -> None:
     """Its timeout began with its first POST long ago; the next run's POST begins a new one."""
     looks = [("find", Absent())] * Policy().looks

@@ -38,17 +38,20 @@ HOSTILE: Final = "</script><img src=x onerror=alert(1)>=cmd|'/c calc'!A0 \x1b[31
 class Maker:
     """Writes the lines of one run; everything follows from the seed."""
 
-    def __init__(self, targets: int, *, slots: int, seed: int, crash: bool) -> None:
+    def __init__(self, targets: int, *, slots: int, seed: int, crash: bool, hostile: bool) -> None:
         self.random = random.Random(seed)
         self.targets = targets
         self.slots = slots
+        self.hostile = hostile
         self.crash_at = BEGAN + targets / slots * 0.5 if crash else float("inf")
 
     def uuid(self) -> str:
         return f"{self.random.getrandbits(128):032x}"
 
     def bodies(self) -> Iterator[bytes]:
-        yield Header("migrate", "default", "https://zstack:8080/zstack", False, "zclone 0.1.0", BEGAN).body()
+        yield Header(
+            "migrate", "default", "https://zstack:8080/zstack", False, "zclone 0.1.0", BEGAN, "migrate.yaml"
+        ).body()
         keys = [(f"svc-{number:05}" if number % 3 else self.uuid(), self.uuid()) for number in range(self.targets)]
         keys = [(key, source if key.startswith("svc") else key) for key, source in keys]
         yield encode_started(StartedLine(BEGAN, 4711, "ops-1", "zclone 0.1.0"))
@@ -70,7 +73,7 @@ class Maker:
         for number, (key, source) in enumerate(keys):
             at = heapq.heappop(slots)
             attempts = 3 if self.random.random() < 0.03 else 1
-            fails = self.random.random() < 0.04 or number == 1
+            fails = self.random.random() < 0.04 or (number == 1 and self.hostile)
             resource = self.uuid()
             for attempt in range(1, attempts + 1):
                 yield Record(State.SENT, key, at, attempt, source, resource, self.uuid(), self.uuid())
@@ -79,7 +82,7 @@ class Maker:
             at += self.random.uniform(0.3, 1.2)
             if fails:
                 code, text = ERRORS[number % len(ERRORS)]
-                error = HOSTILE if number == 1 else text.format(uuid=self.uuid())
+                error = HOSTILE if number == 1 and self.hostile else text.format(uuid=self.uuid())
                 yield Record(State.FAILED, key, at, attempts, error_code=code, error=error)
             else:
                 yield accepted
@@ -87,10 +90,12 @@ class Maker:
             heapq.heappush(slots, at + 0.01)
 
 
-def make_manifest(path: Path, targets: int, *, slots: int = 16, seed: int = 1, crash: bool = True) -> Path:
+def make_manifest(
+    path: Path, targets: int, *, slots: int = 16, seed: int = 1, crash: bool = True, hostile: bool = True
+) -> Path:
     """Write the manifest and return its path."""
     crc, lines = 0, []
-    for batch, body in enumerate(Maker(targets, slots=slots, seed=seed, crash=crash).bodies()):
+    for batch, body in enumerate(Maker(targets, slots=slots, seed=seed, crash=crash, hostile=hostile).bodies()):
         sealed, crc = seal(body, crc, batch=batch, more=False)
         lines.append(sealed)
     path.write_bytes(b"".join(lines))

@@ -150,7 +150,7 @@ def test_failures_share_a_cause_without_their_uuids(manifest: Path) -> None:
     groups = failures(chronicles.read_chronicle(manifest))
     assert len(groups) <= 4
     assert {group.code for group in groups} >= {"SYS.1006", "SYS.1007"}
-    assert all(group.command.startswith(f"zclone retry JOB --code {group.code} ") for group in groups)
+    assert all(group.command.startswith(f"zclone retry migrate.yaml --code {group.code} ") for group in groups)
 
 
 def test_both_languages_have_every_word() -> None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from batch.model import Clone, Intent, Record
 
-Plant = "Callable[[pytest.MonkeyPatch], None]"
-
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -244,17 +242,17 @@ MUTANTS = (
     Mutant("no R", no_resource_uuid, 10),
     Mutant("new R per attempt", new_uuid_per_attempt, 60),
     Mutant("no fsync", no_sync, 10),
-    Mutant("append after a torn tail", torn_tail_kept, 200),
-    Mutant("no CRC", no_checksum, 100, "corrupt"),
+    Mutant("append after a torn tail", torn_tail_kept, 200, "crashes"),
+    Mutant("no CRC", no_checksum, 100, "corrupted"),
     Mutant("no reconcile before re-send", no_reconcile, 60),
     Mutant("new J each loop", new_job_each_time, 60),
-    Mutant("deadline reset by restart", deadline_reset, 300),
-    Mutant("failed instead of uncertain", failed_instead_of_uncertain, 300),
-    Mutant("login per worker", login_per_worker, 300),
-    Mutant("retry outside the gate", retry_outside_gate, 300),
-    Mutant("name not synced", name_not_synced, 300),
-    Mutant("found lines not synced", found_lines_not_synced, 300),
-    Mutant("POSTs after a failed write", posts_after_failed_write, 300),
-    Mutant("header's remains refused", header_remains_refused, 300),
+    Mutant("deadline reset by restart", deadline_reset, 100, "stuck"),
+    Mutant("failed instead of uncertain", failed_instead_of_uncertain, 100, "stuck"),
+    Mutant("login per worker", login_per_worker, 100, "expiries"),
+    Mutant("retry outside the gate", retry_outside_gate, 100, "outages"),
+    Mutant("name not synced", name_not_synced, 100, "crashes"),
+    Mutant("found lines not synced", found_lines_not_synced, 300, "crashes"),
+    Mutant("POSTs after a failed write", posts_after_failed_write, 100, "bad disks"),
+    Mutant("header's remains refused", header_remains_refused, 300, "crashes"),
 )
 """The twelve that must be found, then the four that were bugs."""

@@ -120,11 +120,7 @@ def _is_excused(world: World, story: Story, one: Post, two: Post) -> bool:
     if any(one.order < at < two.order for at in (*job.refused, *job.unknown, *job.empty)):
         return True
     is_admitted = any(one.order < at < two.order for at in job.admitted)
-    return not is_admitted or world.witness.clock_was_set or two.wall >= _deadline(story, one)
-
-
-def _deadline(story: Story, post: Post) -> float:
-    return story.jobs[post.job].deadline
+    return not is_admitted or world.witness.clock_was_set or two.wall >= one.deadline
 
 
 def rate(world: World, life: Life) -> Iterator[str]:

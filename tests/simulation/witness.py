@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _LOGIN: Final = "/zstack/v1/accounts/login"
 _DEAD_SESSION: Final = b"ID.1001"
+_DEAD_AFTER: Final = 3600.0
+"""Seconds after which a POST nobody answered is not executed any more."""
 _JOBS: Final = "/zstack/v1/api-jobs/"
 
 
@@ -40,6 +42,8 @@ class Post:
     """By the machine's own clock."""
     uuid: str
     job: str
+    deadline: float
+    """Of its job, as the manifest has it."""
     answer: SubmitAnswer | None = None
     """None: the process did not live to see it."""
 
@@ -141,7 +145,8 @@ class Witness:
             self._posted(process, life, job, json.loads(request.body)["params"].get("resourceUuid", ""))
 
     def _posted(self, process: Process, life: Life, job: str, uuid: str) -> None:
-        self.stories[process.manifest].posts[uuid].append(Post(self._next(), process.wall(), uuid, job))
+        story = self.stories[process.manifest]
+        story.posts[uuid].append(Post(self._next(), process.wall(), uuid, job, story.jobs[job].deadline))
         life.flying.add(uuid)
         life.most_flying = max(life.most_flying, len(life.flying))
 
@@ -200,15 +205,24 @@ class Witness:
             if record.state is State.SENT and intent.job_uuid is not None:
                 story.jobs[intent.job_uuid].deadline = intent.first_sent_at + (self._limits.timeout or 0.0)
         if record.state not in {State.SENT, State.ACCEPTED}:
-            self._landed(process, record)
+            self._landed(process, story, record)
 
-    def _landed(self, process: Process, record: Record) -> None:
+    def _landed(self, process: Process, story: Story, record: Record) -> None:
         uuid = self._ever[record.key].resource_uuid
         self.life(process).flying.discard(uuid)
-        if record.state in {State.FAILED, State.CONFLICT} and self._is_made(uuid):
+        # With a second manifest the clone may be made by the other one between the look and the record.
+        if record.state in {State.FAILED, State.CONFLICT} and self._is_made(uuid) and len(self.stories) == 1:
             self.broken.append(f"I3: {record.key} is called {record.state} although its clone exists")
+        if record.state is State.FAILED and story.posts[uuid] and self._is_open(process, story, story.posts[uuid][-1]):
+            self.broken.append(f"I3: {record.key} is called failed although nobody knows")
         if record.state is State.CLONED and not self._is_made(uuid):
             self.broken.append(f"I3: {record.key} is called cloned although nothing was made")
+
+    def _is_open(self, process: Process, story: Story, post: Post) -> bool:
+        """Whether the last POST may still be executed, as far as its sender can know."""
+        job = story.jobs[post.job]
+        is_over = bool(job.refused) or isinstance(post.answer, Refused)
+        return not is_over and not self.clock_was_set and process.wall() - post.wall < _DEAD_AFTER
 
     def ended(self, process: Process, code: int | None) -> None:
         """The process is no more; ``code`` None: killed."""

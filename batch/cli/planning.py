@@ -1,0 +1,70 @@
+"""The plan of a run: what the manifest pinned comes first, the server is asked for the rest and that is pinned too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch.cli.drafts import draft, finished
+from batch.cli.preparation import warn
+from batch.cli.server import Server
+from batch.model import Pins
+from batch.plan import crosscheck, inputs_digest, pinned, trusted
+
+if TYPE_CHECKING:
+    from batch.cli.drafts import Draft
+    from batch.cli.preparation import Prepared
+    from batch.engine import Stop
+    from batch.manifest import Manifest
+    from batch.model import Plan
+    from batch.zstack.version import Version
+
+NO_VERSION = "the server did not tell its version: parameters it does not know yet would be dropped without a word"
+
+
+def server_of(prepared: Prepared, *, stop: Stop) -> Server:
+    """Return the run's server, not yet reached; once ``stop`` is requested nothing more is sent to it."""
+    server = Server(
+        prepared.settings,
+        rate=prepared.limits.rate,
+        manifest=prepared.path,
+        faults=prepared.asked.simulate,
+    )
+    stop.on_request(server.gate.stop_sending)
+    return server
+
+
+def drafted(prepared: Prepared, started_at: float) -> Draft:
+    """Plan a run that begins at ``started_at`` as far as that goes without the server. Raises JobFileError."""
+    return draft(prepared.job, run=prepared.asked.run, started_at=started_at, pins=Pins())
+
+
+async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, first: Draft | None) -> Plan:
+    """Return the plan as at the run's first start; input files with unchanged bytes are not checked a second time.
+
+    ``first``: the draft of a new run. Raises JobFileError.
+    """
+    job, run, at = prepared.job, prepared.asked.run, manifest.header.created_at
+    pins, known = manifest.past.pinned.pins, manifest.past.plan
+    if first is None and known is not None and known.inputs:
+        inputs = inputs_digest(job, run=run, started_at=at, pins=pins)
+        if inputs == known.inputs:
+            return trusted(job, run=run, started_at=at, digest=known.digest, count=known.targets, pins=pins)
+    plan, more = await finished(first or draft(job, run=run, started_at=at, pins=pins), server)
+    if more.sources or more.queries:
+        await manifest.write_pins(more)
+    return plan
+
+
+def check_version(prepared: Prepared, manifest: Manifest, version: Version | None) -> None:
+    """Raise JobFileError for every parameter that the server is too old for."""
+    if version is None:
+        warn([NO_VERSION])
+        return
+    pins = manifest.past.pinned.pins
+    crosscheck(
+        pinned(prepared.job, pins),
+        run=prepared.identity,
+        started_at=manifest.header.created_at,
+        pins=pins,
+        version=version,
+    )

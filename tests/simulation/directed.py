@@ -1,0 +1,130 @@
+"""Schedules bent towards one kind of trouble, where the random ones meet it too seldom to judge a single mistake."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ExitCode, ManifestError
+from batch.model import Limits
+from batch.simulator.faults import Fault, FaultKind, Rule
+from batch.simulator.options import NodeOptions
+from tests.simulation.booked import records
+from tests.simulation.command import run_process
+from tests.simulation.process import MANIFEST, Process
+from tests.simulation.schedule import judged, rules, run_schedule
+from tests.simulation.world import World, planned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tests.simulation.schedule import Verdict
+
+
+def world_of(
+    seed: int, count: int, *faults: Rule, rate: float = 50.0, concurrency: int = 4, latency: float = 0.2
+) -> World:
+    """A World with these faults; otherwise like the random ones."""
+    options = NodeOptions(
+        seed=seed, latency=(0.05, latency), api_timeout_ms=20_000, duplicate_window=0.5, locale="en_US", faults=faults
+    )
+    return World(seed, planned(count), options, Limits(rate=rate, concurrency=concurrency, attempts=4, timeout=20.0))
+
+
+def run_crashes(seed: int) -> Verdict:
+    """A calm server, and a machine that loses power soon after each start."""
+    random = Random(seed)
+    world = world_of(seed, random.randint(1, 2))
+    for _ in range(random.randint(2, 5)):
+        run_process(world, Process(die_at=random.choice((random.randint(1, 12), random.randint(1, 30)))))
+        if random.random() < 0.7:
+            world.disk.power_cut(random)
+    return judged(world)
+
+
+def run_bad_disks(seed: int) -> Verdict:
+    """A disk that fills up or fails while several clones are in flight."""
+    random = Random(seed)
+    world = world_of(seed, 6, rate=6.0)
+    process = Process()
+    if random.random() < 0.5:
+        process.bad_write_at = random.randint(3, 12)
+    else:
+        process.bad_sync_at = random.randint(3, 12)
+    run_process(world, process)
+    return judged(world)
+
+
+def run_expiries(seed: int) -> Verdict:
+    """Sessions that die while several clones are in flight."""
+    world = world_of(seed, 8, Rule(Fault(FaultKind.EXPIRE_SESSIONS), probability=0.3, times=3), latency=1.0)
+    run_process(world, Process())
+    return judged(world)
+
+
+def run_outages(seed: int) -> Verdict:
+    """A server that restarts again and again under a low rate."""
+    world = world_of(seed, 6, Rule(Fault(FaultKind.RESTART, seconds=4.0), probability=0.4, times=4), rate=4.0)
+    run_process(world, Process())
+    return judged(world)
+
+
+def run_stuck(seed: int) -> Verdict:
+    """Jobs that never end, and a process that is told to stop before it gives them up."""
+    random = Random(seed)
+    stuck = (Fault(FaultKind.ORPHAN), Fault(FaultKind.RESULT_LOST), Fault(FaultKind.LATE, seconds=40.0))
+    world = world_of(seed, 3, *rules(stuck, 0.6))
+    for _ in range(3):
+        run_process(world, Process(die_at=random.randint(20, 120)))
+        world.wait(random.choice((1.0, 10.0, 30.0)))
+    return judged(world)
+
+
+def run_corrupted(seed: int) -> Verdict:
+    """A bit of what was synced flips: refused, cut as a torn tail or harmless, and never another story."""
+    random = Random(seed)
+    world = world_of(seed, 3)
+    run_process(world, Process(die_at=random.randint(20, 90)))
+    before = world.manifest(MANIFEST)
+    if not before:
+        return judged(world)
+    data = world.disk.files[MANIFEST].data
+    for _ in range(random.choice((1, 1, 3))):
+        data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    world.disk.files[MANIFEST].synced = bytes(data)
+    # What was told of the lost records cannot be held against the next process.
+    world.witness.stories.pop(MANIFEST, None)
+    problems = _judge_damage(before, bytes(data))
+    ended = run_process(world, Process())
+    if ended.code in {ExitCode.BROKEN, ExitCode.USAGE}:
+        # What the message says: move the file away and begin anew. The uuids are derived, so nothing is made twice.
+        world.disk.files.pop(MANIFEST)
+        problems += _begun_anew(world)
+        return judged(world, problems)
+    return judged(world, problems)
+
+
+def _begun_anew(world: World) -> list[str]:
+    ended = run_process(world, Process())
+    return [] if ended.code == ExitCode.OK else [f"I7: exit {ended.code} without a manifest"]
+
+
+def _judge_damage(before: bytes, after: bytes) -> list[str]:
+    """What a reader takes from the damaged file is a beginning of what was written, if it takes it at all."""
+    try:
+        read = list(records(after))
+    except ManifestError:
+        return []
+    written = list(records(before))
+    return [] if read == written[: len(read)] else ["I5: a damaged manifest tells another story"]
+
+
+KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
+    "random": run_schedule,
+    "crashes": run_crashes,
+    "bad disks": run_bad_disks,
+    "expiries": run_expiries,
+    "outages": run_outages,
+    "stuck": run_stuck,
+    "corrupted": run_corrupted,
+}
