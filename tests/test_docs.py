@@ -23,9 +23,25 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE: Final = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 COMMANDS: Final[dict[str, Any]] = dict(get_command(app).commands)  # type: ignore[attr-defined]
 NOT_OURS: Final = frozenset({"--help"})
 ENDPOINT: Final = "https://zstack.example.com:8080"
+
+
+def block_with(what: str) -> str:
+    """Return the one block of README's commands that has ``what`` in it."""
+    (block,) = [block for block in blocks(README, "sh") if what in block]
+    return block
+
+
+def documented_flags(readme: str) -> dict[str, set[str]]:
+    table = readme.split("## Commands")[1].split("##", maxsplit=1)[0]
+    return {
+        match[1]: set(re.findall(r"--[a-z-]+", row))
+        for row in table.splitlines()
+        if (match := re.match(r"\| `zclone (\w+)", row))
+    }
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -89,23 +105,69 @@ def test_the_first_command_runs(shell: Callable[[str], subprocess.CompletedProce
 
 def test_killed_and_run_again(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     """README's rehearsal: killed with -9, the same command goes on and every target is cloned."""
-    (script,) = [block for block in blocks(README, "sh") if "kill -9" in block]
+    script = block_with("kill -9")
     done = shell(script.replace("kill -9 $!; wait", "kill -9 $!; wait || true"))
     assert done.returncode == 0, done.stderr
     rows = done.stdout.splitlines()[1:]
     assert rows
     assert all(" cloned " in row for row in rows)
+    report = shell(block_with("zclone report"))
+    assert (report.returncode, report.stderr) == (0, "wrote report.html\n")
 
 
 def test_a_real_run(
     shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path, serve_node: Callable[[], str]
 ) -> None:
     """README's commands for a real run work as they stand, here against an embedded node."""
-    (script,) = [block for block in blocks(README, "sh") if "ZSTACK_API_URL" in block]
+    script = block_with("ZSTACK_API_URL")
     (tmp_path / "session.secret").write_text("b86c9016b4f24953a9edefb53ca0678c\n", encoding="utf-8")
     done = shell(script.replace(ENDPOINT, serve_node()).replace("20/s", "200/s"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "migrated.csv").read_text(encoding="utf-8").startswith('"key","source_uuid","state"')
+
+
+@pytest.mark.parametrize("what", ["zclone retry", "jobs/nightly.yaml", "--shard 0/2"])
+def test_how_to(
+    what: str, shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path, serve_node: Callable[[], str]
+) -> None:
+    """README's how-tos work as they stand, the one about failures after a run."""
+    (tmp_path / "session.secret").write_text("b86c9016b4f24953a9edefb53ca0678c\n", encoding="utf-8")
+    settings = f"export ZSTACK_API_URL={serve_node()} ZSTACK_SESSION_ID_FILE=session.secret ZCLONE_CONCURRENCY=16\n"
+    before = "zclone run jobs/migrate-arm64.yaml --rate 200/s\n" if "retry" in what else ""
+    done = shell(settings + before + block_with(what))
+    assert done.returncode == 0, done.stderr
+    if what == "--shard 0/2":
+        shards = [path.name for path in sorted(tmp_path.glob("*.manifest.jsonl"))]
+        assert shards == [f"migrate-arm64.big.shard-{number}-of-2.manifest.jsonl" for number in (0, 1)]
+
+
+def test_the_demo_proves_itself(shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """The tour ends with exit code 0, the node's own word that nothing was made twice, a report and the next command."""
+    done = shell(block_with("zclone demo"))
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"The node's ledger: 300 made, 0 twice, through \d+ faults and one SIGKILL\.\n", done.stdout)
+    assert "Next: zclone init" in done.stdout
+    assert (tmp_path / "zclone-demo" / "report.html").is_file()
+
+
+def test_every_block_of_commands_is_run() -> None:
+    """No command in README is there that none of these tests runs."""
+    run = ["python3 -m venv", "zclone demo", "kill -9", "zclone report", "ZSTACK_API_URL"]
+    run += ["zclone retry", "jobs/nightly.yaml", "--shard 0/2"]
+    assert {block_with(what) for what in run} == set(blocks(README, "sh"))
+
+
+def test_both_readmes_are_in_step() -> None:
+    """The Chinese README has the same headings, blocks, pictures, links, commands with their flags, and codes."""
+    for pattern in (
+        r"^#+ [^·\n]*?(?= ·|$)",
+        r"^```\w+\n.*?^```$",
+        r"^!\[[^]]*\](\([^)]*\))",
+        r"^\| (`[^`|]*`|\d+)(?= )",
+    ):
+        flags = re.MULTILINE | re.DOTALL if "`{3}" in pattern or "```" in pattern else re.MULTILINE
+        assert re.findall(pattern, CHINESE, flags) == re.findall(pattern, README, flags), pattern
+    assert documented_flags(CHINESE) == documented_flags(README)
 
 
 def test_the_job_in_the_readme_is_valid(zclone: Callable[..., Any], tmp_path: Path) -> None:
@@ -133,13 +195,7 @@ def test_the_exit_codes_are_the_codes() -> None:
 
 def test_every_command_and_flag_is_documented() -> None:
     """README names every command with every flag it has, and none that it has not."""
-    table = README.split("## Commands")[1].split("##")[0]
-    documented = {
-        match[1]: set(re.findall(r"--[a-z-]+", row))
-        for row in table.splitlines()
-        if (match := re.match(r"\| `zclone (\w+)", row))
-    }
-    assert documented == {name: flags(name) for name in COMMANDS}
+    assert documented_flags(README) == {name: flags(name) for name in COMMANDS}
 
 
 def test_every_variable_is_real() -> None:
@@ -165,7 +221,9 @@ def relative_links(path: Path) -> Iterator[Path]:
             yield path.parent / target
 
 
-@pytest.mark.parametrize("name", ["README.md", "batch/README.md", "tests/README.md", "jobs/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "README.zh-CN.md", "batch/README.md", "tests/README.md", "jobs/README.md"]
+)
 def test_links_lead_somewhere(name: str) -> None:
     """Every relative link of a README leads to a file."""
     for target in relative_links(ROOT / name):

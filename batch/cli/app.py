@@ -186,7 +186,9 @@ def exit_code(arguments: list[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.BROKEN
     except JobFileError as error:
-        say(str(error))
+        from batch.jobfile.render_problems import as_text, source_line
+
+        say(as_text(error.problems, source_line))
         return error.exit_code
     except ZcloneError as error:
         say(f"zclone: {error}")

@@ -50,8 +50,21 @@ async def finished(first: Draft, server: Server) -> tuple[Plan, Pins]:
 
     Raises JobFileError for sources that do not exist and what else only the server's answers show.
     """
+    more = await learnt(first, server)
+    return final(first, more), more
+
+
+def final(first: Draft, more: Pins) -> Plan:
+    """Return the plan under the pins of ``first`` and ``more``. Raises JobFileError."""
     if not first.wanted.is_anything:
-        return first.plan, Pins()
+        return first.plan
+    return expand(first.job, run=first.run, started_at=first.started_at, pins=joined(first.pins, more))
+
+
+async def learnt(first: Draft, server: Server) -> Pins:
+    """Ask the server for what the plan uses and no pin has; sources that do not exist are left out."""
+    if not first.wanted.is_anything:
+        return Pins()
     surroundings = Surroundings(await server.client())
     queries = {}
     for conditions in first.wanted.queries:
@@ -59,9 +72,7 @@ async def finished(first: Draft, server: Server) -> tuple[Plan, Pins]:
     pins = joined(first.pins, Pins({}, queries))
     second = draft(first.job, run=first.run, started_at=first.started_at, pins=pins) if queries else first
     sources = await _inventories(second.wanted, surroundings, is_rehearsal=server.is_rehearsal)
-    pins = joined(pins, Pins(sources))
-    plan = expand(first.job, run=first.run, started_at=first.started_at, pins=pins)
-    return plan, Pins(sources, queries)
+    return Pins(sources, queries)
 
 
 def joined(pins: Pins, more: Pins) -> Pins:

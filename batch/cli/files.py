@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from batch.errors import ExitCode, JobFileError, UsageError
 
 if TYPE_CHECKING:
     from batch.jobfile import Job
-    from batch.model import Problem
 
 
 def validate(jobs: options.Jobs, *, form: options.Problems = options.ProblemFormat.TEXT) -> None:
@@ -26,43 +26,41 @@ def validate(jobs: options.Jobs, *, form: options.Problems = options.ProblemForm
 
 def _is_valid(path: Path, form: options.ProblemFormat) -> bool:
     from batch.jobfile import load
-    from batch.plan import expand
+    from batch.jobfile.render_problems import as_github, as_text, source_line
+    from batch.plan import assumed, assumed_found, expand
 
     try:
-        plan = expand(load(path), run=None, started_at=time.time())
+        job = replace(load(path), found=assumed_found)
+        plan = expand(job, run=None, started_at=time.time(), sources=assumed)
     except JobFileError as error:
-        emit(str(problem) if form is options.ProblemFormat.TEXT else _annotation(problem) for problem in error.problems)
+        is_text = form is options.ProblemFormat.TEXT
+        emit([as_text(error.problems, source_line) if is_text else as_github(error.problems)])
         return False
     say(f"{path}: ok, {plan.count} targets")
     return True
 
 
-def _annotation(problem: "Problem") -> str:
-    place, text = problem.place, f"{problem.path}: {problem.message}".removeprefix(": ")
-    file = _escaped(place.file).replace(":", "%3A").replace(",", "%2C")
-    return f"::error file={file},line={place.line},col={place.column}::{_escaped(text)}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
 def plan(job: options.Job, *, run: options.Run = None, output: options.PlanAs = options.PlanOutput.TABLE) -> None:
-    """Show what a run would send, after merging and rendering, and how long it takes at the job's rate."""
+    """Show what a run would send and why, and how long it takes at the job's rate.
+
+    Where the settings name an endpoint, its sources and its version are checked too; nothing is changed there.
+    """
+    import asyncio
+
+    from batch.cli.look import look
     from batch.cli.plans import curl, document, duration, table
     from batch.jobfile import load
-    from batch.plan import expand
 
     loaded = load(job)
-    planned = expand(loaded, run=run, started_at=time.time())
+    shown = asyncio.run(look(loaded, run=run, started_at=time.time()))
     match output:
         case options.PlanOutput.TABLE:
-            emit(table(planned))
+            emit(table(shown))
         case options.PlanOutput.JSON:
-            emit(document(planned))
+            emit(document(shown))
         case options.PlanOutput.CURL:
-            emit(curl(planned, url=_url(loaded)))
-    say(duration(planned, rate=loaded.limits.rate))
+            emit(curl(shown.plan, url=_url(loaded)))
+    say(duration(shown.plan, loaded.limits))
 
 
 def _url(job: "Job") -> str | None:

@@ -175,6 +175,9 @@ ReportFile = Annotated[
     ),
 ]
 DemoFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A new folder for the job, manifest and report.")]
+OfPlan = Annotated[
+    bool, typer.Option("--plan", help="The schema of `zclone plan -o json` instead of job files.", show_envvar=False)
+]
 
 Port = Annotated[int, _flag("--port", metavar="N", min=0, max=65535, text="0 takes a free one.")]
 Host = Annotated[str, _flag("--host", metavar="ADDRESS", text="Where to listen.")]

@@ -7,42 +7,66 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from batch.model import Clone, JsonValue, Plan
+    from batch.cli.look import Look
+    from batch.model import Clone, JsonValue, Limits, Plan
+    from batch.plan import Setting
 
 _CALLS: Final = 2
 """Per target where all goes well: the POST and one poll."""
+_WIDTH: Final = 60
+"""Characters of a value in the table."""
 
 
-def table(plan: Plan) -> Iterator[str]:
-    """Yield a heading and one line a target."""
+def table(look: Look) -> Iterator[str]:
+    """Yield a heading, one line a target, and below it one for each parameter: value, layer and place.
+
+    What the source has is shown before the arrow where the server was asked and it differs.
+    """
     yield f"{'KEY':<34}{'SOURCE':<34}{'CLONE':<34}NAME"
-    for clone in plan.clones():
+    for clone, settings in look.clones():
         name = clone.params.get("name")
         shown = "" if name is None else str(name)
         yield f"{clone.key:<34}{clone.source_uuid:<34}{clone.resource_uuid:<34}{shown}".rstrip()
+        source = look.differences(clone)
+        for param, setting in settings().items():
+            before = f"{_short(source[param])} -> " if param in source else ""
+            place = f"{setting.place.file}:{setting.place.line}:{setting.place.column}"
+            yield f"    {param}: {before}{_short(clone.params[param])}  ({setting.layer}, {place})"
 
 
-def document(plan: Plan) -> Iterator[str]:
-    """Yield one JSON document, line by line."""
+def _short(value: JsonValue) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+def document(look: Look) -> Iterator[str]:
+    """Yield one JSON document, line by line; ``zclone schema --plan`` describes it."""
+    plan = look.plan
     head = {"job": plan.job, "run": plan.run, "digest": plan.digest, "count": plan.count}
     yield json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "clones": ['
     before = ""
-    for clone in plan.clones():
+    for clone, settings in look.clones():
         if before:
             yield f"    {before},"
-        before = json.dumps(_fields(clone), ensure_ascii=False)
+        before = json.dumps(_fields(clone, settings(), look.differences(clone)), ensure_ascii=False)
     yield f"    {before}\n  ]\n}}"
 
 
-def _fields(clone: Clone) -> dict[str, JsonValue]:
+def _fields(clone: Clone, settings: Mapping[str, Setting], source: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    set_by: dict[str, JsonValue] = {
+        name: {"layer": layer, "file": place.file, "line": place.line, "column": place.column}
+        for name, (layer, place) in settings.items()
+    }
     return {
         "key": clone.key,
         "source_uuid": clone.source_uuid,
         "resource_uuid": clone.resource_uuid,
         "digest": clone.digest,
         "body": json.loads(clone.body),
+        "set_by": set_by,
+        "source_differs": dict(source),
     }
 
 
@@ -58,9 +82,12 @@ def curl(plan: Plan, *, url: str | None) -> Iterator[str]:
         )
 
 
-def duration(plan: Plan, *, rate: float) -> str:
-    """Say how many calls and seconds the plan takes at least."""
+def duration(plan: Plan, limits: Limits) -> str:
+    """Say how many calls and seconds the plan takes at least, and whether that fits the deadline."""
     calls = _CALLS * plan.count
-    return (
-        f"{plan.count} targets, about {calls} calls, at {rate:g}/s {calls / rate:.0f} s or more; digest {plan.digest}"
-    )
+    seconds = calls / limits.rate
+    took = f"{plan.count} targets, about {calls} calls, at {limits.rate:g}/s {seconds:.0f} s or more"
+    if limits.deadline is not None:
+        verdict = "fits" if seconds <= limits.deadline else "does NOT fit"
+        took += f", which {verdict} the deadline of {limits.deadline:.0f} s"
+    return f"{took}; digest {plan.digest}"

@@ -27,6 +27,7 @@ from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
 from batch.manifest import Header, open_manifest
 from batch.progress import Board, heartbeat, live, new_view, silent
 from batch.report import exit_code
+from batch.zstack.settings import transport_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,7 @@ async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
     # A job file that cannot be used leaves no manifest behind.
     first = None if prepared.path.exists() else drafted(prepared, header.created_at)
     manifest = open_manifest(prepared.path, header)
+    manifest.admitted = () if prepared.settings is None else transport_warnings(prepared.settings)
     code, reason = ExitCode.BROKEN, None
     try:
         warn(manifest.warnings)

@@ -26,7 +26,7 @@ class Server:
     """An async context; ``client`` may be asked for as often as needed."""
 
     def __init__(self, settings: Settings | None, *, rate: float, manifest: Path, faults: str | None = None) -> None:
-        """Wait with everything; ``settings`` None: an embedded node with ``faults``, which keeps its state beside ``manifest``."""
+        """Wait; ``settings`` None: an embedded node with ``faults``, which keeps its state beside ``manifest``."""
         self.clock = SystemClock()
         self.gate = CountedGate(rate, clock=self.clock)
         self.is_rehearsal = settings is None

@@ -7,7 +7,7 @@ settings and never repeat a secret.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +60,7 @@ class _Context:
     name: str
     url: str
     auth: Auth | None = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def read_config(path: Path) -> JsonValue:
@@ -103,7 +104,8 @@ def read_settings(
         )
     ca_file = None if job is None else job.ca_file
     is_insecure = insecure or (job is not None and job.insecure)
-    return Found(Settings(url, auth, ca_file, is_insecure), (*reader.warnings, *unknown_names(environ, job)))
+    warnings = (*reader.warnings, *(chosen.warnings if chosen is not None else ()), *unknown_names(environ, job))
+    return Found(Settings(url, auth, ca_file, is_insecure), warnings)
 
 
 def unknown_names(environ: Mapping[str, str], job: EndpointSettings | None = None) -> tuple[str, ...]:
@@ -267,7 +269,12 @@ def _find_context(
     if fields is None:
         known = ", ".join(sorted(contexts)) or "none"
         raise UsageError(f"{path}: there is no context {wanted}; there is: {known}")
-    return _context(f"{path}: context {wanted}", str(wanted), fields)
+    return replace(_context(f"{path}: context {wanted}", str(wanted), fields), warnings=_exposed(path))
+
+
+def _exposed(path: Path) -> tuple[str, ...]:
+    is_open = path.is_file() and path.stat().st_mode & 0o077
+    return (f"{path}: others on this machine can read it, and it holds credentials: chmod 600",) if is_open else ()
 
 
 def _contexts(value: JsonValue) -> dict[str, Mapping[str, JsonValue]]:

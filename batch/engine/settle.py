@@ -62,7 +62,7 @@ def first_step(intent: Intent | None, policy: Policy) -> Step:
         return Send(1)
     if intent.job_uuid is None or intent.state is State.PLANNED:
         return Send(intent.attempt + 1)
-    deadline = intent.sent_at + policy.window(None) if intent.deadline is None else intent.deadline
+    deadline = intent.first_sent_at + policy.window(None) if intent.deadline is None else intent.deadline
     ticket = Ticket(
         intent.attempt,
         intent.job_uuid,
@@ -135,6 +135,7 @@ async def _send(step: Send, clone: Clone, world: World) -> Step:
             clone.resource_uuid,
             ticket.job_uuid,
             clone.digest,
+            ticket.deadline,
         ),
     )
     return await _submit(ticket, clone, world, failures=0)

@@ -251,7 +251,7 @@ def _invisible(look: Look, now: float, policy: Policy) -> Step:
 
 
 def window_start(ticket: Ticket) -> float | None:
-    """Return when the Clone's time began; None: the next POST begins it, for a pause between processes is not its own."""
+    """Return when the Clone's time began; None: its next POST begins it, as pauses between processes are not its own."""
     return None if ticket.resumed else ticket.first_sent_at
 
 
@@ -262,7 +262,7 @@ def _again(look: Look, now: float, policy: Policy) -> Step:
     # What the server may still be doing after its answer is not awaited for ever.
     surely_over = ticket.reopened and now - ticket.sent_at > policy.window(None)
     lasting = error.klass is ErrorClass.AMBIGUOUS and error.retries is None and not surely_over
-    given_up = _uncertain(ticket, error, error.text) if lasting else _failed(ticket, error)
+    given_up = _uncertain(ticket, error) if lasting else _failed(ticket, error)
     allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
     if ticket.attempt >= allowed:
         return given_up
@@ -285,9 +285,15 @@ def _unverifiable(look: Look, error: ApiError) -> End:
 
 
 def _failed(ticket: Ticket, error: ApiError) -> End:
-    return End(State.FAILED, ticket.attempt, code=error.code, text=error.text)
+    return End(State.FAILED, ticket.attempt, code=error.code, text=_told(error))
 
 
-def _uncertain(ticket: Ticket, error: ApiError | None, text: str) -> End:
+def _uncertain(ticket: Ticket, error: ApiError | None, text: str = "") -> End:
     code = error.code if error is not None else "ZCLONE.UNCERTAIN"
-    return End(State.UNCERTAIN, ticket.attempt, code=code, text=text)
+    told = _told(error) if error is not None else ""
+    return End(State.UNCERTAIN, ticket.attempt, code=code, text="; ".join(filter(None, (text, told))))
+
+
+def _told(error: ApiError) -> str:
+    """ZStack's own words, and what the operator can do."""
+    return f"{error.text} ({error.hint})" if error.hint else error.text

@@ -63,6 +63,8 @@ def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
 def _value(value: JsonValue) -> str:
     if isinstance(value, str):
         return quote(value)
+    if value is None:
+        return "null"
     if value is True or value is False:
         return "true" if value else "false"
     if isinstance(value, int):

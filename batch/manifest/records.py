@@ -146,9 +146,7 @@ def parse_line(body: bytes) -> Line:
     if "started" in found:
         pid, host = _typed(found, "pid", int), _typed(found, "host", str)
         warnings = _typed({"warnings": [], **found}, "warnings", list)
-        return StartedLine(
-            _number(found, "started"), pid, host, _typed(found, "tool", str), tuple(map(str, warnings))
-        )
+        return StartedLine(_number(found, "started"), pid, host, _typed(found, "tool", str), tuple(map(str, warnings)))
     if "ended" in found:
         reason = found.get("reason")
         return EndedLine(_number(found, "ended"), _typed(found, "exit", int), reason and str(reason))

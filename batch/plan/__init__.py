@@ -1,8 +1,9 @@
 """The plan: what will be sent, derived from a Job and the run's start; no I/O but reading the job's streams."""
 
+from batch.plan.coverage import coverage
 from batch.plan.crosscheck import crosscheck
 from batch.plan.expand import expand, input_files, inputs_digest, pinned, run_id, trusted
-from batch.plan.explain import Setting, explain
+from batch.plan.explain import Setting, explain, explained
 from batch.plan.identity import resource_uuid
 from batch.plan.sources import Sources, Wanted, asked_conditions, assumed, assumed_found
 
@@ -13,9 +14,11 @@ __all__ = [
     "asked_conditions",
     "assumed",
     "assumed_found",
+    "coverage",
     "crosscheck",
     "expand",
     "explain",
+    "explained",
     "input_files",
     "inputs_digest",
     "pinned",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.problems import Complaint, Problems
 from batch.jobfile.targets import read_targets
@@ -10,21 +11,24 @@ from batch.plan.expand import run_id
 from batch.plan.planner import Planner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from batch.jobfile import Job
     from batch.jobfile.job import Target
-    from batch.model import Place
+    from batch.model import Clone, Place
     from batch.plan.sources import Sources
+
+
+_REARCHITECTED: Final = frozenset({"cpuArchitectures", "architectureImages"})
 
 
 class Setting(NamedTuple):
     """Where a parameter's value comes from."""
 
     layer: str
-    """``target``, ``from`` (the entry of its file), ``defaults`` or ``source`` (``keep``)."""
+    """``target``, ``from`` (the entry of its file), ``defaults``, ``source`` (``keep``) or ``rearchitect``."""
     place: Place
-    """Of the value as written; of the target for ``source``."""
+    """Of the value as written; of the target for ``source`` and ``rearchitect``."""
 
 
 def explain(
@@ -34,13 +38,26 @@ def explain(
 
     Raises JobFileError where a file cannot be read on.
     """
+    found = explained(job, run=run, started_at=started_at, sources=sources)
+    return next((settings() for clone, settings in found if clone.key == key), None)
+
+
+def explained(
+    job: Job, *, run: str | None, started_at: float, sources: Sources | None
+) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
+    """Stream every clone, and how to learn the Setting of each of its parameters; targets with problems are left out.
+
+    Raises JobFileError where a file cannot be read on.
+    """
     planner = Planner(job, run_id(job, run=run, started_at=started_at), started_at, sources)
     problems = Problems()
     for target in read_targets(job, problems):
         for clone in planner.clones(target, problems.add):
-            if clone.key == key:
-                return {name: _setting(target, name) for name in clone.params}
-    return None
+            yield clone, partial(_settings, target, clone)
+
+
+def _settings(target: Target, clone: Clone) -> Mapping[str, Setting]:
+    return {name: _setting(target, name) for name in clone.params}
 
 
 def _setting(target: Target, name: str) -> Setting:
@@ -49,4 +66,6 @@ def _setting(target: Target, name: str) -> Setting:
         return Setting("target", place)
     if name in target.entry.own:
         return Setting("from", place)
-    return Setting("defaults" if name in target.entry.base.params else "source", place)
+    if name in target.entry.base.params:
+        return Setting("defaults", place)
+    return Setting("rearchitect" if name in _REARCHITECTED else "source", place)

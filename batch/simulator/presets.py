@@ -8,8 +8,8 @@ from batch.simulator.faults import ANY, Fault, FaultKind, Rule
 from batch.simulator.options import NodeOptions
 
 
-def _maybe(probability: float, fault: Fault, on: str = "submit") -> Rule:
-    return Rule(fault, on=on, probability=probability)
+def _maybe(probability: float, fault: Fault, on: str = "submit", *, times: int | None = None) -> Rule:
+    return Rule(fault, on=on, probability=probability, times=times)
 
 
 def _submits(scale: float) -> tuple[Rule, ...]:
@@ -45,7 +45,8 @@ def _reads(scale: float) -> tuple[Rule, ...]:
 
 _CHAOS: Final = (
     _maybe(0.002, Fault(FaultKind.RESTART, seconds=0.5), ANY),
-    _maybe(0.004, Fault(FaultKind.EXPIRE_SESSIONS)),
+    # More in a row would look like somebody else who logs in with the same account, and stop a client for good.
+    _maybe(0.020, Fault(FaultKind.EXPIRE_SESSIONS), times=2),
     _maybe(0.100, Fault(FaultKind.FOREIGN_LOCATION)),
     _maybe(0.010, Fault(FaultKind.TWO_RUNS)),
     _maybe(0.010, Fault(FaultKind.FAIL_CREATED, code="SYS.1000")),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from batch.manifest import rows
+from batch.manifest import rows, scan
+from batch.model import Record
 from tests.crash.stage import ZCLONE, NodeProcess, environment
 
 if TYPE_CHECKING:
@@ -76,6 +77,16 @@ def require_strace(folder: Path) -> None:
         pytest.skip("this machine does not let strace trace (ptrace is refused)")
 
 
+def warmed(folder: Path) -> Path:
+    """Compile the modules once for all processes and put asyncio's loop in the place of uvloop's."""
+    (folder / "uvloop.py").write_text('raise ImportError("left out")\n', encoding="utf-8")
+    env = environment() | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    imports = "import batch.cli.app, batch.cli.run, batch.manifest.repair"
+    subprocess.run([sys.executable, "-c", imports], env=env, check=True)
+    return folder
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """A point's own folder and sources on a node that all points share."""
@@ -83,8 +94,8 @@ class Scene:
     point: Point
     folder: Path
     node: NodeProcess
-    bytecode: Path
-    """Where the compiled modules are kept, so that no process compiles them again."""
+    warm: Path
+    """What ``warmed`` made."""
 
     def sources(self) -> list[str]:
         return [f"{self.point.number():012x}4000a{number:015x}" for number in range(1, TARGETS + 1)]
@@ -94,13 +105,14 @@ class Scene:
         (self.folder / "job.yaml").write_text(JOB + lines, encoding="utf-8")
 
     def environment(self) -> dict[str, str]:
-        """With asyncio's own loop, whose socket calls are sendto and recvfrom."""
-        plain = self.folder / "plain"
-        plain.mkdir(exist_ok=True)
-        (plain / "uvloop.py").write_text('raise ImportError("left out")\n', encoding="utf-8")
+        """With asyncio's own loop, whose socket calls are sendto and recvfrom, and no write but the command's own."""
         env = environment(self.node.url)
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
-        return env | {"PYTHONPATH": f"{plain}:{env['PYTHONPATH']}", "PYTHONPYCACHEPREFIX": str(self.bytecode)}
+        path = f"{self.warm}:{env['PYTHONPATH']}"
+        return env | {
+            "PYTHONPATH": path,
+            "PYTHONPYCACHEPREFIX": str(self.warm / "bytecode"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
 
     def inject(self) -> int:
         """Run the command into the point and return its exit code; the trace stays in the folder."""
@@ -114,7 +126,7 @@ class Scene:
             (Where.NETWORK, False): [],
         }[point.where, point.fault in {Fault.KILL, Fault.LIE}]
         calls = f"trace=sendto,{point.call}"
-        strace = ["strace", "-y", "-s", "8", "-o", "trace.txt", "-e", calls, *aim]
+        strace = ["strace", "-y", "-ttt", "-s", "8", "-o", "trace.txt", "-e", calls, *aim]
         inject = f"inject={point.call}:{point.fault}:when={point.when}"
         return self._finish([*strace, "-e", inject, *ZCLONE, *RUN])
 
@@ -141,6 +153,17 @@ class Scene:
         """The clones of this point's sources."""
         mine = set(self.sources())
         return [clone for clone in self.node.ledger()["clones"] if clone["source"] in mine]
+
+    def posted(self) -> set[str]:
+        """Those of this point's sources that were ever POSTed."""
+        return set(self.node.ledger()["posts_per_source"]) & set(self.sources())
+
+    def recorded(self) -> set[str]:
+        """The sources with an attempt on record."""
+        manifest = self.folder / MANIFEST
+        if not manifest.stat().st_size:
+            return set()
+        return {record.key for record in scan(manifest) if isinstance(record, Record) and record.attempt}
 
     def settle(self) -> int:
         """The same command until it says 0 or 3; what a lying disk damaged is repaired as the message says."""
@@ -178,15 +201,22 @@ def is_hit(scene: Scene, code: int) -> bool:
     return any("(INJECTED)" in line for line in scene.trace())
 
 
-def posts_after_failure(trace: Iterable[str]) -> list[str]:
-    """The POSTs that left after the injected failure of the manifest."""
+def posts_after_failure(trace: Iterable[str]) -> list[float]:
+    """Seconds from the injected failure of the manifest to each POST that left after it."""
     lines = iter(trace)
-    for line in lines:
-        if "(INJECTED)" in line and MANIFEST in line:
-            return [later for later in lines if re.search(r'sendto\(.*"POST', later)]
-    return []
+    failed = next(line for line in lines if _is_failure(line))
+    return [_at(line) - _at(failed) for line in lines if re.search(r'sendto\(.*"POST', line)]
+
+
+def _at(line: str) -> float:
+    return float(line.split()[1])
 
 
 def failures(trace: Iterable[str]) -> int:
     """How often the manifest's call was made to fail."""
-    return sum("(INJECTED)" in line and MANIFEST in line for line in trace)
+    return sum(map(_is_failure, trace))
+
+
+def _is_failure(line: str) -> bool:
+    """A line of the log, which goes through a pipe, may fail by the same count: that is no failure of the manifest."""
+    return "(INJECTED)" in line and "<pipe:" not in line

@@ -20,6 +20,7 @@ from tests.crash.injection import (
     is_hit,
     posts_after_failure,
     require_strace,
+    warmed,
 )
 from tests.crash.stage import NodeProcess, node
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 WRITES, SYNCS, SENDS, RECEIPTS = 14, 15, 20, 26
 """How many of each call a calm run surely makes; a point that is not reached fails."""
+
+AT_THAT_MOMENT = 0.2
+"""Seconds; the next POSTs of a run that went on would come after the polls, 0.25 s later and more."""
 
 
 def points(*, where: Where, call: str, fault: Fault, whens: range, default: int) -> Iterator[ParameterSet]:
@@ -62,19 +66,19 @@ NETWORK = [
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """One node for all points of a worker."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Path]]:
+    """One node for all points of a worker, and a warm folder."""
     folder = tmp_path_factory.mktemp("node")
     require_strace(folder)
     (folder / "quick.yaml").write_text(QUICK, encoding="utf-8")
     with node("quick.yaml", cwd=folder) as running:
-        yield running
+        yield running, warmed(folder)
 
 
 @pytest.fixture
-def scene(point: Point, served: NodeProcess, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(point: Point, served: tuple[NodeProcess, Path], tmp_path: Path) -> Scene:
     """The point's scene, with its job file."""
-    made = Scene(point, tmp_path, served, tmp_path_factory.getbasetemp().parent / "bytecode")
+    made = Scene(point, tmp_path, *served)
     made.write_job()
     return made
 
@@ -89,12 +93,16 @@ def test_killed_at_any_call_the_same_command_goes_on(scene: Scene) -> None:
 
 @pytest.mark.parametrize("point", FAILURES)
 def test_a_disk_that_fails_ends_the_sending(scene: Scene) -> None:
-    """EIO or ENOSPC at the Nth write or sync of the manifest: it fails once, no POST follows, exit 1, and a rerun works."""
+    """EIO or ENOSPC at the Nth write or sync of the manifest: never tried again, no POST follows, exit 1, a rerun works.
+
+    A POST whose own record was durable may be on its way at that very moment; there is none without a record.
+    """
     code = scene.inject()
     assert is_hit(scene, code)
     assert code == 1, scene.said()
-    assert failures(scene.trace()) <= 1
-    assert posts_after_failure(scene.trace()) == []
+    assert failures(scene.trace()) == 1
+    assert not [later for later in posts_after_failure(scene.trace()) if later > AT_THAT_MOMENT]
+    assert scene.posted() <= scene.recorded()
     assert scene.settle() == 0
     scene.check()
 

@@ -203,7 +203,7 @@ class Witness:
         if record.state in {State.SENT, State.ACCEPTED, State.UNCERTAIN, State.PLANNED}:
             intent = story.intents[record.key] = follow(story.intents.get(record.key), record)
             if record.state is State.SENT and intent.job_uuid is not None:
-                story.jobs[intent.job_uuid].deadline = intent.first_sent_at + (self._limits.timeout or 0.0)
+                story.jobs[intent.job_uuid].deadline = intent.deadline or intent.first_sent_at + (self._limits.timeout or 0.0)
         if record.state not in {State.SENT, State.ACCEPTED}:
             self._landed(process, story, record)
 

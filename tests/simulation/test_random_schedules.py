@@ -37,7 +37,7 @@ def traces(seeds: Iterable[int]) -> str:
 
 def test_the_same_seed_gives_the_same_trace() -> None:
     """I16: byte for byte, also in another interpreter that hashes differently."""
-    code = f"from tests.simulation.test_schedules import traces; print(traces({range(20)!r}))"
+    code = f"from tests.simulation.test_random_schedules import traces; print(traces({range(20)!r}))"
     ours = traces(range(20))
     for hashing in ("1", "271828"):
         env = os.environ | {"PYTHONHASHSEED": hashing, "PYTHONPATH": str(ROOT)}

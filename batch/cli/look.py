@@ -1,0 +1,130 @@
+"""``zclone plan``: what would be sent, checked against the server where the settings name one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from batch.cli.drafts import draft, final, learnt, used_fields
+from batch.cli.planning import NO_VERSION
+from batch.cli.server import Server
+from batch.cli.settings import read_settings
+from batch.cli.terminal import say
+from batch.errors import UsageError
+from batch.model import Pins
+from batch.plan import coverage, crosscheck, explained, pinned
+from batch.plan.rearchitect import IMAGES_FIELD
+from batch.zstack.params import BODY_PARAMS
+from batch.zstack.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from batch.cli.drafts import Draft
+    from batch.jobfile import Job
+    from batch.model import Clone, JsonValue, Plan
+    from batch.plan import Setting
+    from batch.zstack.settings import Settings
+
+MOST_COMPARED: Final = 20_000
+"""Sources whose inventories are held to show differences; of more it is only asked whether they exist."""
+OFFLINE: Final = "no endpoint in the settings: sources, differences and the server's version are not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A final plan, and what it is shown with."""
+
+    job: Job
+    run: str
+    started_at: float
+    pins: Pins
+    plan: Plan
+    inventories: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """Of the sources, as the server shows them; empty where it was not asked."""
+
+    def clones(self) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
+        """Stream the clones, and where their parameters come from."""
+        return explained(self.job, run=self.run, started_at=self.started_at, sources=self.pins.sources.get)
+
+    def differences(self, clone: Clone) -> dict[str, JsonValue]:
+        """Return the source's values of the parameters that the clone gets other ones for."""
+        source = self.inventories.get(clone.source_uuid)
+        if source is None:
+            return {}
+        shown = {name: _shown(source, name) for name in clone.params if name != "tagUuids"}
+        return {name: value for name, value in shown.items() if _folded(value) != _folded(clone.params[name])}
+
+
+def _shown(source: Mapping[str, JsonValue], name: str) -> JsonValue:
+    if name == "architectureImages":
+        return used_fields(source, [IMAGES_FIELD])[IMAGES_FIELD]
+    return source.get(name)
+
+
+def _folded(value: JsonValue) -> JsonValue:
+    """Make x86_64 of an answer and X86_64 of a request one, and images without a field and with a null one."""
+    if isinstance(value, list):
+        return [_folded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _folded(inner) for name, inner in value.items() if inner is not None}
+    return value.upper() if isinstance(value, str) and value.upper() in {"X86_64", "AARCH64"} else value
+
+
+async def look(job: Job, *, run: str | None, started_at: float) -> Look:
+    """Plan a run that would start at ``started_at``. Raises JobFileError with all problems, UnreachableError."""
+    first = draft(job, run=run, started_at=started_at, pins=Pins())
+    settings = _settings(job, must=first.wanted.is_anything)
+    if settings is None:
+        say(OFFLINE)
+        return Look(job, first.plan.run, started_at, Pins(), first.plan)
+    async with Server(settings, rate=job.limits.rate, manifest=Path()) as server:
+        return await _checked(first, server)
+
+
+def _settings(job: Job, *, must: bool) -> Settings | None:
+    try:
+        return read_settings(os.environ, job=job.endpoint).settings
+    except UsageError as error:
+        if must:
+            raise UsageError(f"{job.path}: the plan needs the server, for its sources: {error}") from None
+        if job.endpoint is not None and job.endpoint.url is not None:
+            say(str(error))
+        return None
+
+
+async def _checked(first: Draft, server: Server) -> Look:
+    pins = await learnt(first, server)
+    job = pinned(first.job, pins)
+    if job.rearchitect is not None:
+        for line in coverage(job, job.rearchitect, pins=pins).lines(job.rearchitect):
+            say(line)
+    plan = final(first, pins)
+    client = await server.client()
+    if client.version is None:
+        say(NO_VERSION)
+    wanted = dict.fromkeys(clone.source_uuid for clone in plan.clones())
+    names = sorted(BODY_PARAMS) if len(wanted) <= MOST_COMPARED else []
+    inventories = {
+        service.uuid: used_fields(service.fields, [*names, IMAGES_FIELD]) if names else {}
+        async for service in Surroundings(client).services(wanted, fields=() if names else ("uuid",))
+    }
+    run, at, absent = plan.run, first.started_at, wanted.keys() - inventories.keys()
+    crosscheck(job, run=run, started_at=at, pins=pins, version=client.version, absent=absent)
+    _tell_collisions(plan)
+    return Look(job, run, at, pins, plan, inventories if names else {})
+
+
+def _tell_collisions(plan: Plan) -> None:
+    """Warn of names that several clones get: ZStack allows it, people mix them up."""
+    seen: dict[JsonValue, int] = {}
+    for clone in plan.clones():
+        name = clone.params.get("name")
+        if name is not None and len(seen) < MOST_COMPARED:
+            seen[name] = seen.get(name, 0) + 1
+    twins = [str(name) for name, count in seen.items() if count > 1]
+    if twins:
+        more = f" and {len(twins) - 5} more" if len(twins) > 5 else ""
+        say(f"warning: several clones get one name: {', '.join(twins[:5])}{more}")

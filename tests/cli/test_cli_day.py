@@ -1,0 +1,185 @@
+"""The operator's day as processes: retry, parts of a job, what is left for others, watching, a dead log."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+SOURCES = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 9)]
+MANIFEST = "job.simulated.manifest.jsonl"
+SAMPLE = re.compile(r'(zclone_\w+)\{job="job"(?:,state="(\w+)")?\} ([0-9.e+]+)')
+
+
+def write(folder: Path, *, fails: int = 0, attempts: int = 1, text: str = "{}") -> None:
+    """Write a job of eight targets, and faults that fail the first ones of them as long as the node lives."""
+    targets = "".join(f"  - {{uuid: {source}, params: {text}}}\n" for source in SOURCES)
+    limits = f"limits: {{rate: 200/s, attempts: {attempts}}}"
+    (folder / "job.yaml").write_text(f"version: 1\nname: job\n{limits}\ntargets:\n{targets}", encoding="utf-8")
+    faults = "".join(f"  - {{fault: fail, code: SYS.1006, source: {source}}}\n" for source in SOURCES[:fails])
+    script = "version: 1\nnode: {latency: [0, 0.01]}\n" + (f"faults:\n{faults}" if fails else "")
+    (folder / "f.yaml").write_text(script, encoding="utf-8")
+
+
+def records(manifest: Path) -> list[dict[str, object]]:
+    lines = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if "state" in line]
+
+
+def states(manifest: Path) -> Counter[object]:
+    return Counter({record["key"]: record["state"] for record in records(manifest)}.values())
+
+
+def test_retry_opens_what_failed_and_nothing_else(tmp_path: Path, zclone: Run) -> None:
+    """Failed targets go again under their uuids with attempts from 1; those with another code stay as they are."""
+    write(tmp_path, fails=2)
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
+    write(tmp_path)
+    other = zclone("retry", "job.yaml", "--simulate=f.yaml", "--code", "SYS.9999")
+    assert other.returncode == 3
+    done = zclone("retry", "job.yaml", "--simulate=f.yaml", "--code", "SYS.1006")
+    assert done.returncode == 0, done.stderr
+    assert "open again: 2 of the plan's targets" in done.stderr
+    sent = [
+        (record["key"], record["resource_uuid"]) for record in records(tmp_path / MANIFEST) if record["state"] == "sent"
+    ]
+    assert Counter(sent).total() == len(SOURCES) + 2
+    assert len(set(sent)) == len(SOURCES)
+    assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES)}
+    assert "failed" not in zclone("status", MANIFEST).stdout
+
+
+def test_retry_sends_what_the_job_says_now(tmp_path: Path, zclone: Run) -> None:
+    """A failed target may be mended in the job file; its retry is no change of something already made."""
+    write(tmp_path, fails=8)
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
+    write(tmp_path, text="{requestCpu: 2}")
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 2
+    done = zclone("retry", "job.yaml", "--simulate=f.yaml")
+    assert done.returncode == 0, done.stderr
+
+
+def test_retry_needs_a_run(tmp_path: Path, zclone: Run) -> None:
+    """Without a manifest there is nothing to try again, and none is made."""
+    write(tmp_path)
+    done = zclone("retry", "job.yaml", "--simulate=f.yaml")
+    assert done.returncode == 2
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_only_sends_what_it_names(tmp_path: Path, zclone: Run) -> None:
+    """--only limits a run; the next run without it does the rest; a field that is not known is an error."""
+    write(tmp_path)
+    one = zclone("run", "job.yaml", "--simulate=f.yaml", "--only", f"key={SOURCES[0]}")
+    assert (one.returncode, states(tmp_path / MANIFEST)) == (0, {"cloned": 1}), one.stderr
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 0
+    assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES)}
+    listed = zclone("list", MANIFEST, "--only", f"state=cloned key!={SOURCES[0]}", "-o", "jsonl")
+    assert len(listed.stdout.splitlines()) == len(SOURCES) - 1
+    assert zclone("run", "job.yaml", "--simulate=f.yaml", "--only", "stat=x").returncode == 2
+
+
+def test_shards_make_the_whole(tmp_path: Path, zclone: Run) -> None:
+    """Every target is in exactly one part, under the uuid it has in the whole."""
+    write(tmp_path)
+    for number in range(3):
+        done = zclone("run", "job.yaml", "--simulate=f.yaml", "--shard", f"{number}/3")
+        assert done.returncode == 0, done.stderr
+    manifests = sorted(tmp_path.glob("job.simulated.shard-?-of-3.manifest.jsonl"))
+    cloned = [record["key"] for path in manifests for record in records(path) if record["state"] == "cloned"]
+    assert sorted(map(str, cloned)) == SOURCES
+    assert zclone("run", "job.yaml", "--simulate=f.yaml", "--shard", "3/3").returncode == 2
+
+
+@pytest.fixture
+def pings() -> Iterator[tuple[str, list[str]]]:
+    """Give a dead man's switch: its url and what it was told."""
+    told: list[str] = []
+
+    class Switch(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Switch)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/ping/x", told
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_a_run_leaves_for_others(tmp_path: Path, zclone: Run, pings: tuple[str, list[str]]) -> None:
+    """A run pings its start and its exit code, and leaves metrics and a report, also where targets failed."""
+    write(tmp_path, fails=1)
+    url, told = pings
+    flags = ("--ping-url", url, "--metrics-file", "z.prom", "--report", "r.json")
+    assert zclone("run", "job.yaml", "--simulate=f.yaml", *flags).returncode == 3
+    assert told == ["/ping/x/start", "/ping/x/3"]
+    lines = (tmp_path / "z.prom").read_text(encoding="utf-8").splitlines()
+    found = [SAMPLE.fullmatch(line) for line in lines if not line.startswith("#")]
+    values = {(sample[1], sample[2]): float(sample[3]) for sample in found if sample is not None}
+    assert len(values) == len(found)
+    assert values["zclone_targets", "failed"] == 1
+    assert values["zclone_run_exit_code", None] == 3
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["counts"]["cloned"] == len(SOURCES) - 1
+
+
+def test_nothing_left_for_others_changes_the_exit_code(tmp_path: Path, zclone: Run) -> None:
+    """A ping that nobody takes and a report that cannot be written are said, and the run ends as it ends."""
+    write(tmp_path)
+    (tmp_path / "r.html").mkdir()
+    done = zclone(
+        "run", "job.yaml", "--simulate=f.yaml", "--ping-url", "http://127.0.0.1:9/s3cret", "--report", "r.html"
+    )
+    assert done.returncode == 0
+    assert "the ping start was not delivered" in done.stderr
+    assert "r.html" in done.stderr
+    assert "s3cret" not in done.stderr
+    assert zclone("run", "job.yaml", "--simulate=f.yaml", "--report", "r.pdf").returncode == 2
+
+
+def test_watch_ends_with_the_process(tmp_path: Path, zclone: Run) -> None:
+    """status --watch shows the last state once and leaves when the process has ended."""
+    write(tmp_path)
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 0
+    done = zclone("status", MANIFEST, "--watch")
+    assert done.returncode == 0
+    assert done.stdout.count("targets ") == 1
+
+
+@pytest.mark.parametrize("reader", ["head -1 >/dev/null", "sleep 3", "true"])
+def test_a_log_nobody_reads_changes_nothing(tmp_path: Path, child_env: dict[str, str], reader: str) -> None:
+    """Whoever reads the log may stop reading or leave: the manifest and the exit code are the same."""
+    write(tmp_path)
+    command = f"{{ {sys.executable} -m batch run job.yaml --simulate=f.yaml; echo $? >code; }} 2>&1 | {reader}"
+    subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, env=child_env, check=True, timeout=60)
+    assert (tmp_path / "code").read_text(encoding="ascii") == "0\n"
+    assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES)}
+
+
+def test_a_full_log_disk_changes_nothing(tmp_path: Path, zclone: Run) -> None:
+    """A log that cannot be written is told at the end; the manifest and the exit code are the same."""
+    write(tmp_path)
+    done = zclone("run", "job.yaml", "--simulate=f.yaml", "--log-file", "/dev/full")
+    assert done.returncode == 0, done.stderr
+    assert "log lines were lost" in done.stderr
+    assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES)}
