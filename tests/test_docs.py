@@ -142,7 +142,7 @@ def test_how_to(
 
 
 def test_the_demo_proves_itself(shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    """The tour ends with exit code 0, the node's own word that nothing was made twice, a report and the next command."""
+    """The tour ends with exit code 0, the node's word that nothing was made twice, a report and the next command."""
     done = shell(block_with("zclone demo"))
     assert done.returncode == 0, done.stderr
     assert re.match(r"The node's ledger: 300 made, 0 twice, through \d+ faults and one SIGKILL\.\n", done.stdout)
@@ -165,8 +165,8 @@ def test_both_readmes_are_in_step() -> None:
         r"^!\[[^]]*\](\([^)]*\))",
         r"^\| (`[^`|]*`|\d+)(?= )",
     ):
-        flags = re.MULTILINE | re.DOTALL if "`{3}" in pattern or "```" in pattern else re.MULTILINE
-        assert re.findall(pattern, CHINESE, flags) == re.findall(pattern, README, flags), pattern
+        how = re.MULTILINE | re.DOTALL if "```" in pattern else re.MULTILINE
+        assert re.findall(pattern, CHINESE, how) == re.findall(pattern, README, how), pattern
     assert documented_flags(CHINESE) == documented_flags(README)
 
 

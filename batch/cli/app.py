@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from batch import __version__
-from batch.cli import files, node, options, reports, results
+from batch.cli import discover, doctor, files, node, options, reports, results
 from batch.cli.arguments import prepared
 from batch.cli.terminal import emit, occupy_standard_streams, say
 from batch.errors import ExitCode, JobFileError, ZcloneError
@@ -163,6 +163,8 @@ app.command()(results.status)
 app.command(name="list")(results.list_targets)
 app.command()(results.show)
 app.command()(files.init)
+app.command()(discover.discover)
+app.command()(doctor.doctor)
 app.command()(files.schema)
 app.command()(results.repair)
 app.command()(reports.report)

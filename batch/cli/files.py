@@ -87,9 +87,13 @@ def init(file: options.NewFile = Path("job.yaml")) -> None:
     say(f"wrote {file}; next: zclone validate {file}")
 
 
-def schema(*, manifest: options.OfManifest = False, report: options.OfReport = False) -> None:
+def schema(
+    *, manifest: options.OfManifest = False, report: options.OfReport = False, plan: options.OfPlan = False
+) -> None:
     """Print the JSON Schema of job files, for editors and checks."""
-    if report:
+    if plan:
+        from batch.plan.schema import plan_schema as made
+    elif report:
         from batch.report.document import report_schema as made
     elif manifest:
         from batch.manifest.schema import manifest_schema as made

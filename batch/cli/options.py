@@ -175,6 +175,16 @@ ReportFile = Annotated[
     ),
 ]
 DemoFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A new folder for the job, manifest and report.")]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONDITION...]", help="Such as type=Endpoint or 'name~=qwen%'.", show_default=False),
+]
+NewJobFile = Annotated[
+    Path | None, _flag("--output", "-o", metavar="FILE", text="A new job file; default: standard output.")
+]
+OptionalJob = Annotated[
+    Path | None, typer.Argument(metavar="[JOB]", help="Also use this job file's endpoint.", show_default=False)
+]
 OfPlan = Annotated[
     bool, typer.Option("--plan", help="The schema of `zclone plan -o json` instead of job files.", show_envvar=False)
 ]

@@ -14,7 +14,7 @@ from batch.engine.policy import Policy
 from batch.engine.settle import World, first_step, is_reconciled, settle
 from batch.engine.steps import End, Send, Step
 from batch.engine.survey import fresh
-from batch.errors import RunStoppedError
+from batch.errors import RunStoppedError, UnreachableError
 from batch.model import Clone, Plan, State
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     """Settle every Clone of the plan that is not final yet; ``found`` is the plan's ``survey`` against ``past``.
 
     Returns when all were tried or the Stop was obeyed; what happened is in the journal. Raises RunStoppedError where
-    the run must be resumed later, ManifestError where the journal failed: nothing was sent after that.
+    the run must be resumed later, UnreachableError where it came to nothing at all, ManifestError where the journal
+    failed: nothing was sent after that.
     """
     policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
     guarded = GuardedApi(api, Breaker(clock))
@@ -60,6 +61,8 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
         asyncio.get_running_loop().call_later(limits.deadline, stop.request, "the deadline has come")
     await _within_grace(run.all(found.open), stop, grace)
     if run.stopped_by is not None:
+        if not past.counts.keys() - {State.PLANNED}:
+            raise UnreachableError(f"{run.stopped_by}; nothing was cloned") from None
         raise run.stopped_by
 
 

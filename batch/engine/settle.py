@@ -82,15 +82,16 @@ async def settle(clone: Clone, step: Step, world: World, *, pause_at: Callable[[
     Raises RunStoppedError where the whole run cannot go on, ManifestError where the journal failed.
     """
     while not isinstance(step, End):
-        if (pause_at is not None and pause_at(step)) or _is_forbidden(step, world):
+        if (pause_at is not None and pause_at(step)) or _is_forbidden(step, clone, world):
             return step
         step = await _take(step, clone, world)
     _record_end(clone, step, world)
     return step
 
 
-def _is_forbidden(step: Step, world: World) -> bool:
-    return isinstance(step, Send) and world.stop.requested
+def _is_forbidden(step: Step, clone: Clone, world: World) -> bool:
+    """Tell whether the step would send after the Stop, or what has no body because its target left the job file."""
+    return isinstance(step, Send) and (world.stop.requested or not clone.body)
 
 
 async def _take(step: Step, clone: Clone, world: World) -> Step:
@@ -108,7 +109,7 @@ async def _take(step: Step, clone: Clone, world: World) -> Step:
             return Send(ticket.attempt, None, window_start(ticket))
         case Abort(ticket, error):
             _return_attempt(clone, ticket, world)
-            raise RunStoppedError(f"{error.code}: {error.text}" + (f" ({error.hint})" if error.hint else ""))
+            raise RunStoppedError(f"{error.code}: {error.told}")
         case End():
             return step
 

@@ -193,7 +193,8 @@ def after_find(answer: FindAnswer, look: Look, clone: Clone, *, now: float, poli
         case _ if look.blind + 1 < policy.blind_looks:
             return replace(look, blind=look.blind + 1)
         case _:
-            return _uncertain(look.ticket, look.error, "the server could not say whether the clone exists")
+            told = look.error or (answer.error if isinstance(answer, Refused) else None)
+            return _uncertain(look.ticket, told, "the server could not say whether the clone exists")
 
 
 def _made(service: Service | None, ticket: Ticket) -> Step:
@@ -251,7 +252,7 @@ def _invisible(look: Look, now: float, policy: Policy) -> Step:
 
 
 def window_start(ticket: Ticket) -> float | None:
-    """Return when the Clone's time began; None: its next POST begins it, as pauses between processes are not its own."""
+    """Return when the Clone's time began; None: its next POST begins it, as time between processes is not its own."""
     return None if ticket.resumed else ticket.first_sent_at
 
 
@@ -272,7 +273,8 @@ def _again(look: Look, now: float, policy: Policy) -> Step:
 def _given_up(look: Look, now: float, policy: Policy) -> End:
     """Without attempts left: failed only once the last POST cannot be running any more."""
     ticket = look.ticket
-    if now - ticket.sent_at > policy.window(None) + policy.job_memory:
+    # Whoever sent it has not waited that long: a clock was set.
+    if ticket.resumed and now - ticket.sent_at > policy.window(None) + policy.job_memory:
         text = "every attempt went unanswered and no clone appeared"
         return End(State.FAILED, ticket.attempt, code="ZCLONE.UNANSWERED", text=text)
     return _uncertain(ticket, look.error, "every attempt went unanswered; no clone is visible yet")
@@ -285,15 +287,10 @@ def _unverifiable(look: Look, error: ApiError) -> End:
 
 
 def _failed(ticket: Ticket, error: ApiError) -> End:
-    return End(State.FAILED, ticket.attempt, code=error.code, text=_told(error))
+    return End(State.FAILED, ticket.attempt, code=error.code, text=error.told)
 
 
 def _uncertain(ticket: Ticket, error: ApiError | None, text: str = "") -> End:
     code = error.code if error is not None else "ZCLONE.UNCERTAIN"
-    told = _told(error) if error is not None else ""
+    told = error.told if error is not None else ""
     return End(State.UNCERTAIN, ticket.attempt, code=code, text="; ".join(filter(None, (text, told))))
-
-
-def _told(error: ApiError) -> str:
-    """ZStack's own words, and what the operator can do."""
-    return f"{error.text} ({error.hint})" if error.hint else error.text

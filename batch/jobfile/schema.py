@@ -27,6 +27,7 @@ def job_schema() -> Schema:
     """Return the schema of a whole job file."""
     envelope = EnvelopeModel.model_json_schema(ref_template="#/definitions/{model}")
     properties = {**envelope["properties"], "defaults": _ref("defaults"), "targets": _targets()}
+    properties["rearchitect"] = _rearchitect()
     properties["version"] = {"const": 1, "description": properties["version"]["description"]}
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -102,7 +103,33 @@ def _target_keys() -> Schema:
         "id": {**_ref("text")},
         "from": {"type": "string", "pattern": r"\.(jsonl|ndjson|csv)$", "description": "file of targets, streamed"},
         "matrix": _ref("matrix"),
+        "query": {
+            "type": ["array", "string"],
+            "items": {"type": "string", "pattern": "=|>|<|is null|not null"},
+            "description": "conditions of QueryModelService, such as name~=qwen%; what they find is a target each",
+        },
     }
+
+
+def _rearchitect() -> Schema:
+    rule = {
+        "from": {
+            "type": "string",
+            "minLength": 1,
+            "description": "start of source images; the longest match wins",
+        },
+        "to": {"type": "string", "minLength": 1, "description": "what stands in its place in the clone's image"},
+        "vmImageUuid": _ref("uuid"),
+        "cpuArchitecture": {**_ref("architecture")},
+    }
+    rules = {"type": "array", "items": {**_map(rule, "one rule"), "type": "object", "required": ["from", "to"]}}
+    keys = {
+        "to": {"type": "array", "minItems": 1, "items": _ref("architecture"), "description": "of the clones"},
+        "images": {**rules, "description": "rules from the source's images to the clone's"},
+        "file": {"type": "string", "description": "CSV file of rules: from, to, vmImageUuid, cpuArchitecture"},
+    }
+    text = "derive cpuArchitectures and architectureImages from the source's own images"
+    return {**_map(keys, text), "type": ["object", "null"], "required": ["to"]}
 
 
 def _image() -> Schema:

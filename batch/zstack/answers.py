@@ -45,6 +45,11 @@ class ApiError:
     hint: str = ""
     """One line: what the operator can do."""
 
+    @property
+    def told(self) -> str:
+        """What the operator reads: ZStack's own words, then the hint."""
+        return f"{self.text} ({self.hint})" if self.hint else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Service:

@@ -36,6 +36,10 @@ YOUNG: Final = 60.0
 MOST_YOUNG: Final = 3
 """So many young ends in a row stop the run."""
 PREFLIGHT_TRIES: Final = 3
+_ENDED_BY_OTHERS: Final = (
+    f"sessions in a row ended within {YOUNG:.0f} s: something else logs in with this account and the server allows one "
+    "session per user (enable.unique.session); use an account of its own for each run, or an AccessKey"
+)
 _LOGIN_TRIES: Final = 5
 _LOGOUT_TIME: Final = 10.0
 
@@ -142,6 +146,7 @@ class PasswordLogin:
         self._session: _Open | None = None
         self._dead = 0
         self._young = 0
+        self._is_disturbed = False
         self._refused: ZcloneError | None = None
         self._task: asyncio.Task[None] | None = None
         self.generation = 0
@@ -177,7 +182,12 @@ class PasswordLogin:
         return False
 
     async def close(self) -> str | None:
-        """Log out. The server holds a forgotten session for two hours, and 500 of them per user."""
+        """Log out; tell also of sessions that somebody ended, where the run came through."""
+        told = _ENDED_BY_OTHERS if self._is_disturbed else None
+        return "; ".join(filter(None, (told, await self._log_out()))) or None
+
+    async def _log_out(self) -> str | None:
+        """Leave no session: the server holds a forgotten one for two hours, and 500 of them per user."""
         if self._task is not None:
             await asyncio.wait({self._task})
         if self._session is None:
@@ -244,12 +254,9 @@ class PasswordLogin:
             return
         age = self._clock.monotonic() - self._session.at
         self._young = self._young + 1 if age < YOUNG else 0
+        self._is_disturbed = self._is_disturbed or self._young > 1
         if self._young >= MOST_YOUNG:
-            raise RunStoppedError(
-                f"{MOST_YOUNG} sessions in a row ended within {YOUNG:.0f} s: something else logs in with this account "
-                "and the server allows one session per user (enable.unique.session); use an account of its own for "
-                "each run, or an AccessKey"
-            )
+            raise RunStoppedError(_ENDED_BY_OTHERS)
 
 
 async def probe(send: Send, headers: Mapping[str, str], language: Language) -> FindAnswer:

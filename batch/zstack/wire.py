@@ -140,8 +140,7 @@ def explain(answer: Refused | NotSent | NoAnswer) -> str:
     """One line for the operator."""
     if not isinstance(answer, Refused):
         return answer.reason
-    error = answer.error
-    return f"{error.code}: {error.text}" + (f" ({error.hint})" if error.hint else "")
+    return f"{answer.error.code}: {answer.error.told}"
 
 
 def http_date(value: str | None) -> float | None:

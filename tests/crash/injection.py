@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -19,6 +18,7 @@ from tests.crash.stage import ZCLONE, NodeProcess, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 TARGETS: Final = 10
 MANIFEST: Final = "job.manifest.jsonl"

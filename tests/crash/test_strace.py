@@ -93,7 +93,7 @@ def test_killed_at_any_call_the_same_command_goes_on(scene: Scene) -> None:
 
 @pytest.mark.parametrize("point", FAILURES)
 def test_a_disk_that_fails_ends_the_sending(scene: Scene) -> None:
-    """EIO or ENOSPC at the Nth write or sync of the manifest: never tried again, no POST follows, exit 1, a rerun works.
+    """EIO or ENOSPC at the Nth write or sync of the manifest: not tried again, no POST follows, exit 1, a rerun works.
 
     A POST whose own record was durable may be on its way at that very moment; there is none without a record.
     """

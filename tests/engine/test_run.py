@@ -13,7 +13,7 @@ import pytest
 from batch.engine import Stop, clone_all
 from batch.engine.settle import NotHonouredError
 from batch.engine.survey import refuse_changes, survey
-from batch.errors import ManifestError, ManifestMismatchError, RunStoppedError
+from batch.errors import ManifestError, ManifestMismatchError, RunStoppedError, UnreachableError
 from batch.model import Clone, Intent, Limits, Plan, Record, State
 from batch.zstack.answers import (
     Absent,
@@ -171,6 +171,26 @@ def test_a_server_that_ignores_the_uuid_stops_the_run() -> None:
     with pytest.raises(NotHonouredError):
         scene.run()
     assert scene.server.count("submit") == 1
+
+
+def test_a_refusal_of_everything_says_that_nothing_was_cloned() -> None:
+    """Wrong credentials or a server without the API at the first POST: exit code 5, and the target is planned again."""
+    scene = Scene()
+    scene.server.answer = lambda clone: Refused(ApiError(ErrorClass.FATAL, "HTTP.404", "no api mapping"))
+    with pytest.raises(UnreachableError, match="no api mapping"):
+        scene.run()
+    assert scene.server.count("submit") == 1
+    assert scene.past.counts == {State.PLANNED: 1}
+
+
+def test_a_refusal_in_mid_run_leaves_it_to_be_resumed() -> None:
+    """After clones were made the same refusal is exit code 4."""
+    scene = Scene()
+    refused = Refused(ApiError(ErrorClass.FATAL, "LICENSE.1000", "expired"))
+    scene.server.answer = lambda clone: refused if clone.key == "k9" else None
+    with pytest.raises(RunStoppedError, match="LICENSE.1000"):
+        scene.run()
+    assert scene.past.counts[State.CLONED] >= 8
 
 
 def test_no_more_clones_are_in_flight_than_asked() -> None:

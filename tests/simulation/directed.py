@@ -36,9 +36,19 @@ def run_crashes(seed: int) -> Verdict:
     random = Random(seed)
     world = world_of(seed, random.randint(1, 2))
     for _ in range(random.randint(2, 5)):
-        run_process(world, Process(die_at=random.choice((random.randint(1, 12), random.randint(1, 30)))))
+        run_process(world, Process(die_at=random.randint(1, random.choice((12, 30)))))
         if random.random() < 0.7:
             world.disk.power_cut(random)
+    return judged(world)
+
+
+def run_unsynced(seed: int) -> Verdict:
+    """Two processes in a row die with lines written and not synced, and then the power goes."""
+    random = Random(seed)
+    world = world_of(seed, 2)
+    run_process(world, Process(die_in=("appended", random.randint(2, 3))))
+    run_process(world, Process(die_in=("appended", 1)))
+    world.disk.power_cut(random)
     return judged(world)
 
 
@@ -122,6 +132,7 @@ def _judge_damage(before: bytes, after: bytes) -> list[str]:
 KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
     "random": run_schedule,
     "crashes": run_crashes,
+    "unsynced": run_unsynced,
     "bad disks": run_bad_disks,
     "expiries": run_expiries,
     "outages": run_outages,

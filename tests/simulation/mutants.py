@@ -251,7 +251,7 @@ MUTANTS = (
     Mutant("login per worker", login_per_worker, 100, "expiries"),
     Mutant("retry outside the gate", retry_outside_gate, 100, "outages"),
     Mutant("name not synced", name_not_synced, 100, "crashes"),
-    Mutant("found lines not synced", found_lines_not_synced, 300, "crashes"),
+    Mutant("found lines not synced", found_lines_not_synced, 300, "unsynced"),
     Mutant("POSTs after a failed write", posts_after_failed_write, 100, "bad disks"),
     Mutant("header's remains refused", header_remains_refused, 300, "crashes"),
 )

@@ -23,6 +23,8 @@ class Process:
     """Dies at a step; ``die_at`` counts the steps from 1, None: it lives."""
 
     die_at: int | None = None
+    die_in: tuple[str, int] | None = None
+    """Dies at the step of that name with that number, from 1."""
     stop_after: float | None = None
     """Seconds after which it gets a signal."""
     starts_after: float = 0.0
@@ -48,7 +50,7 @@ class Process:
         self.require_alive()
         self.steps += 1
         self.names.append(name)
-        if self.steps == self.die_at:
+        if self.steps == self.die_at or (name, self.names.count(name)) == self.die_in:
             self.alive = False
             raise Killed
 

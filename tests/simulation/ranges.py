@@ -37,5 +37,5 @@ def put_on_record(verdict: Verdict) -> None:
 
 def told(verdict: Verdict) -> str:
     """What to show of a failing schedule, and how to see it again."""
-    again = f"pytest -n0 tests.simulation.test_random_schedules.py --schedules 1 --seed {verdict.seed}"
+    again = f"pytest -n0 tests/simulation/test_random_schedules.py --schedules 1 --seed {verdict.seed}"
     return "\n".join((f"seed {verdict.seed}:", *verdict.problems, f"again: {again}", *verdict.trace[-40:]))

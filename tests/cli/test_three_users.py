@@ -1,0 +1,202 @@
+"""The jobs of three users, end to end on embedded nodes: a migration, a nightly cron job, the onboarding of tenants."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from batch.manifest import Header, open_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+SESSION: Final = "b86c9016b4f24953a9edefb53ca0678c"
+ARM_IMAGE: Final = "1d919fda666b3bdcb5f4925f1cf17c71"
+QUICK: Final = "version: 1\nnode: {latency: [0, 0.01]}\n"
+SERVICES: Final = 300
+LEGACY: Final = frozenset(range(0, SERVICES, 43))
+"""Seven services whose image is of another registry."""
+
+
+def uuid_of(number: int) -> str:
+    return f"{number:012x}4aaa8{number:015x}"
+
+
+def image_of(number: int) -> str:
+    registry = "legacy.example.com/amd64" if number in LEGACY else f"registry.example.com/x86_64/team{number % 3}"
+    return f"{registry}/service-{number}:v{number % 5}"
+
+
+def ledger(url: str) -> Any:
+    with urllib.request.urlopen(url.removesuffix("/zstack") + "/__ledger") as answer:
+        return json.load(answer)
+
+
+def write_sources(path: Path, names: dict[str, str], images: dict[str, str] | None = None) -> Path:
+    """Write a node script with these services; those with an image have it for x86_64."""
+    rows = []
+    for uuid, name in names.items():
+        row = {"cpuArchitecture": "x86_64", "vmImageUuid": "21cb9f654e9d3feab962ce3f5eec5796"}
+        fields = {"architectureImages": [row | {"dockerImage": images[uuid]}]} if images else {}
+        rows.append(f"  - {json.dumps({'uuid': uuid, 'name': name, 'fields': fields})}\n")
+    path.write_text(QUICK + "sources:\n" + "".join(rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def estate(tmp_path: Path, serve_node: Callable[..., str]) -> dict[str, str]:
+    """Give the settings of a server with 300 services, seven of them with images of another registry."""
+    names = {uuid_of(number): f"service-{number}" for number in range(SERVICES)}
+    images = {uuid_of(number): image_of(number) for number in range(SERVICES)}
+    script = write_sources(tmp_path / "node.yaml", names, images)
+    return {"ZSTACK_API_URL": serve_node("--faults", str(script)), "ZSTACK_SESSION_ID": SESSION}
+
+
+def write_migration(folder: Path) -> Path:
+    (folder / "services.jsonl").write_text("".join(f'"{uuid_of(n)}"\n' for n in range(SERVICES)), encoding="utf-8")
+    write_rules(folder, {"registry.example.com/x86_64/": "registry.example.com/aarch64/"})
+    job = folder / "migrate.yaml"
+    job.write_text(
+        "version: 1\nname: migrate\nlimits: {rate: 1000/s, concurrency: 64}\n"
+        "targets: [{from: services.jsonl, params: {name: '${source.name}-arm64'}}]\n"
+        "rearchitect: {to: [AARCH64], file: images.csv}\n",
+        encoding="utf-8",
+    )
+    return job
+
+
+def write_rules(folder: Path, rules: dict[str, str]) -> None:
+    with (folder / "images.csv").open("w", newline="", encoding="utf-8") as stream:
+        rows = [[source, to, ARM_IMAGE] for source, to in rules.items()]
+        csv.writer(stream).writerows([["from", "to", "vmImageUuid"], *rows, ["never/", "used/", ""]])
+
+
+def test_the_migration(tmp_path: Path, zclone: Run, estate: dict[str, str]) -> None:
+    """Seven uncovered sources are told at plan and nothing is sent; once mended, 300 clones have the derived images."""
+    job = write_migration(tmp_path)
+    refused = zclone("plan", job, env=estate)
+    assert refused.returncode == 2
+    assert "293 of 300 sources are covered, 7 are not" in refused.stderr
+    assert refused.stderr.count("no rule matches the source's image 'legacy.example.com/amd64/") == 7
+    assert "images.csv:3:1: rearchitect: the rule for AARCH64 from 'never/' matches nothing" in refused.stderr
+    assert zclone("run", job, env=estate).returncode == 2
+    assert "submit" not in ledger(estate["ZSTACK_API_URL"])["calls"]
+    arm = "registry.example.com/aarch64/"
+    write_rules(tmp_path, {"registry.example.com/x86_64/": arm, "legacy.example.com/amd64/": f"{arm}legacy/"})
+    planned = zclone("plan", job, env=estate)
+    assert planned.returncode == 0, planned.stderr
+    assert "300 of 300 sources are covered" in planned.stderr
+    done = zclone("run", job, env=estate)
+    assert done.returncode == 0, done.stderr
+    assert clones_of(estate) == {uuid_of(number): expected(number) for number in range(SERVICES)}
+
+
+def clones_of(estate: dict[str, str]) -> dict[str, tuple[str, Any, Any]]:
+    made = ledger(estate["ZSTACK_API_URL"])["clones"]
+    assert len(made) == SERVICES
+    return {
+        row["source"]: (row["name"], row["params"]["cpuArchitectures"], row["params"]["architectureImages"])
+        for row in made
+    }
+
+
+def expected(number: int) -> tuple[str, Any, Any]:
+    name = image_of(number).replace("/x86_64/", "/aarch64/").replace("legacy.example.com/amd64", "legacy")
+    image = name if name.startswith("registry") else f"registry.example.com/aarch64/{name}"
+    row = {"cpuArchitecture": "AARCH64", "dockerImage": image, "vmImageUuid": ARM_IMAGE}
+    return f"service-{number}-arm64", ["AARCH64"], [row]
+
+
+NIGHTLY: Final = """version: 1
+name: nightly
+run: nightly-${date}
+limits: {rate: 200/s}
+targets:
+  - {query: ["name~=qwen%"], params: {name: "${source.name}-${date}"}}
+"""
+
+
+def names_in(state: Path) -> set[str]:
+    events = map(json.loads, state.read_text(encoding="utf-8").splitlines())
+    return {event["n"] for event in events if event["e"] == "clone"}
+
+
+def test_the_nightly_keeps_its_names(tmp_path: Path, zclone: Run, child_env: dict[str, str]) -> None:
+    """A resumed nightly clones what its query found at first, under the names of then, whatever changed since."""
+    (tmp_path / "nightly.yaml").write_text(NIGHTLY, encoding="utf-8")
+    write_sources(tmp_path / "node.yaml", {uuid_of(number): f"qwen-{number}" for number in range(1, 7)})
+    flags = ["--simulate=node.yaml", "--run", "nightly-1", "--manifest", "n.manifest.jsonl", "nightly.yaml"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batch", "run", "--rate", "4/s", *flags],
+        cwd=tmp_path,
+        env=child_env,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while "clone.settled" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 4
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    write_sources(tmp_path / "node.yaml", {uuid_of(number): f"qwen-new-{number}" for number in range(3, 11)})
+    done = zclone("run", *flags)
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path / "n.node.jsonl") == {f"qwen-{number}-{today}" for number in range(1, 7)}
+
+
+def test_a_nightly_resumed_after_midnight_keeps_its_date(tmp_path: Path, zclone: Run) -> None:
+    """The date of a run is that of its first start, also when it goes on another day."""
+    (tmp_path / "nightly.yaml").write_text(NIGHTLY, encoding="utf-8")
+    write_sources(tmp_path / "node.yaml", {uuid_of(1): "qwen"})
+    path = tmp_path / "nightly.old.simulated.manifest.jsonl"
+    header = Header("nightly", "old", "embedded node", simulated=True, tool="zclone", created_at=1_000_000_000.0)
+
+    async def begin() -> None:
+        await open_manifest(path, header).close(4)
+
+    asyncio.run(begin())
+    done = zclone("run", "--simulate=node.yaml", "--run", "old", "nightly.yaml")
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path / "nightly.old.simulated.node.jsonl") == {"qwen-2001-09-09"}
+
+
+def write_tenants(path: Path, tenants: list[int]) -> None:
+    rows = "".join(f"tenant{number},tenant{number},{number % 4 + 1},tier::{number % 2}\n" for number in tenants)
+    path.write_text("id,tenant,params.requestCpu,userTags\n" + rows, encoding="utf-8")
+
+
+def test_the_onboarding(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """Forty tenants get a clone each; reordered rows are the same clones, and one more tenant is one more clone."""
+    script = write_sources(tmp_path / "node.yaml", {uuid_of(1): "chat"})
+    env = {"ZSTACK_API_URL": serve_node("--faults", str(script)), "ZSTACK_SESSION_ID": SESSION}
+    job = tmp_path / "onboard.yaml"
+    job.write_text(
+        "version: 1\nname: onboard\nlimits: {rate: 500/s, concurrency: 16}\ntargets:\n"
+        f"  - {{from: tenants.csv, uuid: {uuid_of(1)}, keep: [size, system],"
+        " params: {name: '${tenant}-${source.name}'}, userTags: ['tenant::${tenant}']}\n",
+        encoding="utf-8",
+    )
+    write_tenants(tmp_path / "tenants.csv", list(range(40)))
+    assert zclone("run", job, env=env).returncode == 0
+    write_tenants(tmp_path / "tenants.csv", [40, *reversed(range(40))])
+    again = zclone("run", job, env=env)
+    assert again.returncode == 0, again.stderr
+    made = ledger(env["ZSTACK_API_URL"])["clones"]
+    assert sorted(row["name"] for row in made) == sorted(f"tenant{number}-chat" for number in range(41))
+    assert all("size" in row["params"] and "system" in row["params"] for row in made)
+    assert ledger(env["ZSTACK_API_URL"])["calls"]["query"] == 1

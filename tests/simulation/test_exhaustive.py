@@ -1,0 +1,60 @@
+"""No step is special: the command dies at every single one, and the next one finishes the work."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.simulator.faults import Fault, FaultKind, Rule
+from tests.simulation.command import run_process
+from tests.simulation.directed import world_of
+from tests.simulation.process import Process
+from tests.simulation.schedule import judged
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+LOST = Rule(Fault(FaultKind.LOST_REPLY, seconds=0.1), requests=frozenset({1}))
+"""The answer to the very first POST does not come."""
+
+
+def world(targets: int, *faults: Rule) -> World:
+    """A small World; every run of it goes the same way until its first kill."""
+    return world_of(1, targets, *faults)
+
+
+def steps_of(world: World) -> int:
+    """How many steps an undisturbed run has."""
+    process = Process()
+    run_process(world, process)
+    return process.steps
+
+
+def survive(world: World, *deaths: int, power_cut: bool = False) -> None:
+    """Die at these steps one after the other, and then finish: exactly one clone each, nothing lost or invented."""
+    for death in deaths:
+        run_process(world, Process(die_at=death))
+        if power_cut:
+            world.disk.power_cut(Random(death))
+    verdict = judged(world)
+    assert verdict.problems == (), f"killed at {deaths}"
+
+
+@pytest.mark.parametrize("power_cut", [False, True], ids=["kill", "power cut"])
+@pytest.mark.parametrize("faults", [(), (LOST,)], ids=["calm", "lost reply"])
+@pytest.mark.parametrize("targets", [1, 2, 3])
+def test_a_kill_at_every_step_is_survived(targets: int, faults: tuple[Rule, ...], *, power_cut: bool) -> None:
+    """For one to three targets, wherever the process dies, also with the power, a rerun makes it good."""
+    for death in range(1, steps_of(world(targets, *faults)) + 1):
+        survive(world(targets, *faults), death, power_cut=power_cut)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_two_kills_at_every_pair_of_steps_are_survived(part: int) -> None:
+    """For one target, wherever the first and the second process die."""
+    steps = steps_of(world(1))
+    for first in range(1 + part, steps + 1, 4):
+        for second in range(1, steps + 1):
+            survive(world(1), first, second)

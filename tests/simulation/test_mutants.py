@@ -1,0 +1,33 @@
+"""The test of the tests: mistakes planted in the real code are found, and without them nothing is."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch.errors import ZcloneError
+from tests.simulation.directed import KINDS
+from tests.simulation.mutants import MUTANTS, Mutant
+
+
+def found_by(kind: str, seed: int) -> str | None:
+    """What a schedule finds: a broken promise, or an error that should not have come up."""
+    try:
+        problems = KINDS[kind](seed).problems
+    except ZcloneError as error:
+        return repr(error)
+    return problems[0] if problems else None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
+    """Each mistake breaks a promise within the number of schedules that stands beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        mutant.plant(patch)
+        assert any(found_by(mutant.schedule, seed) for seed in range(mutant.within)), f"{mutant.name} survives"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_mistake_nothing_is_found(kind: str) -> None:
+    """The code as it is keeps every promise in the very schedules that find the mistakes."""
+    wanted = max((mutant.within for mutant in MUTANTS if mutant.schedule == kind), default=0)
+    assert [(seed, found) for seed in range(wanted) if (found := found_by(kind, seed))] == []
