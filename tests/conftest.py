@@ -11,7 +11,7 @@ import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT: Final = Path(batch.__file__).resolve().parents[1]
-_LARGEST: Final = 4 << 20
+_LARGEST: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,20 @@ def _forms() -> Iterator[bytes]:
     for secret in astuple(PLANTED):
         raw = secret.encode()
         yield raw
+        yield json.dumps(secret)[1:-1].encode()
         yield hashlib.sha512(raw).hexdigest().encode()
+        yield hashlib.sha512(raw).hexdigest().upper().encode()
         yield base64.b64encode(raw)
+        yield base64.urlsafe_b64encode(raw)
         yield quote(raw, safe="").encode()
+        yield quote_plus(raw).encode()
 
 
 FORMS: Final = tuple(_forms())
 
 
-def _leaks(data: bytes) -> bool:
+def leaks(data: bytes) -> bool:
+    """Tell whether ``data`` holds a planted secret in any form."""
     return any(form in data for form in FORMS)
 
 
@@ -58,8 +63,9 @@ def _no_secret_in_files(request: pytest.FixtureRequest) -> Iterator[None]:
     folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     for path in folder.rglob("*") if folder else ():
+        assert not leaks(path.name.encode()), "a file's name holds a planted secret"
         if path.is_file() and not path.is_symlink() and path.suffix != ".secret" and path.stat().st_size <= _LARGEST:
-            assert not _leaks(path.read_bytes()), f"{path.name} holds a planted secret"
+            assert not leaks(path.read_bytes()), f"{path.name} holds a planted secret"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,7 +73,7 @@ def pytest_runtest_makereport() -> Iterator[None]:
     """Search what a test printed and logged."""
     report: pytest.TestReport = yield  # type: ignore[assignment]
     printed = report.capstdout + report.capstderr + report.caplog
-    if report.when == "teardown" and _leaks(printed.encode("utf-8", "replace")):
+    if report.when == "teardown" and leaks(printed.encode("utf-8", "replace")):
         report.outcome = "failed"
         report.longrepr = "the captured output holds a planted secret"
     return report  # type: ignore[return-value]

@@ -170,6 +170,25 @@ def test_both_readmes_are_in_step() -> None:
     assert documented_flags(CHINESE) == documented_flags(README)
 
 
+def test_the_library_example_clones(tmp_path: Path, child_env: dict[str, str], serve_node: Callable[[], str]) -> None:
+    """README's program stands beside the vendor's, sets what that sets, and clones as it stands."""
+    section = README.split("## As a library")[1].split("\n## ")[0]
+    (theirs,), (ours,) = blocks(section, "text"), blocks(section, "python")
+    set_by_them = set(re.findall(r"^action\.\w+", theirs, re.MULTILINE))
+    assert set_by_them <= {line.split(" = ")[0].strip() for line in ours.splitlines()}
+    (tmp_path / "clone.py").write_text(ours.replace(ENDPOINT, serve_node()), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "clone.py"],
+        cwd=tmp_path,
+        env=child_env | {"ZSTACK_SESSION_ID": "b86c9016b4f24953a9edefb53ca0678c"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert re.fullmatch(r"cloned: [0-9a-f]{32} example\n", done.stdout), done.stderr
+
+
 def test_the_job_in_the_readme_is_valid(zclone: Callable[..., Any], tmp_path: Path) -> None:
     """The job file README shows passes validation."""
     (text,) = blocks(README, "yaml")

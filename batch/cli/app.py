@@ -57,8 +57,9 @@ def _zclone(
 
 @app.command()
 def run(  # noqa: PLR0913 - one argument for each flag
-    job: options.Job,
+    job: options.RunJob = None,
     *,
+    plan: options.SavedPlan = None,
     simulate: options.Simulate = None,
     manifest: options.Manifest = None,
     run: options.Run = None,
@@ -82,31 +83,15 @@ def run(  # noqa: PLR0913 - one argument for each flag
 
     Run the same command until it exits 0 or 3. Ctrl-C ends it in good order, a second one at once.
     """
+    flags = dict(locals())
+    from batch.cli.planning import job_and_run
     from batch.cli.preparation import Asked
     from batch.cli.run import run as run_job
 
-    asked = Asked(
-        job=job,
-        simulate=simulate,
-        manifest=manifest,
-        run=run,
-        rate=rate,
-        concurrency=concurrency,
-        deadline=deadline,
-        accept_changes=accept_changes,
-        at_most_once=at_most_once,
-        progress=progress,
-        log_format=log_format,
-        log_file=log_file,
-        insecure=insecure,
-        context=context,
-        only=tuple(only or ()),
-        shard=shard,
-        report=report,
-        metrics_file=metrics_file,
-        ping_url=ping_url,
-    )
-    raise typer.Exit(run_job(asked))
+    # Every flag but --plan is a field of its own name.
+    flags["job"], flags["run"], flags["saved"] = job_and_run(job, run, flags.pop("plan"))
+    flags["only"] = tuple(only or ())
+    raise typer.Exit(run_job(Asked(**flags)))
 
 
 @app.command()

@@ -40,8 +40,9 @@ class Draft:
 def draft(job: Job, *, run: str | None, started_at: float, pins: Pins) -> Draft:
     """Check everything that can be checked without the server. Raises JobFileError."""
     wanted = Wanted(pins)
-    plan = expand(replace(job, found=wanted.found), run=run, started_at=started_at, sources=wanted)
+    # Before the walk: of files edited meanwhile the digest must not be the one of a plan they were not in.
     inputs = inputs_digest(job, run=run, started_at=started_at, pins=pins)
+    plan = expand(replace(job, found=wanted.found), run=run, started_at=started_at, sources=wanted)
     return Draft(job, run, started_at, pins, replace(plan, inputs=inputs), wanted)
 
 

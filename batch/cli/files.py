@@ -40,14 +40,20 @@ def _is_valid(path: Path, form: options.ProblemFormat) -> bool:
     return True
 
 
-def plan(job: options.Job, *, run: options.Run = None, output: options.PlanAs = options.PlanOutput.TABLE) -> None:
+def plan(
+    job: options.Job,
+    *,
+    run: options.Run = None,
+    output: options.PlanAs = options.PlanOutput.TABLE,
+    out: options.PlanFile = None,
+) -> None:
     """Show what a run would send and why, and how long it takes at the job's rate.
 
     Where the settings name an endpoint, its sources and its version are checked too; nothing is changed there.
     """
     import asyncio
 
-    from batch.cli.look import look
+    from batch.cli.look import look, save
     from batch.cli.plans import curl, document, duration, table
     from batch.jobfile import load
 
@@ -61,6 +67,9 @@ def plan(job: options.Job, *, run: options.Run = None, output: options.PlanAs = 
         case options.PlanOutput.CURL:
             emit(curl(shown.plan, url=_url(loaded)))
     say(duration(shown.plan, loaded.limits))
+    if out is not None:
+        save(shown, out)
+        say(f"saved {out}; next: zclone run --plan {out}")
 
 
 def _url(job: "Job") -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from batch import __version__
 from batch.cli.drafts import draft, final, learnt, used_fields
 from batch.cli.planning import NO_VERSION
 from batch.cli.server import Server
@@ -16,6 +17,7 @@ from batch.errors import UsageError
 from batch.model import Pins
 from batch.plan import coverage, crosscheck, explained, pinned
 from batch.plan.rearchitect import IMAGES_FIELD
+from batch.plan.saved import SavedPlan
 from batch.zstack.params import BODY_PARAMS
 from batch.zstack.surroundings import Surroundings
 
@@ -82,6 +84,16 @@ async def look(job: Job, *, run: str | None, started_at: float) -> Look:
         return Look(job, first.plan.run, started_at, Pins(), first.plan)
     async with Server(settings, rate=job.limits.rate, manifest=Path()) as server:
         return await _checked(first, server)
+
+
+def save(shown: Look, file: Path) -> None:
+    """Write the plan for ``run --plan``; an existing file is kept. Raises UsageError."""
+    saved = SavedPlan(str(shown.job.path), shown.run, shown.started_at, shown.plan.digest, __version__, shown.pins)
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(saved.text())
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from None
 
 
 def _settings(job: Job, *, must: bool) -> Settings | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from batch.cli import completion
 from batch.model import State
 
 
@@ -68,7 +69,13 @@ ManifestPath = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="The manifest of a run, also of a running one.", show_default=False)
 ]
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="The target's id, or its uuid where it has none.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="The target's id, or its uuid where it has none.",
+        show_default=False,
+        autocompletion=completion.keys,
+    ),
 ]
 NewFile = Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to write; an existing file is kept.")]
 
@@ -155,7 +162,12 @@ States = Annotated[
 ]
 Codes = Annotated[
     list[str] | None,
-    _flag("--code", metavar="CODE", text="Only targets with this error code, such as SYS.1006; may be repeated."),
+    _flag(
+        "--code",
+        metavar="CODE",
+        text="Only targets with this error code, such as SYS.1006; may be repeated.",
+        autocompletion=completion.codes,
+    ),
 ]
 RepairedFile = Annotated[
     Path | None,
@@ -184,6 +196,16 @@ NewJobFile = Annotated[
 ]
 OptionalJob = Annotated[
     Path | None, typer.Argument(metavar="[JOB]", help="Also use this job file's endpoint.", show_default=False)
+]
+RunJob = Annotated[
+    Path | None, typer.Argument(metavar="JOB", help="The job file; with --plan the plan names it.", show_default=False)
+]
+SavedPlan = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="Do exactly what `zclone plan --out FILE` saved, or refuse."),
+]
+PlanFile = Annotated[
+    Path | None, _flag("--out", metavar="FILE", text="Also save the plan, for `zclone run --plan FILE`.")
 ]
 OfPlan = Annotated[
     bool, typer.Option("--plan", help="The schema of `zclone plan -o json` instead of job files.", show_envvar=False)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch.cli.drafts import draft, finished
+from batch import __version__
+from batch.cli.drafts import draft, finished, learnt
 from batch.cli.preparation import warn
 from batch.cli.server import Server
+from batch.errors import UsageError
 from batch.model import Pins
 from batch.plan import crosscheck, inputs_digest, pinned, trusted
+from batch.plan.saved import SavedPlan, read_saved
 
 if TYPE_CHECKING:
     from batch.cli.drafts import Draft
@@ -35,7 +39,11 @@ def server_of(prepared: Prepared, *, stop: Stop) -> Server:
 
 def drafted(prepared: Prepared, started_at: float) -> Draft:
     """Plan a run that begins at ``started_at`` as far as that goes without the server. Raises JobFileError."""
-    return draft(prepared.job, run=prepared.asked.run, started_at=started_at, pins=Pins())
+    pins = Pins() if prepared.asked.saved is None else prepared.asked.saved.pins
+    first = draft(prepared.job, run=prepared.asked.run, started_at=started_at, pins=pins)
+    if prepared.asked.saved is not None:
+        prepared.asked.saved.require(first.plan, tool=__version__)
+    return first
 
 
 async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, first: Draft | None) -> Plan:
@@ -43,6 +51,8 @@ async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, fir
 
     ``first``: the draft of a new run. Raises JobFileError.
     """
+    if prepared.asked.saved is not None:
+        return await _as_saved(prepared, prepared.asked.saved, manifest, server)
     job, run, at = prepared.job, prepared.asked.run, manifest.header.created_at
     pins, known = manifest.past.pinned.pins, manifest.past.plan
     if first is None and known is not None and known.inputs:
@@ -53,6 +63,31 @@ async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, fir
     if more.sources or more.queries:
         await manifest.write_pins(more)
     return plan
+
+
+async def _as_saved(prepared: Prepared, saved: SavedPlan, manifest: Manifest, server: Server) -> Plan:
+    """Return the plan as it was saved. Raises UsageError where the job, or before the first start a source, differs."""
+    first = drafted(prepared, saved.started_at)
+    if manifest.past.plan is None and (saved.pins.sources or saved.pins.queries):
+        anew = draft(prepared.job, run=prepared.asked.run, started_at=saved.started_at, pins=Pins())
+        saved.require_same_server(await learnt(anew, server))
+        await manifest.write_pins(saved.pins)
+    return first.plan
+
+
+def job_and_run(job: Path | None, run: str | None, plan: Path | None) -> tuple[Path, str | None, SavedPlan | None]:
+    """Put JOB, ``--run`` and ``--plan`` together; the plan names job and run. Raises UsageError."""
+    if plan is None:
+        if job is None:
+            raise UsageError("Missing argument JOB: the job file, or --plan FILE")
+        return job, run, None
+    try:
+        saved = read_saved(plan.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, UsageError) as error:
+        raise UsageError(f"{plan}: {getattr(error, 'strerror', None) or error}") from None
+    if run not in {None, saved.run} or job not in {None, Path(saved.job_file)}:
+        raise UsageError(f"{plan}: is a plan of {saved.job_file}, run {saved.run}: leave JOB and --run away")
+    return Path(saved.job_file), saved.run, saved
 
 
 def check_version(prepared: Prepared, manifest: Manifest, version: Version | None) -> None:

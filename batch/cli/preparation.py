@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from batch.cli.options import LogFormat, Progress
     from batch.jobfile import Job
     from batch.model import Limits
+    from batch.plan.saved import SavedPlan
     from batch.zstack.settings import Settings
 
 
@@ -57,6 +58,8 @@ class Asked:
     report: Path | None = None
     metrics_file: Path | None = None
     ping_url: str | None = None
+    saved: SavedPlan | None = None
+    """The plan of ``--plan``: the run is exactly that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ def _header(prepared: Prepared) -> Header:
         endpoint=EMBEDDED if settings is None else settings.url,
         simulated=settings is None,
         tool=f"zclone {__version__}",
-        created_at=time.time(),
+        created_at=time.time() if prepared.asked.saved is None else prepared.asked.saved.started_at,
         job_file=str(prepared.asked.job),
     )
 

@@ -32,7 +32,8 @@ def say(text: str) -> None:
         return
     shown = "\n".join(map(sanitised, SECRETS.redact(text).split("\n")))
     try:
-        print(shown, file=sys.stderr, flush=True)
+        # One write: a log line of the other thread must not come between a text and its end.
+        print(shown + "\n", end="", file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr.fileno())
 

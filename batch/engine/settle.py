@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batch.engine.steps import (
-    Abort,
+    Doing,
     End,
     Look,
     Poll,
@@ -56,10 +56,8 @@ class World:
     budget: RetryBudget
 
 
-def first_step(intent: Intent | None, policy: Policy) -> Step:
-    """Where a Clone goes on, by what its manifest says; None: nothing yet."""
-    if intent is None:
-        return Send(1)
+def first_step(intent: Intent, policy: Policy) -> Step:
+    """Where a Clone goes on, by what its manifest says."""
     if intent.job_uuid is None or intent.state is State.PLANNED:
         return Send(intent.attempt + 1)
     deadline = intent.first_sent_at + policy.window(None) if intent.deadline is None else intent.deadline
@@ -94,7 +92,7 @@ def _is_forbidden(step: Step, clone: Clone, world: World) -> bool:
     return isinstance(step, Send) and (world.stop.requested or not clone.body)
 
 
-async def _take(step: Step, clone: Clone, world: World) -> Step:
+async def _take(step: Doing, clone: Clone, world: World) -> Step:
     match step:
         case Send():
             return await _send(step, clone, world)
@@ -107,11 +105,8 @@ async def _take(step: Step, clone: Clone, world: World) -> Step:
         case Renew(ticket):
             await world.api.renew()
             return Send(ticket.attempt, None, window_start(ticket))
-        case Abort(ticket, error):
-            _return_attempt(clone, ticket, world)
-            raise RunStoppedError(f"{error.code}: {error.told}")
-        case End():
-            return step
+    _return_attempt(clone, step.ticket, world)
+    raise RunStoppedError(f"{step.error.code}: {step.error.told}")
 
 
 async def _send(step: Send, clone: Clone, world: World) -> Step:

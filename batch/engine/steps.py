@@ -134,7 +134,9 @@ class End:
     text: str | None = None
 
 
-Step: TypeAlias = Send | Resend | Poll | Look | Renew | Abort | End
+Doing: TypeAlias = Send | Resend | Poll | Look | Renew | Abort
+"""Steps after which there is another."""
+Step: TypeAlias = Doing | End
 
 
 def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failures: int = 0) -> Step:
@@ -221,8 +223,7 @@ def _refused_post(error: ApiError, ticket: Ticket, policy: Policy) -> Step:
             return Renew(ticket)
         case ErrorClass.TRANSIENT:
             return _again(Look(ticket, Why.ENDED, error), ticket.sent_at, policy)
-        case ErrorClass.AMBIGUOUS:
-            return Poll(ticket, error=error)
+    return Poll(ticket, error=error)
 
 
 def _looks_needed(look: Look, policy: Policy) -> int:

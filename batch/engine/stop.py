@@ -44,8 +44,8 @@ class Stop:
         """Wait ``seconds``, or less when the end is asked for."""
         if seconds <= 0 or self.requested:
             return
+        asked = asyncio.ensure_future(self._asked.wait())
         try:
-            async with asyncio.timeout(seconds):
-                await self._asked.wait()
-        except TimeoutError:
-            return
+            await asyncio.wait((asked,), timeout=seconds)
+        finally:
+            asked.cancel()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.check import check_params
+from batch.jobfile.inputs import open_input
 from batch.jobfile.job import NodeOrigin
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
 from batch.jobfile.problems import Complaint, shorten, unknown
@@ -98,7 +100,7 @@ def _filed(node: Node | None, origin: NodeOrigin, folder: Path, to: tuple[str, .
     path = folder / (node.text if isinstance(node, Scalar) else "")
     rules: list[Rule] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with TextIOWrapper(open_input(path), encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True, restkey="", restval=None)
             for cells in reader:
                 place = Place(str(path), reader.line_num, 1)

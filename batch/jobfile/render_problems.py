@@ -5,7 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from batch.jobfile.inputs import open_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,7 +26,7 @@ _MAX_SHOWN_LINE: Final = 1 << 16
 def source_line(place: Place) -> str | None:
     """Read the line of ``place`` from its file; None where that is not possible."""
     try:
-        with open(place.file, encoding="utf-8", errors="replace", newline="\n") as stream:  # noqa: PTH123 - a text, not a Path
+        with TextIOWrapper(open_input(Path(place.file)), encoding="utf-8", errors="replace", newline="\n") as stream:
             line = next(itertools.islice(stream, place.line - 1, None), None)
     except OSError:
         return None

@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.jobfile.check import check_params, check_uuid, typed
+from batch.jobfile.inputs import open_input
 from batch.jobfile.job import Entry, Layer, NodeOrigin, RowOrigin, Target
 from batch.jobfile.layers import read_tags
 from batch.jobfile.matrix import NAME
@@ -39,7 +40,7 @@ def read_rows(path: Path, entry: Entry, uuid: str | None, problems: Problems) ->
         problems.add(_at_from(entry.origin, f"must name a .jsonl or .csv file, not {shorten(path.name)}"))
         return
     try:
-        with path.open("rb") as stream:
+        with open_input(path) as stream:
             mistakable = _mistakable(entry)
             for target in reader(stream, str(path), entry, uuid, problems):
                 if target.columns and not mistakable.isdisjoint(target.columns) and not _has_own_template(target.layer):

@@ -129,7 +129,8 @@ def _rearchitect() -> Schema:
         "file": {"type": "string", "description": "CSV file of rules: from, to, vmImageUuid, cpuArchitecture"},
     }
     text = "derive cpuArchitectures and architectureImages from the source's own images"
-    return {**_map(keys, text), "type": ["object", "null"], "required": ["to"]}
+    some = [{"required": ["images"]}, {"required": ["file"]}]
+    return {**_map(keys, text), "type": ["object", "null"], "required": ["to"], "anyOf": some}
 
 
 def _image() -> Schema:

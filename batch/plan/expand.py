@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import JobFileError, UsageError
 from batch.jobfile.envelope import NAME_PATTERN
 from batch.jobfile.events import STREAMED, walk
+from batch.jobfile.inputs import open_input
 from batch.jobfile.nodes import Mapping as MappingNode
 from batch.jobfile.nodes import Scalar
 from batch.jobfile.problems import Complaint, Problems, fail, shorten
@@ -108,7 +109,7 @@ def inputs_digest(job: Job, *, run: str | None, started_at: float, pins: Pins | 
     total.update(f"{job.rearchitect}\0{pins_digest(pins or Pins())}".encode())
     for path in input_files(job):
         try:
-            with path.open("rb") as stream:
+            with open_input(path) as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError:
             return ""

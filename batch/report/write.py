@@ -68,11 +68,21 @@ def replace_file(path: Path, texts: Iterable[str]) -> None:
             os.fchmod(new.fileno(), 0o666 & ~_umask())
             os.fsync(new.fileno())
         Path(name).replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     finally:
         if name:
             Path(name).unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable: a power cut must not bring the old report back."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -17,6 +17,8 @@ _QUOTA: Final = "ai.modelService.num"
 
 def check(world: World, call: Call, now: float) -> Account | None:
     """Check in interceptor order; who calls, None for open APIs. Raises ApiFailureError."""
+    if world.options.session_first:
+        _authorise(world, call, now)
     call.api.validate(world, call)
     account = _authorise(world, call, now)
     if account is not None:
@@ -50,7 +52,7 @@ def _permit(world: World, call: Call, account: Account) -> None:
 
 def _check_resource_uuid(world: World, call: Call) -> None:
     uuid = call.fields.get("resourceUuid")
-    if uuid is not None and not is_resource_uuid(uuid.strip()):
+    if uuid is not None and world.options.strict_resource_uuid and not is_resource_uuid(uuid.strip()):
         raise world.speech.fail("SYS.1007", "uuid", uuid)
 
 

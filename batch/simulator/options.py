@@ -87,8 +87,12 @@ class NodeOptions:
     check_time_zone: bool = False
     """Compare instants instead of wall clocks, as ``rest.checkTimeZone=true`` does."""
 
+    session_first: bool = False
+    """Check the session before the parameters, unlike the real server: of two errors the client hears the other."""
     soft_delete: bool = True
     honours_resource_uuid: bool = True
+    strict_resource_uuid: bool = True
+    """Refuse a resourceUuid that is not shaped as a uuid of version 1 to 5."""
     column_overflow: Literal["error", "truncate"] = "error"
     three_byte_utf8: bool = True
     """Characters beyond U+FFFF do not fit the tables."""

@@ -45,8 +45,8 @@ def _reads(scale: float) -> tuple[Rule, ...]:
 
 _CHAOS: Final = (
     _maybe(0.002, Fault(FaultKind.RESTART, seconds=0.5), ANY),
-    # More in a row would look like somebody else who logs in with the same account, and stop a client for good.
-    _maybe(0.020, Fault(FaultKind.EXPIRE_SESSIONS), times=2),
+    # More of them within a minute would look like somebody else who logs in with the same account.
+    _maybe(0.020, Fault(FaultKind.EXPIRE_SESSIONS), times=1),
     _maybe(0.100, Fault(FaultKind.FOREIGN_LOCATION)),
     _maybe(0.010, Fault(FaultKind.TWO_RUNS)),
     _maybe(0.010, Fault(FaultKind.FAIL_CREATED, code="SYS.1000")),

@@ -25,11 +25,13 @@ SAMPLE = re.compile(r'(zclone_\w+)\{job="job"(?:,state="(\w+)")?\} ([0-9.e+]+)')
 
 
 def write(folder: Path, *, fails: int = 0, attempts: int = 1, text: str = "{}") -> None:
-    """Write a job of eight targets, and faults that fail the first ones of them as long as the node lives."""
-    targets = "".join(f"  - {{uuid: {source}, params: {text}}}\n" for source in SOURCES)
+    """Write eight targets, the first with ``text`` as its parameters, and faults that fail the first of them."""
+    params = [text] + ["{}"] * (len(SOURCES) - 1)
+    pairs = zip(SOURCES, params, strict=True)
+    targets = "".join(f"  - {{uuid: {source}, params: {one}}}\n" for source, one in pairs)
     limits = f"limits: {{rate: 200/s, attempts: {attempts}}}"
     (folder / "job.yaml").write_text(f"version: 1\nname: job\n{limits}\ntargets:\n{targets}", encoding="utf-8")
-    faults = "".join(f"  - {{fault: fail, code: SYS.1006, source: {source}}}\n" for source in SOURCES[:fails])
+    faults = "".join(f"  - {{fault: fail, code: SYS.1007, source: {source}}}\n" for source in SOURCES[:fails])
     script = "version: 1\nnode: {latency: [0, 0.01]}\n" + (f"faults:\n{faults}" if fails else "")
     (folder / "f.yaml").write_text(script, encoding="utf-8")
 
@@ -50,7 +52,7 @@ def test_retry_opens_what_failed_and_nothing_else(tmp_path: Path, zclone: Run) -
     write(tmp_path)
     other = zclone("retry", "job.yaml", "--simulate=f.yaml", "--code", "SYS.9999")
     assert other.returncode == 3
-    done = zclone("retry", "job.yaml", "--simulate=f.yaml", "--code", "SYS.1006")
+    done = zclone("retry", "job.yaml", "--simulate=f.yaml", "--code", "SYS.1007")
     assert done.returncode == 0, done.stderr
     assert "open again: 2 of the plan's targets" in done.stderr
     sent = [
@@ -64,7 +66,7 @@ def test_retry_opens_what_failed_and_nothing_else(tmp_path: Path, zclone: Run) -
 
 def test_retry_sends_what_the_job_says_now(tmp_path: Path, zclone: Run) -> None:
     """A failed target may be mended in the job file; its retry is no change of something already made."""
-    write(tmp_path, fails=8)
+    write(tmp_path, fails=1)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     write(tmp_path, text="{requestCpu: 2}")
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 2
@@ -183,3 +185,21 @@ def test_a_full_log_disk_changes_nothing(tmp_path: Path, zclone: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert "log lines were lost" in done.stderr
     assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES)}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (f"zclone show {MANIFEST} {SOURCES[0][:12]}", {SOURCES[0]}),
+        (f"zclone list {MANIFEST} --code SYS", {"SYS.1007"}),
+        ("zclone retry job.yaml --code ", {"SYS.1007"}),
+        ("zclone show no.manifest.jsonl ", set()),
+    ],
+)
+def test_the_shell_completes_from_the_manifest(tmp_path: Path, zclone: Run, line: str, expected: set[str]) -> None:
+    """Keys and codes are completed from the manifest on the line, or from the job's; without one nothing is said."""
+    write(tmp_path, fails=1)
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_ZCLONE_COMPLETE": "complete_bash"}
+    done = zclone(env=words)
+    assert (set(done.stdout.split()), done.stderr) == (expected, "")

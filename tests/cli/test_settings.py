@@ -278,6 +278,19 @@ def test_a_contexts_credentials_stay_at_its_endpoint(home: Path) -> None:
     assert same.settings.auth == PasswordAuth("admin", "pw")
 
 
+def test_a_config_others_can_read_is_warned_about(home: Path) -> None:
+    """A zstack-cli config that others on the machine can read is used with a warning, a private one without."""
+    path = home / ".zstack-cli" / "config.yaml"
+    path.chmod(0o644)
+    (warning,) = read_settings({"HOME": str(home)}).warnings
+    assert "chmod 600" in warning
+    assert str(path) in warning
+    assert "pw" not in warning
+    assert read_settings({"HOME": str(home)} | BASE).warnings == ()
+    path.chmod(0o600)
+    assert read_settings({"HOME": str(home)}).warnings == ()
+
+
 def test_config_elsewhere(tmp_path: Path) -> None:
     """ZSTACK_CONFIG names another file, which must be there; contexts may be a list as well."""
     path = tmp_path / "zs.yaml"

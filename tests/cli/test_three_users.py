@@ -139,7 +139,7 @@ def test_the_nightly_keeps_its_names(tmp_path: Path, zclone: Run, child_env: dic
     write_sources(tmp_path / "node.yaml", {uuid_of(number): f"qwen-{number}" for number in range(1, 7)})
     flags = ["--simulate=node.yaml", "--run", "nightly-1", "--manifest", "n.manifest.jsonl", "nightly.yaml"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "batch", "run", "--rate", "4/s", *flags],
+        [sys.executable, "-m", "batch", "run", "--rate", "8/s", *flags],
         cwd=tmp_path,
         env=child_env,
         stderr=subprocess.PIPE,
@@ -199,4 +199,37 @@ def test_the_onboarding(tmp_path: Path, zclone: Run, serve_node: Callable[..., s
     made = ledger(env["ZSTACK_API_URL"])["clones"]
     assert sorted(row["name"] for row in made) == sorted(f"tenant{number}-chat" for number in range(41))
     assert all("size" in row["params"] and "system" in row["params"] for row in made)
-    assert ledger(env["ZSTACK_API_URL"])["calls"]["query"] == 1
+    # The session is proven by a query at each of the two starts; the source was asked for once.
+    assert ledger(env["ZSTACK_API_URL"])["calls"]["query"] == 3
+
+
+def test_a_saved_plan_is_done_exactly_or_refused(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """`run --plan` does what was saved; a changed job file, source or saved plan is refused and nothing is sent."""
+    script = write_sources(tmp_path / "node.yaml", {uuid_of(1): "chat", uuid_of(2): "rank"})
+    env = {"ZSTACK_API_URL": serve_node("--faults", str(script)), "ZSTACK_SESSION_ID": SESSION}
+    job = tmp_path / "saved.yaml"
+    text = (
+        f"version: 1\nname: saved\ntargets: [{{uuid: {uuid_of(1)}, params: {{name: '${{source.name}}-${{time}}'}}}}]\n"
+    )
+    job.write_text(text, encoding="utf-8")
+    assert zclone("plan", job, "--out", "a.plan", env=env).returncode == 0
+    digest = json.loads((tmp_path / "a.plan").read_text(encoding="utf-8"))["digest"]
+    job.write_text(text + "  # x\n", encoding="utf-8")
+    edited = (tmp_path / "a.plan").read_text(encoding="utf-8").replace('"chat"', '"chot"')
+    (tmp_path / "edited.plan").write_text(edited, encoding="utf-8")
+    refused = zclone("run", "--plan", "edited.plan", env=env)
+    assert (refused.returncode, "was changed since it was saved" in refused.stderr) == (2, True)
+    job.write_text(text.replace("-$", "+$"), encoding="utf-8")
+    refused = zclone("run", "--plan", "a.plan", env=env)
+    assert (refused.returncode, "was changed since the plan was saved" in refused.stderr) == (2, True)
+    job.write_text(text, encoding="utf-8")
+    write_sources(tmp_path / "other.yaml", {uuid_of(1): "renamed"})
+    other = {**env, "ZSTACK_API_URL": serve_node("--faults", str(tmp_path / "other.yaml"))}
+    refused = zclone("run", "--plan", "a.plan", "--manifest", "other.jsonl", env=other)
+    assert (refused.returncode, f"sources {uuid_of(1)} were changed" in refused.stderr) == (2, True)
+    assert "submit" not in ledger(other["ZSTACK_API_URL"])["calls"]
+    done = zclone("run", "--plan", "a.plan", env=env)
+    assert done.returncode == 0, done.stderr
+    assert digest in (tmp_path / "saved.manifest.jsonl").read_text(encoding="utf-8")
+    assert zclone("run", "--plan", "a.plan", env=env).returncode == 0
+    assert len(ledger(env["ZSTACK_API_URL"])["clones"]) == 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from batch.engine import Gate
 from batch.errors import ZcloneError
 from batch.model import Clone
 from batch.simulator import SESSION, AccessKey, Account, Fault, FaultKind, NodeOptions, Rule, Source, running
@@ -378,8 +379,9 @@ def in_memory(told: Story) -> list[object]:
     clock = VirtualClock(loop, Random(1))
 
     def make(auth: Auth) -> Client:
-        http: Transport = SimHttp(world, Process(clock=loop.time), OpenGate(), loop)
-        return Client(Settings(URL, auth), gate=OpenGate(), clock=clock, language="en", http=http)
+        gate = Gate(10_000.0, clock=clock)
+        http: Transport = SimHttp(world, Process(clock=loop.time), gate, loop)
+        return Client(Settings(URL, auth), gate=gate, clock=clock, language="en", http=http)
 
     return run_virtual(loop, guarded(told.chapter, Stage(world.node, make, clock)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -17,14 +18,15 @@ from batch.model import Record
 from tests.crash.stage import ZCLONE, NodeProcess, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-TARGETS: Final = 10
+TARGETS: Final = 12
 MANIFEST: Final = "job.manifest.jsonl"
 RUN: Final = ["run", "job.yaml", "--progress", "none"]
 QUICK: Final = "version: 1\nnode: {latency: [0, 0.01]}\n"
 JOB: Final = "version: 1\nname: strace\nlimits: {rate: 500/s, concurrency: 3}\ntargets:\n"
+_UNFINISHED: Final = "<unfinished ...>"
 PROBE: Final = "import os; os.fsync(os.open('.', os.O_RDONLY))"
 
 
@@ -65,7 +67,7 @@ class Point:
 
     def number(self) -> int:
         """Different for each point, for uuids of its own."""
-        return int.from_bytes(self.name.encode()) % (1 << 40)
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:5])
 
 
 def require_strace(folder: Path) -> None:
@@ -114,8 +116,8 @@ class Scene:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def inject(self) -> int:
-        """Run the command into the point and return its exit code; the trace stays in the folder."""
+    def inject(self, *command: str) -> int:
+        """Run the command, by default the job, into the point; return its exit code and leave the trace."""
         point = self.point
         only = ["-P", str(self.folder / MANIFEST), "-P", str(self.folder)]
         aim = {
@@ -128,7 +130,7 @@ class Scene:
         calls = f"trace=sendto,{point.call}"
         strace = ["strace", "-y", "-ttt", "-s", "8", "-o", "trace.txt", "-e", calls, *aim]
         inject = f"inject={point.call}:{point.fault}:when={point.when}"
-        return self._finish([*strace, "-e", inject, *ZCLONE, *RUN])
+        return self._finish([*strace, "-e", inject, *ZCLONE, *(command or RUN)])
 
     def run(self) -> int:
         return self._finish([*ZCLONE, *RUN])
@@ -147,7 +149,8 @@ class Scene:
         return (self.folder / "said.txt").read_text(encoding="utf-8")
 
     def trace(self) -> list[str]:
-        return (self.folder / "trace.txt").read_text(encoding="utf-8").splitlines()
+        """The calls in the order of their ends, those that were interrupted put together again."""
+        return list(_whole((self.folder / "trace.txt").read_text(encoding="utf-8").splitlines()))
 
     def ledger(self) -> list[dict[str, Any]]:
         """The clones of this point's sources."""
@@ -194,6 +197,18 @@ class Scene:
         assert {row.clone_uuid: row.source_uuid for row in listed} == made
 
 
+def _whole(lines: Iterable[str]) -> Iterator[str]:
+    begun: dict[str, str] = {}
+    for line in lines:
+        thread = line.split(" ", 1)[0]
+        if line.endswith(_UNFINISHED):
+            begun[thread] = line.removesuffix(_UNFINISHED)
+        elif "<... " in line:
+            yield begun.pop(thread) + line.partition(" resumed>")[2]
+        else:
+            yield line
+
+
 def is_hit(scene: Scene, code: int) -> bool:
     """Whether the point was reached: a check that was never made must not pass."""
     if scene.point.fault is Fault.KILL:
@@ -209,6 +224,7 @@ def posts_after_failure(trace: Iterable[str]) -> list[float]:
 
 
 def _at(line: str) -> float:
+    """When the call began, seconds since the epoch."""
     return float(line.split()[1])
 
 

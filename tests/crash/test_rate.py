@@ -32,7 +32,7 @@ def most_in_a_second(times: list[float]) -> int:
 
 @pytest.mark.timeout(120)
 def test_the_asked_rate_is_kept_and_never_passed(tmp_path: Path) -> None:
-    """40/s asked, one job in ten fails for the moment: at most 41 calls in any second, at least 38/s while there is work."""
+    """40/s asked, one job in ten fails for the moment: at most 41 calls in any second, 38/s while there is work."""
     (tmp_path / "faults.yaml").write_text(TRANSIENT, encoding="utf-8")
     write_job(tmp_path, 200, rate=f"{RATE}/s", concurrency=64, attempts=8)
     with node("faults.yaml", cwd=tmp_path) as served:

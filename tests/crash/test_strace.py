@@ -1,10 +1,11 @@
 """The real command, killed or failed at its every Nth system call: one clone per target, and nothing hidden.
 
-8 targets on a served node. By default one point of each kind runs; the marker ``proof`` has all of them.
+12 targets on a served node. By default one point of each kind runs; the marker ``proof`` has all of them.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.crash.injection import (
     MANIFEST,
     QUICK,
+    TARGETS,
     Fault,
     Point,
     Scene,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from _pytest.mark.structures import ParameterSet
 
-WRITES, SYNCS, SENDS, RECEIPTS = 14, 15, 20, 26
+WRITES, SYNCS, SENDS, RECEIPTS = 12, 13, 22, 30
 """How many of each call a calm run surely makes; a point that is not reached fails."""
 
 AT_THAT_MOMENT = 0.2
@@ -62,6 +64,10 @@ NETWORK = [
     *points(where=Where.NETWORK, call="sendto", fault=Fault.EIO, whens=range(1, SENDS), default=4),
     *points(where=Where.NETWORK, call="sendto", fault=Fault.NONE_TAKEN, whens=range(1, SENDS), default=0),
     *points(where=Where.NETWORK, call="recvfrom", fault=Fault.EIO, whens=range(1, RECEIPTS), default=11),
+]
+RENAMES = [
+    pytest.param(Point(Where.NETWORK, "rename", fault, 1), id=f"rename-{fault.name.lower()}", marks=marks)
+    for fault, marks in [(Fault.KILL, []), (Fault.EIO, [pytest.mark.proof]), (Fault.ENOSPC, [pytest.mark.proof])]
 ]
 
 
@@ -114,6 +120,18 @@ def test_a_disk_that_lies_is_found_out(scene: Scene) -> None:
     assert b"\0" not in (scene.folder / MANIFEST).read_bytes()
     assert scene.settle() == 0
     scene.check()
+
+
+@pytest.mark.parametrize("point", RENAMES)
+def test_a_report_is_old_or_new_and_never_half(scene: Scene) -> None:
+    """Killed or failed at its rename, a report stays as it was; written again it is whole."""
+    report = scene.folder / "r.json"
+    assert scene.run() == 0
+    report.write_text("old", encoding="utf-8")
+    assert scene.inject("report", MANIFEST, "-o", "r.json") == (-9 if scene.point.fault is Fault.KILL else 2)
+    assert report.read_text(encoding="utf-8") == "old"
+    assert scene.zclone("report", MANIFEST, "-o", "r.json") == 0
+    assert len(json.loads(report.read_text(encoding="utf-8"))["targets"]) == TARGETS
 
 
 @pytest.mark.parametrize("point", NETWORK)

@@ -49,6 +49,29 @@ def test_summary_has_the_figures(path: Path) -> None:
     assert found.torn_bytes == 0
 
 
+def test_what_a_process_went_on_with_is_on_record(tmp_path: Path) -> None:
+    """Warnings a process goes on with stand in its first line, and the next process does not inherit them."""
+    disk = FakeDisk()
+
+    async def run() -> None:
+        for warnings in (("the certificate is NOT checked",), ()):
+            manifest = open_fake(disk)
+            manifest.admitted = warnings
+            await manifest.commit(sent("a" if warnings else "b"))
+            await manifest.close(4)
+
+    asyncio.run(run())
+    (tmp_path / "m").write_bytes(disk.data)
+    lines = [json.loads(line) for line in disk.data.splitlines()]
+    started = [line for line in lines if "started" in line]
+    assert [line.get("warnings") for line in started] == [["the certificate is NOT checked"], None]
+    for line in lines:
+        Draft202012Validator(manifest_schema()).validate(line)
+    found = summary(tmp_path / "m").started
+    assert found is not None
+    assert found.warnings == ()
+
+
 def test_summary_counts_uncertain_targets_among_the_troubles(tmp_path: Path) -> None:
     """An uncertain target is told with its code, and a settled one no longer."""
     disk = FakeDisk()

@@ -150,6 +150,13 @@ def test_status_tells_states_pace_and_time_left() -> None:
     assert "running since 1970-01-01T00:00:00.000Z, process 42 on host, or killed" in text
 
 
+def test_status_tells_what_the_process_was_warned_of() -> None:
+    """A run that goes on without checking certificates says so in its status, whatever characters the text has."""
+    started = StartedLine(0.0, 42, "host", "zclone", ("not\x1b checked",))
+    lines = status_lines(figures({}, started=started), now=1.0)
+    assert "warning   not\\x1b checked" in lines
+
+
 def test_status_of_an_ended_run_has_no_pace() -> None:
     """A run that ended is not said to go on; its exit code and reason are shown."""
     started = StartedLine(0.0, 42, "host", "zclone")

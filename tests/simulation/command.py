@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from batch.cli.outcome import tally
 from batch.engine import Gate, Stop, clone_all
-from batch.engine.survey import fresh, survey
+from batch.engine.survey import survey
 from batch.errors import ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import open_manifest
 from batch.report.exits import exit_code
@@ -115,7 +115,8 @@ async def _settle_all(
     world: World, process: Process, loop: VirtualLoop, clock: VirtualClock, manifest: Manifest
 ) -> str | None:
     plan, past = world.plan(), manifest.past
-    if not survey(plan, past).open and not any(fresh(plan, past, frozenset())):
+    found = survey(plan, past)
+    if found.is_nothing_left:
         return None
     stop = Stop()
     if process.stop_after is not None:
@@ -131,7 +132,7 @@ async def _settle_all(
         await manifest.write_plan(plan, new)
         await clone_all(
             plan,
-            survey(plan, manifest.past),
+            found,
             api=WatchedApi(client, world.witness, process),
             journal=WatchedJournal(manifest, world.witness, process),
             past=past,
@@ -140,6 +141,8 @@ async def _settle_all(
             stop=stop,
         )
     except RunStoppedError as stopped:
+        if stopped.exit_code is not ExitCode.UNFINISHED:
+            raise
         return str(stopped)
     finally:
         if process.alive:

@@ -9,9 +9,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import batch.engine.run
-from batch.engine import gate, settle, steps
-from batch.manifest import chain, fold, journal, line, opening, writer
+from batch.engine import gate, run, settle, steps
+from batch.errors import ManifestError, RunStoppedError
+from batch.manifest import chain, journal, line, opening, writer
 from batch.model import State
 from batch.zstack import auth, client
 from batch.zstack.answers import NoAnswer
@@ -118,21 +118,21 @@ def no_checksum(patch: pytest.MonkeyPatch) -> None:
 
 def no_reconcile(patch: pytest.MonkeyPatch) -> None:
     """An unanswered POST is sent again at once, by the same process and by the next."""
-    after, first = settle.after_submit, batch.engine.run.first_step
+    after, first = steps.after_submit, settle.first_step
 
     def after_submit(answer: Any, ticket: steps.Ticket, **rest: Any) -> steps.Step:
         if isinstance(answer, NoAnswer) and ticket.attempt < rest["policy"].attempts:
             return steps.Send(ticket.attempt + 1, ticket.job_uuid, ticket.first_sent_at)
         return after(answer, ticket, **rest)
 
-    def first_step(intent: Intent | None, policy: Any) -> steps.Step:
+    def first_step(intent: Intent, policy: Any) -> steps.Step:
         step = first(intent, policy)
         if isinstance(step, steps.Poll) and step.ticket.attempt < policy.attempts:
             return steps.Send(step.ticket.attempt + 1, step.ticket.job_uuid, step.ticket.first_sent_at)
         return step
 
     patch.setattr(settle, "after_submit", after_submit)
-    patch.setattr(batch.engine.run, "first_step", first_step)
+    patch.setattr(run, "first_step", first_step)
 
 
 def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
@@ -148,16 +148,16 @@ def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
 
 def deadline_reset(patch: pytest.MonkeyPatch) -> None:
     """Each process waits for a job as if it had been sent just now."""
-    first = batch.engine.run.first_step
+    first = settle.first_step
 
-    def first_step(intent: Intent | None, policy: Any) -> steps.Step:
+    def first_step(intent: Intent, policy: Any) -> steps.Step:
         step = first(intent, policy)
         if not isinstance(step, steps.Poll):
             return step
         now = EPOCH + asyncio.get_running_loop().time()
         return replace(step, ticket=replace(step.ticket, deadline=now + policy.window(None)))
 
-    patch.setattr(batch.engine.run, "first_step", first_step)
+    patch.setattr(run, "first_step", first_step)
 
 
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def login_per_worker(patch: pytest.MonkeyPatch) -> None:
     """Every caller who meets a dead session logs in."""
 
     async def renew(self: auth.PasswordLogin) -> None:
-        await self._login(1, auth.RunStoppedError)
+        await self._login(1, RunStoppedError)
 
     patch.setattr(auth.PasswordLogin, "renew", renew)
 
@@ -232,7 +232,7 @@ def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
 
     def require(self: opening._Opening) -> None:
         if self._read(0, 1):
-            raise opening.ManifestError("is no zclone manifest")
+            raise ManifestError("is no zclone manifest")
 
     patch.setattr(opening._Opening, "_require_ours", require)
 
@@ -240,19 +240,19 @@ def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
 MUTANTS = (
     Mutant("no record before POST", no_record, 10),
     Mutant("no R", no_resource_uuid, 10),
-    Mutant("new R per attempt", new_uuid_per_attempt, 60),
+    Mutant("new R per attempt", new_uuid_per_attempt, 30),
     Mutant("no fsync", no_sync, 10),
-    Mutant("append after a torn tail", torn_tail_kept, 200, "crashes"),
-    Mutant("no CRC", no_checksum, 100, "corrupted"),
-    Mutant("no reconcile before re-send", no_reconcile, 60),
+    Mutant("append after a torn tail", torn_tail_kept, 40, "crashes"),
+    Mutant("no CRC", no_checksum, 40, "corrupted"),
+    Mutant("no reconcile before re-send", no_reconcile, 30),
     Mutant("new J each loop", new_job_each_time, 60),
-    Mutant("deadline reset by restart", deadline_reset, 100, "stuck"),
-    Mutant("failed instead of uncertain", failed_instead_of_uncertain, 100, "stuck"),
-    Mutant("login per worker", login_per_worker, 100, "expiries"),
-    Mutant("retry outside the gate", retry_outside_gate, 100, "outages"),
-    Mutant("name not synced", name_not_synced, 100, "crashes"),
-    Mutant("found lines not synced", found_lines_not_synced, 300, "unsynced"),
-    Mutant("POSTs after a failed write", posts_after_failed_write, 100, "bad disks"),
-    Mutant("header's remains refused", header_remains_refused, 300, "crashes"),
+    Mutant("deadline reset by restart", deadline_reset, 20, "stuck"),
+    Mutant("failed instead of uncertain", failed_instead_of_uncertain, 20, "stuck"),
+    Mutant("login per worker", login_per_worker, 20, "expiries"),
+    Mutant("retry outside the gate", retry_outside_gate, 20, "outages"),
+    Mutant("name not synced", name_not_synced, 250, "crashes"),
+    Mutant("found lines not synced", found_lines_not_synced, 40, "unsynced"),
+    Mutant("POSTs after a failed write", posts_after_failed_write, 30, "bad disks"),
+    Mutant("header's remains refused", header_remains_refused, 100, "crashes"),
 )
 """The twelve that must be found, then the four that were bugs."""

@@ -14,7 +14,7 @@ MANIFEST: Final = Path("/sim/job.manifest.jsonl")
 """Only a name on the simulated disk."""
 
 
-class Killed(SystemExit):  # noqa: N818 - an end, not an error
+class Killed(SystemExit):
     """SIGKILL: nothing of the process runs after it; a SystemExit passes through the event loop."""
 
 

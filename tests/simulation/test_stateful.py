@@ -104,7 +104,7 @@ class Machine(RuleBasedStateMachine):
 
 def explore(examples: int, steps: int) -> None:
     """Let the machine make up so many stories of at most so many steps, the same ones each time."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=examples,

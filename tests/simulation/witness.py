@@ -202,9 +202,7 @@ class Witness:
             self.broken.append(f"I7: attempt {record.attempt} of {record.key} is above the limit")
         if record.state in {State.SENT, State.ACCEPTED, State.UNCERTAIN, State.PLANNED}:
             intent = story.intents[record.key] = follow(story.intents.get(record.key), record)
-            if intent.job_uuid is not None and record.state is State.SENT:
-                story.jobs[intent.job_uuid].deadline = record.at + (self._limits.timeout or 0.0)
-            elif intent.job_uuid is not None and record.deadline is not None:
+            if intent.job_uuid is not None and record.deadline is not None:
                 story.jobs[intent.job_uuid].deadline = record.deadline
         if record.state not in {State.SENT, State.ACCEPTED}:
             self._landed(process, story, record)

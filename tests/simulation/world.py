@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from batch.model import JsonValue
     from batch.simulator.options import NodeOptions
 
 
 def planned_clone(number: int) -> Clone:
     """Make one Clone with a body of its own, as plan.expand shapes them."""
     uuid = f"{number + 1:012x}4abc8{number + 1:015x}"
-    params = {"name": f"clone-{number}", "requestCpu": 4, "resourceUuid": uuid}
+    params: dict[str, JsonValue] = {"name": f"clone-{number}", "requestCpu": 4, "resourceUuid": uuid}
     body = json.dumps({"params": params}, separators=(",", ":")).encode()
     return Clone(f"t{number}", f"{number + 1:032x}", uuid, body, f"{number + 1:032x}", params)
 

@@ -33,6 +33,11 @@ def test_a_resource_uuid_is_lower_case_with_version_and_variant(uuid: str, *, ac
     assert accepted or answer["error"]["code"] == "SYS.1007"
 
 
+def test_a_server_may_take_any_resource_uuid() -> None:
+    """A switch lets every resourceUuid pass."""
+    assert Bench(strict_resource_uuid=False).clone({"resourceUuid": CLONE.upper()})[0] == 200
+
+
 @pytest.mark.parametrize("kind", ["ModelServiceVO", "VmInstanceVO"])
 def test_a_resource_uuid_collides_with_every_kind_of_resource(kind: str) -> None:
     """A used uuid is SYS.1000, also when it is no model service and so invisible to the query."""

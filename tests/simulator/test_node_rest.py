@@ -78,6 +78,12 @@ def test_parameters_are_checked_before_the_session() -> None:
     assert Bench().error(session=DEAD)[0] == "ID.1001"
 
 
+def test_a_server_may_check_the_session_first() -> None:
+    """A switch turns the order round: with a dead session and a bad parameter the poll tells the session."""
+    assert Bench(session_first=True).error({"type": "endpoint"}, session=DEAD)[0] == "ID.1001"
+    assert Bench(session_first=True).error({"type": "endpoint"})[0] == "SYS.1007"
+
+
 @pytest.mark.parametrize(
     ("action", "status"), [(b"", 500), (b"null", 500), (b'{"other":{}}', 400), (b'{"getVersion":{}}', 200)]
 )

@@ -1,0 +1,166 @@
+"""What a plan takes from the server: pins, queries, derived images, and what only the server can object to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from batch import plan
+from batch.errors import JobFileError
+from batch.jobfile import load
+from batch.model import Pins
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.jobfile import Job
+    from batch.model import JsonValue
+
+UUID: Final = "d76744cb53f9378abf42b907df3efb6e"
+OTHER: Final = "21cb9f654e9d3feab962ce3f5eec5796"
+VM: Final = "1d919fda666b3bdcb5f4925f1cf17c71"
+RULES: Final = "  - {from: r/, to: short/}\n  - {from: r/x86/, to: r/arm/}\n"
+
+
+def job_of(folder: Path, targets: str, *, more: str = "") -> Job:
+    path = folder / "job.yaml"
+    path.write_text(f"version: 1\nname: j\nvars: {{kind: App}}\n{more}targets:\n{targets}", encoding="utf-8")
+    return load(path)
+
+
+def params_of(job: Job, pins: Pins) -> dict[str, Any]:
+    planned = plan.expand(job, run=None, started_at=0.0, pins=pins)
+    return {clone.source_uuid: json.loads(clone.body)["params"] for clone in planned.clones()}
+
+
+def image(name: str, architecture: str = "x86_64") -> dict[str, JsonValue]:
+    return {"cpuArchitecture": architecture, "vmImageUuid": VM, "dockerImage": name}
+
+
+def rearchitected(folder: Path, *images: dict[str, JsonValue], to: str = "[AARCH64]", rules: str = RULES) -> Any:
+    job = job_of(folder, f"  - {UUID}\n", more=f"rearchitect:\n  to: {to}\n  images:\n{rules.replace('  -', '    -')}")
+    return params_of(job, Pins({UUID: {"modelServiceImages": list(images)}}))[UUID]
+
+
+def test_a_first_walk_takes_down_what_is_missing(tmp_path: Path) -> None:
+    """Only the sources and fields that a target uses and no pin has are asked for."""
+    job = job_of(
+        tmp_path,
+        f"  - {{uuid: {UUID}, params: {{name: '${{source.name}}', requestCpu: '${{source.requestCpu}}'}}}}\n"
+        f"  - {{uuid: {OTHER}, keep: [size], params: {{name: '${{source.name}}'}}}}\n  - {VM}\n"
+        "  - {query: [name=a]}\n",
+    )
+    wanted = plan.Wanted(Pins({OTHER: {"name": "b", "size": None}}))
+    plan.expand(replace(job, found=wanted.found), run=None, started_at=0.0, sources=wanted)
+    assert (list(wanted.uuids), wanted.fields) == ([UUID], {"name", "requestCpu", "size"})
+    assert list(wanted.queries) == [("name=a",)]
+
+
+def test_a_plan_under_the_same_pins_is_the_same(tmp_path: Path) -> None:
+    """Pins decide the plan and its digest of inputs; other pins are another plan."""
+    job = job_of(tmp_path, "  - {query: [name=a], params: {name: '${source.name}'}}\n")
+    pins = Pins({UUID: {"name": "x"}}, {("name=a",): (UUID,)})
+    first, again = (plan.expand(job, run=None, started_at=0.0, pins=pins) for _ in range(2))
+    other = plan.expand(job, run=None, started_at=0.0, pins=replace(pins, sources={UUID: {"name": "y"}}))
+    assert (first.digest, first.inputs) == (again.digest, again.inputs)
+    assert first.digest != other.digest
+    assert first.inputs != other.inputs
+    known = plan.trusted(job, run=None, started_at=0.0, digest=first.digest, count=1, pins=pins)
+    assert list(known.clones()) == list(first.clones())
+
+
+def test_a_query_that_finds_nothing_is_a_problem(tmp_path: Path) -> None:
+    """A query without results is told at its place: it is hardly what was meant."""
+    with pytest.raises(JobFileError, match=r"job\.yaml:5:13: targets\[0\]\.query: finds no model service"):
+        params_of(job_of(tmp_path, "  - {query: [name=a]}\n"), Pins({}, {("name=a",): ()}))
+
+
+def test_query_conditions_are_rendered(tmp_path: Path) -> None:
+    """Conditions are rendered with vars and the run's names before they are asked."""
+    job = job_of(tmp_path, f"  - {UUID}\n")
+    asked = plan.asked_conditions(job, ("type=${kind}", "name=${run}-${date}"), run="r", started_at=0.0)
+    assert asked == ["type=App", "name=r-1970-01-01"]
+
+
+def test_the_longest_rule_wins(tmp_path: Path) -> None:
+    """The rule with the longest prefix derives the image; its VM image is left out where the rule names none."""
+    found = rearchitected(tmp_path, image("r/x86/a:1"))
+    assert found["architectureImages"] == [{"cpuArchitecture": "AARCH64", "dockerImage": "r/arm/a:1"}]
+    assert found["cpuArchitectures"] == ["AARCH64"]
+    assert rearchitected(tmp_path, image("r/b"))["architectureImages"][0]["dockerImage"] == "short/b"
+
+
+def test_an_image_the_source_has_is_taken(tmp_path: Path) -> None:
+    """Where the source has an image of the architecture, in whatever case, and no rule matches, it is kept whole."""
+    rules = "  - {from: r/, to: s/, cpuArchitecture: AARCH64}\n"
+    found = rearchitected(tmp_path, image("r/a"), image("q/x"), image("z/a", "aarch64"), rules=rules)
+    assert found["architectureImages"] == [image("z/a", "AARCH64")]
+    both = rearchitected(tmp_path, image("r/a"), to="[X86_64, AARCH64]", rules=rules.replace("r/", "r/a"))
+    assert [row["dockerImage"] for row in both["architectureImages"]] == ["r/a", "s/"]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([image("q/a")], "no rule matches the source's image 'q/a', so AARCH64 has no image"),
+        ([image("r/a"), image("q/a")], "no rule matches the source's image 'q/a'"),
+        ([image("r/a"), image("r/b")], "give 2 different ones for AARCH64"),
+        ([], "has no images"),
+    ],
+)
+def test_what_no_rule_covers_is_a_problem_of_the_plan(
+    images: list[dict[str, JsonValue]], message: str, tmp_path: Path
+) -> None:
+    """A source whose images do not give exactly one for each architecture is told at the target's place."""
+    with pytest.raises(JobFileError, match=rf"job\.yaml:10:5: targets\[0\]: rearchitect: .*{message}"):
+        rearchitected(tmp_path, *images)
+
+
+def test_own_images_are_left_alone(tmp_path: Path) -> None:
+    """A target with images of its own is not rearchitected and needs no source."""
+    own = "{cpuArchitectures: [AARCH64], architectureImages: [{cpuArchitecture: AARCH64, dockerImage: own}]}"
+    job = job_of(
+        tmp_path,
+        f"  - {{uuid: {UUID}, params: {own}}}\n",
+        more=f"rearchitect: {{to: [X86_64], images: [{RULES.splitlines()[0].strip(' -')}]}}\n",
+    )
+    assert params_of(job, Pins())[UUID]["architectureImages"] == [{"cpuArchitecture": "AARCH64", "dockerImage": "own"}]
+
+
+def test_coverage_counts_sources_and_idle_rules(tmp_path: Path) -> None:
+    """The report counts distinct sources and names the rules that none of them needs."""
+    job = job_of(
+        tmp_path,
+        f"  - {UUID}\n  - {{uuid: {UUID}, id: twice}}\n  - {OTHER}\n",
+        more=f"rearchitect:\n  to: [AARCH64]\n  images:\n{RULES.replace('  -', '    -')}",
+    )
+    assert job.rearchitect is not None
+    pins = Pins({UUID: {"modelServiceImages": [image("r/a")]}, OTHER: {"modelServiceImages": [image("q/a")]}})
+    found = plan.coverage(job, job.rearchitect, pins=pins)
+    assert (found.covered, found.uncovered, [rule.prefix for rule in found.unused]) == (1, (OTHER,), ["r/x86/"])
+
+
+def test_parameters_newer_than_the_server_have_their_place(tmp_path: Path) -> None:
+    """A parameter that the server would drop is an error where it is written, once for defaults."""
+    job = job_of(
+        tmp_path,
+        f"  - {UUID}\n  - {OTHER}\n  - {{uuid: {VM}, params: {{containerCommand: x}}}}\n",
+        more="defaults: {params: {supportDistributed: true}}\n",
+    )
+    with pytest.raises(JobFileError) as caught:
+        plan.crosscheck(job, run="default", started_at=0.0, pins=Pins(), version=(5, 3, 45))
+    assert [(found.place.line, found.path) for found in caught.value.problems] == [
+        (4, "defaults.params.supportDistributed"),
+        (8, "targets[2].params.containerCommand"),
+    ]
+    plan.crosscheck(job, run="default", started_at=0.0, pins=Pins(), version=(5, 5, 22))
+
+
+def test_sources_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
+    """A source that the server does not have is an error at its target."""
+    job = job_of(tmp_path, f"  - {UUID}\n  - {OTHER}\n")
+    with pytest.raises(JobFileError, match=rf"job\.yaml:6:5: targets\[1\]: the source {OTHER} does not"):
+        plan.crosscheck(job, run="default", started_at=0.0, pins=Pins(), version=None, absent={OTHER})

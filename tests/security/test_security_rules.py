@@ -1,0 +1,294 @@
+"""The 24 rules of security: those that other rooms test, by the names of their tests, and here those of the whole."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import pytest
+
+from batch.manifest import Header, open_manifest, rows, scan
+from batch.model import Record
+from tests.conftest import ROOT, Planted, leaks
+from tests.named_tests import unknown_tests
+from tests.security.hostile import hostile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+HERE: Final = "security/test_security_rules.py::"
+RULES: Final[dict[int, str]] = {
+    1: f"{HERE}test_no_secret_in_any_command_line "
+    "cli/test_cli_arguments.py::test_secrets_on_the_command_line_are_refused",
+    2: f"{HERE}test_every_form_of_a_planted_secret_is_found {HERE}test_a_hostile_server_gets_nothing_through "
+    "zstack/test_client_secrets.py::test_a_parrot_gets_nothing_out",
+    3: "cli/test_log.py::test_tracebacks_have_no_locals",
+    4: "cli/test_log.py::test_secrets_are_redacted_in_every_form "
+    "cli/test_log.py::test_fields_named_like_secrets_are_redacted",
+    5: f"cli/test_log.py::test_steering_characters_are_escaped {HERE}test_a_hostile_server_gets_nothing_through",
+    6: "cli/test_terminal.py::test_what_is_said_cannot_steer_the_terminal cli/test_terminal.py::test_the_live_view",
+    7: "report/test_report_text.py::test_csv_cells_are_no_formulas "
+    f"report/test_report_formats.py::test_csv_is_safe_to_open {HERE}test_a_hostile_server_gets_nothing_through",
+    8: "report/test_report_formats.py::test_markdown_escapes_what_it_quotes "
+    "report/test_report_formats.py::test_html_is_one_file_under_a_strict_policy",
+    9: "zstack/test_client_transport.py::test_redirects_are_not_followed "
+    f"zstack/test_client_transport.py::test_no_call_reaches_another_host {HERE}test_nothing_goes_to_another_host",
+    10: "cli/test_settings.py::test_refused_endpoints cli/test_settings.py::test_link_local_addresses "
+    "zstack/test_client_transport.py::test_names_leading_to_link_local_addresses",
+    11: "zstack/test_tls_client.py::test_unknown_authority zstack/test_tls_client.py::test_wrong_host "
+    "zstack/test_tls_client.py::test_old_versions_are_refused",
+    12: "manifest/test_manifest_files.py::test_symlink_is_refused "
+    "manifest/test_manifest_files.py::test_hard_link_is_refused "
+    f"manifest/test_manifest_files.py::test_file_of_another_user_is_refused {HERE}test_files_are_the_owners_alone",
+    13: f"{HERE}test_a_report_is_written_beside_and_renamed "
+    "report/test_report_formats.py::test_a_report_is_replaced_whole",
+    14: f"jobfile/test_loader.py::test_bombs_are_refused_by_a_process_that_lives {HERE}test_no_unsafe_yaml "
+    "zstack/test_decode_strict.py::test_bad_bytes",
+    15: f"{HERE}test_inputs_are_regular_files",
+    16: f"{HERE}test_job_uuids_are_secrets "
+    "report/test_report_text.py::test_show_tells_every_attempt_and_hides_the_job_uuid",
+    17: f"{HERE}test_every_form_of_a_planted_secret_is_found",
+    18: f"{HERE}test_sessions_are_closed_after_a_signal zstack/test_login.py::test_logout_that_fails_is_told",
+    19: f"{HERE}test_no_web_hook_is_offered",
+    20: "cli/test_packaging.py::test_the_image_runs_as_nobody_and_hears_signals "
+    "test_image.py::test_sigterm_ends_process_one_in_good_order",
+    21: "cli/test_packaging.py::test_the_lock_is_exact_and_names_no_host",
+    22: f"{HERE}test_a_manifest_never_says_where_to_go",
+    23: f"{HERE}test_a_hostile_server_gets_nothing_through",
+    24: f"{HERE}test_no_core_is_dumped",
+}
+
+JOB: Final = "version: 1\nname: safe\nlimits: {rate: 100/s, attempts: 1}\ntargets:\n"
+SOURCES: Final = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 4)]
+MANIFEST: Final = "job.manifest.jsonl"
+
+
+def test_every_rule_has_its_tests() -> None:
+    """Each of the 24 rules names tests, and all of them exist."""
+    assert list(RULES) == list(range(1, 25))
+    assert unknown_tests(" ".join(RULES.values()).split()) == []
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB + "".join(f"  - {source}\n" for source in SOURCES), encoding="utf-8")
+    return path
+
+
+def children(env: dict[str, str], *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "batch", *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ledger(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url.removesuffix('/zstack')}/__ledger", timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def wait_for_posts(url: str) -> None:
+    give_up = time.monotonic() + 60
+    while not ledger(url)["calls"].get("submit"):
+        assert time.monotonic() < give_up, "nothing is sent"
+        time.sleep(0.02)
+
+
+def test_every_form_of_a_planted_secret_is_found(planted: Planted) -> None:
+    """The search after every test knows a secret plain, as SHA-512, base64-, url- and JSON-encoded."""
+    for secret in (planted.session, planted.password, planted.key_secret):
+        raw = secret.encode()
+        digest = hashlib.sha512(raw).hexdigest()
+        urls = (quote(raw, safe=""), base64.urlsafe_b64encode(raw).decode())
+        for form in (secret, digest, digest.upper(), base64.b64encode(raw).decode(), *urls, json.dumps(secret)[1:-1]):
+            assert leaks(f"before {form} after".encode())
+    assert not leaks(b"before and after")
+
+
+@pytest.fixture
+def running(serve_node: Callable[..., str], child_env: dict[str, str], job: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a run that logs in with the node's own password."""
+    (tmp_path / "slow.yaml").write_text("version: 1\nnode: {latency: [1, 1]}\n", encoding="utf-8")
+    url = serve_node("--faults", str(tmp_path / "slow.yaml"))
+    return child_env | {"ZSTACK_API_URL": url, "ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
+
+
+def test_no_secret_in_any_command_line(running: dict[str, str], tmp_path: Path) -> None:
+    """Neither the command nor its children show a credential to ``ps``."""
+    process = children(running, "run", "job.yaml", cwd=tmp_path)
+    wait_for_posts(running["ZSTACK_API_URL"])
+    shown = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    process.communicate(timeout=60)
+    assert shown[1:-1] == [b"-m", b"batch", b"run", b"job.yaml"]
+
+
+def test_no_core_is_dumped(running: dict[str, str], tmp_path: Path) -> None:
+    """RLIMIT_CORE is 0, soft and hard, while secrets are in the memory."""
+    process = children(running, "run", "job.yaml", cwd=tmp_path)
+    wait_for_posts(running["ZSTACK_API_URL"])
+    limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="ascii")
+    process.communicate(timeout=60)
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [None, "SIGTERM"])
+def test_sessions_are_closed_after_a_signal(name: str | None, running: dict[str, str], tmp_path: Path) -> None:
+    """A session of our own is logged out of at the end, also after SIGTERM; the password is not in the output."""
+    url = running["ZSTACK_API_URL"]
+    before = ledger(url)["sessions_open"]
+    process = children(running, "run", "job.yaml", cwd=tmp_path)
+    wait_for_posts(url)
+    assert ledger(url)["sessions_open"] == before + 1
+    if name is not None:
+        process.send_signal(getattr(signal, name))
+    process.communicate(timeout=60)
+    assert ledger(url)["sessions_open"] == before
+
+
+def test_a_hostile_server_gets_nothing_through(zclone: Run, job: Path, tmp_path: Path, planted: Planted) -> None:
+    """Quoted secrets, escapes, formulas, scripts and a megabyte end as some 2 KiB of harmless text everywhere."""
+    with hostile() as server:
+        env = {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session}
+        done = zclone("run", job, "--log-file", "run.log", env=env)
+    assert done.returncode in {3, 5}, done.stderr
+    said = [done.stdout, done.stderr, (tmp_path / "run.log").read_text(encoding="utf-8")]
+    for ending in ("html", "md", "csv", "xml", "json"):
+        assert zclone("report", MANIFEST, "-o", f"r.{ending}").returncode == 0
+    asked = (["status"], ["list"], ["list", "-o", "csv"], ["list", "-o", "json"], ["show", SOURCES[0]])
+    said += [zclone(command, MANIFEST, *rest).stdout for command, *rest in asked]
+    for text in said:
+        assert not leaks(text.encode())
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert "<script>alert" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    with (tmp_path / "r.csv").open(encoding="utf-8-sig", newline="") as stream:
+        assert not [cell for row in csv.reader(stream) for cell in row if cell.strip().startswith(("=", "+", "-", "@"))]
+    assert max(len(row.error or "") for row in rows(tmp_path / MANIFEST)) <= 2100
+    assert (tmp_path / MANIFEST).stat().st_size < 64 << 10
+
+
+def test_nothing_goes_to_another_host(zclone: Run, job: Path, tmp_path: Path, planted: Planted) -> None:
+    """Proxy variables, .netrc, foreign locations and cookies of the server lead no call to another host."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login eve password eve\n", encoding="utf-8")
+    with hostile() as other, hostile(elsewhere=other.url) as server:
+        env = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"), other.url)
+        env |= {"HOME": str(tmp_path), "ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session}
+        zclone("run", job, env=env)
+        assert any(line.startswith("POST") for line in server.lines)
+        assert other.lines == []
+
+
+def test_job_uuids_are_secrets(
+    zclone: Run, job: Path, tmp_path: Path, serve_node: Callable[..., str], planted: Planted
+) -> None:
+    """Job uuids open results to anybody: v4, all different, in no output but the manifest itself."""
+    env = {"ZSTACK_API_URL": serve_node(), "ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
+    done = zclone("run", job, "--log-file", "run.log", env=env)
+    assert done.returncode == 0, done.stderr
+    jobs = {line.job_uuid for line in scan(tmp_path / MANIFEST) if isinstance(line, Record) and line.job_uuid}
+    assert len(jobs) == len(SOURCES)
+    shown = [done.stderr, (tmp_path / "run.log").read_text(encoding="utf-8")]
+    commands = (["status", MANIFEST], ["list", MANIFEST, "-o", "json"], ["show", MANIFEST, SOURCES[0]])
+    shown += [zclone(*command).stdout for command in commands]
+    for uuid in jobs:
+        assert re.fullmatch("[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", uuid)
+        assert not [text for text in shown if uuid in text]
+
+
+def test_files_are_the_owners_alone(zclone: Run, job: Path, tmp_path: Path) -> None:
+    """Under umask 000 manifest, log, node state and repaired manifest are 0600; only a report is for others too."""
+    before = os.umask(0)
+    try:
+        assert zclone("run", "--simulate", job, "--manifest", MANIFEST, "--log-file", "run.log").returncode == 0
+        assert zclone("repair", MANIFEST).returncode == 0
+    finally:
+        os.umask(before)
+    made = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path != job}
+    assert len(made) == 4
+    assert {name: oct(mode) for name, mode in made.items() if mode != 0o600} == {}
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_report_is_written_beside_and_renamed(
+    zclone: Run, job: Path, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """A report goes to a new file in its own folder, is made durable and then renamed; the folder is synced after."""
+    zclone("run", "--simulate", job, "--manifest", MANIFEST)
+    calls = "trace=openat,fsync,fdatasync,rename,renameat,renameat2"
+    command = ["strace", "-f", "-y", "-o", "trace.txt", "-e", calls, sys.executable, "-m", "batch", "report"]
+    subprocess.run([*command, MANIFEST, "-o", "r.html"], cwd=tmp_path, env=child_env, check=True)
+    trace = (tmp_path / "trace.txt").read_text(encoding="utf-8")
+    (made,) = re.findall(
+        rf'openat\([^"]*"([^"]*)", [^)]*O_CREAT\|O_EXCL[^)]*\) = \d+<{re.escape(str(tmp_path))}/', trace
+    )
+    assert Path(made).name.startswith(".r.html.")
+    renamed = trace.index("rename", trace.index(made))
+    synced = [match.start() for match in re.finditer(r"f(?:data)?sync\(", trace)]
+    assert [at for at in synced if trace.index(made) < at < renamed]
+    assert [at for at in synced if at > renamed]
+
+
+def test_no_unsafe_yaml() -> None:
+    """Nothing in the house builds objects from YAML: whatever loads a tree says that it is with a safe loader."""
+    for path in (ROOT / "batch").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"yaml\.(unsafe|full)_load|yaml\.(C?Loader|CUnsafeLoader|UnsafeLoader|FullLoader)", text)
+        assert "yaml.load(" not in text or "(yaml.SafeLoader)" in text, path.name
+
+
+def test_no_web_hook_is_offered() -> None:
+    """The client never asks the server to call an address: that would need an open port and could be misused."""
+    house = [path for path in (ROOT / "batch").rglob("*.py") if "simulator" not in path.parts]
+    assert not [path.name for path in house if "web-hook" in path.read_text(encoding="utf-8").lower()]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link to a device", "link to another kind", "folder", "url"])
+def test_inputs_are_regular_files(kind: str, zclone: Run, tmp_path: Path) -> None:
+    """What a job file names must be a regular file: a pipe or device hangs nothing, a link shows no other file."""
+    (tmp_path / "victim").write_text("root:x:precious\n", encoding="utf-8")
+    name = {"device": "/dev/zero", "url": "file:///etc/passwd"}.get(kind, "rows.csv")
+    path = tmp_path / "rows.csv"
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "link to a device":
+            path.symlink_to("/dev/zero")
+        case "link to another kind":
+            path.symlink_to("victim")
+        case "folder":
+            path.mkdir()
+    (tmp_path / "job.yaml").write_text(f"{JOB}  - from: {name}\n", encoding="utf-8")
+    done = zclone("validate", "job.yaml")
+    assert done.returncode == 2
+    assert "job.yaml:5:11: targets[0].from: " in done.stdout + done.stderr
+    assert "precious" not in done.stdout + done.stderr
+
+
+def test_an_endless_job_file_is_left(zclone: Run) -> None:
+    """A device in the place of the job file is refused, and its problem is shown without reading on."""
+    assert zclone("validate", "/dev/zero").returncode == 2
+
+
+def test_a_manifest_never_says_where_to_go(zclone: Run, job: Path, tmp_path: Path, planted: Planted) -> None:
+    """A manifest that names another endpoint is refused: no call goes to either."""
+    with hostile() as evil, hostile() as server:
+        header = Header("safe", "default", evil.url, simulated=False, tool="zclone", created_at=time.time())
+        asyncio.run(open_manifest(tmp_path / MANIFEST, header).close(0))
+        done = zclone("run", job, env={"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session})
+        assert done.returncode == 2, done.stderr
+        assert evil.lines == server.lines == []

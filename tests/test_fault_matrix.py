@@ -1,0 +1,31 @@
+"""The fault matrix of tests/README.md: no row is missing, and every row names tests that exist."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tests.named_tests import TESTS, unknown_tests
+
+ROWS: Final = [f"a{n}" for n in range(1, 26)] + [f"b{n}" for n in range(1, 31)] + [f"c{n}" for n in range(1, 14)]
+"""Faults of the process and its files, of network and HTTP, and of the input."""
+
+
+def matrix() -> dict[str, list[str]]:
+    """Map each row to the tests it names."""
+    text = (TESTS / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| ([abc]\d+) \| ([^|]+) \| ([^|]*) \|$", text, re.MULTILINE)
+    assert all(fault.strip() for _, fault, _ in found)
+    return {row: re.findall(r"`([^`]+)`", tests) for row, _, tests in found}
+
+
+def test_every_fault_has_its_row() -> None:
+    """The table has every row once and in order."""
+    assert list(matrix()) == ROWS
+
+
+def test_every_row_names_tests_that_exist() -> None:
+    """A row names at least one test, and all of them are there."""
+    assert [row for row, tests in matrix().items() if not tests] == []
+    assert unknown_tests(name for tests in matrix().values() for name in tests) == []
+    assert unknown_tests(["crash/test_strace.py::test_that_is_not_there", "crash/absent.py::test_x"])
