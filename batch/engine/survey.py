@@ -64,7 +64,8 @@ def survey(plan: Plan, past: Past) -> Survey:
         final = past.final(clone.key) if intent is None else None
         if intent is not None:
             found.append(clone)
-            is_changed = intent.digest != clone.digest
+            # A repaired manifest may not know what was sent: that is no sign of a change.
+            is_changed = intent.digest not in ("", clone.digest)
         else:
             is_changed = final is not None and final[1] not in (0, int(clone.digest[:_KEPT_DIGITS], 16))
         settled += final is not None

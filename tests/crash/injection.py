@@ -170,12 +170,13 @@ class Scene:
 
     def settle(self) -> int:
         """The same command until it says 0 or 3; what a lying disk damaged is repaired as the message says."""
-        for _ in range(6):
-            code = self.run()
+        code = self.run()
+        for _ in range(5):
             if code in {0, 3}:
-                return code
+                break
             if code == 1:
                 self.repair()
+            code = self.run()
         return code
 
     def repair(self) -> None:
