@@ -1,6 +1,9 @@
 """The promises of a World's whole story, each a small check that names what it found broken.
 
-The numbers are those of the invariants in tests/README.md.
+I1 at most one clone a target. I2 none lost. I3 none invented, and none called failed that exists or may come to be.
+I4 no POST without a durable record of its ids. I5 the manifest is a chain its reader takes, and never another story.
+I7 healed, everything ends, in few POSTs. I8 the rate and the clones in flight. I10 logins. I13 one writer. I14 no POST
+after a failed write. I15 the exit code and the counts. I16 the same seed, the same trace. I18 nothing to do: no byte.
 """
 
 from __future__ import annotations
