@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,16 +29,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = {"on record": tuple(seeds_on_record())} if seeds_on_record() else {}
     wanted |= {f"{chunk.start}-{chunk.stop - 1}": tuple(chunk) for chunk in chunks(first, count, CHUNK)}
     metafunc.parametrize("seeds", wanted.values(), ids=wanted.keys())
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes hours unless slow tests were asked for."""
-    if "slow" in str(config.getoption("-m")):
-        return
-    skip = pytest.mark.skip(reason="asked for with -m slow")
-    for item in items:
-        if item.path.parent == Path(__file__).parent and item.get_closest_marker("slow"):
-            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True, scope="module")
