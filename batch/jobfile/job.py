@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batch.jobfile.nodes import Node, find
+from batch.jobfile.problems import Complaint, shorten
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.jobfile.matrix import Combination
-    from batch.jobfile.problems import Complaint
     from batch.jobfile.rearchitect import Rearchitect
     from batch.model import JsonValue, Limits
 
@@ -129,6 +129,15 @@ class Target(NamedTuple):
         if steps[1] in self.entry.base.params and self.entry.defaults_origin is not None:
             return self.entry.defaults_origin.problem(complaint)
         return self.origin.problem(complaint)
+
+    def twin_problem(self, what: str, shown: str, first: Target) -> Problem:
+        """Tell that ``what`` of this target, ``shown``, is already that of ``first``."""
+        place = first.origin.problem(Complaint("", "")).place
+        hint = ": give one of them an `id`" if what == "key" else ""
+        where = f"{place.file}:{place.line}:{place.column}"
+        return self.problem(
+            Complaint("", f"the {what} {shorten(shown)} is already that of the target at {where}{hint}")
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from batch.jobfile.envelope import (
     SecretModel,
 )
 from batch.jobfile.events import STREAMED, ends_with_targets, read_bytes, walk
-from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, NodeOrigin, SecretRef
+from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, NodeOrigin, SecretRef, Target
 from batch.jobfile.layers import LAYER_KEYS, read_layer
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
 from batch.jobfile.problems import Complaint, Problems, shorten, unknown
@@ -209,8 +209,19 @@ def _secret(model: SecretModel | None, folder: Path) -> SecretRef | None:
 
 
 def _add_target_problems(job: Job, problems: Problems) -> None:
+    first: dict[str, Target] = {}
     try:
-        for _ in read_targets(job, problems):
-            pass
+        for target in read_targets(job, problems):
+            _look_for_twin(target, first, problems)
     except JobFileError as error:
         problems.extend(error.problems)
+
+
+def _look_for_twin(target: Target, first: dict[str, Target], problems: Problems) -> None:
+    """Report two targets with one key; keys that must be rendered first are left to the plan."""
+    key = target.id or target.uuid
+    if target.entry.combinations or "$" in key:
+        return
+    if key in first:
+        problems.add(target.twin_problem("key", key, first[key]))
+    first.setdefault(key, target)

@@ -13,7 +13,7 @@ from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.inputs import open_input
 from batch.jobfile.nodes import Mapping as MappingNode
 from batch.jobfile.nodes import Scalar
-from batch.jobfile.problems import Complaint, Problems, fail, shorten
+from batch.jobfile.problems import Problems, fail, shorten
 from batch.jobfile.targets import read_targets
 from batch.keytable import KeyTable
 from batch.model import Pins, Plan, Problem
@@ -198,16 +198,9 @@ class _Survey:
                 if shown not in self._suspects:
                     continue
                 if shown in first:
-                    self._problems.add(target.problem(_twice(what, shown, first[shown])))
+                    self._problems.add(target.twin_problem(what, shown, first[shown]))
                 else:
                     first[shown] = target
-
-
-def _twice(what: str, shown: str, first: Target) -> Complaint:
-    place = first.origin.problem(Complaint("", "")).place
-    where = f"{place.file}:{place.line}:{place.column}"
-    hint = ": give one of them an `id`" if what == "key" else ""
-    return Complaint("", f"the {what} {shorten(shown)} is already that of the target at {where}{hint}")
 
 
 def _ignore(_problem: Problem) -> None:
