@@ -11,11 +11,11 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SESSION = "b86c9016b4f24953a9edefb53ca0678c"
 ZCLONE = [sys.executable, "-m", "batch"]
@@ -58,8 +58,7 @@ def node(faults: str, *, seed: int = 1, cwd: Path) -> Iterator[NodeProcess]:
 def environment(url: str | None = None) -> dict[str, str]:
     """The settings of a run against ``url`` and nothing else of ZStack's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
-    root = os.fspath(__import__("pathlib").Path(__file__).resolve().parents[2])
-    kept["PYTHONPATH"] = root
+    kept["PYTHONPATH"] = os.fspath(Path(__file__).resolve().parents[2])
     if url is not None:
         kept |= {"ZSTACK_API_URL": url, "ZSTACK_SESSION_ID": SESSION}
     return kept
