@@ -4,10 +4,14 @@ FROM python:3.12-slim AS build
 ARG PIP_INDEX_URL
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-COPY .ci/requirements.txt .ci/requirements.txt
+COPY .ci/image.txt .ci/build.txt .ci/
 COPY batch batch
-RUN python -m venv /opt/zclone \
- && PIP_CONSTRAINT=/src/.ci/requirements.txt /opt/zclone/bin/pip install --no-cache-dir --no-compile '.[speed]'
+RUN python -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes -r .ci/build.txt \
+ && /opt/build/bin/hatchling build -t wheel \
+ && python -m venv /opt/zclone \
+ && /opt/zclone/bin/pip install --no-cache-dir --no-compile --require-hashes -r .ci/image.txt \
+ && /opt/zclone/bin/pip install --no-cache-dir --no-compile --no-deps dist/*.whl
 
 FROM python:3.12-slim
 LABEL org.opencontainers.image.title="zclone" \

@@ -22,16 +22,20 @@ _MAX_LOAD: Final = 0.6
 class KeyTable:
     """Open addressing with linear probing; entries are added and overwritten, never removed.
 
-    Hashes must be evenly spread, as slices of a SHA-256 are. Hash 0 marks an empty slot, so 0 and 1 are the same key.
+    Hashes are signed, as ``hash`` gives them, and must be evenly spread, as those of texts and bytes are. Hash 0 marks
+    an empty slot, so 0 and 1 are the same key.
     """
 
     __slots__ = ("_code", "_count", "_hashes", "_limit", "_mask", "_values")
 
-    def __init__(self, value_bytes: ValueBytes = 8) -> None:
-        """``value_bytes``: how wide the stored values are; wider ones raise OverflowError in ``put``."""
+    def __init__(self, value_bytes: ValueBytes = 8, *, expected: int = 0) -> None:
+        """``value_bytes``: how wide the stored values are; wider ones raise OverflowError in ``put``.
+
+        ``expected``: entries that fit before the table has to grow.
+        """
         self._code = _TYPECODES[value_bytes]
         self._count = 0
-        self._allocate(_FIRST_SIZE)
+        self._allocate(max(_FIRST_SIZE, 1 << int(expected / _MAX_LOAD).bit_length()))
 
     def __len__(self) -> int:
         return self._count
@@ -41,12 +45,12 @@ class KeyTable:
         return ((key, self._values[slot]) for slot, key in enumerate(self._hashes) if key != _EMPTY)
 
     def get(self, key: int) -> int | None:
-        """Return the value put under this 64-bit hash, None where there is none."""
+        """Return the value put under this hash, None where there is none."""
         slot = self._slot(key or 1)
         return None if self._hashes[slot] == _EMPTY else self._values[slot]
 
     def put(self, key: int, value: int) -> bool:
-        """Store ``value`` under the 64-bit hash ``key``, over what was there; True when the key is new."""
+        """Store ``value`` under the hash ``key``, over what was there; True when the key is new."""
         key = key or 1
         slot = self._slot(key)
         self._values[slot] = value
@@ -61,10 +65,13 @@ class KeyTable:
     def swap(self, key: int, value: int) -> int | None:
         """Store ``value`` as ``put`` does; return what was there, None where there was nothing."""
         key = key or 1
-        slot = self._slot(key)
-        if self._hashes[slot] == _EMPTY:
-            self.put(key, value)
-            return None
+        hashes, mask = self._hashes, self._mask
+        slot = key & mask
+        while (found := hashes[slot]) != key:
+            if found == _EMPTY:
+                self.put(key, value)
+                return None
+            slot = (slot + 1) & mask
         before = self._values[slot]
         self._values[slot] = value
         return before
@@ -96,14 +103,18 @@ class KeyTable:
     def _allocate(self, size: int) -> None:
         self._mask = size - 1
         self._limit = int(size * _MAX_LOAD)
-        self._hashes = array("Q", bytes(8 * size))
+        self._hashes = array("q", bytes(8 * size))
         self._values = array(self._code, bytes(array(self._code).itemsize * size))
 
     def _grow(self) -> None:
-        hashes, values = self._hashes, self._values
-        self._allocate(2 * len(hashes))
-        for key, value in zip(hashes, values, strict=True):
-            if key != _EMPTY:
-                slot = self._slot(key)
-                self._hashes[slot] = key
-                self._values[slot] = value
+        before, stored = self._hashes, self._values
+        self._allocate(2 * len(before))
+        hashes, values, mask = self._hashes, self._values, self._mask
+        for key, value in zip(before, stored, strict=True):
+            if key == _EMPTY:
+                continue
+            slot = key & mask
+            while hashes[slot] != _EMPTY:
+                slot = (slot + 1) & mask
+            hashes[slot] = key
+            values[slot] = value

@@ -7,6 +7,7 @@ loses is counted, to be told at the end. One event is one line, whatever the ser
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import importlib
 import json
@@ -36,6 +37,12 @@ def _optional(module: str) -> Any:
 _ORJSON: Final = _optional("orjson")
 """The extra [speed] brings it; the standard library writes the same lines."""
 
+_PLAIN: Final = (
+    0
+    if _ORJSON is None
+    else _ORJSON.OPT_PASSTHROUGH_DATACLASS | _ORJSON.OPT_PASSTHROUGH_DATETIME | _ORJSON.OPT_PASSTHROUGH_SUBCLASS
+)
+"""Only JSON's own types are encoded as they are."""
 REDACTED: Final = "[redacted]"
 DEBUG: Final = 10
 INFO: Final = 20
@@ -52,6 +59,8 @@ _UNSAFE_UTF8: Final = re.compile(
 _SHORTEST_SECRET: Final = 4
 _QUEUE_LINES: Final = 20_000
 _CLOSE_SECONDS: Final = 2.0
+_LINGER: Final = 0.05
+"""Seconds a line may wait for others to be written with."""
 
 
 class Format(StrEnum):
@@ -67,6 +76,7 @@ class Secrets:
     def __init__(self) -> None:
         """Know none yet."""
         self._forms: set[str] = set()
+        self._encoded: tuple[bytes, ...] = ()
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, value: str) -> None:
@@ -76,6 +86,14 @@ class Secrets:
         self._forms |= set(_forms(value))
         longest_first = sorted(self._forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        in_json = {
+            json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in self._forms for ascii_only in (True, False)
+        }
+        self._encoded = tuple(form.encode("utf-8", "backslashreplace") for form in self._forms | in_json)
+
+    def are_in(self, line: bytes) -> bool:
+        """Whether any registered secret, in any form, is in a line of JSON."""
+        return any(form in line for form in self._encoded)
 
     def redact(self, text: str) -> str:
         """Replace every registered secret in ``text``."""
@@ -136,7 +154,8 @@ class Sink:
                 self._lose(1, "the reader of the log does not keep up")
                 return
             self._lines.append(line)
-            self._ready.notify()
+            if len(self._lines) == 1:
+                self._ready.notify()
 
     def close(self) -> int:
         """Write what is queued, for at most two seconds; the number of lines lost in all."""
@@ -157,6 +176,8 @@ class Sink:
     def _take(self) -> list[bytes]:
         with self._ready:
             self._ready.wait_for(lambda: self._lines or self._closing)
+            # Gather what comes next: a thread that wakes for every line costs the run more than the lines do.
+            self._ready.wait_for(lambda: self._closing, _LINGER)
             taken = list(self._lines)
             self._lines.clear()
             self._writing = len(taken)
@@ -201,10 +222,13 @@ def configure(sink: Sink, *, style: Format, level: int = INFO) -> None:
     )
 
 
-def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    return {
-        SECRETS.redact(key): REDACTED if _SECRET_KEYS.search(key) else _redacted(value) for key, value in event.items()
-    }
+@functools.lru_cache(maxsize=1024)
+def _names_secret(key: str) -> bool:
+    return _SECRET_KEYS.search(key) is not None
+
+
+def _without_secrets(event: EventDict) -> dict[str, Any]:
+    return {SECRETS.redact(key): REDACTED if _names_secret(key) else _redacted(value) for key, value in event.items()}
 
 
 def _redacted(value: Any) -> Any:
@@ -222,7 +246,6 @@ _COMMON: Final[list[Processor]] = [
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
     structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-    _without_secrets,
 ]
 
 
@@ -232,13 +255,18 @@ def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
 
 
 def _encoded(event: dict[str, Any]) -> bytes:
-    if _ORJSON is None:
-        return _encoded_by_json(event)
+    """Encode first and look for secrets in the whole line: hardly any has one."""
+    if any(map(_names_secret, event)):
+        return _encoded_without_secrets(event)
     try:
-        line: bytes = _ORJSON.dumps(event)
-    except TypeError:  # a lone surrogate or a huge number: the slower encoder can say it
-        return _encoded_by_json(event)
-    return line
+        line: bytes = _encoded_by_json(event) if _ORJSON is None else _ORJSON.dumps(event, None, _PLAIN)
+    except TypeError:  # a lone surrogate, a huge number, a value of another type
+        return _encoded_without_secrets(event)
+    return _encoded_without_secrets(event) if SECRETS.are_in(line) else line
+
+
+def _encoded_without_secrets(event: dict[str, Any]) -> bytes:
+    return _encoded_by_json(_without_secrets(event))
 
 
 def _encoded_by_json(event: dict[str, Any]) -> bytes:
@@ -247,6 +275,7 @@ def _encoded_by_json(event: dict[str, Any]) -> bytes:
 
 
 def _as_console(_: WrappedLogger, __: str, event: EventDict) -> bytes:
+    event = _without_secrets(event)
     moment = str(event.pop("at", ""))[11:19]
     level = str(event.pop("level", ""))
     trace = event.pop("exception", None)

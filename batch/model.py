@@ -150,7 +150,8 @@ class Record:
     error_code: str | None = None
     error: str | None = None
     retried: bool | None = None
-    """True, with the state planned and attempt 0: a target that had failed, with ``error_code``, is open again."""
+    """True: opened again. With the state planned and attempt 0 it had failed, with ``error_code``; with the state
+    uncertain it had been set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,8 @@ class Intent:
     deadline: float | None = None
     error_code: str | None = None
     error: str | None = None
+    deaths: int = 0
+    """Processes on record that died with it in flight, but for the last one."""
 
 
 @dataclass(frozen=True, slots=True)

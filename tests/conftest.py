@@ -16,6 +16,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 import batch
+from tests.confined import sitecustomize as confined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ def _forms() -> Iterator[bytes]:
 
 
 FORMS: Final = tuple(_forms())
+PYTHONPATH: Final = os.pathsep.join([str(ROOT), str(Path(confined.__file__).parent)])
+"""The code under test, and what keeps a child process on this machine."""
 
 
 def leaks(data: bytes) -> bool:
@@ -66,6 +69,14 @@ def _no_secret_in_files(request: pytest.FixtureRequest) -> Iterator[None]:
         assert not leaks(path.name.encode()), "a file's name holds a planted secret"
         if path.is_file() and not path.is_symlink() and path.suffix != ".secret" and path.stat().st_size <= _LARGEST:
             assert not leaks(path.read_bytes()), f"{path.name} holds a planted secret"
+
+
+@pytest.fixture(autouse=True)
+def _stays_here() -> Iterator[None]:
+    """Fail a test of which anything wanted to leave this machine, also where its error was swallowed."""
+    del confined.refused[:]
+    yield
+    assert confined.refused == []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -89,7 +100,7 @@ def planted() -> Planted:
 def child_env() -> dict[str, str]:
     """Give an environment without settings, in which ``python -m batch`` is the code under test."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
-    return ours | {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
+    return ours | {"PYTHONPATH": PYTHONPATH, "COLUMNS": "100", "NO_COLOR": "1"}
 
 
 @pytest.fixture

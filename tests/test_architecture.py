@@ -51,6 +51,7 @@ THIRD_PARTY: Final[dict[str, tuple[str, ...]]] = {
     "rich": ("batch.progress", "batch.cli"),
     "orjson": ("batch",),
     "uvloop": ("batch.cli",),
+    "opentelemetry": ("batch.cli.tracing",),
 }
 """The only modules that may import a package from outside, by the start of their names."""
 

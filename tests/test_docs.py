@@ -121,6 +121,7 @@ def test_a_real_run(
     """README's commands for a real run work as they stand, here against an embedded node."""
     script = block_with("ZSTACK_API_URL")
     (tmp_path / "session.secret").write_text("b86c9016b4f24953a9edefb53ca0678c\n", encoding="utf-8")
+    (tmp_path / "session.secret").chmod(0o600)
     done = shell(script.replace(ENDPOINT, serve_node()).replace("20/s", "200/s"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "migrated.csv").read_text(encoding="utf-8").startswith('"key","source_uuid","state"')
@@ -132,6 +133,7 @@ def test_how_to(
 ) -> None:
     """README's how-tos work as they stand, the one about failures after a run."""
     (tmp_path / "session.secret").write_text("b86c9016b4f24953a9edefb53ca0678c\n", encoding="utf-8")
+    (tmp_path / "session.secret").chmod(0o600)
     settings = f"export ZSTACK_API_URL={serve_node()} ZSTACK_SESSION_ID_FILE=session.secret ZCLONE_CONCURRENCY=16\n"
     before = "zclone run jobs/migrate-arm64.yaml --rate 200/s\n" if "retry" in what else ""
     done = shell(settings + before + block_with(what))

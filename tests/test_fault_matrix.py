@@ -1,4 +1,4 @@
-"""The fault matrix of tests/README.md: no row is missing, and every row names tests that exist."""
+"""The fault matrix and the rules of security in tests/README.md: no row is missing, and each names tests that exist."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Final
 
 from tests.named_tests import TESTS, unknown_tests
 
-ROWS: Final = [f"a{n}" for n in range(1, 26)] + [f"b{n}" for n in range(1, 31)] + [f"c{n}" for n in range(1, 14)]
-"""Faults of the process and its files, of network and HTTP, and of the input."""
+LAST: Final = {"a": 25, "b": 30, "c": 13, "s": 24}
+"""Faults of the process and its files, of network and HTTP, and of the input; rules of security."""
+ROWS: Final = [f"{kind}{number}" for kind, last in LAST.items() for number in range(1, last + 1)]
 
 
 def matrix() -> dict[str, list[str]]:
     """Map each row to the tests it names."""
     text = (TESTS / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| ([abc]\d+) \| ([^|]+) \| ([^|]*) \|$", text, re.MULTILINE)
+    found = re.findall(r"^\| ([abcs]\d+) \| ([^|]+) \| ([^|]*) \|$", text, re.MULTILINE)
     assert all(fault.strip() for _, fault, _ in found)
     return {row: re.findall(r"`([^`]+)`", tests) for row, _, tests in found}
 
 
-def test_every_fault_has_its_row() -> None:
+def test_every_fault_and_every_rule_has_its_row() -> None:
     """The table has every row once and in order."""
     assert list(matrix()) == ROWS
 

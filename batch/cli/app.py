@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -111,35 +111,23 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     log_file: options.LogFile = None,
     insecure: options.Insecure = False,
     context: options.Context = None,
+    only: options.Only = None,
+    shard: options.Shard = None,
     report: options.Report = None,
 ) -> None:
     """Try failed targets again: they are open once more, attempts count from the start, and the run goes on.
 
     Same identity, same uuids, same limits; what JOB says of them now is what is sent. --code takes those of one kind.
     """
+    flags: dict[str, Any] = dict(locals())
     from batch.cli.again import again
     from batch.cli.preparation import Asked
     from batch.cli.run import run as run_job
 
-    asked = Asked(
-        job=job,
-        simulate=simulate,
-        manifest=manifest,
-        run=run,
-        rate=rate,
-        concurrency=concurrency,
-        deadline=deadline,
-        accept_changes=False,
-        at_most_once=False,
-        progress=progress,
-        log_format=log_format,
-        log_file=log_file,
-        insecure=insecure,
-        context=context,
-        again=again(state, code),
-        report=report,
-    )
-    raise typer.Exit(run_job(asked))
+    # Every flag but --state and --code is a field of its own name.
+    flags["again"] = again(flags.pop("state"), flags.pop("code"))
+    flags["only"] = tuple(only or ())
+    raise typer.Exit(run_job(Asked(accept_changes=False, at_most_once=False, **flags)))
 
 
 app.command()(files.validate)

@@ -113,7 +113,7 @@ def _rows() -> Iterator[str]:
 
 
 def _start(folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module # nosec B603
         [sys.executable, "-P", "-m", "batch", *_COMMAND], cwd=folder, env=environment, stdin=subprocess.DEVNULL
     )
 

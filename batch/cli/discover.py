@@ -33,11 +33,13 @@ def discover(
     """
     import asyncio
 
+    from batch.cli.server import say_warnings
     from batch.cli.settings import read_settings
 
-    settings = read_settings(os.environ, job=None, context=context, insecure=insecure).settings
+    settings = read_settings(os.environ, job=None, context=context, insecure=insecure)
     asked = list(conditions or ())
-    services = asyncio.run(_ask(settings, asked))
+    say_warnings(settings.warnings)
+    services = asyncio.run(_ask(settings.settings, asked))
     lines = list(job_lines(services, asked))
     if output is None:
         emit(lines)
@@ -47,12 +49,12 @@ def discover(
 
 
 async def _ask(settings: "Settings", conditions: list[str]) -> "list[Service]":
-    from batch.cli.server import Server
+    from batch.cli.server import Server, say_warnings
     from batch.zstack.surroundings import Surroundings, split_condition
 
     for condition in conditions:
         split_condition(condition)
-    async with Server(settings, rate=RATE, manifest=Path()) as server:
+    async with Server(settings, rate=RATE, tell=say_warnings) as server:
         surroundings = Surroundings(await server.client())
         return [service async for service in surroundings.query(conditions, fields=("uuid", "name"))]
 

@@ -45,7 +45,7 @@ def doctor(
 
 
 async def _examined(job: Path | None, *, insecure: bool, context: str | None) -> ExitCode:
-    from batch.cli.server import Server
+    from batch.cli.server import Server, say_warnings
     from batch.cli.settings import read_settings
     from batch.jobfile import load
 
@@ -54,7 +54,7 @@ async def _examined(job: Path | None, *, insecure: bool, context: str | None) ->
         found = read_settings(os.environ, job=load(job).endpoint if job else None, context=context, insecure=insecure)
         emit([_line(Finding("ok", "settings", _described(found.settings)))])
         emit(_line(Finding("warn", "settings", text)) for text in found.warnings)
-        async with Server(found.settings, rate=RATE, manifest=Path()) as server:
+        async with Server(found.settings, rate=RATE, tell=say_warnings) as server:
             client = await server.client()
             emit([_line(Finding("ok", "reachable, credentials accepted", found.settings.url))])
             async for finding in _findings(client):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from batch.cli.preparation import warn
-from batch.errors import JobFileError, UsageError
-from batch.model import Pins, Place, Problem
+from batch.model import Pins
 from batch.plan import Wanted, asked_conditions, assumed, assumed_found, expand, inputs_digest, run_id
 from batch.plan.rearchitect import IMAGES_FIELD
-from batch.plan.render import RenderError
 from batch.zstack.params import BODY_PARAMS, IMAGE_FIELDS
-from batch.zstack.surroundings import Surroundings, split_condition
+from batch.zstack.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,7 +51,7 @@ async def finished(first: Draft, server: Server) -> tuple[Plan, Pins]:
     Raises JobFileError for sources that do not exist and what else only the server's answers show.
     """
     more = await learnt(first, server)
-    return final(first, more), more
+    return await to_thread(final, first, more), more
 
 
 def final(first: Draft, more: Pins) -> Plan:
@@ -71,7 +70,9 @@ async def learnt(first: Draft, server: Server) -> Pins:
     for conditions in first.wanted.queries:
         queries[conditions] = await _found(first, conditions, surroundings, is_rehearsal=server.is_rehearsal)
     pins = joined(first.pins, Pins({}, queries))
-    second = draft(first.job, run=first.run, started_at=first.started_at, pins=pins) if queries else first
+    second = (
+        await to_thread(draft, first.job, run=first.run, started_at=first.started_at, pins=pins) if queries else first
+    )
     sources = await _inventories(second.wanted, surroundings, is_rehearsal=server.is_rehearsal)
     return Pins(sources, queries)
 
@@ -85,14 +86,7 @@ async def _found(
     first: Draft, conditions: tuple[str, ...], surroundings: Surroundings, *, is_rehearsal: bool
 ) -> tuple[str, ...]:
     run = run_id(first.job, run=first.run, started_at=first.started_at)
-    try:
-        asked = asked_conditions(first.job, conditions, run=run, started_at=first.started_at)
-        for condition in asked:
-            split_condition(condition)
-    except (RenderError, UsageError) as error:
-        raise JobFileError(
-            [Problem(Place(str(first.job.path), 1, 1), f"query {list(conditions)}", str(error))]
-        ) from None
+    asked = asked_conditions(first.job, conditions, run=run, started_at=first.started_at)
     found = tuple([service.uuid async for service in surroundings.query(asked, fields=("uuid",))])
     if is_rehearsal and not found:
         warn([f"rehearsal: the embedded node has nothing for {list(conditions)}: one service is made up"])

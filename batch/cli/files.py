@@ -46,6 +46,9 @@ def plan(
     run: options.Run = None,
     output: options.PlanAs = options.PlanOutput.TABLE,
     out: options.PlanFile = None,
+    server_check: options.ServerCheck = False,
+    insecure: options.Insecure = False,
+    context: options.Context = None,
 ) -> None:
     """Show what a run would send and why, and how long it takes at the job's rate.
 
@@ -53,12 +56,13 @@ def plan(
     """
     import asyncio
 
-    from batch.cli.look import look, save
+    from batch.cli.look import AskedLook, look, save
     from batch.cli.plans import curl, document, duration, table
     from batch.jobfile import load
 
     loaded = load(job)
-    shown = asyncio.run(look(loaded, run=run, started_at=time.time()))
+    asked = AskedLook(run, server_check, insecure, context)
+    shown = asyncio.run(look(loaded, asked, started_at=time.time()))
     match output:
         case options.PlanOutput.TABLE:
             emit(table(shown))
@@ -67,6 +71,10 @@ def plan(
         case options.PlanOutput.CURL:
             emit(curl(shown.plan, url=_url(loaded)))
     say(duration(shown.plan, loaded.limits))
+    if shown.verdicts is not None:
+        say(str(shown.verdicts))
+        if shown.verdicts.others:
+            raise typer.Exit(shown.verdicts.exit_code)
     if out is not None:
         save(shown, out)
         say(f"saved {out}; next: zclone run --plan {out}")
@@ -97,10 +105,16 @@ def init(file: options.NewFile = Path("job.yaml")) -> None:
 
 
 def schema(
-    *, manifest: options.OfManifest = False, report: options.OfReport = False, plan: options.OfPlan = False
+    *,
+    manifest: options.OfManifest = False,
+    report: options.OfReport = False,
+    plan: options.OfPlan = False,
+    log: options.OfLog = False,
 ) -> None:
     """Print the JSON Schema of job files, for editors and checks."""
-    if plan:
+    if log:
+        from batch.cli.log_schema import log_schema as made
+    elif plan:
         from batch.plan.schema import plan_schema as made
     elif report:
         from batch.report.document import report_schema as made

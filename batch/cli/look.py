@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from batch import __version__
 from batch.cli.drafts import draft, final, learnt, used_fields
+from batch.cli.estate import MOST_COMPARED, estate, tell_owners
 from batch.cli.planning import NO_VERSION
-from batch.cli.server import Server
+from batch.cli.server import Server, say_warnings
 from batch.cli.settings import read_settings
 from batch.cli.terminal import say
+from batch.cli.verdicts import server_check
 from batch.errors import UsageError
+from batch.jobfile.layers import KEEPABLE
 from batch.model import Pins
 from batch.plan import coverage, crosscheck, explained, pinned
 from batch.plan.rearchitect import IMAGES_FIELD
 from batch.plan.saved import SavedPlan
-from batch.zstack.params import BODY_PARAMS
 from batch.zstack.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from batch.cli.drafts import Draft
+    from batch.cli.verdicts import Verdicts
     from batch.jobfile import Job
     from batch.model import Clone, JsonValue, Plan
     from batch.plan import Setting
     from batch.zstack.settings import Settings
 
-MOST_COMPARED: Final = 20_000
-"""Sources whose inventories are held to show differences; of more it is only asked whether they exist."""
 OFFLINE: Final = "no endpoint in the settings: sources, differences and the server's version are not checked"
 
 
@@ -46,6 +47,8 @@ class Look:
     plan: Plan
     inventories: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     """Of the sources, as the server shows them; empty where it was not asked."""
+    verdicts: Verdicts | None = None
+    """What the server would say to the clones; None where it was not asked."""
 
     def clones(self) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
         """Stream the clones, and where their parameters come from."""
@@ -58,6 +61,18 @@ class Look:
             return {}
         shown = {name: _shown(source, name) for name in clone.params if name != "tagUuids"}
         return {name: value for name, value in shown.items() if _folded(value) != _folded(clone.params[name])}
+
+    def resets(self, clone: Clone) -> dict[str, JsonValue]:
+        """Return what the source has and the clone will not: the server sets these to 0 and false when left out."""
+        source = self.inventories.get(clone.source_uuid, {})
+        return {name: source[name] for name in KEEPABLE if name not in clone.params and source.get(name)}
+
+    def tell_resets(self) -> None:
+        """Say how many clones lose something that ``keep`` would copy."""
+        count = sum(bool(self.resets(clone)) for clone in self.plan.clones()) if self.inventories else 0
+        if count:
+            keep = ", ".join(KEEPABLE)
+            say(f"warning: {count} clones lose their source's {' or '.join(KEEPABLE)}: `keep: [{keep}]` copies them")
 
 
 def _shown(source: Mapping[str, JsonValue], name: str) -> JsonValue:
@@ -75,15 +90,30 @@ def _folded(value: JsonValue) -> JsonValue:
     return value.upper() if isinstance(value, str) and value.upper() in {"X86_64", "AARCH64"} else value
 
 
-async def look(job: Job, *, run: str | None, started_at: float) -> Look:
+@dataclass(frozen=True, slots=True)
+class AskedLook:
+    """The command line of ``plan``, as far as it decides the plan."""
+
+    run: str | None = None
+    server_check: bool = False
+    insecure: bool = False
+    context: str | None = None
+
+
+async def look(job: Job, asked: AskedLook, *, started_at: float) -> Look:
     """Plan a run that would start at ``started_at``. Raises JobFileError with all problems, UnreachableError."""
-    first = draft(job, run=run, started_at=started_at, pins=Pins())
-    settings = _settings(job, must=first.wanted.is_anything)
+    first = draft(job, run=asked.run, started_at=started_at, pins=Pins())
+    why = "to check each clone" if asked.server_check else "for its sources" if first.wanted.is_anything else None
+    settings = _settings(job, asked, why=why)
     if settings is None:
         say(OFFLINE)
+        _tell_collisions(first.plan)
         return Look(job, first.plan.run, started_at, Pins(), first.plan)
-    async with Server(settings, rate=job.limits.rate, manifest=Path()) as server:
-        return await _checked(first, server)
+    async with Server(settings, rate=job.limits.rate, tell=say_warnings) as server:
+        checked = await _checked(first, server)
+        if not asked.server_check:
+            return checked
+        return replace(checked, verdicts=await server_check(job, checked.plan, server))
 
 
 def save(shown: Look, file: Path) -> None:
@@ -96,37 +126,39 @@ def save(shown: Look, file: Path) -> None:
         raise UsageError(f"{file}: {error.strerror or error}") from None
 
 
-def _settings(job: Job, *, must: bool) -> Settings | None:
+def _settings(job: Job, asked: AskedLook, *, why: str | None) -> Settings | None:
     try:
-        return read_settings(os.environ, job=job.endpoint).settings
+        found = read_settings(os.environ, job=job.endpoint, context=asked.context, insecure=asked.insecure)
     except UsageError as error:
-        if must:
-            raise UsageError(f"{job.path}: the plan needs the server, for its sources: {error}") from None
+        if why is not None:
+            raise UsageError(f"{job.path}: the plan needs the server, {why}: {error}") from None
         if job.endpoint is not None and job.endpoint.url is not None:
             say(str(error))
         return None
+    say_warnings(found.warnings)
+    return found.settings
 
 
 async def _checked(first: Draft, server: Server) -> Look:
     pins = await learnt(first, server)
     job = pinned(first.job, pins)
     if job.rearchitect is not None:
-        for line in coverage(job, job.rearchitect, pins=pins).lines(job.rearchitect):
-            say(line)
+        for found in coverage(job, job.rearchitect, pins=pins):
+            for line in found.lines():
+                say(line)
     plan = final(first, pins)
     client = await server.client()
     if client.version is None:
         say(NO_VERSION)
-    wanted = dict.fromkeys(clone.source_uuid for clone in plan.clones())
-    names = sorted(BODY_PARAMS) if len(wanted) <= MOST_COMPARED else []
-    inventories = {
-        service.uuid: used_fields(service.fields, [*names, IMAGES_FIELD]) if names else {}
-        async for service in Surroundings(client).services(wanted, fields=() if names else ("uuid",))
-    }
-    run, at, absent = plan.run, first.started_at, wanted.keys() - inventories.keys()
-    crosscheck(job, run=run, started_at=at, pins=pins, version=client.version, absent=absent)
+    surroundings = Surroundings(client)
+    seen = await estate(plan, surroundings)
+    run, at = plan.run, first.started_at
+    crosscheck(job, run=run, started_at=at, pins=pins, version=client.version, absent=seen.absent)
+    await tell_owners(job, seen.inventories, surroundings)
     _tell_collisions(plan)
-    return Look(job, run, at, pins, plan, inventories if names else {})
+    shown = Look(job, run, at, pins, plan, seen.inventories)
+    shown.tell_resets()
+    return shown
 
 
 def _tell_collisions(plan: Plan) -> None:

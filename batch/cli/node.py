@@ -38,7 +38,7 @@ def embedded_node(*, faults: str, state: Path) -> Iterator[Running]:
     the terminal reaches the run only, which then settles what the node still holds.
     """
     arguments = ["simulate", "--port", "0", "--faults", faults, "--state", str(state), "--until-stdin-closes"]
-    node = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+    node = subprocess.Popen(  # noqa: S603 - our own interpreter and module # nosec B603
         [sys.executable, "-P", "-m", "batch", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -140,15 +140,18 @@ Report = Annotated[
 ]
 MetricsFile = Annotated[
     Path | None,
-    _flag("--metrics-file", metavar="FILE", text="Write metrics at the end, for node_exporter."),
+    _flag("--metrics-file", metavar="FILE", text="Keep metrics here for node_exporter, every 15 s and at the end."),
 ]
 PingUrl = Annotated[
     str | None,
     _flag("--ping-url", metavar="URL", text="POST to URL/start and then URL/EXITCODE; failing to never fails the run."),
 ]
-Watch = Annotated[bool, _flag("--watch", "-w", text="Show it again and again until the process has ended.")]
+Watch = Annotated[
+    bool, _flag("--watch", "-w", text="Show it until the process has ended or was killed; exit as the run did.")
+]
 RetryStates = Annotated[
-    list[State] | None, _flag("--state", metavar="STATE", text="failed (default) or conflict; may be repeated.")
+    list[State] | None,
+    _flag("--state", metavar="STATE", text="failed (default), conflict, or uncertain: what was set aside."),
 ]
 OfReport = Annotated[
     bool, typer.Option("--report", help="The schema of JSON reports instead of job files.", show_envvar=False)
@@ -206,6 +209,14 @@ SavedPlan = Annotated[
 ]
 PlanFile = Annotated[
     Path | None, _flag("--out", metavar="FILE", text="Also save the plan, for `zclone run --plan FILE`.")
+]
+OfLog = Annotated[bool, typer.Option("--log", help="The schema of log lines instead of job files.", show_envvar=False)]
+ServerCheck = Annotated[
+    bool,
+    _flag(
+        "--server-check",
+        text="Send each clone with ephemeral::validationOnly: the server checks it and makes nothing. One goes first.",
+    ),
 ]
 OfPlan = Annotated[
     bool, typer.Option("--plan", help="The schema of `zclone plan -o json` instead of job files.", show_envvar=False)

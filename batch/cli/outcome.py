@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batch.manifest import summary
 from batch.model import State
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
     from batch.manifest import Past
     from batch.model import Plan
+
+_CLUSTERED: Final = {State.FAILED, State.CONFLICT, State.UNCERTAIN}
 
 
 def tally(plan: Plan, past: Past) -> Counter[State]:
@@ -32,4 +33,5 @@ def tally(plan: Plan, past: Past) -> Counter[State]:
 
 def ending(path: Path, states: Counter[State], *, again: str) -> str:
     """Tell what the run came to, failures by kind, and the command to run next."""
-    return "\n".join(ending_lines(replace(summary(path), counts=states), manifest=str(path), again=again))
+    clusters = summary(path).clusters if states.keys() & _CLUSTERED else ()
+    return "\n".join(ending_lines(states, clusters, manifest=str(path), again=again))

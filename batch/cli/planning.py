@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,12 @@ async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, fir
     job, run, at = prepared.job, prepared.asked.run, manifest.header.created_at
     pins, known = manifest.past.pinned.pins, manifest.past.plan
     if first is None and known is not None and known.inputs:
-        inputs = inputs_digest(job, run=run, started_at=at, pins=pins)
+        inputs = await to_thread(inputs_digest, job, run=run, started_at=at, pins=pins)
         if inputs == known.inputs:
             return trusted(job, run=run, started_at=at, digest=known.digest, count=known.targets, pins=pins)
-    plan, more = await finished(first or draft(job, run=run, started_at=at, pins=pins), server)
+    if first is None:
+        first = await to_thread(draft, job, run=run, started_at=at, pins=pins)
+    plan, more = await finished(first, server)
     if more.sources or more.queries:
         await manifest.write_pins(more)
     return plan
@@ -67,9 +70,9 @@ async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, fir
 
 async def _as_saved(prepared: Prepared, saved: SavedPlan, manifest: Manifest, server: Server) -> Plan:
     """Return the plan as it was saved. Raises UsageError where the job, or before the first start a source, differs."""
-    first = drafted(prepared, saved.started_at)
+    first = await to_thread(drafted, prepared, saved.started_at)
     if manifest.past.plan is None and (saved.pins.sources or saved.pins.queries):
-        anew = draft(prepared.job, run=prepared.asked.run, started_at=saved.started_at, pins=Pins())
+        anew = await to_thread(draft, prepared.job, run=prepared.asked.run, started_at=saved.started_at, pins=Pins())
         saved.require_same_server(await learnt(anew, server))
         await manifest.write_pins(saved.pins)
     return first.plan

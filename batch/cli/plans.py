@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from batch.cli.look import Look
+    from batch.engine.servercheck import Verdict
     from batch.model import Clone, JsonValue, Limits, Plan
     from batch.plan import Setting
 
@@ -29,11 +30,20 @@ def table(look: Look) -> Iterator[str]:
         name = clone.params.get("name")
         shown = "" if name is None else str(name)
         yield f"{clone.key:<34}{clone.source_uuid:<34}{clone.resource_uuid:<34}{shown}".rstrip()
+        if look.verdicts is not None:
+            yield f"    server: {_told(look.verdicts.of(clone.key))}"
         source = look.differences(clone)
         for param, setting in settings().items():
             before = f"{_short(source[param])} -> " if param in source else ""
-            place = f"{setting.place.file}:{setting.place.line}:{setting.place.column}"
-            yield f"    {param}: {before}{_short(clone.params[param])}  ({setting.layer}, {place})"
+            yield f"    {param}: {before}{_short(clone.params[param])}  ({setting})"
+        for param, value in look.resets(clone).items():
+            reset = "false" if value is True else "0"
+            yield f"    {param}: {_short(value)} -> {reset}  (reset by the server: `keep` copies it)"
+
+
+def _told(verdict: Verdict) -> str:
+    told = " ".join(filter(None, (verdict.code, verdict.error, verdict.hint and f"({verdict.hint})")))
+    return f"{verdict.outcome}: {told}" if told else str(verdict.outcome)
 
 
 def _short(value: JsonValue) -> str:
@@ -50,14 +60,24 @@ def document(look: Look) -> Iterator[str]:
     for clone, settings in look.clones():
         if before:
             yield f"    {before},"
-        before = json.dumps(_fields(clone, settings(), look.differences(clone)), ensure_ascii=False)
+        fields = _fields(clone, settings(), look.differences(clone))
+        fields["source_resets"] = look.resets(clone)
+        if look.verdicts is not None:
+            fields["server_check"] = dict(look.verdicts.of(clone.key)._asdict())
+        before = json.dumps(fields, ensure_ascii=False)
     yield f"    {before}\n  ]\n}}"
 
 
 def _fields(clone: Clone, settings: Mapping[str, Setting], source: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     set_by: dict[str, JsonValue] = {
-        name: {"layer": layer, "file": place.file, "line": place.line, "column": place.column}
-        for name, (layer, place) in settings.items()
+        name: {
+            "layer": found.layer,
+            "rendered": found.rendered,
+            "file": found.place.file,
+            "line": found.place.line,
+            "column": found.place.column,
+        }
+        for name, found in settings.items()
     }
     return {
         "key": clone.key,

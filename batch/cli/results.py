@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from batch.cli import options
 from batch.cli.terminal import emit, is_terminal, say
-from batch.errors import UsageError
+from batch.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,19 +22,34 @@ _STDOUT = 1
 
 
 def status(manifest: options.ManifestPath, *, watch: options.Watch = False) -> None:
-    """Show how a run stands: counts by state, pace, and failures by kind."""
-    from batch.manifest import summary
+    """Show how a run stands: counts by state, pace, failures by kind, and the command that goes on.
+
+    With --watch until its process has ended, also by a kill: then with the run's exit code, 4 where it was killed.
+    """
+    is_running = _status(manifest, clear=watch)
+    while watch and is_running:
+        time.sleep(_GLANCE)
+        is_running = _status(manifest, clear=True)
+    if watch:
+        from batch.manifest import summary
+
+        ended = summary(manifest).ended
+        raise typer.Exit(ExitCode.UNFINISHED if ended is None else ended.exit_code)
+
+
+def _status(manifest: Path, *, clear: bool) -> bool:
+    """Show one look; return whether the process is running."""
+    from batch.manifest import is_held, summary
     from batch.report import status_lines
 
+    # Asked before the look: a process that ends in between has written its end by then.
+    held = is_held(manifest)
     found = summary(manifest)
-    while watch and found.ended is None:
-        _show_again(status_lines(found, now=time.time()))
-        time.sleep(_GLANCE)
-        found = summary(manifest)
-    _show_again(status_lines(found, now=time.time()), clear=watch)
+    _show_again(status_lines(found, manifest=manifest, is_held=held, now=time.time()), clear=clear)
+    return held and found.ended is None
 
 
-def _show_again(lines: list[str], *, clear: bool = True) -> None:
+def _show_again(lines: list[str], *, clear: bool) -> None:
     """Print in the place of what stood there before, or below it where stdout is no terminal."""
     if clear and is_terminal(_STDOUT):
         lines = ["\x1b[H\x1b[2J" + lines[0], *lines[1:]]
@@ -65,14 +82,16 @@ def _chosen(found: "Iterator[Row]", states: "frozenset[State]", codes: frozenset
 
 
 def show(manifest: options.ManifestPath, key: options.Key) -> None:
-    """Tell the whole story of one target: every attempt and every answer."""
+    """Tell the whole story of one target: every attempt and every answer, and which layer set each parameter."""
+    from batch.cli.origins import origin_lines
     from batch.manifest import story
     from batch.report import show_lines
+    from batch.report.text import clean
 
     found = story(manifest, key)
     if found is None:
         raise UsageError(f"{manifest}: knows no target {key!r}; zclone list {manifest} shows all of them")
-    emit(show_lines(found))
+    emit([*show_lines(found), *map(clean, origin_lines(manifest, found))])
 
 
 def repair(manifest: options.ManifestPath, *, output: options.RepairedFile = None) -> None:

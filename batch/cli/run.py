@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shlex
 import sys
 import time
+from asyncio import to_thread
+from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -16,27 +19,31 @@ from batch.cli import logs, outside, signals
 from batch.cli.again import reopen
 from batch.cli.choice import chosen
 from batch.cli.clock import SystemClock
+from batch.cli.done import settled_before
 from batch.cli.outcome import ending, tally
 from batch.cli.planning import check_version, drafted, planned, server_of
 from batch.cli.preparation import Asked, Prepared, prepare, warn
 from batch.cli.terminal import say
 from batch.cli.told import ToldJournal
+from batch.cli.tracing import Tracing, configured_tracer
 from batch.engine import Stop, clone_all
 from batch.engine.survey import Survey, refuse_changes, survey
 from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
 from batch.manifest import Header, open_manifest
 from batch.progress import Board, heartbeat, live, new_view, silent
 from batch.report import exit_code
+from batch.zstack.hints import apart
 from batch.zstack.settings import transport_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections import Counter
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from batch.cli.server import Server
     from batch.cli.told import CountedGate
     from batch.manifest import Manifest
-    from batch.model import Plan
+    from batch.model import Plan, State
     from batch.zstack.client import Client
 
 EMBEDDED: Final = "embedded node"
@@ -64,42 +71,55 @@ def _run_logged(asked: Asked) -> ExitCode:
     with logs.logging_to(asked.log_file, style=asked.log_format, above=console):
         prepared = prepare(asked, console)
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(_run(prepared))
+            states = settled_before(prepared, _header(prepared))
+            reason = None
+            if states is None:
+                with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                    states, reason = runner.run(_run(prepared))
+            return _told(prepared, states, reason=reason)
         finally:
             outside.leave_files(prepared.path, asked)
 
 
-async def _run(prepared: Prepared) -> ExitCode:
+async def _run(prepared: Prepared) -> tuple[Counter[State], str | None]:
     stop = Stop()
     with signals.obeyed(_on_signal(stop)):
         return await _run_until(stop, prepared)
 
 
-async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
+async def _run_until(stop: Stop, prepared: Prepared) -> tuple[Counter[State], str | None]:
+    """Return the plan's targets by state, and why the run ended early.
+
+    Whatever walks the whole plan or manifest does so in a thread: a signal is answered at once meanwhile.
+    """
     header = _header(prepared)
     if prepared.asked.again is not None and not prepared.path.exists():
         raise UsageError(f"{prepared.path}: there is no manifest, so nothing was run that could be tried again")
     # A job file that cannot be used leaves no manifest behind.
-    first = None if prepared.path.exists() else drafted(prepared, header.created_at)
-    manifest = open_manifest(prepared.path, header)
+    first = None if prepared.path.exists() else await to_thread(drafted, prepared, header.created_at)
+    manifest = await to_thread(open_manifest, prepared.path, header)
     manifest.admitted = () if prepared.settings is None else transport_warnings(prepared.settings)
     code, reason = ExitCode.BROKEN, None
     try:
         warn(manifest.warnings)
         async with server_of(prepared, stop=stop) as server:
             plan = await planned(prepared, manifest, server, first=first)
-            plan = chosen(plan, only=prepared.asked.only, shard=prepared.asked.shard)
+            plan = await to_thread(chosen, plan, only=prepared.asked.only, shard=prepared.asked.shard)
             if prepared.asked.again is not None:
                 await reopen(manifest, plan, prepared.asked.again)
             reason = await _settle_all(prepared, plan, manifest, server=server, stop=stop)
-        states = tally(plan, manifest.past)
+        states = await to_thread(tally, plan, manifest.past)
         code = exit_code(states)
     except ZcloneError as error:
         code, reason = error.exit_code, str(error)
         raise
     finally:
         await manifest.close(code, reason)
+    return states, reason
+
+
+def _told(prepared: Prepared, states: Counter[State], *, reason: str | None) -> ExitCode:
+    code = exit_code(states)
     structlog.get_logger().info("run.ended", exit_code=int(code), reason=reason)
     if reason:
         say(f"stopped early: {reason}")
@@ -109,13 +129,13 @@ async def _run_until(stop: Stop, prepared: Prepared) -> ExitCode:
 
 async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, server: Server, stop: Stop) -> str | None:
     """Do what is left to do; why the run ended early, None where it did not."""
-    found = survey(plan, manifest.past)
+    found = await to_thread(survey, plan, manifest.past)
     if not prepared.asked.accept_changes:
         refuse_changes(found.changed)
-    if found.is_nothing_left:
-        return None
+    if found.is_nothing_left or stop.requested:
+        return stop.reason
     client = await server.client()
-    check_version(prepared, manifest, client.version)
+    await to_thread(check_version, prepared, manifest, client.version)
     return await _clone(prepared, plan, manifest, found, client=client, gate=server.gate, stop=stop)
 
 
@@ -136,16 +156,19 @@ async def _clone(
         calls=lambda: gate.calls,
         limit=prepared.limits.rate,
         monotonic=clock.monotonic,
+        apart=apart,
     )
     await manifest.write_plan(plan, ((c.key, c.source_uuid) for c in plan.clones() if not past.is_planned(c.key)))
     structlog.get_logger().info("run.started", targets=plan.count, rate=prepared.limits.rate)
+    # What is there now stays until the end: a collection over it would stall every clone in flight.
+    gc.freeze()
     try:
-        async with _view(prepared, board):
+        async with _seen(prepared, plan, manifest, board=board) as journal:
             await clone_all(
                 plan,
                 found,
                 api=client,
-                journal=ToldJournal(manifest, failed=board.fail),
+                journal=journal,
                 past=past,
                 clock=clock,
                 limits=prepared.limits,
@@ -157,6 +180,16 @@ async def _clone(
             raise
         return str(stopped)
     return stop.reason
+
+
+@asynccontextmanager
+async def _seen(prepared: Prepared, plan: Plan, manifest: Manifest, *, board: Board) -> AsyncIterator[ToldJournal]:
+    """Show the run in every way that was asked for; what is written to the journal tells log, view and tracing."""
+    past, tracing = manifest.past, Tracing(configured_tracer(), job=plan.job, run=plan.run)
+    metrics = outside.metrics_kept(prepared.asked.metrics_file, job=plan.job, counts=lambda: past.counts)
+    with tracing:
+        async with _view(prepared, board), metrics:
+            yield ToldJournal(manifest, failed=board.fail, settled=tracing.settled, open_before=past.intents.values())
 
 
 def _view(prepared: Prepared, board: Board) -> AbstractAsyncContextManager[None]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from batch.cli.clock import SystemClock
 from batch.cli.node import embedded_node
 from batch.cli.preparation import warn
+from batch.cli.terminal import say
 from batch.cli.told import CountedGate
 from batch.zstack import connect
 from batch.zstack.settings import PasswordAuth, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from batch.zstack.classify import Language
@@ -25,14 +26,26 @@ if TYPE_CHECKING:
 class Server:
     """An async context; ``client`` may be asked for as often as needed."""
 
-    def __init__(self, settings: Settings | None, *, rate: float, manifest: Path, faults: str | None = None) -> None:
-        """Wait; ``settings`` None: an embedded node with ``faults``, which keeps its state beside ``manifest``."""
+    def __init__(
+        self,
+        settings: Settings | None,
+        *,
+        rate: float,
+        manifest: Path = Path(),
+        faults: str | None = None,
+        tell: Callable[[Iterable[str]], None] = warn,
+    ) -> None:
+        """Wait; ``settings`` None: an embedded node with ``faults``, which keeps its state beside ``manifest``.
+
+        ``tell``: what the operator is warned through, the log or, for commands that have none, ``say_warnings``.
+        """
         self.clock = SystemClock()
         self.gate = CountedGate(rate, clock=self.clock)
         self.is_rehearsal = settings is None
         self._settings = settings
         self._manifest = manifest
         self._faults = faults or ""
+        self._tell = tell
         self._stack = AsyncExitStack()
         self._client: Client | None = None
         self._told = 0
@@ -58,7 +71,7 @@ class Server:
 
     def _warn(self) -> None:
         if self._client is not None:
-            warn(self._client.warnings[self._told :])
+            self._tell(self._client.warnings[self._told :])
             self._told = len(self._client.warnings)
 
     @contextmanager
@@ -70,6 +83,12 @@ class Server:
         with embedded_node(faults=self._faults, state=state) as node:
             # An account, because faults end sessions.
             yield Settings(node.url, PasswordAuth(node.account, node.password))
+
+
+def say_warnings(warnings: Iterable[str]) -> None:
+    """Warn on stderr: stdout is for data."""
+    for warning in warnings:
+        say(f"warning: {warning}")
 
 
 def language() -> Language:

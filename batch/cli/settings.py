@@ -7,15 +7,14 @@ settings and never repeat a secret.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from batch.cli.contexts import CONFIG, Context, checked_url, find_context, read_config
+from batch.cli.named_files import check_certificates, read_secret
 from batch.errors import UsageError
-from batch.jobfile.events import read_bytes, walk
-from batch.jobfile.nodes import text_tree
-from batch.jobfile.problems import Problems
-from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings, endpoint_url
+from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,6 @@ KEY_ID: Final = ("ZSTACK_ACCESS_KEY_ID",)
 KEY_SECRET: Final = ("ZSTACK_ACCESS_KEY_SECRET",)
 ACCOUNT: Final = ("ZSTACK_ACCOUNT", "ZSTACK_ACCOUNT_NAME")
 PASSWORD: Final = ("ZSTACK_PASSWORD", "ZSTACK_ACCOUNT_PASSWORD")
-CONFIG: Final = "ZSTACK_CONFIG"
 _SECRETS: Final = (*SESSION, *KEY_ID, *KEY_SECRET, *PASSWORD)
 NAMES: Final = (
     *URL,
@@ -42,7 +40,6 @@ NAMES: Final = (
 )
 """Every variable that is read."""
 _DEFAULT_PORT = "8080"
-_LARGEST_SECRET = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +48,6 @@ class Found:
 
     settings: Settings
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """One context of zstack-cli's config file."""
-
-    name: str
-    url: str
-    auth: Auth | None = field(repr=False)
-    warnings: tuple[str, ...] = ()
-
-
-def read_config(path: Path) -> JsonValue:
-    """Read a YAML file as maps, lists and texts. Raises UsageError with the places of what is wrong in it."""
-    problems = Problems()
-    tree: dict[str, JsonValue] = {
-        key.text: text_tree(node) for key, node in walk(read_bytes(path), str(path), problems)
-    }
-    problems.raise_any()
-    return tree
 
 
 def read_settings(
@@ -86,10 +63,10 @@ def read_settings(
     Raises UsageError naming what is missing, cannot be used, or disagrees.
     """
     reader = _Reader(environ)
-    chosen = None if context is None else _find_context(environ, context, read_yaml)
+    chosen = None if context is None else find_context(environ, context, read_yaml)
     if chosen is None:
         url, auth = reader.url() or _job_url(job), reader.auth() or _job_auth(job, reader)
-        chosen = _find_context(environ, None, read_yaml) if url is None or auth is None else None
+        chosen = find_context(environ, None, read_yaml) if url is None or auth is None else None
     else:
         url, auth = chosen.url, chosen.auth or reader.auth()
     url, auth = _completed(url, auth, chosen)
@@ -103,6 +80,8 @@ def read_settings(
             "ZSTACK_ACCOUNT and ZSTACK_PASSWORD (each secret also as NAME_FILE)"
         )
     ca_file = None if job is None else job.ca_file
+    if ca_file is not None:
+        check_certificates(ca_file)
     is_insecure = insecure or (job is not None and job.insecure)
     warnings = (*reader.warnings, *(chosen.warnings if chosen is not None else ()), *unknown_names(environ, job))
     return Found(Settings(url, auth, ca_file, is_insecure), warnings)
@@ -123,12 +102,12 @@ class _Reader:
 
     def url(self) -> str | None:
         """Read the endpoint; the host and port pair counts as one more name for it."""
-        given = [(name, _checked_url(name, self._environ[name])) for name in URL if self._environ.get(name)]
+        given = [(name, checked_url(name, self._environ[name])) for name in URL if self._environ.get(name)]
         host = self._environ.get("ZSTACK_HOST")
         port = self._environ.get("ZSTACK_PORT") or _DEFAULT_PORT
         if host:
             bare = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
-            given.append(("ZSTACK_HOST", _checked_url("ZSTACK_HOST", f"http://{bare}:{port}")))
+            given.append(("ZSTACK_HOST", checked_url("ZSTACK_HOST", f"http://{bare}:{port}")))
         return _agreed(given)
 
     def auth(self) -> Auth | None:
@@ -147,11 +126,18 @@ class _Reader:
         """Read the value on which all set names agree; None where none is set."""
         values = [(name, self._environ[name]) for name in names if self._environ.get(name)]
         files = [f"{name}_FILE" for name in names if name in _SECRETS]
-        values += [(name, read_secret(name, Path(self._environ[name]))) for name in files if self._environ.get(name)]
+        values += [
+            (name, read_secret(name, Path(self._environ[name]), self._environ))
+            for name in files
+            if self._environ.get(name)
+        ]
         return _agreed(values)
 
-    def variable(self, name: str) -> str:
-        """Read the variable a job file refers to."""
+    def referred(self, name: str, ref: SecretRef) -> str:
+        """Read the secret whose variable or file a job file names; ``name`` is its path in the job file."""
+        return read_secret(name, ref.file, self._environ) if ref.file is not None else self._variable(ref.env or "")
+
+    def _variable(self, name: str) -> str:
         value = self._environ.get(name)
         if not value:
             raise UsageError(f"{name}: the job file takes a secret from it, and it is not set")
@@ -179,21 +165,6 @@ class _Reader:
         return one, other
 
 
-def read_secret(name: str, path: Path) -> str:
-    """Read a secret's file, without the line break at its end. Raises UsageError naming the setting and the file."""
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(_LARGEST_SECRET + 1).decode()
-    except OSError as error:
-        raise UsageError(f"{name}: {path} cannot be read: {error.strerror or type(error).__name__}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{name}: {path} is not UTF-8 text") from None
-    secret = text.removesuffix("\n").removesuffix("\r")
-    if not secret or len(secret) > _LARGEST_SECRET:
-        raise UsageError(f"{name}: {path} is {'too large' if secret else 'empty'}")
-    return secret
-
-
 def _agreed(values: Sequence[tuple[str, str]]) -> str | None:
     for name, value in values[1:]:
         if value != values[0][1]:
@@ -201,15 +172,8 @@ def _agreed(values: Sequence[tuple[str, str]]) -> str | None:
     return values[0][1] if values else None
 
 
-def _checked_url(name: str, text: str) -> str:
-    try:
-        return endpoint_url(text)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from None
-
-
 def _job_url(job: EndpointSettings | None) -> str | None:
-    return None if job is None or job.url is None else _checked_url("endpoint.url", job.url)
+    return None if job is None or job.url is None else checked_url("endpoint.url", job.url)
 
 
 def _job_auth(job: EndpointSettings | None, reader: _Reader) -> Auth | None:
@@ -217,19 +181,13 @@ def _job_auth(job: EndpointSettings | None, reader: _Reader) -> Auth | None:
     if auth is None:
         return None
     if auth.session is not None:
-        return SessionAuth(_secret("endpoint.auth.session", auth.session, reader))
+        return SessionAuth(reader.referred("endpoint.auth.session", auth.session))
     if auth.account is not None and auth.password is not None:
-        return PasswordAuth(auth.account, _secret("endpoint.auth.password", auth.password, reader))
+        return PasswordAuth(auth.account, reader.referred("endpoint.auth.password", auth.password))
     if auth.access_key_id is not None and auth.access_key_secret is not None:
-        secret = _secret("endpoint.auth.access_key_secret", auth.access_key_secret, reader)
+        secret = reader.referred("endpoint.auth.access_key_secret", auth.access_key_secret)
         return AccessKeyAuth(auth.access_key_id, secret)
     raise UsageError("endpoint.auth: half of the credentials is missing")
-
-
-def _secret(name: str, ref: SecretRef, reader: _Reader) -> str:
-    if ref.file is not None:
-        return read_secret(name, ref.file)
-    return reader.variable(ref.env or "")
 
 
 def _job_names(job: EndpointSettings | None) -> tuple[str, ...]:
@@ -243,54 +201,8 @@ def _unknown(name: str) -> str:
     return f"{name} is not read by anything" + (f": did you mean {near[0]}?" if near else "")
 
 
-def _completed(url: str | None, auth: Auth | None, chosen: _Context | None) -> tuple[str | None, Auth | None]:
+def _completed(url: str | None, auth: Auth | None, chosen: Context | None) -> tuple[str | None, Auth | None]:
     """Add what is missing; a context's credentials go to its own endpoint only, whatever a job file says."""
     if chosen is None or url not in {None, chosen.url}:
         return url, auth
     return chosen.url, auth or chosen.auth
-
-
-def _find_context(
-    environ: Mapping[str, str], name: str | None, read_yaml: Callable[[Path], JsonValue]
-) -> _Context | None:
-    """Take the context called ``name``, or the config file's current one; None where there is no such file."""
-    given = environ.get(CONFIG)
-    home = environ.get("HOME")
-    path = Path(given) if given else Path(home, ".zstack-cli", "config.yaml") if home else None
-    if path is None or (not given and name is None and not path.is_file()):
-        return None
-    tree = read_yaml(path)
-    config = tree if isinstance(tree, dict) else {}
-    wanted = name or config.get("current-context")
-    if wanted is None:
-        return None
-    contexts = _contexts(config.get("contexts"))
-    fields = contexts.get(str(wanted))
-    if fields is None:
-        known = ", ".join(sorted(contexts)) or "none"
-        raise UsageError(f"{path}: there is no context {wanted}; there is: {known}")
-    return replace(_context(f"{path}: context {wanted}", str(wanted), fields), warnings=_exposed(path))
-
-
-def _exposed(path: Path) -> tuple[str, ...]:
-    is_open = path.is_file() and path.stat().st_mode & 0o077
-    return (f"{path}: others on this machine can read it, and it holds credentials: chmod 600",) if is_open else ()
-
-
-def _contexts(value: JsonValue) -> dict[str, Mapping[str, JsonValue]]:
-    """Read the contexts, written as a map by name or as a list of maps with a name."""
-    if isinstance(value, dict):
-        return {name: fields for name, fields in value.items() if isinstance(fields, dict)}
-    rows = value if isinstance(value, list) else []
-    return {str(row.get("name")): row for row in rows if isinstance(row, dict)}
-
-
-def _context(where: str, name: str, fields: Mapping[str, JsonValue]) -> _Context:
-    texts = {key: value for key, value in fields.items() if isinstance(value, str) and value}
-    url = _checked_url(f"{where}: endpoint", texts.get("endpoint", ""))
-    auth: Auth | None = None
-    if "session_uuid" in texts:
-        auth = SessionAuth(texts["session_uuid"])
-    elif "username" in texts and "password" in texts:
-        auth = PasswordAuth(texts["username"], texts["password"])
-    return _Context(name, url, auth)

@@ -98,24 +98,31 @@ class Breaker:
 
 
 class GuardedApi:
-    """An Api whose calls pass the Breaker."""
+    """An Api whose calls pass the Breaker, and whose answers others learn from."""
 
-    def __init__(self, api: Api, breaker: Breaker) -> None:
+    def __init__(self, api: Api, breaker: Breaker, *learners: Callable[[object], None]) -> None:
         """Guard every call of ``api`` but ``renew``, which ends the run by itself where it cannot help."""
         self._api = api
         self._breaker = breaker
+        self._learners = learners
+
+    async def _call(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        answer = await self._breaker.guard(call)
+        for learn in self._learners:
+            learn(answer)
+        return answer
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
         """POST the clone."""
-        return await self._breaker.guard(lambda: self._api.submit(clone, job_uuid))
+        return await self._call(lambda: self._api.submit(clone, job_uuid))
 
     async def poll(self, job_uuid: str) -> PollAnswer:
         """Ask the job."""
-        return await self._breaker.guard(lambda: self._api.poll(job_uuid))
+        return await self._call(lambda: self._api.poll(job_uuid))
 
     async def find(self, resource_uuid: str) -> FindAnswer:
         """Look for the resource."""
-        return await self._breaker.guard(lambda: self._api.find(resource_uuid))
+        return await self._call(lambda: self._api.find(resource_uuid))
 
     async def renew(self) -> None:
         """Replace the dead session."""

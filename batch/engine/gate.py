@@ -55,11 +55,22 @@ class _Window(Throttler):
         while self._task_logs and now - self._task_logs[0] > self.period:
             self._free_since = self._task_logs.popleft() + self.period
 
+    def enter(self) -> bool:
+        """Enter at once where there is room: most calls of a fast run need no waiting."""
+        self.flush()
+        if len(self._task_logs) >= self.rate_limit:
+            return False
+        self._task_logs.append(self._entered_at())
+        return True
+
     async def acquire(self) -> None:
         """Wait for room and enter at our clock's time."""
         await super().acquire()  # type: ignore[no-untyped-call]
+        self._task_logs[-1] = self._entered_at()
+
+    def _entered_at(self) -> float:
         now = self._clock.monotonic()
-        self._task_logs[-1] = max(self._free_since, now - self._slack) if self._free_since < now else now
+        return max(self._free_since, now - self._slack) if self._free_since < now else now
 
 
 class Gate:
@@ -77,8 +88,10 @@ class Gate:
         burst = max(1, round(rate * _SMOOTH))
         cap = math.ceil(rate)
         spacing = burst / rate * _LEAD
-        self._short = _Window(burst, spacing, clock, slack=spacing / 2)
-        self._long = _Window(cap, cap / rate * _MARGIN, clock)
+        self._windows = (
+            _Window(burst, spacing, clock, slack=spacing / 2),
+            _Window(cap, cap / rate * _MARGIN, clock),
+        )
         self._closed_until = 0.0
         self._sending = True
 
@@ -104,8 +117,11 @@ class Gate:
 
     async def _pass(self) -> None:
         while True:
-            await asyncio.sleep(max(0.0, self._closed_until - self._clock.monotonic()))
-            await self._short.acquire()
-            await self._long.acquire()
+            closed_for = self._closed_until - self._clock.monotonic()
+            if closed_for > 0.0:
+                await asyncio.sleep(closed_for)
+            for window in self._windows:
+                if not window.enter():
+                    await window.acquire()
             if self._closed_until <= self._clock.monotonic():
                 return

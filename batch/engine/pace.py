@@ -1,4 +1,4 @@
-"""How long to wait: for an api job to end, and before a retry the run can afford."""
+"""How long to wait for an api job to end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _EARLIER = 0.95
 _LATER = 0.25
 """Share of the way from the first poll to the end, where the first poll came too early."""
 _STEP = 0.1
-"""Share by which an end moves the running median: an outage cannot spoil it."""
+_SLOW = 0.95
+"""Which quantile of the job times a deadline must leave room for."""
 
 
 class PollPace:
@@ -31,8 +32,8 @@ class PollPace:
         self._policy = policy
         self._clock = clock
         self._first = policy.poll_first
-        self.typical: float | None = None
-        """Seconds from POST to end, running median; None before the first end."""
+        self.slow = 0.0
+        """Seconds from POST to end that 95 of 100 jobs keep to: a running quantile, that an outage cannot spoil."""
 
     def learn(self, seconds: float, polls: int) -> None:
         """Take in a job that was found ended ``seconds`` after its POST, by poll number ``polls`` (from 0)."""
@@ -40,10 +41,10 @@ class PollPace:
             self._first = max(_SOONEST, self._first * _EARLIER)
         elif seconds > self._first:
             self._first += _LATER * (min(seconds, self._policy.poll_cap) - self._first)
-        if self.typical is None:
-            self.typical = seconds
+        if not self.slow:
+            self.slow = seconds
         else:
-            self.typical *= 1 + _STEP if seconds > self.typical else 1 - _STEP
+            self.slow *= 1 + _STEP * _SLOW if seconds > self.slow else 1 - _STEP * (1 - _SLOW)
 
     def delay(self, polls: int) -> float:
         """Seconds before poll number ``polls`` (from 0) of a job."""
@@ -51,28 +52,3 @@ class PollPace:
         later = max(policy.poll_first, self._first / 4) * policy.poll_growth ** min(polls, 32)
         wait = self._first if polls == 0 else later
         return min(wait, policy.poll_cap) * (1 + _JITTER * (2 * self._clock.random() - 1))
-
-
-class RetryBudget:
-    """What the run may spend on second POSTs: a bucket that successes and time refill.
-
-    Sized like the AWS SDKs' retry quota: 500 tokens, 5 a retry, 1 back for each clean success; and never less than
-    ten retries a minute, so that a small job can go on.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        """Start full."""
-        self._clock = clock
-        self._tokens = 500.0
-        self._seen = clock.monotonic()
-
-    def reward(self) -> None:
-        """Give one token back for a clone that was made."""
-        self._tokens = min(500.0, self._tokens + 1.0)
-
-    def wait(self) -> float:
-        """Take the price of one retry and return the seconds to wait until it is paid for."""
-        now = self._clock.monotonic()
-        self._tokens = min(500.0, self._tokens + (now - self._seen) * 50 / 60) - 5.0
-        self._seen = now
-        return max(0.0, -self._tokens * 60 / 50)

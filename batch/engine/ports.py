@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from batch.model import Clone, Record
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
@@ -48,6 +48,9 @@ class Journal(Protocol):
 
     def note(self, record: Record) -> None:
         """Append without waiting; durable with the next commit or at close."""
+
+    async def take_up(self, keys: Sequence[str]) -> None:
+        """Append, durably, that Clones which were in flight when a process died are gone on with by this one."""
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` at once when anything could not be made durable."""

@@ -8,8 +8,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 from batch.engine.breaker import Breaker, GuardedApi
+from batch.engine.budget import RetryBudget
 from batch.engine.dispatch import dispatch
-from batch.engine.pace import PollPace, RetryBudget
+from batch.engine.flight import Flight
+from batch.engine.pace import PollPace
+from batch.engine.poison import set_aside, triage
 from batch.engine.policy import Policy
 from batch.engine.settle import World, first_step, is_reconciled, settle
 from batch.engine.steps import End, Send, Step
@@ -53,10 +56,11 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     failed: nothing was sent after that.
     """
     policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
-    guarded = GuardedApi(api, Breaker(clock))
-    world = World(guarded, journal, clock, policy, stop, PollPace(policy, clock), RetryBudget(clock))
+    flight, budget = Flight(limits.concurrency, clock), RetryBudget(clock)
+    guarded = GuardedApi(api, Breaker(clock), flight.note, budget.note)
+    world = World(guarded, journal, clock, policy, stop, PollPace(policy, clock), budget)
     journal.on_failure(lambda: stop.request("the manifest could not be written"))
-    run = _Run(plan, past, limits, world)
+    run = _Run(plan, past, limits, world, flight)
     if limits.deadline is not None:
         asyncio.get_running_loop().call_later(limits.deadline, stop.request, "the deadline has come")
     await _within_grace(run.all(found.open), stop, grace)
@@ -69,23 +73,40 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
 class _Run:
     """The pool's work and the two reasons to end it early that only the sum of clones shows."""
 
-    def __init__(self, plan: Plan, past: Past, limits: Limits, world: World) -> None:
+    def __init__(self, plan: Plan, past: Past, limits: Limits, world: World, flight: Flight) -> None:
         self._plan = plan
         self._past = past
         self._limits = limits
         self._world = world
+        self._flight = flight
         self._deadline = None if limits.deadline is None else world.clock.monotonic() + limits.deadline
         self.stopped_by: RunStoppedError | None = None
 
     async def all(self, opened: tuple[Clone, ...]) -> None:
-        """Reconcile, canary, pool."""
-        going_on = await self._reconcile(opened)
+        """Reconcile, canary, pool; those that processes died of come last, one at a time."""
+        world, found = self._world, triage(opened, self._past)
+        set_aside(found, world.journal, world.clock)
+        await self._take_up(found.ordinary)
+        going_on = await self._reconcile(found.ordinary)
         keys = frozenset(clone.key for clone in opened)
         new = ((clone, Send(1)) if clone is not None else None for clone in fresh(self._plan, self._past, keys))
         queue: Iterator[Work | None] = chain(going_on, new)
         if not self._world.policy.at_most_once:
             await dispatch(queue, self._settle, workers=1, is_stopped=self._is_canary_over)
         await dispatch(queue, self._settle, workers=self._limits.concurrency, is_stopped=self._is_over)
+        await dispatch(iter(found.suspect), self._settle_alone, workers=1, is_stopped=self._is_over)
+
+    async def _take_up(self, clones: tuple[Clone, ...]) -> None:
+        """Where a process died: put on record with whom, so that the next one can count."""
+        intents = self._past.intents if self._past.is_cut_off else {}
+        keys = [clone.key for clone in clones if clone.key in intents and intents[clone.key].state is not State.PLANNED]
+        if keys:
+            await self._world.journal.take_up(keys)
+
+    async def _settle_alone(self, clone: Clone) -> None:
+        intent = self._past.intents[clone.key]
+        await self._take_up((clone,))
+        await self._advance(clone, first_step(intent, self._world.policy), None)
 
     async def _reconcile(self, opened: tuple[Clone, ...]) -> list[Work]:
         """Ask about every open Clone before anything new is sent; return those that are not settled by that."""
@@ -101,7 +122,12 @@ class _Run:
         return going_on
 
     async def _settle(self, work: Work) -> None:
-        await self._advance(*work, None)
+        await self._flight.enter()
+        try:
+            if not self._is_over():
+                await self._advance(*work, None)
+        finally:
+            self._flight.leave()
 
     async def _advance(self, clone: Clone, step: Step, pause_at: Callable[[Step], bool] | None) -> Step | None:
         """Settle, and turn what no clone of this run can survive into a Stop, so that the others settle first."""
@@ -115,12 +141,13 @@ class _Run:
         return step
 
     def _check_failures(self) -> None:
-        most, counts = self._limits.max_failures, self._past.counts
+        most = self._limits.max_failures
+        if most is None:
+            return
+        counts = self._past.settled
         failed = counts.get(State.FAILED, 0) + counts.get(State.CONFLICT, 0)
         settled = failed + counts.get(State.CLONED, 0)
-        if most is None or settled < _ENOUGH_SETTLED:
-            return
-        if failed > (most if most >= 1 else most * settled):
+        if settled >= _ENOUGH_SETTLED and failed > (most if most >= 1 else most * settled):
             self._world.stop.request(f"{failed} of {settled} settled clones failed, more than max_failures allows")
 
     def _is_canary_over(self) -> bool:
@@ -128,8 +155,8 @@ class _Run:
 
     def _is_over(self) -> bool:
         """Whether nothing more may be started; asks for the Stop when a clone could not end within the deadline."""
-        typical = self._world.pace.typical or 0.0
-        if self._deadline is not None and self._world.clock.monotonic() + typical >= self._deadline:
+        slow = self._world.pace.slow
+        if self._deadline is not None and self._world.clock.monotonic() + slow >= self._deadline:
             self._world.stop.request("the deadline is near")
         return self._world.stop.requested
 

@@ -9,32 +9,23 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from batch.engine.steps import (
-    Doing,
-    End,
-    Look,
-    Poll,
-    Renew,
-    Resend,
-    Send,
-    Step,
-    Ticket,
-    after_find,
-    after_poll,
-    after_submit,
-    window_start,
-)
+from batch.engine.budget import price_of
+from batch.engine.decisions import after_find, after_poll, after_submit, window_start
+from batch.engine.steps import Doing, End, Look, Poll, Renew, Resend, Send, Step, Ticket
 from batch.errors import ExitCode, RunStoppedError
 from batch.model import Record, State
+from batch.zstack.answers import NoAnswer, NotSent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batch.engine.pace import PollPace, RetryBudget
+    from batch.engine.budget import RetryBudget
+    from batch.engine.pace import PollPace
     from batch.engine.policy import Policy
     from batch.engine.ports import Api, Clock, Journal
     from batch.engine.stop import Stop
     from batch.model import Clone, Intent
+    from batch.zstack.answers import SubmitAnswer
 
 
 class NotHonouredError(RunStoppedError):
@@ -110,16 +101,16 @@ async def _take(step: Doing, clone: Clone, world: World) -> Step:
 
 
 async def _send(step: Send, clone: Clone, world: World) -> Step:
+    parked = 0.0
     if step.otherwise is not None:
-        await world.stop.sleep(
-            world.policy.backoff(step.attempt - 1, world.clock.random()) + world.budget.wait(),
-        )
+        await world.stop.sleep(world.policy.backoff(step.attempt - 1, world.clock.random()))
+        if _is_overdue(step, world):
+            return step.otherwise
+        parked = await _afford(price_of(is_after_silence=step.is_after_silence), world)
         if world.stop.requested:
             return step
     now = world.clock.time()
-    first = now if step.first_sent_at is None else step.first_sent_at
-    if step.otherwise is not None and world.policy.timeout is not None and now >= first + world.policy.timeout:
-        return step.otherwise
+    first = now if step.first_sent_at is None else step.first_sent_at + parked
     ticket = Ticket(step.attempt, step.job_uuid or world.clock.uuid(), now, first, first + world.policy.window(None))
     await world.journal.commit(
         Record(
@@ -134,11 +125,36 @@ async def _send(step: Send, clone: Clone, world: World) -> Step:
             ticket.deadline,
         ),
     )
-    return await _submit(ticket, clone, world, failures=0)
+    if step.otherwise is None:
+        world.budget.note_first()
+        return await _submit(ticket, clone, world)
+    return await _submit_again(ticket, clone, world, price=price_of(is_after_silence=step.is_after_silence))
 
 
-async def _submit(ticket: Ticket, clone: Clone, world: World, *, failures: int) -> Step:
+def _is_overdue(step: Send, world: World) -> bool:
+    timeout, first = world.policy.timeout, step.first_sent_at
+    return timeout is not None and first is not None and world.clock.time() >= first + timeout
+
+
+async def _afford(price: float, world: World) -> float:
+    """Wait until the run can afford a retry; return for how many seconds, which are not charged to the Clone."""
+    began = world.clock.monotonic()
+    await world.budget.afford(price, world.stop)
+    return world.clock.monotonic() - began
+
+
+async def _submit_again(ticket: Ticket, clone: Clone, world: World, *, price: float, failures: int = 0) -> Step:
+    """Submit what was paid for, and settle the bill by whether the server answered."""
     answer = await world.api.submit(clone, ticket.job_uuid)
+    world.budget.close(price, is_answered=not isinstance(answer, NotSent | NoAnswer))
+    return _decided(answer, ticket, clone, world, failures=failures)
+
+
+async def _submit(ticket: Ticket, clone: Clone, world: World) -> Step:
+    return _decided(await world.api.submit(clone, ticket.job_uuid), ticket, clone, world, failures=0)
+
+
+def _decided(answer: SubmitAnswer, ticket: Ticket, clone: Clone, world: World, *, failures: int) -> Step:
     step = after_submit(answer, ticket, policy=world.policy, failures=failures)
     if isinstance(step, Poll) and step.ticket.answered:
         _note_accepted(clone, step.ticket, world)
@@ -159,11 +175,17 @@ def _note_accepted(clone: Clone, ticket: Ticket, world: World) -> None:
 
 
 async def _resend(step: Resend, clone: Clone, world: World) -> Step:
+    price = price_of(is_after_silence=False)
     await world.stop.sleep(world.policy.backoff(step.failures, world.clock.random()))
+    await world.budget.afford(price, world.stop)
     if world.stop.requested:
         _return_attempt(clone, step.ticket, world)
         return Send(step.ticket.attempt)
-    return await _submit(step.ticket, clone, world, failures=step.failures)
+    # Until now no byte of it left: its time begins anew.
+    now = world.clock.time()
+    first = step.ticket.first_sent_at + max(0.0, now - step.ticket.sent_at)
+    ticket = replace(step.ticket, sent_at=now, first_sent_at=first)
+    return await _submit_again(ticket, clone, world, price=price, failures=step.failures)
 
 
 def _return_attempt(clone: Clone, ticket: Ticket, world: World) -> None:
@@ -212,7 +234,8 @@ def _record_end(clone: Clone, end: End, world: World) -> None:
     )
     if end.state is not State.CLONED or made is None:
         return
-    world.budget.reward()
+    if end.attempt == 1:
+        world.budget.reward()
     if made.uuid != clone.resource_uuid and not world.policy.at_most_once:
         raise NotHonouredError(
             f"{clone.key}: asked for the uuid {clone.resource_uuid}, the server made {made.uuid}; it does not honour "

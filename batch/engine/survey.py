@@ -29,8 +29,16 @@ class Past(Protocol):
         """Clones that are not final but were recorded before."""
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether the last process before this one died."""
+
+    @property
     def counts(self) -> Mapping[State, int]:
         """Clones by state, kept up to date while the run appends."""
+
+    @property
+    def settled(self) -> Mapping[State, int]:
+        """Clones by final state, without the others."""
 
     @property
     def canary_passed(self) -> bool:

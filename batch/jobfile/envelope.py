@@ -16,7 +16,7 @@ _RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(s|min|h)")
 _RATE_SECONDS: Final = {"s": 1, "min": 60, "h": 3600}
 _DURATION: Final = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
 _DURATION_SECONDS: Final = (86400, 3600, 60, 1)
-MAX_RATE: Final = 10_000.0
+MAX_RATE: Final = 100_000.0
 
 
 def read_rate(text: str) -> float:

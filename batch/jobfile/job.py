@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 
 Found: TypeAlias = "Callable[[tuple[str, ...]], Sequence[str]]"
-"""Returns the uuids that the conditions of a ``query:``, as the file writes them, find."""
+"""Returns the uuids that the conditions of a ``query:``, as the file writes them, find. May raise ConditionError."""
+
+
+class ConditionError(Exception):
+    """One of the conditions cannot be asked; the message says why."""
+
+    def __init__(self, index: int, message: str) -> None:
+        """``index``: among the conditions of the ``query:``."""
+        super().__init__(message)
+        self.index = index
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""``rearchitect:`` in a job file: to which architectures, and by which rules a source's images become the clone's."""
+"""``rearchitect:`` in a job file: by which rules a source's images, and its GPU specs, become the clone's."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.check import check_params
+from batch.jobfile.events import MAX_BYTES
 from batch.jobfile.inputs import open_input
 from batch.jobfile.job import NodeOrigin
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
 from batch.jobfile.problems import Complaint, shorten, unknown
+from batch.jobfile.vendors import VendorRule, read_vendors
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from batch.jobfile.problems import Problems
     from batch.model import JsonValue
 
-KEYS: Final = ("to", "images", "file")
+KEYS: Final = ("to", "images", "file", "vendors")
 RULE_KEYS: Final = ("from", "to", "vmImageUuid", "cpuArchitecture")
 
 
@@ -37,19 +39,24 @@ class Rearchitect(NamedTuple):
     """Whole and checked: every rule is for one of the architectures ``to``."""
 
     to: tuple[str, ...]
+    """Empty where only GPU vendors are to change."""
     rules: tuple[Rule, ...]
+    vendors: tuple[VendorRule, ...] = ()
 
 
 def read_rearchitect(origin: NodeOrigin, folder: Path, problems: Problems) -> Rearchitect | None:
     """Read the section at ``origin`` and the mapping file it names in ``folder``; None where it has problems."""
     before = len(problems)
     if not isinstance(origin.node, Mapping):
-        problems.add(origin.problem(Complaint("", "must be a map of to, images and file")))
+        problems.add(origin.problem(Complaint("", "must be a map of to, images, file and vendors")))
         return None
     keys = {key.text: value for key, value in origin.node.pairs}
     for name in keys:
         if name not in KEYS:
             problems.add(origin.problem(Complaint(name, unknown(name, KEYS), at_key=True)))
+    vendors = [] if "vendors" not in keys else read_vendors(keys["vendors"], origin, problems)
+    if vendors and not keys.keys() & {"to", "images", "file"}:
+        return Rearchitect((), (), tuple(vendors)) if len(problems) == before else None
     to = _architectures(keys.get("to"), origin, problems)
     rules = [
         *_inline(keys.get("images"), origin, to, problems),
@@ -58,7 +65,7 @@ def read_rearchitect(origin: NodeOrigin, folder: Path, problems: Problems) -> Re
     if not rules and len(problems) == before:
         problems.add(origin.problem(Complaint("", "needs `images`, a list of rules, or `file`, a CSV file of them")))
     _refuse_twins(rules, problems)
-    return Rearchitect(to, tuple(rules)) if len(problems) == before else None
+    return Rearchitect(to, tuple(rules), tuple(vendors)) if len(problems) == before else None
 
 
 def _architectures(node: Node | None, origin: NodeOrigin, problems: Problems) -> tuple[str, ...]:
@@ -85,7 +92,10 @@ def _inline(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], problems
     for index, item in enumerate(node.items):
         own = NodeOrigin(origin.file, item, f"{origin.path}.images[{index}]")
         value = text_tree(item)
-        row: dict[str, JsonValue] = value if isinstance(value, dict) else {"": value}
+        if not isinstance(value, dict):
+            problems.add(own.problem(Complaint("", "must be a map of from, to, vmImageUuid and cpuArchitecture")))
+            continue
+        row: dict[str, JsonValue] = value
         complaints: list[Complaint] = []
         rule = _rule(row, own.problem(Complaint("", "")).place, to, complaints)
         problems.extend(map(own.problem, complaints))
@@ -100,7 +110,7 @@ def _filed(node: Node | None, origin: NodeOrigin, folder: Path, to: tuple[str, .
     path = folder / (node.text if isinstance(node, Scalar) else "")
     rules: list[Rule] = []
     try:
-        with TextIOWrapper(open_input(path), encoding="utf-8-sig", newline="") as stream:
+        with TextIOWrapper(open_input(path, folder, largest=MAX_BYTES), encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True, restkey="", restval=None)
             for cells in reader:
                 place = Place(str(path), reader.line_num, 1)

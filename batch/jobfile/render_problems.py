@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from batch.jobfile.inputs import open_input
+from batch.jobfile.inputs import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ _MAX_SHOWN_LINE: Final = 1 << 16
 def source_line(place: Place) -> str | None:
     """Read the line of ``place`` from its file; None where that is not possible."""
     try:
-        with TextIOWrapper(open_input(Path(place.file)), encoding="utf-8", errors="replace", newline="\n") as stream:
+        with TextIOWrapper(open_regular(Path(place.file)), encoding="utf-8", errors="replace", newline="\n") as stream:
             line = next(itertools.islice(stream, place.line - 1, None), None)
     except OSError:
         return None

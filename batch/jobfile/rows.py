@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.jobfile.check import check_params, check_uuid, typed
@@ -17,7 +18,6 @@ from batch.zstack.params import BODY_PARAMS, PARAMS, ParamType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import IO
 
     from batch.model import JsonValue, Problem
@@ -40,7 +40,7 @@ def read_rows(path: Path, entry: Entry, uuid: str | None, problems: Problems) ->
         problems.add(_at_from(entry.origin, f"must name a .jsonl or .csv file, not {shorten(path.name)}"))
         return
     try:
-        with open_input(path) as stream:
+        with open_input(path, Path(entry.origin.file).parent) as stream:
             mistakable = _mistakable(entry)
             for target in reader(stream, str(path), entry, uuid, problems):
                 if target.columns and not mistakable.isdisjoint(target.columns) and not _has_own_template(target.layer):

@@ -20,6 +20,10 @@ RESOURCE_UUID: Final = r"^[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}$"
 _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\$\{"}
 _TEXT: Final[Schema] = {"type": ["string", "number", "boolean"]}
 _NULL: Final[Schema] = {"type": "null"}
+_VENDORS_ALONE: Final[Schema] = {
+    "required": ["vendors"],
+    "not": {"anyOf": [{"required": [name]} for name in ("to", "images", "file")]},
+}
 _TAGS: Final[Schema] = {"type": ["array", "null"], "items": {"$ref": "#/definitions/text"}}
 
 
@@ -72,7 +76,7 @@ def _of_type(param: Param) -> Schema:
 
 def _definitions() -> Schema:
     layer = {
-        "params": _ref("params"),
+        "params": _told("params", "parameters of CloneModelService; null takes the value of the layers below away"),
         "systemTags": {**_TAGS, "description": "system tags, united with those of defaults"},
         "userTags": {**_TAGS, "description": "user tags, united with those of defaults"},
         "keep": {
@@ -99,8 +103,8 @@ def _definitions() -> Schema:
 
 def _target_keys() -> Schema:
     return {
-        "uuid": {**_ref("uuid")},
-        "id": {**_ref("text")},
+        "uuid": _told("uuid", "the source model service"),
+        "id": _told("text", "the target's key; default: the uuid, and the values of its matrix"),
         "from": {"type": "string", "pattern": r"\.(jsonl|ndjson|csv)$", "description": "file of targets, streamed"},
         "matrix": _ref("matrix"),
         "query": {
@@ -119,25 +123,46 @@ def _rearchitect() -> Schema:
             "description": "start of source images; the longest match wins",
         },
         "to": {"type": "string", "minLength": 1, "description": "what stands in its place in the clone's image"},
-        "vmImageUuid": _ref("uuid"),
-        "cpuArchitecture": {**_ref("architecture")},
+        "vmImageUuid": _told("uuid", "VM image of the clone's architecture"),
+        "cpuArchitecture": _told("architecture", "which of the architectures in `to` the rule is for"),
     }
     rules = {"type": "array", "items": {**_map(rule, "one rule"), "type": "object", "required": ["from", "to"]}}
+    vendor = {
+        "from": {
+            "type": "string",
+            "minLength": 1,
+            "description": "start of the source's GPU vendor, in any case; the longest match wins",
+        },
+        "to": {"type": "string", "minLength": 1, "description": "GPU vendor of the clone"},
+        "specUuids": {"type": "array", "minItems": 1, "items": _ref("uuid"), "description": "its GPU specs"},
+    }
+    vendors = {**_map(vendor, "one rule"), "type": "object", "required": list(vendor)}
     keys = {
         "to": {"type": "array", "minItems": 1, "items": _ref("architecture"), "description": "of the clones"},
+        "vendors": {
+            "type": "array",
+            "minItems": 1,
+            "items": vendors,
+            "description": "rules from the vendorToSpecUuidsMap of the source to the clone's",
+        },
         "images": {**rules, "description": "rules from the source's images to the clone's"},
         "file": {"type": "string", "description": "CSV file of rules: from, to, vmImageUuid, cpuArchitecture"},
     }
-    text = "derive cpuArchitectures and architectureImages from the source's own images"
-    some = [{"required": ["images"]}, {"required": ["file"]}]
-    return {**_map(keys, text), "type": ["object", "null"], "required": ["to"], "anyOf": some}
+    text = "derive cpuArchitectures, architectureImages and vendorToSpecUuidsMap from what the source has"
+    some = [{"required": ["to", "images"]}, {"required": ["to", "file"]}, _VENDORS_ALONE]
+    return {**_map(keys, text), "type": ["object", "null"], "anyOf": some}
 
 
 def _image() -> Schema:
     fields = {
-        "cpuArchitecture": _ref("architecture"),
-        "vmImageUuid": _ref("uuid"),
-        "dockerImage": {"type": "string", "minLength": 1, "maxLength": IMAGE_FIELDS["dockerImage"]},
+        "cpuArchitecture": _told("architecture", "such as X86_64 or AARCH64"),
+        "vmImageUuid": _told("uuid", "VM image"),
+        "dockerImage": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": IMAGE_FIELDS["dockerImage"],
+            "description": "container image",
+        },
     }
     return {**_map(fields, "image of one CPU architecture"), "type": "object", "required": ["cpuArchitecture"]}
 
@@ -146,7 +171,11 @@ def _matrix() -> Schema:
     row = {"type": "object", "minProperties": 1, "additionalProperties": _TEXT}
     rows = {"type": "array", "minItems": 1, "items": row}
     axis = {"type": "array", "minItems": 1, "uniqueItems": True, "items": _TEXT}
-    schema = _map({"include": rows, "exclude": rows}, "cross product of lists, as in CI files")
+    keys = {
+        "include": {**rows, "description": "adds values to the combinations it agrees with, or a combination"},
+        "exclude": {**rows, "description": "removes the combinations that match"},
+    }
+    schema = _map(keys, "cross product of lists, as in CI files")
     return {**schema, "type": "object", "minProperties": 1, "additionalProperties": axis}
 
 
@@ -172,6 +201,11 @@ def _either(schema: Schema) -> Schema:
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/definitions/{name}"}
+
+
+def _told(name: str, description: str) -> Schema:
+    # Validators pass over what stands beside a $ref; editors show it.
+    return {**_ref(name), "description": description}
 
 
 def _without_noise(value: Any) -> Any:

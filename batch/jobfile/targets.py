@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.check import check_uuid
 from batch.jobfile.events import STREAMED, walk
-from batch.jobfile.job import Entry, Layer, NodeOrigin, Target
+from batch.jobfile.job import ConditionError, Entry, Layer, NodeOrigin, Target
 from batch.jobfile.layers import LAYER_KEYS, merge, read_layer
 from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
@@ -104,7 +104,11 @@ class _Reader:
         if self._job.found is None:
             self._problems.add(origin.problem(Complaint("query", "needs the server: it was not asked here")))
             return
-        found = self._job.found(conditions) if conditions else ()
+        try:
+            found = self._job.found(conditions) if conditions else ()
+        except ConditionError as error:
+            self._problems.add(origin.problem(Complaint(f"query[{error.index}]", str(error))))
+            return
         if conditions and not found:
             self._problems.add(origin.problem(Complaint("query", "finds no model service")))
         for uuid in found:

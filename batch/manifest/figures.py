@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _RECENT: Final = 200
 _ENDINGS: Final = tuple(f'{{"state":"{state.value}"'.encode() for state in State if state.is_final)
+_FAILURES: Final = tuple(f'{{"state":"{state}"'.encode() for state in (State.FAILED, State.CONFLICT))
 _PROCESS: Final = (b'{"started":', b'{"ended":')
 
 
@@ -61,7 +62,7 @@ class _Figures:
     def __init__(self) -> None:
         self.past = Past()
         self.clusters: dict[tuple[State, str], Cluster] = {}
-        self.settled: deque[float] = deque(maxlen=_RECENT)
+        self.settled: deque[bytes] = deque(maxlen=_RECENT)
         self.started: StartedLine | None = None
         self.ended: EndedLine | None = None
 
@@ -69,17 +70,14 @@ class _Figures:
         """Pass the lines on, with a look at them."""
         for body in bodies:
             if body.startswith(_ENDINGS):
-                self._settle(parse_record(body))
+                self.settled.append(body)
+                if body.startswith(_FAILURES):
+                    self.count(parse_record(body))
             elif body.startswith(_PROCESS):
                 self._turn(body)
             elif RETRIED in body:
                 self._take_back(parse_record(body))
             yield body
-
-    def _settle(self, record: Record) -> None:
-        self.settled.append(record.at)
-        if record.state in (State.FAILED, State.CONFLICT):
-            self.count(record)
 
     def _take_back(self, record: Record) -> None:
         """Forget a failure that was opened again."""
@@ -125,6 +123,6 @@ def summary(path: Path) -> Summary:
         clusters=tuple(sorted(figures.clusters.values(), key=lambda cluster: (-cluster.count, cluster.code))),
         started=figures.started,
         ended=figures.ended,
-        settled_at=tuple(figures.settled),
+        settled_at=tuple(parse_record(body).at for body in figures.settled),
         torn_bytes=torn_bytes,
     )

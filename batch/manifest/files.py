@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -14,6 +15,8 @@ _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.glusterfs", "9p", "afs"}
 )
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_INSTANT: Final = 0.05
+"""Seconds; far longer than anybody takes to ask for the lock."""
 
 
 class Files(Protocol):
@@ -75,10 +78,11 @@ class Disk:
 
     def lock(self, handle: int, path: Path) -> None:
         """Take the file for this process until it is closed. Raises ManifestLockedError where another has it."""
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ManifestLockedError(f"{path}: another process holds this manifest; nothing was sent") from None
+        if not _took(handle):
+            # ``is_held`` of another process may have asked in this very instant.
+            time.sleep(_INSTANT)
+            if not _took(handle):
+                raise ManifestLockedError(f"{path}: another process holds this manifest; nothing was sent")
         # The name may have been given to another file between the open and the lock.
         if not os.path.samestat(os.fstat(handle), os.lstat(path)):
             raise ManifestLockedError(f"{path}: was replaced while it was being opened; nothing was sent")
@@ -120,6 +124,14 @@ class Disk:
         except OSError:
             return False
         return any(_kind(line) in _NETWORK for line in mounts.splitlines() if line.split()[2:3] == [wanted])
+
+
+def _took(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _kind(mount: str) -> str:

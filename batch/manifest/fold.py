@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
+from batch.manifest.intents import Deaths, intent_of
 from batch.manifest.line import fields
 from batch.manifest.pinned import Pinned
 from batch.manifest.records import PlanLine, parse_line, parse_record
-from batch.model import Intent, Pins, Record, State
+from batch.model import Intent, Pins, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,8 +31,12 @@ _STATE: Final = (1 << _STATE_BITS) - 1
 _ATTEMPT_BITS: Final = 8
 _MOST_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
 _PREFIX_DIGITS: Final = 12
-_HASH: Final = 0xFFFF_FFFF_FFFF_FFFF
 _RECORD: Final = b'{"state":"'
+_SENT: Final = b'{"state":"sent","key":"'
+_ACCEPTED: Final = b'{"state":"accepted","key":"'
+_CLONED_KEY: Final = b'{"state":"cloned","key":"'
+_ATTEMPT: Final = b',"attempt":'
+_ONE_DIGIT: Final = {b"%d%b" % (digit, after): digit for digit in range(10) for after in (b"", b",")}
 _CLONE_UUID: Final = b'"clone_uuid":"'
 _DIGEST: Final = b'"digest":"'
 
@@ -57,7 +62,7 @@ def head(body: bytes) -> tuple[bytes, bytes, bytes] | None:
 
 def hash_key(key: bytes) -> int:
     """Return the 64-bit hash under which tables of this process keep a key, given as UTF-8."""
-    return hash(key) & _HASH
+    return hash(key)
 
 
 class Past:
@@ -77,10 +82,13 @@ class Past:
         self._was_honoured = False
         self.pinned = Pinned()
         """What the plans so far took from the server."""
+        self._deaths = Deaths()
 
     def add(self, body: bytes) -> None:
         """Take in one line as it is written. Raises ManifestError where it says anything new of a settled Clone."""
         self.add_all((body,))
+        if body.startswith(_CLONED_KEY):
+            return
         found = head(body)
         if found is not None and found[1] in self._open and not self._is_open(found[1]):
             del self._open[found[1]]
@@ -91,20 +99,24 @@ class Past:
 
         ``finish`` must be called after the last one.
         """
-        before = self._open
+        opened, sent, accepted, cloned = self._open, len(_SENT), len(_ACCEPTED), len(_CLONED_KEY)
         for body in bodies:
-            # As ``head`` takes them; inside the loop because a manifest has millions of lines.
-            parts = body.split(b'"', 13)
-            if len(parts) < 14 or parts[5] != b"key" or parts[11] != b"attempt" or b"\\" in parts[7]:
-                self._add_unusual(body)
-                continue
-            key = parts[7]
-            code = _CODES.get(parts[3], _UNKNOWN)
-            if code in _OPEN:
-                lines = before.get(key)
-                before[key] = body if lines is None else lines + b"\n" + body
-            else:
-                self._end(key, code, int(parts[12][1:-1]), body)
+            # What nearly every line is, read where ``encode_record`` puts it: a manifest has millions of lines.
+            if body[:cloned] == _CLONED_KEY:
+                key = body[cloned : body.find(b'"', cloned)]
+                start = body.find(_ATTEMPT, cloned) + len(_ATTEMPT)
+                attempt = _ONE_DIGIT.get(body[start : start + 2])
+                if attempt is not None and self._was_honoured and b"\\" not in key:
+                    self._settle(key, _CLONED, attempt)
+                    continue
+            elif body[:sent] == _SENT or body[:accepted] == _ACCEPTED:
+                start = sent if body[:sent] == _SENT else accepted
+                key = body[start : body.find(b'"', start)]
+                if b"\\" not in key:
+                    lines = opened.get(key)
+                    opened[key] = body if lines is None else lines + b"\n" + body
+                    continue
+            self._add_unusual(body)
 
     def _add_unusual(self, body: bytes) -> None:
         found = head(body)
@@ -147,17 +159,24 @@ class Past:
 
     def _add_other(self, body: bytes) -> None:
         if body.startswith(b'{"planned":'):
-            self.expect(entry if isinstance(entry, str) else entry[0] for entry in fields(body)["planned"])
+            keys = [entry if isinstance(entry, str) else entry[0] for entry in fields(body)["planned"]]
+            if body.isascii() and b"\\" not in body:
+                # An ASCII text has the hash of its bytes.
+                self._table.add(map(hash, keys), _PLANNED)
+            else:
+                self.expect(keys)
         elif body.startswith((b'{"pinned":', b'{"plan":')):
             line = parse_line(body)
             if isinstance(line, Pins):
                 self.pinned.take(line)
             elif isinstance(line, PlanLine):
                 self.plan = line
+        else:
+            self._deaths.add(body, self._open)
 
     def expect(self, keys: Iterable[str]) -> None:
         """Take in planned targets; those already known stay as they are."""
-        self._table.add((hash(key.encode("utf-8", "surrogatepass")) & _HASH for key in keys), _PLANNED)
+        self._table.add((hash(key.encode("utf-8", "surrogatepass")) for key in keys), _PLANNED)
 
     def _give_back(self, key: bytes, body: bytes, attempt: int) -> None:
         """Take in that an attempt was never sent; with none before it the Clone is as if nothing had been."""
@@ -186,7 +205,7 @@ class Past:
         lines = self._open.pop(key, None)
         prefix = 0 if lines is None else _prefix(lines)
         value = (prefix << _ATTEMPT_BITS | min(attempt, _MOST_ATTEMPTS)) << _STATE_BITS | code
-        hashed = hash(key) & _HASH
+        hashed = hash(key)
         before = self._table.swap(hashed, value)
         if before is None or before & _STATE == _PLANNED:
             self._finals[code] += 1
@@ -229,13 +248,23 @@ class Past:
 
         One that is ``planned`` again has attempts that count, though none of them is under way.
         """
-        found = (_intent(lines) for lines in self._open.values())
+        found = (intent_of(lines, deaths=self._deaths.of(key, lines)) for key, lines in self._open.items())
         return {intent.key: intent for intent in found}
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the last process before this one died."""
+        return self._deaths.is_cut_off
+
+    @property
+    def settled(self) -> Counter[State]:
+        """How many targets are in each final state; cheap enough to be asked at every clone's end."""
+        return Counter({_STATES[code]: number for code, number in enumerate(self._finals) if number})
 
     @property
     def counts(self) -> Counter[State]:
         """How many targets are in each state; states with none are left out."""
-        counts = Counter({_STATES[code]: number for code, number in enumerate(self._finals) if number})
+        counts = self.settled
         counts.update(_last_state(lines) for lines in self._open.values())
         return counts + Counter({State.PLANNED: len(self._table) - counts.total()})
 
@@ -265,35 +294,3 @@ def _prefix(lines: bytes) -> int:
 
 def _last_state(lines: bytes) -> State:
     return State(fields(lines[lines.rfind(b"\n") + 1 :])["state"])
-
-
-def _intent(lines: bytes) -> Intent:
-    intent: Intent | None = None
-    for body in lines.split(b"\n"):
-        intent = follow(intent, parse_record(body))
-    assert intent is not None
-    return intent
-
-
-_RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
-
-
-def follow(before: Intent | None, record: Record) -> Intent:
-    """Return what is known of an open Clone after ``record``."""
-    is_new = record.state is State.SENT
-    restarts = before is None or (is_new and before.state in _RESTARTS)
-    known = before or Intent(record.key, record.state, "", "", "", 0, None, record.at, record.at)
-    return Intent(
-        key=record.key,
-        state=record.state,
-        source_uuid=record.source_uuid or known.source_uuid,
-        resource_uuid=record.resource_uuid or known.resource_uuid,
-        digest=record.digest or known.digest,
-        attempt=record.attempt,
-        job_uuid=record.job_uuid or known.job_uuid,
-        sent_at=record.at if is_new else known.sent_at,
-        first_sent_at=record.at if restarts else known.first_sent_at,
-        deadline=record.deadline if is_new else record.deadline or known.deadline,
-        error_code=record.error_code,
-        error=record.error,
-    )

@@ -16,16 +16,18 @@ from batch.manifest.records import (
     EndedLine,
     PlanLine,
     StartedLine,
+    TakenUpLine,
     encode_ended,
     encode_pinned,
     encode_plan,
     encode_planned,
     encode_record,
     encode_started,
+    encode_taken_up,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
     from batch.manifest.fold import Past
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 _LINGER: Final = 0.2
 """Seconds a note may wait for a commit to go with, so that ``status`` and a crash see it soon."""
-_PAGES_PER_COMMIT: Final = 16
+_PAGES_PER_COMMIT: Final = 4
 
 
 class Manifest:
@@ -67,8 +69,10 @@ class Manifest:
         self._in_thread = in_thread or self._run_in_thread
         self._clock = clock
         self._pending: list[bytes] = []
-        self._batch: asyncio.Future[None] | None = None
-        self._flight: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        """Who waits for what is pending to be durable."""
+        self._flight: list[asyncio.Future[None]] | None = None
+        """Who waits for the write under way; None: there is none."""
         self._timer: asyncio.TimerHandle | None = None
         self._failure: str | None = None
         self._on_failure: list[Callable[[], None]] = []
@@ -89,6 +93,13 @@ class Manifest:
         self.past.add(body)
         self._append(body)
         self._linger()
+
+    async def take_up(self, keys: Sequence[str]) -> None:
+        """Record durably that this process goes on with targets that were in flight when the one before it died."""
+        for start in range(0, len(keys), PAGE):
+            body = encode_taken_up(TakenUpLine(tuple(keys[start : start + PAGE]), self._clock()))
+            self.past.add(body)
+            await self._commit(body)
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` at once when a write fails, so that POSTs whose own record is durable are held back too."""
@@ -138,7 +149,7 @@ class Manifest:
         try:
             await self._drain()
             if self._started:
-                self._pending.append(encode_ended(EndedLine(self._clock(), exit_code, reason)))
+                self._pending.append(encode_ended(EndedLine(self._clock(), exit_code, reason, self.past.counts)))
                 await self._drain()
         finally:
             self._release()
@@ -147,7 +158,7 @@ class Manifest:
         while self._pending or self._flight is not None:
             self._flush()
             if self._flight is not None:
-                await asyncio.shield(self._flight)
+                await _join(self._flight)
             self._require_whole()
 
     def _release(self) -> None:
@@ -171,10 +182,9 @@ class Manifest:
 
     async def _commit(self, body: bytes) -> None:
         self._append(body)
-        batch = self._batch = self._batch or asyncio.get_running_loop().create_future()
+        durable = _join(self._waiting)
         self._flush()
-        # Shielded: a waiter who is cancelled must take neither the record nor the other waiters along.
-        await asyncio.shield(batch)
+        await durable
         self._require_whole()
 
     def _flush(self) -> None:
@@ -183,7 +193,7 @@ class Manifest:
             return
         self._stop_timer()
         bodies, self._pending = self._pending, []
-        self._flight, self._batch = self._batch or asyncio.get_running_loop().create_future(), None
+        self._flight, self._waiting = self._waiting, []
         write = asyncio.ensure_future(self._in_thread(partial(self._writer.write, bodies)))
         write.add_done_callback(self._landed)
 
@@ -196,10 +206,10 @@ class Manifest:
             for hook in self._on_failure:
                 hook()
         landed, self._flight = self._flight, None
-        _wake(landed)
+        _wake(landed or [])
         if self._failure is not None:
-            _wake(self._batch)
-        elif self._batch is not None:
+            _wake(self._waiting)
+        elif self._waiting:
             self._flush()
         elif self._pending:
             self._linger()
@@ -225,6 +235,14 @@ class Manifest:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _wake(batch: asyncio.Future[None] | None) -> None:
-    if batch is not None and not batch.done():
-        batch.set_result(None)
+def _join(waiting: list[asyncio.Future[None]]) -> asyncio.Future[None]:
+    """Return a future of the caller's own: one who is cancelled takes neither the record nor the others along."""
+    joined = asyncio.get_running_loop().create_future()
+    waiting.append(joined)
+    return joined
+
+
+def _wake(waiting: list[asyncio.Future[None]]) -> None:
+    for joined in waiting:
+        if not joined.done():
+            joined.set_result(None)

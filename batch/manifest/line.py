@@ -43,6 +43,8 @@ _FAST_LOADS: Final = _fast_loads()
 
 def quote(text: str) -> str:
     """Return ``text`` as a JSON string; whatever could move a terminal's cursor or is no character is escaped."""
+    if text.isascii() and text.isalnum():
+        return f'"{text}"'
     quoted = encode_basestring(text)
     return _UNSAFE.sub(_escape, quoted)
 
@@ -56,11 +58,12 @@ def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
 
     Raises ValueError for numbers that JSON cannot hold.
     """
-    parts = [f'"{name}":{_value(value)}' for name, value in fields if value is not None]
+    parts = [f'"{name}":{encode_value(value)}' for name, value in fields if value is not None]
     return ("{" + ",".join(parts)).encode()
 
 
-def _value(value: JsonValue) -> str:
+def encode_value(value: JsonValue) -> str:
+    """Return ``value`` as JSON. Raises ValueError for numbers that it cannot hold."""
     if isinstance(value, str):
         return quote(value)
     if value is None:
@@ -74,9 +77,9 @@ def _value(value: JsonValue) -> str:
             raise ValueError(f"{value} has no place in a manifest")
         return float.__repr__(value)
     if isinstance(value, list):
-        return "[" + ",".join(map(_value, value)) + "]"
+        return "[" + ",".join(map(encode_value, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{quote(name)}:{_value(inner)}" for name, inner in value.items()) + "}"
+        return "{" + ",".join(f"{quote(name)}:{encode_value(inner)}" for name, inner in value.items()) + "}"
     raise TypeError(f"a manifest line holds no {type(value).__name__}")
 
 

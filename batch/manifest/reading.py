@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -57,9 +58,14 @@ class Reading:
             size *= 8
         return data[: end - SEAL]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._handle).st_size
+
     def torn_bytes(self) -> int:
         """Bytes after the last good line, once ``bodies`` has ended."""
-        return max(0, os.fstat(self._handle).st_size - self.scan.offset)
+        return max(0, self.size - self.scan.offset)
 
 
 @contextlib.contextmanager
@@ -78,3 +84,22 @@ def reading(path: Path) -> Iterator[Reading]:
             yield manifest
     finally:
         os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has the manifest's lock; also True where that cannot be found out.
+
+    The lock is held for an instant to ask; ``Disk.lock`` waits that long. Raises UsageError where ``path`` cannot be
+    opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False

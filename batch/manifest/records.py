@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from batch.errors import ManifestError
-from batch.manifest.line import encode, fields
+from batch.manifest.line import encode, encode_value, fields, quote
 from batch.model import JsonValue, Pins, Record, State
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ PAGE: Final = 256
 """Targets in one planned line."""
 _PINNED_SIZE: Final = 1 << 18
 """Characters after which a line of pinned sources ends."""
+_OPTIONAL: Final = Record.__slots__[Record.__slots__.index("attempt") + 1 :]
 _TEXTS: Final = (
     "source_uuid",
     "resource_uuid",
@@ -64,6 +66,16 @@ class EndedLine:
     at: float
     exit_code: int
     reason: str | None
+    counts: Counter[State] = field(default_factory=Counter)
+    """Targets on record by state; empty where an older zclone did not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUpLine:
+    """A process goes on with these targets, which were in flight when the one before it died."""
+
+    keys: tuple[str, ...]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +83,23 @@ class UnknownLine:
     """A kind that a later zclone of the same format version writes; left alone."""
 
 
-Line: TypeAlias = Record | Pins | PlanLine | PlannedLine | StartedLine | EndedLine | UnknownLine
+Line: TypeAlias = Record | Pins | PlanLine | PlannedLine | StartedLine | EndedLine | TakenUpLine | UnknownLine
 
 
 def encode_record(record: Record) -> bytes:
-    """Return the open body: state and key first, where the fast reader finds them."""
-    return encode((name, getattr(record, name)) for name in record.__slots__)
+    """Return the open body: state and key first, where the fast reader finds them.
+
+    Raises ValueError for times that JSON cannot hold.
+    """
+    parts = [
+        f'{{"state":"{record.state.value}","key":{quote(record.key)}',
+        f'"at":{encode_value(record.at)},"attempt":{record.attempt}',
+    ]
+    for name in _OPTIONAL:
+        value = getattr(record, name)
+        if value is not None:
+            parts.append(f'"{name}":{quote(value) if isinstance(value, str) else encode_value(value)}')
+    return ",".join(parts).encode()
 
 
 def encode_plan(plan: PlanLine) -> bytes:
@@ -124,7 +147,16 @@ def encode_started(started: StartedLine) -> bytes:
 
 def encode_ended(ended: EndedLine) -> bytes:
     """Return the open body."""
-    return encode([("ended", ended.at), ("exit", ended.exit_code), ("reason", ended.reason)])
+    counts: dict[str, JsonValue] = {state.value: count for state, count in ended.counts.items()}
+    return encode(
+        [("ended", ended.at), ("exit", ended.exit_code), ("reason", ended.reason), ("counts", counts or None)]
+    )
+
+
+def encode_taken_up(taken_up: TakenUpLine) -> bytes:
+    """Return the open body."""
+    keys: list[JsonValue] = list(taken_up.keys)
+    return encode([("taken_up", keys), ("at", taken_up.at)])
 
 
 def parse_line(body: bytes) -> Line:
@@ -149,7 +181,12 @@ def parse_line(body: bytes) -> Line:
         return StartedLine(_number(found, "started"), pid, host, _typed(found, "tool", str), tuple(map(str, warnings)))
     if "ended" in found:
         reason = found.get("reason")
-        return EndedLine(_number(found, "ended"), _typed(found, "exit", int), reason and str(reason))
+        counts = Counter(
+            {_state(name): count for name, count in _typed({"counts": {}, **found}, "counts", dict).items()}
+        )
+        return EndedLine(_number(found, "ended"), _typed(found, "exit", int), reason and str(reason), counts)
+    if "taken_up" in found:
+        return TakenUpLine(tuple(map(str, _typed(found, "taken_up", list))), _number(found, "at"))
     return UnknownLine()
 
 
@@ -159,10 +196,7 @@ def parse_record(body: bytes) -> Record:
 
 
 def _record(found: dict[str, Any]) -> Record:
-    try:
-        state = State(_typed(found, "state", str))
-    except ValueError:
-        raise ManifestError(f"unknown state {found['state']!r}: written by a newer zclone") from None
+    state = _state(_typed(found, "state", str))
     adopted = found.get("adopted")
     return Record(
         state,
@@ -174,6 +208,13 @@ def _record(found: dict[str, Any]) -> Record:
         deadline=None if found.get("deadline") is None else _number(found, "deadline"),
         **{name: None if found.get(name) is None else _typed(found, name, str) for name in _TEXTS},
     )
+
+
+def _state(name: str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        raise ManifestError(f"unknown state {name!r}: written by a newer zclone") from None
 
 
 def _pins(found: dict[str, Any]) -> Pins:

@@ -35,13 +35,14 @@ def manifest_schema() -> dict[str, JsonValue]:
         "pinned": _pinned(),
         "clone": _clone(),
         "started": _started(),
-        "ended": _line({"ended": _TIME, "exit": _COUNT}, {"reason": _TEXT}),
+        "ended": _ended(),
+        "taken_up": _taken_up(),
     }
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "One line of a zclone manifest",
-        "oneOf": [{"$ref": f"#/$defs/{name}"} for name in kinds],
-        "$defs": dict(kinds),
+        "oneOf": [{"$ref": f"#/definitions/{name}"} for name in kinds],
+        "definitions": dict(kinds),
     }
 
 
@@ -77,6 +78,26 @@ def _started() -> JsonValue:
         "description": "what the operator was warned of and went on with, such as a certificate that is not checked",
     }
     return _line({"started": _TIME, "pid": _COUNT, "host": _TEXT, "tool": _TEXT}, {"warnings": warnings})
+
+
+def _ended() -> JsonValue:
+    states: dict[str, JsonValue] = {state.value: {"type": "integer", "minimum": 1} for state in State}
+    counts: JsonValue = {
+        "type": "object",
+        "properties": states,
+        "additionalProperties": False,
+        "description": "targets on record by state; with final states only there is nothing left to do",
+    }
+    return _line({"ended": _TIME, "exit": _COUNT}, {"reason": _TEXT, "counts": counts})
+
+
+def _taken_up() -> JsonValue:
+    keys: JsonValue = {
+        "type": "array",
+        "items": _TEXT,
+        "description": "keys of targets that were in flight when the process before died; counted to find the culprit",
+    }
+    return _line({"taken_up": keys, "at": _TIME})
 
 
 def _plan() -> JsonValue:
@@ -121,7 +142,7 @@ def _clone() -> JsonValue:
             "error": _TEXT,
             "retried": {
                 "type": "boolean",
-                "description": "with planned: failed, and made open again by `zclone retry`",
+                "description": "made open again by `zclone retry`: planned where it had failed, uncertain where set aside",
             },
         },
     )

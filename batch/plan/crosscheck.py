@@ -10,7 +10,7 @@ from batch.plan.planner import Planner
 from batch.zstack.params import BODY_PARAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Mapping
 
     from batch.jobfile import Job
     from batch.model import Pins, Problem
@@ -42,12 +42,22 @@ def crosscheck(
     problems = Problems()
     for target in read_targets(job, problems):
         if target.uuid in absent:
-            problems.add(target.problem(Complaint("", f"the source {target.uuid} does not exist on the server")))
+            message = f"the source {target.uuid} does not exist on the server, or this account may not see it"
+            problems.add(target.problem(Complaint("", message)))
         for clone in planner.clones(target, _ignore):
             for name in newer.keys() & clone.params.keys():
                 message = f"{name} needs ZStack {newer[name]}; this server would drop it without a word"
                 problems.add(target.problem(Complaint(f"params.{name}", message)))
     problems.raise_any()
+
+
+def at_sources(job: Job, messages: Mapping[str, str]) -> Iterator[Problem]:
+    """Place each of the messages, which are by source uuid, at the first target of its source."""
+    told: set[str] = set()
+    for target in read_targets(job, Problems()) if messages else ():
+        if target.uuid in messages and target.uuid not in told:
+            told.add(target.uuid)
+            yield target.problem(Complaint("", messages[target.uuid]))
 
 
 def _ignore(_problem: Problem) -> None:

@@ -20,7 +20,7 @@ from batch.model import Pins, Plan, Problem
 from batch.plan.identity import PlanDigest
 from batch.plan.planner import Planner
 from batch.plan.render import RenderError, RunNames, render
-from batch.plan.sources import pins_digest
+from batch.plan.sources import askable, pins_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +35,6 @@ FORMAT: Final = "zclone-plan-1"
 """Changes whenever the same inputs would give another plan."""
 
 _RUN: Final = re.compile(NAME_PATTERN)
-_HASH_BITS: Final = (1 << 64) - 1
 _MAX_SUSPECTS: Final = 1000
 
 
@@ -72,6 +71,7 @@ def expand(
     identity = run_id(job, run=run, started_at=started_at)
     if pins is not None:
         job, sources = pinned(job, pins), pins.sources.get
+    job = askable(job, run=identity, started_at=started_at)
     is_final = sources is None or pins is not None
     inputs = inputs_digest(job, run=run, started_at=started_at, pins=pins) if is_final else ""
     planner = Planner(job, identity, started_at, sources)
@@ -109,7 +109,7 @@ def inputs_digest(job: Job, *, run: str | None, started_at: float, pins: Pins | 
     total.update(f"{job.rearchitect}\0{pins_digest(pins or Pins())}".encode())
     for path in input_files(job):
         try:
-            with open_input(path) as stream:
+            with open_input(path, job.path.parent) as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError:
             return ""
@@ -179,10 +179,10 @@ class _Survey:
 
     def _look(self, clone: Clone, target: Target) -> None:
         # Python's own string hash has 64 well-spread bits; equal hashes are compared as texts later.
-        if not self._keys.put(hash(clone.key) & _HASH_BITS, 0):
+        if not self._keys.put(hash(clone.key), 0):
             self._suspect(clone.key)
         own = "resourceUuid" in target.layer.params or "resourceUuid" in target.entry.base.params
-        if own and not self._own_uuids.put(hash(clone.resource_uuid) & _HASH_BITS, 0):
+        if own and not self._own_uuids.put(hash(clone.resource_uuid), 0):
             self._suspect(clone.resource_uuid)
 
     def _suspect(self, text: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batch.plan.sources import Sources
 
 
-_REARCHITECTED: Final = frozenset({"cpuArchitectures", "architectureImages"})
+_REARCHITECTED: Final = frozenset({"cpuArchitectures", "architectureImages", "vendorToSpecUuidsMap"})
 
 
 class Setting(NamedTuple):
@@ -29,17 +29,24 @@ class Setting(NamedTuple):
     """``target``, ``from`` (the entry of its file), ``defaults``, ``source`` (``keep``) or ``rearchitect``."""
     place: Place
     """Of the value as written; of the target for ``source`` and ``rearchitect``."""
+    rendered: bool = False
+    """Whether it was written with ``$`` and the plan put the values in."""
+
+    def __str__(self) -> str:
+        """Show layer and place."""
+        how = ", rendered" if self.rendered else ""
+        return f"{self.layer}{how}, {self.place.file}:{self.place.line}:{self.place.column}"
 
 
 def explain(
     job: Job, key: str, *, run: str | None, started_at: float, sources: Sources | None = None
-) -> Mapping[str, Setting] | None:
-    """Return the Setting of each parameter of the clone ``key``; None where the job has no such clone.
+) -> tuple[Clone, Mapping[str, Setting]] | None:
+    """Return the clone ``key`` and the Setting of each of its parameters; None where the job has no such clone.
 
     Raises JobFileError where a file cannot be read on.
     """
     found = explained(job, run=run, started_at=started_at, sources=sources)
-    return next((settings() for clone, settings in found if clone.key == key), None)
+    return next(((clone, settings()) for clone, settings in found if clone.key == key), None)
 
 
 def explained(
@@ -63,9 +70,10 @@ def _settings(target: Target, clone: Clone) -> Mapping[str, Setting]:
 def _setting(target: Target, name: str) -> Setting:
     place = target.problem(Complaint(f"params.{name}", "")).place
     if name in target.layer.params:
-        return Setting("target", place)
+        return Setting("target", place, name in target.layer.templates)
+    rendered = name in target.entry.base.templates
     if name in target.entry.own:
-        return Setting("from", place)
+        return Setting("from", place, rendered)
     if name in target.entry.base.params:
-        return Setting("defaults", place)
+        return Setting("defaults", place, rendered)
     return Setting("rearchitect" if name in _REARCHITECTED else "source", place)

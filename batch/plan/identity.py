@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from batch.model import JsonValue
+    from batch.model import Clone, JsonValue
 
 DIGEST_HEX: Final = 32
+VALIDATION_ONLY: Final = "ephemeral::validationOnly"
+"""wire: the system tag under which a message is checked and not executed."""
 _VARIANTS: Final = "89ab"
 _MODULUS: Final = 1 << 128
 
@@ -29,10 +32,23 @@ class Identities:
         """Return R of ``key``; ``generation`` grows with ``undo``, since a deleted uuid stays occupied."""
         state = self._base.copy()
         state.update(f"{key}\0{generation}".encode())
-        raw = state.digest()[:16]
-        text = raw.hex()
-        # wire: the server takes only uuids whose version and variant digits are set (v4 here).
-        return f"{text[:12]}4{text[13:16]}{_VARIANTS[raw[8] & 3]}{text[17:]}"
+        return _shaped(state.digest())
+
+    def of_check(self, key: str) -> str:
+        """Return the uuid under which ``key`` is only checked: no run's, and the same in every check.
+
+        So a server that clones all the same uses up no R, and makes no second one when it is checked again.
+        """
+        state = self._base.copy()
+        state.update(f"{key}\0{VALIDATION_ONLY}".encode())
+        return _shaped(state.digest())
+
+
+def _shaped(digest: bytes) -> str:
+    raw = digest[:16]
+    text = raw.hex()
+    # wire: the server takes only uuids whose version and variant digits are set (v4 here).
+    return f"{text[:12]}4{text[13:16]}{_VARIANTS[raw[8] & 3]}{text[17:]}"
 
 
 def resource_uuid(job: str, run: str, key: str, *, generation: int = 0) -> str:
@@ -48,6 +64,15 @@ def encode_body(params: dict[str, JsonValue], system_tags: tuple[str, ...], user
     if user_tags:
         body["userTags"] = user_tags
     return _encode(body).encode("ascii")
+
+
+def check_request(clone: Clone, identities: Identities) -> Clone:
+    """Return ``clone`` as a request that is checked and not executed, under a uuid of its own."""
+    found = json.loads(clone.body)
+    uuid = identities.of_check(clone.key)
+    tags = (*found.get("systemTags", ()), VALIDATION_ONLY)
+    body = encode_body({**found["params"], "resourceUuid": uuid}, tags, tuple(found.get("userTags", ())))
+    return replace(clone, resource_uuid=uuid, body=body)
 
 
 def clone_digest(source_uuid: str, body: bytes) -> str:

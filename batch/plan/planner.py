@@ -10,7 +10,7 @@ from batch.jobfile.layers import united
 from batch.jobfile.problems import Complaint, shorten
 from batch.model import Clone
 from batch.plan.identity import Identities, clone_digest, encode_body
-from batch.plan.rearchitect import Images, UncoveredError
+from batch.plan.rearchitect import SPECS, Images, UncoveredError, Vendors
 from batch.plan.render import RenderError, RunNames, Scope, render, render_tree
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class Planner:
         self.run = run
         self.identities = Identities(job.name, run)
         self._sources = sources
-        self.images = None if job.rearchitect is None else Images(job.rearchitect)
-        """The rules of ``rearchitect:``, and which of them were used so far."""
+        asked = job.rearchitect
+        self._images = Images(asked) if asked is not None and asked.to else None
+        self._vendors = Vendors(asked.vendors) if asked is not None and asked.vendors else None
         self._names = {**RunNames.at(started_at, job.name)._asdict(), "run": run, **job.vars}
 
     def clones(self, target: Target, report: Callable[[Problem], None]) -> Iterator[Clone]:
@@ -79,8 +80,10 @@ class Planner:
             user_tags = _render_tags("userTags", user_tags, scope, complaints)
             if base.keep or layer.keep:
                 self._keep(params, target, complaints)
-        if self.images is not None and "architectureImages" not in params:
-            self._rearchitect(self.images, params, target, complaints)
+        if self._images is not None and "architectureImages" not in params:
+            self._rearchitect(self._images, params, target, complaints)
+        if self._vendors is not None and SPECS not in params:
+            self._respecify(self._vendors, params, target, complaints)
         return params, system_tags, user_tags
 
     def _scope(self, target: Target, combination: Combination | None) -> Scope:
@@ -137,6 +140,18 @@ class Planner:
         params["cpuArchitectures"] = list(architectures)
         params["architectureImages"] = rows
         check_value("architectureImages", rows, complaints)
+
+    def _respecify(
+        self, vendors: Vendors, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]
+    ) -> None:
+        try:
+            specs = vendors.of(self._source(target.uuid))
+        except (RenderError, UncoveredError) as error:
+            complaints.append(Complaint("", f"rearchitect: {error}"))
+            return
+        if specs is not None:
+            params[SPECS] = specs
+            check_value(SPECS, specs, complaints)
 
 
 def _render_tags(path: str, tags: tuple[str, ...], scope: Scope, complaints: list[Complaint]) -> tuple[str, ...]:

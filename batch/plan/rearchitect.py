@@ -1,4 +1,4 @@
-"""A clone's images for other architectures, derived from its source's own, and which rules that took."""
+"""A clone's images and GPU specs for other hardware, derived from its source's own, and which rules that took."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batch.jobfile.rearchitect import Rearchitect, Rule
+    from batch.jobfile.vendors import VendorRule
     from batch.model import JsonValue
 
 IMAGES_FIELD = "modelServiceImages"
 """Of a source's inventory."""
+SPECS = "vendorToSpecUuidsMap"
+"""The parameter, and the field of a source's inventory that it would copy."""
 
 
 class UncoveredError(Exception):
-    """A source's images do not give those of the clone; the message says which image and why."""
+    """What a source has does not give what the clone needs; the message says which image or vendor and why."""
 
 
 class Images:
@@ -74,3 +77,36 @@ class Images:
                 }
                 return image if rule.vm_image is None else image | {"vmImageUuid": rule.vm_image}
         return None
+
+
+class Vendors:
+    """Applies the rules for GPU vendors; ``used`` tells which of them ever matched."""
+
+    def __init__(self, rules: tuple[VendorRule, ...]) -> None:
+        """Sort the rules by the length of their prefix: the longest wins."""
+        self.used: set[VendorRule] = set()
+        self._rules = sorted(rules, key=lambda rule: len(rule.prefix), reverse=True)
+        self._wanted = {rule.to.casefold(): rule.to for rule in rules}
+
+    def of(self, source: Mapping[str, JsonValue]) -> dict[str, JsonValue] | None:
+        """Return the clone's ``vendorToSpecUuidsMap``, None where the source has none. Raises UncoveredError."""
+        found = source.get(SPECS)
+        if isinstance(found, str | list) and found:
+            raise UncoveredError(f"the source's {SPECS} is no map")
+        if not isinstance(found, dict) or not found:
+            return None
+        made: dict[str, dict[str, None]] = {}
+        for vendor, own in found.items():
+            name, specs = self._derived(vendor, own)
+            made.setdefault(name, {}).update(dict.fromkeys(specs))
+        return {name: list(specs) for name, specs in made.items()}
+
+    def _derived(self, vendor: str, own: JsonValue) -> tuple[str, tuple[str, ...]]:
+        folded = vendor.casefold()
+        for rule in self._rules:
+            if folded.startswith(rule.prefix.casefold()):
+                self.used.add(rule)
+                return rule.to, rule.specs
+        if folded in self._wanted and isinstance(own, list):
+            return self._wanted[folded], tuple(map(str, own))
+        raise UncoveredError(f"no rule matches the source's GPU vendor {shorten(vendor)}")

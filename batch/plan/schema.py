@@ -13,7 +13,9 @@ _LAYERS: Final = ("target", "from", "defaults", "source", "rearchitect")
 
 def plan_schema() -> dict[str, Any]:
     """Return the schema (draft-07)."""
-    setting = _object({"layer": {"enum": list(_LAYERS)}, "file": _TEXT, "line": _COUNT, "column": _COUNT})
+    rendered = {"type": "boolean", "description": "whether values were put in for ${…}"}
+    place = {"file": _TEXT, "line": _COUNT, "column": _COUNT}
+    setting = _object({"layer": {"enum": list(_LAYERS)}, "rendered": rendered, **place})
     body = {"type": "object", "required": ["params"], "description": "as it would be posted"}
     clone = _object(
         {
@@ -27,6 +29,16 @@ def plan_schema() -> dict[str, Any]:
                 "type": "object",
                 "description": "the source's values where the clone gets others",
             },
+            "source_resets": {
+                "type": "object",
+                "description": "the source's values that the server sets to 0 or false, since nothing is sent for them",
+            },
+        }
+    )
+    clone["properties"]["server_check"] = _object(
+        {
+            "outcome": {"enum": ["ok", "refused", "unclear"]},
+            **{name: {"type": ["string", "null"]} for name in ("code", "error", "hint")},
         }
     )
     head = {"job": _TEXT, "run": _TEXT, "digest": _DIGEST, "count": _COUNT}

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, TypeAlias
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from batch.plan.render import RunNames, render
-from batch.zstack.params import PARAMS, ParamType
+from batch.jobfile.job import ConditionError
+from batch.jobfile.problems import shorten
+from batch.plan.render import RenderError, RunNames, render
+from batch.zstack.params import PARAMS, QUERY_OPERATORS, ParamType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from batch.jobfile import Job
     from batch.model import JsonValue, Pins
+
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 Sources: TypeAlias = "Callable[[str], Mapping[str, JsonValue] | None]"
 """Returns the inventory of a source uuid as the server shows it, None where the source does not exist."""
@@ -90,9 +96,38 @@ def _made_up(name: str) -> JsonValue:
 
 
 def asked_conditions(job: Job, conditions: tuple[str, ...], *, run: str, started_at: float) -> list[str]:
-    """Render the conditions of a ``query:``; ``run`` as ``run_id`` gives it. Raises RenderError."""
+    """Render the conditions of a ``query:``; ``run`` as ``run_id`` gives it. Raises ConditionError."""
     names = {**RunNames.at(started_at, job.name)._asdict(), "run": run, **job.vars}
-    return [render(condition, names) for condition in conditions]
+    rendered = []
+    for index, condition in enumerate(conditions):
+        try:
+            rendered.append(render(condition, names))
+        except RenderError as error:
+            raise ConditionError(index, str(error)) from None
+        field = _field(rendered[-1])
+        if not _FIELD.fullmatch(field):
+            message = f"{shorten(rendered[-1])} is read by the server as a condition on {shorten(field)}, no field"
+            raise ConditionError(index, f"{message}: a value must not hold an operator")
+    return rendered
+
+
+def _field(condition: str) -> str:
+    """Return the field that the server reads: what is before its first operator, in its order (wire: section 6)."""
+    operator = next((text for text in QUERY_OPERATORS if text in condition), None)
+    return "" if operator is None else condition.partition(operator)[0].strip()
+
+
+def askable(job: Job, *, run: str, started_at: float) -> Job:
+    """Return the job whose ``query:`` targets are refused, with their place, where they cannot be asked."""
+    find = job.found
+    if find is None:
+        return job
+
+    def found(conditions: tuple[str, ...]) -> Sequence[str]:
+        asked_conditions(job, conditions, run=run, started_at=started_at)
+        return find(conditions)
+
+    return replace(job, found=found)
 
 
 def pins_digest(pins: Pins) -> str:

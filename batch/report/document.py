@@ -99,7 +99,7 @@ def report_schema() -> dict[str, JsonValue]:
         "failures": {"type": "array", "items": _object(failure)},
         "targets": {"type": "array", "items": _object(target)},
     }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A zclone report", **_object(head)}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "A zclone report", **_object(head)}
 
 
 def _object(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -83,14 +83,23 @@ def read_filter(only: Iterable[str], *, shard: str | None, fields: Collection[st
         elif (term := _TERM.fullmatch(word)) and term["field"] in fields:
             terms.append(Term(term["field"], term["pattern"], bool(term["is_not"])))
         else:
-            known = ", ".join(f"{field}=" for field in sorted(fields))
-            raise UsageError(
-                f"--only: {word!r} is no filter here: {known} (or != ; * stands for anything) or sample:1%"
-            )
+            raise UsageError(f"--only: {_refusal(word, fields)}")
     if shard is not None:
         parts.append(read_shard(shard))
         words.append(f"shard:{shard}")
     return Filter(tuple(terms), tuple(parts), " ".join(words))
+
+
+def _refusal(word: str, fields: Collection[str]) -> str:
+    known = ", ".join(f"{field}=" for field in sorted(fields))
+    term = _TERM.fullmatch(word)
+    if term is not None and term["field"] == "tag":
+        why = "tags are in the job file, not in the manifest: zclone run and zclone retry take tag="
+    elif term is not None and term["field"] in ("state", "code"):
+        why = "a plan has no results yet: zclone retry has --state and --code, zclone list takes both"
+    else:
+        why = f"{known} (or != ; * stands for anything) or sample:1%"
+    return f"{word!r} is no filter here: {why}"
 
 
 def read_shard(text: str) -> Part:

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Final
 from batch.model import State
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.manifest import Header
     from batch.report.chronicle import Chronicle, Course
 
 _EXAMPLES: Final = 5
 _VARYING: Final = re.compile(
     r"(?P<uuid>\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b)|(?P<number>\b\d+(?:\.\d+)*\b)", re.IGNORECASE
 )
+_PART: Final = re.compile(r"\.shard-(\d+)-of-(\d+)(?=\.manifest\.jsonl$)")
 _BAD: Final = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
 
 
@@ -63,25 +67,26 @@ def _group(chronicle: Chronicle, kind: tuple[State, str, str], courses: list[Cou
         count=len(courses),
         keys=tuple(course.key for course in courses[:_EXAMPLES]),
         error=(first.error if first else None) or "",
-        command=command_for(chronicle, state, code),
+        command=command_for(chronicle.header, chronicle.path, state, code),
     )
 
 
-def command_for(chronicle: Chronicle, state: State, code: str) -> str:
+def command_for(header: Header, manifest: Path, state: State, code: str = "") -> str:
     """Return the command line that goes on with such targets; ``JOB`` stands where the manifest knows no job file."""
-    header, name = chronicle.header, chronicle.path.name
-    words = ["zclone", "run" if state is State.UNCERTAIN else "retry", header.job_file or "JOB"]
-    if state is not State.UNCERTAIN:
+    words = ["zclone", "retry" if state in (State.FAILED, State.CONFLICT) else "run", header.job_file or "JOB"]
+    if words[1] == "retry":
         words += [*(["--state", "conflict"] if state is State.CONFLICT else []), *(["--code", code] if code else [])]
     words += ["--simulate"] if header.simulated else []
     words += ["--run", header.run] if header.run != "default" else []
-    if name != _default_name(chronicle):
-        words += ["--manifest", str(chronicle.path)]
+    # Without its part of the targets, the command would do those of the other parts as well.
+    part = _PART.search(manifest.name)
+    words += ["--shard", f"{part[1]}/{part[2]}"] if part else []
+    if manifest.name != _default_name(header, part[0] if part else ""):
+        words += ["--manifest", str(manifest)]
     return shlex.join(words)
 
 
-def _default_name(chronicle: Chronicle) -> str:
-    header = chronicle.header
+def _default_name(header: Header, part: str) -> str:
     stem = header.job_file.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
     run = [] if header.run == "default" else [header.run]
-    return ".".join([stem, *run, *(["simulated"] if header.simulated else []), "manifest", "jsonl"])
+    return ".".join([stem, *run, *(["simulated"] if header.simulated else [])]) + part + ".manifest.jsonl"

@@ -7,29 +7,51 @@ from typing import TYPE_CHECKING
 from batch.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from batch.manifest import Summary
 
 
-def metrics_text(summary: Summary) -> Iterator[str]:
-    """Yield the lines. The run's id is no label: each night's run would add series that never end."""
-    job = _escaped(summary.header.job)
-    yield from _head("zclone_targets", "Targets of the last run by state.")
+def final_metrics(summary: Summary, *, at: float) -> Iterator[str]:
+    """Yield the lines of a run that is over; ``at``: now, in seconds since the epoch, as all times here."""
+    job, started, ended = summary.header.job, summary.started, summary.ended
+    yield from _targets(job, summary.counts)
+    if started is not None:
+        yield from _gauge(job, "zclone_run_start_timestamp_seconds", started.at, "When the last process began.")
+    if ended is not None:
+        yield from _gauge(job, "zclone_run_end_timestamp_seconds", ended.at, "When the last process ended.")
+        yield from _gauge(
+            job, "zclone_run_exit_code", ended.exit_code, "The last exit code: 0 cloned, 3 some failed, 4 run again."
+        )
+    yield from _life(job, running=0, at=at)
+
+
+def live_metrics(job: str, counts: Mapping[State, int], *, began: float, at: float) -> Iterator[str]:
+    """Yield the lines of a run that is going on; a killed one leaves them, ever older."""
+    yield from _targets(job, counts)
+    yield from _gauge(job, "zclone_run_start_timestamp_seconds", began, "When the last process began.")
+    yield from _life(job, running=1, at=at)
+
+
+def _life(job: str, *, running: int, at: float) -> Iterator[str]:
+    yield from _gauge(job, "zclone_running", running, "1 while a run is going on.")
+    yield from _gauge(job, "zclone_written_timestamp_seconds", at, "When this was written; by a run every 15 seconds.")
+
+
+def _targets(job: str, counts: Mapping[State, int]) -> Iterator[str]:
+    # The run's id is no label: each night's run would add series that never end.
+    yield _head("zclone_targets", "Targets of the last run by state.")
     for state in State:
-        yield f'zclone_targets{{job="{job}",state="{state.value}"}} {summary.counts[state]}\n'
-    if summary.started is not None:
-        yield from _head("zclone_run_start_timestamp_seconds", "When the last process began.")
-        yield f'zclone_run_start_timestamp_seconds{{job="{job}"}} {summary.started.at!r}\n'
-    if summary.ended is not None:
-        yield from _head("zclone_run_end_timestamp_seconds", "When the last process ended.")
-        yield f'zclone_run_end_timestamp_seconds{{job="{job}"}} {summary.ended.at!r}\n'
-        yield from _head("zclone_run_exit_code", "The last exit code: 0 cloned, 3 some failed, 4 run again.")
-        yield f'zclone_run_exit_code{{job="{job}"}} {summary.ended.exit_code}\n'
+        yield f'zclone_targets{{job="{_escaped(job)}",state="{state.value}"}} {counts.get(state, 0)}\n'
 
 
-def _head(name: str, text: str) -> Iterator[str]:
-    yield f"# HELP {name} {text}\n# TYPE {name} gauge\n"
+def _gauge(job: str, name: str, value: float, text: str) -> Iterator[str]:
+    yield _head(name, text)
+    yield f'{name}{{job="{_escaped(job)}"}} {value!r}\n'
+
+
+def _head(name: str, text: str) -> str:
+    return f"# HELP {name} {text}\n# TYPE {name} gauge\n"
 
 
 def _escaped(text: str) -> str:

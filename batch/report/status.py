@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ExitCode
 from batch.model import State
 from batch.report.exits import UNFINISHED, exit_code
+from batch.report.failures import command_for
 from batch.report.text import clean, duration, iso
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from batch.manifest import Cluster, Summary
 
@@ -18,21 +21,28 @@ _MOST_CLUSTERS: Final = 10
 _LONGEST_ERROR: Final = 300
 
 
-def status_lines(summary: Summary, *, now: float) -> list[str]:
-    """Return what ``zclone status`` prints; ``now``: seconds since the epoch, for the time left."""
+def status_lines(summary: Summary, *, manifest: Path, is_held: bool, now: float) -> list[str]:
+    """Return what ``zclone status`` prints.
+
+    ``is_held``: whether a process has the manifest's lock. ``now``: seconds since the epoch, for the time left.
+    """
+    is_running = summary.ended is None and is_held
     header = summary.header
     rehearsal = " (rehearsal on the embedded node)" if header.simulated else ""
     lines = [
         f"job       {clean(header.job)}, run {clean(header.run)}",
         f"endpoint  {clean(header.endpoint)}{rehearsal}",
-        f"process   {_process(summary)}",
+        f"process   {_process(summary, is_running=is_running)}",
         *_warnings(summary),
         f"targets   {summary.counts.total()}",
         *count_lines(summary.counts),
     ]
-    if summary.ended is None:
+    if is_running:
         lines += _pace(summary, now)
-    return lines + cluster_lines(summary.clusters)
+    lines += cluster_lines(summary.clusters)
+    if not is_running and exit_code(summary.counts) is ExitCode.UNFINISHED:
+        lines.append(f"go on     {clean(command_for(summary.header, manifest, State.PLANNED))}")
+    return lines
 
 
 def count_lines(counts: Mapping[State, int]) -> list[str]:
@@ -40,13 +50,13 @@ def count_lines(counts: Mapping[State, int]) -> list[str]:
     return [f"  {state.value:<10}{counts[state]:>9}" for state in State if counts.get(state)]
 
 
-def _process(summary: Summary) -> str:
+def _process(summary: Summary, *, is_running: bool) -> str:
     started, ended = summary.started, summary.ended
     if started is None:
         return "none has recorded anything yet"
     if ended is None:
-        since = f"since {iso(started.at)}, process {started.pid} on {clean(started.host)}"
-        return f"running {since}, or killed"
+        who = f"since {iso(started.at)}, process {started.pid} on {clean(started.host)}"
+        return f"running {who}" if is_running else f"killed: none holds the manifest; it had run {who}"
     reason = f" ({clean(ended.reason)})" if ended.reason else ""
     return f"ended {iso(ended.at)} with exit code {ended.exit_code}{reason}"
 
@@ -80,13 +90,12 @@ def _cluster(cluster: Cluster) -> str:
     return f"  {cluster.count} {cluster.state.value} with {code}: {error}{example}"
 
 
-def ending_lines(summary: Summary, *, manifest: str, again: str) -> list[str]:
+def ending_lines(counts: Counter[State], clusters: Sequence[Cluster], *, manifest: str, again: str) -> list[str]:
     """Return the text at a run's end. ``manifest``: its path; ``again``: the run's own command, as typed."""
-    counts = summary.counts
     cloned, total = counts.get(State.CLONED, 0), counts.total()
     head = f"{cloned} of {total} targets cloned"
     rest = ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state) and state != State.CLONED)
-    lines = [f"{head}; {rest}" if rest else head, *cluster_lines(summary.clusters)]
+    lines = [f"{head}; {rest}" if rest else head, *cluster_lines(clusters)]
     match exit_code(counts):
         case ExitCode.UNFINISHED:
             lines.append(f"unfinished: run the same command again: {clean(again)}")

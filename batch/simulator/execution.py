@@ -75,7 +75,7 @@ class Execution:
         except ApiFailureError as failure:
             self._complete(call, self._failed(failure.error), now)
             return
-        if mediator.is_validation_only(call):
+        if self._world.options.honours_validation_only and mediator.is_validation_only(call):
             self._complete(call, Outcome(ok=True, content=self._json({})), now)
             return
         self._agenda.add(now + seconds / 2, partial(self._execute, call, account, seconds / 2))

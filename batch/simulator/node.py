@@ -70,7 +70,7 @@ class Node:
         self._world = self._build_world(now)
         lives = restore(self._world, self._jobs, events, now)
         self._salt = f"{self.options.seed}:{lives}"
-        rng = Random(self._salt)
+        rng = Random(self._salt)  # nosec B311
         self._faults = Faults(self.options.faults, rng)
         self._execution = Execution(self._world, self._jobs, self._agenda, rng)
         self._gateway = Gateway(self._world)
@@ -160,7 +160,7 @@ class Node:
 
     def set_faults(self, options: NodeOptions) -> None:
         """Replace the fault rules by those of ``options``; numbers of calls go on counting."""
-        self._faults = Faults(options.faults, Random(f"{self._salt}:{options.seed}"))
+        self._faults = Faults(options.faults, Random(f"{self._salt}:{options.seed}"))  # nosec B311
 
     def report(self, now: float, *, clones: bool = True, times: bool = True) -> Json:
         """Write the ledger; see Ledger.json."""

@@ -91,6 +91,8 @@ class NodeOptions:
     """Check the session before the parameters, unlike the real server: of two errors the client hears the other."""
     soft_delete: bool = True
     honours_resource_uuid: bool = True
+    honours_validation_only: bool = True
+    """False: the tag is known and ignored, and the message is executed."""
     strict_resource_uuid: bool = True
     """Refuse a resourceUuid that is not shaped as a uuid of version 1 to 5."""
     column_overflow: Literal["error", "truncate"] = "error"

@@ -88,7 +88,7 @@ def read_script(text: str, *, name: str) -> NodeOptions:
     """Read a script; ``name`` stands in messages. Raises ScriptError."""
     try:
         root = yaml.compose(text, Loader=_Loader)
-        script = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        script = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader # nosec B506
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ScriptError(f"{name}: not YAML: {error}") from None
     try:

@@ -103,6 +103,8 @@ class NoAnswer:
     reason: str
     retry_after: float | None = None
     """Seconds the server or proxy asked to stay away; None where it did not ask."""
+    is_push_back: bool = False
+    """Asked to come back later, or not answered in time: fewer clones in flight might help."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ was found. Answers are values; the only errors raised are ours.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import quote
 
 from batch.errors import UnreachableError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SERVICES_PATH: Final = "/v1/ai/model-services"
 JOBS_PATH: Final = "/v1/api-jobs"
 _MOST_REMEMBERED: Final = 65536
+_Answer = TypeVar("_Answer")
 
 
 async def connect(
@@ -95,7 +96,7 @@ class Client:
             self._access.lost(generation)
         else:
             self._remember(job_uuid, generation)
-        return answer
+        return _veiled(answer, job_uuid)
 
     async def poll(self, job_uuid: str) -> PollAnswer:
         """GET /v1/api-jobs/{job_uuid}: needs no credentials and so carries none (wire: section 4)."""
@@ -107,7 +108,7 @@ class Client:
             generation = self._opened_under.pop(job_uuid, -1)
             if _is_dead_session(answer):
                 self._access.lost(generation)
-        return answer
+        return _veiled(answer, job_uuid)
 
     async def find(self, resource_uuid: str) -> FindAnswer:
         """GET /v1/ai/model-services/{resource_uuid} (wire: section 6); a dead session is renewed inside."""
@@ -246,7 +247,7 @@ class Client:
         seconds = pause_asked(reply, self.clock.time())
         if seconds is not None:
             self._gate.pause(seconds)
-        return NoAnswer(f"HTTP {reply.status}: asked to come back later", seconds)
+        return NoAnswer(f"HTTP {reply.status}: asked to come back later", seconds, is_push_back=True)
 
 
 def segment(uuid: str) -> str:
@@ -254,6 +255,13 @@ def segment(uuid: str) -> str:
     if not uuid:
         raise ValueError("a uuid must not be empty")
     return quote(uuid, safe="").replace(".", "%2E")
+
+
+def _veiled(answer: _Answer, job_uuid: str) -> _Answer:
+    """Shorten the job's uuid in a refusal's text: whoever reads it in a log could ask for the job's result."""
+    if not isinstance(answer, Refused):
+        return answer
+    return replace(answer, error=replace(answer.error, text=answer.error.text.replace(job_uuid, f"{job_uuid[:8]}…")))
 
 
 def _is_dead_session(answer: object) -> bool:

@@ -91,7 +91,7 @@ class Http:
         except BadReplyError as error:
             return NoAnswer(str(error))
         except _FAILED as error:
-            return NoAnswer(_lost(error))
+            return NoAnswer(_lost(error), is_push_back=isinstance(error, TimeoutError))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -111,4 +111,4 @@ class Caller:
 
     async def _back_off(self, number: int) -> None:
         if number:
-            await self._client.clock.sleep(random.uniform(0.25, 1.0) * 2.0 ** (number - 1))  # noqa: S311 - jitter
+            await self._client.clock.sleep(random.uniform(0.25, 1.0) * 2.0 ** (number - 1))  # noqa: S311 - jitter # nosec B311

@@ -1,20 +1,22 @@
-"""``python -m tests.benchmarks NAME``: print one benchmark's table."""
+"""``python -m tests.benchmarks NAME [--rounds N] [SIZE...]``: print one benchmark's table."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from importlib import import_module
 from pathlib import Path
 
 
-def main(arguments: list[str]) -> int:
-    """Run the named benchmark; without one, list them."""
+def main() -> None:
+    """Run the named benchmark with its own sizes and rounds, or the ones asked for."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith(("_", "test_")))
-    if len(arguments) != 1 or arguments[0] not in names:
-        print("usage: python -m tests.benchmarks NAME, with NAME one of", ", ".join(names), file=sys.stderr)
-        return 2
-    import_module(f"tests.benchmarks.{arguments[0]}").main()
-    return 0
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("name", choices=names)
+    parser.add_argument("sizes", nargs="*", type=int, help="what a size is, the benchmark's first lines say")
+    parser.add_argument("--rounds", type=int, help="medians are taken over so many interleaved rounds")
+    asked = parser.parse_intermixed_args()
+    given = {name: value for name, value in (("rounds", asked.rounds), ("sizes", asked.sizes)) if value}
+    import_module(f"tests.benchmarks.{asked.name}").main(**given)
 
 
-sys.exit(main(sys.argv[1:]))
+main()

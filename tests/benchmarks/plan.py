@@ -8,7 +8,14 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.stage.rounds import Table, interleaved, middle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
@@ -75,12 +82,23 @@ def measure(folder: Path) -> PlanCost:
     return PlanCost(*json.loads(done.stdout))
 
 
-def main() -> None:
-    """Print a row per size."""
-    print(f"{'targets':>9} {'from':>6} {'plan us':>8} {'pass us':>8} {'peak MiB':>9}")
-    for kind, write, size in [("jsonl", write_rows, size) for size in SIZES] + [("yaml", write_list, LIST_SIZE)]:
-        with tempfile.TemporaryDirectory() as name:
-            write(Path(name), size)
-            cost = measure(Path(name))
-        planned, streamed = (seconds / cost.targets * 1e6 for seconds in (cost.planned, cost.streamed))
-        print(f"{cost.targets:9} {kind:>6} {planned:8.1f} {streamed:8.1f} {cost.peak_mib:9.0f}")
+def costs(write: Callable[[Path, int], None], targets: int) -> PlanCost:
+    """Plan a job that ``write`` makes, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        write(Path(name), targets)
+        return measure(Path(name))
+
+
+def main(rounds: int = 5, sizes: Sequence[int] = SIZES) -> None:
+    """Print a row per size of JSON lines, and one for the longest YAML list."""
+    contenders = {f"{size} JSON lines": partial(costs, write_rows, size) for size in sizes}
+    longest = min(LIST_SIZE, max(sizes))
+    contenders[f"YAML list of {longest}"] = partial(costs, write_list, longest)
+    table = Table(f"Load, validate and plan, {rounds} rounds", "targets", "plan us", "pass us", "peak MiB")
+    for name, found in interleaved(contenders, rounds).items():
+        table.row(
+            name,
+            middle(found, lambda one: one.planned / one.targets * 1e6),
+            middle(found, lambda one: one.streamed / one.targets * 1e6),
+            middle(found, lambda one: one.peak_mib),
+        )

@@ -7,13 +7,16 @@ import signal
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.stage.rounds import Table, interleaved, middle
 from tests.crash.stage import node, start, write_job
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Sequence
 
 SIZES = (10_000, 100_000, 300_000)
 _SETTLING = 5.0
@@ -70,9 +73,13 @@ def _peak_mib(process: subprocess.Popen[str]) -> float:
     return int(line.split()[1]) / 1024
 
 
-def main() -> None:
-    """Print a row per size."""
-    print(f"{'targets':>9} {'first POST s':>13} {'us a target':>12} {'peak MiB':>9}")
-    for size in SIZES:
-        cost = measure(size)
-        print(f"{cost.targets:9} {cost.first_post:13.1f} {cost.per_target:12.1f} {cost.peak_mib:9.0f}")
+def main(rounds: int = 5, sizes: Sequence[int] = SIZES) -> None:
+    """Print a row per size (targets)."""
+    table = Table(f"Before the first POST, {rounds} rounds", "targets", "seconds", "cpu us each", "peak MiB")
+    for name, found in interleaved({str(size): partial(measure, size) for size in sizes}, rounds).items():
+        table.row(
+            name,
+            middle(found, lambda one: one.first_post),
+            middle(found, lambda one: one.per_target),
+            middle(found, lambda one: one.peak_mib),
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batch.cli.outside import _Writer, metrics_kept
+from batch.model import State
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
 SOURCES = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 9)]
 MANIFEST = "job.simulated.manifest.jsonl"
+START = "zclone_run_start_timestamp_seconds"
 SAMPLE = re.compile(r'(zclone_\w+)\{job="job"(?:,state="(\w+)")?\} ([0-9.e+]+)')
 
 
@@ -31,6 +37,10 @@ def write(folder: Path, *, fails: int = 0, attempts: int = 1, text: str = "{}") 
     targets = "".join(f"  - {{uuid: {source}, params: {one}}}\n" for source, one in pairs)
     limits = f"limits: {{rate: 200/s, attempts: {attempts}}}"
     (folder / "job.yaml").write_text(f"version: 1\nname: job\n{limits}\ntargets:\n{targets}", encoding="utf-8")
+    write_faults(folder, fails=fails)
+
+
+def write_faults(folder: Path, *, fails: int) -> None:
     faults = "".join(f"  - {{fault: fail, code: SYS.1007, source: {source}}}\n" for source in SOURCES[:fails])
     script = "version: 1\nnode: {latency: [0, 0.01]}\n" + (f"faults:\n{faults}" if fails else "")
     (folder / "f.yaml").write_text(script, encoding="utf-8")
@@ -72,6 +82,26 @@ def test_retry_sends_what_the_job_says_now(tmp_path: Path, zclone: Run) -> None:
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 2
     done = zclone("retry", "job.yaml", "--simulate=f.yaml")
     assert done.returncode == 0, done.stderr
+
+
+def test_retry_takes_a_part(tmp_path: Path, zclone: Run) -> None:
+    """retry --only opens the failed ones of the part and does nothing else; of a shard it finds the manifest."""
+    write(tmp_path, fails=2)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        job.read_text(encoding="utf-8").replace("params: {}}", "params: {}, userTags: [team::a]}", 1), encoding="utf-8"
+    )
+    shard = ("--shard", "0/1")
+    assert zclone("run", "job.yaml", "--simulate=f.yaml", *shard).returncode == 3
+    part = tmp_path / "job.simulated.shard-0-of-1.manifest.jsonl"
+    write_faults(tmp_path, fails=0)
+    done = zclone("retry", "job.yaml", "--simulate=f.yaml", *shard, "--only", "tag=team::*")
+    assert done.returncode == 0, done.stderr
+    assert "open again: 1 of the plan's targets" in done.stderr
+    assert states(part) == {"cloned": len(SOURCES) - 1, "failed": 1}
+    listed = zclone("list", part.name, "--only", "tag=team::a")
+    assert listed.returncode == 2
+    assert "tags are in the job file, not in the manifest" in listed.stderr
 
 
 def test_retry_needs_a_run(tmp_path: Path, zclone: Run) -> None:
@@ -136,10 +166,9 @@ def test_what_a_run_leaves_for_others(tmp_path: Path, zclone: Run, pings: tuple[
     flags = ("--ping-url", url, "--metrics-file", "z.prom", "--report", "r.json")
     assert zclone("run", "job.yaml", "--simulate=f.yaml", *flags).returncode == 3
     assert told == ["/ping/x/start", "/ping/x/3"]
-    lines = (tmp_path / "z.prom").read_text(encoding="utf-8").splitlines()
-    found = [SAMPLE.fullmatch(line) for line in lines if not line.startswith("#")]
-    values = {(sample[1], sample[2]): float(sample[3]) for sample in found if sample is not None}
-    assert len(values) == len(found)
+    values = samples(tmp_path / "z.prom")
+    assert values["zclone_running", None] == 0
+    assert START in {name for name, _ in values}
     assert values["zclone_targets", "failed"] == 1
     assert values["zclone_run_exit_code", None] == 3
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["counts"]["cloned"] == len(SOURCES) - 1
@@ -159,13 +188,74 @@ def test_nothing_left_for_others_changes_the_exit_code(tmp_path: Path, zclone: R
     assert zclone("run", "job.yaml", "--simulate=f.yaml", "--report", "r.pdf").returncode == 2
 
 
+def samples(file: Path) -> dict[tuple[str, str | None], float]:
+    """Read a file of metrics; every line must be one."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = [SAMPLE.fullmatch(line) for line in lines if not line.startswith("#")]
+    assert None not in found
+    return {(sample[1], sample[2]): float(sample[3]) for sample in found if sample is not None}
+
+
+async def test_metrics_are_kept_while_a_run_goes_on(tmp_path: Path) -> None:
+    """From its start a run leaves now and then that it lives and how far it is, and each time a whole file."""
+    counts = {State.PLANNED: 8}
+    file, seen = tmp_path / "z.prom", set[float]()
+    async with metrics_kept(file, job="job", counts=lambda: counts, every=0.0):
+        while len(seen) < 8:
+            await asyncio.sleep(0)
+            if file.exists():
+                found = samples(file)
+                seen.add(found["zclone_targets", "cloned"])
+                counts.update({State.CLONED: len(seen)})
+                assert found["zclone_running", None] == 1
+                assert found["zclone_written_timestamp_seconds", None] >= found[START, None]
+                assert ("zclone_run_exit_code", None) not in found
+    assert os.listdir(tmp_path) == ["z.prom"]  # noqa: PTH208 - a coroutine may not walk a Path
+
+
+def test_metrics_that_cannot_be_written_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the metrics cannot be written a run says so once, however often it tries, and goes on."""
+    writer = _Writer(tmp_path / "absent" / "z.prom")
+    for _ in range(3):
+        writer.put("text")
+        writer.finish()
+    assert capsys.readouterr().err.count("No such file or directory") == 1
+
+
 def test_watch_ends_with_the_process(tmp_path: Path, zclone: Run) -> None:
-    """status --watch shows the last state once and leaves when the process has ended."""
-    write(tmp_path)
-    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 0
+    """status --watch shows the last state once and leaves with the run's exit code when its process has ended."""
+    write(tmp_path, fails=1)
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     done = zclone("status", MANIFEST, "--watch")
-    assert done.returncode == 0
+    assert done.returncode == 3
     assert done.stdout.count("targets ") == 1
+    assert zclone("status", MANIFEST).returncode == 0
+
+
+def test_watch_notices_that_the_process_was_killed(tmp_path: Path, child_env: dict[str, str]) -> None:
+    """status --watch follows a running process; where that is killed it says so, with the command, and exits 4."""
+    write(tmp_path)
+    command = [sys.executable, "-m", "batch"]
+    with subprocess.Popen(
+        [*command, "run", "job.yaml", "--simulate=f.yaml", "--rate", "2/s"],
+        cwd=tmp_path,
+        env=child_env,
+        stderr=subprocess.PIPE,
+    ) as run:
+        assert run.stderr is not None
+        while b"clone.settled" not in run.stderr.readline():
+            assert run.poll() is None
+        with subprocess.Popen(
+            [*command, "status", MANIFEST, "--watch"], cwd=tmp_path, env=child_env, stdout=subprocess.PIPE, text=True
+        ) as watch:
+            assert watch.stdout is not None
+            first = [watch.stdout.readline() for _ in range(3)]
+            run.kill()
+            rest = watch.stdout.read()
+    assert "process   running since" in first[2]
+    assert "process   killed: none holds the manifest" in rest
+    assert rest.splitlines()[-1] == "go on     zclone run job.yaml --simulate"
+    assert watch.returncode == 4
 
 
 @pytest.mark.parametrize("reader", ["head -1 >/dev/null", "sleep 3", "true"])

@@ -13,6 +13,7 @@ from batch import plan
 from batch.cli.app import exit_code
 from batch.jobfile import load
 from batch.plan.schema import plan_schema
+from batch.simulator.options import ADMIN_UUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,121 @@ def test_a_plan_is_checked_against_the_server(
     assert "submit" not in ledger()["calls"]
 
 
+@pytest.mark.parametrize("command", [["plan", "job.yaml", "-o", "json"], ["discover"], ["doctor"]])
+def test_warnings_are_no_data(
+    command: list[str],
+    folder: Path,
+    serve: Callable[..., Callable[[], Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Commands without a log warn of the connection and of misspelt variables on stderr; stdout has data only."""
+    serve(1)
+    # A node on loopback gives no cause to warn.
+    monkeypatch.setattr("batch.zstack.client.transport_warnings", lambda _: ("in clear",))
+    monkeypatch.setenv("ZSTACK_SESION_ID", "x")
+    (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(0)}\n", encoding="utf-8")
+    assert exit_code(command) == 0
+    told = capsys.readouterr()
+    assert "warning: in clear" in told.err
+    assert "did you mean ZSTACK_SESSION_ID" in told.out + told.err
+    assert "operator.warned" not in told.out
+    assert command[0] == "doctor" or "in clear" not in told.out
+
+
+def test_what_the_server_resets_is_told(
+    folder: Path,
+    serve_node: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Size and system that the source has and nothing sends are told as lost, unless `keep` copies them."""
+    rows = "".join(f"  - {{uuid: '{uuid_of(n)}', fields: {{size: {5 * n}, system: {n == 1}}}}}\n" for n in range(2))
+    (folder / "node.yaml").write_text(f"version: 1\nsources:\n{rows.lower()}", encoding="utf-8")
+    monkeypatch.setenv("ZSTACK_API_URL", serve_node("--faults", str(folder / "node.yaml")))
+    monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
+    targets = f"  - {uuid_of(0)}\n  - {{uuid: {uuid_of(1)}, keep: [size]}}\n  - {{uuid: {uuid_of(1)}, id: b}}\n"
+    (folder / "job.yaml").write_text(HEAD + targets, encoding="utf-8")
+    assert exit_code(["plan", "job.yaml"]) == 0
+    told = capsys.readouterr()
+    assert told.out.count("    system: true -> false  (reset by the server: `keep` copies it)") == 2
+    assert told.out.count("    size: 5 -> 0  (reset") == 1
+    assert "warning: 2 clones lose their source's size or system: `keep: [size, system]` copies them" in told.err
+    assert exit_code(["plan", "job.yaml", "-o", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    jsonschema.Draft7Validator(plan_schema()).validate(shown)
+    assert [row["source_resets"] for row in shown["clones"]] == [{}, {"system": True}, {"size": 5, "system": True}]
+
+
+TENANT: Final = "7" * 32
+OWNED: Final = f"""version: 1
+accounts:
+  - {{uuid: '{TENANT}', name: tenant, password: p}}
+  - {{uuid: '{"8" * 32}', name: other, password: p, denied: [GetResourceAccount]}}
+sources:
+  - {{uuid: '{uuid_of(0)}', owner: '{TENANT}', to_public: true}}
+  - {{uuid: '{uuid_of(1)}', owner: '{"8" * 32}', to_public: true}}
+  - {{uuid: '{uuid_of(2)}', owner: '{"8" * 32}', to_public: false}}
+  - {{uuid: '{uuid_of(3)}'}}
+"""
+
+
+def test_sources_of_other_accounts_are_told_with_their_place(
+    folder: Path,
+    serve_node: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another account's source is a warning at its first target; one that this account may not see is an error."""
+    (folder / "node.yaml").write_text(OWNED, encoding="utf-8")
+    monkeypatch.setenv("ZSTACK_API_URL", serve_node("--faults", str(folder / "node.yaml")))
+    monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
+    rows = [uuid_of(0), uuid_of(1), f"{{uuid: '{uuid_of(1)}', id: twice}}", uuid_of(3)]
+    (folder / "job.yaml").write_text(HEAD + "".join(f"  - {row}\n" for row in rows), encoding="utf-8")
+    assert exit_code(["plan", "job.yaml"]) == 0
+    told = capsys.readouterr().err
+    admin = f"its clone will belong to yours, 'admin' ({ADMIN_UUID})"
+    assert f"job.yaml:4:5: targets[0]: warning: the source {uuid_of(0)} belongs to account 'tenant'" in told
+    assert f"job.yaml:5:5: targets[1]: warning: the source {uuid_of(1)} belongs to account 'other'" in told
+    assert (told.count(admin), told.count(": warning: the source")) == (2, 2)
+    monkeypatch.delenv("ZSTACK_SESSION_ID")
+    monkeypatch.setenv("ZSTACK_ACCOUNT", "tenant")
+    monkeypatch.setenv("ZSTACK_PASSWORD", "p")
+    assert exit_code(["plan", "job.yaml"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("its clone will belong to yours, 'tenant'") == 2
+    assert uuid_of(0) not in told
+    (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(2)}\n", encoding="utf-8")
+    assert exit_code(["plan", "job.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert f"targets[0]: the source {uuid_of(2)} does not exist on the server, or this account may not see it" in told
+    monkeypatch.setenv("ZSTACK_ACCOUNT", "other")
+    assert exit_code(["plan", "job.yaml"]) == 0
+    assert "warning: whose the sources are is not known: GetResourceAccount" in capsys.readouterr().err
+
+
+def test_many_sources_are_asked_for_in_pages(
+    folder: Path,
+    serve: Callable[..., Callable[[], Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of too many sources to compare each is still asked for once, and the absent ones have their places."""
+    monkeypatch.setattr("batch.cli.estate.MOST_COMPARED", 100)
+    ledger = serve(MANY)
+    rows = [uuid_of(number) for number in range(MANY)]
+    twins = [f"{{uuid: '{uuid_of(number)}', id: 't{number}'}}" for number in range(MANY)]
+    (folder / "job.yaml").write_text(HEAD + "".join(f"  - {row}\n" for row in rows + twins), encoding="utf-8")
+    assert exit_code(["plan", "job.yaml", "-o", "curl"]) == 0
+    # One call proves the session; the others are the pages of 200.
+    assert ledger()["calls"]["query"] == 1 + -(-MANY // 200)
+    with (folder / "job.yaml").open("a", encoding="utf-8") as stream:
+        stream.write(f"  - {uuid_of(MANY)}\n")
+    capsys.readouterr()
+    assert exit_code(["plan", "job.yaml"]) == 2
+    assert f"job.yaml:{4 + 2 * MANY}:5: targets[{2 * MANY}]: the source {uuid_of(MANY)}" in capsys.readouterr().err
+
+
 def test_a_plan_says_why(
     folder: Path, serve: Callable[..., Callable[[], Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,18 +256,22 @@ def test_a_plan_says_why(
         "system": "source",
     }
     assert first["set_by"]["requestCpu"]["line"] == 4
+    assert [name for name, found in first["set_by"].items() if found["rendered"]] == ["name"]
     assert first["source_differs"]["name"] == "qwen-0"
     assert "several clones get one name: qwen-0-x" in told.err
     assert "does NOT fit the deadline" in told.err
     assert exit_code(["plan", "job.yaml"]) == 0
-    assert '    name: "qwen-0" -> "qwen-0-x"  (target, job.yaml:6:' in capsys.readouterr().out
+    assert '    name: "qwen-0" -> "qwen-0-x"  (target, rendered, job.yaml:6:' in capsys.readouterr().out
 
 
 def test_a_plan_without_an_endpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without settings a job that needs no server is planned and says what was not checked; another one is refused."""
-    (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(0)}\n", encoding="utf-8")
+    twins = "".join(f"  - {{uuid: {uuid_of(number)}, params: {{name: same}}}}\n" for number in range(2))
+    (folder / "job.yaml").write_text(HEAD + twins, encoding="utf-8")
     assert exit_code(["plan", "job.yaml"]) == 0
-    assert "are not checked" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "are not checked" in told
+    assert "warning: several clones get one name: same" in told
     (folder / "job.yaml").write_text(f"{HEAD}  - {{query: [name=a]}}\n", encoding="utf-8")
     assert exit_code(["plan", "job.yaml"]) == 2
     assert "the plan needs the server" in capsys.readouterr().err

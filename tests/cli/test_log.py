@@ -178,3 +178,29 @@ def test_levels_below_the_asked_one_are_not_written() -> None:
 
     assert len(logged(log.Format.JSON, act)) == 1
     assert len(logged(log.Format.JSON, act, level=log.DEBUG)) == 2
+
+
+def test_a_descriptor_that_takes_little_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one write leaves over is written by the next, to the last byte."""
+    taken = bytearray()
+
+    def take_three(_: int, data: memoryview) -> int:
+        taken.extend(data[:3])
+        return min(3, len(data))
+
+    monkeypatch.setattr("batch.log.os.write", take_three)
+    log.to_descriptor(99)(b"one line\n")
+    assert bytes(taken) == b"one line\n"
+
+
+@pytest.mark.parametrize(("value", "shown"), [("lone \ud800", b"lone \\\\ud800"), (1 << 70, b"1180591620717411303424")])
+def test_values_the_fast_encoder_refuses_are_logged(value: object, shown: bytes) -> None:
+    """A lone surrogate or a huge number costs no line: the standard library's encoder writes it."""
+    (line,) = logged(log.Format.JSON, lambda logger: logger.info("clone.settled", value=value))
+    assert shown.replace(b"\\\\", b"\\") in line
+    assert line.decode().isprintable() or line.endswith(b"\n")
+
+
+def test_an_extra_that_is_absent_is_none() -> None:
+    """Without the extra [speed] the log works on."""
+    assert log._optional("a_package_that_does_not_exist") is None

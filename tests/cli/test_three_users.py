@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from batch import __version__
 from batch.manifest import Header, open_manifest
+from batch.plan.saved import read_saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,7 @@ SESSION: Final = "b86c9016b4f24953a9edefb53ca0678c"
 ARM_IMAGE: Final = "1d919fda666b3bdcb5f4925f1cf17c71"
 QUICK: Final = "version: 1\nnode: {latency: [0, 0.01]}\n"
 SERVICES: Final = 300
+GPUS: Final = ((1, "NVIDIA-A100"), (2, "AMD"))
 LEGACY: Final = frozenset(range(0, SERVICES, 43))
 """Seven services whose image is of another registry."""
 
@@ -119,6 +123,30 @@ def expected(number: int) -> tuple[str, Any, Any]:
     return f"service-{number}-arm64", ["AARCH64"], [row]
 
 
+def test_a_migration_to_other_gpus(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """A GPU vendor without a rule is told at plan and nothing is sent; once mended the clone has the derived specs."""
+    rows = [{"uuid": uuid_of(n), "fields": {"vendorToSpecUuidsMap": {vendor: [uuid_of(9)]}}} for n, vendor in GPUS]
+    script = tmp_path / "node.yaml"
+    script.write_text(QUICK + f"sources: {json.dumps(rows)}\n", encoding="utf-8")
+    env = {"ZSTACK_API_URL": serve_node("--faults", str(script)), "ZSTACK_SESSION_ID": SESSION}
+    rule = f"    - {{from: NVIDIA, to: Huawei, specUuids: [{ARM_IMAGE}]}}\n"
+    text = f"version: 1\nname: gpus\ntargets: [{uuid_of(1)}, {uuid_of(2)}]\nrearchitect:\n  vendors:\n{rule}"
+    job = tmp_path / "gpus.yaml"
+    job.write_text(text, encoding="utf-8")
+    refused = zclone("plan", job, env=env)
+    assert refused.returncode == 2
+    assert "rearchitect to GPUs of Huawei: 1 of 2 sources are covered, 1 are not" in refused.stderr
+    assert f"{job}:3:45: targets[1]: rearchitect: no rule matches the source's GPU vendor 'AMD'" in refused.stderr
+    assert zclone("run", job, env=env).returncode == 2
+    job.write_text(text + rule.replace("NVIDIA", "AMD").replace(ARM_IMAGE, uuid_of(3)), encoding="utf-8")
+    assert zclone("run", job, env=env).returncode == 0
+    made = ledger(env["ZSTACK_API_URL"])["clones"]
+    assert {row["source"]: row["params"]["vendorToSpecUuidsMap"] for row in made} == {
+        uuid_of(1): {"Huawei": [ARM_IMAGE]},
+        uuid_of(2): {"Huawei": [uuid_of(3)]},
+    }
+
+
 NIGHTLY: Final = """version: 1
 name: nightly
 run: nightly-${date}
@@ -201,6 +229,22 @@ def test_the_onboarding(tmp_path: Path, zclone: Run, serve_node: Callable[..., s
     assert all("size" in row["params"] and "system" in row["params"] for row in made)
     # The session is proven by a query at each of the two starts; the source was asked for once.
     assert ledger(env["ZSTACK_API_URL"])["calls"]["query"] == 3
+
+
+def test_a_saved_plan_of_another_major_version_is_refused(tmp_path: Path, zclone: Run) -> None:
+    """A plan that another major version saved is not run: its rules may be others; a newer minor version runs it."""
+    (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\ntargets: [{uuid_of(1)}]\n", encoding="utf-8")
+    assert zclone("plan", "job.yaml", "--out", "a.plan").returncode == 0
+    saved = read_saved((tmp_path / "a.plan").read_text(encoding="utf-8"))
+    major = int(__version__.partition(".")[0])
+    (tmp_path / "b.plan").write_text(replace(saved, tool=f"{major + 1}.0.0").text(), encoding="utf-8")
+    (tmp_path / "c.plan").write_text(replace(saved, tool=f"{major}.999.0").text(), encoding="utf-8")
+    refused = zclone("run", "--plan", "b.plan", "--simulate")
+    assert refused.returncode == 2
+    assert f"the plan was saved by zclone {major + 1}.0.0, this is {__version__}: plan again" in refused.stderr
+    assert not list(tmp_path.glob("*manifest*"))
+    done = zclone("run", "--plan", "c.plan", "--simulate")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_saved_plan_is_done_exactly_or_refused(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:

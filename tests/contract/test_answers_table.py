@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.engine.pace import PollPace, RetryBudget
+from batch.engine.budget import RetryBudget
+from batch.engine.decisions import after_find, after_poll, after_submit
+from batch.engine.pace import PollPace
 from batch.engine.policy import Policy
 from batch.engine.settle import World, settle
-from batch.engine.steps import End, Look, Poll, Send, Step, Ticket, Why, after_find, after_poll, after_submit
+from batch.engine.steps import End, Look, Poll, Send, Step, Ticket, Why
 from batch.engine.stop import Stop
 from batch.errors import RunStoppedError
 from batch.model import State

@@ -78,6 +78,7 @@ def test_each_credential_clones(
     (tmp_path / "node.secret").write_text(NODE, encoding="utf-8")
     url = serve_node("--faults", str(tmp_path / "node.secret"))
     (tmp_path / "password.secret").write_text("password\n", encoding="utf-8")
+    (tmp_path / "password.secret").chmod(0o600)
     (tmp_path / "contexts.secret").write_text(CONTEXT % url, encoding="utf-8")
     (tmp_path / "contexts.secret").chmod(0o600)
     place = {} if flags else {"ZSTACK_API_URL": url}

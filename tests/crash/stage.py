@@ -58,7 +58,8 @@ def node(faults: str, *, seed: int = 1, cwd: Path) -> Iterator[NodeProcess]:
 def environment(url: str | None = None) -> dict[str, str]:
     """The settings of a run against ``url`` and nothing else of ZStack's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
-    kept["PYTHONPATH"] = os.fspath(Path(__file__).resolve().parents[2])
+    root = Path(__file__).resolve().parents[2]
+    kept["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests" / "confined")])
     if url is not None:
         kept |= {"ZSTACK_API_URL": url, "ZSTACK_SESSION_ID": SESSION}
     return kept

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine.breaker import Breaker, GuardedApi
+from batch.engine.budget import RetryBudget
 from batch.engine.dispatch import dispatch
 from batch.engine.match import differences
-from batch.engine.pace import PollPace, RetryBudget
+from batch.engine.pace import PollPace
 from batch.engine.policy import Policy
 from batch.engine.run import clone_all
 from batch.engine.settle import World, first_step, settle
@@ -192,7 +193,8 @@ def test_a_service_of_another_uuid_is_no_match() -> None:
 def test_a_call_held_back_says_nothing_about_the_server() -> None:
     """However many the run itself turns away, the breaker stays closed."""
     loop = VirtualLoop()
-    breaker = Breaker(VirtualClock(loop, Random(1)))
+    clock = VirtualClock(loop, Random(1))
+    breaker = Breaker(clock)
     api = GuardedApi(ScriptedApi([("submit", NotSent("stopped", is_held_back=True))] * 60), breaker)
 
     async def main() -> None:

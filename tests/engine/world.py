@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from batch.engine.pace import PollPace, RetryBudget
+from batch.engine.budget import RetryBudget
+from batch.engine.pace import PollPace
 from batch.engine.policy import Policy
 from batch.engine.settle import World, settle
 from batch.engine.stop import Stop
@@ -16,7 +17,7 @@ from batch.zstack.answers import Service
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from batch.engine.steps import Step
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
@@ -65,6 +66,7 @@ class MemoryJournal:
 
     records: list[Record] = field(default_factory=list)
     committed: int = 0
+    taken_up: list[tuple[str, ...]] = field(default_factory=list)
     before_commit: Callable[[Record], None] = lambda record: None
 
     async def commit(self, record: Record) -> None:
@@ -74,6 +76,9 @@ class MemoryJournal:
 
     def note(self, record: Record) -> None:
         self.records.append(record)
+
+    async def take_up(self, keys: Sequence[str]) -> None:
+        self.taken_up.append(tuple(keys))
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Nothing fails by itself here."""
@@ -85,6 +90,7 @@ class MemoryPast:
 
     journal: MemoryJournal
     intents: Mapping[str, Intent] = field(default_factory=dict)
+    is_cut_off: bool = False
 
     def _last(self) -> dict[str, Record]:
         return {record.key: record for record in self.journal.records}
@@ -92,6 +98,10 @@ class MemoryPast:
     @property
     def counts(self) -> Mapping[State, int]:
         return Counter(record.state for record in self._last().values())
+
+    @property
+    def settled(self) -> Mapping[State, int]:
+        return {state: count for state, count in self.counts.items() if state.is_final}
 
     @property
     def canary_passed(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jsonschema
 import pytest
@@ -19,6 +19,9 @@ from batch.jobfile.targets import NOT_BUILT, TARGET_KEYS
 from batch.zstack.params import PARAMS, Param
 from tests.jobfile.test_bad_job_files import CASES, Case
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 JOBS: Final = Path(__file__).resolve().parents[2] / "jobs"
 EXAMPLES: Final = sorted(JOBS.glob("*.yaml"))
 NAMES: Final = {"quickstart.yaml", "migrate-arm64.yaml", "nightly.yaml", "onboard-tenants.yaml"}
@@ -32,7 +35,8 @@ ONLY_THE_LOADER: Final = {
     "architecture without image", "validation only tag", "keep without a server", "from missing file",
     "rate zero", "secret both ways", "two ways to log in",
     "control character", "C1 control character", "line break in a name",
-    "architecture twice", "merge key", "target without uuid", "from with id", "matrix with problems",
+    "architecture twice", "rearchitect vendors twice",
+    "merge key", "target without uuid", "from with id", "matrix with problems",
     # YAML 1.1 of the editor's own parser reads these as what the schema wants.
     "boolean yes", "insecure yes", "octal integer", "name is empty", "version as 1.0", "tag on the file",
     "targets is an alias",
@@ -118,6 +122,25 @@ def test_every_parameter_shows_in_editors() -> None:
     properties = SCHEMA["definitions"]["params"]["properties"]
     assert set(properties) == {name for name, row in PARAMS.items() if row.in_params}
     assert all(f"({PARAMS[name].type}, since 5." in row["description"] for name, row in properties.items())
+
+
+def undescribed(schema: Any, path: str) -> Iterator[str]:
+    if isinstance(schema, dict):
+        found = {name: value for name, value in schema.get("properties", {}).items() if isinstance(value, dict)}
+        for name, value in found.items():
+            referred = SCHEMA["definitions"].get(value.get("$ref", "").rpartition("/")[2], {})
+            if "description" not in {**referred, **value}:
+                yield f"{path}.{name}"
+        for name, value in schema.items():
+            yield from undescribed(value, f"{path}/{name}")
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from undescribed(value, path)
+
+
+def test_every_key_has_a_hover_text() -> None:
+    """An editor explains every key of a job file, not only the parameters."""
+    assert list(undescribed(SCHEMA, "")) == []
 
 
 BAD: Final = [case for case in CASES if len(case.files) == 1 and case.name not in ONLY_THE_LOADER]

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -221,6 +222,17 @@ PIECES: Final = st.sampled_from(
         *["version: 1", "name: j", "targets:", "- ", "  ", "\n", UUID, "uuid: ", "params: ", "{", "}", "[", "]", ":"],
         *[",", "'", '"', "&a ", "*a", "!!int ", "|", ">", "#", "---", "...", "? ", "<<: ", "null", "${", "$$", "\t"],
         *["é", "\x85", "matrix: ", "from: ", "limits: ", "rate: ", "defaults: ", "requestCpu: ", "x.csv", "vars: "],
+        *[
+            "query: ",
+            "keep: ",
+            "rearchitect: ",
+            "vendors: ",
+            "images: ",
+            "to: ",
+            "specUuids: ",
+            "${source.name}",
+            "a=b",
+        ],
     ]
 )
 
@@ -229,14 +241,57 @@ def check_fuzzed(path: Path, data: bytes) -> None:
     """Whatever the bytes, there is a plan or there are problems with places."""
     path.write_bytes(data)
     try:
-        clones = list(plan.expand(load(path), run=None, started_at=0.0).clones())
+        job = replace(load(path), found=plan.assumed_found)
+        clones = list(plan.expand(job, run=None, started_at=0.0, sources=plan.assumed).clones())
     except JobFileError as error:
         assert all(re.match(r".+:\d+:\d+: ", line) for line in str(error).splitlines())  # noqa: PT017 - both ends are fine
     else:
         assert all(len(clone.source_uuid) == 32 for clone in clones)
 
 
+WHOLE: Final = f"""version: 1
+name: j
+run: n-${{date}}
+vars: {{a: b}}
+limits: {{rate: 20/s, concurrency: 4, max_failures: 20%, timeout: 45m}}
+endpoint: {{url: "https://z:8080", auth: {{account: admin, password: {{env: P}}}}}}
+defaults: {{params: {{type: App, cpuArchitectures: [AARCH64]}}, userTags: ["${{a}}"], keep: [size]}}
+targets:
+  - {UUID}
+  - {{uuid: {UUID}, id: x, params: {{name: "${{source.name}}-${{a}}", requestCpu: 4, description: null}}}}
+  - uuid: {UUID}
+    matrix: {{t: [a, b], exclude: [{{t: a}}], include: [{{t: c}}]}}
+    params: {{architectureImages: [{{cpuArchitecture: AARCH64, dockerImage: "r/${{t}}"}}]}}
+  - query: ["type=Endpoint", "name~=${{a}}%"]
+rearchitect:
+  to: [AARCH64]
+  images: [{{from: a/, to: b/, vmImageUuid: {UUID}}}]
+  vendors: [{{from: NVIDIA, to: Huawei, specUuids: [{UUID}]}}]
+"""
+EDITS: Final = st.lists(
+    st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 12), st.one_of(PIECES, st.just(""), st.text(max_size=4))),
+    max_size=5,
+)
+
+
+def edited(edits: list[tuple[int, int, str]]) -> bytes:
+    """Put texts in the place of some characters of a whole job file."""
+    text = WHOLE
+    for start, length, piece in edits:
+        text = text[:start] + piece + text[start + length :]
+    return text.encode(errors="surrogatepass")
+
+
+def test_the_whole_job_is_one(tmp_path: Path) -> None:
+    """What the fuzzed files are edits of has every section and is planned."""
+    path = tmp_path / "job.yaml"
+    path.write_bytes(edited([]))
+    job = replace(load(path), found=plan.assumed_found)
+    assert plan.expand(job, run=None, started_at=0.0, sources=plan.assumed).count == 5
+
+
 FUZZED: Final = st.one_of(
+    EDITS.map(edited),
     st.binary(max_size=200),
     st.text(max_size=200).map(lambda text: text.encode(errors="surrogatepass")),
     st.lists(PIECES, max_size=40).map(lambda parts: "".join(parts).encode()),

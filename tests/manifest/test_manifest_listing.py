@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator
 
 from batch.errors import ManifestError
 from batch.manifest import open_manifest, rows, scan, story, summary
@@ -66,7 +66,7 @@ def test_what_a_process_went_on_with_is_on_record(tmp_path: Path) -> None:
     started = [line for line in lines if "started" in line]
     assert [line.get("warnings") for line in started] == [["the certificate is NOT checked"], None]
     for line in lines:
-        Draft202012Validator(manifest_schema()).validate(line)
+        Draft7Validator(manifest_schema()).validate(line)
     found = summary(tmp_path / "m").started
     assert found is not None
     assert found.warnings == ()
@@ -218,8 +218,8 @@ def test_empty_file_is_no_manifest(tmp_path: Path) -> None:
 def test_every_line_meets_the_schema(path: Path) -> None:
     """The published schema describes every line that is written, and no other kind."""
     schema = manifest_schema()
-    Draft202012Validator.check_schema(schema)
-    validator = Draft202012Validator(schema)
+    Draft7Validator.check_schema(schema)
+    validator = Draft7Validator(schema)
     for line in path.read_text().splitlines():
         validator.validate(json.loads(line))
     assert not validator.is_valid({"state": "sent", "key": "a", "at": 1, "attempt": 1, "batch": 1})

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from batch.keytable import KeyTable
 
-HASHES = st.integers(0, 2**64 - 1).map(lambda value: value or 1)
+HASHES = st.integers(-(2**63), 2**63 - 1).map(lambda value: value or 1)
 
 
 @given(st.lists(st.tuples(st.one_of(HASHES, st.integers(1, 40).map(lambda low: low << 40)), st.integers(0, 255))))
@@ -24,8 +24,8 @@ def test_it_is_a_dict_of_hashes(pairs: list[tuple[int, int]]) -> None:
 def test_it_grows() -> None:
     """Entries survive growth, absent ones stay absent, and wide values are kept whole."""
     table = KeyTable(8)
-    step = 0x9E3779B97F4A7C15
-    for number in range(1, 20_000):
-        table.put(number * step % 2**64, 2**64 - number)
-    assert all(table.get(number * step % 2**64) == 2**64 - number for number in range(1, 20_000))
+    keys = [number * 0x9E3779B97F4A7C15 % 2**64 - 2**63 for number in range(1, 20_000)]
+    for number, key in enumerate(keys):
+        table.put(key, 2**64 - 1 - number)
+    assert all(table.get(key) == 2**64 - 1 - number for number, key in enumerate(keys))
     assert table.get(12345) is None

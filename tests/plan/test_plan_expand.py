@@ -330,7 +330,9 @@ def test_explain_names_the_layer_of_each_parameter(tmp_path: Path) -> None:
     job_file = load(tmp_path / "job.yaml")
     found = plan.explain(job_file, UUID, run=None, started_at=NOON, sources=inventory)
     assert found is not None
-    assert {name: (setting.layer, setting.place.line) for name, setting in found.items()} == {
+    clone, settings = found
+    assert clone.key == UUID
+    assert {name: (setting.layer, setting.place.line) for name, setting in settings.items()} == {
         "name": ("target", 1),
         "type": ("defaults", 3),
         "description": ("from", 6),

@@ -85,6 +85,21 @@ def test_query_conditions_are_rendered(tmp_path: Path) -> None:
     assert asked == ["type=App", "name=r-1970-01-01"]
 
 
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("name=${knid}", "unknown name 'knid'; did you mean kind?"),
+        ("name=${", r"\$\{ must be followed by a dotted name"),
+        ("name=a>=b", "'name=a>=b' is read by the server as a condition on 'name=a', no field"),
+    ],
+)
+def test_a_condition_that_cannot_be_asked_has_its_place(condition: str, message: str, tmp_path: Path) -> None:
+    """A condition with an unknown name, or that the server would read as another one, is told where it stands."""
+    job = job_of(tmp_path, f"  - {UUID}\n  - query: [type=App, '{condition}']\n")
+    with pytest.raises(JobFileError, match=rf"job\.yaml:6:23: targets\[1\]\.query\[1\]: {message}"):
+        plan.expand(replace(job, found=plan.assumed_found), run=None, started_at=0.0)
+
+
 def test_the_longest_rule_wins(tmp_path: Path) -> None:
     """The rule with the longest prefix derives the image; its VM image is left out where the rule names none."""
     found = rearchitected(tmp_path, image("r/x86/a:1"))
@@ -139,8 +154,61 @@ def test_coverage_counts_sources_and_idle_rules(tmp_path: Path) -> None:
     )
     assert job.rearchitect is not None
     pins = Pins({UUID: {"modelServiceImages": [image("r/a")]}, OTHER: {"modelServiceImages": [image("q/a")]}})
-    found = plan.coverage(job, job.rearchitect, pins=pins)
-    assert (found.covered, found.uncovered, [rule.prefix for rule in found.unused]) == (1, (OTHER,), ["r/x86/"])
+    (found,) = plan.coverage(job, job.rearchitect, pins=pins)
+    assert (found.covered, found.uncovered) == (1, (OTHER,))
+    assert [rule for _, rule in found.unused] == ["AARCH64 from 'r/x86/'"]
+
+
+VENDORS: Final = f"""rearchitect:
+  vendors:
+    - {{from: nvidia, to: Huawei, specUuids: [{VM}]}}
+    - {{from: NVIDIA-A100, to: Huawei, specUuids: [{OTHER}]}}
+    - {{from: AMD, to: Hygon, specUuids: [{OTHER}]}}
+"""
+
+
+def respecified(folder: Path, specs: JsonValue, *, own: str = "") -> Any:
+    job = job_of(folder, f"  - {{uuid: {UUID}{own}}}\n", more=VENDORS)
+    return params_of(job, Pins({UUID: {"vendorToSpecUuidsMap": specs}}))[UUID].get("vendorToSpecUuidsMap")
+
+
+def test_gpu_vendors_become_others(tmp_path: Path) -> None:
+    """The rule with the longest start, in any case, gives vendor and specs; rows of one vendor are put together."""
+    assert respecified(tmp_path, {"NVIDIA": ["x"]}) == {"Huawei": [VM]}
+    assert respecified(tmp_path, {"NVIDIA-A100-80G": ["x"]}) == {"Huawei": [OTHER]}
+    assert respecified(tmp_path, {"NVIDIA": ["x"], "huawei": [UUID, VM]}) == {"Huawei": [VM, UUID]}
+    assert respecified(tmp_path, {"AMD": [], "Nvidia": []}) == {"Hygon": [OTHER], "Huawei": [VM]}
+
+
+def test_a_source_without_gpus_and_own_specs_are_left_alone(tmp_path: Path) -> None:
+    """Nothing is derived for a source that has no specs, nor for a target that gives its own."""
+    assert respecified(tmp_path, None) is None
+    assert respecified(tmp_path, {}) is None
+    own = f", params: {{vendorToSpecUuidsMap: {{Intel: [{OTHER}]}}}}"
+    assert respecified(tmp_path, {"Moore": ["x"]}, own=own) == {"Intel": [OTHER]}
+
+
+def test_a_gpu_vendor_without_a_rule_is_a_problem_of_the_plan(tmp_path: Path) -> None:
+    """A vendor that no rule covers is told at the target's place, and counted with the idle rules in the report."""
+    with pytest.raises(JobFileError, match=r"job\.yaml:10:5: targets\[0\]: rearchitect: no rule .* vendor 'Moore'"):
+        respecified(tmp_path, {"NVIDIA": [], "Moore": []})
+    job = job_of(tmp_path, f"  - {UUID}\n  - {OTHER}\n  - {VM}\n", more=VENDORS)
+    assert job.rearchitect is not None
+    rows: list[JsonValue] = [{"NVIDIA": []}, {"Moore": []}, None]
+    pins = Pins({uuid: {"vendorToSpecUuidsMap": row} for uuid, row in zip((UUID, OTHER, VM), rows, strict=True)})
+    (found,) = plan.coverage(job, job.rearchitect, pins=pins)
+    assert list(found.lines()) == [
+        "rearchitect to GPUs of Huawei, Hygon: 1 of 2 sources are covered, 1 are not",
+        f"{job.path}:7:7: rearchitect: the rule for the GPU vendor 'NVIDIA-A100' matches nothing",
+        f"{job.path}:8:7: rearchitect: the rule for the GPU vendor 'AMD' matches nothing",
+    ]
+
+
+def test_the_server_is_asked_for_gpu_specs_only_where_a_rule_needs_them(tmp_path: Path) -> None:
+    """The source's specs are fetched for vendor rules, its images are not."""
+    wanted = plan.Wanted(Pins())
+    plan.expand(job_of(tmp_path, f"  - {UUID}\n", more=VENDORS), run=None, started_at=0.0, sources=wanted)
+    assert (list(wanted.uuids), wanted.fields) == ([UUID], {"vendorToSpecUuidsMap"})
 
 
 def test_parameters_newer_than_the_server_have_their_place(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,6 +32,7 @@ from batch.report import (
 from batch.report.text import duration, width
 
 HEADER = Header("job", "run", "https://zstack.example.com", simulated=True)
+PATH = Path("job.manifest.jsonl")
 EVIL = "\x1b[2J\x1b]0;x\x07\n\x9b\u202e"
 _TEXT = st.text() | st.sampled_from([EVIL, "=1+1", " @x", "\uff1dx", "-2", "+3", "\tx", "\0=x", "'x"])
 
@@ -141,19 +144,20 @@ def test_status_tells_states_pace_and_time_left() -> None:
     """Status has the counts by state, how fast it goes, how long it will take, and whether it runs."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.CLONED: 100, State.SENT: 50}, settled_at=tuple(map(float, range(11))), started=started)
-    text = "\n".join(status_lines(found, now=10.0))
+    text = "\n".join(status_lines(found, manifest=PATH, is_held=True, now=10.0))
     assert "job       job, run run" in text
     assert "rehearsal" in text
     assert "targets   150" in text
     assert "  cloned          100" in text
     assert "pace      1 clones/s, about 50 s left" in text
-    assert "running since 1970-01-01T00:00:00.000Z, process 42 on host, or killed" in text
+    assert "running since 1970-01-01T00:00:00.000Z, process 42 on host" in text
+    assert "go on" not in text
 
 
 def test_status_tells_what_the_process_was_warned_of() -> None:
     """A run that goes on without checking certificates says so in its status, whatever characters the text has."""
     started = StartedLine(0.0, 42, "host", "zclone", ("not\x1b checked",))
-    lines = status_lines(figures({}, started=started), now=1.0)
+    lines = status_lines(figures({}, started=started), manifest=PATH, is_held=True, now=1.0)
     assert "warning   not\\x1b checked" in lines
 
 
@@ -161,22 +165,39 @@ def test_status_of_an_ended_run_has_no_pace() -> None:
     """A run that ended is not said to go on; its exit code and reason are shown."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.SENT: 1}, settled_at=(1.0, 2.0), started=started, ended=EndedLine(3.0, 4, "SIG\x1bTERM"))
-    text = "\n".join(status_lines(found, now=10.0))
+    text = "\n".join(status_lines(found, manifest=PATH, is_held=False, now=10.0))
     assert "ended 1970-01-01T00:00:03.000Z with exit code 4 (SIG\\x1bTERM)" in text
     assert "pace" not in text
-    assert "none has recorded" in "\n".join(status_lines(figures({}), now=1.0))
+    assert "none has recorded" in "\n".join(status_lines(figures({}), manifest=PATH, is_held=False, now=1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("j.run.simulated.manifest.jsonl", "zclone run jobs/j.yaml --simulate --run run"),
+        ("j.run.simulated.shard-1-of-4.manifest.jsonl", "zclone run jobs/j.yaml --simulate --run run --shard 1/4"),
+        ("mine", "zclone run jobs/j.yaml --simulate --run run --manifest mine"),
+    ],
+)
+def test_status_of_a_killed_run_names_the_command_that_goes_on(name: str, command: str) -> None:
+    """Where no process holds the manifest and none ended, it was killed; the command keeps run, part and manifest."""
+    started = StartedLine(0.0, 42, "host", "zclone")
+    found = figures({State.SENT: 1}, started=started, header=replace(HEADER, job_file="jobs/j.yaml"))
+    lines = status_lines(found, manifest=Path(name), is_held=False, now=10.0)
+    assert "process   killed: none holds the manifest" in "\n".join(lines)
+    assert lines[-1] == f"go on     {command}"
 
 
 def test_ending_names_the_command_to_run_next() -> None:
     """The summary ends with what to do: nothing, look at the failed ones, or run the same command again."""
     clusters = tuple(Cluster(State.FAILED, f"SYS.{number}", 1, "k" + EVIL, EVIL + "e" * 999) for number in range(12))
-    unfinished = ending_lines(figures({State.CLONED: 1, State.SENT: 2}), manifest="m", again="zclone run j.yaml")
+    unfinished = ending_lines(Counter({State.CLONED: 1, State.SENT: 2}), (), manifest="m", again="zclone run j.yaml")
     assert unfinished == ["1 of 3 targets cloned; 2 sent", "unfinished: run the same command again: zclone run j.yaml"]
-    failed = ending_lines(figures({State.FAILED: 12}, clusters=clusters), manifest="m", again="x")
+    failed = ending_lines(Counter({State.FAILED: 12}), clusters, manifest="m", again="x")
     assert failed[-1] == "see which: zclone list m --state failed"
     assert failed[-2].endswith("2 more kinds")
     assert all(line == clean(line) for line in failed)
-    assert ending_lines(figures({State.CLONED: 2}), manifest="m", again="x") == ["2 of 2 targets cloned"]
+    assert ending_lines(Counter({State.CLONED: 2}), (), manifest="m", again="x") == ["2 of 2 targets cloned"]
 
 
 def test_show_tells_every_attempt_and_hides_the_job_uuid() -> None:

@@ -1,4 +1,4 @@
-"""The 24 rules of security: those that other rooms test, by the names of their tests, and here those of the whole."""
+"""Rules of security that only the whole command shows; tests/README.md names the tests of all 24."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ import pytest
 from batch.manifest import Header, open_manifest, rows, scan
 from batch.model import Record
 from tests.conftest import ROOT, Planted, leaks
-from tests.named_tests import unknown_tests
 from tests.security.hostile import hostile
 
 if TYPE_CHECKING:
@@ -32,57 +30,9 @@ if TYPE_CHECKING:
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
-HERE: Final = "security/test_security_rules.py::"
-RULES: Final[dict[int, str]] = {
-    1: f"{HERE}test_no_secret_in_any_command_line "
-    "cli/test_cli_arguments.py::test_secrets_on_the_command_line_are_refused",
-    2: f"{HERE}test_every_form_of_a_planted_secret_is_found {HERE}test_a_hostile_server_gets_nothing_through "
-    "zstack/test_client_secrets.py::test_a_parrot_gets_nothing_out",
-    3: "cli/test_log.py::test_tracebacks_have_no_locals",
-    4: "cli/test_log.py::test_secrets_are_redacted_in_every_form "
-    "cli/test_log.py::test_fields_named_like_secrets_are_redacted",
-    5: f"cli/test_log.py::test_steering_characters_are_escaped {HERE}test_a_hostile_server_gets_nothing_through",
-    6: "cli/test_terminal.py::test_what_is_said_cannot_steer_the_terminal cli/test_terminal.py::test_the_live_view",
-    7: "report/test_report_text.py::test_csv_cells_are_no_formulas "
-    f"report/test_report_formats.py::test_csv_is_safe_to_open {HERE}test_a_hostile_server_gets_nothing_through",
-    8: "report/test_report_formats.py::test_markdown_escapes_what_it_quotes "
-    "report/test_report_formats.py::test_html_is_one_file_under_a_strict_policy",
-    9: "zstack/test_client_transport.py::test_redirects_are_not_followed "
-    f"zstack/test_client_transport.py::test_no_call_reaches_another_host {HERE}test_nothing_goes_to_another_host",
-    10: "cli/test_settings.py::test_refused_endpoints cli/test_settings.py::test_link_local_addresses "
-    "zstack/test_client_transport.py::test_names_leading_to_link_local_addresses",
-    11: "zstack/test_tls_client.py::test_unknown_authority zstack/test_tls_client.py::test_wrong_host "
-    "zstack/test_tls_client.py::test_old_versions_are_refused",
-    12: "manifest/test_manifest_files.py::test_symlink_is_refused "
-    "manifest/test_manifest_files.py::test_hard_link_is_refused "
-    f"manifest/test_manifest_files.py::test_file_of_another_user_is_refused {HERE}test_files_are_the_owners_alone",
-    13: f"{HERE}test_a_report_is_written_beside_and_renamed "
-    "report/test_report_formats.py::test_a_report_is_replaced_whole",
-    14: f"jobfile/test_loader.py::test_bombs_are_refused_by_a_process_that_lives {HERE}test_no_unsafe_yaml "
-    "zstack/test_decode_strict.py::test_bad_bytes",
-    15: f"{HERE}test_inputs_are_regular_files",
-    16: f"{HERE}test_job_uuids_are_secrets "
-    "report/test_report_text.py::test_show_tells_every_attempt_and_hides_the_job_uuid",
-    17: f"{HERE}test_every_form_of_a_planted_secret_is_found",
-    18: f"{HERE}test_sessions_are_closed_after_a_signal zstack/test_login.py::test_logout_that_fails_is_told",
-    19: f"{HERE}test_no_web_hook_is_offered",
-    20: "cli/test_packaging.py::test_the_image_runs_as_nobody_and_hears_signals "
-    "test_image.py::test_sigterm_ends_process_one_in_good_order",
-    21: "cli/test_packaging.py::test_the_lock_is_exact_and_names_no_host",
-    22: f"{HERE}test_a_manifest_never_says_where_to_go",
-    23: f"{HERE}test_a_hostile_server_gets_nothing_through",
-    24: f"{HERE}test_no_core_is_dumped",
-}
-
 JOB: Final = "version: 1\nname: safe\nlimits: {rate: 100/s, attempts: 1}\ntargets:\n"
 SOURCES: Final = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 4)]
 MANIFEST: Final = "job.manifest.jsonl"
-
-
-def test_every_rule_has_its_tests() -> None:
-    """Each of the 24 rules names tests, and all of them exist."""
-    assert list(RULES) == list(range(1, 25))
-    assert unknown_tests(" ".join(RULES.values()).split()) == []
 
 
 @pytest.fixture
@@ -221,26 +171,6 @@ def test_files_are_the_owners_alone(zclone: Run, job: Path, tmp_path: Path) -> N
     made = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path != job}
     assert len(made) == 4
     assert {name: oct(mode) for name, mode in made.items() if mode != 0o600} == {}
-
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_a_report_is_written_beside_and_renamed(
-    zclone: Run, job: Path, tmp_path: Path, child_env: dict[str, str]
-) -> None:
-    """A report goes to a new file in its own folder, is made durable and then renamed; the folder is synced after."""
-    zclone("run", "--simulate", job, "--manifest", MANIFEST)
-    calls = "trace=openat,fsync,fdatasync,rename,renameat,renameat2"
-    command = ["strace", "-f", "-y", "-o", "trace.txt", "-e", calls, sys.executable, "-m", "batch", "report"]
-    subprocess.run([*command, MANIFEST, "-o", "r.html"], cwd=tmp_path, env=child_env, check=True)
-    trace = (tmp_path / "trace.txt").read_text(encoding="utf-8")
-    (made,) = re.findall(
-        rf'openat\([^"]*"([^"]*)", [^)]*O_CREAT\|O_EXCL[^)]*\) = \d+<{re.escape(str(tmp_path))}/', trace
-    )
-    assert Path(made).name.startswith(".r.html.")
-    renamed = trace.index("rename", trace.index(made))
-    synced = [match.start() for match in re.finditer(r"f(?:data)?sync\(", trace)]
-    assert [at for at in synced if trace.index(made) < at < renamed]
-    assert [at for at in synced if at > renamed]
 
 
 def test_no_unsafe_yaml() -> None:

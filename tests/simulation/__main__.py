@@ -1,4 +1,7 @@
-"""Very many schedules on several cores: ``python -m tests.simulation --schedules 1000000 --seed 0 --processes 2``."""
+"""Very many schedules on several cores: ``python -m tests.simulation --schedules 1000000 --seed 0 --processes 2``.
+
+Each line tells with which ``--seed`` and ``--schedules`` to go on where it is stopped.
+"""
 
 from __future__ import annotations
 
@@ -42,17 +45,16 @@ def main() -> int:
     began, done, posts, kills, failed = time.monotonic(), 0, 0, 0, 0
     with multiprocessing.Pool(asked.processes) as pool:
         ranges = chunks(asked.seed, asked.schedules, _CHUNK)
-        for number, (ran, sent, died, bad) in enumerate(pool.imap_unordered(run_chunk, ranges), 1):
+        for number, (ran, sent, died, bad) in enumerate(pool.imap(run_chunk, ranges), 1):
             done, posts, kills, failed = done + ran, posts + sent, kills + died, failed + len(bad)
             for verdict in bad:
                 put_on_record(verdict)
                 print(told(verdict), flush=True)
             if number % _TELL_EVERY == 0 or done == asked.schedules:
                 seconds = time.monotonic() - began
-                print(
-                    f"{done} schedules, {posts} POSTs, {kills} kills, {failed} failed, {done / seconds:.0f}/s",
-                    flush=True,
-                )
+                rest = f"--seed {asked.seed + done} --schedules {asked.schedules - done}"
+                figures = f"{done} schedules, {posts} POSTs, {kills} kills, {failed} failed, {done / seconds:.0f}/s"
+                print(f"{figures}; the rest: {rest}", flush=True)
             if failed >= _MOST_FAILED:
                 break
     return 1 if failed else 0

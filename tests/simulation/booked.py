@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from batch.errors import ManifestError
 from batch.manifest import Header
 from batch.manifest.chain import Scan
-from batch.manifest.fold import follow
 from batch.manifest.header import parse_header
+from batch.manifest.intents import follow
 from batch.manifest.records import parse_line
 from batch.model import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from batch.model import Intent, State
 
 URL = "http://node.example/zstack"
@@ -22,15 +21,14 @@ HEADER = Header("sim", "default", URL, simulated=False)
 """Whose manifest it is."""
 
 
-def records(data: bytes) -> Iterator[Record]:
-    """Give the clone records. Raises ManifestError where the chain is damaged; a torn tail is left out."""
+@lru_cache(maxsize=32)
+def records(data: bytes) -> tuple[Record, ...]:
+    """Return the clone records. Raises ManifestError where the chain is damaged; a torn tail is left out."""
     bodies = list(Scan(lambda offset, size: data[offset : offset + size]))
     if bodies and parse_header(bodies[0]) != HEADER:
         raise ManifestError("the header is not ours")
-    for body in bodies[1:]:
-        line = parse_line(body)
-        if isinstance(line, Record):
-            yield line
+    lines = map(parse_line, bodies[1:])
+    return tuple(line for line in lines if isinstance(line, Record))
 
 
 def last_states(data: bytes) -> dict[str, State]:

@@ -12,9 +12,11 @@ from unittest.mock import patch
 
 from batch.cli.outcome import tally
 from batch.engine import Gate, Stop, clone_all
+from batch.engine.poison import SET_ASIDE
 from batch.engine.survey import survey
 from batch.errors import ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import open_manifest
+from batch.model import Record, State
 from batch.report.exits import exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
@@ -23,13 +25,12 @@ from tests.simulation.disk import ProcessFiles
 from tests.simulation.network import SimHttp
 from tests.simulation.process import Killed
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
-from tests.simulation.witness import WatchedApi, WatchedJournal
+from tests.simulation.watched import WatchedApi, WatchedJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from batch.manifest import Manifest
-    from batch.model import State
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
@@ -115,6 +116,10 @@ async def _settle_all(
     world: World, process: Process, loop: VirtualLoop, clock: VirtualClock, manifest: Manifest
 ) -> str | None:
     plan, past = world.plan(), manifest.past
+    if process.reopens:
+        for intent in past.intents.values():
+            if intent.error_code == SET_ASIDE:
+                manifest.note(Record(State.UNCERTAIN, intent.key, clock.time(), intent.attempt, retried=True))
     found = survey(plan, past)
     if found.is_nothing_left:
         return None

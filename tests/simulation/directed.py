@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from batch.engine.breaker import OUTAGE_DEADLINE
 from batch.errors import ExitCode, ManifestError
-from batch.model import Limits
+from batch.model import Limits, State
 from batch.simulator.faults import Fault, FaultKind, Rule
 from batch.simulator.options import NodeOptions
-from tests.simulation.booked import records
+from tests.simulation.booked import last_states, records
 from tests.simulation.command import run_process
+from tests.simulation.mending import damage, mended
 from tests.simulation.process import MANIFEST, Process
-from tests.simulation.schedule import judged, rules, run_schedule
+from tests.simulation.schedule import SUBMIT_FAULTS, judged, rules, run_schedule
+from tests.simulation.virtual import EPOCH
 from tests.simulation.world import World, planned
 
 if TYPE_CHECKING:
@@ -20,13 +24,28 @@ if TYPE_CHECKING:
 
     from tests.simulation.schedule import Verdict
 
+_MOST_DEATHS: Final = 5
+"""Of one clone: four with others in flight, one alone."""
+_TRIED: Final = {State.CLONED, State.UNCERTAIN}
+
 
 def world_of(
-    seed: int, count: int, *faults: Rule, rate: float = 50.0, concurrency: int = 4, latency: float = 0.2
+    seed: int,
+    count: int,
+    *faults: Rule,
+    rate: float = 50.0,
+    concurrency: int = 4,
+    latency: float = 0.2,
+    patience: float = 20.0,
 ) -> World:
-    """A World with these faults; otherwise like the random ones."""
+    """A World with these faults; otherwise like the random ones. ``patience``: the server's apiTimeout."""
     options = NodeOptions(
-        seed=seed, latency=(0.05, latency), api_timeout_ms=20_000, duplicate_window=0.5, locale="en_US", faults=faults
+        seed=seed,
+        latency=(0.05, latency),
+        api_timeout_ms=int(1000 * patience),
+        duplicate_window=0.5,
+        locale="en_US",
+        faults=faults,
     )
     return World(seed, planned(count), options, Limits(rate=rate, concurrency=concurrency, attempts=4, timeout=20.0))
 
@@ -90,6 +109,78 @@ def run_stuck(seed: int) -> Verdict:
     return judged(world)
 
 
+def run_poison(seed: int) -> Verdict:
+    """A clone whose answers kill every process that reads them: the others are made, it is set aside, then mended."""
+    random = Random(seed)
+    world = world_of(seed, random.randint(2, 5))
+    chosen = random.choice(world.clones)
+    world.poison = chosen.resource_uuid
+    problems = _survived(world, chosen.key)
+    world.poison = None
+    run_process(world, Process(reopens=True))
+    return judged(world, problems)
+
+
+def _survived(world: World, poisonous: str) -> list[str]:
+    """After five deaths, one of them alone, a process ends in order and says why; the next one touches nothing."""
+    deaths = 0
+    while (ended := run_process(world, Process())).code is None:
+        deaths += 1
+        if deaths > _MOST_DEATHS:
+            return [f"poison: {deaths} processes died of {poisonous}"]
+    states = last_states(world.manifest(MANIFEST))
+    wanted = {clone.key: State.UNCERTAIN if clone.key == poisonous else State.CLONED for clone in world.clones}
+    found = [] if states == wanted and ended.code == ExitCode.UNFINISHED else [f"poison: exit {ended.code} {states}"]
+    before, calls = world.manifest(MANIFEST), world.witness.posts
+    run_process(world, Process())
+    is_left = world.manifest(MANIFEST) == before and world.witness.posts == calls
+    return found if is_left else [*found, "poison: what was set aside was touched"]
+
+
+def run_blackouts(seed: int) -> Verdict:
+    """The server goes away under load: retries are few, the run waits and goes on by itself, or ends with exit 4."""
+    random = Random(seed)
+    seconds = random.choice((90.0, 600.0, 2400.0))
+    world = world_of(seed, 80, concurrency=40, patience=1800.0)
+    world.limits = replace(world.limits, timeout=None)
+    away: tuple[Rule, ...] = ()
+    if random.random() < 0.5:
+        world.at(2.0, lambda: world.node.restart(EPOCH + world.now, seconds=seconds))
+    else:
+        away = tuple(Rule(Fault(FaultKind.DROP), on=on, probability=1.0) for on in ("submit", "poll", "query"))
+        world.at(2.0, lambda: world.node.set_faults(replace(world.options, faults=away)))
+        world.at(2.0 + seconds, lambda: world.node.set_faults(world.options))
+    ended = run_process(world, Process())
+    is_too_long = seconds > OUTAGE_DEADLINE
+    # A restart leaves jobs that never end: those clones are uncertain, and everything else is made.
+    is_right = ended.code == ExitCode.UNFINISHED if is_too_long else not set(ended.counts) - _TRIED
+    is_told = "away" in (ended.reason or "") if is_too_long else ended.reason is None
+    problems = [] if is_right and is_told else [f"I9: exit {ended.code} after {seconds:.0f} s: {ended.reason}"]
+    world.wait(seconds)
+    return judged(world, problems)
+
+
+def run_deaf(seed: int) -> Verdict:
+    """A server that answers every question and takes no POST for a quarter of an hour, from the second clone on."""
+    world = world_of(seed, 100, concurrency=60, patience=1800.0)
+    world.limits = replace(world.limits, timeout=None)
+    deaf = (Rule(Fault(FaultKind.DROP), on="submit", probability=1.0),)
+    world.at(2.0, lambda: world.node.set_faults(replace(world.options, faults=deaf)))
+    world.at(900.0, lambda: world.node.set_faults(world.options))
+    ended = run_process(world, Process())
+    problems = [] if not set(ended.counts) - _TRIED else [f"I9: exit {ended.code} {dict(ended.counts)} {ended.reason}"]
+    return judged(world, problems)
+
+
+def run_repaired(seed: int) -> Verdict:
+    """A manifest is damaged anywhere, repaired, and the run goes on with what could be trusted."""
+    random = Random(seed)
+    world = world_of(seed, random.randint(1, 4), *rules(SUBMIT_FAULTS[:6], 0.2))
+    run_process(world, Process(die_at=random.choice((None, random.randint(20, 120)))))
+    damage(world, random)
+    return judged(world, mended(world))
+
+
 def run_corrupted(seed: int) -> Verdict:
     """A bit of what was synced flips: refused, cut as a torn tail or harmless, and never another story."""
     random = Random(seed)
@@ -138,4 +229,8 @@ KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
     "outages": run_outages,
     "stuck": run_stuck,
     "corrupted": run_corrupted,
+    "poison": run_poison,
+    "blackouts": run_blackouts,
+    "deaf": run_deaf,
+    "repaired": run_repaired,
 }

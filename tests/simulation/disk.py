@@ -42,14 +42,10 @@ class SimDisk:
             file.is_named = True
 
     def _after_cut(self, file: SimFile, random: Random) -> bytes:
-        common = 0
-        for kept, written in zip(file.synced, file.data, strict=False):
-            if kept != written:
-                break
-            common += 1
-        if common < len(file.synced):
+        common = len(file.synced)
+        if not file.data.startswith(file.synced):
             return file.synced
-        tail = bytearray(file.data[common : common + random.randint(0, len(file.data) - common)])
+        tail = file.data[common : common + random.randint(0, len(file.data) - common)]
         for _ in range(random.choice((0, 0, 1, 3)) if tail else 0):
             tail[random.randrange(len(tail))] ^= 1 << random.randrange(8)
         return file.synced + bytes(tail)

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import gate, run, settle, steps
+from batch.engine import breaker, budget, decisions, gate, poison, run, settle, steps
 from batch.errors import ManifestError, RunStoppedError
 from batch.manifest import chain, journal, line, opening, writer
 from batch.model import State
@@ -34,7 +34,6 @@ class Mutant:
     within: int
     """Schedules in which it must be found: several times what it takes today."""
     schedule: str = "random"
-    """Which kind of schedule finds it."""
 
 
 def no_record(patch: pytest.MonkeyPatch) -> None:
@@ -118,7 +117,7 @@ def no_checksum(patch: pytest.MonkeyPatch) -> None:
 
 def no_reconcile(patch: pytest.MonkeyPatch) -> None:
     """An unanswered POST is sent again at once, by the same process and by the next."""
-    after, first = steps.after_submit, settle.first_step
+    after, first = decisions.after_submit, settle.first_step
 
     def after_submit(answer: Any, ticket: steps.Ticket, **rest: Any) -> steps.Step:
         if isinstance(answer, NoAnswer) and ticket.attempt < rest["policy"].attempts:
@@ -137,13 +136,13 @@ def no_reconcile(patch: pytest.MonkeyPatch) -> None:
 
 def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
     """J is drawn anew for every POST, also where the old one had no end."""
-    invisible = steps._invisible
+    invisible = decisions._invisible
 
     def always_new(*given: Any) -> steps.Step:
         step = invisible(*given)
         return replace(step, job_uuid=None) if isinstance(step, steps.Send) else step
 
-    patch.setattr(steps, "_invisible", always_new)
+    patch.setattr(decisions, "_invisible", always_new)
 
 
 def deadline_reset(patch: pytest.MonkeyPatch) -> None:
@@ -162,8 +161,8 @@ def deadline_reset(patch: pytest.MonkeyPatch) -> None:
 
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
     """What is not known is called failed."""
-    uncertain = steps._uncertain
-    patch.setattr(steps, "_uncertain", lambda *given: replace(uncertain(*given), state=State.FAILED))
+    uncertain = decisions._uncertain
+    patch.setattr(decisions, "_uncertain", lambda *given: replace(uncertain(*given), state=State.FAILED))
 
 
 def login_per_worker(patch: pytest.MonkeyPatch) -> None:
@@ -237,6 +236,45 @@ def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(opening._Opening, "_require_ours", require)
 
 
+def budget_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Every retry is let through."""
+
+    async def afford(self: budget.RetryBudget, price: float, stop: Any) -> None:
+        self._under_way += 1
+
+    patch.setattr(budget.RetryBudget, "afford", afford)
+
+
+def nothing_holds_back(patch: pytest.MonkeyPatch) -> None:
+    """Neither the budget nor the breaker."""
+
+    async def guard(self: breaker.Breaker, call: Any) -> Any:
+        return await call()
+
+    budget_ignored(patch)
+    patch.setattr(breaker.Breaker, "guard", guard)
+
+
+def deaths_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """Nobody puts on record with whom a process died."""
+
+    async def take_up(self: journal.Manifest, keys: Any) -> None:
+        return None
+
+    patch.setattr(journal.Manifest, "take_up", take_up)
+
+
+def suspects_in_the_crowd(patch: pytest.MonkeyPatch) -> None:
+    """What processes died of goes with everything else."""
+    sort = poison.triage
+
+    def triage(*given: Any) -> poison.Triage:
+        found = sort(*given)
+        return poison.Triage(found.ordinary + found.suspect, (), found.deadly)
+
+    patch.setattr(run, "triage", triage)
+
+
 MUTANTS = (
     Mutant("no record before POST", no_record, 10),
     Mutant("no R", no_resource_uuid, 10),
@@ -254,5 +292,9 @@ MUTANTS = (
     Mutant("found lines not synced", found_lines_not_synced, 40, "unsynced"),
     Mutant("POSTs after a failed write", posts_after_failed_write, 30, "bad disks"),
     Mutant("header's remains refused", header_remains_refused, 100, "crashes"),
+    Mutant("budget ignored", budget_ignored, 2, "deaf"),
+    Mutant("nothing holds retries back", nothing_holds_back, 4, "blackouts"),
+    Mutant("deaths not counted", deaths_not_counted, 5, "poison"),
+    Mutant("suspects in the crowd", suspects_in_the_crowd, 40, "poison"),
 )
-"""The twelve that must be found, then the four that were bugs."""
+"""The twelve that must be found, then four that were bugs, then the rules of retrying."""

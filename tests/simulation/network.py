@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 _BASE: Final = "/zstack"
 """The node's context path."""
+_NOISE: Final = (
+    b"",
+    b"null",
+    b"[]",
+    b'"accepted"',
+    b"[" * 100_000,
+    b'{"location":' * 5_000,
+    b"1" * 5_000,
+    b'{"inventory":NaN',
+    b"\xff\xfe{\x00}\x00",
+    b"<html><title>welcome</title></html>",
+)
+"""No answer of ZStack; the empty one stands for random bytes."""
 _PATIENCE: Final = 30.0
 """Seconds the client waits for an answer."""
 
@@ -35,6 +48,14 @@ class SimHttp:
         self._process = process
         self._gate = gate
         self._loop = loop
+
+    def _is_deadly(self, request: Request) -> bool:
+        """Whether the answer is about the poisonous clone: its POST, its job, or a look at it."""
+        uuid = self._world.poison
+        if uuid is None:
+            return False
+        jobs = {post.job for story in self._world.witness.stories.values() for post in story.posts.get(uuid, ())}
+        return uuid in request.path or uuid.encode() in request.body or request.path.rpartition("/")[2] in jobs
 
     async def call(
         self,
@@ -50,12 +71,15 @@ class SimHttp:
         elif not await self._gate.wait_to_send():
             return NotSent("the run stopped sending", is_held_back=True)
         self._process.step(f"call {method}")
-        request = self._request(method, path, body, headers)
         witness = self._world.witness
+        witness.addressed(self._process, path)
+        request = self._request(method, path, body, headers)
         witness.called(self._process, request, self._loop.time())
         if sends_clone:
             self._check_record(request)
         outcome = await self._send(request)
+        if self._is_deadly(request):
+            self._process.die()
         witness.answered(self._process, request, outcome)
         return outcome
 
@@ -97,17 +121,24 @@ class SimHttp:
             await self._wait(min(max(0.0, wait) + 1e-6, _PATIENCE))
             delivery = delivery.outcome
         if delivery is None:
-            return NoAnswer("no answer in time")
+            return NoAnswer("no answer in time", is_push_back=True)
         if isinstance(delivery, Drop):
             await self._wait(min(delivery.delay, _PATIENCE))
             return NoAnswer("the connection was lost")
         await self._wait(min(delivery.delay + back, _PATIENCE))
         if delivery.delay >= _PATIENCE:
-            return NoAnswer("no answer in time")
+            return NoAnswer("no answer in time", is_push_back=True)
         if delivery.cut is not None:
             return NoAnswer("the answer broke off")
         named = {name.lower(): value for name, value in delivery.headers}
-        return ClientReply(delivery.status, delivery.body, None, named.get("retry-after"))
+        return ClientReply(delivery.status, self._garbled(delivery.body), None, named.get("retry-after"))
+
+    def _garbled(self, body: bytes) -> bytes:
+        """Sometimes say nothing that ZStack could say: no engine may believe it, or be hurt by it."""
+        random = self._world.random
+        if not self._world.garbled or random.random() >= self._world.garbled:
+            return body
+        return random.choice(_NOISE) or random.randbytes(random.randint(1, 400))
 
     def _check_record(self, request: Request) -> None:
         """I4 and I14: each POST has a durable record of the same J, R and digest, and none follows a failed write."""

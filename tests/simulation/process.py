@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,8 @@ class Process:
     clock_set: tuple[float, float] | None = None
     """After so many seconds the machine's wall clock jumps by so many."""
     manifest: Path = MANIFEST
+    reopens: bool = False
+    """Whether it is ``zclone retry --state uncertain``: what was set aside is open again."""
     alive: bool = True
     steps: int = 0
     names: list[str] = field(default_factory=list)
@@ -50,9 +52,13 @@ class Process:
         self.require_alive()
         self.steps += 1
         self.names.append(name)
-        if self.steps == self.die_at or (name, self.names.count(name)) == self.die_in:
-            self.alive = False
-            raise Killed
+        if self.steps == self.die_at or (self.die_in is not None and (name, self.names.count(name)) == self.die_in):
+            self.die()
+
+    def die(self) -> NoReturn:
+        """Be killed now."""
+        self.alive = False
+        raise Killed
 
     def require_alive(self) -> None:
         """Do nothing more after the end."""

@@ -2,8 +2,10 @@
 
 I1 at most one clone a target. I2 none lost. I3 none invented, and none called failed that exists or may come to be.
 I4 no POST without a durable record of its ids. I5 the manifest is a chain its reader takes, and never another story.
-I7 healed, everything ends, in few POSTs. I8 the rate and the clones in flight. I10 logins. I13 one writer. I14 no POST
-after a failed write. I15 the exit code and the counts. I16 the same seed, the same trace. I18 nothing to do: no byte.
+I7 healed, everything ends, in few POSTs. I8 the rate and the clones in flight. I9 few fruitless retries. I10 logins.
+I11 no secret where people read. I12 no call to anywhere else. I13 one writer. I14 no POST after a failed write. I15 the
+exit code and the counts. I16 the same seed, the same trace. I17 bytes that say nothing are not believed and do no harm.
+I18 nothing to do: no byte.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from batch.engine.budget import FLOOR, SHARE
 from batch.engine.policy import Policy
 from batch.errors import ExitCode, ManifestError
 from batch.model import State
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 _WINDOWS: Final = ((0.2, 2), (1.0, 0), (5.0, 0))
 """Seconds in which calls are counted, and how many more than the rate's share may come in them."""
+_BUCKET: Final = 100
+"""Retries that a full bucket pays for."""
 _MOST_OVERDUE_POLLS: Final = 2
 _POLICY: Final = Policy()
 
@@ -41,9 +46,11 @@ def broken(world: World) -> list[str]:
         found += overspent(world, story)
         found += wasted(world, story)
         found += torn_chain(world, path)
+        found += betrayed(world, path)
     for _, life in world.witness.lives:
         found += rate(world, life)
         found += unruly(world, life)
+        found += beaten(life)
     return found + duplicated(world)
 
 
@@ -145,6 +152,47 @@ def unruly(world: World, life: Life) -> Iterator[str]:
         yield f"I10: {life.logins} logins for {len(life.dead_sessions)} dead sessions"
 
 
+def beaten(life: Life) -> Iterator[str]:
+    """I9: in silence at most ten retries a minute, or a tenth of its first POSTs; all in all what a bucket has."""
+    fruitless = [post for post in life.posts if post.is_retry and isinstance(post.answer, NotSent | NoAnswer | None)]
+    if len(fruitless) <= FLOOR:
+        return
+    firsts = [post.at for post in life.posts if not post.is_retry]
+    began = life.posts[0].at
+    for number, post in enumerate(fruitless, 1):
+        if number > _BUCKET + len(firsts) / 5 + FLOOR * (1 + (post.at - began) / 60.0):
+            yield f"I9: {number} fruitless retries in {post.at - began:.0f} s"
+            return
+    most = max(FLOOR, int(SHARE * max((_within_a_minute(firsts, at) for at in firsts), default=0)))
+    for post in fruitless:
+        silent_since = max((at for at in life.answers if at < post.order), default=0)
+        count = _within_a_minute([other.at for other in fruitless if silent_since < other.order <= post.order], post.at)
+        if count > most:
+            yield f"I9: {count} retries within a minute of silence, {len(firsts)} first POSTs"
+            return
+
+
+def _within_a_minute(times: list[float], end: float) -> int:
+    return sum(end - 60.0 + 1e-6 < at <= end for at in times)
+
+
+def betrayed(world: World, path: Path) -> Iterator[str]:
+    """I11: neither the manifest nor what a process said at its end has a session or the password."""
+    data = world.manifest(path)
+    for secret in world.witness.secrets:
+        if secret and secret in data:
+            yield "I11: a secret in the manifest"
+
+
+def told_too_much(world: World, ended: Ended) -> list[str]:
+    """I11: the reason a process gives has no session, no password and no job uuid."""
+    reason = (ended.reason or "").encode()
+    jobs = (job.encode() for story in world.witness.stories.values() for job in story.jobs)
+    return (
+        ["I11: a secret in the reason"] if reason and any(s in reason for s in (*world.witness.secrets, *jobs)) else []
+    )
+
+
 def torn_chain(world: World, path: Path) -> list[str]:
     """I5: what is on the disk is a chain that the manifest's own reader takes, whatever happened."""
     try:
@@ -155,7 +203,9 @@ def torn_chain(world: World, path: Path) -> list[str]:
 
 
 def misreported(world: World, ended: Ended, path: Path = MANIFEST) -> list[str]:
-    """I15: the exit code and the counts agree with the manifest."""
+    """I15: the exit code and the counts agree with the manifest. I11: nothing is told that is a secret."""
+    if telling := told_too_much(world, ended):
+        return telling
     if ended.code not in {ExitCode.OK, ExitCode.FAILED, ExitCode.UNFINISHED} or not ended.counts:
         return []
     states = last_states(world.manifest(path))

@@ -15,6 +15,7 @@ from tests.simulation import promises
 from tests.simulation.booked import last_states, records
 from tests.simulation.command import Ended, run_process, run_processes
 from tests.simulation.disk import SimFile
+from tests.simulation.mending import damage, mended
 from tests.simulation.process import MANIFEST, Process
 from tests.simulation.virtual import EPOCH
 from tests.simulation.world import World, planned, planned_clone
@@ -28,6 +29,9 @@ TWIN: Final = Path("/sim/copy.manifest.jsonl")
 """A second manifest of the same run: copied, or begun anew after the first was lost."""
 _AT_REST: Final = 200.0
 """Seconds after which nothing that was sent is under way any more."""
+
+_JUMPS: Final = (-86400.0, 86400.0, *(-600.0, -5.0, 5.0, 600.0) * 5)
+"""Seconds. A day seldom: a job that never ends is then asked for all day long."""
 
 SUBMIT_FAULTS: Final = (
     Fault(FaultKind.DROP),
@@ -107,6 +111,10 @@ def run_schedule(seed: int) -> Verdict:
     world = World(seed, planned(random.randint(1, 6)), options, limits)
     problems: list[str] = []
     has_twin = random.random() < 0.1
+    if random.random() < 0.05:
+        world.garbled = random.choice((0.02, 0.3))
+    if random.random() < 0.03:
+        world.poison = random.choice(world.clones).resource_uuid
     for _ in range(random.randint(1, 4)):
         problems += hurt(world, random, has_twin=has_twin)
         if problems or world.witness.broken:
@@ -123,7 +131,7 @@ def random_process(random: Random) -> Process:
         process.bad_sync_at = random.randint(2, 12)
     process.stop_after = random.choice((None, None, random.uniform(0.1, 5.0)))
     if random.random() < 0.05:
-        process.clock_set = (random.uniform(0.0, 5.0), random.choice((-86400.0, -600.0, -5.0, 5.0, 600.0, 86400.0)))
+        process.clock_set = (random.uniform(0.0, 5.0), random.choice(_JUMPS))
     return process
 
 
@@ -139,6 +147,9 @@ def hurt(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
         world.node.restart(EPOCH + world.now, seconds=1.0)
     if random.random() < 0.15:
         edit(world, random)
+    if random.random() < 0.02 and not has_twin:
+        damage(world, random)
+        problems += mended(world)
     # A clock that jumps ahead by hours while a POST is under way, and a next process within seconds: nobody could tell.
     least = _AT_REST if world.clock_error > error + 3600.0 else 0.0
     world.wait(max(least, random.choice((0.0, 0.5, 30.0, 4000.0, 16000.0))))
@@ -181,6 +192,7 @@ def judged(world: World, problems: Sequence[str] = (), *, manifests: Sequence[Pa
     """Heal the world, run until everything is settled, and check the promises."""
     found = [*problems]
     world.node.set_faults(replace(world.options, faults=()))
+    world.garbled, world.poison = 0.0, None
     for path in manifests:
         found += _converged(world, path)
     world.wait(_AT_REST)

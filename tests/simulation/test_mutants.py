@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batch.errors import ZcloneError
+from tests.conftest import ROOT
 from tests.simulation.directed import KINDS
 from tests.simulation.mutants import MUTANTS, Mutant
 
@@ -31,3 +32,10 @@ def test_without_a_mistake_nothing_is_found(kind: str) -> None:
     """The code as it is keeps every promise in the very schedules that find the mistakes."""
     wanted = max((mutant.within for mutant in MUTANTS if mutant.schedule == kind), default=0)
     assert [(seed, found) for seed in range(wanted) if (found := found_by(kind, seed))] == []
+
+
+def test_the_readme_says_how_soon_each_mistake_is_found() -> None:
+    """tests/README.md has every mistake, its kind of schedule and the number of schedules it may take."""
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    for mutant in MUTANTS:
+        assert f"| {mutant.name} | {mutant.within} | {mutant.schedule} |\n" in text

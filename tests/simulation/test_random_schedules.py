@@ -47,10 +47,10 @@ def test_the_same_seed_gives_the_same_trace() -> None:
         assert child.stdout.splitlines()[-1] == ours
 
 
-@pytest.mark.slow
+@pytest.mark.million
 @pytest.mark.timeout(0)
 def test_a_million_schedules() -> None:
-    """Every promise is kept in a million schedules; this takes an hour or two on two cores."""
+    """Every promise is kept in a million schedules; this takes two or three hours on two cores."""
     subprocess.run(
         [sys.executable, "-m", "tests.simulation", "--schedules", "1000000", "--processes", "2"],
         cwd=ROOT,

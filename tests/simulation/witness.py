@@ -6,20 +6,20 @@ What can be judged at once is (``broken``); what needs the whole story is in tes
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.fold import follow
+from batch.manifest.intents import follow
 from batch.model import State
-from batch.zstack.answers import Absent, Accepted, Done, Duplicate, NotSent, Refused, Running, Unknown
+from batch.zstack.answers import Absent, Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, Running, Unknown
 from batch.zstack.wire import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from batch.engine.ports import Api, Journal
     from batch.model import Clone, Intent, Limits, Record
     from batch.simulator.wire import Request
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 _LOGIN: Final = "/zstack/v1/accounts/login"
 _DEAD_SESSION: Final = b"ID.1001"
+_SAID_BY_ZSTACK: Final = re.compile(rb'"(inventory|error)":\s*{')
 _DEAD_AFTER: Final = 3600.0
 """Seconds after which a POST nobody answered is not executed any more."""
 _JOBS: Final = "/zstack/v1/api-jobs/"
+_JOB_PATH: Final = "/v1/api-jobs/"
+_OURS: Final = re.compile(r"/v1/[-A-Za-z0-9/]+(\?.*)?")
 
 
 @dataclass
@@ -44,6 +47,10 @@ class Post:
     job: str
     deadline: float
     """Of its job, as the manifest has it."""
+    at: float = 0.0
+    """Virtual seconds."""
+    is_retry: bool = False
+    """Whether this process had sent its R before, and the server had not turned that away for a dead session."""
     answer: SubmitAnswer | None = None
     """None: the process did not live to see it."""
 
@@ -84,9 +91,12 @@ class Life:
 
     calls: list[float] = field(default_factory=list)
     """Virtual seconds at which requests left."""
+    posts: list[Post] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    """Places of the answers in the order of all events."""
     logins: int = 0
     lost_logins: int = 0
-    """Without an answer."""
+    """Without an answer that says anything."""
     dead_sessions: set[str] = field(default_factory=set)
     """That the server told it were dead."""
     overdue_polls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -111,6 +121,8 @@ class Witness:
         self._is_made = is_made
         self._order = 0
         self._session_of: dict[str, str] = {}
+        self.secrets: set[bytes] = set()
+        """Sessions that were used, and what stands for the password."""
 
     @property
     def posts(self) -> int:
@@ -131,7 +143,12 @@ class Witness:
 
     def opened(self, process: Process, intents: dict[str, Intent]) -> None:
         """A process has its manifest; a record that never got there is forgotten."""
-        self.stories[process.manifest].intents = intents
+        story = self.stories[process.manifest]
+        story.intents = intents
+        for intent in intents.values():
+            if intent.job_uuid is not None:
+                # Known from now on, also where what came before it was lost.
+                story.jobs[intent.job_uuid] = story.jobs[intent.job_uuid]
 
     def called(self, process: Process, request: Request, at: float) -> None:
         """A request leaves."""
@@ -139,22 +156,36 @@ class Witness:
         life.calls.append(at)
         if request.path == _LOGIN:
             life.logins += 1
+            self.secrets.add(json.loads(request.body)["logInByAccount"]["password"].encode())
+        elif "authorization" in request.headers:
+            self.secrets.add(request.headers["authorization"].removeprefix("OAuth ").encode())
         job = request.headers.get("x-job-uuid")
         if job is not None:
             self._session_of[job] = request.headers.get("authorization", "")
-            self._posted(process, life, job, json.loads(request.body)["params"].get("resourceUuid", ""))
+            self._posted(process, life, job, at, json.loads(request.body)["params"].get("resourceUuid", ""))
 
-    def _posted(self, process: Process, life: Life, job: str, uuid: str) -> None:
+    def _posted(self, process: Process, life: Life, job: str, at: float, uuid: str) -> None:
         story = self.stories[process.manifest]
-        story.posts[uuid].append(Post(self._next(), process.wall(), uuid, job, story.jobs[job].deadline))
+        before = next((post for post in reversed(life.posts) if post.uuid == uuid), None)
+        is_retry = before is not None and not story.jobs[before.job].is_free
+        post = Post(self._next(), process.wall(), uuid, job, story.jobs[job].deadline, at, is_retry=is_retry)
+        story.posts[uuid].append(post)
+        life.posts.append(post)
         life.flying.add(uuid)
         life.most_flying = max(life.most_flying, len(life.flying))
+
+    def addressed(self, process: Process, path: str) -> None:
+        """I12: the transport is told a path below the endpoint, and a job only if this run made its uuid."""
+        job = path.removeprefix(_JOB_PATH) if path.startswith(_JOB_PATH) else None
+        known = self.stories[process.manifest].jobs
+        if not _OURS.fullmatch(path) or (job is not None and job not in known):
+            self.broken.append(f"I12: asked for {path}")
 
     def answered(self, process: Process, request: Request, outcome: Outcome) -> None:
         """Its answer came back, or none."""
         life = self.life(process)
-        if request.path == _LOGIN and not isinstance(outcome, Reply):
-            life.lost_logins += 1
+        if request.path == _LOGIN:
+            life.lost_logins += not isinstance(outcome, Reply) or not _SAID_BY_ZSTACK.search(outcome.body)
         if isinstance(outcome, Reply) and outcome.status != 200 and _DEAD_SESSION in outcome.body:
             job = request.path.removeprefix(_JOBS) if request.path.startswith(_JOBS) else None
             session = self._session_of.get(job, "") if job is not None else request.headers.get("authorization", "")
@@ -163,6 +194,7 @@ class Witness:
     def submitted(self, process: Process, job: str, answer: SubmitAnswer) -> None:
         """The client's reading of the answer to the last POST of J."""
         story = self.stories[process.manifest]
+        self._heard(process, answer)
         post = next((post for posts in story.posts.values() for post in reversed(posts) if post.job == job), None)
         if post is None or (isinstance(answer, NotSent) and answer.is_held_back):
             return
@@ -172,9 +204,14 @@ class Witness:
     def polled(self, process: Process, job: str, answer: PollAnswer, at: float) -> None:
         """The client's reading of a poll that was begun at wall time ``at``."""
         known = self.stories[process.manifest].jobs[job]
+        self._heard(process, answer)
         if at > known.deadline:
             self.life(process).overdue_polls[job] += 1
         self._learn(known, answer)
+
+    def _heard(self, process: Process, answer: object) -> None:
+        if not isinstance(answer, NotSent | NoAnswer):
+            self.life(process).answers.append(self._next())
 
     def _learn(self, job: Job, answer: SubmitAnswer | PollAnswer) -> None:
         order = self._next()
@@ -191,6 +228,7 @@ class Witness:
 
     def found(self, process: Process, uuid: str, answer: FindAnswer) -> None:
         """The client's reading of a look at R."""
+        self._heard(process, answer)
         order = self._next()
         if isinstance(answer, Absent):
             self.stories[process.manifest].looks[uuid].append(order)
@@ -227,53 +265,3 @@ class Witness:
     def ended(self, process: Process, code: int | None) -> None:
         """The process is no more; ``code`` None: killed."""
         self.life(process).code = code
-
-
-class WatchedApi:
-    """The engine's Api with the Witness looking on."""
-
-    def __init__(self, api: Api, witness: Witness, process: Process) -> None:
-        self._api = api
-        self._witness = witness
-        self._process = process
-
-    async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
-        answer = await self._api.submit(clone, job_uuid)
-        self._witness.submitted(self._process, job_uuid, answer)
-        return answer
-
-    async def poll(self, job_uuid: str) -> PollAnswer:
-        at = self._process.wall()
-        answer = await self._api.poll(job_uuid)
-        self._witness.polled(self._process, job_uuid, answer, at)
-        return answer
-
-    async def find(self, resource_uuid: str) -> FindAnswer:
-        answer = await self._api.find(resource_uuid)
-        self._witness.found(self._process, resource_uuid, answer)
-        return answer
-
-    async def renew(self) -> None:
-        await self._api.renew()
-
-
-class WatchedJournal:
-    """The engine's Journal with the Witness looking on."""
-
-    def __init__(self, journal: Journal, witness: Witness, process: Process) -> None:
-        self._journal = journal
-        self._witness = witness
-        self._process = process
-
-    async def commit(self, record: Record) -> None:
-        self._process.require_alive()
-        self._witness.recorded(self._process, record)
-        await self._journal.commit(record)
-
-    def note(self, record: Record) -> None:
-        self._process.require_alive()
-        self._witness.recorded(self._process, record)
-        self._journal.note(record)
-
-    def on_failure(self, hook: Callable[[], None]) -> None:
-        self._journal.on_failure(hook)

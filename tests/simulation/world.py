@@ -54,6 +54,12 @@ class World:
     disk: SimDisk = field(default_factory=SimDisk)
     clock_error: float = 0.0
     """Seconds by which the machine's wall clock is wrong."""
+    poison: str | None = None
+    """The R whose answers kill the process that reads them."""
+    is_damaged: bool = False
+    """Whether records were lost: of a target that then leaves the job file nobody could know."""
+    garbled: float = 0.0
+    """Share of the answers whose body is bytes that say nothing."""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -99,7 +105,9 @@ class World:
 
     def edit(self, clones: Iterable[Clone]) -> None:
         """Change what the job file asks for."""
-        self.clones = list(clones)
+        self.clones = list(
+            {clone.key: clone for clone in (*clones, *(self.clones if self.is_damaged else ()))}.values()
+        )
         self.ever |= {clone.key: clone for clone in self.clones}
         self.say("edited: " + " ".join(clone.key for clone in self.clones))
 

@@ -108,8 +108,9 @@ BEHAVIOURS: Final = (
     Behaviour(
         12,
         "tags: validation only, unknown, stored, doubled",
-        "system_tags tags",
-        "test_validation_only_runs_every_check_and_makes_nothing test_unknown_system_tags_are_refused "
+        "system_tags tags honours_validation_only",
+        "test_validation_only_runs_every_check_and_makes_nothing "
+        "test_a_server_that_ignores_the_tag_clones test_unknown_system_tags_are_refused "
         "test_user_tags_are_stored_and_can_be_queried test_doubled_user_tags_fail_a_job_whose_clone_exists",
     ),
     Behaviour(

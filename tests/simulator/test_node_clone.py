@@ -235,6 +235,14 @@ def test_validation_only_runs_every_check_and_makes_nothing() -> None:
     assert (bench.found(), bench.node.ledger.clones) == ([], [])
 
 
+def test_a_server_that_ignores_the_tag_clones() -> None:
+    """A switch lets a message with the tag through to its execution."""
+    bench = Bench(honours_validation_only=False)
+    status, answer = bench.clone({"resourceUuid": CLONE}, systemTags=["ephemeral::validationOnly"])
+    assert (status, answer["inventory"]["uuid"]) == (200, CLONE)
+    assert len(bench.node.ledger.clones) == 1
+
+
 def test_system_tags_may_stand_inside_params_but_the_outer_win() -> None:
     """The Java SDK sends them inside."""
     bench = Bench()

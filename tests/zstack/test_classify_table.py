@@ -119,6 +119,12 @@ def test_duplicate_job_uuid(text: str) -> None:
     assert submitted(Reply(400, text.encode()), JOB) == Duplicate()
 
 
+def test_a_page_that_quotes_the_job_is_no_duplicate() -> None:
+    """A proxy's 400 page that repeats the request is no word of ZStack that the job was accepted before."""
+    page = f"  <html>Bad request: Duplicate job uuid[{JOB}]</html>"
+    assert submitted(Reply(400, page.encode()), JOB) != Duplicate()
+
+
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 520])
 @pytest.mark.parametrize(
     "body", [b"", b"<html>Bad Gateway</html>", b"{}", b'{"error":null}', b'{"error":"x"}', b"upstream"]

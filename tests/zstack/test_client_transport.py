@@ -224,6 +224,34 @@ async def test_endless_answers_are_left() -> None:
     assert sent < 32 << 20
 
 
+async def test_an_answer_that_drips_is_left_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of one byte now and then never keeps a read waiting: the total ends it, whatever the call was."""
+    assert client_http._TIMEOUT.total is not None
+    monkeypatch.setattr(client_http, "_TIMEOUT", aiohttp.ClientTimeout(total=0.4, sock_read=0.2))
+    dripped, ended = 0, asyncio.Semaphore(0)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dripped
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 202 X\r\nContent-Length: 100000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not writer.is_closing():
+                writer.write(b"{")
+                dripped += 1
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.transport.abort()
+        ended.release()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        lost = [await client.submit(CLONE, JOB), await client.poll(JOB), await client.find(RESOURCE)]
+        for _ in lost:
+            await ended.acquire()
+    assert all(isinstance(answer_, NoAnswer) for answer_ in lost)
+    assert dripped >= 3 * 2
+
+
 async def test_unasked_gzip_is_read() -> None:
     """A small compressed answer is read although identity was asked for."""
     data = answer(202, gzip.compress(b"{}"), Content_Encoding="gzip")
@@ -286,7 +314,7 @@ async def test_silence_ends_in_no_answer(monkeypatch: pytest.MonkeyPatch) -> Non
         return b""
 
     async with WireServer(silent) as server, client_of(server.url) as client:
-        assert await client.submit(CLONE, JOB) == NoAnswer("no answer in time")
+        assert await client.submit(CLONE, JOB) == NoAnswer("no answer in time", is_push_back=True)
 
 
 @pytest.mark.parametrize("status", [429, 503])

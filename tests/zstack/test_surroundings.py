@@ -53,6 +53,53 @@ async def test_uuids_in_batches_that_fit() -> None:
     assert max(len(seen.target) for seen in server.seen) < 7000
 
 
+async def test_no_service_is_missed_where_pages_are_cut() -> None:
+    """A server that cuts a batch's page shorter than asked is asked for the rest: none counts as absent."""
+    rows = ROWS[:PAGE]
+
+    def handler(seen: Seen) -> bytes:
+        start = int(parse_qs(urlsplit(seen.target).query)["start"][0])
+        return answer(200, {"inventories": rows[start : start + 70], "total": len(rows)})
+
+    async with WireServer(handler) as server, client_of(server.url) as client:
+        found = [service.uuid async for service in Surroundings(client).services(row["uuid"] for row in rows)]
+    assert found == [row["uuid"] for row in rows]
+
+
+async def test_owners_are_asked_for_in_batches_that_fit() -> None:
+    """Whose resources are is one question for a hundred of them; those that are not visible are left out."""
+    owner = {"uuid": "acc", "name": "tenant"}
+
+    def handler(seen: Seen) -> bytes:
+        asked = parse_qs(urlsplit(seen.target).query)["resourceUuids"]
+        return answer(200, {"inventories": {asked[0]: owner, asked[1]: {"name": "no uuid"}}})
+
+    async with WireServer(handler) as server, client_of(server.url) as client:
+        found = await Surroundings(client).owners(f"{number:032x}" for number in range(250))
+    assert {uuid: str(account) for uuid, account in found.items()} == {
+        f"{number:032x}": "'tenant' (acc)" for number in (0, 100, 200)
+    }
+    assert max(len(seen.target) for seen in server.seen) < 7000
+
+
+@pytest.mark.parametrize(
+    ("admins", "all_accounts", "own"),
+    [(["admin"], ["admin", "a"], "admin"), ([], ["a"], "a"), ([], ["a", "b"], None), (["x", "y"], ["x", "y"], None)],
+)
+async def test_the_own_account_is_the_only_one_in_sight(
+    admins: list[str], all_accounts: list[str], own: str | None
+) -> None:
+    """Admin is the only administrator, anybody else sees one account; where that does not say, nobody is guessed."""
+
+    def handler(seen: Seen) -> bytes:
+        names = admins if "q" in parse_qs(urlsplit(seen.target).query) else all_accounts
+        return answer(200, {"inventories": [{"uuid": name} for name in names]})
+
+    async with WireServer(handler) as server, client_of(server.url) as client:
+        found = await Surroundings(client).own_account()
+    assert (found and found.uuid) == own
+
+
 @pytest.mark.parametrize(
     ("field", "operator", "value"),
     [("name", "=", "a"), ("name", "~=", "qwen%"), ("uuid", "?=", "a,b"), ("name", "is null", ""), ("size", ">=", "3")],

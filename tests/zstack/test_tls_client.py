@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import ssl
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,18 @@ async def test_unknown_authority(authority: trustme.CA) -> None:
         async with client(server.url, None, insecure=True) as careless:
             assert await careless.submit(CLONE, JOB) == Accepted(None)
             assert "NOT checked" in careless.warnings[0]
+
+
+async def test_expired_certificate(authority: trustme.CA, ca_file: Path) -> None:
+    """A certificate whose time is over is refused before anything is sent, and the reason is told."""
+    expired = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    authority.issue_cert("127.0.0.1", not_after=yesterday).configure_cert(expired)
+    async with WireServer(lambda _: ACCEPTED, tls=expired) as server, client(server.url, ca_file) as trusting:
+        refused = await trusting.submit(CLONE, JOB)
+        assert isinstance(refused, NotSent)
+        assert "expired" in refused.reason
+        assert server.seen == []
 
 
 async def test_old_versions_are_refused(authority: trustme.CA, ca_file: Path) -> None:

@@ -1,0 +1,98 @@
+"""A live view on a terminal, a heartbeat in the log elsewhere; neither can end a run."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from rich.live import Live
+
+from batch.progress.board import SETTLED
+from batch.progress.picture import picture
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from rich.console import Console
+
+    from batch.progress.board import Board, Snapshot
+
+_FIRST_BEAT: Final = 2.0
+BEAT: Final = 15.0
+"""Seconds between two signs of life."""
+_FRAME: Final = 0.25
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[None]:
+    """Show nothing."""
+    yield
+
+
+@asynccontextmanager
+async def heartbeat(board: Board, *, first: float = _FIRST_BEAT, every: float = BEAT) -> AsyncIterator[None]:
+    """Log ``run.progressed`` after ``first`` seconds and then every ``every`` seconds."""
+    board.look()
+    async with ticking(lambda: _log_beat(board.look()), first, every):
+        yield
+
+
+def _log_beat(seen: Snapshot) -> None:
+    structlog.get_logger().info(
+        "run.progressed",
+        settled=seen.settled,
+        total=seen.total,
+        **{str(state): count for state, count in seen.counts.items() if count and state in SETTLED},
+        in_flight=seen.in_flight,
+        rate=round(seen.calls_rate, 1),
+        limit=seen.limit,
+        eta_seconds=None if seen.eta is None else round(seen.eta),
+        eta_p90_seconds=None if seen.eta_late is None else round(seen.eta_late),
+    )
+
+
+@asynccontextmanager
+async def live(board: Board, view: Live) -> AsyncIterator[None]:
+    """Redraw the view four times a second, and once more at the end; a terminal that went away ends it quietly."""
+
+    def draw() -> None:
+        size = view.console.size
+        # The last line is the cursor's once the view ends.
+        view.update(picture(board.look(), width=size.width, height=max(1, size.height - 1)), refresh=True)
+
+    with suppress(OSError):
+        view.start()
+    try:
+        async with ticking(draw, 0.0, _FRAME):
+            yield
+    finally:
+        with suppress(OSError):
+            draw()
+        with suppress(OSError):
+            view.stop()
+
+
+@asynccontextmanager
+async def ticking(action: Callable[[], None], first: float, every: float) -> AsyncIterator[None]:
+    """Do ``action`` after ``first`` seconds and then every ``every`` seconds; an OSError ends that and nothing else."""
+
+    async def tick() -> None:
+        await asyncio.sleep(first)
+        while True:
+            action()
+            await asyncio.sleep(every)
+
+    task = asyncio.create_task(tick(), name="progress")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, OSError):
+            await task
+
+
+def new_view(console: Console) -> Live:
+    """Make the view of ``live``; it redraws only when told, in the run's own loop."""
+    return Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)

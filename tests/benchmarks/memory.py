@@ -1,0 +1,60 @@
+"""Peak memory of a whole run by number of targets and form of the job file, and of finding a doubled key at its end."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.plan import LIST_SIZE, write_list, write_rows
+from tests.benchmarks.stage.processes import Spent, light_server, run_job, settings, spend, zclone
+from tests.benchmarks.stage.rounds import Table, interleaved, middle
+from tests.benchmarks.throughput import FASTEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SIZES = (10_000, 100_000, 1_000_000)
+_LIMITS = ("--rate", FASTEST, "--concurrency", "64")
+
+
+def run(write: Callable[[Path, int], None], targets: int) -> Spent:
+    """Clone every target of the job that ``write`` makes."""
+    with tempfile.TemporaryDirectory() as name, light_server() as server:
+        folder = Path(name)
+        write(folder, targets)
+        spent = spend(run_job(*_LIMITS), cwd=folder, env=settings(folder, server.url))
+        if server.figures().posts != targets:
+            raise RuntimeError("not every target was sent")
+    return spent
+
+
+def refuse(targets: int) -> Spent:
+    """Let ``validate`` find that the last row doubles the first."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_rows(folder, targets)
+        with (folder / "rows.jsonl").open("r+b") as stream:
+            first = stream.readline()
+            stream.seek(0, 2)
+            stream.write(first)
+        return spend(zclone("validate", "job.yaml"), cwd=folder, env=settings(folder), expected=2)
+
+
+def main(rounds: int = 5, sizes: Sequence[int] = SIZES) -> None:
+    """Print two rows per size (targets), and one for the longest YAML list."""
+    contenders: dict[str, Callable[[], Spent]] = {}
+    for size in sizes:
+        contenders[f"run, {size} JSON lines"] = partial(run, write_rows, size)
+        contenders[f"doubled key found, {size} lines"] = partial(refuse, size)
+    shorter = min(LIST_SIZE, max(sizes))
+    contenders[f"run, YAML list of {shorter}"] = partial(run, write_list, shorter)
+    table = Table(f"Peak memory, {rounds} rounds", "command", "MiB", "seconds", "cpu s")
+    for name, found in interleaved(contenders, rounds).items():
+        table.row(
+            name,
+            middle(found, lambda one: one.peak_mib),
+            middle(found, lambda one: one.seconds),
+            middle(found, lambda one: one.processor),
+        )

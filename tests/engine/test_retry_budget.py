@@ -1,0 +1,182 @@
+"""What a run may spend on second POSTs, and how many clones it keeps in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.engine.budget import RetryBudget, price_of
+from batch.engine.pace import PollPace
+from batch.engine.policy import Policy
+from batch.engine.settle import World, settle
+from batch.engine.steps import End, Send
+from batch.engine.stop import Stop
+from batch.model import Limits, State
+from batch.zstack.answers import Accepted, Done, NoAnswer, NotSent
+from tests.engine.test_run import Scene
+from tests.engine.world import CLONE, MemoryJournal, ScriptedApi, service
+from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from batch.engine.steps import Step
+
+RETRY = price_of(is_after_silence=False)
+
+
+class Spender:
+    """A budget, and the times at which its retries were let through."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualLoop()
+        self.stop = Stop()
+        self.budget = RetryBudget(VirtualClock(self.loop, Random(1)))
+        self.times: list[float] = []
+
+    async def spend(self, count: int, *, price: float = RETRY, is_answered: bool = False) -> None:
+        for _ in range(count):
+            await self.budget.afford(price, self.stop)
+            self.times.append(self.loop.time())
+            self.budget.close(price, is_answered=is_answered)
+
+    def run(self, story: Coroutine[None, None, None]) -> list[float]:
+        run_virtual(self.loop, story)
+        return self.times
+
+
+def test_ten_fruitless_retries_are_allowed_in_any_minute() -> None:
+    """Without first POSTs the eleventh waits until the first is a minute old."""
+    spender = Spender()
+    times = spender.run(spender.spend(25))
+    assert times[:10] == [0.0] * 10
+    assert all(later - one >= 60.0 for one, later in zip(times, times[10:], strict=False))
+
+
+def test_a_tenth_of_the_first_posts_may_be_fruitless_retries() -> None:
+    """With 300 first POSTs in a minute thirty retries may go unanswered, and not one more."""
+    spender = Spender()
+    for _ in range(300):
+        spender.budget.note_first()
+    times = spender.run(spender.spend(31))
+    assert times[29] == 0.0
+    assert times[30] >= 60.0
+
+
+def test_the_first_posts_of_an_earlier_minute_do_not_count() -> None:
+    """The ratio is of the last minute."""
+    spender = Spender()
+
+    async def story() -> None:
+        for _ in range(300):
+            spender.budget.note_first()
+        await asyncio.sleep(61.0)
+        spender.budget.note_first()
+        await spender.spend(11)
+
+    times = spender.run(story())
+    assert times[9] == 61.0
+    assert times[10] >= 121.0
+
+
+def test_an_answered_retry_costs_nothing() -> None:
+    """However many are needed: what was answered does not burden the server."""
+    spender = Spender()
+    assert set(spender.run(spender.spend(2000, is_answered=True))) == {0.0}
+
+
+def test_an_answer_ends_the_outage() -> None:
+    """As soon as any call is answered the clones that are parked go on."""
+    spender = Spender()
+    spender.loop.call_later(7.0, spender.budget.note, Accepted(None))
+    times = spender.run(spender.spend(15))
+    assert times[9:] == [0.0] + [7.0] * 5
+
+
+def test_a_lost_call_ends_no_outage() -> None:
+    """Neither a call that did not leave nor one without an answer says that the server is back."""
+    spender = Spender()
+    for answer in (NotSent("refused"), NoAnswer("lost")):
+        spender.loop.call_later(7.0, spender.budget.note, answer)
+    assert spender.run(spender.spend(11))[10] >= 60.0
+
+
+def test_a_retry_holds_its_place_while_it_is_under_way() -> None:
+    """Ten unanswered ones leave no room for an eleventh, however long their answers take."""
+    spender = Spender()
+
+    async def story() -> None:
+        for _ in range(10):
+            await spender.budget.afford(RETRY, spender.stop)
+        asyncio.get_running_loop().call_later(500.0, lambda: spender.budget.close(RETRY, is_answered=True))
+        await spender.spend(1)
+
+    assert spender.run(story())[0] >= 500.0
+
+
+@pytest.mark.parametrize(("price", "most"), [(price_of(is_after_silence=True), 50), (RETRY, 100)])
+def test_an_empty_bucket_leaves_the_floor(price: float, most: int) -> None:
+    """500 tokens pay for 50 retries after silence or 100 others; then ten a minute, whatever the ratio allows."""
+    spender = Spender()
+    for _ in range(2_000):
+        spender.budget.note_first()
+    times = spender.run(spender.spend(most + 1, price=price))
+    assert times[most - 1] == 0.0
+    assert times[most] >= 60.0
+
+
+def test_clones_made_by_their_first_post_fill_the_bucket() -> None:
+    """One token each: five pay for a retry."""
+    spender = Spender()
+    for _ in range(2_000):
+        spender.budget.note_first()
+
+    async def story() -> None:
+        await spender.spend(100)
+        for _ in range(5):
+            spender.budget.reward()
+        await spender.spend(2)
+
+    times = spender.run(story())
+    assert times[100] == 0.0
+    assert times[101] >= 60.0
+
+
+def test_whoever_cannot_pay_leaves_at_the_stop() -> None:
+    """A parked clone does not hold the end of the run up."""
+    spender = Spender()
+    spender.loop.call_later(5.0, spender.stop.request, "signal")
+    run_virtual(spender.loop, spender.spend(11))
+    assert spender.loop.now == 5.0
+
+
+def test_a_parked_clone_is_not_charged() -> None:
+    """Waiting for the budget neither fails a clone nor uses up its time or its attempts."""
+    loop = VirtualLoop()
+    clock, policy, journal = VirtualClock(loop, Random(7)), Policy(timeout=30.0), MemoryJournal()
+    api = ScriptedApi([("submit", Accepted(None)), ("poll", Done(service()))])
+    budget, stop = RetryBudget(clock), Stop()
+    world = World(api, journal, clock, policy, stop, PollPace(policy, clock), budget)
+    given_up = End(State.FAILED, 1)
+
+    async def story() -> Step:
+        for _ in range(50):
+            budget.note(Accepted(None))
+            await budget.afford(price_of(is_after_silence=True), stop)
+            budget.close(price_of(is_after_silence=True), is_answered=False)
+        return await settle(CLONE, Send(2, None, clock.time(), given_up, is_after_silence=True), world)
+
+    step = run_virtual(loop, story())
+    assert isinstance(step, End)
+    assert (step.state, step.attempt) == (State.CLONED, 2)
+    assert loop.now > 60.0
+
+
+def test_a_clone_that_never_left_has_its_whole_time() -> None:
+    """Where no byte of the POST left during an outage, its timeout begins with the POST that does leave."""
+    scene = Scene(count=3, limits=Limits(timeout=20.0))
+    scene.server.away = True
+    assert scene.run(at=(120.0, lambda: setattr(scene.server, "away", False))) == {State.CLONED: 3}

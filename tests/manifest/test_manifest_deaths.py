@@ -1,0 +1,74 @@
+"""How many processes died with a clone in flight, as the manifest has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch.manifest.fold import Past
+from batch.manifest.records import (
+    EndedLine,
+    StartedLine,
+    TakenUpLine,
+    encode_ended,
+    encode_record,
+    encode_started,
+    encode_taken_up,
+    parse_line,
+)
+from batch.model import Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+STARTED = encode_started(StartedLine(1.0, 1, "h", "t"))
+ENDED = encode_ended(EndedLine(2.0, 4, None))
+
+
+def taken_up(*keys: str) -> bytes:
+    return encode_taken_up(TakenUpLine(keys, 3.0))
+
+
+def record(state: State, key: str = "a") -> bytes:
+    return encode_record(Record(state, key, 4.0, 1, "s", "r" * 32, "j" * 32, "d" * 32, 5.0))
+
+
+def folded(bodies: Iterable[bytes]) -> Past:
+    past = Past()
+    past.add_all(bodies)
+    past.finish()
+    return past
+
+
+def test_a_start_without_an_end_is_a_death() -> None:
+    """Only of the last process: its successor counted the deaths before."""
+    assert not folded([]).is_cut_off
+    assert folded([STARTED]).is_cut_off
+    assert not folded([STARTED, ENDED]).is_cut_off
+    assert folded([STARTED, STARTED, ENDED, STARTED]).is_cut_off
+
+
+def test_each_taking_up_is_one_death_more() -> None:
+    """Also where nothing else was recorded of the clone in between."""
+    past = folded([STARTED, record(State.SENT), STARTED, taken_up("a"), STARTED, taken_up("a", "b")])
+    assert past.intents["a"].deaths == 2
+
+
+def test_an_uncertain_end_was_survived() -> None:
+    """The count begins anew."""
+    bodies = [record(State.SENT), taken_up("a"), taken_up("a"), record(State.UNCERTAIN)]
+    assert folded(bodies).intents["a"].deaths == 0
+    assert folded([*bodies, taken_up("a")]).intents["a"].deaths == 1
+
+
+def test_a_clone_made_open_again_has_no_deaths() -> None:
+    """What it was before it failed is over."""
+    long = [record(State.SENT), record(State.ACCEPTED), taken_up("a"), record(State.FAILED)]
+    again = encode_record(Record(State.PLANNED, "a", 6.0, 0, retried=True))
+    assert folded([*long, again, record(State.SENT)]).intents["a"].deaths == 0
+
+
+def test_keys_like_words_of_the_format_are_keys() -> None:
+    """Whatever the targets are called, a line about several is no clone record."""
+    keys = ("a", "key", "b", "c", "attempt", "d")
+    assert folded([taken_up(*keys), taken_up("x", "a", *keys)]).counts == {}
+    assert parse_line(taken_up(*keys)) == TakenUpLine(keys, 3.0)

@@ -1,0 +1,89 @@
+"""A finished run is told from its manifest's last line, and only where nothing else can be true."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.manifest import finished
+from batch.model import Pins, State
+from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, sent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEYS = ["a", "b", "c"]
+
+
+async def whole_run(*, leave_open: bool = False, planned: int = len(KEYS)) -> FakeDisk:
+    """A run of KEYS with pins, the last one failed; ``planned``: what its plan says it has."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    await manifest.write_pins(Pins({"source": {"size": 1}}))
+    await manifest.write_plan(plan(KEYS[:planned]), ((key, key) for key in KEYS))
+    for key in KEYS:
+        await manifest.commit(sent(key))
+        if not leave_open or key != KEYS[-1]:
+            manifest.note(failed(key) if key == KEYS[-1] else cloned(key))
+    await manifest.close(3)
+    return disk
+
+
+def on_disk(disk: FakeDisk, folder: Path) -> Path:
+    path = folder / PATH.name
+    path.write_bytes(disk.data)
+    return path
+
+
+async def test_a_finished_run_is_told_with_its_counts_plan_and_pins(tmp_path: Path) -> None:
+    """They are those of the fold."""
+    disk = await whole_run()
+    found = finished(on_disk(disk, tmp_path))
+    assert found is not None
+    past = open_fake(disk).past
+    assert found.counts == past.counts == Counter({State.CLONED: 2, State.FAILED: 1})
+    assert (found.plan, found.pins) == (past.plan, past.pinned.pins)
+    assert found.header.job == "job"
+
+
+async def test_a_run_with_work_left_is_not_finished(tmp_path: Path) -> None:
+    """One clone in flight is enough."""
+    assert finished(on_disk(await whole_run(leave_open=True), tmp_path)) is None
+
+
+async def test_targets_outside_the_plan_need_a_fold(tmp_path: Path) -> None:
+    """Where the record has more targets than the plan, the plan's own are not counted by the last line."""
+    assert finished(on_disk(await whole_run(planned=2), tmp_path)) is None
+
+
+async def test_a_process_that_went_on_takes_the_end_back(tmp_path: Path) -> None:
+    """Only the very last line counts."""
+    disk = await whole_run()
+    manifest = open_fake(disk)
+    await manifest.write_pins(Pins({"source": {"size": 2}}))
+    assert finished(on_disk(disk, tmp_path)) is None
+    await manifest.close(3)
+    assert finished(on_disk(disk, tmp_path)) is not None
+
+
+async def test_damage_anywhere_is_left_to_who_opens_the_manifest(tmp_path: Path) -> None:
+    """Neither a flipped bit nor a cut leaves a finished run behind."""
+    disk = await whole_run()
+    path = on_disk(disk, tmp_path)
+    data = path.read_bytes()
+    for place in range(0, len(data), 5):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert finished(path) is None, place
+        path.write_bytes(data[:place])
+        assert finished(path) is None, place
+
+
+@pytest.mark.parametrize("text", ["", "\n", "no manifest\n", '{"ended":1.0,"counts":{"cloned":1}}\n'])
+def test_other_files_are_not_finished_runs(tmp_path: Path, text: str) -> None:
+    """Nor is a file that is not there."""
+    path = tmp_path / "file"
+    assert finished(path) is None
+    path.write_text(text)
+    assert finished(path) is None

@@ -1,0 +1,127 @@
+"""The live view as people see it: a real run in a real terminal of a fixed size, read cell by cell and photographed."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
+
+import pyte
+import pytest
+from rich.console import Console
+
+from batch.model import Record, State
+from batch.progress import Board, live, new_view
+from batch.zstack.codes import CODES
+from tests.report.browser import CHROMIUM, browser
+from tests.report.pictures import FAILING, TARGETS, environment, is_telling, live_terminal
+from tests.report.terminal import Screen, photograph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANIFEST = "migrate.simulated.manifest.jsonl"
+QUOTED = "“配额”不足…… " * 30
+"""Text with characters that are one or two columns wide, as the terminal likes."""
+
+
+def states(manifest: Path) -> Counter[str]:
+    lines = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
+    return Counter({line["key"]: line["state"] for line in lines if "state" in line}.values())
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return float(found[1])
+
+
+def seconds(pattern: str, text: str) -> int:
+    found = re.search(pattern + r" (\d+):(\d\d)", text)
+    assert found is not None, text
+    return int(found[1]) * 60 + int(found[2])
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Screen]:
+    """Give the folder and the screen of a run that was killed halfway."""
+    folder = tmp_path_factory.mktemp("halfway")
+    with closing(live_terminal(folder, environment())) as terminal:
+        return folder, terminal.until(is_telling)
+
+
+def test_the_screen_tells_what_the_manifest_counts(halfway: tuple[Path, Screen]) -> None:
+    """Counts by state add up and are never ahead of the manifest; rate and flights stay below their limits."""
+    folder, screen = halfway
+    text = screen.text
+    cloned, failed = (int(number(rf"(\d+) {state}", text)) for state in ("cloned", "failed"))
+    assert cloned + failed == number(rf"(\d+)/{TARGETS} ", text)
+    assert failed == len(FAILING)
+    recorded = states(folder / MANIFEST)
+    assert cloned <= recorded["cloned"] <= cloned + 20
+    assert 1 <= number(r"(\d+) in flight", text) <= 8
+    assert 1 <= number(r"([\d.]+) calls/s of 50", text) <= 55
+    assert seconds("ETA p50", text) <= seconds("p90", text) <= 60
+    assert (screen.colour_of(f"{cloned} cloned"), screen.colour_of("failed SYS")) == ("green", "red")
+    assert screen.cursor_shown
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+async def test_the_screen_is_photographed(tmp_path: Path, halfway: tuple[Path, Screen]) -> None:
+    """The last failures stand on the screen with ZStack's code and the hint, and the browser shows it as it is."""
+    _, screen = halfway
+    for code in FAILING.values():
+        (at,) = (row for row, line in enumerate(screen.lines) if line.startswith(f"failed {code} "))
+        assert screen.lines[at + 1] == f"  hint: {CODES[code].hint}"
+    assert "向量检索-014" in "".join(screen.lines)
+    async with browser(tmp_path) as page:
+        await photograph(screen, page, tmp_path / "live.png", drafts=tmp_path)
+        shown = str(await page.run("document.querySelector('pre').innerText"))
+        assert [line.rstrip() for line in shown.split("\n")] == screen.text.split("\n")
+        assert page.complaints == []
+    width, height = struct.unpack(">II", (tmp_path / "live.png").read_bytes()[16:24])
+    assert (width, height) == (96 * 9 + 50, 40 + 20 * len(screen.text.split("\n")))
+
+
+async def drawn(columns: int, rows: int) -> list[str]:
+    """Return what a terminal shows after frames whose lines became more, longer and fewer."""
+    paper = io.StringIO(newline="")
+    counts = {State.PLANNED: 290, State.ACCEPTED: 10}
+    clock = iter(range(100, 200))
+    board = Board(
+        300, counts=lambda: counts, calls=lambda: 7, limit=20.0, monotonic=lambda: next(clock), apart=lambda e: (e, e)
+    )
+    view = new_view(Console(file=paper, width=columns, height=rows, force_terminal=True, color_system="standard"))
+    async with live(board, view):
+        for at in range(4):
+            board.fail(Record(State.FAILED, f"向量检索-{at}-" * 9, 1.0, error_code="SYS.1006", error=QUOTED[at:]))
+            counts.update({State.CLONED: 20 * at, State.PLANNED: 290 - 20 * at})
+            view.update(view.get_renderable(), refresh=True)
+    screen = pyte.Screen(columns, rows)
+    pyte.Stream(screen).feed(paper.getvalue().replace("\n", "\r\n"))
+    return [line for line in screen.display if line.strip()]
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(200, 50), (80, 24), (60, 8), (40, 12), (30, 5), (20, 3), (8, 2)])
+async def test_a_frame_keeps_to_its_terminal(columns: int, rows: int) -> None:
+    """However small the terminal and wide the characters, the frames replace each other and none wraps or scrolls."""
+    lines = await drawn(columns, rows)
+    text = "\n".join(lines)
+    assert len(re.findall(r"^[=-]{5,}", text, re.MULTILINE)) == 1, text
+    assert text.count("calls/s") <= 1
+    assert (text.count("向") > 0) is (rows > 5)
+    for line in lines:
+        assert sum(2 if east_asian_width(char) in "WFA" else 1 for char in line.rstrip()) <= columns, line
+
+
+def test_a_run_fits_a_narrow_terminal(tmp_path: Path) -> None:
+    """At 40 columns a real run is shown once, without colour where NO_COLOR asks for none."""
+    with closing(live_terminal(tmp_path, environment() | {"NO_COLOR": "1"}, size=(40, 10))) as terminal:
+        screen = terminal.until(lambda screen: re.search(r"[1-9]\d/60 ", screen.text) is not None)
+    assert len(re.findall(r"\d+/60 ", screen.text)) == 1, screen.text
+    assert {cell.fg for row in screen.cells for cell in row} == {"default"}
