@@ -142,7 +142,7 @@ def _clone() -> JsonValue:
             "error": _TEXT,
             "retried": {
                 "type": "boolean",
-                "description": "made open again by `zclone retry`: planned where it had failed, uncertain where set aside",
+                "description": "opened again by `zclone retry`: planned where it had failed, uncertain where set aside",
             },
         },
     )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.errors import ManifestError
-from batch.manifest import Past, open_manifest
+from batch.errors import ManifestError, UsageError
+from batch.manifest import Past, finished, is_held, open_manifest
+from batch.manifest.line import SEAL
 from batch.manifest.records import encode_record
 from batch.model import State
-from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, open_fake, sent
+from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, open_fake, plan, sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 async def test_a_note_during_a_write_becomes_durable_soon() -> None:
@@ -81,3 +84,37 @@ def test_a_line_that_only_begins_like_a_plan_is_none() -> None:
     past.finish()
     assert past.plan is None
     assert past.counts == {State.CLONED: 1}
+
+
+def resealed(data: bytes, extra: bytes) -> bytes:
+    """The same lines with ``extra`` after the header, all under checksums that are right."""
+    first, *rest = [line[:-SEAL] for line in data.splitlines()]
+    crc, lines = 0, []
+    for body in (first, extra, *rest):
+        crc = zlib.crc32(body, crc)
+        lines.append(b'%s,"crc":"%08x"}\n' % (body, crc))
+    return b"".join(lines)
+
+
+async def test_a_finished_run_with_a_line_of_a_later_version_is_finished(tmp_path: Path) -> None:
+    """A line that only begins like a plan or a page of pins takes nothing away from what the last line says."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    await manifest.write_plan(plan(["a"]), [("a", "a")])
+    await manifest.commit(sent("a"))
+    await manifest.commit(cloned("a"))
+    await manifest.close(0)
+    (tmp_path / "m").write_bytes(resealed(disk.data, b'{"plan":"x","planned":["a"],"batch":0'))
+    found = finished(tmp_path / "m")
+    assert found is not None
+    assert found.counts == {State.CLONED: 1}
+
+
+async def test_a_manifest_is_held_as_long_as_its_run_lasts(tmp_path: Path) -> None:
+    """Held while a process has it, free afterwards; a path that cannot be opened is told."""
+    manifest = open_manifest(tmp_path / "m", HEADER)
+    assert is_held(tmp_path / "m")
+    await manifest.close(0)
+    assert not is_held(tmp_path / "m")
+    with pytest.raises(UsageError, match="No such file"):
+        is_held(tmp_path / "none")

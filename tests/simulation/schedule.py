@@ -206,10 +206,10 @@ def judged(world: World, problems: Sequence[str] = (), *, manifests: Sequence[Pa
 
 
 def _converged(world: World, path: Path) -> list[str]:
-    """I7: once the faults stop every target of the job file reaches its end in a few runs."""
+    """I7: once the faults stop every target of the job file reaches its end in a few runs, also what was set aside."""
     ended = Ended(None)
     for _ in range(HEALING_RUNS):
-        ended = run_process(world, Process(manifest=path))
+        ended = run_process(world, Process(manifest=path, reopens=True))
         if ended.code in {ExitCode.OK, ExitCode.FAILED}:
             return promises.misreported(world, ended, path)
         world.wait(8000.0)
