@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 SESSION = "b86c9016b4f24953a9edefb53ca0678c"
 ZCLONE = [sys.executable, "-m", "batch"]
@@ -65,12 +65,18 @@ def environment(url: str | None = None) -> dict[str, str]:
     return kept
 
 
-def start(arguments: list[str], *, cwd: Path, url: str | None) -> subprocess.Popen[str]:
-    """Start the command with its output caught."""
+def start(
+    arguments: list[str], *, cwd: Path, url: str | None, settings: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the command with its output caught; ``settings``: what it has instead of the node's session."""
+    env = environment(url)
+    if settings is not None:
+        del env["ZSTACK_SESSION_ID"]
+        env |= settings
     return subprocess.Popen(
         [*ZCLONE, *arguments],
         cwd=cwd,
-        env=environment(url),
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
