@@ -1,14 +1,15 @@
 """The one place where calls wait for the rate: first come, first served, evenly spaced and never above it.
 
-Two of asyncio-throttle's windows in a row, entered by one waiter at a time behind a FIFO lock. The short window spaces
-the calls, the long one is the hard cap. As shipped a Throttler polls every 10 ms; ``_Window`` computes its
-``retry_interval`` instead, so that it sleeps once, exactly until its oldest entry leaves.
+Two of asyncio-throttle's windows in a row, entered for all who wait by one usher, who sleeps once for all that may then
+pass. The short window spaces the calls, the long one is the hard cap. As shipped a Throttler polls every 10 ms;
+``_Window`` computes its ``retry_interval`` instead, so that it sleeps exactly until its oldest entry leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 from asyncio_throttle.throttler import Throttler
@@ -55,13 +56,14 @@ class _Window(Throttler):
         while self._task_logs and now - self._task_logs[0] > self.period:
             self._free_since = self._task_logs.popleft() + self.period
 
-    def enter(self) -> bool:
-        """Enter at once where there is room: most calls of a fast run need no waiting."""
+    def has_room(self) -> bool:
+        """Whether a call may enter now."""
         self.flush()
-        if len(self._task_logs) >= self.rate_limit:
-            return False
+        return len(self._task_logs) < self.rate_limit
+
+    def enter(self) -> None:
+        """Enter where there is room."""
         self._task_logs.append(self._entered_at())
-        return True
 
     async def acquire(self) -> None:
         """Wait for room and enter at our clock's time."""
@@ -84,7 +86,6 @@ class Gate:
         if not rate > 0:
             raise ValueError(f"the rate must be above 0, not {rate}")
         self._clock = clock
-        self._turn = asyncio.Lock()
         burst = max(1, round(rate * _SMOOTH))
         cap = math.ceil(rate)
         spacing = burst / rate * _LEAD
@@ -94,26 +95,75 @@ class Gate:
         )
         self._closed_until = 0.0
         self._sending = True
+        self._queue: deque[tuple[asyncio.Future[None], bool]] = deque()
+        """Who waits, in the order they came, and whether it is to send."""
+        self._usher: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
         """Return when one more call may be made."""
-        async with self._turn:
-            await self._pass()
+        await self._wait(to_send=False)
 
     async def wait_to_send(self) -> bool:
         """Like ``wait``, for a POST; False when sending stopped, also while it waited."""
-        async with self._turn:
-            if self._sending:
-                await self._pass()
-            return self._sending
+        if self._sending:
+            await self._wait(to_send=True)
+        return self._sending
 
     def pause(self, seconds: float) -> None:
         """Let no call pass for ``seconds`` from now; a longer pause already under way stays."""
         self._closed_until = max(self._closed_until, self._clock.monotonic() + seconds)
 
     def stop_sending(self) -> None:
-        """Turn away every POST from now on; polls and queries still pass."""
+        """Turn away every POST from now on, also those that wait; polls and queries still pass."""
         self._sending = False
+        for turn, is_to_send in self._queue:
+            if is_to_send and not turn.done():
+                turn.set_result(None)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._closed_until > self._clock.monotonic()
+
+    async def _wait(self, *, to_send: bool) -> None:
+        if not self._queue and not self._is_closed and all(window.has_room() for window in self._windows):
+            for window in self._windows:
+                window.enter()
+            return
+        await self._queued(to_send=to_send)
+        # A pause may have come since the usher let this one in.
+        while self._is_closed and (self._sending or not to_send):
+            await self._queued(to_send=to_send)
+
+    async def _queued(self, *, to_send: bool) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((turn, to_send))
+        if self._usher is None:
+            self._usher = asyncio.create_task(self._let_in())
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._dismiss()
+            raise
+
+    def _dismiss(self) -> None:
+        """Send the usher home where all who waited have left."""
+        if self._usher is not None and all(turn.done() for turn, _ in self._queue):
+            self._usher.cancel()
+
+    async def _let_in(self) -> None:
+        """Be the usher until nobody waits any more."""
+        try:
+            while self._is_anybody_waiting():
+                await self._pass()
+                if self._is_anybody_waiting():
+                    self._queue[0][0].set_result(None)
+        finally:
+            self._usher = None
+
+    def _is_anybody_waiting(self) -> bool:
+        while self._queue and self._queue[0][0].done():
+            self._queue.popleft()
+        return bool(self._queue)
 
     async def _pass(self) -> None:
         while True:
@@ -121,7 +171,9 @@ class Gate:
             if closed_for > 0.0:
                 await asyncio.sleep(closed_for)
             for window in self._windows:
-                if not window.enter():
+                if window.has_room():
+                    window.enter()
+                else:
                     await window.acquire()
-            if self._closed_until <= self._clock.monotonic():
+            if not self._is_closed:
                 return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batch.engine.budget import price_of
 from batch.engine.decisions import after_find, after_poll, after_submit, window_start
-from batch.engine.steps import Doing, End, Look, Poll, Renew, Resend, Send, Step, Ticket
+from batch.engine.steps import Doing, End, Look, Poll, Renew, Resend, Send, Step, Ticket, Why
 from batch.errors import ExitCode, RunStoppedError
 from batch.model import Record, State
 from batch.zstack.answers import NoAnswer, NotSent
@@ -95,6 +95,9 @@ async def _take(step: Doing, clone: Clone, world: World) -> Step:
             return await _look(step, clone, world)
         case Renew(ticket):
             await world.api.renew()
+            if not clone.body:
+                # Its target left the job file: it cannot be sent again, but its clone may be there.
+                return Look(ticket, Why.LOST)
             return Send(ticket.attempt, None, window_start(ticket))
     _return_attempt(clone, step.ticket, world)
     raise RunStoppedError(f"{step.error.code}: {step.error.told}")

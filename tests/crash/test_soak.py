@@ -80,7 +80,7 @@ class MortalNode:
 @pytest.mark.timeout(3600)
 def test_a_node_that_dies_again_and_again_costs_no_clone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """5,000 targets under faults, the node killed every 5 to 40 s: exit 0, one clone each, none twice, none lost."""
-    write_job(tmp_path, TARGETS, rate="30/s", concurrency=64, timeout="90s", attempts=8)
+    write_job(tmp_path, TARGETS, rate="60/s", concurrency=64, timeout="90s", attempts=8)
     mortal = MortalNode(tmp_path, random.Random(5))
     assert mortal.serving is not None
     began, starts, code = time.monotonic(), 0, 4

@@ -16,7 +16,7 @@ from batch.engine.pace import PollPace
 from batch.engine.policy import Policy
 from batch.engine.run import clone_all
 from batch.engine.settle import World, first_step, settle
-from batch.engine.steps import End, Poll, Resend, Send, Ticket
+from batch.engine.steps import End, Poll, Resend, Send, Step, Ticket
 from batch.engine.stop import Stop
 from batch.engine.survey import fresh, survey
 from batch.errors import RunStoppedError
@@ -27,6 +27,7 @@ from batch.zstack.answers import (
     ApiError,
     Done,
     ErrorClass,
+    Found,
     NoAnswer,
     NotSent,
     Refused,
@@ -159,29 +160,42 @@ def test_an_attempt_that_was_returned_is_sent_again() -> None:
     assert first_step(past, Policy()) == Send(2)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [refused(ErrorClass.RENEW), refused(ErrorClass.TRANSIENT)],
-    ids=["its session died", "it failed"],
-)
-def test_what_left_the_job_file_is_never_sent(answer: Refused) -> None:
-    """Its row is gone and with it the body: whatever its job came to, only questions are asked."""
+def tell_of_one_that_left(script: list[tuple[str, object]]) -> tuple[Step, MemoryJournal]:
+    """A clone that was accepted before its target left the job file."""
     gone = Clone(CLONE.key, CLONE.source_uuid, R, b"", CLONE.digest)
     past = Intent("a", State.ACCEPTED, CLONE.source_uuid, R, CLONE.digest, 1, "b" * 32, EPOCH, EPOCH, EPOCH + 60)
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     policy, journal = Policy(), MemoryJournal()
-    script: list[tuple[str, object]] = [("poll", Running()), ("poll", answer), ("renew", None), ("find", Absent())]
-    api = ScriptedApi(script)
-    if answer.error.klass is ErrorClass.RENEW:
-        script.pop()
-    else:
-        script.remove(("renew", None))
-    world = World(api, journal, clock, policy, Stop(), PollPace(policy, clock), RetryBudget(clock))
+    world = World(ScriptedApi(script), journal, clock, policy, Stop(), PollPace(policy, clock), RetryBudget(clock))
     step = run_virtual(loop, settle(gone, first_step(past, policy), world))
+    assert script == []
+    return step, journal
+
+
+DEAD_SESSION: list[tuple[str, object]] = [("poll", Running()), ("poll", refused(ErrorClass.RENEW)), ("renew", None)]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [*DEAD_SESSION, *LOOKS],
+        [("poll", Running()), ("poll", refused(ErrorClass.TRANSIENT)), ("find", Absent())],
+    ],
+    ids=["its session died", "it failed"],
+)
+def test_what_left_the_job_file_is_never_sent(script: list[tuple[str, object]]) -> None:
+    """Its row is gone and with it the body: whatever its job came to, only questions are asked."""
+    step, journal = tell_of_one_that_left([*script])
     assert isinstance(step, Send)
     assert journal.records == []
-    assert script == []
+
+
+def test_what_left_the_job_file_is_looked_for_when_its_session_died() -> None:
+    """It cannot be sent again, but its clone may be there."""
+    step, journal = tell_of_one_that_left([*DEAD_SESSION, ("find", Found(service()))])
+    assert isinstance(step, End)
+    assert [record.state for record in journal.records] == [State.CLONED]
 
 
 def test_a_service_of_another_uuid_is_no_match() -> None:

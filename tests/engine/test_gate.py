@@ -110,6 +110,88 @@ def test_a_stop_turns_away_posts_and_lets_polls_pass() -> None:
     assert poll_wait > 0
 
 
+def test_a_stop_leaves_the_queue_to_those_who_ask() -> None:
+    """POSTs in the queue are told at once, a poll between them passes at its time, and then nothing is left running."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+
+    async def main() -> tuple[list[bool], float, int]:
+        gate = Gate(0.1, clock=clock)
+        await gate.wait()
+        posts = [asyncio.ensure_future(gate.wait_to_send())]
+        poll = asyncio.ensure_future(gate.wait())
+        posts.append(asyncio.ensure_future(gate.wait_to_send()))
+        await asyncio.sleep(1)
+        gate.stop_sending()
+        told = await asyncio.gather(*posts)
+        assert loop.time() == 1
+        await poll
+        passed_at = loop.time()
+        another = Gate(0.1, clock=clock)
+        await another.wait()
+        post = asyncio.ensure_future(another.wait_to_send())
+        await asyncio.sleep(1)
+        another.stop_sending()
+        await post
+        await asyncio.sleep(20)
+        return told, passed_at, len(asyncio.all_tasks())
+
+    told, passed_at, tasks = run_virtual(loop, main())
+    assert told == [False, False]
+    assert passed_at == pytest.approx(10, rel=0.05)
+    assert tasks == 1
+
+
+def test_those_who_leave_the_queue_keep_nobody_waiting() -> None:
+    """Cancelled waiters cost no call, and when all have left nothing is left running."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+
+    async def main() -> tuple[float, int]:
+        gate = Gate(1, clock=clock)
+        await gate.wait()
+        began = loop.time()
+        leaving = [asyncio.ensure_future(gate.wait()) for _ in range(5)]
+        staying = asyncio.ensure_future(gate.wait())
+        await asyncio.sleep(0.1)
+        for waiter in leaving:
+            waiter.cancel()
+        await staying
+        passed_after = loop.time() - began
+        last = asyncio.ensure_future(gate.wait())
+        await asyncio.sleep(0.1)
+        last.cancel()
+        await asyncio.sleep(0.1)
+        return passed_after, len(asyncio.all_tasks())
+
+    passed_after, tasks = run_virtual(loop, main())
+    assert passed_after == pytest.approx(1, rel=0.05)
+    assert tasks == 1
+
+
+def test_a_pause_holds_back_who_was_just_let_in() -> None:
+    """A pause that comes between the usher's nod and the call is kept; a POST turned away meanwhile is told so."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+
+    async def main() -> list[float]:
+        gate = Gate(3000, clock=clock)
+        times = []
+
+        async def poll() -> None:
+            await gate.wait()
+            times.append(loop.time())
+            gate.pause(5)
+
+        for _ in range(30):
+            await gate.wait()
+        await asyncio.gather(*(poll() for _ in range(3)))
+        return times
+
+    times = run_virtual(loop, main())
+    assert [after - before for before, after in pairwise(times)] == pytest.approx([5.0, 5.0], abs=0.2)
+
+
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
 def test_a_rate_that_would_wait_for_ever_is_refused(rate: float) -> None:
     """A rate must be above 0."""
