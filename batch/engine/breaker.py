@@ -37,9 +37,12 @@ _Answer = TypeVar("_Answer")
 class Breaker:
     """Closed at first."""
 
-    def __init__(self, clock: Clock, *, outage_deadline: float = OUTAGE_DEADLINE) -> None:
-        """``outage_deadline`` in seconds."""
+    def __init__(
+        self, clock: Clock, *, outage_deadline: float = OUTAGE_DEADLINE, returned: Callable[[], None] | None = None
+    ) -> None:
+        """``outage_deadline`` in seconds. ``returned`` is called when the server is back."""
         self._clock = clock
+        self._returned = returned
         self._outage_deadline = outage_deadline
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
         self._in_a_row = 0
@@ -95,6 +98,8 @@ class Breaker:
             self._open_since = None
             self._tries = 0
             self._recent.clear()
+            if self._returned is not None:
+                self._returned()
 
 
 class GuardedApi:

@@ -23,18 +23,42 @@ _COMPARED = (
 )
 """Parameters every server version answers as they were asked for; the others may be dropped, defaulted or recased."""
 
+_IMAGES = "architectureImages"
+_ARCHITECTURE = "cpuArchitecture"
+_SHOWN_IMAGES = "modelServiceImages"
+
 
 def differences(clone: Clone, service: Service) -> list[str]:
     """Name the compared parameters that differ; a field the server does not show is no evidence."""
     if service.uuid != clone.resource_uuid:
         return ["uuid"]
-    return [
+    differing = [
         name
         for name in _COMPARED
         if name in clone.params
         and (shown := service.fields.get(name)) is not None
         and _plain(shown) != _plain(clone.params[name])
     ]
+    asked, shown = clone.params.get(_IMAGES), service.fields.get(_SHOWN_IMAGES)
+    if isinstance(asked, list) and isinstance(shown, list) and not all(_is_among(row, shown) for row in asked):
+        differing.append(_IMAGES)
+    return differing
+
+
+def _is_among(image: JsonValue, shown: list[JsonValue]) -> bool:
+    """Whether a row with all that ``image`` asks for is shown."""
+    assert isinstance(image, dict)
+    return any(
+        isinstance(row, dict) and all(_is_same(name, value, row.get(name)) for name, value in image.items())
+        for row in shown
+    )
+
+
+def _is_same(name: str, asked: JsonValue, shown: JsonValue) -> bool:
+    if name == _ARCHITECTURE:
+        # X86_64 is asked for, x86_64 shown.
+        return str(asked).lower() == str(shown).lower()
+    return _plain(asked) == _plain(shown)
 
 
 def _plain(value: JsonValue) -> JsonValue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,11 +33,18 @@ class PollPace:
         self._policy = policy
         self._clock = clock
         self._first = policy.poll_first
+        self._spoilt_at = -math.inf
         self.slow = 0.0
-        """Seconds from POST to end that 95 of 100 jobs keep to: a running quantile, that an outage cannot spoil."""
+        """Seconds from POST to end that 95 of 100 jobs keep to: a running quantile."""
+
+    def spoil(self) -> None:
+        """Learn nothing from the jobs that are under way: an outage made all of them look slow at once."""
+        self._spoilt_at = self._clock.monotonic()
 
     def learn(self, seconds: float, polls: int) -> None:
         """Take in a job that was found ended ``seconds`` after its POST, by poll number ``polls`` (from 0)."""
+        if self._clock.monotonic() - seconds <= self._spoilt_at:
+            return
         if polls == 0:
             self._first = max(_SOONEST, self._first * _EARLIER)
         elif seconds > self._first:

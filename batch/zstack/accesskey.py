@@ -123,7 +123,7 @@ class AccessKey:
         for zone in (self._zone, *zones(time.localtime(self._clock.time()).tm_gmtoff // 60)):
             self._zone = zone
             reply = await self._send("GET", PROBE_PATH, headers=self.headers("GET", PROBE_PATH))
-            if not (isinstance(reply, Reply) and is_skew(reply.status, reply.text)):
+            if not (isinstance(reply, Reply) and reply.status == 403 and is_skew(reply.text)):
                 return True
         return False
 

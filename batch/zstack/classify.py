@@ -69,9 +69,9 @@ def safe_text(text: str, longest: int = LONGEST_TEXT) -> str:
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def is_skew(status: int, text: str) -> bool:
-    """Whether a signed request was refused for its date."""
-    return status == 403 and _SKEW.search(text) is not None
+def is_skew(text: str) -> bool:
+    """Whether the text of a 403 says that a signed request was refused for its date."""
+    return _SKEW.search(text) is not None
 
 
 def _is_plain(char: str) -> bool:
@@ -169,7 +169,7 @@ def _http_kind(status: int, text: str) -> str:
         return "unauthorized"
     if status == 400 and _AUTHORIZATION.search(text) and not _TYPE_COMPLAINT.search(text):
         return "authorization"
-    if is_skew(status, text):
+    if status == 403 and is_skew(text):
         return "skew"
     if status == 403 and _ACCESS_KEY.search(text):
         return "access key"

@@ -180,7 +180,7 @@ class Client:
     ) -> Outcome:
         """One call with credentials. A signature refused for its date was not executed and is made anew, once."""
         reply = await self._signed(method, path, body, headers, sends_clone=sends_clone)
-        if isinstance(reply, Reply) and is_skew(reply.status, reply.text) and await self._access.resync():
+        if isinstance(reply, Reply) and reply.status == 403 and is_skew(reply.text) and await self._access.resync():
             return await self._signed(method, path, body, headers, sends_clone=sends_clone)
         return reply
 
@@ -254,6 +254,8 @@ def segment(uuid: str) -> str:
     """Make one path segment of a uuid, whatever it holds. Raises ValueError for an empty one: that is another API."""
     if not uuid:
         raise ValueError("a uuid must not be empty")
+    if uuid.isascii() and uuid.isalnum():
+        return uuid
     return quote(uuid, safe="").replace(".", "%2E")
 
 

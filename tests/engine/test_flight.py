@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batch.engine.breaker import Breaker
 from batch.engine.flight import Flight
 from batch.engine.pace import PollPace
 from batch.engine.policy import Policy
@@ -147,6 +148,35 @@ def test_the_slow_jobs_decide_when_a_deadline_is_near(loop: VirtualLoop) -> None
         slow.append(pace.slow)
     above = sum(seconds > limit for seconds, limit in zip(times[501:], slow[500:], strict=False))
     assert 0.01 < above / len(times[501:]) < 0.1
+
+
+def test_an_outage_makes_no_job_look_slow(loop: VirtualLoop) -> None:
+    """What was under way when the server came back is not learned from; what is sent later is."""
+    clock = VirtualClock(loop, Random(1))
+    pace = PollPace(Policy(), clock)
+    loop.now = 100.0
+    breaker = Breaker(clock, returned=pace.spoil)
+    before = pace.delay(0)
+    run_virtual(loop, outage(breaker))
+    back = loop.now
+    loop.now = back + 1.0
+    for _ in range(64):
+        pace.learn(14.0, 3)
+    assert pace.slow == 0.0
+    assert pace.delay(0) == pytest.approx(before, rel=0.25)
+    pace.learn(0.9, 1)
+    assert pace.slow == 0.9
+
+
+async def outage(breaker: Breaker) -> None:
+    """Ten calls without an answer, and one that gets one after the breaker's pause."""
+
+    async def call(answer: object) -> object:
+        return answer
+
+    for _ in range(10):
+        await breaker.guard(lambda: call(NoAnswer("lost")))
+    await breaker.guard(lambda: call(Done(None)))
 
 
 def test_whoever_waits_for_room_leaves_at_the_stop() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
+from batch.engine.match import differences
 from batch.engine.steps import End, Send
 from batch.model import State
 from batch.zstack.answers import Accepted, ApiError, ErrorClass, Found, Refused, Service
-from tests.engine.world import R, Told, service, tell
+from tests.engine.world import CLONE, R, Told, service, tell
+
+if TYPE_CHECKING:
+    from batch.model import JsonValue
 
 CLASSES = (ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS, ErrorClass.TRANSIENT)
 
@@ -45,3 +52,30 @@ def test_a_field_the_server_does_not_show_is_no_difference() -> None:
     """Older servers answer fewer fields: what is not shown cannot differ."""
     told = left(Service(R, "x", {"name": "x"}))
     assert told.records[-1].state is State.CLONED
+
+
+ASKED: list[JsonValue] = [
+    {"cpuArchitecture": "X86_64", "vmImageUuid": "a" * 32, "dockerImage": "r/x86:1"},
+    {"cpuArchitecture": "AARCH64", "dockerImage": "r/arm:1"},
+]
+WHOLE: list[JsonValue] = [
+    {"cpuArchitecture": "x86_64", "vmImageUuid": "a" * 32, "dockerImage": "r/x86:1", "uuid": "1"},
+    {"cpuArchitecture": "aarch64", "vmImageUuid": "b" * 32, "dockerImage": "r/arm:1", "uuid": "2"},
+]
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (WHOLE, []),
+        ([*reversed(WHOLE), {"cpuArchitecture": "loongarch64"}], []),
+        (None, []),
+        (WHOLE[:1], ["architectureImages"]),
+        ([], ["architectureImages"]),
+        ([{"cpuArchitecture": "x86_64", "vmImageUuid": "a" * 32, "dockerImage": "r/x86:2"}], ["architectureImages"]),
+    ],
+)
+def test_a_clone_without_its_images_is_half(shown: list[JsonValue] | None, expected: list[str]) -> None:
+    """Every architecture has the image that was asked for, in whatever case and order the server shows them."""
+    clone = replace(CLONE, params={"architectureImages": ASKED})
+    assert differences(clone, Service(R, "x", {"modelServiceImages": shown})) == expected
