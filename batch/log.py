@@ -251,7 +251,10 @@ _COMMON: Final[list[Processor]] = [
 
 def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
     first = {"at": event.pop("at", None), "level": event.pop("level", None), "event": event.pop("event", None)}
-    return _UNSAFE_UTF8.sub(_escape_utf8, _encoded({**first, **event})) + b"\n"
+    line = _encoded({**first, **event})
+    if not line.isascii() or b"\x7f" in line:
+        line = _UNSAFE_UTF8.sub(_escape_utf8, line)
+    return line + b"\n"
 
 
 def _encoded(event: dict[str, Any]) -> bytes:

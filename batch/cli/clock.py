@@ -16,12 +16,13 @@ class SystemClock:
     """The clock of engine and client outside of simulations."""
 
     def __init__(self) -> None:
-        """Nothing drawn yet."""
+        """Read the wall clock once: deadlines must not move when somebody sets it."""
+        self._epoch = time.time() - _elapsed()
         self._drawn = bytearray()
 
     def time(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
+        """Seconds since the epoch, steady from the first reading on."""
+        return self._epoch + _elapsed()
 
     def monotonic(self) -> float:
         """Seconds of a clock that never jumps."""
@@ -43,3 +44,8 @@ class SystemClock:
         raw = bytes(self._drawn[-16:])
         del self._drawn[-16:]
         return uuid.UUID(bytes=raw, version=4).hex
+
+
+def _elapsed() -> float:
+    """Return seconds of a clock that never jumps and counts the time a machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
