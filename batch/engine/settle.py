@@ -48,8 +48,11 @@ class World:
 
 
 def first_step(intent: Intent, policy: Policy) -> Step:
-    """Where a Clone goes on, by what its manifest says."""
-    if intent.job_uuid is None or intent.state is State.PLANNED:
+    """Where a Clone goes on, by what its manifest says.
+
+    Of one that is planned again only the last attempt was never sent: those before it are asked about like any other.
+    """
+    if intent.job_uuid is None or not intent.attempt:
         return Send(intent.attempt + 1)
     deadline = intent.first_sent_at + policy.window(None) if intent.deadline is None else intent.deadline
     ticket = Ticket(

@@ -64,6 +64,10 @@ def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
 
 def encode_value(value: JsonValue) -> str:
     """Return ``value`` as JSON. Raises ValueError for numbers that it cannot hold."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} has no place in a manifest")
+        return float.__repr__(value)
     if isinstance(value, str):
         return quote(value)
     if value is None:
@@ -72,10 +76,6 @@ def encode_value(value: JsonValue) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return int.__repr__(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} has no place in a manifest")
-        return float.__repr__(value)
     if isinstance(value, list):
         return "[" + ",".join(map(encode_value, value)) + "]"
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -154,10 +155,13 @@ def test_the_sender_itself_never_calls_an_unanswered_post_failed() -> None:
     assert told(tale) is State.UNCERTAIN
 
 
-def test_an_attempt_that_was_returned_is_sent_again() -> None:
-    """Planned again: nothing is asked about, and the number goes on from the attempts that count."""
+def test_an_attempt_that_was_returned_leaves_those_before_it_in_doubt() -> None:
+    """The last was never sent, but the one before it may be under way: its J is asked, then R is looked for."""
     past = Intent("a", State.PLANNED, CLONE.source_uuid, R, CLONE.digest, 1, "b" * 32, EPOCH, EPOCH)
-    assert first_step(past, Policy()) == Send(2)
+    step = first_step(past, Policy())
+    assert isinstance(step, Poll)
+    assert (step.ticket.attempt, step.ticket.job_uuid, step.ticket.answered) == (1, "b" * 32, False)
+    assert first_step(replace(past, attempt=0), Policy()) == Send(1)
 
 
 def tell_of_one_that_left(script: list[tuple[str, object]]) -> tuple[Step, MemoryJournal]:
