@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from batch.errors import UnreachableError
 from batch.zstack.accesskey import ACTIONS_PATH, AccessKey
-from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused, Unknown
+from batch.zstack.answers import Done, ErrorClass, NoAnswer, NotSent, Refused, Unknown
 from batch.zstack.auth import PREFLIGHT_TRIES, Access, GivenSession, PasswordLogin
 from batch.zstack.classify import from_http, is_skew
 from batch.zstack.client_http import Http
@@ -94,7 +94,7 @@ class Client:
         answer = submitted(reply, job_uuid, self.language)
         if _is_dead_session(answer):
             self._access.lost(generation)
-        else:
+        elif not isinstance(answer, Done):
             self._remember(job_uuid, generation)
         return _veiled(answer, job_uuid)
 
@@ -104,7 +104,7 @@ class Client:
         if not isinstance(reply, Reply):
             return reply
         answer = polled(reply, self.language)
-        if isinstance(answer, Refused | Unknown):
+        if isinstance(answer, Done | Refused | Unknown):
             generation = self._opened_under.pop(job_uuid, -1)
             if _is_dead_session(answer):
                 self._access.lost(generation)
