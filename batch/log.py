@@ -56,6 +56,8 @@ _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\
 _UNSAFE_UTF8: Final = re.compile(
     rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\xef\xbb\xbf"
 )
+_PERCENT: Final = re.compile("%[0-9A-F]{2}")
+_NESTED: Final = {dict, list, tuple}
 _SHORTEST_SECRET: Final = 4
 _QUEUE_LINES: Final = 20_000
 _CLOSE_SECONDS: Final = 2.0
@@ -104,9 +106,12 @@ def _forms(value: str) -> Iterable[str]:
     raw = value.encode("utf-8", "surrogateescape")
     digest = hashlib.sha512(raw).hexdigest()
     yield from (digest, digest.upper())
-    yield from (quote(raw, safe=""), quote(raw), quote_plus(raw))
-    yield from (base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode())
+    for quoted in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
+        yield from (quoted, _PERCENT.sub(lambda match: match.group().lower(), quoted))
+    # Many leave the padding away.
+    yield from (encode(raw).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode))
     yield from (value, sanitised(value), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
+    yield from (repr(value)[1:-1], ascii(value)[1:-1], repr(raw)[2:-1])
 
 
 SECRETS: Final = Secrets()
@@ -228,14 +233,15 @@ def _names_secret(key: str) -> bool:
 
 
 def _without_secrets(event: EventDict) -> dict[str, Any]:
-    return {SECRETS.redact(key): REDACTED if _names_secret(key) else _redacted(value) for key, value in event.items()}
+    named = ((str(key), value) for key, value in event.items())
+    return {SECRETS.redact(key): REDACTED if _names_secret(key) else _redacted(value) for key, value in named}
 
 
 def _redacted(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
-        return {SECRETS.redact(str(key)): _redacted(inner) for key, inner in value.items()}
+        return _without_secrets(value)
     if isinstance(value, list | tuple):
         return [_redacted(inner) for inner in value]
     return SECRETS.redact(str(value))
@@ -259,7 +265,7 @@ def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
 
 def _encoded(event: dict[str, Any]) -> bytes:
     """Encode first and look for secrets in the whole line: hardly any has one."""
-    if any(map(_names_secret, event)):
+    if any(map(_names_secret, event)) or not _NESTED.isdisjoint(map(type, event.values())):
         return _encoded_without_secrets(event)
     try:
         line: bytes = _encoded_by_json(event) if _ORJSON is None else _ORJSON.dumps(event, None, _PLAIN)

@@ -71,6 +71,15 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Wave:
+    """How many targets go together; one of the two is set."""
+
+    count: int = 0
+    share: float = 0.0
+    """Of the plan's targets, above 0 and up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a run may ask of the server."""
 
@@ -86,6 +95,18 @@ class Limits:
     """Seconds of the whole run; None: none."""
     max_failures: float | None = None
     """How many settled clones may fail: a count when >= 1, a share of the settled ones below 1."""
+    waves: tuple[Wave, ...] = ()
+    """One after the other; what is left after the last of them is a wave of its own. None: everything at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """What is done with a clone once it is made."""
+
+    owner: str | None = None
+    """Account uuid that it is given to."""
+    share_with: tuple[str, ...] = ()
+    """Account uuids that it is shared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +123,8 @@ class Clone:
     """32 hex digits over source uuid and body."""
     params: Mapping[str, JsonValue] = field(default_factory=dict)
     """What was asked for, to compare with what the server shows."""
+    hand_over: HandOver | None = None
+    """Not part of ``digest``: it may be mended after the clone was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +144,13 @@ class Plan:
     job: str
     run: str
     digest: str
-    """32 hex digits over all (key, digest), independent of the order of rows."""
+    """32 hex digits over all (key, digest, hand-over), independent of the order of rows."""
     count: int
     clones: Callable[[], Iterator[Clone]]
     inputs: str = ""
     """Digest of the bytes of every input file; unchanged inputs need no second validation."""
+    hand_overs: int = 0
+    """How many of the Clones have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +177,29 @@ class Record:
     retried: bool | None = None
     """True: opened again. With the state planned and attempt 0 it had failed, with ``error_code``; with the state
     uncertain it had been set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """One manifest line about a Clone's hand-over: done, or refused where there is an error."""
+
+    key: str
+    at: float
+    wanted: HandOver
+    clone_uuid: str
+    error_code: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """Hand-overs of clones that are made, counted."""
+
+    done: int = 0
+    open: int = 0
+    """Not tried yet, or without an answer."""
+    refused: int = 0
+    """Tried again by every run."""
 
 
 @dataclass(frozen=True, slots=True)

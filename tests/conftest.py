@@ -44,8 +44,8 @@ def _forms() -> Iterator[bytes]:
         yield json.dumps(secret)[1:-1].encode()
         yield hashlib.sha512(raw).hexdigest().encode()
         yield hashlib.sha512(raw).hexdigest().upper().encode()
-        yield base64.b64encode(raw)
-        yield base64.urlsafe_b64encode(raw)
+        yield base64.b64encode(raw).rstrip(b"=")
+        yield base64.urlsafe_b64encode(raw).rstrip(b"=")
         yield quote(raw, safe="").encode()
         yield quote_plus(raw).encode()
 

@@ -195,12 +195,18 @@ def test_the_library_example_clones(tmp_path: Path, child_env: dict[str, str], s
     assert re.fullmatch(r"cloned: [0-9a-f]{32} example\n", done.stdout), done.stderr
 
 
-def test_the_job_in_the_readme_is_valid(zclone: Callable[..., Any], tmp_path: Path) -> None:
-    """The job file README shows passes validation."""
-    (text,) = blocks(README, "yaml")
-    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
-    (tmp_path / "services.csv").write_text("uuid,id\n432c5fdd49374bb0a2fd7877f0a877cf,row\n", encoding="utf-8")
-    done = zclone("validate", "job.yaml")
+def test_the_jobs_in_the_readme_are_valid(zclone: Callable[..., Any], tmp_path: Path) -> None:
+    """The job files README shows pass validation."""
+    uuid = "432c5fdd49374bb0a2fd7877f0a877cf"
+    (tmp_path / "services.csv").write_text(f"uuid,id\n{uuid},row\n", encoding="utf-8")
+    tenants = f"id,tenant,account,partners\nacme,acme,{uuid},{uuid};{uuid}\nglobex,globex,{uuid},\n"
+    (tmp_path / "tenants.csv").write_text(tenants, encoding="utf-8")
+    names = []
+    for number, text in enumerate(blocks(README, "yaml")):
+        names.append(f"job-{number}.yaml")
+        (tmp_path / names[-1]).write_text(text, encoding="utf-8")
+    assert len(names) == 2
+    done = zclone("validate", *names)
     assert done.returncode == 0, done.stdout
 
 

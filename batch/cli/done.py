@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batch.cli.outcome import Outcome
 from batch.errors import ManifestMismatchError
 from batch.manifest import finished
 from batch.manifest.header import require_same
+from batch.model import Handed
 from batch.plan import inputs_digest
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from batch.cli.preparation import Prepared
     from batch.manifest import Header
-    from batch.model import State
 
 
-def settled_before(prepared: Prepared, header: Header) -> Counter[State] | None:
-    """Return the targets by state where an earlier process settled every one and no input changed since, else None."""
+def settled_before(prepared: Prepared, header: Header) -> Outcome | None:
+    """Return the outcome where an earlier process left nothing to do and no input changed since, else None.
+
+    A process that left a hand-over open, or had one refused, did not write the counts that this needs.
+    """
     asked = prepared.asked
     if asked.only or asked.shard or asked.again or asked.saved:
         return None
@@ -31,4 +33,6 @@ def settled_before(prepared: Prepared, header: Header) -> Counter[State] | None:
         # The one who opens the manifest tells that it is of another run.
         return None
     inputs = inputs_digest(prepared.job, run=asked.run, started_at=found.header.created_at, pins=found.pins)
-    return found.counts if inputs == found.plan.inputs else None
+    if inputs != found.plan.inputs:
+        return None
+    return Outcome(found.counts, Handed(done=found.plan.hand_overs))

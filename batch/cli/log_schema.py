@@ -35,6 +35,12 @@ EVENTS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         {"key": _TEXT, "state": {"enum": _SETTLED}, "attempts": _COUNT},
         {"api_job": _START, "clone_uuid": _UUID, "error_code": _TEXT, "error": _TEXT, "seconds": _SECONDS},
     ),
+    "clone.handed_over": ({"key": _TEXT, "clone_uuid": _UUID}, {}),
+    "clone.not_handed_over": ({"key": _TEXT, "clone_uuid": _UUID, "error_code": _TEXT, "error": _TEXT}, {}),
+    "wave.started": (
+        {"wave": _COUNT, "of": _COUNT, "targets": {**_COUNT, "description": "that it has left to do"}},
+        {},
+    ),
     "server.lost": ({"failures": _COUNT, "reason": _TEXT}, {}),
     "server.busy": ({"in_flight": {**_COUNT, "description": "how many clones may be in flight now"}}, {}),
     "server.returned": ({"seconds": _SECONDS}, {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from contextlib import contextmanager
@@ -39,7 +41,11 @@ def live_console(wanted: Progress) -> Console | None:
         return None
     if wanted is Progress.AUTO and (not is_terminal(STDERR) or os.environ.get("TERM") == "dumb"):
         return None
-    return _Console(file=sys.stderr, force_terminal=True)
+    # Without a buffer of its own: a thread that hangs in one keeps the interpreter from ending.
+    stream = io.TextIOWrapper(
+        io.FileIO(STDERR, "w", closefd=False), sys.stderr.encoding, "backslashreplace", write_through=True
+    )
+    return _Console(file=stream, force_terminal=True)
 
 
 @contextmanager
@@ -64,10 +70,15 @@ def logging_to(file: Path | None, *, style: LogFormat, above: Console | None = N
 
 
 def _open(file: Path) -> int:
+    # To open a pipe that nobody reads would wait for a reader, perhaps for ever.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(file, flags, 0o600)
     except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
+        why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+        raise UsageError(f"{file}: {why}") from None
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _format(wanted: LogFormat, descriptor: int) -> log.Format:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from batch import __version__
 from batch.cli.drafts import draft, final, learnt, used_fields
 from batch.cli.estate import MOST_COMPARED, estate, tell_owners
+from batch.cli.handing import tell_rights
 from batch.cli.planning import NO_VERSION
 from batch.cli.server import Server, say_warnings
 from batch.cli.settings import read_settings
@@ -155,6 +156,7 @@ async def _checked(first: Draft, server: Server) -> Look:
     run, at = plan.run, first.started_at
     crosscheck(job, run=run, started_at=at, pins=pins, version=client.version, absent=seen.absent)
     await tell_owners(job, seen.inventories, surroundings)
+    await tell_rights(plan, surroundings)
     _tell_collisions(plan)
     shown = Look(job, run, at, pins, plan, seen.inventories)
     shown.tell_resets()

@@ -59,7 +59,8 @@ async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, fir
     if first is None and known is not None and known.inputs:
         inputs = await to_thread(inputs_digest, job, run=run, started_at=at, pins=pins)
         if inputs == known.inputs:
-            return trusted(job, run=run, started_at=at, digest=known.digest, count=known.targets, pins=pins)
+            counts = {"count": known.targets, "hand_overs": known.hand_overs}
+            return trusted(job, run=run, started_at=at, digest=known.digest, pins=pins, **counts)
     if first is None:
         first = await to_thread(draft, job, run=run, started_at=at, pins=pins)
     plan, more = await finished(first, server)

@@ -9,6 +9,7 @@ import sys
 import time
 from asyncio import to_thread
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,8 @@ from batch.cli.again import reopen
 from batch.cli.choice import chosen
 from batch.cli.clock import SystemClock
 from batch.cli.done import settled_before
-from batch.cli.outcome import ending, tally
+from batch.cli.handing import hand_over, is_left
+from batch.cli.outcome import ending, outcome
 from batch.cli.planning import check_version, drafted, planned, server_of
 from batch.cli.preparation import Asked, Prepared, prepare, warn
 from batch.cli.terminal import say
@@ -31,23 +33,24 @@ from batch.engine.survey import Survey, refuse_changes, survey
 from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
 from batch.manifest import Header, open_manifest
 from batch.progress import Board, heartbeat, live, new_view, silent
-from batch.report import exit_code
 from batch.zstack.hints import apart
 from batch.zstack.settings import transport_warnings
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from batch.cli.outcome import Outcome
     from batch.cli.server import Server
     from batch.cli.told import CountedGate
     from batch.manifest import Manifest
-    from batch.model import Plan, State
+    from batch.model import Plan
     from batch.zstack.client import Client
 
 EMBEDDED: Final = "embedded node"
 """What a rehearsal's manifest names as its endpoint: the port is another one each time."""
+_COLLECT_AFTER: Final = (50_000, 50, 100)
+"""Thresholds of Python's cycle collector while clones are in flight."""
 
 
 def run(asked: Asked) -> ExitCode:
@@ -71,24 +74,24 @@ def _run_logged(asked: Asked) -> ExitCode:
     with logs.logging_to(asked.log_file, style=asked.log_format, above=console):
         prepared = prepare(asked, console)
         try:
-            states = settled_before(prepared, _header(prepared))
+            found = settled_before(prepared, _header(prepared))
             reason = None
-            if states is None:
+            if found is None:
                 with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                    states, reason = runner.run(_run(prepared))
-            return _told(prepared, states, reason=reason)
+                    found, reason = runner.run(_run(prepared))
+            return _told(prepared, found, reason=reason)
         finally:
             outside.leave_files(prepared.path, asked)
 
 
-async def _run(prepared: Prepared) -> tuple[Counter[State], str | None]:
+async def _run(prepared: Prepared) -> tuple[Outcome, str | None]:
     stop = Stop()
     with signals.obeyed(_on_signal(stop)):
         return await _run_until(stop, prepared)
 
 
-async def _run_until(stop: Stop, prepared: Prepared) -> tuple[Counter[State], str | None]:
-    """Return the plan's targets by state, and why the run ended early.
+async def _run_until(stop: Stop, prepared: Prepared) -> tuple[Outcome, str | None]:
+    """Return what the run came to, and why it ended early.
 
     Whatever walks the whole plan or manifest does so in a thread: a signal is answered at once meanwhile.
     """
@@ -108,22 +111,22 @@ async def _run_until(stop: Stop, prepared: Prepared) -> tuple[Counter[State], st
             if prepared.asked.again is not None:
                 await reopen(manifest, plan, prepared.asked.again)
             reason = await _settle_all(prepared, plan, manifest, server=server, stop=stop)
-        states = await to_thread(tally, plan, manifest.past)
-        code = exit_code(states)
+        found = await to_thread(outcome, plan, manifest.past)
+        code = found.exit_code
     except ZcloneError as error:
         code, reason = error.exit_code, str(error)
         raise
     finally:
         await manifest.close(code, reason)
-    return states, reason
+    return found, reason
 
 
-def _told(prepared: Prepared, states: Counter[State], *, reason: str | None) -> ExitCode:
-    code = exit_code(states)
+def _told(prepared: Prepared, found: Outcome, *, reason: str | None) -> ExitCode:
+    code = found.exit_code
     structlog.get_logger().info("run.ended", exit_code=int(code), reason=reason)
     if reason:
         say(f"stopped early: {reason}")
-    say(ending(prepared.path, states, again=_same_command()))
+    say(ending(prepared.path, found, again=_same_command()))
     return code
 
 
@@ -132,7 +135,11 @@ async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, ser
     found = await to_thread(survey, plan, manifest.past)
     if not prepared.asked.accept_changes:
         refuse_changes(found.changed)
-    if found.is_nothing_left or stop.requested:
+    if found.changed:
+        # What was made is not what the files say now: a rerun must not take it for finished by the files alone.
+        plan = replace(plan, inputs="")
+    is_done = found.is_nothing_left and not await to_thread(is_left, plan, manifest.past)
+    if is_done or stop.requested:
         return stop.reason
     client = await server.client()
     await to_thread(check_version, prepared, manifest, client.version)
@@ -140,14 +147,7 @@ async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, ser
 
 
 async def _clone(
-    prepared: Prepared,
-    plan: Plan,
-    manifest: Manifest,
-    found: Survey,
-    *,
-    client: Client,
-    gate: CountedGate,
-    stop: Stop,
+    prepared: Prepared, plan: Plan, manifest: Manifest, found: Survey, *, client: Client, gate: CountedGate, stop: Stop
 ) -> str | None:
     past, clock = manifest.past, SystemClock()
     board = Board(
@@ -160,8 +160,9 @@ async def _clone(
     )
     await manifest.write_plan(plan, ((c.key, c.source_uuid) for c in plan.clones() if not past.is_planned(c.key)))
     structlog.get_logger().info("run.started", targets=plan.count, rate=prepared.limits.rate)
-    # What is there now stays until the end: a collection over it would stall every clone in flight.
+    # What is there now stays until the end, and a clone leaves hardly a cycle: collections would only stall the others.
     gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
     try:
         async with _seen(prepared, plan, manifest, board=board) as journal:
             await clone_all(
@@ -175,6 +176,7 @@ async def _clone(
                 stop=stop,
                 at_most_once=prepared.asked.at_most_once,
             )
+            await hand_over(plan, manifest, client, workers=prepared.limits.concurrency, stop=stop)
     except RunStoppedError as stopped:
         if stopped.exit_code is not ExitCode.UNFINISHED:
             raise

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Final
 
-from batch.log import SECRETS, sanitised
+from batch.errors import ZcloneError
+from batch.log import SECRETS, sanitised, to_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LAST_STANDARD: Final = 2
+_PATIENCE: Final = 2.0
+"""Seconds a reader of stderr may take for one text; as the log's."""
 
 
 def emit(lines: Iterable[str]) -> None:
-    """Write data to stdout, a line each; a reader that went away ends it quietly."""
+    """Write data to stdout, a line each; a reader that went away ends it quietly.
+
+    Raises ZcloneError where it cannot be written, such as on a full disk: half of the data is no answer.
+    """
     if sys.stdout is None:
         return
     try:
@@ -24,18 +31,46 @@ def emit(lines: Iterable[str]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _silence(sys.stdout.fileno())
+    except OSError as error:
+        _silence(sys.stdout.fileno())
+        raise ZcloneError(f"stdout: {error.strerror}") from None
 
 
 def say(text: str) -> None:
-    """Tell people something on stderr: secrets redacted, control characters escaped line by line."""
+    """Tell people something on stderr: secrets redacted, control characters escaped line by line.
+
+    A reader that is gone, or does not read for two seconds, is told nothing more.
+    """
     if sys.stderr is None:
         return
     shown = "\n".join(map(sanitised, SECRETS.redact(text).split("\n")))
+    # One write: a log line of the other thread must not come between a text and its end.
+    whole = (shown + "\n").encode(sys.stderr.encoding, "backslashreplace")
     try:
-        # One write: a log line of the other thread must not come between a text and its end.
-        print(shown + "\n", end="", file=sys.stderr, flush=True)
-    except OSError:
-        _silence(sys.stderr.fileno())
+        descriptor = sys.stderr.fileno()
+    except OSError:  # a stream of the embedding program
+        sys.stderr.write(whole.decode(sys.stderr.encoding))
+        return
+    sys.stderr.flush()
+    if not _written(descriptor, whole):
+        _silence(descriptor)
+
+
+def _written(descriptor: int, text: bytes) -> bool:
+    """Whether the text was taken in time; what blocks is a thread, and the interpreter does not wait for it."""
+    taken: list[bool] = []
+
+    def write() -> None:
+        try:
+            to_descriptor(descriptor)(text)
+        except OSError:
+            return
+        taken.append(True)
+
+    thread = threading.Thread(target=write, name="say", daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return bool(taken)
 
 
 def occupy_standard_streams() -> None:

@@ -1,8 +1,8 @@
 """A circuit breaker around the Api: when the server is away the whole run waits, and one call at a time asks for it.
 
 Only the lack of an answer counts; what ZStack refuses is an answer. Opens after ten failures in a row or when half of
-the last fifty calls failed; stays open 5 s, doubling to 60 s, jittered; then one call tries. When that lasts longer
-than the outage deadline the run stops, to be resumed.
+the last fifty calls failed; stays open 5 s, doubling to 60 s, jittered; then one query or poll tries, never a POST.
+When that lasts longer than the outage deadline the run stops, to be resumed.
 """
 
 from __future__ import annotations
@@ -55,16 +55,23 @@ class Breaker:
         """Whether calls wait."""
         return self._open_since is not None
 
-    async def guard(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    async def guard(
+        self, call: Callable[[], Awaitable[_Answer]], *, probe: Callable[[], Awaitable[object]] | None = None
+    ) -> _Answer | NotSent:
         """Make the call: at once when closed, one at a time and after the pause when open.
 
-        Raises RunStoppedError when the outage outlasts its deadline.
+        Where ``probe`` is given it tries instead, and without an answer the call is not made. Raises RunStoppedError
+        when the outage outlasts its deadline.
         """
         if self.is_open:
             async with self._turn:
                 if self.is_open:
                     await self._wait()
-                    return self._note(await call())
+                    if probe is None:
+                        return self._note(await call())
+                    tried = self._note(await probe())
+                    if isinstance(tried, NotSent | NoAnswer):
+                        return NotSent(tried.reason)
         return self._note(await call())
 
     async def _wait(self) -> None:
@@ -111,15 +118,19 @@ class GuardedApi:
         self._breaker = breaker
         self._learners = learners
 
-    async def _call(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        answer = await self._breaker.guard(call)
+    async def _call(
+        self, call: Callable[[], Awaitable[_Answer]], probe: Callable[[], Awaitable[object]] | None = None
+    ) -> _Answer | NotSent:
+        answer = await self._breaker.guard(call, probe=probe)
         for learn in self._learners:
             learn(answer)
         return answer
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
-        """POST the clone."""
-        return await self._call(lambda: self._api.submit(clone, job_uuid))
+        """POST the clone; while the server is away a look at its uuid goes ahead."""
+        return await self._call(
+            lambda: self._api.submit(clone, job_uuid), probe=lambda: self._api.find(clone.resource_uuid)
+        )
 
     async def poll(self, job_uuid: str) -> PollAnswer:
         """Ask the job."""

@@ -149,6 +149,8 @@ class Gate:
         """Send the usher home where all who waited have left."""
         if self._usher is not None and all(turn.done() for turn, _ in self._queue):
             self._usher.cancel()
+            # Whoever comes before that one has left needs another.
+            self._usher = None
 
     async def _let_in(self) -> None:
         """Be the usher until nobody waits any more."""
@@ -158,7 +160,8 @@ class Gate:
                 if self._is_anybody_waiting():
                     self._queue[0][0].set_result(None)
         finally:
-            self._usher = None
+            if self._usher is asyncio.current_task():
+                self._usher = None
 
     def _is_anybody_waiting(self) -> bool:
         while self._queue and self._queue[0][0].done():

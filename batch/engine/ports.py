@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batch.model import Clone, Record
-    from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
+    from batch.model import Clone, HandedOver, Record
+    from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
 
 
 class Api(Protocol):
@@ -54,6 +54,23 @@ class Journal(Protocol):
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` at once when anything could not be made durable."""
+
+
+class Registrar(Protocol):
+    """ZStack as hand-overs need it; every call passes the Gate, and none raises for what the server may answer."""
+
+    async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
+        """Let accounts use a resource; None: done. Doing it again changes nothing."""
+
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
+        """Make an account the owner of a resource; None: it is, whoever made it so."""
+
+
+class HandOverJournal(Protocol):
+    """The manifest as hand-overs write it."""
+
+    def note_hand_over(self, line: HandedOver) -> None:
+        """Append without waiting; durable a moment later or at close."""
 
 
 class Clock(Protocol):

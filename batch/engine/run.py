@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
+
+import structlog
 
 from batch.engine.breaker import Breaker, GuardedApi
 from batch.engine.budget import RetryBudget
@@ -16,22 +17,24 @@ from batch.engine.poison import set_aside, triage
 from batch.engine.policy import Policy
 from batch.engine.settle import World, first_step, is_reconciled, settle
 from batch.engine.steps import End, Send, Step
+from batch.engine.stop import GRACE, within_grace
 from batch.engine.survey import fresh
+from batch.engine.waves import first, sizes
 from batch.errors import RunStoppedError, UnreachableError
 from batch.model import Clone, Plan, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
     from batch.engine.ports import Api, Clock, Journal
     from batch.engine.stop import Stop
     from batch.engine.survey import Past, Survey
     from batch.model import Limits
 
-GRACE = 30.0
-"""Seconds that clones in flight get to settle after a Stop."""
 _ENOUGH_SETTLED = 10
 """max_failures is judged from this many settled clones on."""
+
+_log = structlog.get_logger()
 
 Work: TypeAlias = tuple[Clone, Step]
 
@@ -57,13 +60,14 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     """
     policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
     flight, budget = Flight(limits.concurrency, clock), RetryBudget(clock)
-    guarded = GuardedApi(api, Breaker(clock), flight.note, budget.note)
-    world = World(guarded, journal, clock, policy, stop, PollPace(policy, clock), budget)
+    pace = PollPace(policy, clock)
+    guarded = GuardedApi(api, Breaker(clock, returned=pace.spoil), flight.note, budget.note)
+    world = World(guarded, journal, clock, policy, stop, pace, budget)
     journal.on_failure(lambda: stop.request("the manifest could not be written"))
     run = _Run(plan, past, limits, world, flight)
     if limits.deadline is not None:
         asyncio.get_running_loop().call_later(limits.deadline, stop.request, "the deadline has come")
-    await _within_grace(run.all(found.open), stop, grace)
+    await within_grace(run.all(found), stop, grace)
     if run.stopped_by is not None:
         if not past.counts.keys() - {State.PLANNED}:
             raise UnreachableError(f"{run.stopped_by}; nothing was cloned") from None
@@ -82,19 +86,54 @@ class _Run:
         self._deadline = None if limits.deadline is None else world.clock.monotonic() + limits.deadline
         self.stopped_by: RunStoppedError | None = None
 
-    async def all(self, opened: tuple[Clone, ...]) -> None:
-        """Reconcile, canary, pool; those that processes died of come last, one at a time."""
-        world, found = self._world, triage(opened, self._past)
+    async def all(self, survey: Survey) -> None:
+        """Reconcile, canary, pool, in waves if asked for; those that processes died of come last, one at a time."""
+        world, found = self._world, triage(survey.open, self._past)
         set_aside(found, world.journal, world.clock)
         await self._take_up(found.ordinary)
         going_on = await self._reconcile(found.ordinary)
-        keys = frozenset(clone.key for clone in opened)
+        keys = frozenset(clone.key for clone in survey.open)
         new = ((clone, Send(1)) if clone is not None else None for clone in fresh(self._plan, self._past, keys))
-        queue: Iterator[Work | None] = chain(going_on, new)
+        settled = survey.settled + len(survey.open) - len(going_on)
+        await self._in_waves(chain(going_on, new), settled)
+        await dispatch(iter(found.suspect), self._settle_alone, workers=1, is_stopped=self._is_over)
+
+    async def _in_waves(self, queue: Iterator[Work | None], settled: int) -> None:
+        """Start wave after wave as long as the ones before went well; ``settled`` of the targets are not in the queue.
+
+        A wave that an earlier process began goes on.
+        """
+        waves = sizes(self._limits.waves, self._plan.count)
+        for number, size in enumerate(waves, 1):
+            left, settled = max(0, size - settled), max(0, settled - size)
+            if len(waves) > 1 and left and not self._may_start(number, of=len(waves), left=left, size=size):
+                return
+            # The last one takes whatever there is, also targets that left the job file.
+            await self._pool(first(queue, left) if number < len(waves) else queue)
+
+    async def _pool(self, queue: Iterator[Work | None]) -> None:
         if not self._world.policy.at_most_once:
             await dispatch(queue, self._settle, workers=1, is_stopped=self._is_canary_over)
         await dispatch(queue, self._settle, workers=self._limits.concurrency, is_stopped=self._is_over)
-        await dispatch(iter(found.suspect), self._settle_alone, workers=1, is_stopped=self._is_over)
+
+    def _may_start(self, number: int, *, of: int, left: int, size: int) -> bool:
+        """Ask for the Stop where a wave before this one, not yet begun, did not settle within ``max_failures``."""
+        trouble = self._trouble() if number > 1 and left == size else None
+        if trouble is not None:
+            self._world.stop.request(f"wave {number} of {of} is not started: {trouble}")
+        if self._is_over():
+            return False
+        _log.info("wave.started", wave=number, of=of, targets=left)
+        return True
+
+    def _trouble(self) -> str | None:
+        """Say what keeps the next wave back; without ``max_failures`` that is any failure."""
+        counts, (failed, settled) = self._past.counts, self._failures()
+        if counts.get(State.UNCERTAIN, 0):
+            return f"{counts[State.UNCERTAIN]} clones are uncertain"
+        if failed > _allowed(self._limits.max_failures or 0.0, settled):
+            return f"{failed} of {settled} settled clones failed: mend them, then zclone retry"
+        return None
 
     async def _take_up(self, clones: tuple[Clone, ...]) -> None:
         """Where a process died: put on record with whom, so that the next one can count."""
@@ -144,11 +183,15 @@ class _Run:
         most = self._limits.max_failures
         if most is None:
             return
+        failed, settled = self._failures()
+        if settled >= _ENOUGH_SETTLED and failed > _allowed(most, settled):
+            self._world.stop.request(f"{failed} of {settled} settled clones failed, more than max_failures allows")
+
+    def _failures(self) -> tuple[int, int]:
+        """Return how many failed, and of how many that settled."""
         counts = self._past.settled
         failed = counts.get(State.FAILED, 0) + counts.get(State.CONFLICT, 0)
-        settled = failed + counts.get(State.CLONED, 0)
-        if settled >= _ENOUGH_SETTLED and failed > (most if most >= 1 else most * settled):
-            self._world.stop.request(f"{failed} of {settled} settled clones failed, more than max_failures allows")
+        return failed, failed + counts.get(State.CLONED, 0)
 
     def _is_canary_over(self) -> bool:
         return self._past.canary_passed or self._is_over()
@@ -161,15 +204,5 @@ class _Run:
         return self._world.stop.requested
 
 
-async def _within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:
-    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; what is cut off then is in the journal."""
-    running = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({running}, timeout=grace)
-    finally:
-        stopping.cancel()
-        running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+def _allowed(most: float, settled: int) -> float:
+    return most if most >= 1 else most * settled

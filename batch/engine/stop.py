@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+
+GRACE: Final = 30.0
+"""Seconds that what is in flight gets to settle after a Stop."""
 
 
 class Stop:
@@ -49,3 +54,17 @@ class Stop:
             await asyncio.wait((asked,), timeout=seconds)
         finally:
             asked.cancel()
+
+
+async def within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:
+    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; what is cut off then is in the journal."""
+    running = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running}, timeout=grace)
+    finally:
+        stopping.cancel()
+        running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running

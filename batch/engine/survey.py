@@ -57,6 +57,8 @@ class Survey:
     """Keys that were sent with another body than the plan has now."""
     is_nothing_left: bool = False
     """Whether every target of the plan is settled for good."""
+    settled: int = 0
+    """How many of them are."""
 
 
 def survey(plan: Plan, past: Past) -> Survey:
@@ -80,7 +82,7 @@ def survey(plan: Plan, past: Past) -> Survey:
         if is_changed:
             changed.append(clone.key)
     found.extend(_removed(intent) for intent in intents.values())
-    return Survey(tuple(found), tuple(changed), is_nothing_left=settled == plan.count and not found)
+    return Survey(tuple(found), tuple(changed), is_nothing_left=settled == plan.count and not found, settled=settled)
 
 
 def refuse_changes(changed: tuple[str, ...]) -> None:

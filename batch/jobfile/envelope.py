@@ -5,17 +5,30 @@ Values arrive as texts (the loader gives nothing else), so every field says how 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from batch.model import Wave
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(s|min|h)")
 _RATE_SECONDS: Final = {"s": 1, "min": 60, "h": 3600}
 _DURATION: Final = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
 _DURATION_SECONDS: Final = (86400, 3600, 60, 1)
+_SHARE: Final = r"(?=[^%]*[1-9])(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,9})?)%"
 MAX_RATE: Final = 100_000.0
 
 
@@ -41,15 +54,32 @@ def read_duration(text: str) -> float:
     return float(seconds)
 
 
-def read_max_failures(text: str) -> float | None:
-    """Return a count as it is, a percentage as a share below 1, None where nothing can exceed it. Raises ValueError."""
+def read_max_failures(text: str) -> float:
+    """Return a count as it is, a percentage as a share below 1, inf where nothing can exceed it. Raises ValueError."""
     text = text.strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
     if re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?%", text) and float(text[:-1]) <= 100:
         share = float(text[:-1]) / 100
-        return None if share >= 1 else share
+        return math.inf if share >= 1 else share
     raise ValueError(f"must be a number or 0% to 100%, not {text!r:.60}")
+
+
+def read_waves(value: Any) -> tuple[Wave, ...]:
+    """Return the waves without ``rest``, which is what is left anyway. Raises ValueError."""
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list such as [1, 5, 20%, rest]")
+    if "rest" in value[:-1]:
+        raise ValueError("`rest` must stand last, and once")
+    return tuple(map(_wave, value[:-1] if value[-1] == "rest" else value))
+
+
+def _wave(text: Any) -> Wave:
+    if isinstance(text, str) and re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        return Wave(count=int(text))
+    if isinstance(text, str) and re.fullmatch(_SHARE, text):
+        return Wave(share=float(text[:-1]) / 100)
+    raise ValueError(f"a wave must be a number from 1, a percentage of the targets above 0%, or rest, not {text!r:.60}")
 
 
 def _whole_number(value: Any) -> int:
@@ -112,6 +142,21 @@ MaxFailures = Annotated[
             {"type": "integer", "minimum": 0},
             {"type": "string", "pattern": r"^[0-9]{1,9}$|^[0-9]{1,3}(\.[0-9]+)?%$"},
         ]
+    ),
+]
+Waves = Annotated[
+    tuple[Wave, ...],
+    PlainValidator(read_waves),
+    _schema(
+        type="array",
+        minItems=1,
+        items={
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": rf"^[1-9][0-9]{{0,8}}$|^{_SHARE}$|^rest$"},
+            ]
+        },
+        examples=[[1, 5, "20%", "rest"]],
     ),
 ]
 Flag = Annotated[bool, BeforeValidator(_boolean), _schema(type="boolean")]
@@ -185,6 +230,9 @@ class LimitsModel(_Strict):
     attempts: _count(1, 100) = Field(4, description="POSTs per target, over all resumes; default 4")  # type: ignore[valid-type]
     timeout: Duration | None = Field(None, description="per clone, from its first POST; default apiTimeout + 1 min")
     deadline: Duration | None = Field(None, description="of the whole run: stop sending in time, exit 4")
+    waves: Waves = Field(
+        (), description="numbers or percentages of the targets, then rest: each waits until the one before it went well"
+    )
 
 
 class EnvelopeModel(_Strict):

@@ -22,6 +22,7 @@ limits:
   concurrency: 8                # clones in flight on the server
   # max_failures: 20%           # stop once more than this fail
   # deadline: 2h                # stop sending in time
+  # waves: [1, 5, 20%, rest]    # the next wave starts when the one before went well
 
 vars:
   registry: registry.example.com
@@ -42,6 +43,7 @@ targets:
   # - uuid: 8d3c5b3a1f0e4b6c9d2e7f8a1b2c3d4e  # one source for many tenants
   #   matrix: {tenant: [acme, globex]}
   #   params: {name: "${tenant}-chat"}
+  #   owner: 9f2d7e1c4b5a4c3d8e6f7a8b9c0d1e2f  # account that the clone is given to; share_with: [...] shares it
   # - from: services.csv                      # streamed; also .jsonl. Columns: uuid, id, params.name, …
 """
 

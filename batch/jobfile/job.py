@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from batch.jobfile.matrix import Combination
     from batch.jobfile.rearchitect import Rearchitect
-    from batch.model import JsonValue, Limits
+    from batch.model import HandOver, JsonValue, Limits
 
 
 Found: TypeAlias = "Callable[[tuple[str, ...]], Sequence[str]]"
@@ -72,6 +72,8 @@ class Layer(NamedTuple):
     user_tags: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     """Parameters to copy from the source's inventory where no layer sets them."""
+    hand_over: HandOver | None = None
+    """As written: its texts may hold ``$``, those that do not are checked."""
 
 
 class NodeOrigin(NamedTuple):

@@ -59,6 +59,7 @@ def merge(below: Layer, above: Layer) -> Layer:
         united(below.system_tags, above.system_tags),
         united(below.user_tags, above.user_tags),
         united(below.keep, above.keep),
+        above.hand_over or below.hand_over,
     )
 
 

@@ -30,15 +30,13 @@ if TYPE_CHECKING:
     from batch.jobfile.rearchitect import Rearchitect
     from batch.model import JsonValue
 
-NOT_BUILT: Final = {"waves": "limits"}
-"""Keys of the contract that this version refuses, with the map they stand in."""
 TOP_LEVEL: Final = (*EnvelopeModel.model_fields, "defaults", STREAMED, "rearchitect")
 
 _MODELS: Final = {
     "": TOP_LEVEL,
     "endpoint": tuple(EndpointModel.model_fields),
     "endpoint.auth": tuple(AuthModel.model_fields),
-    "limits": (*LimitsModel.model_fields, "waves"),
+    "limits": tuple(LimitsModel.model_fields),
 }
 
 
@@ -81,7 +79,6 @@ def _validated(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
     assert isinstance(tree, dict)
     for name in ("defaults", "rearchitect", STREAMED):
         tree.pop(name, None)
-    _refuse_not_built(tree, origin, problems)
     _check_targets(origin, problems)
     try:
         return EnvelopeModel.model_validate(tree)
@@ -95,14 +92,6 @@ def _without_nulls(value: JsonValue) -> JsonValue:
     if isinstance(value, dict):
         return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
     return value
-
-
-def _refuse_not_built(tree: dict[str, Any], origin: NodeOrigin, problems: Problems) -> None:
-    for name, parent in NOT_BUILT.items():
-        section = tree.get(parent) if parent else tree
-        if isinstance(section, dict) and section.pop(name, None) is not None:
-            path = f"{parent}.{name}" if parent else name
-            problems.add(origin.problem(Complaint(path, f"`{path}` is not built yet", at_key=True)))
 
 
 def _check_targets(origin: NodeOrigin, problems: Problems) -> None:
@@ -184,7 +173,7 @@ def _job(
     if model is None:
         return Job(path, "", "", Limits(), None, {}, layer, defaults_origin, place, data)
     folder = path.parent
-    limits = Limits(**model.limits.model_dump())
+    limits = Limits(**dict(model.limits))
     endpoint = _endpoint(model.endpoint, folder) if model.endpoint else None
     return Job(path, model.name, model.run, limits, endpoint, model.vars, layer, defaults_origin, place, data)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.jobfile.check import check_params, check_uuid, typed
+from batch.jobfile.handover import HAND_OVER_KEYS
 from batch.jobfile.inputs import open_input
 from batch.jobfile.job import Entry, Layer, NodeOrigin, RowOrigin, Target
 from batch.jobfile.layers import read_tags
@@ -56,10 +57,11 @@ def _at_from(origin: NodeOrigin, message: str) -> Problem:
 
 
 def _mistakable(entry: Entry) -> frozenset[str]:
-    """Return the columns that look like parameters and that no ``${…}`` of the entry uses."""
+    """Return the columns that look like keys of a target and that no ``${…}`` of the entry uses."""
     base = entry.base
-    texts = json.dumps([*base.params.values(), base.system_tags, base.user_tags])
-    return frozenset(name for name in BODY_PARAMS if f"${{{name}}}" not in texts)
+    asked = (base.hand_over.owner, base.hand_over.share_with) if base.hand_over is not None else ()
+    texts = json.dumps([*base.params.values(), base.system_tags, base.user_tags, asked])
+    return frozenset(name for name in (*BODY_PARAMS, *HAND_OVER_KEYS) if f"${{{name}}}" not in texts)
 
 
 def _has_own_template(layer: Layer) -> bool:
@@ -69,7 +71,10 @@ def _has_own_template(layer: Layer) -> bool:
 def _mistaken(target: Target, mistakable: frozenset[str]) -> Iterator[Problem]:
     for name in target.columns:
         if name in mistakable:
-            message = f"is only a value for ${{{name}}}, which nothing uses; did you mean params.{name}?"
+            meant = (
+                f"write {name}: ${{{name}}} beside from" if name in HAND_OVER_KEYS else f"did you mean params.{name}?"
+            )
+            message = f"is only a value for ${{{name}}}, which nothing uses; {meant}"
             yield target.origin.problem(Complaint(name, message, at_key=True))
 
 

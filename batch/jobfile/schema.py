@@ -107,6 +107,11 @@ def _target_keys() -> Schema:
         "id": _told("text", "the target's key; default: the uuid, and the values of its matrix"),
         "from": {"type": "string", "pattern": r"\.(jsonl|ndjson|csv)$", "description": "file of targets, streamed"},
         "matrix": _ref("matrix"),
+        "owner": _told("uuid", "account that the clone is given to once it is made"),
+        "share_with": {
+            "anyOf": [{"type": "array", "items": _ref("uuid")}, _TEMPLATE, _NULL],
+            "description": "accounts that the clone is shared with once it is made",
+        },
         "query": {
             "type": ["array", "string"],
             "items": {"type": "string", "pattern": "=|>|<|is null|not null"},

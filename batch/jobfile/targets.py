@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.check import check_uuid
 from batch.jobfile.events import STREAMED, walk
+from batch.jobfile.handover import HAND_OVER_KEYS, read_hand_over
 from batch.jobfile.job import ConditionError, Entry, Layer, NodeOrigin, Target
 from batch.jobfile.layers import LAYER_KEYS, merge, read_layer
 from batch.jobfile.matrix import Combination, read_matrix
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 MAX_TARGETS: Final = 20_000
 """Elements of a YAML list; more belong into a file that is streamed."""
-NOT_BUILT: Final = ("owner", "share_with")
-TARGET_KEYS: Final = ("uuid", "id", *LAYER_KEYS, "matrix", "from", "query", *NOT_BUILT)
+TARGET_KEYS: Final = ("uuid", "id", *LAYER_KEYS, "matrix", "from", "query", *HAND_OVER_KEYS)
 
 _EMPTY: Final = Layer()
 _TOO_MANY: Final = (
@@ -79,7 +79,7 @@ class _Reader:
     def _read_mapping(self, node: Mapping, origin: NodeOrigin, complaints: list[Complaint]) -> Iterator[Target]:
         keys = {key.text: value for key, value in node.pairs}
         _check_keys(keys, complaints)
-        layer = read_layer(node, complaints)
+        layer = read_layer(node, complaints)._replace(hand_over=read_hand_over(keys, complaints))
         combinations = read_matrix(keys["matrix"], complaints) if "matrix" in keys else ()
         uuid = _text("uuid", keys, complaints)
         if uuid is not None:
@@ -130,9 +130,7 @@ class _Reader:
 
 def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:
     for name in keys:
-        if name in NOT_BUILT:
-            complaints.append(Complaint(name, f"`{name}` is not built yet", at_key=True))
-        elif name == "<<":
+        if name == "<<":
             complaints.append(Complaint(name, "merge keys are not read: use `defaults`", at_key=True))
         elif name not in TARGET_KEYS:
             complaints.append(Complaint(name, unknown(name, TARGET_KEYS), at_key=True))

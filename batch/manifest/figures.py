@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest.fold import RETRIED, Past
+from batch.manifest.handovers import HANDED_OVER, counted, parse_handed_over, refusal
+from batch.manifest.line import fields
 from batch.manifest.reading import reading
 from batch.manifest.records import EndedLine, PlanLine, StartedLine, parse_line, parse_record
-from batch.model import Intent, Record, State
+from batch.model import Handed, HandedOver, Intent, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +56,8 @@ class Summary:
     """When the last few clones settled, seconds since the epoch."""
     torn_bytes: int
     """Bytes after the last whole line: a write under way or one cut short."""
+    handed: Handed = field(default_factory=Handed)
+    """Hand-overs, as far as the manifest alone can tell."""
 
 
 class _Figures:
@@ -63,6 +67,7 @@ class _Figures:
         self.past = Past()
         self.clusters: dict[tuple[State, str], Cluster] = {}
         self.settled: deque[bytes] = deque(maxlen=_RECENT)
+        self.refused: dict[str, HandedOver] = {}
         self.started: StartedLine | None = None
         self.ended: EndedLine | None = None
 
@@ -75,6 +80,8 @@ class _Figures:
                     self.count(parse_record(body))
             elif body.startswith(_PROCESS):
                 self._turn(body)
+            elif body.startswith(HANDED_OVER):
+                self._hand_over(parse_handed_over(fields(body)))
             elif RETRIED in body:
                 self._take_back(parse_record(body))
             yield body
@@ -88,6 +95,11 @@ class _Figures:
                 if known.count > 1:
                     self.clusters[kind] = replace(known, count=known.count - 1, key=key)
                 return
+
+    def _hand_over(self, line: HandedOver) -> None:
+        self.refused.pop(line.key, None)
+        if line.error_code is not None:
+            self.refused[line.key] = line
 
     def _turn(self, body: bytes) -> None:
         line = parse_line(body)
@@ -116,6 +128,9 @@ def summary(path: Path) -> Summary:
     for intent in figures.past.intents.values():
         if intent.state is State.UNCERTAIN:
             figures.count(intent)
+    for line in figures.refused.values():
+        figures.count(Record(State.CLONED, line.key, line.at, error_code=line.error_code, error=refusal(line)))
+    overs = figures.past.hand_overs
     return Summary(
         header=manifest.header,
         plan=figures.past.plan,
@@ -125,4 +140,5 @@ def summary(path: Path) -> Summary:
         ended=figures.ended,
         settled_at=tuple(parse_record(body).at for body in figures.settled),
         torn_bytes=torn_bytes,
+        handed=counted(figures.past.plan, figures.past.counts, done=overs.done, refused=overs.refused),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
+from batch.manifest.handovers import HANDED_OVER, HandOvers
 from batch.manifest.intents import Deaths, intent_of
 from batch.manifest.line import fields
 from batch.manifest.pinned import Pinned
@@ -83,6 +84,7 @@ class Past:
         self.pinned = Pinned()
         """What the plans so far took from the server."""
         self._deaths = Deaths()
+        self.hand_overs = HandOvers()
 
     def add(self, body: bytes) -> None:
         """Take in one line as it is written. Raises ManifestError where it says anything new of a settled Clone."""
@@ -171,6 +173,8 @@ class Past:
                 self.pinned.take(line)
             elif isinstance(line, PlanLine):
                 self.plan = line
+        elif body.startswith(HANDED_OVER):
+            self.hand_overs.add(body)
         else:
             self._deaths.add(body, self._open)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from batch.errors import ManifestError
 from batch.manifest.line import fields
 from batch.manifest.records import parse_record
 from batch.model import Intent, Record, State
@@ -56,13 +57,19 @@ class Deaths:
         self._taken_up: dict[bytes, tuple[int, int]] = {}
 
     def add(self, body: bytes, lines: Mapping[bytes, bytes]) -> None:
-        """Take in a line that is no clone record; ``lines`` are those of the open Clones."""
+        """Take in a line that is no clone record; ``lines`` are those of the open Clones.
+
+        Raises ManifestError for a record of another writer that does not begin with its state: passed over, it would
+        be sent again.
+        """
         if body.startswith(b'{"taken_up":'):
             self._take_up((key.encode("utf-8", "surrogatepass") for key in fields(body)["taken_up"]), lines)
         elif body.startswith(b'{"started":'):
             self.is_cut_off = True
         elif body.startswith(b'{"ended":'):
             self.is_cut_off = False
+        elif b'"state"' in body and "state" in fields(body):
+            raise ManifestError("a clone's record that does not begin with its state was not written by zclone")
 
     def _take_up(self, keys: Iterable[bytes], lines: Mapping[bytes, bytes]) -> None:
         for key in keys:

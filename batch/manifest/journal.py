@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
+from batch.manifest.handovers import encode_handed_over
 from batch.manifest.records import (
     PAGE,
     EndedLine,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from batch.manifest.fold import Past
     from batch.manifest.header import Header
     from batch.manifest.writer import Writer
-    from batch.model import Pins, Plan, Record
+    from batch.model import HandedOver, Pins, Plan, Record, State
 
     InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -101,6 +103,17 @@ class Manifest:
             self.past.add(body)
             await self._commit(body)
 
+    def note_hand_over(self, line: HandedOver) -> None:
+        """Append without waiting, like ``note``."""
+        body = encode_handed_over(line)
+        self.past.add(body)
+        self._append(body)
+        self._linger()
+
+    async def flush(self) -> None:
+        """Return when every note so far is durable."""
+        await self._drain()
+
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` at once when a write fails, so that POSTs whose own record is durable are held back too."""
         self._on_failure.append(hook)
@@ -115,7 +128,7 @@ class Manifest:
             return
         if known is None or known.digest != plan.digest:
             await self._write_targets(new)
-        line = PlanLine(plan.digest, plan.inputs, plan.count, self._clock())
+        line = PlanLine(plan.digest, plan.inputs, plan.count, self._clock(), plan.hand_overs)
         await self._commit(encode_plan(line))
         self.past.plan = line
 
@@ -149,10 +162,17 @@ class Manifest:
         try:
             await self._drain()
             if self._started:
-                self._pending.append(encode_ended(EndedLine(self._clock(), exit_code, reason, self.past.counts)))
+                self._pending.append(
+                    encode_ended(EndedLine(self._clock(), exit_code, reason, self._final_counts(exit_code)))
+                )
                 await self._drain()
         finally:
             self._release()
+
+    def _final_counts(self, exit_code: int) -> Counter[State]:
+        """Return none where the targets may be settled and their hand-overs not: then a fold must tell."""
+        plan = self.past.plan
+        return self.past.counts if exit_code == 0 or plan is None or not plan.hand_overs else Counter()
 
     async def _drain(self) -> None:
         while self._pending or self._flight is not None:

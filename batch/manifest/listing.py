@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
 from batch.manifest.fold import hash_key, head
+from batch.manifest.handovers import refusal
 from batch.manifest.reading import reading
 from batch.manifest.records import PlannedLine, parse_line, parse_record
-from batch.model import Record, Row, State
+from batch.model import HandedOver, Record, Row, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,8 @@ class Story:
     source_uuid: str
     records: tuple[Record, ...]
     """In the order of time; none while the target is only planned."""
+    hand_overs: tuple[HandedOver, ...] = ()
+    """All after its clone was made."""
 
 
 def scan(path: Path) -> Iterator[Line]:
@@ -41,24 +44,23 @@ def scan(path: Path) -> Iterator[Line]:
 def story(path: Path, key: str) -> Story | None:
     """Return what is on record about ``key``; None where the manifest does not know it."""
     name = key.encode("utf-8", "surrogatepass")
-    records = []
+    records, hand_overs = [], []
     source: str | None = None
     with reading(path) as manifest:
         for body in manifest.bodies():
             found = head(body)
             if found is None:
-                source = source or _planned_source(body, key)
+                line = parse_line(body)
+                if isinstance(line, PlannedLine):
+                    source = source or dict(line.targets).get(key)
+                elif isinstance(line, HandedOver) and line.key == key:
+                    hand_overs.append(line)
             elif found[1] == name:
                 records.append(parse_record(body))
     source = source or next((record.source_uuid for record in records if record.source_uuid), None)
     if source is None and not records:
         return None
-    return Story(manifest.header, key, source or "", tuple(records))
-
-
-def _planned_source(body: bytes, key: str) -> str | None:
-    line = parse_line(body)
-    return dict(line.targets).get(key) if isinstance(line, PlannedLine) else None
+    return Story(manifest.header, key, source or "", tuple(records), tuple(hand_overs))
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -81,6 +83,8 @@ class _Index:
         self._named = array("Q")
         self._sent = array("Q")
         self._last = array("Q")
+        self._refused: dict[int, int] = {}
+        """Where a hand-over that was refused last is recorded."""
 
     def add(self, body: bytes, place: int) -> None:
         found = head(body)
@@ -91,6 +95,11 @@ class _Index:
         if isinstance(line, PlannedLine):
             for key, _ in line.targets:
                 self._ordinal(key.encode("utf-8", "surrogatepass"), place)
+        elif isinstance(line, HandedOver):
+            ordinal = self._ordinal(line.key.encode("utf-8", "surrogatepass"), place)
+            self._refused.pop(ordinal, None)
+            if line.error_code is not None:
+                self._refused[ordinal] = place
 
     def _ordinal(self, key: bytes, place: int) -> int:
         hashed = hash_key(key)
@@ -135,6 +144,10 @@ class _Index:
             return Row(key, source, State.PLANNED, None, None, 0, None, None, None, None)
         record = parse_record(manifest.body_at(last))
         first = parse_record(manifest.body_at(sent)) if sent and record.attempt else None
+        if record.state is State.CLONED and ordinal in self._refused:
+            line = parse_line(manifest.body_at(self._refused[ordinal]))
+            assert isinstance(line, HandedOver)
+            record = replace(record, error_code=line.error_code, error=refusal(line))
         return Row(
             key=key,
             source_uuid=source,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from batch.errors import ManifestError
+from batch.manifest.handovers import parse_handed_over
 from batch.manifest.line import encode, encode_value, fields, quote
-from batch.model import JsonValue, Pins, Record, State
+from batch.model import HandedOver, JsonValue, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ class PlanLine:
     inputs: str
     targets: int
     at: float
+    hand_overs: int = 0
+    """How many of the targets have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,9 @@ class UnknownLine:
     """A kind that a later zclone of the same format version writes; left alone."""
 
 
-Line: TypeAlias = Record | Pins | PlanLine | PlannedLine | StartedLine | EndedLine | TakenUpLine | UnknownLine
+Line: TypeAlias = (
+    Record | Pins | PlanLine | PlannedLine | StartedLine | EndedLine | TakenUpLine | HandedOver | UnknownLine
+)
 
 
 def encode_record(record: Record) -> bytes:
@@ -104,7 +109,8 @@ def encode_record(record: Record) -> bytes:
 
 def encode_plan(plan: PlanLine) -> bytes:
     """Return the open body."""
-    return encode([("plan", plan.digest), ("inputs", plan.inputs), ("targets", plan.targets), ("at", plan.at)])
+    head: list[tuple[str, JsonValue]] = [("plan", plan.digest), ("inputs", plan.inputs), ("targets", plan.targets)]
+    return encode([*head, ("at", plan.at), ("hand_overs", plan.hand_overs or None)])
 
 
 def encode_planned(targets: Sequence[tuple[str, str]]) -> bytes:
@@ -174,6 +180,7 @@ def parse_line(body: bytes) -> Line:
             _typed(found, "inputs", str),
             _typed(found, "targets", int),
             _number(found, "at"),
+            _typed({"hand_overs": 0, **found}, "hand_overs", int),
         )
     if "started" in found:
         pid, host = _typed(found, "pid", int), _typed(found, "host", str)
@@ -187,7 +194,7 @@ def parse_line(body: bytes) -> Line:
         return EndedLine(_number(found, "ended"), _typed(found, "exit", int), reason and str(reason), counts)
     if "taken_up" in found:
         return TakenUpLine(tuple(map(str, _typed(found, "taken_up", list))), _number(found, "at"))
-    return UnknownLine()
+    return parse_handed_over(found) if "handed_over" in found else UnknownLine()
 
 
 def parse_record(body: bytes) -> Record:

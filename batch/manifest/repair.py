@@ -90,9 +90,11 @@ class _Findings:
         """Targets whose state cannot be known."""
         self._targets: dict[str, _Target] = {}
         self._named: dict[str, int] = {}
+        """The last damaged segment that names a target."""
         self._unlinked: set[str] = set()
         """Keys of which the record that opened them again is lost."""
-        """The last damaged segment that names a target."""
+        self._missed = -1
+        """The last damaged segment."""
 
     def add(self, number: int, segment: Segment) -> None:
         if number == 0:
@@ -124,17 +126,20 @@ class _Findings:
 
     def _miss(self, number: int, damaged: bytes) -> None:
         self.damaged += 1
+        self._missed = number
         self._named |= {_unquote(quoted): number for quoted in _KEY.findall(damaged)}
 
     def close(self) -> None:
         """Decide who is uncertain.
 
-        Nobody knows how many lines a damaged stretch held, nor of whom, so whoever is not settled may have been sent.
-        The settled stay so, unless something damaged names them later.
+        Nobody knows how many lines a damaged stretch held, nor of whom, so whoever is not settled may have been sent,
+        and whoever had failed before it may have been retried, sent and cloned. Other ends stay, unless something
+        damaged names them later.
         """
         for key, target in self._targets.items():
             is_named = key in self._unlinked or self._named.get(key, -1) > target.place
-            if is_named or (self.damaged and not target.state.is_final):
+            may_be_retried = target.state in _RETRIABLE and self._missed > target.place
+            if is_named or may_be_retried or (self.damaged and not target.state.is_final):
                 self.uncertain[key] = target
 
 

@@ -37,6 +37,7 @@ def manifest_schema() -> dict[str, JsonValue]:
         "started": _started(),
         "ended": _ended(),
         "taken_up": _taken_up(),
+        "handed_over": _handed_over(),
     }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -100,8 +101,22 @@ def _taken_up() -> JsonValue:
     return _line({"taken_up": keys, "at": _TIME})
 
 
+def _handed_over() -> JsonValue:
+    key: JsonValue = {
+        "type": "string",
+        "description": "key of a target whose clone was given to its owner and shared; refused where there is an error",
+    }
+    accounts: JsonValue = {"type": "array", "items": _TEXT, "minItems": 1, "description": "account uuids"}
+    owner: JsonValue = {"type": "string", "description": "account uuid"}
+    return _line(
+        {"handed_over": key, "at": _TIME, "clone_uuid": _TEXT},
+        {"owner": owner, "share_with": accounts, "error_code": _TEXT, "error": _TEXT},
+    )
+
+
 def _plan() -> JsonValue:
-    return _line({"plan": _TEXT, "inputs": _TEXT, "targets": _COUNT, "at": _TIME})
+    hand_overs: JsonValue = {"type": "integer", "minimum": 1, "description": "targets with owner or share_with"}
+    return _line({"plan": _TEXT, "inputs": _TEXT, "targets": _COUNT, "at": _TIME}, {"hand_overs": hand_overs})
 
 
 def _planned() -> JsonValue:

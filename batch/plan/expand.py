@@ -78,7 +78,7 @@ def expand(
     problems = Problems()
     digest = _Survey(job, planner, problems).digest()
     problems.raise_any()
-    return _plan(job, planner, digest.hexdigest(), digest.count, inputs=inputs)
+    return _plan(job, planner, digest.hexdigest(), (digest.count, digest.hand_overs), inputs=inputs)
 
 
 def pinned(job: Job, pins: Pins) -> Job:
@@ -86,16 +86,25 @@ def pinned(job: Job, pins: Pins) -> Job:
     return replace(job, found=lambda conditions: pins.queries.get(conditions, ()))
 
 
-def trusted(job: Job, *, run: str | None, started_at: float, digest: str, count: int, pins: Pins | None = None) -> Plan:
+def trusted(
+    job: Job,
+    *,
+    run: str | None,
+    started_at: float,
+    digest: str,
+    count: int,
+    hand_overs: int = 0,
+    pins: Pins | None = None,
+) -> Plan:
     """Return the plan without checking it again.
 
-    Only for inputs whose ``inputs_digest`` equals the one recorded with ``digest`` and ``count``.
+    Only for inputs whose ``inputs_digest`` equals the one recorded with ``digest``, ``count`` and ``hand_overs``.
     """
     identity = run_id(job, run=run, started_at=started_at)
     inputs = inputs_digest(job, run=run, started_at=started_at, pins=pins)
     pins = pins or Pins()
     planner = Planner(job, identity, started_at, pins.sources.get)
-    return _plan(pinned(job, pins), planner, digest, count, inputs=inputs)
+    return _plan(pinned(job, pins), planner, digest, (count, hand_overs), inputs=inputs)
 
 
 def inputs_digest(job: Job, *, run: str | None, started_at: float, pins: Pins | None = None) -> str:
@@ -134,13 +143,15 @@ def input_files(job: Job) -> Iterator[Path]:
                     yield job.path.parent / value.text
 
 
-def _plan(job: Job, planner: Planner, digest: str, count: int, *, inputs: str) -> Plan:
+def _plan(job: Job, planner: Planner, digest: str, counts: tuple[int, int], *, inputs: str) -> Plan:
+    """Make the Plan; ``counts``: of the clones, and of those among them that are handed over."""
+
     def clones() -> Iterator[Clone]:
         problems = Problems()
         again = PlanDigest()
         for target in read_targets(job, problems):
             for clone in planner.clones(target, problems.add):
-                again.add(clone.key, clone.digest)
+                again.add(clone)
                 yield clone
         problems.raise_any()
         if again.hexdigest() != digest:
@@ -148,7 +159,7 @@ def _plan(job: Job, planner: Planner, digest: str, count: int, *, inputs: str) -
                 str(job.path), "an input file was changed while the run was reading it: run the same command again"
             )
 
-    return Plan(job.name, planner.run, digest, count, clones, inputs)
+    return Plan(job.name, planner.run, digest, counts[0], clones, inputs, counts[1])
 
 
 class _Survey:
@@ -168,7 +179,7 @@ class _Survey:
         try:
             for target in read_targets(self._job, self._problems):
                 for clone in self._planner.clones(target, self._problems.add):
-                    total.add(clone.key, clone.digest)
+                    total.add(clone)
                     self._look(clone, target)
             if self._suspects:
                 self._compare("key", lambda clone: clone.key)

@@ -83,16 +83,22 @@ def clone_digest(source_uuid: str, body: bytes) -> str:
 class PlanDigest:
     """A digest of a set of clones: adding them in any order gives the same."""
 
-    __slots__ = ("_sum", "count")
+    __slots__ = ("_sum", "count", "hand_overs")
 
     def __init__(self) -> None:
         """Start with the empty plan."""
         self._sum = 0
         self.count = 0
+        self.hand_overs = 0
+        """How many of the clones have one."""
 
-    def add(self, key: str, digest: str) -> None:
+    def add(self, clone: Clone) -> None:
         """Add one clone."""
-        self._sum += int.from_bytes(hashlib.sha256(f"{key}\0{digest}".encode()).digest()[:16])
+        text, wanted = f"{clone.key}\0{clone.digest}", clone.hand_over
+        if wanted is not None:
+            text = "\0".join((text, wanted.owner or "", *wanted.share_with))
+            self.hand_overs += 1
+        self._sum += int.from_bytes(hashlib.sha256(text.encode()).digest()[:16])
         self.count += 1
 
     def hexdigest(self) -> str:

@@ -9,6 +9,7 @@ from batch.jobfile.check import check_tags, check_value, typed
 from batch.jobfile.layers import united
 from batch.jobfile.problems import Complaint, shorten
 from batch.model import Clone
+from batch.plan.handover import rendered
 from batch.plan.identity import Identities, clone_digest, encode_body
 from batch.plan.rearchitect import SPECS, Images, UncoveredError, Vendors
 from batch.plan.render import RenderError, RunNames, Scope, render, render_tree
@@ -59,10 +60,12 @@ class Planner:
             complaints.append(Complaint("", f"its key must be at most {MAX_KEY} printable characters: {shorten(key)}"))
         if "cpuArchitectures" in params and "architectureImages" in params and not complaints:
             _check_architectures(params, complaints)
+        asked = target.layer.hand_over or target.entry.base.hand_over
+        hand_over = None if asked is None else rendered(asked, self._scope(target, combination), complaints)
         own_uuid = params.pop("resourceUuid", None)
         uuid = own_uuid if isinstance(own_uuid, str) else self.identities.of(key)
         body = encode_body({**params, "resourceUuid": uuid}, system_tags, user_tags)
-        return Clone(key, target.uuid, uuid, body, clone_digest(target.uuid, body), params)
+        return Clone(key, target.uuid, uuid, body, clone_digest(target.uuid, body), params, hand_over)
 
     def _merged(
         self, target: Target, combination: Combination | None, complaints: list[Complaint]
@@ -107,11 +110,11 @@ class Planner:
             if value is None or (name not in target.layer.templates and name in target.layer.params):
                 continue
             try:
-                rendered = render_tree(value, scope)
+                filled = render_tree(value, scope)
             except RenderError as error:
                 complaints.append(Complaint(f"params.{name}", str(error)))
                 continue
-            params[name] = typed(name, rendered) if isinstance(rendered, str) else rendered
+            params[name] = typed(name, filled) if isinstance(filled, str) else filled
             check_value(name, params[name], complaints)
 
     def _keep(self, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]) -> None:

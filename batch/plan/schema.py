@@ -41,6 +41,8 @@ def plan_schema() -> dict[str, Any]:
             **{name: {"type": ["string", "null"]} for name in ("code", "error", "hint")},
         }
     )
+    clone["properties"]["owner"] = {**_UUID, "description": "account that it is given to once it is made"}
+    clone["properties"]["share_with"] = {"type": "array", "items": _UUID, "minItems": 1, "description": "accounts"}
     head = {"job": _TEXT, "run": _TEXT, "digest": _DIGEST, "count": _COUNT}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",

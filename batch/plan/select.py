@@ -25,4 +25,8 @@ def select(plan: Plan, keep: Callable[[Clone], bool], *, label: str) -> Plan:
         return filter(keep, plan.clones())
 
     digest = hashlib.sha256(f"{plan.digest}\n{label}".encode()).hexdigest()[:_DIGITS]
-    return replace(plan, digest=digest, count=sum(1 for _ in clones()), clones=clones, inputs="")
+    count, hand_overs = 0, 0
+    for clone in clones():
+        count += 1
+        hand_overs += clone.hand_over is not None
+    return replace(plan, digest=digest, count=count, clones=clones, inputs="", hand_overs=hand_overs)

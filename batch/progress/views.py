@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ _FIRST_BEAT: Final = 2.0
 BEAT: Final = 15.0
 """Seconds between two signs of life."""
 _FRAME: Final = 0.25
+_PATIENCE: Final = 0.5
+"""Seconds that the last frames may take each."""
 
 
 @asynccontextmanager
@@ -55,23 +58,51 @@ def _log_beat(seen: Snapshot) -> None:
 
 @asynccontextmanager
 async def live(board: Board, view: Live) -> AsyncIterator[None]:
-    """Redraw the view four times a second, and once more at the end; a terminal that went away ends it quietly."""
+    """Redraw the view four times a second, and once more at the end.
+
+    A terminal that went away ends it quietly, and one that takes no output misses frames and holds up nothing.
+    """
+    pen = _Pen()
 
     def draw() -> None:
         size = view.console.size
         # The last line is the cursor's once the view ends.
-        view.update(picture(board.look(), width=size.width, height=max(1, size.height - 1)), refresh=True)
+        frame = picture(board.look(), width=size.width, height=max(1, size.height - 1))
+        pen.use(lambda: view.update(frame, refresh=True))
 
-    with suppress(OSError):
-        view.start()
+    pen.use(view.start)
     try:
         async with ticking(draw, 0.0, _FRAME):
             yield
     finally:
-        with suppress(OSError):
-            draw()
-        with suppress(OSError):
-            view.stop()
+        pen.wait()
+        draw()
+        pen.wait()
+        pen.use(view.stop)
+        pen.wait()
+
+
+class _Pen:
+    """Draws in a thread, one thing at a time; what would have to wait is left out."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def use(self, action: Callable[[], None]) -> None:
+        """Begin ``action``, unless the one before it is still waiting for the terminal."""
+
+        def quietly() -> None:
+            with suppress(OSError):
+                action()
+
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=quietly, name="view", daemon=True)
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the last action, not for ever."""
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)
 
 
 @asynccontextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from batch.manifest.handovers import refusal
 from batch.manifest.reading import reading
 from batch.manifest.records import EndedLine, PlanLine, PlannedLine, StartedLine, parse_line
-from batch.model import Record, Row, State
+from batch.model import HandedOver, Record, Row, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,27 @@ class Course:
     source_uuid: str
     last: Record | None = None
     spans: list[Span] = field(default_factory=list)
+    hand_over: HandedOver | None = None
+    """The last try."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is a clone that could not be handed over."""
+        return self.state is State.CLONED and self.hand_over is not None and self.hand_over.error_code is not None
+
+    @property
+    def error_code(self) -> str | None:
+        """Of the target, or of the hand-over of its clone."""
+        if self.is_refused and self.hand_over is not None:
+            return self.hand_over.error_code
+        return None if self.last is None else self.last.error_code
+
+    @property
+    def error(self) -> str | None:
+        """What was said with it."""
+        if self.is_refused and self.hand_over is not None:
+            return refusal(self.hand_over)
+        return None if self.last is None else self.last.error
 
     @property
     def state(self) -> State:
@@ -58,8 +80,8 @@ class Course:
             last.clone_uuid,
             last.name,
             last.attempt,
-            last.error_code,
-            last.error,
+            self.error_code,
+            self.error,
             started,
             settled,
         )
@@ -141,6 +163,9 @@ class _Writer:
                 case Record(key=key, source_uuid=source):
                     course = self.courses.get(key) or self.courses.setdefault(key, Course(key, source or ""))
                     course.add(line)
+                    self._touch(line.at)
+                case HandedOver(key=key):
+                    self.courses.setdefault(key, Course(key, "")).hand_over = line
                     self._touch(line.at)
                 case PlannedLine(targets):
                     for key, source_uuid in targets:

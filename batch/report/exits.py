@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ExitCode
-from batch.model import State
+from batch.model import Handed, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,11 +15,16 @@ UNFINISHED: Final = (State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN)
 NOT_CLONED: Final = (State.FAILED, State.CONFLICT, State.UNDONE)
 """States that a rerun leaves alone, though there is no clone."""
 
+_NONE: Final = Handed()
 
-def exit_code(counts: Mapping[State, int]) -> ExitCode:
-    """Return 0 only if every target is cloned, 4 while a rerun has something to do, 3 otherwise."""
-    if any(counts.get(state) for state in UNFINISHED):
+
+def exit_code(counts: Mapping[State, int], handed: Handed = _NONE) -> ExitCode:
+    """Return 0 only if every target is cloned and handed over, 4 while a rerun has something to do, 3 otherwise.
+
+    A rerun tries again what the server refused to hand over; nothing but that being left is 3.
+    """
+    if handed.open or any(counts.get(state) for state in UNFINISHED):
         return ExitCode.UNFINISHED
-    if any(counts.get(state) for state in NOT_CLONED):
+    if handed.refused or any(counts.get(state) for state in NOT_CLONED):
         return ExitCode.FAILED
     return ExitCode.OK

@@ -50,8 +50,8 @@ def failures(chronicle: Chronicle) -> list[Failures]:
     """Return the groups, the largest first."""
     groups: dict[tuple[State, str, str], list[Course]] = {}
     for course in chronicle.courses:
-        if course.last is not None and course.state in _BAD:
-            kind = (course.state, course.last.error_code or "", cause_of(course.last.error or ""))
+        if course.state in _BAD or course.is_refused:
+            kind = (course.state, course.error_code or "", cause_of(course.error or ""))
             groups.setdefault(kind, []).append(course)
     found = [_group(chronicle, kind, courses) for kind, courses in groups.items()]
     return sorted(found, key=lambda group: (-group.count, group.code, group.cause))
@@ -59,14 +59,13 @@ def failures(chronicle: Chronicle) -> list[Failures]:
 
 def _group(chronicle: Chronicle, kind: tuple[State, str, str], courses: list[Course]) -> Failures:
     state, code, cause = kind
-    first = courses[0].last
     return Failures(
         state=state,
         code=code,
         cause=cause,
         count=len(courses),
         keys=tuple(course.key for course in courses[:_EXAMPLES]),
-        error=(first.error if first else None) or "",
+        error=courses[0].error or "",
         command=command_for(chronicle.header, chronicle.path, state, code),
     )
 

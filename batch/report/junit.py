@@ -20,9 +20,9 @@ _FAILURES = (State.FAILED, State.CONFLICT, State.UNDONE)
 def junit_report(chronicle: Chronicle) -> Iterator[str]:
     """Yield the document: failed targets as failures, uncertain ones as errors, those not settled as skipped."""
     known, header = figures(chronicle), chronicle.header
-    failed = sum(known.counts[state] for state in _FAILURES)
+    failed = sum(known.counts[state] for state in _FAILURES) + known.handed.refused
     uncertain = known.counts[State.UNCERTAIN]
-    skipped = known.counts.total() - failed - uncertain - known.counts[State.CLONED]
+    skipped = known.counts.total() - failed - uncertain - known.counts[State.CLONED] + known.handed.refused
     numbers = (
         f'tests="{known.counts.total()}" failures="{failed}" errors="{uncertain}" skipped="{skipped}"'
         f' time="{known.seconds:.3f}"'
@@ -38,13 +38,12 @@ def junit_report(chronicle: Chronicle) -> Iterator[str]:
 def _case(course: Course, suite: str) -> str:
     seconds = sum(span.ended_at - span.sent_at[0] for span in course.spans if span.ended_at is not None)
     opening = f'<testcase classname="{suite}" name="{_attribute(course.key)}" time="{seconds:.3f}"'
-    last = course.last
-    if course.state is State.CLONED:
+    if course.state is State.CLONED and not course.is_refused:
         return f"{opening}/>\n"
-    if course.state in _FAILURES or course.state is State.UNCERTAIN:
+    if course.state in _FAILURES or course.state is State.UNCERTAIN or course.is_refused:
         element = "error" if course.state is State.UNCERTAIN else "failure"
-        said = _attribute((last.error if last else None) or course.state.value)
-        code = _attribute((last.error_code if last else None) or course.state.value)
+        said = _attribute(course.error or course.state.value)
+        code = _attribute(course.error_code or course.state.value)
         return f'{opening}><{element} type="{code}" message="{said}"/></testcase>\n'
     return f'{opening}><skipped message="{course.state.value}"/></testcase>\n'
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from batch.model import State
 from batch.report.failures import failures
 from batch.report.figures import figures
+from batch.report.status import handed_text
 from batch.report.text import clean, duration, iso
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def markdown_report(chronicle: Chronicle, *, at: float) -> Iterator[str]:
     yield f" on {_plain(header.endpoint)}{rehearsal}"
     yield f" in {duration(known.seconds)}; {known.retries} extra attempts.\n\n| state | targets |\n|---|---:|\n"
     yield from (f"| {state.value} | {known.counts[state]} |\n" for state in State if known.counts[state])
+    told = handed_text(known.handed)
+    yield f"\n{told}\n" if told else ""
     yield from _failures(failures(chronicle))
     yield from _rows(chronicle)
     digest = f", plan `{chronicle.plan.digest}`" if chronicle.plan else ""

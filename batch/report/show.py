@@ -9,7 +9,7 @@ from batch.report.text import clean, iso
 
 if TYPE_CHECKING:
     from batch.manifest import Story
-    from batch.model import Record
+    from batch.model import HandedOver, Record
 
 _DETAILS: Final = ("resource_uuid", "digest", "clone_uuid", "name", "error_code", "error")
 _SHOWN_JOB_DIGITS: Final = 8
@@ -25,7 +25,22 @@ def show_lines(story: Story) -> list[str]:
         return [*lines, "planned; nothing was sent yet"]
     for record in story.records:
         lines += _record(record)
+    for line in story.hand_overs:
+        lines += _hand_over(line)
     return lines
+
+
+def _hand_over(line: HandedOver) -> list[str]:
+    told = "handed over" if line.error_code is None else "hand-over refused"
+    details = {
+        "clone_uuid": line.clone_uuid,
+        "owner": line.wanted.owner,
+        "share_with": ", ".join(line.wanted.share_with) or None,
+        "error_code": line.error_code,
+        "error": line.error,
+    }
+    shown = [f"  {name:<15}{clean(value)}" for name, value in details.items() if value is not None]
+    return [f"{iso(line.at)}  {told}", *shown]
 
 
 def _record(record: Record) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ExitCode
-from batch.model import State
+from batch.model import Handed, State
 from batch.report.exits import UNFINISHED, exit_code
 from batch.report.failures import command_for
 from batch.report.text import clean, duration, iso
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from batch.manifest import Cluster, Summary
 
+_NONE: Final = Handed()
 _MOST_CLUSTERS: Final = 10
 _LONGEST_ERROR: Final = 300
 
@@ -36,11 +38,12 @@ def status_lines(summary: Summary, *, manifest: Path, is_held: bool, now: float)
         *_warnings(summary),
         f"targets   {summary.counts.total()}",
         *count_lines(summary.counts),
+        *_handed(summary.handed),
     ]
     if is_running:
         lines += _pace(summary, now)
     lines += cluster_lines(summary.clusters)
-    if not is_running and exit_code(summary.counts) is ExitCode.UNFINISHED:
+    if not is_running and exit_code(summary.counts, summary.handed) is ExitCode.UNFINISHED:
         lines.append(f"go on     {clean(command_for(summary.header, manifest, State.PLANNED))}")
     return lines
 
@@ -48,6 +51,19 @@ def status_lines(summary: Summary, *, manifest: Path, is_held: bool, now: float)
 def count_lines(counts: Mapping[State, int]) -> list[str]:
     """Return one line a state that has targets, in the order of the protocol."""
     return [f"  {state.value:<10}{counts[state]:>9}" for state in State if counts.get(state)]
+
+
+def _handed(handed: Handed) -> Iterator[str]:
+    told = handed_text(handed)
+    if told:
+        yield f"handed    {told}"
+
+
+def handed_text(handed: Handed) -> str:
+    """Say how many of the clones that are to be handed over are; empty where none is to be."""
+    total = handed.done + handed.open + handed.refused
+    refused = f", {handed.refused} refused" if handed.refused else ""
+    return f"{handed.done} of {total} clones handed over{refused}" if total else ""
 
 
 def _process(summary: Summary, *, is_running: bool) -> str:
@@ -90,18 +106,22 @@ def _cluster(cluster: Cluster) -> str:
     return f"  {cluster.count} {cluster.state.value} with {code}: {error}{example}"
 
 
-def ending_lines(counts: Counter[State], clusters: Sequence[Cluster], *, manifest: str, again: str) -> list[str]:
+def ending_lines(
+    counts: Counter[State], clusters: Sequence[Cluster], *, manifest: str, again: str, handed: Handed = _NONE
+) -> list[str]:
     """Return the text at a run's end. ``manifest``: its path; ``again``: the run's own command, as typed."""
     cloned, total = counts.get(State.CLONED, 0), counts.total()
     head = f"{cloned} of {total} targets cloned"
     rest = ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state) and state != State.CLONED)
-    lines = [f"{head}; {rest}" if rest else head, *cluster_lines(clusters)]
-    match exit_code(counts):
+    lines = ["; ".join(filter(None, (head, rest, handed_text(handed)))), *cluster_lines(clusters)]
+    match exit_code(counts, handed):
         case ExitCode.UNFINISHED:
             lines.append(f"unfinished: run the same command again: {clean(again)}")
         case ExitCode.FAILED:
-            kind = next(state for state in (State.FAILED, State.CONFLICT, State.UNDONE) if counts.get(state))
-            lines.append(f"see which: zclone list {clean(manifest)} --state {kind.value}")
+            kinds = (state for state in (State.FAILED, State.CONFLICT, State.UNDONE) if counts.get(state))
+            lines += [f"see which: zclone list {clean(manifest)} --state {kind.value}" for kind in islice(kinds, 1)]
+            if handed.refused:
+                lines.append(f"to hand over the rest, mend what was refused and run again: {clean(again)}")
         case _:
             pass
     return lines

@@ -89,6 +89,18 @@ _DETAILS: Final = {
         "permission denied, the account[uuid:{0}] is not the owner of the resource[uuid:{1}, type:{2}]",
         "操作错误，账户[uuid:{0}]不是资源[uuid:{1}，类型:{2}]的所有者",
     ),
+    "same_owner": (
+        (
+            "Invalid ChangeResourceOwner operation.Original owner is the same as target owner."
+            "Current account is [uuid: {0}].The resource target owner account[uuid: {1}]."
+            "The resource original owner account[uuid:{2}]."
+        ),
+        "ChangeResourceOwner操作无效，原所有者与目标所有者相同。当前账户[uuid: {0}]，目标[uuid: {1}]，原[uuid:{2}]。",
+    ),
+    "nobody": (
+        "toPublic is set to false, accountUuids cannot be null or empty",
+        "toPublic设置为false，accountUuids不能为null或空",
+    ),
     "access": (
         "the account[uuid:{0}] has no access to the resources[uuids:[{1}], type:{2}]",
         "账户[uuid:{0}]无法使用资源[uuids:[{1}]，类型:{2}]",

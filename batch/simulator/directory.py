@@ -45,6 +45,13 @@ class Directory:
         self._speech = speech
         self.sessions: dict[str, Session] = {}
 
+    def find(self, uuid: str) -> Account | None:
+        """Look up an account; an unknown one is made up when the node invents accounts."""
+        account = self.accounts.get(uuid)
+        if account is None and self._options.invent_accounts:
+            account = self.accounts[uuid] = Account(uuid, f"account-{uuid[:8]}")
+        return account
+
     def login(self, name: str, password_hash: str, *, uuid: str, now: float) -> Session:
         """Open session ``uuid``. Raises ApiFailureError ID.1000 or ID.1006."""
         account = self._by_name.get(name)

@@ -25,6 +25,8 @@ class Ledger:
         self.faults: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         """duplicate_jobs, logins, http_sessions, refused, restarts, deleted, ..."""
+        self.owners: Counter[str] = Counter()
+        """How often each resource was given to another account."""
         self.in_flight = 0
         self.max_in_flight = 0
         self._times = array("d")
@@ -95,7 +97,7 @@ class Ledger:
             **self.counts,
         }
         if clones:
-            answer["clones"] = [_clone_json(row) for row in self.clones]
+            answer["clones"] = [{**_clone_json(row), "given": self.owners[row.uuid]} for row in self.clones]
         if times:
             answer["call_times"] = list(self._times)
             answer["call_kinds"] = [self._names[kind] for kind in self._kinds]
@@ -114,6 +116,7 @@ def _clone_json(row: Resource) -> Json:
         "params": dict(row.params),
         "user_tags": list(row.tags),
         "owner": row.owner,
+        "shared": list(row.shared),
         "made_at": row.made_at,
         "job": row.job,
         "deleted": row.deleted,

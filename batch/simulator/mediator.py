@@ -27,7 +27,7 @@ def check(world: World, call: Call, now: float) -> Account | None:
         _check_resource_uuid(world, call)
         _check_system_tags(world, call)
         if account is not None:
-            _check_quota(world, account)
+            check_quota(world, account)
     return account
 
 
@@ -63,7 +63,8 @@ def _check_system_tags(world: World, call: Call) -> None:
             raise world.speech.fail("SYS.1007", "tag", tag)
 
 
-def _check_quota(world: World, account: Account) -> None:
+def check_quota(world: World, account: Account) -> None:
+    """Refuse one more model service of ``account``. Raises ApiFailureError ID.1003."""
     if account.is_admin or account.quota is None:
         return
     rows = world.estate.rows.values()

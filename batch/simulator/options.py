@@ -109,6 +109,8 @@ class NodeOptions:
 
     invent_sources: bool = True
     """Make up a source that is cloned but was never seen; its fields follow from its uuid."""
+    invent_accounts: bool = False
+    """Make up an account that something is given to or shared with; nobody can log in with it."""
     keep_params: bool = True
     """False keeps only names and digests of what was asked for, to make a million clones fit; queries then show
     the source's values."""

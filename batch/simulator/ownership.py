@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.simulator import query
 from batch.simulator.api import Api, Call, World
+from batch.simulator.mediator import check_quota
 
 if TYPE_CHECKING:
     from batch.simulator.options import Account
@@ -47,7 +48,7 @@ def _resource(world: World, uuid: object) -> Resource:
 
 
 def _require_account(world: World, uuid: str) -> None:
-    if uuid not in world.directory.accounts:
+    if world.directory.find(uuid) is None:
         raise world.speech.fail("SYS.1003", "missing", "accountUuid", uuid, "AccountVO")
 
 
@@ -62,10 +63,17 @@ def _validate_owner(world: World, call: Call) -> None:
     _resource(world, call.fields["resourceUuid"])
 
 
-def _change_owner(world: World, call: Call, _account: Account | None, _now: float) -> Json:
+def _change_owner(world: World, call: Call, account: Account | None, _now: float) -> Json:
     row = world.estate.change(str(call.fields["resourceUuid"]))
     assert row is not None
-    row.owner = call.path["accountUuid"]
+    assert account is not None
+    owner = world.directory.find(call.path["accountUuid"])
+    assert owner is not None
+    if not owner.is_admin and owner.uuid == row.owner:
+        raise world.speech.fail("ID.1004", "same_owner", account.uuid, owner.uuid, row.owner)
+    check_quota(world, owner)
+    row.owner = owner.uuid
+    world.ledger.owners[row.uuid] += 1
     world.emit({"e": "owner", "u": row.uuid, "a": row.owner})
     return {"inventory": {"accountUuid": row.owner, "resourceUuid": row.uuid, "resourceType": row.kind}}
 
@@ -84,6 +92,8 @@ def _shared_rows(world: World, call: Call) -> list[Resource]:
 
 def _validate_share(world: World, call: Call) -> None:
     require(world, call, "resourceUuids")
+    if call.fields.get("toPublic") is not True and not texts(world, call, "accountUuids"):
+        raise world.speech.fail("SYS.1007", "nobody")
     _shared_rows(world, call)
     for uuid in texts(world, call, "accountUuids"):
         _require_account(world, uuid)
@@ -105,8 +115,8 @@ def _share(world: World, call: Call, _account: Account | None, _now: float) -> J
 
 def _owners(world: World, call: Call, _account: Account | None, _now: float) -> Json:
     rows = [world.estate.find(uuid) for uuid in call.request.values("resourceUuids")]
-    accounts = world.directory.accounts
-    return {"inventories": {row.uuid: _account_json(accounts[row.owner]) for row in rows if row is not None}}
+    owners = {row.uuid: world.directory.find(row.owner) for row in rows if row is not None}
+    return {"inventories": {uuid: _account_json(owner) for uuid, owner in owners.items() if owner is not None}}
 
 
 def _user_tags(world: World, call: Call, account: Account | None, _now: float) -> Json:

@@ -57,16 +57,19 @@ _CHAOS: Final = (
     _maybe(0.010, Fault(FaultKind.RATE_LIMITED, seconds=1), "poll"),
 )
 
-CALM: Final = NodeOptions()
+CALM: Final = NodeOptions(invent_accounts=True)
 """Nothing goes wrong; jobs take 0.15 to 0.6 s."""
 
-FLAKY: Final = NodeOptions(latency=(0.05, 0.3), api_timeout_ms=5000, faults=_submits(1.0) + _reads(1.0))
+FLAKY: Final = NodeOptions(
+    latency=(0.05, 0.3), api_timeout_ms=5000, invent_accounts=True, faults=_submits(1.0) + _reads(1.0)
+)
 """Every ambiguous ending, about one POST in ten; lost jobs are given up after 5 s."""
 
 CHAOS: Final = NodeOptions(
     latency=(0.05, 0.5),
     api_timeout_ms=5000,
     duplicate_window=0.05,
+    invent_accounts=True,
     faults=_CHAOS + _submits(2.0) + _reads(4.0),
 )
 """All of it and more: restarts, dying sessions, foreign locations, doubled jobs."""

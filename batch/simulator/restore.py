@@ -108,6 +108,7 @@ def _owner(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
     row = world.estate.change(event["u"])
     if row is not None:
         row.owner = event["a"]
+        world.ledger.owners[row.uuid] += 1
 
 
 def _share(world: World, _jobs: JobStore, event: Json, _now: float) -> None:

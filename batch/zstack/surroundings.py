@@ -156,6 +156,17 @@ class Surroundings:
             found.update((uuid, account) for uuid, account in accounts if account is not None)
         return found
 
+    async def accounts(self, uuids: Iterable[str]) -> set[str]:
+        """Ask which of these accounts exist; an account other than admin sees itself only."""
+        found: set[str] = set()
+        for batch in _batches(uuids):
+            query = urlencode(
+                [("q", f"uuid?={','.join(batch)}"), ("limit", str(len(batch)))], quote_via=quote, safe=","
+            )
+            rows = (await self._caller.ask("QueryAccount", "GET", f"/v1/accounts?{query}")).get("inventories")
+            found.update(account.uuid for account in map(_account, rows if isinstance(rows, list) else ()) if account)
+        return found
+
     async def own_account(self) -> Account | None:
         """Ask who is calling; None where the answers do not say.
 

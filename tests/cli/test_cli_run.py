@@ -11,13 +11,14 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -238,6 +239,41 @@ def test_a_full_log_disk_costs_the_log_only(job: Path, zclone: Run, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert "log lines were lost" in done.stderr
     assert states(tmp_path / MANIFEST) == {"cloned": 3}
+
+
+def test_a_stalled_reader_of_stderr_ends_no_run(job: Path, tmp_path: Path, child_env: dict[str, str]) -> None:
+    """A reader of stderr that stays but stops reading changes neither exit code nor manifest."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while os.write(writing, b"." * 512):
+            pass
+    os.set_blocking(writing, True)
+    command = [sys.executable, "-m", "batch", "run", "--simulate=quick.yaml", str(job)]
+    done = subprocess.run(command, cwd=tmp_path, env=child_env, stderr=writing, timeout=60, check=False)
+    os.close(writing)
+    os.close(reading)
+    assert done.returncode == 0
+    assert states(tmp_path / MANIFEST) == {"cloned": 3}
+
+
+def test_a_pipe_that_nobody_reads_is_refused(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A log file that is a pipe without a reader is an error at once: waiting for one could last for ever."""
+    os.mkfifo(tmp_path / "log")
+    done = zclone("run", "--simulate=quick.yaml", "--log-file", "log", job)
+    assert (done.returncode, done.stderr) == (2, "zclone: log: nobody reads this pipe\n")
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_data_that_cannot_be_written_is_one_message(job: Path, zclone: Run, child_env: dict[str, str]) -> None:
+    """A full disk behind stdout is told in one line with exit code 1, without a traceback."""
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    command = [sys.executable, "-m", "batch", "list", MANIFEST]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, cwd=job.parent, env=child_env, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"zclone: stdout: No space left on device\n")
 
 
 def test_a_log_file_has_every_detail(job: Path, zclone: Run, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_the_standard_library_writes_the_same_lines(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("style", list(log.Format))
 def test_secrets_are_redacted_in_every_form(style: log.Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registered secret leaves in no form: raw, hashed, base64, url- or JSON-encoded, nor in a traceback."""
-    secret = 'hün"ter/2 '
+    """A registered secret leaves in no form: raw, hashed, base64, url- or JSON-encoded, quoted, nor in a traceback."""
+    secret = "hün\"ter\\/2' "
     secrets = log.Secrets()
     secrets.add(secret)
     monkeypatch.setattr(log, "SECRETS", secrets)
@@ -94,6 +94,10 @@ def test_secrets_are_redacted_in_every_form(style: log.Format, monkeypatch: pyte
         base64.b64encode(raw).decode(),
         quote(raw, safe=""),
         json.dumps(secret)[1:-1],
+        base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        quote(raw, safe="").replace("%C3%BC", "%c3%bc").replace("%2F", "%2f").replace("%5C", "%5c"),
+        repr(secret)[1:-1],
+        repr(raw)[2:-1],
     }
 
     def act(logger: Any) -> None:
@@ -113,8 +117,10 @@ def test_secrets_are_redacted_in_every_form(style: log.Format, monkeypatch: pyte
 def test_fields_named_like_secrets_are_redacted() -> None:
     """A field whose name says secret never shows its value."""
     names = ("password", "Authorization", "session_id", "sessionUuid", "access_key_secret", "token", "cookie")
-    (line,) = logged(log.Format.JSON, lambda logger: logger.info("x.done", **dict.fromkeys(names, "visible")))
-    assert b"visible" not in line
+    flat = dict.fromkeys(names, "visible")
+    for fields in (flat, {"headers": flat}, {"calls": [{"headers": flat}]}):
+        (line,) = logged(log.Format.JSON, lambda logger, fields=fields: logger.info("x.done", **fields))  # type: ignore[misc]
+        assert b"visible" not in line
 
 
 def test_tracebacks_have_no_locals() -> None:

@@ -7,6 +7,8 @@ import pty
 import re
 import subprocess
 import sys
+import tty
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -87,6 +89,26 @@ def test_the_live_view(no_color: bool, tmp_path: Path, child_env: dict[str, str]
     assert "1 of 1 targets cloned" in seen
     assert "\x1b[?25l" not in seen
     assert bool(re.search(r"\x1b\[[\d;]*3[1-7]m", seen)) is not no_color
+
+
+def test_a_terminal_that_takes_nothing_ends_no_run(tmp_path: Path, child_env: dict[str, str]) -> None:
+    """A terminal whose other end stopped reading costs the view, not the run: exit code and manifest are the same."""
+    targets = "".join(f"  - {number:012x}4aaa8{number:015x}\n" for number in range(1, 31))
+    text = f"version: 1\nname: job\nlimits: {{rate: 25/s}}\ntargets:\n{targets}"
+    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    os.set_blocking(theirs, False)
+    with suppress(BlockingIOError):
+        while os.write(theirs, b"." * 512):
+            pass
+    os.set_blocking(theirs, True)
+    command = [sys.executable, "-m", "batch", "run", "--simulate", "job.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=child_env, stderr=theirs, timeout=60, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0
+    assert (tmp_path / "job.simulated.manifest.jsonl").read_text(encoding="utf-8").count('"cloned"') >= 30
 
 
 def on_terminal(arguments: list[str], cwd: Path, env: dict[str, str]) -> str:

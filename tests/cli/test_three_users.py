@@ -204,19 +204,35 @@ def test_a_nightly_resumed_after_midnight_keeps_its_date(tmp_path: Path, zclone:
 
 
 def write_tenants(path: Path, tenants: list[int]) -> None:
-    rows = "".join(f"tenant{number},tenant{number},{number % 4 + 1},tier::{number % 2}\n" for number in tenants)
-    path.write_text("id,tenant,params.requestCpu,userTags\n" + rows, encoding="utf-8")
+    rows = "".join(
+        f"tenant{number},tenant{number},{number % 4 + 1},tier::{number % 2},{account(number)},{partners(number)}\n"
+        for number in tenants
+    )
+    path.write_text("id,tenant,params.requestCpu,userTags,account,partners\n" + rows, encoding="utf-8")
+
+
+def account(number: int) -> str:
+    return f"{number + 1:032x}"
+
+
+def partners(number: int) -> str:
+    """Name the accounts beside a tenant's own that use its service: none, one or two."""
+    return ";".join(account(number + one) for one in range(1, number % 3 + 1))
 
 
 def test_the_onboarding(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """Forty tenants get a clone each; reordered rows are the same clones, and one more tenant is one more clone."""
+    """Forty tenants own a clone each and share it; reordered rows are the same clones, one more is one more clone."""
     script = write_sources(tmp_path / "node.yaml", {uuid_of(1): "chat"})
+    known = [{"uuid": account(number), "name": f"account{number}"} for number in range(43)]
+    text = script.read_text(encoding="utf-8").replace("latency:", "invent_accounts: false, latency:")
+    script.write_text(f"{text}accounts: {json.dumps(known)}\n", encoding="utf-8")
     env = {"ZSTACK_API_URL": serve_node("--faults", str(script)), "ZSTACK_SESSION_ID": SESSION}
     job = tmp_path / "onboard.yaml"
     job.write_text(
-        "version: 1\nname: onboard\nlimits: {rate: 500/s, concurrency: 16}\ntargets:\n"
+        "version: 1\nname: onboard\nlimits: {rate: 500/s, concurrency: 41, waves: [1, 5, rest]}\ntargets:\n"
         f"  - {{from: tenants.csv, uuid: {uuid_of(1)}, keep: [size, system],"
-        " params: {name: '${tenant}-${source.name}'}, userTags: ['tenant::${tenant}']}\n",
+        " params: {name: '${tenant}-${source.name}'}, userTags: ['tenant::${tenant}'],"
+        " owner: '${account}', share_with: ['${partners}']}\n",
         encoding="utf-8",
     )
     write_tenants(tmp_path / "tenants.csv", list(range(40)))
@@ -227,6 +243,11 @@ def test_the_onboarding(tmp_path: Path, zclone: Run, serve_node: Callable[..., s
     made = ledger(env["ZSTACK_API_URL"])["clones"]
     assert sorted(row["name"] for row in made) == sorted(f"tenant{number}-chat" for number in range(41))
     assert all("size" in row["params"] and "system" in row["params"] for row in made)
+    shown = {row["name"]: (row["owner"], row["given"], row["shared"]) for row in made}
+    assert shown == {
+        f"tenant{number}-chat": (account(number), 1, list(filter(None, partners(number).split(";"))))
+        for number in range(41)
+    }
     # The session is proven by a query at each of the two starts; the source was asked for once.
     assert ledger(env["ZSTACK_API_URL"])["calls"]["query"] == 3
 

@@ -31,6 +31,7 @@ class Leaping(SystemClock):
     """Real time, in which two hours pass with each expiry: sessions die of age."""
 
     def __init__(self, server: NodeServer) -> None:
+        super().__init__()
         self._server = server
 
     def monotonic(self) -> float:

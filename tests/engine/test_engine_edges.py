@@ -223,6 +223,20 @@ def test_a_call_held_back_says_nothing_about_the_server() -> None:
     assert not breaker.is_open
 
 
+def test_no_post_asks_whether_the_server_is_back() -> None:
+    """While the server is away a look goes ahead of each POST, which leaves only once that was answered."""
+    loop = VirtualLoop()
+    breaker = Breaker(VirtualClock(loop, Random(1)))
+    away = [("submit", NotSent("refused"))] * 10 + [("find", NoAnswer("silence"))]
+    api = GuardedApi(ScriptedApi([*away, ("find", Absent()), ("submit", Accepted(None))]), breaker)
+
+    async def main() -> list[object]:
+        return [await api.submit(CLONE, "b" * 32) for _ in range(12)]
+
+    assert run_virtual(loop, main())[10:] == [NotSent("silence"), Accepted(None)]
+    assert not breaker.is_open
+
+
 def test_a_gap_in_the_queue_lets_others_run() -> None:
     """None among the items is no item: whoever waits comes first, and the pool goes on."""
     seen: list[str] = []

@@ -169,6 +169,28 @@ def test_those_who_leave_the_queue_keep_nobody_waiting() -> None:
     assert tasks == 1
 
 
+def test_who_comes_as_the_last_one_leaves_is_let_in() -> None:
+    """One who begins to wait in the moment in which all others are cancelled passes at its time."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+
+    async def main() -> tuple[float, int]:
+        gate = Gate(1, clock=clock)
+        await gate.wait()
+        leaving = asyncio.ensure_future(gate.wait())
+        await asyncio.sleep(0.1)
+        leaving.cancel()
+        coming = asyncio.ensure_future(gate.wait())
+        async with asyncio.timeout(30):
+            await coming
+        await asyncio.sleep(0.1)
+        return loop.time() - 0.1, len(asyncio.all_tasks())
+
+    passed_at, tasks = run_virtual(loop, main())
+    assert passed_at == pytest.approx(1, rel=0.05)
+    assert tasks == 1
+
+
 def test_a_pause_holds_back_who_was_just_let_in() -> None:
     """A pause that comes between the usher's nod and the call is kept; a POST turned away meanwhile is told so."""
     loop = VirtualLoop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import resource
 import subprocess
@@ -122,7 +123,7 @@ def test_a_section_of_comments_counts_as_absent(tmp_path: Path) -> None:
         (read_max_failures, "7", 7.0),
         (read_max_failures, "0", 0.0),
         (read_max_failures, "2.5%", 0.025),
-        (read_max_failures, "100%", None),
+        (read_max_failures, "100%", math.inf),
     ],
 )
 def test_units(reader: object, text: str, value: float | None) -> None:

@@ -253,6 +253,21 @@ def test_unknown_kinds_and_fields_are_left_alone() -> None:
     assert encode([("a", None), ("b", 1)]) == b'{"b":1'
 
 
+@pytest.mark.parametrize("record", [sent("a"), cloned("a"), failed("a")], ids=lambda record: record.state)
+def test_a_record_in_any_order_of_fields_is_read_or_refused(record: Record) -> None:
+    """Another writer's record is never passed over: state and key first is read, anything else is refused."""
+    body = fields(encode_record(record))
+    before = [encode_planned([("a", "a")]), *([] if record.state is State.SENT else [encode_record(sent("a"))])]
+    ends = {"state": body.pop("state"), "key": body.pop("key")}
+    past = Past()
+    past.add_all([*before, encode([*ends.items(), *reversed(body.items())])])
+    past.finish()
+    assert past.counts == {record.state: 1}
+    for other in (encode([*body.items(), *ends.items()]), encode_record(record).replace(b'":', b'": ')):
+        with pytest.raises(ManifestError, match="not written by zclone"):
+            Past().add_all([*before, other])
+
+
 def test_number_of_another_type_has_no_place() -> None:
     """What JSON lines of a manifest never hold is refused when written."""
     with pytest.raises(TypeError):

@@ -10,7 +10,7 @@ import pytest
 from batch.errors import ManifestError, UsageError
 from batch.manifest import open_manifest
 from batch.manifest.repair import CODE, repair
-from batch.model import State
+from batch.model import Record, State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent
 
 if TYPE_CHECKING:
@@ -65,15 +65,37 @@ async def test_lost_record_leaves_its_clone_uncertain(tmp_path: Path) -> None:
 
 
 async def test_settled_clone_named_by_later_damage_is_uncertain(tmp_path: Path) -> None:
-    """Nobody knows whether a damaged line after a clone's end undid it."""
-    path = await damaged(tmp_path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    lines.insert(-1, b'{"state":"undone","key":"a","at":30.0,"attempt":1,"batch":9,"crc":"00000000"}\n')
-    path.write_bytes(b"".join(lines))
-    repair(path, tmp_path / "new")
+    """Nobody knows whether a damaged line after a clone's end undid it; of whom it does not name it says nothing."""
+    for key, other in (("a", "d"), ("d", "a")):
+        path = await damaged(tmp_path)
+        lines = path.read_bytes().splitlines(keepends=True)
+        line = f'{{"state":"undone","key":"{key}","at":30.0,"attempt":1,"batch":9,"crc":"00000000"}}\n'
+        path.write_bytes(b"".join([*lines[:-1], line.encode(), lines[-1]]))
+        repair(path, tmp_path / key)
+        manifest = open_manifest(tmp_path / key, HEADER)
+        assert manifest.past.intents[key].state is State.UNCERTAIN
+        assert (manifest.past.final(other) is not None) == (other == "a")
+        await manifest.close(0)
+
+
+async def test_a_retry_that_was_lost_is_not_told_as_a_failure(tmp_path: Path) -> None:
+    """A target that had failed before the damage is uncertain: the lost lines may have retried and cloned it."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    await manifest.write_plan(plan(list("ab")), [(key, key) for key in "ab"])
+    for record in (sent("a"), cloned("a"), sent("b"), failed("b")):
+        await manifest.commit(record)
+    await manifest.close(3)
+    first, manifest = len(disk.data), open_fake(disk)
+    for record in (Record(State.PLANNED, "b", 30.0, 0, retried=True), sent("b", at=31.0), cloned("b")):
+        await manifest.commit(record)
+    last = len(disk.data)
+    await manifest.close(0)
+    path = tmp_path / "run.manifest.jsonl"
+    path.write_bytes(disk.data[:first] + bytes(last - first) + disk.data[last:])
+    assert repair(path, tmp_path / "new").uncertain == 1
     manifest = open_manifest(tmp_path / "new", HEADER)
-    assert manifest.past.intents["a"].state is State.UNCERTAIN
-    assert manifest.past.final("b") is not None
+    assert manifest.past.counts == {State.CLONED: 1, State.UNCERTAIN: 1}
     await manifest.close(0)
 
 

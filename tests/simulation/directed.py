@@ -13,11 +13,13 @@ from batch.simulator.faults import Fault, FaultKind, Rule
 from batch.simulator.options import NodeOptions
 from tests.simulation.booked import last_states, records
 from tests.simulation.command import run_process
+from tests.simulation.jobs import planned
 from tests.simulation.mending import damage, mended
 from tests.simulation.process import MANIFEST, Process
+from tests.simulation.promises import misreported
 from tests.simulation.schedule import SUBMIT_FAULTS, judged, rules, run_schedule
 from tests.simulation.virtual import EPOCH
-from tests.simulation.world import World, planned
+from tests.simulation.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -172,6 +174,14 @@ def run_deaf(seed: int) -> Verdict:
     return judged(world, problems)
 
 
+def run_noise(seed: int) -> Verdict:
+    """Soon after the login a proxy puts noise in the place of every third answer, and some clones are looked for."""
+    missing = (Fault(FaultKind.LOST_REPLY, seconds=0.1), Fault(FaultKind.ROW_MISSING), Fault(FaultKind.DROP))
+    world = world_of(seed, 8, *rules(missing, 0.8))
+    world.at(0.2, lambda: setattr(world, "garbled", 0.3))
+    return judged(world, misreported(world, run_process(world, Process(stop_after=60.0))))
+
+
 def run_repaired(seed: int) -> Verdict:
     """A manifest is damaged anywhere, repaired, and the run goes on with what could be trusted."""
     random = Random(seed)
@@ -233,4 +243,5 @@ KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
     "blackouts": run_blackouts,
     "deaf": run_deaf,
     "repaired": run_repaired,
+    "noise": run_noise,
 }

@@ -248,7 +248,7 @@ def budget_ignored(patch: pytest.MonkeyPatch) -> None:
 def nothing_holds_back(patch: pytest.MonkeyPatch) -> None:
     """Neither the budget nor the breaker."""
 
-    async def guard(self: breaker.Breaker, call: Any) -> Any:
+    async def guard(self: breaker.Breaker, call: Any, **probe: Any) -> Any:
         return await call()
 
     budget_ignored(patch)

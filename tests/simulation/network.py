@@ -36,8 +36,14 @@ _NOISE: Final = (
     b"<html><title>welcome</title></html>",
 )
 """No answer of ZStack; the empty one stands for random bytes."""
+_READ_BY_BODY: Final = {200, 202, 503}
+"""Statuses that say nothing without their body."""
 _PATIENCE: Final = 30.0
 """Seconds the client waits for an answer."""
+
+
+class _Noise(ClientReply):
+    """An answer that says nothing."""
 
 
 class SimHttp:
@@ -66,6 +72,7 @@ class SimHttp:
         headers: Mapping[str, str] | None = None,
         sends_clone: bool = False,
     ) -> Outcome:
+        self._process.heard_noise = False
         if not sends_clone:
             await self._gate.wait()
         elif not await self._gate.wait_to_send():
@@ -80,6 +87,7 @@ class SimHttp:
         outcome = await self._send(request)
         if self._is_deadly(request):
             self._process.die()
+        self._process.heard_noise = isinstance(outcome, _Noise) and outcome.status in _READ_BY_BODY
         witness.answered(self._process, request, outcome)
         return outcome
 
@@ -131,14 +139,16 @@ class SimHttp:
         if delivery.cut is not None:
             return NoAnswer("the answer broke off")
         named = {name.lower(): value for name, value in delivery.headers}
-        return ClientReply(delivery.status, self._garbled(delivery.body), None, named.get("retry-after"))
+        reply = ClientReply(delivery.status, delivery.body, None, named.get("retry-after"))
+        return self._garbled(reply)
 
-    def _garbled(self, body: bytes) -> bytes:
+    def _garbled(self, reply: ClientReply) -> ClientReply:
         """Sometimes say nothing that ZStack could say: no engine may believe it, or be hurt by it."""
         random = self._world.random
         if not self._world.garbled or random.random() >= self._world.garbled:
-            return body
-        return random.choice(_NOISE) or random.randbytes(random.randint(1, 400))
+            return reply
+        body = random.choice(_NOISE) or random.randbytes(random.randint(1, 400))
+        return _Noise(reply.status, body, None, reply.retry_after)
 
     def _check_record(self, request: Request) -> None:
         """I4 and I14: each POST has a durable record of the same J, R and digest, and none follows a failed write."""

@@ -44,6 +44,8 @@ class Process:
     """Virtual seconds."""
     wall: Callable[[], float] = lambda: 0.0
     """Seconds since the epoch, as its machine has it."""
+    heard_noise: bool = False
+    """Whether the answer it heard last was bytes that say nothing."""
     poisoned_at: float = float("inf")
     """When a write or sync failed: nothing may be sent after that moment."""
 

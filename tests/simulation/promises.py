@@ -2,10 +2,10 @@
 
 I1 at most one clone a target. I2 none lost. I3 none invented, and none called failed that exists or may come to be.
 I4 no POST without a durable record of its ids. I5 the manifest is a chain its reader takes, and never another story.
-I7 healed, everything ends, in few POSTs. I8 the rate and the clones in flight. I9 few fruitless retries. I10 logins.
-I11 no secret where people read. I12 no call to anywhere else. I13 one writer. I14 no POST after a failed write. I15 the
-exit code and the counts. I16 the same seed, the same trace. I17 bytes that say nothing are not believed and do no harm.
-I18 nothing to do: no byte.
+I6 an end is final, unless it is retried. I7 healed, everything ends, in few POSTs. I8 the rate and the clones in
+flight. I9 few fruitless retries. I10 logins. I11 no secret where people read. I12 no call to anywhere else. I13 one
+writer. I14 no POST after a failed write. I15 the exit code and the counts. I16 the same seed, the same trace. I17 bytes
+that say nothing are not believed and do no harm. I18 nothing to do: no byte.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from batch.engine.policy import Policy
 from batch.errors import ExitCode, ManifestError
 from batch.model import State
 from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
-from tests.simulation.booked import last_states
+from tests.simulation.booked import last_states, records
 from tests.simulation.process import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from batch.model import Record
     from tests.simulation.command import Ended
     from tests.simulation.witness import Life, Post, Story
     from tests.simulation.world import World
@@ -45,7 +46,7 @@ def broken(world: World) -> list[str]:
         found += resent(world, story)
         found += overspent(world, story)
         found += wasted(world, story)
-        found += torn_chain(world, path)
+        found += torn_chain(world, path) or reopened(world, path)
         found += betrayed(world, path)
     for _, life in world.witness.lives:
         found += rate(world, life)
@@ -200,6 +201,20 @@ def torn_chain(world: World, path: Path) -> list[str]:
     except ManifestError as error:
         return [f"I5: {error}"]
     return []
+
+
+def reopened(world: World, path: Path) -> list[str]:
+    """I6: after a target's end nothing else is on record of it, unless it was retried or undone."""
+    ends: dict[str, Record] = {}
+    found = []
+    for record in records(world.manifest(path)):
+        end = ends.get(record.key)
+        if end is not None and not (record.retried or record.state in {end.state, State.UNDONE}):
+            found.append(f"I6: {record.key} is {end.state} and then {record.state}")
+        ends.pop(record.key, None)
+        if record.state.is_final:
+            ends[record.key] = record
+    return found
 
 
 def misreported(world: World, ended: Ended, path: Path = MANIFEST) -> list[str]:

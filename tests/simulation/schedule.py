@@ -15,10 +15,11 @@ from tests.simulation import promises
 from tests.simulation.booked import last_states, records
 from tests.simulation.command import Ended, run_process, run_processes
 from tests.simulation.disk import SimFile
+from tests.simulation.jobs import planned, planned_clone
 from tests.simulation.mending import damage, mended
 from tests.simulation.process import MANIFEST, Process
 from tests.simulation.virtual import EPOCH
-from tests.simulation.world import World, planned, planned_clone
+from tests.simulation.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -7,7 +7,10 @@ import pytest
 from batch.errors import ZcloneError
 from tests.conftest import ROOT
 from tests.simulation.directed import KINDS
+from tests.simulation.misreadings import MISREADINGS
 from tests.simulation.mutants import MUTANTS, Mutant
+
+ALL = (*MUTANTS, *MISREADINGS)
 
 
 def found_by(kind: str, seed: int) -> str | None:
@@ -19,7 +22,7 @@ def found_by(kind: str, seed: int) -> str | None:
     return problems[0] if problems else None
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
 def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
     """Each mistake breaks a promise within the number of schedules that stands beside it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -30,12 +33,12 @@ def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_mistake_nothing_is_found(kind: str) -> None:
     """The code as it is keeps every promise in the very schedules that find the mistakes."""
-    wanted = max((mutant.within for mutant in MUTANTS if mutant.schedule == kind), default=0)
+    wanted = max((mutant.within for mutant in ALL if mutant.schedule == kind), default=0)
     assert [(seed, found) for seed in range(wanted) if (found := found_by(kind, seed))] == []
 
 
 def test_the_readme_says_how_soon_each_mistake_is_found() -> None:
     """tests/README.md has every mistake, its kind of schedule and the number of schedules it may take."""
     text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
-    for mutant in MUTANTS:
+    for mutant in ALL:
         assert f"| {mutant.name} | {mutant.within} | {mutant.schedule} |\n" in text

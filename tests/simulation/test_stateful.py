@@ -14,13 +14,14 @@ from batch.errors import ExitCode
 from tests.simulation import promises
 from tests.simulation.command import run_process, run_processes
 from tests.simulation.directed import world_of
+from tests.simulation.jobs import planned_clone
 from tests.simulation.process import Process
 from tests.simulation.schedule import SUBMIT_FAULTS, judged, rules
 from tests.simulation.virtual import EPOCH
-from tests.simulation.world import World, planned_clone
 
 if TYPE_CHECKING:
     from batch.simulator.faults import Fault
+    from tests.simulation.world import World
 
 _SEEDS = st.integers(0, 2**16)
 

@@ -210,6 +210,8 @@ class Witness:
         self._learn(known, answer)
 
     def _heard(self, process: Process, answer: object) -> None:
+        if process.heard_noise and not isinstance(answer, NoAnswer):
+            self.broken.append(f"I17: noise was read as {type(answer).__name__}")
         if not isinstance(answer, NotSent | NoAnswer):
             self.life(process).answers.append(self._next())
 

@@ -1,21 +1,20 @@
 """What outlives every process: the node, the network's late deliveries, the disk, the job file, one seed.
 
-The engine, manifest, gate and client are the real ones; only the socket, the disk, the clock and chance are ours.
+The engine, plan, manifest, gate and client are the real ones; only the socket, the disk, the clock and chance are ours.
 Same seed, same trace, byte for byte.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import json
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from batch.model import Clone, Limits, Plan
+from batch.model import Limits
 from batch.simulator.node import Node
 from tests.simulation.disk import SimDisk
+from tests.simulation.jobs import plan_of
 from tests.simulation.virtual import EPOCH
 from tests.simulation.witness import Witness
 
@@ -23,21 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from batch.model import JsonValue
+    from batch.model import Clone, Plan
     from batch.simulator.options import NodeOptions
-
-
-def planned_clone(number: int) -> Clone:
-    """Make one Clone with a body of its own, as plan.expand shapes them."""
-    uuid = f"{number + 1:012x}4abc8{number + 1:015x}"
-    params: dict[str, JsonValue] = {"name": f"clone-{number}", "requestCpu": 4, "resourceUuid": uuid}
-    body = json.dumps({"params": params}, separators=(",", ":")).encode()
-    return Clone(f"t{number}", f"{number + 1:032x}", uuid, body, f"{number + 1:032x}", params)
-
-
-def planned(count: int) -> list[Clone]:
-    """``count`` of them."""
-    return [planned_clone(number) for number in range(count)]
 
 
 @dataclass
@@ -113,8 +99,7 @@ class World:
 
     def plan(self) -> Plan:
         """What the job asks for."""
-        digest = hashlib.sha256("".join(clone.key for clone in self.clones).encode()).hexdigest()[:32]
-        return Plan("sim", "default", digest, len(self.clones), lambda: iter(self.clones), digest)
+        return plan_of(tuple(int(clone.key.removeprefix("t")) for clone in self.clones))
 
     def manifest(self, path: Path) -> bytes:
         """The bytes of a manifest as the next process would see them."""

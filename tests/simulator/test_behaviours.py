@@ -155,10 +155,11 @@ BEHAVIOURS: Final = (
     Behaviour(
         18,
         "the APIs around the clone",
-        "version timezone",
+        "version timezone invent_accounts",
         "test_open_apis_need_no_credential test_supported_apis_are_named_by_class "
         "test_deleting_an_unknown_service_succeeds test_owners_change_and_resources_are_shared "
-        "test_owner_and_share_need_what_they_name",
+        "test_owner_and_share_need_what_they_name test_an_owner_is_not_made_owner_again "
+        "test_who_gets_a_resource_needs_room_for_it test_accounts_are_made_up_where_asked",
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -248,7 +249,11 @@ def test_owners_change_and_resources_are_shared() -> None:
     [
         ("POST", f"/v1/account/{'9' * 32}/resources", {"params": {"resourceUuid": SOURCE}}),
         ("POST", f"/v1/account/{ADMIN_UUID}/resources", {"params": {"resourceUuid": CLONE}}),
-        ("PUT", "/v1/accounts/resources/actions", {"shareResource": {"resourceUuids": [CLONE]}}),
+        (
+            "PUT",
+            "/v1/accounts/resources/actions",
+            {"shareResource": {"resourceUuids": [CLONE], "accountUuids": [ADMIN_UUID]}},
+        ),
     ],
 )
 def test_owner_and_share_need_what_they_name(method: str, path: str, body: Any) -> None:
@@ -257,6 +262,44 @@ def test_owner_and_share_need_what_they_name(method: str, path: str, body: Any) 
     bench.send(method, path, body, job=job())
     bench.wait()
     assert bench.poll()[1]["error"]["code"] == "SYS.1003"
+
+
+def give(bench: Bench, account: str, number: int) -> str | None:
+    """Give CLONE to an account; the code of the error, None where it went well."""
+    bench.send("POST", f"/v1/account/{account}/resources", {"params": {"resourceUuid": CLONE}}, job=job(number))
+    bench.wait()
+    error = bench.poll(job(number))[1].get("error")
+    return None if error is None else str(error["code"])
+
+
+def test_an_owner_is_not_made_owner_again() -> None:
+    """Giving a normal account what it has is ID.1004; admin may get its own again."""
+    bench = Bench(accounts=(TENANT, OTHER))
+    bench.clone({"resourceUuid": CLONE}, job=job(1))
+    told = [give(bench, TENANT.uuid, 2), give(bench, TENANT.uuid, 3), give(bench, OTHER.uuid, 4)]
+    assert told == [None, "ID.1004", None]
+    assert [give(bench, ADMIN_UUID, 5), give(bench, ADMIN_UUID, 6)] == [None, None]
+    assert bench.node.ledger.json()["clones"][0]["given"] == 4
+
+
+def test_who_gets_a_resource_needs_room_for_it() -> None:
+    """The quota of the account that gets a resource is checked, whoever gives; sharing with nobody is SYS.1007."""
+    bench = Bench(accounts=(replace(TENANT, quota=0),))
+    bench.clone({"resourceUuid": CLONE}, job=job(1))
+    assert give(bench, TENANT.uuid, 2) == "ID.1003"
+    share = {"shareResource": {"resourceUuids": [CLONE], "accountUuids": []}}
+    bench.send("PUT", "/v1/accounts/resources/actions", share, job=job(3))
+    bench.wait()
+    assert bench.poll(job(3))[1]["error"]["code"] == "SYS.1007"
+
+
+def test_accounts_are_made_up_where_asked() -> None:
+    """A node that invents accounts lets any uuid own; another one does not know it."""
+    stranger = "7" * 32
+    for invents, expected in ((True, None), (False, "SYS.1003")):
+        bench = Bench(invent_accounts=invents)
+        bench.clone({"resourceUuid": CLONE}, job=job(1))
+        assert give(bench, stranger, 2) == expected
 
 
 def test_errors_nest_their_cause() -> None:

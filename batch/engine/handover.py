@@ -1,0 +1,138 @@
+"""After the pool: clones that were made are shared, then given to their owners. Both may be done again.
+
+Shared first: an account that gives a clone away may lose the right to share it. Nothing is recorded before: a process
+that dies in between leaves the hand-over open, and the next one does all of it again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from batch.engine.dispatch import dispatch
+from batch.engine.stop import GRACE, within_grace
+from batch.errors import RunStoppedError
+from batch.model import Handed, HandedOver, State
+from batch.zstack.answers import ErrorClass, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batch.engine.ports import Clock, HandOverJournal, Registrar
+    from batch.engine.stop import Stop
+    from batch.model import Clone, HandOver, Plan
+    from batch.zstack.answers import NoAnswer, NotSent
+
+_DEFINITE: Final = frozenset({ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS})
+"""Refusals that are of this one clone, as far as anybody can tell; after any other no hand-over can succeed now."""
+_PAUSE_EVERY: Final = 512
+
+
+class Settled(Protocol):
+    """The fold of a manifest, as far as hand-overs need it."""
+
+    def final(self, key: str) -> tuple[State, int] | None:
+        """Tell the final state of a Clone, or None."""
+
+    @property
+    def hand_overs(self) -> HandOvers:
+        """What became of hand-overs so far."""
+
+
+class HandOvers(Protocol):
+    """What a manifest says of hand-overs."""
+
+    def is_done(self, key: str, wanted: HandOver) -> bool:
+        """Whether the target was handed over exactly so."""
+
+    def is_refused(self, key: str, wanted: HandOver) -> bool:
+        """Whether the server refused exactly that when it was asked last."""
+
+
+def handed(plan: Plan, past: Settled) -> Handed:
+    """Count the hand-overs of the plan's clones that are made; a plan without any is not walked."""
+    done, left, refused = 0, 0, 0
+    for clone in plan.clones() if plan.hand_overs else ():
+        wanted = clone.hand_over
+        if wanted is None or not _is_made(clone, past):
+            continue
+        if past.hand_overs.is_done(clone.key, wanted):
+            done += 1
+        elif past.hand_overs.is_refused(clone.key, wanted):
+            refused += 1
+        else:
+            left += 1
+    return Handed(done, left, refused)
+
+
+def _is_made(clone: Clone, past: Settled) -> bool:
+    final = past.final(clone.key)
+    return final is not None and final[0] is State.CLONED
+
+
+def _waiting(plan: Plan, past: Settled) -> Iterator[Clone | None]:
+    """Stream the Clones that are made and not handed over as they should be; None now and then while skipping."""
+    for number, clone in enumerate(plan.clones()):
+        wanted = clone.hand_over
+        if wanted is not None and _is_made(clone, past) and not past.hand_overs.is_done(clone.key, wanted):
+            yield clone
+        elif number % _PAUSE_EVERY == 0:
+            yield None
+
+
+async def hand_over_all(  # noqa: PLR0913 - the composition root names each part of the phase once
+    plan: Plan,
+    past: Settled,
+    *,
+    registrar: Registrar,
+    journal: HandOverJournal,
+    clock: Clock,
+    workers: int,
+    stop: Stop,
+    uuid_of: Callable[[Clone], str],
+    grace: float = GRACE,
+) -> None:
+    """Hand over every clone that is made and not handed over as the plan says; refusals are in the journal.
+
+    ``uuid_of``: of the clone as it was made. Raises RunStoppedError where the server does not answer or no hand-over
+    can succeed: the same run goes on later.
+    """
+    phase = _Phase(registrar, journal, clock, uuid_of)
+    work = dispatch(_waiting(plan, past), phase.hand_over, workers=workers, is_stopped=lambda: stop.requested)
+    await within_grace(work, stop, grace)
+
+
+class _Phase:
+    """The hand-over of one clone after the other."""
+
+    def __init__(
+        self, registrar: Registrar, journal: HandOverJournal, clock: Clock, uuid_of: Callable[[Clone], str]
+    ) -> None:
+        self._registrar = registrar
+        self._journal = journal
+        self._clock = clock
+        self._uuid_of = uuid_of
+
+    async def hand_over(self, clone: Clone) -> None:
+        assert clone.hand_over is not None
+        uuid = self._uuid_of(clone)
+        failed = await self._answer(uuid, clone.hand_over)
+        if failed is None:
+            self._journal.note_hand_over(HandedOver(clone.key, self._clock.time(), clone.hand_over, uuid))
+        elif isinstance(failed, Refused) and failed.error.klass in _DEFINITE:
+            error = failed.error
+            self._journal.note_hand_over(
+                HandedOver(clone.key, self._clock.time(), clone.hand_over, uuid, error.code, error.told)
+            )
+        else:
+            raise RunStoppedError(f"hand-over of {clone.key}: {_told(failed)}")
+
+    async def _answer(self, uuid: str, wanted: HandOver) -> Refused | NotSent | NoAnswer | None:
+        if wanted.share_with:
+            failed = await self._registrar.share(uuid, wanted.share_with)
+            if failed is not None:
+                return failed
+        return None if wanted.owner is None else await self._registrar.give(uuid, wanted.owner)
+
+
+def _told(failed: Refused | NotSent | NoAnswer) -> str:
+    return f"{failed.error.code}: {failed.error.told}" if isinstance(failed, Refused) else failed.reason

@@ -1,0 +1,101 @@
+"""Hand-overs as the manifest has them: one line each, and what they come to at 16 bytes a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from batch.errors import ManifestError
+from batch.keytable import KeyTable
+from batch.manifest.line import encode, fields
+from batch.model import Handed, HandedOver, HandOver, JsonValue, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.manifest.records import PlanLine
+
+HANDED_OVER: Final = b'{"handed_over":'
+_MASK: Final = (1 << 62) - 1
+
+
+def encode_handed_over(line: HandedOver) -> bytes:
+    """Return the open body."""
+    shares: list[JsonValue] = list(line.wanted.share_with)
+    return encode(
+        [
+            ("handed_over", line.key),
+            ("at", line.at),
+            ("clone_uuid", line.clone_uuid),
+            ("owner", line.wanted.owner),
+            ("share_with", shares or None),
+            ("error_code", line.error_code),
+            ("error", line.error),
+        ]
+    )
+
+
+def parse_handed_over(found: Mapping[str, Any]) -> HandedOver:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    texts = {name: found.get(name) for name in ("handed_over", "clone_uuid", "owner", "error_code", "error")}
+    at, shares = found.get("at"), found.get("share_with", [])
+    is_whole = isinstance(texts["handed_over"], str) and isinstance(texts["clone_uuid"], str)
+    if not is_whole or not all(isinstance(text, str | None) for text in texts.values()) or not isinstance(shares, list):
+        raise ManifestError("a line of a hand-over holds something that is no text")
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        raise ManifestError("a line has no number as at")
+    wanted = HandOver(texts["owner"], tuple(map(str, shares)))
+    return HandedOver(
+        str(texts["handed_over"]), float(at), wanted, str(texts["clone_uuid"]), texts["error_code"], texts["error"]
+    )
+
+
+def refusal(line: HandedOver) -> str | None:
+    """Say what went wrong, as every list and report does; None where nothing did."""
+    return None if line.error_code is None else f"hand-over refused: {line.error or ''}"
+
+
+class HandOvers:
+    """What became of every hand-over: the last line about a target counts."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self._table = KeyTable()
+        self.done = 0
+        """Targets that were handed over, whatever the job file asks for now."""
+        self.refused = 0
+
+    def add(self, body: bytes) -> None:
+        """Take in a line. Raises ManifestError where it is none of a hand-over."""
+        line = parse_handed_over(fields(body))
+        hashed, is_refused = hash(line.key), line.error_code is not None
+        before = self._table.get(hashed)
+        if before is not None:
+            self._count(-1, is_refused=bool(before & 1))
+        self._table.put(hashed, _mark(line.wanted) | is_refused)
+        self._count(1, is_refused=is_refused)
+
+    def _count(self, step: int, *, is_refused: bool) -> None:
+        self.refused += step * is_refused
+        self.done += step * (not is_refused)
+
+    def is_done(self, key: str, wanted: HandOver) -> bool:
+        """Whether the target was handed over exactly so."""
+        return self._table.get(hash(key)) == _mark(wanted)
+
+    def is_refused(self, key: str, wanted: HandOver) -> bool:
+        """Whether the server refused exactly that when it was asked last."""
+        return self._table.get(hash(key)) == _mark(wanted) | 1
+
+
+def counted(plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int) -> Handed:
+    """Return what a manifest alone can tell: which targets have a hand-over only the job file says.
+
+    So those that have no clone are taken to have one, and what is open is no more than the truth.
+    """
+    total = 0 if plan is None else plan.hand_overs
+    without = sum(counts.values()) - counts.get(State.CLONED, 0)
+    return Handed(done, max(0, total - done - refused - without), refused)
+
+
+def _mark(wanted: HandOver) -> int:
+    return (hash((wanted.owner, wanted.share_with)) & _MASK) << 1

@@ -1,0 +1,234 @@
+"""Hand-overs: clones that are made are shared and given away, once each, whatever is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.engine import Stop, hand_over_all
+from batch.engine.handover import handed
+from batch.errors import RunStoppedError
+from batch.model import Handed, HandedOver, HandOver, Plan, Record, State
+from batch.zstack.answers import ApiError, ErrorClass, NoAnswer, NotSent, Refused
+from tests.engine.test_run import clones
+from tests.engine.world import MemoryJournal, MemoryPast
+from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from batch.model import Clone
+
+ACCOUNT, PARTNER = "a" * 32, "b" * 32
+BOTH = HandOver(ACCOUNT, (PARTNER,))
+
+
+def refused(klass: ErrorClass = ErrorClass.PERMANENT) -> Refused:
+    return Refused(ApiError(klass, "ID.1003", "quota", hint="ask admin"))
+
+
+@dataclass
+class Accounts:
+    """A server's ownership: every call takes a moment; ``refusal`` says what it refuses."""
+
+    refusal: Callable[[str, str], Refused | NotSent | NoAnswer | None] = lambda kind, uuid: None
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    async def _answer(self, kind: str, uuid: str) -> Refused | NotSent | NoAnswer | None:
+        self.calls.append((kind, uuid))
+        await asyncio.sleep(0.5)
+        return self.refusal(kind, uuid)
+
+    async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
+        assert accounts
+        return await self._answer("share", uuid)
+
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
+        assert account == ACCOUNT
+        return await self._answer("give", uuid)
+
+
+@dataclass
+class Lines:
+    """The manifest's lines of hand-overs."""
+
+    lines: list[HandedOver] = field(default_factory=list)
+
+    def note_hand_over(self, line: HandedOver) -> None:
+        self.lines.append(line)
+
+    def _last(self, key: str, wanted: HandOver) -> HandedOver | None:
+        found = [line for line in self.lines if line.key == key]
+        return found[-1] if found and found[-1].wanted == wanted else None
+
+    def is_done(self, key: str, wanted: HandOver) -> bool:
+        last = self._last(key, wanted)
+        return last is not None and last.error_code is None
+
+    def is_refused(self, key: str, wanted: HandOver) -> bool:
+        last = self._last(key, wanted)
+        return last is not None and last.error_code is not None
+
+
+@dataclass
+class HandedPast(MemoryPast):
+    """A fold that knows hand-overs too."""
+
+    hand_overs: Lines = field(default_factory=Lines)
+
+
+@dataclass
+class Stage:
+    """Some clones that were made, and the phase after the pool."""
+
+    wanted: list[HandOver | None] = field(default_factory=lambda: [BOTH] * 6)
+    states: list[State] = field(default_factory=lambda: [State.CLONED] * 6)
+    server: Accounts = field(default_factory=Accounts)
+    uuid_of: Callable[[Clone], str] = lambda clone: clone.resource_uuid
+
+    def __post_init__(self) -> None:
+        journal = MemoryJournal([Record(state, f"k{n}", EPOCH, 1) for n, state in enumerate(self.states)])
+        self.past = HandedPast(journal)
+
+    def plan(self) -> Plan:
+        planned = [
+            replace(clone, hand_over=wanted)
+            for clone, wanted in zip(clones(len(self.wanted)), self.wanted, strict=True)
+        ]
+        count = sum(wanted is not None for wanted in self.wanted)
+        return Plan("job", "default", "0" * 32, len(planned), lambda: iter(planned), hand_overs=count)
+
+    def run(self, *, at: tuple[float, Callable[[], None]] | None = None) -> Handed:
+        loop, plan = VirtualLoop(), self.plan()
+        self.stop = Stop()
+
+        async def main() -> None:
+            if at is not None:
+                loop.call_later(*at)
+            await hand_over_all(
+                plan,
+                self.past,
+                registrar=self.server,
+                journal=self.past.hand_overs,
+                clock=VirtualClock(loop, Random(3)),
+                workers=2,
+                stop=self.stop,
+                uuid_of=self.uuid_of,
+                grace=0.2,
+            )
+
+        run_virtual(loop, main())
+        return handed(plan, self.past)
+
+    def count(self) -> Counter[str]:
+        return Counter(kind for kind, _ in self.server.calls)
+
+
+def test_every_clone_is_shared_and_then_given_away() -> None:
+    """Each clone is shared before it is given away, and both are on record once they are done."""
+    stage = Stage()
+    assert stage.run() == Handed(done=6)
+    for clone in stage.plan().clones():
+        assert [kind for kind, uuid in stage.server.calls if uuid == clone.resource_uuid] == ["share", "give"]
+    assert {line.clone_uuid for line in stage.past.hand_overs.lines} == {clone.resource_uuid for clone in clones(6)}
+
+
+def test_only_what_is_asked_for_is_done() -> None:
+    """Without share_with nothing is shared, without owner nothing given away, without either nothing done."""
+    stage = Stage(wanted=[HandOver(ACCOUNT), HandOver(None, (PARTNER,)), None], states=[State.CLONED] * 3)
+    assert stage.run() == Handed(done=2)
+    assert stage.server.calls == [("give", clones(2)[0].resource_uuid), ("share", clones(2)[1].resource_uuid)]
+
+
+def test_only_clones_that_are_made_are_handed_over() -> None:
+    """Conflicts, failed and undone targets, and those that are not settled, have nothing to hand over."""
+    stage = Stage(
+        states=[State.CLONED, State.CONFLICT, State.FAILED, State.UNDONE, State.UNCERTAIN, State.SENT],
+    )
+    assert stage.run() == Handed(done=1)
+    assert stage.count() == {"share": 1, "give": 1}
+
+
+def test_what_is_on_record_is_not_done_again() -> None:
+    """A second run asks the server for nothing; a changed owner or share is another hand-over."""
+    stage = Stage()
+    stage.run()
+    assert stage.run() == Handed(done=6)
+    assert stage.count() == {"share": 6, "give": 6}
+    stage.wanted[2] = HandOver(ACCOUNT)
+    assert stage.run() == Handed(done=6)
+    assert stage.count() == {"share": 6, "give": 7}
+
+
+@pytest.mark.parametrize("klass", [ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS])
+@pytest.mark.parametrize("kind", ["share", "give"])
+def test_a_refusal_is_recorded_and_the_others_go_on(kind: str, klass: ErrorClass) -> None:
+    """What the server refuses is told with its words and tried again by the next run; a share refused is not given."""
+    bad = clones(6)[1].resource_uuid
+    stage = Stage(server=Accounts(lambda call, uuid: refused(klass) if (call, uuid) == (kind, bad) else None))
+    assert stage.run() == Handed(done=5, refused=1)
+    (line,) = [line for line in stage.past.hand_overs.lines if line.error_code]
+    assert (line.key, line.error_code, line.error) == ("k1", "ID.1003", "quota (ask admin)")
+    assert ("give", bad) in stage.server.calls or kind == "share"
+    stage.server.refusal = lambda call, uuid: None
+    before = len(stage.server.calls)
+    assert stage.run() == Handed(done=6)
+    assert stage.server.calls[before:] == [("share", bad), ("give", bad)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (NotSent("connection refused"), "connection refused"),
+        (NoAnswer("timeout"), "timeout"),
+        (refused(ErrorClass.FATAL), "ID.1003: quota (ask admin)"),
+        (refused(ErrorClass.TRANSIENT), "ID.1003: quota (ask admin)"),
+    ],
+)
+def test_without_an_answer_the_run_ends(answer: Refused | NotSent | NoAnswer, told: str) -> None:
+    """Where no hand-over can succeed now, nothing is recorded as refused and the rest is left for the next run."""
+    stage = Stage(server=Accounts(lambda call, uuid: answer))
+    with pytest.raises(RunStoppedError) as stopped:
+        stage.run()
+    assert str(stopped.value) == f"hand-over of k0: {told}"
+    assert stage.past.hand_overs.lines == []
+    assert handed(stage.plan(), stage.past) == Handed(open=6)
+    assert len(stage.server.calls) == 2
+
+
+def test_after_a_stop_nothing_more_is_begun() -> None:
+    """What is under way gets its grace; the rest stays open."""
+    stage = Stage()
+    found = stage.run(at=(0.9, lambda: stage.stop.request("SIGTERM")))
+    assert found == Handed(done=2, open=4)
+    assert stage.count() == {"share": 2, "give": 2}
+
+
+def test_what_outlasts_the_grace_stays_open() -> None:
+    """A hand-over cut off by the end is not on record, so that the next run does all of it again."""
+    stage = Stage()
+    found = stage.run(at=(0.1, lambda: stage.stop.request("SIGTERM")))
+    assert found == Handed(open=6)
+    assert stage.run() == Handed(done=6)
+
+
+def test_the_uuid_is_the_one_it_was_made_with() -> None:
+    """On a server that draws uuids of its own, it is those that are handed over."""
+    stage = Stage(uuid_of=lambda clone: f"made-{clone.key}")
+    stage.run()
+    assert {uuid for _, uuid in stage.server.calls} == {f"made-k{number}" for number in range(6)}
+
+
+def test_a_plan_without_hand_overs_is_not_walked() -> None:
+    """Counting what is left costs nothing where the job asks for nothing."""
+    stage = Stage(wanted=[None] * 6)
+
+    def walked() -> object:
+        raise AssertionError
+
+    assert handed(replace(stage.plan(), clones=walked), stage.past) == Handed()  # type: ignore[arg-type]

@@ -1,0 +1,159 @@
+"""Waves: how large they are, when the next one starts, and where a resumed run goes on."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from batch.engine.poison import SET_ASIDE
+from batch.engine.waves import first, sizes
+from batch.model import Intent, Limits, Record, State, Wave
+from batch.zstack.answers import ApiError, ErrorClass, Refused, SubmitAnswer
+from tests.engine.test_run import Scene, clones
+from tests.simulation.virtual import EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+    from batch.model import Clone
+
+STAGED = (Wave(1), Wave(5), Wave(share=0.2))
+NO = Refused(ApiError(ErrorClass.PERMANENT, "SYS.1007", "no"))
+
+
+def refusing(*keys: str) -> Callable[[Clone], SubmitAnswer | None]:
+    return lambda clone: NO if clone.key in keys else None
+
+
+def scene(**limits: Any) -> Scene:
+    return Scene(limits=Limits(waves=STAGED, **limits))
+
+
+def started(events: list[MutableMapping[str, Any]]) -> list[tuple[int, int]]:
+    return [(event["wave"], event["targets"]) for event in events if event["event"] == "wave.started"]
+
+
+@pytest.mark.parametrize(
+    ("waves", "targets", "expected"),
+    [
+        (STAGED, 20, (1, 5, 4, 10)),
+        (STAGED, 21, (1, 5, 5, 10)),
+        (STAGED, 4, (1, 3)),
+        (STAGED, 1, (1,)),
+        ((Wave(7), Wave(share=1.0)), 5, (5,)),
+        ((), 5, (5,)),
+        ((), 0, (0,)),
+        (STAGED, 0, (0,)),
+    ],
+)
+def test_what_is_left_is_the_last_wave(waves: tuple[Wave, ...], targets: int, expected: tuple[int, ...]) -> None:
+    """Shares are rounded up, waves beyond the last target left out, and the rest goes last."""
+    assert sizes(waves, targets) == expected
+
+
+def test_a_part_of_the_queue_takes_no_more_than_its_own() -> None:
+    """Items that stand for none are passed on and not counted; what is not asked for stays in the queue."""
+    queue = iter([1, None, 2, 3])
+    assert list(first(queue, 2)) == [1, None, 2]
+    assert list(first(queue, 5)) == [3]
+
+
+def test_a_wave_starts_when_the_one_before_it_settled() -> None:
+    """No clone of a wave is sent before every clone of the ones before has its end."""
+    run = scene()
+    with capture_logs() as events:
+        assert run.run() == {"cloned": 20}
+    assert started(events) == [(1, 1), (2, 5), (3, 4), (4, 10)]
+    sent = [(at, key) for at, kind, key in run.server.log if kind == "submit"]
+    ends = [run.server.made[clone.resource_uuid] for clone in clones(20)]
+    for border in (1, 6, 10):
+        assert max(ends[:border]) <= sent[border][0]
+
+
+def test_any_failure_holds_the_next_wave_back() -> None:
+    """Without max_failures one failed clone is enough; the others of its wave go on, and the run says why it ended."""
+    run = scene()
+    run.server.answer = refusing("k2")
+    with capture_logs() as events:
+        assert run.run() == {"cloned": 5, "failed": 1}
+    assert started(events) == [(1, 1), (2, 5)]
+    assert run.stop.reason == "wave 3 of 4 is not started: 1 of 6 settled clones failed: mend them, then zclone retry"
+
+
+@pytest.mark.parametrize(
+    ("max_failures", "failing", "waves"),
+    [(1.0, ("k2",), 4), (1.0, ("k2", "k3"), 2), (0.2, ("k2",), 4), (0.2, ("k0",), 1), (math.inf, ("k0", "k2"), 4)],
+)
+def test_a_wave_may_fail_within_max_failures(max_failures: float, failing: tuple[str, ...], waves: int) -> None:
+    """A number or a share of all that settled may fail, counted from the first clone on."""
+    run = scene(max_failures=max_failures)
+    run.server.answer = refusing(*failing)
+    with capture_logs() as events:
+        run.run()
+    assert len(started(events)) == waves
+
+
+def settled(run: Scene, states: list[State]) -> None:
+    """Put on record what an earlier process left."""
+    for number, state in enumerate(states):
+        run.journal.records.append(Record(state, f"k{number}", EPOCH, 1))
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([State.CLONED] * 3, [(2, 3), (3, 4), (4, 10)]),
+        ([State.CLONED] * 6, [(3, 4), (4, 10)]),
+        ([State.CLONED, State.FAILED], [(2, 4)]),
+        ([State.CLONED] * 5 + [State.FAILED], []),
+        ([State.CLONED] * 20, []),
+    ],
+)
+def test_a_resumed_run_goes_on_in_its_wave(states: list[State], expected: list[tuple[int, int]]) -> None:
+    """Targets that settled before count; a wave that was begun goes on, the next one is judged by all before it."""
+    run = scene()
+    settled(run, states)
+    with capture_logs() as events:
+        run.run()
+    assert started(events) == expected
+
+
+def test_an_uncertain_clone_has_not_settled() -> None:
+    """A wave with a clone that nobody can tell of is not followed by the next, whatever may fail."""
+    run = scene(max_failures=math.inf)
+    settled(run, [State.CLONED, State.UNCERTAIN])
+    uuids = (clones(2)[1].source_uuid, clones(2)[1].resource_uuid, clones(2)[1].digest)
+    set_aside = Intent("k1", State.UNCERTAIN, *uuids, 1, "5" * 32, EPOCH, EPOCH, error_code=SET_ASIDE)
+    run.intents["k1"] = set_aside
+    with capture_logs() as events:
+        run.run()
+    assert [wave for wave, _ in started(events)] == [2]
+    assert run.stop.reason == "wave 3 of 4 is not started: 1 clones are uncertain"
+
+
+def test_what_was_in_flight_counts_in_its_wave() -> None:
+    """A clone that an earlier process sent takes its place in the wave that goes on."""
+    run = scene()
+    settled(run, [State.CLONED] * 3)
+    clone = clones(4)[3]
+    run.intents["k3"] = Intent(
+        "k3", State.SENT, clone.source_uuid, clone.resource_uuid, clone.digest, 1, "5" * 32, EPOCH, EPOCH, EPOCH + 1800
+    )
+    run.server.jobs["5" * 32] = clone.resource_uuid
+    run.server.made[clone.resource_uuid] = 1.0
+    with capture_logs() as events:
+        assert run.run() == {"cloned": 20}
+    assert [wave for wave, _ in started(events)] == [2, 3, 4]
+    assert run.server.count("submit") == 16
+
+
+def test_a_stop_ends_the_wave_and_no_other_starts() -> None:
+    """Asked to end within a wave, the run starts no other one."""
+    run = scene()
+    with capture_logs() as events:
+        run.run(at=(1.5, lambda: run.stop.request("SIGTERM")))
+    assert started(events) == [(1, 1), (2, 5)]
+    assert run.stop.reason == "SIGTERM"

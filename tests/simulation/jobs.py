@@ -1,0 +1,43 @@
+"""The job files of the Worlds, read and planned as the command does it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from batch.jobfile import load
+from batch.plan import expand
+from tests.simulation.virtual import EPOCH
+
+if TYPE_CHECKING:
+    from batch.model import Clone, Plan
+
+
+@cache
+def plan_of(numbers: tuple[int, ...]) -> Plan:
+    """Load and plan a job of these targets, each with a body of its own."""
+    targets = [
+        {"uuid": f"{number + 1:032x}", "id": f"t{number}", "params": {"name": f"clone-{number}", "requestCpu": 4}}
+        for number in numbers
+    ]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "job.yaml")
+        path.write_text(json.dumps({"version": 1, "name": "sim", "targets": targets}), encoding="utf-8")
+        plan = expand(load(path), run="default", started_at=EPOCH)
+        made = tuple(plan.clones())
+    # The seeds on record know an ``inputs`` of this length; with another one the disk would lose other bytes.
+    return replace(plan, clones=lambda: iter(made), inputs=plan.digest)
+
+
+def planned_clone(number: int) -> Clone:
+    """Give one target's Clone: it is the same whatever else is in the job."""
+    return next(plan_of((number,)).clones())
+
+
+def planned(count: int) -> list[Clone]:
+    """Give the Clones of the first ``count`` targets."""
+    return list(plan_of(tuple(range(count))).clones())

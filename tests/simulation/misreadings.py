@@ -1,0 +1,56 @@
+"""More mistakes planted in the real code: in reading the server's bytes, and in reading the manifest's ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batch.manifest import fold
+from batch.model import State
+from batch.zstack import client, replies
+from batch.zstack.answers import Absent, Accepted, NoAnswer
+from tests.simulation.mutants import Mutant
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
+    """Bytes that say nothing are taken for a yes to the POST."""
+    read = replies.submitted
+
+    def submitted(*given: Any) -> Any:
+        answer = read(*given)
+        return Accepted(None) if isinstance(answer, NoAnswer) else answer
+
+    patch.setattr(client, "submitted", submitted)
+
+
+def noise_is_absent(patch: pytest.MonkeyPatch) -> None:
+    """Bytes that say nothing are taken for a list without the clone."""
+    read = replies.found
+
+    def found(*given: Any) -> Any:
+        answer = read(*given)
+        return Absent() if isinstance(answer, NoAnswer) else answer
+
+    patch.setattr(client, "found", found)
+
+
+def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """What failed is planned again for the next process, without anybody's retry."""
+    settle = fold.Past._settle
+
+    def forget(self: fold.Past, key: bytes, code: int, attempt: int) -> None:
+        settle(self, key, code, attempt)
+        if fold._STATES[code] is State.FAILED:
+            self._finals[code] -= 1
+            self._table.put(fold.hash_key(key), fold._PLANNED)
+
+    patch.setattr(fold.Past, "_settle", forget)
+
+
+MISREADINGS = (
+    Mutant("noise is accepted", noise_is_accepted, 10, "noise"),
+    Mutant("noise is absent", noise_is_absent, 40, "noise"),
+    Mutant("ends forgotten", ends_forgotten, 250),
+)

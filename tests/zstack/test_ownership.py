@@ -1,0 +1,77 @@
+"""Giving clones away: what ZStack answers becomes a value, and what is done already is told from a refusal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch.simulator import NodeOptions, running
+from batch.simulator.options import Account, Source
+from batch.zstack import CloneModelServiceAction, Surroundings, connect
+from batch.zstack.answers import NoAnswer, Refused
+from batch.zstack.ownership import Ownership
+from batch.zstack.settings import PasswordAuth, Settings
+from tests.zstack.test_against_node import Hasty
+from tests.zstack.wire_server import RESOURCE, SOURCE, Seen, WireServer, answer, client_of, error
+
+if TYPE_CHECKING:
+    from batch.zstack.client import Client
+
+TENANT, FULL = Account("7" * 32, "tenant"), Account("8" * 32, "full", quota=0)
+OPTIONS = NodeOptions(
+    latency=(0.0, 0.0), check_seconds=0.0, accounts=(TENANT, FULL), sources=(Source(SOURCE, "example"),)
+)
+
+
+async def made(client: Client) -> Ownership:
+    await client.preflight()
+    result = await CloneModelServiceAction(uuid=SOURCE, resourceUuid=RESOURCE).call(client)
+    assert result.inventory is not None
+    return Ownership(client)
+
+
+async def test_what_is_done_already_is_done() -> None:
+    """A clone may be shared again and given again to who has it: the server's refusal of that is no failure."""
+    async with (
+        running(OPTIONS) as server,
+        await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=Hasty()) as client,
+    ):
+        ownership = await made(client)
+        assert [await ownership.share(RESOURCE, [FULL.uuid]) for _ in range(2)] == [None, None]
+        assert [await ownership.give(RESOURCE, TENANT.uuid) for _ in range(2)] == [None, None]
+        assert (await Surroundings(client).owners([RESOURCE]))[RESOURCE].uuid == TENANT.uuid
+        (row,) = server.node.ledger.json()["clones"]
+        assert (row["given"], row["shared"]) == (1, [FULL.uuid])
+
+
+async def test_a_refusal_is_told_as_it_is() -> None:
+    """No room for it, an account or a clone that is not there: ZStack's own code comes back."""
+    async with (
+        running(OPTIONS) as server,
+        await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=Hasty()) as client,
+    ):
+        ownership = await made(client)
+        told = [
+            await ownership.give(RESOURCE, FULL.uuid),
+            await ownership.give(RESOURCE, "9" * 32),
+            await ownership.share("6" * 32, [TENANT.uuid]),
+        ]
+        assert [one.error.code if isinstance(one, Refused) else one for one in told] == [
+            "ID.1003",
+            "SYS.1003",
+            "SYS.1003",
+        ]
+
+
+async def test_without_an_answer_nobody_knows() -> None:
+    """Where neither the change nor the question whose it is has an answer, that is what is told."""
+
+    def handler(seen: Seen) -> bytes:
+        return answer(202, {}) if seen.method == "POST" else answer(503, "<html>proxy</html>")
+
+    async with WireServer(handler) as server, client_of(server.url, clock=Hasty()) as client:
+        assert isinstance(await Ownership(client).give(RESOURCE, TENANT.uuid), NoAnswer)
+        refusing = WireServer(lambda seen: answer(503, error("ID.1004")))
+    async with refusing as server, client_of(server.url, clock=Hasty()) as client:
+        found = await Ownership(client).give(RESOURCE, TENANT.uuid)
+        assert isinstance(found, Refused)
+        assert found.error.code == "ID.1004"
