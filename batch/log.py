@@ -108,8 +108,8 @@ def _forms(value: str) -> Iterable[str]:
     yield from (digest, digest.upper())
     for quoted in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
         yield from (quoted, _PERCENT.sub(lambda match: match.group().lower(), quoted))
-    # Many leave the padding away.
-    yield from (encode(raw).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode))
+    for encoded in (base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()):
+        yield from (encoded, encoded.rstrip("="))
     yield from (value, sanitised(value), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
     yield from (repr(value)[1:-1], ascii(value)[1:-1], repr(raw)[2:-1])
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
+from batch.cli.choice import is_chosen
 from batch.cli.terminal import say
 from batch.engine.poison import SET_ASIDE
 from batch.errors import UsageError
 from batch.manifest import rows
 from batch.model import Record, State
+from batch.report.expression import Filter, read_filter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from batch.manifest import Manifest
     from batch.model import Plan, Row
 
 RETRIABLE = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
 """Of the uncertain only those that were set aside: the others go on by themselves."""
+
+
+_RESULTS: Final = ("state=", "state!=", "code=", "code!=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +34,31 @@ class Again:
     states: frozenset[State]
     codes: frozenset[str]
     """None means whatever the code."""
+    only: Filter = field(default_factory=Filter)
+    """What ``--only`` says of state and code."""
 
 
-def again(states: list[State] | None, codes: list[str] | None) -> Again:
-    """Read ``--state`` and ``--code``. Raises UsageError for a state that cannot be retried."""
-    wanted = frozenset(states or (State.FAILED,))
-    if not wanted <= frozenset(RETRIABLE):
+def divided(only: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the words of ``--only`` that are about results, and those that the plan can answer."""
+    words = [word for expression in only for word in expression.split()]
+    of_results = tuple(word for word in words if word.startswith(_RESULTS))
+    return of_results, tuple(word for word in words if word not in of_results)
+
+
+def again(states: list[State] | None, codes: list[str] | None, only: Iterable[str] = ()) -> Again:
+    """Read ``--state``, ``--code`` and what ``--only`` says of both.
+
+    A state in ``--only`` stands in the place of the default one. Raises UsageError for a state that cannot be retried.
+    """
+    results = read_filter(only, shard=None, fields=("state", "code"))
+    named = [state for state in RETRIABLE if results.matches_field("state", state.value)]
+    wanted = frozenset(states or (named if "state" in results.fields() else (State.FAILED,)))
+    if not wanted or not wanted <= frozenset(RETRIABLE):
         raise UsageError(
-            "--state: only failed and conflict can be retried, and uncertain where it was set aside; what is open goes "
+            "only failed and conflict can be retried, and uncertain where it was set aside; what is open goes "
             "on with zclone run"
         )
-    return Again(wanted, frozenset(codes or ()))
+    return Again(wanted, frozenset(codes or ()), results)
 
 
 async def reopen(manifest: Manifest, plan: Plan, wanted: Again) -> None:
@@ -54,7 +75,8 @@ async def reopen(manifest: Manifest, plan: Plan, wanted: Again) -> None:
 
 def _is_meant(row: Row, wanted: Again) -> bool:
     is_stuck = row.state is not State.UNCERTAIN or row.error_code == SET_ASIDE
-    return is_stuck and row.state in wanted.states and (not wanted.codes or row.error_code in wanted.codes)
+    is_named = row.state in wanted.states and (not wanted.codes or row.error_code in wanted.codes)
+    return is_stuck and is_named and is_chosen(row, wanted.only)
 
 
 def _opened(row: Row) -> Record:

@@ -111,7 +111,7 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     log_file: options.LogFile = None,
     insecure: options.Insecure = False,
     context: options.Context = None,
-    only: options.Only = None,
+    only: options.OnlyAgain = None,
     shard: options.Shard = None,
     report: options.Report = None,
 ) -> None:
@@ -120,13 +120,13 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     Same identity, same uuids, same limits; what JOB says of them now is what is sent. --code takes those of one kind.
     """
     flags: dict[str, Any] = dict(locals())
-    from batch.cli.again import again
+    from batch.cli.again import again, divided
     from batch.cli.preparation import Asked
     from batch.cli.run import run as run_job
 
     # Every flag but --state and --code is a field of its own name.
-    flags["again"] = again(flags.pop("state"), flags.pop("code"))
-    flags["only"] = tuple(only or ())
+    of_results, flags["only"] = divided(only or ())
+    flags["again"] = again(flags.pop("state"), flags.pop("code"), of_results)
     raise typer.Exit(run_job(Asked(accept_changes=False, at_most_once=False, **flags)))
 
 

@@ -90,6 +90,9 @@ def simulate(
     """Serve an embedded ZStack node until it is stopped; its first line of output is {"url": ...}.
 
     GET /__ledger tells what it made and which calls it got. Any source that is cloned is made up.
+
+    FAULTS as a file: version: 1, preset: calm, and faults: [{fault: lost_reply, on: submit, probability: 0.02}, {fault:
+    fail, code: SYS.1006, source: UUID, times: 1}]; a word that is unknown is told with those that are known.
     """
     import asyncio
 

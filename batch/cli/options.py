@@ -127,6 +127,12 @@ Only = Annotated[
         text="Only targets of which all this holds: key=, source=, name=, tag=, or sample:1%; * stands for anything.",
     ),
 ]
+OnlyAgain = Annotated[
+    list[str] | None,
+    _flag(
+        "--only", metavar="EXPR", text="'state=failed code=SYS.10*', key=, source=, name=, tag=, sample:1%; all hold."
+    ),
+]
 OnlyRecorded = Annotated[
     list[str] | None,
     _flag("--only", metavar="EXPR", text="'state=failed code=SYS.10* key!=test-*', sample:1%; all of it must hold."),

@@ -137,7 +137,8 @@ class Gate:
     async def _queued(self, *, to_send: bool) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((turn, to_send))
-        if self._usher is None:
+        # One who was sent home is still there for a moment, and lets nobody in.
+        if self._usher is None or self._usher.done() or self._usher.cancelling():
             self._usher = asyncio.create_task(self._let_in())
         try:
             await turn
@@ -149,19 +150,13 @@ class Gate:
         """Send the usher home where all who waited have left."""
         if self._usher is not None and all(turn.done() for turn, _ in self._queue):
             self._usher.cancel()
-            # Whoever comes before that one has left needs another.
-            self._usher = None
 
     async def _let_in(self) -> None:
         """Be the usher until nobody waits any more."""
-        try:
-            while self._is_anybody_waiting():
-                await self._pass()
-                if self._is_anybody_waiting():
-                    self._queue[0][0].set_result(None)
-        finally:
-            if self._usher is asyncio.current_task():
-                self._usher = None
+        while self._is_anybody_waiting():
+            await self._pass()
+            if self._is_anybody_waiting():
+                self._queue[0][0].set_result(None)
 
     def _is_anybody_waiting(self) -> bool:
         while self._queue and self._queue[0][0].done():

@@ -91,8 +91,8 @@ def refuse_changes(changed: tuple[str, ...]) -> None:
         return
     named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else "")
     raise ManifestMismatchError(
-        f"changed since they were sent: {named}; give them a new id (or the job a new run), or say --accept-changes "
-        "to go on with what was sent before"
+        f"changed since they were sent: {named}; give them a new id (or the job a new run), or say --accept-changes: "
+        "what was made stays as it is, what must be sent again is sent as the file has it now"
     )
 
 

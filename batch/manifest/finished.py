@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError, UsageError
+from batch.manifest.files import Disk
 from batch.manifest.header import Header, parse_header
 from batch.manifest.line import SEAL
 from batch.manifest.pinned import Pinned
-from batch.manifest.reading import Reading, reading
+from batch.manifest.reading import Reading
 from batch.manifest.records import EndedLine, PlanLine, parse_line
 from batch.model import Pins, State
 
@@ -36,15 +37,23 @@ class Finished:
 def finished(path: Path) -> Finished | None:
     """Return how the run at ``path`` ended, None where it did not end, or where only a fold can tell.
 
-    Without the lock: a process that has it and wrote nothing has changed nothing.
+    Without the lock: a process that has it and wrote nothing has changed nothing. Believed is only a file that could
+    be gone on with: no link, nobody else's, and nobody else may write to it.
     """
+    disk = Disk()
     try:
-        with reading(path) as manifest:
-            ended = _ended(manifest)
-            return None if ended is None else _checked(manifest, ended)
-    except (UsageError, ManifestError):
+        handle = disk.open(path)
+    except (UsageError, OSError):
         # Whoever opens the manifest to go on with it says what is wrong with it, and where.
         return None
+    try:
+        manifest = Reading(handle)
+        ended = _ended(manifest)
+        return None if ended is None else _checked(manifest, ended)
+    except (ManifestError, OSError):
+        return None
+    finally:
+        disk.close(handle)
 
 
 def _ended(manifest: Reading) -> EndedLine | None:

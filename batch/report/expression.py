@@ -61,6 +61,10 @@ class Filter:
         """Return the names of the fields it looks at."""
         return frozenset(term.field for term in self.terms)
 
+    def matches_field(self, name: str, value: str) -> bool:
+        """Whether the terms about one field allow this value."""
+        return all(term.matches((value,)) for term in self.terms if term.field == name)
+
     def matches(self, values: Mapping[str, Collection[str]]) -> bool:
         """Whether a target with these values by field, ``key`` among them, is chosen."""
         (key,) = values["key"]
@@ -96,7 +100,7 @@ def _refusal(word: str, fields: Collection[str]) -> str:
     if term is not None and term["field"] == "tag":
         why = "tags are in the job file, not in the manifest: zclone run and zclone retry take tag="
     elif term is not None and term["field"] in ("state", "code"):
-        why = "a plan has no results yet: zclone retry has --state and --code, zclone list takes both"
+        why = "a plan has no results yet: zclone retry and zclone list take both"
     else:
         why = f"{known} (or != ; * stands for anything) or sample:1%"
     return f"{word!r} is no filter here: {why}"

@@ -104,6 +104,23 @@ def test_retry_takes_a_part(tmp_path: Path, zclone: Run) -> None:
     assert "tags are in the job file, not in the manifest" in listed.stderr
 
 
+def test_retry_takes_an_expression(tmp_path: Path, zclone: Run) -> None:
+    """retry --only takes state and code as list does, and with them what the plan knows; a state must be retriable."""
+    write(tmp_path, fails=2)
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
+    write_faults(tmp_path, fails=0)
+    failed = zclone("list", MANIFEST, "--only", "state=failed", "-o", "jsonl").stdout.splitlines()
+    code, key = json.loads(failed[0])["error_code"], json.loads(failed[0])["key"]
+    retry = ("retry", "job.yaml", "--simulate=f.yaml", "--only")
+    none = zclone(*retry, f"state=failed code!={code}")
+    assert "open again: 0 of" in none.stderr
+    one = zclone(*retry, f"state=failed code={code[:-1]}* key={key}")
+    assert (one.returncode, "open again: 1 of" in one.stderr) == (0, True), one.stderr
+    assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES) - 1, "failed": 1}
+    assert zclone(*retry, "state=cloned").returncode == 2
+    assert zclone(*retry, "state!=failed", "--state", "sent").returncode == 2
+
+
 def test_retry_needs_a_run(tmp_path: Path, zclone: Run) -> None:
     """Without a manifest there is nothing to try again, and none is made."""
     write(tmp_path)

@@ -148,6 +148,10 @@ def test_edited_targets_are_refused_by_name(job: Path, zclone: Run, tmp_path: Pa
     assert SOURCES[0] in refused.stderr
     assert (tmp_path / MANIFEST).read_bytes() == before
     assert zclone("run", "--simulate=quick.yaml", "--accept-changes", job).returncode == 0
+    write_job(job, SOURCES[:5], params="{requestCpu: 9}")
+    assert zclone("run", "--simulate=quick.yaml", "--accept-changes", job).returncode == 0
+    assert states(tmp_path / MANIFEST) == {"cloned": 5}
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 2
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ async def whole_run(*, leave_open: bool = False, planned: int = len(KEYS)) -> Fa
 def on_disk(disk: FakeDisk, folder: Path) -> Path:
     path = folder / PATH.name
     path.write_bytes(disk.data)
+    path.chmod(0o600)
     return path
 
 
@@ -78,6 +79,19 @@ async def test_damage_anywhere_is_left_to_who_opens_the_manifest(tmp_path: Path)
         assert finished(path) is None, place
         path.write_bytes(data[:place])
         assert finished(path) is None, place
+
+
+async def test_what_others_could_have_put_there_is_not_believed(tmp_path: Path) -> None:
+    """A link, a second name or a file that others may write to is left to who opens the manifest and refuses it."""
+    path = on_disk(await whole_run(), tmp_path)
+    link, second = tmp_path / "link", tmp_path / "second"
+    link.symlink_to(path)
+    assert (finished(path) is None, finished(link) is None) == (False, True)
+    second.hardlink_to(path)
+    assert finished(path) is None
+    second.unlink()
+    path.chmod(0o622)
+    assert finished(path) is None
 
 
 @pytest.mark.parametrize("text", ["", "\n", "no manifest\n", '{"ended":1.0,"counts":{"cloned":1}}\n'])

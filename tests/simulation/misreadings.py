@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from batch.manifest import fold
+from batch.manifest.line import SEAL
+from batch.manifest.records import EndedLine, parse_line
 from batch.model import State
 from batch.zstack import client, replies
 from batch.zstack.answers import Absent, Accepted, NoAnswer
@@ -12,6 +15,8 @@ from tests.simulation.mutants import Mutant
 
 if TYPE_CHECKING:
     import pytest
+
+    from batch.manifest.reading import Reading
 
 
 def noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
@@ -49,8 +54,20 @@ def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fold.Past, "_settle", forget)
 
 
+def open_ends_believed(patch: pytest.MonkeyPatch) -> None:
+    """The last line of a process that ended in order is taken for the end of the run, whatever it counts."""
+
+    def ended(manifest: Reading) -> EndedLine | None:
+        data = manifest.read(0, manifest.size)
+        found = parse_line(data[data.rfind(b"\n", 0, -1) + 1 : -1 - SEAL])
+        return found if isinstance(found, EndedLine) and found.counts else None
+
+    patch.setattr(import_module("batch.manifest.finished"), "_ended", ended)
+
+
 MISREADINGS = (
     Mutant("noise is accepted", noise_is_accepted, 10, "noise"),
     Mutant("noise is absent", noise_is_absent, 40, "noise"),
     Mutant("ends forgotten", ends_forgotten, 250),
+    Mutant("open ends believed", open_ends_believed, 30),
 )

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Final
 
 from batch.engine.budget import FLOOR, SHARE
 from batch.engine.policy import Policy
 from batch.errors import ExitCode, ManifestError
+from batch.manifest import finished
 from batch.model import State
 from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
 from tests.simulation.booked import last_states, records
@@ -24,7 +27,6 @@ from tests.simulation.process import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from batch.model import Record
     from tests.simulation.command import Ended
@@ -217,9 +219,26 @@ def reopened(world: World, path: Path) -> list[str]:
     return found
 
 
+def finished_too_soon(world: World, path: Path) -> list[str]:
+    """I15: a rerun that reads no record but the last line may take for finished only what every record says is."""
+    data = world.manifest(path)
+    if b'"ended"' not in data[data.rfind(b"\n", 0, -1) + 1 :]:
+        return []
+    with NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        found = finished(Path(file.name))
+    if found is None or found.plan.inputs != world.plan().inputs:
+        return []
+    states = last_states(data)
+    counts = Counter(states.get(clone.key, State.PLANNED) for clone in world.clones)
+    is_true = counts == found.counts and all(state.is_final for state in counts)
+    return [] if is_true else [f"I15: finished with {dict(found.counts)}, but it is {dict(counts)}"]
+
+
 def misreported(world: World, ended: Ended, path: Path = MANIFEST) -> list[str]:
     """I15: the exit code and the counts agree with the manifest. I11: nothing is told that is a secret."""
-    if telling := told_too_much(world, ended):
+    if telling := told_too_much(world, ended) or finished_too_soon(world, path):
         return telling
     if ended.code not in {ExitCode.OK, ExitCode.FAILED, ExitCode.UNFINISHED} or not ended.counts:
         return []
