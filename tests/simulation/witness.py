@@ -210,6 +210,9 @@ class Witness:
         self._learn(known, answer)
 
     def _heard(self, process: Process, answer: object) -> None:
+        if isinstance(answer, NotSent) and answer.is_held_back:
+            # The gate's own word: nothing was heard.
+            return
         if process.heard_noise and not isinstance(answer, NoAnswer):
             self.broken.append(f"I17: noise was read as {type(answer).__name__}")
         if not isinstance(answer, NotSent | NoAnswer):
