@@ -28,14 +28,11 @@ class KeyTable:
 
     __slots__ = ("_code", "_count", "_hashes", "_limit", "_mask", "_values")
 
-    def __init__(self, value_bytes: ValueBytes = 8, *, expected: int = 0) -> None:
-        """``value_bytes``: how wide the stored values are; wider ones raise OverflowError in ``put``.
-
-        ``expected``: entries that fit before the table has to grow.
-        """
+    def __init__(self, value_bytes: ValueBytes = 8) -> None:
+        """``value_bytes``: how wide the stored values are; wider ones raise OverflowError in ``put``."""
         self._code = _TYPECODES[value_bytes]
         self._count = 0
-        self._allocate(max(_FIRST_SIZE, 1 << int(expected / _MAX_LOAD).bit_length()))
+        self._allocate(_FIRST_SIZE)
 
     def __len__(self) -> int:
         return self._count

@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from batch.model import Intent, Plan
 
 _NAMED = 10
-_DIGITS = 12
-"""Hex digits of a digest that a settled Clone keeps."""
 _PAUSE_EVERY = 512
 _KEPT_DIGITS = 12
-"""Of the digest of a settled clone."""
+"""Hex digits of a digest that a settled Clone keeps."""
 
 
 class Past(Protocol):

@@ -63,8 +63,9 @@ def _ended(manifest: Reading) -> EndedLine | None:
     if tail[-1:] != b"\n" or not body.startswith(b'{"ended":'):
         return None
     line = parse_line(body)
-    is_settled = isinstance(line, EndedLine) and line.counts and all(state.is_final for state in line.counts)
-    return line if isinstance(line, EndedLine) and is_settled else None
+    if not isinstance(line, EndedLine) or not line.counts:
+        return None
+    return line if all(state.is_final for state in line.counts) else None
 
 
 def _checked(manifest: Reading, ended: EndedLine) -> Finished | None:
