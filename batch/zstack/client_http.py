@@ -1,18 +1,22 @@
-"""The only door to the network: one aiohttp session, one endpoint, every call through the gate.
+"""The only door to the network: one aiohttp connector, one endpoint, every call through the gate.
 
-No redirect is followed, no proxy or .netrc is read, no cookie but the server's own JSESSIONID goes back, no call is
-silently sent twice, and no exception of aiohttp leaves this module (their reprs carry the Authorization header).
+A call is made on the connector's own connections and not through a ClientSession, whose redirects, cookies, proxies and
+silent second tries are not wanted here and would double the cost of a call. Pool, TLS, name resolution, serialising and
+parsing are aiohttp's. No exception of aiohttp leaves this module (their reprs carry the Authorization header).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http import HttpProcessingError, StreamWriter
+from multidict import CIMultiDict
 from yarl import URL
 
 from batch.errors import UsageError
@@ -25,6 +29,10 @@ from batch.zstack.wire import Reply
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from multidict import CIMultiDictProxy
+
     from batch.zstack.settings import Settings
     from batch.zstack.wire import Gate, Outcome
 
@@ -33,8 +41,8 @@ JSON_TYPE: Final = "application/json;charset=UTF-8"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, connect=10, sock_connect=10, sock_read=30)
 _KEEP_ALIVE = 4.0
 """Seconds, below what servers and proxies keep: a POST on a connection that is just being closed is an ambiguity."""
-_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
-_FAILED = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+_FAILED = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError)
+_PATH: Final = re.compile("/[!-~]*")
 
 
 class Http:
@@ -42,26 +50,23 @@ class Http:
 
     def __init__(self, settings: Settings, gate: Gate) -> None:
         """Raise UsageError where the CA file cannot be read."""
-        self._base = settings.url
+        url = URL(settings.url)
         self._gate = gate
-        self._cookie: str | None = None
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                ssl=_tls(settings),
-                keepalive_timeout=_KEEP_ALIVE,
-                resolver=_Resolver(),
-                ttl_dns_cache=60,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "zclone"},
-            timeout=_TIMEOUT,
-            trust_env=False,
-            auto_decompress=False,
+        self._loop = asyncio.get_running_loop()
+        self._prefix = url.raw_path.rstrip("/")
+        self._headers = CIMultiDict(
+            {
+                "Host": url.host_port_subcomponent or "",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": "zclone",
+            }
         )
-        # aiohttp sends GET, PUT and DELETE again by itself when a kept connection was dropped: past the gate, and a
-        # login or a DELETE twice.
-        self._session._retry_connection = False  # noqa: SLF001 - no public switch; a test watches that it works
+        self._connector = aiohttp.TCPConnector(
+            limit=0, ssl=_tls(settings), keepalive_timeout=_KEEP_ALIVE, resolver=_Resolver(), ttl_dns_cache=60
+        )
+        self._peer = aiohttp.ClientRequest("GET", url, loop=self._loop)
+        """Tells the connector where connections lead; it is never sent."""
 
     async def call(
         self,
@@ -77,55 +82,83 @@ class Http:
             await self._gate.wait()
         elif not await self._gate.wait_to_send():
             return NotSent("the run stopped sending", is_held_back=True)
+        if not _PATH.fullmatch(path):
+            raise ValueError(f"{path!r} is no path of a request")
         try:
-            async with self._session.request(
-                method,
-                URL(self._base + path, encoded=True),
-                data=body,
-                headers=self._headers(headers, body),
-                allow_redirects=False,
-            ) as response:
-                return await self._read(response)
-        except _NOT_SENT as error:
+            connection = await self._connector.connect(self._peer, traces=[], timeout=_TIMEOUT)
+        except _FAILED as error:
             return NotSent(_not_sent(error))
+        return await self._exchange(connection, method, path, body, headers)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._connector.close()
+
+    async def _exchange(
+        self, connection: Connection, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None
+    ) -> Outcome:
+        """Send on a connection of this call's own, which goes back to the pool only after a whole answer."""
+        try:
+            async with asyncio.timeout(_TIMEOUT.total):
+                reply = await self._talk(_ready(connection), method, path, body, headers)
         except BadReplyError as error:
             return NoAnswer(str(error))
         except _FAILED as error:
             return NoAnswer(_lost(error), is_push_back=isinstance(error, TimeoutError))
+        else:
+            connection.release()
+            return reply
+        finally:
+            connection.close()
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._session.close()
-
-    def _headers(self, headers: Mapping[str, str] | None, body: bytes | None) -> dict[str, str]:
-        made = dict(headers) if headers is not None else {}
-        if body is not None:
-            made["Content-Type"] = JSON_TYPE
-        if self._cookie is not None:
-            made["Cookie"] = self._cookie
-        return made
-
-    async def _read(self, response: aiohttp.ClientResponse) -> Reply:
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > LARGEST:
+    async def _talk(
+        self, protocol: ResponseHandler, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None
+    ) -> Reply:
+        writer = StreamWriter(protocol, self._loop)
+        await writer.write_headers(f"{method} {self._prefix}{path} HTTP/1.1", self._headers_of(method, body, headers))
+        await writer.write_eof(body or b"")
+        protocol.start_timeout()
+        message, content = await protocol.read()
+        while 100 <= message.code < 200 and message.code != 101:
+            message, content = await protocol.read()
+        whole = bytearray()
+        async for chunk in content.iter_any():
+            whole += chunk
+            if len(whole) > LARGEST:
                 raise BadReplyError(f"the answer is larger than {LARGEST} bytes")
-        headers = response.headers
-        self._keep_cookie(response)
+        self._keep_cookie(message.headers)
         return Reply(
-            response.status,
-            inflate(bytes(body), headers.get("Content-Encoding", "")),
-            headers.get("Date"),
-            headers.get("Retry-After"),
+            message.code,
+            inflate(bytes(whole), message.headers.get("Content-Encoding", "")),
+            message.headers.get("Date"),
+            message.headers.get("Retry-After"),
         )
 
-    def _keep_cookie(self, response: aiohttp.ClientResponse) -> None:
+    def _headers_of(self, method: str, body: bytes | None, headers: Mapping[str, str] | None) -> CIMultiDict[str]:
+        made = self._headers.copy()
+        if headers is not None:
+            made.update(headers)
+        if body is not None:
+            made["Content-Type"] = JSON_TYPE
+        if body is not None or method != "GET":
+            made["Content-Length"] = str(len(body or b""))
+        return made
+
+    def _keep_cookie(self, headers: CIMultiDictProxy[str]) -> None:
         """Without it the server makes an HTTP session of its own for every single call (wire: section 1)."""
-        for text in response.headers.getall("Set-Cookie", ()):
+        for text in headers.getall("Set-Cookie", ()):
             name, _, value = text.partition(";")[0].strip().partition("=")
             if name == "JSESSIONID" and len(value) <= 128 and value.isascii() and value.replace(".", "").isalnum():
-                self._cookie = f"JSESSIONID={value}"
+                self._headers["Cookie"] = f"JSESSIONID={value}"
+
+
+def _ready(connection: Connection) -> ResponseHandler:
+    """Return the connection's protocol, ready for one answer. Raises OSError where it was lost since it was taken."""
+    protocol = connection.protocol
+    if protocol is None or not protocol.is_connected():
+        raise ConnectionResetError
+    protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_timeout=_TIMEOUT.sock_read)
+    return protocol
 
 
 class _Resolver(AbstractResolver):
@@ -183,6 +216,6 @@ def _lost(error: Exception) -> str:
         return "the server closed the connection without an answer"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer broke off"
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, HttpProcessingError):
         return "the answer is not HTTP"
     return f"the connection was lost ({type(error).__name__})"

@@ -104,9 +104,41 @@ async def test_dropped_connection_is_never_sent_again() -> None:
     assert len(server.seen) == gate.passed == 8
 
 
-def test_aiohttp_still_has_the_switch() -> None:
-    """The switch against silent repetition is one that aiohttp reads."""
-    assert "_retry_connection" in aiohttp.ClientSession.ATTRS
+async def test_calls_share_connections_but_never_after_a_broken_one() -> None:
+    """One connection serves call after call; one whose answer broke off or said close is not used again."""
+    whole, closing, broken = answer(202, {}), answer(202, {}, Connection="close"), b"no HTTP\r\n\r\n"
+    replies = iter([whole, whole, whole, closing, whole, broken, whole])
+    async with WireServer(lambda _: next(replies)) as server, client_of(server.url) as client:
+        for expected in (1, 1, 1, 1, 2, 2, 3):
+            await client.plain("GET", "/v1/x")
+            assert server.connections == expected
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    """A proxy's 1xx answers are no answer: the final one counts."""
+    data = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(202, {})
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        assert await client.poll(JOB) == Running()
+        assert await client.poll(JOB) == Running()
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/x y", "/v1/x\r\nHost: evil", "v1/x", "/v1/\N{LATIN SMALL LETTER E WITH ACUTE}"])
+async def test_no_path_splits_a_request(path: str) -> None:
+    """What cannot stand in a request line as it is never reaches one."""
+    async with WireServer(node) as server, client_of(server.url) as client:
+        with pytest.raises(ValueError, match="no path"):
+            await client.plain("GET", path)
+    assert server.seen == []
+
+
+async def test_no_header_splits_a_request() -> None:
+    """A line break in a header's value is refused, and nothing leaves."""
+    async with WireServer(node) as server, client_of(server.url) as client:
+        with pytest.raises(ValueError, match="header"):
+            await client.plain("GET", "/v1/x", headers={"X-Job-UUID": "a\r\nX-Evil: 1"})
+        assert await client.poll(JOB) == Running()
+    assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

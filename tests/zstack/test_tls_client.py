@@ -97,8 +97,7 @@ async def test_old_versions_are_refused(authority: trustme.CA, ca_file: Path) ->
     """TLS below 1.2 is not spoken."""
     async with client("https://127.0.0.1:1/zstack", ca_file) as trusting:
         assert isinstance(trusting._http, client_http.Http)
-        connector = trusting._http._session.connector
-        spoken = getattr(connector, "_ssl", None)
+        spoken = getattr(trusting._http._connector, "_ssl", None)
         assert isinstance(spoken, ssl.SSLContext)
         assert spoken.minimum_version >= ssl.TLSVersion.TLSv1_2
         assert spoken.check_hostname
