@@ -43,8 +43,14 @@ class KeyTable:
 
     def get(self, key: int) -> int | None:
         """Return the value put under this hash, None where there is none."""
-        slot = self._slot(key or 1)
-        return None if self._hashes[slot] == _EMPTY else self._values[slot]
+        key = key or 1
+        hashes, mask = self._hashes, self._mask
+        slot = key & mask
+        while (found := hashes[slot]) != key:
+            if found == _EMPTY:
+                return None
+            slot = (slot + 1) & mask
+        return self._values[slot]
 
     def put(self, key: int, value: int) -> bool:
         """Store ``value`` under the hash ``key``, over what was there; True when the key is new."""

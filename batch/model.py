@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -153,9 +153,8 @@ class Plan:
     """How many of the Clones have one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One manifest line about one Clone. Fields that do not apply are None."""
+class Record(NamedTuple):
+    """One manifest line about one Clone. Fields that do not apply are None. Two are made for each Clone: cheaply."""
 
     state: State
     key: str

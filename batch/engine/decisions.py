@@ -37,9 +37,9 @@ def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failur
     match answer:
         case Accepted(api_timeout):
             deadline = ticket.first_sent_at + policy.window(api_timeout)
-            return Poll(replace(ticket, answered=True, deadline=deadline))
+            return Poll(ticket._replace(answered=True, deadline=deadline))
         case Duplicate():
-            return Poll(replace(ticket, answered=True))
+            return Poll(ticket._replace(answered=True))
         case Done(service):
             return _made(service, ticket)
         case Refused(error):
@@ -65,7 +65,7 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         case Unknown() if not ticket.answered or poll.misses + 1 >= policy.misses:
             return Look(ticket, Why.LOST, poll.error)
         case Running():
-            ticket = replace(ticket, answered=True)
+            ticket = ticket._replace(answered=True)
     if now >= ticket.deadline:
         return Look(ticket, Why.OVERDUE)
     misses = poll.misses + 1 if isinstance(answer, Unknown) else poll.misses

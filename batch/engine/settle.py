@@ -190,7 +190,7 @@ async def _resend(step: Resend, clone: Clone, world: World) -> Step:
     # Until now no byte of it left: its time begins anew.
     now = world.clock.time()
     first = step.ticket.first_sent_at + max(0.0, now - step.ticket.sent_at)
-    ticket = replace(step.ticket, sent_at=now, first_sent_at=first)
+    ticket = step.ticket._replace(sent_at=now, first_sent_at=first)
     return await _submit_again(ticket, clone, world, price=price, failures=step.failures)
 
 

@@ -88,13 +88,18 @@ class Past:
 
     def add(self, body: bytes) -> None:
         """Take in one line as it is written. Raises ManifestError where it says anything new of a settled Clone."""
+        if body.startswith(_SENT):
+            key = body[len(_SENT) : body.find(b'"', len(_SENT))]
+            if b"\\" not in key:
+                self._require_open(key, b"sent")
+                self._go_on(key, body)
+                return
         self.add_all((body,))
         if body.startswith(_CLONED_KEY):
             return
         found = head(body)
-        if found is not None and found[1] in self._open and not self._is_open(found[1]):
-            del self._open[found[1]]
-            raise ManifestError(f"{found[1].decode(errors='replace')} is settled and cannot be {found[0].decode()}")
+        if found is not None and found[1] in self._open:
+            self._require_open(found[1], found[0])
 
     def add_all(self, bodies: Iterable[bytes]) -> None:
         """Take in unsealed lines. Raises ManifestError for an unknown state or a settled Clone that changes its own.
@@ -154,10 +159,18 @@ class Past:
                 self._require_stale(key, lines, self._table.get(hash_key(key)) or 0)
                 del self._open[key]
 
+    def _require_open(self, key: bytes, state: bytes) -> None:
+        if not self._is_open(key):
+            self._open.pop(key, None)
+            raise ManifestError(f"{key.decode(errors='replace')} is settled and cannot be {state.decode()}")
+
     def _is_open(self, key: bytes) -> bool:
         hashed = hash_key(key)
-        self._table.add((hashed,), _PLANNED)
-        return (self._table.get(hashed) or 0) & _STATE == _PLANNED
+        value = self._table.get(hashed)
+        if value is None:
+            self._table.put(hashed, _PLANNED)
+            return True
+        return value & _STATE == _PLANNED
 
     def _add_other(self, body: bytes) -> None:
         if body.startswith(b'{"planned":'):

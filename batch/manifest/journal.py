@@ -87,7 +87,8 @@ class Manifest:
         body = encode_record(record)
         self._require_whole()
         self.past.add(body)
-        await self._commit(body)
+        await self._made_durable(body)
+        self._require_whole()
 
     def note(self, record: Record) -> None:
         """Append without waiting: durable with the next commit, a moment later, or at close."""
@@ -201,11 +202,17 @@ class Manifest:
         self._pending.append(body)
 
     async def _commit(self, body: bytes) -> None:
+        await self._made_durable(body)
+        self._require_whole()
+
+    def _made_durable(self, body: bytes) -> asyncio.Future[None]:
+        """Append; the future is done when the write came back, whether it went well or not."""
         self._append(body)
         durable = _join(self._waiting)
-        self._flush()
-        await durable
-        self._require_whole()
+        if self._flight is None and len(self._waiting) == 1:
+            # Not at once: whoever else has something to record in this turn of the loop goes along.
+            asyncio.get_running_loop().call_soon(self._flush)
+        return durable
 
     def _flush(self) -> None:
         """Start writing what is pending, unless a write is under way: then its landing starts the next."""

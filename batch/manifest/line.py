@@ -43,10 +43,8 @@ _FAST_LOADS: Final = _fast_loads()
 
 def quote(text: str) -> str:
     """Return ``text`` as a JSON string; whatever could move a terminal's cursor or is no character is escaped."""
-    if text.isascii() and text.isalnum():
-        return f'"{text}"'
     quoted = encode_basestring(text)
-    return _UNSAFE.sub(_escape, quoted)
+    return quoted if quoted.isascii() and "\x7f" not in quoted else _UNSAFE.sub(_escape, quoted)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -62,12 +60,17 @@ def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
     return ("{" + ",".join(parts)).encode()
 
 
+def number(value: float) -> str:
+    """Return ``value`` as JSON, a whole one with its ``.0``. Raises ValueError where JSON cannot hold it."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} has no place in a manifest")
+    return float.__repr__(value + 0.0)
+
+
 def encode_value(value: JsonValue) -> str:
     """Return ``value`` as JSON. Raises ValueError for numbers that it cannot hold."""
     if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} has no place in a manifest")
-        return float.__repr__(value)
+        return number(value)
     if isinstance(value, str):
         return quote(value)
     if value is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
@@ -147,7 +147,7 @@ class _Index:
         if record.state is State.CLONED and ordinal in self._refused:
             line = parse_line(manifest.body_at(self._refused[ordinal]))
             assert isinstance(line, HandedOver)
-            record = replace(record, error_code=line.error_code, error=refusal(line))
+            record = record._replace(error_code=line.error_code, error=refusal(line))
         return Row(
             key=key,
             source_uuid=source,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from batch.errors import ManifestError
 from batch.manifest.handovers import parse_handed_over
-from batch.manifest.line import encode, encode_value, fields, quote
+from batch.manifest.line import encode, encode_value, fields, number, quote
 from batch.model import HandedOver, JsonValue, Pins, Record, State
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ PAGE: Final = 256
 """Targets in one planned line."""
 _PINNED_SIZE: Final = 1 << 18
 """Characters after which a line of pinned sources ends."""
-_OPTIONAL: Final = Record.__slots__[Record.__slots__.index("attempt") + 1 :]
 _TEXTS: Final = (
     "source_uuid",
     "resource_uuid",
@@ -91,20 +90,35 @@ Line: TypeAlias = (
 )
 
 
-def encode_record(record: Record) -> bytes:
+def encode_record(record: Record) -> bytes:  # noqa: C901 - a loop over the fields takes twice the time
     """Return the open body: state and key first, where the fast reader finds them.
 
     Raises ValueError for times that JSON cannot hold.
     """
-    parts = [
-        f'{{"state":"{record.state.value}","key":{quote(record.key)}',
-        f'"at":{encode_value(record.at)},"attempt":{record.attempt}',
-    ]
-    for name in _OPTIONAL:
-        value = getattr(record, name)
-        if value is not None:
-            parts.append(f'"{name}":{quote(value) if isinstance(value, str) else encode_value(value)}')
-    return ",".join(parts).encode()
+    text = f'{{"state":"{record.state}","key":{quote(record.key)},"at":{number(record.at)},"attempt":{record.attempt}'
+    if record.source_uuid is not None:
+        text += f',"source_uuid":{quote(record.source_uuid)}'
+    if record.resource_uuid is not None:
+        text += f',"resource_uuid":{quote(record.resource_uuid)}'
+    if record.job_uuid is not None:
+        text += f',"job_uuid":{quote(record.job_uuid)}'
+    if record.digest is not None:
+        text += f',"digest":{quote(record.digest)}'
+    if record.deadline is not None:
+        text += f',"deadline":{number(record.deadline)}'
+    if record.clone_uuid is not None:
+        text += f',"clone_uuid":{quote(record.clone_uuid)}'
+    if record.name is not None:
+        text += f',"name":{quote(record.name)}'
+    if record.adopted is not None:
+        text += f',"adopted":{encode_value(record.adopted)}'
+    if record.error_code is not None:
+        text += f',"error_code":{quote(record.error_code)}'
+    if record.error is not None:
+        text += f',"error":{quote(record.error)}'
+    if record.retried is not None:
+        text += f',"retried":{encode_value(record.retried)}'
+    return text.encode()
 
 
 def encode_plan(plan: PlanLine) -> bytes:

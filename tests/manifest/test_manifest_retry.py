@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,7 +36,7 @@ def test_retried_is_as_if_nothing_had_been() -> None:
     assert past.counts == {State.PLANNED: 1}
     assert past.intents == {}
     assert past.final("a") is None
-    past.add(encode_record(replace(sent("a"), digest="f" * 32)))
+    past.add(encode_record(sent("a")._replace(digest="f" * 32)))
     assert past.intents["a"].attempt == 1
     past.add(encode_record(cloned("a")))
     assert past.counts == {State.CLONED: 1}
@@ -53,16 +52,16 @@ def test_only_failures_can_be_retried(state: State) -> None:
 
 def test_without_its_record_a_failure_is_final() -> None:
     """Nothing but the explicit record opens a failed target: planned alone does not."""
-    assert fold(sent("a"), failed("a"), replace(retried("a"), retried=None)).counts == {State.FAILED: 1}
+    assert fold(sent("a"), failed("a"), retried("a")._replace(retried=None)).counts == {State.FAILED: 1}
     with pytest.raises(ManifestError):
-        fold(sent("a"), failed("a"), replace(sent("a"), attempt=2))
+        fold(sent("a"), failed("a"), sent("a")._replace(attempt=2))
 
 
 @given(text=st.text(max_size=20))
 def test_no_text_opens_a_target(text: str) -> None:
     """Whatever a key or an error says, it is not taken for the record."""
     hostile = '"retried":true' + text
-    record = replace(retried("a"), retried=None, error=hostile, error_code=hostile)
+    record = retried("a")._replace(retried=None, error=hostile, error_code=hostile)
     assert fold(sent("a"), failed("a"), record).counts == {State.FAILED: 1}
 
 
@@ -91,7 +90,7 @@ async def written(folder: Path, *records: Record, damage: bytes = b"") -> Path:
 
 async def test_figures_forget_what_was_opened(tmp_path: Path) -> None:
     """After a retry neither counts nor failures by kind know the old failure, and list shows it planned."""
-    bad = replace(failed("a"), error_code="SYS.1006")
+    bad = failed("a")._replace(error_code="SYS.1006")
     path = await written(tmp_path, sent("a"), bad, retried("a", "SYS.1006"))
     found = summary(path)
     assert found.counts == {State.PLANNED: 2}
@@ -101,7 +100,7 @@ async def test_figures_forget_what_was_opened(tmp_path: Path) -> None:
 
 async def test_a_lost_retry_makes_a_repair_ask(tmp_path: Path) -> None:
     """Where the record that opened a target is damaged, what follows it cannot be trusted: it is uncertain."""
-    story = (sent("a"), failed("a"), retried("a"), replace(sent("a"), at=60.0), replace(cloned("a"), at=61.0))
+    story = (sent("a"), failed("a"), retried("a"), sent("a")._replace(at=60.0), cloned("a")._replace(at=61.0))
     path = await written(tmp_path, *story, damage=b'"retried":true')
     with pytest.raises(ManifestError):
         summary(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest import Header
@@ -64,7 +63,7 @@ class Maker:
             if record.at >= self.crash_at and not crashed:
                 crashed = True
                 yield encode_started(StartedLine(self.crash_at + PAUSE, 4712, "ops-1", "zclone 0.1.0"))
-            yield encode_record(replace(record, at=record.at + PAUSE) if crashed else record)
+            yield encode_record(record._replace(at=record.at + PAUSE) if crashed else record)
         end = (records[-1].at if records else BEGAN) + (PAUSE if crashed else 0.0) + 0.1
         yield encode_ended(EndedLine(end, 3, None))
 

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -201,7 +200,7 @@ def lied(clone: Clone, lie: dict[str, str]) -> Record:
     true = Record(
         State.SENT, clone.key, time.time() - 5, 1, clone.source_uuid, clone.resource_uuid, clone.key, clone.digest
     )
-    return Record(**{**asdict(true), "deadline": time.time(), **lie})
+    return true._replace(**{"deadline": time.time(), **lie})
 
 
 def test_a_manifest_is_data(zclone: Run, tmp_path: Path, planted: Planted) -> None:
