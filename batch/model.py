@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -109,8 +110,7 @@ class HandOver:
     """Account uuids that it is shared with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clone:
+class Clone(NamedTuple):
     """One planned request."""
 
     key: str
@@ -121,7 +121,7 @@ class Clone:
     """The POST body, UTF-8 JSON, resourceUuid inside params."""
     digest: str
     """32 hex digits over source uuid and body."""
-    params: Mapping[str, JsonValue] = field(default_factory=dict)
+    params: Mapping[str, JsonValue] = MappingProxyType({})
     """What was asked for, to compare with what the server shows."""
     hand_over: HandOver | None = None
     """Not part of ``digest``: it may be mended after the clone was made."""
@@ -151,6 +151,16 @@ class Plan:
     """Digest of the bytes of every input file; unchanged inputs need no second validation."""
     hand_overs: int = 0
     """How many of the Clones have one."""
+    warnings: tuple[Problem, ...] = ()
+    """What the check of the job file found and let pass."""
+    listed: Callable[[], Iterator[tuple[str, str]]] | None = None
+    """Streams keys and sources alone, where that costs less than whole Clones."""
+
+    def listing(self) -> Iterator[tuple[str, str]]:
+        """Stream key and source uuid of each Clone, in the order of ``clones``."""
+        if self.listed is not None:
+            return self.listed()
+        return ((clone.key, clone.source_uuid) for clone in self.clones())
 
 
 class Record(NamedTuple):

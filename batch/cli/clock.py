@@ -13,16 +13,16 @@ _VARIANTS: Final = "89ab"
 
 
 class SystemClock:
-    """The clock of engine and client outside of simulations."""
+    """The clock of engine and client outside of simulations; its seconds count the time that the machine sleeps."""
 
     def __init__(self) -> None:
         """Read the wall clock once: deadlines must not move when somebody sets it."""
-        self._epoch = time.time() - _elapsed()
+        self._epoch = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         self._drawn = bytearray()
 
     def time(self) -> float:
         """Seconds since the epoch, steady from the first reading on."""
-        return self._epoch + _elapsed()
+        return self._epoch + time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def monotonic(self) -> float:
         """Seconds of a clock that never jumps."""
@@ -45,8 +45,3 @@ class SystemClock:
         variant = _VARIANTS[self._drawn[-1] & 3]
         del self._drawn[-16:]
         return f"{digits[:12]}4{digits[13:16]}{variant}{digits[17:]}"
-
-
-def _elapsed() -> float:
-    """Return seconds of a clock that never jumps and counts the time a machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import UsageError
-from batch.jobfile.events import read_bytes, walk
+from batch.jobfile.content import read_content
+from batch.jobfile.events import walk
+from batch.jobfile.inputs import InputFiles
 from batch.jobfile.nodes import text_tree
 from batch.jobfile.problems import Problems
 from batch.zstack.settings import Auth, PasswordAuth, SessionAuth, endpoint_url
@@ -34,7 +36,7 @@ def read_config(path: Path) -> JsonValue:
     """Read a YAML file as maps, lists and texts. Raises UsageError with the places of what is wrong in it."""
     problems = Problems()
     tree: dict[str, JsonValue] = {
-        key.text: text_tree(node) for key, node in walk(read_bytes(path), str(path), problems)
+        key.text: text_tree(node) for key, node in walk(read_content(path, InputFiles()), str(path), problems)
     }
     problems.raise_any()
     return tree

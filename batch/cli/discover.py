@@ -61,13 +61,13 @@ async def _ask(settings: "Settings", conditions: list[str]) -> "list[Service]":
 
 def job_lines(services: "list[Service]", conditions: list[str]) -> "Iterator[str]":
     """Yield the lines of the job file. Raises UsageError where there are none or more than a list may hold."""
-    from batch.jobfile.targets import MAX_TARGETS
+    from batch.jobfile.targets import LONG_LIST
 
     if not services:
         raise UsageError("no model service meets the conditions")
-    if len(services) > MAX_TARGETS:
+    if len(services) > LONG_LIST:
         raise UsageError(
-            f"{len(services):,} services are more than the {MAX_TARGETS:,} of a YAML list: "
+            f"{len(services):,} services are more than the {LONG_LIST:,} of a YAML list: "
             "write a job with `query`, or ask for fewer"
         )
     day = datetime.now(UTC).date().isoformat()

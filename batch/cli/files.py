@@ -36,6 +36,8 @@ def _is_valid(path: Path, form: options.ProblemFormat) -> bool:
         is_text = form is options.ProblemFormat.TEXT
         emit([as_text(error.problems, source_line) if is_text else as_github(error.problems)])
         return False
+    for warning in plan.warnings:
+        say(str(warning))
     say(f"{path}: ok, {plan.count} targets")
     return True
 

@@ -16,6 +16,7 @@ from batch import log
 from batch.cli.options import LogFormat, Progress
 from batch.cli.terminal import is_terminal, say
 from batch.errors import UsageError
+from batch.sink import Sink, to_descriptor
 from batch.zstack.settings import AccessKeyAuth, PasswordAuth, SessionAuth
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def logging_to(file: Path | None, *, style: LogFormat, above: Console | None = N
     """
     descriptor = STDERR if file is None else _open(file)
     if file is None and above is not None:
-        sink, level = log.Sink(_above(above)), log.WARNING
+        sink, level = Sink(_above(above)), log.WARNING
     else:
-        sink, level = log.Sink(log.to_descriptor(descriptor)), log.INFO if file is None else log.DEBUG
+        sink, level = Sink(to_descriptor(descriptor)), log.INFO if file is None else log.DEBUG
     log.configure(sink, style=_format(style, descriptor), level=level)
     try:
         yield

@@ -104,6 +104,8 @@ class AskedLook:
 async def look(job: Job, asked: AskedLook, *, started_at: float) -> Look:
     """Plan a run that would start at ``started_at``. Raises JobFileError with all problems, UnreachableError."""
     first = draft(job, run=asked.run, started_at=started_at, pins=Pins())
+    for warning in first.plan.warnings:
+        say(str(warning))
     why = "to check each clone" if asked.server_check else "for its sources" if first.wanted.is_anything else None
     settings = _settings(job, asked, why=why)
     if settings is None:

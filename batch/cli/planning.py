@@ -42,6 +42,7 @@ def drafted(prepared: Prepared, started_at: float) -> Draft:
     """Plan a run that begins at ``started_at`` as far as that goes without the server. Raises JobFileError."""
     pins = Pins() if prepared.asked.saved is None else prepared.asked.saved.pins
     first = draft(prepared.job, run=prepared.asked.run, started_at=started_at, pins=pins)
+    warn(map(str, first.plan.warnings))
     if prepared.asked.saved is not None:
         prepared.asked.saved.require(first.plan, tool=__version__)
     return first
@@ -63,6 +64,7 @@ async def planned(prepared: Prepared, manifest: Manifest, server: Server, *, fir
             return trusted(job, run=run, started_at=at, digest=known.digest, pins=pins, **counts)
     if first is None:
         first = await to_thread(draft, job, run=run, started_at=at, pins=pins)
+        warn(map(str, first.plan.warnings))
     plan, more = await finished(first, server)
     if more.sources or more.queries:
         await manifest.write_pins(more)

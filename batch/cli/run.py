@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import shlex
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from batch import __version__
-from batch.cli import logs, outside, signals
+from batch.cli import interpreter, logs, outside, signals
 from batch.cli.again import reopen
 from batch.cli.choice import chosen
 from batch.cli.clock import SystemClock
@@ -42,15 +41,13 @@ if TYPE_CHECKING:
 
     from batch.cli.outcome import Outcome
     from batch.cli.server import Server
-    from batch.cli.told import CountedGate
+    from batch.engine import Gate
     from batch.manifest import Manifest
     from batch.model import Plan
     from batch.zstack.client import Client
 
 EMBEDDED: Final = "embedded node"
 """What a rehearsal's manifest names as its endpoint: the port is another one each time."""
-_COLLECT_AFTER: Final = (50_000, 50, 100)
-"""Thresholds of Python's cycle collector while clones are in flight."""
 
 
 def run(asked: Asked) -> ExitCode:
@@ -147,7 +144,7 @@ async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, ser
 
 
 async def _clone(
-    prepared: Prepared, plan: Plan, manifest: Manifest, found: Survey, *, client: Client, gate: CountedGate, stop: Stop
+    prepared: Prepared, plan: Plan, manifest: Manifest, found: Survey, *, client: Client, gate: Gate, stop: Stop
 ) -> str | None:
     past, clock = manifest.past, SystemClock()
     board = Board(
@@ -158,11 +155,9 @@ async def _clone(
         monotonic=clock.monotonic,
         apart=apart,
     )
-    await manifest.write_plan(plan, ((c.key, c.source_uuid) for c in plan.clones() if not past.is_planned(c.key)))
+    await manifest.write_plan(plan, (pair for pair in plan.listing() if not past.is_planned(pair[0])))
     structlog.get_logger().info("run.started", targets=plan.count, rate=prepared.limits.rate)
-    # What is there now stays until the end, and a clone leaves hardly a cycle: collections would only stall the others.
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
+    interpreter.tune()
     try:
         async with _seen(prepared, plan, manifest, board=board) as journal:
             await clone_all(

@@ -11,7 +11,7 @@ from batch.cli.clock import SystemClock
 from batch.cli.node import embedded_node
 from batch.cli.preparation import warn
 from batch.cli.terminal import say
-from batch.cli.told import CountedGate
+from batch.engine import Gate
 from batch.zstack import connect
 from batch.zstack.settings import PasswordAuth, Settings
 
@@ -40,7 +40,7 @@ class Server:
         ``tell``: what the operator is warned through, the log or, for commands that have none, ``say_warnings``.
         """
         self.clock = SystemClock()
-        self.gate = CountedGate(rate, clock=self.clock)
+        self.gate = Gate(rate, clock=self.clock)
         self.is_rehearsal = settings is None
         self._settings = settings
         self._manifest = manifest

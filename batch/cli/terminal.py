@@ -8,7 +8,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ZcloneError
-from batch.log import SECRETS, sanitised, to_descriptor
+from batch.log import SECRETS, sanitised
+from batch.sink import to_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

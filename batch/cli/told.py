@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from batch.engine import Gate
 from batch.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from batch.engine.ports import Clock, Journal
+    from batch.engine.ports import Journal
     from batch.model import Intent, Record
 
 _SHORT: Final = 8
 """Digits of a job uuid in a log: the whole one opens the job's result to anybody."""
+_SENT: Final = State.SENT
+_CLONED: Final = State.CLONED
+_OPEN: Final = frozenset({State.PLANNED, State.ACCEPTED})
+"""Not worth a line. Looked up once: to find a member in its enum takes longer than to compare it."""
 
 
 class Settled(Protocol):
@@ -61,50 +64,30 @@ class ToldJournal:
         self._journal.on_failure(hook)
 
     def _tell(self, record: Record) -> None:
-        if record.state is State.SENT:
+        if record.state is _SENT:
             api_job = (record.job_uuid or "")[:_SHORT]
             first_sent_at, _ = self._sent.get(record.key, (record.at, ""))
             self._sent[record.key] = first_sent_at, api_job
             self._log.debug("clone.sent", key=record.key, attempt=record.attempt, api_job=api_job)
-        elif record.state.is_final or record.state is State.UNCERTAIN:
+        elif record.state not in _OPEN:
             self._tell_settled(record)
 
     def _tell_settled(self, record: Record) -> None:
         sent_at, api_job = self._sent.pop(record.key, (None, ""))
-        fields = {
-            "key": record.key,
-            "state": str(record.state),
-            "attempts": record.attempt,
-            "api_job": api_job or None,
-            "clone_uuid": record.clone_uuid,
-            "error_code": record.error_code,
-            "error": record.error,
-            "seconds": None if sent_at is None else round(record.at - sent_at, 3),
-        }
-        told = {name: value for name, value in fields.items() if value is not None}
-        if record.state is State.CLONED:
+        told: dict[str, object] = {"key": record.key, "state": str(record.state), "attempts": record.attempt}
+        if api_job:
+            told["api_job"] = api_job
+        if record.clone_uuid is not None:
+            told["clone_uuid"] = record.clone_uuid
+        if record.error_code is not None:
+            told["error_code"] = record.error_code
+        if record.error is not None:
+            told["error"] = record.error
+        if sent_at is not None:
+            told["seconds"] = round((record.at - sent_at) * 1000) / 1000
+        if record.state is _CLONED:
             self._log.info("clone.settled", **told)
         else:
             self._log.warning("clone.settled", **told)
             self._failed(record)
         self._settled(record, sent_at=sent_at, api_job=api_job)
-
-
-class CountedGate(Gate):
-    """The gate, and how many calls it let pass."""
-
-    def __init__(self, rate: float, *, clock: Clock) -> None:
-        """Start at no calls."""
-        super().__init__(rate, clock=clock)
-        self.calls = 0
-
-    async def wait(self) -> None:
-        """Return when one more call may be made."""
-        await super().wait()
-        self.calls += 1
-
-    async def wait_to_send(self) -> bool:
-        """Like ``wait``, for a POST; False when sending stopped."""
-        may_send = await super().wait_to_send()
-        self.calls += may_send
-        return may_send

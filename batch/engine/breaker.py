@@ -68,11 +68,11 @@ class Breaker:
                 if self.is_open:
                     await self._wait()
                     if probe is None:
-                        return self._note(await call())
-                    tried = self._note(await probe())
+                        return self.note(await call())
+                    tried = self.note(await probe())
                     if isinstance(tried, NotSent | NoAnswer):
                         return NotSent(tried.reason)
-        return self._note(await call())
+        return self.note(await call())
 
     async def _wait(self) -> None:
         since = self._open_since
@@ -83,7 +83,8 @@ class Breaker:
         self._tries += 1
         await asyncio.sleep(pause)
 
-    def _note(self, answer: _Answer) -> _Answer:
+    def note(self, answer: _Answer) -> _Answer:
+        """Take in how a call went."""
         if isinstance(answer, NotSent) and answer.is_held_back:
             return answer
         if not isinstance(answer, NotSent | NoAnswer):
@@ -118,27 +119,30 @@ class GuardedApi:
         self._breaker = breaker
         self._learners = learners
 
-    async def _call(
-        self, call: Callable[[], Awaitable[_Answer]], probe: Callable[[], Awaitable[object]] | None = None
-    ) -> _Answer | NotSent:
-        answer = await self._breaker.guard(call, probe=probe)
+    def _learn(self, answer: _Answer) -> _Answer:
         for learn in self._learners:
             learn(answer)
         return answer
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
         """POST the clone; while the server is away a look at its uuid goes ahead."""
-        return await self._call(
-            lambda: self._api.submit(clone, job_uuid), probe=lambda: self._api.find(clone.resource_uuid)
+        if not self._breaker.is_open:
+            return self._learn(self._breaker.note(await self._api.submit(clone, job_uuid)))
+        return self._learn(
+            await self._breaker.guard(
+                lambda: self._api.submit(clone, job_uuid), probe=lambda: self._api.find(clone.resource_uuid)
+            )
         )
 
     async def poll(self, job_uuid: str) -> PollAnswer:
         """Ask the job."""
-        return await self._call(lambda: self._api.poll(job_uuid))
+        if not self._breaker.is_open:
+            return self._learn(self._breaker.note(await self._api.poll(job_uuid)))
+        return self._learn(await self._breaker.guard(lambda: self._api.poll(job_uuid)))
 
     async def find(self, resource_uuid: str) -> FindAnswer:
         """Look for the resource."""
-        return await self._call(lambda: self._api.find(resource_uuid))
+        return self._learn(await self._breaker.guard(lambda: self._api.find(resource_uuid)))
 
     async def renew(self) -> None:
         """Replace the dead session."""

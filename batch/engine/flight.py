@@ -38,6 +38,9 @@ class Flight:
 
     async def enter(self) -> None:
         """Return when there is room for one more: first come, first served."""
+        if not self._waiting and self._flying < self.room:
+            self._flying += 1
+            return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self._admit()

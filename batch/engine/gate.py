@@ -1,8 +1,8 @@
 """The one place where calls wait for the rate: first come, first served, evenly spaced and never above it.
 
 Two of asyncio-throttle's windows in a row, entered for all who wait by one usher, who sleeps once for all that may then
-pass. The short window spaces the calls, the long one is the hard cap. As shipped a Throttler polls every 10 ms;
-``_Window`` computes its ``retry_interval`` instead, so that it sleeps exactly until its oldest entry leaves.
+pass. The short window spaces the calls and sets the mean, the long one is the hard cap. As shipped a Throttler polls
+every 10 ms; ``_Window`` computes its ``retry_interval`` instead, so that it sleeps exactly as long as it has to.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from asyncio_throttle.throttler import Throttler
 if TYPE_CHECKING:
     from batch.engine.ports import Clock
 
-_SMOOTH = 0.01
+_SMOOTH = 0.02
 """Seconds of the short window at high rates; below one call per window it holds a single call."""
-_LEAD = 0.97
-"""The short window runs a little fast, so that timer lateness does not add up: the long one sets the mean."""
+_PACE = 1.006
+"""The short window is a little longer than the long one allows for, so that the long one is seldom met."""
 _MARGIN = 1.003
 """The long window is a little long, so that a server's clock, with its own jitter, sees no more than the rate."""
 _EDGE = 1e-6
@@ -30,20 +30,22 @@ _EDGE = 1e-6
 class _Window(Throttler):
     """At most ``calls`` in any ``period`` seconds of the given clock.
 
-    An entry may be backdated by up to ``slack`` seconds to the moment it could have been made, so that late timers do
-    not slow the calls down; without slack the bound is strict.
+    Who finds it full sleeps until ``together`` calls have room, since a timer costs more than many calls. An entry may
+    be backdated by up to ``slack`` seconds to the moment its place became free, so that sleeping longer and late timers
+    do not slow the calls down; without slack the bound is strict.
     """
 
-    def __init__(self, calls: int, period: float, clock: Clock, *, slack: float = 0.0) -> None:
+    def __init__(self, calls: int, period: float, clock: Clock, *, together: int, slack: float = 0.0) -> None:
         self._clock = clock
+        self._last = together - 1
         self._slack = slack
-        self._free_since = 0.0
+        self._free_since = math.inf
         super().__init__(calls, period)
 
     @property
     def retry_interval(self) -> float:
-        """Seconds until the oldest entry leaves the window."""
-        leaves: float = self._task_logs[0] + self.period + _EDGE
+        """Seconds until enough of the oldest entries have left the window."""
+        leaves: float = self._task_logs[self._last] + self.period + _EDGE
         return max(0.0, leaves - self._clock.monotonic())
 
     @retry_interval.setter
@@ -51,28 +53,29 @@ class _Window(Throttler):
         """Keep nothing: the value is computed."""
 
     def flush(self) -> None:
-        """Forget the entries that left the window, by our clock."""
-        now = self._clock.monotonic()
-        while self._task_logs and now - self._task_logs[0] > self.period:
-            self._free_since = self._task_logs.popleft() + self.period
+        """Make room by our clock."""
+        self.has_room(self._clock.monotonic())
 
-    def has_room(self) -> bool:
-        """Whether a call may enter now."""
-        self.flush()
-        return len(self._task_logs) < self.rate_limit
+    def has_room(self, now: float) -> bool:
+        """Whether a call may enter; the oldest entry of a full window is forgotten once it left."""
+        entries = self._task_logs
+        if len(entries) < self.rate_limit:
+            return True
+        if now - entries[0] <= self.period:
+            return False
+        self._free_since = entries.popleft() + self.period
+        return True
 
-    def enter(self) -> None:
+    def enter(self, now: float) -> None:
         """Enter where there is room."""
-        self._task_logs.append(self._entered_at())
+        free = self._free_since
+        self._task_logs.append(min(now, max(free, now - self._slack)))
 
     async def acquire(self) -> None:
         """Wait for room and enter at our clock's time."""
         await super().acquire()  # type: ignore[no-untyped-call]
-        self._task_logs[-1] = self._entered_at()
-
-    def _entered_at(self) -> float:
-        now = self._clock.monotonic()
-        return max(self._free_since, now - self._slack) if self._free_since < now else now
+        self._task_logs.pop()
+        self.enter(self._clock.monotonic())
 
 
 class Gate:
@@ -88,25 +91,30 @@ class Gate:
         self._clock = clock
         burst = max(1, round(rate * _SMOOTH))
         cap = math.ceil(rate)
-        spacing = burst / rate * _LEAD
-        self._windows = (
-            _Window(burst, spacing, clock, slack=spacing / 2),
-            _Window(cap, cap / rate * _MARGIN, clock),
-        )
-        self._closed_until = 0.0
+        spacing = burst / rate * _PACE
+        # The first part makes good the sleep until the whole window is free, the second late timers.
+        slack = spacing * (1 - 1 / burst) + spacing / 2
+        self._short = _Window(burst, spacing, clock, together=burst, slack=slack)
+        self._long = _Window(cap, cap / rate * _MARGIN, clock, together=-(-burst // 4))
+        self._closed_until = -math.inf
         self._sending = True
         self._queue: deque[tuple[asyncio.Future[None], bool]] = deque()
         """Who waits, in the order they came, and whether it is to send."""
         self._usher: asyncio.Task[None] | None = None
+        self.calls = 0
+        """How many were let pass."""
 
     async def wait(self) -> None:
         """Return when one more call may be made."""
-        await self._wait(to_send=False)
+        if not self._passes_at_once():
+            await self._wait(to_send=False)
+        self.calls += 1
 
     async def wait_to_send(self) -> bool:
         """Like ``wait``, for a POST; False when sending stopped, also while it waited."""
-        if self._sending:
+        if self._sending and not self._passes_at_once():
             await self._wait(to_send=True)
+        self.calls += self._sending
         return self._sending
 
     def pause(self, seconds: float) -> None:
@@ -124,11 +132,19 @@ class Gate:
     def _is_closed(self) -> bool:
         return self._closed_until > self._clock.monotonic()
 
+    def _passes_at_once(self) -> bool:
+        return not self._queue and self._enters()
+
+    def _enters(self) -> bool:
+        """Enter both windows, where nothing stands against it."""
+        now = self._clock.monotonic()
+        if self._closed_until > now or not (self._short.has_room(now) and self._long.has_room(now)):
+            return False
+        self._short.enter(now)
+        self._long.enter(now)
+        return True
+
     async def _wait(self, *, to_send: bool) -> None:
-        if not self._queue and not self._is_closed and all(window.has_room() for window in self._windows):
-            for window in self._windows:
-                window.enter()
-            return
         await self._queued(to_send=to_send)
         # A pause may have come since the usher let this one in.
         while self._is_closed and (self._sending or not to_send):
@@ -148,15 +164,18 @@ class Gate:
 
     def _dismiss(self) -> None:
         """Send the usher home where all who waited have left."""
-        if self._usher is not None and all(turn.done() for turn, _ in self._queue):
-            self._usher.cancel()
+        usher = self._usher
+        if usher is not None and not usher.cancelling() and all(turn.done() for turn, _ in self._queue):
+            usher.cancel()
 
     async def _let_in(self) -> None:
         """Be the usher until nobody waits any more."""
         while self._is_anybody_waiting():
-            await self._pass()
-            if self._is_anybody_waiting():
-                self._queue[0][0].set_result(None)
+            if not self._enters():
+                await self._pass()
+                if not self._is_anybody_waiting():
+                    return
+            self._queue.popleft()[0].set_result(None)
 
     def _is_anybody_waiting(self) -> bool:
         while self._queue and self._queue[0][0].done():
@@ -168,10 +187,7 @@ class Gate:
             closed_for = self._closed_until - self._clock.monotonic()
             if closed_for > 0.0:
                 await asyncio.sleep(closed_for)
-            for window in self._windows:
-                if window.has_room():
-                    window.enter()
-                else:
-                    await window.acquire()
+            await self._short.acquire()
+            await self._long.acquire()
             if not self._is_closed:
                 return

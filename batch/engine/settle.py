@@ -6,18 +6,18 @@ Resumed and fresh Clones take the same road: a fresh one starts at Send, a resum
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch.engine.budget import price_of
 from batch.engine.decisions import after_find, after_poll, after_submit, window_start
-from batch.engine.steps import Doing, End, Look, Poll, Renew, Resend, Send, Step, Ticket, Why
+from batch.engine.steps import Abort, Doing, End, Look, Poll, Renew, Resend, Send, Step, Ticket, Why
 from batch.errors import ExitCode, RunStoppedError
 from batch.model import Record, State
 from batch.zstack.answers import NoAnswer, NotSent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from batch.engine.budget import RetryBudget
     from batch.engine.pace import PollPace
@@ -86,22 +86,30 @@ def _is_forbidden(step: Step, clone: Clone, world: World) -> bool:
     return isinstance(step, Send) and (world.stop.requested or not clone.body)
 
 
-async def _take(step: Doing, clone: Clone, world: World) -> Step:
+def _take(step: Doing, clone: Clone, world: World) -> Awaitable[Step]:
     match step:
         case Send():
-            return await _send(step, clone, world)
+            return _send(step, clone, world)
         case Resend():
-            return await _resend(step, clone, world)
+            return _resend(step, clone, world)
         case Poll():
-            return await _poll(step, clone, world)
+            return _poll(step, clone, world)
         case Look():
-            return await _look(step, clone, world)
-        case Renew(ticket):
-            await world.api.renew()
-            if not clone.body:
-                # Its target left the job file: it cannot be sent again, but its clone may be there.
-                return Look(ticket, Why.LOST)
-            return Send(ticket.attempt, None, window_start(ticket))
+            return _look(step, clone, world)
+        case Renew():
+            return _renew(step, clone, world)
+    return _abort(step, clone, world)
+
+
+async def _renew(step: Renew, clone: Clone, world: World) -> Step:
+    await world.api.renew()
+    if not clone.body:
+        # Its target left the job file: it cannot be sent again, but its clone may be there.
+        return Look(step.ticket, Why.LOST)
+    return Send(step.ticket.attempt, None, window_start(step.ticket))
+
+
+async def _abort(step: Abort, clone: Clone, world: World) -> Step:
     _return_attempt(clone, step.ticket, world)
     raise RunStoppedError(f"{step.error.code}: {step.error.told}")
 
@@ -133,7 +141,7 @@ async def _send(step: Send, clone: Clone, world: World) -> Step:
     )
     if step.otherwise is None:
         world.budget.note_first()
-        return await _submit(ticket, clone, world)
+        return _decided(await world.api.submit(clone, ticket.job_uuid), ticket, clone, world, failures=0)
     return await _submit_again(ticket, clone, world, price=price_of(is_after_silence=step.is_after_silence))
 
 
@@ -154,10 +162,6 @@ async def _submit_again(ticket: Ticket, clone: Clone, world: World, *, price: fl
     answer = await world.api.submit(clone, ticket.job_uuid)
     world.budget.close(price, is_answered=not isinstance(answer, NotSent | NoAnswer))
     return _decided(answer, ticket, clone, world, failures=failures)
-
-
-async def _submit(ticket: Ticket, clone: Clone, world: World) -> Step:
-    return _decided(await world.api.submit(clone, ticket.job_uuid), ticket, clone, world, failures=0)
 
 
 def _decided(answer: SubmitAnswer, ticket: Ticket, clone: Clone, world: World, *, failures: int) -> Step:
@@ -205,7 +209,7 @@ async def _poll(step: Poll, clone: Clone, world: World) -> Step:
         await asyncio.sleep(min(world.pace.delay(step.polls), left))
     answer = await world.api.poll(step.ticket.job_uuid)
     now = world.clock.time()
-    after = after_poll(answer, replace(step, at_once=False), now=now, policy=world.policy)
+    after = after_poll(answer, step._replace(at_once=False), now=now, policy=world.policy)
     if isinstance(after, End) and not step.at_once:
         world.pace.learn(now - step.ticket.sent_at, step.polls)
     elif isinstance(after, Poll) and after.ticket.answered and not step.ticket.answered:

@@ -44,8 +44,7 @@ class Ticket(NamedTuple):
     """Whether an earlier process left it uncertain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Record and POST. ``job_uuid`` is the old J where that had no definite end, None for a new one."""
 
     attempt: int
@@ -65,8 +64,7 @@ class Resend:
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Poll:
+class Poll(NamedTuple):
     """Ask the job."""
 
     ticket: Ticket
@@ -103,8 +101,7 @@ class Abort:
     error: ApiError
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """Settled."""
 
     state: State

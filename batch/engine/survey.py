@@ -96,6 +96,9 @@ def refuse_changes(changed: tuple[str, ...]) -> None:
 
 def fresh(plan: Plan, past: Past, opened: frozenset[str]) -> Iterator[Clone | None]:
     """Stream the Clones nothing was recorded of; None now and then while skipping the others."""
+    if not opened and not past.settled:
+        yield from plan.clones()
+        return
     skipped = 0
     for clone in plan.clones():
         if clone.key not in opened and past.final(clone.key) is None:

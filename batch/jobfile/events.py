@@ -6,98 +6,85 @@ flat memory; PyYAML's C *constructor* crashes the process at a nesting of about 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from batch.jobfile.content import MAX_BYTES, MOVE
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence
 from batch.jobfile.problems import Problems, fail, shorten
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from typing import BinaryIO
 
-MAX_BYTES: Final = 16 * 1024 * 1024
+    from batch.jobfile.content import Content
+
 MAX_DEPTH: Final = 32
 MAX_ALIASED_NODES: Final = 1_000_000
 """Nodes that all aliases of a file may stand for: sharing is fine, a bomb is not."""
 STREAMED: Final = "targets"
 """The top-level list whose elements come one at a time."""
 
-_MOVE = "move the targets to a JSON Lines or CSV file and name it with `- from: targets.jsonl`"
-_STREAMED_LINE = re.compile(rb"^targets[ \t]*:", re.MULTILINE)
-_TOP_LEVEL_LINE = re.compile(rb"^[^\s#\-]", re.MULTILINE)
+
+class _TooLongError(Exception):
+    """More bytes than a part of the file may have."""
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a job file. Raises JobFileError for what cannot be a job file: unreadable, too large, not UTF-8 text."""
-    file = str(path)
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise fail(file, f"cannot be read: {error.strerror or error}") from None
-    if len(data) > MAX_BYTES:
-        raise fail(file, f"larger than 16 MiB: {_MOVE}")
-    refuse_encoding(data, file)
-    return data
+class _Part:
+    """The stream as the parser reads it, which ends where too much of it belongs to one part."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.left = MAX_BYTES
+        """Bytes that may yet be read before the next part begins."""
+
+    def read(self, size: int) -> bytes:
+        chunk = self._stream.read(size)
+        self.left -= len(chunk)
+        if self.left < 0:
+            raise _TooLongError
+        return chunk
 
 
-def refuse_encoding(data: bytes, file: str) -> None:
-    """Raise JobFileError unless ``data`` is UTF-8 without byte order mark and NUL."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise fail(file, "is UTF-16 or UTF-32: save it as UTF-8")
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise fail(file, "starts with a byte order mark: save it as UTF-8 without BOM")
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise fail(file, "has a NUL byte: it is not a text file, or UTF-16", at=_position(data, nul))
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        raise fail(file, "is not UTF-8: save it as UTF-8", at=_position(data, error.start)) from None
-
-
-def _position(data: bytes, offset: int) -> tuple[int, int]:
-    start = data.rfind(b"\n", 0, offset) + 1
-    return data.count(b"\n", 0, offset) + 1, len(data[start:offset].decode(errors="replace")) + 1
-
-
-def ends_with_targets(data: bytes) -> bool:
-    """Whether ``targets`` is surely the last top-level key, so that who wants the others may stop there."""
-    start = _STREAMED_LINE.search(data)
-    return start is not None and _TOP_LEVEL_LINE.search(data, start.end()) is None
-
-
-def walk(data: bytes, file: str, problems: Problems) -> Iterator[tuple[Scalar, Node]]:
+def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scalar, Node]]:
     """Yield the top-level pairs of a job file.
 
     ``targets`` comes as a pair with an empty list first, then once more for each element. Duplicate keys go to
     ``problems``; what makes the rest unreadable raises JobFileError.
     """
-    try:
-        yield from _Composer(data, file, problems).walk()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        text = ": ".join(part for part in (error.context, error.problem) if part)
-        raise fail(file, f"not YAML: {text}", at=at) from None
-    except yaml.reader.ReaderError as error:
-        at = _position(data, max(int(error.position), 0))
-        raise fail(file, f"not YAML: {error.reason}", at=at) from None
+    with content.open() as stream:
+        composer = _Composer(_Part(stream), file, problems)
+        try:
+            yield from composer.walk()
+        except _TooLongError:
+            message = f"no target ends in the next 16 MiB: {MOVE}"
+            raise fail(file, message, at=composer.place) from None
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            text = ": ".join(part for part in (error.context, error.problem) if part)
+            raise fail(file, f"not YAML: {text}", at=at) from None
+        except yaml.reader.ReaderError as error:
+            at = content.position(max(int(error.position), 0))
+            raise fail(file, f"not YAML: {error.reason}", at=at) from None
+        content.check(stream)
 
 
 class _Composer:
     """Turns events into nodes; keeps anchored nodes, and nothing else, between top-level values."""
 
-    def __init__(self, data: bytes, file: str, problems: Problems) -> None:
-        self._events: Iterator[Any] = yaml.parse(data, Loader=yaml.CSafeLoader)
+    def __init__(self, part: _Part, file: str, problems: Problems) -> None:
+        self._part = part
+        self._events: Iterator[Any] = yaml.parse(part, Loader=yaml.CSafeLoader)  # type: ignore[arg-type]  # only read() is used
         self._file = file
         self._problems = problems
         self._anchors: dict[str, Node] = {}
         self._aliased = 0
+        self._is_anchored = False
+        self.place = (1, 1)
+        """Line and column of the last target that ended, or of the list."""
 
     def walk(self) -> Iterator[tuple[Scalar, Node]]:
         self._open_document()
@@ -139,11 +126,27 @@ class _Composer:
             return
         self._refuse_tag(event)
         mark: Any = event.start_mark
+        self.place = (mark.line + 1, mark.column + 1)
         yield key, Sequence([], mark.line + 1, mark.column + 1, 1, 1)
+        yield from self._elements(key, mark)
+
+    def _elements(self, key: Scalar, start: Any) -> Iterator[tuple[Scalar, Node]]:
+        kept = 0
+        self._is_anchored = False
         for item in self._events:
+            mark = item.start_mark
+            if self._is_anchored:
+                kept += mark.index - start.index
+                if kept > MAX_BYTES:
+                    raise self._error(item, "targets with anchors, which are all kept, have more than 16 MiB")
+                self._is_anchored = False
             if item.__class__ is yaml.SequenceEndEvent:
                 return
-            yield key, self._node(item, 2)
+            start = mark
+            node = self._node(item, 2)
+            self._part.left = MAX_BYTES
+            self.place = (node.line, node.column)
+            yield key, node
 
     def _node(self, event: Any, depth: int) -> Node:
         kind = event.__class__
@@ -163,6 +166,7 @@ class _Composer:
             node = self._sequence(mark, depth)
         if event.anchor is not None:
             self._anchors[event.anchor] = node
+            self._is_anchored = True
         return node
 
     def _sequence(self, mark: Any, depth: int) -> Sequence:

@@ -10,12 +10,42 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from batch.jobfile.problems import fail
+
 if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
+    from typing import BinaryIO
 
 LARGEST: Final = 4 << 30
 """Bytes of a file of targets, which is streamed: some 20 million rows."""
+
+CHANGED: Final = "was changed while the run was reading it: run the same command again"
+
+
+class InputFiles:
+    """The files of one job, each opened for every pass over the targets; whoever finds one changed is told."""
+
+    def __init__(self) -> None:
+        """Start with none opened yet."""
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def open(self, path: Path, folder: Path) -> BufferedReader:
+        """Open as ``open_input`` does. Raises JobFileError where the file is not as it was when first opened."""
+        stream = open_input(path, folder)
+        try:
+            self.check(stream, path)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def check(self, stream: BinaryIO, path: Path) -> None:
+        """Raise JobFileError where ``path``, opened as ``stream``, has another size or time of change than before."""
+        found = os.fstat(stream.fileno())
+        state = (found.st_size, found.st_mtime_ns)
+        if self._seen.setdefault(path, state) != state:
+            raise fail(str(path), CHANGED)
 
 
 def open_input(path: Path, folder: Path, *, largest: int = LARGEST) -> BufferedReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from batch.jobfile.inputs import InputFiles
 from batch.jobfile.nodes import Node, find
 from batch.jobfile.problems import Complaint, shorten
 from batch.model import Place, Problem
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from batch.jobfile.content import Content
     from batch.jobfile.matrix import Combination
     from batch.jobfile.rearchitect import Rearchitect
     from batch.model import HandOver, JsonValue, Limits
@@ -76,6 +78,11 @@ class Layer(NamedTuple):
     """As written: its texts may hold ``$``, those that do not are checked."""
 
 
+def is_plain(layer: Layer) -> bool:
+    """Whether the layer has nothing but parameters that are sent as written."""
+    return not (layer.templates or layer.system_tags or layer.user_tags or layer.keep)
+
+
 class NodeOrigin(NamedTuple):
     """Where a layer stands in a YAML file."""
 
@@ -118,6 +125,12 @@ class Entry:
     """What the entry itself sets, to find the place of a value."""
     origin: NodeOrigin | None = None
     defaults_origin: NodeOrigin | None = None
+    is_plain: bool = field(init=False)
+    """Whether ``base`` is, known once for all its targets."""
+
+    def __post_init__(self) -> None:
+        """See what the base has."""
+        object.__setattr__(self, "is_plain", is_plain(self.base))
 
 
 class Target(NamedTuple):
@@ -153,7 +166,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job file's envelope, checked, and the bytes its targets are streamed from."""
+    """A job file's envelope, checked, and where its targets are streamed from."""
 
     path: Path
     name: str
@@ -165,8 +178,9 @@ class Job:
     defaults: Layer
     defaults_origin: NodeOrigin | None = field(repr=False)
     run_place: Place
-    data: bytes = field(repr=False)
-    """The file as read by ``load``, so that every pass sees the same even while it is edited."""
+    content: Content = field(repr=False)
+    """The file that the targets are streamed from."""
     rearchitect: Rearchitect | None = None
     found: Found | None = None
     """What the ``query:`` targets find; None where no server was asked, and using them is a problem."""
+    files: InputFiles = field(default_factory=InputFiles, repr=False, compare=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from batch.errors import JobFileError
+from batch.jobfile.content import read_content
 from batch.jobfile.envelope import (
     AuthModel,
     EndpointModel,
@@ -15,18 +16,20 @@ from batch.jobfile.envelope import (
     LimitsModel,
     SecretModel,
 )
-from batch.jobfile.events import STREAMED, ends_with_targets, read_bytes, walk
+from batch.jobfile.events import STREAMED, walk
+from batch.jobfile.inputs import InputFiles
 from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, NodeOrigin, SecretRef, Target
 from batch.jobfile.layers import LAYER_KEYS, read_layer
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
 from batch.jobfile.problems import Complaint, Problems, shorten, unknown
 from batch.jobfile.rearchitect import read_rearchitect
-from batch.jobfile.targets import read_targets
+from batch.jobfile.targets import LONG_LIST, read_targets
 from batch.model import Limits, Place
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from batch.jobfile.content import Content
     from batch.jobfile.rearchitect import Rearchitect
     from batch.model import JsonValue
 
@@ -42,32 +45,32 @@ _MODELS: Final = {
 
 def load(path: Path) -> Job:
     """Read the envelope of a job file. Raises JobFileError with all its problems, and then those of its targets too."""
-    data = read_bytes(path)
+    files = InputFiles()
+    content = read_content(path, files)
     problems = Problems()
-    pairs = _envelope_pairs(data, str(path), problems)
+    pairs = _envelope_pairs(content, str(path), problems)
     root = Mapping(pairs, 1, 1, 0, 0)
     origin = NodeOrigin(str(path), root, "")
     model = _validated(origin, problems)
     defaults, defaults_origin = _defaults(origin, problems)
-    job = _job(path, data, model, (defaults, defaults_origin), origin)
-    job = replace(job, rearchitect=_rearchitect(origin, path, problems))
+    job = _job(path, content, model, (defaults, defaults_origin), origin)
+    job = replace(job, rearchitect=_rearchitect(origin, path, problems), files=files)
     if len(problems):
         _add_target_problems(job, problems)
         problems.raise_any()
     return job
 
 
-def _envelope_pairs(data: bytes, file: str, problems: Problems) -> list[tuple[Scalar, Node]]:
+def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tuple[Scalar, Node]]:
     pairs: list[tuple[Scalar, Node]] = []
-    can_stop = ends_with_targets(data)
-    for key, node in walk(data, file, problems):
+    for key, node in walk(content, file, problems):
         if key.text != STREAMED:
             pairs.append((key, node))
             continue
         if pairs and pairs[-1][0] is key:
             # The second pair of the streamed list is its first element: the list is not empty.
             pairs[-1] = (key, Sequence([node], node.line, node.column, 1, 1))
-            if can_stop:
+            if content.ends_with_targets:
                 break
         elif not any(known is key for known, _ in pairs):
             pairs.append((key, node))
@@ -165,17 +168,21 @@ def _defaults(origin: NodeOrigin, problems: Problems) -> tuple[Layer, NodeOrigin
 
 
 def _job(
-    path: Path, data: bytes, model: EnvelopeModel | None, defaults: tuple[Layer, NodeOrigin | None], origin: NodeOrigin
+    path: Path,
+    content: Content,
+    model: EnvelopeModel | None,
+    defaults: tuple[Layer, NodeOrigin | None],
+    origin: NodeOrigin,
 ) -> Job:
     """Build the Job; an envelope with problems gives one that is only good for finding more of them."""
     layer, defaults_origin = defaults
     place: Place = origin.problem(Complaint("run", "")).place
     if model is None:
-        return Job(path, "", "", Limits(), None, {}, layer, defaults_origin, place, data)
+        return Job(path, "", "", Limits(), None, {}, layer, defaults_origin, place, content)
     folder = path.parent
     limits = Limits(**dict(model.limits))
     endpoint = _endpoint(model.endpoint, folder) if model.endpoint else None
-    return Job(path, model.name, model.run, limits, endpoint, model.vars, layer, defaults_origin, place, data)
+    return Job(path, model.name, model.run, limits, endpoint, model.vars, layer, defaults_origin, place, content)
 
 
 def _endpoint(model: EndpointModel, folder: Path) -> EndpointSettings:
@@ -207,10 +214,11 @@ def _add_target_problems(job: Job, problems: Problems) -> None:
 
 
 def _look_for_twin(target: Target, first: dict[str, Target], problems: Problems) -> None:
-    """Report two targets with one key; keys that must be rendered first are left to the plan."""
+    """Report two targets with one key; what needs more room or rendering is left to the plan."""
     key = target.id or target.uuid
     if target.entry.combinations or "$" in key:
         return
     if key in first:
         problems.add(target.twin_problem("key", key, first[key]))
-    first.setdefault(key, target)
+    elif len(first) < LONG_LIST:
+        first[key] = target

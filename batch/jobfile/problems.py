@@ -33,6 +33,8 @@ class Problems:
         """Start with none."""
         self._seen: set[Problem] = set()
         self._more = 0
+        self.warnings: tuple[Problem, ...] = ()
+        """What is worth a word and no reason to stop."""
 
     def __len__(self) -> int:
         return len(self._seen) + self._more
@@ -48,6 +50,10 @@ class Problems:
         """Keep each of ``problems``."""
         for problem in problems:
             self.add(problem)
+
+    def warn(self, problem: Problem) -> None:
+        """Keep ``problem`` among the warnings."""
+        self.warnings += (problem,)
 
     def raise_any(self) -> None:
         """Raise JobFileError with the first hundred in order of place; return when there are none."""

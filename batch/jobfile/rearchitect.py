@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.check import check_params
-from batch.jobfile.events import MAX_BYTES
+from batch.jobfile.content import MAX_BYTES
 from batch.jobfile.inputs import open_input
 from batch.jobfile.job import NodeOrigin
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree

@@ -10,7 +10,6 @@ from typing import Any, Final, TypeAlias
 from batch.jobfile.check import MAX_INTEGER
 from batch.jobfile.envelope import EnvelopeModel
 from batch.jobfile.layers import KEEPABLE
-from batch.jobfile.targets import MAX_TARGETS
 from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, Param, ParamType
 
 Schema: TypeAlias = dict[str, Any]
@@ -188,7 +187,6 @@ def _targets() -> Schema:
     return {
         "type": "array",
         "minItems": 1,
-        "maxItems": MAX_TARGETS,
         "items": {"anyOf": [{"type": ["string", "integer"], "pattern": UUID}, _ref("target")]},
         "description": "what to clone",
     }

@@ -12,7 +12,7 @@ from batch.jobfile.layers import LAYER_KEYS, merge, read_layer
 from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, Problems, shorten, unknown
-from batch.jobfile.rows import read_rows
+from batch.jobfile.rows import RowFile, read_rows
 from batch.zstack.params import QUERY_OPERATORS
 
 if TYPE_CHECKING:
@@ -20,41 +20,44 @@ if TYPE_CHECKING:
 
     from batch.jobfile.job import Job
 
-MAX_TARGETS: Final = 20_000
-"""Elements of a YAML list; more belong into a file that is streamed."""
+LONG_LIST: Final = 20_000
+"""Elements of a YAML list; more belong into a file of rows, which is read several times faster."""
 TARGET_KEYS: Final = ("uuid", "id", *LAYER_KEYS, "matrix", "from", "query", *HAND_OVER_KEYS)
 
 _EMPTY: Final = Layer()
-_TOO_MANY: Final = (
-    f"more than {MAX_TARGETS:,} targets in one YAML list: move them to a JSON Lines or CSV file and name it with "
-    "`- from: targets.jsonl`, which is streamed"
+_ADVICE: Final = (
+    "a JSON Lines or CSV file, named with `- from: targets.jsonl`, is read in a fraction of the time: move them there"
 )
 
 
-def read_targets(job: Job, problems: Problems) -> Iterator[Target]:
+def read_targets(job: Job, problems: Problems, *, is_believed: bool = False) -> Iterator[Target]:
     """Stream the Targets of ``job`` that have no problem; problems go to ``problems``.
 
-    Raises JobFileError where the file cannot be read on.
+    A very long list is warned of at its end. ``is_believed``: all targets were read before and had none, so that the
+    values of rows need no second check.
+    Raises JobFileError where a file cannot be read on, or was changed since it was first read.
     """
-    reader = _Reader(job, problems)
+    reader = _Reader(job, problems, is_believed=is_believed)
     file = str(job.path)
-    count = -1
-    for key, node in walk(job.data, file, problems):
+    count, start = -1, None
+    for key, node in walk(job.content, file, problems):
         if key.text != STREAMED:
             continue
-        if count >= MAX_TARGETS:
-            problems.add(NodeOrigin(file, key, STREAMED).problem(Complaint("", _TOO_MANY)))
-            return
+        start = start or key
         if count >= 0:
             yield from reader.read(node, f"{STREAMED}[{count}]")
         count += 1
+    if count > LONG_LIST and start is not None:
+        told = Complaint("", f"warning: {count:,} targets in one YAML list: {_ADVICE}")
+        problems.warn(NodeOrigin(file, start, STREAMED).problem(told))
 
 
 class _Reader:
     """Reads elements; shares one Entry among all that bring nothing to share."""
 
-    def __init__(self, job: Job, problems: Problems) -> None:
+    def __init__(self, job: Job, problems: Problems, *, is_believed: bool) -> None:
         self._job = job
+        self._is_believed = is_believed
         self._file = str(job.path)
         self._problems = problems
         self._entry = Entry(merge(_EMPTY, job.defaults), defaults_origin=job.defaults_origin)
@@ -125,7 +128,7 @@ class _Reader:
         base = merge(self._entry.base, layer)
         entry = Entry(base, combinations, layer.params, origin, self._job.defaults_origin)
         path = self._job.path.parent / (name or "")
-        return read_rows(path, entry, uuid, self._problems)
+        return read_rows(RowFile(path, entry, uuid, self._job.files, self._is_believed), self._problems)
 
 
 def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:

@@ -11,7 +11,7 @@ from batch.manifest.handovers import HANDED_OVER, HandOvers
 from batch.manifest.intents import Deaths, intent_of
 from batch.manifest.line import fields
 from batch.manifest.pinned import Pinned
-from batch.manifest.records import PlanLine, parse_line, parse_record
+from batch.manifest.records import PlanLine, head, parse_line, parse_record
 from batch.model import Intent, Pins, State
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _STATE: Final = (1 << _STATE_BITS) - 1
 _ATTEMPT_BITS: Final = 8
 _MOST_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
 _PREFIX_DIGITS: Final = 12
-_RECORD: Final = b'{"state":"'
 _SENT: Final = b'{"state":"sent","key":"'
 _ACCEPTED: Final = b'{"state":"accepted","key":"'
 _CLONED_KEY: Final = b'{"state":"cloned","key":"'
@@ -45,20 +44,6 @@ _DIGEST: Final = b'"digest":"'
 def digest_prefix(digest: str) -> int:
     """Return as much of a Clone's digest as is kept of a settled one."""
     return int(digest[:_PREFIX_DIGITS], 16)
-
-
-def head(body: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """Return state, key and attempt of a clone record as its bytes have them; None for another kind of line.
-
-    They are taken where ``encode_record`` puts them; a line with a key to unescape, or of another writer, is decoded.
-    """
-    if not body.startswith(_RECORD):
-        return None
-    parts = body.split(b'"', 13)
-    if len(parts) == 14 and parts[5] == b"key" and parts[11] == b"attempt" and b"\\" not in parts[7]:
-        return parts[3], parts[7], parts[12][1:-1]
-    record = parse_record(body)
-    return record.state.value.encode(), record.key.encode("utf-8", "surrogatepass"), b"%d" % record.attempt
 
 
 def hash_key(key: bytes) -> int:

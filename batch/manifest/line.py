@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from batch.errors import ManifestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from batch.model import JsonValue
 
@@ -64,7 +64,7 @@ def number(value: float) -> str:
     """Return ``value`` as JSON, a whole one with its ``.0``. Raises ValueError where JSON cannot hold it."""
     if not math.isfinite(value):
         raise ValueError(f"{value} has no place in a manifest")
-    return float.__repr__(value + 0.0)
+    return repr(value + 0.0)
 
 
 def encode_value(value: JsonValue) -> str:
@@ -86,11 +86,15 @@ def encode_value(value: JsonValue) -> str:
     raise TypeError(f"a manifest line holds no {type(value).__name__}")
 
 
-def seal(body: bytes, crc: int, *, batch: int, more: bool) -> tuple[bytes, int]:
-    """Return the whole line and its checksum, which the next line starts from."""
-    body += b',"batch":%d,"more":true' % batch if more else b',"batch":%d' % batch
-    crc = zlib.crc32(body, crc)
-    return body + _SEAL % crc + b"\n", crc
+def seal(bodies: Sequence[bytes], crc: int, *, batch: int) -> tuple[bytes, int]:
+    """Return the whole lines of a batch after a line with checksum ``crc``, and the checksum of the last of them."""
+    last, more = b',"batch":%d' % batch, b',"batch":%d,"more":true' % batch
+    lines = []
+    for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
+        sealed = body + (more if left else last)
+        crc = zlib.crc32(sealed, crc)
+        lines.append(b'%b,"crc":"%08x"}\n' % (sealed, crc))
+    return b"".join(lines), crc
 
 
 def unseal(line: bytes, crc: int) -> tuple[bytes, int] | None:

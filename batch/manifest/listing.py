@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
-from batch.manifest.fold import hash_key, head
+from batch.manifest.fold import hash_key
 from batch.manifest.handovers import refusal
 from batch.manifest.reading import reading
-from batch.manifest.records import PlannedLine, parse_line, parse_record
+from batch.manifest.records import PlannedLine, head, parse_line, parse_record
 from batch.model import HandedOver, Record, Row, State
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from batch.model import HandedOver, JsonValue, Pins, Record, State
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_RECORD: Final = b'{"state":"'
 PAGE: Final = 256
 """Targets in one planned line."""
 _PINNED_SIZE: Final = 1 << 18
@@ -214,6 +215,20 @@ def parse_line(body: bytes) -> Line:
 def parse_record(body: bytes) -> Record:
     """Return the clone record in ``body``. Raises ManifestError where it is something else."""
     return _record(fields(body))
+
+
+def head(body: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Return state, key and attempt of a clone record as its bytes have them; None for another kind of line.
+
+    They are taken where ``encode_record`` puts them; a line with a key to unescape, or of another writer, is decoded.
+    """
+    if not body.startswith(_RECORD):
+        return None
+    parts = body.split(b'"', 13)
+    if len(parts) == 14 and parts[5] == b"key" and parts[11] == b"attempt" and b"\\" not in parts[7]:
+        return parts[3], parts[7], parts[12][1:-1]
+    record = parse_record(body)
+    return record.state.value.encode(), record.key.encode("utf-8", "surrogatepass"), b"%d" % record.attempt
 
 
 def _record(found: dict[str, Any]) -> Record:

@@ -32,12 +32,7 @@ class Writer:
 
     def write(self, bodies: list[bytes]) -> None:
         """Append the lines as one batch and return when they are durable. Raises OSError with the file cut back."""
-        crc = self.end.crc
-        lines = []
-        for left in range(len(bodies) - 1, -1, -1):
-            line, crc = seal(bodies[-1 - left], crc, batch=self.end.batch, more=left > 0)
-            lines.append(line)
-        data = b"".join(lines)
+        data, crc = seal(bodies, self.end.crc, batch=self.end.batch)
         try:
             self._append(data)
             self._files.sync(self._handle)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import JobFileError, UsageError
 from batch.jobfile.envelope import NAME_PATTERN
 from batch.jobfile.events import STREAMED, walk
-from batch.jobfile.inputs import open_input
+from batch.jobfile.inputs import CHANGED
 from batch.jobfile.nodes import Mapping as MappingNode
 from batch.jobfile.nodes import Scalar
 from batch.jobfile.problems import Problems, fail, shorten
@@ -18,7 +18,7 @@ from batch.jobfile.targets import read_targets
 from batch.keytable import KeyTable
 from batch.model import Pins, Plan, Problem
 from batch.plan.identity import PlanDigest
-from batch.plan.planner import Planner
+from batch.plan.planner import Planner, keys
 from batch.plan.render import RenderError, RunNames, render
 from batch.plan.sources import askable, pins_digest
 
@@ -78,7 +78,8 @@ def expand(
     problems = Problems()
     digest = _Survey(job, planner, problems).digest()
     problems.raise_any()
-    return _plan(job, planner, digest.hexdigest(), (digest.count, digest.hand_overs), inputs=inputs)
+    found = _plan(job, planner, digest.hexdigest(), (digest.count, digest.hand_overs), inputs=inputs)
+    return replace(found, warnings=problems.warnings)
 
 
 def pinned(job: Job, pins: Pins) -> Job:
@@ -114,11 +115,11 @@ def inputs_digest(job: Job, *, run: str | None, started_at: float, pins: Pins | 
     """
     identity = run_id(job, run=run, started_at=started_at)
     total = hashlib.sha256(f"{FORMAT}\0{job.name}\0{identity}\0{_dated(job, started_at)}\0".encode())
-    total.update(hashlib.sha256(job.data).digest())
+    total.update(job.content.digest)
     total.update(f"{job.rearchitect}\0{pins_digest(pins or Pins())}".encode())
     for path in input_files(job):
         try:
-            with open_input(path, job.path.parent) as stream:
+            with job.files.open(path, job.path.parent) as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError:
             return ""
@@ -133,10 +134,10 @@ def _dated(job: Job, started_at: float) -> str:
 
 def input_files(job: Job) -> Iterator[Path]:
     """Yield the ``from:`` files in the order of the job file. Raises JobFileError where it cannot be read on."""
-    if b"from" not in job.data and b"\\" not in job.data:
-        # Without the key, plain or escaped, there is no need to read a long list of targets once more.
+    if not job.content.may_name_files:
+        # There is no need to read a long list of targets once more.
         return
-    for key, node in walk(job.data, str(job.path), Problems()):
+    for key, node in walk(job.content, str(job.path), Problems()):
         if key.text == STREAMED and isinstance(node, MappingNode):
             for name, value in node.pairs:
                 if name.text == "from" and isinstance(value, Scalar):
@@ -149,17 +150,21 @@ def _plan(job: Job, planner: Planner, digest: str, counts: tuple[int, int], *, i
     def clones() -> Iterator[Clone]:
         problems = Problems()
         again = PlanDigest()
-        for target in read_targets(job, problems):
-            for clone in planner.clones(target, problems.add):
-                again.add(clone)
+        made, report, count = planner.clones, problems.add, again.add
+        for target in read_targets(job, problems, is_believed=True):
+            for clone in made(target, report):
+                count(clone)
                 yield clone
         problems.raise_any()
         if again.hexdigest() != digest:
-            raise fail(
-                str(job.path), "an input file was changed while the run was reading it: run the same command again"
-            )
+            raise fail(str(job.path), f"an input file {CHANGED}")
 
-    return Plan(job.name, planner.run, digest, counts[0], clones, inputs, counts[1])
+    def listed() -> Iterator[tuple[str, str]]:
+        for target in read_targets(job, Problems(), is_believed=True):
+            for key in keys(target):
+                yield key, target.uuid
+
+    return Plan(job.name, planner.run, digest, counts[0], clones, inputs, counts[1], listed=listed)
 
 
 class _Survey:

@@ -6,6 +6,7 @@ from collections import ChainMap
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.jobfile.check import check_tags, check_value, typed
+from batch.jobfile.job import is_plain
 from batch.jobfile.layers import united
 from batch.jobfile.problems import Complaint, shorten
 from batch.model import Clone
@@ -15,7 +16,7 @@ from batch.plan.rearchitect import SPECS, Images, UncoveredError, Vendors
 from batch.plan.render import RenderError, RunNames, Scope, render, render_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from batch.jobfile import Job
     from batch.jobfile.job import Target
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 MAX_KEY: Final = 255
 _NO_VALUES: Final[dict[str, str]] = {}
+
+
+def keys(target: Target) -> Iterable[str]:
+    """Return the key of each Clone of the target."""
+    key = target.id or target.uuid
+    combinations = target.entry.combinations
+    return [key + combination.label for combination in combinations] if combinations else (key,)
 
 
 class Planner:
@@ -40,20 +48,27 @@ class Planner:
         self._vendors = Vendors(asked.vendors) if asked is not None and asked.vendors else None
         self._names = {**RunNames.at(started_at, job.name)._asdict(), "run": run, **job.vars}
 
-    def clones(self, target: Target, report: Callable[[Problem], None]) -> Iterator[Clone]:
-        """Yield one Clone, or one for each combination of the matrix; those with problems are reported instead."""
-        for combination in target.entry.combinations or (None,):
+    def clones(self, target: Target, report: Callable[[Problem], None]) -> Iterable[Clone]:
+        """Return one Clone, or one for each combination of the matrix; those with problems are reported instead."""
+        if target.entry.combinations:
+            return self._combined(target, report)
+        complaints: list[Complaint] = []
+        clone = self._clone(target, None, complaints)
+        return _reported(target, complaints, report) if complaints else (clone,)
+
+    def _combined(self, target: Target, report: Callable[[Problem], None]) -> Iterator[Clone]:
+        for combination in target.entry.combinations:
             complaints: list[Complaint] = []
             clone = self._clone(target, combination, complaints)
             if complaints:
-                for complaint in complaints:
-                    report(target.problem(complaint))
+                _reported(target, complaints, report)
             else:
                 yield clone
 
     def _clone(self, target: Target, combination: Combination | None, complaints: list[Complaint]) -> Clone:
         params, system_tags, user_tags = self._merged(target, combination, complaints)
-        key = target.id or target.uuid
+        source = target.uuid
+        key = target.id or source
         if combination is not None:
             key += combination.label
         if len(key) > MAX_KEY or not key.isprintable():
@@ -65,7 +80,7 @@ class Planner:
         own_uuid = params.pop("resourceUuid", None)
         uuid = own_uuid if isinstance(own_uuid, str) else self.identities.of(key)
         body = encode_body({**params, "resourceUuid": uuid}, system_tags, user_tags)
-        return Clone(key, target.uuid, uuid, body, clone_digest(target.uuid, body), params, hand_over)
+        return Clone(key, source, uuid, body, clone_digest(source, body), params, hand_over)
 
     def _merged(
         self, target: Target, combination: Combination | None, complaints: list[Complaint]
@@ -74,9 +89,11 @@ class Planner:
         params = {**base.params, **layer.params}
         if None in params.values():
             params = {name: value for name, value in params.items() if value is not None}
-        system_tags = united(base.system_tags, layer.system_tags) if layer.system_tags else base.system_tags
-        user_tags = united(base.user_tags, layer.user_tags) if layer.user_tags else base.user_tags
-        if base.templates or layer.templates or system_tags or user_tags or base.keep or layer.keep:
+        system_tags: tuple[str, ...] = ()
+        user_tags: tuple[str, ...] = ()
+        if not (target.entry.is_plain and is_plain(layer)):
+            system_tags = united(base.system_tags, layer.system_tags)
+            user_tags = united(base.user_tags, layer.user_tags)
             scope = self._scope(target, combination)
             self._render_params(params, scope, target, complaints)
             system_tags = _render_tags("systemTags", system_tags, scope, complaints)
@@ -155,6 +172,12 @@ class Planner:
         if specs is not None:
             params[SPECS] = specs
             check_value(SPECS, specs, complaints)
+
+
+def _reported(target: Target, complaints: list[Complaint], report: Callable[[Problem], None]) -> tuple[()]:
+    for complaint in complaints:
+        report(target.problem(complaint))
+    return ()
 
 
 def _render_tags(path: str, tags: tuple[str, ...], scope: Scope, complaints: list[Complaint]) -> tuple[str, ...]:

@@ -29,4 +29,4 @@ def select(plan: Plan, keep: Callable[[Clone], bool], *, label: str) -> Plan:
     for clone in clones():
         count += 1
         hand_overs += clone.hand_over is not None
-    return replace(plan, digest=digest, count=count, clones=clones, inputs="", hand_overs=hand_overs)
+    return replace(plan, digest=digest, count=count, clones=clones, inputs="", hand_overs=hand_overs, listed=None)

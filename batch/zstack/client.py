@@ -179,16 +179,15 @@ class Client:
         sends_clone: bool = False,
     ) -> Outcome:
         """One call with credentials. A signature refused for its date was not executed and is made anew, once."""
-        reply = await self._signed(method, path, body, headers, sends_clone=sends_clone)
+        more, sign = headers or {}, self._access.headers
+        reply = await self.plain(
+            method, path, body=body, headers={**sign(method, path), **more}, sends_clone=sends_clone
+        )
         if isinstance(reply, Reply) and reply.status == 403 and is_skew(reply.text) and await self._access.resync():
-            return await self._signed(method, path, body, headers, sends_clone=sends_clone)
+            return await self.plain(
+                method, path, body=body, headers={**sign(method, path), **more}, sends_clone=sends_clone
+            )
         return reply
-
-    async def _signed(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, *, sends_clone: bool
-    ) -> Outcome:
-        signed = {**self._access.headers(method, path), **(headers or {})}
-        return await self.plain(method, path, body=body, headers=signed, sends_clone=sends_clone)
 
     async def _ask_version(self) -> None:
         answer = await self._get_version()
@@ -239,7 +238,7 @@ class Client:
             return reply
         for secret in self._access.secrets:
             body = body.replace(secret.encode(), b"***") if secret else body
-        return reply if body is reply.body else replace(reply, body=body)
+        return reply if body is reply.body else reply._replace(body=body)
 
     def _paused(self, reply: Reply) -> Outcome:
         if reply.status == 503 and isinstance(refusal(reply, self.language), Refused):

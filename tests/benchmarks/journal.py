@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batch.cli import interpreter
 from batch.manifest import Header, open_manifest
 from batch.model import Record, State
 from tests.benchmarks.stage.eventloop import run
@@ -66,6 +67,7 @@ def journal(workers: int, clones: int = CLONES, *, pause: float = 0.0) -> Commit
             manifest.note(Record(State.CLONED, key, time.time(), 1, clone_uuid=job, name=f"clone-{number}"))
 
     async def work(path: Path) -> Commits:
+        interpreter.tune()
         manifest = open_manifest(path, Header("j", "r", "u", simulated=False))
         began, spent = time.perf_counter(), time.process_time()
         numbers = iter(range(clones))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
-LIST_SIZE = 20_000
-"""The most that a YAML list holds."""
+LIST_SIZES = (20_000, 1_000_000)
+"""Targets of a YAML list: the most that it has without a warning, and very many."""
 _CHILD = """
 import json, resource, sys, time
 from pathlib import Path
@@ -89,11 +89,16 @@ def costs(write: Callable[[Path, int], None], targets: int) -> PlanCost:
         return measure(Path(name))
 
 
+def lists(sizes: Sequence[int]) -> list[int]:
+    """Return how long the YAML lists are where the largest of ``sizes`` is asked for."""
+    return sorted({min(size, max(sizes)) for size in LIST_SIZES})
+
+
 def main(rounds: int = 5, sizes: Sequence[int] = SIZES) -> None:
-    """Print a row per size of JSON lines, and one for the longest YAML list."""
+    """Print a row per size of JSON lines, and the YAML lists, at most as long as the largest size."""
     contenders = {f"{size} JSON lines": partial(costs, write_rows, size) for size in sizes}
-    longest = min(LIST_SIZE, max(sizes))
-    contenders[f"YAML list of {longest}"] = partial(costs, write_list, longest)
+    for size in lists(sizes):
+        contenders[f"YAML list of {size}"] = partial(costs, write_list, size)
     table = Table(f"Load, validate and plan, {rounds} rounds", "targets", "plan us", "pass us", "peak MiB")
     for name, found in interleaved(contenders, rounds).items():
         table.row(

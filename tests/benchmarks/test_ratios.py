@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import journal, polled, polls, rate, report, resume, stalls, startup, throughput
-from tests.benchmarks.plan import LIST_SIZE, costs, write_list, write_rows
+from tests.benchmarks.plan import costs, write_list, write_rows
 from tests.benchmarks.stage.manifests import write_finished
 from tests.benchmarks.stage.processes import settings, spend, zclone
 from tests.benchmarks.stage.rounds import interleaved, middle, ratio, share
@@ -71,7 +71,7 @@ def test_resuming_takes_no_memory_per_target() -> None:
 
 def test_a_list_costs_no_more_than_a_few_times_the_lines() -> None:
     """A target of a YAML list is planned in at most four times what one of JSON lines takes, without more memory."""
-    lines, listed = costs(write_rows, LIST_SIZE), costs(write_list, LIST_SIZE)
+    lines, listed = costs(write_rows, 20_000), costs(write_list, 20_000)
     assert listed.planned < 4 * lines.planned
     assert listed.peak_mib < lines.peak_mib + 32
 

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import threading
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch import log
+from batch.sink import Sink, to_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +35,16 @@ class Paper:
         self.data += lines
 
 
+class Pad(Sink):
+    """A sink without a thread."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def put(self, line: bytes) -> None:
+        self.lines.append(line)
+
+
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     yield
@@ -41,7 +54,7 @@ def _as_before() -> Iterator[None]:
 
 def logged(style: log.Format, act: Callable[[Any], None], *, level: int = log.INFO) -> list[bytes]:
     paper = Paper()
-    sink = log.Sink(paper.write)
+    sink = Sink(paper.write)
     log.configure(sink, style=style, level=level)
     act(structlog.get_logger())
     assert sink.close() == 0
@@ -66,6 +79,66 @@ def test_json_lines_keep_the_value(value: str, other: str) -> None:
     decoded = json.loads(line)
     assert decoded["value"] == value
     assert decoded["other"] == other
+
+
+SECRET = "hün\"ter\\/2' "
+CHARACTERS = st.characters() | st.sampled_from([*STEERING, "\ud800", "{", "[", '"', "\\"])
+TEXTS = st.text(CHARACTERS, max_size=12) | st.builds(
+    "{}{}{}".format, st.text(max_size=3), st.sampled_from(sorted(log._forms(SECRET))), st.text(max_size=3)
+)
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 70), 1 << 70)
+    | st.integers(0, 1 << 40).map(lambda number: number / 1000)
+    | st.dates()
+    | st.sampled_from(log.Format)
+)
+NAMES = st.sampled_from(["key", "at", "level", "job", "password", "Cookie", "error"]) | st.text(max_size=6)
+VALUES = st.recursive(
+    PLAIN | TEXTS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS | NAMES, inner, max_size=2)
+)
+
+
+def plainly(level: str, name: str, fields: dict[str, Any]) -> bytes:
+    """Write an event step by step."""
+    told = structlog.contextvars.merge_contextvars(None, level, {**fields, "event": name, "level": level, "at": "[at]"})
+    ordered = {key: told[key] for key in ("at", "level", "event")} | dict(told)
+    text = json.dumps(log._without_secrets(ordered), ensure_ascii=False, separators=(",", ":"))
+    return log._UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text).encode() + b"\n"
+
+
+@pytest.mark.parametrize("json_by", ["orjson", "the standard library"])
+@given(
+    level=st.sampled_from(["info", "warning", "error"]),
+    name=TEXTS,
+    bound=st.dictionaries(st.sampled_from(["job", "run", "token"]), TEXTS),
+    fields=st.dictionaries(NAMES.filter(lambda key: key not in ("event", "exc_info", "self")), VALUES, max_size=4),
+)
+def test_every_event_is_written_as_step_by_step(
+    json_by: str, level: str, name: str, bound: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    """Whatever is told, the line is the one of an encoder that merges, redacts, encodes and escapes one by one."""
+    pad = Pad()
+    with pytest.MonkeyPatch.context() as patch, structlog.contextvars.bound_contextvars(**bound):
+        patch.setattr(log, "SECRETS", secrets := log.Secrets())
+        secrets.add(SECRET)
+        patch.setattr(log, "_now", lambda: "[at]")
+        if json_by != "orjson":
+            patch.setattr(log, "_ORJSON", None)
+        log.configure(pad, style=log.Format.JSON)
+        getattr(structlog.get_logger(), level)(name, **fields)
+        assert pad.lines == [plainly(level, name, fields)]
+
+
+@given(st.integers(0, 1 << 53) | st.integers(0, 1 << 33).map(lambda second: second * 1_000_000))
+def test_the_time_is_written_as_datetime_writes_it(micros: int) -> None:
+    """A line's time is UTC in ISO 8601 to the microsecond, without a fraction where there is none."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+    elapsed = micros * 1000 + 999
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "time", SimpleNamespace(time_ns=lambda: elapsed))
+        assert log._now() == moment.isoformat().replace("+00:00", "Z")
 
 
 def test_the_standard_library_writes_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +209,15 @@ def test_tracebacks_have_no_locals() -> None:
     assert b"local value" not in b"".join(logged(log.Format.JSON, act))
 
 
+def test_a_form_within_another_is_looked_for_once() -> None:
+    """Only the shortest forms are looked for: a base64 with its padding is found where it is without."""
+    secrets = log.Secrets()
+    secrets.add("hunter22")
+    assert sorted(map(len, secrets._encoded)) == [8, 11, 128, 128]
+    for form in log._forms("hunter22"):
+        assert secrets.are_in(b'{"error":"%s"}' % form.encode())
+
+
 def test_short_values_are_no_secrets() -> None:
     """A value under four characters is not registered: redacting it would redact the log away."""
     secrets = log.Secrets()
@@ -149,24 +231,53 @@ def test_a_dead_sink_loses_lines_and_nothing_else() -> None:
     def dead(_: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    sink = log.Sink(dead)
+    sink = Sink(dead)
     for _ in range(5):
         sink.put(b"line\n")
     assert sink.close() == 5
     assert "No space left" in sink.reason
 
 
+def test_a_sink_that_sleeps_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of several threads are all written soon, each thread's in its order, whenever the writer fell asleep."""
+    monkeypatch.setattr("batch.sink._LINGER", 0.0)
+    paper, complete = Paper(), threading.Event()
+
+    def write(lines: bytes) -> None:
+        paper.write(lines)
+        if paper.data.count(b"\n") == 3 * 400:
+            complete.set()
+
+    target = Sink(write)
+
+    def tell(thread: int) -> None:
+        for number in range(400):
+            target.put(b"%d %d\n" % (thread, number))
+            if number % 3 == thread:
+                # Let the writer come to its sleep.
+                threading.Event().wait(1e-5)
+
+    threads = [threading.Thread(target=tell, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    assert complete.wait(30)
+    assert target.close() == 0
+    for number in range(3):
+        mine = [line for line in paper.data.splitlines() if line.startswith(b"%d " % number)]
+        assert mine == [b"%d %d" % (number, line) for line in range(400)]
+
+
 def test_a_stalled_sink_never_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that stops reading costs lines beyond the queue, never time."""
-    monkeypatch.setattr(log, "_QUEUE_LINES", 10)
-    monkeypatch.setattr(log, "_CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr("batch.sink._QUEUE_LINES", 10)
+    monkeypatch.setattr("batch.sink._CLOSE_SECONDS", 0.01)
     reading, stalled = threading.Event(), threading.Event()
 
     def stall(_: bytes) -> None:
         stalled.set()
         reading.wait()
 
-    sink = log.Sink(stall)
+    sink = Sink(stall)
     sink.put(b"first\n")
     stalled.wait()
     for _ in range(30):
@@ -194,8 +305,8 @@ def test_a_descriptor_that_takes_little_gets_everything(monkeypatch: pytest.Monk
         taken.extend(data[:3])
         return min(3, len(data))
 
-    monkeypatch.setattr("batch.log.os.write", take_three)
-    log.to_descriptor(99)(b"one line\n")
+    monkeypatch.setattr("batch.sink.os.write", take_three)
+    to_descriptor(99)(b"one line\n")
     assert bytes(taken) == b"one line\n"
 
 

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from itertools import pairwise
 from random import Random
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batch.engine import Gate
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class TimedLoop(VirtualLoop):
+    """Counts the timers that are set."""
+
+    timers = 0
+
+    def call_at(self, *args: Any, **more: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        self.timers += 1
+        return super().call_at(*args, **more)
+
+
+def fullest(times: Sequence[float], seconds: float) -> int:
+    """Return how many of the sorted ``times`` lie in the fullest such span."""
+    within: deque[float] = deque()
+    most = 0
+    for moment in times:
+        within.append(moment)
+        while moment - within[0] >= seconds:
+            within.popleft()
+        most = max(most, len(within))
+    return most
 
 
 def passes(rate: float, waiters: int, calls: int) -> tuple[list[float], list[int]]:
@@ -45,6 +72,87 @@ def test_no_window_of_one_second_holds_more_than_the_rate(rate: float, waiters: 
     assert most <= max(1, -(-rate // 1))
     # The n calls span n-1 spaces.
     assert (calls - 1) / (times[-1] - times[0]) == pytest.approx(rate, rel=0.04)
+
+
+@pytest.mark.parametrize("waiters", [1, 512])
+@pytest.mark.parametrize("rate", [74, 100, 1000, 3000])
+def test_a_timer_lets_in_many(rate: float, waiters: int) -> None:
+    """However many calls pass in a second and however many wait, no more than 75 timers are set in it."""
+    loop = TimedLoop()
+
+    async def main() -> None:
+        gate = Gate(rate, clock=VirtualClock(loop, Random(1)))
+
+        async def worker() -> None:
+            while loop.now < 3:
+                await gate.wait()
+
+        await asyncio.gather(*(worker() for _ in range(waiters)))
+
+    run_virtual(loop, main())
+    assert 35 < loop.timers / loop.now < 75
+
+
+@pytest.mark.parametrize(
+    ("rate", "workers", "busy"), [(3000, 1, 0.0003), (3000, 64, 0.02), (1000, 8, 0.007), (100, 4, 0.01)]
+)
+def test_who_has_work_between_its_calls_gets_the_whole_rate(rate: float, workers: int, busy: float) -> None:
+    """Callers just fast enough for the rate reach it, with as few timers as those who only wait."""
+    loop = TimedLoop()
+    times: list[float] = []
+
+    async def main() -> None:
+        gate, random = Gate(rate, clock=VirtualClock(loop, Random(1))), Random(3)
+
+        async def worker() -> None:
+            while loop.now < 5:
+                await gate.wait()
+                times.append(loop.now)
+                await asyncio.sleep(busy * (0.5 + random.random()))
+
+        await asyncio.gather(*(worker() for _ in range(workers)))
+
+    run_virtual(loop, main())
+    assert (len(times) - 1) / (times[-1] - times[0]) == pytest.approx(rate, rel=0.012)
+    assert fullest(times, 1.0) <= rate
+    assert fullest(times, 0.1) <= 0.13 * rate
+    # Each of the callers' own sleeps is a timer too.
+    assert loop.timers - len(times) < 75 * loop.now
+
+
+@pytest.mark.parametrize("rate", [10, 100, 3000])
+def test_rest_is_not_saved_up(rate: float) -> None:
+    """After a long rest no more pass at once than in a twentieth of a second, or two where that is less."""
+    loop = VirtualLoop()
+
+    async def main() -> list[float]:
+        gate = Gate(rate, clock=VirtualClock(loop, Random(1)))
+        for _ in range(100):
+            await gate.wait()
+        await asyncio.sleep(100)
+        times = []
+        for _ in range(round(rate)):
+            await gate.wait()
+            times.append(loop.now)
+        return times
+
+    assert fullest(run_virtual(loop, main()), 0.001) <= max(2, 0.05 * rate)
+
+
+def test_the_gate_counts_what_it_let_pass() -> None:
+    """Every call that passed is counted, and no POST that was turned away."""
+    loop = VirtualLoop()
+
+    async def main() -> int:
+        gate = Gate(10, clock=VirtualClock(loop, Random(1)))
+        await asyncio.gather(gate.wait(), gate.wait(), gate.wait_to_send())
+        waiting = asyncio.ensure_future(gate.wait_to_send())
+        await asyncio.sleep(0)
+        gate.stop_sending()
+        await asyncio.gather(waiting, gate.wait_to_send(), gate.wait())
+        return gate.calls
+
+    assert run_virtual(loop, main()) == 4
 
 
 def test_calls_are_spaced_evenly() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,5 +76,5 @@ WHOLE: list[JsonValue] = [
 )
 def test_a_clone_without_its_images_is_half(shown: list[JsonValue] | None, expected: list[str]) -> None:
     """Every architecture has the image that was asked for, in whatever case and order the server shows them."""
-    clone = replace(CLONE, params={"architectureImages": ASKED})
+    clone = CLONE._replace(params={"architectureImages": ASKED})
     assert differences(clone, Service(R, "x", {"modelServiceImages": shown})) == expected

@@ -97,7 +97,7 @@ class Stage:
 
     def plan(self) -> Plan:
         planned = [
-            replace(clone, hand_over=wanted)
+            clone._replace(hand_over=wanted)
             for clone, wanted in zip(clones(len(self.wanted)), self.wanted, strict=True)
         ]
         count = sum(wanted is not None for wanted in self.wanted)

@@ -149,21 +149,110 @@ def test_surprising_bytes_are_named(tmp_path: Path, data: bytes, message: str) -
     assert problems_of(path) == f"{path}:{message}"
 
 
-def test_a_file_above_16_mib_is_told_to_move_its_targets(tmp_path: Path) -> None:
-    """The size is capped before anything is parsed."""
+def test_16_mib_without_a_target_are_told_to_move(tmp_path: Path) -> None:
+    """What is no target, and each target, has at most 16 MiB; the place is that of the last target before."""
     path = tmp_path / "job.yaml"
     path.write_bytes(b"#" * (16 * 1024 * 1024 + 1))
-    assert "larger than 16 MiB: move the targets to a JSON Lines or CSV file" in problems_of(path)
+    cure = "no target ends in the next 16 MiB: move the targets to a JSON Lines or CSV file"
+    assert problems_of(path).startswith(f"{path}:1:1: {cure}")
+    path.write_bytes(f"{HEAD}targets:\n  - {UUID}\n  - id: ".encode() + b"x" * 17_000_000)
+    assert problems_of(path).startswith(f"{path}:4:5: {cure}")
 
 
-def test_a_list_above_20000_targets_is_told_to_move(tmp_path: Path) -> None:
-    """A YAML list holds 20,000 targets and not one more."""
+def test_anchors_of_targets_are_kept_up_to_16_mib(tmp_path: Path) -> None:
+    """Targets with anchors cannot fill the memory: together they have at most 16 MiB."""
+    path = tmp_path / "job.yaml"
+    rows = [f"  - {{uuid: {number:032x}, params: &p{number} {{yaml: {'x' * 1_000_000}}}}}\n" for number in range(18)]
+    path.write_text(HEAD + "targets:\n" + "".join(rows))
+    assert "21:5: targets with anchors, which are all kept, have more than 16 MiB" in problems_of(path)
+
+
+def test_a_pipe_above_16_mib_is_refused(tmp_path: Path) -> None:
+    """A job file that is no regular file is read once, so it has at most 16 MiB."""
+    path = tmp_path / "job.yaml"
+    path.symlink_to("/dev/zero")
+    assert "larger than 16 MiB, and no file that can be read twice: move the targets" in problems_of(path)
+
+
+def test_a_list_above_20000_targets_is_warned_of(tmp_path: Path) -> None:
+    """A YAML list of 20,000 targets is taken silently, a longer one with a warning that has its place and count."""
     path = tmp_path / "job.yaml"
     rows = [f"  - {number:032x}\n" for number in range(20_001)]
     path.write_text(f"{HEAD}targets:\n{''.join(rows[:-1])}")
-    assert plan.expand(load(path), run=None, started_at=0.0).count == 20_000
+    assert plan.expand(load(path), run=None, started_at=0.0).warnings == ()
     path.write_text(f"{HEAD}targets:\n{''.join(rows)}")
-    assert "more than 20,000 targets in one YAML list: move them" in problems_of(path)
+    found = plan.expand(load(path), run=None, started_at=0.0)
+    assert found.count == sum(1 for _ in found.clones()) == 20_001
+    (warning,) = map(str, found.warnings)
+    assert warning.startswith(
+        f"{path}:3:1: targets: warning: 20,001 targets in one YAML list: a JSON Lines or CSV file"
+    )
+
+
+IN_LITTLE_MEMORY: Final = """
+import resource, sys
+from pathlib import Path
+from batch import plan
+from batch.jobfile import load
+
+resource.setrlimit(resource.RLIMIT_DATA, (70 << 20, 70 << 20))
+found = plan.expand(load(Path(sys.argv[1])), run=None, started_at=0.0)
+print(found.count, sum(1 for _ in found.clones()))
+"""
+
+
+def test_a_large_file_is_not_kept_in_memory(tmp_path: Path) -> None:
+    """A list that is larger than the memory allowed is planned: the file is streamed for every pass."""
+    path = tmp_path / "job.yaml"
+    rows = (f"  - {{uuid: '{number:032x}', params: {{yaml: {'x' * 100_000}}}}}\n" for number in range(800))
+    with path.open("w") as stream:
+        stream.write(f"{HEAD}targets:\n")
+        stream.writelines(rows)
+    done = subprocess.run([sys.executable, "-c", IN_LITTLE_MEMORY, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "800 800\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (
+            "  - {uuid: x}\n",
+            "304:12: targets[300].uuid: must be a uuid of 32 letters and digits without dashes, not 'x'",
+        ),
+        ("  - a\x07b\n", "304:6: not YAML: control characters are not allowed"),
+        ("  - caf\udce9\n", "304:8: is not UTF-8: save it as UTF-8"),
+        ("  - ü\0\n", "304:6: has a NUL byte: it is not a text file, or UTF-16"),
+        ("  - [\n", "305:1: not YAML: "),
+        ("name: k\n", "304:1: duplicate key 'name': first on line 2, again on line 304"),
+        ("limits: {rate: x}\n", "304:16: limits.rate: must be calls per time"),
+    ],
+)
+def test_places_are_exact_in_a_streamed_file(tmp_path: Path, last: str, message: str) -> None:
+    """In a file of more than 16 MiB every problem has the line and column that it would have in a small one."""
+    path = tmp_path / "job.yaml"
+    rows = "".join(f"  - {{uuid: '{number:032x}', params: {{readme: {'x' * 60_000}}}}}\n" for number in range(300))
+    path.write_bytes(f"{HEAD}targets:\n{rows}{last}".encode(errors="surrogateescape"))
+    assert path.stat().st_size > 16 * 1024 * 1024
+    assert f"{path}:{message}" in problems_of(path)
+
+
+def test_sections_after_a_very_long_line_are_read(expand: Expand) -> None:
+    """Targets and the names of files count wherever they stand in a line of megabytes, as does what follows it."""
+    rows = ", ".join(f"{{uuid: '{number:032x}'}}" for number in range(60_000))
+    found = expand(f"version: 1\ntargets: [{rows}, {{from: rows.jsonl}}]\nname: late\n", rows_jsonl=f'"{UUID}"')
+    assert (len(found), found[-1].source_uuid) == (60_001, UUID)
+
+
+def test_a_streamed_file_changed_under_the_run_is_refused(tmp_path: Path) -> None:
+    """A large job file that is not what was checked any more is refused before any of it is used."""
+    path = tmp_path / "job.yaml"
+    rows = (f"  - {{uuid: '{number:032x}', params: {{yaml: {'x' * 100_000}}}}}\n" for number in range(170))
+    path.write_text(f"{HEAD}targets:\n" + "".join(rows))
+    found = plan.expand(load(path), run=None, started_at=0.0)
+    with path.open("a") as stream:
+        stream.write(f"  - {UUID}\n")
+    with pytest.raises(JobFileError, match=r"job\.yaml:1:1: was changed while the run was reading it"):
+        next(found.clones())
 
 
 def test_at_most_a_hundred_problems_are_printed(tmp_path: Path) -> None:

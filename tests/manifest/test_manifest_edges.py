@@ -40,7 +40,7 @@ def sealed(*bodies: bytes) -> bytes:
     """Lines as another writer might have sealed them: with a good checksum and whatever in them."""
     crc, lines = 0, []
     for body in bodies:
-        whole, crc = seal(body, crc, batch=1, more=False)
+        whole, crc = seal([body], crc, batch=1)
         lines.append(whole)
     return b"".join(lines)
 

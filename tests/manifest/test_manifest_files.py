@@ -174,7 +174,7 @@ def test_other_tool_and_time_do_not_matter() -> None:
 )
 def test_header_of_another_version(found: bytes, wanted: bytes, message: str | None) -> None:
     """A newer format is refused, fields that this version does not know are left alone."""
-    line, _ = seal(HEADER.body().replace(found, wanted), 0, batch=0, more=False)
+    line, _ = seal([HEADER.body().replace(found, wanted)], 0, batch=0)
     disk = FakeDisk()
     disk.put(line)
     if message is None:

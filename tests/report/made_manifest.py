@@ -95,7 +95,7 @@ def make_manifest(
     """Write the manifest and return its path."""
     crc, lines = 0, []
     for batch, body in enumerate(Maker(targets, slots=slots, seed=seed, crash=crash, hostile=hostile).bodies()):
-        sealed, crc = seal(body, crc, batch=batch, more=False)
+        sealed, crc = seal([body], crc, batch=batch)
         lines.append(sealed)
     path.write_bytes(b"".join(lines))
     return path

@@ -200,7 +200,7 @@ def lied(clone: Clone, lie: dict[str, str]) -> Record:
     true = Record(
         State.SENT, clone.key, time.time() - 5, 1, clone.source_uuid, clone.resource_uuid, clone.key, clone.digest
     )
-    return true._replace(**{"deadline": time.time(), **lie})
+    return Record(**{**true._asdict(), "deadline": time.time(), **lie})
 
 
 def test_a_manifest_is_data(zclone: Run, tmp_path: Path, planted: Planted) -> None:

@@ -30,7 +30,7 @@ def plan_of(numbers: tuple[int, ...]) -> Plan:
         plan = expand(load(path), run="default", started_at=EPOCH)
         made = tuple(plan.clones())
     # The seeds on record know an ``inputs`` of this length; with another one the disk would lose other bytes.
-    return replace(plan, clones=lambda: iter(made), inputs=plan.digest)
+    return replace(plan, clones=lambda: iter(made), inputs=plan.digest, listed=None)
 
 
 def planned_clone(number: int) -> Clone:

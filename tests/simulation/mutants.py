@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batch.engine import breaker, budget, decisions, gate, poison, run, settle, steps
@@ -50,7 +50,7 @@ def _with_uuid(clone: Clone, uuid: str | None) -> Clone:
     body["params"].pop("resourceUuid")
     if uuid is not None:
         body["params"]["resourceUuid"] = uuid
-    return replace(clone, body=json.dumps(body, separators=(",", ":")).encode())
+    return clone._replace(body=json.dumps(body, separators=(",", ":")).encode())
 
 
 def no_resource_uuid(patch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def new_uuid_per_attempt(patch: pytest.MonkeyPatch) -> None:
         if step.attempt > 1:
             drawn = hashlib.sha256(f"{clone.resource_uuid}{step.attempt}".encode()).hexdigest()
             uuid = f"{drawn[:12]}4{drawn[13:16]}8{drawn[17:32]}"
-            clone = replace(_with_uuid(clone, uuid), resource_uuid=uuid)
+            clone = _with_uuid(clone, uuid)._replace(resource_uuid=uuid)
         return await send(step, clone, world)
 
     patch.setattr(settle, "_send", again)
@@ -140,7 +140,7 @@ def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
 
     def always_new(*given: Any) -> steps.Step:
         step = invisible(*given)
-        return replace(step, job_uuid=None) if isinstance(step, steps.Send) else step
+        return step._replace(job_uuid=None) if isinstance(step, steps.Send) else step
 
     patch.setattr(decisions, "_invisible", always_new)
 
@@ -154,7 +154,7 @@ def deadline_reset(patch: pytest.MonkeyPatch) -> None:
         if not isinstance(step, steps.Poll):
             return step
         now = EPOCH + asyncio.get_running_loop().time()
-        return replace(step, ticket=replace(step.ticket, deadline=now + policy.window(None)))
+        return step._replace(ticket=step.ticket._replace(deadline=now + policy.window(None)))
 
     patch.setattr(run, "first_step", first_step)
 
@@ -162,7 +162,7 @@ def deadline_reset(patch: pytest.MonkeyPatch) -> None:
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
     """What is not known is called failed."""
     uncertain = decisions._uncertain
-    patch.setattr(decisions, "_uncertain", lambda *given: replace(uncertain(*given), state=State.FAILED))
+    patch.setattr(decisions, "_uncertain", lambda *given: uncertain(*given)._replace(state=State.FAILED))
 
 
 def login_per_worker(patch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -16,6 +17,7 @@ from batch.zstack import client_http
 from batch.zstack.answers import Absent, Accepted, NoAnswer, NotSent, Running
 from batch.zstack.client_http import JSON_TYPE
 from batch.zstack.decode import LARGEST
+from batch.zstack.wire import Reply
 from tests.zstack.wire_server import (
     CLONE,
     JOB,
@@ -29,8 +31,7 @@ from tests.zstack.wire_server import (
     error,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Event], Awaitable[None]]
 
 ACCEPTED = answer(202, {"location": f"http://10.0.0.1/zstack/v1/api-jobs/{JOB}", "apiTimeout": 1000})
 
@@ -112,6 +113,35 @@ async def test_calls_share_connections_but_never_after_a_broken_one() -> None:
         for expected in (1, 1, 1, 1, 2, 2, 3):
             await client.plain("GET", "/v1/x")
             assert server.connections == expected
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.05])
+async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: float) -> None:
+    """What a server sends beyond its answer, with it or while nothing is asked, is never taken for the next answer."""
+    connections, ended = 0, asyncio.Semaphore(0)
+
+    async def chatty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with contextlib.suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer(200, {"first": connections}))
+            await asyncio.sleep(wait / 2)
+            writer.write(answer(200, {"unasked": connections}))
+            await reader.read(-1)
+        writer.transport.abort()
+        ended.release()
+
+    server = await asyncio.start_server(chatty, "127.0.0.1", 0)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        for number in (1, 2, 3):
+            reply = await client.plain("GET", "/v1/x")
+            assert isinstance(reply, Reply)
+            assert json.loads(reply.body) == {"first": number}
+            await asyncio.sleep(wait)
+        await client.close()
+        for _ in range(connections):
+            await ended.acquire()
 
 
 async def test_interim_answers_are_passed_over() -> None:
@@ -258,8 +288,7 @@ async def test_endless_answers_are_left() -> None:
 
 async def test_an_answer_that_drips_is_left_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body of one byte now and then never keeps a read waiting: the total ends it, whatever the call was."""
-    assert client_http._TIMEOUT.total is not None
-    monkeypatch.setattr(client_http, "_TIMEOUT", aiohttp.ClientTimeout(total=0.4, sock_read=0.2))
+    monkeypatch.setattr(client_http, "_TOTAL", 0.4)
     dripped, ended = 0, asyncio.Semaphore(0)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -282,6 +311,41 @@ async def test_an_answer_that_drips_is_left_when_its_time_is_up(monkeypatch: pyt
             await ended.acquire()
     assert all(isinstance(answer_, NoAnswer) for answer_ in lost)
     assert dripped >= 3 * 2
+
+
+async def _drip_a_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
+    reading = asyncio.ensure_future(reader.read(-1))
+    writer.write(b"HTTP/1.1 202 X\r\nX: ")
+    while not left.is_set():
+        writer.write(b"y")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+    await reading
+
+
+async def _read_nothing(_: asyncio.StreamReader, __: asyncio.StreamWriter, left: asyncio.Event) -> None:
+    await left.wait()
+
+
+@pytest.mark.parametrize("serve", [_drip_a_head, _read_nothing])
+async def test_a_server_that_never_gets_done_is_left(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    """Neither a head of one byte now and then nor a large request that nobody reads keeps a call waiting for long."""
+    monkeypatch.setattr(client_http, "_SILENCE", 0.3)
+    monkeypatch.setattr(client_http, "_TOTAL", 0.3)
+    left, ended = asyncio.Event(), asyncio.Event()
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await serve(reader, writer, left)
+        writer.transport.abort()
+        ended.set()
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0, limit=1024)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        lost = await client.plain("POST", "/v1/x", body=b"x" * (16 << 20))
+        left.set()
+        await ended.wait()
+    assert lost == NoAnswer("no answer in time", is_push_back=True)
 
 
 async def test_unasked_gzip_is_read() -> None:
@@ -332,14 +396,10 @@ async def test_names_leading_to_link_local_addresses(monkeypatch: pytest.MonkeyP
 
 
 async def test_silence_ends_in_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All four timeouts are set; a server that accepts and then says nothing leaves a POST open."""
-    assert None not in (
-        client_http._TIMEOUT.total,
-        client_http._TIMEOUT.connect,
-        client_http._TIMEOUT.sock_read,
-        client_http._TIMEOUT.sock_connect,
-    )
-    monkeypatch.setattr(client_http, "_TIMEOUT", aiohttp.ClientTimeout(total=5, sock_read=0.05))
+    """Connecting takes no longer than it may either; a server that accepts and then says nothing leaves a POST open."""
+    assert client_http._CONNECT.connect
+    assert client_http._CONNECT.sock_connect
+    monkeypatch.setattr(client_http, "_SILENCE", 0.05)
 
     async def silent(_: Seen) -> bytes:
         await asyncio.sleep(30)

@@ -105,7 +105,7 @@ async def test_old_versions_are_refused(authority: trustme.CA, ca_file: Path) ->
 
 async def test_plain_http_on_a_tls_port(ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not speak TLS gets no request."""
-    monkeypatch.setattr(client_http, "_TIMEOUT", aiohttp.ClientTimeout(total=5, sock_connect=0.1))
+    monkeypatch.setattr(client_http, "_CONNECT", aiohttp.ClientTimeout(sock_connect=0.1))
     async with (
         WireServer(lambda _: ACCEPTED) as server,
         client(server.url.replace("http:", "https:"), ca_file) as trusting,

@@ -1,0 +1,30 @@
+"""A very long YAML list of targets: a warning and no reason to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.cli.app import exit_code
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    "command", [("validate", "job.yaml"), ("plan", "job.yaml"), ("run", "--simulate", "job.yaml", "--progress", "none")]
+)
+def test_every_command_warns_of_a_long_list_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    """``validate``, ``plan`` and ``run`` say once on stderr where the list stands and how long it is, and go on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZSTACK_API_URL", raising=False)
+    monkeypatch.setattr("batch.jobfile.targets.LONG_LIST", 2)
+    rows = "".join(f"  - {number:012x}4aaa8{number:015x}\n" for number in range(1, 4))
+    (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\nlimits: {{rate: 500/s}}\ntargets:\n{rows}")
+    assert exit_code([*command]) == 0
+    told = capfd.readouterr()
+    assert told.err.count("job.yaml:4:1: targets: warning: 3 targets in one YAML list: a JSON Lines or CSV file") == 1
+    assert "YAML list" not in told.out
