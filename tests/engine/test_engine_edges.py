@@ -261,6 +261,10 @@ def test_a_long_search_for_what_is_left_gives_way() -> None:
         def final(self, key: str) -> tuple[State, int] | None:
             return (State.CLONED, 0) if key != "k1199" else None
 
+        @property
+        def settled(self) -> dict[State, int]:
+            return {State.CLONED: 1199}
+
     plan = Plan("job", "default", "0" * 32, len(planned), lambda: iter(planned))
     found: Iterator[Clone | None] = fresh(plan, Settled(MemoryJournal()), frozenset())
     assert list(found) == [None, None, planned[-1]]
