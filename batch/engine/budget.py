@@ -36,8 +36,8 @@ class RetryBudget:
         """Start full."""
         self._clock = clock
         self._tokens = _FULL
-        self._firsts: deque[tuple[int, int]] = deque()
-        """First POSTs by the second they left in: a bucket that begins outside of the window does not count."""
+        self._firsts: deque[list[int]] = deque()
+        """A second and how many first POSTs left in it: a bucket that begins outside of the window does not count."""
         self._fruitless: deque[float] = deque()
         self._under_way = 0
         self._answered_at = float("-inf")
@@ -45,14 +45,15 @@ class RetryBudget:
     def note_first(self) -> None:
         """Count a first POST."""
         second = int(self._clock.monotonic())
-        same = self._firsts.pop()[1] if self._firsts and self._firsts[-1][0] == second else 0
-        self._firsts.append((second, same + 1))
-        while self._firsts[0][0] <= second - _MINUTE:
-            self._firsts.popleft()
+        if not self._firsts or self._firsts[-1][0] != second:
+            self._firsts.append([second, 0])
+            while self._firsts[0][0] <= second - _MINUTE:
+                self._firsts.popleft()
+        self._firsts[-1][1] += 1
 
     def note(self, answer: object) -> None:
-        """Learn from any call: an answer ends an outage."""
-        if not isinstance(answer, NotSent | NoAnswer):
+        """Learn from any call: an answer ends an outage, for the fruitless retries before it."""
+        if self._fruitless and not isinstance(answer, NotSent | NoAnswer):
             self._answered_at = self._clock.monotonic()
 
     def reward(self) -> None:

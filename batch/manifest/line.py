@@ -43,8 +43,12 @@ _FAST_LOADS: Final = _fast_loads()
 
 def quote(text: str) -> str:
     """Return ``text`` as a JSON string; whatever could move a terminal's cursor or is no character is escaped."""
-    quoted = encode_basestring(text)
-    return quoted if quoted.isascii() and "\x7f" not in quoted else _UNSAFE.sub(_escape, quoted)
+    return harmless(encode_basestring(text))
+
+
+def harmless(text: str) -> str:
+    """Return JSON with what could move a terminal's cursor or is no character escaped."""
+    return text if text.isascii() and "\x7f" not in text else _UNSAFE.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:

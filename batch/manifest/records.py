@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from batch.errors import ManifestError
 from batch.manifest.handovers import parse_handed_over
-from batch.manifest.line import encode, encode_value, fields, number, quote
+from batch.manifest.line import encode, encode_value, fields, harmless, number
 from batch.model import HandedOver, JsonValue, Pins, Record, State
 
 if TYPE_CHECKING:
@@ -96,30 +97,31 @@ def encode_record(record: Record) -> bytes:  # noqa: C901 - a loop over the fiel
 
     Raises ValueError for times that JSON cannot hold.
     """
-    text = f'{{"state":"{record.state}","key":{quote(record.key)},"at":{number(record.at)},"attempt":{record.attempt}'
+    text = f'{{"state":"{record.state}","key":{encode_basestring(record.key)}'
+    text += f',"at":{number(record.at)},"attempt":{record.attempt}'
     if record.source_uuid is not None:
-        text += f',"source_uuid":{quote(record.source_uuid)}'
+        text += f',"source_uuid":{encode_basestring(record.source_uuid)}'
     if record.resource_uuid is not None:
-        text += f',"resource_uuid":{quote(record.resource_uuid)}'
+        text += f',"resource_uuid":{encode_basestring(record.resource_uuid)}'
     if record.job_uuid is not None:
-        text += f',"job_uuid":{quote(record.job_uuid)}'
+        text += f',"job_uuid":{encode_basestring(record.job_uuid)}'
     if record.digest is not None:
-        text += f',"digest":{quote(record.digest)}'
+        text += f',"digest":{encode_basestring(record.digest)}'
     if record.deadline is not None:
         text += f',"deadline":{number(record.deadline)}'
     if record.clone_uuid is not None:
-        text += f',"clone_uuid":{quote(record.clone_uuid)}'
+        text += f',"clone_uuid":{encode_basestring(record.clone_uuid)}'
     if record.name is not None:
-        text += f',"name":{quote(record.name)}'
+        text += f',"name":{encode_basestring(record.name)}'
     if record.adopted is not None:
         text += f',"adopted":{encode_value(record.adopted)}'
     if record.error_code is not None:
-        text += f',"error_code":{quote(record.error_code)}'
+        text += f',"error_code":{encode_basestring(record.error_code)}'
     if record.error is not None:
-        text += f',"error":{quote(record.error)}'
+        text += f',"error":{encode_basestring(record.error)}'
     if record.retried is not None:
         text += f',"retried":{encode_value(record.retried)}'
-    return text.encode()
+    return harmless(text).encode()
 
 
 def encode_plan(plan: PlanLine) -> bytes:

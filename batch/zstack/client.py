@@ -161,13 +161,7 @@ class Client:
         sends_clone: bool = False,
     ) -> Outcome:
         """One call without credentials of its own; answers that ask for a pause pause the gate."""
-        reply = await self._http.call(method, path, body=body, headers=headers, sends_clone=sends_clone)
-        if not isinstance(reply, Reply):
-            return reply
-        reply = self._redacted(reply)
-        if reply.status in {429, 503} and reply.retry_after is not None:
-            return self._paused(reply)
-        return reply
+        return self._looked_at(await self._http.call(method, path, body=body, headers=headers, sends_clone=sends_clone))
 
     async def authorised(
         self,
@@ -180,8 +174,10 @@ class Client:
     ) -> Outcome:
         """One call with credentials. A signature refused for its date was not executed and is made anew, once."""
         more, sign = headers or {}, self._access.headers
-        reply = await self.plain(
-            method, path, body=body, headers={**sign(method, path), **more}, sends_clone=sends_clone
+        reply = self._looked_at(
+            await self._http.call(
+                method, path, body=body, headers={**sign(method, path), **more}, sends_clone=sends_clone
+            )
         )
         if isinstance(reply, Reply) and reply.status == 403 and is_skew(reply.text) and await self._access.resync():
             return await self.plain(
@@ -230,6 +226,15 @@ class Client:
         self._opened_under[job_uuid] = generation
         if len(self._opened_under) > _MOST_REMEMBERED:
             del self._opened_under[next(iter(self._opened_under))]
+
+    def _looked_at(self, reply: Outcome) -> Outcome:
+        """Redact an answer, and pause the gate where it asks for that."""
+        if not isinstance(reply, Reply):
+            return reply
+        reply = self._redacted(reply)
+        if reply.status in {429, 503} and reply.retry_after is not None:
+            return self._paused(reply)
+        return reply
 
     def _redacted(self, reply: Reply) -> Reply:
         """Blank our own secrets in error texts: a server may quote what it was sent."""

@@ -64,6 +64,9 @@ class Http:
         self._cookie = ""
         self._idle: list[tuple[Connection, float]] = []
         """Kept connections and since when; the connector's own book-keeping would cost a tenth of a call."""
+        self._awaited: dict[ResponseHandler, float] = {}
+        """Who is to answer until when, the next one first."""
+        self._watch: asyncio.TimerHandle | None = None
         self._connector = aiohttp.TCPConnector(limit=0, ssl=_tls(settings), resolver=_Resolver(), ttl_dns_cache=60)
         self._peer = aiohttp.ClientRequest("GET", url, loop=self._loop)
         """Tells the connector where connections lead; it is never sent."""
@@ -82,14 +85,17 @@ class Http:
             await self._gate.wait()
         elif not await self._gate.wait_to_send():
             return NotSent("the run stopped sending", is_held_back=True)
+        request = self._head(method, path, body, headers) + (body or b"")
         try:
-            connection = self._kept() or await self._connector.connect(self._peer, traces=[], timeout=_CONNECT)
+            connection = self._kept() or await self._connect()
         except _FAILED as error:
             return NotSent(_not_sent(error))
-        return await self._exchange(connection, method, path, body, headers)
+        return await self._exchange(connection, request)
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._watch is not None:
+            self._watch.cancel()
         while self._idle:
             self._idle.pop()[0].close()
         await self._connector.close()
@@ -106,13 +112,17 @@ class Http:
             _abandon(connection)
         return None
 
-    async def _exchange(
-        self, connection: Connection, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None
-    ) -> Outcome:
+    async def _connect(self) -> Connection:
+        connection = await self._connector.connect(self._peer, traces=[], timeout=_CONNECT)
+        if connection.protocol is not None:
+            connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+        return connection
+
+    async def _exchange(self, connection: Connection, request: bytes) -> Outcome:
         """Send on a connection that is this call's own; it is kept only after a whole answer."""
         reply: Reply | None = None
         try:
-            reply = await self._talk(_ready(connection), self._head(method, path, body, headers) + (body or b""))
+            reply = await self._talk(connection, request)
         except BadReplyError as error:
             return NoAnswer(str(error))
         except _FAILED as error:
@@ -123,32 +133,45 @@ class Http:
         self._idle.append((connection, self._loop.time()))
         return reply
 
-    async def _talk(self, protocol: ResponseHandler, request: bytes) -> Reply:
-        deadline = self._loop.time() + _TOTAL
-        await self._send(protocol, request, deadline)
-        # A timer of our own: asyncio.timeout and those of the protocol would cost a tenth of the whole call.
-        late = self._loop.call_later(_SILENCE, protocol.set_exception, TimeoutError())
+    async def _talk(self, connection: Connection, request: bytes) -> Reply:
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None or transport.is_closing():
+            raise ConnectionResetError
+        began = self._loop.time()
+        transport.write(request)
+        if protocol.writing_paused:
+            async with asyncio.timeout_at(began + _TOTAL):
+                await StreamWriter(protocol, self._loop).drain()
+        self._await_answer(protocol)
         try:
             message, content = await protocol.read()
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
         finally:
-            late.cancel()
-        whole = content.read_nowait() if content.is_eof() else await _whole(content, deadline)
-        self._keep_cookie(message.headers)
-        return Reply(
-            message.code,
-            inflate(whole, message.headers.get("Content-Encoding", "")),
-            message.headers.get("Date"),
-            message.headers.get("Retry-After"),
-        )
+            del self._awaited[protocol]
+        whole = content.read_nowait() if content.is_eof() else await _whole(content, began + _TOTAL)
+        headers = message.headers
+        if "Set-Cookie" in headers:
+            self._keep_cookie(headers)
+        encoding = headers.get("Content-Encoding")
+        plain = whole if encoding is None else inflate(whole, encoding)
+        return Reply(message.code, plain, headers.get("Date"), headers.get("Retry-After"))
 
-    async def _send(self, protocol: ResponseHandler, request: bytes, deadline: float) -> None:
-        assert protocol.transport is not None
-        protocol.transport.write(request)
-        if protocol.writing_paused:
-            async with asyncio.timeout_at(deadline):
-                await StreamWriter(protocol, self._loop).drain()
+    def _await_answer(self, protocol: ResponseHandler) -> None:
+        """Bound the wait for an answer's head: one timer serves all calls, since one for each is a cost of each."""
+        self._awaited[protocol] = self._loop.time() + _SILENCE
+        if self._watch is None:
+            self._watch = self._loop.call_later(_SILENCE, self._give_up)
+
+    def _give_up(self) -> None:
+        """Wake who waited long enough, and look again when the next one has."""
+        self._watch = None
+        now = self._loop.time()
+        for protocol, until in self._awaited.items():
+            if until > now:
+                self._watch = self._loop.call_at(until, self._give_up)
+                return
+            protocol.set_exception(TimeoutError())
 
     def _head(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
         """Return the request up to its body; made here, since a writer and a dict of headers for each call cost 10 us.
@@ -196,15 +219,6 @@ async def _whole(content: StreamReader, deadline: float) -> bytes:
 
 def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable()
-
-
-def _ready(connection: Connection) -> ResponseHandler:
-    """Return the connection's protocol, ready for one answer. Raises OSError where it was lost since it was taken."""
-    protocol = connection.protocol
-    if protocol is None or not protocol.is_connected():
-        raise ConnectionResetError
-    protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-    return protocol
 
 
 class _Resolver(AbstractResolver):
