@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from batch.model import Clone, HandedOver, Record
     from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
@@ -43,8 +43,8 @@ class Gate(Protocol):
 class Journal(Protocol):
     """The manifest as ``settle`` writes it."""
 
-    async def commit(self, record: Record) -> None:
-        """Append and return when durable. Raises ManifestError once anything failed: nothing may be sent then."""
+    def commit(self, record: Record) -> Awaitable[None]:
+        """Append; done when durable. Raises ManifestError once anything failed: nothing may be sent then."""
 
     def note(self, record: Record) -> None:
         """Append without waiting; durable with the next commit or at close."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _ENOUGH_SETTLED = 10
 """max_failures is judged from this many settled clones on."""
+
+_AHEAD = 32
+"""Clones made before they are sent."""
 
 _log = structlog.get_logger()
 
@@ -93,7 +96,8 @@ class _Run:
         await self._take_up(found.ordinary)
         going_on = await self._reconcile(found.ordinary)
         keys = frozenset(clone.key for clone in survey.open)
-        new = ((clone, Send(1)) if clone is not None else None for clone in fresh(self._plan, self._past, keys))
+        found_new = _ahead(fresh(self._plan, self._past, keys))
+        new = ((clone, Send(1)) if clone is not None else None for clone in found_new)
         settled = survey.settled + len(survey.open) - len(going_on)
         await self._in_waves(chain(going_on, new), settled)
         await dispatch(iter(found.suspect), self._settle_alone, workers=1, is_stopped=self._is_over)
@@ -202,6 +206,12 @@ class _Run:
         if self._deadline is not None and self._world.clock.monotonic() + slow >= self._deadline:
             self._world.stop.request("the deadline is near")
         return self._world.stop.requested
+
+
+def _ahead(clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
+    """Make some at a time: one by one, between calls, each finds the processor's caches full of other things."""
+    while some := list(islice(clones, _AHEAD)):
+        yield from some
 
 
 def _allowed(most: float, settled: int) -> float:

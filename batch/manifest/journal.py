@@ -82,13 +82,12 @@ class Manifest:
         self._closed = False
         self._left = False
 
-    async def commit(self, record: Record) -> None:
-        """Append and return when durable. Raises ManifestError once anything failed: nothing may be sent then."""
+    def commit(self, record: Record) -> Awaitable[None]:
+        """Append; done when durable. Raises ManifestError once anything failed: nothing may be sent then."""
         body = encode_record(record)
         self._require_whole()
         self.past.add(body)
-        await self._made_durable(body)
-        self._require_whole()
+        return self._commit(body)
 
     def note(self, record: Record) -> None:
         """Append without waiting: durable with the next commit, a moment later, or at close."""
@@ -201,12 +200,7 @@ class Manifest:
             self._pending.append(encode_started(line))
         self._pending.append(body)
 
-    async def _commit(self, body: bytes) -> None:
-        await self._made_durable(body)
-        self._require_whole()
-
-    def _made_durable(self, body: bytes) -> asyncio.Future[None]:
-        """Append; the future is done when the write came back, whether it went well or not."""
+    def _commit(self, body: bytes) -> asyncio.Future[None]:
         self._append(body)
         durable = _join(self._waiting)
         if self._flight is None and len(self._waiting) == 1:
@@ -233,15 +227,24 @@ class Manifest:
             for hook in self._on_failure:
                 hook()
         landed, self._flight = self._flight, None
-        _wake(landed or [])
+        self._wake(landed or [])
         if self._failure is not None:
-            _wake(self._waiting)
+            self._wake(self._waiting)
         elif self._waiting:
             self._flush()
         elif self._pending:
             self._linger()
         if self._left and self._flight is None:
             self._release()
+
+    def _wake(self, waiting: list[asyncio.Future[None]]) -> None:
+        for joined in waiting:
+            if joined.done():
+                continue
+            if self._failure is None:
+                joined.set_result(None)
+            else:
+                joined.set_exception(ManifestError(self._failure))
 
     def _linger(self) -> None:
         if self._timer is None and self._flight is None:
@@ -267,9 +270,3 @@ def _join(waiting: list[asyncio.Future[None]]) -> asyncio.Future[None]:
     joined = asyncio.get_running_loop().create_future()
     waiting.append(joined)
     return joined
-
-
-def _wake(waiting: list[asyncio.Future[None]]) -> None:
-    for joined in waiting:
-        if not joined.done():
-            joined.set_result(None)

@@ -11,7 +11,6 @@ import asyncio
 import os
 import tempfile
 import time
-import uuid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,13 +57,13 @@ def journal(workers: int, clones: int = CLONES, *, pause: float = 0.0) -> Commit
 
     async def worker(manifest: Manifest, numbers: Iterator[int]) -> None:
         for number in numbers:
-            key, job = f"{number:032x}", uuid.UUID(int=number).hex
+            key, now = f"{number:032x}", time.time()
             began = time.perf_counter()
-            await manifest.commit(Record(State.SENT, key, time.time(), 1, key, job, job, key, time.time()))
+            await manifest.commit(Record(State.SENT, key, now, 1, key, key, key, key, now))
             waits.append(time.perf_counter() - began)
             if pause:
                 await asyncio.sleep(pause)
-            manifest.note(Record(State.CLONED, key, time.time(), 1, clone_uuid=job, name=f"clone-{number}"))
+            manifest.note(Record(State.CLONED, key, now, 1, clone_uuid=key, name="clone"))
 
     async def work(path: Path) -> Commits:
         interpreter.tune()

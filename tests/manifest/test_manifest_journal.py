@@ -73,9 +73,9 @@ async def test_cancelled_waiter_does_not_lose_its_record() -> None:
     """A record whose waiter was cancelled is written all the same, and the other waiters are not disturbed."""
     disk = FakeDisk()
     manifest = open_fake(disk)
-    first = asyncio.create_task(manifest.commit(sent("a")))
-    second = asyncio.create_task(manifest.commit(sent("b")))
-    third = asyncio.create_task(manifest.commit(sent("c")))
+    first = asyncio.ensure_future(manifest.commit(sent("a")))
+    second = asyncio.ensure_future(manifest.commit(sent("b")))
+    third = asyncio.ensure_future(manifest.commit(sent("c")))
     await asyncio.sleep(0)
     second.cancel()
     await first
@@ -282,7 +282,7 @@ async def test_close_while_a_write_is_under_way() -> None:
         work()
 
     manifest = open_manifest(PATH, HEADER, files=disk, in_thread=stuck)
-    commit = asyncio.create_task(manifest.commit(sent("a")))
+    commit = asyncio.ensure_future(manifest.commit(sent("a")))
     await asyncio.sleep(0)
     close = asyncio.create_task(manifest.close(0))
     await asyncio.sleep(0)
@@ -306,7 +306,7 @@ async def test_cancelled_write_counts_as_a_failure() -> None:
         await asyncio.Event().wait()
 
     manifest = open_manifest(PATH, HEADER, files=FakeDisk(), in_thread=stuck)
-    commit = asyncio.create_task(manifest.commit(sent("a")))
+    commit = asyncio.ensure_future(manifest.commit(sent("a")))
     (await flights.get()).cancel()
     with pytest.raises(ManifestError, match="CancelledError"):
         await commit

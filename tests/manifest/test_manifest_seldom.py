@@ -31,7 +31,7 @@ async def test_a_note_during_a_write_becomes_durable_soon() -> None:
         work()
 
     manifest = open_manifest(PATH, HEADER, files=disk, in_thread=held)
-    commit = asyncio.create_task(manifest.commit(sent("a")))
+    commit = asyncio.ensure_future(manifest.commit(sent("a")))
     await asyncio.sleep(0)
     manifest.note(sent("b"))
     release.set()
