@@ -19,6 +19,11 @@ _FIRST_SIZE: Final = 1 << 10
 _MAX_LOAD: Final = 0.6
 
 
+def hash_key(key: bytes) -> int:
+    """Return the 64-bit hash under which tables of this process keep a key, given as UTF-8."""
+    return hash(key)
+
+
 class KeyTable:
     """Open addressing with linear probing; entries are added and overwritten, never removed.
 
@@ -96,6 +101,14 @@ class KeyTable:
                 self._grow()
                 hashes, values, mask = self._hashes, self._values, self._mask
 
+    def reserve(self, entries: int) -> None:
+        """Make room for so many at once: a table that grows step by step holds its old half beside the new one."""
+        size = len(self._hashes)
+        while int(size * _MAX_LOAD) < entries:
+            size *= 2
+        if size > len(self._hashes):
+            self._resize(size)
+
     def _slot(self, key: int) -> int:
         hashes, mask = self._hashes, self._mask
         slot = key & mask
@@ -110,8 +123,11 @@ class KeyTable:
         self._values = array(self._code, bytes(array(self._code).itemsize * size))
 
     def _grow(self) -> None:
+        self._resize(2 * len(self._hashes))
+
+    def _resize(self, size: int) -> None:
         before, stored = self._hashes, self._values
-        self._allocate(2 * len(before))
+        self._allocate(size)
         hashes, values, mask = self._hashes, self._values, self._mask
         for key, value in zip(before, stored, strict=True):
             if key == _EMPTY:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
-from batch.keytable import KeyTable
+from batch.keytable import KeyTable, hash_key
 from batch.manifest.handovers import HANDED_OVER, HandOvers
 from batch.manifest.intents import Deaths, intent_of
 from batch.manifest.line import fields
@@ -44,11 +44,6 @@ _DIGEST: Final = b'"digest":"'
 def digest_prefix(digest: str) -> int:
     """Return as much of a Clone's digest as is kept of a settled one."""
     return int(digest[:_PREFIX_DIGITS], 16)
-
-
-def hash_key(key: bytes) -> int:
-    """Return the 64-bit hash under which tables of this process keep a key, given as UTF-8."""
-    return hash(key)
 
 
 class Past:
@@ -175,6 +170,10 @@ class Past:
             self.hand_overs.add(body)
         else:
             self._deaths.add(body, self._open)
+
+    def reserve(self, targets: int) -> None:
+        """Make room for so many."""
+        self._table.reserve(targets)
 
     def expect(self, keys: Iterable[str]) -> None:
         """Take in planned targets; those already known stay as they are."""

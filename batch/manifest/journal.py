@@ -127,6 +127,7 @@ class Manifest:
         if known is not None and (known.digest, known.inputs) == (plan.digest, plan.inputs):
             return
         if known is None or known.digest != plan.digest:
+            self.past.reserve(plan.count)
             await self._write_targets(new)
         line = PlanLine(plan.digest, plan.inputs, plan.count, self._clock(), plan.hand_overs)
         await self._commit(encode_plan(line))

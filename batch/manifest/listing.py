@@ -6,8 +6,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.keytable import KeyTable
-from batch.manifest.fold import hash_key
+from batch.keytable import KeyTable, hash_key
 from batch.manifest.handovers import refusal
 from batch.manifest.reading import reading
 from batch.manifest.records import PlannedLine, head, parse_line, parse_record

@@ -22,10 +22,13 @@ def test_it_is_a_dict_of_hashes(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_it_grows() -> None:
-    """Entries survive growth, absent ones stay absent, and wide values are kept whole."""
+    """Entries survive growth, foreseen or not, absent ones stay absent, and wide values are kept whole."""
     table = KeyTable(8)
     keys = [number * 0x9E3779B97F4A7C15 % 2**64 - 2**63 for number in range(1, 20_000)]
     for number, key in enumerate(keys):
+        if number == 5_000:
+            table.reserve(15_000)
         table.put(key, 2**64 - 1 - number)
+    assert len(table) == len(keys)
     assert all(table.get(key) == 2**64 - 1 - number for number, key in enumerate(keys))
     assert table.get(12345) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from batch.keytable import hash_key
 from batch.manifest import fold
 from batch.manifest.line import SEAL
 from batch.manifest.records import EndedLine, parse_line
@@ -49,7 +50,7 @@ def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
         settle(self, key, code, attempt)
         if fold._STATES[code] is State.FAILED:
             self._finals[code] -= 1
-            self._table.put(fold.hash_key(key), fold._PLANNED)
+            self._table.put(hash_key(key), fold._PLANNED)
 
     patch.setattr(fold.Past, "_settle", forget)
 
