@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from asyncio import to_thread
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -29,14 +29,14 @@ from batch.cli.told import ToldJournal
 from batch.cli.tracing import Tracing, configured_tracer
 from batch.engine import Stop, clone_all
 from batch.engine.survey import Survey, refuse_changes, survey
-from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
+from batch.errors import ExitCode, JobFileError, RunStoppedError, UsageError, ZcloneError
 from batch.manifest import Header, open_manifest
 from batch.progress import Board, heartbeat, live, new_view, silent
 from batch.zstack.hints import apart
 from batch.zstack.settings import transport_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from batch.cli.outcome import Outcome
@@ -107,8 +107,10 @@ async def _run_until(stop: Stop, prepared: Prepared) -> tuple[Outcome, str | Non
             plan = await to_thread(chosen, plan, only=prepared.asked.only, shard=prepared.asked.shard)
             if prepared.asked.again is not None:
                 await reopen(manifest, plan, prepared.asked.again)
-            reason = await _settle_all(prepared, plan, manifest, server=server, stop=stop)
-        found = await to_thread(outcome, plan, manifest.past)
+            with _inputs_found_good():
+                reason = await _settle_all(prepared, plan, manifest, server=server, stop=stop)
+        with _inputs_found_good():
+            found = await to_thread(outcome, plan, manifest.past)
         code = found.exit_code
     except ZcloneError as error:
         code, reason = error.exit_code, str(error)
@@ -116,6 +118,15 @@ async def _run_until(stop: Stop, prepared: Prepared) -> tuple[Outcome, str | Non
     finally:
         await manifest.close(code, reason)
     return found, reason
+
+
+@contextmanager
+def _inputs_found_good() -> Iterator[None]:
+    """Make what is wrong with them now, because somebody changed them, an unfinished run: of 2 nothing was sent."""
+    try:
+        yield
+    except JobFileError as changed:
+        raise RunStoppedError(str(changed)) from None
 
 
 def _told(prepared: Prepared, found: Outcome, *, reason: str | None) -> ExitCode:

@@ -21,14 +21,18 @@ async def dispatch(
     """Give every item to ``work``, at most ``workers`` at a time, until the items end or ``is_stopped`` says so.
 
     A None among the items lets other tasks run, so that a long search for the next item stalls nobody. The first
-    exception of ``work`` cancels the others and is raised.
+    exception of ``work`` cancels the others and is raised; one of ``items`` ends them, and is raised after the others.
     """
+    broken: list[Exception] = []
 
     async def worker() -> None:
-        while not is_stopped():
+        while not is_stopped() and not broken:
             try:
                 item = next(items)
             except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - raised below
+                broken.append(error)
                 return
             if item is None:
                 await asyncio.sleep(0)
@@ -41,3 +45,5 @@ async def dispatch(
                 group.create_task(worker())
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
+    if broken:
+        raise broken[0]

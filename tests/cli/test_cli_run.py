@@ -117,6 +117,28 @@ def test_the_first_signal_ends_in_good_order(
     assert node_clones(tmp_path / "job.simulated.node.jsonl") == dict.fromkeys(SOURCES[:6], 1)
 
 
+def test_rows_that_change_under_a_run_end_it_in_good_order(
+    tmp_path: Path, job: Path, start: Callable[..., subprocess.Popen[str]], zclone: Run
+) -> None:
+    """Rows that change meanwhile end the run with exit 4; what was sent settles, and the same command goes on."""
+    sources = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 61)]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'"{source}"\n' for source in sources), encoding="utf-8")
+    job.write_text("version: 1\nname: job\nlimits: {rate: 50/s}\ntargets: [{from: rows.jsonl}]\n", encoding="utf-8")
+    process = start("run", "--simulate=quick.yaml", "job.yaml")
+    read_until(process, "clone.settled")
+    os.utime(rows, (1.0, 1.0))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert f"{rows.name}:1:1: was changed while the run was reading it" in said
+    found = states(tmp_path / MANIFEST)
+    assert found["cloned"]
+    assert not {"sent", "accepted"} & set(found)
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    assert states(tmp_path / MANIFEST) == {"cloned": 60}
+    assert node_clones(tmp_path / "job.simulated.node.jsonl") == dict.fromkeys(sources, 1)
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_the_second_signal_leaves_at_once(
     name: str, code: int, tmp_path: Path, job: Path, start: Callable[..., subprocess.Popen[str]], zclone: Run

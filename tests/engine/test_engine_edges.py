@@ -253,6 +253,25 @@ def test_a_gap_in_the_queue_lets_others_run() -> None:
     assert seen == ["other", "item"]
 
 
+async def test_items_that_break_off_take_no_work_along() -> None:
+    """What cannot be read on ends the pool only after the work under way is done, and no more is begun."""
+    begun, done = list[int](), list[int]()
+
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise OSError("gone")
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        for _ in range(5 * item):
+            await asyncio.sleep(0)
+        done.append(item)
+
+    with pytest.raises(OSError, match="gone"):
+        await dispatch(items(), work, workers=3, is_stopped=lambda: False)
+    assert sorted(begun) == sorted(done) == [0, 1, 2]
+
+
 def test_a_long_search_for_what_is_left_gives_way() -> None:
     """Among many settled targets the stream pauses now and then."""
     planned = [Clone(f"k{n}", "0" * 32, f"{n:032x}", b"{}", "0" * 32) for n in range(1200)]
