@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
@@ -96,11 +96,19 @@ class _Run:
         await self._take_up(found.ordinary)
         going_on = await self._reconcile(found.ordinary)
         keys = frozenset(clone.key for clone in survey.open)
-        found_new = _ahead(fresh(self._plan, self._past, keys))
+        found_new = _ahead(self._as_long_as_readable(fresh(self._plan, self._past, keys)))
         new = ((clone, Send(1)) if clone is not None else None for clone in found_new)
         settled = survey.settled + len(survey.open) - len(going_on)
         await self._in_waves(chain(going_on, new), settled)
         await dispatch(iter(found.suspect), self._settle_alone, workers=1, is_stopped=self._is_over)
+
+    def _as_long_as_readable(self, clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
+        """Ask for the Stop where the plan cannot be read on: what is in flight settles, but retries nothing."""
+        try:
+            yield from clones
+        except Exception as error:
+            self._world.stop.request(str(error))
+            raise
 
     async def _in_waves(self, queue: Iterator[Work | None], settled: int) -> None:
         """Start wave after wave as long as the ones before went well; ``settled`` of the targets are not in the queue.
@@ -210,8 +218,13 @@ class _Run:
 
 def _ahead(clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
     """Make some at a time: one by one, between calls, each finds the processor's caches full of other things."""
-    while some := list(islice(clones, _AHEAD)):
-        yield from some
+    some: list[Clone | None] = []
+    for clone in clones:
+        some.append(clone)
+        if clone is None or len(some) == _AHEAD:
+            yield from some
+            some.clear()
+    yield from some
 
 
 def _allowed(most: float, settled: int) -> float:

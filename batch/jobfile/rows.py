@@ -6,7 +6,7 @@ import codecs
 import csv
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.check import check_params, check_uuid, typed
 from batch.jobfile.columns import OWN_COLUMNS, PARAM_COLUMN, check_column, check_id
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
     from batch.jobfile.inputs import InputFiles
     from batch.model import JsonValue, Problem
+
+
+_LOOK_EVERY: Final = 64
+"""Rows after which a file whose rows are believed is looked at again."""
 
 
 class RowFile(NamedTuple):
@@ -50,7 +54,10 @@ def read_rows(file: RowFile, problems: Problems) -> Iterator[Target]:
         with file.files.open(path, Path(entry.origin.file).parent) as stream:
             if file.is_believed:
                 reader = read_believed if reader is read_jsonl else reader
-                yield from reader(stream, str(path), entry, file.uuid, problems)
+                for number, target in enumerate(reader(stream, str(path), entry, file.uuid, problems)):
+                    if number % _LOOK_EVERY == 0:
+                        file.files.check(stream, path)
+                    yield target
             else:
                 yield from _understood(reader(stream, str(path), entry, file.uuid, problems), entry, problems)
             file.files.check(stream, path)

@@ -216,7 +216,11 @@ class Manifest:
         self._stop_timer()
         bodies, self._pending = self._pending, []
         self._flight, self._waiting = self._waiting, []
-        write = asyncio.ensure_future(self._in_thread(partial(self._writer.write, bodies)))
+        try:
+            write: asyncio.Future[None] = asyncio.ensure_future(self._in_thread(partial(self._writer.write, bodies)))
+        except Exception as error:  # noqa: BLE001 - whoever waits is told: there may be no thread to be had
+            write = asyncio.get_running_loop().create_future()
+            write.set_exception(error)
         write.add_done_callback(self._landed)
 
     def _landed(self, write: asyncio.Future[None]) -> None:

@@ -160,9 +160,15 @@ def _plan(job: Job, planner: Planner, digest: str, counts: tuple[int, int], *, i
             raise fail(str(job.path), f"an input file {CHANGED}")
 
     def listed() -> Iterator[tuple[str, str]]:
-        for target in read_targets(job, Problems(), is_believed=True):
+        problems = Problems()
+        count = 0
+        for target in read_targets(job, problems, is_believed=True):
             for key in keys(target):
+                count += 1
                 yield key, target.uuid
+        problems.raise_any()
+        if count != counts[0]:
+            raise fail(str(job.path), f"an input file {CHANGED}")
 
     return Plan(job.name, planner.run, digest, counts[0], clones, inputs, counts[1], listed=listed)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.http import HttpProcessingError, StreamWriter
+from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from batch.errors import UsageError
@@ -65,7 +65,7 @@ class Http:
         self._idle: list[tuple[Connection, float]] = []
         """Kept connections and since when; the connector's own book-keeping would cost a tenth of a call."""
         self._awaited: dict[ResponseHandler, float] = {}
-        """Who is to answer until when, the next one first."""
+        """Who is to answer until when."""
         self._watch: asyncio.TimerHandle | None = None
         self._connector = aiohttp.TCPConnector(limit=0, ssl=_tls(settings), resolver=_Resolver(), ttl_dns_cache=60)
         self._peer = aiohttp.ClientRequest("GET", url, loop=self._loop)
@@ -87,8 +87,9 @@ class Http:
             return NotSent("the run stopped sending", is_held_back=True)
         request = self._head(method, path, body, headers) + (body or b"")
         try:
-            connection = self._kept() or await self._connect()
-        except _FAILED as error:
+            connection = self._kept() or await self._connector.connect(self._peer, traces=[], timeout=_CONNECT)
+        except (*_FAILED, UnicodeError) as error:
+            # A name that cannot even be asked for is a UnicodeError.
             return NotSent(_not_sent(error))
         return await self._exchange(connection, request)
 
@@ -112,12 +113,6 @@ class Http:
             _abandon(connection)
         return None
 
-    async def _connect(self) -> Connection:
-        connection = await self._connector.connect(self._peer, traces=[], timeout=_CONNECT)
-        if connection.protocol is not None:
-            connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-        return connection
-
     async def _exchange(self, connection: Connection, request: bytes) -> Outcome:
         """Send on a connection that is this call's own; it is kept only after a whole answer."""
         reply: Reply | None = None
@@ -128,9 +123,10 @@ class Http:
         except _FAILED as error:
             return NoAnswer(_lost(error), is_push_back=isinstance(error, TimeoutError))
         finally:
-            if reply is None:
+            if reply is None or reply.status < 200:
                 _abandon(connection)
-        self._idle.append((connection, self._loop.time()))
+            else:
+                self._idle.append((connection, self._loop.time()))
         return reply
 
     async def _talk(self, connection: Connection, request: bytes) -> Reply:
@@ -138,11 +134,11 @@ class Http:
         if protocol is None or transport is None or transport.is_closing():
             raise ConnectionResetError
         began = self._loop.time()
+        # A parser for each call: no half of an answer that nobody asked for is ever completed by the next.
+        protocol.set_response_params(read_until_eof=True, auto_decompress=False)
         transport.write(request)
-        if protocol.writing_paused:
-            async with asyncio.timeout_at(began + _TOTAL):
-                await StreamWriter(protocol, self._loop).drain()
-        self._await_answer(protocol)
+        # A large request is still being sent, and may be refused before all of it is.
+        self._await_answer(protocol, began + (_TOTAL if protocol.writing_paused else _SILENCE))
         try:
             message, content = await protocol.read()
             while 100 <= message.code < 200 and message.code != 101:
@@ -157,21 +153,21 @@ class Http:
         plain = whole if encoding is None else inflate(whole, encoding)
         return Reply(message.code, plain, headers.get("Date"), headers.get("Retry-After"))
 
-    def _await_answer(self, protocol: ResponseHandler) -> None:
+    def _await_answer(self, protocol: ResponseHandler, until: float) -> None:
         """Bound the wait for an answer's head: one timer serves all calls, since one for each is a cost of each."""
-        self._awaited[protocol] = self._loop.time() + _SILENCE
+        self._awaited[protocol] = until
         if self._watch is None:
             self._watch = self._loop.call_later(_SILENCE, self._give_up)
 
     def _give_up(self) -> None:
         """Wake who waited long enough, and look again when the next one has."""
-        self._watch = None
         now = self._loop.time()
+        left = [until for until in self._awaited.values() if until > now]
+        # Never later than a call that begins now may have to be woken.
+        self._watch = self._loop.call_at(min(*left, now + _SILENCE), self._give_up) if left else None
         for protocol, until in self._awaited.items():
-            if until > now:
-                self._watch = self._loop.call_at(until, self._give_up)
-                return
-            protocol.set_exception(TimeoutError())
+            if until <= now:
+                protocol.set_exception(TimeoutError())
 
     def _head(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
         """Return the request up to its body; made here, since a writer and a dict of headers for each call cost 10 us.

@@ -15,7 +15,7 @@ from batch.engine.dispatch import dispatch
 from batch.engine.match import differences
 from batch.engine.pace import PollPace
 from batch.engine.policy import Policy
-from batch.engine.run import clone_all
+from batch.engine.run import _ahead, clone_all
 from batch.engine.settle import World, first_step, settle
 from batch.engine.steps import End, Poll, Resend, Send, Step, Ticket
 from batch.engine.stop import Stop
@@ -251,6 +251,23 @@ def test_a_gap_in_the_queue_lets_others_run() -> None:
 
     run_virtual(VirtualLoop(), main())
     assert seen == ["other", "item"]
+
+
+def test_what_is_made_ahead_gives_way_too() -> None:
+    """Pauses of the stream are passed on where they come, and nothing is lost or put in another order."""
+    made: list[Clone | None] = [CLONE._replace(key=str(number)) for number in range(100)]
+    stream = [*made[:5], None, None, *made[5:80], None, *made[80:]]
+    taken = list[Clone | None]()
+
+    def source() -> Iterator[Clone | None]:
+        for clone in stream:
+            taken.append(clone)
+            yield clone
+
+    ahead = _ahead(source())
+    assert [next(ahead) for _ in range(6)] == stream[:6]
+    assert len(taken) == 6
+    assert list(ahead) == stream[6:]
 
 
 async def test_items_that_break_off_take_no_work_along() -> None:

@@ -14,7 +14,7 @@ from batch.model import State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent, write_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 
@@ -310,6 +310,23 @@ async def test_cancelled_write_counts_as_a_failure() -> None:
     (await flights.get()).cancel()
     with pytest.raises(ManifestError, match="CancelledError"):
         await commit
+
+
+async def test_a_thread_that_cannot_be_had_is_a_failure() -> None:
+    """Where the write cannot even be begun, whoever waits is told, and nothing is sent."""
+
+    def none(_work: Callable[[], None]) -> Awaitable[None]:
+        raise RuntimeError("can't start new thread")
+
+    manifest = open_manifest(PATH, HEADER, files=FakeDisk(), in_thread=none)
+    told = list[str]()
+    manifest.on_failure(lambda: told.append("failed"))
+    for key in ("a", "b"):
+        with pytest.raises(ManifestError, match="can't start new thread"):
+            await manifest.commit(sent(key))
+    assert told == ["failed"]
+    with pytest.raises(ManifestError):
+        await manifest.close(4)
 
 
 async def test_plan_is_recorded_once() -> None:

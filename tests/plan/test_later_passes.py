@@ -177,6 +177,29 @@ def test_a_changed_file_is_refused_before_any_of_its_rows(tmp_path: Path) -> Non
             next(stream)
 
 
+def test_a_file_that_is_gone_ends_every_pass(tmp_path: Path) -> None:
+    """A file that cannot be opened again is an error of any pass, and never a plan of fewer targets."""
+    found, _ = expanded(tmp_path, "{from: rows.jsonl}", json.dumps(OTHER))
+    (tmp_path / "rows.jsonl").unlink()
+    for stream in (found.clones(), found.listing()):
+        with pytest.raises(JobFileError, match="cannot be read"):
+            list(stream)
+
+
+def test_rows_written_over_are_noticed_soon(tmp_path: Path) -> None:
+    """Of a file that is written over under a pass at most a few rows more are taken."""
+    sources = [f"{number:032x}" for number in range(1, 1001)]
+    found, _ = expanded(tmp_path, "{from: rows.jsonl}", "\n".join(map(json.dumps, sources)))
+    stream = found.clones()
+    next(stream)
+    with (tmp_path / "rows.jsonl").open("r+b") as rows:
+        rows.write(b"#")
+    taken: list[Clone] = []
+    with pytest.raises(JobFileError, match="was changed while the run was reading it"):
+        taken.extend(stream)
+    assert len(taken) < 100
+
+
 def test_a_file_changed_while_it_is_read_ends_the_pass(tmp_path: Path) -> None:
     """A file that grows under a pass is noticed at its end, before the targets after it."""
     found, checked = expanded(tmp_path, "{from: rows.jsonl}", json.dumps(OTHER))

@@ -144,6 +144,46 @@ async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: fl
             await ended.acquire()
 
 
+async def test_half_an_answer_that_nobody_asked_for_is_never_completed() -> None:
+    """The head of an answer sent along with another one, and gone on with later, is no later call's answer."""
+    stale, asked = answer(200, {"stale": 1}), 0
+    cut = stale.index(b"Length")
+
+    async def split(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                asked += 1
+                writer.write(answer(200, {}) + stale[:cut] if asked == 1 else stale[cut:] + answer(200, {}))
+        writer.transport.abort()
+
+    server = await asyncio.start_server(split, "127.0.0.1", 0)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        for _ in range(2):
+            reply = await client.plain("GET", "/v1/x")
+            assert not isinstance(reply, Reply) or json.loads(reply.body) == {}
+    assert asked == 2
+
+
+async def test_a_large_request_may_be_refused_before_it_is_read() -> None:
+    """A server that refuses by the head and leaves the body unread is heard at once."""
+    ended = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(413, "too large"))
+        await ended.wait()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=1024)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        reply = await client.plain("POST", "/v1/x", body=b"x" * (16 << 20))
+        ended.set()
+    assert isinstance(reply, Reply)
+    assert reply.status == 413
+
+
 async def test_interim_answers_are_passed_over() -> None:
     """A proxy's 1xx answers are no answer: the final one counts."""
     data = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(202, {})
@@ -380,6 +420,13 @@ async def test_unknown_name_is_not_sent() -> None:
         answer_ = await client.submit(CLONE, JOB)
     assert isinstance(answer_, NotSent)
     assert "resolved" in answer_.reason
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+async def test_a_name_that_cannot_be_asked_for_is_not_sent(host: str) -> None:
+    """A name that no resolver takes means that no byte left, like one that it does not know."""
+    async with client_of(f"http://{host}:8080") as client:
+        assert isinstance(await client.submit(CLONE, JOB), NotSent)
 
 
 async def test_names_leading_to_link_local_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
