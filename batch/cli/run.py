@@ -107,8 +107,7 @@ async def _run_until(stop: Stop, prepared: Prepared) -> tuple[Outcome, str | Non
             plan = await to_thread(chosen, plan, only=prepared.asked.only, shard=prepared.asked.shard)
             if prepared.asked.again is not None:
                 await reopen(manifest, plan, prepared.asked.again)
-            with _inputs_found_good():
-                reason = await _settle_all(prepared, plan, manifest, server=server, stop=stop)
+            reason = await _settle_all(prepared, plan, manifest, server=server, stop=stop)
         with _inputs_found_good():
             found = await to_thread(outcome, plan, manifest.past)
         code = found.exit_code
@@ -151,7 +150,8 @@ async def _settle_all(prepared: Prepared, plan: Plan, manifest: Manifest, *, ser
         return stop.reason
     client = await server.client()
     await to_thread(check_version, prepared, manifest, client.version)
-    return await _clone(prepared, plan, manifest, found, client=client, gate=server.gate, stop=stop)
+    with _inputs_found_good():
+        return await _clone(prepared, plan, manifest, found, client=client, gate=server.gate, stop=stop)
 
 
 async def _clone(
