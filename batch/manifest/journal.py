@@ -244,11 +244,9 @@ class Manifest:
 
     def _wake(self, waiting: list[asyncio.Future[None]]) -> None:
         for joined in waiting:
-            if joined.done():
-                continue
-            if self._failure is None:
+            if not joined.done() and self._failure is None:
                 joined.set_result(None)
-            else:
+            elif not joined.done():
                 joined.set_exception(ManifestError(self._failure))
 
     def _linger(self) -> None:

@@ -270,6 +270,36 @@ def test_what_is_made_ahead_gives_way_too() -> None:
     assert list(ahead) == stream[6:]
 
 
+def test_a_plan_that_cannot_be_read_on_asks_for_the_stop() -> None:
+    """What was made before settles, nothing more is begun, and the reason is raised."""
+    loop, journal, stop = VirtualLoop(), MemoryJournal(), Stop()
+    past = MemoryPast(journal)
+    planned = [Clone(f"k{n}", "0" * 32, R, b"{}", "0" * 32, CLONE.params) for n in range(40)]
+
+    def clones() -> Iterator[Clone]:
+        yield from planned
+        raise OSError("rows.jsonl is gone")
+
+    plan = Plan("job", "default", "0" * 32, len(planned), clones)
+    answers: list[tuple[str, object]] = [("submit", Done(service()))] * len(planned)
+    with pytest.raises(OSError, match="rows.jsonl is gone"):
+        run_virtual(
+            loop,
+            clone_all(
+                plan,
+                survey(plan, past),
+                api=ScriptedApi(answers),
+                journal=journal,
+                past=past,
+                clock=VirtualClock(loop, Random(3)),
+                limits=Limits(),
+                stop=stop,
+            ),
+        )
+    assert stop.reason == "rows.jsonl is gone"
+    assert past.settled[State.CLONED] == 32
+
+
 async def test_items_that_break_off_take_no_work_along() -> None:
     """What cannot be read on ends the pool only after the work under way is done, and no more is begun."""
     begun, done = list[int](), list[int]()

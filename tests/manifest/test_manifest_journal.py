@@ -42,6 +42,26 @@ async def test_commits_share_an_fsync_under_load() -> None:
     await manifest.close(0)
 
 
+async def test_what_comes_during_a_write_goes_with_the_next() -> None:
+    """A record that arrives while a write is under way is durable after the next one, without another reason for it."""
+    disk, may_land = FakeDisk(), asyncio.Event()
+
+    async def slow(work: Callable[[], None]) -> None:
+        await may_land.wait()
+        work()
+
+    manifest = open_manifest(PATH, HEADER, files=disk, in_thread=slow)
+    first = asyncio.ensure_future(manifest.commit(sent("a")))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(manifest.commit(sent("b")))
+    await asyncio.sleep(0)
+    may_land.set()
+    await asyncio.gather(first, second)
+    assert b'"key":"b"' in disk.files[PATH].synced
+    assert b'"batch":2' in disk.files[PATH].synced
+    await manifest.close(0)
+
+
 async def test_one_write_at_a_time() -> None:
     """A batch is written only after the fsync of the one before returned."""
     running = 0
