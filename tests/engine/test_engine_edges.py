@@ -272,7 +272,7 @@ def test_what_is_made_ahead_gives_way_too() -> None:
 
 def test_a_plan_that_cannot_be_read_on_asks_for_the_stop() -> None:
     """What was made before settles, nothing more is begun, and the reason is raised."""
-    loop, journal, stop = VirtualLoop(), MemoryJournal(), Stop()
+    journal, stop = MemoryJournal(), Stop()
     past = MemoryPast(journal)
     planned = [Clone(f"k{n}", "0" * 32, R, b"{}", "0" * 32, CLONE.params) for n in range(40)]
 
@@ -283,19 +283,7 @@ def test_a_plan_that_cannot_be_read_on_asks_for_the_stop() -> None:
     plan = Plan("job", "default", "0" * 32, len(planned), clones)
     answers: list[tuple[str, object]] = [("submit", Done(service()))] * len(planned)
     with pytest.raises(OSError, match="rows.jsonl is gone"):
-        run_virtual(
-            loop,
-            clone_all(
-                plan,
-                survey(plan, past),
-                api=ScriptedApi(answers),
-                journal=journal,
-                past=past,
-                clock=VirtualClock(loop, Random(3)),
-                limits=Limits(),
-                stop=stop,
-            ),
-        )
+        run_plan(plan, answers, past, journal, limits=Limits(), stop=stop)
     assert stop.reason == "rows.jsonl is gone"
     assert past.settled[State.CLONED] == 32
 
@@ -336,13 +324,18 @@ def test_a_long_search_for_what_is_left_gives_way() -> None:
     assert list(found) == [None, None, planned[-1]]
 
 
-def run_over(script: list[tuple[str, object]], count: int, *, at_most_once: bool, limits: Limits) -> MemoryPast:
-    """A run over scripted answers to ``count`` clones, each with CLONE's R."""
+def run_plan(
+    plan: Plan,
+    script: list[tuple[str, object]],
+    past: MemoryPast,
+    journal: MemoryJournal,
+    *,
+    limits: Limits,
+    stop: Stop,
+    at_most_once: bool = False,
+) -> None:
+    """A run of ``plan`` over scripted answers, in virtual time."""
     loop = VirtualLoop()
-    planned = [Clone(f"k{n}", "0" * 32, R, b"{}", "0" * 32, CLONE.params) for n in range(count)]
-    plan = Plan("job", "default", "0" * 32, count, lambda: iter(planned))
-    journal = MemoryJournal()
-    past = MemoryPast(journal)
     run_virtual(
         loop,
         clone_all(
@@ -353,10 +346,19 @@ def run_over(script: list[tuple[str, object]], count: int, *, at_most_once: bool
             past=past,
             clock=VirtualClock(loop, Random(3)),
             limits=limits,
-            stop=Stop(),
+            stop=stop,
             at_most_once=at_most_once,
         ),
     )
+
+
+def run_over(script: list[tuple[str, object]], count: int, *, at_most_once: bool, limits: Limits) -> MemoryPast:
+    """A run over scripted answers to ``count`` clones, each with CLONE's R."""
+    planned = [Clone(f"k{n}", "0" * 32, R, b"{}", "0" * 32, CLONE.params) for n in range(count)]
+    plan = Plan("job", "default", "0" * 32, count, lambda: iter(planned))
+    journal = MemoryJournal()
+    past = MemoryPast(journal)
+    run_plan(plan, script, past, journal, limits=limits, stop=Stop(), at_most_once=at_most_once)
     return past
 
 
