@@ -12,13 +12,14 @@ from batch.manifest.intents import Deaths, intent_of
 from batch.manifest.line import fields
 from batch.manifest.pinned import Pinned
 from batch.manifest.records import PlanLine, head, parse_line, parse_record
-from batch.model import Intent, Pins, State
+from batch.model import Intent, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _STATES: Final = tuple(State)
-_CODES: Final = {state.value.encode(): code for code, state in enumerate(_STATES)}
+_CODE_OF: Final = {state: code for code, state in enumerate(_STATES)}
+_CODES: Final = {state.value.encode(): code for state, code in _CODE_OF.items()}
 _OPEN: Final = frozenset(map(_STATES.index, (State.SENT, State.ACCEPTED, State.UNCERTAIN)))
 _PLANNED: Final = _STATES.index(State.PLANNED)
 _CLONED: Final = _STATES.index(State.CLONED)
@@ -66,20 +67,16 @@ class Past:
         self._deaths = Deaths()
         self.hand_overs = HandOvers()
 
-    def add(self, body: bytes) -> None:
-        """Take in one line as it is written. Raises ManifestError where it says anything new of a settled Clone."""
-        if body.startswith(_SENT):
-            key = body[len(_SENT) : body.find(b'"', len(_SENT))]
-            if b"\\" not in key:
-                self._require_open(key, b"sent")
-                self._go_on(key, body)
-                return
-        self.add_all((body,))
-        if body.startswith(_CLONED_KEY):
-            return
-        found = head(body)
-        if found is not None and found[1] in self._open:
-            self._require_open(found[1], found[0])
+    def take_in(self, record: Record, body: bytes) -> None:
+        """Take in a record as it is written, as ``body``. Raises ManifestError where it opens a settled Clone."""
+        key = record.key.encode("utf-8", "surrogatepass")
+        code = _CODE_OF[record.state]
+        if code in _OPEN or (code == _PLANNED and record.attempt):
+            if not self._is_open(key):
+                raise ManifestError(f"{record.key} is settled and cannot be {record.state}")
+            self._go_on(key, body)
+        else:
+            self._end(key, code, record.attempt, body)
 
     def add_all(self, bodies: Iterable[bytes]) -> None:
         """Take in unsealed lines. Raises ManifestError for an unknown state or a settled Clone that changes its own.
@@ -138,11 +135,6 @@ class Past:
             if not self._is_open(key):
                 self._require_stale(key, lines, self._table.get(hash_key(key)) or 0)
                 del self._open[key]
-
-    def _require_open(self, key: bytes, state: bytes) -> None:
-        if not self._is_open(key):
-            self._open.pop(key, None)
-            raise ManifestError(f"{key.decode(errors='replace')} is settled and cannot be {state.decode()}")
 
     def _is_open(self, key: bytes) -> bool:
         hashed = hash_key(key)

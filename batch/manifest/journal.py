@@ -78,35 +78,33 @@ class Manifest:
         self._timer: asyncio.TimerHandle | None = None
         self._failure: str | None = None
         self._on_failure: list[Callable[[], None]] = []
+        self._takes = False
+        """Whether lines may simply be appended: not before the first, nor after a failure or the end."""
         self._started = False
         self._closed = False
         self._left = False
 
     def commit(self, record: Record) -> Awaitable[None]:
         """Append; done when durable. Raises ManifestError once anything failed: nothing may be sent then."""
-        body = encode_record(record)
-        self._require_whole()
-        self.past.add(body)
-        return self._commit(body)
+        self._record(record)
+        return self._durable()
 
     def note(self, record: Record) -> None:
         """Append without waiting: durable with the next commit, a moment later, or at close."""
-        body = encode_record(record)
-        self.past.add(body)
-        self._append(body)
+        self._record(record)
         self._linger()
 
     async def take_up(self, keys: Sequence[str]) -> None:
         """Record durably that this process goes on with targets that were in flight when the one before it died."""
         for start in range(0, len(keys), PAGE):
             body = encode_taken_up(TakenUpLine(tuple(keys[start : start + PAGE]), self._clock()))
-            self.past.add(body)
+            self.past.add_all((body,))
             await self._commit(body)
 
     def note_hand_over(self, line: HandedOver) -> None:
         """Append without waiting, like ``note``."""
         body = encode_handed_over(line)
-        self.past.add(body)
+        self.past.add_all((body,))
         self._append(body)
         self._linger()
 
@@ -159,7 +157,7 @@ class Manifest:
         """
         if self._closed:
             return
-        self._closed = True
+        self._closed, self._takes = True, False
         try:
             await self._drain()
             if self._started:
@@ -191,18 +189,33 @@ class Manifest:
             if self._thread is not None:
                 self._thread.shutdown(wait=False)
 
+    def _record(self, record: Record) -> None:
+        if not self._takes:
+            self._begin()
+        body = encode_record(record)
+        self.past.take_in(record, body)
+        self._pending.append(body)
+
     def _append(self, body: bytes) -> None:
+        if not self._takes:
+            self._begin()
+        self._pending.append(body)
+
+    def _begin(self) -> None:
+        """Say who writes, before the first line. Raises ManifestError where nothing may be written any more."""
         self._require_whole()
         if self._closed:
             raise ManifestError(f"{self.path}: is closed")
-        if not self._started:
-            self._started = True
-            line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool, self.admitted)
-            self._pending.append(encode_started(line))
-        self._pending.append(body)
+        self._takes = self._started = True
+        line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool, self.admitted)
+        self._pending.append(encode_started(line))
 
     def _commit(self, body: bytes) -> asyncio.Future[None]:
         self._append(body)
+        return self._durable()
+
+    def _durable(self) -> asyncio.Future[None]:
+        """Return what is done when all that was appended so far is durable."""
         durable = _join(self._waiting)
         if self._flight is None and len(self._waiting) == 1:
             # Not at once: whoever else has something to record in this turn of the loop goes along.
@@ -226,6 +239,7 @@ class Manifest:
     def _landed(self, write: asyncio.Future[None]) -> None:
         error = asyncio.CancelledError() if write.cancelled() else write.exception()
         if error is not None:
+            self._takes = False
             self._failure = (
                 f"{self.path}: could not be written ({str(error) or type(error).__name__}); nothing more is sent"
             )

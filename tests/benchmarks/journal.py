@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from batch.cli import interpreter
 from batch.manifest import Header, open_manifest
-from batch.model import Record, State
+from batch.model import Plan, Record, State
 from tests.benchmarks.stage.eventloop import run
 from tests.benchmarks.stage.rounds import Table, interleaved, middle, share
 
@@ -55,9 +55,9 @@ def journal(workers: int, clones: int = CLONES, *, pause: float = 0.0) -> Commit
     """Record ``clones`` by ``workers`` at a time, each of which pauses so many seconds between its clones."""
     waits: list[float] = []
 
-    async def worker(manifest: Manifest, numbers: Iterator[int]) -> None:
-        for number in numbers:
-            key, now = f"{number:032x}", time.time()
+    async def worker(manifest: Manifest, keys: Iterator[str]) -> None:
+        for key in keys:
+            now = time.time()
             began = time.perf_counter()
             await manifest.commit(Record(State.SENT, key, now, 1, key, key, key, key, now))
             waits.append(time.perf_counter() - began)
@@ -68,11 +68,13 @@ def journal(workers: int, clones: int = CLONES, *, pause: float = 0.0) -> Commit
     async def work(path: Path) -> Commits:
         interpreter.tune()
         manifest = open_manifest(path, Header("j", "r", "u", simulated=False))
+        keys = [f"{number:032x}" for number in range(clones)]
+        await manifest.write_plan(Plan("j", "r", "d", clones, lambda: iter(())), zip(keys, keys, strict=True))
         began, spent = time.perf_counter(), time.process_time()
-        numbers = iter(range(clones))
+        left = iter(keys)
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
-                group.create_task(worker(manifest, numbers))
+                group.create_task(worker(manifest, left))
         await manifest.close(0)
         return Commits(clones, time.perf_counter() - began, time.process_time() - spent, sorted(waits))
 

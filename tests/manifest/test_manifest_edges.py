@@ -7,6 +7,7 @@ import fcntl
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -124,17 +125,17 @@ def test_a_line_that_is_no_object_was_not_written_by_us(body: bytes, why: str) -
 
 def test_an_array_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever decodes to something else than an object is refused, whichever decoder is installed."""
-    for loads in (line._FAST_LOADS, None):
-        monkeypatch.setattr(line, "_FAST_LOADS", loads and (lambda _: [1]))
+    for orjson in (line._ORJSON, None):
+        monkeypatch.setattr(line, "_ORJSON", orjson and Mock(loads=lambda _: [1]))
         monkeypatch.setattr("batch.manifest.line.json.loads", lambda _: [1])
         with pytest.raises(ManifestError, match="no JSON object"):
             fields(b"{")
 
 
 def test_without_the_extra_the_standard_library_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fast decoder is optional."""
+    """The fast library is optional."""
     monkeypatch.setitem(sys.modules, "orjson", None)
-    assert line._fast_loads() is None
+    assert line._orjson() is None
 
 
 def test_a_line_without_a_batch_number_is_refused() -> None:

@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batch.errors import ManifestError
@@ -107,9 +107,19 @@ def test_final_state_never_changes(records: list[Record]) -> None:
             fold([*records, Record(other, record.key, 99.0, record.attempt)])
         with pytest.raises(ManifestError, match="sent again"):
             fold([*records, sent(record.key, record.attempt + 1)])
+        again = sent(record.key, record.attempt)
         with pytest.raises(ManifestError, match="settled"):
-            past.add(encode_record(sent(record.key, record.attempt)))
+            past.take_in(again, encode_record(again))
     assert view(past) == view(fold(records))
+
+
+@given(histories())
+def test_written_is_read(records: list[Record]) -> None:
+    """What a process takes in as it writes is what the next one reads."""
+    writing = Past()
+    for record in records:
+        writing.take_in(record, encode_record(record))
+    assert view(writing) == view(fold(records))
 
 
 def test_undone_follows_a_clone() -> None:
@@ -191,13 +201,14 @@ def test_terminal_sequences_are_escaped() -> None:
 
 
 _NAME = st.none() | st.text(max_size=20)
+_TIMES = st.floats(1.0, 1e15) | st.floats(allow_nan=False, allow_infinity=False)
 _RECORDS = st.builds(
     Record,
     st.sampled_from(State),
     st.text(),
-    st.floats(allow_nan=False, allow_infinity=False),
+    _TIMES,
     st.integers(0, 10**6),
-    deadline=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    deadline=st.none() | _TIMES,
     adopted=st.none() | st.booleans(),
     name=_NAME,
     source_uuid=_NAME,
@@ -213,13 +224,18 @@ def test_record_comes_back(record: Record) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("orjson") is None, reason="the extra [speed] is not installed")
+@settings(max_examples=300)
 @given(_RECORDS)
-def test_both_decoders_agree(record: Record) -> None:
-    """orjson and the standard library read the same."""
+@example(Record(State.SENT, "a", 1e15 - 0.125, 1, deadline=1.0))
+@example(Record(State.SENT, "a", 1e-5, 1, deadline=1e16))
+@example(Record(State.FAILED, "\x7f\x00\u2028\ud800/é", 2.0, 1 << 70))
+def test_both_libraries_agree(record: Record) -> None:
+    """orjson and the standard library write the same bytes and read the same from them."""
     body = encode_record(record)
     fast = fields(body)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(line_module, "_FAST_LOADS", None)
+        patch.setattr(line_module, "_ORJSON", None)
+        assert encode_record(record) == body
         assert fields(body) == fast
 
 

@@ -36,9 +36,10 @@ def test_retried_is_as_if_nothing_had_been() -> None:
     assert past.counts == {State.PLANNED: 1}
     assert past.intents == {}
     assert past.final("a") is None
-    past.add(encode_record(sent("a")._replace(digest="f" * 32)))
+    past.add_all([encode_record(sent("a")._replace(digest="f" * 32))])
+    past.finish()
     assert past.intents["a"].attempt == 1
-    past.add(encode_record(cloned("a")))
+    past.add_all([encode_record(cloned("a"))])
     assert past.counts == {State.CLONED: 1}
 
 

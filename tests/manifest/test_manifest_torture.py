@@ -47,7 +47,8 @@ def folds() -> tuple[tuple[Mapping[str, Intent], Mapping[State, int]], ...]:
     past = Past()
     found = [(dict(past.intents), past.counts)]
     for line in lines()[1:]:
-        past.add(line[:-19])
+        past.add_all([line[:-19]])
+        past.finish()
         found.append((dict(past.intents), past.counts))
     return tuple(found)
 
