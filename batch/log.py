@@ -6,7 +6,6 @@ One event is one line, whatever the server put into its fields.
 from __future__ import annotations
 
 import base64
-import contextvars
 import functools
 import hashlib
 import importlib
@@ -62,6 +61,8 @@ _PERCENT: Final = re.compile("%[0-9A-F]{2}")
 _NESTED: Final = {dict, list, tuple}
 _FIRST: Final = {"at": None, "level": None, "event": None}
 """What every line begins with."""
+_BOUND: Final[dict[str, str]] = {}
+"""What every line ends with; structlog's own, kept in the context of each task, would be looked for at every event."""
 _SHORTEST_SECRET: Final = 4
 
 
@@ -150,13 +151,19 @@ class _Lines:
 
 
 def configure(sink: Sink, *, style: Format, level: int = INFO) -> None:
-    """Send every event of the process to ``sink``; the only ``structlog.configure`` of the project."""
+    """Send every event of the process to ``sink``, nothing bound; the only ``structlog.configure`` of the project."""
+    _BOUND.clear()
     structlog.configure(
         processors=[_as_json if style is Format.JSON else _as_console],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Lines(sink),
         cache_logger_on_first_use=False,
     )
+
+
+def bind(**fields: str) -> None:
+    """Put fields behind what every event of the process tells from now on, where it does not have them itself."""
+    _BOUND.update(fields)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -197,10 +204,8 @@ def _completed(logger: WrappedLogger, level: str, event: EventDict) -> dict[str,
     In one step, not in structlog's chain of four: every settled clone pays for each.
     """
     told: dict[str, Any] = {**_FIRST, **event}
-    for variable, value in contextvars.copy_context().items():
-        name = _bound_name(variable)
-        if name is not None and value is not ...:
-            told.setdefault(name, value)
+    for name, value in _BOUND.items():
+        told.setdefault(name, value)
     if "exc_info" in told:
         _with_traceback(logger, level, told)
     told["at"] = _now()
@@ -208,17 +213,9 @@ def _completed(logger: WrappedLogger, level: str, event: EventDict) -> dict[str,
     return told
 
 
-@functools.lru_cache(maxsize=64)
-def _bound_name(variable: contextvars.ContextVar[Any]) -> str | None:
-    prefix = structlog.contextvars.STRUCTLOG_KEY_PREFIX
-    return variable.name.removeprefix(prefix) if variable.name.startswith(prefix) else None
-
-
 def _now() -> str:
     digits = f"{time.time_ns():010}"
-    # As datetime writes it: a moment of no microseconds has no fraction.
-    fraction = f".{digits[-9:-3]}".replace(".000000", "")
-    return f"{_to_the_second(digits[:-9])}{fraction}Z"
+    return f"{_to_the_second(digits[:-9])}.{digits[-9:-3]}Z"
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from batch import jobfile
+from batch import jobfile, log
 from batch.cli import logs
 from batch.cli.choice import PLANNED
 from batch.cli.node import fault_options
@@ -83,7 +83,7 @@ def prepare(asked: Asked, console: Console | None) -> Prepared:
     read_filter(asked.only, shard=asked.shard, fields=PLANNED)
     job = jobfile.load(asked.job)
     identity = run_id(job, run=asked.run, started_at=time.time())
-    structlog.contextvars.bind_contextvars(job=job.name, run=identity)
+    log.bind(job=job.name, run=identity)
     return Prepared(
         asked=asked,
         job=job,
