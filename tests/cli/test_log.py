@@ -104,7 +104,9 @@ def plainly(level: str, name: str, fields: dict[str, Any], bound: dict[str, str]
     """Write an event step by step."""
     first = {"at": "[at]", "level": level, "event": name}
     behind = {key: value for key, value in bound.items() if key not in fields}
-    text = json.dumps(log._without_secrets({**first, **fields, **first, **behind}), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(
+        log._without_secrets({**first, **fields, **first, **behind}), ensure_ascii=False, separators=(",", ":")
+    )
     return log._UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text).encode() + b"\n"
 
 
