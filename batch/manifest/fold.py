@@ -203,6 +203,7 @@ class Past:
         if before is None or before & _STATE == _PLANNED:
             self._finals[code] += 1
         else:
+            self._table.put(hashed, before)
             self._table.put(hashed, self._settle_again(key, value, before, lines))
 
     def _settle_again(self, key: bytes, value: int, before: int, lines: bytes | None) -> int:

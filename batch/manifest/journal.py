@@ -98,14 +98,12 @@ class Manifest:
         """Record durably that this process goes on with targets that were in flight when the one before it died."""
         for start in range(0, len(keys), PAGE):
             body = encode_taken_up(TakenUpLine(tuple(keys[start : start + PAGE]), self._clock()))
-            self.past.add_all((body,))
-            await self._commit(body)
+            self._take_in(body)
+            await self._durable()
 
     def note_hand_over(self, line: HandedOver) -> None:
         """Append without waiting, like ``note``."""
-        body = encode_handed_over(line)
-        self.past.add_all((body,))
-        self._append(body)
+        self._take_in(encode_handed_over(line))
         self._linger()
 
     async def flush(self) -> None:
@@ -191,10 +189,15 @@ class Manifest:
 
     def _record(self, record: Record) -> None:
         if not self._takes:
-            self._begin()
+            self._require_open()
         body = encode_record(record)
         self.past.take_in(record, body)
-        self._pending.append(body)
+        self._append(body)
+
+    def _take_in(self, body: bytes) -> None:
+        self._require_open()
+        self.past.add_all((body,))
+        self._append(body)
 
     def _append(self, body: bytes) -> None:
         if not self._takes:
@@ -202,13 +205,16 @@ class Manifest:
         self._pending.append(body)
 
     def _begin(self) -> None:
-        """Say who writes, before the first line. Raises ManifestError where nothing may be written any more."""
+        """Say who writes, before the first line."""
+        self._require_open()
+        line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool, self.admitted)
+        self._pending.append(encode_started(line))
+        self._takes = self._started = True
+
+    def _require_open(self) -> None:
         self._require_whole()
         if self._closed:
             raise ManifestError(f"{self.path}: is closed")
-        self._takes = self._started = True
-        line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool, self.admitted)
-        self._pending.append(encode_started(line))
 
     def _commit(self, body: bytes) -> asyncio.Future[None]:
         self._append(body)

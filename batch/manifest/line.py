@@ -62,9 +62,9 @@ def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
 
 
 def encode_fast(fields: Mapping[str, JsonValue]) -> bytes | None:
-    """Return what ``encode`` returns for fields without None, or None where that takes ``encode`` itself.
+    """Return what ``encode`` returns for fields without None; itself None where only ``encode`` can tell.
 
-    A float must be none that the two write in different ways: below 1 or from 1e15 on.
+    Floats must be at least 1 and below 1e15: others are written in more than one way, and infinite ones as null.
     """
     if _ORJSON is None:
         return None
@@ -72,7 +72,7 @@ def encode_fast(fields: Mapping[str, JsonValue]) -> bytes | None:
         body: bytes = _ORJSON.dumps(fields)[:-1]
     except TypeError:  # a lone surrogate, a huge number
         return None
-    return body if body.isascii() and b"\x7f" not in body else None
+    return body if body.isascii() and b"\x7f" not in body else _UNSAFE.sub(_escape, body.decode()).encode()
 
 
 def encode_value(value: JsonValue) -> str:

@@ -20,7 +20,7 @@ PAGE: Final = 256
 _PINNED_SIZE: Final = 1 << 18
 """Characters after which a line of pinned sources ends."""
 _FAR: Final = 1e15
-"""Seconds since the epoch, from which on numbers are written in more than one way."""
+"""Seconds since the epoch, from which on ``encode_fast`` takes no number."""
 _TEXTS: Final = (
     "source_uuid",
     "resource_uuid",

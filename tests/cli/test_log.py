@@ -135,8 +135,8 @@ def test_every_event_is_written_as_step_by_step(
 
 
 @given(st.integers(0, 1 << 53) | st.integers(0, 1 << 33).map(lambda second: second * 1_000_000))
-def test_the_time_is_written_as_datetime_writes_it(micros: int) -> None:
-    """A line's time is UTC in ISO 8601, always to the microsecond, so that lines sort by it."""
+def test_the_time_is_written_to_the_microsecond(micros: int) -> None:
+    """A line's time is UTC in ISO 8601 and always of one length, so that lines sort by it."""
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
     elapsed = micros * 1000 + 999
     with pytest.MonkeyPatch.context() as patch:

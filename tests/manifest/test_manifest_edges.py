@@ -7,7 +7,7 @@ import fcntl
 import os
 import sys
 from pathlib import Path
-from unittest.mock import Mock
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,7 +126,7 @@ def test_a_line_that_is_no_object_was_not_written_by_us(body: bytes, why: str) -
 def test_an_array_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever decodes to something else than an object is refused, whichever decoder is installed."""
     for orjson in (line._ORJSON, None):
-        monkeypatch.setattr(line, "_ORJSON", orjson and Mock(loads=lambda _: [1]))
+        monkeypatch.setattr(line, "_ORJSON", orjson and SimpleNamespace(loads=lambda _: [1]))
         monkeypatch.setattr("batch.manifest.line.json.loads", lambda _: [1])
         with pytest.raises(ManifestError, match="no JSON object"):
             fields(b"{")

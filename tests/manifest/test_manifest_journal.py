@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from batch.errors import ManifestError, ManifestLockedError
 from batch.manifest import open_manifest
-from batch.model import State
-from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent, write_run
+from batch.model import HandedOver, HandOver, State
+from tests.manifest.manifest_world import (
+    HEADER,
+    PATH,
+    FakeDisk,
+    cloned,
+    failed,
+    hex_id,
+    open_fake,
+    plan,
+    sent,
+    write_run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from batch.manifest import Manifest
 
 
 async def test_commit_returns_after_the_fsync_of_its_record() -> None:
@@ -384,12 +398,96 @@ async def test_unchanged_targets_are_not_walked() -> None:
     await manifest.close(0)
 
 
-async def test_number_that_json_cannot_hold_is_refused_before_it_is_queued() -> None:
-    """A record with an infinite deadline raises at once and does not spoil the journal."""
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+async def test_number_that_json_cannot_hold_is_refused_before_it_is_queued(number: float) -> None:
+    """A record with a time that is no number raises at once and does not spoil the journal."""
     disk = FakeDisk()
     manifest = open_fake(disk)
-    with pytest.raises(ValueError, match="inf"):
-        manifest.note(sent("a", at=float("inf")))
+    for record in (sent("a", at=number), sent("a")._replace(deadline=number)):
+        with pytest.raises(ValueError, match=r"inf|nan"):
+            manifest.note(record)
     await manifest.commit(failed("b"))
     await manifest.close(0)
     assert open_fake(disk).past.counts == {State.FAILED: 1}
+
+
+async def test_a_refused_record_leaves_no_trace() -> None:
+    """A process that could record nothing did not write at all."""
+    disk = FakeDisk()
+    await write_run(disk, 3)
+    disk.files[PATH].is_locked = False
+    before = disk.data
+    manifest = open_fake(disk)
+    settled = next(key for key in ("target-0", "target-1") if manifest.past.final(key))
+    with pytest.raises(ManifestError, match="settled"):
+        manifest.note(sent(settled))
+    with pytest.raises(ValueError, match="nan"):
+        await manifest.commit(sent("new", at=float("nan")))
+    await manifest.close(0)
+    assert disk.data == before
+
+
+async def test_a_process_says_once_that_it_began() -> None:
+    """Before the first line of a process, and only there, stands who writes."""
+    disk = FakeDisk()
+    for number in range(2):
+        manifest = open_fake(disk)
+        await manifest.write_plan(replace(plan([f"a{number}"]), digest=f"{number:032x}"), [(f"a{number}", "source")])
+        await manifest.take_up([f"a{number}"])
+        await manifest.commit(sent(f"a{number}"))
+        manifest.note(cloned(f"a{number}"))
+        await manifest.close(0)
+    kinds = [line.partition(b'":')[0][2:] for line in disk.data.splitlines()[1:]]
+    assert kinds == [b"started", b"planned", b"plan", b"taken_up", b"state", b"state", b"ended"] * 2
+
+
+async def test_a_process_knows_what_it_wrote() -> None:
+    """Deaths and hand-overs count in the process that records them as in the next one."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    await manifest.commit(sent("a"))
+    await manifest.take_up(["a"])
+    manifest.note_hand_over(HandedOver("b", 1.0, HandOver("owner"), hex_id(1)))
+    await manifest.flush()
+    disk.power_cut()
+    for past in (manifest.past, open_fake(disk).past):
+        assert past.intents["a"].deaths == 1
+        assert past.hand_overs.is_done("b", HandOver("owner"))
+
+
+async def test_what_is_refused_is_not_counted() -> None:
+    """A journal that failed or is being closed takes in nothing more, from nobody."""
+    for spoil in (_fail, _begin_to_close):
+        manifest, ending = await spoil()
+        before = manifest.past.counts, manifest.past.intents
+        with pytest.raises(ManifestError):
+            manifest.note(cloned("a"))
+        with pytest.raises(ManifestError):
+            await manifest.commit(sent("b"))
+        with pytest.raises(ManifestError):
+            await manifest.take_up(["a"])
+        with pytest.raises(ManifestError):
+            await manifest.write_plan(plan(["a"]), [("a", "source")])
+        with pytest.raises(ManifestError):
+            manifest.note_hand_over(HandedOver("a", 1.0, HandOver("owner"), hex_id(1)))
+        assert (manifest.past.counts, manifest.past.intents) == before
+        assert not manifest.past.hand_overs.is_done("a", HandOver("owner"))
+        await ending
+
+
+async def _fail() -> tuple[Manifest, Awaitable[None]]:
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    disk.fault = fail_once("sync", 1, errno.EIO)
+    with pytest.raises(ManifestError):
+        await manifest.commit(sent("a"))
+    return manifest, asyncio.sleep(0)
+
+
+async def _begin_to_close() -> tuple[Manifest, Awaitable[None]]:
+    manifest = open_fake(FakeDisk())
+    manifest.note(sent("a"))
+    closing = asyncio.create_task(manifest.close(0))
+    await asyncio.sleep(0)
+    assert not closing.done()
+    return manifest, closing
