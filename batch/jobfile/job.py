@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batch.jobfile.inputs import InputFiles
-from batch.jobfile.nodes import Node, find
 from batch.jobfile.problems import Complaint, shorten
-from batch.model import Place, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +14,9 @@ if TYPE_CHECKING:
 
     from batch.jobfile.content import Content
     from batch.jobfile.matrix import Combination
+    from batch.jobfile.origins import NodeOrigin, RowOrigin
     from batch.jobfile.rearchitect import Rearchitect
-    from batch.model import HandOver, JsonValue, Limits
+    from batch.model import HandOver, JsonValue, Limits, Place, Problem
 
 
 Found: TypeAlias = "Callable[[tuple[str, ...]], Sequence[str]]"
@@ -81,36 +80,6 @@ class Layer(NamedTuple):
 def is_plain(layer: Layer) -> bool:
     """Whether the layer has nothing but parameters that are sent as written."""
     return not (layer.templates or layer.system_tags or layer.user_tags or layer.keep)
-
-
-class NodeOrigin(NamedTuple):
-    """Where a layer stands in a YAML file."""
-
-    file: str
-    node: Node
-    path: str
-
-    def problem(self, complaint: Complaint) -> Problem:
-        """Place ``complaint`` at the value, or the key, that it is about."""
-        line, column = find(self.node, complaint.path, at_key=complaint.at_key)
-        path = ".".join(part for part in (self.path, complaint.path) if part)
-        return Problem(Place(self.file, line, column), path, complaint.message)
-
-
-class RowOrigin(NamedTuple):
-    """Where a row stands in a JSON Lines or CSV file."""
-
-    file: str
-    line: int
-    text: str
-    """The JSON text; empty for CSV, whose rows are placed at their first column."""
-
-    def problem(self, complaint: Complaint) -> Problem:
-        """Place ``complaint`` at the innermost key of its path that stands in the row."""
-        steps = complaint.path.replace("[", ".").replace("]", "").split(".")
-        found = (self.text.find(f'"{step}"') for step in reversed(steps))
-        column = complaint.column or next((offset for offset in found if offset >= 0), 0) + 1
-        return Problem(Place(self.file, self.line, column), complaint.path, complaint.message)
 
 
 @dataclass(frozen=True, slots=True)

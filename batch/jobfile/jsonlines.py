@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from batch.jobfile.believed import believed
 from batch.jobfile.check import check_params, check_uuid
 from batch.jobfile.columns import PARAM_COLUMN, check_column, check_id
-from batch.jobfile.job import Entry, Layer, RowOrigin, Target
+from batch.jobfile.job import Entry, Layer, Target
 from batch.jobfile.layers import read_tags
+from batch.jobfile.origins import RowOrigin
 from batch.jobfile.problems import Complaint, Problems, fail, shorten
 
 if TYPE_CHECKING:

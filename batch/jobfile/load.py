@@ -18,9 +18,10 @@ from batch.jobfile.envelope import (
 )
 from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.inputs import InputFiles
-from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, NodeOrigin, SecretRef, Target
+from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target
 from batch.jobfile.layers import LAYER_KEYS, read_layer
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
+from batch.jobfile.origins import NodeOrigin
 from batch.jobfile.problems import Complaint, Problems, shorten, unknown
 from batch.jobfile.rearchitect import read_rearchitect
 from batch.jobfile.targets import LONG_LIST, read_targets

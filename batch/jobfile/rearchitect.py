@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batch.jobfile.check import check_params
 from batch.jobfile.content import MAX_BYTES
 from batch.jobfile.inputs import open_input
-from batch.jobfile.job import NodeOrigin
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
+from batch.jobfile.origins import NodeOrigin
 from batch.jobfile.problems import Complaint, shorten, unknown
 from batch.jobfile.vendors import VendorRule, read_vendors
 from batch.model import Place, Problem

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batch.jobfile.check import check_params, check_uuid, typed
 from batch.jobfile.columns import OWN_COLUMNS, PARAM_COLUMN, check_column, check_id
 from batch.jobfile.handover import HAND_OVER_KEYS
-from batch.jobfile.job import Entry, Layer, NodeOrigin, RowOrigin, Target
+from batch.jobfile.job import Entry, Layer, Target
 from batch.jobfile.jsonlines import read_believed, read_jsonl
 from batch.jobfile.layers import read_tags
+from batch.jobfile.origins import NodeOrigin, RowOrigin
 from batch.jobfile.problems import Complaint, Problems, fail, shorten
 from batch.zstack.params import BODY_PARAMS, PARAMS, ParamType
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 from batch.jobfile.check import check_uuid
 from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.handover import HAND_OVER_KEYS, read_hand_over
-from batch.jobfile.job import ConditionError, Entry, Layer, NodeOrigin, Target
+from batch.jobfile.job import ConditionError, Entry, Layer, Target
 from batch.jobfile.layers import LAYER_KEYS, merge, read_layer
 from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
+from batch.jobfile.origins import NodeOrigin
 from batch.jobfile.problems import Complaint, Problems, shorten, unknown
 from batch.jobfile.rows import RowFile, read_rows
 from batch.zstack.params import QUERY_OPERATORS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.check import check_uuid
-from batch.jobfile.job import NodeOrigin
 from batch.jobfile.nodes import Node, Sequence, text_tree
+from batch.jobfile.origins import NodeOrigin
 from batch.jobfile.problems import Complaint, shorten, unknown
 from batch.model import Place, Problem
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from batch.manifest.fold import RETRIED, Past
 from batch.manifest.handovers import HANDED_OVER, counted, parse_handed_over, refusal
+from batch.manifest.kinds import EndedLine, PlanLine, StartedLine
 from batch.manifest.line import fields
 from batch.manifest.reading import reading
-from batch.manifest.records import EndedLine, PlanLine, StartedLine, parse_line, parse_record
+from batch.manifest.records import parse_line, parse_record
 from batch.model import Handed, HandedOver, Intent, Record, State
 
 if TYPE_CHECKING:

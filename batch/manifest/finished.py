@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError, UsageError
 from batch.manifest.files import Disk
 from batch.manifest.header import Header, parse_header
+from batch.manifest.kinds import EndedLine, PlanLine
 from batch.manifest.line import SEAL
 from batch.manifest.pinned import Pinned
 from batch.manifest.reading import Reading
-from batch.manifest.records import EndedLine, PlanLine, parse_line
+from batch.manifest.records import parse_line
 from batch.model import Pins, State
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from batch.errors import ManifestError
 from batch.keytable import KeyTable, hash_key
 from batch.manifest.handovers import HANDED_OVER, HandOvers
 from batch.manifest.intents import Deaths, intent_of
+from batch.manifest.kinds import PlanLine
 from batch.manifest.line import fields
 from batch.manifest.pinned import Pinned
-from batch.manifest.records import PlanLine, head, parse_line, parse_record
+from batch.manifest.records import head, parse_line, parse_record
 from batch.model import Intent, Pins, Record, State
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from batch.model import Handed, HandedOver, HandOver, JsonValue, State
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batch.manifest.records import PlanLine
+    from batch.manifest.kinds import PlanLine
 
 HANDED_OVER: Final = b'{"handed_over":'
 _MASK: Final = (1 << 62) - 1

@@ -13,12 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.manifest.handovers import encode_handed_over
+from batch.manifest.kinds import EndedLine, PlanLine, StartedLine, TakenUpLine
 from batch.manifest.records import (
     PAGE,
-    EndedLine,
-    PlanLine,
-    StartedLine,
-    TakenUpLine,
     encode_ended,
     encode_pinned,
     encode_plan,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable, hash_key
 from batch.manifest.handovers import refusal
+from batch.manifest.kinds import PlannedLine
 from batch.manifest.reading import reading
-from batch.manifest.records import PlannedLine, head, parse_line, parse_record
+from batch.manifest.records import head, parse_line, parse_record
 from batch.model import HandedOver, Record, Row, State
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.manifest.header import Header
+    from batch.manifest.kinds import Line
     from batch.manifest.reading import Reading
-    from batch.manifest.records import Line
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,21 @@
-"""The kinds of lines after the header, written and read: clone records, planned pages, plans, starts and ends."""
+"""Lines after the header, written and read: clone records, planned pages, plans, starts and ends."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import ManifestError
 from batch.manifest.handovers import parse_handed_over
+from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine, TakenUpLine, UnknownLine
 from batch.manifest.line import encode, encode_fast, fields
-from batch.model import HandedOver, JsonValue, Pins, Record, State
+from batch.model import Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from batch.manifest.kinds import Line
+    from batch.model import JsonValue
 
 _RECORD: Final = b'{"state":"'
 PAGE: Final = 256
@@ -30,66 +33,6 @@ _TEXTS: Final = (
     "name",
     "error_code",
     "error",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanLine:
-    """The plan the targets on record are of."""
-
-    digest: str
-    inputs: str
-    targets: int
-    at: float
-    hand_overs: int = 0
-    """How many of the targets have one."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedLine:
-    """Targets not seen in an earlier plan, as (key, source uuid)."""
-
-    targets: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StartedLine:
-    """A process began to write."""
-
-    at: float
-    pid: int
-    host: str
-    tool: str
-    warnings: tuple[str, ...] = ()
-    """What the operator was warned of and went on with, such as a certificate that is not checked."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndedLine:
-    """A process ended in order."""
-
-    at: float
-    exit_code: int
-    reason: str | None
-    counts: Counter[State] = field(default_factory=Counter)
-    """Targets on record by state; empty where an older zclone did not say."""
-
-
-@dataclass(frozen=True, slots=True)
-class TakenUpLine:
-    """A process goes on with these targets, which were in flight when the one before it died."""
-
-    keys: tuple[str, ...]
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownLine:
-    """A kind that a later zclone of the same format version writes; left alone."""
-
-
-Line: TypeAlias = (
-    Record | Pins | PlanLine | PlannedLine | StartedLine | EndedLine | TakenUpLine | HandedOver | UnknownLine
 )
 
 

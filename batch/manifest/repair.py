@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError, UsageError
 from batch.manifest.files import Disk
 from batch.manifest.header import parse_header
+from batch.manifest.kinds import PlannedLine
 from batch.manifest.reading import reading
-from batch.manifest.records import PlannedLine, encode_record, parse_line
+from batch.manifest.records import encode_record, parse_line
 from batch.manifest.writer import End, Writer
 from batch.model import Record, State
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from batch.manifest.chain import Segment
     from batch.manifest.files import Files
-    from batch.manifest.records import Line
+    from batch.manifest.kinds import Line
 
 CODE: Final = "ZCLONE.REPAIRED"
 """Error code of the targets that a repair left uncertain."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest.handovers import refusal
+from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.reading import reading
-from batch.manifest.records import EndedLine, PlanLine, PlannedLine, StartedLine, parse_line
+from batch.manifest.records import parse_line
 from batch.model import HandedOver, Record, Row, State
 
 if TYPE_CHECKING:

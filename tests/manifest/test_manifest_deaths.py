@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batch.manifest.fold import Past
-from batch.manifest.records import (
-    EndedLine,
-    StartedLine,
-    TakenUpLine,
-    encode_ended,
-    encode_record,
-    encode_started,
-    encode_taken_up,
-    parse_line,
-)
+from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
+from batch.manifest.records import encode_ended, encode_record, encode_started, encode_taken_up, parse_line
 from batch.model import Record, State
 
 if TYPE_CHECKING:

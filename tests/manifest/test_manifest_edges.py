@@ -15,9 +15,10 @@ from batch.errors import ManifestError
 from batch.manifest import Past, line, open_manifest, summary
 from batch.manifest.chain import Scan
 from batch.manifest.files import Disk
+from batch.manifest.kinds import UnknownLine
 from batch.manifest.line import encode, fields, seal
 from batch.manifest.reading import reading
-from batch.manifest.records import UnknownLine, encode_pinned, encode_record, parse_line
+from batch.manifest.records import encode_pinned, encode_record, parse_line
 from batch.manifest.repair import repair
 from batch.model import Pins, Record, State
 from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, hex_id, open_fake, plan, sent

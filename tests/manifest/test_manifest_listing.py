@@ -11,7 +11,7 @@ from jsonschema import Draft7Validator
 
 from batch.errors import ManifestError
 from batch.manifest import open_manifest, rows, scan, story, summary
-from batch.manifest.records import EndedLine, PlanLine, PlannedLine, StartedLine
+from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.schema import manifest_schema
 from batch.model import Record, Row, State
 from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, open_fake, plan, sent, write_run

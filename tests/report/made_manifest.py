@@ -7,17 +7,9 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest import Header
+from batch.manifest.kinds import EndedLine, PlanLine, StartedLine
 from batch.manifest.line import seal
-from batch.manifest.records import (
-    EndedLine,
-    PlanLine,
-    StartedLine,
-    encode_ended,
-    encode_plan,
-    encode_planned,
-    encode_record,
-    encode_started,
-)
+from batch.manifest.records import encode_ended, encode_plan, encode_planned, encode_record, encode_started
 from batch.model import Record, State
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from batch.errors import ExitCode
 from batch.manifest import Cluster, Header, Story, Summary
-from batch.manifest.records import EndedLine, StartedLine
+from batch.manifest.kinds import EndedLine, StartedLine
 from batch.model import Record, Row, State
 from batch.report import (
     COLUMNS,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from batch.keytable import hash_key
 from batch.manifest import fold
+from batch.manifest.kinds import EndedLine
 from batch.manifest.line import SEAL
-from batch.manifest.records import EndedLine, parse_line
+from batch.manifest.records import parse_line
 from batch.model import State
 from batch.zstack import client, replies
 from batch.zstack.answers import Absent, Accepted, NoAnswer
