@@ -57,7 +57,7 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         case Done(service):
             return _made(service, ticket)
         case Refused(error) if error.klass is ErrorClass.RENEW:
-            return Renew(ticket)
+            return Renew(ticket._replace(answered=True))
         case Refused(error) if error.klass is ErrorClass.FATAL:
             return Abort(ticket, error)
         case Refused(error):

@@ -106,7 +106,9 @@ async def _renew(step: Renew, clone: Clone, world: World) -> Step:
     if not clone.body:
         # Its target left the job file: it cannot be sent again, but its clone may be there.
         return Look(step.ticket, Why.LOST)
-    return Send(step.ticket.attempt, None, window_start(step.ticket))
+    known = step.ticket if step.ticket.answered else step.ticket.instead_of
+    before = None if known is None else known._replace(instead_of=None)
+    return Send(step.ticket.attempt, None, window_start(step.ticket), instead_of=before)
 
 
 async def _abort(step: Abort, clone: Clone, world: World) -> Step:
@@ -125,7 +127,8 @@ async def _send(step: Send, clone: Clone, world: World) -> Step:
             return step
     now = world.clock.time()
     first = now if step.first_sent_at is None else step.first_sent_at + parked
-    ticket = Ticket(step.attempt, step.job_uuid or world.clock.uuid(), now, first, first + world.policy.window(None))
+    job_uuid, until = step.job_uuid or world.clock.uuid(), first + world.policy.window(None)
+    ticket = Ticket(step.attempt, job_uuid, now, first, until, instead_of=step.instead_of)
     await world.journal.commit(
         Record(
             State.SENT,
@@ -199,8 +202,15 @@ async def _resend(step: Resend, clone: Clone, world: World) -> Step:
 
 
 def _return_attempt(clone: Clone, ticket: Ticket, world: World) -> None:
-    """Record that the attempt was never executed, so that it is not charged and not asked about."""
-    world.journal.note(Record(State.PLANNED, clone.key, world.clock.time(), ticket.attempt - 1))
+    """Record that the attempt was never executed, so that it is not charged and not asked about.
+
+    Where it was sent before and its session was dead, its old J is asked about again: of a request that reached the
+    server twice only the last end is told.
+    """
+    if ticket.instead_of is not None:
+        _note_accepted(clone, ticket.instead_of, world)
+    else:
+        world.journal.note(Record(State.PLANNED, clone.key, world.clock.time(), ticket.attempt - 1))
 
 
 async def _poll(step: Poll, clone: Clone, world: World) -> Step:

@@ -42,6 +42,8 @@ class Ticket(NamedTuple):
     """Whether an earlier process sent it."""
     reopened: bool = False
     """Whether an earlier process left it uncertain."""
+    instead_of: Ticket | None = None
+    """The one under the same attempt whose job the server knew, and ended for its dead session."""
 
 
 class Send(NamedTuple):
@@ -54,6 +56,8 @@ class Send(NamedTuple):
     """What the Clone settles as when its time is up; None for a first attempt."""
     is_after_silence: bool = False
     """Whether the last POST went unanswered."""
+    instead_of: Ticket | None = None
+    """As in the Ticket that this makes."""
 
 
 @dataclass(frozen=True, slots=True)

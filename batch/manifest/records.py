@@ -22,6 +22,7 @@ PAGE: Final = 256
 """Targets in one planned line."""
 _PINNED_SIZE: Final = 1 << 18
 """Characters after which a line of pinned sources ends."""
+_FIELDS: Final = Record._fields
 _FAR: Final = 1e15
 """Seconds since the epoch, from which on ``encode_fast`` takes no number."""
 _TEXTS: Final = (
@@ -36,35 +37,16 @@ _TEXTS: Final = (
 )
 
 
-def encode_record(record: Record) -> bytes:  # noqa: C901 - a loop over the fields takes twice the time
+def encode_record(record: Record) -> bytes:
     """Return the open body: state and key first, where the fast reader finds them.
 
     Raises ValueError for times that JSON cannot hold.
     """
+    told: dict[str, JsonValue] = {}
+    for name, value in zip(_FIELDS, record, strict=False):
+        if value is not None:
+            told[name] = value  # noqa: PERF403 - a comprehension is a call of its own before Python 3.12
     at, deadline = record.at, record.deadline
-    told: dict[str, JsonValue] = {"state": record.state, "key": record.key, "at": at, "attempt": record.attempt}
-    if record.source_uuid is not None:
-        told["source_uuid"] = record.source_uuid
-    if record.resource_uuid is not None:
-        told["resource_uuid"] = record.resource_uuid
-    if record.job_uuid is not None:
-        told["job_uuid"] = record.job_uuid
-    if record.digest is not None:
-        told["digest"] = record.digest
-    if deadline is not None:
-        told["deadline"] = deadline
-    if record.clone_uuid is not None:
-        told["clone_uuid"] = record.clone_uuid
-    if record.name is not None:
-        told["name"] = record.name
-    if record.adopted is not None:
-        told["adopted"] = record.adopted
-    if record.error_code is not None:
-        told["error_code"] = record.error_code
-    if record.error is not None:
-        told["error"] = record.error
-    if record.retried is not None:
-        told["retried"] = record.retried
     usual = 1.0 <= at < _FAR and (deadline is None or 1.0 <= deadline < _FAR)
     return (encode_fast(told) if usual else None) or encode(told.items())
 

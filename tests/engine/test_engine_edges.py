@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from batch.engine.steps import End, Poll, Resend, Send, Step, Ticket
 from batch.engine.stop import Stop
 from batch.engine.survey import fresh, survey
 from batch.errors import RunStoppedError
+from batch.manifest.intents import follow
 from batch.model import Clone, Intent, Limits, Plan, State
 from batch.zstack.answers import (
     Absent,
@@ -90,6 +92,33 @@ def test_a_stop_ends_the_wait_before_a_repetition_and_returns_the_attempt() -> N
     step, journal = settled_under(Stop(), Resend(TICKET, 3))
     assert step == Send(2)
     assert [(record.state, record.attempt) for record in journal.records] == [(State.PLANNED, 1)]
+
+
+@pytest.mark.parametrize("first", [Accepted(None), LOST], ids=["accepted", "not answered"])
+def test_a_stop_after_a_dead_session_leaves_the_old_job_to_ask_about(first: object) -> None:
+    """A request that reached the server twice may have made a clone though the end it tells is that of the session."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(7))
+    policy, stop = Policy(), Stop()
+    journal = MemoryJournal(before_commit=lambda record: stop.request("signal") if record.at > EPOCH else None)
+    script = [
+        ("submit", first),
+        ("poll", refused(ErrorClass.RENEW)),
+        ("renew", None),
+        ("submit", NotSent("stopped", is_held_back=True)),
+    ]
+    world = World(ScriptedApi(script), journal, clock, policy, stop, PollPace(policy, clock), RetryBudget(clock))
+    step = run_virtual(loop, settle(CLONE, Send(1), world))
+    assert isinstance(step, Send)
+    first_sent, second_sent = (record for record in journal.records if record.state is State.SENT)
+    last = journal.records[-1]
+    assert (last.state, last.attempt) == (State.ACCEPTED, 1)
+    assert last.job_uuid == first_sent.job_uuid != second_sent.job_uuid
+    intent = functools.reduce(follow, journal.records, None)
+    assert intent is not None
+    again = first_step(intent, policy)
+    assert isinstance(again, Poll)
+    assert again.ticket.job_uuid == first_sent.job_uuid
 
 
 def test_a_stop_asked_for_before_leaves_no_wait() -> None:
