@@ -75,8 +75,6 @@ class Manifest:
         self._timer: asyncio.TimerHandle | None = None
         self._failure: str | None = None
         self._on_failure: list[Callable[[], None]] = []
-        self._takes = False
-        """Whether lines may simply be appended: not before the first, nor after a failure or the end."""
         self._started = False
         self._closed = False
         self._left = False
@@ -152,7 +150,7 @@ class Manifest:
         """
         if self._closed:
             return
-        self._closed, self._takes = True, False
+        self._closed = True
         try:
             await self._drain()
             if self._started:
@@ -185,8 +183,7 @@ class Manifest:
                 self._thread.shutdown(wait=False)
 
     def _record(self, record: Record) -> None:
-        if not self._takes:
-            self._require_open()
+        self._require_open()
         body = encode_record(record)
         self.past.take_in(record, body)
         self._append(body)
@@ -197,16 +194,16 @@ class Manifest:
         self._append(body)
 
     def _append(self, body: bytes) -> None:
-        if not self._takes:
+        self._require_open()
+        if not self._started:
             self._begin()
         self._pending.append(body)
 
     def _begin(self) -> None:
         """Say who writes, before the first line."""
-        self._require_open()
         line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool, self.admitted)
         self._pending.append(encode_started(line))
-        self._takes = self._started = True
+        self._started = True
 
     def _require_open(self) -> None:
         self._require_whole()
@@ -242,7 +239,6 @@ class Manifest:
     def _landed(self, write: asyncio.Future[None]) -> None:
         error = asyncio.CancelledError() if write.cancelled() else write.exception()
         if error is not None:
-            self._takes = False
             self._failure = (
                 f"{self.path}: could not be written ({str(error) or type(error).__name__}); nothing more is sent"
             )

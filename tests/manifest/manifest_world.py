@@ -12,7 +12,7 @@ from batch.manifest import Header, Manifest, open_manifest
 from batch.model import Plan, Record, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 PATH = Path("/disk/run.manifest.jsonl")
 HEADER = Header("job", "run", "https://zstack.example.com", simulated=False, tool="zclone test", created_at=1.0)
@@ -102,6 +102,16 @@ class FakeDisk:
 
 async def inline(work: Callable[[], None]) -> None:
     work()
+
+
+def held(release: asyncio.Event) -> Callable[[Callable[[], None]], Awaitable[None]]:
+    """Make writes that land only after ``release``."""
+
+    async def write(work: Callable[[], None]) -> None:
+        await release.wait()
+        work()
+
+    return write
 
 
 def open_fake(disk: FakeDisk, header: Header = HEADER) -> Manifest:

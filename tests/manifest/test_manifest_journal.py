@@ -18,6 +18,7 @@ from tests.manifest.manifest_world import (
     FakeDisk,
     cloned,
     failed,
+    held,
     hex_id,
     open_fake,
     plan,
@@ -59,12 +60,7 @@ async def test_commits_share_an_fsync_under_load() -> None:
 async def test_what_comes_during_a_write_goes_with_the_next() -> None:
     """A record that arrives while a write is under way is durable after the next one, without another reason for it."""
     disk, may_land = FakeDisk(), asyncio.Event()
-
-    async def slow(work: Callable[[], None]) -> None:
-        await may_land.wait()
-        work()
-
-    manifest = open_manifest(PATH, HEADER, files=disk, in_thread=slow)
+    manifest = open_manifest(PATH, HEADER, files=disk, in_thread=held(may_land))
     first = asyncio.ensure_future(manifest.commit(sent("a")))
     await asyncio.sleep(0)
     second = asyncio.ensure_future(manifest.commit(sent("b")))
@@ -310,12 +306,7 @@ async def test_close_while_a_write_is_under_way() -> None:
     """A close that is cancelled leaves the file open for the write under way, which then closes it."""
     disk = FakeDisk()
     release = asyncio.Event()
-
-    async def stuck(work: Callable[[], None]) -> None:
-        await release.wait()
-        work()
-
-    manifest = open_manifest(PATH, HEADER, files=disk, in_thread=stuck)
+    manifest = open_manifest(PATH, HEADER, files=disk, in_thread=held(release))
     commit = asyncio.ensure_future(manifest.commit(sent("a")))
     await asyncio.sleep(0)
     close = asyncio.create_task(manifest.close(0))

@@ -14,10 +14,9 @@ from batch.manifest import Past, finished, is_held, open_manifest
 from batch.manifest.line import SEAL
 from batch.manifest.records import encode_record
 from batch.model import State
-from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, open_fake, plan, sent
+from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, held, open_fake, plan, sent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -25,12 +24,7 @@ async def test_a_note_during_a_write_becomes_durable_soon() -> None:
     """A note that comes while a batch is being written is durable a moment later, though nobody commits or closes."""
     disk = FakeDisk()
     release = asyncio.Event()
-
-    async def held(work: Callable[[], None]) -> None:
-        await release.wait()
-        work()
-
-    manifest = open_manifest(PATH, HEADER, files=disk, in_thread=held)
+    manifest = open_manifest(PATH, HEADER, files=disk, in_thread=held(release))
     commit = asyncio.ensure_future(manifest.commit(sent("a")))
     await asyncio.sleep(0)
     manifest.note(sent("b"))
