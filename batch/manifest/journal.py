@@ -206,9 +206,8 @@ class Manifest:
         self._started = True
 
     def _require_open(self) -> None:
-        self._require_whole()
-        if self._closed:
-            raise ManifestError(f"{self.path}: is closed")
+        if self._closed or self._failure is not None:
+            raise ManifestError(self._failure or f"{self.path}: is closed")
 
     def _commit(self, body: bytes) -> asyncio.Future[None]:
         self._append(body)
