@@ -1,19 +1,24 @@
 # syntax=docker/dockerfile:1
-FROM python:3.12-slim AS build
+# By digest, so that nobody changes what is below: docker buildx imagetools inspect python:3.12-slim shows it, and
+# docker build --build-arg PYTHON=python:3.12-slim@sha256:... takes it. None stands here: none could be verified.
+ARG PYTHON=python:3.12-slim
+# pip compiles to bytecode here: the image's user cannot write it, and without it each start takes seconds.
+FROM ${PYTHON} AS build
 # A mirror near you: docker build --build-arg PIP_INDEX_URL=https://mirror.example.com/simple .
 ARG PIP_INDEX_URL
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-COPY .ci/image.txt .ci/build.txt .ci/
+COPY .ci/image.txt .ci/build.txt .ci/tracked.py .ci/
 COPY batch batch
+COPY jobs jobs
 RUN python -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes -r .ci/build.txt \
  && /opt/build/bin/hatchling build -t wheel \
  && python -m venv /opt/zclone \
- && /opt/zclone/bin/pip install --no-cache-dir --no-compile --require-hashes -r .ci/image.txt \
- && /opt/zclone/bin/pip install --no-cache-dir --no-compile --no-deps dist/*.whl
+ && /opt/zclone/bin/pip install --no-cache-dir --require-hashes -r .ci/image.txt \
+ && /opt/zclone/bin/pip install --no-cache-dir --no-deps dist/*.whl
 
-FROM python:3.12-slim
+FROM ${PYTHON}
 LABEL org.opencontainers.image.title="zclone" \
       org.opencontainers.image.description="Clones ZStack AIOS model services in bulk, exactly once" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -19,11 +19,6 @@ _FIRST_SIZE: Final = 1 << 10
 _MAX_LOAD: Final = 0.6
 
 
-def hash_key(key: bytes) -> int:
-    """Return the 64-bit hash under which tables of this process keep a key, given as UTF-8."""
-    return hash(key)
-
-
 class KeyTable:
     """Open addressing with linear probing; entries are added and overwritten, never removed.
 
@@ -70,20 +65,6 @@ class KeyTable:
             self._grow()
         return True
 
-    def swap(self, key: int, value: int) -> int | None:
-        """Store ``value`` as ``put`` does; return what was there, None where there was nothing."""
-        key = key or 1
-        hashes, mask = self._hashes, self._mask
-        slot = key & mask
-        while (found := hashes[slot]) != key:
-            if found == _EMPTY:
-                self.put(key, value)
-                return None
-            slot = (slot + 1) & mask
-        before = self._values[slot]
-        self._values[slot] = value
-        return before
-
     def add(self, keys: Iterable[int], value: int) -> None:
         """Store ``value`` under every key that is new; the others keep what they have."""
         hashes, values, mask = self._hashes, self._values, self._mask
@@ -102,7 +83,7 @@ class KeyTable:
                 hashes, values, mask = self._hashes, self._values, self._mask
 
     def reserve(self, entries: int) -> None:
-        """Make room for so many at once: a table that grows step by step holds its old half beside the new one."""
+        """Allocate for so many at once: a table that grows step by step holds its old half beside the new one."""
         size = len(self._hashes)
         while int(size * _MAX_LOAD) < entries:
             size *= 2

@@ -6,14 +6,19 @@ planned request, a Record one manifest line. Times are seconds since the epoch, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+
+QUARANTINED: Final = "ZCLONE.QUARANTINED"
+"""Error code of an uncertain Clone that no run asks about until the operator says so."""
+UNKNOWN_JOB: Final = "unknown"
+"""Stands among a Clone's open jobs for those whose uuids were lost with damaged lines of the manifest."""
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -28,6 +33,8 @@ class State(StrEnum):
     FAILED = "failed"
     UNCERTAIN = "uncertain"
     CONFLICT = "conflict"
+    WITHDRAWN = "withdrawn"
+    """Its target left the job file before it was sent; in the file again it is planned again."""
     UNDONE = "undone"
 
     @property
@@ -37,6 +44,19 @@ class State(StrEnum):
 
 
 _FINAL = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNDONE})
+
+
+class CallKind(StrEnum):
+    """What a call to the server is for, as the Gate tells calls apart."""
+
+    LOGIN = "login"
+    CLONE = "clone"
+    """A POST that makes a clone, or the DELETE of one: none after a stop."""
+    POLL = "poll"
+    QUESTION = "question"
+    """Anything else that asks or may be repeated: after a stop as long as the grace lasts, as polls and logins."""
+    LOGOUT = "logout"
+    """The one that ends a session of our own: never waits."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,20 +75,13 @@ class Problem:
     place: Place
     path: str
     message: str
+    kind: str = field(default="", compare=False)
+    """What it has in common with others that are shown as one, the first of them; empty: nothing."""
 
     def __str__(self) -> str:
         """Compiler style, so that editors jump to the place."""
         where = f"{self.place.file}:{self.place.line}:{self.place.column}"
         return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where ZStack is and which settings open it; never a secret itself."""
-
-    url: str
-    ca_file: Path | None = None
-    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +129,17 @@ class Clone(NamedTuple):
     key: str
     source_uuid: str
     resource_uuid: str
-    """R of the protocol: 32 lower-case hex digits shaped as a v4 uuid."""
+    """The uuid that the clone is asked to have: 32 lower-case hex digits shaped as a v4 uuid."""
     body: bytes
     """The POST body, UTF-8 JSON, resourceUuid inside params."""
     digest: str
-    """32 hex digits over source uuid and body."""
+    """32 hex digits over source uuid and body, without the tag of the run."""
     params: Mapping[str, JsonValue] = MappingProxyType({})
     """What was asked for, to compare with what the server shows."""
     hand_over: HandOver | None = None
     """Not part of ``digest``: it may be mended after the clone was made."""
+    is_given: bool = False
+    """Whether ``resource_uuid`` is the user's own and not derived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +163,18 @@ class Plan:
     count: int
     clones: Callable[[], Iterator[Clone]]
     inputs: str = ""
-    """Digest of the bytes of every input file; unchanged inputs need no second validation."""
+    """Digest of the bytes of every input file: while it is unchanged a finished run has nothing left to do."""
     hand_overs: int = 0
     """How many of the Clones have one."""
     warnings: tuple[Problem, ...] = ()
     """What the check of the job file found and let pass."""
-    listed: Callable[[], Iterator[tuple[str, str]]] | None = None
-    """Streams keys and sources alone, where that costs less than whole Clones."""
+    shard: str = ""
+    """``K/N`` where it is exactly that part of a plan; empty for a whole one and for other parts."""
+    whole: str = ""
+    """Digest of the plan that the shard is of."""
 
     def listing(self) -> Iterator[tuple[str, str]]:
         """Stream key and source uuid of each Clone, in the order of ``clones``."""
-        if self.listed is not None:
-            return self.listed()
         return ((clone.key, clone.source_uuid) for clone in self.clones())
 
 
@@ -173,10 +188,10 @@ class Record(NamedTuple):
     source_uuid: str | None = None
     resource_uuid: str | None = None
     job_uuid: str | None = None
-    """J of the protocol: the X-Job-UUID of this attempt."""
+    """The X-Job-UUID of this attempt."""
     digest: str | None = None
     deadline: float | None = None
-    """When polling J ends, seconds since the epoch."""
+    """When polling the job ends, seconds since the epoch."""
     clone_uuid: str | None = None
     name: str | None = None
     adopted: bool | None = None
@@ -186,6 +201,14 @@ class Record(NamedTuple):
     retried: bool | None = None
     """True: opened again. With the state planned and attempt 0 it had failed, with ``error_code``; with the state
     uncertain it had been set aside."""
+    open_jobs: tuple[str, ...] | None = None
+    """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``; of sent, planned and uncertain."""
+    api_timeout: float | None = None
+    """Seconds that the server said it may work on the job; of accepted ones."""
+    until: float | None = None
+    """When the server can no longer execute the last POST, seconds since the epoch; of uncertain ones."""
+    made_elsewhere: bool | None = None
+    """True when the clone existed before this manifest knew of an attempt to make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +254,34 @@ class Intent:
     error: str | None = None
     deaths: int = 0
     """Processes on record that died with it in flight, but for the last one."""
+    open_jobs: tuple[str, ...] = ()
+    """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``."""
+    api_timeout: float | None = None
+    until: float | None = None
+    seen_at: float = math.inf
+    """The earliest time of any later record: nearer to the truth than a ``sent_at`` that lies in the future."""
+    is_answered: bool = False
+    """Whether the server ever admitted to know the job."""
+    is_repeat: bool = False
+    """Whether the job uuid was sent twice."""
+    has_repeats: bool = False
+    """Whether that is so of any open job."""
+    is_mixed: bool = False
+    """Whether an open job was sent with another body than ``digest``."""
+    has_predecessor: bool = False
+    """Whether there was an attempt before a retry, or lines that may have held one were lost."""
+
+
+def waits_for_operator(clone: Record | Intent, now: float, *, is_refused: bool = False) -> bool:
+    """Whether no rerun settles an uncertain Clone by itself: it was set aside, or its time was over at ``now``.
+
+    ``is_refused``: the server refuses every request, so that those sent or accepted wait too once they are overdue.
+    """
+    if clone.state in (State.SENT, State.ACCEPTED):
+        return is_refused and clone.deadline is not None and clone.deadline <= now
+    if clone.state is not State.UNCERTAIN:
+        return False
+    return clone.error_code == QUARANTINED or (clone.until is not None and clone.until <= now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Where lines of log go: through a bounded queue to a writer thread.
 
-A log never stops a run: what a dead, full or stalled reader loses is counted, to be told at the end.
+A log never stops a run: what a dead, full or stalled reader loses is counted and reported at the end.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Sink:
         self._lines: deque[bytes] = deque()
         self._ready = threading.Condition()
         self._closing = False
+        self._hurried = False
         self._asleep = False
         self._writing = 0
         self.lost = 0
@@ -52,6 +53,14 @@ class Sink:
                 self._asleep = False
                 self._ready.notify()
 
+    def flush(self) -> None:
+        """Return when what is queued is written, after two seconds at the latest."""
+        with self._ready:
+            self._hurried = True
+            self._ready.notify()
+            self._ready.wait_for(lambda: not self._lines and not self._writing, _CLOSE_SECONDS)
+            self._hurried = False
+
     def close(self) -> int:
         """Write what is queued, for at most two seconds; the number of lines lost in all."""
         with self._ready:
@@ -74,7 +83,7 @@ class Sink:
             self._ready.wait_for(lambda: self._lines or self._closing)
             self._asleep = False
             # Gather what comes next: a thread that wakes for every line costs the run more than the lines do.
-            self._ready.wait_for(lambda: self._closing, _LINGER)
+            self._ready.wait_for(lambda: self._closing or self._hurried, _LINGER)
             taken = [self._lines.popleft() for _ in range(len(self._lines))]
             self._writing = len(taken)
             return taken
@@ -87,7 +96,9 @@ class Sink:
                 with self._ready:
                     self._lose(len(lines), str(failure))
             finally:
-                self._writing = 0
+                with self._ready:
+                    self._writing = 0
+                    self._ready.notify_all()
 
 
 def to_descriptor(descriptor: int) -> Callable[[bytes], None]:

@@ -1,4 +1,4 @@
-"""What every room's tests share: the command as a child process, and the search for secrets that got out."""
+"""What all tests share: the command as a child process, and the search for secrets that got out."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ import base64
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus
 
+import hypothesis
 import pytest
 
 import batch
+from batch.log import SECRETS
+from batch.redaction import Secrets
+from tests import forkserver
 from tests.confined import sitecustomize as confined
+from tests.nodes import announced
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
+
+# How long an example takes says how loaded the machine is.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 ROOT: Final = Path(batch.__file__).resolve().parents[1]
 _LARGEST: Final = 64 << 20
@@ -35,6 +45,8 @@ class Planted:
 
 
 PLANTED: Final = Planted()
+PART: Final = 26
+"""Characters in a row that are as good as a whole secret."""
 
 
 def _forms() -> Iterator[bytes]:
@@ -48,6 +60,11 @@ def _forms() -> Iterator[bytes]:
         yield base64.urlsafe_b64encode(raw).rstrip(b"=")
         yield quote(raw, safe="").encode()
         yield quote_plus(raw).encode()
+        yield raw.hex().encode()
+        yield raw.hex().upper().encode()
+        yield base64.b64encode(b"OAuth " + raw).rstrip(b"=")
+        yield "".join(f"\\u{ord(char):04x}" for char in secret).encode()
+        yield from (secret[start : start + PART].encode() for start in range(len(secret) - PART + 1))
 
 
 FORMS: Final = tuple(_forms())
@@ -69,6 +86,13 @@ def _no_secret_in_files(request: pytest.FixtureRequest) -> Iterator[None]:
         assert not leaks(path.name.encode()), "a file's name holds a planted secret"
         if path.is_file() and not path.is_symlink() and path.suffix != ".secret" and path.stat().st_size <= _LARGEST:
             assert not leaks(path.read_bytes()), f"{path.name} holds a planted secret"
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_is_kept() -> Iterator[None]:
+    """Let no test redact what another one calls a secret."""
+    yield
+    vars(SECRETS).update(vars(Secrets()))
 
 
 @pytest.fixture(autouse=True)
@@ -110,16 +134,7 @@ def zclone(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subproces
     def call(
         *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path = tmp_path
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "batch", *map(str, arguments)],
-            cwd=cwd,
-            env=child_env | (env or {}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        return forkserver.run([str(argument) for argument in arguments], cwd=cwd, env=child_env | (env or {}))
 
     return call
 
@@ -127,19 +142,14 @@ def zclone(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subproces
 @pytest.fixture
 def serve_node(child_env: dict[str, str]) -> Iterator[Callable[..., str]]:
     """Start embedded nodes as processes of their own: called with flags of ``simulate``, it gives the url."""
-    nodes: list[subprocess.Popen[bytes]] = []
+    nodes: list[forkserver.Process[bytes]] = []
 
     def start(*flags: str) -> str:
-        node = subprocess.Popen(
-            [sys.executable, "-m", "batch", "simulate", "--port", "0", "--until-stdin-closes", *flags],
-            env=child_env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        arguments = ["simulate", "--port", "0", "--until-stdin-closes", *flags]
+        node = forkserver.start(arguments, cwd=Path.cwd(), env=child_env, has_stdin=True, stderr="inherited")
         nodes.append(node)
-        assert node.stdout is not None
-        return str(json.loads(node.stdout.readline())["url"])
+        return announced(node.stdout.readline())
 
     yield start
     for node in nodes:
-        node.communicate(timeout=20)
+        node.communicate(timeout=60)

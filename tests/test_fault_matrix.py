@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.named_tests import TESTS, unknown_tests
 
-LAST: Final = {"a": 26, "b": 30, "c": 13, "s": 24}
+LAST: Final = {"a": 26, "b": 30, "c": 13, "s": 38}
 """Faults of the process and its files, of network and HTTP, and of the input; rules of security."""
 ROWS: Final = [f"{kind}{number}" for kind, last in LAST.items() for number in range(1, last + 1)]
 
@@ -30,3 +30,13 @@ def test_every_row_names_tests_that_exist() -> None:
     assert [row for row, tests in matrix().items() if not tests] == []
     assert unknown_tests(name for tests in matrix().values() for name in tests) == []
     assert unknown_tests(["crash/test_strace.py::test_that_is_not_there", "crash/absent.py::test_x"])
+
+
+def test_every_line_of_the_specification_names_tests_that_exist() -> None:
+    """Each line below "Lines of the specification" names at least one test, and all of them are there."""
+    text = (TESTS / "README.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Lines of the specification\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| ([^|]+) \| (`[^|]+) \|$", table, re.MULTILINE)
+    named = {line: re.findall(r"`([^`]+)`", tests) for line, tests in lines}
+    assert named
+    assert unknown_tests(name for tests in named.values() for name in tests) == []

@@ -63,6 +63,14 @@ def image() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def test_the_image_has_bytecode() -> None:
+    """What is installed into the image is compiled when it is built: its user cannot write bytecode."""
+    steps = (ROOT / "Dockerfile").read_text(encoding="utf-8").split("FROM ")[1].splitlines()
+    installs = [line for line in steps if "/opt/zclone/bin/pip install" in line]
+    assert len(installs) == 2
+    assert not [line for line in installs if "--no-compile" in line]
+
+
 def site(image: Path) -> Path:
     (found,) = (image / "venv" / "lib").glob("python3.*/site-packages")
     return found

@@ -1,10 +1,10 @@
-"""The command line: arguments, wiring, signals, exit codes; the only composition root."""
+"""The command line: arguments in, text and exit codes out."""
 
 from __future__ import annotations
 
 
 def main() -> None:
-    """Run the command ``zclone`` with the process's arguments and leave with its exit code."""
+    """Run the command ``zclone`` with the arguments of the process, and exit."""
     from batch.cli.app import run_and_exit
 
     run_and_exit()

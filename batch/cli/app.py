@@ -1,5 +1,6 @@
-"""The command ``zclone``: its commands, and how any error becomes one message and one exit code."""
+"""The command ``zclone``: its subcommands, and how an error becomes one message and an exit code."""
 
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
@@ -7,30 +8,50 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 
 from batch import __version__
-from batch.cli import discover, doctor, files, node, options, reports, results
-from batch.cli.arguments import prepared
-from batch.cli.terminal import emit, occupy_standard_streams, say
-from batch.errors import ExitCode, JobFileError, ZcloneError
+from batch.app.messages import say, set_style
+from batch.app.options import LogFormat, Progress
+from batch.cli import declare, files, options, results, rollback, servers, values, verify
+from batch.cli.arguments import read_arguments
+from batch.cli.help import Command, Group, OfCommand
+from batch.cli.terminal import emit, forbid_core_dumps, occupy_standard_streams
+from batch.errors import ExitCode, JobFileError, UsageError, ZcloneError
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
+WebHookListen = Annotated[
+    str | None,
+    declare.flag(
+        "--webhook-listen",
+        metavar="HOST:PORT",
+        text="Listen here for the ends of jobs, so that a clone costs one call; the server must reach it.",
+    ),
+]
+WebHookUrl = Annotated[
+    str | None,
+    declare.flag(
+        "--webhook-url", metavar="URL", text="How the server reaches --webhook-listen, such as through a TLS proxy."
+    ),
+]
 EPILOG = """
 [bold]First steps[/bold]
 
-zclone run --simulate jobs/quickstart.yaml     rehearse on an embedded node, no settings needed
+zclone init --example migrate                      a job file, with the rows that it names
 
-zclone init my.yaml && zclone validate my.yaml && zclone plan my.yaml
+zclone plan --simulate migrate-arm64.yaml          what would be sent; no settings needed
 
-ZSTACK_API_URL=https://zstack:8080 ZSTACK_SESSION_ID_FILE=session zclone run my.yaml
+zclone run --simulate migrate-arm64.yaml           rehearse it on an embedded node
 
-zclone list my.manifest.jsonl --state failed   then mend, and run the same command again
+zclone list migrate-arm64.simulated.manifest.jsonl
 
-[bold]Exit codes of run[/bold]   0 all cloned, 1 broken, 2 usage, 3 some failed, 4 run again, 5 unreachable, 75 locked
+Then ZSTACK_API_URL=https://... ZSTACK_SESSION_ID_FILE=..., and the same without --simulate.
+
+[bold]Exit codes of run[/bold]   0 all cloned, 1 broken, 2 usage, 3 needs you, 4 run it again, 5 unreachable, 75 locked
 """
 
 app = typer.Typer(
     name="zclone",
+    cls=Group,
     help="Clones ZStack AIOS model services in bulk, exactly once: run the same command until it exits 0 or 3.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -48,14 +69,27 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
 @app.callback()
 def _zclone(
     *,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    version: Annotated[  # noqa: ARG001 - its callback did it all
+        bool, declare.option("--version", "-V", text="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Take what stands before the command."""
+    """Read the options before the command."""
+    if any(name.startswith("ZCLONE_") for name in os.environ):
+        from batch.settings.names import unknown_flags
+
+        for warning in unknown_flags(os.environ, declare.VARIABLES):
+            say(f"warning: {warning}")
 
 
-@app.command()
+def _fields(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that ``run`` and ``retry`` share as fields of RunOptions, and write messages as they say."""
+    flags["is_quiet"] = flags.pop("quiet")
+    set_style(is_json=flags["log_format"] is LogFormat.JSON, is_quiet=flags["is_quiet"])
+    endpoint = declare.endpoint_options(flags)
+    return {**flags, "endpoint": endpoint}
+
+
+@app.command(cls=Command)
 def run(  # noqa: PLR0913 - one argument for each flag
     job: options.RunJob = None,
     *,
@@ -67,34 +101,53 @@ def run(  # noqa: PLR0913 - one argument for each flag
     concurrency: options.Concurrency = None,
     deadline: options.Deadline = None,
     accept_changes: options.AcceptChanges = False,
+    strict: options.Strict = False,
+    new_run: options.NewRun = False,
+    on_overlap: options.OnOverlap = "fail",
     at_most_once: options.AtMostOnce = False,
-    progress: options.ShowProgress = options.Progress.AUTO,
-    log_format: options.LogStyle = options.LogFormat.AUTO,
+    tag: options.Tag = False,
+    progress: options.ShowProgress = Progress.AUTO,
+    log_format: options.LogStyle = LogFormat.AUTO,
     log_file: options.LogFile = None,
+    quiet: options.Quiet = False,
     insecure: options.Insecure = False,
+    ca_file: options.CaFile = None,
+    trust_endpoint: options.TrustEndpoint = None,
     context: options.Context = None,
+    adopt_manifest: options.AdoptManifest = False,
     only: options.Only = None,
     shard: options.Shard = None,
     report: options.Report = None,
     metrics_file: options.MetricsFile = None,
     ping_url: options.PingUrl = None,
+    engine: options.EngineOfRun = None,
+    cancel: options.Cancel = False,
+    webhook_listen: WebHookListen = None,
+    webhook_url: WebHookUrl = None,
 ) -> None:
-    """Clone every target of JOB, or go on where the last run stopped.
+    """Clone every target of JOB, or resume the last run.
 
-    Run the same command until it exits 0 or 3. Ctrl-C ends it in good order, a second one at once.
+    Run the same command until it exits 0 or 3. Ctrl-C stops it cleanly, a second Ctrl-C at once.
     """
-    flags = dict(locals())
-    from batch.cli.planning import job_and_run
-    from batch.cli.preparation import Asked
-    from batch.cli.run import run as run_job
+    raise typer.Exit(_run(dict(locals())))
+
+
+def _run(given: dict[str, Any]) -> ExitCode:
+    """Run a job; ``given``: the arguments of ``run``."""
+    flags = _fields(given)
+    from batch.app.options import RunOptions
+    from batch.app.planning import job_and_run
+    from batch.app.run import run_job
 
     # Every flag but --plan is a field of its own name.
-    flags["job"], flags["run"], flags["saved"] = job_and_run(job, run, flags.pop("plan"))
-    flags["only"] = tuple(only or ())
-    raise typer.Exit(run_job(Asked(**flags)))
+    plan = flags.pop("plan")
+    flags["job"], flags["run"], flags["saved"] = job_and_run(flags["job"], flags["run"], plan)
+    flags["only"], flags["plan_file"] = tuple(flags["only"] or ()), plan
+    flags["on_overlap"] = values.read_overlap(flags["on_overlap"])
+    return run_job(RunOptions(**flags))
 
 
-@app.command()
+@app.command(cls=Command)
 def retry(  # noqa: PLR0913 - one argument for each flag
     job: options.Job,
     *,
@@ -106,71 +159,102 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     rate: options.Rate = None,
     concurrency: options.Concurrency = None,
     deadline: options.Deadline = None,
-    progress: options.ShowProgress = options.Progress.AUTO,
-    log_format: options.LogStyle = options.LogFormat.AUTO,
+    accept_changes: options.AcceptChanges = False,
+    progress: options.ShowProgress = Progress.AUTO,
+    log_format: options.LogStyle = LogFormat.AUTO,
     log_file: options.LogFile = None,
+    quiet: options.Quiet = False,
     insecure: options.Insecure = False,
+    ca_file: options.CaFile = None,
+    trust_endpoint: options.TrustEndpoint = None,
     context: options.Context = None,
+    adopt_manifest: options.AdoptManifest = False,
     only: options.OnlyAgain = None,
     shard: options.Shard = None,
     report: options.Report = None,
 ) -> None:
-    """Try failed targets again: they are open once more, attempts count from the start, and the run goes on.
+    """Retry failed targets: their attempts count from zero again, and the run continues.
 
-    Same identity, same uuids, same limits; what JOB says of them now is what is sent. --code takes those of one kind.
+    Same run, same uuids, same limits; they are sent as JOB defines them now. --code picks those with one error code.
     """
-    flags: dict[str, Any] = dict(locals())
-    from batch.cli.again import again, divided
-    from batch.cli.preparation import Asked
-    from batch.cli.run import run as run_job
+    flags = _fields(dict(locals()))
+    from batch.app.options import RunOptions
+    from batch.app.retry import read_retry_filter, split_words
+    from batch.app.run import run_job
 
     # Every flag but --state and --code is a field of its own name.
-    of_results, flags["only"] = divided(only or ())
-    flags["again"] = again(flags.pop("state"), flags.pop("code"), of_results)
-    raise typer.Exit(run_job(Asked(accept_changes=False, at_most_once=False, **flags)))
+    of_results, flags["only"] = split_words(only or ())
+    flags["retry"] = read_retry_filter(flags.pop("state"), flags.pop("code"), of_results)
+    raise typer.Exit(run_job(RunOptions(strict=False, new_run=False, at_most_once=False, **flags)))
 
 
-app.command()(files.validate)
-app.command()(files.plan)
-app.command()(results.status)
-app.command(name="list")(results.list_targets)
-app.command()(results.show)
-app.command()(files.init)
-app.command()(discover.discover)
-app.command()(doctor.doctor)
-app.command()(files.schema)
-app.command()(results.repair)
-app.command()(reports.report)
-app.command()(node.simulate)
-app.command()(reports.demo)
+app.command(cls=Command)(files.validate)
+app.command(cls=Command)(files.plan)
+app.command(cls=Command)(results.status)
+app.command(cls=Command)(results.control)
+app.command(name="list", cls=Command)(results.list_targets)
+app.command(cls=Command)(results.show)
+app.command(cls=Command)(results.runs)
+app.command(cls=Command)(files.init)
+app.command(cls=Command)(servers.discover)
+app.command(cls=Command)(servers.doctor)
+app.command(cls=Command)(files.schema)
+app.command(cls=Command)(results.repair)
+app.command(name="merge", cls=Command)(results.merge_manifests)
+app.command(cls=Command)(verify.verify)
+app.command(cls=Command)(rollback.rollback)
+app.command(cls=Command)(results.report)
+app.command(cls=Command)(servers.simulate)
+app.command(cls=Command)(servers.worker)
+app.command(cls=Command)(servers.demo)
+
+
+@app.command(name="help", cls=Command)
+def show_help(command: OfCommand = None) -> None:
+    """Explain a command and its options, as COMMAND --help does."""
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    if command is not None and command not in known:
+        raise UsageError(f"help: unknown command {command!r}; known are {', '.join(known)}")
+    raise typer.Exit(run_command([*filter(None, [command]), "--help"]))
 
 
 def run_and_exit() -> NoReturn:
     """Run the process's command line and leave with the exit code of the contract."""
+    forbid_core_dumps()
     occupy_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
-    sys.exit(exit_code(sys.argv[1:]))
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def exit_code(arguments: list[str]) -> int:
-    """Run one command line; whatever goes wrong is told once and has one code."""
+def switches(command: Any, arguments: list[str]) -> set[str]:
+    """Return the options that take no value, of the command that ``arguments`` name; ``command``: made of ``app``."""
+    named = next((command.commands[word] for word in arguments if word in command.commands), None)
+    options_of = [] if named is None else named.params
+    flags = {name for option in options_of if getattr(option, "is_flag", False) for name in option.opts}
+    return flags | {"--simulate", "--help", "-h"}
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; an error is reported once."""
+    set_style(is_json=os.environ.get(declare.environment_name("--log-format")) == LogFormat.JSON)
     try:
-        app(args=prepared(arguments), prog_name="zclone")
+        command = typer.main.get_command(app)
+        command(args=read_arguments(arguments, switches(command, arguments)), prog_name="zclone")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.BROKEN
     except JobFileError as error:
-        from batch.jobfile.render_problems import as_text, source_line
+        from batch.jobfile.render_problems import render_text, source_line
 
-        say(as_text(error.problems, source_line))
+        say(render_text(error.problems, source_line), level="error")
         return error.exit_code
     except ZcloneError as error:
-        say(f"zclone: {error}")
+        say(f"zclone: {error}", level="error")
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except Exception:  # noqa: BLE001 - the last border: a bug is told whole, without locals and secrets
-        say(traceback.format_exc())
+    except Exception:  # noqa: BLE001 - a bug is reported with its traceback, without locals and secrets
+        say(traceback.format_exc(), level="error")
         return ExitCode.BROKEN
     return ExitCode.OK

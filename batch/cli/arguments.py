@@ -1,16 +1,14 @@
-"""What is done to the command line before typer reads it."""
+"""Changes to the command line before typer reads it."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from batch.app.options import PRESETS
 from batch.errors import UsageError
 
-PRESETS: Final = ("calm", "flaky", "chaos")
-"""The faults ``--simulate`` and ``simulate --faults`` know by name."""
-
-SWITCHES: Final = frozenset({"--accept-changes", "--at-most-once", "--insecure", "--simulate", "--help", "-h"})
-"""The options of ``run`` that take no word after them."""
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _SECRET_FLAGS: Final = {
     "--password": "ZSTACK_PASSWORD or ZSTACK_PASSWORD_FILE",
@@ -19,17 +17,18 @@ _SECRET_FLAGS: Final = {
 }
 
 
-def prepared(arguments: list[str]) -> list[str]:
+def read_arguments(arguments: list[str], switches: Collection[str]) -> list[str]:
     """Give ``--simulate`` its optional value and refuse secrets on the command line.
 
     ``--simulate`` takes the next word when that is a preset's name, or when it is a YAML file and the command line
-    names a job beside it; so ``--simulate jobs/x.yaml`` alone never takes the job for faults.
+    names a job beside it; so ``--simulate jobs/x.yaml`` alone never takes the job for faults. ``switches``: the options
+    that take no value.
     Raises UsageError for a secret's flag, without repeating its value.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags, rest = arguments[:end], arguments[end:]
     _refuse_secrets(flags)
-    return [*_with_faults(flags), *rest]
+    return [*_with_faults(flags, switches), *rest]
 
 
 def _refuse_secrets(flags: list[str]) -> None:
@@ -41,7 +40,7 @@ def _refuse_secrets(flags: list[str]) -> None:
             )
 
 
-def _with_faults(words: list[str]) -> list[str]:
+def _with_faults(words: list[str], switches: Collection[str]) -> list[str]:
     explicit: list[str] = []
     taken = False
     for place, word in enumerate(words):
@@ -49,26 +48,26 @@ def _with_faults(words: list[str]) -> list[str]:
         if taken:
             taken = False
         elif word == "--simulate":
-            taken = following in PRESETS or _is_fault_file(following, [*words[:place], *words[place + 2 :]])
+            taken = following in PRESETS or _is_fault_file(following, [*words[:place], *words[place + 2 :]], switches)
             explicit.append(f"--simulate={following if taken else PRESETS[0]}")
         else:
             explicit.append(word)
     return explicit
 
 
-def _is_fault_file(word: str, others: list[str]) -> bool:
-    return word.endswith((".yaml", ".yml")) and len(_positional(others)) > 1
+def _is_fault_file(word: str, others: list[str], switches: Collection[str]) -> bool:
+    return word.endswith((".yaml", ".yml")) and len(_positional(others, switches)) > 1
 
 
-def _positional(words: list[str]) -> list[str]:
-    """Name the words that are neither options nor values of one: the command and its job."""
+def _positional(words: list[str], switches: Collection[str]) -> list[str]:
+    """Return the words that are neither options nor their values: the command and its job."""
     found: list[str] = []
     is_value = False
     for word in words:
         if is_value:
             is_value = False
         elif word.startswith("-"):
-            is_value = "=" not in word and word not in SWITCHES
+            is_value = "=" not in word and word not in switches
         else:
             found.append(word)
     return found

@@ -1,40 +1,52 @@
 """Commands about job files: validate, plan, init, schema. None of them talks to a server."""
 
-import json
-import os
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batch.cli import options
-from batch.cli.terminal import emit, say
+from batch import outputs
+from batch.app.messages import say
+from batch.cli import declare, options, values
+from batch.cli.terminal import emit, emit_data, emit_paged, terminal_width
 from batch.errors import ExitCode, JobFileError, UsageError
+from batch.text import shell_path, to_json
 
 if TYPE_CHECKING:
-    from batch.jobfile import Job
+    from batch.app.preview import Preview
+
+OfManifest = Annotated[bool, declare.option("--manifest", text="The schema of manifest records instead of job files.")]
+OfReport = Annotated[bool, declare.option("--report", text="The schema of JSON reports instead of job files.")]
+OfPlan = Annotated[bool, declare.option("--plan", text="The schema of `zclone plan -o json` instead of job files.")]
+OfVerify = Annotated[
+    bool,
+    declare.option("--verify", text="The schema of `verify -o json` instead of job files."),
+]
+OfLog = Annotated[bool, declare.option("--log", text="The schema of log lines instead of job files.")]
+SchemaFile = Annotated[
+    Path | None,
+    declare.flag("--out", metavar="FILE", text="Write the schema here instead of to stdout, over an earlier one."),
+]
 
 
-def validate(jobs: options.Jobs, *, form: options.Problems = options.ProblemFormat.TEXT) -> None:
+def validate(jobs: options.Jobs, *, form: options.Problems = values.ProblemFormat.TEXT) -> None:
     """Check job files and every file they name, without a server; all problems at once, with their places."""
     broken = [job for job in jobs if not _is_valid(job, form)]
     if broken:
         raise typer.Exit(ExitCode.USAGE)
 
 
-def _is_valid(path: Path, form: options.ProblemFormat) -> bool:
+def _is_valid(path: Path, form: values.ProblemFormat) -> bool:
     from batch.jobfile import load
-    from batch.jobfile.render_problems import as_github, as_text, source_line
-    from batch.plan import assumed, assumed_found, expand
+    from batch.jobfile.render_problems import render_github, render_text, source_line
+    from batch.plan import Planning
 
     try:
-        job = replace(load(path), found=assumed_found)
-        plan = expand(job, run=None, started_at=time.time(), sources=assumed)
+        plan = Planning(load(path), run=None, started_at=time.time()).draft().plan
     except JobFileError as error:
-        is_text = form is options.ProblemFormat.TEXT
-        emit([as_text(error.problems, source_line) if is_text else as_github(error.problems)])
+        is_text = form is values.ProblemFormat.TEXT
+        emit((render_text(error.problems, source_line) if is_text else render_github(error.problems)).split("\n"))
         return False
     for warning in plan.warnings:
         say(str(warning))
@@ -42,86 +54,109 @@ def _is_valid(path: Path, form: options.ProblemFormat) -> bool:
     return True
 
 
-def plan(
+def plan(  # noqa: PLR0913 - one argument for each flag
     job: options.Job,
     *,
     run: options.Run = None,
-    output: options.PlanAs = options.PlanOutput.TABLE,
+    output: options.PlanAs = values.PlanOutput.TABLE,
+    details: options.Details = False,
+    only: options.Only = None,
     out: options.PlanFile = None,
     server_check: options.ServerCheck = False,
+    simulate: options.Simulate = None,
     insecure: options.Insecure = False,
+    ca_file: options.CaFile = None,
+    trust_endpoint: options.TrustEndpoint = None,
     context: options.Context = None,
 ) -> None:
-    """Show what a run would send and why, and how long it takes at the job's rate.
+    """Show what a run would send and why, and how long it takes at the job's rate: a summary, or --details.
 
     Where the settings name an endpoint, its sources and its version are checked too; nothing is changed there.
     """
+    flags = dict(locals())
     import asyncio
 
-    from batch.cli.look import AskedLook, look, save
-    from batch.cli.plans import curl, document, duration, table
+    from batch.app.earlier import earlier_run
+    from batch.app.preview import preview_plan, save_plan
     from batch.jobfile import load
+    from batch.settings.reader import endpoint_for_shell
 
+    if out is not None and only:
+        raise UsageError("plan: --out saves the whole plan: leave out --only")
+    endpoint = declare.endpoint_options(flags)
     loaded = load(job)
-    asked = AskedLook(run, server_check, insecure, context)
-    shown = asyncio.run(look(loaded, asked, started_at=time.time()))
-    match output:
-        case options.PlanOutput.TABLE:
-            emit(table(shown))
-        case options.PlanOutput.JSON:
-            emit(document(shown))
-        case options.PlanOutput.CURL:
-            emit(curl(shown.plan, url=_url(loaded)))
-    say(duration(shown.plan, loaded.limits))
+    url = endpoint_for_shell(endpoint, loaded.endpoint) if output is values.PlanOutput.CURL else None
+    earlier = earlier_run(loaded, run, at=time.time(), simulated=simulate is not None)
+    wanted = tuple(only or ())
+    preview = preview_plan(
+        loaded, endpoint, run=run, earlier=earlier, only=wanted, faults=simulate, server_check=server_check
+    )
+    shown = asyncio.run(preview)
+    _show_plan(shown, output, url, is_detailed=details or bool(wanted))
     if shown.verdicts is not None:
         say(str(shown.verdicts))
         if shown.verdicts.others:
             raise typer.Exit(shown.verdicts.exit_code)
     if out is not None:
-        save(shown, out)
-        say(f"saved {out}; next: zclone run --plan {out}")
+        save_plan(shown, out)
+        say(f"saved {out}; next: zclone run --plan {shell_path(out)}")
 
 
-def _url(job: "Job") -> str | None:
-    """Find the endpoint without its credentials; None where no setting names it."""
-    from batch.cli.settings import read_settings
-    from batch.zstack.settings import endpoint_url
+def _show_plan(shown: "Preview", output: values.PlanOutput, url: str | None, *, is_detailed: bool) -> None:
+    """Write the plan to stdout, and what it costs to stderr unless the summary begins with that."""
+    from batch.app.plan_output import curl, json_plan
+    from batch.app.plan_table import details, plan_lines, summary_lines
 
-    try:
-        return read_settings(os.environ, job=job.endpoint).settings.url
-    except UsageError:
-        url = os.environ.get("ZSTACK_API_URL") or (job.endpoint and job.endpoint.url)
-        return endpoint_url(url) if url else None
+    match output:
+        case values.PlanOutput.TABLE:
+            show = details if is_detailed else summary_lines
+            emit_paged(show(shown, size=terminal_width()))
+        case values.PlanOutput.JSON:
+            emit_data(json_plan(shown))
+        case values.PlanOutput.CURL:
+            emit_data(curl(shown.requests(), url=url))
+    if output is not values.PlanOutput.TABLE or is_detailed:
+        for line in plan_lines(shown):
+            say(line)
 
 
-def init(file: options.NewFile = Path("job.yaml")) -> None:
-    """Write a commented job file to start from."""
-    from batch.cli.starter import STARTER
+def init(file: options.NewFile = None, *, out: options.NewFileOption = None, example: options.OfExample = None) -> None:
+    """Write a commented job file to start from, and the schema beside it for editors."""
+    from batch.app.examples import write_example
 
-    try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(STARTER)
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
-    say(f"wrote {file}; next: zclone validate {file}")
+    if file is not None and out is not None:
+        raise UsageError(f"init: the file is named twice, as {file} and as --out {out}: leave one out")
+    first, *others = write_example(example, file or out)
+    for path in (first, *others):
+        say(f"wrote {path}")
+    say(f"next: zclone validate {shell_path(first)}")
 
 
 def schema(
     *,
-    manifest: options.OfManifest = False,
-    report: options.OfReport = False,
-    plan: options.OfPlan = False,
-    log: options.OfLog = False,
+    manifest: OfManifest = False,
+    report: OfReport = False,
+    plan: OfPlan = False,
+    log: OfLog = False,
+    verify: OfVerify = False,
+    out: SchemaFile = None,
 ) -> None:
     """Print the JSON Schema of job files, for editors and checks."""
     if log:
-        from batch.cli.log_schema import log_schema as made
+        from batch.app.log_schema import log_schema as make_schema
+    elif verify:
+        from batch.report.verification import verification_schema as make_schema
     elif plan:
-        from batch.plan.schema import plan_schema as made
+        from batch.app.plan_output import plan_schema as make_schema
     elif report:
-        from batch.report.document import report_schema as made
+        from batch.report.document import report_schema as make_schema
     elif manifest:
-        from batch.manifest.schema import manifest_schema as made
+        from batch.manifest.schema import manifest_schema as make_schema
     else:
-        from batch.jobfile.schema import job_schema as made
-    emit([json.dumps(made(), indent=2, ensure_ascii=False)])
+        from batch.jobfile.schema import job_schema as make_schema
+    text = to_json(make_schema(), indent=2)
+    if out is None:
+        emit_data(text.split("\n"))
+    else:
+        outputs.replace(out, [text, "\n"], mode=outputs.PUBLIC)
+        say(f"wrote {out}")

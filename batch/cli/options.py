@@ -1,238 +1,280 @@
-"""The arguments and flags of every command, each declared once; the flags are also read as ZCLONE_<FLAG>.
+"""The arguments and flags of every command, each declared once.
 
 Two flags mean something else in another command and have no variable: ``schema --manifest``, ``simulate --state``.
 """
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from batch.cli import completion
+from batch.app.options import PRESETS, Engine, Example, LogFormat, Progress
+from batch.cli import values
+from batch.cli.declare import argument, flag, format_flag, option
+from batch.cli.values import DiscoverOutput, ListOutput, PlanOutput, ProblemFormat, ReportOutput
 from batch.model import State
 
-
-class Progress(StrEnum):
-    """How a run shows that it goes on."""
-
-    AUTO = "auto"
-    LIVE = "live"
-    PLAIN = "plain"
-    NONE = "none"
-
-
-class LogFormat(StrEnum):
-    """How log lines look; auto is console on a terminal and json elsewhere."""
-
-    AUTO = "auto"
-    JSON = "json"
-    CONSOLE = "console"
-
-
-class ProblemFormat(StrEnum):
-    """How problems of a job file look."""
-
-    TEXT = "text"
-    GITHUB = "github"
-
-
-class PlanOutput(StrEnum):
-    """What a plan is shown as."""
-
-    TABLE = "table"
-    JSON = "json"
-    CURL = "curl"
-
-
-class ListOutput(StrEnum):
-    """What a list of targets is shown as."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-
-
-def environment_name(flag: str) -> str:
-    """Name the variable that sets ``flag``: --log-file is ZCLONE_LOG_FILE."""
-    return "ZCLONE_" + flag.removeprefix("--").replace("-", "_").upper()
-
-
-def _flag(name: str, *short: str, text: str, **settings: Any) -> Any:
-    return typer.Option(name, *short, envvar=environment_name(name), help=text, show_envvar=False, **settings)
-
-
-Job = Annotated[Path, typer.Argument(metavar="JOB", help="The job file.", show_default=False)]
-Jobs = Annotated[list[Path], typer.Argument(metavar="JOB...", help="The job files.", show_default=False)]
+Job = Annotated[Path, argument("JOB", "The job file.", values.complete_jobs)]
+Jobs = Annotated[list[Path], argument("JOB", "The job files.", values.complete_jobs)]
 ManifestPath = Annotated[
-    Path, typer.Argument(metavar="MANIFEST", help="The manifest of a run, also of a running one.", show_default=False)
-]
-Key = Annotated[
-    str,
-    typer.Argument(
-        metavar="KEY",
-        help="The target's id, or its uuid where it has none.",
-        show_default=False,
-        autocompletion=completion.keys,
+    Path,
+    argument(
+        "JOB|MANIFEST",
+        "The job file, for its newest run here; or the manifest of a run, finished or still running.",
+        values.complete_runs,
     ),
 ]
-NewFile = Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to write; an existing file is kept.")]
+Key = Annotated[str, argument("KEY", "The target's id, or its uuid if it has no id.", values.complete_keys)]
+NewFile = Annotated[Path | None, argument("FILE", "The new job file; an existing file is kept. Default: job.yaml.")]
+NewFileOption = Annotated[Path | None, flag("--out", metavar="FILE", text="The new job file, the same as [FILE].")]
 
-Run = Annotated[
-    str | None, _flag("--run", metavar="ID", text="Identity of this run; the same one never clones a target twice.")
+OfExample = Annotated[
+    Example | None,
+    flag("--example", metavar="|".join(values.names(Example)), text="Write this example, with the files it names."),
 ]
+
+Run = Annotated[str | None, flag("--run", metavar="ID", text="Name of this run; one run never clones a target twice.")]
+RunOfJob = Annotated[str | None, flag("--run", metavar="ID", text="This run of the job file instead of its newest.")]
 Manifest = Annotated[
     Path | None,
-    _flag("--manifest", metavar="FILE", text="The results manifest. Default: JOB[.RUN].manifest.jsonl here."),
+    flag(
+        "--manifest",
+        metavar="FILE",
+        text="The results manifest. Default: JOB[.RUN].manifest.jsonl in the current folder.",
+        autocompletion=values.complete_manifests,
+    ),
 ]
 Simulate = Annotated[
     str | None,
-    _flag(
+    flag(
         "--simulate",
         metavar="[FAULTS]",
         text="Rehearse on an embedded node: calm (default), flaky, chaos or --simulate=FILE.yaml.",
+        autocompletion=values.complete_words(*PRESETS),
     ),
 ]
 Rate = Annotated[
-    str | None, _flag("--rate", metavar="N/s", text="Calls per second, all kinds together; also N/min. Default 10/s.")
+    str | None,
+    flag(
+        "--rate",
+        metavar="N/s",
+        text="Calls per second of every kind, polls and retries included; also N/min. Default 10/s.",
+    ),
 ]
 Concurrency = Annotated[
-    int | None, _flag("--concurrency", metavar="N", min=1, text="Clones in flight on the server. Default 8.")
+    int | None, flag("--concurrency", metavar="N", min=1, text="Clones in flight on the server. Default 8.")
 ]
 Deadline = Annotated[
-    str | None, _flag("--deadline", metavar="TIME", text="Stop in time, exit 4: 90s, 45m, 2h for the whole run.")
+    str | None,
+    flag("--deadline", metavar="TIME", text="Time for the whole run, such as 90s, 45m or 2h; then stop and exit 4."),
 ]
 AcceptChanges = Annotated[
-    bool, _flag("--accept-changes", text="Go on although targets already sent were changed in the job file.")
+    bool,
+    flag("--accept-changes", text="Continue although the job file changed targets whose last attempt is in doubt."),
 ]
+NewRun = Annotated[
+    bool,
+    flag("--new-run", text="Start the run that `run:` with ${date} names now, even if an earlier one is unfinished."),
+]
+Strict = Annotated[bool, flag("--strict", text="Exit with 2 if the job file changed targets that are already cloned.")]
 AtMostOnce = Annotated[
-    bool, _flag("--at-most-once", text="Never send again after a lost answer: for servers that ignore resourceUuid.")
+    bool,
+    flag(
+        "--at-most-once",
+        text="Never resend after a lost answer, for servers that ignore resourceUuid; stays with the manifest.",
+    ),
 ]
-ShowProgress = Annotated[Progress, _flag("--progress", text="Live view, plain log lines, or none.")]
-LogStyle = Annotated[LogFormat, _flag("--log-format", text="Of the log lines; auto asks the terminal.")]
+Tag = Annotated[
+    bool, flag("--tag", text="Give each clone a user tag of job, run and key; decided at a run's first start.")
+]
+AdoptManifest = Annotated[
+    bool, flag("--adopt-manifest", text="Continue with a manifest that another user started; recorded in it.")
+]
+ShowProgress = Annotated[
+    Progress, flag("--progress", metavar="auto|live|plain|none", text="Live view, plain log lines, or none.")
+]
+LogStyle = Annotated[
+    LogFormat,
+    flag("--log-format", metavar="auto|json|console", text="Log format; auto picks console on a terminal, else JSON."),
+]
+Quiet = Annotated[bool, flag("--quiet", "-q", text="Only warnings and errors on stderr: a good run writes nothing.")]
 LogFile = Annotated[
-    Path | None, _flag("--log-file", metavar="FILE", text="Append the log here instead of to stderr, in full detail.")
+    Path | None,
+    flag(
+        "--log-file",
+        metavar="FILE",
+        text="Append the log, in full detail, to FILE instead of stderr; FILE may hold ${run}, ${date}, ${name}.",
+    ),
 ]
-Insecure = Annotated[bool, _flag("--insecure", text="Do not check the server's certificate. Loud and recorded.")]
+Insecure = Annotated[bool, flag("--insecure", text="Do not verify the server's certificate; warned of and recorded.")]
+CaFile = Annotated[
+    Path | None, flag("--ca-file", metavar="FILE", text="PEM file of the CA that signed the server's certificate.")
+]
+TrustEndpoint = Annotated[
+    str | None,
+    flag(
+        "--trust-endpoint", metavar="URL", text="Allow sending your credentials to this endpoint.url of the job file."
+    ),
+]
 Context = Annotated[
-    str | None, _flag("--context", metavar="NAME", text="Which context of ~/.zstack-cli/config.yaml to use.")
+    str | None,
+    flag(
+        "--context",
+        metavar="NAME",
+        text="The context of ~/.zstack-cli/config.yaml to use.",
+        autocompletion=values.complete_contexts,
+    ),
 ]
 
 Only = Annotated[
     list[str] | None,
-    _flag(
+    flag(
         "--only",
         metavar="EXPR",
-        text="Only targets of which all this holds: key=, source=, name=, tag=, or sample:1%; * stands for anything.",
+        text="Only targets that match every term: key=, source=, name=, tag=, sample:1%; * matches anything.",
     ),
 ]
 OnlyAgain = Annotated[
     list[str] | None,
-    _flag(
-        "--only", metavar="EXPR", text="'state=failed code=SYS.10*', key=, source=, name=, tag=, sample:1%; all hold."
+    flag(
+        "--only",
+        metavar="EXPR",
+        text="Such as 'state=failed code=SYS.10*'; also key=, source=, name=, tag=, sample:1%.",
     ),
 ]
 OnlyRecorded = Annotated[
     list[str] | None,
-    _flag("--only", metavar="EXPR", text="'state=failed code=SYS.10* key!=test-*', sample:1%; all of it must hold."),
+    flag(
+        "--only",
+        metavar="EXPR",
+        text="Such as 'state=failed code=SYS.10* key!=test-*', sample:1%; every term must match.",
+    ),
 ]
 Shard = Annotated[
     str | None,
-    _flag("--shard", metavar="K/N", text="The Kth of N equal parts, K from 0; each part has its own manifest."),
+    flag("--shard", metavar="K/N", text="Part K of N equal parts, counted from 0; each part has its own manifest."),
 ]
 Report = Annotated[
-    Path | None, _flag("--report", metavar="FILE", text="Write a report at the end: .html, .md, .csv, .xml or .json.")
+    Path | None,
+    flag(
+        "--report",
+        metavar="FILE",
+        text="Write a report at the end: .html, .md, .csv, .xml or .json; FILE may hold ${run}, ${date}, ${name}.",
+    ),
 ]
 MetricsFile = Annotated[
     Path | None,
-    _flag("--metrics-file", metavar="FILE", text="Keep metrics here for node_exporter, every 15 s and at the end."),
+    flag("--metrics-file", metavar="FILE", text="Write metrics for node_exporter, every 15 s and at the end."),
 ]
 PingUrl = Annotated[
     str | None,
-    _flag("--ping-url", metavar="URL", text="POST to URL/start and then URL/EXITCODE; failing to never fails the run."),
+    flag("--ping-url", metavar="URL", text="POST to URL/start, then to URL/EXITCODE; errors here never fail the run."),
 ]
+EngineOfRun = Annotated[
+    Engine | None,
+    flag("--engine", metavar="local|temporal", text="This process (default), or workers on Temporal; kept by the run."),
+]
+OnOverlap = Annotated[
+    str,
+    flag(
+        "--on-overlap",
+        metavar="fail|skip|wait:TIME",
+        autocompletion=values.complete_words("fail", "skip", "wait:"),
+        text="While another process runs it: exit 75 (fail), exit 0 (skip), or wait for up to TIME, then 75.",
+    ),
+]
+Cancel = Annotated[bool, flag("--cancel", text="End a run on Temporal: clones in flight settle, then exit code 4.")]
+WorkerRate = Annotated[str, flag("--rate", metavar="N/s", text="Calls per second of all the endpoint's workers.")]
+WorkerShare = Annotated[str, flag("--share", metavar="K/N", text="This worker's share of the rate, such as 1/3.")]
 Watch = Annotated[
-    bool, _flag("--watch", "-w", text="Show it until the process has ended or was killed; exit as the run did.")
+    bool, flag("--watch", "-w", text="Refresh until the process ends or is killed, then exit as the run did.")
 ]
 RetryStates = Annotated[
     list[State] | None,
-    _flag("--state", metavar="STATE", text="failed (default), conflict, or uncertain: what was set aside."),
-]
-OfReport = Annotated[
-    bool, typer.Option("--report", help="The schema of JSON reports instead of job files.", show_envvar=False)
+    flag("--state", metavar="STATE", text="failed (default), conflict, or uncertain for targets that were set aside."),
 ]
 
-Problems = Annotated[ProblemFormat, _flag("--format", text="text, or github for annotations in a pull request.")]
-PlanAs = Annotated[PlanOutput, _flag("--output", "-o", text="A table, one JSON document, or runnable curl commands.")]
-ListAs = Annotated[ListOutput, _flag("--output", "-o", text="A table, one JSON document, JSON lines, or CSV.")]
+Problems = Annotated[
+    ProblemFormat, flag("--format", metavar="text|github", text="text, or github for annotations in a pull request.")
+]
+Details = Annotated[bool, flag("--details", text="Each target with each of its parameters, instead of the summary.")]
+PlanAs = Annotated[PlanOutput, format_flag(PlanOutput, text="A table, one JSON document, or runnable curl commands.")]
+ListAs = Annotated[
+    ListOutput,
+    format_flag(ListOutput, text="A table, one JSON document, JSON Lines, or CSV.", file="use -o FORMAT > {}"),
+]
 States = Annotated[
-    list[State] | None, _flag("--state", metavar="STATE", text="Only targets in this state; may be repeated.")
+    list[State] | None, flag("--state", metavar="STATE", text="Only targets in this state; may be repeated.")
 ]
 Codes = Annotated[
     list[str] | None,
-    _flag(
+    flag(
         "--code",
         metavar="CODE",
         text="Only targets with this error code, such as SYS.1006; may be repeated.",
-        autocompletion=completion.codes,
+        autocompletion=values.complete_codes,
     ),
 ]
 RepairedFile = Annotated[
     Path | None,
-    _flag("--output", "-o", metavar="FILE", text="The new file. Default: MANIFEST.repaired.manifest.jsonl beside it."),
+    flag("--out", metavar="FILE", text="The new manifest. Default: MANIFEST.repaired.manifest.jsonl beside it."),
 ]
-OfManifest = Annotated[
-    bool, typer.Option("--manifest", help="The schema of manifest records instead of job files.", show_envvar=False)
+ShardManifests = Annotated[
+    list[Path],
+    argument("MANIFEST", "The manifests of all shards of one run.", values.complete_manifests),
 ]
+MergedFile = Annotated[Path, flag("--out", metavar="FILE", text="The new manifest; an existing file is kept.")]
+NoFormat = Annotated[str | None, typer.Option("--output", "-o", hidden=True, parser=values.refuse)]
 
-ReportFile = Annotated[
-    Path,
-    _flag(
-        "--output",
-        "-o",
-        metavar="FILE",
-        text="The ending decides: .html, .md, .csv (for spreadsheets), .xml (JUnit), .json.",
-    ),
+ReportAs = Annotated[
+    ReportOutput | None,
+    format_flag(ReportOutput, text="The format; xml is JUnit. Default: the ending of --out. Without --out, to stdout."),
 ]
-DemoFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A new folder for the job, manifest and report.")]
+ReportFile = Annotated[
+    Path | None,
+    flag("--out", metavar="FILE", text="Write the report here: .html, .md, .csv, .xml (JUnit) or .json."),
+]
+VerifiedFile = Annotated[
+    Path | None,
+    flag("--verified", metavar="FILE", text="Add a section with what `verify -o json` wrote to FILE (html, md, json)."),
+]
+DemoFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the job, manifest and report.")]
 Conditions = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CONDITION...]", help="Such as type=Endpoint or 'name~=qwen%'.", show_default=False),
+    argument("CONDITION", "Such as type=Endpoint or 'name~=qwen%'."),
 ]
-NewJobFile = Annotated[
-    Path | None, _flag("--output", "-o", metavar="FILE", text="A new job file; default: standard output.")
+DiscoverAs = Annotated[
+    DiscoverOutput | None,
+    format_flag(
+        DiscoverOutput, text="YAML with the names as comments, or JSON. Default: the ending of --out, else yaml."
+    ),
 ]
-OptionalJob = Annotated[
-    Path | None, typer.Argument(metavar="[JOB]", help="Also use this job file's endpoint.", show_default=False)
+NewJobFile = Annotated[Path | None, flag("--out", metavar="FILE", text="Write a new job file instead of to stdout.")]
+OptionalJob = Annotated[Path | None, argument("JOB", "The same as --job.", values.complete_jobs)]
+CheckedJob = Annotated[
+    Path | None,
+    option("--job", metavar="FILE", text="Check this job file's endpoint and all it names.", show_default=False),
 ]
 RunJob = Annotated[
-    Path | None, typer.Argument(metavar="JOB", help="The job file; with --plan the plan names it.", show_default=False)
+    Path | None,
+    argument("JOB", "The job file; not with --plan, which names it.", values.complete_jobs),
 ]
 SavedPlan = Annotated[
     Path | None,
-    typer.Option("--plan", metavar="FILE", help="Do exactly what `zclone plan --out FILE` saved, or refuse."),
+    option("--plan", metavar="FILE", text="Run exactly the plan that `zclone plan --out FILE` saved, or refuse."),
 ]
 PlanFile = Annotated[
-    Path | None, _flag("--out", metavar="FILE", text="Also save the plan, for `zclone run --plan FILE`.")
+    Path | None, flag("--out", metavar="FILE", text="Also save the plan, for `zclone run --plan FILE`.")
 ]
-OfLog = Annotated[bool, typer.Option("--log", help="The schema of log lines instead of job files.", show_envvar=False)]
 ServerCheck = Annotated[
     bool,
-    _flag(
+    flag(
         "--server-check",
-        text="Send each clone with ephemeral::validationOnly: the server checks it and makes nothing. One goes first.",
+        text="Send each clone with ephemeral::validationOnly: the server checks it and makes nothing.",
     ),
 ]
-OfPlan = Annotated[
-    bool, typer.Option("--plan", help="The schema of `zclone plan -o json` instead of job files.", show_envvar=False)
+ProofFile = Annotated[
+    Path | None,
+    flag("--proof", metavar="FILE", text="Write what was found as a proof that --check can check offline."),
 ]
-
-Port = Annotated[int, _flag("--port", metavar="N", min=0, max=65535, text="0 takes a free one.")]
-Host = Annotated[str, _flag("--host", metavar="ADDRESS", text="Where to listen.")]
-Faults = Annotated[str, _flag("--faults", metavar="FAULTS", text="calm, flaky, chaos or a YAML file.")]
-NodeState = Annotated[
-    Path | None, typer.Option("--state", metavar="FILE", help="Keep the node's clones here between starts.")
-]
-Seed = Annotated[int, _flag("--seed", metavar="N", text="Of the node's faults.")]
-Lifeline = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
+VerifyAs = Annotated[values.VerifyOutput, format_flag(values.VerifyOutput, text="How to show what was found.")]

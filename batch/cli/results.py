@@ -1,34 +1,65 @@
-"""Commands about a manifest: status, list, show, repair. None takes its lock, all work while a run is going on."""
+"""Commands about a manifest, or the newest one of a job. None takes its lock: all work during a run."""
 
+import os
 import time
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import typer
 
-from batch.cli import options
-from batch.cli.terminal import emit, is_terminal, say
+from batch.app.messages import language, say
+from batch.cli import declare, options, values
+from batch.cli.terminal import Painted, emit, emit_data, terminal_width
 from batch.errors import ExitCode, UsageError
+from batch.outputs import NamedFile, require_distinct
+from batch.text import shell_path
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from batch.model import Row, State
-
-
-_GLANCE = 1.0
-"""Seconds between two looks of ``status --watch``."""
-_STDOUT = 1
+SHEET = "; a ' stands before each cell that a spreadsheet would take for a formula: zclone list -o csv writes none"
+STATE_COLOURS = {"cloned": "green", "failed": "red", "conflict": "red"}
+_INTERVAL = 1.0
+"""Seconds between two refreshes of ``status --watch``."""
 
 
-def status(manifest: options.ManifestPath, *, watch: options.Watch = False) -> None:
-    """Show how a run stands: counts by state, pace, failures by kind, and the command that goes on.
+Prune = Annotated[
+    bool, declare.flag("--prune", text="Remove the manifests of settled runs, but for the newest: --keep N.")
+]
+Keep = Annotated[
+    int | None, declare.flag("--keep", metavar="N", min=0, text="With --prune: how many settled runs to keep.")
+]
 
-    With --watch until its process has ended, also by a kill: then with the run's exit code, 4 where it was killed.
+
+Columns = Annotated[
+    str | None,
+    declare.flag(
+        "--columns",
+        metavar="NAME,...",
+        text="Only these columns, in this order; also owner, share_with, params.NAME and those of the job's rows.",
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CHANGE]...", help="rate=40/s, concurrency=32, pause, resume, drain, reload."),
+]
+Limit = Annotated[int | None, declare.flag("--limit", metavar="N", min=1, text="Only the first N targets.")]
+
+
+def status(manifest: options.ManifestPath, *, run: options.RunOfJob = None, watch: options.Watch = False) -> None:
+    """Show the state of a run: counts by state, pace, failures by kind, and the next command.
+
+    With --watch, repeat until its process has ended; then exit as the run did, with 4 if it was killed.
     """
-    is_running = _status(manifest, clear=watch)
+    from batch.app.runs import manifest_of
+
+    manifest = manifest_of(manifest, run)
+    is_shown = False
+    if watch:
+        from batch.app.watch import watch as watch_run
+
+        is_shown = watch_run(manifest, os.environ, every=_INTERVAL)
+    is_running = _status(manifest, clear=watch and not is_shown)
     while watch and is_running:
-        time.sleep(_GLANCE)
+        time.sleep(_INTERVAL)
         is_running = _status(manifest, clear=True)
     if watch:
         from batch.manifest import summary
@@ -38,70 +69,169 @@ def status(manifest: options.ManifestPath, *, watch: options.Watch = False) -> N
 
 
 def _status(manifest: Path, *, clear: bool) -> bool:
-    """Show one look; return whether the process is running."""
+    """Show the state once; return whether the process is running."""
     from batch.manifest import is_held, summary
-    from batch.report import status_lines
+    from batch.report.status import status_lines
 
     # Asked before the look: a process that ends in between has written its end by then.
     held = is_held(manifest)
     found = summary(manifest)
-    _show_again(status_lines(found, manifest=manifest, is_held=held, now=time.time()), clear=clear)
+    emit(
+        status_lines(found, manifest=manifest, is_held=held, now=time.time(), language=language(os.environ)),
+        clear=clear,
+    )
     return held and found.ended is None
 
 
-def _show_again(lines: list[str], *, clear: bool) -> None:
-    """Print in the place of what stood there before, or below it where stdout is no terminal."""
-    if clear and is_terminal(_STDOUT):
-        lines = ["\x1b[H\x1b[2J" + lines[0], *lines[1:]]
-    emit(lines)
+def control(manifest: options.ManifestPath, changes: Changes = None, *, run: options.RunOfJob = None) -> None:
+    """Change the limits of a running process: rate=40/s concurrency=32 | pause | resume | drain | reload.
+
+    Without a change, show what is in force. A pause lets clones in flight settle for 30 s; a drain ends once all have.
+    """
+    from batch.app.control import control_run
+    from batch.app.runs import manifest_of
+
+    found = control_run(manifest_of(manifest, run), changes or ())
+    phase = ", draining" if found["draining"] else ", paused" if found["paused"] else ""
+    emit([f"{found['rate']:g} calls/s, {found['concurrency']} in flight at most{phase}"])
+    if found["note"]:
+        say(found["note"])
 
 
-def list_targets(
+def list_targets(  # noqa: PLR0913 - one argument for each flag
     manifest: options.ManifestPath,
     *,
+    run: options.RunOfJob = None,
     state: options.States = None,
     code: options.Codes = None,
     only: options.OnlyRecorded = None,
     shard: options.Shard = None,
-    output: options.ListAs = options.ListOutput.TABLE,
+    output: options.ListAs = values.ListOutput.TABLE,
+    columns: Columns = None,
+    limit: Limit = None,
 ) -> None:
-    """List the targets of a manifest: which source became which clone, and what went wrong."""
-    from batch.cli.choice import RECORDED, is_chosen
-    from batch.manifest import rows
-    from batch.report import ListFormat, render_rows
-    from batch.report.expression import read_filter
+    """List the targets of a manifest: which source became which clone, and what went wrong.
 
-    wanted = read_filter(only or (), shard=shard, fields=RECORDED)
-    found = (row for row in rows(manifest) if is_chosen(row, wanted))
-    chosen = _chosen(found, frozenset(state or ()), frozenset(code or ()))
-    emit(text.removesuffix("\n") for text in render_rows(chosen, ListFormat(output.value)))
+    A table on a terminal has the main columns and its width; elsewhere, and in other formats, there are all; owner and
+    share_with are among them where the job has them.
+    """
+    from batch.app.listing import choose_columns
+    from batch.app.runs import manifest_of
+    from batch.app.selection import select_rows
+    from batch.report.listing import COLUMNS, SHORT, ListFormat, read_columns, render_rows, table_lines
+
+    path, speech = manifest_of(manifest, run), language(os.environ)
+    found = select_rows(path, only=only or (), shard=shard, states=frozenset(state or ()), codes=frozenset(code or ()))
+    size = terminal_width() if output is values.ListOutput.TABLE else None
+    asked = None if columns is None else read_columns(columns)
+    names, of_job = choose_columns(path, manifest, asked, COLUMNS if size is None else SHORT, tell=say)
+    first = list(islice(found, 1))
+    shown = islice(chain(first, found), limit)
+    if output is values.ListOutput.TABLE:
+        lines = table_lines(shown, speech, columns=names, of_job=of_job, size=size)
+        emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
+    else:
+        form = ListFormat(output.value)
+        texts = render_rows(shown, form, speech, columns=names, of_job=of_job, is_guarded=False)
+        emit_data(line for text in texts for line in text.removesuffix("\n").split("\n"))
+    if not first:
+        say(f"{manifest}: no target matches")
 
 
-def _chosen(found: "Iterator[Row]", states: "frozenset[State]", codes: frozenset[str]) -> "Iterator[Row]":
-    return (row for row in found if (not states or row.state in states) and (not codes or row.error_code in codes))
-
-
-def show(manifest: options.ManifestPath, key: options.Key) -> None:
-    """Tell the whole story of one target: every attempt and every answer, and which layer set each parameter."""
-    from batch.cli.origins import origin_lines
+def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOfJob = None) -> None:
+    """Show everything about one target: every attempt and answer, and which layer set each parameter."""
+    from batch.app.origins import origin_lines
+    from batch.app.runs import manifest_of
     from batch.manifest import story
-    from batch.report import show_lines
-    from batch.report.text import clean
+    from batch.report.show import show_lines
 
+    manifest = manifest_of(manifest, run)
     found = story(manifest, key)
     if found is None:
-        raise UsageError(f"{manifest}: knows no target {key!r}; zclone list {manifest} shows all of them")
-    emit([*show_lines(found), *map(clean, origin_lines(manifest, found))])
+        raise UsageError(f"{manifest}: has no target {key!r}; zclone list {shell_path(manifest)} lists all")
+    emit([*show_lines(found, language(os.environ)), *origin_lines(manifest, found)])
 
 
-def repair(manifest: options.ManifestPath, *, output: options.RepairedFile = None) -> None:
-    """Write what a damaged manifest still says to a new file; what it cannot say is asked of the server."""
-    from batch.manifest.repair import repair as rescue
+def runs(job: options.Job, *, prune: Prune = False, keep: Keep = None) -> None:
+    """List the runs of JOB that have a manifest in this folder, the newest first.
 
-    found = rescue(manifest, output or _repaired(manifest))
-    say(f"{found.path}: {found.kept} lines kept, {found.damaged} damaged, {found.uncertain} targets to ask about")
-    say(f"then put it in the place of {manifest} and run the same command again")
+    Where TEMPORAL_ADDRESS or TEMPORAL_PROFILE is set, its runs that are open on Temporal are listed too.
+
+    With --prune, remove the manifests of all settled runs but the N newest: those of which every target has its end,
+    no hand-over is left and no process works. Others are never removed.
+    """
+    from batch.app.run_list import describe_runs, list_open_runs, prune_runs
+    from batch.report.run_list import run_lines
+
+    if prune is not (keep is not None):
+        raise UsageError("runs: --prune and --keep N go together")
+    found = describe_runs(job)
+    if keep is None:
+        emit(run_lines(found, list_open_runs(job, os.environ)))
+        return
+    for path in prune_runs(found, keep=keep):
+        say(f"removed {path}")
 
 
-def _repaired(manifest: Path) -> Path:
+def repair(
+    manifest: options.ManifestPath,
+    *,
+    out: options.RepairedFile = None,
+    output: options.NoFormat = None,  # noqa: ARG001 - refused where it is read
+) -> None:
+    """Write what a damaged manifest still says to a new file; the next run asks the server about the rest."""
+    from batch.manifest.repair import repair_manifest
+
+    found = repair_manifest(manifest, out or _repair_path(manifest))
+    say(f"{found.path}: {found.kept} lines kept, {found.damaged} damaged, {found.uncertain} targets uncertain")
+    say(f"next: replace {manifest} with it and run the same command again")
+
+
+def _repair_path(manifest: Path) -> Path:
     return manifest.with_name(manifest.name.removesuffix(".manifest.jsonl") + ".repaired.manifest.jsonl")
+
+
+def merge_manifests(
+    manifests: options.ShardManifests,
+    *,
+    out: options.MergedFile,
+    output: options.NoFormat = None,  # noqa: ARG001 - refused where it is read
+) -> None:
+    """Merge the manifests of all shards of one run into one that every command reads.
+
+    Overlaps, gaps and manifests of another job, run, endpoint or plan are refused by name; the shards stay as they are.
+    """
+    from batch import __version__
+    from batch.manifest.merge import merge
+
+    found = merge(manifests, out, tool=f"zclone {__version__}")
+    say(f"{found.path}: {found.shards} shards, {found.counts.total()} targets; next: zclone status {shell_path(out)}")
+
+
+def report(
+    manifest: options.ManifestPath,
+    *,
+    run: options.RunOfJob = None,
+    output: options.ReportAs = None,
+    out: options.ReportFile = None,
+    verified: options.VerifiedFile = None,
+) -> None:
+    """Write a report of a manifest, also of a running or killed run: HTML, Markdown, CSV, JUnit XML or JSON.
+
+    The HTML file is self-contained: it loads nothing and sends nothing.
+    """
+    from batch.app.runs import manifest_of
+    from batch.report.write import report_lines, write_report
+
+    if out is not None:
+        require_distinct([NamedFile("the report", out)], [NamedFile("the job file or manifest", manifest)])
+    manifest = manifest_of(manifest, run)
+    ending = None if output is None else f".{output.value}"
+    if out is not None:
+        write_report(manifest, out, at=time.time(), ending=ending, language=language(os.environ), verified=verified)
+        is_sheet = ".csv" in {ending, ending or out.suffix.lower()}
+        say(f"wrote {out}{SHEET if is_sheet else ''}")
+    elif ending is not None:
+        emit_data(report_lines(manifest, ending, at=time.time(), language=language(os.environ), verified=verified))
+    else:
+        raise UsageError("report: add --out FILE, such as --out report.html, or -o FORMAT to write it to stdout")

@@ -1,96 +1,154 @@
-"""The two streams: stdout for data, stderr for everything said to people. Neither can break a run."""
+"""The standard streams of the process, and data on stdout."""
 
 from __future__ import annotations
 
+import io
 import os
+import resource
+import shlex
+import shutil
+import subprocess
 import sys
-import threading
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batch.errors import ZcloneError
-from batch.log import SECRETS, sanitised
-from batch.sink import to_descriptor
+from batch.app.messages import is_terminal, say, silence
+from batch.errors import UsageError, ZcloneError
+from batch.log import SECRETS
+from batch.text import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
+_STDOUT: Final = 1
 _LAST_STANDARD: Final = 2
-_PATIENCE: Final = 2.0
-"""Seconds a reader of stderr may take for one text; as the log's."""
+_COLOURS: Final = {"green": 32, "red": 31, "yellow": 33}
+_CLEAR: Final = "\x1b[H\x1b[2J"
+"""Go to the upper left corner and clear the screen."""
 
 
-def emit(lines: Iterable[str]) -> None:
-    """Write data to stdout, a line each; a reader that went away ends it quietly.
+class Link(NamedTuple):
+    """A line that ends in the path of a file, as a link on a terminal."""
+
+    text: str
+    file: Path
+
+    def line(self) -> str:
+        """Return the line, escaped; on a terminal the path leads to the file."""
+        text, path = _safe(self.text), _safe(str(self.file))
+        return f"{text}\x1b]8;;{self.file.as_uri()}\x1b\\{path}\x1b]8;;\x1b\\" if is_terminal(_STDOUT) else text + path
+
+
+class Painted(NamedTuple):
+    """A line of which one word has a colour on a terminal, unless NO_COLOR or a dumb TERM forbid it."""
+
+    text: str
+    word: str
+    at: int
+    """Where the word begins in the text."""
+    colour: str
+    """``green``, ``red`` or ``yellow``."""
+
+    def line(self) -> str:
+        """Return the line, escaped."""
+        end = self.at + len(self.word)
+        if not self.word or self.text[self.at : end] != self.word or not _has_colours():
+            return _safe(self.text)
+        before, word, after = _safe(self.text[: self.at]), _safe(self.word), _safe(self.text[end:])
+        return f"{before}\x1b[{_COLOURS[self.colour]}m{word}\x1b[0m{after}"
+
+
+def _has_colours() -> bool:
+    return is_terminal(_STDOUT) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _safe(text: str) -> str:
+    return escape(SECRETS.redact(text))
+
+
+def agree(question: str, *, is_said: bool, unasked: str) -> bool:
+    """Ask where nobody said yes before. Raises UsageError with ``unasked`` where nobody can be asked."""
+    if is_said:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(f"{unasked}: add --yes")
+    say(f"{question} [y/N]")
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def emit(lines: Iterable[str | Link | Painted], *, clear: bool = False) -> None:
+    """Write data to stdout, a line each, secrets redacted; a reader that went away ends it quietly.
+
+    With ``clear``, a terminal shows it in the place of what stood there before. JSON must have been made by
+    ``batch.text.to_json``: what is escaped here is not escaped as JSON wants it.
 
     Raises ZcloneError where it cannot be written, such as on a full disk: half of the data is no answer.
     """
     if sys.stdout is None:
         return
     try:
+        if clear and is_terminal(_STDOUT):
+            print(end=_CLEAR)
         for line in lines:
-            print(line)
+            print(line.line() if isinstance(line, Link | Painted) else _safe(line))
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence(sys.stdout.fileno())
+        silence(sys.stdout.fileno())
     except OSError as error:
-        _silence(sys.stdout.fileno())
+        silence(sys.stdout.fileno())
         raise ZcloneError(f"stdout: {error.strerror}") from None
 
 
-def say(text: str) -> None:
-    """Tell people something on stderr: secrets redacted, control characters escaped line by line.
+def emit_paged(lines: Iterable[str]) -> None:
+    """Write lines to stdout, on a terminal through the operator's pager, which shows what fits one screen at once.
 
-    A reader that is gone, or does not read for two seconds, is told nothing more.
+    ``PAGER`` names another one than ``less``; empty or ``cat`` means none. Raises ZcloneError as ``emit`` does.
     """
-    if sys.stderr is None:
+    words = shlex.split(os.environ.get("PAGER", "less"))
+    if not is_terminal(_STDOUT) or words in ([], ["cat"]) or (program := shutil.which(words[0])) is None:
+        emit(lines)
         return
-    shown = "\n".join(map(sanitised, SECRETS.redact(text).split("\n")))
-    # One write: a log line of the other thread must not come between a text and its end.
-    whole = (shown + "\n").encode(sys.stderr.encoding, "backslashreplace")
-    try:
-        descriptor = sys.stderr.fileno()
-    except OSError:  # a stream of the embedding program
-        sys.stderr.write(whole.decode(sys.stderr.encoding))
-        return
-    sys.stderr.flush()
-    if not _written(descriptor, whole):
-        _silence(descriptor)
-
-
-def _written(descriptor: int, text: bytes) -> bool:
-    """Whether the text was taken in time; what blocks is a thread, and the interpreter does not wait for it."""
-    taken: list[bool] = []
-
-    def write() -> None:
+    style = {"LESS": "FRX", "LESSCHARSET": "utf-8"}
+    with subprocess.Popen([program, *words[1:]], stdin=subprocess.PIPE, env={**style, **os.environ}) as pager:  # noqa: S603 - the operator's own # nosec B603
+        assert pager.stdin is not None
         try:
-            to_descriptor(descriptor)(text)
-        except OSError:
-            return
-        taken.append(True)
+            for line in lines:
+                pager.stdin.write(_safe(line).encode("utf-8", "backslashreplace") + b"\n")
+            pager.stdin.close()
+        except BrokenPipeError:
+            # The operator has seen enough.
+            pass
+        while pager.poll() is None:
+            with suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+                pager.wait(1)
 
-    thread = threading.Thread(target=write, name="say", daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    return bool(taken)
+
+def emit_data(lines: Iterable[str]) -> None:
+    """Write data for programs to stdout, as ``emit`` does: UTF-8 whatever the locale, since escapes would change it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="strict")
+    try:
+        emit(lines)
+    except UnicodeEncodeError as error:
+        raise ZcloneError(f"stdout: {error.object[error.start : error.end]!r} cannot be encoded as UTF-8") from None
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout is; None where it is none, or does not say."""
+    try:
+        return os.get_terminal_size(_STDOUT).columns or None
+    except OSError:
+        return None
 
 
 def occupy_standard_streams() -> None:
-    """Open closed descriptors 0 to 2 to nowhere, or the manifest could get one and the log be written into it."""
+    """Open closed descriptors 0 to 2 on /dev/null, or the manifest could get one and the log be written into it."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
-def is_terminal(descriptor: int) -> bool:
-    """Ask the descriptor itself: FORCE_COLOR and the like do not make a terminal."""
-    try:
-        return os.isatty(descriptor)
-    except OSError:
-        return False
-
-
-def _silence(descriptor: int) -> None:
-    """Point a dead stream nowhere, so that the interpreter's last flush does not fail and change the exit code."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+def forbid_core_dumps() -> None:
+    """Forbid core dumps, which would hold secrets."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

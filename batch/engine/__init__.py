@@ -1,8 +1,8 @@
 """The engine: the pool, the rate, one Clone to its end, and the retry policy."""
 
-from batch.engine.gate import Gate
+from batch.engine.gate import Gate, hard_cap
 from batch.engine.handover import hand_over_all
 from batch.engine.run import clone_all
 from batch.engine.stop import Stop
 
-__all__ = ["Gate", "Stop", "clone_all", "hand_over_all"]
+__all__ = ["Gate", "Stop", "clone_all", "hand_over_all", "hard_cap"]

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from batch.errors import RunStoppedError
-from batch.zstack.answers import NoAnswer, NotSent
+from batch.errors import CallCutError, EndReason, RunStoppedError
+from batch.zstack.answers import Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, is_cut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from batch.engine.ports import Api, Clock
+    from batch.clock import Clock
+    from batch.engine.polls import Hold, PollSchedule
+    from batch.engine.ports import Api
+    from batch.engine.webhooks import WebHooks
     from batch.model import Clone
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
 
@@ -78,14 +82,14 @@ class Breaker:
         since = self._open_since
         assert since is not None
         if self._clock.monotonic() - since >= self._outage_deadline:
-            raise RunStoppedError(f"ZStack has been away for {self._outage_deadline:.0f} s")
+            raise RunStoppedError(f"ZStack has been away for {self._outage_deadline:.0f} s", EndReason.OUTAGE)
         pause = min(_CAP, _FIRST * 2.0**self._tries) * (0.75 + 0.5 * self._clock.random())
         self._tries += 1
         await asyncio.sleep(pause)
 
     def note(self, answer: _Answer) -> _Answer:
         """Take in how a call went."""
-        if isinstance(answer, NotSent) and answer.is_held_back:
+        if is_cut(answer):
             return answer
         if not isinstance(answer, NotSent | NoAnswer):
             self._recent.append(False)
@@ -111,13 +115,28 @@ class Breaker:
 
 
 class GuardedApi:
-    """An Api whose calls pass the Breaker, and whose answers others learn from."""
+    """An Api whose calls pass the Breaker, whose polls are put in order, and whose answers others learn from.
 
-    def __init__(self, api: Api, breaker: Breaker, *learners: Callable[[object], None]) -> None:
-        """Guard every call of ``api`` but ``renew``, which ends the run by itself where it cannot help."""
+    A poll or look that a stop cut raises CallCutError: it says nothing of its clone, which is left as it is.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        breaker: Breaker,
+        polls: PollSchedule,
+        *learners: Callable[[object], None],
+        hooks: WebHooks | None = None,
+    ) -> None:
+        """Guard every call of ``api`` but ``renew``, which ends the run by itself where it cannot help.
+
+        ``hooks``: may bring a job's answer before its poll does; None: no server was asked for that.
+        """
         self._api = api
         self._breaker = breaker
+        self._polls = polls
         self._learners = learners
+        self._hooks = hooks
 
     def _learn(self, answer: _Answer) -> _Answer:
         for learn in self._learners:
@@ -126,24 +145,56 @@ class GuardedApi:
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
         """POST the clone; while the server is away a look at its uuid goes ahead."""
-        if not self._breaker.is_open:
-            return self._learn(self._breaker.note(await self._api.submit(clone, job_uuid)))
-        return self._learn(
-            await self._breaker.guard(
+        if self._hooks is not None:
+            self._hooks.expect(job_uuid, clone.resource_uuid)
+        if self._breaker.is_open:
+            answer = await self._breaker.guard(
                 lambda: self._api.submit(clone, job_uuid), probe=lambda: self._api.find(clone.resource_uuid)
             )
-        )
+        else:
+            answer = self._breaker.note(await self._api.submit(clone, job_uuid))
+        if isinstance(answer, Accepted | Duplicate | NoAnswer):
+            self._polls.begin(job_uuid, is_accepted=isinstance(answer, Accepted))
+        return self._learn(answer)
 
-    async def poll(self, job_uuid: str) -> PollAnswer:
-        """Ask the job."""
-        if not self._breaker.is_open:
-            return self._learn(self._breaker.note(await self._api.poll(job_uuid)))
-        return self._learn(await self._breaker.guard(lambda: self._api.poll(job_uuid)))
+    async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
+        """Ask the job, unless a web hook brings its answer first; with ``hold`` once it has probably ended.
+
+        Raises CallCutError.
+        """
+        job = None if self._hooks is None else self._hooks.running(job_uuid)
+        if self._hooks is None or job is None:
+            return await self._poll(job_uuid, hold)
+        hold, job.is_urgent = None if job.is_urgent else hold, False
+        answer, is_from_hook = await job.first_answer(partial(self._poll, job_uuid, hold))
+        if is_from_hook:
+            self._polls.note(job_uuid, answer, is_exact=True)
+            self._learn(answer)
+        if isinstance(answer, Done | Refused):
+            self._hooks.end(job)
+        return answer
+
+    async def _poll(self, job_uuid: str, hold: Hold | None) -> PollAnswer:
+        if self._breaker.is_open:
+            # Whoever asks whether the server is back keeps the others waiting.
+            self._polls.expect(job_uuid, None)
+            answer = await self._breaker.guard(lambda: self._api.poll(job_uuid))
+        else:
+            self._polls.expect(job_uuid, hold)
+            answer = self._breaker.note(await self._api.poll(job_uuid))
+        self._polls.note(job_uuid, answer)
+        return self._learn(_made(answer))
 
     async def find(self, resource_uuid: str) -> FindAnswer:
-        """Look for the resource."""
-        return self._learn(await self._breaker.guard(lambda: self._api.find(resource_uuid)))
+        """Look for the resource. Raises CallCutError."""
+        return self._learn(_made(await self._breaker.guard(lambda: self._api.find(resource_uuid))))
 
     async def renew(self) -> None:
         """Replace the dead session."""
         await self._api.renew()
+
+
+def _made(answer: _Answer) -> _Answer:
+    if isinstance(answer, NotSent) and answer.is_held_back:
+        raise CallCutError(answer.reason)
+    return answer

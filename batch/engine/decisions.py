@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from batch.engine.absence import (
+    ELSEWHERE,
+    after_absence,
+    has_ended,
+    is_over,
+    lost_jobs,
+    may_be_elsewhere,
+    may_have_run,
+    send_uncharged,
+    stop_run,
+    uncertain,
+)
 from batch.engine.match import differences
-from batch.engine.steps import Abort, End, Look, Poll, Renew, Resend, Send, Why
+from batch.engine.steps import (
+    Abort,
+    End,
+    Look,
+    Poll,
+    Renew,
+    Resend,
+    Review,
+    Ticket,
+    Why,
+)
 from batch.model import State
 from batch.zstack.answers import (
     Absent,
@@ -27,9 +49,13 @@ from batch.zstack.answers import (
 )
 
 if TYPE_CHECKING:
+    from batch.engine.absence import Knowledge
     from batch.engine.policy import Policy
-    from batch.engine.steps import Step, Ticket
+    from batch.engine.steps import Step
     from batch.model import Clone
+
+_IN_USE: Final = "SYS.1000"
+"""How a job ends whose uuid another service has."""
 
 
 def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failures: int = 0) -> Step:
@@ -37,59 +63,130 @@ def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failur
     match answer:
         case Accepted(api_timeout):
             deadline = ticket.first_sent_at + policy.window(api_timeout)
-            return Poll(ticket._replace(answered=True, deadline=deadline))
+            longest = max(filter(None, (ticket.api_timeout, api_timeout)), default=None)
+            return Poll(ticket._replace(answered=True, deadline=deadline, api_timeout=longest))
         case Duplicate():
             return Poll(ticket._replace(answered=True))
         case Done(service):
             return _made(service, ticket)
         case Refused(error):
-            return _refused_post(error, ticket, policy)
+            return _refused_post(error, ticket)
         case NotSent():
-            return Resend(ticket, failures + 1)
+            return Resend(ticket, failures + 1, is_limited=answer.is_over_limit or answer.is_held_back)
         case _:
             return Poll(ticket)
 
 
+def _refused_post(error: ApiError, ticket: Ticket) -> Step:
+    """End the attempt only where its job uuid was never sent before and no cause of the error says that it ran."""
+    if error.error_class is ErrorClass.FATAL:
+        return Abort(ticket, error, is_unsent=not (ticket.is_repeat or error.may_have_run))
+    if ticket.is_repeat or error.error_class is ErrorClass.AMBIGUOUS:
+        return Poll(ticket, error=error)
+    if error.error_class is ErrorClass.RENEW:
+        return Renew(ticket, error)
+    return Look(ticket, Why.ENDED, error)
+
+
 def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) -> Step:
     """Decide on the answer to a poll at time ``now``."""
-    ticket = poll.ticket
+    ticket, misses = poll.ticket, 0
     match answer:
         case Done(service):
             return _made(service, ticket)
-        case Refused(error) if error.klass is ErrorClass.RENEW:
-            return Renew(ticket._replace(answered=True))
-        case Refused(error) if error.klass is ErrorClass.FATAL:
-            return Abort(ticket, error)
+        case Refused(error) if error.error_class is ErrorClass.RENEW:
+            return Renew(ticket._replace(answered=True), error)
+        case Refused(error) if error.error_class is ErrorClass.FATAL and not (ticket.resumed and poll.at_once):
+            return Look(ticket._replace(answered=True), Why.STOPPED, error)
         case Refused(error):
-            return Look(ticket, Why.ENDED, error)
+            # A fatal end that an earlier process left behind says nothing about the server of today.
+            return Look(ticket._replace(answered=True), Why.ENDED, error)
         case Unknown() if not ticket.answered or poll.misses + 1 >= policy.misses:
             return Look(ticket, Why.LOST, poll.error)
+        case Unknown():
+            misses = poll.misses + 1
         case Running():
             ticket = ticket._replace(answered=True)
+        case _:
+            misses = poll.misses
     if now >= ticket.deadline:
-        return Look(ticket, Why.OVERDUE)
-    misses = poll.misses + 1 if isinstance(answer, Unknown) else poll.misses
+        return Look(ticket, Why.FORGOTTEN if isinstance(answer, Unknown) else Why.OVERDUE)
     return Poll(ticket, poll.polls + 1, misses, poll.error)
 
 
-def after_find(answer: FindAnswer, look: Look, clone: Clone, *, now: float, policy: Policy) -> Step:
+def after_renewal(renew: Renew, clone: Clone, *, known: Knowledge) -> Step:
+    """Decide on how to go on once there is a new session; a target that left the job file has no body to send."""
+    look = Look(renew.ticket, Why.ENDED, renew.error)
+    if clone.body and renew.ticket.free < known.policy.free_sends:
+        return send_uncharged(look, known)
+    return look
+
+
+def after_find(answer: FindAnswer, look: Look, clone: Clone, *, known: Knowledge) -> Step:
     """Decide on whether the resource is visible."""
     match answer:
         case Found(service):
-            return _adopt(service, look.ticket, clone)
-        case Absent() if look.looks + 1 < _looks_needed(look, policy):
+            return _visible(service, look, clone, known)
+        case Absent() if look.looks + 1 < _looks_needed(look, known.policy):
             return replace(look, looks=look.looks + 1, blind=0)
         case Absent():
-            return _invisible(look, now, policy)
-        case Refused(error) if error.klass is ErrorClass.FATAL:
-            return Abort(look.ticket, error)
-        case Refused(error) if error.klass is ErrorClass.PERMANENT:
-            return _unverifiable(look, error)
-        case _ if look.blind + 1 < policy.blind_looks:
+            return after_absence(look, known)
+        case Refused(error) if error.error_class in {ErrorClass.FATAL, ErrorClass.PERMANENT}:
+            return _not_shown(look, error, known)
+        case _ if look.blind + 1 < known.policy.blind_looks:
             return replace(look, blind=look.blind + 1)
+        case _ if look.why is Why.GIVEN:
+            # Nothing was sent and nothing is known: the next run looks again.
+            return look
+        case _ if look.why is Why.STOPPED:
+            return stop_run(look)
         case _:
-            told = look.error or (answer.error if isinstance(answer, Refused) else None)
-            return _uncertain(look.ticket, told, "the server could not say whether the clone exists")
+            shown = look.error or (answer.error if isinstance(answer, Refused) else None)
+            text = "the server could not say whether the clone exists"
+            return uncertain(look.ticket, known, shown, text, is_last=False)
+
+
+def without_uuid(look: Look, *, known: Knowledge) -> Step:
+    """Decide where nobody can look: the uuid was on lines that were lost, and the target is not in the plan."""
+    if look.why is Why.STOPPED:
+        return stop_run(look)
+    text = "its uuid was on lines that were lost: it is looked for once its target is in the job file again"
+    return uncertain(look.ticket, known, look.error, text, is_last=True)
+
+
+def _not_shown(look: Look, error: ApiError, known: Knowledge) -> Step:
+    """Decide on a look that is refused for good."""
+    if look.why is Why.STOPPED:
+        return stop_run(look)
+    if error.error_class is ErrorClass.FATAL:
+        return Abort(look.ticket, error)
+    text = "this account may not look for the clone"
+    if look.why is Why.GIVEN:
+        return End(State.FAILED, 0, code=error.code, text=f"nothing was sent, as {text}: {error.text}")
+    return uncertain(look.ticket, known, look.error or error, text, is_last=True)
+
+
+def after_review(answer: PollAnswer, review: Review, *, known: Knowledge) -> Step:
+    """Decide on the answer of an earlier attempt's job."""
+    ticket = review.look.ticket
+    job, pending = review.pending[0], review.pending[1:]
+    match answer:
+        case Done(Service() as service):
+            return _made(service, ticket)
+        case Refused(error) if not (error.may_go_on or ticket.has_repeats):
+            is_open = False
+        case Refused() | Unknown() | Done():
+            is_open = not is_over(ticket, known)
+        case _:
+            is_open = True
+    review = replace(review, pending=pending, open=(*review.open, job) if is_open else review.open)
+    if pending:
+        return review
+    if review.open:
+        ticket = ticket._replace(job_uuid=review.open[0], open_jobs=review.open[1:])
+        text = "an earlier attempt may still be at work"
+        return uncertain(ticket, known, review.look.error, text, is_last=review.is_last or None)
+    return replace(review.look, ticket=ticket._replace(open_jobs=()), looks=0, blind=0)
 
 
 def _made(service: Service | None, ticket: Ticket) -> Step:
@@ -98,95 +195,59 @@ def _made(service: Service | None, ticket: Ticket) -> Step:
     return End(State.CLONED, ticket.attempt, service)
 
 
-def _adopt(service: Service, ticket: Ticket, clone: Clone) -> End:
+def _visible(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step:
+    ticket = look.ticket
+    if look.why is Why.GIVEN:
+        text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run asked for it"
+        return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
     differing = differences(clone, service)
+    if differing and ticket.is_mixed:
+        if lost_jobs(ticket):
+            text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
+            return uncertain(ticket, known, look.error, text, is_last=True)
+        differing = []
     if not differing:
-        return End(State.CLONED, ticket.attempt, service, adopted=True)
+        return _alike(service, look, clone, known)
     text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
+    if not has_ended(look, known):
+        # An attempt of ours may be writing it at this moment; while it is there nothing is sent again.
+        return uncertain(ticket, known, look.error, text, is_last=True)
+    if may_be_elsewhere(look, known) and not _existed_before(look):
+        return uncertain(ticket, known, look.error, f"{text}; {ELSEWHERE}", is_last=True)
+    if ticket.open_jobs:
+        return Review(look, ticket.open_jobs)
+    if _existed_before(look):
+        text += "; it existed before this manifest knew of it: another folder or host with this job name?"
     return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
 
 
-def _refused_post(error: ApiError, ticket: Ticket, policy: Policy) -> Step:
-    match error.klass:
-        case ErrorClass.PERMANENT:
-            return _failed(ticket, error)
-        case ErrorClass.FATAL:
-            return Abort(ticket, error)
-        case ErrorClass.RENEW:
-            return Renew(ticket)
-        case ErrorClass.TRANSIENT:
-            return _again(Look(ticket, Why.ENDED, error), ticket.sent_at, policy)
-    return Poll(ticket, error=error)
+def _alike(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step:
+    """Decide on what is visible and differs in nothing that is known."""
+    ticket, existed_before = look.ticket, _existed_before(look)
+    text = ""
+    if clone.is_given and (existed_before or not ticket.has_sent_line):
+        text = f"the resourceUuid {clone.resource_uuid} is in use, and nobody knows whether this run made it"
+    elif existed_before and look.error is not None and look.error.code == _IN_USE and not clone.body:
+        text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
+    if text:
+        return uncertain(ticket, known, look.error, text, is_last=True)
+    return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=existed_before)
+
+
+def _existed_before(look: Look) -> bool:
+    """Whether the uuid was in use when the very first attempt came: it collided, or was not executed at all.
+
+    Source: zstack/README.md 4.
+    """
+    if look.why is not Why.ENDED or look.error is None or look.ticket.attempt > 1 or look.ticket.has_predecessor:
+        return False
+    return look.error.code == _IN_USE or not may_have_run(look.error)
 
 
 def _looks_needed(look: Look, policy: Policy) -> int:
     """Believe at once what never ran; look again for what may still be running."""
-    if look.why is Why.ENDED and look.error is not None and look.error.klass is not ErrorClass.AMBIGUOUS:
+    if look.why in {Why.GIVEN, Why.STOPPED}:
+        return 1
+    if look.why is Why.ENDED and look.error is not None and not may_have_run(look.error):
         return 1
     return policy.looks
-
-
-def _invisible(look: Look, now: float, policy: Policy) -> Step:
-    ticket, error = look.ticket, look.error
-    if look.why is Why.ENDED and error is not None:
-        return _failed(ticket, error) if error.klass is ErrorClass.PERMANENT else _again(look, now, policy)
-    if look.why is Why.OVERDUE and not ticket.reopened:
-        return _uncertain(ticket, error, "its api job did not end in time and no clone is visible")
-    if policy.at_most_once:
-        return _uncertain(ticket, error, "not sent again: the run is at most once")
-    if look.why is Why.LOST and error is not None:
-        return _again(look, now, policy)
-    given_up = _given_up(look, now, policy)
-    if ticket.attempt >= policy.attempts:
-        return given_up
-    # Only a J that had no end may be used again, and only while the server surely remembers it.
-    is_lost = look.why in {Why.LOST, Why.OVERDUE} and not ticket.answered
-    keep = is_lost and now - ticket.sent_at < policy.job_memory
-    return Send(
-        ticket.attempt + 1, ticket.job_uuid if keep else None, window_start(ticket), given_up, is_after_silence=True
-    )
-
-
-def window_start(ticket: Ticket) -> float | None:
-    """Return when the Clone's time began; None: its next POST begins it, as time between processes is not its own."""
-    return None if ticket.resumed else ticket.first_sent_at
-
-
-def _again(look: Look, now: float, policy: Policy) -> Step:
-    """Another attempt after a failure told by the server, if its code and the target's attempts allow one."""
-    ticket, error = look.ticket, look.error
-    assert error is not None
-    # What the server may still be doing after its answer is not awaited for ever.
-    surely_over = ticket.reopened and now - ticket.sent_at > policy.window(None)
-    lasting = error.klass is ErrorClass.AMBIGUOUS and error.retries is None and not surely_over
-    given_up = _uncertain(ticket, error) if lasting else _failed(ticket, error)
-    allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
-    if ticket.attempt >= allowed:
-        return given_up
-    return Send(ticket.attempt + 1, None, window_start(ticket), given_up)
-
-
-def _given_up(look: Look, now: float, policy: Policy) -> End:
-    """Without attempts left: failed only once the last POST cannot be running any more."""
-    ticket = look.ticket
-    # Whoever sent it has not waited that long: a clock was set.
-    if ticket.resumed and now - ticket.sent_at > policy.window(None) + policy.job_memory:
-        text = "every attempt went unanswered and no clone appeared"
-        return End(State.FAILED, ticket.attempt, code="ZCLONE.UNANSWERED", text=text)
-    return _uncertain(ticket, look.error, "every attempt went unanswered; no clone is visible yet")
-
-
-def _unverifiable(look: Look, error: ApiError) -> End:
-    if look.why is Why.ENDED and look.error is not None and look.error.klass is ErrorClass.PERMANENT:
-        return _failed(look.ticket, look.error)
-    return _uncertain(look.ticket, look.error or error, "this account may not look for the clone")
-
-
-def _failed(ticket: Ticket, error: ApiError) -> End:
-    return End(State.FAILED, ticket.attempt, code=error.code, text=error.told)
-
-
-def _uncertain(ticket: Ticket, error: ApiError | None, text: str = "") -> End:
-    code = error.code if error is not None else "ZCLONE.UNCERTAIN"
-    told = error.told if error is not None else ""
-    return End(State.UNCERTAIN, ticket.attempt, code=code, text="; ".join(filter(None, (text, told))))

@@ -1,193 +1,300 @@
-"""The one place where calls wait for the rate: first come, first served, evenly spaced and never above it.
+"""The rate limiter: every call to the server waits here for its turn, once per try.
 
-Two of asyncio-throttle's windows in a row, entered for all who wait by one usher, who sleeps once for all that may then
-pass. The short window spaces the calls and sets the mean, the long one is the hard cap. As shipped a Throttler polls
-every 10 ms; ``_Window`` computes its ``retry_interval`` instead, so that it sleeps exactly as long as it has to.
+A next-slot time (GCRA) spaces the calls and sets their mean; asyncio-throttle's Throttler behind it is the hard cap.
+Slots are 0.6 % further apart than the rate allows. What a timer oversleeps, up to a twentieth of a second, is made up
+for; a rest is not. Each slot goes to the most urgent call that waits: a login, then a POST, then whatever asks, in the
+order it came, and among polls the one whose job has most likely ended. What waits for long takes turns with the POSTs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from asyncio_throttle.throttler import Throttler
+from asyncio_throttle import Throttler  # type: ignore[attr-defined] # its documented place
+
+from batch.engine.adaptive_rate import AdaptiveRate
+from batch.engine.polls import PollSchedule
+from batch.model import CallKind
 
 if TYPE_CHECKING:
-    from batch.engine.ports import Clock
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
-_SMOOTH = 0.02
-"""Seconds of the short window at high rates; below one call per window it holds a single call."""
-_PACE = 1.006
-"""The short window is a little longer than the long one allows for, so that the long one is seldom met."""
-_MARGIN = 1.003
-"""The long window is a little long, so that a server's clock, with its own jitter, sees no more than the rate."""
-_EDGE = 1e-6
-"""Throttler lets an entry leave only when it is strictly older than the period."""
+    from batch.clock import Clock
+
+_PACE: Final = 1.006
+"""The slots are this much further apart than the rate allows, so that the cap is seldom met."""
+_MARGIN: Final = 1.002
+"""The cap's period is this much longer than the rate allows, so that the server's clock sees no more than the rate."""
+_CATCH_UP: Final = 0.05
+"""Seconds: slots that a timer missed by no more are made up for; what is longer is a rest, and not saved up."""
+_SHORTEST: Final = 0.01
+"""Seconds to sleep at least: a timer costs more than a call, and the slots that it misses are made up for."""
+_RESOLUTION: Final = 0.001
+"""Seconds below which no timer is set: event loops round to them."""
+_RETRY: Final = 0.002
+"""Seconds after which a full cap is asked again; the slots make that rare."""
+_SAID_AGAIN: Final = 1.0
+"""Seconds by which a pause must grow to be said once more."""
+_HELD: Final = 3600.0
+"""Seconds to the next turn, as far as anybody knows, where nothing passes."""
+_PATIENCE: Final = 5.0
+"""Seconds that a question or a poll that is due waits behind POSTs; then it goes before every other one."""
 
 
-class _Window(Throttler):
-    """At most ``calls`` in any ``period`` seconds of the given clock.
+def cap_limits(rate: float) -> tuple[int, float, float]:
+    """Return Throttler's arguments for a ``rate`` in calls per second: calls, period and retry interval in seconds.
 
-    Who finds it full sleeps until ``together`` calls have room, since a timer costs more than many calls. An entry may
-    be backdated by up to ``slack`` seconds to the moment its place became free, so that sleeping longer and late timers
-    do not slow the calls down; without slack the bound is strict.
+    Throttler counts whole calls: 40 in a second for 40/s, 8 in 1.07 seconds for 7.5/s, one in 3,600 for 1/h.
     """
+    calls = math.ceil(rate)
+    return calls, calls / rate * _MARGIN, _RETRY
 
-    def __init__(self, calls: int, period: float, clock: Clock, *, together: int, slack: float = 0.0) -> None:
-        self._clock = clock
-        self._last = together - 1
-        self._slack = slack
-        self._free_since = math.inf
-        super().__init__(calls, period)
 
-    @property
-    def retry_interval(self) -> float:
-        """Seconds until enough of the oldest entries have left the window."""
-        leaves: float = self._task_logs[self._last] + self.period + _EDGE
-        return max(0.0, leaves - self._clock.monotonic())
+def hard_cap(rate: float) -> Throttler:
+    """Return the Throttler for ``rate``."""
+    return Throttler(*cap_limits(rate))
 
-    @retry_interval.setter
-    def retry_interval(self, value: float) -> None:
-        """Keep nothing: the value is computed."""
 
-    def flush(self) -> None:
-        """Make room by our clock."""
-        self.has_room(self._clock.monotonic())
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One call that waits."""
 
-    def has_room(self, now: float) -> bool:
-        """Whether a call may enter; the oldest entry of a full window is forgotten once it left."""
-        entries = self._task_logs
-        if len(entries) < self.rate_limit:
-            return True
-        if now - entries[0] <= self.period:
-            return False
-        self._free_since = entries.popleft() + self.period
-        return True
-
-    def enter(self, now: float) -> None:
-        """Enter where there is room."""
-        free = self._free_since
-        self._task_logs.append(min(now, max(free, now - self._slack)))
-
-    async def acquire(self) -> None:
-        """Wait for room and enter at our clock's time."""
-        await super().acquire()  # type: ignore[no-untyped-call]
-        self._task_logs.pop()
-        self.enter(self._clock.monotonic())
+    kind: CallKind
+    since: float
+    future: asyncio.Future[bool]
+    job_uuid: str = ""
+    """Of a poll that the schedule puts in order."""
 
 
 class Gate:
-    """Every call to the server passes here, once per try.
+    """Every call to the server passes here, once per try; the one logout passes at once."""
 
-    ``rate`` is in calls per second and above 0 (a rate of 0 would wait for ever and is refused at the border).
-    """
+    def __init__(
+        self,
+        rate: float,
+        *,
+        cap: AbstractAsyncContextManager[object],
+        clock: Clock,
+        paused: Callable[[float], None] | None = None,
+    ) -> None:
+        """Let the first call pass at once; ``rate``: calls per second, above 0.
 
-    def __init__(self, rate: float, *, clock: Clock) -> None:
-        """Start empty: the first call passes at once."""
+        ``cap``: entered before each call; waits where ``cap_limits`` says. ``paused``: called with the seconds of a
+        pause that the server asked for.
+        """
         if not rate > 0:
             raise ValueError(f"the rate must be above 0, not {rate}")
+        self.rate = AdaptiveRate(rate, clock)
+        self._interval = _PACE / rate
+        self._cap = cap
         self._clock = clock
-        burst = max(1, round(rate * _SMOOTH))
-        cap = math.ceil(rate)
-        spacing = burst / rate * _PACE
-        # The first part makes good the sleep until the whole window is free, the second late timers.
-        slack = spacing * (1 - 1 / burst) + spacing / 2
-        self._short = _Window(burst, spacing, clock, together=burst, slack=slack)
-        self._long = _Window(cap, cap / rate * _MARGIN, clock, together=-(-burst // 4))
+        self._paused = paused
+        self._next = -math.inf
         self._closed_until = -math.inf
-        self._sending = True
-        self._queue: deque[tuple[asyncio.Future[None], bool]] = deque()
-        """Who waits, in the order they came, and whether it is to send."""
-        self._usher: asyncio.Task[None] | None = None
+        self._ends = self._held_from = math.inf
+        """``_held_from``: when nothing passes any more; unless that is infinity no POST does already."""
+        self._arrival = asyncio.Event()
+        """Set where the next turn may come sooner than was reckoned."""
+        self.polls = PollSchedule(clock, self._arrival.set)
+        self._logins: dict[_Waiter, None] = {}
+        self._posts: dict[_Waiter, None] = {}
+        self._questions: dict[_Waiter, None] = {}
+        """Who waits, in the order they came; of polls those that the schedule does not know."""
+        self._held: dict[str, _Waiter] = {}
+        """Polls that the schedule puts in order, by job uuid."""
+        self._is_posts_turn = False
+        self._server: asyncio.Task[None] | None = None
+        """Gives out the turns while somebody waits."""
         self.calls = 0
         """How many were let pass."""
 
-    async def wait(self) -> None:
-        """Return when one more call may be made."""
-        if not self._passes_at_once():
-            await self._wait(to_send=False)
-        self.calls += 1
+    async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:
+        """Return True when the call may be made; False when the wait was cut: then it must not be made.
 
-    async def wait_to_send(self) -> bool:
-        """Like ``wait``, for a POST; False when sending stopped, also while it waited."""
-        if self._sending and not self._passes_at_once():
-            await self._wait(to_send=True)
-        self.calls += self._sending
-        return self._sending
+        ``job_uuid``: of a poll's job.
+        """
+        if kind is not CallKind.LOGOUT and not await self._admit(kind, job_uuid):
+            return False
+        self.calls += 1
+        return True
 
     def pause(self, seconds: float) -> None:
         """Let no call pass for ``seconds`` from now; a longer pause already under way stays."""
-        self._closed_until = max(self._closed_until, self._clock.monotonic() + seconds)
+        until = self._clock.monotonic() + seconds
+        if self._paused is not None and until > self._closed_until + _SAID_AGAIN:
+            self._paused(seconds)
+        self._closed_until = max(self._closed_until, until)
+        self._cut_late()
 
-    def stop_sending(self) -> None:
-        """Turn away every POST from now on, also those that wait; polls and queries still pass."""
-        self._sending = False
-        for turn, is_to_send in self._queue:
-            if is_to_send and not turn.done():
-                turn.set_result(None)
+    def refuse(self) -> bool:
+        """Take in that the server's own limiter refused a call: pause everybody and lower the rate for a while.
 
-    @property
-    def _is_closed(self) -> bool:
-        return self._closed_until > self._clock.monotonic()
-
-    def _passes_at_once(self) -> bool:
-        return not self._queue and self._enters()
-
-    def _enters(self) -> bool:
-        """Enter both windows, where nothing stands against it."""
-        now = self._clock.monotonic()
-        if self._closed_until > now or not (self._short.has_room(now) and self._long.has_room(now)):
-            return False
-        self._short.enter(now)
-        self._long.enter(now)
+        True: whoever was refused may call again, as the pause comes first.
+        """
+        if pause := self.rate.refuse():
+            self.pause(pause)
         return True
 
-    async def _wait(self, *, to_send: bool) -> None:
-        await self._queued(to_send=to_send)
-        # A pause may have come since the usher let this one in.
-        while self._is_closed and (self._sending or not to_send):
-            await self._queued(to_send=to_send)
+    def set_rate(self, rate: float, cap: AbstractAsyncContextManager[object]) -> None:
+        """Let ``rate`` calls per second pass from now on; ``cap``: as at the start, for that rate."""
+        last, self._cap = self._next - self._interval, cap
+        self._interval = _PACE / self.rate.set_most(rate)
+        self._next = last + self._interval
+        self._begin_turn_anew()
 
-    async def _queued(self, *, to_send: bool) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((turn, to_send))
-        # One who was sent home is still there for a moment, and lets nobody in.
-        if self._usher is None or self._usher.done() or self._usher.cancelling():
-            self._usher = asyncio.create_task(self._let_in())
+    def hold(self, grace: float) -> None:
+        """Cut every wait of a POST, also of who comes yet; let the others pass for ``grace`` seconds more."""
+        self._held_from = self._clock.monotonic() + grace
+        self._cut_late()
+        self._begin_turn_anew()
+
+    def release(self) -> None:
+        """Let everything pass again."""
+        self._held_from = math.inf
+        self._begin_turn_anew()
+
+    def stop(self, grace: float) -> None:
+        """Cut every wait of a POST, and those whose turn comes in ``grace`` seconds or later; also of who comes yet."""
+        self._held_from = math.inf
+        self._ends = min(self._ends, self._clock.monotonic() + grace)
+        self._cut_late()
+        self._begin_turn_anew()
+
+    async def _admit(self, kind: CallKind, job_uuid: str) -> bool:
+        """Wait for the turn; False when that was cut."""
+        if self._is_late(kind, len(self._logins) + len(self._posts) + len(self._questions)):
+            return False
+        waiter = _Waiter(kind, self._clock.monotonic(), asyncio.get_running_loop().create_future())
+        self._enqueue(waiter, job_uuid)
         try:
-            await turn
+            is_passed = await waiter.future
         except asyncio.CancelledError:
-            self._dismiss()
+            self._remove(waiter)
+            self._rest_if_empty()
             raise
+        # The stop may have come in the very moment of the turn.
+        return is_passed and not self._is_forbidden(kind)
 
-    def _dismiss(self) -> None:
-        """Send the usher home where all who waited have left."""
-        usher = self._usher
-        if usher is not None and not usher.cancelling() and all(turn.done() for turn, _ in self._queue):
-            usher.cancel()
+    def _enqueue(self, waiter: _Waiter, job_uuid: str) -> None:
+        if waiter.kind is CallKind.POLL and job_uuid not in self._held and self.polls.is_known(job_uuid):
+            waiter.job_uuid = job_uuid
+            self._held[job_uuid] = waiter
+            self.polls.add(job_uuid)
+        else:
+            self._line(waiter.kind)[waiter] = None
+        if waiter.kind is CallKind.CLONE:
+            self.polls.note_post()
+        self._arrival.set()
+        if self._server is None:
+            self._server = asyncio.get_running_loop().create_task(self._serve())
 
-    async def _let_in(self) -> None:
-        """Be the usher until nobody waits any more."""
-        while self._is_anybody_waiting():
-            if not self._enters():
-                await self._pass()
-                if not self._is_anybody_waiting():
-                    return
-            self._queue.popleft()[0].set_result(None)
+    def _line(self, kind: CallKind) -> dict[_Waiter, None]:
+        if kind is CallKind.CLONE:
+            return self._posts
+        return self._logins if kind is CallKind.LOGIN else self._questions
 
-    def _is_anybody_waiting(self) -> bool:
-        while self._queue and self._queue[0][0].done():
-            self._queue.popleft()
-        return bool(self._queue)
+    def _remove(self, waiter: _Waiter) -> None:
+        """Take who does not wait any more out of the queue."""
+        if not waiter.job_uuid:
+            self._line(waiter.kind).pop(waiter, None)
+        elif self._held.get(waiter.job_uuid) is waiter:
+            del self._held[waiter.job_uuid]
+            self.polls.remove(waiter.job_uuid)
 
-    async def _pass(self) -> None:
-        while True:
-            closed_for = self._closed_until - self._clock.monotonic()
-            if closed_for > 0.0:
-                await asyncio.sleep(closed_for)
-            await self._short.acquire()
-            await self._long.acquire()
-            if not self._is_closed:
-                return
+    def _end(self, waiter: _Waiter, *, is_passed: bool) -> None:
+        """End a wait; who gave up in this very moment has no use for it."""
+        self._remove(waiter)
+        if not waiter.future.done():
+            waiter.future.set_result(is_passed)
+
+    def _begin_turn_anew(self) -> None:
+        if self._server is not None:
+            self._server.cancel()
+            self._server = asyncio.get_running_loop().create_task(self._serve())
+
+    def _rest_if_empty(self) -> None:
+        if self._is_empty and self._server is not None:
+            self._server.cancel()
+            self._server = None
+
+    @property
+    def _is_empty(self) -> bool:
+        return not (self._logins or self._posts or self._questions or self._held)
+
+    async def _serve(self) -> None:
+        """Give out turn after turn until nobody waits: sleep until the next slot, enter the cap, set the slot after."""
+        while not self._is_empty:
+            await self._sleep_until_due()
+            if (rest := self._rest()) > 0:
+                await self._sleep_until_arrival(rest)
+                continue
+            async with self._cap:
+                pass
+            # A pause may have come while the cap was full.
+            await self._sleep_until_due()
+            if (waiter := self._choose()) is not None:
+                now, due = self._clock.monotonic(), self._due
+                self._interval = _PACE / self.rate.note_call()
+                self._next = (due if now - due <= _CATCH_UP else now) + self._interval
+                self._end(waiter, is_passed=True)
+        self._server = None
+
+    def _rest(self) -> float:
+        """Return for how many seconds nobody wants a turn: only polls wait, and none is due."""
+        if self._logins or self._posts or self._questions:
+            return 0.0
+        return self.polls.next_due() - self._clock.monotonic()
+
+    async def _sleep_until_arrival(self, seconds: float) -> None:
+        self._arrival.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, _RESOLUTION)):
+                await self._arrival.wait()
+
+    def _choose(self) -> _Waiter | None:
+        """Return whose turn it is; None where those that wanted one have left."""
+        if self._logins:
+            return next(iter(self._logins))
+        post, question = next(iter(self._posts), None), next(iter(self._questions), None)
+        asked = math.inf if question is None else question.since
+        due, now = self.polls.next_due(), self._clock.monotonic()
+        is_long = min(asked, due) + _PATIENCE <= now
+        if post is not None and (self._is_posts_turn or not is_long):
+            self._is_posts_turn = False
+            return post
+        self._is_posts_turn = is_long
+        if question is not None and asked <= due:
+            return question
+        picked = self.polls.pick() if due <= now else None
+        return self._held[picked] if picked is not None else None
+
+    async def _sleep_until_due(self) -> None:
+        while (early := self._due - self._clock.monotonic()) > _RESOLUTION:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(max(early, _SHORTEST))
+
+    @property
+    def _due(self) -> float:
+        now = self._clock.monotonic()
+        return max(self._next, self._closed_until, now + _HELD if now >= self._held_from else -math.inf)
+
+    def _is_forbidden(self, kind: CallKind) -> bool:
+        return kind is CallKind.CLONE and min(self._ends, self._held_from) < math.inf
+
+    def _is_late(self, kind: CallKind, before: int) -> bool:
+        """Whether the call may not be made any more, after a stop or in a pause, with so many others before it."""
+        turn = max(self._due, self._clock.monotonic()) + before * self._interval
+        return self._is_forbidden(kind) or turn >= self._ends
+
+    def _cut_late(self) -> None:
+        kept = 0
+        for waiter in (*self._logins, *self._posts, *self._questions, *self._held.values()):
+            if self._is_late(waiter.kind, kept):
+                self._end(waiter, is_passed=False)
+            else:
+                kept += 1
+        self._rest_if_empty()

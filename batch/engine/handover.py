@@ -2,6 +2,10 @@
 
 Shared first: an account that gives a clone away may lose the right to share it. Nothing is recorded before: a process
 that dies in between leaves the hand-over open, and the next one does all of it again.
+
+A refusal of ChangeResourceOwner is followed by the question whose the clone is, as ZStack refuses to give an account
+what it has (ID.1004). A hand-over is no part of a Clone's digest: an owner may be changed after the clone was made, and
+is another hand-over then.
 """
 
 from __future__ import annotations
@@ -10,14 +14,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from batch.engine.dispatch import dispatch
 from batch.engine.stop import GRACE, within_grace
-from batch.errors import RunStoppedError
+from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.model import Handed, HandedOver, State
 from batch.zstack.answers import ErrorClass, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batch.engine.ports import Clock, HandOverJournal, Registrar
+    from batch.clock import Clock
+    from batch.engine.ports import HandOverJournal, Registrar
     from batch.engine.stop import Stop
     from batch.model import Clone, HandOver, Plan
     from batch.zstack.answers import NoAnswer, NotSent
@@ -25,20 +30,22 @@ if TYPE_CHECKING:
 _DEFINITE: Final = frozenset({ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS})
 """Refusals that are of this one clone, as far as anybody can tell; after any other no hand-over can succeed now."""
 _PAUSE_EVERY: Final = 512
+NOT_OURS: Final = "ZCLONE.NOT_OURS"
+"""Error code of a hand-over that is not tried, as only the manifest says that the clone is this run's."""
 
 
-class Settled(Protocol):
+class FinalStates(Protocol):
     """The fold of a manifest, as far as hand-overs need it."""
 
     def final(self, key: str) -> tuple[State, int] | None:
-        """Tell the final state of a Clone, or None."""
+        """Return the final state of a Clone, or None."""
 
     @property
-    def hand_overs(self) -> HandOvers:
+    def hand_overs(self) -> HandOverResults:
         """What became of hand-overs so far."""
 
 
-class HandOvers(Protocol):
+class HandOverResults(Protocol):
     """What a manifest says of hand-overs."""
 
     def is_done(self, key: str, wanted: HandOver) -> bool:
@@ -48,7 +55,7 @@ class HandOvers(Protocol):
         """Whether the server refused exactly that when it was asked last."""
 
 
-def handed(plan: Plan, past: Settled) -> Handed:
+def count_hand_overs(plan: Plan, past: FinalStates) -> Handed:
     """Count the hand-overs of the plan's clones that are made; a plan without any is not walked."""
     done, left, refused = 0, 0, 0
     for clone in plan.clones() if plan.hand_overs else ():
@@ -64,12 +71,12 @@ def handed(plan: Plan, past: Settled) -> Handed:
     return Handed(done, left, refused)
 
 
-def _is_made(clone: Clone, past: Settled) -> bool:
+def _is_made(clone: Clone, past: FinalStates) -> bool:
     final = past.final(clone.key)
     return final is not None and final[0] is State.CLONED
 
 
-def _waiting(plan: Plan, past: Settled) -> Iterator[Clone | None]:
+def waiting_clones(plan: Plan, past: FinalStates) -> Iterator[Clone | None]:
     """Stream the Clones that are made and not handed over as they should be; None now and then while skipping."""
     for number, clone in enumerate(plan.clones()):
         wanted = clone.hand_over
@@ -81,23 +88,24 @@ def _waiting(plan: Plan, past: Settled) -> Iterator[Clone | None]:
 
 async def hand_over_all(  # noqa: PLR0913 - the composition root names each part of the phase once
     plan: Plan,
-    past: Settled,
+    past: FinalStates,
     *,
     registrar: Registrar,
     journal: HandOverJournal,
     clock: Clock,
     workers: int,
     stop: Stop,
-    uuid_of: Callable[[Clone], str],
+    uuid_of: Callable[[Clone], str | None],
     grace: float = GRACE,
 ) -> None:
     """Hand over every clone that is made and not handed over as the plan says; refusals are in the journal.
 
-    ``uuid_of``: of the clone as it was made. Raises RunStoppedError where the server does not answer or no hand-over
-    can succeed: the same run goes on later.
+    ``uuid_of``: of the clone as it was made; None: nothing is done to it. Raises RunStoppedError where the server does
+    not answer or no hand-over can succeed: the same run goes on later.
     """
     phase = _Phase(registrar, journal, clock, uuid_of)
-    work = dispatch(_waiting(plan, past), phase.hand_over, workers=workers, is_stopped=lambda: stop.requested)
+    waiting = waiting_clones(plan, past)
+    work = dispatch(waiting, phase.hand_over, workers=workers, is_stopped=lambda: stop.requested)
     await within_grace(work, stop, grace)
 
 
@@ -105,7 +113,7 @@ class _Phase:
     """The hand-over of one clone after the other."""
 
     def __init__(
-        self, registrar: Registrar, journal: HandOverJournal, clock: Clock, uuid_of: Callable[[Clone], str]
+        self, registrar: Registrar, journal: HandOverJournal, clock: Clock, uuid_of: Callable[[Clone], str | None]
     ) -> None:
         self._registrar = registrar
         self._journal = journal
@@ -115,16 +123,26 @@ class _Phase:
     async def hand_over(self, clone: Clone) -> None:
         assert clone.hand_over is not None
         uuid = self._uuid_of(clone)
-        failed = await self._answer(uuid, clone.hand_over)
+        if uuid is None:
+            self._note(clone, "", NOT_OURS, "nothing shows that this run made it, so it is not handed over")
+            return
+        try:
+            failed = await self._answer(uuid, clone.hand_over)
+        except CallCutError:
+            # It stays open, and those whose turn came may still be done.
+            return
         if failed is None:
-            self._journal.note_hand_over(HandedOver(clone.key, self._clock.time(), clone.hand_over, uuid))
-        elif isinstance(failed, Refused) and failed.error.klass in _DEFINITE:
-            error = failed.error
-            self._journal.note_hand_over(
-                HandedOver(clone.key, self._clock.time(), clone.hand_over, uuid, error.code, error.told)
-            )
+            self._note(clone, uuid)
+        elif isinstance(failed, Refused) and failed.error.error_class in _DEFINITE:
+            self._note(clone, uuid, failed.error.code, failed.error.text)
         else:
-            raise RunStoppedError(f"hand-over of {clone.key}: {_told(failed)}")
+            is_denied = isinstance(failed, Refused) and failed.error.error_class is ErrorClass.FATAL
+            reason = EndReason.DENIED if is_denied else EndReason.OUTAGE
+            raise RunStoppedError(f"hand-over of {clone.key}: {_reason(failed)}", reason)
+
+    def _note(self, clone: Clone, uuid: str, code: str | None = None, error: str | None = None) -> None:
+        assert clone.hand_over is not None
+        self._journal.note_hand_over(HandedOver(clone.key, self._clock.time(), clone.hand_over, uuid, code, error))
 
     async def _answer(self, uuid: str, wanted: HandOver) -> Refused | NotSent | NoAnswer | None:
         if wanted.share_with:
@@ -134,5 +152,5 @@ class _Phase:
         return None if wanted.owner is None else await self._registrar.give(uuid, wanted.owner)
 
 
-def _told(failed: Refused | NotSent | NoAnswer) -> str:
-    return f"{failed.error.code}: {failed.error.told}" if isinstance(failed, Refused) else failed.reason
+def _reason(failed: Refused | NotSent | NoAnswer) -> str:
+    return str(failed.error) if isinstance(failed, Refused) else failed.reason

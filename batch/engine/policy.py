@@ -29,11 +29,10 @@ class Policy:
     """How many queries in a row may fail before the clone is left uncertain."""
     job_memory: float = 3600.0
     """How long after its POST a job uuid may be sent again; later the server may have forgotten it."""
+    free_sends: int = 16
+    """POSTs in a row that charge no attempt: after a dead session, or a node that was not ready."""
     backoff_base: float = 0.5
     backoff_cap: float = 20.0
-    poll_first: float = 0.25
-    poll_growth: float = 1.5
-    poll_cap: float = 15.0
 
     def backoff(self, failures: int, chance: float) -> float:
         """Full jitter: anything up to the doubled base; ``chance`` in [0, 1)."""
@@ -44,3 +43,8 @@ class Policy:
         if self.timeout is not None:
             return self.timeout
         return (self.api_timeout if api_timeout is None else api_timeout) + self.grace
+
+    def over_at(self, sent_at: float, api_timeout: float | None) -> float:
+        """When the server can no longer execute a POST of ``sent_at``, seconds since the epoch."""
+        longest = self.api_timeout if api_timeout is None else api_timeout
+        return sent_at + max(self.timeout or 0.0, longest) + self.grace

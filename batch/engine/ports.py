@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from batch.engine.polls import Hold
     from batch.model import Clone, HandedOver, Record
     from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
 
 
 class Api(Protocol):
-    """ZStack, one call each; every call passes the Gate, and none raises for what the server may answer."""
+    """ZStack, one call each; every call passes the Gate, and none raises for what the server may answer.
+
+    Where the wait for its turn was cut ``is_cut`` holds for the answer: the call was not made.
+    """
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
         """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID."""
@@ -27,17 +31,23 @@ class Api(Protocol):
         """Replace the dead session, once for all callers. Raises RunStoppedError where it cannot."""
 
 
-class Gate(Protocol):
-    """The one place where calls wait for the rate."""
+class RunApi(Protocol):
+    """The Api of a run, as ``settle`` uses it: its polls are put in order with those of all other Clones."""
 
-    async def wait(self) -> None:
-        """Return when one more call may be made."""
+    async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
+        """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID."""
 
-    async def wait_to_send(self) -> bool:
-        """Like ``wait`` for a POST that makes a clone; False when the run stopped sending: do not send."""
+    async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
+        """GET /v1/api-jobs/{job_uuid}; with ``hold`` once the job has probably ended, and not before others' turn.
 
-    def pause(self, seconds: float) -> None:
-        """Let no call pass for ``seconds`` from now."""
+        Raises CallCutError where the wait for its turn was cut.
+        """
+
+    async def find(self, resource_uuid: str) -> FindAnswer:
+        """GET /v1/ai/model-services/{resource_uuid}. Raises CallCutError where the wait for its turn was cut."""
+
+    async def renew(self) -> None:
+        """Replace the dead session, once for all callers. Raises RunStoppedError where it cannot."""
 
 
 class Journal(Protocol):
@@ -57,7 +67,10 @@ class Journal(Protocol):
 
 
 class Registrar(Protocol):
-    """ZStack as hand-overs need it; every call passes the Gate, and none raises for what the server may answer."""
+    """ZStack as hand-overs need it; every call passes the Gate, and none raises for what the server may answer.
+
+    Each raises CallCutError where the wait for its turn was cut.
+    """
 
     async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
         """Let accounts use a resource; None: done. Doing it again changes nothing."""
@@ -71,19 +84,3 @@ class HandOverJournal(Protocol):
 
     def note_hand_over(self, line: HandedOver) -> None:
         """Append without waiting; durable a moment later or at close."""
-
-
-class Clock(Protocol):
-    """Time and chance, injected so that a simulation owns both."""
-
-    def time(self) -> float:
-        """Seconds since the epoch, for records and deadlines anchored in the manifest."""
-
-    def monotonic(self) -> float:
-        """Seconds of a clock that never jumps, for waits."""
-
-    def random(self) -> float:
-        """Draw a number in [0, 1)."""
-
-    def uuid(self) -> str:
-        """Draw a v4 uuid as 32 lower-case hex digits."""

@@ -1,8 +1,10 @@
 """Asking the server what it would say to each clone, one alone first: a server that ignores the tag would clone.
 
-wire: with the system tag ``ephemeral::validationOnly`` a message passes every check and is not executed, and its job
-ends as ``{}``. Every request has a resource uuid of its own that no run ever uses, so that whatever a server makes
-of it can be found and deleted, and no target's own uuid is used up.
+With the system tag ``ephemeral::validationOnly`` a message passes every check and is not executed, and its job ends as
+``{}`` (zstack/README.md 5). Every request has a resource uuid of its own that no run ever uses, so that whatever a
+server makes of it can be found and deleted, and no target's own uuid is used up.
+
+These uuids are derived, so that asking again finds what was made instead of making a second. Nothing is journalled.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batch.engine.dispatch import dispatch
 from batch.errors import RunStoppedError
 from batch.zstack.answers import Absent, Accepted, Done, Duplicate, ErrorClass, Found, NoAnswer, Refused, Unknown
+from batch.zstack.polling import poll_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batch.engine.ports import Api, Clock
+    from batch.clock import Clock
+    from batch.engine.ports import Api
     from batch.model import Clone
     from batch.zstack.answers import ApiError, NotSent, SubmitAnswer
 
@@ -30,7 +34,7 @@ _POLL_TIME: Final = 300.0
 """Seconds until a job that only checks is given up; the checks themselves take milliseconds."""
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """What the server says to one clone."""
 
     OK = "ok"
@@ -39,10 +43,10 @@ class Outcome(StrEnum):
     """No usable answer."""
 
 
-class Verdict(NamedTuple):
+class CheckResult(NamedTuple):
     """The outcome, and of the others than ok ZStack's code, its words and what can be done."""
 
-    outcome: Outcome
+    outcome: CheckOutcome
     code: str | None = None
     error: str | None = None
     hint: str | None = None
@@ -59,9 +63,9 @@ class MadeError(Exception):
 
 
 async def check_all(
-    requests: Iterator[Clone], told: Callable[[Clone, Verdict], None], *, api: Api, clock: Clock, workers: int
+    requests: Iterator[Clone], report: Callable[[Clone, CheckResult], None], *, api: Api, clock: Clock, workers: int
 ) -> None:
-    """Send every request, which carry the tag and uuids of their own, and tell the verdict on each.
+    """Send every request, which carry the tag and uuids of their own, and report the verdict on each.
 
     Until one was found ok and then not to exist, they go one by one. Raises MadeError at the first thing made,
     RunStoppedError where it cannot be known whether something was, or no request can succeed.
@@ -69,15 +73,15 @@ async def check_all(
     check = _Check(api, clock)
     for request in requests:
         verdict = await check.ask(request)
-        told(request, verdict)
-        if verdict.outcome is Outcome.UNCLEAR:
+        report(request, verdict)
+        if verdict.outcome is CheckOutcome.UNCLEAR:
             raise RunStoppedError(f"server check of {request.key}: {verdict.error}: nothing more was sent")
-        if verdict.outcome is Outcome.OK:
+        if verdict.outcome is CheckOutcome.OK:
             await check.require_absent(request)
             break
 
     async def ask(request: Clone) -> None:
-        told(request, await check.ask(request))
+        report(request, await check.ask(request))
 
     await dispatch(requests, ask, workers=workers, is_stopped=lambda: False)
 
@@ -89,18 +93,18 @@ class _Check:
         self._api = api
         self._clock = clock
 
-    async def ask(self, request: Clone) -> Verdict:
-        verdict = Verdict(Outcome.UNCLEAR)
+    async def ask(self, request: Clone) -> CheckResult:
+        verdict = CheckResult(CheckOutcome.UNCLEAR)
         for number in range(_TRIES):
             await self._back_off(number)
-            answer = await self._ended(request)
+            answer = await self._await_end(request)
             if isinstance(answer, Done):
                 if answer.service is not None:
                     raise MadeError(request.key, answer.service.uuid)
-                return Verdict(Outcome.OK)
+                return CheckResult(CheckOutcome.OK)
             if not isinstance(answer, Refused):
                 await self.require_absent(request)
-                verdict = Verdict(Outcome.UNCLEAR, error=getattr(answer, "reason", "its job is not known"))
+                verdict = CheckResult(CheckOutcome.UNCLEAR, error=getattr(answer, "reason", "its job is not known"))
                 continue
             verdict = _refusal(answer.error)
             if not await self._may_repeat(request, answer.error, number):
@@ -108,14 +112,14 @@ class _Check:
         return verdict
 
     async def _may_repeat(self, request: Clone, error: ApiError, number: int) -> bool:
-        if error.klass is ErrorClass.FATAL:
-            raise RunStoppedError(f"server check of {request.key}: {error.code}: {error.told}")
-        if error.klass is ErrorClass.RENEW:
+        if error.error_class is ErrorClass.FATAL:
+            raise RunStoppedError(f"server check of {request.key}: {error}")
+        if error.error_class is ErrorClass.RENEW:
             await self._api.renew()
             return True
-        if error.klass is ErrorClass.AMBIGUOUS:
+        if error.error_class is ErrorClass.AMBIGUOUS:
             await self.require_absent(request)
-        return error.klass is not ErrorClass.PERMANENT and (error.retries is None or number < error.retries)
+        return error.error_class is not ErrorClass.PERMANENT and (error.retries is None or number < error.retries)
 
     async def require_absent(self, request: Clone) -> None:
         """Raise MadeError where the request's resource exists, RunStoppedError where that cannot be learnt."""
@@ -133,24 +137,25 @@ class _Check:
                 "look for it and delete it"
             )
 
-    async def _ended(self, request: Clone) -> Done | Refused | NotSent | NoAnswer | Unknown:
+    async def _await_end(self, request: Clone) -> Done | Refused | NotSent | NoAnswer | Unknown:
         job = self._clock.uuid()
         answer: SubmitAnswer = await self._api.submit(request, job)
         if not isinstance(answer, Accepted | Duplicate | NoAnswer):
             return answer
-        pause, ends = _POLL_FIRST, self._clock.monotonic() + _POLL_TIME
-        while self._clock.monotonic() < ends:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _POLL_LAST)
-            polled = await self._api.poll(job)
-            if isinstance(polled, Done | Refused | Unknown):
-                return polled
-        return NoAnswer("its job did not end in time")
+        polled = await poll_to_end(
+            lambda: self._api.poll(job),
+            self._clock,
+            seconds=_POLL_TIME,
+            first=_POLL_FIRST,
+            last=_POLL_LAST,
+            misses=1,
+        )
+        return polled if isinstance(polled, Done | Refused | Unknown) else NoAnswer("its job did not end in time")
 
     async def _back_off(self, number: int) -> None:
         if number:
             await asyncio.sleep(_BACK_OFF * 2.0 ** (number - 1) * (0.5 + self._clock.random() / 2))
 
 
-def _refusal(error: ApiError) -> Verdict:
-    return Verdict(Outcome.REFUSED, error.code, error.text, error.hint or None)
+def _refusal(error: ApiError) -> CheckResult:
+    return CheckResult(CheckOutcome.REFUSED, error.code, error.text, error.hint or None)

@@ -1,6 +1,6 @@
 """Bring one Clone to its end: do what each step says, record it, decide on the answer, again.
 
-Resumed and fresh Clones take the same road: a fresh one starts at Send, a resumed one at Poll.
+Resumed and fresh Clones take one path: a fresh one starts at Send, a resumed one at Poll.
 """
 
 from __future__ import annotations
@@ -9,260 +9,286 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.engine.budget import price_of
-from batch.engine.decisions import after_find, after_poll, after_submit, window_start
-from batch.engine.steps import Abort, Doing, End, Look, Poll, Renew, Resend, Send, Step, Ticket, Why
-from batch.errors import ExitCode, RunStoppedError
-from batch.model import Record, State
-from batch.zstack.answers import NoAnswer, NotSent
+from batch.engine.absence import Knowledge, after_no_send
+from batch.engine.budget import retry_cost
+from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
+from batch.engine.polls import Hold
+from batch.engine.recording import NotHonouredError, note_accepted, note_unsent, record_end, return_attempt
+from batch.engine.steps import (
+    RESOURCE_UUID,
+    Abort,
+    Doing,
+    End,
+    Look,
+    Poll,
+    Renew,
+    Resend,
+    Review,
+    Send,
+    Step,
+    Ticket,
+)
+from batch.errors import EndReason, RunStoppedError
+from batch.model import UNKNOWN_JOB, Record, State
+from batch.zstack.answers import NoAnswer, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from batch.clock import Clock
     from batch.engine.budget import RetryBudget
-    from batch.engine.pace import PollPace
     from batch.engine.policy import Policy
-    from batch.engine.ports import Api, Clock, Journal
+    from batch.engine.ports import Journal, RunApi
+    from batch.engine.readiness import Readiness
     from batch.engine.stop import Stop
-    from batch.model import Clone, Intent
-    from batch.zstack.answers import SubmitAnswer
+    from batch.model import Clone
+    from batch.zstack.answers import PollAnswer, SubmitAnswer
 
 
-class NotHonouredError(RunStoppedError):
-    """The server gave the clone another uuid than it was asked for, so that a retry could make a second clone."""
+_DENIED = ("ID.1002", "SYS.1019", "LICENSE.")
+"""Codes of refusals that stand whatever is sent and however often one logs in."""
 
-    exit_code = ExitCode.BROKEN
+
+_RECORD_EVERY = 4
+"""After so many tries of which no byte left, one after the other, a POST is recorded anew."""
+_RECORD_AFTER = 15.0
+"""Seconds after which it is too: less than what a later process adds to the time that a job may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """Everything outside the state machine."""
+class Dependencies:
+    """What ``settle`` needs beside the Clone and its step."""
 
-    api: Api
+    api: RunApi
     journal: Journal
     clock: Clock
     policy: Policy
     stop: Stop
-    pace: PollPace
     budget: RetryBudget
+    readiness: Readiness
+    is_honoured: Callable[[], bool]
+    """Whether it is known that the server honours resourceUuid."""
+    api_timeout: Callable[[], float]
+    """Returns the longest time that the server said it may work on any job of the run, in seconds."""
+
+    def known(self) -> Knowledge:
+        """Return what decisions rest on now."""
+        return Knowledge(self.policy, self.clock.time(), self.is_honoured(), self.api_timeout())
 
 
-def first_step(intent: Intent, policy: Policy) -> Step:
-    """Where a Clone goes on, by what its manifest says.
+async def settle(
+    clone: Clone, step: Step, deps: Dependencies, *, pause_at: Callable[[Step], bool] | None = None
+) -> Step:
+    """Go on from ``step`` until End, or until a step that ``pause_at`` names or that may not be done; return that step.
 
-    Of one that is planned again only the last attempt was never sent: those before it are asked about like any other.
-    """
-    if intent.job_uuid is None or not intent.attempt:
-        return Send(intent.attempt + 1)
-    deadline = intent.first_sent_at + policy.window(None) if intent.deadline is None else intent.deadline
-    ticket = Ticket(
-        intent.attempt,
-        intent.job_uuid,
-        intent.sent_at,
-        intent.first_sent_at,
-        deadline,
-        answered=intent.state is State.ACCEPTED,
-        resumed=True,
-        reopened=intent.state is State.UNCERTAIN,
-    )
-    return Poll(ticket, at_once=True)
-
-
-async def settle(clone: Clone, step: Step, world: World, *, pause_at: Callable[[Step], bool] | None = None) -> Step:
-    """Go on from ``step`` until End, or until a step that ``pause_at`` names or the Stop forbids; return that step.
-
-    Raises RunStoppedError where the whole run cannot go on, ManifestError where the journal failed.
+    Raises CallCutError where the Stop cut the wait for a poll or look, RunStoppedError where the whole run cannot go
+    on, ManifestError where the journal failed.
     """
     while not isinstance(step, End):
-        if (pause_at is not None and pause_at(step)) or _is_forbidden(step, clone, world):
+        if pause_at is not None and pause_at(step):
             return step
-        step = await _take(step, clone, world)
-    _record_end(clone, step, world)
+        if isinstance(step, Send) and not clone.body:
+            # Its target left the job file, or this part of it: it is settled as what is known of it.
+            if step.otherwise is None:
+                return step
+            if _has_failed(step.otherwise):
+                note_unsent(clone, step.attempt - 1, deps)
+                return step
+            step = after_no_send(step)
+            continue
+        if _is_forbidden(step, deps):
+            return step
+        if step is (step := await _take(step, clone, deps)):
+            return step
+    record_end(clone, step, deps)
     return step
 
 
-def _is_forbidden(step: Step, clone: Clone, world: World) -> bool:
-    """Tell whether the step would send after the Stop, or what has no body because its target left the job file."""
-    return isinstance(step, Send) and (world.stop.requested or not clone.body)
+def _has_failed(step: Step) -> bool:
+    return isinstance(step, End) and step.state is State.FAILED
 
 
-def _take(step: Doing, clone: Clone, world: World) -> Awaitable[Step]:
+def _is_forbidden(step: Step, deps: Dependencies) -> bool:
+    """Tell whether the step would send after the Stop, or again without the proof that this is safe."""
+    return isinstance(step, Send) and (deps.stop.requested or (step.needs_proof and not deps.is_honoured()))
+
+
+def _take(step: Doing, clone: Clone, deps: Dependencies) -> Awaitable[Step]:
     match step:
         case Send():
-            return _send(step, clone, world)
+            return _send(step, clone, deps)
         case Resend():
-            return _resend(step, clone, world)
+            return _resend(step, clone, deps)
         case Poll():
-            return _poll(step, clone, world)
+            return _poll(step, clone, deps)
         case Look():
-            return _look(step, clone, world)
+            return _look(step, clone, deps)
+        case Review():
+            return _review(step, deps)
         case Renew():
-            return _renew(step, clone, world)
-    return _abort(step, clone, world)
+            return _renew(step, clone, deps)
+    return _abort(step, clone, deps)
 
 
-async def _renew(step: Renew, clone: Clone, world: World) -> Step:
-    await world.api.renew()
-    if not clone.body:
-        # Its target left the job file: it cannot be sent again, but its clone may be there.
-        return Look(step.ticket, Why.LOST)
-    known = step.ticket if step.ticket.answered else step.ticket.instead_of
-    before = None if known is None else known._replace(instead_of=None)
-    return Send(step.ticket.attempt, None, window_start(step.ticket), instead_of=before)
+async def _renew(step: Renew, clone: Clone, deps: Dependencies) -> Step:
+    await deps.api.renew()
+    return after_renewal(step, clone, known=deps.known())
 
 
-async def _abort(step: Abort, clone: Clone, world: World) -> Step:
-    _return_attempt(clone, step.ticket, world)
-    raise RunStoppedError(f"{step.error.code}: {step.error.told}")
+async def _abort(step: Abort, clone: Clone, deps: Dependencies) -> Step:
+    if step.is_unsent:
+        return_attempt(clone, step.ticket, deps)
+    elif step.is_job_over:
+        # Of a request that arrived twice only the last end is known: the job is asked about again.
+        return_attempt(clone, step.ticket, deps, ended=step.ticket.job_uuid)
+    error = step.error
+    text = str(error)
+    if error.code == RESOURCE_UUID:
+        raise NotHonouredError(text)
+    raise RunStoppedError(text, EndReason.DENIED if error.code.startswith(_DENIED) else EndReason.LOGIN)
 
 
-async def _send(step: Send, clone: Clone, world: World) -> Step:
-    parked = 0.0
-    if step.otherwise is not None:
-        await world.stop.sleep(world.policy.backoff(step.attempt - 1, world.clock.random()))
-        if _is_overdue(step, world):
-            return step.otherwise
-        parked = await _afford(price_of(is_after_silence=step.is_after_silence), world)
-        if world.stop.requested:
-            return step
-    now = world.clock.time()
-    first = now if step.first_sent_at is None else step.first_sent_at + parked
-    job_uuid, until = step.job_uuid or world.clock.uuid(), first + world.policy.window(None)
-    ticket = Ticket(step.attempt, job_uuid, now, first, until, instead_of=step.instead_of)
-    await world.journal.commit(
-        Record(
-            State.SENT,
-            clone.key,
-            now,
-            ticket.attempt,
-            clone.source_uuid,
-            clone.resource_uuid,
-            ticket.job_uuid,
-            clone.digest,
-            ticket.deadline,
-        ),
+async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
+    failures = step.attempt - 1 if step.is_retry else step.free
+    if failures:
+        await deps.stop.sleep(deps.policy.backoff(failures, deps.clock.random()))
+    if step.is_retry and step.otherwise is not None and _is_overdue(step, deps):
+        return step.otherwise
+    waited = await _wait_to_send(step, deps)
+    if deps.stop.requested:
+        return step
+    ticket = _new_ticket(step, deps, waited=waited)
+    await deps.journal.commit(_sent_record(clone, ticket))
+    if step.is_retry:
+        return await _submit_again(ticket, clone, deps, cost=retry_cost(is_after_silence=step.is_after_silence))
+    deps.budget.note_first()
+    return _decide(await deps.api.submit(clone, ticket.job_uuid), ticket, clone, deps, failures=0)
+
+
+async def _wait_to_send(step: Send, deps: Dependencies) -> float:
+    """Wait for the retry budget and the node; return for how many seconds, which are not charged to the Clone."""
+    began = deps.clock.monotonic()
+    if step.is_retry:
+        await deps.budget.reserve(retry_cost(is_after_silence=step.is_after_silence), deps.stop)
+    await deps.readiness.wait(deps.stop)
+    return deps.clock.monotonic() - began
+
+
+def _new_ticket(step: Send, deps: Dependencies, *, waited: float) -> Ticket:
+    now = deps.clock.time()
+    first = now if step.first_sent_at is None else step.first_sent_at + waited
+    return Ticket(
+        step.attempt,
+        step.job_uuid or deps.clock.uuid(),
+        now,
+        first,
+        first + deps.policy.window(None),
+        open_jobs=step.open_jobs,
+        is_repeat=step.job_uuid is not None,
+        has_repeats=step.has_repeats,
+        is_mixed=step.is_mixed,
+        has_predecessor=step.has_predecessor,
+        api_timeout=step.api_timeout,
+        free=step.free,
     )
-    if step.otherwise is None:
-        world.budget.note_first()
-        return _decided(await world.api.submit(clone, ticket.job_uuid), ticket, clone, world, failures=0)
-    return await _submit_again(ticket, clone, world, price=price_of(is_after_silence=step.is_after_silence))
 
 
-def _is_overdue(step: Send, world: World) -> bool:
-    timeout, first = world.policy.timeout, step.first_sent_at
-    return timeout is not None and first is not None and world.clock.time() >= first + timeout
+def _sent_record(clone: Clone, ticket: Ticket) -> Record:
+    return Record(
+        State.SENT,
+        clone.key,
+        ticket.sent_at,
+        ticket.attempt,
+        clone.source_uuid,
+        clone.resource_uuid,
+        ticket.job_uuid,
+        clone.digest,
+        ticket.deadline,
+        open_jobs=ticket.open_jobs,
+    )
 
 
-async def _afford(price: float, world: World) -> float:
-    """Wait until the run can afford a retry; return for how many seconds, which are not charged to the Clone."""
-    began = world.clock.monotonic()
-    await world.budget.afford(price, world.stop)
-    return world.clock.monotonic() - began
+def _is_overdue(step: Send, deps: Dependencies) -> bool:
+    timeout, first = deps.policy.timeout, step.first_sent_at
+    return timeout is not None and first is not None and deps.clock.time() >= first + timeout
 
 
-async def _submit_again(ticket: Ticket, clone: Clone, world: World, *, price: float, failures: int = 0) -> Step:
-    """Submit what was paid for, and settle the bill by whether the server answered."""
-    answer = await world.api.submit(clone, ticket.job_uuid)
-    world.budget.close(price, is_answered=not isinstance(answer, NotSent | NoAnswer))
-    return _decided(answer, ticket, clone, world, failures=failures)
+async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cost: float, failures: int = 0) -> Step:
+    """Submit a retry, and tell the budget whether the server answered where it had a ``cost``."""
+    answer = await deps.api.submit(clone, ticket.job_uuid)
+    if cost:
+        deps.budget.note_retry(cost, is_answered=not isinstance(answer, NotSent | NoAnswer))
+    return _decide(answer, ticket, clone, deps, failures=failures)
 
 
-def _decided(answer: SubmitAnswer, ticket: Ticket, clone: Clone, world: World, *, failures: int) -> Step:
-    step = after_submit(answer, ticket, policy=world.policy, failures=failures)
+def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Dependencies, *, failures: int) -> Step:
+    deps.readiness.note(answer, sent_at=ticket.sent_at)
+    step = after_submit(answer, ticket, policy=deps.policy, failures=failures)
     if isinstance(step, Poll) and step.ticket.answered:
-        _note_accepted(clone, step.ticket, world)
+        note_accepted(clone, step.ticket, deps)
     return step
 
 
-def _note_accepted(clone: Clone, ticket: Ticket, world: World) -> None:
-    world.journal.note(
-        Record(
-            State.ACCEPTED,
-            clone.key,
-            world.clock.time(),
-            ticket.attempt,
-            job_uuid=ticket.job_uuid,
-            deadline=ticket.deadline,
-        ),
-    )
-
-
-async def _resend(step: Resend, clone: Clone, world: World) -> Step:
-    price = price_of(is_after_silence=False)
-    await world.stop.sleep(world.policy.backoff(step.failures, world.clock.random()))
-    await world.budget.afford(price, world.stop)
-    if world.stop.requested:
-        _return_attempt(clone, step.ticket, world)
-        return Send(step.ticket.attempt)
+async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
+    cost = 0.0 if step.is_limited else retry_cost(is_after_silence=False)
+    if not step.is_limited:
+        await deps.stop.sleep(deps.policy.backoff(step.failures, deps.clock.random()))
+    await deps.readiness.wait(deps.stop)
+    if cost:
+        await deps.budget.reserve(cost, deps.stop)
+    if deps.stop.requested:
+        if step.ticket.is_repeat:
+            return step
+        return_attempt(clone, step.ticket, deps)
+        return Send(step.ticket.attempt, open_jobs=step.ticket.open_jobs, has_predecessor=step.ticket.has_predecessor)
     # Until now no byte of it left: its time begins anew.
-    now = world.clock.time()
+    now = deps.clock.time()
     first = step.ticket.first_sent_at + max(0.0, now - step.ticket.sent_at)
     ticket = step.ticket._replace(sent_at=now, first_sent_at=first)
-    return await _submit_again(ticket, clone, world, price=price, failures=step.failures)
+    # The pauses for the server's rate limiter are long after the first few.
+    is_late = now - step.ticket.sent_at > _RECORD_AFTER
+    is_due = step.failures % _RECORD_EVERY == 0 or (step.is_limited and step.failures > _RECORD_EVERY) or is_late
+    if is_due and not deps.policy.at_most_once:
+        # The next process counts from the last POST when the server can no longer execute it.
+        await deps.journal.commit(_sent_record(clone, ticket))
+    return await _submit_again(ticket, clone, deps, cost=cost, failures=step.failures)
 
 
-def _return_attempt(clone: Clone, ticket: Ticket, world: World) -> None:
-    """Record that the attempt was never executed, so that it is not charged and not asked about.
-
-    Where it was sent before and its session was dead, its old J is asked about again: of a request that reached the
-    server twice only the last end is told.
-    """
-    if ticket.instead_of is not None:
-        _note_accepted(clone, ticket.instead_of, world)
-    else:
-        world.journal.note(Record(State.PLANNED, clone.key, world.clock.time(), ticket.attempt - 1))
-
-
-async def _poll(step: Poll, clone: Clone, world: World) -> Step:
-    if not step.at_once:
-        left = max(0.0, step.ticket.deadline - world.clock.time())
-        await asyncio.sleep(min(world.pace.delay(step.polls), left))
-    answer = await world.api.poll(step.ticket.job_uuid)
-    now = world.clock.time()
-    after = after_poll(answer, step._replace(at_once=False), now=now, policy=world.policy)
-    if isinstance(after, End) and not step.at_once:
-        world.pace.learn(now - step.ticket.sent_at, step.polls)
-    elif isinstance(after, Poll) and after.ticket.answered and not step.ticket.answered:
-        _note_accepted(clone, after.ticket, world)
+async def _poll(step: Poll, clone: Clone, deps: Dependencies) -> Step:
+    hold = None if step.at_once else _hold(step, deps)
+    answer = await _ask_job(step.ticket.job_uuid, deps, hold)
+    now = deps.clock.time()
+    deps.readiness.note(answer, sent_at=step.ticket.sent_at)
+    after = after_poll(answer, step, now=now, policy=deps.policy)
+    if isinstance(after, Poll):
+        after = after._replace(at_once=False)
+        if after.ticket.answered and not step.ticket.answered:
+            note_accepted(clone, after.ticket, deps)
     return after
 
 
-async def _look(step: Look, clone: Clone, world: World) -> Step:
-    policy = world.policy
+def _hold(step: Poll, deps: Dependencies) -> Hold:
+    """Return how long a poll may wait: one after a miss asks whether a node lags behind, whatever the job's age."""
+    deadline = step.ticket.deadline
+    if step.misses:
+        deadline = min(deadline, deps.clock.time() + deps.policy.settle_delay * 2.0 ** (step.misses - 1))
+    return Hold(step.ticket.sent_at, deadline)
+
+
+async def _review(step: Review, deps: Dependencies) -> Step:
+    return after_review(await _ask_job(step.pending[0], deps), step, known=deps.known())
+
+
+async def _ask_job(job_uuid: str, deps: Dependencies, hold: Hold | None = None) -> PollAnswer:
+    return Unknown() if job_uuid == UNKNOWN_JOB else await deps.api.poll(job_uuid, hold)
+
+
+async def _look(step: Look, clone: Clone, deps: Dependencies) -> Step:
+    policy = deps.policy
+    if not clone.resource_uuid:
+        return without_uuid(step, known=deps.known())
     if step.blind:
-        await asyncio.sleep(policy.backoff(step.blind, world.clock.random()))
+        await asyncio.sleep(policy.backoff(step.blind, deps.clock.random()))
     elif step.looks:
         await asyncio.sleep(policy.settle_delay * 2.0 ** (step.looks - 1))
-    answer = await world.api.find(clone.resource_uuid)
-    return after_find(answer, step, clone, now=world.clock.time(), policy=policy)
-
-
-def _record_end(clone: Clone, end: End, world: World) -> None:
-    made = end.service
-    world.journal.note(
-        Record(
-            end.state,
-            clone.key,
-            world.clock.time(),
-            end.attempt,
-            clone_uuid=made.uuid if made is not None and end.state is State.CLONED else None,
-            name=made.name if made is not None else None,
-            adopted=end.adopted or None,
-            error_code=end.code,
-            error=end.text,
-        ),
-    )
-    if end.state is not State.CLONED or made is None:
-        return
-    if end.attempt == 1:
-        world.budget.reward()
-    if made.uuid != clone.resource_uuid and not world.policy.at_most_once:
-        raise NotHonouredError(
-            f"{clone.key}: asked for the uuid {clone.resource_uuid}, the server made {made.uuid}; it does not honour "
-            "resourceUuid, so an unanswered request could be cloned twice: check the clone, then use --at-most-once"
-        )
-
-
-def is_reconciled(step: Step) -> bool:
-    """Whether a resumed Clone has been asked about: known to run, or about to be sent again."""
-    return isinstance(step, Send | Resend) or (isinstance(step, Poll) and step.polls > 0 and step.ticket.answered)
+    return after_find(await deps.api.find(clone.resource_uuid), step, clone, known=deps.known())

@@ -1,14 +1,23 @@
-"""The run's wish to end: asked for once, seen by everybody, and able to wake who sleeps before a send."""
+"""The run's wish to end: asked for once, seen by everybody, and able to wake who sleeps before a send.
+
+Waits at the rate limiter whose turn comes after the grace are cut at once, and a cut wait makes no call; the others
+pass at the rate until the grace ends. The clone of a cut poll or look stays open. The one logout passes rate and pause.
+Login and plan, which leave nothing in flight, are cancelled.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from batch.errors import ZcloneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from batch.errors import EndReason
+
+_Result = TypeVar("_Result")
 
 GRACE: Final = 30.0
 """Seconds that what is in flight gets to settle after a Stop."""
@@ -20,8 +29,13 @@ class Stop:
     def __init__(self) -> None:
         """Nothing asked for yet."""
         self.reason: str | None = None
+        self.code: EndReason | None = None
+        """The kind of ``reason``; None where that has no name."""
         self._asked = asyncio.Event()
+        self.is_draining = False
+        """Whether what is in flight has all the time it needs."""
         self._hooks: list[Callable[[], None]] = []
+        self._drain_hooks: list[Callable[[], None]] = []
 
     @property
     def requested(self) -> bool:
@@ -29,16 +43,29 @@ class Stop:
         return self.reason is not None
 
     def on_request(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` at the request, such as the Gate's ``stop_sending``."""
+        """Call ``hook`` at the request, such as what tells the Gate; a drain is none yet."""
         self._hooks.append(hook)
 
-    def request(self, reason: str) -> None:
-        """Ask for the end; later reasons are not kept."""
-        if self.requested:
-            return
-        self.reason = reason
+    def on_drain(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` at the drain."""
+        self._drain_hooks.append(hook)
+
+    def request(self, reason: str, code: EndReason | None) -> None:
+        """Ask for the end; later reasons are not kept, but one after a drain is."""
+        if not self.requested or self.is_draining:
+            self.is_draining = False
+            self._ask(reason, code, self._hooks)
+
+    def drain(self, reason: str, code: EndReason | None) -> None:
+        """Ask for the end once all that is in flight has settled, however long that takes."""
+        if not self.requested:
+            self.is_draining = True
+            self._ask(reason, code, self._drain_hooks)
+
+    def _ask(self, reason: str, code: EndReason | None, hooks: list[Callable[[], None]]) -> None:
+        self.reason, self.code = reason, code
         self._asked.set()
-        for hook in self._hooks:
+        for hook in hooks:
             hook()
 
     async def wait(self) -> None:
@@ -47,24 +74,60 @@ class Stop:
 
     async def sleep(self, seconds: float) -> None:
         """Wait ``seconds``, or less when the end is asked for."""
-        if seconds <= 0 or self.requested:
+        if seconds > 0:
+            await self._wait_for(timeout=seconds)
+
+    async def sleep_until(self, event: asyncio.Event) -> None:
+        """Wait until ``event`` is set, or the end is asked for."""
+        await self._wait_for(event)
+
+    async def _wait_for(self, *events: asyncio.Event, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        if self.requested:
             return
-        asked = asyncio.ensure_future(self._asked.wait())
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._asked, *events)]
         try:
-            await asyncio.wait((asked,), timeout=seconds)
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            asked.cancel()
+            for wait in waits:
+                wait.cancel()
 
 
-async def within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:
-    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; what is cut off then is in the journal."""
+async def before_stop(work: Coroutine[None, None, _Result], stop: Stop) -> _Result | None:
+    """Return what ``work`` comes to; at the Stop cancel it and return None, for what leaves nothing in flight."""
     running = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({running}, timeout=grace)
     finally:
         stopping.cancel()
         running.cancel()
-    with suppress(asyncio.CancelledError):
+    try:
+        return await running
+    except (asyncio.CancelledError, ZcloneError):
+        # A call that the Stop cut may be reported as any error.
+        if not stop.requested:
+            raise
+        return None
+
+
+async def within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:
+    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; what is cut off then is in the journal."""
+    running, timers = asyncio.ensure_future(work), []
+
+    def end_later() -> None:
+        if not running.done():
+            timers.append(asyncio.get_running_loop().call_later(grace, running.cancel))
+
+    stop.on_request(end_later)
+    if stop.requested and not stop.is_draining:
+        end_later()
+    try:
         await running
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+        running.cancel()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from batch.errors import ManifestMismatchError
@@ -19,7 +20,7 @@ _KEPT_DIGITS = 12
 """Hex digits of a digest that a settled Clone keeps."""
 
 
-class Past(Protocol):
+class RunHistory(Protocol):
     """The fold of a manifest, as far as the engine needs it."""
 
     @property
@@ -42,8 +43,31 @@ class Past(Protocol):
     def canary_passed(self) -> bool:
         """Whether the server was seen to honour resourceUuid."""
 
+    @property
+    def unasked(self) -> Mapping[str, str]:
+        """By key: the uuid of a clone of which no line shows that it was asked for, as that was lost to damage."""
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether any attempt was ever recorded."""
+
+    @property
+    def was_dishonoured(self) -> bool:
+        """Whether the server ever made a clone under another uuid than it was asked for."""
+
+    @property
+    def api_timeout(self) -> float:
+        """The longest time that the server said it may work on a job, in seconds; 0 where it never did."""
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether lines were lost to damage, so that any target may have been sent."""
+
+    def has_predecessor(self, key: str) -> bool:
+        """Whether a target that is as if nothing had been sent may have been sent before."""
+
     def final(self, key: str) -> tuple[State, int] | None:
-        """Tell the final state and the first 48 bits of the digest it was sent with (0: not on record), or None."""
+        """Return the final state and the first 48 bits of the digest it was sent with (0: not on record), or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,49 +76,94 @@ class Survey:
 
     open: tuple[Clone, ...]
     changed: tuple[str, ...]
-    """Keys that were sent with another body than the plan has now."""
+    """Keys that were sent with another body than the plan has now, and nobody knows what became of them."""
     is_nothing_left: bool = False
     """Whether every target of the plan is settled for good."""
-    settled: int = 0
-    """How many of them are."""
+    settled: Counter[State] = field(default_factory=Counter)
+    """The plan's targets that are, by state."""
+    outdated: tuple[str, ...] = ()
+    """Keys of what was made with another body than the plan has now."""
+    taken: tuple[str, ...] = ()
+    """Keys of targets whose resourceUuid an attempt of another target in doubt was sent with."""
+    is_honoured: bool = False
+    """Whether a clone has the uuid that the plan derives, though no line shows that it was asked for."""
 
 
-def survey(plan: Plan, past: Past) -> Survey:
+def survey(plan: Plan, past: RunHistory) -> Survey:
     """Walk the plan once against the manifest; where nothing was ever sent there is nothing to find."""
     if not past.intents and not past.counts.keys() - {State.PLANNED}:
         return Survey((), (), is_nothing_left=plan.count == 0)
     intents = dict(past.intents)
+    owners = {intent.resource_uuid: intent.key for intent in intents.values() if intent.resource_uuid}
     found: list[Clone] = []
     changed: list[str] = []
-    settled = 0
+    outdated: list[str] = []
+    taken: list[str] = []
+    settled: Counter[State] = Counter()
+    unasked, is_honoured = past.unasked, False
     for clone in plan.clones():
         intent = intents.pop(clone.key, None)
         final = past.final(clone.key) if intent is None else None
+        if clone.is_given and owners.get(clone.resource_uuid, clone.key) != clone.key:
+            taken.append(clone.key)
         if intent is not None:
             found.append(clone)
             # A repaired manifest may not know what was sent: that is no sign of a change.
-            is_changed = intent.digest not in ("", clone.digest)
-        else:
-            is_changed = final is not None and final[1] not in (0, int(clone.digest[:_KEPT_DIGITS], 16))
-        settled += final is not None
-        if is_changed:
-            changed.append(clone.key)
-    found.extend(_removed(intent) for intent in intents.values())
-    return Survey(tuple(found), tuple(changed), is_nothing_left=settled == plan.count and not found, settled=settled)
+            if intent.state is not State.PLANNED and intent.digest not in ("", clone.digest):
+                changed.append(clone.key)
+        elif final is not None:
+            settled[final[0]] += 1
+            is_honoured = is_honoured or (not clone.is_given and unasked.get(clone.key) == clone.resource_uuid)
+            if _is_outdated(final, clone):
+                outdated.append(clone.key)
+    found.extend(without_body(intent) for intent in intents.values())
+    is_nothing_left = settled.total() == plan.count and not found
+    return Survey(tuple(found), tuple(changed), is_nothing_left, settled, tuple(outdated), tuple(taken), is_honoured)
+
+
+def _is_outdated(final: tuple[State, int], clone: Clone) -> bool:
+    return final[0] is State.CLONED and final[1] not in (0, int(clone.digest[:_KEPT_DIGITS], 16))
 
 
 def refuse_changes(changed: tuple[str, ...]) -> None:
-    """Raise ManifestMismatchError naming the targets that were sent and then edited."""
-    if not changed:
-        return
-    named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else "")
-    raise ManifestMismatchError(
-        f"changed since they were sent: {named}; give them a new id (or the job a new run), or say --accept-changes: "
-        "what was made stays as it is, what must be sent again is sent as the file has it now"
-    )
+    """Raise ManifestMismatchError naming the targets that were edited while their last attempt is in doubt."""
+    if changed:
+        raise ManifestMismatchError(
+            f"changed since they were sent, and what became of them is not known: {_join(changed)}; change them back "
+            "until they have settled, or say --accept-changes: what is found to be made stays as it is, what must be "
+            "sent again is sent as the file has it now"
+        )
 
 
-def fresh(plan: Plan, past: Past, opened: frozenset[str]) -> Iterator[Clone | None]:
+def refuse_taken(taken: tuple[str, ...]) -> None:
+    """Raise ManifestMismatchError naming the targets whose resourceUuid may become another target's clone."""
+    if taken:
+        raise ManifestMismatchError(
+            f"their resourceUuid was sent for another target, and what became of that is not known: {_join(taken)}; "
+            "give them another one, or change it back until the other has settled"
+        )
+
+
+def describe_outdated(outdated: tuple[str, ...], *, is_strict: bool) -> str | None:
+    """Describe the clones that were made as the job file no longer says; None where there are none.
+
+    Raises ManifestMismatchError instead where ``is_strict``.
+    """
+    if not outdated:
+        return None
+    made = f"{len(outdated)} clones were made before the job file was changed"
+    if is_strict:
+        raise ManifestMismatchError(
+            f"{made}: {_join(outdated)}; give them a new id (or the job a new run), or run without --strict"
+        )
+    return f"{made} and stay as they were made: {_join(outdated)}"
+
+
+def _join(keys: tuple[str, ...]) -> str:
+    return ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
+
+
+def find_unrecorded(plan: Plan, past: RunHistory, opened: frozenset[str]) -> Iterator[Clone | None]:
     """Stream the Clones nothing was recorded of; None now and then while skipping the others."""
     if not opened and not past.settled:
         yield from plan.clones()
@@ -109,6 +178,6 @@ def fresh(plan: Plan, past: Past, opened: frozenset[str]) -> Iterator[Clone | No
             yield None
 
 
-def _removed(intent: Intent) -> Clone:
-    """Stand in for a target that is no longer in the job file: enough to ask about it, never sent again."""
+def without_body(intent: Intent) -> Clone:
+    """Return what an attempt was sent as, without its body: enough to ask about it, never sent again."""
     return Clone(intent.key, intent.source_uuid, intent.resource_uuid, b"", intent.digest)

@@ -1,4 +1,7 @@
-"""Waves: the queue cut into parts that follow each other; waiting targets stay in the one shared iterator."""
+"""Waves: the queue cut into parts that follow each other; waiting targets stay in the one shared iterator.
+
+A wave is judged by all targets that settled so far, not by its own: a resumed run needs to know no places.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 
 
-def sizes(waves: Sequence[Wave], targets: int) -> tuple[int, ...]:
+def wave_sizes(waves: Sequence[Wave], targets: int) -> tuple[int, ...]:
     """Return how many of the plan's ``targets`` go in each wave; what is left over is the last one.
 
     Shares are rounded up. Waves beyond the last target are left out; at least one is left, however small the plan.
@@ -27,7 +30,7 @@ def sizes(waves: Sequence[Wave], targets: int) -> tuple[int, ...]:
     return (*found, left) if left or not found else tuple(found)
 
 
-def first(queue: Iterator[_Item | None], count: int) -> Iterator[_Item | None]:
+def take_first(queue: Iterator[_Item | None], count: int) -> Iterator[_Item | None]:
     """Yield the next ``count`` items of ``queue``, and what stands for none between them, and take no more from it."""
     while count:
         try:

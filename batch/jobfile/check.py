@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from batch.jobfile.problems import Complaint, shorten, unknown
+from batch.jobfile.nodes import BOOLEANS
+from batch.jobfile.problems import KEPT, Complaint, complain_of_unknown, quote, unknown
 from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, PARAMS, Param, ParamType
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ _COUNTED_IN_BYTES: Final = 65535
 """Columns of this length and above are TEXT, counted in bytes of UTF-8; shorter ones VARCHAR, in characters."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,30}))(?:\.0+)?")
+_BLANK = re.compile("[^\\S\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ARCHITECTURE = re.compile(r"[A-Z0-9_]{1,32}")
+_MEANT: Final = {name: name for name in ARCHITECTURES} | {"ARM64": "AARCH64", "AMD64": "X86_64", "X86-64": "X86_64"}
 _RESOURCE_UUID = re.compile(r"[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
@@ -39,7 +42,7 @@ def check_params(params: Mapping[str, JsonValue], complaints: list[Complaint]) -
     for name, value in params.items():
         check = _CHECKS.get(name)
         if check is None:
-            complaints.append(Complaint(f"params.{name}", _unknown_param(name), at_key=True))
+            complaints.append(_unknown_param(name, with_hint=len(complaints) < KEPT))
         elif value is None:
             continue
         elif has_template(value):
@@ -64,21 +67,19 @@ def has_template(value: JsonValue) -> bool:
     return isinstance(value, dict) and any(map(has_template, value.values()))
 
 
-def typed(name: str, text: str) -> JsonValue:
+def convert(name: str, text: str) -> JsonValue:
     """Read an unquoted text as parameter ``name``'s type; what does not fit stays text, for the check to refuse."""
     kind = PARAMS[name].type
-    if kind in MAX_INTEGER and _INTEGER.fullmatch(text):
-        return int(text)
-    if kind is ParamType.BOOLEAN and text in {"true", "false"}:
-        return text == "true"
-    return text
+    if kind in MAX_INTEGER and (whole := _WHOLE.fullmatch(text)):
+        return int(whole[1])
+    return BOOLEANS.get(text, text) if kind is ParamType.BOOLEAN else text
 
 
 def check_uuid(path: str, value: JsonValue, complaints: list[Complaint]) -> None:
     """Check an existing resource's uuid: 32 letters or digits, since built-in services have letters beyond hex."""
     if value.__class__ is not str or len(value) != 32 or not (value.isalnum() and value.isascii()):
         complaints.append(
-            Complaint(path, f"must be a uuid of 32 letters and digits without dashes, not {shorten(value)}")
+            Complaint(path, f"must be a uuid of 32 letters and digits without dashes, not {quote(value)}")
         )
 
 
@@ -94,17 +95,22 @@ def check_tags(path: str, tags: JsonValue, complaints: list[Complaint]) -> None:
             complaints.append(Complaint(f"{path}[{index}]", message))
 
 
-def _unknown_param(name: str) -> str:
+def _unknown_param(name: str, *, with_hint: bool) -> Complaint:
     if name == "uuid":
-        return "the source's uuid stands beside params, not inside"
-    if name in PARAMS:
-        return f"{name} stands beside params, not inside"
-    return unknown(name, BODY_PARAMS, what="parameter")
+        message = "the source's uuid stands beside params, not inside"
+    elif name in PARAMS:
+        message = f"{name} stands beside params, not inside"
+    else:
+        message = unknown(name, BODY_PARAMS, what="parameter") if with_hint else "unknown parameter"
+    return Complaint(f"params.{name}", message, at_key=True)
 
 
 def _string(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
     if not isinstance(value, str):
-        complaints.append(Complaint(f"params.{param.name}", f"must be text, not {_kind(value)}{_quoted_hint(value)}"))
+        hint = _quoted_hint(value)
+        if param.name in MULTI_LINE and isinstance(value, dict | list):
+            hint = f": write `{param.name}: |` and the text, indented, on the lines below"
+        complaints.append(Complaint(f"params.{param.name}", f"must be text, not {_kind(value)}{hint}"))
         return
     if param.choices and value not in param.choices:
         complaints.append(Complaint(f"params.{param.name}", _not_a_choice(value, param.choices)))
@@ -123,7 +129,7 @@ def _name(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
 def _resource_uuid(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
     if not isinstance(value, str) or not _RESOURCE_UUID.fullmatch(value):
         message = "must be a lower-case uuid of version 1 to 5 without dashes, or the server refuses it"
-        complaints.append(Complaint(f"params.{param.name}", f"{message}; not {shorten(value)}"))
+        complaints.append(Complaint(f"params.{param.name}", f"{message}; not {quote(value)}"))
 
 
 def _integer(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
@@ -131,15 +137,13 @@ def _integer(param: Param, value: JsonValue, complaints: list[Complaint]) -> Non
     if value.__class__ is not int:
         complaints.append(Complaint(path, f"must be a whole number, not {_kind(value)}{_number_hint(value)}"))
     elif not 0 <= value <= MAX_INTEGER[param.type]:
-        complaints.append(
-            Complaint(path, f"must be 0 to {MAX_INTEGER[param.type]} ({param.type}), not {shorten(value)}")
-        )
+        complaints.append(Complaint(path, f"must be 0 to {MAX_INTEGER[param.type]} ({param.type}), not {quote(value)}"))
 
 
 def _boolean(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
     if value is not True and value is not False:
         complaints.append(
-            Complaint(f"params.{param.name}", f"must be true or false without quotes, not {shorten(value)}")
+            Complaint(f"params.{param.name}", f"must be true or false without quotes, not {quote(value)}")
         )
 
 
@@ -154,30 +158,51 @@ def _architectures(param: Param, value: JsonValue, complaints: list[Complaint]) 
     items = _items(path, value, complaints)
     for index, item in enumerate(items):
         _check_architecture(f"{path}[{index}]", item, complaints)
-        if item in items[:index]:
-            complaints.append(Complaint(f"{path}[{index}]", f"{shorten(item)} is there twice"))
+    _refuse_twins({f"{path}[{index}]": item for index, item in enumerate(items)}, complaints)
 
 
 def _images(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
-    path = f"params.{param.name}"
+    path, architectures = f"params.{param.name}", {}
     for index, row in enumerate(_items(path, value, complaints)):
         if isinstance(row, dict):
             _check_image(f"{path}[{index}]", row, complaints)
+            architectures[f"{path}[{index}].cpuArchitecture"] = row.get("cpuArchitecture")
         else:
             message = f"must be a map of {', '.join(IMAGE_FIELDS)}, not {_kind(row)}"
             complaints.append(Complaint(f"{path}[{index}]", message))
+    _refuse_twins(architectures, complaints, why=": there is one image of each architecture")
+
+
+def _refuse_twins(named: Mapping[str, JsonValue], complaints: list[Complaint], *, why: str = "") -> None:
+    """Complain of each text that is there a second time; ``named``: by path."""
+    seen: set[str] = set()
+    for path, item in named.items():
+        if isinstance(item, str):
+            if item in seen:
+                complaints.append(Complaint(path, f"{quote(item)} is there twice{why}"))
+            seen.add(item)
 
 
 def _check_image(path: str, row: dict[str, JsonValue], complaints: list[Complaint]) -> None:
-    extra = [name for name in row if name not in IMAGE_FIELDS]
-    complaints += [Complaint(f"{path}.{name}", unknown(name, IMAGE_FIELDS), at_key=True) for name in extra]
+    complain_of_unknown(row, IMAGE_FIELDS, complaints, path=f"{path}.")
     _check_architecture(f"{path}.cpuArchitecture", row.get("cpuArchitecture"), complaints)
     if "vmImageUuid" in row:
         check_uuid(f"{path}.vmImageUuid", row["vmImageUuid"], complaints)
     if "dockerImage" in row:
         _check_text(f"{path}.dockerImage", row["dockerImage"], complaints, limit=IMAGE_FIELDS["dockerImage"])
+        _check_image_name(f"{path}.dockerImage", row["dockerImage"], complaints)
     if "vmImageUuid" not in row and "dockerImage" not in row:
         complaints.append(Complaint(path, "needs vmImageUuid, dockerImage or both"))
+
+
+def _check_image_name(path: str, name: JsonValue, complaints: list[Complaint]) -> None:
+    if not isinstance(name, str):
+        return
+    blank = _BLANK.search(name)
+    if blank:
+        complaints.append(Complaint(path, f"has a blank at position {blank.start()}: an image's name has none"))
+    if "://" in name:
+        complaints.append(Complaint(path, f"must have no scheme: write {quote(name.partition('://')[2])}"))
 
 
 def _uuids_by_name(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
@@ -212,8 +237,8 @@ def _check_text(path: str, value: JsonValue, complaints: list[Complaint], *, lim
 def _check_architecture(path: str, value: JsonValue, complaints: list[Complaint]) -> None:
     if not isinstance(value, str):
         complaints.append(Complaint(path, f"must be one such as {' or '.join(ARCHITECTURES)}, not {_kind(value)}"))
-    elif value not in ARCHITECTURES and (value.upper() in ARCHITECTURES or not _ARCHITECTURE.fullmatch(value)):
-        complaints.append(Complaint(path, _not_a_choice(value, ARCHITECTURES)))
+    elif value not in ARCHITECTURES and (value.upper() in _MEANT or not _ARCHITECTURE.fullmatch(value)):
+        complaints.append(Complaint(path, _not_a_choice(value, ARCHITECTURES, _MEANT.get(value.upper()))))
 
 
 def _check_control(path: str, text: str, complaints: list[Complaint], *, lines: bool) -> None:
@@ -230,10 +255,10 @@ def _check_length(path: str, text: str, limit: int, complaints: list[Complaint])
         complaints.append(Complaint(path, f"is {length} {unit} long, the server's column holds {limit}"))
 
 
-def _not_a_choice(value: str, choices: tuple[str, ...]) -> str:
-    near = next((choice for choice in choices if choice.casefold() == value.casefold()), None)
+def _not_a_choice(value: str, choices: tuple[str, ...], meant: str | None = None) -> str:
+    near = meant or next((choice for choice in choices if choice.casefold() == value.casefold()), None)
     hint = f"; did you mean {near}? Upper and lower case count" if near else ""
-    return f"must be one of {', '.join(choices)}, not {shorten(value)}{hint}"
+    return f"must be one of {', '.join(choices)}, not {quote(value)}{hint}"
 
 
 def _kind(value: JsonValue) -> str:
@@ -243,7 +268,7 @@ def _kind(value: JsonValue) -> str:
         return "a map"
     if isinstance(value, list):
         return "a list"
-    return f"the text {shorten(value)}" if isinstance(value, str) else f"the value {str(value).lower()[:40]}"
+    return f"the text {quote(value)}" if isinstance(value, str) else f"the value {str(value).lower()[:40]}"
 
 
 def _quoted_hint(value: JsonValue) -> str:
@@ -251,7 +276,7 @@ def _quoted_hint(value: JsonValue) -> str:
 
 
 def _number_hint(value: JsonValue) -> str:
-    return ": take the quotes away" if isinstance(value, str) and _INTEGER.fullmatch(value) else ""
+    return ": take the quotes away" if isinstance(value, str) and _WHOLE.fullmatch(value) else ""
 
 
 _BY_TYPE: Final[dict[ParamType, Callable[[Param, JsonValue, list[Complaint]], None]]] = {

@@ -1,16 +1,22 @@
-"""The bytes of a YAML file: kept while they are few, else streamed from the file anew for every pass."""
+"""The bytes of a YAML file: kept while they are few, else streamed from the file anew for every pass.
+
+A file of more than 16 MiB is streamed for every pass and must not change meanwhile; a smaller one may be edited during
+the run.
+"""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import os
 import re
 import stat
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
-from batch.jobfile.inputs import LARGEST
+from batch.jobfile.inputs import LARGEST, InputFiles
+from batch.jobfile.jsonfile import bad_json, read_json
 from batch.jobfile.problems import fail
 
 if TYPE_CHECKING:
@@ -18,12 +24,17 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from batch.errors import JobFileError
-    from batch.jobfile.inputs import InputFiles
+    from batch.jobfile.jsonfile import JsonText
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Of a file that is kept, and of any part of a streamed one that stands between two targets."""
 MOVE: Final = "move the targets to a JSON Lines or CSV file and name it with `- from: targets.jsonl`"
 
+_INVISIBLE: Final = re.compile(rb"\r(?=[^\n])|\xc2\x85|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+"""CR alone, U+0085, U+2028, U+2029, which end a line for YAML and in few editors; U+202A to 202E, U+2066 to 2069."""
+_DIRECTIONS: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+NO_BRACES: Final = ": values are written ${name}, in quotes, and not {{ }}"
+_QUOTED: Final = re.compile(rb"\"[^\"]*\"|'[^']*'")
 _CHUNK: Final = 1 << 20
 _LONGEST_LINE: Final = 1 << 16
 _STREAMED_LINE: Final = re.compile(rb"^targets[ \t]*:", re.MULTILINE)
@@ -33,17 +44,17 @@ _TOP_LEVEL_LINE: Final = re.compile(rb"^[^\s#\-]", re.MULTILINE)
 class Content:
     """What a file holds, the same in every pass: one that is not kept is refused once it was changed."""
 
-    def __init__(self, path: Path, kept: bytes | None, files: InputFiles) -> None:
+    def __init__(self, path: Path, kept: bytes | None) -> None:
         """Look at all of it once; ``kept`` is the whole. Raises JobFileError for what is not UTF-8 text."""
         self._path = path
         self._kept = kept
-        self._files = files
+        self._files = InputFiles()
         self.ends_with_targets = False
         """Whether ``targets`` is surely the last top-level key, so that who wants the others may stop there."""
         self.may_name_files = False
         """Whether the key ``from`` can occur, plain or escaped."""
         with self.open() as stream:
-            self.digest: Final = self._scanned(stream)
+            self.digest: Final = self._scan(stream)
             """SHA-256 of the bytes."""
             self.check(stream)
 
@@ -62,6 +73,23 @@ class Content:
             raise
         return stream
 
+    def json(self) -> JsonText | None:
+        """Return what the file holds where it is JSON, else None. Raises JobFileError for a ``.json`` file that is not.
+
+        What is nested too deep is left to the events, which tell where.
+        """
+        is_named = self._path.suffix.lower() == ".json"
+        if self._kept is None or not (is_named or self._kept.lstrip().startswith(b"{")):
+            return None
+        try:
+            return read_json(self._kept.decode())
+        except RecursionError:
+            return None
+        except ValueError as error:
+            if is_named and self._kept.strip():
+                raise bad_json(str(self._path), error) from None
+            return None
+
     def check(self, stream: BinaryIO) -> None:
         """Raise JobFileError where the file was changed since it was first read."""
         if self._kept is None:
@@ -79,15 +107,26 @@ class Content:
                     line, column = line + 1, 1
         return line, column + len(decoder.decode(b"", final=True))
 
-    def _scanned(self, stream: BinaryIO) -> bytes:
+    def hint(self, line: int) -> str:
+        """Return what helps where a line is not YAML because of ``${…}`` or ``{{ }}`` without quotes."""
+        with self.open() as stream:
+            text = next(itertools.islice(stream, line - 1, None), b"")
+        outside = _QUOTED.sub(b"", text)
+        if b"{{" in outside:
+            return NO_BRACES
+        return ': put a text with ${…} in quotes: "${name}"' if b"${" in outside else ""
+
+    def _scan(self, stream: BinaryIO) -> bytes:
         """Check the encoding and see what can occur, a chunk of whole lines at a time."""
         total = hashlib.sha256()
         decoder = codecs.getincrementaldecoder("utf-8")()
-        offset, is_listed, is_last = 0, False, True
+        offset, is_listed, is_last, tail = 0, False, True, b""
         while chunk := stream.read(_CHUNK):
             chunk += stream.readline(_LONGEST_LINE)
             total.update(chunk)
             self._refuse_encoding(chunk, offset, decoder)
+            self._refuse_invisible(tail + chunk, offset - len(tail))
+            tail = chunk[-2:]
             offset += len(chunk)
             start = None if is_listed else _STREAMED_LINE.search(chunk)
             if is_listed or start:
@@ -98,6 +137,8 @@ class Content:
             self.may_name_files |= b"from" in chunk or b"\\" in chunk or not is_whole
             is_last = is_last and is_whole
         self._refuse_encoding(b"", offset, decoder)
+        if tail.endswith(b"\r"):
+            self._refuse_invisible(b"\r.", offset - 1)
         self.ends_with_targets = is_listed and is_last
         return total.digest()
 
@@ -119,21 +160,35 @@ class Content:
             at = self.position(offset - (len(error.object) - len(chunk)) + error.start)
             raise fail(file, "is not UTF-8: save it as UTF-8", at=at) from None
 
+    def _refuse_invisible(self, data: bytes, offset: int) -> None:
+        """Raise JobFileError where ``data``, the bytes from ``offset`` on, does not look as YAML reads it."""
+        found = _INVISIBLE.search(data)
+        if not found:
+            return
+        char = found.group().decode()
+        what = "text direction mark" if char in _DIRECTIONS else "line break"
+        escape = "\\r" if char == "\r" else f"\\u{ord(char):04x}"
+        message = f'has the invisible {what} U+{ord(char):04X}: take it out, or write "{escape}" in double quotes'
+        raise fail(str(self._path), message, at=self.position(offset + found.start()))
 
-def read_content(path: Path, files: InputFiles) -> Content:
+
+def read_content(path: Path) -> Content:
     """Read a job file. Raises JobFileError for what cannot be one: unreadable, too large, not UTF-8 text."""
     try:
         with path.open("rb") as stream:
             found = os.fstat(stream.fileno())
             is_streamed = stat.S_ISREG(found.st_mode) and found.st_size > MAX_BYTES
+            start = stream.peek(1)
             data = None if is_streamed else stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
     if found.st_size > LARGEST:
         raise fail(str(path), f"larger than {LARGEST >> 30} GiB: {MOVE}")
+    if data is None and (path.suffix.lower() == ".json" or start.lstrip().startswith(b"{")):
+        raise fail(str(path), f"a JSON file larger than 16 MiB: {MOVE}")
     if data is not None and len(data) > MAX_BYTES:
         raise fail(str(path), f"larger than 16 MiB, and no file that can be read twice: {MOVE}")
-    return Content(path, data, files)
+    return Content(path, data)
 
 
 def _unreadable(path: Path, error: OSError) -> JobFileError:

@@ -5,10 +5,11 @@ Values arrive as texts (the loader gives nothing else), so every field says how 
 
 from __future__ import annotations
 
-import math
 import re
+from datetime import UTC, tzinfo
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import (
     BaseModel,
@@ -21,77 +22,27 @@ from pydantic import (
     model_validator,
 )
 
+from batch.jobfile.nodes import BOOLEANS
+from batch.jobfile.problems import unknown
+from batch.jobfile.units import SHARE, WHOLE, read_duration, read_max_failures, read_rate, read_time, read_waves
 from batch.model import Wave
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(s|min|h)")
-_RATE_SECONDS: Final = {"s": 1, "min": 60, "h": 3600}
-_DURATION: Final = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
-_DURATION_SECONDS: Final = (86400, 3600, 60, 1)
-_SHARE: Final = r"(?=[^%]*[1-9])(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,9})?)%"
-MAX_RATE: Final = 100_000.0
-
-
-def read_rate(text: str) -> float:
-    """Return calls per second of a text such as 20/s, 600/min or 5000/h. Raises ValueError."""
-    match = _RATE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"must be calls per time, such as 20/s or 600/min, not {text!r:.60}")
-    rate = float(match[1]) / _RATE_SECONDS[match[2]]
-    if not 0 < rate <= MAX_RATE:
-        raise ValueError(f"must be above 0 and at most {MAX_RATE:.0f}/s, not {text!r:.60}")
-    return rate
-
-
-def read_duration(text: str) -> float:
-    """Return seconds of a text such as 90s, 45m, 2h or 1h30m. Raises ValueError."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not any(match.groups()):
-        raise ValueError(f"must be a duration such as 90s, 45m, 2h or 1h30m, not {text!r:.60}")
-    seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), _DURATION_SECONDS, strict=True))
-    if not 0 < seconds <= 365 * 86400:
-        raise ValueError(f"must be above 0 and at most 365d, not {text!r:.60}")
-    return float(seconds)
-
-
-def read_max_failures(text: str) -> float:
-    """Return a count as it is, a percentage as a share below 1, inf where nothing can exceed it. Raises ValueError."""
-    text = text.strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?%", text) and float(text[:-1]) <= 100:
-        share = float(text[:-1]) / 100
-        return math.inf if share >= 1 else share
-    raise ValueError(f"must be a number or 0% to 100%, not {text!r:.60}")
-
-
-def read_waves(value: Any) -> tuple[Wave, ...]:
-    """Return the waves without ``rest``, which is what is left anyway. Raises ValueError."""
-    if not isinstance(value, list) or not value:
-        raise ValueError("must be a list such as [1, 5, 20%, rest]")
-    if "rest" in value[:-1]:
-        raise ValueError("`rest` must stand last, and once")
-    return tuple(map(_wave, value[:-1] if value[-1] == "rest" else value))
-
-
-def _wave(text: Any) -> Wave:
-    if isinstance(text, str) and re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        return Wave(count=int(text))
-    if isinstance(text, str) and re.fullmatch(_SHARE, text):
-        return Wave(share=float(text[:-1]) / 100)
-    raise ValueError(f"a wave must be a number from 1, a percentage of the targets above 0%, or rest, not {text!r:.60}")
+_LETTERS: Final = r"A-Za-z_\u00c0-\u024f\u0370-\u1fff\u3041-\u9fff\uac00-\ud7a3"
+VARIABLE_PATTERN: Final = rf"[{_LETTERS}][0-9{_LETTERS}-]*(?:\.[0-9{_LETTERS}-]+)*"
+"""Names for ``${…}``, in letters of any script that Python, editors and pydantic all take for such."""
 
 
 def _whole_number(value: Any) -> int:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,9}", value):
+    if not isinstance(value, str) or not re.fullmatch(WHOLE, value):
         raise ValueError(f"must be a whole number, not {value!r:.60}")
-    return int(value)
+    return int(float(value))
 
 
 def _boolean(value: Any) -> bool:
-    if value not in {"true", "false"}:
+    if not isinstance(value, str) or value not in BOOLEANS:
         raise ValueError(f"must be true or false, not {value!r:.60}")
-    return bool(value == "true")
+    return BOOLEANS[value]
 
 
 def _url(text: str) -> str:
@@ -109,15 +60,32 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _timezone(text: str) -> tzinfo:
+    try:
+        return UTC if text == "UTC" else ZoneInfo(text)
+    except (OSError, ValueError, ZoneInfoNotFoundError):
+        told = unknown(text, sorted(available_timezones()), what="time zone")
+        raise ValueError(f"{told}: it takes an IANA name such as Asia/Shanghai") from None
+
+
+def _secret_variable(text: str) -> str:
+    if not re.fullmatch(r"ZSTACK_[A-Za-z0-9_]+", text):
+        raise ValueError("must be a ZSTACK_* variable, such as ZSTACK_SESSION_ID: a job file may name no other one")
+    return text
+
+
 def _text(reader: Any) -> Any:
     """Make a validator that reads a text and refuses lists and maps."""
+    return BeforeValidator(_text_of(reader))
 
+
+def _text_of(reader: Any) -> Any:
     def read(value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError("must be one value, not a list or map")  # noqa: TRY004 - pydantic collects ValueError
         return reader(value)
 
-    return BeforeValidator(read)
+    return read
 
 
 def _schema(**schema: Any) -> WithJsonSchema:
@@ -134,13 +102,32 @@ Duration = Annotated[
     _text(read_duration),
     _schema(type="string", pattern=r"^(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$", examples=["45m", "2h"]),
 ]
+MaybeNoTime = Annotated[
+    float,
+    _text(read_time),
+    _schema(
+        anyOf=[
+            {"type": "integer", "const": 0},
+            {"type": "string", "pattern": r"^0$|^(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$"},
+        ]
+    ),
+]
+TimeZone = Annotated[
+    tzinfo,
+    PlainValidator(_text_of(_timezone)),
+    _schema(
+        type="string",
+        pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$",
+        examples=["Asia/Shanghai", "Europe/Berlin"],
+    ),
+]
 MaxFailures = Annotated[
     float | None,
     _text(read_max_failures),
     _schema(
         anyOf=[
             {"type": "integer", "minimum": 0},
-            {"type": "string", "pattern": r"^[0-9]{1,9}$|^[0-9]{1,3}(\.[0-9]+)?%$"},
+            {"type": "string", "pattern": rf"^{WHOLE}$|^[0-9]{{1,3}}(\.[0-9]+)?%$"},
         ]
     ),
 ]
@@ -153,16 +140,30 @@ Waves = Annotated[
         items={
             "anyOf": [
                 {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": rf"^[1-9][0-9]{{0,8}}$|^{_SHARE}$|^rest$"},
+                {"type": "string", "pattern": rf"^(?=.*[1-9]){WHOLE}$|^{SHARE}$|^rest$"},
             ]
         },
         examples=[[1, 5, "20%", "rest"]],
     ),
 ]
-Flag = Annotated[bool, BeforeValidator(_boolean), _schema(type="boolean")]
-Url = Annotated[str, _text(_url), _schema(type="string", pattern=r"^https?://[^\s@?#]+$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
-VarText = Annotated[str, _text(str), _schema(type=["string", "number", "boolean"])]
+Flag = Annotated[bool, BeforeValidator(_boolean), _schema(type=["boolean", "string"], enum=[True, False, *BOOLEANS])]
+Url = Annotated[str, _text(_url), _schema(type="string", pattern=r"^[hH][tT][tT][pP][sS]?://[^\s@?#]+$")]
+Text = Annotated[str, StringConstraints(min_length=1), _schema(type=["string", "number", "boolean"], minLength=1)]
+Name = Annotated[
+    str,
+    StringConstraints(pattern=f"^{NAME_PATTERN}$"),
+    _schema(type=["string", "number"], pattern=f"^{NAME_PATTERN}$", minimum=0),
+]
+SecretVariable = Annotated[str, _text(_secret_variable), _schema(type="string", pattern=r"^ZSTACK_[A-Za-z0-9_]+$")]
+VarText = Annotated[str, _text(str)]
+Vars = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=f"^{VARIABLE_PATTERN}$")], VarText],
+    _schema(
+        type="object",
+        patternProperties={f"^{VARIABLE_PATTERN}$": {"type": ["string", "number", "boolean", "null"]}},
+        additionalProperties=False,
+    ),
+]
 
 
 def _count(minimum: int, maximum: int) -> Any:
@@ -170,7 +171,12 @@ def _count(minimum: int, maximum: int) -> Any:
         int,
         BeforeValidator(_whole_number),
         Field(ge=minimum, le=maximum),
-        _schema(type="integer", minimum=minimum, maximum=maximum),
+        _schema(
+            anyOf=[
+                {"type": "integer", "minimum": minimum, "maximum": maximum},
+                {"type": "string", "pattern": rf"^(?=.*[1-9]){WHOLE}$"},
+            ]
+        ),
     ]
 
 
@@ -181,10 +187,14 @@ class _Strict(BaseModel):
 class SecretModel(_Strict):
     """Where a secret is kept: `{env: NAME}` or `{file: PATH}`; never the secret itself."""
 
-    env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
-        None, description="environment variable that holds the secret"
+    env: SecretVariable | None = Field(
+        None, description="ZSTACK_* variable that holds the secret: the operator's, see --trust-endpoint"
     )
-    file: Text | None = Field(None, description="file that holds the secret; relative to the job file")
+    file: Text | None = Field(
+        None,
+        description="file that holds the secret: below the job file's folder, or the operator's below "
+        "$CREDENTIALS_DIRECTORY or /run/secrets",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> SecretModel:
@@ -222,7 +232,11 @@ class EndpointModel(_Strict):
 class LimitsModel(_Strict):
     """What the run may ask of the server."""
 
-    rate: Rate = Field(10.0, description="calls: submit, poll, query and retry together; default 10/s")
+    rate: Rate = Field(
+        10.0,
+        description="calls: submit, poll, query and retry together; default 10/s",
+        json_schema_extra={"default": "10/s"},
+    )
     concurrency: _count(1, 10_000) = Field(8, description="clones in flight on the server; default 8")  # type: ignore[valid-type]
     max_failures: MaxFailures = Field(
         None, description="stop once more failed, after at least 10 settled; default none"
@@ -238,13 +252,20 @@ class LimitsModel(_Strict):
 class EnvelopeModel(_Strict):
     """A zclone job file without its defaults and targets, which the parameter table checks."""
 
-    version: Annotated[Literal["1"], _schema(const=1)] = Field(description="format of this file: 1")
-    name: Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")] = Field(
-        description="identity of the job: letters, digits, . _ -"
-    )
+    version: Annotated[Literal["1"], _schema(enum=[1, "1"])] = Field(description="format of this file: 1")
+    name: Name = Field(description="identity of the job: letters, digits, . _ -")
     run: Text = Field("default", description="identity of this run; may hold ${date}, ${time}, ${name}")
-    endpoint: EndpointModel | None = Field(None, description="where ZStack is; the ZSTACK_* settings go over it")
-    vars: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")], VarText] = (
-        Field(default_factory=dict, description="values for ${…}")
+    resume_within: MaybeNoTime | None = Field(
+        None,
+        description="where run holds ${date} or ${time}: an unfinished run that began less long ago is gone on with; "
+        "default 12h, 0 with ${time}",
     )
+    timezone: TimeZone = Field(
+        "UTC", validate_default=True, description="of ${date} and ${time}, an IANA name; default UTC"
+    )
+    tag: Flag = Field(
+        False, description="give each clone a user tag of this job, run and key, by which `zclone verify` finds it"
+    )
+    endpoint: EndpointModel | None = Field(None, description="where ZStack is; the ZSTACK_* settings go over it")
+    vars: Vars = Field(default_factory=dict, description="values for ${…}")
     limits: LimitsModel = Field(default_factory=LimitsModel, description="what the run may ask of the server")

@@ -6,13 +6,15 @@ flat memory; PyYAML's C *constructor* crashes the process at a nesting of about 
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from batch.jobfile.content import MAX_BYTES, MOVE
-from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence
-from batch.jobfile.problems import Problems, fail, shorten
+from batch.jobfile.nodes import MAX_DEPTH, TOO_DEEP, Mapping, Node, Scalar, Sequence
+from batch.jobfile.problems import Problems, fail, quote
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from batch.jobfile.content import Content
 
-MAX_DEPTH: Final = 32
 MAX_ALIASED_NODES: Final = 1_000_000
 """Nodes that all aliases of a file may stand for: sharing is fine, a bomb is not."""
 STREAMED: Final = "targets"
@@ -48,6 +49,19 @@ class _Part:
         return chunk
 
 
+class _Prefix:
+    """The first characters of a stream."""
+
+    def __init__(self, stream: BinaryIO, length: int) -> None:
+        self._text = codecs.getreader("utf-8")(stream)
+        self._left = length
+
+    def read(self, size: int) -> str:
+        chunk = self._text.read(size, min(size, self._left))
+        self._left -= len(chunk)
+        return chunk
+
+
 def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scalar, Node]]:
     """Yield the top-level pairs of a job file.
 
@@ -55,7 +69,8 @@ def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scal
     ``problems``; what makes the rest unreadable raises JobFileError.
     """
     with content.open() as stream:
-        composer = _Composer(_Part(stream), file, problems)
+        part = _Part(stream)
+        composer = _Composer(_events(content, part, file), part, file, problems)
         try:
             yield from composer.walk()
         except _TooLongError:
@@ -64,20 +79,50 @@ def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scal
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            deep = _first_too_deep(content, mark.index) if mark else None
+            if deep is not None:
+                raise fail(file, TOO_DEEP, at=deep) from None
             text = ": ".join(part for part in (error.context, error.problem) if part)
-            raise fail(file, f"not YAML: {text}", at=at) from None
+            hint = content.hint(at[0])
+            raise fail(file, f"not YAML: {text}{hint}", at=at) from None
         except yaml.reader.ReaderError as error:
             at = content.position(max(int(error.position), 0))
             raise fail(file, f"not YAML: {error.reason}", at=at) from None
         content.check(stream)
 
 
+def _events(content: Content, part: _Part, file: str) -> Iterator[Any]:
+    found = content.json()
+    if found is None:
+        return yaml.parse(part, Loader=yaml.CSafeLoader)  # type: ignore[arg-type]  # only read() is used
+    return found.events(yaml.parse(found.as_yaml, Loader=yaml.CSafeLoader), file)
+
+
+def _first_too_deep(content: Content, length: int) -> tuple[int, int] | None:
+    """Return line and column of the first node in ``length`` characters that is nested too deep; None without one.
+
+    The parser looks ahead of the events that it gives, and some versions refuse what they see there in their own words.
+    """
+    depth = 0
+    with content.open() as stream, contextlib.suppress(yaml.YAMLError):
+        events: Iterator[Any] = yaml.parse(_Prefix(stream, length), Loader=yaml.CSafeLoader)  # type: ignore[arg-type]  # only read() is used
+        for event in events:
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    mark: Any = event.start_mark
+                    return mark.line + 1, mark.column + 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    return None
+
+
 class _Composer:
     """Turns events into nodes; keeps anchored nodes, and nothing else, between top-level values."""
 
-    def __init__(self, part: _Part, file: str, problems: Problems) -> None:
+    def __init__(self, events: Iterator[Any], part: _Part, file: str, problems: Problems) -> None:
         self._part = part
-        self._events: Iterator[Any] = yaml.parse(part, Loader=yaml.CSafeLoader)  # type: ignore[arg-type]  # only read() is used
+        self._events = events
         self._file = file
         self._problems = problems
         self._anchors: dict[str, Node] = {}
@@ -93,7 +138,7 @@ class _Composer:
             if event.__class__ is yaml.MappingEndEvent:
                 break
             key = self._key(event)
-            if self._is_duplicate(key, seen):
+            if self._is_refused(key, seen):
                 self._node(next(self._events), 1)
             elif key.text == STREAMED:
                 yield from self._streamed(key)
@@ -159,7 +204,7 @@ class _Composer:
         if kind is yaml.ScalarEvent:
             node = Scalar(event.value, not event.style, mark.line + 1, mark.column + 1)
         elif depth >= MAX_DEPTH:
-            raise self._error(event, f"nested deeper than {MAX_DEPTH} levels")
+            raise self._error(event, TOO_DEEP)
         elif kind is yaml.MappingStartEvent:
             node = self._mapping(mark, depth)
         else:
@@ -177,7 +222,7 @@ class _Composer:
                 break
             item = self._node(event, depth + 1)
             items.append(item)
-            size, height = _grown(item, size, height)
+            size, height = _measure(item, size, height)
         return Sequence(items, mark.line + 1, mark.column + 1, size, height)
 
     def _mapping(self, mark: Any, depth: int) -> Mapping:
@@ -189,8 +234,8 @@ class _Composer:
                 break
             key = self._key(event)
             value = self._node(next(self._events), depth + 1)
-            size, height = _grown(value, size + 1, height)
-            if not self._is_duplicate(key, seen):
+            size, height = _measure(value, size + 1, height)
+            if not self._is_refused(key, seen):
                 pairs.append((key, value))
         return Mapping(pairs, mark.line + 1, mark.column + 1, size, height)
 
@@ -199,14 +244,23 @@ class _Composer:
             node = self._node(event, MAX_DEPTH - 1)
             if isinstance(node, Scalar):
                 return node
-        raise self._error(event, "a key must be a text")
+        hint = (
+            ": values are written ${name}, in quotes, and not {{ }}"
+            if event.__class__ is yaml.MappingStartEvent
+            else ""
+        )
+        raise self._error(event, f"a key must be a text{hint}")
 
-    def _is_duplicate(self, key: Scalar, seen: dict[str, int]) -> bool:
+    def _is_refused(self, key: Scalar, seen: dict[str, int]) -> bool:
         first = seen.get(key.text)
+        if key.plain and key.text == "<<":
+            message = "merge keys (<<) are not read: write the keys here, or under `defaults`"
+            self._problems.add(Problem(Place(self._file, key.line, key.column), "", message))
+            return True
         if first is None:
             seen[key.text] = key.line
             return False
-        message = f"duplicate key {shorten(key.text)}: first on line {first}, again on line {key.line}"
+        message = f"duplicate key {quote(key.text)}: first on line {first}, again on line {key.line}"
         self._problems.add(Problem(Place(self._file, key.line, key.column), "", message))
         return True
 
@@ -219,21 +273,19 @@ class _Composer:
             if self._aliased > MAX_ALIASED_NODES:
                 raise self._error(event, f"aliases stand for more than {MAX_ALIASED_NODES:,} values")
             if depth + node.height > MAX_DEPTH:
-                raise self._error(event, f"nested deeper than {MAX_DEPTH} levels")
+                raise self._error(event, TOO_DEEP)
         return node
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
-            raise self._error(
-                event, f"tags such as {shorten(event.tag)} are not read: values have the type of their key"
-            )
+            raise self._error(event, f"tags such as {quote(event.tag)} are not read: values have the type of their key")
 
     def _error(self, event: Any, message: str) -> Exception:
         mark = event.start_mark
         return fail(self._file, message, at=(mark.line + 1, mark.column + 1))
 
 
-def _grown(item: Node, size: int, height: int) -> tuple[int, int]:
+def _measure(item: Node, size: int, height: int) -> tuple[int, int]:
     if item.__class__ is Scalar:
         return size + 1, height
     assert not isinstance(item, Scalar)

@@ -1,6 +1,9 @@
 """Opening the files that a job file names: regular ones below its folder only.
 
 So no pipe or device hangs the command, and no job file of somebody else shows what lies elsewhere on this machine.
+
+A ``ca_file`` may lie anywhere. A secret's file is read only where no other user can reach it, or where a service
+manager mounted it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ CHANGED: Final = "was changed while the run was reading it: run the same command
 
 
 class InputFiles:
-    """The files of one job, each opened for every pass over the targets; whoever finds one changed is told."""
+    """The files of one job, each opened for every pass over the targets; one that was changed is refused."""
 
     def __init__(self) -> None:
         """Start with none opened yet."""

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from batch.jobfile.inputs import InputFiles
-from batch.jobfile.problems import Complaint, shorten
+from batch.jobfile.problems import Complaint, RowOrigin, kind_of, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
+    from datetime import tzinfo
 
-    from batch.jobfile.content import Content
     from batch.jobfile.matrix import Combination
-    from batch.jobfile.origins import NodeOrigin, RowOrigin
+    from batch.jobfile.problems import NodeOrigin
     from batch.jobfile.rearchitect import Rearchitect
+    from batch.jobfile.targets import TargetList
     from batch.model import HandOver, JsonValue, Limits, Place, Problem
-
-
-Found: TypeAlias = "Callable[[tuple[str, ...]], Sequence[str]]"
-"""Returns the uuids that the conditions of a ``query:``, as the file writes them, find. May raise ConditionError."""
-
-
-class ConditionError(Exception):
-    """One of the conditions cannot be asked; the message says why."""
-
-    def __init__(self, index: int, message: str) -> None:
-        """``index``: among the conditions of the ``query:``."""
-        super().__init__(message)
-        self.index = index
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +47,8 @@ class EndpointSettings:
     """Relative paths count from the job file's folder."""
     insecure: bool = False
     auth: AuthSettings | None = None
+    folder: Path = Path()
+    """The job file's: a secret below it is the job's own."""
 
 
 class Layer(NamedTuple):
@@ -117,39 +106,58 @@ class Target(NamedTuple):
         steps = complaint.path.replace("[", ".").split(".")
         if steps[0] != "params" or len(steps) < 2 or steps[1] in self.layer.params:
             return self.origin.problem(complaint)
+        if isinstance(self.origin, RowOrigin) and steps[1] in self.entry.base.templates:
+            # What the entry writes is wrong for the values of this row.
+            message = f"{complaint.message}; in the row at {self.origin.file}:{self.origin.line}"
+            complaint = complaint._replace(message=message, kind=f"{self.origin.file}: {kind_of(complaint)}")
         if steps[1] in self.entry.own and self.entry.origin is not None:
             return self.entry.origin.problem(complaint)
         if steps[1] in self.entry.base.params and self.entry.defaults_origin is not None:
             return self.entry.defaults_origin.problem(complaint)
         return self.origin.problem(complaint)
 
-    def twin_problem(self, what: str, shown: str, first: Target) -> Problem:
+    def repeat_problem(self, what: str, shown: str, first: Target) -> Problem:
         """Tell that ``what`` of this target, ``shown``, is already that of ``first``."""
-        place = first.origin.problem(Complaint("", "")).place
+        place = first.origin.place
         hint = ": give one of them an `id`" if what == "key" else ""
         where = f"{place.file}:{place.line}:{place.column}"
-        return self.problem(
-            Complaint("", f"the {what} {shorten(shown)} is already that of the target at {where}{hint}")
-        )
+        message = f"the {what} {quote(shown)} is already that of the target at {where}{hint}"
+        return self.problem(Complaint("", message, kind=message))
+
+
+class QueryEntry(NamedTuple):
+    """A ``query:`` element: each source that meets all conditions is a target."""
+
+    entry: Entry
+    conditions: tuple[str, ...]
+    """As the file writes them."""
+    origin: NodeOrigin
+
+    def target(self, uuid: str) -> Target:
+        """Return the target of one source."""
+        return Target(self.entry, Layer(), uuid, None, {}, self.origin)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job file's envelope, checked, and where its targets are streamed from."""
+    """What a job file asks for, checked but for its targets, which are streamed."""
 
     path: Path
     name: str
     run: str
     """May hold ``${date}``, ``${time}`` and ``${name}``."""
+    run_place: Place
     limits: Limits
+    is_rate_set: bool
+    """Whether ``limits.rate`` is the file's own and not the default."""
     endpoint: EndpointSettings | None
     vars: Mapping[str, str]
-    defaults: Layer
-    defaults_origin: NodeOrigin | None = field(repr=False)
-    run_place: Place
-    content: Content = field(repr=False)
-    """The file that the targets are streamed from."""
-    rearchitect: Rearchitect | None = None
-    found: Found | None = None
-    """What the ``query:`` targets find; None where no server was asked, and using them is a problem."""
-    files: InputFiles = field(default_factory=InputFiles, repr=False, compare=False)
+    rearchitect: Rearchitect | None
+    resume_within: float | None
+    """Seconds since the start of an unfinished run within which the plain command goes on with it; None: 12 h, 0 where
+    ``run`` holds ``${time}``."""
+    timezone: tzinfo
+    """Of ``${date}`` and ``${time}``."""
+    tag: bool
+    """Whether each clone of a run that begins now gets a user tag of job, run and key."""
+    targets: TargetList = field(repr=False)

@@ -1,13 +1,14 @@
-"""Reading and merging layers: ``params``, ``systemTags``, ``userTags`` and ``keep`` of one place in a YAML file."""
+"""Reading and merging layers: parameters, tags, ``keep`` and hand-over of one place in a YAML file."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from batch.jobfile.check import check_params, check_tags, has_template, typed
+from batch.jobfile.check import check_params, check_tags, check_uuid, convert, has_template
 from batch.jobfile.job import Layer
 from batch.jobfile.nodes import NULLS, Mapping, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint
+from batch.model import HandOver
 from batch.zstack.params import BODY_PARAMS, ParamType
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from batch.model import JsonValue
 
 LAYER_KEYS: Final = ("params", "systemTags", "userTags", "keep")
+HAND_OVER_KEYS: Final = ("owner", "share_with")
+"""Accounts that get the clone once it is made."""
 KEEPABLE: Final = ("size", "system")
 """Parameters that the server resets when they are left out."""
 
@@ -50,20 +53,44 @@ def read_tags(path: str, value: JsonValue, complaints: list[Complaint]) -> tuple
     return tuple(map(str, value)) if isinstance(value, list) and len(complaints) == before else ()
 
 
-def merge(below: Layer, above: Layer) -> Layer:
-    """Put ``above`` over ``below``: parameter by parameter, null takes away, tags and ``keep`` are united."""
+def read_hand_over(keys: dict[str, Node], complaints: list[Complaint]) -> HandOver | None:
+    """Check the two keys as far as they need no rendering; None where they ask for nothing."""
+    owner, shares = (text_tree(keys[name]) if name in keys else None for name in HAND_OVER_KEYS)
+    texts = [] if shares is None else [shares] if isinstance(shares, str) else shares
+    if not isinstance(owner, str | None):
+        complaints.append(Complaint("owner", "must be the uuid of one account"))
+        return None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        complaints.append(Complaint("share_with", "must be a list of account uuids"))
+        return None
+    found = HandOver(owner, tuple(map(str, texts)))
+    _check_hand_over(found, complaints)
+    return found if owner is not None or texts else None
+
+
+def _check_hand_over(wanted: HandOver, complaints: list[Complaint]) -> None:
+    """Check that these are uuids; texts that hold ``$`` are left to the plan."""
+    if wanted.owner is not None and "$" not in wanted.owner:
+        check_uuid("owner", wanted.owner, complaints)
+    for index, uuid in enumerate(wanted.share_with):
+        if "$" not in uuid:
+            check_uuid(f"share_with[{index}]", uuid, complaints)
+
+
+def merge_layers(below: Layer, above: Layer) -> Layer:
+    """Put ``above`` over ``below``: parameter by parameter, null takes away, tags and ``keep`` are merged."""
     params = {name: value for name, value in {**below.params, **above.params}.items() if value is not None}
     return Layer(
         params,
         tuple(name for name, value in params.items() if has_template(value)),
-        united(below.system_tags, above.system_tags),
-        united(below.user_tags, above.user_tags),
-        united(below.keep, above.keep),
+        union(below.system_tags, above.system_tags),
+        union(below.user_tags, above.user_tags),
+        union(below.keep, above.keep),
         above.hand_over or below.hand_over,
     )
 
 
-def united(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
+def union(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
     """Return both without repetition, in order of first appearance."""
     return tuple(dict.fromkeys((*first, *second)))
 
@@ -84,7 +111,7 @@ def _value(name: str, node: Node) -> JsonValue:
         return text
     if text in NULLS:
         return None
-    return typed(name, text) if name in _TYPED else text
+    return convert(name, text) if name in _TYPED else text
 
 
 def _keep(value: JsonValue, complaints: list[Complaint]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -17,15 +16,13 @@ from batch.jobfile.envelope import (
     SecretModel,
 )
 from batch.jobfile.events import STREAMED, walk
-from batch.jobfile.inputs import InputFiles
 from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target
 from batch.jobfile.layers import LAYER_KEYS, read_layer
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
-from batch.jobfile.origins import NodeOrigin
-from batch.jobfile.problems import Complaint, Problems, shorten, unknown
+from batch.jobfile.problems import Complaint, NodeOrigin, Problems, complain_of_unknown, quote, unknown
 from batch.jobfile.rearchitect import read_rearchitect
-from batch.jobfile.targets import LONG_LIST, read_targets
-from batch.model import Limits, Place
+from batch.jobfile.targets import LONG_LIST, TargetList
+from batch.model import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,20 +43,31 @@ _MODELS: Final = {
 
 def load(path: Path) -> Job:
     """Read the envelope of a job file. Raises JobFileError with all its problems, and then those of its targets too."""
-    files = InputFiles()
-    content = read_content(path, files)
+    content = read_content(path)
     problems = Problems()
-    pairs = _envelope_pairs(content, str(path), problems)
-    root = Mapping(pairs, 1, 1, 0, 0)
-    origin = NodeOrigin(str(path), root, "")
-    model = _validated(origin, problems)
-    defaults, defaults_origin = _defaults(origin, problems)
-    job = _job(path, content, model, (defaults, defaults_origin), origin)
-    job = replace(job, rearchitect=_rearchitect(origin, path, problems), files=files)
-    if len(problems):
-        _add_target_problems(job, problems)
+    origin = NodeOrigin(str(path), Mapping(_envelope_pairs(content, str(path), problems), 1, 1, 0, 0), "")
+    model = _validate(origin, problems)
+    targets = TargetList(path, content, *_defaults(origin, problems))
+    rearchitect = _rearchitect(origin, path, problems)
+    if len(problems) or model is None:
+        _add_target_problems(targets, problems)
         problems.raise_any()
-    return job
+    assert model is not None
+    return Job(
+        path=path,
+        name=model.name,
+        run=model.run,
+        run_place=origin.problem(Complaint("run", "")).place,
+        limits=Limits(**dict(model.limits)),
+        is_rate_set="rate" in model.limits.model_fields_set,
+        endpoint=_read_endpoint(model.endpoint, path.parent) if model.endpoint else None,
+        vars=model.vars,
+        rearchitect=rearchitect,
+        resume_within=model.resume_within,
+        timezone=model.timezone,
+        tag=model.tag,
+        targets=targets,
+    )
 
 
 def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tuple[Scalar, Node]]:
@@ -78,7 +86,7 @@ def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tup
     return pairs
 
 
-def _validated(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
+def _validate(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
     tree = _without_nulls(text_tree(origin.node))
     assert isinstance(tree, dict)
     for name in ("defaults", "rearchitect", STREAMED):
@@ -87,7 +95,7 @@ def _validated(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
     try:
         return EnvelopeModel.model_validate(tree)
     except ValidationError as error:
-        problems.extend(origin.problem(_complaint(dict(detail))) for detail in error.errors(include_url=False))
+        problems.place(error.errors(include_url=False), lambda detail: origin.problem(_to_complaint(dict(detail))))
         return None
 
 
@@ -109,7 +117,7 @@ def _check_targets(origin: NodeOrigin, problems: Problems) -> None:
         problems.add(origin.problem(Complaint(STREAMED, "is empty: nothing to clone", at_key=True)))
 
 
-def _complaint(detail: dict[str, Any]) -> Complaint:
+def _to_complaint(detail: dict[str, Any]) -> Complaint:
     steps = [str(step) for step in detail["loc"] if step != "[key]"]
     path, parent, kind = ".".join(steps), ".".join(steps[:-1]), detail["type"]
     if kind == "extra_forbidden":
@@ -133,8 +141,8 @@ def _message(kind: str, detail: dict[str, Any]) -> str:
         "string_too_short": "must not be empty",
         "greater_than_equal": f"must be at least {context.get('ge')}",
         "less_than_equal": f"must be at most {context.get('le')}",
-        "literal_error": f"this zclone reads version 1, not {shorten(detail['input'])}",
-        "string_pattern_mismatch": f"must be letters, digits, . _ or -, not {shorten(detail['input'])}",
+        "literal_error": f"this zclone reads version 1, not {quote(detail['input'])}",
+        "string_pattern_mismatch": f"must be letters, digits, . _ or -, not {quote(detail['input'])}",
     }
     return messages.get(kind) or str(detail["msg"]).removeprefix("Value error, ")
 
@@ -157,36 +165,14 @@ def _defaults(origin: NodeOrigin, problems: Problems) -> tuple[Layer, NodeOrigin
     layer = Layer()
     if isinstance(node, Mapping):
         layer = read_layer(node, complaints)
-        complaints += [
-            Complaint(key.text, unknown(key.text, LAYER_KEYS), at_key=True)
-            for key, _ in node.pairs
-            if key.text not in LAYER_KEYS
-        ]
+        complain_of_unknown((key.text for key, _ in node.pairs), LAYER_KEYS, complaints)
     else:
         complaints.append(Complaint("", f"must be a map of {', '.join(LAYER_KEYS)}"))
-    problems.extend(map(own.problem, complaints))
+    problems.place(complaints, own.problem)
     return layer, own
 
 
-def _job(
-    path: Path,
-    content: Content,
-    model: EnvelopeModel | None,
-    defaults: tuple[Layer, NodeOrigin | None],
-    origin: NodeOrigin,
-) -> Job:
-    """Build the Job; an envelope with problems gives one that is only good for finding more of them."""
-    layer, defaults_origin = defaults
-    place: Place = origin.problem(Complaint("run", "")).place
-    if model is None:
-        return Job(path, "", "", Limits(), None, {}, layer, defaults_origin, place, content)
-    folder = path.parent
-    limits = Limits(**dict(model.limits))
-    endpoint = _endpoint(model.endpoint, folder) if model.endpoint else None
-    return Job(path, model.name, model.run, limits, endpoint, model.vars, layer, defaults_origin, place, content)
-
-
-def _endpoint(model: EndpointModel, folder: Path) -> EndpointSettings:
+def _read_endpoint(model: EndpointModel, folder: Path) -> EndpointSettings:
     auth = (
         None
         if model.auth is None
@@ -198,28 +184,29 @@ def _endpoint(model: EndpointModel, folder: Path) -> EndpointSettings:
             access_key_secret=_secret(model.auth.access_key_secret, folder),
         )
     )
-    return EndpointSettings(model.url, folder / model.ca_file if model.ca_file else None, model.insecure, auth)
+    return EndpointSettings(model.url, folder / model.ca_file if model.ca_file else None, model.insecure, auth, folder)
 
 
 def _secret(model: SecretModel | None, folder: Path) -> SecretRef | None:
     return None if model is None else SecretRef(model.env, folder / model.file if model.file else None)
 
 
-def _add_target_problems(job: Job, problems: Problems) -> None:
+def _add_target_problems(targets: TargetList, problems: Problems) -> None:
     first: dict[str, Target] = {}
     try:
-        for target in read_targets(job, problems):
-            _look_for_twin(target, first, problems)
+        for target in targets.read(problems):
+            if isinstance(target, Target):
+                _look_for_repeat(target, first, problems)
     except JobFileError as error:
         problems.extend(error.problems)
 
 
-def _look_for_twin(target: Target, first: dict[str, Target], problems: Problems) -> None:
+def _look_for_repeat(target: Target, first: dict[str, Target], problems: Problems) -> None:
     """Report two targets with one key; what needs more room or rendering is left to the plan."""
     key = target.id or target.uuid
     if target.entry.combinations or "$" in key:
         return
     if key in first:
-        problems.add(target.twin_problem("key", key, first[key]))
+        problems.add(target.repeat_problem("key", key, first[key]))
     elif len(first) < LONG_LIST:
         first[key] = target

@@ -7,16 +7,18 @@ import re
 from itertools import product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from batch.jobfile.envelope import VARIABLE_PATTERN
 from batch.jobfile.nodes import Mapping as MappingNode
 from batch.jobfile.nodes import Node, Scalar, Sequence
-from batch.jobfile.problems import Complaint, shorten
+from batch.jobfile.problems import Complaint, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MAX_COMBINATIONS: Final = 20_000
-NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
-"""Names for ``${…}``."""
+MAX_CHANGES: Final = 1_000_000
+"""Combinations that all rows of ``include`` together agree with."""
+NAME: Final = re.compile(VARIABLE_PATTERN)
 
 
 class Combination(NamedTuple):
@@ -47,7 +49,8 @@ def read_matrix(node: Node, complaints: list[Complaint]) -> tuple[Combination, .
             Complaint("matrix", f"has more than {MAX_COMBINATIONS:,} combinations: use `from:` with a file")
         )
         return ()
-    return tuple(_combinations(matrix))
+    found = tuple(_combinations(matrix, complaints))
+    return found if len(complaints) == before else ()
 
 
 def _parse(node: MappingNode, complaints: list[Complaint]) -> _Matrix:
@@ -58,7 +61,7 @@ def _parse(node: MappingNode, complaints: list[Complaint]) -> _Matrix:
             rows = _list(value, path, complaints)
             (matrix.include if key.text == "include" else matrix.exclude).extend(_rows(rows, path, complaints))
         elif not NAME.fullmatch(key.text):
-            complaints.append(Complaint(path, f"{shorten(key.text)} is not a name for ${{…}}", at_key=True))
+            complaints.append(Complaint(path, f"{quote(key.text)} is not a name for ${{…}}", at_key=True))
         else:
             matrix.axes[key.text] = _texts(_list(value, path, complaints), path, complaints)
     for index, row in enumerate(matrix.exclude):
@@ -76,13 +79,13 @@ def _list(node: Node, path: str, complaints: list[Complaint]) -> list[Node]:
 
 
 def _texts(nodes: list[Node], path: str, complaints: list[Complaint]) -> list[str]:
-    texts: list[str] = []
+    texts: dict[str, None] = {}
     for index, node in enumerate(nodes):
         text = _text(node, f"{path}[{index}]", complaints)
         if text in texts:
-            complaints.append(Complaint(f"{path}[{index}]", f"{shorten(text)} is there twice"))
-        texts.append(text)
-    return texts
+            complaints.append(Complaint(f"{path}[{index}]", f"{quote(text)} is there twice"))
+        texts[text] = None
+    return list(texts)
 
 
 def _rows(nodes: list[Node], path: str, complaints: list[Complaint]) -> Iterator[dict[str, str]]:
@@ -101,21 +104,52 @@ def _text(node: Node, path: str, complaints: list[Complaint]) -> str:
     return ""
 
 
-def _combinations(matrix: _Matrix) -> Iterator[Combination]:
-    names = list(matrix.axes)
-    cells = [dict(zip(names, values, strict=True)) for values in product(*matrix.axes.values())] if names else []
-    cells = [cell for cell in cells if not any(row.items() <= cell.items() for row in matrix.exclude)]
-    labels = [_label(cell) for cell in cells]
+class _Cells:
+    """The cross product of the axes; a set of its cells is a whole number with one bit for each."""
+
+    def __init__(self, axes: dict[str, list[str]]) -> None:
+        self.rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes else []
+        self._all = (1 << len(self.rows)) - 1
+        self._bits: dict[tuple[str, str], int] = {}
+        for index, row in enumerate(self.rows):
+            for pair in row.items():
+                self._bits[pair] = self._bits.get(pair, 0) | 1 << index
+
+    def matching(self, values: Mapping[str, str]) -> int:
+        """Return the cells that have all of ``values``."""
+        found = self._all
+        for pair in values.items():
+            found &= self._bits.get(pair, 0)
+        return found
+
+
+def _combinations(matrix: _Matrix, complaints: list[Complaint]) -> Iterator[Combination]:
+    cells = _Cells(matrix.axes)
+    excluded = 0
+    for row in matrix.exclude:
+        excluded |= cells.matching(row)
+    labels = [_label(cell) for cell in cells.rows]
     extra: list[dict[str, str]] = []
+    changes = 0
     for row in matrix.include:
-        shared = {name: value for name, value in row.items() if name in matrix.axes}
-        fitting = [cell for cell in cells if shared.items() <= cell.items()]
-        for cell in fitting:
-            cell.update(row)
+        fitting = cells.matching({name: value for name, value in row.items() if name in matrix.axes}) & ~excluded
+        changes += fitting.bit_count()
+        if changes > MAX_CHANGES:
+            message = f"adds values to combinations more than {MAX_CHANGES:,} times: use `from:` with a file"
+            complaints.append(Complaint("matrix.include", message))
+            return
+        for index in _indices(fitting):
+            cells.rows[index].update(row)
         if not fitting:
             extra.append(row)
-    yield from (Combination(cell, label) for cell, label in zip(cells, labels, strict=True))
+    for index, (cell, label) in enumerate(zip(cells.rows, labels, strict=True)):
+        if not excluded >> index & 1:
+            yield Combination(cell, label)
     yield from (Combination(row, _label(row)) for row in extra)
+
+
+def _indices(bits: int) -> Iterator[int]:
+    return (index for index, bit in enumerate(reversed(f"{bits:b}")) if bit == "1")
 
 
 def _label(values: dict[str, str]) -> str:

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from batch.model import JsonValue
 
+MAX_DEPTH: Final = 32
+TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
 NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 """Plain scalars that mean null (YAML 1.1)."""
+BOOLEANS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+"""Texts that mean a boolean (YAML 1.2)."""
 
 
 class Scalar(NamedTuple):
@@ -63,7 +67,7 @@ def text_tree(node: Node) -> JsonValue:
     return [text_tree(item) for item in node.items]
 
 
-def find(node: Node, path: str, *, at_key: bool = False) -> tuple[int, int]:
+def find_place(node: Node, path: str, *, at_key: bool = False) -> tuple[int, int]:
     """Return line and column of ``path`` (``a.b[0].c``) under ``node``, or of the deepest part of it that exists."""
     line, column = node.line, node.column
     for step in _STEP.findall(path):

@@ -1,18 +1,34 @@
-"""Everything wrong with a job file, gathered before anything is said."""
+"""Everything wrong with a job file, with its place, gathered before anything is said."""
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Final, NamedTuple
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from batch.errors import JobFileError
+from batch.jobfile.nodes import Node, find_place
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from batch.model import JsonValue
 
 SHOWN: Final = 100
 """How many problems are spelt out; the rest is counted."""
+KEPT: Final = 10 * SHOWN
+"""How many are compared, placed and explained, so that a file of nothing else costs no more."""
+
+_LONGEST_NAME: Final = 64
+_WIDE: Final = re.compile("[\U00010000-\U0010ffff]")
+_NOISE: Final = re.compile(r"[\s_-]+")
+_VALUE: Final = re.compile(r"""'[^']*'|"[^"]*"|\d+""")
+_PREFIX: Final = re.compile(r"^param(?:eter)?s?[\s._-]+")
+
+
+_Found = TypeVar("_Found")
 
 
 class Complaint(NamedTuple):
@@ -24,25 +40,99 @@ class Complaint(NamedTuple):
     """Whether the key is wrong and not its value."""
     column: int = 0
     """Where in its line, when the check knows it; counts from 1, 0 when it does not."""
+    kind: str = ""
+    """As the problem's."""
+
+
+class NodeOrigin(NamedTuple):
+    """Where a layer stands in a YAML file."""
+
+    file: str
+    node: Node
+    path: str
+
+    @property
+    def place(self) -> Place:
+        """Where it begins."""
+        return Place(self.file, self.node.line, self.node.column)
+
+    def problem(self, complaint: Complaint) -> Problem:
+        """Place ``complaint`` at the value, or the key, that it is about."""
+        line, column = find_place(self.node, complaint.path, at_key=complaint.at_key)
+        path = ".".join(part for part in (self.path, complaint.path) if part)
+        return Problem(Place(self.file, line, column), path, complaint.message, complaint.kind)
+
+
+class RowOrigin(NamedTuple):
+    """Where a row stands in a JSON Lines or CSV file."""
+
+    file: str
+    line: int
+    text: str
+    """The JSON text; empty for CSV, whose rows are placed at their first column."""
+
+    @property
+    def place(self) -> Place:
+        """Where it begins."""
+        return Place(self.file, self.line, 1)
+
+    def problem(self, complaint: Complaint) -> Problem:
+        """Place ``complaint`` at the innermost key of its path that stands in the row."""
+        steps = complaint.path.replace("[", ".").replace("]", "").split(".")
+        found = (self.text.find(f'"{step}"') for step in reversed(steps))
+        column = complaint.column or next((offset for offset in found if offset >= 0), 0) + 1
+        kind = complaint.kind or f"{self.file}: {kind_of(complaint)}"
+        return Problem(Place(self.file, self.line, column), complaint.path, complaint.message, kind)
+
+
+def kind_of(complaint: Complaint) -> str:
+    """Return what the same fault in other rows has in common with ``complaint``: all but the values."""
+    return f"{complaint.path}: {_VALUE.sub('…', complaint.message)}"
+
+
+class _Kind:
+    """Problems of one kind."""
+
+    def __init__(self, first: Problem) -> None:
+        self._first = self._last = first
+        self.count = 1
+
+    def add(self, problem: Problem) -> None:
+        if problem != self._last:
+            self._last = problem
+            self.count += 1
+
+    def problem(self) -> Problem:
+        """Return the first, with how many there are."""
+        what = "rows" if self._first.kind.startswith(self._first.place.file) else "targets"
+        times = "" if self.count == 1 else f" (in {self.count:,} {what})"
+        return replace(self._first, message=self._first.message + times)
 
 
 class Problems:
-    """Problems in any order, each once; memory stays bounded however many there are."""
+    """Problems in any order, each once, those of one kind as one; memory stays bounded however many there are."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._seen: set[Problem] = set()
+        self._kinds: dict[str, _Kind] = {}
         self._more = 0
-        self.warnings: tuple[Problem, ...] = ()
-        """What is worth a word and no reason to stop."""
+        self._warnings: dict[Problem, None] = {}
+        self._more_warnings = 0
 
     def __len__(self) -> int:
-        return len(self._seen) + self._more
+        return len(self._seen) + sum(kind.count for kind in self._kinds.values()) + self._more
 
     def add(self, problem: Problem) -> None:
         """Keep ``problem``, or count it where there are too many to tell them apart."""
-        if len(self._seen) < 10 * SHOWN:
-            self._seen.add(problem)
+        known = self._kinds.get(problem.kind)
+        if known is not None:
+            known.add(problem)
+        elif len(self._seen) + len(self._kinds) < KEPT:
+            if problem.kind:
+                self._kinds[problem.kind] = _Kind(problem)
+            else:
+                self._seen.add(problem)
         elif problem not in self._seen:
             self._more += 1
 
@@ -51,16 +141,34 @@ class Problems:
         for problem in problems:
             self.add(problem)
 
+    def place(self, complaints: Sequence[_Found], origin: Callable[[_Found], Problem]) -> None:
+        """Keep each of ``complaints`` where ``origin`` places it; those beyond what is kept are only counted."""
+        room = max(KEPT - len(self._seen) - len(self._kinds), 0)
+        self.extend(map(origin, complaints[:room]))
+        self._more += len(complaints[room:])
+
     def warn(self, problem: Problem) -> None:
-        """Keep ``problem`` among the warnings."""
-        self.warnings += (problem,)
+        """Keep ``problem`` among the warnings, once; count it where there are too many to show."""
+        if len(self._warnings) < SHOWN:
+            self._warnings[problem] = None
+        elif problem not in self._warnings:
+            self._more_warnings += 1
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is worth a word and no reason to stop: the first hundred in order of reading."""
+        shown = tuple(self._warnings)
+        if not self._more_warnings:
+            return shown
+        return (*shown, Problem(shown[-1].place, "", f"warning: … and {self._more_warnings} more"))
 
     def raise_any(self) -> None:
         """Raise JobFileError with the first hundred in order of place; return when there are none."""
-        if not self._seen:
+        found = sorted([*self._seen, *(kind.problem() for kind in self._kinds.values())])
+        if not found:
             return
-        shown = sorted(self._seen)[:SHOWN]
-        rest = len(self) - len(shown)
+        shown = found[:SHOWN]
+        rest = len(found) - len(shown) + self._more
         if rest:
             shown.append(Problem(shown[-1].place, "", f"… and {rest} more"))
         raise JobFileError(shown) from None
@@ -71,18 +179,49 @@ def fail(file: str, message: str, *, at: tuple[int, int] = (1, 1)) -> JobFileErr
     return JobFileError([Problem(Place(file, *at), "", message)])
 
 
+def fold(name: str) -> str:
+    """Return ``name`` without what near misses differ in: case, ``_``, ``-``, spaces, plural and ``params.`` before."""
+    return _NOISE.sub("", _PREFIX.sub("", name.strip().casefold())).removesuffix("s")
+
+
 def unknown(name: str, known: Iterable[str], *, what: str = "key") -> str:
     """Say that ``name`` is not one of ``known`` and which one was probably meant."""
     names = list(known)
-    folded = {known_name.casefold(): known_name for known_name in names}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    folded = {fold(known_name): known_name for known_name in names}
+    near = difflib.get_close_matches(fold(name[:_LONGEST_NAME]), folded, n=1, cutoff=0.6)
+    # A part of a name, such as cpu for requestCpu, is no close match of it.
+    near = near or [text for text in folded if text.endswith(fold(name))] if len(fold(name)) > 2 else near
     hint = (
         f"; did you mean {folded[near[0]]}?" if near else f"; known are {', '.join(names)}" if len(names) < 12 else ""
     )
-    return f"unknown {what} {shorten(name)}{hint}"
+    return f"unknown {what} {quote(name)}{hint}"
 
 
-def shorten(value: object) -> str:
+def complain_of_unknown(
+    names: Iterable[str], known: Collection[str], complaints: list[Complaint], *, path: str = ""
+) -> None:
+    """Complain of each of ``names`` that is not ``known``; only the first ones, which may be shown, get a hint."""
+    for name in names:
+        if name not in known:
+            message = unknown(name, known) if len(complaints) < KEPT else "unknown key"
+            complaints.append(Complaint(f"{path}{name}", message, at_key=True))
+
+
+def wide_characters(path: str, value: JsonValue) -> Iterator[Complaint]:
+    """Warn of each text in ``value`` with a character that tables of three-byte UTF-8 cannot hold."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from wide_characters(path, name)
+            yield from wide_characters(f"{path}.{name}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from wide_characters(f"{path}[{index}]", inner)
+    elif isinstance(value, str) and (found := _WIDE.search(value)):
+        message = f"has a character above U+FFFF at position {found.start()}: many ZStack databases refuse it"
+        yield Complaint(path, f"warning: {message}")
+
+
+def quote(value: object) -> str:
     """Quote a value from a file for a message: escaped, at most 60 characters."""
     if value is None:
         return "null"

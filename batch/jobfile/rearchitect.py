@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-from io import TextIOWrapper
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from batch.jobfile.check import check_params
+from batch.errors import JobFileError
+from batch.jobfile.check import check_params, check_uuid
 from batch.jobfile.content import MAX_BYTES
 from batch.jobfile.inputs import open_input
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
-from batch.jobfile.origins import NodeOrigin
-from batch.jobfile.problems import Complaint, shorten, unknown
-from batch.jobfile.vendors import VendorRule, read_vendors
+from batch.jobfile.problems import Complaint, NodeOrigin, complain_of_unknown, quote
+from batch.jobfile.tables import TABLE_KEYS, TableFormat, read_format, read_table
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from batch.jobfile.problems import Problems
     from batch.model import JsonValue
 
-KEYS: Final = ("to", "images", "file", "vendors")
+KEYS: Final = ("to", "images", "file", *TABLE_KEYS, "vendors")
 RULE_KEYS: Final = ("from", "to", "vmImageUuid", "cpuArchitecture")
+VENDOR_KEYS: Final = ("from", "to", "specUuids")
+
+_Rule = TypeVar("_Rule", "ImageRule", "VendorRule")
 
 
-class Rule(NamedTuple):
+class ImageRule(NamedTuple):
     """Images that start with ``prefix`` start with ``to`` in the clone."""
 
     prefix: str
@@ -35,12 +37,21 @@ class Rule(NamedTuple):
     place: Place
 
 
+class VendorRule(NamedTuple):
+    """GPU vendors that start with ``prefix``, in any case, become ``to`` with the given specs."""
+
+    prefix: str
+    to: str
+    specs: tuple[str, ...]
+    place: Place
+
+
 class Rearchitect(NamedTuple):
     """Whole and checked: every rule is for one of the architectures ``to``."""
 
     to: tuple[str, ...]
     """Empty where only GPU vendors are to change."""
-    rules: tuple[Rule, ...]
+    rules: tuple[ImageRule, ...]
     vendors: tuple[VendorRule, ...] = ()
 
 
@@ -51,24 +62,36 @@ def read_rearchitect(origin: NodeOrigin, folder: Path, problems: Problems) -> Re
         problems.add(origin.problem(Complaint("", "must be a map of to, images, file and vendors")))
         return None
     keys = {key.text: value for key, value in origin.node.pairs}
-    for name in keys:
-        if name not in KEYS:
-            problems.add(origin.problem(Complaint(name, unknown(name, KEYS), at_key=True)))
-    vendors = [] if "vendors" not in keys else read_vendors(keys["vendors"], origin, problems)
+    complaints: list[Complaint] = []
+    complain_of_unknown(keys, KEYS, complaints)
+    form = read_format(keys, complaints)
+    problems.place(complaints, origin.problem)
+    vendors = [] if "vendors" not in keys else _read_vendors(keys["vendors"], origin, problems)
     if vendors and not keys.keys() & {"to", "images", "file"}:
         return Rearchitect((), (), tuple(vendors)) if len(problems) == before else None
-    to = _architectures(keys.get("to"), origin, problems)
+    to = _read_architectures(keys.get("to"), origin, problems)
     rules = [
-        *_inline(keys.get("images"), origin, to, problems),
-        *_filed(keys.get("file"), origin, folder, to, problems),
+        *_read_images(keys.get("images"), origin, to, problems),
+        *_read_file(keys.get("file"), form, origin, folder, to, problems),
     ]
     if not rules and len(problems) == before:
-        problems.add(origin.problem(Complaint("", "needs `images`, a list of rules, or `file`, a CSV file of them")))
-    _refuse_twins(rules, problems)
+        problems.add(
+            origin.problem(Complaint("", "needs `images`, a list of rules, or `file`, a CSV or Excel file of them"))
+        )
+    first: dict[tuple[str, str], ImageRule] = {}
+    for rule in rules:
+        known = first.setdefault((rule.architecture, rule.prefix), rule)
+        if known is not rule:
+            problems.add(_repeat(rule, known, f" for {rule.architecture}", "rearchitect"))
     return Rearchitect(to, tuple(rules), tuple(vendors)) if len(problems) == before else None
 
 
-def _architectures(node: Node | None, origin: NodeOrigin, problems: Problems) -> tuple[str, ...]:
+def _repeat(rule: _Rule, known: _Rule, what: str, path: str) -> Problem:
+    where = f"{known.place.file}:{known.place.line}"
+    return Problem(rule.place, path, f"{quote(rule.prefix)} has a rule{what} already, at {where}")
+
+
+def _read_architectures(node: Node | None, origin: NodeOrigin, problems: Problems) -> tuple[str, ...]:
     value = None if node is None else text_tree(node)
     if not isinstance(value, list) or not value:
         problems.add(origin.problem(Complaint("to", "must be a list of architectures, such as [AARCH64]")))
@@ -82,80 +105,118 @@ def _architectures(node: Node | None, origin: NodeOrigin, problems: Problems) ->
     return tuple(map(str, value))
 
 
-def _inline(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], problems: Problems) -> list[Rule]:
-    if node is None:
+def _read_vendors(node: Node, origin: NodeOrigin, problems: Problems) -> list[VendorRule]:
+    if not isinstance(node, Sequence) or not node.items:
+        problems.add(origin.problem(Complaint("vendors", "must be a list of rules with from, to and specUuids")))
         return []
-    if not isinstance(node, Sequence):
+    rules: dict[str, VendorRule] = {}
+    for own, rule in _read_list(node, origin, "vendors", _vendor_rule, problems):
+        known = rules.setdefault(rule.prefix.casefold(), rule)
+        if known is not rule:
+            problems.add(_repeat(rule, known, "", own.path))
+    return list(rules.values())
+
+
+def _read_images(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], problems: Problems) -> Iterator[ImageRule]:
+    if isinstance(node, Sequence):
+
+        def read(row: JsonValue, place: Place, complaints: list[Complaint]) -> ImageRule | None:
+            return _image_rule(row, place, to, complaints)
+
+        for _, rule in _read_list(node, origin, "images", read, problems):
+            yield rule
+    elif node is not None:
         problems.add(origin.problem(Complaint("images", "must be a list of rules with from and to")))
-        return []
-    rules = []
+
+
+def _read_list(
+    node: Sequence,
+    origin: NodeOrigin,
+    name: str,
+    read: Callable[[JsonValue, Place, list[Complaint]], _Rule | None],
+    problems: Problems,
+) -> Iterator[tuple[NodeOrigin, _Rule]]:
+    """Yield the rules without problems of the list ``name`` below ``origin``, and where each stands."""
     for index, item in enumerate(node.items):
-        own = NodeOrigin(origin.file, item, f"{origin.path}.images[{index}]")
-        value = text_tree(item)
-        if not isinstance(value, dict):
-            problems.add(own.problem(Complaint("", "must be a map of from, to, vmImageUuid and cpuArchitecture")))
-            continue
-        row: dict[str, JsonValue] = value
+        own = NodeOrigin(origin.file, item, f"{origin.path}.{name}[{index}]")
         complaints: list[Complaint] = []
-        rule = _rule(row, own.problem(Complaint("", "")).place, to, complaints)
+        rule = read(text_tree(item), own.place, complaints)
         problems.extend(map(own.problem, complaints))
         if rule is not None:
-            rules.append(rule)
-    return rules
+            yield own, rule
 
 
-def _filed(node: Node | None, origin: NodeOrigin, folder: Path, to: tuple[str, ...], problems: Problems) -> list[Rule]:
+def _read_file(
+    node: Node | None,
+    form: TableFormat,
+    origin: NodeOrigin,
+    folder: Path,
+    to: tuple[str, ...],
+    problems: Problems,
+) -> Iterator[ImageRule]:
     if node is None:
-        return []
+        return
     path = folder / (node.text if isinstance(node, Scalar) else "")
-    rules: list[Rule] = []
     try:
-        with TextIOWrapper(open_input(path, folder, largest=MAX_BYTES), encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True, restkey="", restval=None)
-            for cells in reader:
-                place = Place(str(path), reader.line_num, 1)
+        with open_input(path, folder, largest=MAX_BYTES) as stream:
+            for own, cells in read_table(stream, str(path), form, _check_header, problems):
                 complaints: list[Complaint] = []
-                row: dict[str, JsonValue] = {name: value for name, value in cells.items() if value}
-                rule = _rule(row, place, to, complaints)
-                problems.extend(Problem(place, complaint.path, complaint.message) for complaint in complaints)
+                row: JsonValue = {name: cell for name, cell in cells.items() if cell}
+                rule = _image_rule(row, own.place, to, complaints)
+                problems.place(complaints, own.problem)
                 if rule is not None:
-                    rules.append(rule)
+                    yield rule
     except OSError as error:
         problems.add(origin.problem(Complaint("file", f"{path} cannot be read: {error.strerror or error}")))
-    except (csv.Error, UnicodeDecodeError) as error:
-        problems.add(origin.problem(Complaint("file", f"{path} is no CSV file of rules: {error}")))
-    return rules
+    except JobFileError as error:
+        problems.extend(error.problems)
 
 
-def _rule(row: dict[str, JsonValue], place: Place, to: tuple[str, ...], complaints: list[Complaint]) -> Rule | None:
+def _check_header(names: list[str], complaints: list[Complaint]) -> None:
+    complain_of_unknown(names, RULE_KEYS, complaints)
+
+
+def _image_rule(row: JsonValue, place: Place, to: tuple[str, ...], complaints: list[Complaint]) -> ImageRule | None:
     before = len(complaints)
-    complaints += [Complaint(name, unknown(name, RULE_KEYS), at_key=True) for name in row if name not in RULE_KEYS]
-    for name in ("from", "to"):
-        if not isinstance(row.get(name), str) or not row[name]:
-            complaints.append(
-                Complaint(name, "must be the start of an image's name, such as registry.example.com/x86_64/")
-            )
+    if not isinstance(row, dict):
+        complaints.append(Complaint("", "must be a map of from, to, vmImageUuid and cpuArchitecture"))
+        return None
+    complain_of_unknown(row, RULE_KEYS, complaints)
+    complaints += [
+        Complaint(name, "must be the start of an image's name, such as registry.example.com/x86_64/")
+        for name in ("from", "to")
+        if not isinstance(row.get(name), str) or not row[name]
+    ]
     architecture = row.get("cpuArchitecture", to[0] if len(to) == 1 else None)
     if to and architecture not in to:
         complaints.append(
-            Complaint("cpuArchitecture", f"must be one of {', '.join(to)}, those of `to`; not {shorten(architecture)}")
+            Complaint("cpuArchitecture", f"must be one of {', '.join(to)}, those of `to`; not {quote(architecture)}")
         )
     vm_image = row.get("vmImageUuid")
     if vm_image is not None:
-        image: JsonValue = {"cpuArchitecture": "AARCH64", "vmImageUuid": vm_image}
-        found: list[Complaint] = []
-        check_params({"architectureImages": [image]}, found)
-        complaints += [Complaint("vmImageUuid", complaint.message) for complaint in found]
+        check_uuid("vmImageUuid", vm_image, complaints)
     if len(complaints) > before:
         return None
-    return Rule(str(row["from"]), str(row["to"]), None if vm_image is None else str(vm_image), str(architecture), place)
+    image = None if vm_image is None else str(vm_image)
+    return ImageRule(str(row["from"]), str(row["to"]), image, str(architecture), place)
 
 
-def _refuse_twins(rules: list[Rule], problems: Problems) -> None:
-    first: dict[tuple[str, str], Rule] = {}
-    for rule in rules:
-        known = first.setdefault((rule.architecture, rule.prefix), rule)
-        if known is not rule:
-            where = f"{known.place.file}:{known.place.line}"
-            message = f"{shorten(rule.prefix)} has a rule for {rule.architecture} already, at {where}"
-            problems.add(Problem(rule.place, "rearchitect", message))
+def _vendor_rule(row: JsonValue, place: Place, complaints: list[Complaint]) -> VendorRule | None:
+    before = len(complaints)
+    if not isinstance(row, dict):
+        complaints.append(Complaint("", "must be a map of from, to and specUuids"))
+        return None
+    complain_of_unknown(row, VENDOR_KEYS, complaints)
+    for name in ("from", "to"):
+        text = row.get(name)
+        if not isinstance(text, str) or not text or not text.isprintable():
+            complaints.append(Complaint(name, "must be a GPU vendor, such as NVIDIA"))
+    specs = row.get("specUuids")
+    if not isinstance(specs, list) or not specs:
+        complaints.append(Complaint("specUuids", "must be a list of the uuids of GPU specs"))
+        return None
+    for index, uuid in enumerate(specs):
+        check_uuid(f"specUuids[{index}]", uuid, complaints)
+    if len(complaints) > before:
+        return None
+    return VendorRule(str(row["from"]), str(row["to"]), tuple(map(str, specs)), place)

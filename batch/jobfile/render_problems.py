@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.inputs import open_regular
+from batch.jobfile.sheets import ENDING
+from batch.text import escape, width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,16 +25,24 @@ _MAX_SHOWN_LINE: Final = 1 << 16
 
 
 def source_line(place: Place) -> str | None:
-    """Read the line of ``place`` from its file; None where that is not possible."""
+    """Read the line of ``place`` from its file; None where that is not possible.
+
+    A workbook has no lines. In a CSV file a CR alone ends a line too, as its reader and editors have it.
+    """
+    if place.file.lower().endswith(ENDING):
+        return None
+    newline = "" if place.file.lower().endswith(".csv") else "\n"
     try:
-        with TextIOWrapper(open_regular(Path(place.file)), encoding="utf-8", errors="replace", newline="\n") as stream:
+        with TextIOWrapper(
+            open_regular(Path(place.file)), encoding="utf-8", errors="replace", newline=newline
+        ) as stream:
             line = next(itertools.islice(stream, place.line - 1, None), None)
     except OSError:
         return None
     return None if line is None else line[:_MAX_SHOWN_LINE].rstrip("\r\n")
 
 
-def as_text(problems: Iterable[Problem], line_of: Callable[[Place], str | None]) -> str:
+def render_text(problems: Iterable[Problem], line_of: Callable[[Place], str | None]) -> str:
     """Return one block a problem: ``file:line:column: path: message``, then the line and a caret below its column.
 
     Lines of ``endpoint`` and those that speak of secrets are not shown: what is written there by mistake stays there.
@@ -41,7 +50,7 @@ def as_text(problems: Iterable[Problem], line_of: Callable[[Place], str | None])
     return "\n".join(itertools.chain.from_iterable(_block(problem, line_of) for problem in problems))
 
 
-def as_github(problems: Iterable[Problem]) -> str:
+def render_github(problems: Iterable[Problem]) -> str:
     """Return workflow commands that GitHub shows as annotations of the files."""
     return "\n".join(map(_annotation, problems))
 
@@ -49,19 +58,15 @@ def as_github(problems: Iterable[Problem]) -> str:
 def _block(problem: Problem, line_of: Callable[[Place], str | None]) -> list[str]:
     line = None if problem.path.startswith("endpoint") else line_of(problem.place)
     if not line or not line.strip() or _SECRET.search(line):
-        return [str(problem)]
+        return [escape(str(problem))]
     start = max(0, problem.place.column - 1 - _BEFORE)
     shown = line[start : start + _WINDOW]
     before = shown[: problem.place.column - 1 - start]
-    return [str(problem), _INDENT + "".join(map(_visible, shown)), _INDENT + " " * sum(map(_width, before)) + "^"]
+    return [escape(str(problem)), _INDENT + _visible(shown), _INDENT + " " * width(_visible(before)) + "^"]
 
 
-def _visible(char: str) -> str:
-    return " " if char == "\t" else char if char.isprintable() else "\N{REPLACEMENT CHARACTER}"
-
-
-def _width(char: str) -> int:
-    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 0 if unicodedata.combining(char) else 1
+def _visible(line: str) -> str:
+    return escape(line.replace("\t", " "))
 
 
 def _annotation(problem: Problem) -> str:

@@ -1,22 +1,19 @@
-"""``from:`` files: targets as JSON Lines or CSV, streamed a line at a time."""
+"""``from:`` files: the rows of JSON Lines, CSV and Excel files as targets, streamed a line at a time."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from batch.jobfile.check import check_params, check_uuid, typed
-from batch.jobfile.columns import OWN_COLUMNS, PARAM_COLUMN, check_column, check_id
-from batch.jobfile.handover import HAND_OVER_KEYS
+from batch.jobfile.check import check_params, convert
+from batch.jobfile.columns import PARAM_COLUMN, Columns, check_identity
 from batch.jobfile.job import Entry, Layer, Target
-from batch.jobfile.jsonlines import read_believed, read_jsonl
+from batch.jobfile.jsonlines import read_jsonl
 from batch.jobfile.layers import read_tags
-from batch.jobfile.origins import NodeOrigin, RowOrigin
-from batch.jobfile.problems import Complaint, Problems, fail, shorten
-from batch.zstack.params import BODY_PARAMS, PARAMS, ParamType
+from batch.jobfile.problems import Complaint, NodeOrigin, Problems, RowOrigin, quote
+from batch.jobfile.sheets import ENDING
+from batch.jobfile.tables import CSV, TableFormat, read_table
+from batch.zstack.params import PARAMS, ParamType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +22,15 @@ if TYPE_CHECKING:
     from batch.jobfile.inputs import InputFiles
     from batch.model import JsonValue, Problem
 
-
+_EMPTY: Final = Layer()
+_NO_COLUMNS: Final[dict[str, str]] = {}
+_NESTED: Final = (ParamType.IMAGES, ParamType.UUIDS_BY_NAME)
+_NO_CELL: Final = dict.fromkeys(
+    _NESTED, "a cell cannot hold it: write it beside `from`, or the rows as JSON Lines (.jsonl)"
+) | {ParamType.STRINGS: "a cell is no list in brackets: separate the values by ;"}
+_SHEETS: Final = frozenset({".xls", ".xlsm", ".xlsb", ".ods"})
 _LOOK_EVERY: Final = 64
-"""Rows after which a file whose rows are believed is looked at again."""
+"""Rows after which it is looked at again whether the file was changed: a run reads it for hours."""
 
 
 class RowFile(NamedTuple):
@@ -37,138 +40,144 @@ class RowFile(NamedTuple):
     entry: Entry
     uuid: str | None
     """The source of rows that name none."""
+    form: TableFormat
+    """Of a CSV file or a workbook."""
     files: InputFiles
-    is_believed: bool
-    """Whether all rows were found good before, in a file that has not been changed since."""
 
 
 def read_rows(file: RowFile, problems: Problems) -> Iterator[Target]:
     """Stream the rows that have no problem. Raises JobFileError where the file cannot be read on."""
     path, entry = file.path, file.entry
     assert entry.origin is not None
-    readers = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".csv": _read_csv}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        problems.add(_at_from(entry.origin, f"must name a .jsonl or .csv file, not {shorten(path.name)}"))
+    rows = _Rows(file, problems)
+    readers = {".jsonl": rows.read_jsonl, ".ndjson": rows.read_jsonl, CSV: rows.read_table, ENDING: rows.read_table}
+    read = readers.get(path.suffix.lower())
+    if read is None:
+        hint = ": save the sheet as .xlsx or CSV" if path.suffix.lower() in _SHEETS else ""
+        problems.add(_at_from(entry.origin, f"must name a .jsonl, .csv or .xlsx file, not {quote(path.name)}{hint}"))
         return
+    before, count = len(problems), 0
     try:
         with file.files.open(path, Path(entry.origin.file).parent) as stream:
-            if file.is_believed:
-                reader = read_believed if reader is read_jsonl else reader
-                for number, target in enumerate(reader(stream, str(path), entry, file.uuid, problems)):
-                    if number % _LOOK_EVERY == 0:
-                        file.files.check(stream, path)
-                    yield target
-            else:
-                yield from _understood(reader(stream, str(path), entry, file.uuid, problems), entry, problems)
+            for target in read(stream):
+                if count % _LOOK_EVERY == 0:
+                    file.files.check(stream, path)
+                count += 1
+                yield target
             file.files.check(stream, path)
     except OSError as error:
         problems.add(_at_from(entry.origin, f"{path} cannot be read: {error.strerror or error}"))
-
-
-def _understood(targets: Iterator[Target], entry: Entry, problems: Problems) -> Iterator[Target]:
-    mistakable = _mistakable(entry)
-    for target in targets:
-        if target.columns and not mistakable.isdisjoint(target.columns) and not _has_own_template(target.layer):
-            problems.extend(_mistaken(target, mistakable))
-        else:
-            yield target
+    if not count and len(problems) == before:
+        problems.add(_at_from(entry.origin, f"{path} has no rows: nothing to clone"))
 
 
 def _at_from(origin: NodeOrigin, message: str) -> Problem:
     return origin.problem(Complaint("from", message))
 
 
-def _mistakable(entry: Entry) -> frozenset[str]:
-    """Return the columns that look like keys of a target and that no ``${…}`` of the entry uses."""
-    base = entry.base
-    asked = (base.hand_over.owner, base.hand_over.share_with) if base.hand_over is not None else ()
-    texts = json.dumps([*base.params.values(), base.system_tags, base.user_tags, asked])
-    return frozenset(name for name in (*BODY_PARAMS, *HAND_OVER_KEYS) if f"${{{name}}}" not in texts)
+class _Rows:
+    """Makes targets of the rows of one file; those with problems are left out."""
+
+    def __init__(self, file: RowFile, problems: Problems) -> None:
+        self._file = str(file.path)
+        self._entry = file.entry
+        self._uuid = file.uuid
+        self._form = file.form
+        self._problems = problems
+        self._columns = Columns(file.entry)
+
+    def read_jsonl(self, stream: IO[bytes]) -> Iterator[Target]:
+        """Stream the targets of JSON Lines."""
+        for origin, row in read_jsonl(stream, self._file, self._problems):
+            complaints: list[Complaint] = []
+            uuid, identity = row.pop("uuid", None), row.pop("id", None)
+            check_identity(uuid, identity, self._uuid, complaints)
+            layer, columns, is_good = _EMPTY, _NO_COLUMNS, True
+            if row:
+                layer = _read_object(row, complaints)
+                is_good = self._columns.check(row, layer, complaints)
+                columns = _read_values(row, complaints)
+            if complaints:
+                self._problems.place(complaints, origin.problem)
+            elif is_good:
+                yield Target(self._entry, layer, uuid or self._uuid or "", identity, columns, origin)
+
+    def read_table(self, stream: IO[bytes]) -> Iterator[Target]:
+        """Stream the targets of a CSV table or a sheet."""
+        header = RowOrigin(self._file, 1, "")
+        for origin, cells in read_table(stream, self._file, self._form, self._check_header, self._problems):
+            complaints: list[Complaint] = []
+            uuid, identity = cells.pop("uuid", "") or None, cells.pop("id", "") or None
+            check_identity(uuid, identity, self._uuid, complaints)
+            layer = _read_cells(cells, complaints)
+            self._problems.place(complaints, origin.problem)
+            of_header: list[Complaint] = []
+            is_good = self._columns.check(cells, layer, of_header)
+            self._problems.place(of_header, header.problem)
+            if is_good and not complaints:
+                yield Target(self._entry, layer, uuid or self._uuid or "", identity, cells, origin)
+
+    def _check_header(self, names: list[str], complaints: list[Complaint]) -> None:
+        for name in names:
+            if name.startswith(PARAM_COLUMN):
+                check_params({name.removeprefix(PARAM_COLUMN): None}, complaints)
+            elif name == "params":
+                complaints.append(Complaint(name, "a column sets one parameter: params.NAME"))
+        if "uuid" not in names and self._uuid is None and not complaints:
+            complaints.append(Complaint("", "has no column uuid, and `from` has none beside it"))
 
 
-def _has_own_template(layer: Layer) -> bool:
-    return bool(layer.templates) or any("$" in tag for tag in (*layer.system_tags, *layer.user_tags))
+def _read_object(row: dict[str, Any], complaints: list[Complaint]) -> Layer:
+    """Take the keys of a layer out of ``row``."""
+    params = row.pop("params", None)
+    if params is None:
+        params = {}
+    elif params.__class__ is not dict:
+        complaints.append(Complaint("params", "must be an object of parameters"))
+        params = {}
+    for name in [name for name in row if name.startswith(PARAM_COLUMN)]:
+        short = name.removeprefix(PARAM_COLUMN)
+        if short in params:
+            complaints.append(Complaint(name, f"{short} is set twice", at_key=True))
+        params[short] = row.pop(name)
+    templates = check_params(params, complaints) if params else ()
+    if not row:
+        return Layer(params, templates)
+    system = read_tags("systemTags", row.pop("systemTags", None), complaints)
+    user = read_tags("userTags", row.pop("userTags", None), complaints)
+    return Layer(params, templates, system, user)
 
 
-def _mistaken(target: Target, mistakable: frozenset[str]) -> Iterator[Problem]:
-    for name in target.columns:
-        if name in mistakable:
-            meant = (
-                f"write {name}: ${{{name}}} beside from" if name in HAND_OVER_KEYS else f"did you mean params.{name}?"
-            )
-            message = f"is only a value for ${{{name}}}, which nothing uses; {meant}"
-            yield target.origin.problem(Complaint(name, message, at_key=True))
+def _read_values(row: dict[str, JsonValue], complaints: list[Complaint]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for name, value in row.items():
+        if isinstance(value, bool):
+            columns[name] = str(value).lower()
+        elif isinstance(value, (str, int)):
+            columns[name] = str(value)
+        elif value is not None:
+            complaints.append(Complaint(name, "must be one text or whole number, to be used as ${…}"))
+    return columns
 
 
-def _read_csv(stream: IO[bytes], file: str, entry: Entry, uuid: str | None, problems: Problems) -> Iterator[Target]:
-    # utf-8-sig, since spreadsheets write a byte order mark into every CSV file.
-    reader = csv.reader(codecs.getreader("utf-8-sig")(stream), strict=True)
-    line = 1
-    try:
-        header = _header(next(reader, []), file, uuid)
-        line = reader.line_num + 1
-        for cells in reader:
-            origin = RowOrigin(file, line, "")
-            line = reader.line_num + 1
-            if len(cells) != len(header):
-                if cells:
-                    message = f"has {len(cells)} cells, the header {len(header)}"
-                    problems.add(origin.problem(Complaint("", message)))
-                continue
-            found = _csv_target(dict(zip(header, cells, strict=True)), origin, entry, uuid)
-            if isinstance(found, list):
-                problems.extend(found)
-            else:
-                yield found
-    except UnicodeDecodeError:
-        raise fail(file, "is not UTF-8: save it as UTF-8", at=(line, 1)) from None
-    except csv.Error as error:
-        raise fail(file, f"not CSV: {error}", at=(line, 1)) from None
-
-
-def _header(header: list[str], file: str, uuid: str | None) -> list[str]:
-    complaints: list[Complaint] = []
-    if not header:
-        complaints.append(Complaint("", "the first line must name the columns"))
-    if len(header) == 1 and not {";", "\t"}.isdisjoint(header[0]):
-        raise fail(file, "the first line must name the columns, separated by commas")
-    for name in header:
-        if header.count(name) > 1:
-            complaints.append(Complaint(name, f"column {shorten(name)} is there twice"))
-        elif name.startswith(PARAM_COLUMN):
-            check_params({name.removeprefix(PARAM_COLUMN): None}, complaints)
-        elif name not in OWN_COLUMNS:
-            check_column(name, complaints)
-        elif name == "params":
-            complaints.append(Complaint(name, "a column sets one parameter: params.NAME"))
-    if "uuid" not in header and uuid is None and not complaints:
-        complaints.append(Complaint("", "has no column uuid, and `from` has none beside it"))
-    if complaints:
-        problems = Problems()
-        problems.extend(map(RowOrigin(file, 1, ",".join(header)).problem, complaints))
-        problems.raise_any()
-    return header
-
-
-def _csv_target(cells: dict[str, str], origin: RowOrigin, entry: Entry, uuid: str | None) -> Target | list[Problem]:
-    complaints: list[Complaint] = []
-    own_uuid = cells.pop("uuid", "") or uuid
-    check_uuid("uuid", own_uuid, complaints)
-    identity = cells.pop("id", "") or None
-    if identity is not None:
-        check_id(identity, complaints)
+def _read_cells(cells: dict[str, str], complaints: list[Complaint]) -> Layer:
+    """Take the columns of a layer out of ``cells``."""
     system, user = (read_tags(name, _split(cells.pop(name, "")), complaints) for name in ("systemTags", "userTags"))
     params: dict[str, JsonValue] = {}
     for name in [name for name in cells if name.startswith(PARAM_COLUMN)]:
         text = cells.pop(name)
         if text:
             short = name.removeprefix(PARAM_COLUMN)
-            params[short] = _split(text) if PARAMS[short].type is ParamType.STRINGS else typed(short, text)
-    templates = check_params(params, complaints)
-    if complaints or own_uuid is None:
-        return [origin.problem(complaint) for complaint in complaints]
-    return Target(entry, Layer(params, templates, system, user), own_uuid, identity, cells, origin)
+            kind = PARAMS[short].type
+            if kind in _NESTED or (kind is ParamType.STRINGS and text.startswith("[")):
+                complaints.append(Complaint(f"params.{short}", _NO_CELL[kind]))
+            else:
+                params[short] = _read_cell(short, text)
+    return Layer(params, check_params(params, complaints), system, user)
+
+
+def _read_cell(name: str, text: str) -> JsonValue:
+    return _split(text) if PARAMS[name].type is ParamType.STRINGS else convert(name, text)
 
 
 def _split(cell: str) -> list[JsonValue]:

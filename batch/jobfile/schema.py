@@ -5,51 +5,59 @@ It describes the file as editors read it: a String parameter may look like a num
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from batch.jobfile.check import MAX_INTEGER
 from batch.jobfile.envelope import EnvelopeModel
 from batch.jobfile.layers import KEEPABLE
+from batch.jobfile.tables import DELIMITERS, ENCODINGS
+from batch.schema import TEXT, UUID, Schema, array, describe, document, record, refer
 from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, Param, ParamType
 
-Schema: TypeAlias = dict[str, Any]
-
-UUID: Final = r"^[0-9A-Za-z]{32}$"
 RESOURCE_UUID: Final = r"^[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}$"
 _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\$\{"}
 _TEXT: Final[Schema] = {"type": ["string", "number", "boolean"]}
+_TABLE_NAME: Final = r"\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV])$"
 _NULL: Final[Schema] = {"type": "null"}
 _VENDORS_ALONE: Final[Schema] = {
     "required": ["vendors"],
     "not": {"anyOf": [{"required": [name]} for name in ("to", "images", "file")]},
 }
-_TAGS: Final[Schema] = {"type": ["array", "null"], "items": {"$ref": "#/definitions/text"}}
+_TAGS: Final[Schema] = {"type": ["array", "null"], "items": refer("text")}
+# A uuid of digits only is a number for editors.
+_UUID: Final[Schema] = {"anyOf": [UUID, {"type": "integer", "minimum": 10**31, "maximum": 10**32 - 1}]}
 
 
 def job_schema() -> Schema:
     """Return the schema of a whole job file."""
-    envelope = EnvelopeModel.model_json_schema(ref_template="#/definitions/{model}")
-    properties = {**envelope["properties"], "defaults": _ref("defaults"), "targets": _targets()}
-    properties["rearchitect"] = _rearchitect()
-    properties["version"] = {"const": 1, "description": properties["version"]["description"]}
-    schema = {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "zclone job file",
-        "type": "object",
-        "properties": properties,
-        "required": [*envelope["required"], "targets"],
-        "additionalProperties": False,
-        "definitions": {**envelope["$defs"], **_definitions()},
-    }
-    cleaned = _without_noise(schema)
-    assert isinstance(cleaned, dict)
-    return cleaned
+    envelope = _without_noise(EnvelopeModel.model_json_schema(ref_template="#/definitions/{model}"))
+    sections = {"defaults": refer("defaults"), "rearchitect": _rearchitect()}
+    fields = dict(envelope["properties"])
+    required = {name: fields.pop(name) for name in envelope["required"]}
+    optional = {name: _nullable(schema) for name, schema in fields.items()}
+    schema = record({**required, "targets": _targets()}, {**optional, **sections}, is_closed=True)
+    schema["definitions"] = {**dict(map(_section, envelope["$defs"].items())), **_definitions()}
+    return document("zclone job file", schema)
+
+
+def _section(model: tuple[str, Schema]) -> tuple[str, Schema]:
+    """Return the definition of a section, whose keys count as absent where they have no value."""
+    name, schema = model
+    fields = {key: _nullable(field) for key, field in schema["properties"].items()}
+    return name.removesuffix("Model").lower(), {**schema, "properties": fields}
+
+
+def _nullable(schema: Schema) -> Schema:
+    """Allow null, and show the description and the default beside it."""
+    shown: Schema = {name: schema.pop(name) for name in ("description", "default", "examples") if name in schema}
+    options = [option for option in schema.get("anyOf", [schema]) if option != _NULL]
+    return {"anyOf": [*options, _NULL], **shown}
 
 
 def param_schema(param: Param) -> Schema:
     """Return the schema of one parameter; null and ``${…}`` are fine everywhere."""
-    described = {"description": f"{param.description} ({param.type}, since {'.'.join(map(str, param.since))})"}
-    return {**described, "anyOf": [_of_type(param), _NULL]}
+    text = f"{param.description} ({param.type}, since {'.'.join(map(str, param.since))})"
+    return describe({"anyOf": [_of_type(param), _NULL]}, text)
 
 
 def _of_type(param: Param) -> Schema:
@@ -61,154 +69,139 @@ def _of_type(param: Param) -> Schema:
         return _either({"type": "integer", "minimum": 0, "maximum": MAX_INTEGER[param.type]})
     if param.type is ParamType.BOOLEAN:
         return _either({"type": "boolean"})
+    if param.name == "name":
+        return {**_TEXT, "maxLength": param.max_bytes, "pattern": r"\S"}
     if param.type is ParamType.STRING:
         return _TEXT if param.max_bytes is None else {**_TEXT, "maxLength": param.max_bytes}
     return {
-        ParamType.STRINGS: {"type": "array", "items": _ref("architecture" if param.max_bytes else "uuid")},
-        ParamType.IMAGES: {"type": "array", "items": _ref("architectureImage")},
+        ParamType.STRINGS: array(refer("architecture" if param.max_bytes else "uuid")),
+        ParamType.IMAGES: array(refer("architectureImage")),
         ParamType.UUIDS_BY_NAME: {
             "type": "object",
-            "additionalProperties": {"type": "array", "items": _ref("uuid")},
+            "additionalProperties": array(refer("uuid")),
         },
     }[param.type]
 
 
 def _definitions() -> Schema:
+    params = {name: param_schema(param) for name, param in BODY_PARAMS.items()}
     layer = {
-        "params": _told("params", "parameters of CloneModelService; null takes the value of the layers below away"),
-        "systemTags": {**_TAGS, "description": "system tags, united with those of defaults"},
-        "userTags": {**_TAGS, "description": "user tags, united with those of defaults"},
-        "keep": {
-            "type": "array",
-            "items": {"enum": list(KEEPABLE)},
-            "description": "copy these from the source where nothing sets them; the server resets them otherwise",
-        },
+        "params": _describe("params", "parameters of CloneModelService; null takes the value of the layers below away"),
+        "systemTags": describe(_TAGS, "system tags, merged with those of defaults"),
+        "userTags": describe(_TAGS, "user tags, merged with those of defaults"),
+        "keep": describe(
+            {"anyOf": [array({"enum": list(KEEPABLE)}), {"enum": list(KEEPABLE)}]},
+            "copy these from the source where nothing sets them; the server resets them otherwise",
+        ),
     }
+    # A section whose lines are all comments reads as null.
+    defaults = {**record({}, layer, is_closed=True), "type": ["object", "null"]}
     return {
-        "uuid": _either({"type": ["string", "integer"], "pattern": UUID}),
+        "uuid": {"anyOf": [*_UUID["anyOf"], _TEMPLATE]},
         "text": {**_TEXT, "minLength": 1},
         "architecture": _either({"type": "string", "pattern": "^[A-Z0-9_]{1,32}$", "examples": list(ARCHITECTURES)}),
         "architectureImage": _image(),
-        "params": {
-            "type": ["object", "null"],
-            "properties": {name: param_schema(param) for name, param in BODY_PARAMS.items()},
-            "additionalProperties": False,
-        },
-        "defaults": _map(layer, "under every target"),
+        "params": {**record({}, params, is_closed=True), "type": ["object", "null"]},
+        "defaults": describe(defaults, "under every target"),
         "matrix": _matrix(),
-        "target": _map({**_target_keys(), **layer}, "a source and its overrides, or a file of them"),
+        "target": describe(
+            record({}, {**_target_keys(), **layer}, is_closed=True), "a source and its overrides, or a file of them"
+        ),
     }
 
 
 def _target_keys() -> Schema:
+    shares = {"anyOf": [array(refer("uuid")), refer("uuid"), _NULL]}
+    condition = {**TEXT, "pattern": "=|>|<|is null|not null"}
+    conditions = {"anyOf": [array(condition, least=1), condition]}
     return {
-        "uuid": _told("uuid", "the source model service"),
-        "id": _told("text", "the target's key; default: the uuid, and the values of its matrix"),
-        "from": {"type": "string", "pattern": r"\.(jsonl|ndjson|csv)$", "description": "file of targets, streamed"},
-        "matrix": _ref("matrix"),
-        "owner": _told("uuid", "account that the clone is given to once it is made"),
-        "share_with": {
-            "anyOf": [{"type": "array", "items": _ref("uuid")}, _TEMPLATE, _NULL],
-            "description": "accounts that the clone is shared with once it is made",
-        },
-        "query": {
-            "type": ["array", "string"],
-            "items": {"type": "string", "pattern": "=|>|<|is null|not null"},
-            "description": "conditions of QueryModelService, such as name~=qwen%; what they find is a target each",
-        },
+        "uuid": _describe("uuid", "the source model service"),
+        "id": _describe("text", "the target's key; default: the uuid, and the values of its matrix"),
+        "from": describe(
+            {**TEXT, "pattern": r"\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV]|[xX][lL][sS][xX])$"},
+            "file of targets, streamed",
+        ),
+        **_table_keys(),
+        "matrix": refer("matrix"),
+        "owner": describe({"anyOf": [refer("uuid"), _NULL]}, "account that the clone is given to once it is made"),
+        "share_with": describe(shares, "accounts that the clone is shared with once it is made"),
+        "query": describe(
+            conditions, "conditions of QueryModelService, such as name~=qwen%; what they find is a target each"
+        ),
+    }
+
+
+def _table_keys() -> Schema:
+    return {
+        "delimiter": describe({"enum": list(DELIMITERS)}, "what separates the cells of the CSV file; default: a comma"),
+        "encoding": describe({"enum": list(ENCODINGS)}, "of the CSV file; default utf-8"),
+        "sheet": describe({**TEXT, "minLength": 1}, "of the Excel file; needed where it has several"),
     }
 
 
 def _rearchitect() -> Schema:
-    rule = {
-        "from": {
-            "type": "string",
-            "minLength": 1,
-            "description": "start of source images; the longest match wins",
+    prefix = {**TEXT, "minLength": 1}
+    rule = record(
+        {
+            "from": describe(prefix, "start of source images; the longest match wins"),
+            "to": describe(prefix, "what stands in its place in the clone's image"),
         },
-        "to": {"type": "string", "minLength": 1, "description": "what stands in its place in the clone's image"},
-        "vmImageUuid": _told("uuid", "VM image of the clone's architecture"),
-        "cpuArchitecture": _told("architecture", "which of the architectures in `to` the rule is for"),
-    }
-    rules = {"type": "array", "items": {**_map(rule, "one rule"), "type": "object", "required": ["from", "to"]}}
-    vendor = {
-        "from": {
-            "type": "string",
-            "minLength": 1,
-            "description": "start of the source's GPU vendor, in any case; the longest match wins",
+        {
+            "vmImageUuid": _describe("uuid", "VM image of the clone's architecture"),
+            "cpuArchitecture": _describe("architecture", "which of the architectures in `to` the rule is for"),
         },
-        "to": {"type": "string", "minLength": 1, "description": "GPU vendor of the clone"},
-        "specUuids": {"type": "array", "minItems": 1, "items": _ref("uuid"), "description": "its GPU specs"},
-    }
-    vendors = {**_map(vendor, "one rule"), "type": "object", "required": list(vendor)}
+        is_closed=True,
+    )
+    vendor = record(
+        {
+            "from": describe(prefix, "start of the source's GPU vendor, in any case; the longest match wins"),
+            "to": describe(prefix, "GPU vendor of the clone"),
+            "specUuids": describe(array(refer("uuid"), least=1), "its GPU specs"),
+        },
+        is_closed=True,
+    )
+    rules = "rules from the vendorToSpecUuidsMap of the source to the clone's"
     keys = {
-        "to": {"type": "array", "minItems": 1, "items": _ref("architecture"), "description": "of the clones"},
-        "vendors": {
-            "type": "array",
-            "minItems": 1,
-            "items": vendors,
-            "description": "rules from the vendorToSpecUuidsMap of the source to the clone's",
-        },
-        "images": {**rules, "description": "rules from the source's images to the clone's"},
-        "file": {"type": "string", "description": "CSV file of rules: from, to, vmImageUuid, cpuArchitecture"},
+        "to": describe(array(refer("architecture"), least=1), "of the clones"),
+        "vendors": describe(array(describe(vendor, "one rule"), least=1), rules),
+        "images": describe(array(describe(rule, "one rule")), "rules from the source's images to the clone's"),
+        "file": describe(TEXT, "CSV file of rules: from, to, vmImageUuid, cpuArchitecture"),
+        **_table_keys(),
     }
     text = "derive cpuArchitectures, architectureImages and vendorToSpecUuidsMap from what the source has"
     some = [{"required": ["to", "images"]}, {"required": ["to", "file"]}, _VENDORS_ALONE]
-    return {**_map(keys, text), "type": ["object", "null"], "anyOf": some}
+    return describe({**record({}, keys, is_closed=True), "type": ["object", "null"], "anyOf": some}, text)
 
 
 def _image() -> Schema:
-    fields = {
-        "cpuArchitecture": _told("architecture", "such as X86_64 or AARCH64"),
-        "vmImageUuid": _told("uuid", "VM image"),
-        "dockerImage": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": IMAGE_FIELDS["dockerImage"],
-            "description": "container image",
-        },
-    }
-    return {**_map(fields, "image of one CPU architecture"), "type": "object", "required": ["cpuArchitecture"]}
+    name = {**TEXT, "minLength": 1, "maxLength": IMAGE_FIELDS["dockerImage"], "pattern": r"^(?!.*://)\S*$"}
+    fields = {"vmImageUuid": _describe("uuid", "VM image"), "dockerImage": describe(name, "container image")}
+    architecture = {"cpuArchitecture": _describe("architecture", "such as X86_64 or AARCH64")}
+    return describe(record(architecture, fields, is_closed=True), "image of one CPU architecture")
 
 
 def _matrix() -> Schema:
-    row = {"type": "object", "minProperties": 1, "additionalProperties": _TEXT}
-    rows = {"type": "array", "minItems": 1, "items": row}
-    axis = {"type": "array", "minItems": 1, "uniqueItems": True, "items": _TEXT}
+    rows = array({"type": "object", "minProperties": 1, "additionalProperties": _TEXT}, least=1)
     keys = {
-        "include": {**rows, "description": "adds values to the combinations it agrees with, or a combination"},
-        "exclude": {**rows, "description": "removes the combinations that match"},
+        "include": describe(rows, "adds values to the combinations it agrees with, or a combination"),
+        "exclude": describe(rows, "removes the combinations that match"),
     }
-    schema = _map(keys, "cross product of lists, as in CI files")
-    return {**schema, "type": "object", "minProperties": 1, "additionalProperties": axis}
+    axis = {**array(_TEXT, least=1), "uniqueItems": True}
+    schema = {**record({}, keys), "minProperties": 1, "additionalProperties": axis}
+    return describe(schema, "cross product of lists, as in CI files")
 
 
 def _targets() -> Schema:
-    return {
-        "type": "array",
-        "minItems": 1,
-        "items": {"anyOf": [{"type": ["string", "integer"], "pattern": UUID}, _ref("target")]},
-        "description": "what to clone",
-    }
-
-
-def _map(properties: Schema, description: str) -> Schema:
-    # A section whose lines are all comments reads as null.
-    kind = ["object", "null"] if description == "under every target" else "object"
-    return {"type": kind, "description": description, "properties": properties, "additionalProperties": False}
+    return describe(array({"anyOf": [_UUID, refer("target")]}, least=1), "what to clone")
 
 
 def _either(schema: Schema) -> Schema:
     return {"anyOf": [schema, _TEMPLATE]}
 
 
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/definitions/{name}"}
-
-
-def _told(name: str, description: str) -> Schema:
+def _describe(name: str, description: str) -> Schema:
     # Validators pass over what stands beside a $ref; editors show it.
-    return {**_ref(name), "description": description}
+    return describe(refer(name), description)
 
 
 def _without_noise(value: Any) -> Any:
@@ -217,7 +210,10 @@ def _without_noise(value: Any) -> Any:
         return [_without_noise(item) for item in value]
     if not isinstance(value, dict):
         return value
-    drop = {"default"} if "anyOf" in value or "$ref" in value or value.get("default") is None else set()
-    if isinstance(value.get("title"), str) and value.get("title") != "zclone job file":
+    drop = set() if isinstance(value.get("default"), bool | int | str) else {"default"}
+    if isinstance(value.get("title"), str):
         drop.add("title")
+    if "$ref" in value:
+        # Sections are named as in the job file, not as our classes.
+        return {**value, "$ref": value["$ref"].removesuffix("Model").lower()}
     return {name: _without_noise(inner) for name, inner in value.items() if name not in drop}

@@ -1,7 +1,8 @@
 """Walk a manifest's lines, checking each against the one before, and tell a torn tail from damage.
 
-Damage with no intact line of a later batch after it is a torn tail: that batch's fsync never returned, so nothing of
-it was promised. With one it hit what was durable, and only ``zclone repair`` goes on from there.
+Damage with no line of a later batch after it is a torn tail: that batch's fsync never returned, so nothing of
+it was promised. With one it hit what was durable, and only ``zclone repair`` goes on from there. A torn tail that ends
+as a batch does may have been durable all the same: see ``lost_batch``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
-from batch.manifest.line import MAX_LINE, SEAL, fields, unseal
+from batch.manifest.line import MAX_LINE, SEAL, decode, unseal
+from batch.text import shell_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 1 << 18
 _END: Final = re.compile(rb',"crc":"([0-9a-f]{8})"\}|\n')
+_NUMBER: Final = re.compile(rb'"batch":\d+')
 _CANDIDATES: Final = 4
 
 
@@ -34,6 +37,8 @@ class Segment:
     """Without its seal where it is intact."""
     is_intact: bool
     """Whether it follows what stands before it."""
+    has_end: bool = True
+    """Whether it ends with a seal or the end of a line."""
 
 
 class DamagedError(ManifestError):
@@ -113,7 +118,7 @@ class Scan:
         """Number of the batch that the next line is of, if it is the next the writer wrote."""
         if not self.last:
             return 0
-        found = fields(self.last)
+        found = decode(self.last)
         number = found.get("batch")
         if not isinstance(number, int):
             raise ManifestError("has no batch number")
@@ -135,16 +140,27 @@ class Scan:
                 start = end.end()
             rest = rest[max(start, len(rest) - MAX_LINE) :]
         if rest:
-            yield Segment(rest, is_intact=False)
+            yield Segment(rest, is_intact=False, has_end=False)
 
     def _require_torn(self, until: int) -> None:
         expected = self.batch
         for segment in self.segments(until):
-            if not segment.is_intact:
-                continue
-            batch = fields(segment.body).get("batch")
+            body = segment.body
+            batch = decode(body).get("batch") if segment.is_intact else self._stated_batch(body, expected)
             if not isinstance(batch, int) or batch > expected:
                 raise DamagedError("damaged, and durable records follow; nothing was sent")
+
+    def _stated_batch(self, piece: bytes, expected: int) -> object:
+        """Return the batch that a line names although its checksum does not fit: the line before it may be gone.
+
+        ``expected`` where only the number itself is damaged, or where there is none.
+        """
+        named = _NUMBER.sub(b'"batch":%d' % expected, piece)
+        if unseal(named, self.crc) is not None:
+            return expected
+        with contextlib.suppress(ManifestError):
+            return decode(piece[:-SEAL]).get("batch", expected)
+        return expected
 
 
 def _segment(piece: bytes, stated: bytes | None, before: tuple[int, ...]) -> tuple[Segment, tuple[int, ...]]:
@@ -163,12 +179,12 @@ def _segment(piece: bytes, stated: bytes | None, before: tuple[int, ...]) -> tup
 
 
 @contextlib.contextmanager
-def named(path: Path, scan: Scan) -> Iterator[None]:
+def errors_at(path: Path, scan: Scan) -> Iterator[None]:
     """Put the path, and the line that was read last, before the message of what goes wrong inside."""
     try:
         yield
     except DamagedError as error:
-        error.args = (f"{path}: line {scan.line + 1}: {error}; run `zclone repair {path}`",)
+        error.args = (f"{path}: line {scan.line + 1}: {error}; run `zclone repair {shell_path(path)}`",)
         raise
     except ManifestError as error:
         error.args = (f"{path}: line {scan.line}: {error}" if scan.line else f"{path}: {error}",)

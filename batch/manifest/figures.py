@@ -6,24 +6,22 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.fold import RETRIED, Past
-from batch.manifest.handovers import HANDED_OVER, counted, parse_handed_over, refusal
-from batch.manifest.kinds import EndedLine, PlanLine, StartedLine
-from batch.manifest.line import fields
+from batch.manifest.fold import ManifestFold
+from batch.manifest.handovers import estimate_hand_overs, hand_over_error
+from batch.manifest.kinds import ControlledLine, EndedLine, PlanLine, StartedLine
 from batch.manifest.reading import reading
-from batch.manifest.records import parse_line, parse_record
-from batch.model import Handed, HandedOver, Intent, Record, State
+from batch.manifest.records import parse_line
+from batch.model import Handed, HandedOver, Intent, Record, State, waits_for_operator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
     from pathlib import Path
 
     from batch.manifest.header import Header
+    from batch.manifest.kinds import Line
 
 _RECENT: Final = 200
-_ENDINGS: Final = tuple(f'{{"state":"{state.value}"'.encode() for state in State if state.is_final)
-_FAILURES: Final = tuple(f'{{"state":"{state}"'.encode() for state in (State.FAILED, State.CONFLICT))
-_PROCESS: Final = (b'{"started":', b'{"ended":')
+_FAILURES: Final = frozenset({State.FAILED, State.CONFLICT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,8 @@ class Cluster:
     """One of them; empty where the one that was known is open again."""
     error: str
     """What was said of the first of them."""
+    until: float | None = None
+    """When the last POST of the uncertain ones can no longer be executed, seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +57,68 @@ class Summary:
     """When the last few clones settled, seconds since the epoch."""
     torn_bytes: int
     """Bytes after the last whole line: a write under way or one cut short."""
+    queries: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    """The conditions of each ``query:``, and the uuids that were found: the sources of its targets."""
     handed: Handed = field(default_factory=Handed)
-    """Hand-overs, as far as the manifest alone can tell."""
+    """Hand-overs as the last process counted them, or as far as the manifest alone can tell."""
+    open: tuple[Intent, ...] = ()
+    """What was begun and is not settled."""
+    controlled: ControlledLine | None = None
+    """What is in force in the last process, where that was changed."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the last process ended in good order, every target has its end, and no hand-over is left."""
+        is_over = all(state.is_final or state is State.WITHDRAWN for state in self.counts)
+        has_ended = self.ended is not None and self.plan is not None
+        return has_ended and is_over and not (self.handed.open or self.handed.refused)
+
+    @property
+    def oldest(self) -> Intent | None:
+        """Of the clones in flight the one that was sent first."""
+        in_flight = (intent for intent in self.open if intent.state in (State.SENT, State.ACCEPTED))
+        return min(in_flight, key=lambda intent: intent.first_sent_at, default=None)
+
+    def overdue(self, now: float, *, is_refused: bool) -> int:
+        """How many of the open ones no rerun settles by itself; ``now`` in seconds since the epoch."""
+        return sum(waits_for_operator(intent, now, is_refused=is_refused) for intent in self.open)
 
 
 class _Figures:
-    """Folds lines into what Past does not keep."""
+    """Folds lines into what ManifestFold does not keep."""
 
     def __init__(self) -> None:
-        self.past = Past()
+        self.past = ManifestFold()
         self.clusters: dict[tuple[State, str], Cluster] = {}
-        self.settled: deque[bytes] = deque(maxlen=_RECENT)
+        self.settled: deque[float] = deque(maxlen=_RECENT)
         self.refused: dict[str, HandedOver] = {}
         self.started: StartedLine | None = None
         self.ended: EndedLine | None = None
+        self.controlled: ControlledLine | None = None
 
-    def watch(self, bodies: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass the lines on, with a look at them."""
-        for body in bodies:
-            if body.startswith(_ENDINGS):
-                self.settled.append(body)
-                if body.startswith(_FAILURES):
-                    self.count(parse_record(body))
-            elif body.startswith(_PROCESS):
-                self._turn(body)
-            elif body.startswith(HANDED_OVER):
-                self._hand_over(parse_handed_over(fields(body)))
-            elif RETRIED in body:
-                self._take_back(parse_record(body))
-            yield body
+    def add(self, line: Line) -> None:
+        """Take in a line."""
+        self.past.add(line)
+        if isinstance(line, Record):
+            self._add_record(line)
+        elif isinstance(line, StartedLine):
+            self.started, self.ended, self.controlled = line, None, None
+        elif isinstance(line, ControlledLine):
+            self.controlled = line
+        elif isinstance(line, EndedLine):
+            self.ended = line
+        elif isinstance(line, HandedOver):
+            self._hand_over(line)
+
+    def _add_record(self, record: Record) -> None:
+        if record.state is State.UNDONE:
+            self.refused.pop(record.key, None)
+        if record.state.is_final:
+            self.settled.append(record.at)
+            if record.state in _FAILURES:
+                self.count(record)
+        elif record.retried:
+            self._take_back(record)
 
     def _take_back(self, record: Record) -> None:
         """Forget a failure that was opened again."""
@@ -102,20 +135,18 @@ class _Figures:
         if line.error_code is not None:
             self.refused[line.key] = line
 
-    def _turn(self, body: bytes) -> None:
-        line = parse_line(body)
-        if isinstance(line, StartedLine):
-            self.started, self.ended = line, None
-        elif isinstance(line, EndedLine):
-            self.ended = line
-
     def count(self, one: Record | Intent) -> None:
         code = one.error_code or ""
         known = self.clusters.get((one.state, code))
         self.clusters[one.state, code] = (
-            Cluster(one.state, code, 1, one.key, one.error or "")
+            Cluster(one.state, code, 1, one.key, one.error or "", one.until)
             if known is None
-            else replace(known, count=known.count + 1, key=known.key or one.key)
+            else replace(
+                known,
+                count=known.count + 1,
+                key=known.key or one.key,
+                until=max(filter(None, (known.until, one.until)), default=None),
+            )
         )
 
 
@@ -123,15 +154,18 @@ def summary(path: Path) -> Summary:
     """Return the figures of the manifest at ``path``. Raises UsageError or ManifestError where it cannot be read."""
     figures = _Figures()
     with reading(path) as manifest:
-        figures.past.add_all(figures.watch(manifest.bodies()))
+        for body in manifest.bodies():
+            figures.add(parse_line(body))
         figures.past.finish()
         torn_bytes = manifest.torn_bytes()
-    for intent in figures.past.intents.values():
+    intents = tuple(figures.past.intents.values())
+    for intent in intents:
         if intent.state is State.UNCERTAIN:
             figures.count(intent)
     for line in figures.refused.values():
-        figures.count(Record(State.CLONED, line.key, line.at, error_code=line.error_code, error=refusal(line)))
-    overs = figures.past.hand_overs
+        figures.count(Record(State.CLONED, line.key, line.at, error_code=line.error_code, error=hand_over_error(line)))
+    overs, ended = figures.past.hand_overs, figures.ended
+    estimated = estimate_hand_overs(figures.past.plan, figures.past.counts, done=overs.done, refused=overs.refused)
     return Summary(
         header=manifest.header,
         plan=figures.past.plan,
@@ -139,7 +173,10 @@ def summary(path: Path) -> Summary:
         clusters=tuple(sorted(figures.clusters.values(), key=lambda cluster: (-cluster.count, cluster.code))),
         started=figures.started,
         ended=figures.ended,
-        settled_at=tuple(parse_record(body).at for body in figures.settled),
+        settled_at=tuple(figures.settled),
         torn_bytes=torn_bytes,
-        handed=counted(figures.past.plan, figures.past.counts, done=overs.done, refused=overs.refused),
+        queries=figures.past.pinned.pins.queries,
+        handed=estimated if ended is None or ended.handed is None else ended.handed,
+        open=intents,
+        controlled=figures.controlled,
     )

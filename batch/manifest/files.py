@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
+from batch import outputs
 from batch.errors import ManifestLockedError, UsageError
+from batch.text import shell_path
 
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.glusterfs", "9p", "afs"}
@@ -46,6 +48,9 @@ class Files(Protocol):
     def sync_directory(self, path: Path) -> None:
         """Return when the directory entry of ``path`` is durable."""
 
+    def is_whole(self, handle: int, path: Path, size: int) -> bool:
+        """Whether ``path`` still names the file and at least ``size`` bytes are in it."""
+
     def close(self, handle: int) -> None:
         """Give the handle, and with it the lock, back."""
 
@@ -58,17 +63,13 @@ class Disk:
 
     def create(self, path: Path) -> int:
         """Make a new file, 0600 whatever the umask, for appending. Raises FileExistsError."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(path, flags, 0o600)
-        os.fchmod(handle, 0o600)
-        return handle
+        return outputs.create(path)
 
     def open(self, path: Path) -> int:
         """Open an existing file for reading and appending. Raises UsageError where it is not safely ours alone."""
         if path.is_symlink():
             raise UsageError(f"{path}: is a symbolic link; name the manifest itself")
-        # O_NONBLOCK: a FIFO in the manifest's place must not hang the command.
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = outputs.open_existing(path)
         try:
             _require_safe(os.fstat(handle), path)
         except BaseException:
@@ -78,11 +79,11 @@ class Disk:
 
     def lock(self, handle: int, path: Path) -> None:
         """Take the file for this process until it is closed. Raises ManifestLockedError where another has it."""
-        if not _took(handle):
+        if not _try_lock(handle):
             # ``is_held`` of another process may have asked in this very instant.
             time.sleep(_INSTANT)
-            if not _took(handle):
-                raise ManifestLockedError(f"{path}: another process holds this manifest; nothing was sent")
+            if not _try_lock(handle):
+                raise ManifestLockedError(f"{path}: another process holds this manifest; nothing was sent", path)
         # The name may have been given to another file between the open and the lock.
         if not os.path.samestat(os.fstat(handle), os.lstat(path)):
             raise ManifestLockedError(f"{path}: was replaced while it was being opened; nothing was sent")
@@ -111,6 +112,14 @@ class Disk:
         finally:
             os.close(handle)
 
+    def is_whole(self, handle: int, path: Path, size: int) -> bool:
+        """Whether ``path`` still names the file and at least ``size`` bytes are in it."""
+        held = os.fstat(handle)
+        try:
+            return os.path.samestat(held, os.lstat(path)) and held.st_size >= size
+        except OSError:
+            return False
+
     def close(self, handle: int) -> None:
         """Give the handle, and with it the lock, back."""
         os.close(handle)
@@ -126,7 +135,7 @@ class Disk:
         return any(_kind(line) in _NETWORK for line in mounts.splitlines() if line.split()[2:3] == [wanted])
 
 
-def _took(handle: int) -> bool:
+def _try_lock(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -139,11 +148,9 @@ def _kind(mount: str) -> str:
 
 
 def _require_safe(status: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path}: is no regular file")
     if status.st_nlink > 1:
         raise UsageError(f"{path}: has {status.st_nlink} hard links; a manifest has one name only")
-    if status.st_uid != os.geteuid():
-        raise UsageError(f"{path}: belongs to another user")
     if status.st_mode & _OTHERS_WRITE:
-        raise UsageError(f"{path}: others may write to it (mode {status.st_mode & 0o777:04o}); chmod 600 it")
+        raise UsageError(
+            f"{path}: others may write to it (mode {status.st_mode & 0o777:04o}): chmod 600 {shell_path(path)}"
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
-from batch.manifest.line import encode, fields
+from batch.manifest.line import encode
 from batch.model import Handed, HandedOver, HandOver, JsonValue, State
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from batch.manifest.kinds import PlanLine
 
-HANDED_OVER: Final = b'{"handed_over":'
+_FORGOTTEN: Final = 1 << 63
+"""Beyond every mark."""
 _MASK: Final = (1 << 62) - 1
 
 
@@ -49,12 +50,12 @@ def parse_handed_over(found: Mapping[str, Any]) -> HandedOver:
     )
 
 
-def refusal(line: HandedOver) -> str | None:
+def hand_over_error(line: HandedOver) -> str | None:
     """Say what went wrong, as every list and report does; None where nothing did."""
     return None if line.error_code is None else f"hand-over refused: {line.error or ''}"
 
 
-class HandOvers:
+class HandOverFold:
     """What became of every hand-over: the last line about a target counts."""
 
     def __init__(self) -> None:
@@ -64,15 +65,21 @@ class HandOvers:
         """Targets that were handed over, whatever the job file asks for now."""
         self.refused = 0
 
-    def add(self, body: bytes) -> None:
-        """Take in a line. Raises ManifestError where it is none of a hand-over."""
-        line = parse_handed_over(fields(body))
+    def add(self, line: HandedOver) -> None:
+        """Take in a line."""
         hashed, is_refused = hash(line.key), line.error_code is not None
         before = self._table.get(hashed)
-        if before is not None:
+        if before not in (None, _FORGOTTEN):
             self._count(-1, is_refused=bool(before & 1))
         self._table.put(hashed, _mark(line.wanted) | is_refused)
         self._count(1, is_refused=is_refused)
+
+    def forget(self, key: str) -> None:
+        """Take in that a target's clone is undone: the next one is not handed over yet."""
+        before = self._table.get(hash(key))
+        if before not in (None, _FORGOTTEN):
+            self._count(-1, is_refused=bool(before & 1))
+            self._table.put(hash(key), _FORGOTTEN)
 
     def _count(self, step: int, *, is_refused: bool) -> None:
         self.refused += step * is_refused
@@ -87,7 +94,7 @@ class HandOvers:
         return self._table.get(hash(key)) == _mark(wanted) | 1
 
 
-def counted(plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int) -> Handed:
+def estimate_hand_overs(plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int) -> Handed:
     """Return what a manifest alone can tell: which targets have a hand-over only the job file says.
 
     So those that have no clone are taken to have one, and what is open is no more than the truth.

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import ManifestError, ManifestMismatchError
-from batch.manifest.line import encode, fields
+from batch.manifest.kinds import AdoptedLine, StartedLine
+from batch.manifest.line import LEAST_TIME, MOST_TIME, decode, encode
 
 if TYPE_CHECKING:
+    from batch.manifest.kinds import RemoteEngine
     from batch.model import JsonValue
 
 FORMAT: Final = "zclone-manifest"
 VERSION: Final = 1
+PROCESSES: Final = (b'{"started":', b'{"adopted_by":')
+"""How the lines begin that tell whose a manifest is."""
+_FLAGS: Final = ("at_most_once", "tag")
 _IDENTITY: Final = ("job", "run", "endpoint", "simulated")
 
 
@@ -29,17 +37,22 @@ class Header:
     """Seconds since the epoch."""
     job_file: str = ""
     """The job file as it was named when the run began; it may have moved since."""
+    at_most_once: bool = False
+    """Whether the run began with --at-most-once, which holds for all of it."""
+    tag: bool = False
+    """Whether each clone of the run gets a user tag of its job, run and key."""
 
     def body(self) -> bytes:
         """Return the header as the open body of a line."""
         values: list[tuple[str, JsonValue]] = [("format", FORMAT), ("version", VERSION)]
-        values += [(name, getattr(self, name)) for name in self.__slots__]
+        values += [(name, getattr(self, name)) for name in self.__slots__ if name not in _FLAGS]
+        values += [(name, getattr(self, name) or None) for name in _FLAGS]
         return encode(values)
 
 
 def parse_header(body: bytes) -> Header:
     """Return the header. Raises ManifestError for another format or a newer version; unknown fields are left alone."""
-    found = fields(body)
+    found = decode(body)
     if found.get("format") != FORMAT:
         raise ManifestError("the file is no zclone manifest")
     version = found.get("version")
@@ -52,9 +65,17 @@ def parse_header(body: bytes) -> Header:
         endpoint=_text(found, "endpoint"),
         simulated=found.get("simulated") is True,
         tool=_text(found, "tool"),
-        created_at=float(created_at) if isinstance(created_at, int | float) else 0.0,
+        created_at=_time(created_at),
         job_file=_text(found, "job_file"),
+        at_most_once=found.get("at_most_once") is True,
+        tag=found.get("tag") is True,
     )
+
+
+def _time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST_TIME <= value < MOST_TIME:
+        raise ManifestError("the manifest's header has no usable time as created_at")
+    return float(value)
 
 
 def _text(found: dict[str, Any], name: str) -> str:
@@ -62,6 +83,43 @@ def _text(found: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise ManifestError(f"the manifest's header has no text as {name}")
     return value
+
+
+def own_user() -> str:
+    """Return the name of this process's user, the number where it has none, such as in a container."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def this_process(
+    at: float, tool: str, warnings: tuple[str, ...], *, at_most_once: bool, remote: RemoteEngine | None = None
+) -> StartedLine:
+    """Return the line that this process begins with; ``at``: seconds since the epoch."""
+    return StartedLine(at, os.getpid(), socket.gethostname(), tool, warnings, own_user(), at_most_once, remote)
+
+
+@dataclass(slots=True)
+class Users:
+    """Who began a manifest, where, and who adopted it since; folded from its lines."""
+
+    begun_by: str = ""
+    """Empty where nothing was written yet, or by an older zclone that did not say."""
+    host: str = ""
+    adopted_by: frozenset[str] = frozenset()
+
+    def add(self, line: object) -> None:
+        """Take in a line."""
+        if isinstance(line, StartedLine) and not self.host:
+            self.begun_by, self.host = line.user, line.host
+        elif isinstance(line, AdoptedLine):
+            self.adopted_by |= {line.user}
+
+    def is_foreign(self, user: str) -> bool:
+        """Whether ``user`` neither began the manifest nor adopted it."""
+        return self.begun_by not in {"", user} and user not in self.adopted_by
 
 
 def require_same(found: Header, wanted: Header) -> None:

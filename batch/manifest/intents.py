@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import ManifestError
-from batch.manifest.line import fields
-from batch.manifest.records import parse_record
-from batch.model import Intent, Record, State
+from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
+from batch.model import UNKNOWN_JOB, Intent, Record, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from batch.manifest.kinds import Line
 
 _RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
-_SURVIVED: Final = b'{"state":"uncertain"'
 
 
-def intent_of(lines: bytes, *, deaths: int) -> Intent:
-    """Return what an open Clone's ``lines`` come to."""
+def intent_of(records: Iterable[Record], *, deaths: int = 0, has_predecessor: bool = False) -> Intent:
+    """Return what an open Clone's ``records``, at least one, come to."""
     intent: Intent | None = None
-    for body in lines.split(b"\n"):
-        intent = follow(intent, parse_record(body))
+    for record in records:
+        intent = next_intent(intent, record)
     assert intent is not None
-    return replace(intent, deaths=deaths) if deaths else intent
+    return replace(intent, deaths=deaths, has_predecessor=has_predecessor) if deaths or has_predecessor else intent
 
 
-def follow(before: Intent | None, record: Record) -> Intent:
+def next_intent(before: Intent | None, record: Record) -> Intent:
     """Return what is known of an open Clone after ``record``."""
     is_new = record.state is State.SENT
     restarts = before is None or (is_new and before.state in _RESTARTS)
     known = before or Intent(record.key, record.state, "", "", "", 0, None, record.at, record.at)
+    job_uuid, open_jobs = jobs_after(known.job_uuid, known.open_jobs, record)
+    has_other_body = record.digest not in (None, "", known.digest) and bool(known.digest)
+    is_sent = is_new or _loses_jobs(known, record)
+    is_same_job = is_new and record.job_uuid == known.job_uuid
+    is_repeat = is_same_job and record.attempt > known.attempt
     return Intent(
         key=record.key,
         state=record.state,
@@ -38,13 +43,43 @@ def follow(before: Intent | None, record: Record) -> Intent:
         resource_uuid=record.resource_uuid or known.resource_uuid,
         digest=record.digest or known.digest,
         attempt=record.attempt,
-        job_uuid=record.job_uuid or known.job_uuid,
-        sent_at=record.at if is_new else known.sent_at,
+        job_uuid=job_uuid,
+        sent_at=record.at if is_sent else known.sent_at,
         first_sent_at=record.at if restarts else known.first_sent_at,
+        seen_at=math.inf if is_sent else min(known.seen_at, record.at),
         deadline=record.deadline if is_new else record.deadline or known.deadline,
         error_code=record.error_code,
         error=record.error,
+        open_jobs=open_jobs,
+        api_timeout=max(filter(None, (record.api_timeout, known.api_timeout)), default=None),
+        until=record.until,
+        is_answered=record.state is State.ACCEPTED or (known.is_answered and (is_same_job or not is_new)),
+        is_repeat=is_repeat or (known.is_repeat and (is_same_job or not is_new)),
+        has_repeats=is_repeat or known.has_repeats,
+        is_mixed=UNKNOWN_JOB in open_jobs or (bool(open_jobs) and (known.is_mixed or has_other_body)),
     )
+
+
+def _loses_jobs(known: Intent, record: Record) -> bool:
+    """Whether a repair left this record: what was sent on the lost lines may be as young as it is."""
+    return UNKNOWN_JOB in (record.open_jobs or ()) and UNKNOWN_JOB not in known.open_jobs
+
+
+def jobs_after(job_uuid: str | None, open_jobs: tuple[str, ...], record: Record) -> tuple[str | None, tuple[str, ...]]:
+    """Return the job uuid of the last attempt and those of earlier ones that had no definite end, after ``record``."""
+    if record.retried and record.state is State.PLANNED:
+        return None, ()
+    if record.open_jobs is None and record.state is State.SENT and job_uuid not in (None, record.job_uuid):
+        # Written before open jobs were on record: none of those sent so far had an end that it shows.
+        return record.job_uuid, (*open_jobs, str(job_uuid))
+    if record.state is State.PLANNED and record.open_jobs is not None:
+        # The last attempt was taken back: it was never executed.
+        return None, record.open_jobs
+    if record.state is State.SENT:
+        return record.job_uuid, open_jobs if record.open_jobs is None else record.open_jobs
+    if record.open_jobs is not None:
+        return record.job_uuid, record.open_jobs
+    return record.job_uuid or job_uuid, open_jobs
 
 
 class Deaths:
@@ -54,29 +89,25 @@ class Deaths:
         """Nobody died."""
         self.is_cut_off = False
         """Whether the last process on record has no end."""
-        self._taken_up: dict[bytes, tuple[int, int]] = {}
+        self._taken_up: dict[str, tuple[int, int]] = {}
 
-    def add(self, body: bytes, lines: Mapping[bytes, bytes]) -> None:
-        """Take in a line that is no clone record; ``lines`` are those of the open Clones.
-
-        Raises ManifestError for a record of another writer that does not begin with its state: passed over, it would
-        be sent again.
-        """
-        if body.startswith(b'{"taken_up":'):
-            self._take_up((key.encode("utf-8", "surrogatepass") for key in fields(body)["taken_up"]), lines)
-        elif body.startswith(b'{"started":'):
-            self.is_cut_off = True
-        elif body.startswith(b'{"ended":'):
+    def add(self, line: Line, records: Mapping[str, Sequence[Record]]) -> None:
+        """Take in a line that is no clone record; ``records`` are those of the open Clones."""
+        if isinstance(line, TakenUpLine):
+            for key in line.keys:
+                known = records.get(key, ())
+                self._taken_up[key] = self.of(key, known) + 1, len(known)
+        elif isinstance(line, StartedLine):
+            # Where the engine is elsewhere nothing was in flight with the process.
+            self.is_cut_off = line.remote is None
+        elif isinstance(line, EndedLine):
             self.is_cut_off = False
-        elif b'"state"' in body and "state" in fields(body):
-            raise ManifestError("a clone's record that does not begin with its state was not written by zclone")
 
-    def _take_up(self, keys: Iterable[bytes], lines: Mapping[bytes, bytes]) -> None:
-        for key in keys:
-            known = lines.get(key, b"")
-            self._taken_up[key] = self.of(key, known) + 1, len(known)
+    def forget(self, key: str) -> None:
+        """Take in that a Clone is not open any more: if it is once more, nobody has died of that yet."""
+        self._taken_up.pop(key, None)
 
-    def of(self, key: bytes, lines: bytes) -> int:
+    def of(self, key: str, records: Sequence[Record]) -> int:
         """Count since the Clone was last left uncertain: a process survived that."""
         count, seen = self._taken_up.get(key, (0, 0))
-        return 0 if _SURVIVED in lines[seen:] or len(lines) < seen else count
+        return 0 if any(record.state is State.UNCERTAIN for record in records[seen:]) else count

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,27 +10,24 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
+from batch.manifest import records
 from batch.manifest.handovers import encode_handed_over
-from batch.manifest.kinds import EndedLine, PlanLine, StartedLine, TakenUpLine
-from batch.manifest.records import (
-    PAGE,
-    encode_ended,
-    encode_pinned,
-    encode_plan,
-    encode_planned,
-    encode_record,
-    encode_started,
-    encode_taken_up,
-)
+from batch.manifest.header import this_process
+from batch.manifest.kinds import AdoptedLine, EndedLine, PlanLine, TakenUpLine
+from batch.manifest.operations import encode_operation
+from batch.manifest.writer import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
-    from batch.manifest.fold import Past
+    from batch.errors import EndReason
+    from batch.manifest.fold import ManifestFold
     from batch.manifest.header import Header
+    from batch.manifest.kinds import Line
+    from batch.manifest.operations import Operation
     from batch.manifest.writer import Writer
-    from batch.model import HandedOver, Pins, Plan, Record, State
+    from batch.model import Handed, HandedOver, Pins, Plan, Record, State
 
     InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -49,7 +44,7 @@ class Manifest:
         path: Path,
         header: Header,
         *,
-        past: Past,
+        past: ManifestFold,
         writer: Writer,
         in_thread: InThread | None,
         clock: Callable[[], float],
@@ -68,20 +63,21 @@ class Manifest:
         self._in_thread = in_thread or self._run_in_thread
         self._clock = clock
         self._pending: list[bytes] = []
-        self._waiting: list[asyncio.Future[None]] = []
-        """Who waits for what is pending to be durable."""
-        self._flight: list[asyncio.Future[None]] | None = None
-        """Who waits for the write under way; None: there is none."""
+        self._waiting: list[asyncio.Future[None]] = []  # who waits for what is pending to be durable
+        self._flight: list[asyncio.Future[None]] | None = None  # who waits for the write under way, if any
         self._timer: asyncio.TimerHandle | None = None
-        self._failure: str | None = None
+        self.failure: str | None = None  # why nothing more can be written
         self._on_failure: list[Callable[[], None]] = []
-        self._started = False
-        self._closed = False
-        self._left = False
+        self._started = self._closed = self._left = False
 
     def commit(self, record: Record) -> Awaitable[None]:
         """Append; done when durable. Raises ManifestError once anything failed: nothing may be sent then."""
         self._record(record)
+        return self._durable()
+
+    def commit_operation(self, line: Operation) -> Awaitable[None]:
+        """Append, like ``commit``."""
+        self._take_in(line, encode_operation(line))
         return self._durable()
 
     def note(self, record: Record) -> None:
@@ -91,14 +87,23 @@ class Manifest:
 
     async def take_up(self, keys: Sequence[str]) -> None:
         """Record durably that this process goes on with targets that were in flight when the one before it died."""
-        for start in range(0, len(keys), PAGE):
-            body = encode_taken_up(TakenUpLine(tuple(keys[start : start + PAGE]), self._clock()))
-            self._take_in(body)
-            await self._durable()
+        for start in range(0, len(keys), records.PAGE):
+            line = TakenUpLine(tuple(keys[start : start + records.PAGE]), self._clock())
+            await self.commit_operation(line)
+
+    async def adopt(self, user: str) -> None:
+        """Record durably that ``user`` goes on with what another one began."""
+        line = AdoptedLine(user, self.past.users.begun_by, self._clock())
+        await self.commit_operation(line)
 
     def note_hand_over(self, line: HandedOver) -> None:
         """Append without waiting, like ``note``."""
-        self._take_in(encode_handed_over(line))
+        self._take_in(line, encode_handed_over(line))
+        self._linger()
+
+    def note_operation(self, line: Operation) -> None:
+        """Append without waiting, like ``note``."""
+        self._take_in(line, encode_operation(line))
         self._linger()
 
     async def flush(self) -> None:
@@ -106,46 +111,56 @@ class Manifest:
         await self._drain()
 
     def on_failure(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` at once when a write fails, so that POSTs whose own record is durable are held back too."""
+        """Call ``hook`` at once when a write fails, so that no POST follows whose own record is durable."""
         self._on_failure.append(hook)
+
+    def look(self) -> Path | None:
+        """Fail, between two writes, where the file was moved, deleted or cut; return where it can still be read."""
+        if self.failure is None and not self._closed and not self._writer.is_whole():
+            self._fail(LOST)
+            self._wake(self._waiting)
+        return self._writer.lost_file
 
     async def write_plan(self, plan: Plan, new: Iterable[tuple[str, str]]) -> None:
         """Record the plan's targets that ``past`` does not know, as (key, source uuid), then the plan itself.
 
-        Nothing is written, nor ``new`` looked at, where the last plan on record is the same.
+        Nothing is written, nor ``new`` looked at, where the last plan on record is the same and no line was lost.
         """
         known = self.past.plan
-        if known is not None and (known.digest, known.inputs) == (plan.digest, plan.inputs):
-            return
-        if known is None or known.digest != plan.digest:
+        is_same = known is not None and known.is_of(plan)
+        if known is None or known.digest != plan.digest or self.past.is_repaired:
             self.past.reserve(plan.count)
             await self._write_targets(new)
-        line = PlanLine(plan.digest, plan.inputs, plan.count, self._clock(), plan.hand_overs)
-        await self._commit(encode_plan(line))
+        if is_same:
+            await self.flush()
+            return
+        line = PlanLine.of(plan, self._clock())
+        await self._commit(records.encode_plan(line))
         self.past.plan = line
 
     async def write_pins(self, pins: Pins) -> None:
         """Record what the plan took from the server beyond ``past.pinned``; durable on return."""
         self.past.pinned.take(pins)
-        *bodies, last = encode_pinned(pins)
+        *bodies, last = records.encode_pinned(pins)
         for body in bodies:
             self._append(body)
         await self._commit(last)
 
     async def _write_targets(self, new: Iterable[tuple[str, str]]) -> None:
         targets = iter(new)
-        pages = 0
-        while page := list(islice(targets, PAGE)):
+        for number, page in enumerate(iter(lambda: list(islice(targets, records.PAGE)), []), 1):
             self.past.expect(key for key, _ in page)
-            pages += 1
-            if pages % _PAGES_PER_COMMIT:
-                self._append(encode_planned(page))
+            if number % _PAGES_PER_COMMIT:
+                self._append(records.encode_planned(page))
             else:
-                await self._commit(encode_planned(page))
+                await self._commit(records.encode_planned(page))
 
-    async def close(self, exit_code: int, reason: str | None = None) -> None:
+    async def close(
+        self, exit_code: int, reason: str | None = None, *, code: EndReason | None = None, handed: Handed | None = None
+    ) -> None:
         """Make every note durable, record the end if anything was recorded, and give the lock back.
 
+        ``code``: the kind of ``reason``; ``handed``: the hand-overs of the whole plan, where they were counted.
         Raises ManifestError where the journal failed, now or before. Closing again does nothing.
         """
         if self._closed:
@@ -154,9 +169,8 @@ class Manifest:
         try:
             await self._drain()
             if self._started:
-                self._pending.append(
-                    encode_ended(EndedLine(self._clock(), exit_code, reason, self._final_counts(exit_code)))
-                )
+                ended = EndedLine(self._clock(), exit_code, reason, self._final_counts(exit_code), code, handed)
+                self._pending.append(records.encode_ended(ended))
                 await self._drain()
         finally:
             self._release()
@@ -171,7 +185,8 @@ class Manifest:
             self._flush()
             if self._flight is not None:
                 await _join(self._flight)
-            self._require_whole()
+            if self.failure is not None:
+                raise ManifestError(self.failure)
 
     def _release(self) -> None:
         self._stop_timer()
@@ -184,13 +199,13 @@ class Manifest:
 
     def _record(self, record: Record) -> None:
         self._require_open()
-        body = encode_record(record)
-        self.past.take_in(record, body)
+        body = records.encode_record(record)
+        self.past.take_in(record)
         self._append(body)
 
-    def _take_in(self, body: bytes) -> None:
+    def _take_in(self, line: Line, body: bytes) -> None:
         self._require_open()
-        self.past.add_all((body,))
+        self.past.add(line)
         self._append(body)
 
     def _append(self, body: bytes) -> None:
@@ -201,13 +216,14 @@ class Manifest:
 
     def _begin(self) -> None:
         """Say who writes, before the first line."""
-        line = StartedLine(self._clock(), os.getpid(), socket.gethostname(), self.header.tool, self.admitted)
-        self._pending.append(encode_started(line))
+        tool, once, remote = self.header.tool, self.past.is_at_most_once, self.past.remote
+        line = this_process(self._clock(), tool, self.admitted, at_most_once=once, remote=remote)
+        self._pending.append(records.encode_started(line))
         self._started = True
 
     def _require_open(self) -> None:
-        if self._closed or self._failure is not None:
-            raise ManifestError(self._failure or f"{self.path}: is closed")
+        if self._closed or self.failure is not None:
+            raise ManifestError(self.failure or f"{self.path}: is closed")
 
     def _commit(self, body: bytes) -> asyncio.Future[None]:
         self._append(body)
@@ -223,29 +239,30 @@ class Manifest:
 
     def _flush(self) -> None:
         """Start writing what is pending, unless a write is under way: then its landing starts the next."""
-        if self._flight is not None or not self._pending or self._failure is not None:
+        if self._flight is not None or not self._pending or self.failure is not None:
             return
         self._stop_timer()
         bodies, self._pending = self._pending, []
         self._flight, self._waiting = self._waiting, []
         try:
             write: asyncio.Future[None] = asyncio.ensure_future(self._in_thread(partial(self._writer.write, bodies)))
-        except Exception as error:  # noqa: BLE001 - whoever waits is told: there may be no thread to be had
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it: there may be no thread to be had
             write = asyncio.get_running_loop().create_future()
             write.set_exception(error)
         write.add_done_callback(self._landed)
 
+    def _fail(self, why: str) -> None:
+        self.failure = f"{self.path}: could not be written ({why}); nothing more is sent"
+        for hook in self._on_failure:
+            hook()
+
     def _landed(self, write: asyncio.Future[None]) -> None:
         error = asyncio.CancelledError() if write.cancelled() else write.exception()
         if error is not None:
-            self._failure = (
-                f"{self.path}: could not be written ({str(error) or type(error).__name__}); nothing more is sent"
-            )
-            for hook in self._on_failure:
-                hook()
+            self._fail(str(error) or type(error).__name__)
         landed, self._flight = self._flight, None
         self._wake(landed or [])
-        if self._failure is not None:
+        if self.failure is not None:
             self._wake(self._waiting)
         elif self._waiting:
             self._flush()
@@ -256,23 +273,19 @@ class Manifest:
 
     def _wake(self, waiting: list[asyncio.Future[None]]) -> None:
         for joined in waiting:
-            if not joined.done() and self._failure is None:
+            if not joined.done() and self.failure is None:
                 joined.set_result(None)
             elif not joined.done():
-                joined.set_exception(ManifestError(self._failure))
+                joined.set_exception(ManifestError(str(self.failure)))
 
     def _linger(self) -> None:
         if self._timer is None and self._flight is None:
             self._timer = asyncio.get_running_loop().call_later(_LINGER, self._flush)
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _require_whole(self) -> None:
-        if self._failure is not None:
-            raise ManifestError(self._failure)
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _run_in_thread(self, work: Callable[[], None]) -> Awaitable[None]:
         if self._thread is None:

@@ -6,11 +6,11 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.keytable import KeyTable, hash_key
-from batch.manifest.handovers import refusal
+from batch.keytable import KeyTable
+from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import PlannedLine
 from batch.manifest.reading import reading
-from batch.manifest.records import head, parse_line, parse_record
+from batch.manifest.records import parse_line, parse_record
 from batch.model import HandedOver, Record, Row, State
 
 if TYPE_CHECKING:
@@ -35,32 +35,32 @@ class Story:
     """All after its clone was made."""
 
 
-def scan(path: Path) -> Iterator[Line]:
-    """Yield every line after the header. Raises UsageError or ManifestError where the file cannot be read."""
-    with reading(path) as manifest:
-        yield from map(parse_line, manifest.bodies())
-
-
 def story(path: Path, key: str) -> Story | None:
     """Return what is on record about ``key``; None where the manifest does not know it."""
-    name = key.encode("utf-8", "surrogatepass")
     records, hand_overs = [], []
     source: str | None = None
     with reading(path) as manifest:
         for body in manifest.bodies():
-            found = head(body)
-            if found is None:
-                line = parse_line(body)
-                if isinstance(line, PlannedLine):
-                    source = source or dict(line.targets).get(key)
-                elif isinstance(line, HandedOver) and line.key == key:
-                    hand_overs.append(line)
-            elif found[1] == name:
-                records.append(parse_record(body))
+            line = parse_line(body)
+            if isinstance(line, PlannedLine):
+                source = source or dict(line.targets).get(key)
+            elif isinstance(line, HandedOver) and line.key == key:
+                hand_overs.append(line)
+            elif isinstance(line, Record) and line.key == key:
+                records.append(line)
     source = source or next((record.source_uuid for record in records if record.source_uuid), None)
     if source is None and not records:
         return None
     return Story(manifest.header, key, source or "", tuple(records), tuple(hand_overs))
+
+
+def clone_lines(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield line number and record of each clone that is on record as made."""
+    with reading(path) as manifest:
+        for number, body in enumerate(manifest.bodies(), 2):
+            line = parse_line(body)
+            if isinstance(line, Record) and line.state is State.CLONED:
+                yield number, line
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -71,7 +71,7 @@ def rows(path: Path) -> Iterator[Row]:
     with reading(path) as manifest:
         index = _Index()
         for body in manifest.bodies():
-            index.add(body, manifest.place)
+            index.add(parse_line(body), manifest.place)
         yield from index.rows(manifest)
 
 
@@ -86,23 +86,23 @@ class _Index:
         self._refused: dict[int, int] = {}
         """Where a hand-over that was refused last is recorded."""
 
-    def add(self, body: bytes, place: int) -> None:
-        found = head(body)
-        if found is not None:
-            self._add_record(found[0], self._ordinal(found[1], place), place)
-            return
-        line = parse_line(body)
-        if isinstance(line, PlannedLine):
+    def add(self, line: Line, place: int) -> None:
+        if isinstance(line, Record):
+            ordinal = self._ordinal(line.key, place)
+            if line.state is State.SENT and not self._sent[ordinal]:
+                self._sent[ordinal] = place
+            self._last[ordinal] = place
+        elif isinstance(line, PlannedLine):
             for key, _ in line.targets:
-                self._ordinal(key.encode("utf-8", "surrogatepass"), place)
+                self._ordinal(key, place)
         elif isinstance(line, HandedOver):
-            ordinal = self._ordinal(line.key.encode("utf-8", "surrogatepass"), place)
+            ordinal = self._ordinal(line.key, place)
             self._refused.pop(ordinal, None)
             if line.error_code is not None:
                 self._refused[ordinal] = place
 
-    def _ordinal(self, key: bytes, place: int) -> int:
-        hashed = hash_key(key)
+    def _ordinal(self, key: str, place: int) -> int:
+        hashed = hash(key)
         known = self._ordinals.get(hashed)
         if known is not None:
             return known
@@ -112,11 +112,6 @@ class _Index:
         self._sent.append(0)
         self._last.append(0)
         return ordinal
-
-    def _add_record(self, state: bytes, ordinal: int, place: int) -> None:
-        if state == b"sent" and not self._sent[ordinal]:
-            self._sent[ordinal] = place
-        self._last[ordinal] = place
 
     def rows(self, manifest: Reading) -> Iterator[Row]:
         place, sources = 0, {}
@@ -132,10 +127,7 @@ class _Index:
         if isinstance(line, Record):
             line = PlannedLine(((line.key, line.source_uuid or ""),))
         assert isinstance(line, PlannedLine)
-        named = (
-            (self._ordinals.get(hash_key(key.encode("utf-8", "surrogatepass"))), key, source)
-            for key, source in line.targets
-        )
+        named = ((self._ordinals.get(hash(key)), key, source) for key, source in line.targets)
         return {ordinal: (key, source) for ordinal, key, source in named if ordinal is not None}
 
     def _row(self, manifest: Reading, ordinal: int, key: str, source: str) -> Row:
@@ -147,7 +139,7 @@ class _Index:
         if record.state is State.CLONED and ordinal in self._refused:
             line = parse_line(manifest.body_at(self._refused[ordinal]))
             assert isinstance(line, HandedOver)
-            record = record._replace(error_code=line.error_code, error=refusal(line))
+            record = record._replace(error_code=line.error_code, error=hand_over_error(line))
         return Row(
             key=key,
             source_uuid=source,

@@ -1,4 +1,7 @@
-"""Create a manifest or open one to go on with it: lock, check, fold, cut a torn tail."""
+"""Create a manifest or open one to go on with it: lock, check, fold, cut a torn tail.
+
+A killed process may have left lines, or the very name, that were not synced: whatever is acted on is synced first.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,26 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import ManifestError, UsageError
-from batch.manifest.chain import Scan, named
+from batch.errors import ManifestError, ManifestLockedError, UsageError
+from batch.manifest.chain import Scan, errors_at
+from batch.manifest.figures import summary
 from batch.manifest.files import Disk
-from batch.manifest.fold import Past
+from batch.manifest.fold import ManifestFold
 from batch.manifest.header import parse_header, require_same
 from batch.manifest.journal import Manifest
-from batch.manifest.writer import End, Writer
+from batch.manifest.records import encode_record, encode_repaired
+from batch.manifest.repair import lost_batch
+from batch.manifest.writer import FileEnd, Writer
+from batch.model import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from batch.manifest.files import Files
     from batch.manifest.header import Header
     from batch.manifest.journal import InThread
+    from batch.manifest.kinds import RepairedLine
 
 _START: Final = b'{"format":"zclone-manifest",'
 _TELLING: Final = 8
@@ -51,7 +59,7 @@ def open_manifest(
         raise UsageError(f"{path}: {error.strerror or error}") from None
     try:
         disk.lock(handle, path)
-        opening = _Opening(disk, handle, path, header)
+        opening = _Opening(disk, handle, path, header, clock)
         end, past = opening.fold()
     except OSError as error:
         disk.close(handle)
@@ -62,7 +70,9 @@ def open_manifest(
     if is_new:
         assert end.batch == 1
     known = replace(opening.header, tool=header.tool)
-    manifest = Manifest(path, known, past=past, writer=Writer(disk, handle, end), in_thread=in_thread, clock=clock)
+    manifest = Manifest(
+        path, known, past=past, writer=Writer(disk, handle, end, path=path), in_thread=in_thread, clock=clock
+    )
     manifest.warnings += opening.warnings
     return manifest
 
@@ -77,49 +87,62 @@ def _open(disk: Files, path: Path) -> tuple[int, bool]:
 class _Opening:
     """The steps between the lock and the first commit."""
 
-    def __init__(self, files: Files, handle: int, path: Path, header: Header) -> None:
+    def __init__(self, files: Files, handle: int, path: Path, header: Header, clock: Callable[[], float]) -> None:
         self._files = files
         self._handle = handle
         self._path = path
         self.header = header
         """The file's own once ``fold`` has read it: it knows when the run first began."""
+        self._clock = clock
         self._is_known = False
         self.warnings: list[str] = []
 
-    def fold(self) -> tuple[End, Past]:
+    def fold(self) -> tuple[FileEnd, ManifestFold]:
         """Read the whole file, or write the header of an empty one."""
         if self._files.is_remote(self._handle):
             self.warnings.append(f"{self._path}: lies on a network file system: a lock may not keep out another host")
-        past = Past()
+        past = ManifestFold()
         scan = Scan(self._read)
         self._fold_lines(scan, past)
         if scan.line == 0:
             self._require_ours()
+        # Nothing is sent before there is a plan.
+        lost = [] if past.plan is None else lost_batch(scan.segments(), past, self._clock())
         self._cut_tail(scan)
-        end = End(scan.offset, scan.crc, scan.batch)
+        writer = Writer(self._files, self._handle, FileEnd(scan.offset, scan.crc, scan.batch), path=self._path)
         if scan.line == 0:
-            writer = Writer(self._files, self._handle, end)
             writer.write([self.header.body()])
-            end = writer.end
+        elif lost:
+            self._note_lost_batch(writer, past, lost)
         # Every time: a process that was killed may have left lines, or the very name, that are not durable yet, and a
         # later batch tells the next reader that they are.
         self._files.sync(self._handle)
         self._files.sync_directory(self._path)
-        return end, past
+        return writer.end, past
+
+    def _note_lost_batch(self, writer: Writer, past: ManifestFold, lost: Sequence[Record | RepairedLine]) -> None:
+        writer.write([encode_record(line) if isinstance(line, Record) else encode_repaired(line) for line in lost])
+        for line in lost:
+            past.add(line)
+        self.warnings.append(
+            f"{self._path}: what was cut may have been durable and damaged since: what may have been sent on the "
+            "strength of it is looked for before it is sent again"
+        )
 
     def _read(self, offset: int, size: int) -> bytes:
         return self._files.read(self._handle, offset, size)
 
-    def _fold_lines(self, scan: Scan, past: Past) -> None:
-        with named(self._path, scan):
+    def _fold_lines(self, scan: Scan, past: ManifestFold) -> None:
+        with errors_at(self._path, scan):
             scan.feed(partial(self._take, past))
             past.finish()
 
-    def _take(self, past: Past, bodies: Iterator[bytes]) -> None:
+    def _take(self, past: ManifestFold, bodies: Iterator[bytes]) -> None:
         if not self._is_known:
             found = parse_header(next(bodies))
             require_same(found, self.header)
             self.header, self._is_known = found, True
+            past.is_at_most_once = found.at_most_once
         past.add_all(bodies)
 
     def _require_ours(self) -> None:
@@ -160,3 +183,23 @@ class _Opening:
                 return self._files.create(aside), aside
             except FileExistsError:
                 number += 1
+
+
+def remove_settled(path: Path) -> bool:
+    """Remove a manifest under its lock; False where a process has it, or it is not settled. Raises UsageError."""
+    disk = Disk()
+    try:
+        handle = disk.open(path)
+        try:
+            disk.lock(handle, path)
+            if not summary(path).is_settled:
+                return False
+            path.unlink()
+            disk.sync_directory(path)
+        finally:
+            disk.close(handle)
+    except (ManifestLockedError, ManifestError):
+        return False
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    return True

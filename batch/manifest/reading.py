@@ -8,15 +8,18 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import ManifestError, UsageError
-from batch.manifest.chain import Scan, named
+from batch.errors import ManifestError, ManifestLockedError, UsageError
+from batch.manifest.chain import Scan, errors_at
 from batch.manifest.header import Header, parse_header
+from batch.manifest.kinds import StartedLine
 from batch.manifest.line import SEAL
+from batch.manifest.records import parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_PROCESS: Final = (b'{"started":', b'{"ended":')
 _USUAL_LINE: Final = 1 << 10
 
 
@@ -69,21 +72,48 @@ class Reading:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[Reading]:
-    """Open ``path``; errors inside name it. Raises UsageError where it cannot be opened."""
+def _open_for_reading(path: Path) -> Iterator[int]:
+    """Open ``path`` for reading. Raises UsageError where it cannot be opened."""
     try:
         # O_NONBLOCK: a FIFO in the manifest's place must not hang the command.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Reading]:
+    """Open ``path``; errors inside name it. Raises UsageError where it cannot be opened."""
+    with _open_for_reading(path) as handle:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise UsageError(f"{path}: is no regular file")
         manifest = Reading(handle)
-        with named(path, manifest.scan):
+        with errors_at(path, manifest.scan):
             yield manifest
-    finally:
-        os.close(handle)
+
+
+@contextlib.contextmanager
+def kept_free(path: Path) -> Iterator[None]:
+    """Keep every process from writing to the manifest meanwhile.
+
+    Raises ManifestLockedError where one has its lock, UsageError where it cannot be opened.
+    """
+    with _open_for_reading(path) as handle:
+        # Where there are no locks nobody holds one.
+        with contextlib.suppress(OSError):
+            _take_shared(handle, path)
+        yield
+
+
+def _take_shared(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ManifestLockedError(f"{path}: a process is writing to this manifest: let it end first") from None
 
 
 def is_held(path: Path) -> bool:
@@ -92,14 +122,23 @@ def is_held(path: Path) -> bool:
     The lock is held for an instant to ask; ``Disk.lock`` waits that long. Raises UsageError where ``path`` cannot be
     opened.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    with _open_for_reading(path) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+
+
+def last_started(path: Path) -> StartedLine | None:
+    """Return the last process that began to write; None where it ended, or none did.
+
+    Raises UsageError, ManifestError.
+    """
+    found: StartedLine | None = None
+    with reading(path) as manifest:
+        for body in manifest.bodies():
+            if body.startswith(_PROCESS):
+                line = parse_line(body)
+                found = line if isinstance(line, StartedLine) else None
+    return found

@@ -3,62 +3,70 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from batch.errors import ManifestError
+from batch.errors import EndReason, ManifestError
 from batch.manifest.handovers import parse_handed_over
-from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine, TakenUpLine, UnknownLine
-from batch.manifest.line import encode, encode_fast, fields
-from batch.model import Pins, Record, State
+from batch.manifest.kinds import (
+    EndedLine,
+    MergedLine,
+    PlanLine,
+    PlannedLine,
+    RemoteEngine,
+    RepairedLine,
+    StartedLine,
+    UnknownLine,
+)
+from batch.manifest.line import decode, encode, number, require
+from batch.manifest.operations import (
+    parse_adopted,
+    parse_connected,
+    parse_controlled,
+    parse_deleting,
+    parse_mended,
+    parse_mending,
+    parse_taken_up,
+)
+from batch.model import Handed, Pins, Record, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from batch.manifest.kinds import Line
     from batch.model import JsonValue
 
-_RECORD: Final = b'{"state":"'
 PAGE: Final = 256
 """Targets in one planned line."""
 _PINNED_SIZE: Final = 1 << 18
 """Characters after which a line of pinned sources ends."""
-_FIELDS: Final = Record._fields
-_FAR: Final = 1e15
-"""Seconds since the epoch, from which on ``encode_fast`` takes no number."""
-_TEXTS: Final = (
-    "source_uuid",
-    "resource_uuid",
-    "job_uuid",
-    "digest",
-    "clone_uuid",
-    "name",
-    "error_code",
-    "error",
-)
+_KINDS: Final[dict[str, type]] = {
+    **dict.fromkeys(Record._fields, str),
+    **dict.fromkeys(("at", "deadline", "api_timeout", "until"), float),
+    **dict.fromkeys(("adopted", "retried", "made_elsewhere"), bool),
+    "attempt": int,
+    "open_jobs": list,
+}
+"""Of the fields of a clone's record; numbers may be whole."""
+_NEEDED: Final = frozenset({"key", "at", "attempt"})
 
 
 def encode_record(record: Record) -> bytes:
-    """Return the open body: state and key first, where the fast reader finds them.
-
-    Raises ValueError for times that JSON cannot hold.
-    """
-    told: dict[str, JsonValue] = {}
-    for name, value in zip(_FIELDS, record, strict=False):
-        if value is not None:
-            told[name] = value  # noqa: PERF403 - a comprehension is a call of its own before Python 3.12
-    at, deadline = record.at, record.deadline
-    usual = 1.0 <= at < _FAR and (deadline is None or 1.0 <= deadline < _FAR)
-    return (encode_fast(told) if usual else None) or encode(told.items())
+    """Return the open body, state first. Raises ValueError for times that JSON cannot hold."""
+    values: dict[str, JsonValue] = record._asdict()
+    values["open_jobs"] = None if record.open_jobs is None else list(record.open_jobs)
+    return encode(values.items())
 
 
 def encode_plan(plan: PlanLine) -> bytes:
     """Return the open body."""
     head: list[tuple[str, JsonValue]] = [("plan", plan.digest), ("inputs", plan.inputs), ("targets", plan.targets)]
-    return encode([*head, ("at", plan.at), ("hand_overs", plan.hand_overs or None)])
+    part: list[tuple[str, JsonValue]] = [("shard", plan.shard or None), ("whole", plan.whole or None)]
+    return encode([*head, ("at", plan.at), ("hand_overs", plan.hand_overs or None), *part])
 
 
 def encode_planned(targets: Sequence[tuple[str, str]]) -> bytes:
-    """Return the open body; a target whose key is its source uuid takes half the room."""
+    """Return the open body; a target whose key is its source uuid takes half the space."""
     page: list[JsonValue] = [key if key == source else [key, source] for key, source in targets]
     return encode([("planned", page)])
 
@@ -89,8 +97,11 @@ def encode_started(started: StartedLine) -> bytes:
             ("started", started.at),
             ("pid", started.pid),
             ("host", started.host),
+            ("user", started.user or None),
             ("tool", started.tool),
             ("warnings", warnings or None),
+            ("at_most_once", started.at_most_once or None),
+            *({} if started.remote is None else asdict(started.remote)).items(),
         ],
     )
 
@@ -98,81 +109,115 @@ def encode_started(started: StartedLine) -> bytes:
 def encode_ended(ended: EndedLine) -> bytes:
     """Return the open body."""
     counts: dict[str, JsonValue] = {state.value: count for state, count in ended.counts.items()}
+    handed: JsonValue = None if ended.handed is None else {**asdict(ended.handed)}
     return encode(
-        [("ended", ended.at), ("exit", ended.exit_code), ("reason", ended.reason), ("counts", counts or None)]
+        [
+            ("ended", ended.at),
+            ("exit", ended.exit_code),
+            ("reason", ended.reason),
+            ("reason_code", None if ended.code is None else ended.code.value),
+            ("counts", counts or None),
+            ("handed", handed),
+        ]
     )
 
 
-def encode_taken_up(taken_up: TakenUpLine) -> bytes:
+def encode_repaired(repaired: RepairedLine) -> bytes:
     """Return the open body."""
-    keys: list[JsonValue] = list(taken_up.keys)
-    return encode([("taken_up", keys), ("at", taken_up.at)])
+    return encode([("repaired", repaired.at), ("damaged", repaired.damaged)])
 
 
 def parse_line(body: bytes) -> Line:
-    """Return what an unsealed body says. Raises ManifestError where a field has the wrong type."""
-    found = fields(body)
+    """Return what an unsealed body says; its first field names its kind.
+
+    Raises ManifestError where a field has the wrong type.
+    """
+    found = decode(body)
+    parse = _PARSERS.get(next(iter(found), ""))
+    if parse is not None:
+        return parse(found)
     if "state" in found:
-        return _record(found)
-    if "planned" in found:
-        return PlannedLine(tuple(map(_target, _typed(found, "planned", list))))
-    if "pinned" in found:
-        return _pins(found)
-    if "plan" in found:
-        return PlanLine(
-            _typed(found, "plan", str),
-            _typed(found, "inputs", str),
-            _typed(found, "targets", int),
-            _number(found, "at"),
-            _typed({"hand_overs": 0, **found}, "hand_overs", int),
-        )
-    if "started" in found:
-        pid, host = _typed(found, "pid", int), _typed(found, "host", str)
-        warnings = _typed({"warnings": [], **found}, "warnings", list)
-        return StartedLine(_number(found, "started"), pid, host, _typed(found, "tool", str), tuple(map(str, warnings)))
-    if "ended" in found:
-        reason = found.get("reason")
-        counts = Counter(
-            {_state(name): count for name, count in _typed({"counts": {}, **found}, "counts", dict).items()}
-        )
-        return EndedLine(_number(found, "ended"), _typed(found, "exit", int), reason and str(reason), counts)
-    if "taken_up" in found:
-        return TakenUpLine(tuple(map(str, _typed(found, "taken_up", list))), _number(found, "at"))
-    return parse_handed_over(found) if "handed_over" in found else UnknownLine()
+        # Passed over, its target would be sent again.
+        raise ManifestError("a clone's record that does not begin with its state was not written by zclone")
+    return UnknownLine()
 
 
 def parse_record(body: bytes) -> Record:
     """Return the clone record in ``body``. Raises ManifestError where it is something else."""
-    return _record(fields(body))
+    return _parse_record(decode(body))
 
 
-def head(body: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """Return state, key and attempt of a clone record as its bytes have them; None for another kind of line.
-
-    They are taken where ``encode_record`` puts them; a line with a key to unescape, or of another writer, is decoded.
-    """
-    if not body.startswith(_RECORD):
-        return None
-    parts = body.split(b'"', 13)
-    if len(parts) == 14 and parts[5] == b"key" and parts[11] == b"attempt" and b"\\" not in parts[7]:
-        return parts[3], parts[7], parts[12][1:-1]
-    record = parse_record(body)
-    return record.state.value.encode(), record.key.encode("utf-8", "surrogatepass"), b"%d" % record.attempt
+def _parse_planned(found: dict[str, Any]) -> PlannedLine:
+    return PlannedLine(tuple(map(_target, require(found, "planned", list))))
 
 
-def _record(found: dict[str, Any]) -> Record:
-    state = _state(_typed(found, "state", str))
-    adopted = found.get("adopted")
-    return Record(
-        state,
-        _typed(found, "key", str),
-        _number(found, "at"),
-        _typed(found, "attempt", int),
-        adopted=None if adopted is None else _typed(found, "adopted", bool),
-        retried=None if found.get("retried") is None else _typed(found, "retried", bool),
-        deadline=None if found.get("deadline") is None else _number(found, "deadline"),
-        **{name: None if found.get(name) is None else _typed(found, name, str) for name in _TEXTS},
+def _parse_plan(found: dict[str, Any]) -> PlanLine:
+    return PlanLine(
+        require(found, "plan", str),
+        require(found, "inputs", str),
+        require(found, "targets", int),
+        number(found, "at"),
+        require({"hand_overs": 0, **found}, "hand_overs", int),
+        require({"shard": "", **found}, "shard", str),
+        require({"whole": "", **found}, "whole", str),
     )
+
+
+def _parse_merged(found: dict[str, Any]) -> MergedLine:
+    path, shard, checksum = (require(found, name, str) for name in ("merged", "shard", "checksum"))
+    return MergedLine(path, shard, require(found, "lines", int), checksum, number(found, "at"))
+
+
+def _parse_repaired(found: dict[str, Any]) -> RepairedLine:
+    return RepairedLine(number(found, "repaired"), require(found, "damaged", int))
+
+
+def _parse_started(found: dict[str, Any]) -> StartedLine:
+    pid, host, tool = require(found, "pid", int), require(found, "host", str), require(found, "tool", str)
+    warnings = tuple(map(str, require({"warnings": [], **found}, "warnings", list)))
+    user = require({"user": "", **found}, "user", str)
+    once, names = found.get("at_most_once") is True, RemoteEngine.__slots__
+    remote = RemoteEngine(*(require(found, name, str) for name in names)) if "engine" in found else None
+    return StartedLine(number(found, "started"), pid, host, tool, warnings, user, once, remote)
+
+
+def _parse_record(found: dict[str, Any]) -> Record:
+    state = _state(require(found, "state", str))
+    values: dict[str, Any] = {}
+    for name, value in found.items():
+        kind = _KINDS.get(name)
+        if kind is None or value is None:
+            # A later version's field, or one that does not apply.
+            continue
+        if kind is str and value.__class__ is str:
+            values[name] = value
+        else:
+            values[name] = number(found, name) if kind is float else require(found, name, kind)
+    if not values.keys() >= _NEEDED:
+        raise ManifestError(f"a clone's record has no {min(_NEEDED - values.keys())}: it was not written by zclone")
+    values["state"] = state
+    if "open_jobs" in values:
+        values["open_jobs"] = tuple(map(str, values["open_jobs"]))
+    return Record(**values)
+
+
+def _parse_ended(found: dict[str, Any]) -> EndedLine:
+    reason, code = found.get("reason"), found.get("reason_code")
+    counted = require({"counts": {}, **found}, "counts", dict)
+    counts = Counter({_state(name): require(counted, name, int) for name in counted})
+    return EndedLine(
+        number(found, "ended"),
+        require(found, "exit", int),
+        reason and str(reason),
+        counts,
+        # A newer zclone may know more reasons.
+        EndReason(code) if code in set(EndReason) else None,
+        _parse_handed(require(found, "handed", dict)) if "handed" in found else None,
+    )
+
+
+def _parse_handed(found: dict[str, Any]) -> Handed:
+    return Handed(*(require(found, name, int) for name in ("done", "open", "refused")))
 
 
 def _state(name: str) -> State:
@@ -182,13 +227,13 @@ def _state(name: str) -> State:
         raise ManifestError(f"unknown state {name!r}: written by a newer zclone") from None
 
 
-def _pins(found: dict[str, Any]) -> Pins:
-    sources = _typed(found, "pinned", dict)
+def _parse_pins(found: dict[str, Any]) -> Pins:
+    sources = require(found, "pinned", dict)
     if not all(isinstance(fields_of, dict) for fields_of in sources.values()):
         raise ManifestError("a pinned line holds something that is no source")
     if "query" not in found:
         return Pins(sources)
-    conditions, uuids = (tuple(map(str, _typed(found, name, list))) for name in ("query", "found"))
+    conditions, uuids = (tuple(map(str, require(found, name, list))) for name in ("query", "found"))
     return Pins(sources, {conditions: uuids})
 
 
@@ -201,15 +246,22 @@ def _target(entry: Any) -> tuple[str, str]:
     raise ManifestError("a planned line holds something that is no target")
 
 
-def _typed(found: dict[str, Any], name: str, kind: type) -> Any:
-    value = found.get(name)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ManifestError(f"a line has no {kind.__name__} as {name}")
-    return value
-
-
-def _number(found: dict[str, Any], name: str) -> float:
-    value = found.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ManifestError(f"a line has no number as {name}")
-    return float(value)
+_PARSERS: Final[dict[str, Callable[[dict[str, Any]], Line]]] = {
+    "state": _parse_record,
+    "planned": _parse_planned,
+    "pinned": _parse_pins,
+    "plan": _parse_plan,
+    "started": _parse_started,
+    "ended": _parse_ended,
+    "taken_up": parse_taken_up,
+    "repaired": _parse_repaired,
+    "merged": _parse_merged,
+    "adopted_by": parse_adopted,
+    "handed_over": parse_handed_over,
+    "connected": parse_connected,
+    "controlled": parse_controlled,
+    "deleting": parse_deleting,
+    "mending": parse_mending,
+    "mended": parse_mended,
+}
+"""By the first field of the line."""

@@ -1,4 +1,8 @@
-"""Write what can be verified of a damaged manifest into a new one, and mark what cannot be known as uncertain."""
+"""Write what can be verified of a damaged manifest into a new one, and mark what cannot be known as uncertain.
+
+A target that failed before the damage is uncertain too: the lost lines may have retried it. In a repaired manifest any
+target without records is looked for before it is sent.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,18 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import ManifestError, UsageError
+from batch.errors import ManifestError
 from batch.manifest.files import Disk
 from batch.manifest.header import parse_header
-from batch.manifest.kinds import PlannedLine
-from batch.manifest.reading import reading
-from batch.manifest.records import encode_record, parse_line
-from batch.manifest.writer import End, Writer
-from batch.model import Record, State
+from batch.manifest.intents import jobs_after
+from batch.manifest.kinds import PlannedLine, RepairedLine
+from batch.manifest.line import without_batch
+from batch.manifest.reading import kept_free, reading
+from batch.manifest.records import encode_record, encode_repaired, parse_line
+from batch.manifest.writer import write_manifest
+from batch.model import UNKNOWN_JOB, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,17 +29,21 @@ if TYPE_CHECKING:
 
     from batch.manifest.chain import Segment
     from batch.manifest.files import Files
+    from batch.manifest.fold import ManifestFold
     from batch.manifest.kinds import Line
+    from batch.model import Intent
 
 CODE: Final = "ZCLONE.REPAIRED"
 """Error code of the targets that a repair left uncertain."""
 _TEXT: Final = "records of this target were lost or damaged: the server must be asked"
 _KEY: Final = re.compile(rb'"key":("(?:[^"\\]|\\.)*")')
-_BATCH_FIELDS: Final = re.compile(rb',"batch":\d+(?:,"more":true)?$')
+_OTHER_STATE: Final = re.compile(rb'\{"state":"(?!sent")(?:' + "|".join(State).encode() + rb')"')
+"""How a record begins on the strength of which nothing is sent."""
+_OTHER_KIND: Final = re.compile(rb'\{"(?!state":)[a-z_]+":')
+"""How a line begins that is no record."""
 _RETRIABLE: Final = (State.FAILED, State.CONFLICT)
-_AFTER_A_RETRY: Final = frozenset({State.SENT, State.CLONED, State.FAILED, State.CONFLICT})
-"""What follows a failure only where a record that opened it again stood between."""
-_BATCH: Final = 256
+_ENDS: Final = (State.CLONED, *_RETRIABLE)
+"""Of one attempt after the other; that a clone was undone stays true of its uuid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +59,25 @@ class RepairReport:
     """Targets that the server must be asked about."""
 
 
-def repair(
+def repair_manifest(
     path: Path, out: Path, *, files: Files | None = None, clock: Callable[[], float] = time.time
 ) -> RepairReport:
     """Write a new manifest ``out`` with every line of ``path`` that can be verified; ``path`` stays as it is.
 
     A target that a lost or damaged line may have been about is left ``uncertain``. Raises UsageError where a file
-    cannot be used, ManifestError where the header is lost or the new file cannot be written.
+    cannot be used, ManifestLockedError where a process writes to ``path``, ManifestError where the header is lost or
+    where the new file cannot be written.
     """
-    with reading(path) as manifest:
+    with kept_free(path), reading(path) as manifest:
         findings = _Findings()
         for number, segment in enumerate(manifest.scan.segments()):
             findings.add(number, segment)
         findings.close()
         bodies = _bodies(manifest.scan.segments(), findings, clock())
-        kept = _write(out, bodies, files or Disk())
-    return RepairReport(out, kept - len(findings.uncertain), findings.damaged, len(findings.uncertain))
+        last = [encode_repaired(RepairedLine(clock(), findings.damaged))] if findings.damaged else []
+        kept = write_manifest(out, bodies, files or Disk(), last=last)
+    added = len(findings.uncertain) + bool(findings.damaged)
+    return RepairReport(out, kept - added, findings.damaged, len(findings.uncertain))
 
 
 @dataclass(slots=True)
@@ -75,11 +87,14 @@ class _Target:
     source_uuid: str
     resource_uuid: str | None = None
     job_uuid: str | None = None
+    open_jobs: tuple[str, ...] = ()
     digest: str | None = None
     attempt: int = 0
     state: State = State.PLANNED
+    is_made: bool = False
+    """Whether a clone of it is on record that was not undone since."""
     place: int = -1
-    """Number of the segment that told the state."""
+    """Number of the segment that holds the state."""
 
 
 class _Findings:
@@ -92,6 +107,8 @@ class _Findings:
         self._targets: dict[str, _Target] = {}
         self._named: dict[str, int] = {}
         """The last damaged segment that names a target."""
+        self._failed: dict[str, State] = {}
+        """The state of targets that failed and were not opened again since."""
         self._unlinked: set[str] = set()
         """Keys of which the record that opened them again is lost."""
         self._missed = -1
@@ -101,8 +118,8 @@ class _Findings:
         if number == 0:
             if not segment.is_intact:
                 raise ManifestError(
-                    "the header is damaged: move the file away and run the same command again; "
-                    "the clones' uuids are derived, so that none is made twice"
+                    "the header is damaged: move the file away and run the same command again; the clones' uuids are "
+                    "derived, so that none is made twice where the server honours resourceUuid (else look for each one)"
                 )
             parse_header(segment.body)
         elif segment.is_intact:
@@ -117,11 +134,17 @@ class _Findings:
         elif isinstance(line, Record):
             target = self._targets.setdefault(line.key, _Target(line.source_uuid or ""))
             target.resource_uuid = line.resource_uuid or target.resource_uuid
-            target.job_uuid = line.job_uuid or target.job_uuid
+            target.job_uuid, target.open_jobs = _jobs(target, line)
             target.digest = line.digest or target.digest
             target.source_uuid = target.source_uuid or line.source_uuid or ""
             target.attempt = max(target.attempt, line.attempt)
-            if target.state in _RETRIABLE and line.state in _AFTER_A_RETRY - {target.state}:
+            if line.state in _RETRIABLE:
+                self._failed[line.key] = line.state
+            elif line.retried and line.state is State.PLANNED:
+                self._failed.pop(line.key, None)
+            is_next = line.state is State.SENT and (target.is_made or target.state is State.UNDONE)
+            target.is_made = line.state is State.CLONED or (target.is_made and line.state is not State.UNDONE)
+            if is_next or self._failed.get(line.key, line.state) is not line.state:
                 self._unlinked.add(line.key)
             target.state, target.place = line.state, number
 
@@ -144,6 +167,11 @@ class _Findings:
                 self.uncertain[key] = target
 
 
+def _jobs(target: _Target, line: Record) -> tuple[str | None, tuple[str, ...]]:
+    """Return the jobs that may be open after a record: those before an end are closed."""
+    return (None, ()) if line.state.is_final else jobs_after(target.job_uuid, target.open_jobs, line)
+
+
 def _unquote(quoted: bytes) -> str:
     try:
         return str(json.loads(quoted))
@@ -157,40 +185,54 @@ def _bodies(segments: Iterator[Segment], findings: _Findings, at: float) -> Iter
         if not segment.is_intact:
             continue
         line = parse_line(segment.body) if segment.body.startswith(b'{"state":') else None
-        if not (isinstance(line, Record) and line.state.is_final and line.key in findings.uncertain):
-            yield _BATCH_FIELDS.sub(b"", segment.body)
+        if not (isinstance(line, Record) and line.state in _ENDS and line.key in findings.uncertain):
+            yield without_batch(segment.body)
+        if isinstance(line, Record) and line.state is State.UNDONE and line.key in findings.uncertain:
+            # In place of the line that may be lost, without which what follows would be of a clone that is gone.
+            yield encode_record(Record(State.PLANNED, line.key, line.at))
     for key, target in findings.uncertain.items():
-        yield encode_record(
-            Record(
-                State.UNCERTAIN,
-                key,
-                at,
-                target.attempt,
-                source_uuid=target.source_uuid,
-                resource_uuid=target.resource_uuid,
-                job_uuid=target.job_uuid,
-                digest=target.digest,
-                error_code=CODE,
-                error=_TEXT,
-            )
-        )
+        yield encode_record(_uncertain(key, target, at))
 
 
-def _write(out: Path, bodies: Iterator[bytes], files: Files) -> int:
-    """Return the number of lines written."""
-    try:
-        handle = files.create(out)
-    except OSError as error:
-        raise UsageError(f"{out}: {error.strerror or 'cannot be made'}") from None
-    lines, size = 0, 1
-    writer = Writer(files, handle, End(0, 0, 0))
-    try:
-        while batch := list(islice(bodies, size)):
-            writer.write(batch)
-            lines, size = lines + len(batch), _BATCH
-        files.sync_directory(out)
-    except OSError as error:
-        raise ManifestError(f"{out}: {error.strerror or error}") from None
-    finally:
-        writer.close()
-    return lines
+def _uncertain(key: str, target: _Target | Intent, at: float) -> Record:
+    return Record(
+        State.UNCERTAIN,
+        key,
+        at,
+        target.attempt,
+        source_uuid=target.source_uuid or None,
+        resource_uuid=target.resource_uuid or None,
+        job_uuid=target.job_uuid,
+        digest=target.digest or None,
+        error_code=CODE,
+        error=_TEXT,
+        open_jobs=(*target.open_jobs, UNKNOWN_JOB),
+    )
+
+
+def lost_batch(tail: Iterator[Segment], past: ManifestFold, at: float) -> list[Record | RepairedLine]:
+    """Return what a torn tail leaves uncertain, to be recorded in its place: none where it was never durable.
+
+    A write that was cut short does not end as a batch does. One that does, and is damaged, may have been durable, so
+    that POSTs have left on its strength: then whoever a ``sent`` line in it names, or anybody where that is illegible.
+    """
+    named: dict[str, None] = {}
+    is_torn, names_nobody = True, False
+    for number, segment in enumerate(tail):
+        # Where the last newline is damaged, one byte is left behind the seal.
+        is_torn = segment.is_intact and not number if segment.has_end else len(segment.body) > 1
+        if segment.has_end and not _OTHER_STATE.match(segment.body):
+            keys = [key for key in map(_unquote, _KEY.findall(segment.body)) if past.is_planned(key)]
+            named |= dict.fromkeys(keys)
+            names_nobody = names_nobody or not (keys or _OTHER_KIND.match(segment.body))
+    if is_torn:
+        return []
+    intents = past.intents
+    found: list[Record | RepairedLine] = []
+    for key in named:
+        final = past.final(key)
+        if final is not None and final[0] is State.UNDONE:
+            found.append(Record(State.PLANNED, key, at))
+        if final is None or final[0] is State.UNDONE:
+            found.append(_uncertain(key, intents.get(key, _Target("")), at))
+    return [*found, *([RepairedLine(at, 1)] if names_nobody else ())]

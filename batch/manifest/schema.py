@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from batch.errors import EndReason
 from batch.manifest.header import FORMAT, VERSION
 from batch.manifest.records import PAGE
 from batch.model import State
+from batch.schema import COUNT, FLAG, HEX, SECONDS, TEXT, array, describe, line, record
 
 if TYPE_CHECKING:
-    from batch.model import JsonValue
+    from batch.schema import Schema
 
-_TEXT: Final[JsonValue] = {"type": "string"}
-_TIME: Final[JsonValue] = {"type": "number", "description": "seconds since the epoch"}
-_COUNT: Final[JsonValue] = {"type": "integer", "minimum": 0}
-_HEX: Final[JsonValue] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-_SEALED: Final[dict[str, JsonValue]] = {
-    "batch": {"type": "integer", "minimum": 0, "description": "number of the group commit that wrote the line"},
+_TIME: Final = describe(SECONDS, "seconds since the epoch")
+_SHARD: Final[Schema] = {**TEXT, "pattern": "^[0-9]+/[0-9]+$"}
+_SEALED: Final[dict[str, Schema]] = {
+    "batch": describe(COUNT, "number of the group commit that wrote the line"),
     "more": {"const": True, "description": "the next line is of the same batch"},
     "crc": {
         "type": "string",
@@ -26,108 +26,187 @@ _SEALED: Final[dict[str, JsonValue]] = {
 }
 
 
-def manifest_schema() -> dict[str, JsonValue]:
+_FIELDS: Final = describe(array(TEXT, least=1), "names of the parameters that UpdateModelService sets")
+_AT_MOST_ONCE: Final = describe(
+    FLAG, "nothing is sent again that may have been executed, in this process and all later ones"
+)
+
+
+def manifest_schema() -> Schema:
     """Return the schema that every line of a manifest meets; unknown fields are allowed and ignored."""
     kinds = {
-        "header": _header(),
-        "plan": _plan(),
-        "planned": _planned(),
-        "pinned": _pinned(),
-        "clone": _clone(),
-        "started": _started(),
-        "ended": _ended(),
-        "taken_up": _taken_up(),
-        "handed_over": _handed_over(),
+        "header": _header_schema(),
+        "plan": _plan_schema(),
+        "planned": _planned_schema(),
+        "pinned": _pinned_schema(),
+        "clone": _clone_schema(),
+        "started": _started_schema(),
+        "connected": _connected_schema(),
+        "controlled": _controlled_schema(),
+        "deleting": _deleting_schema(),
+        "mending": _mending_schema(),
+        "mended": _mended_schema(),
+        "ended": _ended_schema(),
+        "taken_up": _taken_up_schema(),
+        "handed_over": _handed_over_schema(),
+        "repaired": _repaired_schema(),
+        "merged": _merged_schema(),
+        "adopted": _adopted_schema(),
     }
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "One line of a zclone manifest",
-        "oneOf": [{"$ref": f"#/definitions/{name}"} for name in kinds],
-        "definitions": dict(kinds),
-    }
+    return line("One line of a zclone manifest", kinds)
 
 
-def _line(required: dict[str, JsonValue], optional: dict[str, JsonValue] | None = None) -> JsonValue:
-    return {
-        "type": "object",
-        "properties": {**required, **(optional or {}), **_SEALED},
-        "required": [*required, "batch", "crc"],
-    }
+def _line(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    found = record(required, {**(optional or {}), **_SEALED})
+    return {**found, "required": [*required, "batch", "crc"]}
 
 
-def _header() -> JsonValue:
+def _header_schema() -> Schema:
+    tag = describe(FLAG, "each clone gets the user tag zclone::<job>::<run>::<key>")
     return _line(
         {
             "format": {"const": FORMAT},
             "version": {"const": VERSION},
-            "job": _TEXT,
-            "run": _TEXT,
-            "endpoint": _TEXT,
-            "simulated": {"type": "boolean", "description": "a rehearsal on the embedded node"},
-            "tool": _TEXT,
+            "job": TEXT,
+            "run": TEXT,
+            "endpoint": TEXT,
+            "simulated": describe(FLAG, "a rehearsal on the embedded node"),
+            "tool": TEXT,
             "created_at": _TIME,
         },
-        {"job_file": _TEXT},
+        {"job_file": TEXT, "at_most_once": _AT_MOST_ONCE, "tag": tag},
     )
 
 
-def _started() -> JsonValue:
-    warnings: JsonValue = {
-        "type": "array",
-        "items": _TEXT,
-        "minItems": 1,
-        "description": "what the operator was warned of and went on with, such as a certificate that is not checked",
-    }
-    return _line({"started": _TIME, "pid": _COUNT, "host": _TEXT, "tool": _TEXT}, {"warnings": warnings})
+def _started_schema() -> Schema:
+    warnings = describe(
+        array(TEXT, least=1),
+        "what the operator was warned of and went on with, such as a certificate that is not checked",
+    )
+    user = describe(TEXT, "name of who runs it, the number where there is none")
+    return _line(
+        {"started": _TIME, "pid": COUNT, "host": TEXT, "tool": TEXT},
+        {"user": user, "warnings": warnings, "at_most_once": _AT_MOST_ONCE, **_remote_schemas()},
+    )
 
 
-def _ended() -> JsonValue:
-    states: dict[str, JsonValue] = {state.value: {"type": "integer", "minimum": 1} for state in State}
-    counts: JsonValue = {
+def _connected_schema() -> Schema:
+    account = describe(TEXT, "uuid of the account that the clones belong to")
+    rate = describe({"type": "number"}, "calls a second at most")
+    return _line({"connected": _TIME, "rate": rate}, {"account": account})
+
+
+def _controlled_schema() -> Schema:
+    order = describe(TEXT, "what zclone control was given; the other fields are what is in force since")
+    rate = describe({"type": "number"}, "calls a second at most")
+    concurrency = describe({"type": "integer", "minimum": 1}, "clones in flight at most")
+    paused = describe(FLAG, "nothing new is sent, and after 30 s nothing is asked")
+    draining = describe(FLAG, "nothing new is sent, and the process ends once all in flight has settled")
+    required = {"controlled": order, "at": _TIME, "rate": rate, "concurrency": concurrency}
+    return _line(required, {"paused": paused, "draining": draining})
+
+
+def _remote_schemas() -> dict[str, Schema]:
+    engine = describe(TEXT, "where it is not the process itself: temporal")
+    return {"engine": engine, "address": TEXT, "namespace": TEXT, "workflow_id": TEXT}
+
+
+def _adopted_schema() -> Schema:
+    user = describe(TEXT, "who goes on with it, by --adopt-manifest")
+    return _line({"adopted_by": user, "begun_by": TEXT, "at": _TIME})
+
+
+def _ended_schema() -> Schema:
+    states: dict[str, Schema] = {state.value: {"type": "integer", "minimum": 1} for state in State}
+    counts = {
         "type": "object",
         "properties": states,
         "additionalProperties": False,
         "description": "targets on record by state; with final states only there is nothing left to do",
     }
-    return _line({"ended": _TIME, "exit": _COUNT}, {"reason": _TEXT, "counts": counts})
-
-
-def _taken_up() -> JsonValue:
-    keys: JsonValue = {
-        "type": "array",
-        "items": _TEXT,
-        "description": "keys of targets that were in flight when the process before died; counted to find the culprit",
+    handed = {
+        "type": "object",
+        "properties": dict.fromkeys(("done", "open", "refused"), COUNT),
+        "required": ["done", "open", "refused"],
+        "description": "hand-overs of the plan's clones that are made",
     }
-    return _line({"taken_up": keys, "at": _TIME})
-
-
-def _handed_over() -> JsonValue:
-    key: JsonValue = {
-        "type": "string",
-        "description": "key of a target whose clone was given to its owner and shared; refused where there is an error",
+    reason_code = {
+        "enum": [reason.value for reason in EndReason],
+        "description": "the kind of reason; what a newer zclone adds means unfinished",
     }
-    accounts: JsonValue = {"type": "array", "items": _TEXT, "minItems": 1, "description": "account uuids"}
-    owner: JsonValue = {"type": "string", "description": "account uuid"}
     return _line(
-        {"handed_over": key, "at": _TIME, "clone_uuid": _TEXT},
-        {"owner": owner, "share_with": accounts, "error_code": _TEXT, "error": _TEXT},
+        {"ended": _TIME, "exit": COUNT},
+        {"reason": TEXT, "reason_code": reason_code, "counts": counts, "handed": handed},
     )
 
 
-def _plan() -> JsonValue:
-    hand_overs: JsonValue = {"type": "integer", "minimum": 1, "description": "targets with owner or share_with"}
-    return _line({"plan": _TEXT, "inputs": _TEXT, "targets": _COUNT, "at": _TIME}, {"hand_overs": hand_overs})
+def _taken_up_schema() -> Schema:
+    keys = describe(
+        array(TEXT), "keys of targets that were in flight when the process before died; counted to find the culprit"
+    )
+    return _line({"taken_up": keys, "at": _TIME})
 
 
-def _planned() -> JsonValue:
-    pair: JsonValue = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
-    target: JsonValue = {"oneOf": [_TEXT, pair], "description": "key, or key and source uuid where they differ"}
-    return _line({"planned": {"type": "array", "items": target, "minItems": 1, "maxItems": PAGE}})
+def _repaired_schema() -> Schema:
+    damaged = describe(COUNT, "stretches of bytes that could not be verified")
+    return _line({"repaired": _TIME, "damaged": damaged})
 
 
-def _pinned() -> JsonValue:
-    texts: JsonValue = {"type": "array", "items": _TEXT}
-    sources: JsonValue = {
+def _handed_over_schema() -> Schema:
+    key = describe(
+        TEXT, "key of a target whose clone was given to its owner and shared; refused where there is an error"
+    )
+    accounts = describe(array(TEXT, least=1), "account uuids")
+    owner = describe(TEXT, "account uuid")
+    return _line(
+        {"handed_over": key, "at": _TIME, "clone_uuid": TEXT},
+        {"owner": owner, "share_with": accounts, "error_code": TEXT, "error": TEXT},
+    )
+
+
+def _deleting_schema() -> Schema:
+    key = describe(TEXT, "key of a target whose clone is about to be deleted; a record with `undone` says that it is")
+    return _line({"deleting": key, "at": _TIME, "clone_uuid": TEXT, "job_uuid": HEX})
+
+
+def _mending_schema() -> Schema:
+    key = describe(TEXT, "key of a target whose clone is about to be updated; `mended` says that it is as asked for")
+    digest = describe(TEXT, "of the source uuid and the body that the job file asks for")
+    uuids: dict[str, Schema] = {"clone_uuid": TEXT, "job_uuid": HEX}
+    return _line({"mending": key, "at": _TIME, **uuids, "fields": _FIELDS, "digest": digest})
+
+
+def _mended_schema() -> Schema:
+    return _line({"mended": TEXT, "at": _TIME, "clone_uuid": TEXT, "fields": _FIELDS})
+
+
+def _plan_schema() -> Schema:
+    hand_overs = {"type": "integer", "minimum": 1, "description": "targets with owner or share_with"}
+    return _line(
+        {"plan": TEXT, "inputs": TEXT, "targets": COUNT, "at": _TIME},
+        {
+            "hand_overs": hand_overs,
+            "shard": {**_SHARD, "description": "exactly that part of the whole plan: --shard K/N"},
+            "whole": describe(TEXT, "digest of the whole plan"),
+        },
+    )
+
+
+def _merged_schema() -> Schema:
+    path = describe(TEXT, "manifest of a shard, whose lines follow")
+    checksum = {"type": "string", "pattern": "^[0-9a-f]{8}$", "description": "crc of its last line"}
+    return _line({"merged": path, "shard": _SHARD, "lines": COUNT, "checksum": checksum, "at": _TIME})
+
+
+def _planned_schema() -> Schema:
+    pair = array(TEXT, least=2, most=2)
+    target = {"oneOf": [TEXT, pair], "description": "key, or key and source uuid where they differ"}
+    return _line({"planned": array(target, least=1, most=PAGE)})
+
+
+def _pinned_schema() -> Schema:
+    texts = array(TEXT)
+    sources = {
         "type": "object",
         "additionalProperties": {"type": "object"},
         "description": "what the plan took from each source, so that a resumed run plans the same",
@@ -135,29 +214,36 @@ def _pinned() -> JsonValue:
     return _line({"pinned": sources}, {"query": texts, "found": texts})
 
 
-def _clone() -> JsonValue:
-    states: list[JsonValue] = [state.value for state in State]
+def _clone_schema() -> Schema:
+    states = [state.value for state in State]
     return _line(
         {
             "state": {"enum": states},
-            "key": _TEXT,
+            "key": TEXT,
             "at": _TIME,
-            "attempt": {"type": "integer", "minimum": 0, "description": "POSTs so far, over all processes"},
+            "attempt": describe(COUNT, "POSTs so far, over all processes"),
         },
         {
-            "source_uuid": _TEXT,
-            "resource_uuid": _HEX,
-            "job_uuid": _HEX,
-            "digest": {"type": "string", "description": "of the source uuid and the body that was sent"},
+            "source_uuid": TEXT,
+            "resource_uuid": HEX,
+            "job_uuid": HEX,
+            "digest": describe(TEXT, "of the source uuid and the body that was sent"),
             "deadline": _TIME,
-            "clone_uuid": _TEXT,
-            "name": _TEXT,
-            "adopted": {"type": "boolean", "description": "found by its uuid, not by its job's answer"},
-            "error_code": _TEXT,
-            "error": _TEXT,
-            "retried": {
-                "type": "boolean",
-                "description": "opened again by `zclone retry`: planned where it had failed, uncertain where set aside",
+            "clone_uuid": TEXT,
+            "name": TEXT,
+            "adopted": describe(FLAG, "found by its uuid, not by its job's answer"),
+            "error_code": TEXT,
+            "error": TEXT,
+            "retried": describe(
+                FLAG, "opened again by `zclone retry`: planned where it had failed, uncertain where set aside"
+            ),
+            "open_jobs": {
+                "type": "array",
+                "items": {"type": "string", "pattern": "^([0-9a-f]{32}|unknown)$"},
+                "description": "job uuids of earlier attempts that had no definite end, beside job_uuid",
             },
+            "api_timeout": describe(SECONDS, "seconds that the server said it may work on the job"),
+            "until": describe(SECONDS, "when the server can no longer execute the last POST, seconds since the epoch"),
+            "made_elsewhere": describe(FLAG, "it existed before this manifest knew of an attempt to make it"),
         },
     )

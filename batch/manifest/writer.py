@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+from batch.errors import ManifestError, UsageError
 from batch.manifest.line import seal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from batch.manifest.files import Files
+
+_BATCH: Final = 256
+"""Lines of a new file's batch."""
+LOST: Final = "it was moved, deleted or cut by somebody else: put it back, or run the same command to begin it anew"
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class FileEnd:
     """Where the next line goes: offset in bytes, checksum of the last line, number of the next batch."""
 
     offset: int
@@ -24,14 +33,23 @@ class End:
 class Writer:
     """Appends batches of open bodies; blocking, one at a time. It owns the end of the file."""
 
-    def __init__(self, files: Files, handle: int, end: End) -> None:
-        """``handle`` is locked and everything up to ``end`` durable."""
+    def __init__(self, files: Files, handle: int, end: FileEnd, *, path: Path) -> None:
+        """``handle`` is of the file ``path``, locked, and everything up to ``end`` durable."""
         self._files = files
+        # The folder in which the command was begun may be moved, and its relative names with it.
+        self._path = path.absolute()
         self._handle = handle
         self.end = end
+        self.lost_file: Path | None = None
+        """Where the file can be read until ``close``, once ``is_whole`` found it moved, deleted or cut."""
 
     def write(self, bodies: list[bytes]) -> None:
-        """Append the lines as one batch and return when they are durable. Raises OSError with the file cut back."""
+        """Append the lines as one batch and return when they are durable.
+
+        Raises OSError with the file cut back, or unchanged where it was moved, deleted or cut by somebody else.
+        """
+        if not self.is_whole():
+            raise OSError(LOST)
         data, crc = seal(bodies, self.end.crc, batch=self.end.batch)
         try:
             self._append(data)
@@ -41,13 +59,46 @@ class Writer:
             with contextlib.suppress(OSError):
                 self._files.truncate(self._handle, self.end.offset)
             raise
-        self.end = End(self.end.offset + len(data), crc, self.end.batch + 1)
+        self.end = FileEnd(self.end.offset + len(data), crc, self.end.batch + 1)
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             view = view[self._files.append(self._handle, bytes(view) if len(view) < len(data) else data) :]
 
+    def is_whole(self) -> bool:
+        """Whether ``path`` has always named the file, with all that was written to it."""
+        if self.lost_file is None and not self._files.is_whole(self._handle, self._path, self.end.offset):
+            self.lost_file = Path(f"/proc/self/fd/{self._handle}")
+        return self.lost_file is None
+
     def close(self) -> None:
         """Give the file and its lock back."""
         self._files.close(self._handle)
+
+
+def write_manifest(out: Path, bodies: Iterator[bytes], files: Files, *, last: Sequence[bytes] = ()) -> int:
+    """Write a whole manifest and return the number of its lines.
+
+    ``last`` are a batch of their own, so that all before it are durable. Raises UsageError where ``out`` cannot be
+    made, ManifestError where it cannot be written.
+    """
+    try:
+        handle = files.create(out)
+    except OSError as error:
+        raise UsageError(f"{out}: {error.strerror or 'cannot be made'}") from None
+    lines, size = 0, 1
+    writer = Writer(files, handle, FileEnd(0, 0, 0), path=out)
+    try:
+        while batch := list(islice(bodies, size)):
+            writer.write(batch)
+            lines, size = lines + len(batch), _BATCH
+        if last:
+            writer.write([*last])
+            lines += len(last)
+        files.sync_directory(out)
+    except OSError as error:
+        raise ManifestError(f"{out}: {error.strerror or error}") from None
+    finally:
+        writer.close()
+    return lines

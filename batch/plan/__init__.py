@@ -1,31 +1,21 @@
 """The plan: what will be sent, derived from a Job and the run's start; no I/O but reading the job's streams."""
 
-from batch.plan.coverage import coverage
-from batch.plan.crosscheck import at_sources, crosscheck
-from batch.plan.expand import expand, input_files, inputs_digest, pinned, run_id, trusted
-from batch.plan.explain import Setting, explain, explained
-from batch.plan.identity import Identities, check_request, resource_uuid
-from batch.plan.sources import Sources, Wanted, asked_conditions, assumed, assumed_found
+from batch.plan.answers import Questions, placeholder_uuids, placeholder_value
+from batch.plan.identity import Identities, RunTags, check_request, regenerate, resource_uuid, tag_clones
+from batch.plan.planning import Draft, Planning, Setting, run_id
 
 __all__ = [
+    "Draft",
     "Identities",
+    "Planning",
+    "Questions",
+    "RunTags",
     "Setting",
-    "Sources",
-    "Wanted",
-    "asked_conditions",
-    "assumed",
-    "assumed_found",
-    "at_sources",
     "check_request",
-    "coverage",
-    "crosscheck",
-    "expand",
-    "explain",
-    "explained",
-    "input_files",
-    "inputs_digest",
-    "pinned",
+    "placeholder_uuids",
+    "placeholder_value",
+    "regenerate",
     "resource_uuid",
     "run_id",
-    "trusted",
+    "tag_clones",
 ]

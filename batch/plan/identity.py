@@ -1,51 +1,32 @@
-"""Who a Clone is: its resource uuid, derived so that a lost manifest cannot make a second clone, and its digests."""
+"""What identifies a Clone: digests, tag, and a resource uuid derived so that a lost manifest makes no second clone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from batch.model import Clone, JsonValue
+    from batch.model import Clone, JsonValue, Plan
 
 DIGEST_HEX: Final = 32
 VALIDATION_ONLY: Final = "ephemeral::validationOnly"
-"""wire: the system tag under which a message is checked and not executed."""
+"""The system tag under which a message is checked and not executed (zstack/README.md 5)."""
+_LONGEST_TAG: Final = 2048
+"""Characters of a tag's column (zstack/README.md 9)."""
+_LAST_CHARACTER: Final = "\uffff"
+"""Of those that many servers' tables hold (zstack/README.md 4)."""
+_HASH: Final = re.compile("sha256:[0-9a-f]{64}")
+"""What stands for a key that the server could not keep."""
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _MODULUS: Final = 1 << 128
-_DEL: Final = 0x7F
 _sha256: Final = hashlib.sha256
 
-_encode_text: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
-
-
-def _encode_slowly(body: object) -> bytes:
-    return _encode_text(body).encode("ascii")
-
-
-def _encoder() -> Callable[[object], bytes]:
-    """Return what encodes bodies; orjson writes the same bytes where all is ASCII, and no parameter is a float."""
-    try:
-        orjson: Any = import_module("orjson")
-    except ImportError:
-        return _encode_slowly
-    dumps, sorted_keys = orjson.dumps, orjson.OPT_SORT_KEYS
-
-    def encode(body: object) -> bytes:
-        try:
-            found: bytes = dumps(body, option=sorted_keys)
-        except TypeError:
-            return _encode_slowly(body)
-        return found if found.isascii() and _DEL not in found else _encode_slowly(body)
-
-    return encode
-
-
-_encode: Final = _encoder()
+_encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
 
 
 class Identities:
@@ -61,7 +42,7 @@ class Identities:
         """Return R of ``key``; ``generation`` grows with ``undo``, since a deleted uuid stays occupied."""
         state = self._base.copy()
         state.update(f"{key}\0{generation}".encode())
-        return _shaped(state.hexdigest())
+        return _shape(state.hexdigest())
 
     def of_check(self, key: str) -> str:
         """Return the uuid under which ``key`` is only checked: no run's, and the same in every check.
@@ -70,11 +51,11 @@ class Identities:
         """
         state = self._base.copy()
         state.update(f"{key}\0{VALIDATION_ONLY}".encode())
-        return _shaped(state.hexdigest())
+        return _shape(state.hexdigest())
 
 
-def _shaped(text: str) -> str:
-    # wire: the server takes only uuids whose version and variant digits are set (v4 here).
+def _shape(text: str) -> str:
+    # zstack/README.md 4: the server takes only uuids whose version and variant digits are set (v4 here).
     return f"{text[:12]}4{text[13:16]}{_VARIANTS[text[17]]}{text[17:32]}"
 
 
@@ -90,7 +71,7 @@ def encode_body(params: dict[str, JsonValue], system_tags: tuple[str, ...], user
         body["systemTags"] = system_tags
     if user_tags:
         body["userTags"] = user_tags
-    return _encode(body)
+    return _encode(body).encode("ascii")
 
 
 def check_request(clone: Clone, identities: Identities) -> Clone:
@@ -105,6 +86,11 @@ def check_request(clone: Clone, identities: Identities) -> Clone:
 def clone_digest(source_uuid: str, body: bytes) -> str:
     """Return 32 hex digits over what is sent, to notice a target that was changed after it was sent."""
     return _sha256(source_uuid.encode() + b"\0" + body).hexdigest()[:DIGEST_HEX]
+
+
+def digest_part(plan_digest: str, label: str) -> str:
+    """Return 32 hex digits of the part of a plan that ``label`` names: never those of the whole plan."""
+    return _sha256(f"{plan_digest}\n{label}".encode()).hexdigest()[:DIGEST_HEX]
 
 
 class PlanDigest:
@@ -132,3 +118,67 @@ class PlanDigest:
     def hexdigest(self) -> str:
         """Return 32 hex digits over all clones added so far."""
         return f"{self._sum % _MODULUS:032x}"
+
+
+def regenerate(plan: Plan, generation: Callable[[str], int]) -> Plan:
+    """Return the plan in which each clone has the uuid of its key's ``generation``, unless the user gave it one.
+
+    The plan's digest stays: generations belong to the run and not to the job file.
+    """
+    identities = Identities(plan.job, plan.run)
+
+    def clones() -> Iterator[Clone]:
+        return (regenerate_clone(clone, identities, generation(clone.key)) for clone in plan.clones())
+
+    return replace(plan, clones=clones)
+
+
+def regenerate_clone(clone: Clone, identities: Identities, generation: int) -> Clone:
+    """Return the clone of a generation, counted from 0; one with a uuid of the user's own has no other."""
+    if clone.is_given or not generation:
+        return clone
+    uuid = identities.of(clone.key, generation=generation)
+    found = json.loads(clone.body)
+    tags = (tuple(found.get(name, ())) for name in ("systemTags", "userTags"))
+    body = encode_body({**found["params"], "resourceUuid": uuid}, *tags)
+    return clone._replace(resource_uuid=uuid, body=body, digest=clone_digest(clone.source_uuid, body))
+
+
+class RunTags:
+    """The tags of one run: ``zclone::<job>::<run>::<key>``."""
+
+    def __init__(self, job: str, run: str) -> None:
+        """Neither name may hold a colon."""
+        self.prefix = f"zclone::{job}::{run}::"
+        """What all tags of the run, and no others, begin with."""
+
+    def of(self, key: str) -> str:
+        """Return the tag of a target; ``sha256:`` and a hash stand for a key that the server could not keep as it is.
+
+        It trims texts, refuses what is too long, and often characters above U+FFFF.
+        """
+        tag = self.prefix + key
+        if len(tag) <= _LONGEST_TAG and tag == tag.strip() and max(tag) <= _LAST_CHARACTER:
+            return tag
+        return f"{self.prefix}sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+    def key_of(self, tag: str) -> str | None:
+        """Return the key of a tag of the run; None where a hash stands for it."""
+        name = tag.removeprefix(self.prefix)
+        return None if _HASH.fullmatch(name) else name
+
+    def add(self, clone: Clone) -> Clone:
+        """Return the clone with its tag in the body; its digest stays, since whether a run tags is no part of it."""
+        body = json.loads(clone.body)
+        tags = dict.fromkeys((*body.get("userTags", ()), self.of(clone.key)))
+        return clone._replace(body=encode_body(body["params"], tuple(body.get("systemTags", ())), tuple(tags)))
+
+
+def tag_clones(plan: Plan) -> Plan:
+    """Return the plan with each clone's tag in its body."""
+    tags = RunTags(plan.job, plan.run)
+
+    def clones() -> Iterator[Clone]:
+        return map(tags.add, plan.clones())
+
+    return replace(plan, clones=clones)

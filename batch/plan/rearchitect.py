@@ -1,17 +1,17 @@
-"""A clone's images and GPU specs for other hardware, derived from its source's own, and which rules that took."""
+"""A clone's images and GPU specs for other hardware, derived from its source's own, and how far the rules reach."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from batch.jobfile.problems import shorten
+from batch.jobfile.problems import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from batch.jobfile.rearchitect import Rearchitect, Rule
-    from batch.jobfile.vendors import VendorRule
-    from batch.model import JsonValue
+    from batch.jobfile.job import Target
+    from batch.jobfile.rearchitect import ImageRule, Rearchitect, VendorRule
+    from batch.model import JsonValue, Pins, Place
 
 IMAGES_FIELD = "modelServiceImages"
 """Of a source's inventory."""
@@ -29,8 +29,8 @@ class Images:
     def __init__(self, asked: Rearchitect) -> None:
         """Sort the rules of each architecture by the length of their prefix."""
         self.to = asked.to
-        self.used: set[Rule] = set()
-        self._rules: dict[str, dict[str, Rule]] = {name: {} for name in asked.to}
+        self.used: set[ImageRule] = set()
+        self._rules: dict[str, dict[str, ImageRule]] = {name: {} for name in asked.to}
         for rule in asked.rules:
             self._rules[rule.architecture][rule.prefix] = rule
         self._lengths = {
@@ -49,9 +49,9 @@ class Images:
 
     def _image(self, architecture: str, images: list[dict[str, JsonValue]]) -> JsonValue:
         """Derive one image from all of the source's that a rule matches, or take the source's own for it."""
-        # wire: answers write x86_64 where requests write X86_64.
+        # zstack/README.md 4: answers write x86_64 where requests write X86_64.
         own = [row for row in images if str(row.get("cpuArchitecture", "")).upper() == architecture]
-        derived = [self._derived(str(row.get("dockerImage") or ""), architecture) for row in own or images]
+        derived = [self._derive(str(row.get("dockerImage") or ""), architecture) for row in own or images]
         made: list[JsonValue] = [image for image in derived if image is not None]
         if len(own) == 1 and not made:
             kept = {name: own[0][name] for name in ("vmImageUuid", "dockerImage") if own[0].get(name)}
@@ -60,12 +60,12 @@ class Images:
             name = next(
                 str(row.get("dockerImage")) for row, image in zip(own or images, derived, strict=True) if not image
             )
-            raise UncoveredError(f"no rule matches the source's image {shorten(name)}, so {architecture} has no image")
+            raise UncoveredError(f"no rule matches the source's image {quote(name)}, so {architecture} has no image")
         if any(image != made[0] for image in made):
             raise UncoveredError(f"the source's images give {len(made)} different ones for {architecture}")
         return made[0]
 
-    def _derived(self, name: str, architecture: str) -> JsonValue:
+    def _derive(self, name: str, architecture: str) -> JsonValue:
         rules = self._rules.get(architecture, {})
         for length in self._lengths.get(architecture, ()):
             rule = rules.get(name[:length])
@@ -97,11 +97,11 @@ class Vendors:
             return None
         made: dict[str, dict[str, None]] = {}
         for vendor, own in found.items():
-            name, specs = self._derived(vendor, own)
+            name, specs = self._derive(vendor, own)
             made.setdefault(name, {}).update(dict.fromkeys(specs))
         return {name: list(specs) for name, specs in made.items()}
 
-    def _derived(self, vendor: str, own: JsonValue) -> tuple[str, tuple[str, ...]]:
+    def _derive(self, vendor: str, own: JsonValue) -> tuple[str, tuple[str, ...]]:
         folded = vendor.casefold()
         for rule in self._rules:
             if folded.startswith(rule.prefix.casefold()):
@@ -109,4 +109,59 @@ class Vendors:
                 return rule.to, rule.specs
         if folded in self._wanted and isinstance(own, list):
             return self._wanted[folded], tuple(map(str, own))
-        raise UncoveredError(f"no rule matches the source's GPU vendor {shorten(vendor)}")
+        raise UncoveredError(f"no rule matches the source's GPU vendor {quote(vendor)}")
+
+
+class Coverage(NamedTuple):
+    """Distinct sources that need something derived, and the rules none of them needs."""
+
+    to: str
+    """What they are derived for."""
+    covered: int
+    uncovered: tuple[str, ...]
+    unused: tuple[tuple[Place, str], ...]
+    """Where each idle rule stands, and what it is for."""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report; the uncovered are spelt out by the plan's problems."""
+        total = self.covered + len(self.uncovered)
+        rest = f", {len(self.uncovered)} are not" if self.uncovered else ""
+        yield f"rearchitect to {self.to}: {self.covered} of {total} sources are covered{rest}"
+        for place, rule in self.unused:
+            yield f"{place.file}:{place.line}:{place.column}: rearchitect: the rule for {rule} matches nothing"
+
+
+def measure_coverage(asked: Rearchitect, pins: Pins, targets: Callable[[], Iterable[Target]]) -> Iterator[Coverage]:
+    """Try the rules on every source that is pinned; ``targets`` streams the job's targets."""
+    if asked.to:
+        images = Images(asked)
+        covered, uncovered = _count(targets(), pins, "architectureImages", lambda source: images.of(source, images.to))
+        idle = [rule for rule in asked.rules if rule not in images.used]
+        unused = tuple((rule.place, f"{rule.architecture} from {quote(rule.prefix)}") for rule in idle)
+        yield Coverage(", ".join(asked.to), covered, uncovered, unused)
+    if asked.vendors:
+        vendors = Vendors(asked.vendors)
+        covered, uncovered = _count(targets(), pins, SPECS, vendors.of)
+        unwanted = [rule for rule in asked.vendors if rule not in vendors.used]
+        unused = tuple((rule.place, f"the GPU vendor {quote(rule.prefix)}") for rule in unwanted)
+        names = ", ".join(dict.fromkeys(rule.to for rule in asked.vendors))
+        yield Coverage(f"GPUs of {names}", covered, uncovered, unused)
+
+
+def _count(
+    targets: Iterable[Target], pins: Pins, param: str, derive: Callable[[Mapping[str, JsonValue]], JsonValue]
+) -> tuple[int, tuple[str, ...]]:
+    """Derive ``param`` for every source of a target that does not give it; those that have nothing do not count."""
+    covered: set[str] = set()
+    uncovered: dict[str, None] = {}
+    for target in targets:
+        params = {**target.entry.base.params, **target.layer.params}
+        source = pins.sources.get(target.uuid)
+        if source is None or params.get(param) is not None:
+            continue
+        try:
+            if derive(source) is not None:
+                covered.add(target.uuid)
+        except UncoveredError:
+            uncovered[target.uuid] = None
+    return len(covered), tuple(uncovered)

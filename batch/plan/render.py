@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import string
-import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from batch.jobfile.envelope import VARIABLE_PATTERN
 from batch.jobfile.problems import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import tzinfo
 
     from batch.model import JsonValue
 
@@ -24,15 +26,19 @@ class RenderError(Exception):
     """A text cannot be rendered; the message says why."""
 
 
+class MissingSourceError(RenderError):
+    """The source does not exist on the server, whatever field of it is needed."""
+
+
 class _Template(string.Template):
     """``${name}`` and ``$$`` only: a dollar before anything else is a dollar."""
 
-    pattern = r"""
+    pattern = rf"""
     \$(?:
       (?P<escaped>\$)
-    | \{(?P<braced>[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*)\}
+    | \{{(?P<braced>{VARIABLE_PATTERN})\}}
     | (?P<named>(?!))
-    | (?P<invalid>\{)
+    | (?P<invalid>\{{)
     )
     """  # type: ignore[assignment]  # string.Template compiles it when the class is made
 
@@ -40,11 +46,15 @@ class _Template(string.Template):
 class Scope:
     """The names one target can use; nearer hide farther: columns, matrix, vars, then date, time, run, name."""
 
-    __slots__ = ("_names", "_source")
+    __slots__ = ("_names", "_source", "_uuid")
 
-    def __init__(self, names: Mapping[str, str], source: Callable[[], Mapping[str, JsonValue]]) -> None:
-        """``source`` is called only when a ``${source.…}`` is met; it may raise RenderError."""
+    def __init__(self, names: Mapping[str, str], uuid: str, source: Callable[[str], Mapping[str, JsonValue]]) -> None:
+        """``source`` is called, with the source's ``uuid``, only when another field of it is met.
+
+        It may raise RenderError.
+        """
         self._names = names
+        self._uuid = uuid
         self._source = source
 
     def __getitem__(self, name: str) -> str:
@@ -59,9 +69,10 @@ class Scope:
         return value
 
     def _source_field(self, name: str) -> str:
-        fields = self._source()
         field = name.removeprefix(SOURCE)
-        value = fields.get(field)
+        if field == "uuid":
+            return self._uuid
+        value = self._source(self._uuid).get(field)
         if isinstance(value, (dict, list)):
             raise RenderError(f"the source's {field} is not one value")
         if value is None:
@@ -99,14 +110,14 @@ class RunNames(NamedTuple):
     """The names that belong to the run: the same on every resume, since its start is fixed."""
 
     date: str
-    """Of the run's start, UTC, such as 2026-11-23."""
+    """Of the run's start in the job's timezone, such as 2026-11-23."""
     time: str
-    """Of the run's start, UTC, such as 010203."""
+    """Of the same, such as 010203; a ``b`` is behind it where the clock shows that time of day for the second time."""
     name: str
     """Of the job."""
 
     @classmethod
-    def at(cls, started_at: float, name: str) -> RunNames:
+    def at(cls, started_at: float, name: str, zone: tzinfo) -> RunNames:
         """``started_at``: seconds since the epoch."""
-        moment = time.gmtime(started_at)
-        return cls(time.strftime("%Y-%m-%d", moment), time.strftime("%H%M%S", moment), name)
+        moment = datetime.fromtimestamp(started_at, zone)
+        return cls(moment.date().isoformat(), moment.strftime("%H%M%S") + "b" * moment.fold, name)

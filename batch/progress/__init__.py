@@ -1,7 +1,22 @@
 """Progress: a live view on a terminal, a heartbeat in the log elsewhere; both only read what the manifest counts."""
 
-from batch.progress.board import Board, Failure, Snapshot
-from batch.progress.picture import picture
-from batch.progress.views import BEAT, heartbeat, live, new_view, silent, ticking
+from batch.progress.board import Board, Failure, Snapshot, Waiting, first_sent, time_left
+from batch.progress.frame import draw_frame
+from batch.progress.views import BEAT, heartbeat, live, new_view, no_view, show_until, ticking
 
-__all__ = ["BEAT", "Board", "Failure", "Snapshot", "heartbeat", "live", "new_view", "picture", "silent", "ticking"]
+__all__ = [
+    "BEAT",
+    "Board",
+    "Failure",
+    "Snapshot",
+    "Waiting",
+    "draw_frame",
+    "first_sent",
+    "heartbeat",
+    "live",
+    "new_view",
+    "no_view",
+    "show_until",
+    "ticking",
+    "time_left",
+]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from rich.console import Group
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType
 
 from batch.progress.board import SETTLED
-from batch.progress.picture import picture
+from batch.progress.frame import draw_frame
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from rich.console import Console
+    from rich.text import Text
 
-    from batch.progress.board import Board, Snapshot
+    from batch.progress.board import Board, Snapshot, Waiting
 
 _FIRST_BEAT: Final = 2.0
 BEAT: Final = 15.0
@@ -29,7 +34,7 @@ _PATIENCE: Final = 0.5
 
 
 @asynccontextmanager
-async def silent() -> AsyncIterator[None]:
+async def no_view() -> AsyncIterator[None]:
     """Show nothing."""
     yield
 
@@ -53,22 +58,42 @@ def _log_beat(seen: Snapshot) -> None:
         limit=seen.limit,
         eta_seconds=None if seen.eta is None else round(seen.eta),
         eta_p90_seconds=None if seen.eta_late is None else round(seen.eta_late),
+        **({} if seen.lowered_to is None else {"lowered_to": round(seen.lowered_to, 2)}),
+        **_waiting(seen.waiting),
     )
 
 
+def _waiting(waiting: Waiting | None) -> dict[str, object]:
+    if waiting is None:
+        return {}
+    known = {
+        "waiting_for": waiting.key,
+        "waiting_seconds": round(waiting.seconds),
+        "at_most_seconds": None if waiting.left is None else round(waiting.left),
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
 @asynccontextmanager
-async def live(board: Board, view: Live) -> AsyncIterator[None]:
-    """Redraw the view four times a second, and once more at the end.
+async def live(board: Board, view: Live, *, has_blocks: bool = False) -> AsyncIterator[None]:
+    """Redraw the view four times a second, and once more at the end; ``has_blocks`` as for ``draw_frame``.
 
     A terminal that went away ends it quietly, and one that takes no output misses frames and holds up nothing.
     """
     pen = _Pen()
+    before: list[Text] = []
 
     def draw() -> None:
         size = view.console.size
         # The last line is the cursor's once the view ends.
-        frame = picture(board.look(), width=size.width, height=max(1, size.height - 1))
-        pen.use(lambda: view.update(frame, refresh=True))
+        frame = draw_frame(board.look(), width=size.width, height=max(1, size.height - 1), has_blocks=has_blocks)
+
+        def show() -> None:
+            erase_folds(view.console, before, width=size.width)
+            before[:] = frame
+            view.update(Group(*frame), refresh=True)
+
+        pen.use(show)
 
     pen.use(view.start)
     try:
@@ -80,6 +105,25 @@ async def live(board: Board, view: Live) -> AsyncIterator[None]:
         pen.wait()
         pen.use(view.stop)
         pen.wait()
+
+
+def show_until(look: Callable[[], Snapshot | None], view: Live, *, every: float, has_blocks: bool) -> None:
+    """Draw what ``look`` returns every ``every`` seconds until that is None; a terminal that went away ends it too."""
+    before: list[Text] = []
+    with suppress(OSError), view:
+        while (seen := look()) is not None:
+            size = view.console.size
+            erase_folds(view.console, before, width=size.width)
+            before = draw_frame(seen, width=size.width, height=max(1, size.height - 1), has_blocks=has_blocks)
+            view.update(Group(*before), refresh=True)
+            time.sleep(every)
+
+
+def erase_folds(console: Console, lines: Iterable[Text], *, width: int) -> None:
+    """Erase the rows that a terminal made more of ``lines`` when it became narrower: rich counts each as one row."""
+    folds = sum((line.cell_len - 1) // max(1, width) for line in lines if line.cell_len)
+    if folds:
+        console.control(Control(*[(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)] * folds))
 
 
 class _Pen:
@@ -125,5 +169,5 @@ async def ticking(action: Callable[[], None], first: float, every: float) -> Asy
 
 
 def new_view(console: Console) -> Live:
-    """Make the view of ``live``; it redraws only when told, in the run's own loop."""
+    """Make the view of ``live``; it redraws only on request, in the run's own loop."""
     return Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)

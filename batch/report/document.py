@@ -4,35 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from batch.errors import EndReason
 from batch.model import State
 from batch.report.failures import failures
 from batch.report.figures import figures
-from batch.report.listing import COLUMNS, fields
-from batch.report.text import iso, to_json
+from batch.report.listing import COLUMNS, row_values
+from batch.report.text import iso
+from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, array, describe, document, record
+from batch.text import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batch.model import JsonValue
-    from batch.report.chronicle import Chronicle
+    from batch.report.data import ReportData
     from batch.report.failures import Failures
+    from batch.schema import Schema
+    from batch.zstack.classify import Language
 
 FORMAT: Final = "zclone-report"
 VERSION: Final = 1
 
 
-def json_report(chronicle: Chronicle, *, at: float) -> Iterator[str]:
-    """Yield the document, a target a line; ``at``: when it is written, seconds since the epoch."""
-    yield to_json(_head(chronicle, at)).removesuffix("}") + ', "targets": ['
+def json_report(report: ReportData, *, at: float, language: Language = "en") -> Iterator[str]:
+    """Yield the document, a target a line; ``at``: when it is written, in seconds since the epoch."""
+    yield to_json(_head(report, at)).removesuffix("}") + ', "targets": ['
     separator = "\n"
-    for course in chronicle.courses:
-        yield separator + to_json(fields(course.row()))
+    for target in report.targets:
+        yield separator + to_json(row_values(target.row(), language))
         separator = ",\n"
     yield "\n]}\n"
 
 
-def _head(chronicle: Chronicle, at: float) -> dict[str, JsonValue]:
-    known, header, plan = figures(chronicle), chronicle.header, chronicle.plan
+def _head(report: ReportData, at: float) -> dict[str, JsonValue]:
+    known, header, plan = figures(report), report.header, report.plan
     counts: dict[str, JsonValue] = {state.value: known.counts[state] for state in State}
     return {
         "format": FORMAT,
@@ -47,10 +52,12 @@ def _head(chronicle: Chronicle, at: float) -> dict[str, JsonValue]:
         "last_at": iso(known.until),
         "seconds": round(known.seconds, 3),
         "plan_digest": None if plan is None else plan.digest,
-        "exit_code": int(known.exit_code),
+        "exit_code": known.exit_code,
+        "reason": known.reason,
         "retries": known.retries,
         "counts": counts,
-        "failures": [_failure(group) for group in failures(chronicle)],
+        "failures": [_failure(group) for group in failures(report)],
+        "verification": None if report.verification is None else report.verification.document,
     }
 
 
@@ -65,42 +72,40 @@ def _failure(group: Failures) -> JsonValue:
     }
 
 
-_TEXT: Final[JsonValue] = {"type": "string"}
-_MAYBE: Final[JsonValue] = {"type": ["string", "null"]}
-_COUNT: Final[JsonValue] = {"type": "integer", "minimum": 0}
-_TIME: Final[JsonValue] = {"type": ["string", "null"], "description": "ISO 8601, UTC, milliseconds"}
+_TIME: Final = describe(MAYBE_TEXT, "ISO 8601, UTC, milliseconds")
 
 
-def report_schema() -> dict[str, JsonValue]:
+def report_schema() -> Schema:
     """Return the schema of the document; readers must ignore fields they do not know."""
-    states: JsonValue = {"enum": [state.value for state in State]}
-    failure: dict[str, JsonValue] = {
+    states: Schema = {"enum": [state.value for state in State]}
+    failure: dict[str, Schema] = {
         "state": states,
-        "code": _MAYBE,
-        "cause": _TEXT,
-        "count": _COUNT,
-        "keys": {"type": "array", "items": _TEXT, "description": "the first of them"},
-        "command": {"type": "string", "description": "what to run next"},
+        "code": MAYBE_TEXT,
+        "cause": TEXT,
+        "count": COUNT,
+        "keys": describe(array(TEXT), "the first of them"),
+        "command": describe(TEXT, "what to run next"),
     }
-    kinds: dict[str, JsonValue] = {"key": _TEXT, "source_uuid": _TEXT, "state": states, "attempts": _COUNT}
-    times: dict[str, JsonValue] = {"started_at": _TIME, "settled_at": _TIME}
-    target: dict[str, JsonValue] = dict.fromkeys(COLUMNS, _MAYBE) | kinds | times
-    head: dict[str, JsonValue] = {
+    kinds: dict[str, Schema] = {"key": TEXT, "source_uuid": TEXT, "state": states, "attempts": COUNT}
+    times: dict[str, Schema] = {"started_at": _TIME, "settled_at": _TIME}
+    target: dict[str, Schema] = dict.fromkeys(COLUMNS, MAYBE_TEXT) | kinds | times
+    head: dict[str, Schema] = {
         "format": {"const": FORMAT},
         "version": {"const": VERSION},
-        **dict.fromkeys(("job", "run", "endpoint", "tool"), _TEXT),
-        "simulated": {"type": "boolean", "description": "a rehearsal on the embedded node"},
+        **dict.fromkeys(("job", "run", "endpoint", "tool"), TEXT),
+        "simulated": describe(FLAG, "a rehearsal on the embedded node"),
         **dict.fromkeys(("written_at", "began_at", "last_at"), _TIME),
         "seconds": {"type": "number", "minimum": 0, "description": "while a process ran"},
-        "plan_digest": _MAYBE,
-        "exit_code": {"type": "integer", "description": "what a run that ended so would exit with"},
-        "retries": _COUNT,
-        "counts": _object({state.value: _COUNT for state in State}),
-        "failures": {"type": "array", "items": _object(failure)},
-        "targets": {"type": "array", "items": _object(target)},
+        "plan_digest": MAYBE_TEXT,
+        "exit_code": {
+            "type": ["integer", "null"],
+            "description": "what a run that ended so would exit with; null where no run is recorded yet",
+        },
+        "reason": {"enum": [*EndReason, None], "description": "why the last process ended early"},
+        "retries": COUNT,
+        "counts": record({state.value: COUNT for state in State}),
+        "verification": {"type": ["object", "null"], "description": "what `zclone verify -o json` wrote"},
+        "failures": array(record(failure)),
+        "targets": array(record(target)),
     }
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "A zclone report", **_object(head)}
-
-
-def _object(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    return {"type": "object", "properties": properties, "required": [*properties]}
+    return document("A zclone report", record(head))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import ExitCode
+from batch.errors import HELD_BACK, EndReason, ExitCode
 from batch.model import Handed, State
 
 if TYPE_CHECKING:
@@ -16,15 +16,27 @@ NOT_CLONED: Final = (State.FAILED, State.CONFLICT, State.UNDONE)
 """States that a rerun leaves alone, though there is no clone."""
 
 _NONE: Final = Handed()
+REFUSED: Final = frozenset({EndReason.DENIED, EndReason.RESOURCE_UUID})
+"""Reasons for which a rerun comes to the same end."""
+_IN_DOUBT: Final = (State.SENT, State.ACCEPTED, State.UNCERTAIN)
 
 
-def exit_code(counts: Mapping[State, int], handed: Handed = _NONE) -> ExitCode:
-    """Return 0 only if every target is cloned and handed over, 4 while a rerun has something to do, 3 otherwise.
+def exit_code(
+    counts: Mapping[State, int], handed: Handed = _NONE, reason: EndReason | None = None, *, overdue: int = 0
+) -> ExitCode:
+    """Return 0 only if every target is cloned and handed over, 4 while a rerun can settle anything, 3 otherwise.
 
-    A rerun tries again what the server refused to hand over; nothing but that being left is 3.
+    A rerun tries again what the server refused to hand over; nothing but that being left is 3. ``reason``: why the
+    last process ended early; ``overdue``: how many of the uncertain no rerun settles by itself.
     """
-    if handed.open or any(counts.get(state) for state in UNFINISHED):
+    is_left = bool(handed.open or counts.get(State.PLANNED))
+    in_doubt = sum(counts.get(state, 0) for state in _IN_DOUBT) - overdue
+    if reason is EndReason.RESOURCE_UUID:
+        return ExitCode.FAILED
+    if not in_doubt and (reason in REFUSED or (is_left and reason in HELD_BACK)):
+        return ExitCode.FAILED
+    if is_left or in_doubt:
         return ExitCode.UNFINISHED
-    if handed.refused or any(counts.get(state) for state in NOT_CLONED):
+    if overdue or handed.refused or any(counts.get(state) for state in NOT_CLONED):
         return ExitCode.FAILED
     return ExitCode.OK

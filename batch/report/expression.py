@@ -33,7 +33,7 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class KeyRange:
     """Targets whose key falls into a share of all; the same ones each time, whatever the others are."""
 
     start: float
@@ -50,7 +50,7 @@ class Filter:
     """Everything a target must meet to be chosen."""
 
     terms: tuple[Term, ...] = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[KeyRange, ...] = ()
     label: str = ""
     """The filter as it was written."""
 
@@ -79,11 +79,11 @@ def read_filter(only: Iterable[str], *, shard: str | None, fields: Collection[st
     Raises UsageError naming the term that cannot be read, or whose field is none of ``fields``.
     """
     terms: list[Term] = []
-    parts: list[Part] = []
+    parts: list[KeyRange] = []
     words = [word for expression in only for word in expression.split()]
     for word in words:
         if sample := _SAMPLE.fullmatch(word):
-            parts.append(Part(0.0, float(sample["percent"]) / 100))
+            parts.append(KeyRange(0.0, float(sample["percent"]) / 100))
         elif (term := _TERM.fullmatch(word)) and term["field"] in fields:
             terms.append(Term(term["field"], term["pattern"], bool(term["is_not"])))
         else:
@@ -98,17 +98,17 @@ def _refusal(word: str, fields: Collection[str]) -> str:
     known = ", ".join(f"{field}=" for field in sorted(fields))
     term = _TERM.fullmatch(word)
     if term is not None and term["field"] == "tag":
-        why = "tags are in the job file, not in the manifest: zclone run and zclone retry take tag="
+        why = "a manifest has no tags: use tag= with zclone run or zclone retry"
     elif term is not None and term["field"] in ("state", "code"):
-        why = "a plan has no results yet: zclone retry and zclone list take both"
+        why = "a plan has no results yet: use it with zclone retry or zclone list"
     else:
         why = f"{known} (or != ; * stands for anything) or sample:1%"
-    return f"{word!r} is no filter here: {why}"
+    return f"{word!r} is not a filter here: {why}"
 
 
-def read_shard(text: str) -> Part:
+def read_shard(text: str) -> KeyRange:
     """Read ``K/N``: K counts from 0. Raises UsageError."""
     found = _SHARD.fullmatch(text)
     if found is None or not 0 <= (number := int(found["number"])) < (of := int(found["of"])):
-        raise UsageError(f"--shard: {text!r} is no K/N with K from 0 to N-1, such as 0/4")
-    return Part(number / of, (number + 1) / of)
+        raise UsageError(f"--shard: {text!r} is not K/N with K from 0 to N-1, such as 0/4")
+    return KeyRange(number / of, (number + 1) / of)

@@ -7,13 +7,15 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batch.model import State
+from batch.model import QUARANTINED, State
+from batch.text import shell_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from batch.manifest import Header
-    from batch.report.chronicle import Chronicle, Course
+    from batch.report.data import ReportData, TargetData
 
 _EXAMPLES: Final = 5
 _VARYING: Final = re.compile(
@@ -46,35 +48,36 @@ def cause_of(error: str) -> str:
     return _VARYING.sub(lambda found: "<uuid>" if found["uuid"] else "<n>", error)
 
 
-def failures(chronicle: Chronicle) -> list[Failures]:
+def failures(report: ReportData) -> list[Failures]:
     """Return the groups, the largest first."""
-    groups: dict[tuple[State, str, str], list[Course]] = {}
-    for course in chronicle.courses:
-        if course.state in _BAD or course.is_refused:
-            kind = (course.state, course.error_code or "", cause_of(course.error or ""))
-            groups.setdefault(kind, []).append(course)
-    found = [_group(chronicle, kind, courses) for kind, courses in groups.items()]
+    groups: dict[tuple[State, str, str], list[TargetData]] = {}
+    for target in report.targets:
+        if target.state in _BAD or target.is_refused:
+            kind = (target.state, target.error_code or "", cause_of(target.error or ""))
+            groups.setdefault(kind, []).append(target)
+    found = [_group(report, kind, targets) for kind, targets in groups.items()]
     return sorted(found, key=lambda group: (-group.count, group.code, group.cause))
 
 
-def _group(chronicle: Chronicle, kind: tuple[State, str, str], courses: list[Course]) -> Failures:
+def _group(report: ReportData, kind: tuple[State, str, str], targets: list[TargetData]) -> Failures:
     state, code, cause = kind
     return Failures(
         state=state,
         code=code,
         cause=cause,
-        count=len(courses),
-        keys=tuple(course.key for course in courses[:_EXAMPLES]),
-        error=courses[0].error or "",
-        command=command_for(chronicle.header, chronicle.path, state, code),
+        count=len(targets),
+        keys=tuple(target.key for target in targets[:_EXAMPLES]),
+        error=targets[0].error or "",
+        command=command_for(report.header, report.path, state, code),
     )
 
 
 def command_for(header: Header, manifest: Path, state: State, code: str = "") -> str:
     """Return the command line that goes on with such targets; ``JOB`` stands where the manifest knows no job file."""
-    words = ["zclone", "retry" if state in (State.FAILED, State.CONFLICT) else "run", header.job_file or "JOB"]
-    if words[1] == "retry":
-        words += [*(["--state", "conflict"] if state is State.CONFLICT else []), *(["--code", code] if code else [])]
+    words: list[str] = []
+    is_retry = state in (State.FAILED, State.CONFLICT) or code == QUARANTINED
+    if is_retry:
+        words += [*(["--state", state.value] if state is not State.FAILED else []), *(["--code", code] if code else [])]
     words += ["--simulate"] if header.simulated else []
     words += ["--run", header.run] if header.run != "default" else []
     # Without its part of the targets, the command would do those of the other parts as well.
@@ -82,7 +85,14 @@ def command_for(header: Header, manifest: Path, state: State, code: str = "") ->
     words += ["--shard", f"{part[1]}/{part[2]}"] if part else []
     if manifest.name != _default_name(header, part[0] if part else ""):
         words += ["--manifest", str(manifest)]
-    return shlex.join(words)
+    job = shell_path(header.job_file or "JOB")
+    return " ".join(["zclone", "retry" if is_retry else "run", job, *map(shlex.quote, words)])
+
+
+def retry_command(header: Header, manifest: Path, counts: Mapping[State, int]) -> str:
+    """Return the command line that tries again what failed, or what is in conflict where nothing did."""
+    is_conflict = counts.get(State.CONFLICT) and not counts.get(State.FAILED)
+    return command_for(header, manifest, State.CONFLICT if is_conflict else State.FAILED)
 
 
 def _default_name(header: Header, part: str) -> str:

@@ -1,19 +1,23 @@
-"""The figures of a chronicle that every format shows."""
+"""The figures of a report that every format shows."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from batch.manifest.handovers import counted
-from batch.model import State
-from batch.report.exits import exit_code
+from batch.manifest.handovers import estimate_hand_overs
+from batch.model import State, waits_for_operator
+from batch.report.exits import REFUSED, exit_code
 
 if TYPE_CHECKING:
-    from batch.errors import ExitCode
+    from batch.errors import EndReason, ExitCode
     from batch.model import Handed
-    from batch.report.chronicle import Chronicle
+    from batch.report.data import ReportData
+
+
+NO_RUN: Final = "no run recorded yet"
+"""What is said of a manifest whose process was killed before it recorded its plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +34,46 @@ class Figures:
     seconds: float
     """While a process ran; the pauses between processes are left out."""
     handed: Handed
+    overdue: int
+    """How many of the uncertain no rerun settled by itself, at the last thing on record."""
+    is_recorded: bool
+    """Whether any process came so far as to record its plan."""
+    reason: EndReason | None
+    """Why the last process ended early; None where it did not, runs, or was killed."""
 
     @property
-    def exit_code(self) -> ExitCode:
-        """What a run that ended so would exit with."""
-        return exit_code(self.counts, self.handed)
+    def targets(self) -> int:
+        """Targets of the job; those that were withdrawn are none."""
+        return self.counts.total() - self.counts[State.WITHDRAWN]
+
+    @property
+    def exit_code(self) -> ExitCode | None:
+        """What a run that ended so would exit with; None where no run is recorded yet."""
+        if not self.is_recorded:
+            return None
+        return exit_code(self.counts, self.handed, self.reason, overdue=self.overdue)
 
 
-def figures(chronicle: Chronicle) -> Figures:
+def figures(report: ReportData) -> Figures:
     """Count once over every target."""
-    sends = [sum(len(span.sent_at) for span in course.spans) for course in chronicle.courses]
-    began = min((process.started.at for process in chronicle.processes), default=chronicle.header.created_at)
-    counts = Counter(course.state for course in chronicle.courses)
-    tried = [course for course in chronicle.courses if course.hand_over is not None and course.state is State.CLONED]
-    refused = sum(course.is_refused for course in tried)
+    sends = [sum(len(span.sent_at) for span in target.spans) for target in report.targets]
+    began = min((process.started.at for process in report.processes), default=report.header.created_at)
+    counts = Counter(target.state for target in report.targets)
+    tried = [target for target in report.targets if target.hand_over is not None and target.state is State.CLONED]
+    refused = sum(target.is_refused for target in tried)
+    ended = report.processes[-1].ended if report.processes else None
+    reason = None if ended is None else ended.code
+    until = max((process.last_at for process in report.processes), default=began)
+    lasts = [target.last for target in report.targets if target.last is not None]
+    estimated = estimate_hand_overs(report.plan, counts, done=len(tried) - refused, refused=refused)
     return Figures(
         counts=counts,
         retries=sum(sends) - sum(1 for number in sends if number),
         began=began,
-        until=max((process.last_at for process in chronicle.processes), default=began),
-        seconds=sum(max(0.0, process.last_at - process.started.at) for process in chronicle.processes),
-        handed=counted(chronicle.plan, counts, done=len(tried) - refused, refused=refused),
+        until=until,
+        seconds=sum(max(0.0, process.last_at - process.started.at) for process in report.processes),
+        handed=estimated if ended is None or ended.handed is None else ended.handed,
+        overdue=sum(waits_for_operator(last, until, is_refused=reason in REFUSED) for last in lasts),
+        is_recorded=report.plan is not None or bool(counts),
+        reason=reason,
     )

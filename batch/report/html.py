@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 from functools import cache
-from html import escape
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Final
@@ -16,41 +16,53 @@ from batch.report.exits import UNFINISHED
 from batch.report.failures import failures
 from batch.report.figures import figures
 from batch.report.page_data import page_data
-from batch.report.text import clean, duration, iso
+from batch.report.text import duration, iso
 from batch.report.words import CHINESE, ENGLISH
+from batch.text import escape
+from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch.report.chronicle import Chronicle, Process
+    from batch.report.data import Process, ReportData
     from batch.report.failures import Failures
     from batch.report.figures import Figures
+    from batch.zstack.classify import Language
 
-_VERDICTS: Final = {ExitCode.OK: "all_cloned", ExitCode.FAILED: "some_failed", ExitCode.UNFINISHED: "unfinished"}
+_VERDICTS: Final = {
+    ExitCode.OK: "all_cloned",
+    ExitCode.FAILED: "some_failed",
+    ExitCode.UNFINISHED: "unfinished",
+    None: "no_run",
+}
 _MOST_GROUPS: Final = 200
 _LONGEST: Final = 600
 
 
-def html_report(chronicle: Chronicle, *, at: float) -> str:
+def html_report(report: ReportData, *, at: float, language: Language = "en") -> str:
     """Return the page; ``at``: when it is written, seconds since the epoch."""
     style, script = _part("page.css"), _part("page.js")
-    known, header = figures(chronicle), chronicle.header
-    verdict = _VERDICTS[known.exit_code]
+    known, header = figures(report), report.header
+    verdict = "running" if report.is_running else _VERDICTS[known.exit_code]
+    groups = failures(report)
+    shown = _failures(groups, language)
     values = {
-        **{word: escape(text) for word, text in ENGLISH.items()},
+        **{word: html.escape(text) for word, text in ENGLISH.items()},
         "title": _text(f"{header.job} {header.run} | zclone"),
         "job": _text(header.job),
         "run": _text(header.run),
+        "run_word": ENGLISH["run"],
+        "times": _times(report, known),
         "tool": _text(header.tool),
         "verdict": verdict,
         "verdict_text": ENGLISH[verdict],
-        "subtitle": _subtitle(chronicle),
+        "subtitle": _subtitle(report),
         "cards": "".join(_cards(known)),
-        "failures_title": ENGLISH["failures"],
-        "failures": _failures(failures(chronicle)),
+        "failures_above": shown if groups else "",
+        "failures_below": ("" if groups else shown) + _verification(report),
         "environment_title": ENGLISH["environment"],
-        "environment": _facts(chronicle, at),
-        "data": page_data(chronicle, {"en": ENGLISH, "zh": CHINESE}),
+        "environment": _facts(report, at),
+        "data": page_data(report, {"en": ENGLISH, "zh": CHINESE}, language),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
@@ -69,15 +81,15 @@ def _hash(text: str) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(clean(str(value)))
+    return html.escape(escape(str(value)))
 
 
 def _word(word: str) -> str:
-    return f'<span data-t="{word}">{escape(ENGLISH[word])}</span>'
+    return f'<span data-t="{word}">{html.escape(ENGLISH[word])}</span>'
 
 
-def _subtitle(chronicle: Chronicle) -> str:
-    header = chronicle.header
+def _subtitle(report: ReportData) -> str:
+    header = report.header
     return _word("rehearsal") if header.simulated else _text(header.endpoint)
 
 
@@ -101,39 +113,72 @@ def _card(word: str, value: object) -> str:
     return f'<div class="card {lit}"><b>{shown}</b>{_word(word)}</div>'
 
 
-def _failures(groups: list[Failures]) -> str:
+def _times(report: ReportData, known: Figures) -> str:
+    """Return start, end and wall clock; the pauses between processes are part of that."""
+    end = _word("running") if report.is_running else _time(known.until)
+    wall = duration(max(0.0, known.until - known.began))
+    return f"{_time(known.began)} &ndash; {end} UTC &middot; {_word('wall')} {wall}"
+
+
+def _time(at: float) -> str:
+    exact = iso(at) or ""
+    return f'<time datetime="{exact}">{exact[:19].replace("T", " ")}</time>'
+
+
+def _failures(groups: list[Failures], language: Language) -> str:
+    title = f'<section id="failures"><h2>{_word("failures")}</h2>'
     if not groups:
-        return f"<p>{_word('none_failed')}</p>"
-    return "".join(map(_group, groups[:_MOST_GROUPS])) + (
-        f"<p>+ {len(groups) - _MOST_GROUPS}</p>" if len(groups) > _MOST_GROUPS else ""
+        return f"{title}<p>{_word('none_failed')}</p></section>\n"
+    return (
+        title
+        + "".join(_group(group, language) for group in groups[:_MOST_GROUPS])
+        + (f"<p>+ {len(groups) - _MOST_GROUPS}</p></section>\n" if len(groups) > _MOST_GROUPS else "</section>\n")
     )
 
 
-def _group(group: Failures) -> str:
+def _verification(report: ReportData) -> str:
+    found = report.verification
+    if found is None:
+        return ""
+    lines = "".join(f"<li><code>{_text(line)}</code></li>" for line in found.lines[:_MOST_GROUPS])
+    return (
+        f'<section id="verification"><h2>{_word("verification")}</h2><p>{_text(found.ended_at)}</p>'
+        f"<ul>{lines}</ul></section>\n"
+    )
+
+
+def _group(group: Failures, language: Language) -> str:
+    error = with_hint(group.code, group.error[:_LONGEST], language) or ""
     named = ", ".join(f"<code>{_text(key)}</code>" for key in group.keys)
     return (
         f'<div class="group {group.state.value}"><p><b>{group.count}</b> &times; {_word(group.state.value)} '
-        f"<code>{_text(group.code or '-')}</code> {_text(group.error[:_LONGEST])}</p>"
+        f"<code>{_text(group.code or '-')}</code> {_text(error)}</p>"
         f'<p class="hint">{_word("such_as")} {named}</p><pre><code>{_text(group.command)}</code></pre></div>'
     )
 
 
-def _facts(chronicle: Chronicle, at: float) -> str:
-    header, plan = chronicle.header, chronicle.plan
+def _facts(report: ReportData, at: float) -> str:
+    header, plan = report.header, report.plan
     rows = [("job", header.job), ("run", header.run), ("endpoint", header.endpoint), ("tool", header.tool)]
     rows += [("digest", plan.digest), ("inputs", plan.inputs)] if plan is not None else []
-    rows += [("manifest", chronicle.path.name), ("created", iso(header.created_at) or "")]
+    rows += [("manifest", report.path.name), ("created", iso(header.created_at) or "")]
     cells = "".join(f"<tr><td>{_word(word)}</td><td>{_text(value)}</td></tr>" for word, value in rows)
-    cells += "".join(map(_process, chronicle.processes))
-    if chronicle.torn_bytes:
-        cells += f"<tr><td>{_word('torn')}</td><td>{chronicle.torn_bytes}</td></tr>"
+    last = len(report.processes) - 1
+    cells += "".join(
+        _process(process, is_running=report.is_running and number == last)
+        for number, process in enumerate(report.processes)
+    )
+    if report.torn_bytes:
+        cells += f"<tr><td>{_word('torn')}</td><td>{report.torn_bytes}</td></tr>"
     written = f"<tr><td>{_word('written')}</td><td>{iso(at)}</td></tr>"
     return f'<div class="scroll"><table class="facts">{cells}{written}</table></div>'
 
 
-def _process(process: Process) -> str:
+def _process(process: Process, *, is_running: bool) -> str:
     started, ended = process.started, process.ended
     who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} to {iso(process.last_at)}: ")
-    reason = "" if ended is None or not ended.reason else f", {ended.reason}"
-    end = _word("running") if ended is None else _text(f"exit {ended.exit_code}{reason}")
+    reasons = () if ended is None else filter(None, (ended.code, ended.reason))
+    reason = "".join(f", {text}" for text in reasons)
+    alive = "running" if is_running else "killed"
+    end = _word(alive) if ended is None else _text(f"exit {ended.exit_code}{reason}")
     return f"<tr><td>{_word('process')}</td><td>{who}{end}</td></tr>"

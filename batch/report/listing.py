@@ -6,14 +6,20 @@ import csv
 import io
 from enum import StrEnum
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batch.report.text import clean, iso, to_json, width
+from batch.errors import UsageError
+from batch.report.text import iso
+from batch.text import cut, escape, fit, pad, to_json, width
+from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from batch.model import JsonValue, Row
+    from batch.zstack.classify import Language
+
+    _Values = dict[str, JsonValue]
 
 COLUMNS: Final = (
     "key",
@@ -27,6 +33,11 @@ COLUMNS: Final = (
     "started_at",
     "settled_at",
 )
+HAND_OVER_COLUMNS: Final = ("owner", "share_with")
+"""Of the job file: the accounts that a clone is given to and shared with."""
+SHORT: Final = ("key", "state", "clone_uuid", "name", "error")
+"""The columns of a table on a terminal."""
+_STATE: Final = "state"
 _MEASURED_ROWS: Final = 1_000
 """Rows that decide on the widths of a table; later ones may stick out."""
 _WIDEST: Final = 60
@@ -42,42 +53,97 @@ class ListFormat(StrEnum):
     CSV = "csv"
 
 
-def render_rows(rows: Iterable[Row], form: ListFormat) -> Iterator[str]:
-    """Yield the rows as text, line by line with the newline."""
+class TableLine(NamedTuple):
+    """One line of a table."""
+
+    text: str
+    state: str = ""
+    """Of the target; empty in the heading."""
+    at: int = 0
+    """Where the state stands in the text; nowhere in a table without that column."""
+
+
+def read_columns(text: str) -> tuple[str, ...]:
+    """Return the columns that a comma-separated list names. Raises UsageError for an empty or repeated one."""
+    names = tuple(name.strip() for name in text.split(","))
+    for place, name in enumerate(names):
+        if not name:
+            raise UsageError(f"--columns: {text!r} has an empty name; known are {', '.join(COLUMNS)}")
+        if name in names[:place]:
+            raise UsageError(f"--columns: {name} is named twice")
+    return names
+
+
+def render_rows(
+    rows: Iterable[Row],
+    form: ListFormat,
+    language: Language = "en",
+    *,
+    columns: Sequence[str] = COLUMNS,
+    of_job: Callable[[Row], _Values] | None = None,
+    is_guarded: bool = True,
+) -> Iterator[str]:
+    """Yield the rows as text, line by line with the newline; ``language``: of the hints.
+
+    ``of_job``: gives the columns that a Row has not. ``is_guarded``: whether no cell of CSV is left that a spreadsheet
+    takes for a formula.
+    """
+    if form is ListFormat.TABLE:
+        return (line.text + "\n" for line in table_lines(rows, language, columns=columns, of_job=of_job))
+    values = _values(rows, language, columns, of_job)
     match form:
-        case ListFormat.TABLE:
-            return _table(rows)
         case ListFormat.JSON:
-            return _json(rows)
+            return _json(values)
         case ListFormat.JSONL:
-            return (to_json(fields(row)) + "\n" for row in rows)
+            return (to_json(row) + "\n" for row in values)
         case ListFormat.CSV:
-            return _csv(rows)
+            return _csv(values, columns, defuse if is_guarded else escape)
 
 
-def fields(row: Row) -> dict[str, JsonValue]:
-    """Return a row as a JSON object: the columns in their order, times as ISO 8601 in UTC."""
+def _values(
+    rows: Iterable[Row], language: Language, columns: Sequence[str], of_job: Callable[[Row], _Values] | None
+) -> Iterator[_Values]:
+    for row in rows:
+        values = row_values(row, language)
+        if of_job is not None:
+            values |= of_job(row)
+        yield {name: values[name] for name in columns}
+
+
+def row_values(row: Row, language: Language = "en") -> dict[str, JsonValue]:
+    """Return a row as a JSON object: the columns in their order, times as ISO 8601 in UTC, errors with their hint."""
     values: dict[str, JsonValue] = {name: getattr(row, name) for name in COLUMNS}
-    return values | {"state": row.state.value, "started_at": iso(row.started_at), "settled_at": iso(row.settled_at)}
+    error = with_hint(row.error_code, row.error, language)
+    times = {"started_at": iso(row.started_at), "settled_at": iso(row.settled_at)}
+    return values | {"state": row.state.value, "error": error} | times
 
 
-def _cells(row: Row) -> list[str]:
-    return ["" if value is None else str(value) for value in fields(row).values()]
+def _cells(row: _Values) -> list[str]:
+    return [_cell(value) for value in row.values()]
 
 
-def _json(rows: Iterable[Row]) -> Iterator[str]:
+def _cell(value: JsonValue) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        # As cells of a table of targets are written.
+        return ";".join(map(str, value))
+    return to_json(value) if isinstance(value, list | dict | bool) else str(value)
+
+
+def _json(rows: Iterable[_Values]) -> Iterator[str]:
     opening = "[\n"
     for row in rows:
-        yield opening + to_json(fields(row))
+        yield opening + to_json(row)
         opening = ",\n"
     yield "[]\n" if opening == "[\n" else "\n]\n"
 
 
-def _csv(rows: Iterable[Row]) -> Iterator[str]:
+def _csv(rows: Iterable[_Values], columns: Sequence[str], clean: Callable[[str], str]) -> Iterator[str]:
     line = io.StringIO()
     writer = csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    for cells in chain([list(COLUMNS)], map(_cells, rows)):
-        writer.writerow(map(defuse, cells))
+    for cells in chain([list(columns)], map(_cells, rows)):
+        writer.writerow(map(clean, cells))
         yield line.getvalue()
         line.seek(0)
         line.truncate()
@@ -86,17 +152,28 @@ def _csv(rows: Iterable[Row]) -> Iterator[str]:
 def defuse(cell: str) -> str:
     """Return a cell that no spreadsheet takes for a formula, its control characters shown."""
     is_formula = cell.startswith(_FORMULA) or cell.strip().startswith(_FORMULA)
-    return ("'" if is_formula else "") + clean(cell)
+    return ("'" if is_formula else "") + escape(cell)
 
 
-def _table(rows: Iterable[Row]) -> Iterator[str]:
-    lines = ([_short(clean(cell)) for cell in _cells(row)] for row in rows)
-    measured = [[name.upper() for name in COLUMNS], *islice(lines, _MEASURED_ROWS)]
+def table_lines(
+    rows: Iterable[Row],
+    language: Language = "en",
+    *,
+    columns: Sequence[str] = COLUMNS,
+    of_job: Callable[[Row], _Values] | None = None,
+    size: int | None = None,
+) -> Iterator[TableLine]:
+    """Yield a heading and a line for each row; ``size``: the columns of the terminal that lines are cut to."""
+    values = _values(rows, language, columns, of_job)
+    lines = ([cut(escape(cell), _WIDEST) for cell in _cells(row)] for row in values)
+    measured = [[name.upper() for name in columns], *islice(lines, _MEASURED_ROWS)]
     widths = [max(map(width, column)) for column in zip(*measured, strict=True)]
-    for cells in chain(measured, lines):
-        padded = (cell + " " * (size - width(cell)) for cell, size in zip(cells, widths, strict=True))
-        yield "  ".join(padded).rstrip() + "\n"
-
-
-def _short(cell: str) -> str:
-    return cell if len(cell) <= _WIDEST else cell[: _WIDEST - 1] + "…"
+    at = columns.index(_STATE) if _STATE in columns else None
+    for number, cells in enumerate(chain(measured, lines)):
+        padded = [*map(pad, cells, widths)]
+        text = "  ".join(padded).rstrip()
+        shown = text if size is None else fit(text, size)
+        if number and at is not None:
+            yield TableLine(shown, cells[at], sum(len(cell) + 2 for cell in padded[:at]))
+        else:
+            yield TableLine(shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batch.errors import EndReason
 from batch.model import State
 
 if TYPE_CHECKING:
@@ -17,24 +18,51 @@ def final_metrics(summary: Summary, *, at: float) -> Iterator[str]:
     job, started, ended = summary.header.job, summary.started, summary.ended
     yield from _targets(job, summary.counts)
     if started is not None:
-        yield from _gauge(job, "zclone_run_start_timestamp_seconds", started.at, "When the last process began.")
+        yield from _gauge(job, "zclone_run_start_timestamp_seconds", started.at, "When the last process started.")
     if ended is not None:
-        yield from _gauge(job, "zclone_run_end_timestamp_seconds", ended.at, "When the last process ended.")
-        yield from _gauge(
-            job, "zclone_run_exit_code", ended.exit_code, "The last exit code: 0 cloned, 3 some failed, 4 run again."
-        )
-    yield from _life(job, running=0, at=at)
+        yield from _end_of_run(job, ended.at, ended.exit_code)
+        yield _head("zclone_run_end_reason", "1 for the reason why the last process ended early.")
+        for reason in EndReason:
+            value = int(reason is ended.code)
+            yield f'zclone_run_end_reason{{job="{_escape_label(job)}",reason="{reason.value}"}} {value}\n'
+    yield from _liveness(job, running=0, at=at)
+
+
+def lost_metrics(job: str, counts: Mapping[State, int], *, exit_code: int, at: float) -> Iterator[str]:
+    """Yield the lines of a run that ends at ``at`` and whose manifest cannot be read any more."""
+    yield from _targets(job, counts)
+    yield from _end_of_run(job, at, exit_code)
+    yield from _liveness(job, running=0, at=at)
+
+
+def _end_of_run(job: str, at: float, exit_code: int) -> Iterator[str]:
+    yield from _gauge(job, "zclone_run_end_timestamp_seconds", at, "When the last process ended.")
+    yield from _gauge(
+        job, "zclone_run_exit_code", exit_code, "The last exit code: 0 cloned, 3 some failed, 4 run again."
+    )
 
 
 def live_metrics(job: str, counts: Mapping[State, int], *, began: float, at: float) -> Iterator[str]:
     """Yield the lines of a run that is going on; a killed one leaves them, ever older."""
     yield from _targets(job, counts)
-    yield from _gauge(job, "zclone_run_start_timestamp_seconds", began, "When the last process began.")
-    yield from _life(job, running=1, at=at)
+    yield from _gauge(job, "zclone_run_start_timestamp_seconds", began, "When the last process started.")
+    yield from _liveness(job, running=1, at=at)
 
 
-def _life(job: str, *, running: int, at: float) -> Iterator[str]:
-    yield from _gauge(job, "zclone_running", running, "1 while a run is going on.")
+def worker_metrics(*, calls: int, rate: float, at: float) -> Iterator[str]:
+    """Yield the lines of a worker; ``rate``: its own limit in calls per second."""
+    figures = (
+        ("zclone_worker_calls", calls, "Calls since the worker started."),
+        ("zclone_worker_rate", rate, "Calls per second that the worker makes at most."),
+        ("zclone_worker_written_timestamp_seconds", at, "When this was written; every 15 seconds."),
+    )
+    for name, value, text in figures:
+        yield _head(name, text)
+        yield f"{name} {value!r}\n"
+
+
+def _liveness(job: str, *, running: int, at: float) -> Iterator[str]:
+    yield from _gauge(job, "zclone_running", running, "1 while a run is in progress.")
     yield from _gauge(job, "zclone_written_timestamp_seconds", at, "When this was written; by a run every 15 seconds.")
 
 
@@ -42,17 +70,17 @@ def _targets(job: str, counts: Mapping[State, int]) -> Iterator[str]:
     # The run's id is no label: each night's run would add series that never end.
     yield _head("zclone_targets", "Targets of the last run by state.")
     for state in State:
-        yield f'zclone_targets{{job="{_escaped(job)}",state="{state.value}"}} {counts.get(state, 0)}\n'
+        yield f'zclone_targets{{job="{_escape_label(job)}",state="{state.value}"}} {counts.get(state, 0)}\n'
 
 
 def _gauge(job: str, name: str, value: float, text: str) -> Iterator[str]:
     yield _head(name, text)
-    yield f'{name}{{job="{_escaped(job)}"}} {value!r}\n'
+    yield f'{name}{{job="{_escape_label(job)}"}} {value!r}\n'
 
 
 def _head(name: str, text: str) -> str:
     return f"# HELP {name} {text}\n# TYPE {name} gauge\n"
 
 
-def _escaped(text: str) -> str:
+def _escape_label(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
-import json
+import heapq
+import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from batch import jsoncodec
 from batch.model import State
 from batch.report.figures import figures
-from batch.report.lanes import lanes, pauses
-from batch.report.text import clean
+from batch.text import escape
+from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from batch.model import JsonValue
-    from batch.report.chronicle import Chronicle, Course
-    from batch.report.lanes import Bar
+    from batch.report.data import Process, ReportData, Span, TargetData
+    from batch.zstack.classify import Language
 
 _STATES: Final = [state.value for state in State]
 _LONGEST_ERROR: Final = 400
 
 
-def page_data(chronicle: Chronicle, words: Mapping[str, Mapping[str, str]]) -> str:
+def page_data(report: ReportData, words: Mapping[str, Mapping[str, str]], language: Language) -> str:
     """Return the data; times are whole milliseconds from the run's first line."""
-    known = figures(chronicle)
+    known = figures(report)
 
     def ms(at: float) -> int:
         return round((at - known.began) * 1000)
 
     codes, errors = _Texts(), _Texts()
-    courses = chronicle.courses
+    targets = report.targets
     data: dict[str, JsonValue] = {
         "states": [*_STATES],
-        "file": chronicle.path.name.removesuffix(".manifest.jsonl"),
+        "file": report.path.name.removesuffix(".manifest.jsonl"),
         "end": max(1, ms(known.until)),
-        "keys": [clean(course.key) for course in courses],
-        "sources": ["" if course.source_uuid == course.key else clean(course.source_uuid) for course in courses],
-        "clones": [clean(_last(course, "clone_uuid")) for course in courses],
-        "names": [clean(_last(course, "name")) for course in courses],
-        "state": [_STATES.index(course.state.value) for course in courses],
-        "attempts": [course.last.attempt if course.last else 0 for course in courses],
-        "code": [codes.number(clean(course.error_code or "")) for course in courses],
-        "error": [errors.number(clean(course.error or "")[:_LONGEST_ERROR]) for course in courses],
-        "bars": [_bar(bar, ms) for bar in lanes(courses, until=known.until)],
-        "pauses": [[ms(start), ms(end)] for start, end in pauses(chronicle.processes)],
+        "keys": [escape(target.key) for target in targets],
+        "sources": ["" if target.source_uuid == target.key else escape(target.source_uuid) for target in targets],
+        "clones": [escape(_last(target, "clone_uuid")) for target in targets],
+        "names": [escape(_last(target, "name")) for target in targets],
+        "state": [_STATES.index(target.state.value) for target in targets],
+        "attempts": [target.last.attempt if target.last else 0 for target in targets],
+        "code": [codes.number(escape(target.error_code or "")) for target in targets],
+        "error": [errors.number(_error(target, language)) for target in targets],
+        "bars": [_bar(bar, ms) for bar in lanes(targets, until=known.until)],
+        "pauses": [[ms(start), ms(end)] for start, end in pauses(report.processes)],
         "words": {language: dict(texts) for language, texts in words.items()},
     }
     data |= {"codes": [*codes.texts], "errors": [*errors.texts]}
     # In a script element only "<" can begin markup; JSON strings may hold it escaped.
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return jsoncodec.encode(data).replace("<", "\\u003c")
 
 
 class _Texts:
@@ -61,9 +64,13 @@ class _Texts:
         return self.texts.setdefault(text, len(self.texts))
 
 
-def _last(course: Course, name: str) -> str:
-    value = None if course.last is None else getattr(course.last, name)
+def _last(target: TargetData, name: str) -> str:
+    value = None if target.last is None else getattr(target.last, name)
     return "" if value is None else str(value)
+
+
+def _error(target: TargetData, language: Language) -> str:
+    return escape(with_hint(target.error_code, target.error, language) or "")[:_LONGEST_ERROR]
 
 
 def _bar(bar: Bar, ms: Callable[[float], int]) -> JsonValue:
@@ -71,3 +78,38 @@ def _bar(bar: Bar, ms: Callable[[float], int]) -> JsonValue:
     accepted = -1 if span.accepted_at is None else max(0, ms(span.accepted_at) - start)
     later: list[JsonValue] = [ms(at) - start for at in span.sent_at[1:]]
     return [bar.target, bar.lane, start, accepted, ms(bar.until) - start, _STATES.index(span.state.value), *later]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One span of a target in its lane."""
+
+    target: int
+    """Its place in the plan, from 0."""
+    lane: int
+    span: Span
+    until: float
+    """When it ended, or how far it is known to have come; seconds since the epoch."""
+
+
+def lanes(targets: Iterable[TargetData], *, until: float) -> list[Bar]:
+    """Give every span the lowest lane that is free when it starts; ``until``: the last thing on record."""
+    spans = [(span.sent_at[0], number, span) for number, target in enumerate(targets) for span in target.spans]
+    spans.sort(key=lambda entry: entry[:2])
+    busy: list[tuple[float, int]] = []
+    free: list[int] = []
+    bars: list[Bar] = []
+    for start, number, span in spans:
+        while busy and busy[0][0] <= start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else len(busy)
+        end = max(start, until if span.ended_at is None else span.ended_at)
+        heapq.heappush(busy, (end, lane))
+        bars.append(Bar(number, lane, span, end))
+    return bars
+
+
+def pauses(processes: Sequence[Process]) -> list[tuple[float, float]]:
+    """Return when no process wrote: from the last line of one to the start of the next."""
+    pairs = itertools.pairwise(processes)
+    return [(one.last_at, after.started.at) for one, after in pairs if after.started.at > one.last_at]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from itertools import islice
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import ExitCode
-from batch.model import Handed, State
-from batch.report.exits import UNFINISHED, exit_code
-from batch.report.failures import command_for
-from batch.report.text import clean, duration, iso
+from batch.errors import HELD_BACK, EndReason, ExitCode
+from batch.model import QUARANTINED, Handed, State
+from batch.report.exits import NOT_CLONED, REFUSED, UNFINISHED, exit_code
+from batch.report.failures import command_for, retry_command
+from batch.report.figures import NO_RUN
+from batch.report.text import duration, iso
+from batch.text import cut, escape, shell_path
+from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -17,35 +21,75 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.manifest import Cluster, Summary
+    from batch.manifest.kinds import ControlledLine
+    from batch.zstack.classify import Language
 
 _NONE: Final = Handed()
 _MOST_CLUSTERS: Final = 10
+_MOST_UUIDS: Final = 10
 _LONGEST_ERROR: Final = 300
 
 
-def status_lines(summary: Summary, *, manifest: Path, is_held: bool, now: float) -> list[str]:
+def status_lines(
+    summary: Summary, *, manifest: Path, is_held: bool, now: float, language: Language = "en"
+) -> list[str]:
     """Return what ``zclone status`` prints.
 
     ``is_held``: whether a process has the manifest's lock. ``now``: seconds since the epoch, for the time left.
+    ``language``: of the hints.
     """
     is_running = summary.ended is None and is_held
     header = summary.header
     rehearsal = " (rehearsal on the embedded node)" if header.simulated else ""
     lines = [
-        f"job       {clean(header.job)}, run {clean(header.run)}",
-        f"endpoint  {clean(header.endpoint)}{rehearsal}",
+        f"job       {escape(header.job)}, run {escape(header.run)}",
+        f"endpoint  {escape(header.endpoint)}{rehearsal}",
         f"process   {_process(summary, is_running=is_running)}",
+        *_engine(summary),
         *_warnings(summary),
-        f"targets   {summary.counts.total()}",
+        *_queries(summary.queries),
+        f"targets   {_targets(summary)}",
         *count_lines(summary.counts),
-        *_handed(summary.handed),
+        *_hand_over_lines(summary.handed),
     ]
     if is_running:
+        lines += _limits(summary.controlled)
         lines += _pace(summary, now)
-    lines += cluster_lines(summary.clusters)
-    if not is_running and exit_code(summary.counts, summary.handed) is ExitCode.UNFINISHED:
-        lines.append(f"go on     {clean(command_for(summary.header, manifest, State.PLANNED))}")
+    lines += cluster_lines(summary.clusters, language)
+    if not is_running:
+        lines += _next_step(summary, manifest, now)
     return lines
+
+
+def _queries(queries: Mapping[tuple[str, ...], Sequence[str]]) -> Iterator[str]:
+    """Yield what was found for each ``query:``, as that decides which sources are cloned."""
+    for conditions, uuids in queries.items():
+        more = f" and {len(uuids) - _MOST_UUIDS} more" if len(uuids) > _MOST_UUIDS else ""
+        shown = ", ".join(map(escape, uuids[:_MOST_UUIDS]))
+        yield f"query     {escape(' '.join(conditions))}: {len(uuids)} found: {shown}{more}"
+
+
+def _targets(summary: Summary) -> str:
+    if summary.plan is None and not summary.counts:
+        return NO_RUN
+    return str(summary.counts.total() - summary.counts[State.WITHDRAWN])
+
+
+def _next_step(summary: Summary, manifest: Path, now: float) -> Iterator[str]:
+    reason = None if summary.ended is None else summary.ended.code
+    code = exit_code(summary.counts, summary.handed, reason, overdue=summary.overdue(now, is_refused=reason in REFUSED))
+    is_recorded = summary.plan is not None or summary.counts
+    # What `verify --reopen` recorded a run makes again; after any other end it is for the operator to say.
+    is_reopened = summary.counts[State.UNDONE] and summary.ended and summary.ended.exit_code == ExitCode.UNFINISHED
+    if code is ExitCode.UNFINISHED or not is_recorded or is_reopened:
+        yield f"next      {escape(command_for(summary.header, manifest, State.PLANNED))}"
+    elif code is ExitCode.FAILED and reason in HELD_BACK:
+        yield f"next      {_held_back(reason, retry_command(summary.header, manifest, summary.counts))}"
+
+
+def _held_back(reason: EndReason | None, retry: str) -> str:
+    by = "a wave before" if reason is EndReason.WAVE else "max_failures"
+    return f"held back by {by}: fix what failed (or raise max_failures), then: {escape(retry)}"
 
 
 def count_lines(counts: Mapping[State, int]) -> list[str]:
@@ -53,10 +97,10 @@ def count_lines(counts: Mapping[State, int]) -> list[str]:
     return [f"  {state.value:<10}{counts[state]:>9}" for state in State if counts.get(state)]
 
 
-def _handed(handed: Handed) -> Iterator[str]:
-    told = handed_text(handed)
-    if told:
-        yield f"handed    {told}"
+def _hand_over_lines(handed: Handed) -> Iterator[str]:
+    text = handed_text(handed)
+    if text:
+        yield f"hand-over {text}"
 
 
 def handed_text(handed: Handed) -> str:
@@ -69,20 +113,47 @@ def handed_text(handed: Handed) -> str:
 def _process(summary: Summary, *, is_running: bool) -> str:
     started, ended = summary.started, summary.ended
     if started is None:
-        return "none has recorded anything yet"
+        return "no run recorded yet"
     if ended is None:
-        who = f"since {iso(started.at)}, process {started.pid} on {clean(started.host)}"
-        return f"running {who}" if is_running else f"killed: none holds the manifest; it had run {who}"
-    reason = f" ({clean(ended.reason)})" if ended.reason else ""
+        who = f"since {iso(started.at)}, process {started.pid} on {escape(started.host)}"
+        return f"running {who}" if is_running else f"killed: no process holds the manifest; it ran {who}"
+    why = ": ".join(filter(None, (ended.code, ended.reason and escape(ended.reason))))
+    reason = f" ({why})" if why else ""
     return f"ended {iso(ended.at)} with exit code {ended.exit_code}{reason}"
+
+
+def _engine(summary: Summary) -> Iterator[str]:
+    """Yield where the run is that may go on without a process here, and the command that shows it."""
+    remote = None if summary.started is None else summary.started.remote
+    if remote is not None:
+        place = f"--address {quote(remote.address)} --namespace {quote(remote.namespace)}"
+        yield f"engine    Temporal at {escape(remote.address)}, namespace {escape(remote.namespace)}; it shows the run:"
+        yield f"          {escape(f'temporal workflow describe {place} --workflow-id {quote(remote.workflow_id)}')}"
 
 
 def _warnings(summary: Summary) -> Iterator[str]:
     for warning in summary.started.warnings if summary.started is not None else ():
-        yield f"warning   {clean(warning)}"
+        yield f"warning   {escape(warning)}"
+
+
+def _limits(line: ControlledLine | None) -> Iterator[str]:
+    if line is not None:
+        yield f"limits    {limits_text(line)}, by zclone control since {iso(line.at)}"
+
+
+def limits_text(line: ControlledLine) -> str:
+    """Say what is in force."""
+    phase = ", draining" if line.is_draining else ", paused" if line.is_paused else ""
+    return f"{line.rate:g} calls/s, {line.concurrency} in flight at most{phase}"
 
 
 def _pace(summary: Summary, now: float) -> Iterator[str]:
+    oldest = summary.oldest
+    if oldest is not None and not summary.counts.get(State.PLANNED):
+        # The rest has settled: how fast it did says nothing of the last ones.
+        until = "" if oldest.deadline is None else f", until {iso(oldest.deadline)} at the latest"
+        yield f"waiting   for {escape(oldest.key)}, sent {iso(oldest.first_sent_at)}{until}"
+        return
     times = summary.settled_at
     if len(times) < 2 or max(times[-1], now) <= times[0]:
         return
@@ -91,37 +162,57 @@ def _pace(summary: Summary, now: float) -> Iterator[str]:
     yield f"pace      {rate:.3g} clones/s, about {duration(left / rate)} left"
 
 
-def cluster_lines(clusters: Sequence[Cluster]) -> list[str]:
+def cluster_lines(clusters: Sequence[Cluster], language: Language = "en") -> list[str]:
     """Return the largest groups of targets that ended alike, with an example of each."""
-    lines = [_cluster(cluster) for cluster in clusters[:_MOST_CLUSTERS]]
+    lines = [_cluster(cluster, language) for cluster in clusters[:_MOST_CLUSTERS]]
     more = len(clusters) - _MOST_CLUSTERS
     return lines if more <= 0 else [*lines, f"  … and {more} more kinds"]
 
 
-def _cluster(cluster: Cluster) -> str:
-    error = clean(cluster.error)
-    error = error if len(error) <= _LONGEST_ERROR else error[:_LONGEST_ERROR] + "…"
-    code = clean(cluster.code) or "no code"
-    example = f" (such as {clean(cluster.key)})" if cluster.key else ""
-    return f"  {cluster.count} {cluster.state.value} with {code}: {error}{example}"
+def _cluster(cluster: Cluster, language: Language) -> str:
+    error = cut(escape(with_hint(cluster.code, cluster.error, language) or ""), _LONGEST_ERROR)
+    code = escape(cluster.code) or "no code"
+    example = f" (such as {escape(cluster.key)})" if cluster.key else ""
+    until = "" if cluster.until is None else f"; the server is asked again until {iso(cluster.until)}"
+    return f"  {cluster.count} {cluster.state.value} with {code}: {error}{example}{until}"
 
 
-def ending_lines(
-    counts: Counter[State], clusters: Sequence[Cluster], *, manifest: str, again: str, handed: Handed = _NONE
+def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
+    counts: Counter[State],
+    clusters: Sequence[Cluster],
+    *,
+    manifest: str,
+    again: str,
+    retry: str = "",
+    handed: Handed = _NONE,
+    reason: EndReason | None = None,
+    overdue: int = 0,
+    language: Language = "en",
 ) -> list[str]:
-    """Return the text at a run's end. ``manifest``: its path; ``again``: the run's own command, as typed."""
-    cloned, total = counts.get(State.CLONED, 0), counts.total()
+    """Return the text at a run's end.
+
+    ``manifest``: its path; ``again``: the run's own command, as typed; ``retry``: the one that tries again what
+    failed; ``reason``: why the run ended early; ``overdue``: how many of the uncertain no rerun settles by itself;
+    ``language``: of the hints.
+    """
+    cloned, total = counts.get(State.CLONED, 0), counts.total() - counts.get(State.WITHDRAWN, 0)
     head = f"{cloned} of {total} targets cloned"
     rest = ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state) and state != State.CLONED)
-    lines = ["; ".join(filter(None, (head, rest, handed_text(handed)))), *cluster_lines(clusters)]
-    match exit_code(counts, handed):
+    lines = ["; ".join(filter(None, (head, rest, handed_text(handed)))), *cluster_lines(clusters, language)]
+    match exit_code(counts, handed, reason, overdue=overdue):
         case ExitCode.UNFINISHED:
-            lines.append(f"unfinished: run the same command again: {clean(again)}")
+            lines.append(f"unfinished: run the same command again: {escape(again)}")
+        case ExitCode.FAILED if reason in HELD_BACK:
+            lines.append(_held_back(reason, retry))
         case ExitCode.FAILED:
-            kinds = (state for state in (State.FAILED, State.CONFLICT, State.UNDONE) if counts.get(state))
-            lines += [f"see which: zclone list {clean(manifest)} --state {kind.value}" for kind in islice(kinds, 1)]
+            kinds = (state for state in (*NOT_CLONED, State.UNCERTAIN) if counts.get(state))
+            listing = escape(f"zclone list {shell_path(manifest)}")
+            lines += [f"list them: {listing} --state {kind.value}" for kind in islice(kinds, 1)]
+            is_retried = any(cluster.code == QUARANTINED for cluster in clusters) or any(map(counts.get, NOT_CLONED))
+            if retry and is_retried:
+                lines.append(f"fix what failed, then: {escape(retry)}")
             if handed.refused:
-                lines.append(f"to hand over the rest, mend what was refused and run again: {clean(again)}")
+                lines.append(f"to hand over the rest, fix what was refused, then: {escape(again)}")
         case _:
             pass
     return lines

@@ -2,35 +2,87 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from batch import outputs
 from batch.errors import UsageError
-from batch.report.chronicle import read_chronicle
+from batch.report.data import read_report_data
 from batch.report.document import json_report
 from batch.report.html import html_report
 from batch.report.junit import junit_report
 from batch.report.listing import ListFormat, render_rows
 from batch.report.markdown import markdown_report
+from batch.report.verification_section import read_verification
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
-    from batch.report.chronicle import Chronicle
+    from batch.report.data import ReportData
+    from batch.zstack.classify import Language
 
 ENDINGS: Final = (".html", ".md", ".csv", ".xml", ".json")
 _BOM: Final = "\ufeff"
 
 
-def write_report(manifest: Path, out: Path, *, at: float) -> None:
-    """Write the report of ``manifest`` in the format of ``out``'s ending; ``at``: now, in seconds since the epoch.
+def write_report(
+    manifest: Path,
+    out: Path,
+    *,
+    at: float,
+    ending: str | None = None,
+    language: Language = "en",
+    is_over: bool = False,
+    verified: Path | None = None,
+) -> None:
+    """Write the report of ``manifest``; ``at``: now, in seconds since the epoch.
 
+    ``ending``: one of ``ENDINGS``, which decides the format; by default that of ``out``. ``language``: of the hints.
+    ``is_over``: whether the process that has the manifest is this one, at its end. ``verified``: a file that
+    ``verify -o json`` wrote, for a section of HTML, Markdown and JSON.
     Raises UsageError for another ending or a file that cannot be written, and what reading a manifest raises.
     """
-    require_ending(out)
-    replace_file(out, _texts(read_chronicle(manifest), out.suffix.lower(), at))
+    if ending is None:
+        require_ending(out)
+        ending = out.suffix.lower()
+    outputs.require_distinct([outputs.NamedFile("the report", out)], _inputs(manifest, verified))
+    report = _read(manifest, verified)
+    if is_over:
+        report = replace(report, is_running=False)
+    texts = _texts(report, ending, at, language)
+    # With the mark, spreadsheets read the file as UTF-8.
+    outputs.replace(out, chain([_BOM], texts) if ending == ".csv" else texts, mode=outputs.PRIVATE)
+
+
+def report_lines(
+    manifest: Path, ending: str, *, at: float, language: Language = "en", verified: Path | None = None
+) -> Iterator[str]:
+    """Return the lines of the report of ``manifest`` without their newlines; arguments as for ``write_report``."""
+    return _lines(_texts(_read(manifest, verified), ending, at, language))
+
+
+def _read(manifest: Path, verified: Path | None) -> ReportData:
+    report = read_report_data(manifest)
+    if verified is None:
+        return report
+    return replace(report, verification=read_verification(verified, report.header))
+
+
+def _inputs(manifest: Path, verified: Path | None) -> list[outputs.NamedFile]:
+    inputs = [outputs.NamedFile("the manifest", manifest)]
+    return inputs if verified is None else [*inputs, outputs.NamedFile("--verified", verified)]
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of texts that break anywhere, without their newlines."""
+    begun = ""
+    for text in texts:
+        *whole, begun = (begun + text).split("\n")
+        yield from whole
+    if begun:
+        yield begun
 
 
 def require_ending(out: Path) -> None:
@@ -39,56 +91,15 @@ def require_ending(out: Path) -> None:
         raise UsageError(f"{out}: a report ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
 
 
-def _texts(chronicle: Chronicle, ending: str, at: float) -> Iterator[str]:
+def _texts(report: ReportData, ending: str, at: float, language: Language) -> Iterator[str]:
     match ending:
         case ".html":
-            yield html_report(chronicle, at=at)
+            yield html_report(report, at=at, language=language)
         case ".md":
-            yield from markdown_report(chronicle, at=at)
+            yield from markdown_report(report, at=at, language=language)
         case ".csv":
-            # With the mark, spreadsheets read the file as UTF-8.
-            yield _BOM
-            yield from render_rows((course.row() for course in chronicle.courses), ListFormat.CSV)
+            yield from render_rows((target.row() for target in report.targets), ListFormat.CSV, language)
         case ".xml":
-            yield from junit_report(chronicle)
+            yield from junit_report(report, language=language)
         case _:
-            yield from json_report(chronicle, at=at)
-
-
-def replace_file(path: Path, texts: Iterable[str]) -> None:
-    """Put ``texts`` in the place of ``path`` at one stroke. Raises UsageError where that cannot be done."""
-    name = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as new:
-            name = new.name
-            new.writelines(texts)
-            new.flush()
-            os.fchmod(new.fileno(), 0o666 & ~_umask())
-            os.fsync(new.fileno())
-        Path(name).replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    finally:
-        if name:
-            Path(name).unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable: a power cut must not bring the old report back."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    """Ask the kernel without setting it, which other threads would see."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return 0o077
-    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0o077)
+            yield from json_report(report, at=at, language=language)

@@ -1,19 +1,19 @@
-"""An embedded ZStack management node: strict and nasty where the real one is, with faults and a ledger.
+"""An embedded ZStack management node that answers as strictly as the real one, with faults and a ledger.
 
 ``Node`` is the pure core, driven by whoever owns the clock; ``serve`` and ``running`` put it behind a socket;
 ``run_forever`` is the process ``zclone simulate`` starts. It knows nothing of zclone but the table of parameters.
 """
 
 from batch.simulator.daemon import run_forever
-from batch.simulator.faults import Fault, FaultKind, Rule
+from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.ledger import Ledger
 from batch.simulator.node import Node
-from batch.simulator.options import ADMIN_UUID, SESSION, AccessKey, Account, NodeOptions, Source
+from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
 from batch.simulator.presets import CALM, CHAOS, FLAKY, PRESETS
 from batch.simulator.script import ScriptError, load_faults, read_script
 from batch.simulator.server import NodeServer, running, serve
 from batch.simulator.state import StateError, read_events
-from batch.simulator.wire import Delivery, Drop, Later, Reply, Request, WebHook
+from batch.simulator.wire import Delivery, Drop, Later, Request, Response, WebHook
 
 __all__ = [
     "ADMIN_UUID",
@@ -22,20 +22,20 @@ __all__ = [
     "FLAKY",
     "PRESETS",
     "SESSION",
-    "AccessKey",
-    "Account",
     "Delivery",
     "Drop",
     "Fault",
     "FaultKind",
+    "FaultRule",
     "Later",
     "Ledger",
     "Node",
+    "NodeAccessKey",
+    "NodeAccount",
     "NodeOptions",
     "NodeServer",
-    "Reply",
     "Request",
-    "Rule",
+    "Response",
     "ScriptError",
     "Source",
     "StateError",

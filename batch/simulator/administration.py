@@ -1,48 +1,56 @@
-"""The APIs of login, sessions and the node itself (wire: sections 2, 6.1)."""
+"""The APIs of login, sessions and the node itself (zstack/README.md 2 and 9)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator.api import Api, Call, World
-from batch.simulator.ownership import APIS as OWNERSHIP_APIS
+from batch.simulator.api import ApiDefinition, Call, NodeContext
 from batch.simulator.ownership import require, texts
-from batch.simulator.services import APIS as SERVICE_APIS
 from batch.simulator.wire import Json, timestamp
 
 if TYPE_CHECKING:
     from batch.simulator.directory import Session
-    from batch.simulator.options import Account
+    from batch.simulator.options import NodeAccount
 
 _DURATION: Final = (60, 31_536_000)
 
 
-def _validate_login(world: World, call: Call) -> None:
-    require(world, call, "accountName", "password")
+def _validate_login(context: NodeContext, call: Call) -> None:
+    require(context, call, "accountName", "password")
 
 
-def _login(world: World, call: Call, _account: Account | None, now: float) -> Json:
-    return _open(world, str(call.fields["accountName"]), str(call.fields["password"]), now)
+def _login(context: NodeContext, call: Call, _account: NodeAccount | None, now: float) -> Json:
+    return _open(context, str(call.fields["accountName"]), str(call.fields["password"]), now)
 
 
-def _validate_user_login(world: World, call: Call) -> None:
-    require(world, call, "username", "password", "loginType")
+def _validate_user_login(context: NodeContext, call: Call) -> None:
+    require(context, call, "username", "password", "loginType")
 
 
-def _user_login(world: World, call: Call, _account: Account | None, now: float) -> Json:
-    return _open(world, str(call.fields["username"]), str(call.fields["password"]), now)
+def _user_login(context: NodeContext, call: Call, _account: NodeAccount | None, now: float) -> Json:
+    return _open(context, str(call.fields["username"]), str(call.fields["password"]), now)
 
 
-def _open(world: World, name: str, password: str, now: float) -> Json:
-    world.ledger.counts["login_attempts"] += 1
-    session = world.directory.login(name, password, uuid=world.draw_uuid(), now=now)
-    world.ledger.counts["logins"] += 1
-    world.emit({"e": "session", "u": session.uuid, "a": session.account.uuid})
-    return {"inventory": _session(world, session, now)}
+def _validate_old_user_login(context: NodeContext, call: Call) -> None:
+    require(context, call, "userName", "password")
 
 
-def _session(world: World, session: Session, now: float) -> Json:
-    offset = world.options.utc_offset
+def _old_user_login(context: NodeContext, _call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    """Refuse: this node has accounts and no users of accounts."""
+    context.ledger.counts["login_attempts"] += 1
+    raise context.errors.failure("ID.1000", "login")
+
+
+def _open(context: NodeContext, name: str, password: str, now: float) -> Json:
+    context.ledger.counts["login_attempts"] += 1
+    session = context.directory.login(name, password, uuid=context.draw_uuid(), now=now)
+    context.ledger.counts["logins"] += 1
+    context.emit({"e": "session", "u": session.uuid, "a": session.account.uuid})
+    return {"inventory": _session(context, session, now)}
+
+
+def _session(context: NodeContext, session: Session, now: float) -> Json:
+    offset = context.options.utc_offset
     return {
         "uuid": session.uuid,
         "accountUuid": session.account.uuid,
@@ -53,111 +61,179 @@ def _session(world: World, session: Session, now: float) -> Json:
     }
 
 
-def _logout(world: World, call: Call, _account: Account | None, _now: float) -> Json:
-    world.directory.close(call.path["uuid"])
-    world.ledger.counts["logouts"] += 1
-    world.emit({"e": "logout", "u": call.path["uuid"]})
+def _logout(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    context.directory.close(call.path["sessionUuid"])
+    context.ledger.counts["logouts"] += 1
+    context.emit({"e": "logout", "u": call.path["sessionUuid"]})
     return {}
 
 
-def _valid(world: World, call: Call, _account: Account | None, now: float) -> Json:
-    return {"valid": world.directory.is_valid(call.path["uuid"], now)}
+def _valid(context: NodeContext, call: Call, _account: NodeAccount | None, now: float) -> Json:
+    return {"valid": context.directory.is_valid(call.path["sessionUuid"], now)}
 
 
-def _validate_renew(world: World, call: Call) -> None:
+def _validate_renew(context: NodeContext, call: Call) -> None:
     duration = call.fields.get("duration")
     low, high = _DURATION
     if not isinstance(duration, int | float) or not low <= duration <= high:
-        raise world.speech.fail("SYS.1007", "choices", "duration", f"{low} ~ {high}", duration)
+        raise context.errors.failure("SYS.1007", "choices", "duration", f"{low} ~ {high}", duration)
 
 
-def _renew(world: World, call: Call, _account: Account | None, now: float) -> Json:
-    world.directory.renew(call.path["uuid"], float(call.fields["duration"]), now)
+def _renew(context: NodeContext, call: Call, _account: NodeAccount | None, now: float) -> Json:
+    context.directory.renew(call.path["sessionUuid"], float(call.fields["duration"]), now)
     return {}
 
 
-def _version(world: World, _call: Call, _account: Account | None, _now: float) -> Json:
-    return {"version": world.options.version}
+def _version(context: NodeContext, _call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    return {"version": context.options.version}
 
 
-def _time(_world: World, _call: Call, _account: Account | None, now: float) -> Json:
+def _time(_context: NodeContext, _call: Call, _account: NodeAccount | None, now: float) -> Json:
     return {"currentTime": {"MillionSeconds": int(now * 1000), "Seconds": int(now)}}
 
 
-def _zone(world: World, _call: Call, _account: Account | None, _now: float) -> Json:
-    minutes = int(world.options.utc_offset // 60)
+def _zone(context: NodeContext, _call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    minutes = int(context.options.utc_offset // 60)
     sign = "-" if minutes < 0 else "+"
-    return {"timezone": world.options.timezone, "offset": f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"}
+    return {"timezone": context.options.timezone, "offset": f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"}
 
 
-def _ready(_world: World, _call: Call, _account: Account | None, _now: float) -> Json:
+def _ready(_context: NodeContext, _call: Call, _account: NodeAccount | None, _now: float) -> Json:
     return {}
 
 
-def _supported(_world: World, _call: Call, _account: Account | None, _now: float) -> Json:
-    return {"supportApis": sorted({f"API{api.name}Msg" for api in APIS})}
+def _support_apis(context: NodeContext, _call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    return {"supportApis": sorted(f"API{name}Msg" for name in context.apis)}
 
 
-def _permissions(world: World, call: Call, account: Account | None, _now: float) -> Json:
+def _permissions(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
     assert account is not None
-    names = texts(world, call, "apiNames")
-    return {"inventory": {name: "Allow" if _may(account, name) else "Deny" for name in names}}
+    names = texts(context, call, "apiNames")
+    return {"inventory": {name: "Allow" if _may(context, account, name) else "Deny" for name in names}}
 
 
-def _may(account: Account, class_name: str) -> bool:
+def _may(context: NodeContext, account: NodeAccount, class_name: str) -> bool:
     name = class_name.rpartition(".")[2].removeprefix("API").removesuffix("Msg")
-    admin_only = any(api.admin_only for api in APIS if api.name == name)
-    return name not in account.denied and (account.is_admin or not admin_only)
+    api = context.apis.get(name)
+    return name not in account.denied and (account.is_admin or api is None or not api.admin_only)
 
 
-_SESSIONS: Final = "/v1/accounts/sessions/{uuid}"
+def _progress(_context: NodeContext, _call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    return {"inventories": []}
+
+
+_SESSION: Final = "org.zstack.header.identity.SessionInventory"
+_SESSIONS: Final = "/v1/accounts/sessions/{sessionUuid}"
 _NODE: Final = "/v1/management-nodes"
 
+_IDENTITY: Final = "org.zstack.header.identity"
+_LOGIN_REPLY: Final = f"{_IDENTITY}.APILogInReply"
+_MANAGEMENT: Final = "org.zstack.header.managementnode"
+
 APIS: Final = (
-    *SERVICE_APIS,
-    *OWNERSHIP_APIS,
-    Api(
+    ApiDefinition(
         "LogInByAccount",
         "login",
         "PUT",
         "/v1/accounts/login",
         _login,
         "logInByAccount",
-        unique=True,
         sync=True,
         is_open=True,
+        package=_IDENTITY,
+        reply=_LOGIN_REPLY,
+        inventory=_SESSION,
         validate=_validate_login,
     ),
-    Api(
+    ApiDefinition(
         "LogIn",
         "login",
         "PUT",
         "/v1/login",
         _user_login,
         "logIn",
-        unique=True,
         sync=True,
         is_open=True,
+        package=f"{_IDENTITY}.login",
+        reply=_LOGIN_REPLY,
+        inventory=_SESSION,
         validate=_validate_user_login,
     ),
-    Api("LogOut", "logout", "DELETE", _SESSIONS, _logout, sync=True, is_open=True),
-    Api("ValidateSession", "valid", "GET", _SESSIONS + "/valid", _valid, sync=True, is_open=True),
-    Api(
+    ApiDefinition(
+        "LogInByUser",
+        "login",
+        "PUT",
+        "/v1/accounts/users/login",
+        _old_user_login,
+        "logInByUser",
+        sync=True,
+        is_open=True,
+        package=_IDENTITY,
+        reply=_LOGIN_REPLY,
+        inventory=_SESSION,
+        validate=_validate_old_user_login,
+    ),
+    ApiDefinition("LogOut", "logout", "DELETE", _SESSIONS, _logout, sync=True, is_open=True, package=_IDENTITY),
+    ApiDefinition(
+        "ValidateSession", "valid", "GET", _SESSIONS + "/valid", _valid, sync=True, is_open=True, package=_IDENTITY
+    ),
+    ApiDefinition(
         "RenewSession",
         "renew",
         "PUT",
         _SESSIONS + "/renew",
         _renew,
         "renewSession",
-        unique=True,
+        package=_IDENTITY,
         validate=_validate_renew,
     ),
-    Api("GetVersion", "version", "PUT", _NODE + "/actions", _version, "getVersion", sync=True, is_open=True),
-    Api("GetCurrentTime", "time", "PUT", _NODE + "/actions", _time, "getCurrentTime", sync=True, is_open=True),
-    Api("GetSupportAPIs", "apis", "PUT", _NODE + "/actions", _supported, "getSupportAPIs", sync=True, is_open=True),
-    Api("IsManagementNodeReady", "ready", "GET", _NODE + "/ready", _ready, sync=True, is_open=True),
-    Api("GetPlatformTimeZone", "zone", "GET", _NODE + "/platform-timezone", _zone, sync=True),
-    Api(
+    ApiDefinition(
+        "GetVersion",
+        "version",
+        "PUT",
+        _NODE + "/actions",
+        _version,
+        "getVersion",
+        sync=True,
+        is_open=True,
+        package=_MANAGEMENT,
+    ),
+    ApiDefinition(
+        "GetCurrentTime",
+        "time",
+        "PUT",
+        _NODE + "/actions",
+        _time,
+        "getCurrentTime",
+        sync=True,
+        is_open=True,
+        package=_MANAGEMENT,
+    ),
+    ApiDefinition(
+        "GetSupportAPIs",
+        "apis",
+        "PUT",
+        _NODE + "/actions",
+        _support_apis,
+        "getSupportAPIs",
+        sync=True,
+        is_open=True,
+        package=_MANAGEMENT,
+    ),
+    ApiDefinition(
+        "IsManagementNodeReady",
+        "ready",
+        "GET",
+        _NODE + "/ready",
+        _ready,
+        sync=True,
+        is_open=True,
+        package=_MANAGEMENT,
+    ),
+    ApiDefinition(
+        "GetPlatformTimeZone", "zone", "GET", _NODE + "/platform-timezone", _zone, sync=True, package=_MANAGEMENT
+    ),
+    ApiDefinition(
         "CheckApiPermission",
         "permission",
         "PUT",
@@ -165,6 +241,15 @@ APIS: Final = (
         _permissions,
         "checkApiPermission",
         sync=True,
+        package=_IDENTITY,
+    ),
+    ApiDefinition(
+        "GetTaskProgress",
+        "progress",
+        "GET",
+        "/v1/task-progresses/{apiId}",
+        _progress,
+        sync=True,
+        package="org.zstack.core.progress",
     ),
 )
-"""Every API the node knows."""

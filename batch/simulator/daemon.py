@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from batch.simulator.access import is_loopback, with_random_credentials
 from batch.simulator.server import serve
 
 if TYPE_CHECKING:
@@ -28,13 +29,17 @@ async def run_forever(
     parent_pipe: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until told to end; says so as one JSON line on stdout when ready: url, session, account, password.
+    """Serve until a signal; print one JSON line on stdout when ready: url, session, account, password, token.
+
+    Beyond loopback, where others reach the node, session and passwords are random ones.
 
     With ``parent_pipe`` the node lives as long as its stdin is open and ignores SIGINT, so that it dies neither
     before its parent nor long after; else SIGINT and SIGTERM end it. Raises StateError and OSError as ``serve`` does.
     """
     stop = asyncio.Event()
-    _listen_for_the_end(stop, parent_pipe=parent_pipe)
+    _watch_for_stop(stop, parent_pipe=parent_pipe)
+    if not is_loopback(host):
+        options = with_random_credentials(options)
     server = await serve(options, host=host, port=port, state=state)
     try:
         (announce or _announce)(_ready_line(server, options))
@@ -46,7 +51,13 @@ async def run_forever(
 def _ready_line(server: NodeServer, options: NodeOptions) -> str:
     admin = server.node.admin
     return json.dumps(
-        {"url": server.url, "session": options.session, "account": admin.name, "password": admin.password}
+        {
+            "url": server.url,
+            "session": options.session,
+            "account": admin.name,
+            "password": admin.password,
+            "token": server.token,
+        }
     )
 
 
@@ -55,7 +66,7 @@ def _announce(line: str) -> None:
     sys.stdout.flush()
 
 
-def _listen_for_the_end(stop: asyncio.Event, *, parent_pipe: bool) -> None:
+def _watch_for_stop(stop: asyncio.Event, *, parent_pipe: bool) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, _ignore if parent_pipe else stop.set)

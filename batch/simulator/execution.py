@@ -1,48 +1,56 @@
-"""Api jobs from 202 to their result: row, check stage, handler, completion, web hook (wire: sections 0, 3.3, 4, 5)."""
+"""Api jobs from 202 to their result: row, check stage, handler, completion, web hook (zstack/README.md 5, 6, 7)."""
 
 from __future__ import annotations
 
+import heapq
+import json
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator import mediator
-from batch.simulator.agenda import Agenda, Pool
-from batch.simulator.codes import ApiFailureError, ErrorCode, RestError
+from batch.simulator.apis import BY_NAME
+from batch.simulator.codes import ApiFailureError, ErrorCode, RestError, error_event, locale_of
 from batch.simulator.faults import Fault, FaultKind
-from batch.simulator.jobs import JobStore, Outcome
+from batch.simulator.jobs import JobResult, JobStore
 from batch.simulator.resources import Resource
 from batch.simulator.services import INVENTORY
-from batch.simulator.wire import Json, WebHook, event_json
+from batch.simulator.wire import Json, WebHook, event_json, object_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
-    from batch.simulator.api import Call, World
-    from batch.simulator.options import Account
+    from batch.simulator.api import Call, NodeContext
+    from batch.simulator.options import NodeAccount
+    from batch.simulator.wire import Request
+
 
 _NO_ROW: Final = frozenset({FaultKind.ROW_MISSING})
+_ROW_AT: Final = {"start": 0.0, "half-written": 0.0, "half-way": 0.5, "end": 1.0, "never": 0.5}
+"""The part of a job after which its row is written."""
 _UNSENT: Final = frozenset({FaultKind.ORPHAN, FaultKind.ORPHAN_500})
 
 
 class Execution:
     """Runs async API messages in the node's memory: what is under way dies with the node."""
 
-    def __init__(self, world: World, jobs: JobStore, agenda: Agenda, rng: Random) -> None:
+    def __init__(self, context: NodeContext, jobs: JobStore, timers: TimerQueue, rng: Random) -> None:
         """Draw latencies from ``rng`` at acceptance, in the order of requests."""
-        self._world = world
+        self._context = context
         self._jobs = jobs
-        self._agenda = agenda
+        self._timers = timers
         self._rng = rng
-        self.pool = Pool(world.options.workers, world.options.check_seconds)
+        self.pool = WorkerPool(context.options.workers, context.options.check_seconds)
         self.hooks: list[WebHook] = []
         """Web hooks to call now; whoever owns the network takes them and reports back."""
 
     def accept(self, call: Call, now: float) -> None:
         """Write the row, then send the message. Raises RestError 500 when sending fails after the row."""
         kind = call.fault.kind if call.fault is not None else None
-        if kind not in _NO_ROW and not self._world.options.loses_rows:
-            self._jobs.insert(call.id, now)
-            self._world.emit({"e": "row", "j": call.id, "t": now})
+        if kind not in _NO_ROW and not self._context.options.loses_rows:
+            self._jobs.insert(call.row, now)
+            self._context.emit({"e": "row", "j": call.row, "t": now})
         if kind is FaultKind.ORPHAN_500:
             raise RestError(500, "unable to send message to the bus")
         if kind not in _UNSENT:
@@ -51,96 +59,173 @@ class Execution:
 
     def hook_answered(self, hook: WebHook, now: float, *, ok: bool) -> None:
         """Repeat a web hook that was not taken, up to the number of tries; then it is given up for ever."""
-        options = self._world.options
+        options = self._context.options
         if not ok and hook.attempt < options.hook_tries:
             again = WebHook(hook.url, hook.headers, hook.body, hook.attempt + 1)
-            self._agenda.add(now + options.hook_pause, lambda _: self.hooks.append(again))
+            self._timers.add(now + options.hook_pause, lambda _: self.hooks.append(again))
 
-    def render(self, outcome: Outcome, *, with_schema: bool = False) -> bytes:
-        """Write the body of a finished job."""
-        content = outcome.content
+    def render(self, result: JobResult, request: Request) -> bytes:
+        """Write the body of a finished job, in the language and with the schema that ``request`` asks for."""
+        return self._json(self.body(result, request))
+
+    def body(self, result: JobResult, request: Request) -> Json:
+        """Make the body of a finished job before it is written."""
+        content = result.content
+        if isinstance(content, ErrorCode):
+            locale = locale_of(request.headers.get("accept-language"))
+            return {"error": self._context.errors.json(content, locale)}
         if isinstance(content, Resource):
-            schema = {"inventory": INVENTORY} if with_schema else None
-            return self._json({"inventory": self._world.estate.inventory(content), "schema": schema})
-        return content
+            return with_schema({"inventory": self._context.resources.inventory(content)}, INVENTORY, request)
+        return with_schema(json.loads(content), BY_NAME[result.api].inventory, request)
 
     def _send(self, call: Call, now: float) -> None:
-        self._world.ledger.job_started()
-        seconds = self._rng.uniform(*self._world.options.latency)
-        self._agenda.add(self.pool.pass_(now), partial(self._check, call, seconds))
+        self._context.ledger.job_started()
+        seconds = self._rng.uniform(*self._context.options.latency)
+        self._timers.add(self.pool.admit(now), partial(self._check, call, seconds))
 
     def _check(self, call: Call, seconds: float, now: float) -> None:
         try:
-            account = mediator.check(self._world, call, now)
+            account = mediator.check_message(self._context, call, now)
         except ApiFailureError as failure:
-            self._complete(call, self._failed(failure.error), now)
+            self._complete(call, JobResult(failure.error, call.api.name), now)
             return
-        if self._world.options.honours_validation_only and mediator.is_validation_only(call):
-            self._complete(call, Outcome(ok=True, content=self._json({})), now)
+        if self._context.options.honours_validation_only and mediator.is_validation_only(call):
+            self._complete(call, JobResult(self._json({}), call.api.name), now)
             return
-        self._agenda.add(now + seconds / 2, partial(self._execute, call, account, seconds / 2))
+        before = seconds * _ROW_AT[self._context.options.row_appears]
+        self._timers.add(now + before, partial(self._execute, call, account, seconds - before))
 
-    def _execute(self, call: Call, account: Account | None, rest: float, now: float) -> None:
+    def _execute(self, call: Call, account: NodeAccount | None, rest: float, now: float) -> None:
         outcome = self._run(call, account, now)
-        self._agenda.add(now + rest, partial(self._complete, call, outcome))
+        self._timers.add(now + rest, partial(self._complete, call, outcome))
 
-    def _run(self, call: Call, account: Account | None, now: float) -> Outcome:
+    def _run(self, call: Call, account: NodeAccount | None, now: float) -> JobResult:
         fault = call.fault
         if fault is not None and fault.kind in {FaultKind.FAIL, FaultKind.FAIL_THEN_CREATE}:
             if fault.kind is FaultKind.FAIL_THEN_CREATE:
-                self._agenda.add(now + fault.seconds, partial(self._run_unheard, call, account))
-            return self._failed(self._injected(fault))
+                self._timers.add(now + fault.seconds, partial(self._run_after_failure, call, account))
+            return JobResult(self._fault_error(fault), call.api.name)
         outcome = self._handle(call, account, now)
         if fault is not None and fault.kind is FaultKind.FAIL_CREATED:
-            return self._failed(self._injected(fault))
+            return JobResult(self._fault_error(fault), call.api.name)
         return outcome
 
-    def _run_unheard(self, call: Call, account: Account | None, now: float) -> None:
+    def _run_after_failure(self, call: Call, account: NodeAccount | None, now: float) -> None:
         self._handle(call, account, now)
 
-    def _handle(self, call: Call, account: Account | None, now: float) -> Outcome:
+    def _handle(self, call: Call, account: NodeAccount | None, now: float) -> JobResult:
         try:
-            result = call.api.run(self._world, call, account, now)
+            result = call.api.run(self._context, call, account, now)
         except ApiFailureError as failure:
-            return self._failed(failure.error)
-        return Outcome(ok=True, content=result if isinstance(result, Resource) else self._json(result))
+            return JobResult(failure.error, call.api.name)
+        if not isinstance(result, Resource):
+            return JobResult(self._json(result), call.api.name)
+        result.is_half_written = self._context.options.row_appears == "half-written"
+        return JobResult(result, call.api.name)
 
-    def _injected(self, fault: Fault) -> ErrorCode:
-        speech = self._world.speech
-        cause = speech.error(fault.cause, "agent") if fault.cause is not None else None
+    def _fault_error(self, fault: Fault) -> ErrorCode:
+        errors = self._context.errors
+        cause = errors.error(fault.cause, "agent") if fault.cause is not None else None
         if fault.code == "SYS.1001":
-            return speech.error(fault.code, "timeout", self._world.options.api_timeout_ms, cause=cause)
-        return speech.error(fault.code, "injected", fault.code, cause=cause)
+            return errors.error(fault.code, "timeout", self._context.options.api_timeout_ms, cause=cause)
+        return errors.error(fault.code, "injected", fault.code, cause=cause)
 
-    def _failed(self, error: ErrorCode) -> Outcome:
-        return Outcome(ok=False, content=self._json({"error": self._world.speech.json(error)}))
-
-    def _complete(self, call: Call, outcome: Outcome, _now: float) -> None:
-        self._world.ledger.job_ended()
+    def _complete(self, call: Call, outcome: JobResult, _now: float) -> None:
+        self._context.ledger.job_ended()
         kind = call.fault.kind if call.fault is not None else None
+        if isinstance(outcome.content, Resource):
+            outcome.content.is_half_written = False
         if kind is FaultKind.RESULT_LOST:
             return
-        self._jobs.complete(call.id, outcome)
-        self._world.emit(_done_event(call.id, outcome))
+        self._jobs.complete(call.row, outcome)
+        self._context.emit(_done_event(call.row, outcome))
         if kind is FaultKind.PURGED:
-            self._jobs.vanish(call.id)
-            self._world.emit({"e": "vanish", "j": call.id})
+            self._jobs.vanish(call.row)
+            self._context.emit({"e": "vanish", "j": call.row})
         if call.hook is not None:
             self.hooks.append(self._hook(call, outcome))
 
-    def _hook(self, call: Call, outcome: Outcome) -> WebHook:
+    def _hook(self, call: Call, outcome: JobResult) -> WebHook:
         headers = (
             ("Content-Type", "application/json; charset=utf-8"),
             ("X-Job-UUID", call.id),
             ("X-Job-Success", "true" if outcome.ok else "false"),
         )
-        return WebHook(call.hook or "", headers, self.render(outcome))
+        body = self.body(outcome, call.request)
+        return WebHook(call.hook or "", headers + _batch_header(body), self._json(body))
 
     def _json(self, value: Json) -> bytes:
-        return event_json(value, html_escape=self._world.options.html_escape)
+        return event_json(value, html_escape=self._context.options.html_escape)
 
 
-def _done_event(job: str, outcome: Outcome) -> Json:
-    if isinstance(outcome.content, Resource):
-        return {"e": "done", "j": job, "u": outcome.content.uuid}
-    return {"e": "done", "j": job, "k": outcome.ok, "b": outcome.content.decode()}
+def _batch_header(body: Json) -> tuple[tuple[str, str], ...]:
+    """Say how a message about several resources ended, where it was one."""
+    results = body.get("results")
+    if not isinstance(results, list):
+        return ()
+    ends = {result.get("success") is True for result in results}
+    return (("X-Job-Batch", "PARTIAL" if len(ends) > 1 else "FAIL" if False in ends else "SUCCESS"),)
+
+
+def with_schema(body: Json, inventory: str | None, request: Request) -> Json:
+    """Add the classes of what ``body`` holds where the request's X-JSON-Schema asks for them."""
+    if "x-json-schema" not in request.headers:
+        return body
+    row = body.get("inventory")
+    schema = object_schema("inventory", row, inventory) if inventory is not None and isinstance(row, dict) else {}
+    return body | {"schema": schema}
+
+
+def _done_event(job: str, result: JobResult) -> Json:
+    content = result.content
+    event: Json = {"e": "done", "j": job, "a": result.api}
+    if isinstance(content, Resource):
+        return event | {"u": content.uuid}
+    if isinstance(content, ErrorCode):
+        return event | {"x": error_event(content)}
+    return event | {"b": content.decode()}
+
+
+class TimerQueue:
+    """A heap of (due time, action); actions of equal time run in the order they were added."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._heap: list[tuple[float, int, bool, Callable[[float], None]]] = []
+        self._count = 0
+
+    def add(self, due: float, action: Callable[[float], None], *, survives_restart: bool = False) -> None:
+        """Run ``action(due)`` once the clock reaches ``due``."""
+        self._count += 1
+        heapq.heappush(self._heap, (due, self._count, survives_restart, action))
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next action is due; None when there is none."""
+        return self._heap[0][0] if self._heap else None
+
+    def run_until(self, now: float) -> None:
+        """Run everything due by ``now``, including what those actions add."""
+        while self._heap and self._heap[0][0] <= now:
+            due, _, _, action = heapq.heappop(self._heap)
+            action(due)
+
+    def forget(self) -> None:
+        """Drop what lives in the node's memory, as its death does; requests still on the network stay."""
+        self._heap = [entry for entry in self._heap if entry[2]]
+        heapq.heapify(self._heap)
+
+
+class WorkerPool:
+    """The check stage's threads: each message holds one for ``seconds``."""
+
+    def __init__(self, workers: int, seconds: float) -> None:
+        """Start with every thread free."""
+        self._free = [-math.inf] * workers
+        self._seconds = seconds
+
+    def admit(self, now: float) -> float:
+        """Take the first free thread; say when the message leaves it."""
+        done = max(now, self._free[0]) + self._seconds
+        heapq.heapreplace(self._free, done)
+        return done

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from batch.simulator.wire import Delivery, Drop, Response
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
 
 class FaultKind(StrEnum):
-    """Every cut at which a request, an answer or a job can be hurt (wire: section 11, point 15)."""
+    """Every point at which a request, an answer or a job can go wrong (zstack/README.md 12)."""
 
     DROP = "drop"
     """The connection is reset before the node sees the request."""
@@ -97,7 +100,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class FaultRule:
     """Which requests a fault hits: all conditions that are set must hold."""
 
     fault: Fault
@@ -115,12 +118,12 @@ class Rule:
 class Faults:
     """Decides for each request, at most one fault each: the first named rule that fits, else one draw over the rest."""
 
-    def __init__(self, rules: tuple[Rule, ...], rng: Random) -> None:
+    def __init__(self, rules: tuple[FaultRule, ...], rng: Random) -> None:
         """Draw from ``rng`` only where a rule has a probability."""
         self._rules = rules
         self._rng = rng
         self._used: Counter[int] = Counter()
-        self._of_call: dict[str, tuple[list[Rule], list[Rule]]] = {}
+        self._of_call: dict[str, tuple[list[FaultRule], list[FaultRule]]] = {}
 
     def decide(self, call: str, number: int, source: str | None) -> Fault | None:
         """Choose the fault of the ``number``-th ``call`` about ``source``."""
@@ -133,7 +136,7 @@ class Faults:
         self._used[id(rule)] += 1
         return rule.fault
 
-    def _rules_of(self, call: str) -> tuple[list[Rule], list[Rule]]:
+    def _rules_of(self, call: str) -> tuple[list[FaultRule], list[FaultRule]]:
         """Give the rules for ``call`` without and with a probability."""
         if call not in self._of_call:
             rules = [rule for rule in self._rules if rule.on in {ANY, call}]
@@ -141,7 +144,7 @@ class Faults:
             self._of_call[call] = named, [rule for rule in rules if rule.probability is not None]
         return self._of_call[call]
 
-    def _draw(self, drawn: list[Rule], number: int, source: str | None) -> Rule | None:
+    def _draw(self, drawn: list[FaultRule], number: int, source: str | None) -> FaultRule | None:
         point = self._rng.random()
         for rule in drawn:
             if not self._fits(rule, number, source):
@@ -151,9 +154,55 @@ class Faults:
                 return rule
         return None
 
-    def _fits(self, rule: Rule, number: int, source: str | None) -> bool:
+    def _fits(self, rule: FaultRule, number: int, source: str | None) -> bool:
         return (
             (rule.requests is None or number in rule.requests)
             and (rule.source is None or rule.source == source)
             and (rule.times is None or self._used[id(rule)] < rule.times)
         )
+
+
+_PAGES: Final = {502: "Bad Gateway", 503: "Service Temporarily Unavailable", 504: "Gateway Time-out"}
+_HTML: Final = (("Content-Type", "text/html"),)
+
+
+def delivery_before(fault: Fault) -> Delivery | None:
+    """Return what is delivered where the node never sees the request; None where it does."""
+    if fault.kind is FaultKind.PROXY and not fault.executed:
+        return _proxy_page(fault)
+    return _BEFORE[fault.kind](fault) if fault.kind in _BEFORE else None
+
+
+def delivery_after(fault: Fault, reply: Response) -> Delivery:
+    """Apply the fault to the answer of a node that has handled the request."""
+    return _AFTER[fault.kind](fault, reply) if fault.kind in _AFTER else reply
+
+
+def _proxy_page(fault: Fault) -> Response:
+    title = f"{fault.status} {_PAGES.get(fault.status, 'Error')}"
+    page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
+    return Response(fault.status, page.encode(), _HTML)
+
+
+def _rate_limited(fault: Fault) -> Response:
+    return Response(429, b"Too Many Requests", (("Retry-After", f"{fault.seconds:g}"),))
+
+
+def _tomcat_page(_: Fault) -> Response:
+    return Response(
+        500, b"<!doctype html><html><body><h1>HTTP Status 500 - Internal Server Error</h1></body></html>", _HTML
+    )
+
+
+_BEFORE: Final[dict[FaultKind, Callable[[Fault], Delivery]]] = {
+    FaultKind.DROP: lambda fault: Drop(fault.seconds),
+    FaultKind.RATE_LIMITED: _rate_limited,
+    FaultKind.HTML_500: _tomcat_page,
+}
+_AFTER: Final[dict[FaultKind, Callable[[Fault, Response], Delivery]]] = {
+    FaultKind.LOST_REPLY: lambda fault, _: Drop(fault.seconds),
+    FaultKind.SLOW: lambda fault, reply: replace(reply, delay=reply.delay + fault.seconds),
+    FaultKind.TRUNCATED: lambda _, reply: replace(reply, cut=len(reply.body) // 2),
+    FaultKind.PROXY: lambda fault, _: _proxy_page(fault),
+    FaultKind.ERROR_500: lambda _, __: Response(500, b"java.lang.RuntimeException: connection to the database is lost"),
+}

@@ -1,29 +1,42 @@
-"""The api-job store: rows in the shared database and the node's own result cache (wire: sections 0, 4)."""
+"""The api-job store: rows in the shared database and the node's own result cache (zstack/README.md 6)."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from batch.simulator.codes import ErrorCode
 
 if TYPE_CHECKING:
     from batch.simulator.resources import Resource
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job ended: ``content`` is the body's bytes, or the clone whose inventory is written when asked for."""
+LEGACY_ROW: Final = "legacy:"
+"""How the rows of the legacy API begin; the real server keeps them in a table of their own, for days."""
 
-    ok: bool
-    content: bytes | Resource
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """How a job ended."""
+
+    content: bytes | Resource | ErrorCode
+    """The body, the model service whose inventory is written when it is asked for, or the error."""
+    api: str
+    """Name of the API."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job succeeded."""
+        return not isinstance(self.content, ErrorCode)
 
 
 @dataclass(slots=True)
-class Row:
-    """AsyncRestVO: ``outcome`` None means processing."""
+class JobRow:
+    """AsyncRestVO: ``result`` None means processing."""
 
     created: float
-    outcome: Outcome | None = None
+    result: JobResult | None = None
 
 
 class JobStore:
@@ -31,8 +44,8 @@ class JobStore:
 
     def __init__(self, *, retention: float, cache_size: int, duplicate_window: float) -> None:
         """Durations in seconds."""
-        self.rows: dict[str, Row] = {}
-        self._cache: OrderedDict[str, Outcome] = OrderedDict()
+        self.rows: dict[str, JobRow] = {}
+        self._cache: OrderedDict[str, JobResult] = OrderedDict()
         self._retention = retention
         self._cache_size = cache_size
         self._window = duplicate_window
@@ -44,31 +57,35 @@ class JobStore:
 
     def insert(self, job: str, now: float) -> None:
         """Write a processing row; a second insert of the same uuid fails silently."""
-        self.rows.setdefault(job, Row(now))
+        self.rows.setdefault(job, JobRow(now))
 
-    def complete(self, job: str, outcome: Outcome) -> None:
+    def complete(self, job: str, outcome: JobResult) -> None:
         """Keep the result in cache and row; a second execution overwrites the first. Without a row nothing stays."""
         row = self.rows.get(job)
         if row is None:
             return
-        row.outcome = outcome
+        row.result = outcome
         self._cache[job] = outcome
         self._cache.move_to_end(job)
         if len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
 
-    def find(self, job: str) -> Outcome | Row | None:
-        """Ask the cache first, then the rows: a Row is a processing one, None is 404."""
+    def find(self, job: str) -> JobResult | JobRow | None:
+        """Ask the cache first, then the rows: a JobRow is a processing one, None is 404."""
         cached = self._cache.get(job)
         if cached is not None:
             self._cache.move_to_end(job)
             return cached
         row = self.rows.get(job)
-        return row if row is None or row.outcome is None else row.outcome
+        return row if row is None or row.result is None else row.result
 
     def purge(self, now: float) -> None:
-        """Delete done rows created longer ago than the retention; their cached results stay."""
-        old = [job for job, row in self.rows.items() if row.outcome is not None and now - row.created > self._retention]
+        """Delete done rows created longer ago than the retention; cached results and the legacy API's rows stay."""
+        old = [
+            job
+            for job, row in self.rows.items()
+            if row.result is not None and now - row.created > self._retention and not job.startswith(LEGACY_ROW)
+        ]
         for job in old:
             del self.rows[job]
 

@@ -1,4 +1,4 @@
-"""The node's own books: every clone it made and every call it received, against which a client's story is checked."""
+"""The ledger: every clone the node made and every call it received, to check a client's account of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """Counts and times; a call costs nine bytes, a clone one reference to its resource."""
+    """Counts and times of calls; a call costs nine bytes, a clone one reference to its resource."""
 
     def __init__(self) -> None:
-        """Start with empty books."""
+        """Start empty."""
         self.clones: list[Resource] = []
         self.calls: Counter[str] = Counter()
         self.posts: Counter[str] = Counter()
@@ -25,6 +25,8 @@ class Ledger:
         self.faults: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         """duplicate_jobs, logins, http_sessions, refused, restarts, deleted, ..."""
+        self.updates: list[tuple[str, tuple[str, ...]]] = []
+        """Each executed UpdateModelService: the service, and the fields that it set."""
         self.owners: Counter[str] = Counter()
         """How often each resource was given to another account."""
         self.in_flight = 0
@@ -34,7 +36,7 @@ class Ledger:
         self._names: list[str] = []
 
     def call(self, kind: str, now: float, source: str | None) -> int:
-        """Book a received call; its number among its kind, from 1."""
+        """Record a received call and return its number among its kind, from 1."""
         self.calls[kind] += 1
         if kind == "submit" and source is not None:
             self.posts[source] += 1
@@ -45,16 +47,16 @@ class Ledger:
         return self.calls[kind]
 
     def clone(self, row: Resource) -> None:
-        """Book a clone that was made."""
+        """Record a clone that was made."""
         self.clones.append(row)
 
     def job_started(self) -> None:
-        """Book an accepted job."""
+        """Record an accepted job."""
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def job_ended(self) -> None:
-        """Book the end of an accepted job."""
+        """Record the end of an accepted job."""
         self.in_flight -= 1
 
     def duplicates(self) -> list[Json]:
@@ -83,7 +85,7 @@ class Ledger:
         return best
 
     def json(self, *, clones: bool = True, times: bool = True) -> Json:
-        """Write the books; ``clones`` and ``times`` are the two parts that grow."""
+        """Write the ledger as JSON; ``clones`` and ``times`` are the two parts that grow."""
         answer: Json = {
             "clones_made": len(self.clones),
             "clones_per_source": dict(Counter(row.source for row in self.clones)),
@@ -94,6 +96,7 @@ class Ledger:
             "posts_per_source": dict(self.posts),
             "faults": dict(self.faults),
             "max_concurrent": self.max_in_flight,
+            "updates": [{"uuid": uuid, "fields": list(fields)} for uuid, fields in self.updates],
             **self.counts,
         }
         if clones:

@@ -1,34 +1,47 @@
-"""The checks an API message passes before its service sees it; their errors show at the poll (wire: 3.2, 12-16)."""
+"""The checks an API message passes before its service sees it; their errors show at the poll (zstack/README.md 5)."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator.resources import MODEL_SERVICE
 from batch.simulator.wire import is_resource_uuid
 
 if TYPE_CHECKING:
-    from batch.simulator.api import Call, World
-    from batch.simulator.options import Account
+    from batch.simulator.api import Call, NodeContext
+    from batch.simulator.options import NodeAccount
 
+_VARIABLE: Final = re.compile(r"{(\w+)}")
 VALIDATION_ONLY: Final = "ephemeral::validationOnly"
-_QUOTA: Final = "ai.modelService.num"
+QUOTA: Final = "ai.modelService.num"
+"""Name of the quota of model services."""
 
 
-def check(world: World, call: Call, now: float) -> Account | None:
+def check_message(context: NodeContext, call: Call, now: float) -> NodeAccount | None:
     """Check in interceptor order; who calls, None for open APIs. Raises ApiFailureError."""
-    if world.options.session_first:
-        _authorise(world, call, now)
-    call.api.validate(world, call)
-    account = _authorise(world, call, now)
+    if context.options.session_first:
+        _authorise(context, call, now)
+    _require_path(context, call)
+    call.api.validate(context, call)
+    account = _authorise(context, call, now)
     if account is not None:
-        _permit(world, call, account)
+        _permit(context, call, account)
     if call.api.creates:
-        _check_resource_uuid(world, call)
-        _check_system_tags(world, call)
+        _check_resource_uuid(context, call)
+        _check_system_tags(context, call)
         if account is not None:
-            check_quota(world, account)
+            check_quota(context, account)
     return account
+
+
+def _require_path(context: NodeContext, call: Call) -> None:
+    """Refuse a message of the legacy API without what a path names. Raises ApiFailureError SYS.1007."""
+    if not call.is_legacy or call.api.is_query:
+        return
+    for name in _VARIABLE.findall(call.api.pattern):
+        if not call.path[name]:
+            raise context.errors.failure("SYS.1007", "mandatory", name)
 
 
 def is_validation_only(call: Call) -> bool:
@@ -36,38 +49,42 @@ def is_validation_only(call: Call) -> bool:
     return VALIDATION_ONLY in call.system_tags
 
 
-def _authorise(world: World, call: Call, now: float) -> Account | None:
+def _authorise(context: NodeContext, call: Call, now: float) -> NodeAccount | None:
     if isinstance(call.credential, str):
-        return world.directory.authorise(call.credential, now)
+        return context.directory.authorise(call.credential, now)
     return call.credential
 
 
-def _permit(world: World, call: Call, account: Account) -> None:
+def _permit(context: NodeContext, call: Call, account: NodeAccount) -> None:
     if call.api.admin_only and not account.is_admin:
-        raise world.speech.fail("ID.1002", "admin", f"API{call.api.name}Msg")
+        raise context.errors.failure("ID.1002", "admin", f"API{call.api.name}Msg")
     if call.api.name in account.denied:
-        raise world.speech.fail("SYS.1006", "denied", f"API{call.api.name}Msg")
-    call.api.permit(world, call, account)
+        raise context.errors.denial("denied", f"API{call.api.name}Msg")
+    call.api.permit(context, call, account)
 
 
-def _check_resource_uuid(world: World, call: Call) -> None:
+def _check_resource_uuid(context: NodeContext, call: Call) -> None:
     uuid = call.fields.get("resourceUuid")
-    if uuid is not None and world.options.strict_resource_uuid and not is_resource_uuid(uuid.strip()):
-        raise world.speech.fail("SYS.1007", "uuid", uuid)
+    if uuid is not None and context.options.strict_resource_uuid and not is_resource_uuid(uuid.strip()):
+        raise context.errors.failure("SYS.1007", "uuid", uuid)
 
 
-def _check_system_tags(world: World, call: Call) -> None:
-    known = (VALIDATION_ONLY, *world.options.system_tags)
+def _check_system_tags(context: NodeContext, call: Call) -> None:
+    known = (VALIDATION_ONLY, *context.options.system_tags)
     for tag in dict.fromkeys(call.system_tags):
         if not tag.startswith(known):
-            raise world.speech.fail("SYS.1007", "tag", tag)
+            raise context.errors.failure("SYS.1007", "tag", tag)
 
 
-def check_quota(world: World, account: Account) -> None:
+def check_quota(context: NodeContext, account: NodeAccount) -> None:
     """Refuse one more model service of ``account``. Raises ApiFailureError ID.1003."""
     if account.is_admin or account.quota is None:
         return
-    rows = world.estate.rows.values()
-    used = sum(row.owner == account.uuid and row.kind == MODEL_SERVICE and not row.deleted for row in rows)
+    used = services_of(context, account)
     if used >= account.quota:
-        raise world.speech.fail("ID.1003", "quota", account.uuid, _QUOTA, account.quota, used)
+        raise context.errors.failure("ID.1003", "quota", account.uuid, QUOTA, account.quota, used)
+
+
+def services_of(context: NodeContext, account: NodeAccount) -> int:
+    """Count the model services that an account owns."""
+    return sum(row.owner == account.uuid for row in context.resources.of_kind(MODEL_SERVICE))

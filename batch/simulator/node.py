@@ -1,4 +1,4 @@
-"""The embedded ZStack node: a pure, synchronous core. No sockets, no clock, no global chance.
+"""The embedded ZStack node: a pure, synchronous core. No sockets, no clock, no global random numbers.
 
 Give it requests and the time; it gives back what to deliver and keeps the rest for later. A server drives it with
 the real clock, a simulation with a virtual one; the same seed and the same requests in the same order behave the same.
@@ -6,35 +6,32 @@ the real clock, a simulation with a virtual one; the same seed and the same requ
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from batch.simulator import mediator, network
-from batch.simulator.agenda import Agenda
-from batch.simulator.api import Call, World
-from batch.simulator.codes import ApiFailureError, RestError, Speech
+from batch.simulator.api import NodeContext
+from batch.simulator.apis import BY_NAME
+from batch.simulator.codes import ErrorFactory
 from batch.simulator.directory import Directory
-from batch.simulator.execution import Execution
-from batch.simulator.faults import Fault, FaultKind, Faults
-from batch.simulator.gateway import JOBS, Gateway, classify
-from batch.simulator.jobs import JobStore, Outcome
+from batch.simulator.dispatcher import Dispatcher
+from batch.simulator.execution import Execution, TimerQueue
+from batch.simulator.faults import Fault, FaultKind, Faults, delivery_after, delivery_before
+from batch.simulator.gateway import classify
+from batch.simulator.jobs import JobStore
 from batch.simulator.ledger import Ledger
-from batch.simulator.options import ADMIN_UUID, Account, NodeOptions
-from batch.simulator.resources import Estate
+from batch.simulator.options import ADMIN_UUID, NodeAccount, NodeOptions
+from batch.simulator.resources import ResourceStore
 from batch.simulator.restore import restore
+from batch.simulator.tampering import read_tampering
 from batch.simulator.wire import (
     Delivery,
     Drop,
     Json,
     Later,
-    Reply,
     Request,
     WebHook,
-    event_json,
-    made_up_uuid,
-    sync_error_json,
+    derive_uuid,
 )
 
 if TYPE_CHECKING:
@@ -53,42 +50,51 @@ class Node:
         events: Iterable[Json] = (),
         journal: Callable[[list[Json]], None] | None = None,
     ) -> None:
-        """Start at ``now``; ``events`` of an earlier life are taken up, new ones go to ``journal`` before an answer."""
+        """Start at ``now`` from ``events`` of an earlier process; new ones go to ``journal`` before an answer."""
         self.options = options or NodeOptions()
-        self.origin = origin
         self.ledger = Ledger()
         self.down_until = now
         self._journal = journal
         self._events: list[Json] = []
         self._drawn = 0
-        self._agenda = Agenda()
+        self._timers = TimerQueue()
         self._jobs = JobStore(
             retention=self.options.row_retention,
             cache_size=self.options.cache_size,
             duplicate_window=self.options.duplicate_window,
         )
-        self._world = self._build_world(now)
-        lives = restore(self._world, self._jobs, events, now)
+        self._context = self._build_context(now)
+        lives = restore(self._context, self._jobs, events, now)
         self._salt = f"{self.options.seed}:{lives}"
         rng = Random(self._salt)  # nosec B311
         self._faults = Faults(self.options.faults, rng)
-        self._execution = Execution(self._world, self._jobs, self._agenda, rng)
-        self._gateway = Gateway(self._world)
+        self._execution = Execution(self._context, self._jobs, self._timers, rng)
+        self._dispatcher = Dispatcher(self._context, self._jobs, self._execution, salt=self._salt)
+        self.origin = origin
         self._next_scan = now + self.options.scan_interval
 
-    def _build_world(self, now: float) -> World:
+    @property
+    def origin(self) -> str:
+        """Where the node is reached: scheme, host and port."""
+        return self._dispatcher.origin
+
+    @origin.setter
+    def origin(self, origin: str) -> None:
+        self._dispatcher.origin = origin
+
+    def _build_context(self, now: float) -> NodeContext:
         options = self.options
-        speech = Speech(options.locale, options.global_error_codes)
-        directory = Directory(options, speech)
+        errors = ErrorFactory(options.locale, options.global_error_codes, options.newer_codes)
+        directory = Directory(options, errors)
         if options.session is not None:
             directory.open(options.session, directory.accounts[ADMIN_UUID], now)
-        estate = Estate(options, speech, now)
-        return World(options, speech, directory, estate, self.ledger, self._emit, self._draw_uuid)
+        resources = ResourceStore(options, errors, now)
+        return NodeContext(options, errors, directory, resources, self.ledger, self._emit, self._draw_uuid, BY_NAME)
 
     @property
-    def admin(self) -> Account:
+    def admin(self) -> NodeAccount:
         """The account that may do everything."""
-        return self._world.directory.accounts[ADMIN_UUID]
+        return self._context.directory.accounts[ADMIN_UUID]
 
     def receive(self, request: Request, now: float) -> Delivery:
         """Take a request that reached the node's address at ``now``."""
@@ -109,20 +115,20 @@ class Node:
     def advance(self, now: float) -> None:
         """Do everything that is due by ``now``."""
         while self._next_scan <= now:
-            self._agenda.run_until(self._next_scan)
+            self._timers.run_until(self._next_scan)
             self._jobs.purge(self._next_scan)
             self._next_scan += self.options.scan_interval
-        self._agenda.run_until(now)
+        self._timers.run_until(now)
         self._flush()
 
     @property
     def next_due(self) -> float | None:
         """When ``advance`` has something to do; None when nothing is under way."""
-        return self._agenda.next_due
+        return self._timers.next_due
 
     def drain(self) -> None:
         """Bring all that is under way to its end, however late it is due."""
-        while (due := self._agenda.next_due) is not None:
+        while (due := self._timers.next_due) is not None:
             self.advance(due)
 
     def take_hooks(self) -> list[WebHook]:
@@ -138,7 +144,7 @@ class Node:
     def restart(self, now: float, *, seconds: float) -> None:
         """Die and come back: refused for ``seconds``, cache empty, jobs under way processing for ever."""
         self.advance(now)
-        self._agenda.forget()
+        self._timers.forget()
         self._jobs.restart()
         self._execution.hooks.clear()
         self.ledger.in_flight = 0
@@ -148,13 +154,19 @@ class Node:
     def add_sources(self, uuids: list[str]) -> None:
         """Make up these sources now, so that they can be queried before they are cloned."""
         for uuid in uuids:
-            self._world.estate.find_source(uuid)
+            self._context.resources.find_source(uuid)
         self._emit({"e": "sources", "u": uuids})
+        self._flush()
+
+    def tamper(self, order: Json, now: float) -> None:
+        """Change the database behind the API's back; see ``tampering``. Raises ValueError."""
+        read_tampering(order, self._context.directory.accounts).apply(self._context.resources, now)
+        self._emit({"e": "tamper", "o": order, "t": now})
         self._flush()
 
     def expire_sessions(self) -> None:
         """End every session at once."""
-        self._world.directory.expire_all()
+        self._context.directory.expire_all()
         self._emit({"e": "expire"})
         self._flush()
 
@@ -164,109 +176,44 @@ class Node:
 
     def report(self, now: float, *, clones: bool = True, times: bool = True) -> Json:
         """Write the ledger; see Ledger.json."""
-        sessions = self._world.directory.sessions.values()
+        sessions = self._context.directory.sessions.values()
         return {
             "now": now,
             "sessions_open": sum(session.expires > now for session in sessions),
-            "jobs_processing": sum(row.outcome is None for row in self._jobs.rows.values()),
+            "jobs_processing": sum(row.result is None for row in self._jobs.rows.values()),
             **self.ledger.json(clones=clones, times=times),
         }
 
     def _deliver(self, request: Request, fault: Fault | None, now: float) -> Delivery:
         """Apply the faults of the network around the node's own handling."""
         if fault is None:
-            return self._handle(request, None, now)
+            return self._dispatcher.answer(request, None, now)
         kind = fault.kind
-        unseen = network.before(fault)
+        unseen = delivery_before(fault)
         if unseen is not None:
             return unseen
         if kind in {FaultKind.LATE, FaultKind.DELAYED}:
             later = Later(now + fault.seconds)
-            self._agenda.add(later.due, partial(self._handle_late, request, later), survives_restart=True)
+            self._timers.add(later.due, partial(self._handle_late, request, later), survives_restart=True)
             return later if kind is FaultKind.LATE else Drop()
         if kind is FaultKind.EXPIRE_SESSIONS:
             self.expire_sessions()
-        reply = self._handle(request, fault, now)
+        reply = self._dispatcher.answer(request, fault, now)
         if kind is FaultKind.TWICE:
-            self._agenda.add(
+            self._timers.add(
                 now + fault.seconds, partial(self._handle_late, request, Later(now)), survives_restart=True
             )
         if kind is FaultKind.RESTART:
             self.restart(now, seconds=fault.seconds)
             return Drop()
-        return network.after(fault, reply)
+        return delivery_after(fault, reply)
 
     def _handle_late(self, request: Request, later: Later, now: float) -> None:
-        later.outcome = Drop() if now < self.down_until else self._handle(request, None, now)
-
-    def _handle(self, request: Request, fault: Fault | None, now: float) -> Reply:
-        """Answer as RestServer does: jobs before everything, then the immediate checks."""
-        path = request.path.removeprefix(self.options.context_path)
-        try:
-            if path.startswith(JOBS) and path != request.path:
-                reply = self._poll(request, path.removeprefix(JOBS))
-            else:
-                reply = self._call(self._read(request, path, now, fault), now)
-        except RestError as error:
-            reply = Reply(error.status, error.text.encode("utf-8", "replace"))
-        return replace(reply, headers=reply.headers + self._headers(request))
-
-    def _read(self, request: Request, path: str, now: float, fault: Fault | None) -> Call:
-        if path == request.path:
-            raise RestError(404, f"no api mapping to {path}")
-        return self._gateway.read(request, path, now, fault)
-
-    def _poll(self, request: Request, job: str) -> Reply:
-        if request.method != "GET":
-            raise RestError(405, "only GET method is allowed for querying a job")
-        found = self._jobs.find(job)
-        if found is None:
-            raise RestError(404, "the job has been expired")
-        if isinstance(found, Outcome):
-            with_schema = request.headers.get("x-json-schema") == "true"
-            return Reply(200 if found.ok else 503, self._execution.render(found, with_schema=with_schema))
-        return Reply(202, b"{}")
-
-    def _call(self, call: Call, now: float) -> Reply:
-        is_duplicate = self._jobs.is_duplicate(call.id, now)
-        self.ledger.counts["duplicate_jobs"] += is_duplicate and not call.api.sync
-        timeout = self._gateway.check_headers(call, is_duplicate=is_duplicate)
-        if call.api.sync:
-            return self._call_sync(call, now)
-        self._execution.accept(call, now)
-        origin = self.options.management_url or self.origin
-        if call.fault is not None and call.fault.kind is FaultKind.FOREIGN_LOCATION:
-            origin = call.fault.host
-        location = f"{origin}{self.options.context_path}{JOBS}{call.id}"
-        return Reply(202, self._json({"location": location, "apiTimeout": timeout}))
-
-    def _call_sync(self, call: Call, now: float) -> Reply:
-        delay = self._execution.pool.pass_(now) - now
-        try:
-            account = mediator.check(self._world, call, now)
-            result = call.api.run(self._world, call, account, now)
-        except ApiFailureError as failure:
-            return Reply(503, sync_error_json({"error": self._world.speech.json(failure.error)}), delay=delay)
-        assert isinstance(result, dict)
-        return Reply(200, self._json(result), delay=delay)
-
-    def _headers(self, request: Request) -> tuple[tuple[str, str], ...]:
-        headers: list[tuple[str, str]] = []
-        if self.options.content_type:
-            headers.append(("Content-Type", "application/json;charset=UTF-8"))
-        if self.options.http_sessions and "JSESSIONID=" not in request.headers.get("cookie", ""):
-            self.ledger.counts["http_sessions"] += 1
-            number = self.ledger.counts["http_sessions"]
-            cookie = made_up_uuid("http", self._salt, number).upper()
-            headers.append(("Set-Cookie", f"JSESSIONID={cookie}; Path={self.options.context_path}; HttpOnly"))
-        return tuple(headers)
-
-    def _json(self, value: Json) -> bytes:
-        return event_json(value, html_escape=self.options.html_escape)
+        later.outcome = Drop() if now < self.down_until else self._dispatcher.answer(request, None, now)
 
     def _draw_uuid(self) -> str:
         self._drawn += 1
-        return made_up_uuid("drawn", self._salt, self._drawn)
+        return derive_uuid("drawn", self._salt, self._drawn)
 
     def _emit(self, event: Json) -> None:
         if self._journal is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping  # noqa: TC003 - fault scripts are checked a
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from batch.simulator.faults import Rule  # noqa: TC001 - the same
+from batch.simulator.faults import FaultRule  # noqa: TC001 - the same
 
 ADMIN_UUID: Final = "36c27e8ff05c4780bf6d2fa65700f22e"
 SESSION: Final = "b86c9016b4f24953a9edefb53ca0678c"
@@ -14,7 +14,7 @@ SESSION: Final = "b86c9016b4f24953a9edefb53ca0678c"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class NodeAccount:
     """Somebody who can log in."""
 
     uuid: str
@@ -25,10 +25,12 @@ class Account:
     """Model services a normal account may own; None: no limit. Admin is never checked."""
     denied: frozenset[str] = frozenset()
     """Names of APIs (``CloneModelService``) this account may not call."""
+    enabled: bool = True
+    """False: every login and call is refused with ID.1007."""
 
 
 @dataclass(frozen=True, slots=True)
-class AccessKey:
+class NodeAccessKey:
     """A signing key of an account."""
 
     id: str
@@ -46,7 +48,7 @@ class Source:
     owner: str = ADMIN_UUID
     to_public: bool = True
     kind: str = "ModelServiceVO"
-    """Anything else only occupies the uuid: ids are unique over all kinds of resources."""
+    """Also ImageVO, ModelCenterVO and the other kinds that can be queried; any kind occupies its uuid."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the inventory that differ from the made-up ones."""
 
@@ -66,6 +68,8 @@ class NodeOptions:
 
     latency: tuple[float, float] = (0.15, 0.6)
     """A job takes a time drawn evenly from this range."""
+    row_appears: Literal["start", "half-written", "half-way", "end", "never"] = "half-way"
+    """When in its job queries show a new row: half-written, its name and numbers come at the end only."""
     api_timeout_ms: int = 1_800_000
     workers: int = 50
     """Threads of the check stage: 5 by default, 50 in zstack.properties."""
@@ -99,13 +103,28 @@ class NodeOptions:
     three_byte_utf8: bool = True
     """Characters beyond U+FFFF do not fit the tables."""
     global_error_codes: bool = False
+    """Write the newer ErrorCode, with ``message`` in the language that Accept-Language names."""
+    newer_codes: bool = False
+    """Deny with SYS.1018 and SYS.1019 and refuse a tag given twice with TAG.1001, as newer servers do."""
+    newer_access_keys: bool = False
+    """Read numeric offsets and ISO 8601 in Date, and refuse credentials in the words of newer servers."""
+    lock_after: int | None = None
+    """Failed logins of one name before LOGIN_CONTROL.1002 refuses it; None: never."""
+    unique_images: bool = False
+    """A service has one image of each architecture, by a unique key of its table."""
     content_type: bool = False
     latin1_bodies: bool = True
     """Read a body whose Content-Type has no charset as ISO-8859-1."""
+    limit_window: float = 60.0
+    """The minute of ``requests_per_minute``; other limiters count over other times."""
+    requests_per_minute: int | None = None
+    """Newer servers answer 429 beyond 12,000 of one client in any minute, polls too (zstack/README.md 11)."""
     http_sessions: bool = True
     html_escape: bool = True
     hook_tries: int = 15
     hook_pause: float = 2.0
+    hooks_anywhere: bool = False
+    """Call web hooks of other machines too; else only those of loopback, as any web page could ask for one."""
 
     invent_sources: bool = True
     """Make up a source that is cloned but was never seen; its fields follow from its uuid."""
@@ -118,13 +137,13 @@ class NodeOptions:
     """Prefixes of further system tags the node knows."""
     tags: tuple[str, ...] = ()
     """Tag pattern uuids that exist; with ``invent_sources`` any 32 hex digits do."""
-    accounts: tuple[Account, ...] = ()
+    accounts: tuple[NodeAccount, ...] = ()
     """Beside admin / password."""
-    access_keys: tuple[AccessKey, ...] = ()
+    access_keys: tuple[NodeAccessKey, ...] = ()
     session: str | None = SESSION
     """A session of admin that is open at each start; None: log in first."""
     sources: tuple[Source, ...] = ()
-    faults: tuple[Rule, ...] = ()
+    faults: tuple[FaultRule, ...] = ()
 
     @property
     def release(self) -> tuple[int, ...]:

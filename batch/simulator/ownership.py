@@ -1,38 +1,46 @@
-"""The APIs of accounts, owners, shares and tags (wire: section 6.1)."""
+"""The APIs of accounts, quotas, owners and shares (zstack/README.md 9)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator import query
-from batch.simulator.api import Api, Call, World
-from batch.simulator.mediator import check_quota
+from batch.simulator.api import ApiDefinition, Call, NodeContext
+from batch.simulator.mediator import QUOTA, check_quota, services_of
 
 if TYPE_CHECKING:
-    from batch.simulator.options import Account
+    from collections.abc import Iterator
+
+    from batch.simulator.options import NodeAccount
     from batch.simulator.resources import Resource
     from batch.simulator.wire import Json
 
 _ACCOUNT: Final = "org.zstack.header.identity.AccountInventory"
-_TAG: Final = "org.zstack.header.tag.UserTagInventory"
+_ACCOUNT_FIELDS: Final = frozenset({"uuid", "name", "type", "description"})
+_QUOTA: Final = "org.zstack.header.identity.QuotaInventory"
+_QUOTA_FIELDS: Final = frozenset({"name", "identityUuid", "identityType", "value"})
+_SHARE: Final = "org.zstack.header.identity.SharedResourceInventory"
+_SHARE_FIELDS: Final = frozenset(
+    {"ownerAccountUuid", "receiverAccountUuid", "toPublic", "resourceType", "resourceUuid"}
+)
+_PACKAGE: Final = "org.zstack.header.identity"
 
 
-def require(world: World, call: Call, *names: str) -> None:
+def require(context: NodeContext, call: Call, *names: str) -> None:
     """Refuse a missing field. Raises ApiFailureError SYS.1007."""
     for name in names:
         if call.fields.get(name) is None:
-            raise world.speech.fail("SYS.1007", "mandatory", name)
+            raise context.errors.failure("SYS.1007", "mandatory", name)
 
 
-def _accounts(world: World, call: Call, account: Account | None, _now: float) -> Json:
+def _accounts(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
     assert account is not None
-    asked = query.parse(call.request)
-    query.check_fields(asked, frozenset({"uuid", "name", "type", "description"}), _ACCOUNT, world.speech)
-    rows = (row for row in world.directory.accounts.values() if account.is_admin or row is account)
-    return query.answer(asked, (_account_json(row) for row in rows), _ACCOUNT)
+    query.check_field_names(call.query, _ACCOUNT_FIELDS, _ACCOUNT, context.errors)
+    rows = (row for row in context.directory.accounts.values() if account.is_admin or row is account)
+    return query.answer(call.query, (_account_json(row) for row in rows), _ACCOUNT)
 
 
-def _account_json(account: Account) -> Json:
+def _account_json(account: NodeAccount) -> Json:
     return {
         "uuid": account.uuid,
         "name": account.name,
@@ -40,120 +48,215 @@ def _account_json(account: Account) -> Json:
     }
 
 
-def _resource(world: World, uuid: object) -> Resource:
-    row = world.estate.find(str(uuid))
+def require_resource(context: NodeContext, uuid: object) -> Resource:
+    """Look up a resource of any kind. Raises ApiFailureError SYS.1003."""
+    row = context.resources.find(str(uuid))
     if row is None:
-        raise world.speech.fail("SYS.1003", "missing", "resourceUuid", uuid, "ResourceVO")
+        raise context.errors.failure("SYS.1003", "missing", "resourceUuid", uuid, "ResourceVO")
     return row
 
 
-def _require_account(world: World, uuid: str) -> None:
-    if world.directory.find(uuid) is None:
-        raise world.speech.fail("SYS.1003", "missing", "accountUuid", uuid, "AccountVO")
+def _require_account(context: NodeContext, uuid: str) -> None:
+    if context.directory.find(uuid) is None:
+        raise context.errors.failure("SYS.1003", "missing", "accountUuid", uuid, "AccountVO")
 
 
-def _require_owner(world: World, row: Resource, account: Account) -> None:
+def _require_owner(context: NodeContext, row: Resource, account: NodeAccount) -> None:
     if not account.is_admin and row.owner != account.uuid:
-        raise world.speech.fail("SYS.1006", "owner", account.uuid, row.uuid, row.kind)
+        raise context.errors.denial("owner", account.uuid, row.uuid, row.kind)
 
 
-def _validate_owner(world: World, call: Call) -> None:
-    require(world, call, "resourceUuid")
-    _require_account(world, call.path["accountUuid"])
-    _resource(world, call.fields["resourceUuid"])
+def _validate_owner(context: NodeContext, call: Call) -> None:
+    require(context, call, "resourceUuid")
+    _require_account(context, call.path["accountUuid"])
+    require_resource(context, call.fields["resourceUuid"])
 
 
-def _change_owner(world: World, call: Call, account: Account | None, _now: float) -> Json:
-    row = world.estate.change(str(call.fields["resourceUuid"]))
+def _change_owner(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
+    row = context.resources.change(str(call.fields["resourceUuid"]))
     assert row is not None
     assert account is not None
-    owner = world.directory.find(call.path["accountUuid"])
+    owner = context.directory.find(call.path["accountUuid"])
     assert owner is not None
     if not owner.is_admin and owner.uuid == row.owner:
-        raise world.speech.fail("ID.1004", "same_owner", account.uuid, owner.uuid, row.owner)
-    check_quota(world, owner)
+        raise context.errors.failure("ID.1004", "same_owner", account.uuid, owner.uuid, row.owner)
+    check_quota(context, owner)
     row.owner = owner.uuid
-    world.ledger.owners[row.uuid] += 1
-    world.emit({"e": "owner", "u": row.uuid, "a": row.owner})
+    context.ledger.owners[row.uuid] += 1
+    context.emit({"e": "owner", "u": row.uuid, "a": row.owner})
     return {"inventory": {"accountUuid": row.owner, "resourceUuid": row.uuid, "resourceType": row.kind}}
 
 
-def texts(world: World, call: Call, name: str) -> list[str]:
+def texts(context: NodeContext, call: Call, name: str) -> list[str]:
     """Read a list of texts; absent is empty. Raises ApiFailureError SYS.1007 for anything else."""
     value = call.fields.get(name) or []
     if not isinstance(value, list):
-        raise world.speech.fail("SYS.1007", "choices", name, "list", value)
+        raise context.errors.failure("SYS.1007", "choices", name, "list", value)
     return [str(item) for item in value]
 
 
-def _shared_rows(world: World, call: Call) -> list[Resource]:
-    return [_resource(world, uuid) for uuid in texts(world, call, "resourceUuids")]
+def _shared_rows(context: NodeContext, call: Call) -> list[Resource]:
+    return [require_resource(context, uuid) for uuid in texts(context, call, "resourceUuids")]
 
 
-def _validate_share(world: World, call: Call) -> None:
-    require(world, call, "resourceUuids")
-    if call.fields.get("toPublic") is not True and not texts(world, call, "accountUuids"):
-        raise world.speech.fail("SYS.1007", "nobody")
-    _shared_rows(world, call)
-    for uuid in texts(world, call, "accountUuids"):
-        _require_account(world, uuid)
+def _validate_share(context: NodeContext, call: Call) -> None:
+    require(context, call, "resourceUuids")
+    if call.fields.get("toPublic") is not True and not texts(context, call, "accountUuids"):
+        raise context.errors.failure("SYS.1007", "nobody")
+    _shared_rows(context, call)
+    for uuid in texts(context, call, "accountUuids"):
+        _require_account(context, uuid)
 
 
-def _permit_share(world: World, call: Call, account: Account) -> None:
-    for row in _shared_rows(world, call):
-        _require_owner(world, row, account)
+def _permit_share(context: NodeContext, call: Call, account: NodeAccount) -> None:
+    for row in _shared_rows(context, call):
+        _require_owner(context, row, account)
 
 
-def _share(world: World, call: Call, _account: Account | None, _now: float) -> Json:
+def _share(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
     public = call.fields.get("toPublic") is True
-    accounts = texts(world, call, "accountUuids")
-    for uuid in texts(world, call, "resourceUuids"):
-        world.estate.share(uuid, accounts, to_public=public)
-        world.emit({"e": "share", "u": uuid, "a": accounts, "p": public})
+    accounts = texts(context, call, "accountUuids")
+    for uuid in texts(context, call, "resourceUuids"):
+        context.resources.share(uuid, accounts, to_public=public)
+        context.emit({"e": "share", "u": uuid, "a": accounts, "p": public})
     return {}
 
 
-def _owners(world: World, call: Call, _account: Account | None, _now: float) -> Json:
-    rows = [world.estate.find(uuid) for uuid in call.request.values("resourceUuids")]
-    owners = {row.uuid: world.directory.find(row.owner) for row in rows if row is not None}
+def _owners(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    rows = [context.resources.find(uuid) for uuid in call.values("resourceUuids")]
+    owners = {row.uuid: context.directory.find(row.owner) for row in rows if row is not None}
     return {"inventories": {uuid: _account_json(owner) for uuid, owner in owners.items() if owner is not None}}
 
 
-def _user_tags(world: World, call: Call, account: Account | None, _now: float) -> Json:
+def _shares(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    query.check_field_names(call.query, _SHARE_FIELDS, _SHARE, context.errors)
+    uuids = call.query.uuids("resourceUuid")
+    rows = context.resources.rows.values() if uuids is None else map(context.resources.find, dict.fromkeys(uuids))
+    shared = [row for row in rows if row is not None and not row.deleted]
+    return query.answer(call.query, (found for row in shared for found in _share_rows(row)), _SHARE)
+
+
+def _share_rows(row: Resource) -> Iterator[Json]:
+    base = {"ownerAccountUuid": row.owner, "resourceUuid": row.uuid, "resourceType": row.kind}
+    if row.public:
+        yield base | {"toPublic": True}
+    for account in row.shared:
+        yield base | {"receiverAccountUuid": account, "toPublic": False}
+
+
+def _revoke(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    everybody = call.fields.get("all") is True
+    accounts = texts(context, call, "accountUuids")
+    for uuid in texts(context, call, "resourceUuids"):
+        context.resources.revoke(uuid, accounts, everybody=everybody)
+        context.emit({"e": "revoke", "u": uuid, "a": accounts, "p": everybody})
+    return {}
+
+
+def _validate_revoke(context: NodeContext, call: Call) -> None:
+    require(context, call, "resourceUuids")
+    _shared_rows(context, call)
+
+
+def _quotas(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
     assert account is not None
-    asked = query.parse(call.request)
-    query.check_fields(asked, frozenset({"uuid", "tag", "resourceUuid", "resourceType", "type"}), _TAG, world.speech)
-    uuids = asked.uuids("resourceUuid")
-    found = world.estate.services() if uuids is None else (world.estate.find(uuid) for uuid in uuids)
-    visible = [row for row in found if row and world.estate.may_use(row, account.uuid, is_admin=account.is_admin)]
-    return query.answer(asked, (_tag(row, tag) for row in visible for tag in row.tags), _TAG)
+    query.check_field_names(call.query, _QUOTA_FIELDS, _QUOTA, context.errors)
+    rows = (row for row in context.directory.accounts.values() if account.is_admin or row is account)
+    limited = [_quota_json(row) for row in rows if row.quota is not None]
+    return query.answer(call.query, limited, _QUOTA)
 
 
-def _tag(row: Resource, tag: str) -> Json:
-    return {"tag": tag, "resourceUuid": row.uuid, "resourceType": row.kind, "type": "User"}
+def _quota_json(account: NodeAccount) -> Json:
+    return {"name": QUOTA, "identityUuid": account.uuid, "identityType": "AccountVO", "value": account.quota}
+
+
+def _quota_usages(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+    found = context.directory.accounts.get(call.path["uuid"])
+    if found is None or found.quota is None:
+        return {"usages": []}
+    return {"usages": [{"name": QUOTA, "total": found.quota, "used": services_of(context, found)}]}
 
 
 APIS: Final = (
-    Api("QueryAccount", "accounts", "GET", "/v1/accounts", _accounts, sync=True),
-    Api(
+    *(
+        ApiDefinition(
+            "QueryAccount",
+            "accounts",
+            "GET",
+            pattern,
+            _accounts,
+            sync=True,
+            is_query=True,
+            shares_path=True,
+            package=_PACKAGE,
+        )
+        for pattern in ("/v1/accounts", "/v1/accounts/{uuid}")
+    ),
+    ApiDefinition(
         "ChangeResourceOwner",
         "owner",
         "POST",
         "/v1/account/{accountUuid}/resources",
         _change_owner,
         admin_only=True,
+        package=_PACKAGE,
+        inventory="org.zstack.header.identity.AccountResourceRefInventory",
         validate=_validate_owner,
     ),
-    Api(
+    ApiDefinition(
         "ShareResource",
         "share",
         "PUT",
         "/v1/accounts/resources/actions",
         _share,
         "shareResource",
+        package=_PACKAGE,
         validate=_validate_share,
         permit=_permit_share,
     ),
-    Api("GetResourceAccount", "owners", "GET", "/v1/resources/accounts", _owners, sync=True),
-    Api("QueryUserTag", "tags", "GET", "/v1/user-tags", _user_tags, sync=True),
+    ApiDefinition(
+        "QuerySharedResource",
+        "shares",
+        "GET",
+        "/v1/accounts/resources",
+        _shares,
+        sync=True,
+        is_query=True,
+        admin_only=True,
+        package=_PACKAGE,
+    ),
+    ApiDefinition(
+        "RevokeResourceSharing",
+        "revoke",
+        "PUT",
+        "/v1/accounts/resources/actions",
+        _revoke,
+        "revokeResourceSharing",
+        package=_PACKAGE,
+        validate=_validate_revoke,
+        permit=_permit_share,
+    ),
+    ApiDefinition(
+        "GetResourceAccount", "owners", "GET", "/v1/resources/accounts", _owners, sync=True, package=_PACKAGE
+    ),
+    ApiDefinition(
+        "QueryQuota",
+        "quotas",
+        "GET",
+        "/v1/accounts/quotas",
+        _quotas,
+        sync=True,
+        is_query=True,
+        shares_path=True,
+        package=_PACKAGE,
+    ),
+    ApiDefinition(
+        "GetAccountQuotaUsage",
+        "quotaUsages",
+        "GET",
+        "/v1/accounts/quota/{uuid}/usages",
+        _quota_usages,
+        sync=True,
+        package=_PACKAGE,
+    ),
 )

@@ -1,18 +1,19 @@
-"""Ready-made temperaments of the node."""
+"""Presets: ready-made sets of switches and faults."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from batch.simulator.faults import ANY, Fault, FaultKind, Rule
-from batch.simulator.options import NodeOptions
+from batch.simulator.faults import ANY, Fault, FaultKind, FaultRule
+from batch.simulator.options import NodeOptions, Source
+from batch.simulator.wire import derive_uuid
 
 
-def _maybe(probability: float, fault: Fault, on: str = "submit", *, times: int | None = None) -> Rule:
-    return Rule(fault, on=on, probability=probability, times=times)
+def _maybe(probability: float, fault: Fault, on: str = "submit", *, times: int | None = None) -> FaultRule:
+    return FaultRule(fault, on=on, probability=probability, times=times)
 
 
-def _submits(scale: float) -> tuple[Rule, ...]:
+def _submits(scale: float) -> tuple[FaultRule, ...]:
     """About a tenth of the POSTs times ``scale`` end in doubt, three in a hundred fail for the moment."""
     return (
         _maybe(0.010 * scale, Fault(FaultKind.DROP)),
@@ -38,7 +39,7 @@ def _submits(scale: float) -> tuple[Rule, ...]:
     )
 
 
-def _reads(scale: float) -> tuple[Rule, ...]:
+def _reads(scale: float) -> tuple[FaultRule, ...]:
     faults = (Fault(FaultKind.DROP), Fault(FaultKind.LOST_REPLY), Fault(FaultKind.PROXY, status=503, executed=False))
     return tuple(_maybe(0.005 * scale, fault, on) for on in ("poll", "query") for fault in faults)
 
@@ -76,3 +77,8 @@ CHAOS: Final = NodeOptions(
 
 PRESETS: Final = {"calm": CALM, "flaky": FLAKY, "chaos": CHAOS}
 """By the names the command line and fault scripts use."""
+
+
+def made_up_sources(count: int) -> tuple[Source, ...]:
+    """Return ``count`` model services that are there from the start, the same ones each time: qwen-1, qwen-2, ..."""
+    return tuple(Source(derive_uuid("source", number), f"qwen-{number}") for number in range(1, count + 1))

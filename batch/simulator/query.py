@@ -1,4 +1,4 @@
-"""The query language of the REST API (wire: section 6)."""
+"""The query language of the REST API (zstack/README.md 8)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,39 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from batch.simulator.codes import RestError, Speech
+from batch.simulator.codes import ErrorFactory, RestError
+from batch.simulator.wire import NESTED, list_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from batch.simulator.wire import Json, Request
 
-OPERATORS: Final = ("!=", ">=", "<=", "!?=", "!~=", "~=", "?=", "=", ">", "<", "is null", "not null")
-"""Tried in this order by substring: an operator inside a value changes the parse."""
+OPERATORS: Final = {
+    "!=": "!=",
+    ">=": ">=",
+    "<=": "<=",
+    "!?=": "not in",
+    "!~=": "not like",
+    "~=": "like",
+    "?=": "in",
+    "=": "=",
+    ">": ">",
+    "<": "<",
+    "is null": "is null",
+    "not null": "is not null",
+}
+"""Tried in this order by substring: an operator inside a value changes the parse. Values: as messages spell them."""
 
 DEFAULT_LIMIT: Final = 1000
+_UNARY: Final = frozenset({"is null", "is not null"})
+_INTEGER: Final = re.compile(r"[+-]?\d+", re.ASCII)
+_LARGEST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One ``q``."""
+    """One condition, its operator as a message spells it."""
 
     name: str
     operator: str
@@ -29,86 +46,149 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """A parsed query string; unknown parameters are ignored, so ``condition=`` asks for everything."""
+class NodeQuery:
+    """A parsed query; unknown parameters are ignored, so ``condition=`` asks for everything."""
 
-    conditions: tuple[Condition, ...]
-    start: int
-    limit: int
-    count: bool
-    with_total: bool
-    fields: tuple[str, ...]
-    sort: tuple[str, bool] | None
+    conditions: tuple[Condition, ...] = ()
+    start: int = 0
+    limit: int = DEFAULT_LIMIT
+    """Negative: no limit."""
+    count: bool = False
+    with_total: bool = False
+    fields: tuple[str, ...] = ()
+    group_by: str | None = None
+    sort: tuple[str, bool] | None = None
     """Field and whether descending."""
 
     def uuids(self, name: str = "uuid") -> list[str] | None:
         """Name the only rows that can match, where a condition on ``name`` says so."""
         for condition in self.conditions:
-            if condition.name == name and condition.operator in {"=", "?="}:
-                return condition.value.split(",") if condition.operator == "?=" else [condition.value]
+            if condition.name == name and condition.operator in {"=", "in"}:
+                return condition.value.split(",") if condition.operator == "in" else [condition.value]
         return None
 
 
-def parse(request: Request) -> Query:
+def by_uuid(uuid: str) -> NodeQuery:
+    """Ask for one resource, as a path with its uuid does; every parameter is ignored."""
+    return NodeQuery(conditions=(Condition("uuid", "=", uuid),))
+
+
+def parse(request: Request) -> NodeQuery:
     """Read the query string. Raises RestError 400 with plain text."""
-    return Query(
+    return NodeQuery(
         conditions=tuple(_condition(text) for text in request.values("q")),
         start=_number(request, "start", 0),
         limit=_number(request, "limit", DEFAULT_LIMIT),
-        count=request.value("count") == "true",
-        with_total=request.value("replyWithCount") == "true",
-        fields=tuple(name for name in (request.value("fields") or "").split(",") if name),
-        sort=_sort(request.value("sort")),
+        count=_flag(request, "count"),
+        with_total=_flag(request, "replyWithCount"),
+        fields=_names(request.value("fields")),
+        group_by=_parameter(request, "groupBy"),
+        sort=_sort(_parameter(request, "sort")),
     )
 
 
 def _condition(text: str) -> Condition:
-    for operator in OPERATORS:
-        name, found, value = text.partition(operator)
-        if found:
-            return Condition(name.strip(), operator, value)
-    raise RestError(400, f"Invalid query parameter. The '{text}' in the parameter[q] doesn't contain any operator")
+    for separator, operator in OPERATORS.items():
+        name, found, value = text.partition(separator)
+        if not found:
+            continue
+        if operator in _UNARY:
+            return Condition(name.strip(), operator, "")
+        if not name or not value:
+            raise RestError(
+                400,
+                f"Invalid query parameter. The '{text}' in parameter[q] is not a key-value pair split by {operator}",
+            )
+        return Condition(name.strip(), operator, value)
+    raise RestError(
+        400,
+        f"Invalid query parameter. The '{text}' in the parameter[q] doesn't contain any query operator. "
+        f"Valid query operators are [[{', '.join(OPERATORS)}]]",
+    )
+
+
+def _parameter(request: Request, name: str) -> str | None:
+    text = request.value(name)
+    return None if text is None else text.strip()
 
 
 def _number(request: Request, name: str, default: int) -> int:
-    text = request.value(name)
+    text = _parameter(request, name)
     if text is None:
         return default
-    if not re.fullmatch(r"\d{1,10}", text):
+    if not _INTEGER.fullmatch(text) or not -_LARGEST - 1 <= int(text) <= _LARGEST:
         raise RestError(400, f"Invalid query parameter. '{name}' must be an integer")
     return int(text)
 
 
+def _flag(request: Request, name: str) -> bool:
+    return (_parameter(request, name) or "").lower() == "true"
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 def _sort(text: str | None) -> tuple[str, bool] | None:
-    if text is None:
+    """Read ``name``, ``+name`` or ``-name``; a plus that was not escaped has become a blank and is gone."""
+    if not text:
         return None
-    if text[:1] not in {"+", "-"} or len(text) == 1:
-        raise RestError(400, f"Invalid query parameter. 'sort' must start with '+' or '-', but was '{text}'")
-    return text[1:], text[0] == "-"
+    return text.lstrip(text[0]) if text[0] in "+-" else text, text[0] == "-"
 
 
-def check_fields(query: Query, known: frozenset[str], inventory: str, speech: Speech) -> None:
+def of_message(fields: Json) -> NodeQuery:
+    """Read a query message of the legacy API: conditions with operators as messages spell them."""
+    conditions = fields.get("conditions") or []
+    by = fields.get("sortBy")
+    return NodeQuery(
+        conditions=tuple(map(_message_condition, conditions)),
+        start=int(fields.get("start") or 0),
+        limit=DEFAULT_LIMIT if fields.get("limit") is None else int(fields["limit"]),
+        count=fields.get("count") is True,
+        with_total=fields.get("replyWithCount") is True,
+        fields=tuple(map(str, fields.get("fields") or ())),
+        sort=None if by is None else (str(by), fields.get("sortDirection") == "desc"),
+    )
+
+
+def _message_condition(item: Json) -> Condition:
+    value = item.get("value")
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value if value is not None else "")
+    return Condition(str(item.get("name")), str(item.get("op", "=")), text)
+
+
+def check_field_names(query: NodeQuery, known: frozenset[str], inventory: str, errors: ErrorFactory) -> None:
     """Refuse fields the inventory does not have. Raises ApiFailureError SYS.1000."""
     names = [condition.name for condition in query.conditions] + list(query.fields)
     names += [query.sort[0]] if query.sort else []
+    names += [query.group_by] if query.group_by else []
     for name in names:
-        if name not in known:
-            raise speech.fail("SYS.1000", "field", inventory, name)
+        if name not in known and not _is_nested(name, known):
+            raise errors.failure("SYS.1000", "field", inventory, name)
 
 
-def answer(query: Query, rows: Iterable[Json], inventory: str) -> Json:
+def _is_nested(name: str, known: frozenset[str]) -> bool:
+    outer, dot, inner = name.partition(".")
+    return bool(dot) and outer in known and inner in NESTED.get(outer, ())
+
+
+def answer(query: NodeQuery, rows: Iterable[Json], inventory: str) -> Json:
     """Filter, sort and page ``rows``; private members (``__userTag__``) are matched and not shown."""
     found = [row for row in rows if all(_matches(condition, row) for condition in query.conditions)]
+    if query.group_by is not None:
+        found = list({_text(row.get(query.group_by)): row for row in reversed(found)}.values())[::-1]
     if query.count:
         return {"total": len(found)}
     if query.sort:
         name, descending = query.sort
         found.sort(key=lambda row: _sort_key(row.get(name)), reverse=descending)
-    page = found[query.start : query.start + query.limit]
+    start = max(0, query.start)
+    page = found[start:] if query.limit < 0 else found[start : start + query.limit]
+    shown = [_select_fields(row, query.fields) for row in page]
     return {
-        "inventories": [_shown(row, query.fields) for row in page],
+        "inventories": shown,
         "total": len(found) if query.with_total else None,
-        "schema": {f"inventories[{number}]": inventory for number in range(len(page))},
+        "schema": list_schema("inventories", shown, inventory),
     }
 
 
@@ -118,22 +198,23 @@ def _sort_key(value: Any) -> tuple[bool, float, str]:
     return (value is not None, 0.0, str(value))
 
 
-def _shown(row: Json, fields: tuple[str, ...]) -> Json:
+def _select_fields(row: Json, fields: tuple[str, ...]) -> Json:
     names = fields or [name for name in row if not name.startswith("__")]
     return {name: row[name] for name in names if name in row}
 
 
 def _matches(condition: Condition, row: Json) -> bool:
-    value = row.get(condition.name)
+    outer, dot, inner = condition.name.partition(".")
+    value = [part.get(inner) for part in row.get(outer) or []] if dot else row.get(condition.name)
     if isinstance(value, list):
         return _matches_any(condition, value)
     return _TESTS[condition.operator](value, condition.value)
 
 
 def _matches_any(condition: Condition, values: list[Any]) -> bool:
-    if condition.operator in {"is null", "not null"}:
-        return bool(values) == (condition.operator == "not null")
-    if condition.operator.startswith("!"):
+    if condition.operator in _UNARY:
+        return bool(values) == (condition.operator == "is not null")
+    if condition.operator.startswith(("!", "not")):
         return all(_TESTS[condition.operator](value, condition.value) for value in values)
     return any(_TESTS[condition.operator](value, condition.value) for value in values)
 
@@ -168,7 +249,7 @@ def _compare(value: Any, text: str) -> float | None:
         return float((_text(value) > text) - (_text(value) < text))
 
 
-def _ordered(accept: Callable[[float], bool]) -> Callable[[Any, str], bool]:
+def _comparison(accept: Callable[[float], bool]) -> Callable[[Any, str], bool]:
     def test(value: Any, text: str) -> bool:
         difference = _compare(value, text)
         return difference is not None and accept(difference)
@@ -179,14 +260,14 @@ def _ordered(accept: Callable[[float], bool]) -> Callable[[Any, str], bool]:
 _TESTS: Final[Mapping[str, Callable[[Any, str], bool]]] = {
     "=": _equal,
     "!=": lambda value, text: value is not None and not _equal(value, text),
-    "~=": _like,
-    "!~=": lambda value, text: value is not None and not _like(value, text),
-    "?=": _in,
-    "!?=": lambda value, text: value is not None and not _in(value, text),
-    ">": _ordered(lambda difference: difference > 0),
-    "<": _ordered(lambda difference: difference < 0),
-    ">=": _ordered(lambda difference: difference >= 0),
-    "<=": _ordered(lambda difference: difference <= 0),
+    "like": _like,
+    "not like": lambda value, text: value is not None and not _like(value, text),
+    "in": _in,
+    "not in": lambda value, text: value is not None and not _in(value, text),
+    ">": _comparison(lambda difference: difference > 0),
+    "<": _comparison(lambda difference: difference < 0),
+    ">=": _comparison(lambda difference: difference >= 0),
+    "<=": _comparison(lambda difference: difference <= 0),
     "is null": lambda value, _: value is None,
-    "not null": lambda value, _: value is not None,
+    "is not null": lambda value, _: value is not None,
 }

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from batch.simulator.message import UNTYPED_UPDATES
 from batch.simulator.options import ADMIN_UUID, NodeOptions, Source
-from batch.simulator.wire import made_up_uuid, timestamp
+from batch.simulator.wire import derive_uuid, timestamp
 from batch.zstack.params import BODY_PARAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from batch.simulator.codes import Speech
+    from batch.simulator.codes import ErrorFactory
     from batch.simulator.wire import Json
 
 MODEL_SERVICE: Final = "ModelServiceVO"
-_NOT_IN_INVENTORY: Final = frozenset({"resourceUuid", "tagUuids", "architectureImages"})
+_NOT_IN_INVENTORY: Final = frozenset({"resourceUuid", "tagUuids", "architectureImages", "modelUuids", *UNTYPED_UPDATES})
 _GATED: Final = {
     "cpuArchitectures": BODY_PARAMS["cpuArchitectures"].since,
     "modelServiceImages": BODY_PARAMS["architectureImages"].since,
@@ -25,6 +26,10 @@ _GATED: Final = {
     "containerArgs": BODY_PARAMS["containerArgs"].since,
     "vendorToSpecUuidsMap": BODY_PARAMS["vendorToSpecUuidsMap"].since,
 }
+_ADDED: Final = {"size": 0, "system": False, "type": "Endpoint", "source": "Other", "modelServiceRefs": []}
+"""What AddModelService leaves where it is not told."""
+MODEL_CENTER: Final = "432c5fdd49374bb0a2fd7877f0a877cf"
+"""The model centre of every made-up service."""
 _TYPES: Final = ("Endpoint", "FineTune", "App", "ModelEval")
 
 
@@ -48,17 +53,24 @@ class Resource:
     public: bool = False
     shared: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    """Uuids of the tag patterns that are attached."""
+    changed_at: float | None = None
     deleted: bool = False
+    is_half_written: bool = False
+    is_added: bool = False
+    """A model service of AddModelService: nothing of it is made up."""
 
 
-class Estate:
+class ResourceStore:
     """Owns the resources. Made-up sources cost one set entry once touched and nothing before."""
 
-    def __init__(self, options: NodeOptions, speech: Speech, now: float) -> None:
+    def __init__(self, options: NodeOptions, errors: ErrorFactory, now: float) -> None:
         """Put the configured sources in place."""
         self._options = options
-        self._speech = speech
-        self._since = now
+        self._errors = errors
+        self.since = now
+        """When the made-up resources were made."""
         self.rows: dict[str, Resource] = {}
         self.touched: set[str] = set()
         for source in options.sources:
@@ -69,7 +81,7 @@ class Estate:
         row = self.rows.get(uuid)
         if row is not None:
             return None if row.deleted else row
-        return self._made_up(uuid) if uuid in self.touched else None
+        return self._derive_source(uuid) if uuid in self.touched else None
 
     def find_service(self, uuid: str) -> Resource | None:
         """``find`` for model services only."""
@@ -85,7 +97,7 @@ class Estate:
     def insert(self, row: Resource) -> None:
         """Add a resource. Raises ApiFailureError SYS.1000: a uuid is unique over all kinds, soft-deleted ones too."""
         if row.uuid in self.rows or row.uuid in self.touched:
-            raise self._speech.fail("SYS.1000", "conflict", row.uuid)
+            raise self._errors.failure("SYS.1000", "conflict", row.uuid)
         self.rows[row.uuid] = row
 
     def delete(self, uuid: str) -> None:
@@ -115,43 +127,62 @@ class Estate:
             row.shared = tuple(dict.fromkeys((*row.shared, *accounts)))
             row.public = row.public or to_public
 
+    def revoke(self, uuid: str, accounts: list[str], *, everybody: bool) -> None:
+        """Take a share back from ``accounts``, or from all."""
+        row = self.change(uuid)
+        if row is not None:
+            row.shared = () if everybody else tuple(name for name in row.shared if name not in accounts)
+            row.public = row.public and not everybody
+
     def may_use(self, row: Resource, account: str, *, is_admin: bool) -> bool:
         """Tell whether the account owns the resource or has it shared."""
         return is_admin or row.owner == account or row.public or account in row.shared
 
+    def of_kind(self, kind: str) -> Iterator[Resource]:
+        """Yield every resource of a kind that is not deleted; made-up ones are not among them."""
+        return (row for row in self.rows.values() if not row.deleted and row.kind == kind)
+
     def services(self) -> Iterator[Resource]:
-        """Every visible model service."""
-        for row in self.rows.values():
-            if not row.deleted and row.kind == MODEL_SERVICE:
-                yield row
+        """Yield every visible model service."""
+        yield from self.of_kind(MODEL_SERVICE)
         for uuid in sorted(self.touched):
-            yield self._made_up(uuid)
+            yield self._derive_source(uuid)
 
     def inventory(self, row: Resource) -> Json:
         """Write the model service's inventory; fields newer than the server are not there."""
-        at = timestamp(row.made_at, self._options.utc_offset)
-        answer = {"uuid": row.uuid, **self._fields(row), "createDate": at, "lastOpDate": at}
+        at, changed = self.dates(row)
+        answer = {"uuid": row.uuid, **self._fields(row), "createDate": at, "lastOpDate": changed}
         answer["modelServiceImages"] = self._images(row, at)
+        if row.is_half_written:
+            answer |= {"name": "", "description": None, "requestCpu": 0, "requestMemory": 0}
         release = self._options.release
         for name, since in _GATED.items():
             if since > release:
                 answer.pop(name, None)
         return answer
 
+    def dates(self, row: Resource) -> tuple[str, str]:
+        """Write when a resource was made and when it was last changed."""
+        offset = self._options.utc_offset
+        changed = row.made_at if row.changed_at is None else row.changed_at
+        return timestamp(row.made_at, offset), timestamp(changed, offset)
+
     def _fields(self, row: Resource) -> Json:
         own = {key: value for key, value in row.params.items() if key not in _NOT_IN_INVENTORY}
         if "cpuArchitectures" in own:
             own["cpuArchitectures"] = [str(name).lower() for name in own["cpuArchitectures"]]
+        if row.is_added:
+            return _ADDED | own
         if row.source is None:
-            return made_up_fields(row.uuid) | own
-        base = made_up_fields(row.source) if row.origin is None else self._fields(row.origin)
+            return derive_fields(row.uuid) | own
+        base = derive_fields(row.source) if row.origin is None else self._fields(row.origin)
         # Omitting size and system does not copy them: the message carries 0 and false.
         return base | {"size": 0, "system": False} | own | {"name": row.name}
 
     def _images(self, row: Resource, at: str) -> list[Json]:
         dates = {"createDate": at, "lastOpDate": at}
         return [
-            {"uuid": made_up_uuid("image", row.uuid, number), "modelServiceUuid": row.uuid, **image, **dates}
+            {"uuid": derive_uuid("image", row.uuid, number), "modelServiceUuid": row.uuid, **image, **dates}
             for number, image in enumerate(self._image_fields(row))
         ]
 
@@ -159,32 +190,34 @@ class Estate:
         images = row.params.get("architectureImages")
         if images is not None:
             return [image | {"cpuArchitecture": (image.get("cpuArchitecture") or "").lower()} for image in images]
+        if row.is_added:
+            return []
         if row.source is None:
-            return [_made_up_image(row.uuid)]
-        return [_made_up_image(row.source)] if row.origin is None else self._image_fields(row.origin)
+            return [_derive_image(row.uuid)]
+        return [_derive_image(row.source)] if row.origin is None else self._image_fields(row.origin)
 
-    def _made_up(self, uuid: str) -> Resource:
-        return Resource(uuid, MODEL_SERVICE, ADMIN_UUID, made_up_fields(uuid)["name"], self._since, public=True)
+    def _derive_source(self, uuid: str) -> Resource:
+        return Resource(uuid, MODEL_SERVICE, ADMIN_UUID, derive_fields(uuid)["name"], self.since, public=True)
 
 
 def _source_row(source: Source, now: float) -> Resource:
     params = dict(source.fields)
     if source.name is not None:
         params["name"] = source.name
-    name = params.get("name", made_up_fields(source.uuid)["name"])
+    name = params.get("name", derive_fields(source.uuid)["name"])
     return Resource(source.uuid, source.kind, source.owner, name, now, params, public=source.to_public)
 
 
-def made_up_fields(uuid: str) -> Json:
+def derive_fields(uuid: str) -> Json:
     """Derive a service's fields from its uuid alone, so that they need no memory."""
-    number = int(made_up_uuid("service", uuid)[:8], 16)
+    number = int(derive_uuid("service", uuid)[:8], 16)
     return {
         "name": f"service-{uuid[:8]}",
         "description": f"Made-up model service {uuid[:8]}",
         "yaml": f"services:\n  - ports:\n      - 3000\n    name: service-{uuid[:8]}\n    livez: /livez\n",
         "requestCpu": 1 + number % 16,
         "requestMemory": 1024 * (1 + number % 64),
-        "modelCenterUuid": "432c5fdd49374bb0a2fd7877f0a877cf",
+        "modelCenterUuid": MODEL_CENTER,
         "type": _TYPES[number % 3],
         "framework": "HuggingFace",
         "source": "HuggingFace",
@@ -201,9 +234,9 @@ def made_up_fields(uuid: str) -> Json:
     }
 
 
-def _made_up_image(uuid: str) -> Json:
+def _derive_image(uuid: str) -> Json:
     return {
         "cpuArchitecture": "x86_64",
-        "vmImageUuid": made_up_uuid("vm-image", uuid),
+        "vmImageUuid": derive_uuid("vm-image", uuid),
         "dockerImage": f"registry.example.com/x86_64/service-{uuid[:8]}:latest",
     }

@@ -1,22 +1,24 @@
-"""Taking up an earlier life of the node from the events it wrote."""
+"""Restores the node's database from the events an earlier process wrote."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator.codes import ApiFailureError
-from batch.simulator.jobs import JobStore, Outcome, Row
+from batch.simulator.codes import ApiFailureError, error_of_event
+from batch.simulator.jobs import JobResult, JobRow, JobStore
 from batch.simulator.resources import MODEL_SERVICE, Resource
+from batch.simulator.service_changes import set_fields
 from batch.simulator.state import StateError
+from batch.simulator.tampering import read_tampering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from batch.simulator.api import World
+    from batch.simulator.api import NodeContext
     from batch.simulator.wire import Json
 
 
-def restore(world: World, jobs: JobStore, events: Iterable[Json], now: float) -> int:
+def restore(context: NodeContext, jobs: JobStore, events: Iterable[Json], now: float) -> int:
     """Apply ``events`` in order; how many there were. What was under way stays processing for ever.
 
     Raises StateError for events no node wrote, or one with other accounts or sources.
@@ -25,43 +27,45 @@ def restore(world: World, jobs: JobStore, events: Iterable[Json], now: float) ->
     for event in events:
         count += 1
         try:
-            _APPLY[event["e"]](world, jobs, event, now)
-        except (KeyError, TypeError, AttributeError, ApiFailureError) as error:
+            _APPLY[event["e"]](context, jobs, event, now)
+        except (KeyError, TypeError, ValueError, AttributeError, ApiFailureError) as error:
             raise StateError(
                 f"event {count} of the node's state does not fit the others or its options: {error!r}"
             ) from None
     return count
 
 
-def _call(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
-    world.ledger.call(event["k"], event["t"], event["s"])
+def _call(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    context.ledger.call(event["k"], event["t"], event["s"])
     if event["f"] is not None:
-        world.ledger.faults[event["f"]] += 1
+        context.ledger.faults[event["f"]] += 1
 
 
-def _row(_world: World, jobs: JobStore, event: Json, _now: float) -> None:
-    jobs.rows.setdefault(event["j"], Row(event["t"]))
+def _row(_context: NodeContext, jobs: JobStore, event: Json, _now: float) -> None:
+    jobs.rows.setdefault(event["j"], JobRow(event["t"]))
 
 
-def _done(world: World, jobs: JobStore, event: Json, _now: float) -> None:
+def _done(context: NodeContext, jobs: JobStore, event: Json, _now: float) -> None:
     row = jobs.rows.get(event["j"])
     if row is None:
         return
     if "u" in event:
-        row.outcome = Outcome(ok=True, content=world.estate.rows[event["u"]])
+        row.result = JobResult(context.resources.rows[event["u"]], event["a"])
+    elif "x" in event:
+        row.result = JobResult(error_of_event(event["x"]), event["a"])
     else:
-        row.outcome = Outcome(ok=event["k"], content=event["b"].encode())
+        row.result = JobResult(event["b"].encode(), event["a"])
 
 
-def _vanish(_world: World, jobs: JobStore, event: Json, _now: float) -> None:
+def _vanish(_context: NodeContext, jobs: JobStore, event: Json, _now: float) -> None:
     jobs.vanish(event["j"])
 
 
-def _clone(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
-    estate = world.estate
-    origin = estate.rows.get(event["s"])
+def _clone(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    resources = context.resources
+    origin = resources.rows.get(event["s"])
     if origin is None:
-        estate.touched.add(event["s"])
+        resources.touched.add(event["s"])
     row = Resource(
         uuid=event["u"],
         kind=MODEL_SERVICE,
@@ -75,52 +79,98 @@ def _clone(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
         job=event["j"],
         tags=tuple(event["g"]),
     )
-    estate.insert(row)
-    world.ledger.clone(row)
+    resources.insert(row)
+    context.ledger.clone(row)
 
 
-def _delete(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
-    world.estate.find_source(event["u"])
-    world.estate.delete(event["u"])
-    world.ledger.counts["deleted"] += 1
+def _other(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    row = Resource(
+        uuid=event["u"],
+        kind=event["k"],
+        owner=event["o"],
+        name=event["n"],
+        made_at=event["t"],
+        params=event["p"],
+        tags=tuple(event["g"]),
+        is_added=event["a"],
+    )
+    context.resources.insert(row)
 
 
-def _sources(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
+def _set(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    row = context.resources.change(event["u"])
+    if row is not None:
+        set_fields(row, event["p"], event["t"])
+
+
+def _tamper(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    read_tampering(event["o"], context.directory.accounts).apply(context.resources, event["t"])
+
+
+def _tags(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    row = context.resources.change(event["u"])
+    if row is not None:
+        row.tags = tuple(event["g"])
+
+
+def _patterns(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    row = context.resources.change(event["u"])
+    if row is not None:
+        row.patterns = tuple(event["g"])
+
+
+def _revoke(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    context.resources.revoke(event["u"], event["a"], everybody=event["p"])
+
+
+def _delete(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    context.resources.find_source(event["u"])
+    context.resources.delete(event["u"])
+    context.ledger.counts["deleted"] += 1
+
+
+def _sources(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
     for uuid in event["u"]:
-        world.estate.find_source(uuid)
+        context.resources.find_source(uuid)
 
 
-def _session(world: World, _jobs: JobStore, event: Json, now: float) -> None:
+def _session(context: NodeContext, _jobs: JobStore, event: Json, now: float) -> None:
     # Sliding is not written down: a session that was open lives a whole timeout longer.
-    world.directory.open(event["u"], world.directory.accounts[event["a"]], now)
-    world.ledger.counts["logins"] += 1
+    context.directory.open(event["u"], context.directory.accounts[event["a"]], now)
+    context.ledger.counts["logins"] += 1
 
 
-def _logout(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
-    world.directory.close(event["u"])
+def _logout(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    context.directory.close(event["u"])
 
 
-def _expire(world: World, _jobs: JobStore, _event: Json, _now: float) -> None:
-    world.directory.expire_all()
+def _expire(context: NodeContext, _jobs: JobStore, _event: Json, _now: float) -> None:
+    context.directory.expire_all()
 
 
-def _owner(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
-    row = world.estate.change(event["u"])
+def _owner(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    row = context.resources.change(event["u"])
     if row is not None:
         row.owner = event["a"]
-        world.ledger.owners[row.uuid] += 1
+        context.ledger.owners[row.uuid] += 1
 
 
-def _share(world: World, _jobs: JobStore, event: Json, _now: float) -> None:
-    world.estate.share(event["u"], event["a"], to_public=event["p"])
+def _share(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
+    context.resources.share(event["u"], event["a"], to_public=event["p"])
 
 
-_APPLY: Final[dict[str, Callable[[World, JobStore, Json, float], None]]] = {
+_APPLY: Final[dict[str, Callable[[NodeContext, JobStore, Json, float], None]]] = {
     "call": _call,
     "row": _row,
     "done": _done,
     "vanish": _vanish,
     "clone": _clone,
+    "other": _other,
+    "set": _set,
+    "tamper": _tamper,
+    "tags": _tags,
+    "patterns": _patterns,
+    "revoke": _revoke,
     "delete": _delete,
     "sources": _sources,
     "session": _session,

@@ -38,14 +38,15 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from batch.simulator.faults import JOB_FAULTS, Fault, FaultKind, Rule
-from batch.simulator.options import AccessKey, Account, NodeOptions, Source
+from batch.simulator.faults import JOB_FAULTS, Fault, FaultKind, FaultRule
+from batch.simulator.options import NodeAccessKey, NodeAccount, NodeOptions, Source
 from batch.simulator.presets import PRESETS
 
 _TOP: Final = ("version", "preset", "seed", "node", "accounts", "access_keys", "sources", "faults")
-_LISTS: Final = {"accounts": Account, "access_keys": AccessKey, "sources": Source}
+_LISTS: Final = {"accounts": NodeAccount, "access_keys": NodeAccessKey, "sources": Source}
 _ELSEWHERE: Final = frozenset({"seed", "accounts", "access_keys", "sources", "faults"})
 _RULE: Final = ("on", "source", "probability", "times")
+_LARGEST: Final = 1_000_000_000
 _FAULT: Final = ("seconds", "status", "code", "cause", "executed", "host")
 
 
@@ -135,17 +136,17 @@ def _options(script: Any) -> NodeOptions:
     return dataclasses.replace(base, **switches, seed=seed, faults=rules + base.faults)
 
 
-def _rule(item: Any, path: str) -> Rule:
+def _rule(item: Any, path: str) -> FaultRule:
     given = _mapping(item, path, ("fault", "requests", *_RULE, *_FAULT))
     kind = _kind(given.get("fault"), f"{path}.fault")
     fault = Fault(kind, **_fields(Fault, {key: given[key] for key in _FAULT if key in given}, path))
-    rule = Rule(
+    rule = FaultRule(
         fault,
         requests=_numbers(given.get("requests"), f"{path}.requests"),
-        **_fields(Rule, {key: given[key] for key in _RULE if key in given}, path),
+        **_fields(FaultRule, {key: given[key] for key in _RULE if key in given}, path),
     )
     if kind in JOB_FAULTS and rule.on in {"poll", "query", "login", "any"}:
-        raise _At(f"{path}.on", f"{kind.value} hurts an api job; use on: submit or another call that makes one")
+        raise _At(f"{path}.on", f"{kind.value} is a fault of api jobs; use on: submit or another call that makes one")
     if rule.probability is not None and not 0 <= rule.probability <= 1:
         raise _At(f"{path}.probability", f"expected a number from 0 to 1, not {rule.probability}")
     return rule
@@ -211,6 +212,8 @@ def _value(value: Any, hint: Any, path: str) -> Any:
         raise _At(path, f"expected one of {', '.join(inner)}, not {value!r}")
     if origin in {tuple, frozenset}:
         return _collection(value, origin, inner, path)
+    if hint in {int, float} and isinstance(value, int | float) and not isinstance(value, bool):
+        _require_sane(value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
@@ -219,6 +222,12 @@ def _value(value: Any, hint: Any, path: str) -> Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise _At(path, f"expected {getattr(hint, '__name__', hint)}, not {value!r}")
     return value
+
+
+def _require_sane(value: float, path: str) -> None:
+    """Refuse NaN, infinity and what no clock or memory of this machine holds."""
+    if not -_LARGEST <= value <= _LARGEST:
+        raise _At(path, f"expected a number of at most {_LARGEST:,}, not {value!r}")
 
 
 def _collection(value: Any, origin: type, inner: tuple[Any, ...], path: str) -> Any:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
+from batch.simulator.access import Guard, is_loopback_url
 from batch.simulator.node import Node
 from batch.simulator.script import ScriptError, read_script
 from batch.simulator.state import StateFile
-from batch.simulator.wire import Drop, Later, Reply, Request, WebHook
+from batch.simulator.wire import Drop, Later, Request, Response, WebHook
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from batch.simulator.options import NodeOptions
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
 
 _BODY_LIMIT: Final = 64 * 1024 * 1024
 _TICK: Final = 0.01
+_LONGEST_RESTART: Final = 3600
+"""Seconds."""
+_UUID: Final = re.compile("[0-9a-f]{32}")
 _HOOK_TIMEOUT: Final = ClientTimeout(total=10)
 
 
 class _Answer(web.Response):
     """A reply of the node, in bytes as the node wrote it."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Response) -> None:
         super().__init__(status=reply.status, body=reply.body)
         self.is_typed = any(name == "Content-Type" for name, _ in reply.headers)
         for name, value in reply.headers:
@@ -47,6 +51,8 @@ class NodeServer:
         self.node = node
         self.url = ""
         self.port = 0
+        self.token = ""  # nosec B105 - drawn when it is served
+        """What the ledger and the controls want in ``X-Node-Token``."""
         self._host = ""
         self._clock = clock
         self._state = state
@@ -58,16 +64,19 @@ class NodeServer:
 
     async def open(self, host: str, port: int) -> None:
         """Listen; ``port`` 0 takes a free one. Raises OSError."""
-        app = web.Application(client_max_size=_BODY_LIMIT, middlewares=[_only_from_loopback])
+        guard = Guard(host)
+        self.token = guard.token
+        app = web.Application(client_max_size=_BODY_LIMIT, middlewares=[guard.check])
         app.router.add_route("*", "/__ledger", self._ledger)
         app.router.add_post("/__control", self._control)
+        app.router.add_post("/__tamper", self._control)
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_response_prepare.append(_strip_headers)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
         self._host = host
         await self._listen(port)
-        self.node.origin = f"http://{host}:{self.port}"
+        self.node.origin = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
         self.url = self.node.origin + self.node.options.context_path
 
     async def close(self) -> None:
@@ -86,7 +95,7 @@ class NodeServer:
             self._state.close()
 
     def ledger(self, *, clones: bool = True, times: bool = True) -> Json:
-        """Read the node's books as they are now."""
+        """Return the ledger as it is now."""
         self.node.advance(self._clock())
         return self.node.report(self._clock(), clones=clones, times=times)
 
@@ -98,7 +107,7 @@ class NodeServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         delivery = self.node.receive(await _read(request), self._clock())
-        self._after()
+        self._schedule_next()
         delivery = await self._wait(delivery)
         if isinstance(delivery, Drop):
             return _abort(request)
@@ -106,19 +115,19 @@ class NodeServer:
             return await _send_cut(request, delivery)
         return _Answer(delivery)
 
-    async def _wait(self, delivery: Delivery) -> Reply | Drop:
+    async def _wait(self, delivery: Delivery) -> Response | Drop:
         if isinstance(delivery, Later):
             await asyncio.sleep(max(0.0, delivery.due - self._clock()))
             self.node.advance(max(self._clock(), delivery.due))
-            self._after()
+            self._schedule_next()
             assert delivery.outcome is not None
             return await self._wait(delivery.outcome)
         if delivery.delay > _TICK:
             await asyncio.sleep(delivery.delay)
         return delivery
 
-    def _after(self) -> None:
-        """Arm the timer for what is due next, send web hooks, go away when the node died."""
+    def _schedule_next(self) -> None:
+        """Arm the timer for what is due next, send web hooks, stop listening when the node died."""
         for hook in self.node.take_hooks():
             task = asyncio.get_running_loop().create_task(self._call_hook(hook))
             self._hooks.add(task)
@@ -133,7 +142,7 @@ class NodeServer:
     def _tick(self) -> None:
         self._timer = None
         self.node.advance(self._clock())
-        self._after()
+        self._schedule_next()
 
     async def _go_down(self) -> None:
         """Refuse connections until the node is back."""
@@ -144,41 +153,55 @@ class NodeServer:
         self._returning = None
 
     async def _call_hook(self, hook: WebHook) -> None:
+        if not (self.node.options.hooks_anywhere or is_loopback_url(hook.url)):
+            self.node.ledger.counts["hooks_refused"] += 1
+            return
         # The real server trusts every certificate here.
         async with ClientSession(connector=TCPConnector(ssl=False), timeout=_HOOK_TIMEOUT) as session:
             try:
-                async with session.post(hook.url, data=hook.body, headers=dict(hook.headers)) as answer:
+                async with session.post(
+                    hook.url, data=hook.body, headers=dict(hook.headers), allow_redirects=False
+                ) as answer:
                     ok = 200 <= answer.status < 300
             except (ClientError, TimeoutError, ValueError):
                 ok = False
         self.node.hook_answered(hook, self._clock(), ok=ok)
-        self._after()
+        self._schedule_next()
 
     async def _ledger(self, request: web.Request) -> web.Response:
         shown = {name: request.query.get(name) != "false" for name in ("clones", "times")}
         return web.json_response(self.ledger(**shown))
 
     async def _control(self, request: web.Request) -> web.Response:
-        """Steer the node in tests: restart (seconds), expire_sessions (true), faults (a script), sources (uuids)."""
+        """Steer the node (restart in seconds, expire_sessions, faults, sources), or tamper with its database."""
         try:
             order = json.loads(await request.read())
-            self._obey(order)
-        except (ValueError, TypeError, ScriptError) as error:
+            if request.path == "/__tamper":
+                self.node.tamper(order, self._clock())
+            else:
+                self._apply_control(order)
+        except (ValueError, RecursionError, ScriptError) as error:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({})
 
-    def _obey(self, order: Any) -> None:
+    def _apply_control(self, order: Any) -> None:
         if not isinstance(order, dict) or not order.keys() <= {"restart", "expire_sessions", "faults", "sources"}:
             raise ValueError("expected an object of restart, expire_sessions, faults, sources")
-        if "sources" in order:
-            self.node.add_sources([str(uuid) for uuid in order["sources"]])
-        if "faults" in order:
-            self.node.set_faults(read_script(json.dumps(order["faults"]), name="__control"))
+        # All of it is read before any of it is done.
+        sources = _uuids(order.get("sources", []))
+        down = _seconds(order["restart"]) if "restart" in order else None
+        faults = read_script(json.dumps(order["faults"]), name="__control") if "faults" in order else None
+        if not isinstance(order.get("expire_sessions", False), bool):
+            raise ValueError("expire_sessions: expected true or false")  # noqa: TRY004 - reported as any bad value
+        if sources:
+            self.node.add_sources(sources)
+        if faults is not None:
+            self.node.set_faults(faults)
         if order.get("expire_sessions"):
             self.node.expire_sessions()
-        if "restart" in order:
-            self.node.restart(self._clock(), seconds=float(order["restart"]))
-        self._after()
+        if down is not None:
+            self.node.restart(self._clock(), seconds=down)
+        self._schedule_next()
 
 
 async def _read(request: web.Request) -> Request:
@@ -199,19 +222,16 @@ async def _strip_headers(_request: web.Request, response: web.StreamResponse) ->
         response.headers["Server"] = "Apache-Coyote/1.1"
 
 
-@web.middleware
-async def _only_from_loopback(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Keep the ledger and the controls, which are no part of ZStack, from the network."""
-    if request.path.startswith("/__") and not is_loopback(request.remote):
-        raise web.HTTPForbidden
-    return await handler(request)
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_RESTART:
+        raise ValueError(f"restart: expected seconds from 0 to {_LONGEST_RESTART:,}")
+    return float(value)
 
 
-def is_loopback(address: str | None) -> bool:
-    """Tell whether a peer's address is this machine's own."""
-    return address is not None and ip_address(address).is_loopback
+def _uuids(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(uuid, str) and _UUID.fullmatch(uuid) for uuid in value):
+        raise ValueError("sources: expected a list of uuids of 32 lower-case hex digits")
+    return value
 
 
 def _abort(request: web.Request) -> web.Response:
@@ -220,7 +240,7 @@ def _abort(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def _send_cut(request: web.Request, reply: Reply) -> web.StreamResponse:
+async def _send_cut(request: web.Request, reply: Response) -> web.StreamResponse:
     """Promise the whole body, send a part, reset."""
     response = web.StreamResponse(status=reply.status)
     response.content_length = len(reply.body)

@@ -1,18 +1,19 @@
-"""The APIs of model services: clone, query, delete (wire: sections 3, 6)."""
+"""The APIs that clone and query model services (zstack/README.md 4 and 8)."""
 
 from __future__ import annotations
 
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
-from batch.simulator import message, query
-from batch.simulator.api import Api, Call, World
+from batch.simulator import catalogue, message, query
+from batch.simulator.api import ApiDefinition, Call, NodeContext
 from batch.simulator.resources import MODEL_SERVICE, Resource
+from batch.zstack.params import BODY_PARAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batch.simulator.options import Account
+    from batch.simulator.options import NodeAccount, NodeOptions
     from batch.simulator.wire import Json
 
 PATH: Final = "/v1/ai/model-services"
@@ -54,57 +55,73 @@ FIELDS: Final = frozenset(
         "__tagUuid__",
     }
 )
-_DELETE_MODES: Final = ("Permissive", "Enforcing")
-_HEX: Final = frozenset("0123456789abcdef")
 
 
-def _validate_clone(world: World, call: Call) -> None:
-    message.check_fields(call.fields, world.speech)
+def _validate_clone(context: NodeContext, call: Call) -> None:
+    message.check_values(call.fields, context.errors)
     uuid = call.path["uuid"]
-    if world.estate.find_source(uuid) is None:
-        raise world.speech.fail("SYS.1003", "missing", "uuid", uuid, MODEL_SERVICE)
-    unknown = [tag for tag in call.fields.get("tagUuids", []) if not _tag_exists(world, tag.strip())]
+    if context.resources.find_source(uuid) is None:
+        raise context.errors.failure("SYS.1003", "missing", "uuid", uuid, MODEL_SERVICE)
+    require_tags(context, call)
+
+
+def require_tags(context: NodeContext, call: Call) -> None:
+    """Refuse tag patterns that do not exist. Raises ApiFailureError SYS.1003."""
+    given = call.fields.get("tagUuids") or []
+    unknown = [tag for tag in given if catalogue.find_resource(context, catalogue.TAG_PATTERN, tag.strip()) is None]
     if unknown:
-        raise world.speech.fail("SYS.1003", "missing_many", ",".join(unknown), "TagPatternVO")
+        raise context.errors.failure("SYS.1003", "missing_many", ",".join(unknown), catalogue.TAG_PATTERN)
 
 
-def _tag_exists(world: World, uuid: str) -> bool:
-    return uuid in world.options.tags or (world.options.invent_sources and len(uuid) == 32 and set(uuid) <= _HEX)
+def _permit_clone(context: NodeContext, call: Call, account: NodeAccount) -> None:
+    row = context.resources.find_service(call.path["uuid"])
+    if row is not None and not context.resources.may_use(row, account.uuid, is_admin=account.is_admin):
+        raise context.errors.denial("access", account.uuid, row.uuid, MODEL_SERVICE)
 
 
-def _permit_clone(world: World, call: Call, account: Account) -> None:
-    row = world.estate.find_service(call.path["uuid"])
-    if row is not None and not world.estate.may_use(row, account.uuid, is_admin=account.is_admin):
-        raise world.speech.fail("SYS.1006", "access", account.uuid, row.uuid, MODEL_SERVICE)
-
-
-def _clone(world: World, call: Call, account: Account | None, now: float) -> Resource:
+def _clone(context: NodeContext, call: Call, account: NodeAccount | None, now: float) -> Resource:
     """Make the clone; a bad user tag fails the job after the row was written."""
     assert account is not None
-    row = _new_row(world, call, account, now)
-    world.estate.insert(row)
-    world.ledger.clone(row)
-    doubled = [tag for tag in call.user_tags if call.user_tags.count(tag) > 1]
+    row = _new_row(context, call, account, now)
+    check_images(context, row)
+    context.resources.insert(row)
+    context.ledger.clone(row)
     row.tags = tuple(dict.fromkeys(call.user_tags))
-    world.emit(clone_event(row))
-    if doubled:
-        raise world.speech.fail("SYS.1006", "duplicated_tag", doubled[0], row.uuid)
+    context.emit(clone_event(row))
+    require_single_tags(context, call, row)
     return row
 
 
-def _new_row(world: World, call: Call, account: Account, now: float) -> Resource:
-    fields = message.fit_columns(message.trimmed(call.fields), world.options, world.speech)
+def require_single_tags(context: NodeContext, call: Call, row: Resource) -> None:
+    """Fail the job of a resource that is there where a user tag is given twice. Raises ApiFailureError."""
+    for tag in call.user_tags:
+        if call.user_tags.count(tag) > 1:
+            raise context.errors.duplicate_tag(tag, row.uuid)
+
+
+def check_images(context: NodeContext, row: Resource) -> None:
+    """Refuse two images of one architecture where a unique key does. Raises ApiFailureError SYS.1000."""
+    if not context.options.unique_images:
+        return
+    names = [image.get("cpuArchitecture") for image in row.params.get("architectureImages") or ()]
+    for name in names:
+        if names.count(name) > 1:
+            raise context.errors.failure("SYS.1000", "unique_image", row.uuid, name)
+
+
+def _new_row(context: NodeContext, call: Call, account: NodeAccount, now: float) -> Resource:
+    fields = message.fit_columns(message.trim_strings(call.fields), context.options, context.errors)
     asked = fields.pop("resourceUuid", None)
     source = call.path["uuid"]
-    origin = world.estate.rows.get(source)
-    name = fields["name"] if "name" in fields else _source_name(world, source)
+    origin = context.resources.rows.get(source)
+    name = fields["name"] if "name" in fields else _source_name(context, source)
     return Resource(
-        uuid=asked if asked is not None and world.options.honours_resource_uuid else world.draw_uuid(),
+        uuid=asked if asked is not None and context.options.honours_resource_uuid else context.draw_uuid(),
         kind=MODEL_SERVICE,
         owner=account.uuid,
         name=name,
         made_at=now,
-        params=fields if world.options.keep_params else {},
+        params=fields if context.options.keep_params else {},
         source=source,
         origin=origin,
         digest=zlib.crc32(repr(sorted(fields.items())).encode("utf-8", "replace")),
@@ -112,8 +129,8 @@ def _new_row(world: World, call: Call, account: Account, now: float) -> Resource
     )
 
 
-def _source_name(world: World, uuid: str) -> str | None:
-    row = world.estate.find(uuid)
+def _source_name(context: NodeContext, uuid: str) -> str | None:
+    row = context.resources.find(uuid)
     return row.name if row is not None else None
 
 
@@ -133,69 +150,46 @@ def clone_event(row: Resource) -> Json:
     }
 
 
-def _query(world: World, call: Call, account: Account | None, _now: float) -> Json:
+def _query(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
     assert account is not None
-    uuid = call.path.get("uuid")
-    asked = query.parse(call.request)
-    query.check_fields(asked, FIELDS, INVENTORY, world.speech)
-    rows = _candidates(world, [uuid] if uuid is not None else asked.uuids())
-    visible = (row for row in rows if world.estate.may_use(row, account.uuid, is_admin=account.is_admin))
-    return query.answer(asked, (_member(world, row) for row in visible), INVENTORY)
+    query.check_field_names(call.query, FIELDS, INVENTORY, context.errors)
+    rows = _candidates(context, call.query.uuids())
+    if context.options.row_appears == "never":
+        rows = (row for row in rows if row.job is None)
+    visible = (row for row in rows if context.resources.may_use(row, account.uuid, is_admin=account.is_admin))
+    return query.answer(call.query, (_member(context, row) for row in visible), INVENTORY)
 
 
-def _candidates(world: World, uuids: list[str] | None) -> Iterable[Resource]:
+def _candidates(context: NodeContext, uuids: list[str] | None) -> Iterable[Resource]:
     if uuids is None:
-        return world.estate.services()
-    found = (world.estate.find_service(uuid) for uuid in dict.fromkeys(uuids))
+        return context.resources.services()
+    found = (context.resources.find_service(uuid) for uuid in dict.fromkeys(uuids))
     return [row for row in found if row is not None]
 
 
-def _member(world: World, row: Resource) -> Json:
-    tags: dict[str, Any] = {"__userTag__": list(row.tags), "__systemTag__": [], "__tagUuid__": []}
-    return world.estate.inventory(row) | tags
+def _member(context: NodeContext, row: Resource) -> Json:
+    patterns = [*row.params.get("tagUuids", ()), *row.patterns]
+    tags: dict[str, Any] = {"__userTag__": list(row.tags), "__systemTag__": [], "__tagUuid__": patterns}
+    return context.resources.inventory(row) | tags
 
 
-def _validate_delete(world: World, call: Call) -> None:
-    mode = call.request.value("deleteMode")
-    if mode is not None and mode not in _DELETE_MODES:
-        raise world.speech.fail("SYS.1007", "choices", "deleteMode", ", ".join(_DELETE_MODES), mode)
-
-
-def _permit_delete(world: World, call: Call, account: Account) -> None:
-    row = world.estate.find_service(call.path["uuid"])
-    if row is not None and not account.is_admin and row.owner != account.uuid:
-        raise world.speech.fail("SYS.1006", "owner", account.uuid, row.uuid, MODEL_SERVICE)
-
-
-def _delete(world: World, call: Call, _account: Account | None, _now: float) -> Json:
-    uuid = call.path["uuid"]
-    if world.estate.find_service(uuid) is not None:
-        world.estate.delete(uuid)
-        world.ledger.counts["deleted"] += 1
-        world.emit({"e": "delete", "u": uuid})
-    return {}
+def read_clone(params: Json, options: NodeOptions) -> Json:
+    """Read the fields of CloneModelService. Raises RestError 400, 500."""
+    return message.typed_fields(params, BODY_PARAMS, options)
 
 
 APIS: Final = (
-    Api("QueryModelService", "query", "GET", PATH, _query, sync=True),
-    Api("QueryModelService", "query", "GET", PATH + "/{uuid}", _query, sync=True),
-    Api(
+    ApiDefinition("QueryModelService", "query", "GET", PATH, _query, sync=True, is_query=True),
+    ApiDefinition("QueryModelService", "query", "GET", PATH + "/{uuid}", _query, sync=True, is_query=True),
+    ApiDefinition(
         "CloneModelService",
         "submit",
         "POST",
         PATH + "/{uuid}",
         _clone,
         creates=True,
+        read=read_clone,
         validate=_validate_clone,
         permit=_permit_clone,
-    ),
-    Api(
-        "DeleteModelService",
-        "delete",
-        "DELETE",
-        PATH + "/{uuid}",
-        _delete,
-        validate=_validate_delete,
-        permit=_permit_delete,
     ),
 )

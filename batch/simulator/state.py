@@ -6,13 +6,19 @@ import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from batch import outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from batch.simulator.wire import Json
+
+
+_START: Final = b'{"e":"'
+"""How every event begins."""
 
 
 class StateError(Exception):
@@ -29,10 +35,14 @@ class StateFile:
 
     @classmethod
     def open(cls, path: Path, *, wait: float = 10.0) -> StateFile:
-        """Lock and repair the file; wait up to ``wait`` seconds for a dying node. Raises StateError, OSError."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        """Lock and repair the file; wait up to ``wait`` seconds for a dying node.
+
+        Raises StateError, OSError, and UsageError where the file is not safely ours.
+        """
+        fd = outputs.open_or_create(path)
         try:
             _lock(fd, path, wait)
+            _require_events(fd, path)
             _cut_torn_tail(fd)
         except BaseException:
             os.close(fd)
@@ -83,6 +93,13 @@ def _lock(fd: int, path: Path, wait: float) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+def _require_events(fd: int, path: Path) -> None:
+    """Raise StateError for a file of another kind, before its end is taken for an event that was cut short."""
+    start = os.pread(fd, len(_START), 0)
+    if not _START.startswith(start):
+        raise StateError(f"{path}: is no state of a node; name another file")
 
 
 def _cut_torn_tail(fd: int) -> None:

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, deliveries, and JSON the way the management node writes it."""
+"""What goes over the network: requests, deliveries, the schema of answers, and the JSON of the management node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
 
 Json: TypeAlias = dict[str, Any]
 """A decoded JSON object; its shape is checked by whoever reads it."""
@@ -38,7 +39,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Response:
     """An answer to send ``delay`` seconds after the request came in."""
 
     status: int
@@ -61,15 +62,15 @@ class Later:
     """The request is executed only at ``due``; ``outcome`` is set by then, whether or not the client still waits."""
 
     due: float
-    outcome: Reply | Drop | None = None
+    outcome: Response | Drop | None = None
 
 
-Delivery: TypeAlias = Reply | Drop | Later
+Delivery: TypeAlias = Response | Drop | Later
 
 
 @dataclass(frozen=True, slots=True)
 class WebHook:
-    """A call the node makes itself: POST ``body`` to ``url`` (wire: section 5)."""
+    """A call the node makes itself: POST ``body`` to ``url`` (zstack/README.md 7)."""
 
     url: str
     headers: tuple[tuple[str, str], ...]
@@ -93,13 +94,13 @@ def without_nulls(value: Any) -> Any:
 
 
 def event_json(value: Any, *, html_escape: bool = True) -> bytes:
-    """Serialise like CloudBusGson: nulls omitted, HTML characters escaped, UTF-8 (wire: section 1)."""
+    """Serialise like CloudBusGson: nulls omitted, HTML characters escaped, UTF-8 (zstack/README.md 1)."""
     text = _encode(without_nulls(value))
     return (text.translate(_HTML) if html_escape else text).encode("utf-8", "replace")
 
 
-def sync_error_json(value: Any) -> bytes:
-    """Serialise like JSONObjectUtil: errors of sync calls are not HTML-escaped (wire: section 1)."""
+def plain_json(value: Any) -> bytes:
+    """Serialise like JSONObjectUtil, without escapes: errors of sync calls, the legacy API (zstack/README.md 1)."""
     return event_json(value, html_escape=False)
 
 
@@ -115,7 +116,42 @@ def is_resource_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-def made_up_uuid(*parts: object) -> str:
+def derive_uuid(*parts: object) -> str:
     """Derive a v4-shaped uuid from ``parts``: the same parts give the same uuid."""
     digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
     return f"{digest[:12]}4{digest[13:16]}{'89ab'[int(digest[16], 16) % 4]}{digest[17:]}"
+
+
+_ENTITY: Final = "org.zstack.ai.entity"
+_DATES: Final = frozenset({"createDate", "lastOpDate"})
+_CLASSES: Final = {
+    "modelServiceImages": f"{_ENTITY}.ModelServiceImageInventory",
+    "modelServiceRefs": f"{_ENTITY}.ModelServiceRefInventory",
+    "instances": f"{_ENTITY}.ModelServiceInstanceInventory",
+}
+"""Members of inventories that hold inventories themselves."""
+NESTED: Final = {
+    "modelServiceImages": frozenset({"uuid", "modelServiceUuid", "cpuArchitecture", "vmImageUuid", "dockerImage"})
+    | _DATES,
+    "modelServiceRefs": frozenset({"uuid", "modelUuid", "modelServiceUuid", "isDefault"}) | _DATES,
+    "instances": frozenset({"uuid", "name", "status", "url", "vmInstanceUuid"}) | _DATES,
+}
+"""Their fields, which queries name with a dot."""
+
+
+def list_schema(key: str, rows: Iterable[Json], inventory: str) -> dict[str, str]:
+    """Name the class of each row below ``key`` and of the inventories within, these first."""
+    schema: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        schema |= object_schema(f"{key}[{number}]", row, inventory)
+    return schema
+
+
+def object_schema(path: str, row: Json, inventory: str) -> dict[str, str]:
+    """Name the class of one row at ``path`` and of the inventories within, these first."""
+    inner = {
+        f"{path}.{name}[{number}]": class_name
+        for name, class_name in _CLASSES.items()
+        for number in range(len(row.get(name) or ()))
+    }
+    return inner | {path: inventory}

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from batch.zstack.action import CloneModelServiceAction
+    from batch.zstack.auxiliary import AuxiliaryApi
     from batch.zstack.client import Client, connect
-    from batch.zstack.surroundings import Surroundings
 
-__all__ = ["Client", "CloneModelServiceAction", "Surroundings", "connect"]
+__all__ = ["AuxiliaryApi", "Client", "CloneModelServiceAction", "connect"]
 
 _HOMES: Final = {
     "Client": "batch.zstack.client",
     "CloneModelServiceAction": "batch.zstack.action",
-    "Surroundings": "batch.zstack.surroundings",
+    "AuxiliaryApi": "batch.zstack.auxiliary",
     "connect": "batch.zstack.client",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Import aiohttp only for who talks to a server: the job file's rooms read the parameter table from here too."""
+    """Import aiohttp only where a server is called: the parameter table in this package is read without one."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """AccessKey: each request is signed with its date, written in the server's own time zone, which is found by trying.
 
-The server compares wall-clock values and by default ignores the zone in the date (wire: section 2.3), so that a right
+The server compares wall-clock values and by default ignores the zone in the date (zstack/README.md 3), so that a right
 instant in a wrong zone is refused. A refusal for the date comes before anything is executed: trying is harmless.
 """
 
@@ -13,19 +13,20 @@ import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from batch.errors import RunStoppedError, UnreachableError
+from batch.errors import LoginLostError, UnreachableError
 from batch.zstack.auth import PROBE_PATH, check_access, probe
-from batch.zstack.classify import is_skew
+from batch.zstack.classify import is_skew, is_unread_date
 from batch.zstack.decode import BadReplyError, as_number, as_object, json_object
 from batch.zstack.wire import Reply, http_date
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from batch.clock import Clock
     from batch.zstack.answers import FindAnswer
     from batch.zstack.classify import Language
     from batch.zstack.settings import AccessKeyAuth
-    from batch.zstack.wire import Clock, Send
+    from batch.zstack.wire import HttpCall
 
 ACTIONS_PATH: Final = "/v1/management-nodes/actions"
 NOTABLE_SKEW: Final = 60.0
@@ -50,12 +51,32 @@ _HALVES: Final = {
 """Minutes east of UTC of the zones that are not whole hours, and a region the server can parse."""
 
 
+def _by_offset(minutes: int) -> str:
+    """Return the offset of a zone such as +0800; ``minutes`` east of UTC."""
+    hours, rest = divmod(abs(minutes), 60)
+    return f"{'-' if minutes < 0 else '+'}{hours:02d}{rest:02d}"
+
+
+def _by_gmt(minutes: int) -> str:
+    """Return the zone's name such as GMT+08:00; ``minutes`` east of UTC."""
+    offset = _by_offset(minutes)
+    return f"GMT{offset[:3]}:{offset[3:]}"
+
+
+_SPELLINGS: Final[tuple[Callable[[int, str], str], ...]] = (
+    lambda _, name: name,
+    lambda minutes, _: _by_gmt(minutes),
+    lambda minutes, _: _by_offset(minutes),
+)
+"""How a date may name its zone, by minutes east of UTC and region; servers differ in what they read."""
+
+
 class AccessKey:
     """Signs calls; its sessions never expire."""
 
     generation = 0
 
-    def __init__(self, auth: AccessKeyAuth, send: Send, clock: Clock, language: Language) -> None:
+    def __init__(self, auth: AccessKeyAuth, send: HttpCall, clock: Clock, language: Language) -> None:
         """Start in UTC with this machine's clock; ``open`` finds the server's."""
         self._key_id = auth.key_id
         self._secret = auth.secret.encode()
@@ -63,6 +84,7 @@ class AccessKey:
         self._clock = clock
         self._language = language
         self._zone = (0, "UTC")
+        self._spelling = 0
         self._skew = 0.0
         self._is_dead = False
         self.secrets = (auth.secret,)
@@ -76,11 +98,9 @@ class AccessKey:
     async def open(self) -> tuple[str, ...]:
         """Find the server's time and zone, then prove the key."""
         await self._read_clock()
-        if not await self._find_zone():
-            raise UnreachableError(
-                "the server refuses the request's date in every time zone (requestTimeTooSkewed): its clocks disagree; "
-                f"this machine is {-self._skew:+.0f} s from the server's clock"
-            )
+        failure = await self._find_date()
+        if failure is not None:
+            raise UnreachableError(f"{failure}; this machine is {-self._skew:+.0f} s from the server's clock")
         warnings = await check_access(self._probe, self._clock)
         if abs(self._skew) < NOTABLE_SKEW:
             return warnings
@@ -96,14 +116,14 @@ class AccessKey:
     async def renew(self) -> None:
         """Raise RunStoppedError where the key no longer works: its sessions do not expire."""
         if self._is_dead:
-            raise RunStoppedError(
+            raise LoginLostError(
                 "the server calls the AccessKey's session ended: check that the key is enabled, then run again"
             )
 
-    async def resync(self) -> bool:
+    async def resync(self) -> str | None:
         """Find time and zone again, such as after a change to summer time."""
         await self._read_clock()
-        return await self._find_zone()
+        return await self._find_date()
 
     async def close(self) -> str | None:
         """Leave nothing behind: keys have no sessions to close."""
@@ -119,16 +139,36 @@ class AccessKey:
         if server is not None:
             self._skew = server - (before + self._clock.time()) / 2
 
-    async def _find_zone(self) -> bool:
+    async def _find_date(self) -> str | None:
+        """Find a zone and a spelling of it that the server takes; return why there is none, None where there is.
+
+        A spelling that the server cannot read is left for the next one: each is tried once.
+        """
+        unread: list[str] = []
         for zone in (self._zone, *zones(time.localtime(self._clock.time()).tm_gmtoff // 60)):
             self._zone = zone
-            reply = await self._send("GET", PROBE_PATH, headers=self.headers("GET", PROBE_PATH))
-            if not (isinstance(reply, Reply) and reply.status == 403 and is_skew(reply.text)):
-                return True
-        return False
+            spelling = self._spelling
+            headers, reply = await self._try_date()
+            while reply is not None and is_unread_date(reply.status, reply.text):
+                unread.append(headers["Date"])
+                if len(unread) == len(_SPELLINGS):
+                    return f"the server cannot read the date of a signed request: tried {', '.join(map(repr, unread))}"
+                # From the one that was refused: another call may have gone on from it meanwhile.
+                self._spelling = spelling = (spelling + 1) % len(_SPELLINGS)
+                headers, reply = await self._try_date()
+            if reply is None or not is_skew(reply.status, reply.text):
+                return None
+        return "the server refuses the request's date in every time zone (requestTimeTooSkewed): its clocks disagree"
+
+    async def _try_date(self) -> tuple[Mapping[str, str], Reply | None]:
+        """Return the headers of a signed question and its answer; None where there was none."""
+        headers = self.headers("GET", PROBE_PATH)
+        reply = await self._send("GET", PROBE_PATH, headers=headers)
+        return headers, reply if isinstance(reply, Reply) else None
 
     def _date(self) -> str:
-        minutes, name = self._zone
+        minutes, region = self._zone
+        name = _SPELLINGS[self._spelling](minutes, region)
         at = time.gmtime(self._clock.time() + self._skew + minutes * 60)
         return (
             f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04d} "
@@ -137,7 +177,7 @@ class AccessKey:
 
 
 def sign(key_id: str, secret: bytes, text: str) -> str:
-    r"""Make the Authorization header over ``METHOD\nDate\n/v1/path`` (wire: section 2.3)."""
+    r"""Make the Authorization header over ``METHOD\nDate\n/v1/path`` (zstack/README.md 3)."""
     digest = hmac.new(secret, text.encode(), hashlib.sha1).digest()
     return f"ZStack {key_id}:{base64.b64encode(digest).decode('ascii')}"
 

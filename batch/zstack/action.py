@@ -6,11 +6,11 @@ no journal, so that a lost process cannot go on with it.
 
 from __future__ import annotations
 
-import json
 import uuid as uuids
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
+from batch import jsoncodec
 from batch.errors import UsageError
 from batch.model import Clone
 from batch.zstack.answers import (
@@ -27,10 +27,10 @@ from batch.zstack.answers import (
     Refused,
     Service,
     SubmitAnswer,
-    Unknown,
 )
 from batch.zstack.client import Client, connect
 from batch.zstack.params import BODY_PARAMS
+from batch.zstack.polling import poll_to_end
 from batch.zstack.settings import SessionAuth, Settings, endpoint_url
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 TIMEOUT: Final = 1860.0
 """Seconds to wait where the server names no apiTimeout: its default, and a minute."""
-_POLL_FIRST: Final = 1.0
-_POLL_LAST: Final = 15.0
-_MISSES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +118,7 @@ class CloneModelServiceAction:
         if self.resourceUuid is None:
             # Kept, so that calling the same action again cannot make a second clone.
             self.resourceUuid = self._drawn = uuids.uuid4().hex
-        body = json.dumps(self.body()).encode()
+        body = jsoncodec.encode(self.body()).encode()
         return Clone(self.uuid, self.uuid, self.resourceUuid, body, "", {})
 
     def _settings(self) -> Settings:
@@ -149,17 +146,7 @@ class _Call:
         return self._result(answer)
 
     async def _poll(self, seconds: float) -> PollAnswer:
-        clock = self._client.clock
-        ends, pause, misses = clock.monotonic() + seconds, _POLL_FIRST, 0
-        answer: PollAnswer = Unknown()
-        while clock.monotonic() < ends and misses < _MISSES:
-            await clock.sleep(pause)
-            pause = min(pause * 1.5, _POLL_LAST)
-            answer = await self._client.poll(self._job_uuid)
-            if isinstance(answer, Done | Refused):
-                break
-            misses = misses + 1 if isinstance(answer, Unknown) else misses
-        return answer
+        return await poll_to_end(lambda: self._client.poll(self._job_uuid), self._client.clock, seconds=seconds)
 
     async def _look(self, answer: PollAnswer) -> Result:
         """Ask for the clone where its job left open whether there is one."""
@@ -183,4 +170,4 @@ class _Call:
 
 
 def _may_run(answer: SubmitAnswer | PollAnswer) -> bool:
-    return isinstance(answer, Refused) and answer.error.klass is ErrorClass.AMBIGUOUS
+    return isinstance(answer, Refused) and answer.error.error_class is ErrorClass.AMBIGUOUS

@@ -1,7 +1,7 @@
 """What ZStack can answer, as values: the client makes them, the engine decides on them.
 
-Wire source: the error table and the poll table of the real server's behaviour; a 503 without a JSON error is a
-proxy and never a job's result, a 404 at the poll has three meanings and never means "did not happen".
+Source: zstack/README.md 6 and 10; a 503 without a JSON error is a proxy and never a job's result, a 404 at the poll has
+three meanings and never means "did not happen".
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class ErrorClass(StrEnum):
     """The session ended; not executed; log in again, new job uuid, no attempt charged."""
     TRANSIENT = "transient"
     """Not executed; retry with backoff."""
+    NODE = "node"
+    """Not executed; the management node starts, stops or is not ready: everybody waits, and no attempt is charged."""
     AMBIGUOUS = "ambiguous"
     """May have been executed: look for the resource uuid before anything."""
 
@@ -35,7 +37,7 @@ class ErrorClass(StrEnum):
 class ApiError:
     """A refusal or failure in ZStack's words, classified."""
 
-    klass: ErrorClass
+    error_class: ErrorClass
     code: str
     """ZStack's code such as SYS.1006, or HTTP.<status> where the server gave none."""
     text: str
@@ -43,12 +45,15 @@ class ApiError:
     retries: int | None = None
     """How often a target may be retried after it; None: as often as its attempts allow."""
     hint: str = ""
-    """One line: what the operator can do."""
+    """One line: what the operator can do; ``classify.hint_of`` derives it for errors on record."""
+    may_go_on: bool = False
+    """Whether the server may still be at work on the request after it answered with this."""
+    may_have_run: bool = False
+    """Whether a cause below a ``FATAL`` error leaves open whether this request was executed."""
 
-    @property
-    def told(self) -> str:
-        """What the operator reads: ZStack's own words, then the hint."""
-        return f"{self.text} ({self.hint})" if self.hint else self.text
+    def __str__(self) -> str:
+        """Return code, text and hint as one line."""
+        return f"{self.code}: {self.text} ({self.hint})" if self.hint else f"{self.code}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,9 @@ class NotSent:
 
     reason: str
     is_held_back: bool = False
-    """The run itself stopped sending; says nothing about the server."""
+    """Its wait at the gate was cut because the run is to end; says nothing about the server."""
+    is_over_limit: bool = False
+    """The server's own rate limiter refused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +139,8 @@ class Absent:
 SubmitAnswer: TypeAlias = Accepted | Duplicate | Done | Refused | NotSent | NoAnswer
 PollAnswer: TypeAlias = Running | Done | Refused | Unknown | NotSent | NoAnswer
 FindAnswer: TypeAlias = Found | Absent | Refused | NotSent | NoAnswer
+
+
+def is_cut(answer: object) -> bool:
+    """Whether a call was not made because its wait at the gate was cut."""
+    return isinstance(answer, NotSent) and answer.is_held_back

@@ -1,30 +1,32 @@
 """Who calls: a given session, a session opened with a password, or an AccessKey that signs each request.
 
 All three answer the same questions: which headers a call carries, what to do when the server says the session ended,
-and how to leave. Wire: section 2.
+and how to leave. Source: zstack/README.md 2.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from batch.errors import RunStoppedError, UnreachableError, ZcloneError
-from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
+from batch import jsoncodec
+from batch.errors import CallCutError, LoginLostError, UnreachableError, ZcloneError
+from batch.model import CallKind
+from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused, is_cut
 from batch.zstack.decode import BadReplyError, as_object, as_text, json_object
-from batch.zstack.replies import found, refusal
-from batch.zstack.wire import Reply, explain
+from batch.zstack.replies import read_find, read_refusal
+from batch.zstack.wire import Reply, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from batch.clock import Clock
     from batch.zstack.answers import FindAnswer
     from batch.zstack.classify import Language
     from batch.zstack.settings import PasswordAuth, SessionAuth
-    from batch.zstack.wire import Clock, Send
+    from batch.zstack.wire import HttpCall
 
 LOGIN_PATH: Final = "/v1/accounts/login"
 SESSIONS_PATH: Final = "/v1/accounts/sessions"
@@ -40,6 +42,8 @@ _ENDED_BY_OTHERS: Final = (
     f"sessions in a row ended within {YOUNG:.0f} s: something else logs in with this account and the server allows one "
     "session per user (enable.unique.session); use an account of its own for each run, or an AccessKey"
 )
+_FIRST_LOGIN_TRIES: Final = 4
+"""Fewer than of a password that worked before: a lost answer may have been a refusal, and refusals lock accounts."""
 _LOGIN_TRIES: Final = 5
 _LOGOUT_TIME: Final = 10.0
 
@@ -67,8 +71,11 @@ class Access(Protocol):
     async def renew(self) -> None:
         """Replace the session if it is dead, once for all callers. Raises RunStoppedError where it cannot."""
 
-    async def resync(self) -> bool:
-        """After a refusal for the request's date: find the server's time again; True where that may help."""
+    async def resync(self) -> str | None:
+        """After a refusal for the request's date: find the server's time again; None where that may help, else why not.
+
+        The reason is for the operator; empty where there is nothing to say.
+        """
 
     async def close(self) -> str | None:
         """Leave the server as it was found; return a warning where that did not work."""
@@ -87,7 +94,7 @@ class GivenSession:
 
     generation = 0
 
-    def __init__(self, auth: SessionAuth, send: Send, clock: Clock, language: Language) -> None:
+    def __init__(self, auth: SessionAuth, send: HttpCall, clock: Clock, language: Language) -> None:
         """Keep the header ready."""
         self._clock = clock
         self._headers = {"Authorization": f"OAuth {auth.uuid}"}
@@ -114,14 +121,14 @@ class GivenSession:
     async def renew(self) -> None:
         """Raise RunStoppedError where the session is dead."""
         if self._is_dead:
-            raise RunStoppedError(
+            raise LoginLostError(
                 "the session ended: set ZSTACK_SESSION_ID to a new one and run again, or use an account or an "
                 "AccessKey, which last for the whole run"
             )
 
-    async def resync(self) -> bool:
+    async def resync(self) -> str | None:
         """No date is sent."""
-        return False
+        return ""
 
     async def close(self) -> str | None:
         """Leave the session to its owner."""
@@ -131,15 +138,15 @@ class GivenSession:
 class PasswordLogin:
     """One session for all workers, opened with account and password, and closed at the end.
 
-    A login is in flight at most once. What the server refused is never tried again: a second wrong password may lock
-    the account.
+    A login is in flight at most once. One that was not answered is tried again after 2, 4 and 8 s, for a session that
+    ended also after 16 s. What the server refused is never tried again: a second wrong password may lock the account.
     """
 
-    def __init__(self, auth: PasswordAuth, send: Send, clock: Clock, language: Language) -> None:
+    def __init__(self, auth: PasswordAuth, send: HttpCall, clock: Clock, language: Language) -> None:
         """Nothing is sent yet."""
         digest = hashlib.sha512(auth.password.encode()).hexdigest()
         credentials = {"accountName": auth.account, "password": digest}
-        self._body = json.dumps({"logInByAccount": credentials}).encode()
+        self._body = jsoncodec.encode({"logInByAccount": credentials}).encode()
         self._send = send
         self._clock = clock
         self._language = language
@@ -164,8 +171,8 @@ class PasswordLogin:
         return {} if self._session is None else {"Authorization": f"OAuth {self._session.uuid}"}
 
     async def open(self) -> tuple[str, ...]:
-        """Log in for the first time: sent once, whatever happens to the answer."""
-        await self._single_flight(tries=1, error=UnreachableError)
+        """Log in for the first time."""
+        await self._single_flight(tries=_FIRST_LOGIN_TRIES, error=UnreachableError)
         return ()
 
     def lost(self, generation: int) -> None:
@@ -175,28 +182,28 @@ class PasswordLogin:
     async def renew(self) -> None:
         """Log in again where the present session is dead."""
         if self._dead >= self.generation or self._task is not None:
-            await self._single_flight(tries=_LOGIN_TRIES, error=RunStoppedError)
+            await self._single_flight(tries=_LOGIN_TRIES, error=LoginLostError)
 
-    async def resync(self) -> bool:
+    async def resync(self) -> str | None:
         """No date is sent."""
-        return False
+        return ""
 
     async def close(self) -> str | None:
         """Log out; tell also of sessions that somebody ended, where the run came through."""
-        told = _ENDED_BY_OTHERS if self._is_disturbed else None
-        return "; ".join(filter(None, (told, await self._log_out()))) or None
+        ended = _ENDED_BY_OTHERS if self._is_disturbed else None
+        return "; ".join(filter(None, (ended, await self._log_out()))) or None
 
     async def _log_out(self) -> str | None:
         """Leave no session: the server holds a forgotten one for two hours, and 500 of them per user."""
         if self._task is not None:
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=_LOGOUT_TIME)
         if self._session is None:
             return None
         path = f"{SESSIONS_PATH}/{self._session.uuid}"
         self._session = None
         try:
             async with asyncio.timeout(_LOGOUT_TIME):
-                reply = await self._send("DELETE", path)
+                reply = await self._send("DELETE", path, kind=CallKind.LOGOUT)
         except TimeoutError:
             reply = NoAnswer("no answer in time")
         if isinstance(reply, Reply) and reply.status == 200:
@@ -229,16 +236,18 @@ class PasswordLogin:
                 self._session = _Open(answer, self._clock.monotonic())
                 self.generation += 1
                 return
-            reason = explain(answer)
-            if isinstance(answer, Refused) and answer.error.klass is not ErrorClass.TRANSIENT:
+            reason = reason_of(answer)
+            if is_cut(answer):
+                raise CallCutError(reason)
+            if isinstance(answer, Refused) and answer.error.error_class not in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
                 break
         raise error(f"the login did not work: {reason}")
 
     async def _try_login(self) -> str | Refused | NotSent | NoAnswer:
-        reply = await self._send("PUT", LOGIN_PATH, body=self._body)
+        reply = await self._send("PUT", LOGIN_PATH, body=self._body, kind=CallKind.LOGIN)
         if not isinstance(reply, Reply):
             return reply
-        refused = refusal(reply, self._language)
+        refused = read_refusal(reply, self._language)
         if refused is not None:
             return refused
         try:
@@ -256,13 +265,13 @@ class PasswordLogin:
         self._young = self._young + 1 if age < YOUNG else 0
         self._is_disturbed = self._is_disturbed or self._young > 1
         if self._young >= MOST_YOUNG:
-            raise RunStoppedError(_ENDED_BY_OTHERS)
+            raise LoginLostError(_ENDED_BY_OTHERS)
 
 
-async def probe(send: Send, headers: Mapping[str, str], language: Language) -> FindAnswer:
+async def probe(send: HttpCall, headers: Mapping[str, str], language: Language) -> FindAnswer:
     """Make the probe call."""
     reply = await send("GET", PROBE_PATH, headers=headers)
-    return found(reply, PROBE_UUID, language) if isinstance(reply, Reply) else reply
+    return read_find(reply, PROBE_UUID, language) if isinstance(reply, Reply) else reply
 
 
 async def check_access(ask: Callable[[], Awaitable[FindAnswer]], clock: Clock) -> tuple[str, ...]:
@@ -275,8 +284,8 @@ async def check_access(ask: Callable[[], Awaitable[FindAnswer]], clock: Clock) -
         answer = await ask()
     if isinstance(answer, NotSent | NoAnswer):
         raise UnreachableError(f"ZStack does not answer: {answer.reason}")
-    if isinstance(answer, Refused) and answer.error.klass is ErrorClass.PERMANENT:
-        return (f"this account cannot query model services, so that lost answers stay uncertain: {explain(answer)}",)
+    if isinstance(answer, Refused) and answer.error.error_class is ErrorClass.PERMANENT:
+        return (f"this account cannot query model services, so that lost answers stay uncertain: {reason_of(answer)}",)
     if isinstance(answer, Refused):
-        raise UnreachableError(f"ZStack does not let us in: {explain(answer)}")
+        raise UnreachableError(f"ZStack rejected the login: {reason_of(answer)}")
     return ()

@@ -1,17 +1,30 @@
 """From an answer in ZStack's words to an ``ApiError``: by code, then global code, then text as a last resort.
 
-Source: wire section 7. Error texts are kept verbatim but made safe to show: one line, nothing invisible, at most 2,048
-characters.
+Source: zstack/README.md 10 and 11. Error texts are kept verbatim but made safe to show: one line, nothing invisible, at
+most 2,048 characters.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from batch.text import cut, escape
 from batch.zstack.answers import ApiError, ErrorClass
-from batch.zstack.codes import AGENT_FAILED, CODES, DENIED, FAMILIES, GLOBAL_CODES, GLOBAL_FAMILIES, HTTP, UNKNOWN, Rule
+from batch.zstack.codes import (
+    AGENT_FAILED,
+    BAD_CHARACTERS,
+    CATCH_ALL,
+    CODES,
+    DENIED,
+    FAMILIES,
+    GLOBAL_CODES,
+    GLOBAL_FAMILIES,
+    HTTP,
+    UNKNOWN,
+    Rule,
+)
 from batch.zstack.decode import as_object, as_text
 
 if TYPE_CHECKING:
@@ -28,8 +41,9 @@ _MOST_NODES = 256
 _LONGEST_CODE = 128
 
 _DENIALS: Final = re.compile(
-    r"permission denied|is denied by default|has no access to the resource|denied by the policy"
-    r"|is not the owner of the resource|不是资源.{0,200}的所有者|拒绝操作|无法使用资源"
+    r"permission denied|operation\[api:[^\]]{0,300}\] is denied|has no access to (the )?resource|denied by the policy"
+    r"|is not the owner of the (tagged )?resource|is not authorized to access|\] has no permission"
+    r"|on other accounts are not permitted|不是资源.{0,200}的所有者|拒绝操作|无法使用资源"
     r"|权限(不足|被拒绝)|没有权限|被策略.{0,200}拒绝",
     re.IGNORECASE | re.DOTALL,
 )
@@ -39,11 +53,15 @@ _AGENT_TROUBLE: Final = re.compile(
     re.IGNORECASE,
 )
 _AUTHORIZATION: Final = re.compile(
-    r"authorization|accesskey|'date'|date format|\bdate\b.{0,40}(header|format)", re.IGNORECASE
+    r"authorization|accesskey|authkey|restauthenticationbackend|'date'|date format|\bdate\b.{0,40}(header|format)",
+    re.IGNORECASE,
 )
+_BAD_CHARACTERS: Final = re.compile(r"incorrect string value", re.IGNORECASE)
 _TYPE_COMPLAINT: Final = re.compile(r"field is excepted", re.IGNORECASE)
 _ACCESS_KEY: Final = re.compile(r"access\s?key", re.IGNORECASE)
 _SKEW: Final = re.compile(r"requestTimeTooSkewed", re.IGNORECASE)
+_DATE_FORM: Final = re.compile(r"date format|\bdate\b.{0,40}(format|conform)|unparseable date", re.IGNORECASE)
+_STATUS: Final = re.compile(r"HTTP\.([0-9]{3})")
 _NO_API: Final = re.compile(r"no api mapping|/v1/", re.IGNORECASE)
 
 
@@ -51,40 +69,67 @@ def from_error(error: Mapping[str, JsonValue], language: Language = "en") -> Api
     """Classify the ``error`` object of an answer."""
     nodes = list(_walk(error))
     text = safe_text("; ".join(dict.fromkeys(part for node in nodes for part in _texts(node))))
-    code, rule = _decide(nodes, text)
-    return _made(code, rule, text, language)
+    code, rule, may_have_run = _decide(nodes)
+    return _error(code, rule, text, language, may_have_run=may_have_run)
 
 
 def from_http(status: int, text: str, language: Language = "en") -> ApiError:
-    """Classify a 4xx or 500 whose body is plain text (wire: section 7, immediate answers)."""
-    return _made(f"HTTP.{status}", HTTP[_http_kind(status, text)], safe_text(text) or f"HTTP {status}", language)
+    """Classify a 4xx or 500 whose body is plain text (zstack/README.md 10)."""
+    return _error(f"HTTP.{status}", HTTP[_http_kind(status, text)], safe_text(text) or f"HTTP {status}", language)
+
+
+def hint_of(code: str | None, text: str | None, language: Language = "en") -> str:
+    """Return what the operator can do about an error on record; empty where it is none of ZStack's.
+
+    ``code`` and ``text`` as in ``ApiError``; ``text`` may stand within other words.
+    """
+    rule = _rule_on_record(code or "", text or "")
+    return "" if rule is None else _hint(rule, language)
+
+
+def with_hint(code: str | None, text: str | None, language: Language = "en") -> str | None:
+    """Return ``text`` as lists, logs and reports show it: its hint in parentheses behind it.
+
+    A text that holds its hint already, as older manifests have it, stays as it is.
+    """
+    rule = _rule_on_record(code or "", text or "")
+    if rule is None or not text or f"({rule.hint})" in text or f"({rule.hint_zh})" in text:
+        return text
+    return f"{text} ({_hint(rule, language)})"
 
 
 def safe_text(text: str, longest: int = LONGEST_TEXT) -> str:
     r"""Escape control, bidirectional and separator characters (``\n``, ``\x1b``, ``\u2028``), then cut."""
     # Twice the length is enough to cut from, and bounds the work on a megabyte of details.
-    shown = text[: 2 * longest]
-    if not shown.isprintable():
-        shown = "".join(char if _is_plain(char) else _escape(char) for char in shown)
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return cut(escape(text[: 2 * longest]), longest)
 
 
-def is_skew(text: str) -> bool:
-    """Whether the text of a 403 says that a signed request was refused for its date."""
-    return _SKEW.search(text) is not None
+def is_skew(status: int, text: str) -> bool:
+    """Whether a signed request was refused because its date is too far from the server's time."""
+    return status == 403 and _SKEW.search(text) is not None
 
 
-def _is_plain(char: str) -> bool:
-    return char == " " or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"}
+def is_unread_date(status: int, text: str) -> bool:
+    """Whether a signed request was refused because the server cannot read its date."""
+    return status == 400 and _DATE_FORM.search(text) is not None and not _TYPE_COMPLAINT.search(text)
 
 
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+def _error(code: str, rule: Rule, text: str, language: Language, *, may_have_run: bool = False) -> ApiError:
+    code = safe_text(code, _LONGEST_CODE)
+    hint = hint_of(code, text, language)
+    return ApiError(rule.error_class, code, text, rule.retries, hint, rule.may_go_on, may_have_run)
 
 
-def _made(code: str, rule: Rule, text: str, language: Language) -> ApiError:
-    hint = rule.hint_zh if language == "zh" else rule.hint
-    return ApiError(rule.klass, safe_text(code, _LONGEST_CODE), text, rule.retries, hint)
+def _hint(rule: Rule, language: Language) -> str:
+    return rule.hint_zh if language == "zh" else rule.hint
+
+
+def _rule_on_record(code: str, text: str) -> Rule | None:
+    """Return the rule of an error that ``from_error`` or ``from_http`` made; None where zclone gave the code."""
+    if not code or code.startswith("ZCLONE."):
+        return None
+    status = _STATUS.fullmatch(code)
+    return _meaning(code, text) if status is None else HTTP[_http_kind(int(status[1]), text)]
 
 
 def _walk(error: Mapping[str, JsonValue]) -> Iterator[Mapping[str, JsonValue]]:
@@ -111,10 +156,15 @@ def _causes(node: Mapping[str, JsonValue]) -> Iterator[Mapping[str, JsonValue]]:
 
 
 def _texts(node: Mapping[str, JsonValue]) -> Iterator[str]:
-    parts = [as_text(node.get(name)) for name in ("description", "details", "elaboration")]
-    text = ": ".join(dict.fromkeys(part for part in parts if part))
-    if text:
-        yield text
+    """Yield what the error says; what newer servers say in the caller's language only where it adds something."""
+    names = ("description", "details", "elaboration", "message", "i18nDetails")
+    description, details, elaboration, *localized = (as_text(node.get(name)) or "" for name in names)
+    said = f"{description}: {details}: {elaboration}"
+    added = [text for text in localized if text not in said]
+    parts = [part for part in (description, *added, details, elaboration) if part]
+    whole = dict.fromkeys(part for part in parts if part in added or not any(part in longer for longer in added))
+    if whole:
+        yield ": ".join(whole)
 
 
 def _codes(node: Mapping[str, JsonValue]) -> Iterator[str]:
@@ -128,37 +178,58 @@ def _rule(code: str) -> Rule | None:
     return CODES.get(code) or FAMILIES.get(code.partition(".")[0])
 
 
-def _decide(nodes: list[Mapping[str, JsonValue]], text: str) -> tuple[str, Rule]:
-    """Let the innermost code that says something win; a catch-all only where nothing else is known."""
-    known = [(code, rule) for node in nodes for code in _codes(node) if (rule := _rule(code)) is not None]
-    telling = [(code, rule) for code, rule in known if not rule.catch_all]
-    outer = next((code for node in nodes for code in _codes(node)), "")
-    if telling:
-        return _verified(*telling[-1], outer)
-    code, rule = known[-1] if known else (outer or "UNKNOWN", _by_family(nodes) or UNKNOWN)
-    if code == "SYS.1006" or not known:
-        rule = _by_text(text) or rule
-    return code, rule
+def _decide(nodes: list[Mapping[str, JsonValue]]) -> tuple[str, Rule, bool]:
+    """Return code, rule and ``may_have_run``: the class is that of the outermost error, or a more cautious one.
+
+    A cause below it may turn "not executed" into "may have run", never the other way, and says nothing about the whole
+    run; it may tell more about an error that may have run: its own code, how often to retry, and a hint.
+    """
+    code, rule = _judge(nodes[0])
+    causes = [_judge(node) for node in nodes[1:]]
+    known = [(inner, of_inner) for inner, of_inner in causes if of_inner is not UNKNOWN]
+    telling = [(inner, of_inner) for inner, of_inner in known if not of_inner.catch_all]
+    may_go_on = any(of_inner.may_go_on for _, of_inner in known)
+    if rule.error_class is ErrorClass.AMBIGUOUS:
+        detail, of_detail = telling[-1] if telling else (code, rule)
+        return detail, replace(of_detail, error_class=rule.error_class, may_go_on=rule.may_go_on or may_go_on), False
+    if any(of_inner.error_class is ErrorClass.AMBIGUOUS for _, of_inner in causes):
+        if rule.error_class is ErrorClass.FATAL:
+            return code, rule, True
+        return code, replace(rule, error_class=ErrorClass.AMBIGUOUS, may_go_on=may_go_on), False
+    if rule.error_class is ErrorClass.PERMANENT:
+        code, rule = next((pair for pair in reversed(telling) if pair[1].error_class is rule.error_class), (code, rule))
+    return code, rule, False
 
 
-def _verified(code: str, rule: Rule, outer: str) -> tuple[str, Rule]:
-    """Have the clone looked for where a permanent cause lies below an error that may have run."""
-    above = _rule(outer) or UNKNOWN
-    if code != outer and rule.klass is ErrorClass.PERMANENT and above.klass is ErrorClass.AMBIGUOUS:
-        return code, Rule(ErrorClass.AMBIGUOUS, 0, rule.hint, rule.hint_zh)
-    return code, rule
+def _judge(node: Mapping[str, JsonValue]) -> tuple[str, Rule]:
+    """Return code and rule of one error of the tree, without its causes."""
+    codes = list(_codes(node))
+    known = [code for code in codes if _rule(code) is not None]
+    telling = [code for code in known if code not in CATCH_ALL]
+    families = [code for code in codes if _by_family(code) is not None]
+    code = next(iter((*telling, *known, *families, *codes)), "UNKNOWN")
+    return code, _meaning(code, "; ".join(_texts(node)))
 
 
-def _by_family(nodes: list[Mapping[str, JsonValue]]) -> Rule | None:
-    for node in nodes:
-        for name in ("globalErrorCode", "code"):
-            family = (as_text(node.get(name)) or "").rpartition("_")[0]
-            if family in GLOBAL_FAMILIES:
-                return CODES[GLOBAL_FAMILIES[family]]
-    return None
+def _meaning(code: str, text: str) -> Rule:
+    """Return the rule of a code, or of the text where the code says little."""
+    known = _rule(code)
+    rule = known or _by_family(code) or UNKNOWN
+    if rule.catch_all or known is None:
+        return _by_text(code, text, is_known=known is not None) or rule
+    return rule
 
 
-def _by_text(text: str) -> Rule | None:
+def _by_family(code: str) -> Rule | None:
+    return next((rule for family, rule in GLOBAL_FAMILIES.items() if code.startswith(family)), None)
+
+
+def _by_text(code: str, text: str, *, is_known: bool) -> Rule | None:
+    """Return what the text of a catch-all or unknown ``code`` means; only SYS.1006 stands for everything."""
+    if _BAD_CHARACTERS.search(text):
+        return BAD_CHARACTERS
+    if is_known and code != "SYS.1006":
+        return None
     if _DENIALS.search(text):
         return DENIED
     return AGENT_FAILED if _AGENT_TROUBLE.search(text) else None
@@ -169,7 +240,7 @@ def _http_kind(status: int, text: str) -> str:
         return "unauthorized"
     if status == 400 and _AUTHORIZATION.search(text) and not _TYPE_COMPLAINT.search(text):
         return "authorization"
-    if status == 403 and is_skew(text):
+    if is_skew(status, text):
         return "skew"
     if status == 403 and _ACCESS_KEY.search(text):
         return "access key"

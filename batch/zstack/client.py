@@ -6,54 +6,74 @@ was found. Answers are values; the only errors raised are ours.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self, TypeVar
-from urllib.parse import quote
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self
 
+from batch.clock import SystemClock
 from batch.errors import UnreachableError
+from batch.model import CallKind
+from batch.redaction import Secrets
 from batch.zstack.accesskey import ACTIONS_PATH, AccessKey
 from batch.zstack.answers import Done, ErrorClass, NoAnswer, NotSent, Refused, Unknown
 from batch.zstack.auth import PREFLIGHT_TRIES, Access, GivenSession, PasswordLogin
-from batch.zstack.classify import from_http, is_skew
+from batch.zstack.classify import from_http, is_skew, is_unread_date
 from batch.zstack.client_http import Http
 from batch.zstack.decode import BadReplyError, as_text, json_object
-from batch.zstack.replies import found, polled, refusal, submitted
+from batch.zstack.params import Version, parse_version
+from batch.zstack.replies import read_find, read_poll, read_refusal, read_submit
+from batch.zstack.reply_redaction import without_job_uuid, without_secrets
 from batch.zstack.settings import AccessKeyAuth, PasswordAuth, transport_warnings
-from batch.zstack.version import Version, parse_version
-from batch.zstack.wire import OpenGate, Outcome, Reply, SystemClock, explain, pause_asked
+from batch.zstack.wire import NoRateGate, Outcome, Reply, pause_asked, reason_of, segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from batch.clock import Clock
     from batch.model import Clone
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
     from batch.zstack.classify import Language
     from batch.zstack.settings import Auth, Settings
-    from batch.zstack.wire import Clock, Gate, Transport
+    from batch.zstack.wire import RateGate, Transport
 
 SERVICES_PATH: Final = "/v1/ai/model-services"
 JOBS_PATH: Final = "/v1/api-jobs"
+_LANGUAGES: Final = {"en": "en-US", "zh": "zh-CN"}
+"""Newer servers tell errors in the caller's language, at polls too (zstack/README.md 11)."""
 _MOST_REMEMBERED: Final = 65536
-_Answer = TypeVar("_Answer")
+_OVER_LIMIT: Final = "Rate limit exceeded"
+"""The server's own limiter, before anything was looked at; another 429 is a proxy's (zstack/README.md 11)."""
+_LIMIT_TRIES: Final = 20
+"""How often a call that may be repeated is made while that limiter refuses it; the gate's pauses come between."""
 
 
 async def connect(
     settings: Settings,
     *,
-    gate: Gate | None = None,
+    gate: RateGate | None = None,
     clock: Clock | None = None,
     language: Language = "en",
+    secrets: Secrets | None = None,
 ) -> Client:
-    """Make a client in the running event loop; nothing is sent yet. Raises UsageError for a CA file that is none."""
-    return Client(settings, gate=gate or OpenGate(), clock=clock or SystemClock(), language=language)
+    """Make a client in the running event loop; nothing is sent yet. Raises UsageError for a CA file that is none.
+
+    ``secrets`` gets the credentials and every session that is opened, so that its owner redacts them too.
+    """
+    return Client(settings, gate=gate or NoRateGate(), clock=clock or SystemClock(), language=language, secrets=secrets)
 
 
 class Client:
     """Implements ``batch.engine.ports.Api``. ``warnings`` are for the operator and the manifest, without secrets."""
 
     def __init__(
-        self, settings: Settings, *, gate: Gate, clock: Clock, language: Language, http: Transport | None = None
+        self,
+        settings: Settings,
+        *,
+        gate: RateGate,
+        clock: Clock,
+        language: Language,
+        http: Transport | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         """Use ``connect``; ``http`` stands in for the network."""
         self.url = settings.url
@@ -61,9 +81,14 @@ class Client:
         self.warnings: tuple[str, ...] = transport_warnings(settings)
         self.language: Language = language
         self.clock = clock
+        self.web_hook: str | None = None
+        """The address to which the server is asked to send the end of each clone's job."""
         self._gate = gate
         self._http: Transport = http or Http(settings, gate)
         self._access = self._make_access(settings.auth)
+        self._secrets = Secrets() if secrets is None else secrets
+        if isinstance(settings.auth, AccessKeyAuth):
+            self._secrets.add_key_id(settings.auth.key_id)
         self._opened_under: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -80,38 +105,42 @@ class Client:
         self.warnings += await self._access.open()
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
-        """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID (wire: section 3)."""
+        """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID (zstack/README.md 4)."""
         generation = self._access.generation
+        named = {"X-Job-UUID": job_uuid} | ({} if self.web_hook is None else {"X-Web-Hook": self.web_hook})
+        # Before it is sent: an answer that is lost leaves a job whose end may be that this very session was dead.
+        self._remember(job_uuid, generation)
         reply = await self.authorised(
             "POST",
             f"{SERVICES_PATH}/{segment(clone.source_uuid)}",
             body=clone.body,
-            headers={"X-Job-UUID": job_uuid},
-            sends_clone=True,
+            headers=named,
+            kind=CallKind.CLONE,
         )
         if not isinstance(reply, Reply):
             return reply
-        answer = submitted(reply, job_uuid, self.language)
+        answer = read_submit(reply, job_uuid, self.language)
         if _is_dead_session(answer):
             self._access.lost(generation)
-        elif not isinstance(answer, Done):
-            self._remember(job_uuid, generation)
-        return _veiled(answer, job_uuid)
+        if isinstance(answer, Done):
+            del self._opened_under[job_uuid]
+        return without_job_uuid(answer, job_uuid)
 
     async def poll(self, job_uuid: str) -> PollAnswer:
-        """GET /v1/api-jobs/{job_uuid}: needs no credentials and so carries none (wire: section 4)."""
-        reply = await self.plain("GET", f"{JOBS_PATH}/{segment(job_uuid)}")
+        """GET /v1/api-jobs/{job_uuid}: needs no credentials and so carries none (zstack/README.md 6)."""
+        path = f"{JOBS_PATH}/{segment(job_uuid)}"
+        reply = await self.plain("GET", path, kind=CallKind.POLL, job_uuid=job_uuid)
         if not isinstance(reply, Reply):
             return reply
-        answer = polled(reply, self.language)
+        answer = read_poll(reply, self.language)
         if isinstance(answer, Done | Refused | Unknown):
             generation = self._opened_under.pop(job_uuid, -1)
             if _is_dead_session(answer):
                 self._access.lost(generation)
-        return _veiled(answer, job_uuid)
+        return without_job_uuid(answer, job_uuid)
 
     async def find(self, resource_uuid: str) -> FindAnswer:
-        """GET /v1/ai/model-services/{resource_uuid} (wire: section 6); a dead session is renewed inside."""
+        """GET /v1/ai/model-services/{resource_uuid} (zstack/README.md 8); a dead session is renewed inside."""
         answer = await self._find(resource_uuid)
         if _is_dead_session(answer):
             await self._access.renew()
@@ -121,7 +150,7 @@ class Client:
     async def _find(self, resource_uuid: str) -> FindAnswer:
         generation = self._access.generation
         reply = await self.authorised("GET", f"{SERVICES_PATH}/{segment(resource_uuid)}")
-        answer = found(reply, resource_uuid, self.language) if isinstance(reply, Reply) else reply
+        answer = read_find(reply, resource_uuid, self.language) if isinstance(reply, Reply) else reply
         if _is_dead_session(answer):
             self._access.lost(generation)
         return answer
@@ -158,10 +187,22 @@ class Client:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        sends_clone: bool = False,
+        kind: CallKind = CallKind.QUESTION,
+        job_uuid: str = "",
     ) -> Outcome:
         """One call without credentials of its own; answers that ask for a pause pause the gate."""
-        return self._looked_at(await self._http.call(method, path, body=body, headers=headers, sends_clone=sends_clone))
+        spoken = {"Accept-Language": _LANGUAGES[self.language], **(headers or {})}
+        sign = (headers or {}).get("Authorization", "")
+
+        async def call() -> Outcome:
+            reply = await self._http.call(method, path, body=body, headers=spoken, kind=kind, job_uuid=job_uuid)
+            return self._looked_at(reply, sign)
+
+        # A POST is the engine's to repeat: its record says when it left.
+        outcome, left = await call(), 0 if kind in {CallKind.CLONE, CallKind.LOGOUT} else _LIMIT_TRIES
+        while isinstance(outcome, NotSent) and outcome.is_over_limit and self._gate.refuse() and left:
+            outcome, left = await call(), left - 1
+        return outcome
 
     async def authorised(
         self,
@@ -170,20 +211,20 @@ class Client:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        sends_clone: bool = False,
+        kind: CallKind = CallKind.QUESTION,
     ) -> Outcome:
         """One call with credentials. A signature refused for its date was not executed and is made anew, once."""
         more, sign = headers or {}, self._access.headers
-        reply = self._looked_at(
-            await self._http.call(
-                method, path, body=body, headers={**sign(method, path), **more}, sends_clone=sends_clone
-            )
-        )
-        if isinstance(reply, Reply) and reply.status == 403 and is_skew(reply.text) and await self._access.resync():
-            return await self.plain(
-                method, path, body=body, headers={**sign(method, path), **more}, sends_clone=sends_clone
-            )
-        return reply
+        call = partial(self.plain, method, path, body=body, kind=kind)
+        reply = await call(headers={**sign(method, path), **more})
+        if not isinstance(reply, Reply) or not (
+            is_skew(reply.status, reply.text) or is_unread_date(reply.status, reply.text)
+        ):
+            return reply
+        failure = await self._access.resync()
+        if failure is None:
+            return await call(headers={**sign(method, path), **more})
+        return reply._replace(body=reply.body + f"; {failure}".encode()) if failure else reply
 
     async def _ask_version(self) -> None:
         answer = await self._get_version()
@@ -194,8 +235,8 @@ class Client:
             answer = await self._get_version()
         if isinstance(answer, NotSent | NoAnswer):
             raise UnreachableError(f"cannot reach ZStack at {self.url}: {answer.reason}")
-        if isinstance(answer, Refused) and answer.error.klass is ErrorClass.TRANSIENT:
-            raise UnreachableError(f"ZStack at {self.url} is not ready: {explain(answer)}")
+        if isinstance(answer, Refused) and answer.error.error_class in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
+            raise UnreachableError(f"ZStack at {self.url} is not ready: {reason_of(answer)}")
         # Whoever lacks GetVersion may be fine otherwise: the credentials' probe tells.
         self.version = self._version_of(answer) if isinstance(answer, Reply) else None
 
@@ -205,7 +246,7 @@ class Client:
             return reply
         if reply.status == 404:
             return Refused(from_http(404, reply.text, self.language))
-        return refusal(reply, self.language) or reply
+        return read_refusal(reply, self.language) or reply
 
     def _version_of(self, reply: Reply) -> Version | None:
         try:
@@ -222,31 +263,25 @@ class Client:
         return GivenSession(auth, self.plain, self.clock, self.language)
 
     def _remember(self, job_uuid: str, generation: int) -> None:
-        """Which session a job was sent with: its end is told at the poll, when another may long be in use."""
+        """Which session a job was sent with: its end shows at the poll, when another may be in use."""
         self._opened_under[job_uuid] = generation
         if len(self._opened_under) > _MOST_REMEMBERED:
             del self._opened_under[next(iter(self._opened_under))]
 
-    def _looked_at(self, reply: Outcome) -> Outcome:
+    def _looked_at(self, reply: Outcome, authorization: str) -> Outcome:
         """Redact an answer, and pause the gate where it asks for that."""
+        self._secrets.add_all(self._access.secrets)
         if not isinstance(reply, Reply):
             return reply
-        reply = self._redacted(reply)
+        reply = without_secrets(reply, self._secrets, authorization=authorization)
+        if reply.status == 429 and reply.text.strip() == _OVER_LIMIT:
+            return NotSent(f"HTTP 429: {_OVER_LIMIT}", is_over_limit=True)
         if reply.status in {429, 503} and reply.retry_after is not None:
             return self._paused(reply)
         return reply
 
-    def _redacted(self, reply: Reply) -> Reply:
-        """Blank our own secrets in error texts: a server may quote what it was sent."""
-        body = reply.body
-        if reply.status < 400 and b'"error"' not in body:
-            return reply
-        for secret in self._access.secrets:
-            body = body.replace(secret.encode(), b"***") if secret else body
-        return reply if body is reply.body else reply._replace(body=body)
-
     def _paused(self, reply: Reply) -> Outcome:
-        if reply.status == 503 and isinstance(refusal(reply, self.language), Refused):
+        if reply.status == 503 and isinstance(read_refusal(reply, self.language), Refused):
             return reply
         seconds = pause_asked(reply, self.clock.time())
         if seconds is not None:
@@ -254,21 +289,5 @@ class Client:
         return NoAnswer(f"HTTP {reply.status}: asked to come back later", seconds, is_push_back=True)
 
 
-def segment(uuid: str) -> str:
-    """Make one path segment of a uuid, whatever it holds. Raises ValueError for an empty one: that is another API."""
-    if not uuid:
-        raise ValueError("a uuid must not be empty")
-    if uuid.isascii() and uuid.isalnum():
-        return uuid
-    return quote(uuid, safe="").replace(".", "%2E")
-
-
-def _veiled(answer: _Answer, job_uuid: str) -> _Answer:
-    """Shorten the job's uuid in a refusal's text: whoever reads it in a log could ask for the job's result."""
-    if not isinstance(answer, Refused):
-        return answer
-    return replace(answer, error=replace(answer.error, text=answer.error.text.replace(job_uuid, f"{job_uuid[:8]}…")))
-
-
 def _is_dead_session(answer: object) -> bool:
-    return isinstance(answer, Refused) and answer.error.klass is ErrorClass.RENEW
+    return isinstance(answer, Refused) and answer.error.error_class is ErrorClass.RENEW

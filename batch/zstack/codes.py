@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001 - the Chinese hints have Chinese punctuation
 """ZStack's error codes as data: what each means for a target, how often to retry, and what the operator can do.
 
-Source: wire section 7. A code stands here by itself or through its family (the part before the dot).
+Source: zstack/README.md 10 and 11. A code stands here by itself or through its family (the part before the dot).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import Final
 
 from batch.zstack.answers import ErrorClass
 
-P, F, R, T, A = (
+P, F, R, T, N, A = (
     ErrorClass.PERMANENT,
     ErrorClass.FATAL,
     ErrorClass.RENEW,
     ErrorClass.TRANSIENT,
+    ErrorClass.NODE,
     ErrorClass.AMBIGUOUS,
 )
 
@@ -24,7 +25,7 @@ P, F, R, T, A = (
 class Rule:
     """What one code means."""
 
-    klass: ErrorClass
+    error_class: ErrorClass
     retries: int | None
     """0: never; a number: that often; None: as often as the target's attempts allow."""
     hint: str = ""
@@ -33,6 +34,8 @@ class Rule:
     """The same in Chinese."""
     catch_all: bool = False
     """Whether the code says little, so that any other known code of the same error tells more."""
+    may_go_on: bool = False
+    """Whether the server may still be at work on the request after it answered with this code."""
 
 
 _CREDENTIALS = Rule(F, 0, "check the account's credentials, then run again", "请检查账户凭据后重新运行")
@@ -46,15 +49,20 @@ _SECOND_FACTOR = Rule(
     F, 0, "this account needs an interactive login: use an AccessKey", "该账户需要交互式登录：请使用 AccessKey"
 )
 _LICENSE = Rule(F, 0, "the licence does not allow it: renew it, then run again", "许可证不允许：请更新许可证后重新运行")
-_BUSY = Rule(T, None, "the management node is starting or busy; it is retried", "管理节点正在启动或繁忙，将自动重试")
+_BUSY = Rule(N, None, "the management node is starting or busy; it is retried", "管理节点正在启动或繁忙，将自动重试")
 _AGENT = Rule(
     A,
     None,
     "the management node could not reach an agent, such as the model centre",
     "管理节点无法连接代理（如模型中心）",
+    may_go_on=True,
 )
 _UNDONE = Rule(
-    A, None, "the server was undoing something; it is looked at before a retry", "服务端回滚中，将先核实再重试"
+    A,
+    None,
+    "the server was undoing something; it is looked at before a retry",
+    "服务端回滚中，将先核实再重试",
+    may_go_on=True,
 )
 _ELSEWHERE = Rule(
     P, 0, "not an error this API should give: ask ZStack's support", "此接口不应返回该错误，请联系 ZStack 支持"
@@ -69,11 +77,19 @@ DENIED: Final = Rule(
 )
 """A permission denial, whichever code it hides behind."""
 AGENT_FAILED: Final = _AGENT
+BAD_CHARACTERS: Final = Rule(
+    A,
+    0,
+    "the server's database refuses characters above U+FFFF, such as emoji: `zclone validate` names their places",
+    "服务器数据库不支持 U+FFFF 以上的字符（如表情符号）：`zclone validate` 会指出其位置",
+)
+"""MySQL's "Incorrect string value", whichever code it hides behind: its tables may hold UTF-8 of three bytes only."""
 UNKNOWN: Final = Rule(
     A,
     1,
     "unknown code: it is checked whether the clone exists, then retried once",
     "未知错误码：将先核实克隆是否存在，再重试一次",
+    may_go_on=True,
 )
 """A code that no row and no family has."""
 
@@ -85,7 +101,9 @@ CODES: Final = {
         "常见原因：UUID 已被占用或字段超长；请查看管理节点日志",
         catch_all=True,
     ),
-    "SYS.1001": Rule(A, None, "the server timed out; the work may still go on", "服务端超时，操作可能仍在进行"),
+    "SYS.1001": Rule(
+        A, None, "the server timed out; the work may still go on", "服务端超时，操作可能仍在进行", may_go_on=True
+    ),
     "SYS.1002": Rule(
         A, 1, "the resource could not be made; see the causes", "资源创建失败，请查看原因", catch_all=True
     ),
@@ -100,8 +118,8 @@ CODES: Final = {
     "SYS.1006": Rule(A, 1, "see the causes in the text", "请查看错误文本中的原因", catch_all=True),
     "SYS.1007": Rule(P, 0, "correct the parameter the text names", "请修正错误文本中指出的参数"),
     "SYS.1008": Rule(
-        T,
-        1,
+        N,
+        None,
         "the service is not registered: the node is starting or the AIOS plugin is missing",
         "服务未注册：节点正在启动或缺少 AIOS 插件",
     ),
@@ -114,6 +132,14 @@ CODES: Final = {
     "SYS.1015": _AGENT,
     "SYS.1016": _AGENT,
     "SYS.1017": Rule(P, 0, "somebody cancelled it on the server", "该操作已在服务端被取消"),
+    "SYS.1018": DENIED,
+    "SYS.1019": Rule(
+        F,
+        0,
+        "this account may not call the API at all: ask an administrator for the permission",
+        "该账户无权调用此接口：请联系管理员授权",
+    ),
+    "SYS.1091": Rule(P, 0, "see the text; sending the same again gives the same", "请查看错误文本；重试结果相同"),
     "ID.1000": _CREDENTIALS,
     "ID.1001": Rule(R, None, "the session ended", "会话已失效"),
     "ID.1002": Rule(
@@ -125,6 +151,9 @@ CODES: Final = {
     "ID.1004": Rule(P, 0, "the account's quota is set up wrongly", "账户配额设置有误"),
     "ID.1005": Rule(F, 0, "the account must change its password first", "该账户须先修改密码"),
     "ID.1006": Rule(F, 0, "too many sessions of this user: log out stale ones", "该用户会话过多：请注销闲置会话"),
+    "ID.1007": Rule(
+        F, 0, "the account is disabled: have it enabled or use another", "该账户已停用：请启用该账户或改用其他账户"
+    ),
     "ID.2000": _SECOND_FACTOR,
     "ID.2001": _SECOND_FACTOR,
     "ID.2002": _SECOND_FACTOR,
@@ -143,8 +172,13 @@ CODES: Final = {
     "PORTAL.1001": Rule(P, 0, "give the field the text names", "请补充错误文本中指出的字段"),
     "PORTAL.1002": _BUSY,
     "TAG.1000": Rule(A, 0, "give each tag once; the clone may exist", "标签不可重复；克隆可能已存在"),
+    "TAG.1001": Rule(P, 0, "give each tag once", "每个标签只能写一次"),
+    "TAG.1002": Rule(P, 0, "no more tags are allowed: delete some", "标签数量已达上限：请删除部分标签"),
 }
 """Codes with a meaning of their own."""
+
+CATCH_ALL: Final = frozenset(code for code, rule in CODES.items() if rule.catch_all)
+"""Codes that say little."""
 
 FAMILIES: Final = {"LICENSE": _LICENSE, "LOGIN_CONTROL": _LOCKED, "LONG_JOB": _ELSEWHERE, "PROGRESS": _ELSEWHERE}
 """Meaning of a whole family of codes."""
@@ -152,8 +186,17 @@ FAMILIES: Final = {"LICENSE": _LICENSE, "LOGIN_CONTROL": _LOCKED, "LONG_JOB": _E
 GLOBAL_CODES: Final = {"ORG_ZSTACK_IDENTITY_10020": "ID.1001"}
 """The newer servers' ``globalErrorCode`` and the code it stands for."""
 
-GLOBAL_FAMILIES: Final = {"ORG_ZSTACK_PORTAL_APIMEDIATOR": "SYS.1007"}
-"""Families of ``globalErrorCode`` and the code they stand for, where the error has no known code."""
+GLOBAL_FAMILIES: Final = {
+    "ORG_ZSTACK_PORTAL_APIMEDIATOR_": CODES["SYS.1007"],
+    "ORG_ZSTACK_AI_": Rule(
+        A,
+        1,
+        "an error of the AI plugin: it is checked whether the clone exists, then retried once",
+        "AI 插件错误：将先核实克隆是否存在，再重试一次",
+        may_go_on=True,
+    ),
+}
+"""What a ``globalErrorCode``, or a code, that begins so means where the error has no known code."""
 
 HTTP: Final = {
     "authorization": Rule(

@@ -5,9 +5,13 @@ Source: the vendor's API page (names, types, choices, since-versions) and the se
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class ParamType(StrEnum):
@@ -45,7 +49,17 @@ ARCHITECTURES: Final = ("X86_64", "AARCH64")
 """As requests spell them on the API page; answers use lower case."""
 
 QUERY_OPERATORS: Final = ("!=", ">=", "<=", "!?=", "!~=", "~=", "?=", "=", ">", "<", "is null", "not null")
-"""Of QueryModelService, in the order in which the server looks for them anywhere in a condition (wire: section 6)."""
+"""Of QueryModelService, in the order in which the server looks for them in a condition (zstack/README.md 8)."""
+
+
+def split_condition(text: str) -> tuple[str, str, str] | None:
+    """Read a query condition as the server does: its first operator in the server's order, at its first occurrence.
+
+    Return field, operator and value; None where there is no operator.
+    """
+    parts = (text.partition(operator) for operator in QUERY_OPERATORS)
+    return next(((field.strip(), operator, value) for field, operator, value in parts if operator), None)
+
 
 _API = (5, 3, 20)
 _ARCHITECTURES = (5, 3, 40)
@@ -101,3 +115,18 @@ PARAMS: Final = {row.name: row for row in _ROWS}
 
 BODY_PARAMS: Final = {name: row for name, row in PARAMS.items() if row.in_params}
 """The parameters that stand inside ``params`` of the body."""
+
+
+Version: TypeAlias = tuple[int, int, int]
+_VERSION = re.compile(r"\s*v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
+
+
+def parse_version(text: str) -> Version | None:
+    """Read ``5.3.46`` and what may follow it; None where it is no version."""
+    match = _VERSION.match(text)
+    return None if match is None else (int(match[1]), int(match[2]), int(match[3] or 0))
+
+
+def too_new(names: Iterable[str], version: Version) -> dict[str, Version]:
+    """Tell which of these parameters the server does not know yet, and since when ZStack has them."""
+    return {name: PARAMS[name].since for name in names if name in PARAMS and PARAMS[name].since > version}

@@ -1,10 +1,11 @@
-"""What one HTTP reply means for each of the three calls of the protocol. Pure: tables of wire sections 3, 4, 6 and 7.
+"""What one HTTP reply means for each of the three calls of the protocol. Pure. Source: zstack/README.md 5, 6, 8 and 10.
 
 A reply that is not plainly ZStack's own is ``NoAnswer``: a proxy's page never becomes a job's result.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch.zstack.answers import (
@@ -12,6 +13,7 @@ from batch.zstack.answers import (
     Accepted,
     Done,
     Duplicate,
+    ErrorClass,
     FindAnswer,
     Found,
     NoAnswer,
@@ -24,19 +26,20 @@ from batch.zstack.answers import (
 )
 from batch.zstack.classify import Language, from_error, from_http
 from batch.zstack.decode import BadReplyError, as_number, as_object, as_text, json_object
+from batch.zstack.wire import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batch.model import JsonValue
-    from batch.zstack.wire import Reply
 
+_API_DENIED = "SYS.1019"
 _PROXY = frozenset({408, 425, 429, 502, 503, 504})
 _ENVELOPE = frozenset({"success", "schema", "inventory"})
 _LONGEST_TIMEOUT = 7 * 86400.0
 
 
-def refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
+def read_refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
     """Read a status other than 2xx; None for 2xx. A 503 with a JSON error is ZStack, one without it a proxy."""
     if reply.status < 200 or 300 <= reply.status < 400:
         return NoAnswer(f"HTTP {reply.status}: redirects are not followed; give the endpoint's final address")
@@ -52,25 +55,25 @@ def refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
     return Refused(from_http(reply.status, reply.text, language))
 
 
-def submitted(reply: Reply, job_uuid: str, language: Language = "en") -> SubmitAnswer:
+def read_submit(reply: Reply, job_uuid: str, language: Language = "en") -> SubmitAnswer:
     """Read the answer to a POST that was sent under ``job_uuid``."""
     if reply.status == 400 and _is_duplicate(reply.text, job_uuid):
         return Duplicate()
-    refused = refusal(reply, language)
+    refused = read_refusal(reply, language)
     if refused is not None:
         return refused
     try:
         answer = json_object(reply.body)
         if reply.status == 202:
-            return _accepted(answer, job_uuid)
+            return _read_accepted(answer, job_uuid)
         if reply.status == 200 and answer:
-            return _ended(answer, language)
+            return _read_end(answer, language)
     except BadReplyError as error:
         return NoAnswer(f"HTTP {reply.status}: {error}")
     return NoAnswer(f"HTTP {reply.status} is no answer to a clone request")
 
 
-def polled(reply: Reply, language: Language = "en") -> PollAnswer:
+def read_poll(reply: Reply, language: Language = "en") -> PollAnswer:
     """Read the answer to a poll. Nothing but a job's own error is ever a failure."""
     if reply.status == 404:
         return NoAnswer("HTTP 404 with a web page") if _is_page(reply) else Unknown()
@@ -83,10 +86,10 @@ def polled(reply: Reply, language: Language = "en") -> PollAnswer:
     return NoAnswer(f"HTTP {reply.status} is no answer to a poll")
 
 
-def job_ended(reply: Reply, language: Language = "en") -> PollAnswer:
+def read_job_end(reply: Reply, language: Language = "en") -> PollAnswer:
     """Read a poll of a job that makes no model service: whatever its result shows, it is a success."""
     if reply.status != 200:
-        return polled(reply, language)
+        return read_poll(reply, language)
     try:
         tree = json_object(reply.body).get("error")
     except BadReplyError as error:
@@ -94,9 +97,23 @@ def job_ended(reply: Reply, language: Language = "en") -> PollAnswer:
     return Done(None) if tree is None else Refused(from_error(as_object(tree) or {}, language))
 
 
-def found(reply: Reply, resource_uuid: str, language: Language = "en") -> FindAnswer:
+def read_hook(body: bytes, success: str) -> Done | NoAnswer:
+    """Read a web hook's body; ``success`` is its header of that name (zstack/README.md 7).
+
+    A failure is no more than an end of which nothing is known, as is an empty success: the job itself is to be asked.
+    """
+    if success == "false" or not body.strip():
+        return Done(None)
+    answer = read_poll(Reply(200, body)) if success == "true" else None
+    return answer if isinstance(answer, Done) else NoAnswer("no result of a job")
+
+
+def read_find(reply: Reply, resource_uuid: str, language: Language = "en") -> FindAnswer:
     """Read the answer to a query by uuid: always a list, empty where nothing is visible."""
-    refused = refusal(reply, language)
+    refused = read_refusal(reply, language)
+    if isinstance(refused, Refused) and refused.error.code == _API_DENIED:
+        # It is the query that the account may not call: nothing is said of the API that clones.
+        return Refused(replace(refused.error, error_class=ErrorClass.PERMANENT))
     if refused is not None:
         return refused
     try:
@@ -136,13 +153,13 @@ def json_error(reply: Reply) -> dict[str, JsonValue] | None:
         return None
 
 
-def _accepted(answer: Mapping[str, JsonValue], job_uuid: str) -> Accepted:
+def _read_accepted(answer: Mapping[str, JsonValue], job_uuid: str) -> Accepted:
     location = answer.get("location")
     if location is not None and (as_text(location) or "").rpartition("/")[2] != job_uuid:
         raise BadReplyError("the answer is about another job")
     milliseconds = as_number(answer.get("apiTimeout"))
     seconds = milliseconds / 1000 if milliseconds is not None else 0.0
-    return Accepted(seconds if 0 < seconds <= _LONGEST_TIMEOUT else None)
+    return Accepted(min(seconds, _LONGEST_TIMEOUT) if seconds > 0 else None)
 
 
 def _poll_body(status: int, answer: Mapping[str, JsonValue], language: Language) -> PollAnswer:
@@ -150,10 +167,10 @@ def _poll_body(status: int, answer: Mapping[str, JsonValue], language: Language)
         return Running()
     if status == 503 and not as_object(answer.get("error")):
         return NoAnswer("HTTP 503 without an error of ZStack: a proxy or a server that is starting")
-    return _ended(answer, language)
+    return _read_end(answer, language)
 
 
-def _ended(answer: Mapping[str, JsonValue], language: Language) -> Done | Refused:
+def _read_end(answer: Mapping[str, JsonValue], language: Language) -> Done | Refused:
     error = answer.get("error")
     if error is not None:
         tree = as_object(error)

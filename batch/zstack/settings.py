@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 CONTEXT_PATH = "/zstack"
-"""Where the server mounts its REST API (wire: section 1)."""
+"""Where the server mounts its REST API (zstack/README.md 1)."""
 _TOKEN = re.compile(r"[!-~]+")
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from urllib.parse import quote
 
-from batch.errors import RunStoppedError
-from batch.zstack.answers import NoAnswer, NotSent, Refused
+from batch.errors import EndReason, ExitCode, RunStoppedError
+from batch.model import CallKind
+from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,60 +17,35 @@ LONGEST_PAUSE = 900.0
 """Seconds: a longer Retry-After is cut to this."""
 
 
-class Gate(Protocol):
+class RateGate(Protocol):
     """Where every call waits for the rate; the engine owns it."""
 
-    async def wait(self) -> None:
-        """Return when one more call may be made."""
+    async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:
+        """Return True when the call may be made; False when the run was asked to end: then it must not be made.
 
-    async def wait_to_send(self) -> bool:
-        """Like ``wait`` for a POST that makes a clone; False when the run stopped sending."""
+        ``job_uuid``: of a poll's job.
+        """
 
     def pause(self, seconds: float) -> None:
         """Let no call pass for ``seconds`` from now."""
 
+    def refuse(self) -> bool:
+        """Take in that the server's own rate limiter refused a call; whether it may be made again at its next turn."""
 
-class OpenGate:
+
+class NoRateGate:
     """A gate without a rate, for single questions outside a run."""
 
-    async def wait(self) -> None:
-        """Pass at once."""
-
-    async def wait_to_send(self) -> bool:
+    async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:  # noqa: ARG002 - all are alike here
         """Pass at once."""
         return True
 
     def pause(self, seconds: float) -> None:
         """Let the caller decide: there is nobody else to hold back."""
 
-
-class Clock(Protocol):
-    """Time, injected so that tests own it; seconds."""
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-
-    def monotonic(self) -> float:
-        """Seconds of a clock that never jumps."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds of a clock that never jumps."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
+    def refuse(self) -> bool:
+        """Let the caller decide when it calls again."""
+        return False
 
 
 class Reply(NamedTuple):
@@ -103,15 +78,16 @@ class Transport(Protocol):
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        sends_clone: bool = False,
+        kind: CallKind = CallKind.QUESTION,
+        job_uuid: str = "",
     ) -> Outcome:
-        """``path`` starts with /v1 and is percent-encoded; ``sends_clone`` gives way when the run stopped sending."""
+        """``path`` starts with /v1 and is percent-encoded; NotSent where the wait for the turn of ``kind`` was cut."""
 
     async def close(self) -> None:
         """Close what is open."""
 
 
-class Send(Protocol):
+class HttpCall(Protocol):
     """One HTTP call through the gate; it never raises for what a network or server does."""
 
     async def __call__(
@@ -121,8 +97,13 @@ class Send(Protocol):
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        kind: CallKind = CallKind.QUESTION,
     ) -> Outcome:
         """``path`` starts with /v1 and is percent-encoded, with its query."""
+
+
+NOT_ADMITTED: Final = NotSent("the run was asked to end", is_held_back=True)
+"""What a call comes to whose wait at the gate was cut."""
 
 
 class CallFailedError(RunStoppedError):
@@ -130,15 +111,15 @@ class CallFailedError(RunStoppedError):
 
     def __init__(self, what: str, answer: Refused | NotSent | NoAnswer) -> None:
         """Name the question in ``what``, such as "query of model services"."""
-        super().__init__(f"{what}: {explain(answer)}")
+        is_denied = isinstance(answer, Refused) and answer.error.error_class in {ErrorClass.PERMANENT, ErrorClass.FATAL}
+        super().__init__(f"{what}: {reason_of(answer)}", EndReason.DENIED if is_denied else EndReason.OUTAGE)
+        self.exit_code = ExitCode.FAILED if is_denied else self.exit_code
         self.answer = answer
 
 
-def explain(answer: Refused | NotSent | NoAnswer) -> str:
+def reason_of(answer: Refused | NotSent | NoAnswer) -> str:
     """One line for the operator."""
-    if not isinstance(answer, Refused):
-        return answer.reason
-    return f"{answer.error.code}: {answer.error.told}"
+    return str(answer.error) if isinstance(answer, Refused) else answer.reason
 
 
 def http_date(value: str | None) -> float | None:
@@ -163,3 +144,12 @@ def pause_asked(reply: Reply, now: float) -> float | None:
         until, server_now = http_date(asked), http_date(reply.date)
         seconds = 0.0 if until is None else until - (now if server_now is None else server_now)
     return min(seconds, LONGEST_PAUSE) if seconds > 0 else None
+
+
+def segment(uuid: str) -> str:
+    """Make one path segment of a uuid, whatever it holds. Raises ValueError for an empty one: that is another API."""
+    if not uuid:
+        raise ValueError("a uuid must not be empty")
+    if uuid.isascii() and uuid.isalnum():
+        return uuid
+    return quote(uuid, safe="").replace(".", "%2E")

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch.cli import interpreter
 from batch.manifest import Header, open_manifest
 from batch.model import Plan, Record, State
 from tests.benchmarks.stage.eventloop import run
@@ -66,7 +65,6 @@ def journal(workers: int, clones: int = CLONES, *, pause: float = 0.0) -> Commit
             manifest.note(Record(State.CLONED, key, now, 1, clone_uuid=key, name="clone"))
 
     async def work(path: Path) -> Commits:
-        interpreter.tune()
         manifest = open_manifest(path, Header("j", "r", "u", simulated=False))
         keys = [f"{number:032x}" for number in range(clones)]
         await manifest.write_plan(Plan("j", "r", "d", clones, lambda: iter(())), zip(keys, keys, strict=True))

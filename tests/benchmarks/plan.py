@@ -25,14 +25,14 @@ _CHILD = """
 import json, resource, sys, time
 from pathlib import Path
 from batch.jobfile import load
-from batch.plan import expand
+from batch.plan import Planning
 
 def spent():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 began = spent()
-plan = expand(load(Path("job.yaml")), run=None, started_at=0.0)
+plan = Planning(load(Path("job.yaml")), run=None, started_at=0.0).plan()
 planned = spent()
 count = sum(1 for _ in plan.clones())
 again = spent()

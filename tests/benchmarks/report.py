@@ -28,7 +28,7 @@ def main(rounds: int = 5, sizes: Sequence[int] = SIZES) -> None:
             reports = {
                 ending: partial(
                     spend,
-                    zclone("report", "manifest.jsonl", "-o", f"report.{ending}"),
+                    zclone("report", "manifest.jsonl", "--out", f"report.{ending}"),
                     cwd=folder,
                     env=settings(folder),
                 )

@@ -33,7 +33,7 @@ ON_A_MANIFEST = {
     "list": ["list", _MANIFEST, "-o", "jsonl"],
     "list --state failed": ["list", _MANIFEST, "--state", "failed"],
     "show": ["show", _MANIFEST, _KEY],
-    "report": ["report", _MANIFEST, "-o", "report.csv"],
+    "report": ["report", _MANIFEST, "--out", "report.csv"],
 }
 
 

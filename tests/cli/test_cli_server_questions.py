@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 import jsonschema
 import pytest
 
-from batch import plan
-from batch.cli.app import exit_code
+from batch.app.plan_output import plan_schema
+from batch.cli.app import run_command
 from batch.jobfile import load
-from batch.plan.schema import plan_schema
+from batch.plan import Planning
 from batch.simulator.options import ADMIN_UUID
+from tests.nodes import ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def serve(
         url = serve_node("--faults", str(script))
         monkeypatch.setenv("ZSTACK_API_URL", url)
         monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
-        return lambda: json.load(urllib.request.urlopen(url.removesuffix("/zstack") + "/__ledger"))
+        return lambda: ledger(url)
 
     return start
 
@@ -60,12 +60,12 @@ def test_discover_writes_a_job_of_more_than_a_page(
 ) -> None:
     """`discover` lists every service that meets the conditions, beyond the server's 1,000, as a valid job file."""
     serve(MANY)
-    assert exit_code(["discover", "name~=qwen-%", "-o", "found.yaml"]) == 0
-    planned = plan.expand(load(folder / "found.yaml"), run=None, started_at=0.0)
+    assert run_command(["discover", "name~=qwen-%", "--out", "found.yaml"]) == 0
+    planned = Planning(load(folder / "found.yaml"), run=None, started_at=0.0).plan()
     assert {clone.source_uuid for clone in planned.clones()} == {uuid_of(number) for number in range(MANY)}
-    assert exit_code(["discover", "name~=qwen-%", "-o", "found.yaml"]) == 2
-    assert exit_code(["discover", "name=nobody"]) == 2
-    assert exit_code(["discover", "nothing"]) == 2
+    assert run_command(["discover", "name~=qwen-%", "--out", "found.yaml"]) == 2
+    assert run_command(["discover", "name=nobody"]) == 2
+    assert run_command(["discover", "nothing"]) == 2
     assert "no operator" in capsys.readouterr().err
 
 
@@ -74,7 +74,7 @@ def test_doctor_tells_what_is_and_changes_nothing(
 ) -> None:
     """`doctor` tells settings, credentials, version, permission and clock, without a call that changes anything."""
     ledger = serve(1, version="5.3.40")
-    assert exit_code(["doctor"]) == 0
+    assert run_command(["doctor"]) == 0
     told = capsys.readouterr().out
     assert "warn version: 5.3.40, too old for supportDistributed, containerCommand" in told
     assert [line.split(":")[0] for line in told.splitlines() if line.startswith("ok")] == [
@@ -92,10 +92,10 @@ def test_doctor_tells_what_is_and_changes_nothing(
 @pytest.mark.usefixtures("folder")
 def test_doctor_fails_where_a_run_would(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without settings `doctor` exits 2, with an unreachable server 5, and says which it is."""
-    assert exit_code(["doctor"]) == 2
+    assert run_command(["doctor"]) == 2
     monkeypatch.setenv("ZSTACK_API_URL", "http://127.0.0.1:9/zstack")
     monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
-    assert exit_code(["doctor"]) == 5
+    assert run_command(["doctor"]) == 5
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")][1].startswith(
         "FAIL server: cannot reach"
     )
@@ -109,12 +109,12 @@ def test_a_plan_is_checked_against_the_server(
     job = folder / "job.yaml"
     params = "{containerCommand: x}"
     job.write_text(f"{HEAD}  - {uuid_of(0)}\n  - {{uuid: {uuid_of(7)}, params: {params}}}\n", encoding="utf-8")
-    assert exit_code(["plan", "job.yaml"]) == 2
+    assert run_command(["plan", "job.yaml"]) == 2
     told = capsys.readouterr().err
     assert f"job.yaml:5:5: targets[1]: the source {uuid_of(7)} does not exist on the server" in told
     assert "targets[1].params.containerCommand: containerCommand needs ZStack 5.5.22" in told
     assert "^" in told
-    assert exit_code(["run", "job.yaml", "--progress", "none"]) == 2
+    assert run_command(["run", "job.yaml", "--progress", "none"]) == 2
     assert "containerCommand needs ZStack 5.5.22" in capsys.readouterr().err
     assert "submit" not in ledger()["calls"]
 
@@ -133,7 +133,7 @@ def test_warnings_are_no_data(
     monkeypatch.setattr("batch.zstack.client.transport_warnings", lambda _: ("in clear",))
     monkeypatch.setenv("ZSTACK_SESION_ID", "x")
     (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(0)}\n", encoding="utf-8")
-    assert exit_code(command) == 0
+    assert run_command(command) == 0
     told = capsys.readouterr()
     assert "warning: in clear" in told.err
     assert "did you mean ZSTACK_SESSION_ID" in told.out + told.err
@@ -154,12 +154,12 @@ def test_what_the_server_resets_is_told(
     monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
     targets = f"  - {uuid_of(0)}\n  - {{uuid: {uuid_of(1)}, keep: [size]}}\n  - {{uuid: {uuid_of(1)}, id: b}}\n"
     (folder / "job.yaml").write_text(HEAD + targets, encoding="utf-8")
-    assert exit_code(["plan", "job.yaml"]) == 0
+    assert run_command(["plan", "job.yaml", "--details"]) == 0
     told = capsys.readouterr()
     assert told.out.count("    system: true -> false  (reset by the server: `keep` copies it)") == 2
     assert told.out.count("    size: 5 -> 0  (reset") == 1
-    assert "warning: 2 clones lose their source's size or system: `keep: [size, system]` copies them" in told.err
-    assert exit_code(["plan", "job.yaml", "-o", "json"]) == 0
+    assert "warning: 2 clones lose the source's size or system: `keep: [size, system]` copies them" in told.err
+    assert run_command(["plan", "job.yaml", "-o", "json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     jsonschema.Draft7Validator(plan_schema()).validate(shown)
     assert [row["source_resets"] for row in shown["clones"]] == [{}, {"system": True}, {"size": 5, "system": True}]
@@ -190,7 +190,7 @@ def test_sources_of_other_accounts_are_told_with_their_place(
     monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
     rows = [uuid_of(0), uuid_of(1), f"{{uuid: '{uuid_of(1)}', id: twice}}", uuid_of(3)]
     (folder / "job.yaml").write_text(HEAD + "".join(f"  - {row}\n" for row in rows), encoding="utf-8")
-    assert exit_code(["plan", "job.yaml"]) == 0
+    assert run_command(["plan", "job.yaml"]) == 0
     told = capsys.readouterr().err
     admin = f"its clone will belong to yours, 'admin' ({ADMIN_UUID})"
     assert f"job.yaml:4:5: targets[0]: warning: the source {uuid_of(0)} belongs to account 'tenant'" in told
@@ -199,17 +199,17 @@ def test_sources_of_other_accounts_are_told_with_their_place(
     monkeypatch.delenv("ZSTACK_SESSION_ID")
     monkeypatch.setenv("ZSTACK_ACCOUNT", "tenant")
     monkeypatch.setenv("ZSTACK_PASSWORD", "p")
-    assert exit_code(["plan", "job.yaml"]) == 0
+    assert run_command(["plan", "job.yaml"]) == 0
     told = capsys.readouterr().err
     assert told.count("its clone will belong to yours, 'tenant'") == 2
     assert uuid_of(0) not in told
     (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(2)}\n", encoding="utf-8")
-    assert exit_code(["plan", "job.yaml"]) == 2
+    assert run_command(["plan", "job.yaml"]) == 2
     told = capsys.readouterr().err
     assert f"targets[0]: the source {uuid_of(2)} does not exist on the server, or this account may not see it" in told
     monkeypatch.setenv("ZSTACK_ACCOUNT", "other")
-    assert exit_code(["plan", "job.yaml"]) == 0
-    assert "warning: whose the sources are is not known: GetResourceAccount" in capsys.readouterr().err
+    assert run_command(["plan", "job.yaml"]) == 0
+    assert "warning: the owners of the sources are not known: GetResourceAccount" in capsys.readouterr().err
 
 
 def test_many_sources_are_asked_for_in_pages(
@@ -219,18 +219,18 @@ def test_many_sources_are_asked_for_in_pages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of too many sources to compare each is still asked for once, and the absent ones have their places."""
-    monkeypatch.setattr("batch.cli.estate.MOST_COMPARED", 100)
+    monkeypatch.setattr("batch.app.sources.MOST_COMPARED", 100)
     ledger = serve(MANY)
     rows = [uuid_of(number) for number in range(MANY)]
     twins = [f"{{uuid: '{uuid_of(number)}', id: 't{number}'}}" for number in range(MANY)]
     (folder / "job.yaml").write_text(HEAD + "".join(f"  - {row}\n" for row in rows + twins), encoding="utf-8")
-    assert exit_code(["plan", "job.yaml", "-o", "curl"]) == 0
+    assert run_command(["plan", "job.yaml", "-o", "curl"]) == 0
     # One call proves the session; the others are the pages of 200.
     assert ledger()["calls"]["query"] == 1 + -(-MANY // 200)
     with (folder / "job.yaml").open("a", encoding="utf-8") as stream:
         stream.write(f"  - {uuid_of(MANY)}\n")
     capsys.readouterr()
-    assert exit_code(["plan", "job.yaml"]) == 2
+    assert run_command(["plan", "job.yaml"]) == 2
     assert f"job.yaml:{4 + 2 * MANY}:5: targets[{2 * MANY}]: the source {uuid_of(MANY)}" in capsys.readouterr().err
 
 
@@ -245,7 +245,7 @@ def test_a_plan_says_why(
         f"  - {{uuid: {uuid_of(0)}, id: b, params: {{name: qwen-0-x}}}}\n"
     )
     (folder / "job.yaml").write_text(text, encoding="utf-8")
-    assert exit_code(["plan", "job.yaml", "-o", "json"]) == 0
+    assert run_command(["plan", "job.yaml", "-o", "json"]) == 0
     told = capsys.readouterr()
     shown = json.loads(told.out)
     jsonschema.Draft7Validator(plan_schema()).validate(shown)
@@ -258,9 +258,9 @@ def test_a_plan_says_why(
     assert first["set_by"]["requestCpu"]["line"] == 4
     assert [name for name, found in first["set_by"].items() if found["rendered"]] == ["name"]
     assert first["source_differs"]["name"] == "qwen-0"
-    assert "several clones get one name: qwen-0-x" in told.err
+    assert "several clones get the same name: qwen-0-x" in told.err
     assert "does NOT fit the deadline" in told.err
-    assert exit_code(["plan", "job.yaml"]) == 0
+    assert run_command(["plan", "job.yaml", "--details"]) == 0
     assert '    name: "qwen-0" -> "qwen-0-x"  (target, rendered, job.yaml:6:' in capsys.readouterr().out
 
 
@@ -268,11 +268,33 @@ def test_a_plan_without_an_endpoint(folder: Path, capsys: pytest.CaptureFixture[
     """Without settings a job that needs no server is planned and says what was not checked; another one is refused."""
     twins = "".join(f"  - {{uuid: {uuid_of(number)}, params: {{name: same}}}}\n" for number in range(2))
     (folder / "job.yaml").write_text(HEAD + twins, encoding="utf-8")
-    assert exit_code(["plan", "job.yaml"]) == 0
+    assert run_command(["plan", "job.yaml"]) == 0
     told = capsys.readouterr().err
     assert "are not checked" in told
-    assert "warning: several clones get one name: same" in told
+    assert "warning: several clones get the same name: same" in told
     (folder / "job.yaml").write_text(f"{HEAD}  - {{query: [name=a]}}\n", encoding="utf-8")
-    assert exit_code(["plan", "job.yaml"]) == 2
+    assert run_command(["plan", "job.yaml"]) == 2
     assert "the plan needs the server" in capsys.readouterr().err
-    assert exit_code(["validate", "job.yaml"]) == 0
+    assert run_command(["validate", "job.yaml"]) == 0
+
+
+def test_a_plan_of_a_run_that_began_reads_its_manifest(
+    folder: Path, serve: Callable[..., Callable[[], Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`plan` shows the run as it is pinned, not the clones that its query finds by now, and how many are left."""
+    serve(3)
+    (folder / "job.yaml").write_text(
+        f"{HEAD}  - query: [name~=qwen%]\n    params: {{requestCpu: 2}}\n", encoding="utf-8"
+    )
+    quiet = ["--progress", "none", "--rate", "500/s"]
+    assert run_command(["plan", "job.yaml"]) == 0
+    assert " left" not in capsys.readouterr().err
+    for only, left in ((["--only", f"key={uuid_of(0)}"], 2), ([], 0)):
+        assert run_command(["run", "job.yaml", *quiet, *only]) == 0
+        capsys.readouterr()
+        assert run_command(["plan", "job.yaml", "-o", "json"]) == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["count"] == 3
+        assert f"3 targets: {3 - left} cloned, {left} left, by job.manifest.jsonl" in shown.err
+    assert run_command(["plan", "job.yaml", "--run", "again", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 6

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.cli.app import exit_code
+from batch.cli.app import run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def test_every_command_warns_of_a_long_list_and_goes_on(
     monkeypatch.setattr("batch.jobfile.targets.LONG_LIST", 2)
     rows = "".join(f"  - {number:012x}4aaa8{number:015x}\n" for number in range(1, 4))
     (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\nlimits: {{rate: 500/s}}\ntargets:\n{rows}")
-    assert exit_code([*command]) == 0
+    assert run_command([*command]) == 0
     told = capfd.readouterr()
     assert told.err.count("job.yaml:4:1: targets: warning: 3 targets in one YAML list: a JSON Lines or CSV file") == 1
     assert "YAML list" not in told.out

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shutil
+import subprocess
+import sys
 import tarfile
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +38,9 @@ def test_the_wheel_has_the_whole_house(wheel: zipfile.ZipFile) -> None:
     assert f"{info}/licenses/LICENSE" in names
     assert "zclone = batch.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert {name.split("/")[0] for name in names} == {"batch", info}
+    jobs = {path.relative_to(ROOT / "jobs").as_posix() for path in (ROOT / "jobs").rglob("*") if path.is_file()}
+    assert {f"batch/examples/{name}" for name in jobs} <= names
+    assert "batch/app/starter.yaml" in names
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
@@ -51,6 +60,97 @@ def test_the_sdist_can_be_built_and_tested(tmp_path: Path) -> None:
     wanted = {"batch/py.typed", "jobs/quickstart.yaml", "tests/conftest.py", "Dockerfile", "LICENSE", "README.md"}
     assert wanted | {"pyproject.toml", ".ci/requirements.txt"} <= names
     assert not {name for name in names if "__pycache__" in name or name.endswith(".manifest.jsonl")}
+
+
+def built_names(folder: Path, out: Path) -> set[str]:
+    """Build sdist and wheel of a checkout and return the names of all files in them."""
+    (wheel,) = WheelBuilder(str(folder)).build(directory=str(out))
+    (sdist,) = SdistBuilder(str(folder)).build(directory=str(out))
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    return names | set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("is_checkout", [True, False], ids=["checkout", "unpacked sdist"])
+def test_what_git_does_not_track_is_not_shipped(is_checkout: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """Secrets, environments and modules that lie in the folders stay out of wheel and sdist; what is tracked is in."""
+    folder = tmp_path / "checkout"
+    tracked = [
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        ".ci/tracked.py",
+        ".ci/lock",
+        "batch/__init__.py",
+        "batch/py.typed",
+    ]
+    for name in tracked:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    if is_checkout:
+        subprocess.run(["git", "init", "-q", str(folder)], check=True)
+        subprocess.run(["git", "-C", str(folder), "add", "-A"], check=True)
+    stray = ["session.secret", ".env", "batch/session.secret", "batch/.env", "jobs/.env.local"]
+    stray += ["batch/stray.py", "tests/notes.txt"] if is_checkout else []
+    for name in stray:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x", encoding="utf-8")
+    names = built_names(folder, tmp_path / "out")
+    assert set(tracked) <= names
+    assert not names & set(stray)
+
+
+def test_an_editable_install_follows_the_checkout(tmp_path: Path) -> None:
+    """It holds the path of the checkout and no copy of a module, which would hide what is edited."""
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["editable"])
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if name.endswith(".pth")]
+    assert not [name for name in names if name.endswith(".py")]
+
+
+def test_the_images_context_is_what_it_is_built_of() -> None:
+    """Only what the Dockerfile copies is sent to whoever builds, less what could be a secret."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = set(re.findall(r"^COPY (?!--)(.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
+    wanted = {name.split("/")[0] for line in copied for name in line.split()}
+    assert {line[1:] for line in lines if line.startswith("!")} == wanted
+    assert {"*", "**/*.secret", "**/.env*"} <= set(lines)
+
+
+def test_secrets_beside_the_code_are_not_tracked() -> None:
+    """README's own session.secret, and files of environments, are ignored by git."""
+    patterns = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"*.secret", ".env", ".env.*"} <= set(patterns)
+
+
+def imported(folder: str) -> set[str]:
+    trees = (ast.parse(path.read_bytes()) for path in (ROOT / folder).rglob("*.py"))
+    found = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in found if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"", "batch", "tests", "__future__"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [("batch", ("speed", "otel", "temporal", "excel")), ("tests", ("speed", "otel", "temporal", "excel", "test"))],
+)
+def test_every_imported_distribution_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+    """Whatever the code imports is named in pyproject.toml with a lowest version, and not only brought by others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    declared = {normal(line.partition(">=")[0]) for line in wanted if ">=" in line}
+    owners = packages_distributions()
+    names = imported(folder)
+    assert len(names) >= 9
+    here = names & owners.keys()
+    assert {name for name in here if declared.isdisjoint(map(normal, owners[name]))} == set()
+    assert names - here <= {"orjson", "uvloop", "opentelemetry", "openpyxl"}
 
 
 def test_the_licence_is_apache_2() -> None:
@@ -77,7 +177,10 @@ def pins(lock: str) -> dict[str, int]:
             "requirements.txt",
             "aiohttp asyncio-throttle pyyaml structlog pydantic typer rich pytest mypy ruff pip-audit",
         ),
-        ("image.txt", "aiohttp asyncio-throttle pyyaml structlog pydantic typer rich orjson uvloop"),
+        (
+            "image.txt",
+            "aiohttp asyncio-throttle pyyaml structlog pydantic typer rich orjson uvloop temporalio cryptography",
+        ),
         ("build.txt", "hatchling"),
     ],
 )

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from rich.console import Console
+from rich.console import Console, Group
+from rich.text import Text
 from structlog.testing import capture_logs
 
-from batch.model import Record, State
-from batch.progress import Board, heartbeat, live, new_view, picture
+from batch.app.logs import has_blocks
+from batch.cli.app import run_command
+from batch.model import Intent, Record, State
+from batch.progress import Board, draw_frame, first_sent, heartbeat, live, new_view
+from batch.progress.views import erase_folds
 from batch.zstack.codes import CODES
-from batch.zstack.hints import apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from batch.zstack.classify import Language
 
 
 class World:
     """A run as the board sees it, with a clock that a test moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: Language = "en") -> None:
         self.now = 100.0
         self.calls = 0
         self.counts: dict[State, int] = {State.PLANNED: 100}
@@ -31,9 +39,9 @@ class World:
             100,
             counts=lambda: self.counts,
             calls=lambda: self.calls,
-            limit=20.0,
+            limit=lambda: 20.0,
             monotonic=lambda: self.now,
-            apart=apart,
+            language=language,
         )
 
     def advance(self, seconds: float, *, cloned: int = 0, calls: int = 0) -> None:
@@ -56,7 +64,7 @@ def failure(text: str) -> Record:
 
 def drawn(world: World, width: int) -> str:
     paper = io.StringIO()
-    frame = picture(world.board.look(), width=width, height=24)
+    frame = Group(*draw_frame(world.board.look(), width=width, height=24))
     Console(file=paper, width=width, force_terminal=True, no_color=True).print(frame)
     return paper.getvalue()
 
@@ -102,19 +110,54 @@ def test_a_frame_shows_the_newest_failures_unarmed() -> None:
 
 
 def test_hints_stand_below_their_failures() -> None:
-    """Where the server's words come with a hint, the hint has a line of its own; where not, none is invented."""
-    world = World()
-    world.board.fail(failure(f"no host ({CODES['SYS.1007'].hint})"))
-    world.board.fail(failure(f"配额不足 ({CODES['ID.1003'].hint_zh})"))
-    world.board.fail(failure("too many (4 of 5)"))
-    lines = [line.rstrip() for line in drawn(world, 100).splitlines()[2:]]
-    assert [line.partition(": ")[2] for line in lines] == [
-        "no host",
-        CODES["SYS.1007"].hint,
-        "配额不足",
-        CODES["ID.1003"].hint_zh,
-        "too many (4 of 5)",
-    ]
+    """Each error of the server has its hint on a line of its own, in the operator's language; others have none."""
+    hints: dict[Language, str] = {"en": CODES["SYS.1007"].hint, "zh": CODES["SYS.1007"].hint_zh}
+    for language, hint in hints.items():
+        world = World(language)
+        world.board.fail(failure("没有主机 (1 of 2)")._replace(error_code="SYS.1007"))
+        world.board.fail(failure("too many (4 of 5)")._replace(error_code="ZCLONE.UNANSWERED"))
+        lines = [line.rstrip() for line in drawn(world, 100).splitlines()[2:]]
+        assert [line.partition(": ")[2] for line in lines] == ["没有主机 (1 of 2)", hint, "too many (4 of 5)"]
+
+
+async def test_a_lowered_rate_is_told_by_view_and_heartbeat() -> None:
+    """While the server's own limiter refuses more: the rate in force beside what was asked for; later that alone."""
+    world, rate = World(), [8.5]
+    world.board = Board(
+        100,
+        counts=lambda: world.counts,
+        calls=lambda: world.calls,
+        limit=lambda: 20.0,
+        monotonic=lambda: world.now,
+        in_force=lambda: rate[0],
+    )
+    assert "0.0 calls/s of 8.5, lowered from 20" in drawn(world, 100)
+    with capture_logs() as events:
+        async with heartbeat(world.board, first=0.0, every=0.0):
+            for now in (8.5, 20.0):
+                rate[0] = now
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+    assert (events[0]["lowered_to"], events[0]["limit"]) == (8.5, 20.0)
+    assert "lowered_to" not in events[-1]
+    assert "0.0 calls/s of 20" in drawn(world, 100)
+    assert "lowered" not in drawn(world, 100)
+
+
+def test_the_log_says_when_the_servers_limiter_lowered_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A warning with the rate from then on and with what was asked for."""
+    monkeypatch.chdir(tmp_path)
+    sources = ", ".join(f"{number:012x}4aaa8{number:015x}" for number in range(1, 31))
+    Path("job.yaml").write_text(f"version: 1\nname: j\ntargets: [{sources}]\n", encoding="utf-8")
+    limiter = "{requests_per_minute: 15, limit_window: 2, latency: [0.05, 0.1]}"
+    Path("node.yaml").write_text(f"version: 1\nnode: {limiter}\n", encoding="utf-8")
+    assert run_command(["run", "job.yaml", "--simulate=node.yaml", "--rate", "40/s", "--log-format", "json"]) == 0
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    lowered = [event for event in events if event["event"] == "rate.lowered"]
+    assert lowered
+    assert all((event["level"], event["limit"]) == ("warning", 40.0) and event["rate"] < 40.0 for event in lowered)
 
 
 async def test_the_heartbeat_comes_soon_and_again() -> None:
@@ -142,3 +185,96 @@ async def test_a_lost_terminal_ends_the_view_only() -> None:
         await asyncio.sleep(0)
         reached.append(True)
     assert reached
+
+
+def test_once_the_rest_has_settled_it_is_told_what_is_waited_for() -> None:
+    """No speed tells when the last clone ends: its key, since when, and until when it can last take the ETA's place."""
+    world = World()
+    intents = [
+        Intent(key, State.ACCEPTED, "5" * 32, "6" * 32, "7" * 32, 1, "8" * 32, at, at, at + 1860)
+        for key, at in (("late", 1100.0), ("first\x1b", 1000.0))
+    ]
+    world.board = Board(
+        100,
+        counts=lambda: world.counts,
+        calls=lambda: world.calls,
+        limit=lambda: 20.0,
+        monotonic=lambda: world.now,
+        waiting=lambda: first_sent(intents, now=1238.0),
+    )
+    world.board.look()
+    world.advance(10.0, cloned=97)
+    world.counts |= {State.PLANNED: 1, State.ACCEPTED: 2}
+    assert world.board.look().waiting is None
+    world.advance(10.0, cloned=1)
+    seen = world.board.look()
+    assert (seen.eta, seen.eta_late) == (None, None)
+    assert seen.waiting is not None
+    assert (seen.waiting.key, seen.waiting.since, seen.waiting.until) == ("first\x1b", 1000.0, 2860.0)
+    text = drawn(world, 100)
+    assert "waiting for 3:58, at most 27:02 more: first\\x1b" in text
+    assert "ETA" not in text
+    assert first_sent([], now=0.0) is None
+    undated = first_sent([replace(intents[0], deadline=None)], now=1101.0)
+    assert undated is not None
+    assert (undated.seconds, undated.left) == (1.0, None)
+
+
+def test_the_bar_fills_the_width_in_blocks_where_the_terminal_has_them() -> None:
+    """The first line is as wide as the terminal: of blocks where it shows them in one column, of ASCII elsewhere."""
+    world = World()
+    world.board.look()
+    world.advance(10.0, cloned=50, calls=60)
+    for width in (60, 80, 120):
+        for are_blocks, signs in ((True, "█░"), (False, "=-")):
+            line = draw_frame(world.board.look(), width=width, height=24, has_blocks=are_blocks)[0]
+            assert line.cell_len == width
+            bar = line.plain.split("  ")[0]
+            assert (bar.count(signs[0]), set(bar)) == (len(bar) // 2, set(signs))
+
+
+def test_the_view_names_wave_hand_overs_and_the_stop() -> None:
+    """The view says which wave goes, then how far the hand-overs are, and that nothing new is sent after a stop."""
+    world, stops = World(), [False]
+    world.board = Board(
+        100,
+        counts=lambda: world.counts,
+        calls=lambda: world.calls,
+        limit=lambda: 20.0,
+        monotonic=lambda: world.now,
+        is_stopping=lambda: stops[0],
+        waves=(10, 40, 50),
+        hand_overs=lambda: "handing over: 3 of 7",
+    )
+    for cloned, phase in ((0, "wave 1 of 3"), (10, "wave 2 of 3"), (40, "wave 3 of 3"), (49, "wave 3 of 3")):
+        world.advance(1.0, cloned=cloned)
+        assert phase in drawn(world, 100)
+    world.counts[State.SENT] = 1
+    stops[0] = True
+    assert "stopping: 1 in flight" in drawn(world, 100)
+    world.counts[State.SENT] = 0
+    world.advance(1.0, cloned=1)
+    text = drawn(world, 100)
+    assert "handing over: 3 of 7" in text
+    assert "wave" not in text
+
+
+def test_a_view_that_became_narrower_leaves_no_line_behind() -> None:
+    """Rows that the terminal made of a line that is too wide by now are erased before the next frame."""
+    paper = io.StringIO()
+    console = Console(file=paper, width=30, force_terminal=True)
+    lines = [Text("a" * 80), Text(""), Text("b" * 30)]
+    erase_folds(console, lines, width=30)
+    assert paper.getvalue() == "\x1b[2K\x1b[1A" * 2
+    erase_folds(console, lines, width=80)
+    assert paper.getvalue().count("\x1b[2K") == 2, "nothing is folded there"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "locale", "has"),
+    [("utf-8", "en_US.UTF-8", True), ("utf-8", "", True), ("utf-8", "zh_CN.UTF-8", False), ("ascii", "C", False)],
+)
+def test_blocks_are_drawn_where_they_are_one_column_wide(encoding: str, locale: str, *, has: bool) -> None:
+    """Blocks want UTF-8, and no East-Asian locale, whose terminals may show them in two columns."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    assert has_blocks(Console(file=stream), {"LANG": locale}) is has

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 import jsonschema
 import pytest
 
-from batch.cli.app import exit_code
-from batch.cli.verdicts import Verdicts
-from batch.engine.servercheck import Outcome, Verdict
+from batch.app.plan_output import plan_schema
+from batch.app.server_check import Verdicts
+from batch.cli.app import run_command
+from batch.engine.servercheck import CheckOutcome, CheckResult
 from batch.errors import ExitCode
 from batch.jobfile import load
-from batch.plan import Identities, expand, resource_uuid
-from batch.plan.schema import plan_schema
+from batch.plan import Identities, Planning, resource_uuid
+from tests.nodes import ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def serve(tmp_path: Path, serve_node: Callable[..., str], monkeypatch: pytest.Mo
         url = serve_node("--faults", str(script))
         monkeypatch.setenv("ZSTACK_API_URL", url)
         monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
-        return lambda: json.load(urllib.request.urlopen(url.removesuffix("/zstack") + "/__ledger"))
+        return lambda: ledger(url)
 
     return start
 
@@ -62,7 +62,7 @@ def test_each_clone_is_checked_and_nothing_is_made(
         f"{{uuid: {GOOD}, id: bad, systemTags: ['no::such']}}",
         f"{{uuid: {GOOD}, id: tagged, userTags: [x], params: {{name: n}}}}",
     )
-    assert exit_code(["plan", "job.yaml", "--server-check", "-o", "json", "--out", "a.plan"]) == 2
+    assert run_command(["plan", "job.yaml", "--server-check", "-o", "json", "--out", "a.plan"]) == 2
     told = capsys.readouterr()
     shown = json.loads(told.out)
     jsonschema.Draft7Validator(plan_schema()).validate(shown)
@@ -79,7 +79,7 @@ def test_without_the_flag_nothing_is_sent(tmp_path: Path, serve: Serve) -> None:
     """`plan` alone sends no request that a server could take for a clone."""
     ledger = serve("", f"sources: [{{uuid: {GOOD}}}]\n")
     write_job(tmp_path, GOOD)
-    assert exit_code(["plan", "job.yaml"]) == 0
+    assert run_command(["plan", "job.yaml"]) == 0
     assert "submit" not in ledger()["calls"]
 
 
@@ -87,7 +87,7 @@ def test_the_table_tells_every_verdict(tmp_path: Path, serve: Serve, capsys: pyt
     """The table has the server's answer below each target, and a plan that it would take whole exits 0."""
     serve("", f"sources: [{{uuid: {GOOD}}}]\n")
     write_job(tmp_path, GOOD)
-    assert exit_code(["plan", "job.yaml", "--server-check"]) == 0
+    assert run_command(["plan", "job.yaml", "--details", "--server-check"]) == 0
     assert "\n    server: ok\n" in capsys.readouterr().out
 
 
@@ -98,7 +98,7 @@ def test_a_server_that_ignores_the_tag_is_caught_by_the_first(
     """One clone goes alone; what it made is named with the way to delete it, and no other is sent."""
     ledger = serve(", honours_validation_only: false", f"sources: [{{uuid: {GOOD}}}]\n{fault}")
     write_job(tmp_path, GOOD, *(f"{{uuid: {GOOD}, id: t{number}}}" for number in range(9)))
-    assert exit_code(["plan", "job.yaml", "--server-check"]) == 1
+    assert run_command(["plan", "job.yaml", "--server-check"]) == 1
     told = capsys.readouterr()
     assert f"made the model service {CHECKED}" in told.err
     assert "curl -X DELETE '" in told.err
@@ -106,10 +106,10 @@ def test_a_server_that_ignores_the_tag_is_caught_by_the_first(
     assert told.out == ""
     assert [row["uuid"] for row in ledger()["clones"]] == [CHECKED]
     # Asked again, the same uuid is found; nothing more is made, and a run still has the target's own uuid.
-    assert exit_code(["plan", "job.yaml", "--server-check"]) == 1
+    assert run_command(["plan", "job.yaml", "--server-check"]) == 1
     assert ledger()["clones_made"] == 1
     assert resource_uuid("j", "default", GOOD) != CHECKED
-    assert exit_code(["run", "job.yaml", "--progress", "none", "--only", f"key={GOOD}"]) == 0
+    assert run_command(["run", "job.yaml", "--progress", "none", "--only", f"key={GOOD}"]) == 0
     assert {row["uuid"] for row in ledger()["clones"]} == {CHECKED, resource_uuid("j", "default", GOOD)}
 
 
@@ -118,7 +118,7 @@ def test_a_refused_canary_proves_nothing(tmp_path: Path, serve: Serve) -> None:
     ledger = serve(", honours_validation_only: false", f"sources: [{{uuid: {GOOD}}}]\n")
     bad = [f"{{uuid: {GOOD}, id: bad{number}, systemTags: ['no::such']}}" for number in range(3)]
     write_job(tmp_path, *bad, *(f"{{uuid: {GOOD}, id: t{number}}}" for number in range(9)))
-    assert exit_code(["plan", "job.yaml", "--server-check"]) == 1
+    assert run_command(["plan", "job.yaml", "--server-check"]) == 1
     assert (ledger()["clones_made"], ledger()["calls"]["submit"]) == (1, 4)
 
 
@@ -128,19 +128,19 @@ def test_a_check_needs_an_endpoint(
     """Without settings there is nobody to ask, and that is told as an error."""
     monkeypatch.chdir(tmp_path)
     write_job(tmp_path, GOOD)
-    assert exit_code(["plan", "job.yaml", "--server-check"]) == 2
+    assert run_command(["plan", "job.yaml", "--server-check"]) == 2
     assert "the plan needs the server, to check each clone" in capsys.readouterr().err
 
 
 def test_a_missing_answer_is_no_refusal(tmp_path: Path) -> None:
     """Refusals end with 2; where there are none and an answer is missing, the command wants to be run again."""
     write_job(tmp_path, GOOD, f"{{uuid: {GOOD}, id: b}}", f"{{uuid: {GOOD}, id: c}}")
-    found = list(expand(load(tmp_path / "job.yaml"), run=None, started_at=0.0).clones())
+    found = list(Planning(load(tmp_path / "job.yaml"), run=None, started_at=0.0).plan().clones())
     verdicts, codes = Verdicts(), list[ExitCode]()
     answers = (
-        Verdict(Outcome.OK),
-        Verdict(Outcome.UNCLEAR, error="reset"),
-        Verdict(Outcome.REFUSED, "SYS.1003", "gone"),
+        CheckResult(CheckOutcome.OK),
+        CheckResult(CheckOutcome.UNCLEAR, error="reset"),
+        CheckResult(CheckOutcome.REFUSED, "SYS.1003", "gone"),
     )
     for clone, verdict in zip(found, answers, strict=True):
         verdicts.add(clone, verdict)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.cli.app import exit_code
+from batch.cli.app import run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +32,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
     (tmp_path / "rows.csv").write_text(f"uuid,id,team,params.name\n{UUID},row,t,n\n", encoding="utf-8")
-    assert exit_code(["run", "--simulate", "job.yaml", "--progress", "none", "--rate", "500/s"]) == 0
+    assert run_command(["run", "--simulate", "job.yaml", "--progress", "none", "--rate", "500/s"]) == 0
     return tmp_path
 
 
 def shown(key: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     capsys.readouterr()
-    assert exit_code(["show", MANIFEST, key]) == 0
+    assert run_command(["show", MANIFEST, key]) == 0
     lines = capsys.readouterr().out.splitlines()
     (start,) = (number for number, line in enumerate(lines) if line.startswith("parameters"))
     return [" ".join(line.split()) for line in lines[start:]]
@@ -68,15 +68,15 @@ def test_what_is_not_known_is_said(folder: Path, capsys: pytest.CaptureFixture[s
     """A job file that was edited, moved, taken for another job or lost its target is no witness."""
     path = folder / "job.yaml"
     path.write_text(JOB.replace("requestCpu: 2", "requestCpu: 3"), encoding="utf-8")
-    assert shown(KEY, capsys)[0].endswith("job.yaml says something else now than what was sent")
+    assert shown(KEY, capsys)[0].endswith("job.yaml has changed since they were sent")
     assert shown("row", capsys)[0] == "parameters, by job.yaml, as they were sent:"
     path.write_text(JOB.replace("size: [s]", "size: [l]"), encoding="utf-8")
-    assert shown(KEY, capsys)[0].endswith("job.yaml does not have this target any more")
+    assert shown(KEY, capsys)[0].endswith("job.yaml no longer has this target")
     path.write_text(JOB.replace("name: j", "name: k"), encoding="utf-8")
-    assert shown(KEY, capsys)[0].endswith("job.yaml is of the job k now, and not of j")
+    assert shown(KEY, capsys)[0].endswith("job.yaml now holds the job k, not j")
     path.unlink()
     assert "job.yaml" in shown(KEY, capsys)[0]
-    assert shown(KEY, capsys)[0].startswith("parameters: what set them is not known:")
+    assert shown(KEY, capsys)[0].startswith("parameters: their origin is not known:")
 
 
 @pytest.mark.usefixtures("folder")

@@ -7,33 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from batch.engine import Gate
+from batch.clock import SystemClock
 from batch.errors import ZcloneError
 from batch.model import Clone
-from batch.simulator import SESSION, AccessKey, Account, Fault, FaultKind, NodeOptions, Rule, Source, running
-from batch.zstack import Client, Surroundings
+from batch.simulator import (
+    SESSION,
+    Fault,
+    FaultKind,
+    FaultRule,
+    Node,
+    NodeAccessKey,
+    NodeAccount,
+    NodeOptions,
+    Source,
+    running,
+)
+from batch.zstack import AuxiliaryApi, Client
 from batch.zstack.answers import Done, Found, NoAnswer, NotSent, Refused, Running
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
-from batch.zstack.surroundings import condition
-from batch.zstack.wire import OpenGate
+from batch.zstack.wire import NoRateGate
 from tests.simulation.network import SimHttp
 from tests.simulation.process import Process
-from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
+from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual, virtual_gate
 from tests.simulation.witness import Witness
 from tests.simulation.world import World
+from tests.zstack.wire_server import delete_service
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from batch.simulator import Node, Request
-    from batch.zstack.wire import Clock, Outcome, Transport
+    from batch.clock import Clock
+    from batch.simulator import Request
+    from batch.zstack.wire import Outcome, Transport
 
     Make = Callable[[Auth], Client]
     Chapter = Callable[["Stage"], Awaitable[list[object]]]
@@ -42,7 +53,7 @@ SOURCE: Final = "d76744cb53f9378abf42b907df3efb6e"
 PRIVATE: Final = "21cb9f654e9d3feab962ce3f5eec5796"
 UUIDS: Final = [f"{number:012x}4abc8{number:015x}" for number in range(1, 30)]
 JOBS: Final = [f"{number:012x}4def9{number:015x}" for number in range(1, 30)]
-TENANT: Final = Account("7" * 32, "tenant", quota=1)
+TENANT: Final = NodeAccount("7" * 32, "tenant", quota=1)
 ADMIN: Final = PasswordAuth("admin", "password")
 URL: Final = "http://127.0.0.1:1/zstack"
 OPTIONS: Final = NodeOptions(
@@ -51,7 +62,7 @@ OPTIONS: Final = NodeOptions(
     locale="en_US",
     invent_sources=False,
     accounts=(TENANT,),
-    access_keys=(AccessKey("AKID", "key-secret"),),
+    access_keys=(NodeAccessKey("AKID", "key-secret"),),
     sources=(
         Source(SOURCE, "example", fields={"type": "Endpoint", "requestCpu": 2}),
         Source(PRIVATE, "private", to_public=False),
@@ -69,14 +80,8 @@ class Unwatched(Witness):
         """Look away."""
 
 
-class Brisk:
+class Brisk(SystemClock):
     """Real time, in which nobody waits long."""
-
-    def time(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(min(seconds, 0.005))
@@ -154,21 +159,17 @@ async def refused_credentials(stage: Stage) -> list[object]:
     return [*told, await dead.submit(clone(), JOBS[0]), await ended(dead, JOBS[0], stage.clock)]
 
 
-async def surroundings(stage: Stage) -> list[object]:
+async def auxiliary(stage: Stage) -> list[object]:
     client = stage.make(ADMIN)
-    around = Surroundings(client)
+    around = AuxiliaryApi(client)
     await client.preflight()
     asked: list[object] = [
-        await around.version(),
         sorted(await around.support_apis()),
-        await around.ready(),
         abs((await around.server_time() or 0) - stage.clock.time()) < 60,
-        await around.session_valid(SESSION),
-        await around.session_valid("0" * 32),
         await around.check_permission(),
     ]
     made = [await cloned(stage, client, clone(number, name=f"n{number}"), JOBS[number]) for number in range(3)]
-    found = [service async for service in around.query([condition("name", "~=", "n%")], ["name"])]
+    found = [service async for service in around.query(["name~=n%"], ["name"])]
     batch = [service.uuid async for service in around.services([*UUIDS[:4], SOURCE])]
     return [*asked, *made, [shape(Found(service)) for service in found], sorted(batch)]
 
@@ -178,16 +179,16 @@ async def ownership(stage: Stage) -> list[object]:
     client, tenant = stage.make(ADMIN), stage.make(PasswordAuth("tenant", "password"))
     await client.preflight()
     await tenant.preflight()
-    around, theirs = Surroundings(client), Surroundings(tenant)
+    around, theirs = AuxiliaryApi(client), AuxiliaryApi(tenant)
     told = await cloned(stage, client, clone(), JOBS[0])
-    told += [await tenant.find(UUIDS[0]), await attempt(theirs.delete_service(UUIDS[0]))]
+    told += [await tenant.find(UUIDS[0]), await attempt(delete_service(tenant, UUIDS[0]))]
     await around.share_resource([UUIDS[0]], [TENANT.uuid])
     told += [await tenant.find(UUIDS[0]), await attempt(theirs.change_owner(UUIDS[0], TENANT.uuid))]
     await around.change_owner(UUIDS[0], TENANT.uuid)
     told += await cloned(stage, tenant, clone(1), JOBS[1])  # over the quota
     told += await cloned(stage, tenant, clone(2, source=PRIVATE), JOBS[2])
-    await theirs.delete_service(UUIDS[0])
-    await around.delete_service(UUIDS[0])
+    await delete_service(tenant, UUIDS[0])
+    await delete_service(client, UUIDS[0])
     return [*told, await client.find(UUIDS[0]), *await cloned(stage, client, clone(), JOBS[3])]
 
 
@@ -255,13 +256,13 @@ def story(name: str, chapter: Chapter, kinds: str, **switches: Any) -> Story:
 
 
 def faulty(kind: FaultKind, kinds: str, *, on: str = "submit", **fault: Any) -> Story:
-    rule = Rule(Fault(kind, **fault), on=on, requests=frozenset({1}))
+    rule = FaultRule(Fault(kind, **fault), on=on, requests=frozenset({1}))
     name = "-".join((on, kind.value, *map(str, fault.values())))
     return Story(name, with_fault(on), replace(OPTIONS, faults=(rule,)), kinds)
 
 
 MADE: Final = "Accepted Duplicate Done Found"
-DYING: Final = f"Accepted ID.1001 {MADE} Accepted ID.1001 {MADE} 3 RunStoppedError"
+DYING: Final = f"Accepted ID.1001 {MADE} Accepted ID.1001 {MADE} 3 LoginLostError"
 STORIES: Final = [
     story("clone", a_clone, f"(5,5,22) Absent Unknown {MADE} Accepted Duplicate SYS.1000 Found"),
     story("session", with_auth(SessionAuth(SESSION)), f"{MADE} 0 0"),
@@ -270,7 +271,7 @@ STORIES: Final = [
     story("dead-session", a_dead_session, DYING),
     story("newer-codes", a_dead_session, DYING, global_error_codes=True),
     story("credentials", refused_credentials, f"{'UnreachableError ' * 4}Accepted ID.1001"),
-    story("surroundings", surroundings, "(5,5,22) list True True True False True list list list list list"),
+    story("auxiliary", auxiliary, "list True True list list list list list"),
     story(
         "ownership",
         ownership,
@@ -286,6 +287,18 @@ STORIES: Final = [
         "Accepted Duplicate SYS.1003 Absent Accepted Duplicate SYS.1003 Absent "
         "HTTP.400 HTTP.400 Unknown Absent Accepted Duplicate Done Absent Accepted Duplicate SYS.1007 Absent",
     ),
+    story(
+        "newer-server",
+        a_clone,
+        f"(5,5,22) Absent Unknown {MADE} Accepted Duplicate SYS.1000 Found",
+        global_error_codes=True,
+        newer_codes=True,
+        unique_images=True,
+        management_url="https://vip.example.com",
+        requests_per_minute=12_000,
+    ),
+    story("newer-access-key", with_auth(AccessKeyAuth("AKID", "key-secret")), f"{MADE} 0 0", newer_access_keys=True),
+    story("newer-denials", ownership, "", newer_codes=True, global_error_codes=True),
     story("old-server", an_old_server, f"(5,3,20) {MADE}", version="5.3.20"),
     story("unique-sessions", fighting_logins, "", unique_sessions=True),
     faulty(FaultKind.DROP, "NoAnswer Accepted Done Found"),
@@ -303,7 +316,7 @@ STORIES: Final = [
     faulty(FaultKind.FAIL, "Accepted Duplicate SYS.1015 Absent", code="SYS.1006", cause="SYS.1015"),
     faulty(FaultKind.FAIL_CREATED, "Accepted Duplicate SYS.1001 Found", code="SYS.1001"),
     faulty(FaultKind.FOREIGN_LOCATION, MADE),
-    faulty(FaultKind.EXPIRE_SESSIONS, "Accepted Duplicate ID.1001 RunStoppedError"),
+    faulty(FaultKind.EXPIRE_SESSIONS, "Accepted Duplicate ID.1001 LoginLostError"),
     faulty(FaultKind.DROP, "Accepted Duplicate NoAnswer Found", on="poll"),
     faulty(FaultKind.HTML_500, "Accepted Duplicate NoAnswer Found", on="poll"),
     faulty(FaultKind.PROXY, "Accepted Duplicate NoAnswer Found", on="poll", status=503, executed=False),
@@ -362,7 +375,7 @@ async def over_a_socket(told: Story) -> list[object]:
 
         def make(auth: Auth) -> Client:
             settings = Settings(server.url, auth)
-            clients.append(Client(settings, gate=OpenGate(), clock=Brisk(), language="en"))
+            clients.append(Client(settings, gate=NoRateGate(), clock=Brisk(), language="en"))
             return clients[-1]
 
         try:
@@ -379,10 +392,11 @@ def in_memory(told: Story) -> list[object]:
     clock = VirtualClock(loop, Random(1))
 
     def make(auth: Auth) -> Client:
-        gate = Gate(10_000.0, clock=clock)
+        gate = virtual_gate(10_000.0, loop)
         http: Transport = SimHttp(world, Process(clock=loop.time), gate, loop)
         return Client(Settings(URL, auth), gate=gate, clock=clock, language="en", http=http)
 
+    assert isinstance(world.node, Node)
     return run_virtual(loop, guarded(told.chapter, Stage(world.node, make, clock)))
 
 

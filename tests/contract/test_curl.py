@@ -65,7 +65,7 @@ def sh(script: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 def get(url: str, session: str = SESSION) -> Any:
     request = urllib.request.Request(url, headers={"Authorization": f"OAuth {session}"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.status, json.loads(answer.read())
 
 

@@ -7,15 +7,15 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.cli.clock import SystemClock
-from batch.engine import Gate, Stop, clone_all
+from batch.clock import SystemClock
+from batch.engine import Gate, Stop, clone_all, hard_cap
 from batch.engine.survey import survey
 from batch.errors import RunStoppedError
 from batch.model import Clone, Limits, Plan, State
-from batch.simulator import Fault, FaultKind, NodeOptions, Rule, running
+from batch.simulator import Fault, FaultKind, FaultRule, NodeOptions, running
 from batch.zstack import Client, connect
 from batch.zstack.settings import PasswordAuth, Settings
-from tests.engine.world import MemoryJournal, MemoryPast
+from tests.engine.scripted_api import MemoryJournal, MemoryPast
 
 if TYPE_CHECKING:
     from batch.simulator import NodeServer
@@ -48,7 +48,7 @@ def clone(number: int) -> Clone:
     return Clone(f"t{number}", source, uuid, body, f"{number:032x}", {})
 
 
-async def run(work: Plan, client: Client, clock: SystemClock, *, workers: int) -> MemoryPast:
+async def run(work: Plan, client: Client, gate: Gate, clock: SystemClock, *, workers: int) -> MemoryPast:
     past = MemoryPast(MemoryJournal())
     await clone_all(
         work,
@@ -59,28 +59,34 @@ async def run(work: Plan, client: Client, clock: SystemClock, *, workers: int) -
         clock=clock,
         limits=Limits(rate=10_000.0, concurrency=workers),
         stop=Stop(),
+        polls=gate.polls,
     )
     return past
 
 
-async def connected(server: NodeServer, clock: SystemClock) -> Client:
+def open_gate(clock: SystemClock) -> Gate:
+    return Gate(10_000.0, cap=hard_cap(10_000.0), clock=clock)
+
+
+async def connected(server: NodeServer, gate: Gate, clock: SystemClock) -> Client:
     settings = Settings(server.url, PasswordAuth("admin", "password"))
-    client = await connect(settings, gate=Gate(10_000.0, clock=clock), clock=clock)
+    client = await connect(settings, gate=gate, clock=clock)
     await client.preflight()
     return client
 
 
 async def test_ten_expiries_under_fifty_workers_of_the_engine() -> None:
     """A password run across 10 expiries with 50 workers makes 11 logins, fails no target and charges no attempt."""
-    dies = Rule(
+    dies = FaultRule(
         Fault(FaultKind.EXPIRE_SESSIONS),
         requests=frozenset(range(BETWEEN, (EXPIRIES + 1) * BETWEEN, BETWEEN)),
     )
     count = (EXPIRIES + 1) * BETWEEN
     async with running(replace(QUICK, faults=(dies,))) as server:
         clock = Leaping(server)
-        client = await connected(server, clock)
-        past = await run(plan("expiring", 0, count), client, clock, workers=WORKERS)
+        gate = open_gate(clock)
+        client = await connected(server, gate, clock)
+        past = await run(plan("expiring", 0, count), client, gate, clock, workers=WORKERS)
         await client.close()
         books = server.ledger()
     assert books["faults"] == {"expire_sessions": EXPIRIES}
@@ -96,11 +102,12 @@ async def test_two_runners_that_end_each_others_sessions() -> None:
     """Two runs of one account with unique sessions end within three logins each, both with a clear message."""
     async with running(replace(QUICK, unique_sessions=True)) as server:
         clock = SystemClock()
-        clients = [await connected(server, clock) for _ in range(2)]
+        gates = [open_gate(clock) for _ in range(2)]
+        clients = [await connected(server, gate, clock) for gate in gates]
         ends = await asyncio.gather(
             *(
-                run(plan(f"runner-{number}", number * 1000, 200), client, clock, workers=4)
-                for number, client in enumerate(clients)
+                run(plan(f"runner-{number}", number * 1000, 200), client, gate, clock, workers=4)
+                for number, (client, gate) in enumerate(zip(clients, gates, strict=True))
             ),
             return_exceptions=True,
         )

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from batch.manifest import rows, scan
+from batch.manifest import rows
 from batch.model import Record
 from tests.crash.stage import ZCLONE, NodeProcess, environment
+from tests.manifest.manifest_world import scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,7 +85,7 @@ def warmed(folder: Path) -> Path:
     (folder / "uvloop.py").write_text('raise ImportError("left out")\n', encoding="utf-8")
     env = environment() | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    imports = "import batch.cli.app, batch.cli.run, batch.manifest.repair"
+    imports = "import batch.cli.app, batch.app.run, batch.manifest.repair"
     subprocess.run([sys.executable, "-c", imports], env=env, check=True)
     return folder
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests import forkserver
+from tests.nodes import announced, ledger
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from tests.forkserver import Process
 
 SESSION = "b86c9016b4f24953a9edefb53ca0678c"
 ZCLONE = [sys.executable, "-m", "batch"]
@@ -26,33 +29,25 @@ class NodeProcess:
     """A served node."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: Process[bytes] | subprocess.Popen[bytes]
 
     def ledger(self) -> dict[str, Any]:
         """Everything the node counted, by its own clock."""
-        root = self.url.removesuffix("/zstack")
-        with urllib.request.urlopen(f"{root}/__ledger", timeout=10) as answer:
-            ledger: dict[str, Any] = json.load(answer)
-        return ledger
+        read: dict[str, Any] = ledger(self.url)
+        return read
 
 
 @contextmanager
 def node(faults: str, *, seed: int = 1, cwd: Path) -> Iterator[NodeProcess]:
     """Serve a node with ``faults`` until the end of the block."""
-    process = subprocess.Popen(
-        [*ZCLONE, "simulate", "--port", "0", "--faults", faults, "--seed", str(seed)],
-        stdout=subprocess.PIPE,
-        cwd=cwd,
-        env=environment(),
-    )
+    arguments = ["simulate", "--port", "0", "--faults", faults, "--seed", str(seed)]
+    process = forkserver.start(arguments, cwd=cwd, env=environment(), stderr="inherited")
     try:
-        assert process.stdout is not None
-        yield NodeProcess(json.loads(process.stdout.readline())["url"], process)
+        yield NodeProcess(announced(process.stdout.readline()), process)
     finally:
         process.kill()
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        process.stdout.close()
 
 
 def environment(url: str | None = None) -> dict[str, str]:
@@ -83,18 +78,17 @@ def start(
     )
 
 
-def finish(arguments: list[str], *, cwd: Path, url: str | None, timeout: float = 100) -> tuple[int, str, str]:
+def finish(arguments: list[str], *, cwd: Path, url: str | None, timeout: float = 250) -> tuple[int, str, str]:
     """Run the command to its end."""
-    process = start(arguments, cwd=cwd, url=url)
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
+    done = forkserver.run(arguments, cwd=cwd, env=environment(url), timeout=timeout)
+    return done.returncode, done.stdout, done.stderr
 
 
 def kill_after(arguments: list[str], seconds: float, *, cwd: Path, url: str) -> None:
     """SIGKILL the command after ``seconds``, unless it ended before."""
-    process = start(arguments, cwd=cwd, url=url)
+    process = forkserver.start_text(arguments, cwd=cwd, env=environment(url))
     time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.crash.stage import ZCLONE, NodeProcess, environment, finish, node, rows, write_job
 from tests.crash.test_process import posts, wait_for_posts
-from tests.crash.test_rate import most_in_a_second
+from tests.crash.test_rate import check_never_passed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_the_clock_is_set_in_the_middle_of_a_run(jump: int, tmp_path: Path, serv
     run = subprocess.Popen([*ZCLONE, *RUN], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
     wait_for_posts(served, 6)
     flag.touch()
-    said = run.communicate(timeout=100)[1]
+    said = run.communicate(timeout=250)[1]
     assert run.returncode == 0, said
     recorded = (tmp_path / MANIFEST).read_text(encoding="utf-8")
     times = [float(at) for at in re.findall(r'"(?:started|at|ended)":(-?[\d.]+)', recorded)]
@@ -59,7 +59,7 @@ def test_the_clock_is_set_in_the_middle_of_a_run(jump: int, tmp_path: Path, serv
     made = {clone["uuid"]: clone["source"] for clone in ledger["clones"]}
     assert sorted(made.values()) == [f"{number:032x}" for number in range(1, COUNT + 1)]
     assert len(posts(ledger)) == COUNT
-    assert most_in_a_second(sorted(ledger["call_times"])) <= RATE + 1
+    check_never_passed(sorted(ledger["call_times"]), RATE)
     assert {row["clone_uuid"]: row["source_uuid"] for row in rows(MANIFEST, cwd=tmp_path)} == made
     assert finish(RUN, cwd=tmp_path, url=served.url)[0] == 0
     assert len(posts(served.ledger())) == COUNT

@@ -128,9 +128,9 @@ def test_a_report_is_old_or_new_and_never_half(scene: Scene) -> None:
     report = scene.folder / "r.json"
     assert scene.run() == 0
     report.write_text("old", encoding="utf-8")
-    assert scene.inject("report", MANIFEST, "-o", "r.json") == (-9 if scene.point.fault is Fault.KILL else 2)
+    assert scene.inject("report", MANIFEST, "--out", "r.json") == (-9 if scene.point.fault is Fault.KILL else 2)
     assert report.read_text(encoding="utf-8") == "old"
-    assert scene.zclone("report", MANIFEST, "-o", "r.json") == 0
+    assert scene.zclone("report", MANIFEST, "--out", "r.json") == 0
     assert len(json.loads(report.read_text(encoding="utf-8"))["targets"]) == TARGETS
 
 

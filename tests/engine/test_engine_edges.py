@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batch.engine.absence import after_edit
 from batch.engine.breaker import Breaker, GuardedApi
-from batch.engine.budget import RetryBudget
 from batch.engine.dispatch import dispatch
 from batch.engine.match import differences
-from batch.engine.pace import PollPace
 from batch.engine.policy import Policy
-from batch.engine.run import _ahead, clone_all
-from batch.engine.settle import World, first_step, settle
-from batch.engine.steps import End, Poll, Resend, Send, Step, Ticket
-from batch.engine.stop import Stop
-from batch.engine.survey import fresh, survey
-from batch.errors import RunStoppedError
-from batch.manifest.intents import follow
+from batch.engine.polls import PollSchedule
+from batch.engine.resume import first_step
+from batch.engine.run import clone_all
+from batch.engine.settle import settle
+from batch.engine.steps import End, Look, Poll, Resend, Send, Step, Ticket, Why
+from batch.engine.stop import Stop, before_stop
+from batch.engine.survey import find_unrecorded, survey
+from batch.errors import CallCutError, EndReason, RunStoppedError, UnreachableError
+from batch.manifest.intents import next_intent
 from batch.model import Clone, Intent, Limits, Plan, State
 from batch.zstack.answers import (
     Absent,
@@ -37,8 +38,19 @@ from batch.zstack.answers import (
     Running,
     Unknown,
 )
-from tests.engine.world import CLONE, MemoryJournal, MemoryPast, R, ScriptedApi, Told, service, tell
-from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
+from tests.engine.scripted_api import (
+    CLONE,
+    RESOURCE_UUID,
+    GatedApi,
+    MemoryJournal,
+    MemoryPast,
+    ScriptedApi,
+    Told,
+    new_dependencies,
+    service,
+    tell,
+)
+from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual, virtual_gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +60,9 @@ MADE = Done(service())
 LOOKS = [("find", Absent())] * Policy().looks
 
 
-def refused(klass: ErrorClass, *, retries: int | None = None) -> Refused:
+def refused(error_class: ErrorClass, *, retries: int | None = None) -> Refused:
     """A refusal of that class."""
-    return Refused(ApiError(klass, "SYS.1000", "text", retries))
+    return Refused(ApiError(error_class, "SYS.1000", "text", retries))
 
 
 def fresh_tale(*script: tuple[str, object], policy: Policy | None = None) -> Told:
@@ -69,10 +81,10 @@ def settled_under(stop: Stop, start: Send | Resend, *, seconds: float = 0.01) ->
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     policy, journal = Policy(backoff_base=60.0, backoff_cap=60.0), MemoryJournal()
-    world = World(ScriptedApi([]), journal, clock, policy, stop, PollPace(policy, clock), RetryBudget(clock))
+    world = new_dependencies(ScriptedApi([]), journal, clock, policy=policy, stop=stop)
 
     async def main() -> object:
-        asyncio.get_running_loop().call_later(seconds, stop.request, "signal")
+        asyncio.get_running_loop().call_later(seconds, stop.request, "signal", EndReason.SIGNAL)
         return await settle(CLONE, start, world)
 
     return run_virtual(loop, main()), journal
@@ -90,8 +102,33 @@ def test_a_stop_ends_the_wait_before_a_further_attempt() -> None:
 def test_a_stop_ends_the_wait_before_a_repetition_and_returns_the_attempt() -> None:
     """No byte of it had left: the attempt is planned again."""
     step, journal = settled_under(Stop(), Resend(TICKET, 3))
-    assert step == Send(2)
+    assert isinstance(step, Send)
+    assert (step.attempt, step.job_uuid) == (2, None)
     assert [(record.state, record.attempt) for record in journal.records] == [(State.PLANNED, 1)]
+
+
+def test_a_stop_gives_no_attempt_back_whose_job_uuid_was_sent_before() -> None:
+    """The first sending may have been executed: the attempt stays on record as it is."""
+    step = Resend(TICKET._replace(is_repeat=True), 3)
+    assert settled_under(Stop(), step) == (step, MemoryJournal())
+
+
+def test_a_job_that_no_request_can_follow_stops_the_run_though_no_look_is_answered() -> None:
+    """The job's own error stops the run, with the attempt as that error left it."""
+    fatal = ApiError(ErrorClass.FATAL, "ID.1000", "text")
+    look = Look(TICKET, Why.STOPPED, fatal)
+    with pytest.raises(RunStoppedError, match="ID.1000"):
+        tell([("find", LOST)] * Policy().blind_looks, look)
+
+
+@pytest.mark.parametrize("is_same_uuid", [True, False])
+def test_an_edited_target_is_never_sent_under_an_old_job_uuid(*, is_same_uuid: bool) -> None:
+    """With the same resourceUuid the old job stays open beside the new one; with another it starts afresh."""
+    step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), open_jobs=("c" * 32,))
+    edited = after_edit(step, is_same_uuid=is_same_uuid)
+    assert (edited.attempt, edited.job_uuid) == (2, None)
+    assert edited.open_jobs == (("c" * 32, "b" * 32) if is_same_uuid else ())
+    assert edited.is_mixed is is_same_uuid
 
 
 @pytest.mark.parametrize("first", [Accepted(None), LOST], ids=["accepted", "not answered"])
@@ -100,23 +137,25 @@ def test_a_stop_after_a_dead_session_leaves_the_old_job_to_ask_about(first: obje
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     policy, stop = Policy(), Stop()
-    journal = MemoryJournal(before_commit=lambda record: stop.request("signal") if record.at > EPOCH else None)
+    journal = MemoryJournal(
+        before_commit=lambda record: stop.request("signal", EndReason.SIGNAL) if record.at > EPOCH else None
+    )
     script = [
         ("submit", first),
         ("poll", refused(ErrorClass.RENEW)),
         ("renew", None),
         ("submit", NotSent("stopped", is_held_back=True)),
     ]
-    world = World(ScriptedApi(script), journal, clock, policy, stop, PollPace(policy, clock), RetryBudget(clock))
+    world = new_dependencies(ScriptedApi(script), journal, clock, policy=policy, stop=stop)
     step = run_virtual(loop, settle(CLONE, Send(1), world))
     assert isinstance(step, Send)
     first_sent, second_sent = (record for record in journal.records if record.state is State.SENT)
     last = journal.records[-1]
-    assert (last.state, last.attempt) == (State.ACCEPTED, 1)
-    assert last.job_uuid == first_sent.job_uuid != second_sent.job_uuid
-    intent = functools.reduce(follow, journal.records, None)
+    assert (last.state, last.attempt) == (State.UNCERTAIN, 0)
+    assert (last.job_uuid,) == second_sent.open_jobs == (first_sent.job_uuid,)
+    intent = functools.reduce(next_intent, journal.records, None)
     assert intent is not None
-    again = first_step(intent, policy)
+    again = first_step(intent, policy, now=EPOCH)
     assert isinstance(again, Poll)
     assert again.ticket.job_uuid == first_sent.job_uuid
 
@@ -125,8 +164,8 @@ def test_a_stop_asked_for_before_leaves_no_wait() -> None:
     """Whoever wants to sleep after the request does not."""
     stop, asked = Stop(), []
     stop.on_request(lambda: asked.append("hook"))
-    stop.request("one")
-    stop.request("two")
+    stop.request("one", EndReason.SIGNAL)
+    stop.request("two", EndReason.SIGNAL)
     loop = VirtualLoop()
     run_virtual(loop, stop.sleep(60.0))
     assert (loop.now, stop.reason, asked) == (0.0, "one", ["hook"])
@@ -145,35 +184,35 @@ def test_a_look_refused_as_fatal_stops_the_run() -> None:
 
 
 def test_a_post_refused_for_its_session_is_sent_under_a_new_one() -> None:
-    """A gateway's 401 charges nothing: log in, new J, same attempt."""
+    """A gateway's 401 charges nothing: log in, new job uuid, same attempt."""
     tale = fresh_tale(("submit", refused(ErrorClass.RENEW)), ("renew", None), ("submit", MADE))
     assert told(tale) is State.CLONED
     assert {record.attempt for record in tale.records} == {1}
 
 
 def test_a_post_refused_for_a_moment_is_sent_again() -> None:
-    """Not executed, so no look is needed."""
-    tale = fresh_tale(("submit", refused(ErrorClass.TRANSIENT)), ("submit", MADE))
+    """Not executed and not visible: another attempt."""
+    tale = fresh_tale(("submit", refused(ErrorClass.TRANSIENT)), ("find", Absent()), ("submit", MADE))
     assert (told(tale), tale.records[-1].attempt) == (State.CLONED, 2)
 
 
 def test_an_ambiguous_refusal_of_the_post_is_asked_about() -> None:
-    """A 500 to the POST may have been executed: its job is polled, R is looked for, and only then it is sent again."""
+    """A 500 to the POST may have been executed: its job is polled and its uuid looked for before it is sent again."""
     tale = fresh_tale(("submit", refused(ErrorClass.AMBIGUOUS)), ("poll", Unknown()), *LOOKS, ("submit", MADE))
     assert (told(tale), tale.kinds.count("submit")) == (State.CLONED, 2)
 
 
-def test_a_failure_stays_one_where_the_account_may_not_look() -> None:
-    """The job failed for good; a denied look takes nothing away from that."""
+def test_a_failure_is_uncertain_where_the_account_may_not_look() -> None:
+    """The job failed, but a request that arrived twice has two ends: without a last look nothing is called failed."""
     denied = refused(ErrorClass.PERMANENT, retries=0)
-    assert told(fresh_tale(("submit", Accepted(None)), ("poll", denied), ("find", denied))) is State.FAILED
+    assert told(fresh_tale(("submit", Accepted(None)), ("poll", denied), ("find", denied))) is State.UNCERTAIN
 
 
 def test_an_overdue_job_nobody_admitted_keeps_its_uuid() -> None:
-    """J has had no definite end: where its poll has no answer past the deadline it is sent again as it was."""
+    """A job without a definite end whose poll has no answer past the deadline is sent again as it was."""
     at = EPOCH - 3000.0
-    past = Intent("a", State.UNCERTAIN, CLONE.source_uuid, R, CLONE.digest, 1, "b" * 32, at, at)
-    tale = tell([("poll", LOST), *LOOKS, ("submit", MADE)], first_step(past, Policy()))
+    past = Intent("a", State.UNCERTAIN, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, "b" * 32, at, at)
+    tale = tell([("poll", LOST), *LOOKS, ("submit", MADE)], first_step(past, Policy(), now=EPOCH))
     assert tale.jobs == ["b" * 32]
 
 
@@ -185,43 +224,51 @@ def test_the_sender_itself_never_calls_an_unanswered_post_failed() -> None:
 
 
 def test_an_attempt_that_was_returned_leaves_those_before_it_in_doubt() -> None:
-    """The last was never sent, but the one before it may be under way: its J is asked, then R is looked for."""
-    past = Intent("a", State.PLANNED, CLONE.source_uuid, R, CLONE.digest, 1, "b" * 32, EPOCH, EPOCH)
-    step = first_step(past, Policy())
+    """The last never left, but the one before it may be under way: its job is asked, then its clone is looked for."""
+    open_jobs = ("b" * 32,)
+    past = Intent(
+        "a", State.PLANNED, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, None, EPOCH, EPOCH, open_jobs=open_jobs
+    )
+    step = first_step(past, Policy(), now=EPOCH)
     assert isinstance(step, Poll)
     assert (step.ticket.attempt, step.ticket.job_uuid, step.ticket.answered) == (1, "b" * 32, False)
-    assert first_step(replace(past, attempt=0), Policy()) == Send(1)
+    assert first_step(replace(past, open_jobs=()), Policy(), now=EPOCH) == Send(2, has_predecessor=True)
+    assert first_step(replace(past, attempt=0, open_jobs=()), Policy(), now=EPOCH) == Send(1)
 
 
 def tell_of_one_that_left(script: list[tuple[str, object]]) -> tuple[Step, MemoryJournal]:
     """A clone that was accepted before its target left the job file."""
-    gone = Clone(CLONE.key, CLONE.source_uuid, R, b"", CLONE.digest)
-    past = Intent("a", State.ACCEPTED, CLONE.source_uuid, R, CLONE.digest, 1, "b" * 32, EPOCH, EPOCH, EPOCH + 60)
+    gone = Clone(CLONE.key, CLONE.source_uuid, RESOURCE_UUID, b"", CLONE.digest)
+    past = Intent(
+        "a", State.ACCEPTED, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, "b" * 32, EPOCH, EPOCH, EPOCH + 60
+    )
+    past = replace(past, is_answered=True)
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     policy, journal = Policy(), MemoryJournal()
-    world = World(ScriptedApi(script), journal, clock, policy, Stop(), PollPace(policy, clock), RetryBudget(clock))
-    step = run_virtual(loop, settle(gone, first_step(past, policy), world))
+    world = new_dependencies(ScriptedApi(script), journal, clock, policy=policy)
+    step = run_virtual(loop, settle(gone, first_step(past, policy, now=EPOCH), world))
     assert script == []
     return step, journal
 
 
-DEAD_SESSION: list[tuple[str, object]] = [("poll", Running()), ("poll", refused(ErrorClass.RENEW)), ("renew", None)]
+DEAD: Refused = Refused(ApiError(ErrorClass.RENEW, "ID.1001", "text", None))
+DEAD_SESSION: list[tuple[str, object]] = [("poll", Running()), ("poll", DEAD), ("renew", None)]
 
 
 @pytest.mark.parametrize(
     "script",
     [
-        [*DEAD_SESSION, *LOOKS],
+        [*DEAD_SESSION, ("find", Absent())],
         [("poll", Running()), ("poll", refused(ErrorClass.TRANSIENT)), ("find", Absent())],
     ],
     ids=["its session died", "it failed"],
 )
 def test_what_left_the_job_file_is_never_sent(script: list[tuple[str, object]]) -> None:
-    """Its row is gone and with it the body: whatever its job came to, only questions are asked."""
+    """Its row is gone and with it the body: only questions are asked, and it is planned again with its attempts."""
     step, journal = tell_of_one_that_left([*script])
     assert isinstance(step, Send)
-    assert journal.records == []
+    assert {record.state for record in journal.records} == {State.PLANNED}
 
 
 def test_what_left_the_job_file_is_looked_for_when_its_session_died() -> None:
@@ -237,12 +284,17 @@ def test_a_service_of_another_uuid_is_no_match() -> None:
     assert differences(CLONE, service()) == []
 
 
+def polls(loop: VirtualLoop) -> PollSchedule:
+    """A schedule without a gate, for answers that come at once."""
+    return PollSchedule(VirtualClock(loop, Random(1)), lambda: None)
+
+
 def test_a_call_held_back_says_nothing_about_the_server() -> None:
     """However many the run itself turns away, the breaker stays closed."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(1))
     breaker = Breaker(clock)
-    api = GuardedApi(ScriptedApi([("submit", NotSent("stopped", is_held_back=True))] * 60), breaker)
+    api = GuardedApi(ScriptedApi([("submit", NotSent("stopped", is_held_back=True))] * 60), breaker, polls(loop))
 
     async def main() -> None:
         for _ in range(60):
@@ -252,12 +304,55 @@ def test_a_call_held_back_says_nothing_about_the_server() -> None:
     assert not breaker.is_open
 
 
+@pytest.mark.parametrize("is_away", [False, True])
+@pytest.mark.parametrize("kind", ["poll", "find"])
+def test_a_cut_question_is_no_answer(kind: str, is_away: bool) -> None:  # noqa: FBT001 - a parameter
+    """A poll or look whose wait at the gate was cut raises, so that nothing is decided on it, in an outage too."""
+    loop = VirtualLoop()
+    breaker = Breaker(VirtualClock(loop, Random(1)))
+    lost = [("submit", NotSent("refused"))] * (10 * is_away)
+    api = GuardedApi(ScriptedApi([*lost, (kind, NotSent("stopped", is_held_back=True))]), breaker, polls(loop))
+
+    async def main() -> None:
+        for _ in lost:
+            await api.submit(CLONE, "b" * 32)
+        assert breaker.is_open is is_away
+        with pytest.raises(CallCutError, match="stopped"):
+            await (api.poll("b" * 32) if kind == "poll" else api.find(CLONE.resource_uuid))
+
+    run_virtual(loop, main())
+
+
+def test_what_leaves_nothing_in_flight_ends_with_the_stop() -> None:
+    """``before_stop`` gives the work's result, raises its error, and cancels it at the stop."""
+    loop = VirtualLoop()
+
+    async def work(seconds: float, error: Exception | None = None) -> str:
+        await asyncio.sleep(seconds)
+        if error is not None:
+            raise error
+        return "done"
+
+    async def main() -> None:
+        stop = Stop()
+        loop.call_later(10, stop.request, "SIGTERM", EndReason.SIGNAL)
+        assert await before_stop(work(1), stop) == "done"
+        with pytest.raises(UnreachableError):
+            await before_stop(work(1, UnreachableError("away")), stop)
+        assert await before_stop(work(100), stop) is None
+        assert loop.now == 10
+        # A call that the stop cut is reported as an error; what is no error of ours is raised all the same.
+        assert await before_stop(work(0, UnreachableError("cut")), stop) is None
+
+    run_virtual(loop, main())
+
+
 def test_no_post_asks_whether_the_server_is_back() -> None:
     """While the server is away a look goes ahead of each POST, which leaves only once that was answered."""
     loop = VirtualLoop()
     breaker = Breaker(VirtualClock(loop, Random(1)))
     away = [("submit", NotSent("refused"))] * 10 + [("find", NoAnswer("silence"))]
-    api = GuardedApi(ScriptedApi([*away, ("find", Absent()), ("submit", Accepted(None))]), breaker)
+    api = GuardedApi(ScriptedApi([*away, ("find", Absent()), ("submit", Accepted(None))]), breaker, polls(loop))
 
     async def main() -> list[object]:
         return [await api.submit(CLONE, "b" * 32) for _ in range(12)]
@@ -282,28 +377,11 @@ def test_a_gap_in_the_queue_lets_others_run() -> None:
     assert seen == ["other", "item"]
 
 
-def test_what_is_made_ahead_gives_way_too() -> None:
-    """Pauses of the stream are passed on where they come, and nothing is lost or put in another order."""
-    made: list[Clone | None] = [CLONE._replace(key=str(number)) for number in range(100)]
-    stream = [*made[:5], None, None, *made[5:80], None, *made[80:]]
-    taken = list[Clone | None]()
-
-    def source() -> Iterator[Clone | None]:
-        for clone in stream:
-            taken.append(clone)
-            yield clone
-
-    ahead = _ahead(source())
-    assert [next(ahead) for _ in range(6)] == stream[:6]
-    assert len(taken) == 6
-    assert list(ahead) == stream[6:]
-
-
 def test_a_plan_that_cannot_be_read_on_asks_for_the_stop() -> None:
     """What was made before settles, nothing more is begun, and the reason is raised."""
     journal, stop = MemoryJournal(), Stop()
     past = MemoryPast(journal)
-    planned = [Clone(f"k{n}", "0" * 32, R, b"{}", "0" * 32, CLONE.params) for n in range(40)]
+    planned = [Clone(f"k{n}", "0" * 32, RESOURCE_UUID, b"{}", "0" * 32, CLONE.params) for n in range(40)]
 
     def clones() -> Iterator[Clone]:
         yield from planned
@@ -314,7 +392,7 @@ def test_a_plan_that_cannot_be_read_on_asks_for_the_stop() -> None:
     with pytest.raises(OSError, match="rows.jsonl is gone"):
         run_plan(plan, answers, past, journal, limits=Limits(), stop=stop)
     assert stop.reason == "rows.jsonl is gone"
-    assert past.settled[State.CLONED] == 32
+    assert past.settled[State.CLONED] == len(planned)
 
 
 async def test_items_that_break_off_take_no_work_along() -> None:
@@ -349,7 +427,7 @@ def test_a_long_search_for_what_is_left_gives_way() -> None:
             return {State.CLONED: 1199}
 
     plan = Plan("job", "default", "0" * 32, len(planned), lambda: iter(planned))
-    found: Iterator[Clone | None] = fresh(plan, Settled(MemoryJournal()), frozenset())
+    found: Iterator[Clone | None] = find_unrecorded(plan, Settled(MemoryJournal()), frozenset())
     assert list(found) == [None, None, planned[-1]]
 
 
@@ -365,25 +443,27 @@ def run_plan(
 ) -> None:
     """A run of ``plan`` over scripted answers, in virtual time."""
     loop = VirtualLoop()
+    gate = virtual_gate(10_000.0, loop)
     run_virtual(
         loop,
         clone_all(
             plan,
             survey(plan, past),
-            api=ScriptedApi(script),
+            api=GatedApi(ScriptedApi(script), gate),
             journal=journal,
             past=past,
             clock=VirtualClock(loop, Random(3)),
             limits=limits,
             stop=stop,
+            polls=gate.polls,
             at_most_once=at_most_once,
         ),
     )
 
 
 def run_over(script: list[tuple[str, object]], count: int, *, at_most_once: bool, limits: Limits) -> MemoryPast:
-    """A run over scripted answers to ``count`` clones, each with CLONE's R."""
-    planned = [Clone(f"k{n}", "0" * 32, R, b"{}", "0" * 32, CLONE.params) for n in range(count)]
+    """A run over scripted answers to ``count`` clones, each with CLONE's resource uuid."""
+    planned = [Clone(f"k{n}", "0" * 32, RESOURCE_UUID, b"{}", "0" * 32, CLONE.params) for n in range(count)]
     plan = Plan("job", "default", "0" * 32, count, lambda: iter(planned))
     journal = MemoryJournal()
     past = MemoryPast(journal)
@@ -392,7 +472,7 @@ def run_over(script: list[tuple[str, object]], count: int, *, at_most_once: bool
 
 
 def test_at_most_once_needs_no_canary() -> None:
-    """Where R protects nothing there is nothing to prove with the first clone: all start at once."""
+    """Where the resource uuid protects nothing there is nothing to prove with the first clone: all start at once."""
     script: list[tuple[str, object]] = [("submit", LOST), ("submit", LOST), ("poll", MADE), ("poll", MADE)]
     past = run_over(script, 2, at_most_once=True, limits=Limits(concurrency=2))
     assert past.counts == {State.CLONED: 2}
@@ -402,7 +482,7 @@ def test_failures_within_max_failures_do_not_stop_the_run() -> None:
     """Ten settled, one failed of two allowed: the rest is sent."""
     no = ("submit", refused(ErrorClass.PERMANENT, retries=0))
     past = run_over(
-        [("submit", MADE), no, *[("submit", MADE)] * 12],
+        [("submit", MADE), no, ("find", Absent()), *[("submit", MADE)] * 12],
         14,
         at_most_once=False,
         limits=Limits(concurrency=1, max_failures=2),

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine import Stop, hand_over_all
-from batch.engine.handover import handed
-from batch.errors import RunStoppedError
+from batch.engine.handover import NOT_OURS, count_hand_overs
+from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.model import Handed, HandedOver, HandOver, Plan, Record, State
 from batch.zstack.answers import ApiError, ErrorClass, NoAnswer, NotSent, Refused
+from tests.engine.scripted_api import MemoryJournal, MemoryPast
 from tests.engine.test_run import clones
-from tests.engine.world import MemoryJournal, MemoryPast
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ ACCOUNT, PARTNER = "a" * 32, "b" * 32
 BOTH = HandOver(ACCOUNT, (PARTNER,))
 
 
-def refused(klass: ErrorClass = ErrorClass.PERMANENT) -> Refused:
-    return Refused(ApiError(klass, "ID.1003", "quota", hint="ask admin"))
+def refused(error_class: ErrorClass = ErrorClass.PERMANENT) -> Refused:
+    return Refused(ApiError(error_class, "ID.1003", "quota", hint="ask admin"))
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Stage:
     wanted: list[HandOver | None] = field(default_factory=lambda: [BOTH] * 6)
     states: list[State] = field(default_factory=lambda: [State.CLONED] * 6)
     server: Accounts = field(default_factory=Accounts)
-    uuid_of: Callable[[Clone], str] = lambda clone: clone.resource_uuid
+    uuid_of: Callable[[Clone], str | None] = lambda clone: clone.resource_uuid
 
     def __post_init__(self) -> None:
         journal = MemoryJournal([Record(state, f"k{n}", EPOCH, 1) for n, state in enumerate(self.states)])
@@ -123,7 +123,7 @@ class Stage:
             )
 
         run_virtual(loop, main())
-        return handed(plan, self.past)
+        return count_hand_overs(plan, self.past)
 
     def count(self) -> Counter[str]:
         return Counter(kind for kind, _ in self.server.calls)
@@ -143,6 +143,15 @@ def test_only_what_is_asked_for_is_done() -> None:
     stage = Stage(wanted=[HandOver(ACCOUNT), HandOver(None, (PARTNER,)), None], states=[State.CLONED] * 3)
     assert stage.run() == Handed(done=2)
     assert stage.server.calls == [("give", clones(2)[0].resource_uuid), ("share", clones(2)[1].resource_uuid)]
+
+
+def test_a_clone_that_nothing_shows_to_be_ours_is_not_handed_over() -> None:
+    """It is refused on record without a call, and the others are done."""
+    foreign = clones(6)[2].key
+    stage = Stage(uuid_of=lambda clone: None if clone.key == foreign else clone.resource_uuid)
+    assert stage.run() == Handed(done=5, refused=1)
+    assert [line.key for line in stage.past.hand_overs.lines if line.error_code == NOT_OURS] == [foreign]
+    assert stage.count() == {"share": 5, "give": 5}
 
 
 def test_only_clones_that_are_made_are_handed_over() -> None:
@@ -165,15 +174,15 @@ def test_what_is_on_record_is_not_done_again() -> None:
     assert stage.count() == {"share": 6, "give": 7}
 
 
-@pytest.mark.parametrize("klass", [ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS])
+@pytest.mark.parametrize("error_class", [ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS])
 @pytest.mark.parametrize("kind", ["share", "give"])
-def test_a_refusal_is_recorded_and_the_others_go_on(kind: str, klass: ErrorClass) -> None:
+def test_a_refusal_is_recorded_and_the_others_go_on(kind: str, error_class: ErrorClass) -> None:
     """What the server refuses is told with its words and tried again by the next run; a share refused is not given."""
     bad = clones(6)[1].resource_uuid
-    stage = Stage(server=Accounts(lambda call, uuid: refused(klass) if (call, uuid) == (kind, bad) else None))
+    stage = Stage(server=Accounts(lambda call, uuid: refused(error_class) if (call, uuid) == (kind, bad) else None))
     assert stage.run() == Handed(done=5, refused=1)
     (line,) = [line for line in stage.past.hand_overs.lines if line.error_code]
-    assert (line.key, line.error_code, line.error) == ("k1", "ID.1003", "quota (ask admin)")
+    assert (line.key, line.error_code, line.error) == ("k1", "ID.1003", "quota")
     assert ("give", bad) in stage.server.calls or kind == "share"
     stage.server.refusal = lambda call, uuid: None
     before = len(stage.server.calls)
@@ -197,22 +206,35 @@ def test_without_an_answer_the_run_ends(answer: Refused | NotSent | NoAnswer, to
         stage.run()
     assert str(stopped.value) == f"hand-over of k0: {told}"
     assert stage.past.hand_overs.lines == []
-    assert handed(stage.plan(), stage.past) == Handed(open=6)
+    assert count_hand_overs(stage.plan(), stage.past) == Handed(open=6)
     assert len(stage.server.calls) == 2
 
 
 def test_after_a_stop_nothing_more_is_begun() -> None:
     """What is under way gets its grace; the rest stays open."""
     stage = Stage()
-    found = stage.run(at=(0.9, lambda: stage.stop.request("SIGTERM")))
+    found = stage.run(at=(0.9, lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)))
     assert found == Handed(done=2, open=4)
     assert stage.count() == {"share": 2, "give": 2}
+
+
+def test_a_call_that_the_stop_cut_leaves_its_hand_over_open() -> None:
+    """It is no refusal and no end of the run: those whose turn came are still handed over."""
+
+    def refusal(kind: str, uuid: str) -> None:
+        if stage.stop.requested and (kind, uuid) == ("give", stage.server.calls[0][1]):
+            raise CallCutError(kind)
+
+    stage = Stage(server=Accounts(refusal))
+    found = stage.run(at=(0.9, lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)))
+    assert found == Handed(done=1, open=5)
+    assert len(stage.past.hand_overs.lines) == 1
 
 
 def test_what_outlasts_the_grace_stays_open() -> None:
     """A hand-over cut off by the end is not on record, so that the next run does all of it again."""
     stage = Stage()
-    found = stage.run(at=(0.1, lambda: stage.stop.request("SIGTERM")))
+    found = stage.run(at=(0.1, lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)))
     assert found == Handed(open=6)
     assert stage.run() == Handed(done=6)
 
@@ -231,4 +253,4 @@ def test_a_plan_without_hand_overs_is_not_walked() -> None:
     def walked() -> object:
         raise AssertionError
 
-    assert handed(replace(stage.plan(), clones=walked), stage.past) == Handed()  # type: ignore[arg-type]
+    assert count_hand_overs(replace(stage.plan(), clones=walked), stage.past) == Handed()  # type: ignore[arg-type]

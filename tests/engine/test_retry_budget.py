@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.budget import RetryBudget, price_of
-from batch.engine.pace import PollPace
+from batch.engine.budget import RetryBudget, retry_cost
 from batch.engine.policy import Policy
-from batch.engine.settle import World, settle
+from batch.engine.settle import settle
 from batch.engine.steps import End, Send
 from batch.engine.stop import Stop
+from batch.errors import EndReason
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, NotSent
+from tests.engine.scripted_api import CLONE, MemoryJournal, ScriptedApi, new_dependencies, service
 from tests.engine.test_run import Scene
-from tests.engine.world import CLONE, MemoryJournal, ScriptedApi, service
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from batch.engine.steps import Step
 
-RETRY = price_of(is_after_silence=False)
+RETRY = retry_cost(is_after_silence=False)
 
 
 class Spender:
@@ -37,11 +38,11 @@ class Spender:
         self.budget = RetryBudget(VirtualClock(self.loop, Random(1)))
         self.times: list[float] = []
 
-    async def spend(self, count: int, *, price: float = RETRY, is_answered: bool = False) -> None:
+    async def spend(self, count: int, *, cost: float = RETRY, is_answered: bool = False) -> None:
         for _ in range(count):
-            await self.budget.afford(price, self.stop)
+            await self.budget.reserve(cost, self.stop)
             self.times.append(self.loop.time())
-            self.budget.close(price, is_answered=is_answered)
+            self.budget.note_retry(cost, is_answered=is_answered)
 
     def run(self, story: Coroutine[None, None, None]) -> list[float]:
         run_virtual(self.loop, story)
@@ -110,20 +111,20 @@ def test_a_retry_holds_its_place_while_it_is_under_way() -> None:
 
     async def story() -> None:
         for _ in range(10):
-            await spender.budget.afford(RETRY, spender.stop)
-        asyncio.get_running_loop().call_later(500.0, lambda: spender.budget.close(RETRY, is_answered=True))
+            await spender.budget.reserve(RETRY, spender.stop)
+        asyncio.get_running_loop().call_later(500.0, lambda: spender.budget.note_retry(RETRY, is_answered=True))
         await spender.spend(1)
 
     assert spender.run(story())[0] >= 500.0
 
 
-@pytest.mark.parametrize(("price", "most"), [(price_of(is_after_silence=True), 50), (RETRY, 100)])
-def test_an_empty_bucket_leaves_the_floor(price: float, most: int) -> None:
+@pytest.mark.parametrize(("cost", "most"), [(retry_cost(is_after_silence=True), 50), (RETRY, 100)])
+def test_an_empty_bucket_leaves_the_floor(cost: float, most: int) -> None:
     """500 tokens pay for 50 retries after silence or 100 others; then ten a minute, whatever the ratio allows."""
     spender = Spender()
     for _ in range(2_000):
         spender.budget.note_first()
-    times = spender.run(spender.spend(most + 1, price=price))
+    times = spender.run(spender.spend(most + 1, cost=cost))
     assert times[most - 1] == 0.0
     assert times[most] >= 60.0
 
@@ -148,7 +149,7 @@ def test_clones_made_by_their_first_post_fill_the_bucket() -> None:
 def test_whoever_cannot_pay_leaves_at_the_stop() -> None:
     """A parked clone does not hold the end of the run up."""
     spender = Spender()
-    spender.loop.call_later(5.0, spender.stop.request, "signal")
+    spender.loop.call_later(5.0, spender.stop.request, "signal", EndReason.SIGNAL)
     run_virtual(spender.loop, spender.spend(11))
     assert spender.loop.now == 5.0
 
@@ -159,14 +160,14 @@ def test_a_parked_clone_is_not_charged() -> None:
     clock, policy, journal = VirtualClock(loop, Random(7)), Policy(timeout=30.0), MemoryJournal()
     api = ScriptedApi([("submit", Accepted(None)), ("poll", Done(service()))])
     budget, stop = RetryBudget(clock), Stop()
-    world = World(api, journal, clock, policy, stop, PollPace(policy, clock), budget)
+    world = replace(new_dependencies(api, journal, clock, policy=policy, stop=stop), budget=budget)
     given_up = End(State.FAILED, 1)
 
     async def story() -> Step:
         for _ in range(50):
             budget.note(Accepted(None))
-            await budget.afford(price_of(is_after_silence=True), stop)
-            budget.close(price_of(is_after_silence=True), is_answered=False)
+            await budget.reserve(retry_cost(is_after_silence=True), stop)
+            budget.note_retry(retry_cost(is_after_silence=True), is_answered=False)
         return await settle(CLONE, Send(2, None, clock.time(), given_up, is_after_silence=True), world)
 
     step = run_virtual(loop, story())

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from batch.engine import Stop, clone_all
-from batch.engine.settle import NotHonouredError
+from batch.engine.recording import NotHonouredError
+from batch.engine.stop import GRACE
 from batch.engine.survey import refuse_changes, survey
-from batch.errors import ManifestError, ManifestMismatchError, RunStoppedError, UnreachableError
+from batch.engine.webhooks import WebHooks
+from batch.errors import EndReason, ManifestError, ManifestMismatchError, RunStoppedError
 from batch.model import Clone, Intent, Limits, Plan, Record, State
 from batch.zstack.answers import (
     Absent,
@@ -32,11 +35,13 @@ from batch.zstack.answers import (
     SubmitAnswer,
     Unknown,
 )
-from tests.engine.world import MemoryJournal, MemoryPast
-from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
+from tests.engine.scripted_api import GatedApi, MemoryJournal, MemoryPast
+from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual, virtual_gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from batch.engine.control import Controls
 
 
 def clones(count: int) -> list[Clone]:
@@ -55,6 +60,8 @@ class Server:
     jobs: dict[str, str] = field(default_factory=dict)
     log: list[tuple[float, str, str]] = field(default_factory=list)
     away: bool = False
+    ends: dict[str, PollAnswer] = field(default_factory=dict)
+    """By job uuid: how the jobs of earlier processes ended."""
 
     def _call(self, kind: str, what: str) -> None:
         self.log.append((self.loop.time(), kind, what))
@@ -77,7 +84,7 @@ class Server:
         if self.away:
             return NoAnswer("proxy")
         if job_uuid not in self.jobs:
-            return Unknown()
+            return self.ends.get(job_uuid, Unknown())
         uuid = self.jobs[job_uuid]
         return Done(Service(uuid, None, {})) if self.made[uuid] <= self.loop.time() else Running()
 
@@ -107,14 +114,23 @@ class Scene:
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     stop: Stop = field(default_factory=Stop)
     intents: dict[str, Intent] = field(default_factory=dict)
+    rate: float = 10_000.0
+    """Of the gate."""
+    controls: Controls | None = None
+    planned: list[Clone] | None = None
+    """None: ``count`` of them."""
+    has_hooks: bool = False
+    """Whether the server was asked for web hooks."""
 
     def __post_init__(self) -> None:
         self.server = Server(self.loop)
+        self.gate = virtual_gate(self.rate, self.loop)
+        self.hooks = WebHooks(self.gate.polls) if self.has_hooks else None
         self.past = MemoryPast(self.journal, self.intents)
 
     def run(self, *, accept_changes: bool = False, at: tuple[float, Callable[[], None]] | None = None) -> Counter[str]:
         """Run to the end; ``at`` calls something at a moment. Returns the clones by state."""
-        planned = clones(self.count)
+        planned = self.planned or clones(self.count)
         plan = Plan("job", "default", "0" * 32, self.count, lambda: iter(planned))
 
         async def main() -> None:
@@ -126,12 +142,15 @@ class Scene:
             await clone_all(
                 plan,
                 found,
-                api=self.server,
+                api=GatedApi(self.server, self.gate),
                 journal=self.journal,
                 past=self.past,
                 clock=VirtualClock(self.loop, Random(3)),
                 limits=self.limits,
                 stop=self.stop,
+                polls=self.gate.polls,
+                hooks=self.hooks,
+                controls=self.controls,
             )
 
         run_virtual(self.loop, main())
@@ -173,23 +192,24 @@ def test_a_server_that_ignores_the_uuid_stops_the_run() -> None:
     assert scene.server.count("submit") == 1
 
 
-def test_a_refusal_of_everything_says_that_nothing_was_cloned() -> None:
-    """Wrong credentials or a server without the API at the first POST: exit code 5, and the target is planned again."""
+def test_a_refusal_of_the_first_post_leaves_the_run_unfinished() -> None:
+    """A server without the API: an attempt is on record, so the run is to be resumed (exit code 4)."""
     scene = Scene()
     scene.server.answer = lambda clone: Refused(ApiError(ErrorClass.FATAL, "HTTP.404", "no api mapping"))
-    with pytest.raises(UnreachableError, match="no api mapping"):
+    with pytest.raises(RunStoppedError, match="no api mapping"):
         scene.run()
     assert scene.server.count("submit") == 1
     assert scene.past.counts == {State.PLANNED: 1}
 
 
 def test_a_refusal_in_mid_run_leaves_it_to_be_resumed() -> None:
-    """After clones were made the same refusal is exit code 4."""
+    """After clones were made the same refusal ends the run early, and names what it is."""
     scene = Scene()
     refused = Refused(ApiError(ErrorClass.FATAL, "LICENSE.1000", "expired"))
     scene.server.answer = lambda clone: refused if clone.key == "k9" else None
-    with pytest.raises(RunStoppedError, match="LICENSE.1000"):
+    with pytest.raises(RunStoppedError, match="LICENSE.1000") as stopped:
         scene.run()
+    assert stopped.value.reason is EndReason.DENIED
     assert scene.past.counts[State.CLONED] >= 8
 
 
@@ -207,7 +227,7 @@ def test_no_more_clones_are_in_flight_than_asked() -> None:
 def test_a_stop_sends_nothing_more_and_settles_what_is_in_flight() -> None:
     """After the request no POST leaves; clones in flight are polled to their end."""
     scene = Scene(count=200)
-    scene.run(at=(3.0, lambda: scene.stop.request("SIGTERM")))
+    scene.run(at=(3.0, lambda: scene.stop.request("SIGTERM", EndReason.SIGNAL)))
     submits = [at for at, kind, _ in scene.server.log if kind == "submit"]
     assert max(submits) <= 3.0
     assert len(submits) < 200
@@ -220,7 +240,7 @@ def test_the_grace_ends() -> None:
 
     def stop() -> None:
         scene.server.made = dict.fromkeys(scene.server.made, float("inf"))
-        scene.stop.request("SIGTERM")
+        scene.stop.request("SIGTERM", EndReason.SIGNAL)
 
     scene.run(at=(3.0, stop))
     assert scene.past.counts[State.ACCEPTED] >= 1
@@ -256,12 +276,39 @@ def test_open_intents_are_asked_about_before_anything_new_is_sent() -> None:
 
 
 def test_a_target_that_left_the_job_file_is_asked_about_and_never_sent() -> None:
-    """Its open intent is reconciled; where nothing shows, nothing is sent for it."""
+    """Its open intent is reconciled; where nothing shows, nothing is sent for it, and it is uncertain."""
     gone = Intent("gone", State.SENT, "f" * 32, "e" * 32, "d" * 32, 1, "c" * 32, EPOCH - 5, EPOCH - 5)
     scene = Scene(intents={"gone": gone})
-    assert scene.run() == {"cloned": 20}
+    assert scene.run() == {"cloned": 20, "uncertain": 1}
     assert ("find", "e" * 32) in {(kind, what) for _, kind, what in scene.server.log}
     assert "gone" not in {what for _, kind, what in scene.server.log if kind == "submit"}
+
+
+def test_a_target_that_left_the_job_file_between_two_attempts_is_left_alone() -> None:
+    """Its attempts have ended and it is planned again: without a body nothing is asked, sent or recorded."""
+    scene = Scene(count=2)
+    gone = Intent("gone", State.PLANNED, "5" * 32, "6" * 32, "7" * 32, 1, None, EPOCH, EPOCH)
+    scene.intents["gone"] = gone
+    assert scene.run() == {"cloned": 2}
+    assert not any(record.key == "gone" for record in scene.journal.records)
+    assert not any(what in {"gone", gone.resource_uuid} for _, _, what in scene.server.log)
+
+
+def test_a_manifest_that_shows_another_uuid_stops_the_next_run_too() -> None:
+    """Once the server made a clone under another uuid than it was asked for nothing is sent, except at most once."""
+    scene = Scene()
+    scene.past.was_dishonoured = True
+    with pytest.raises(NotHonouredError, match="look for clones, use --at-most-once"):
+        scene.run()
+    assert scene.server.log == []
+
+
+def test_a_long_list_of_failures_holds_up_no_signal_while_nothing_is_proven() -> None:
+    """Settled targets are skipped in pieces, between which the loop turns, also before the first proof."""
+    scene = Scene(count=1200)
+    scene.journal.records += [Record(State.FAILED, clone.key, EPOCH, 1) for clone in clones(1199)]
+    assert scene.run() == {"failed": 1199, "cloned": 1}
+    assert [what for _, kind, what in scene.server.log if kind == "submit"] == ["k1199"]
 
 
 def test_a_changed_target_that_was_sent_is_refused_by_name() -> None:
@@ -355,3 +402,67 @@ def test_every_post_has_its_durable_record_first() -> None:
     scene.run()
     for place, (kind, key) in enumerate(order):
         assert kind == "commit" or ("commit", key) in order[:place]
+
+
+@pytest.mark.parametrize("state", [State.ACCEPTED, State.SENT])
+@pytest.mark.parametrize("rate", [1 / 3600, 1 / 60, 0.1, 1, 7.5, 40])
+def test_a_stop_ends_within_the_grace_at_any_rate(rate: float, state: State) -> None:
+    """Clones in flight are asked about at the rate for at most 30 s; whose poll or look was cut stays as it was."""
+    open_ = clones(8)
+    scene = Scene(
+        count=8,
+        limits=Limits(concurrency=8),
+        rate=rate,
+        intents={
+            clone.key: Intent(
+                clone.key, state, clone.source_uuid, clone.resource_uuid, clone.digest, 1, key, EPOCH, EPOCH
+            )
+            for clone, key in ((clone, clone.digest) for clone in open_)
+        },
+    )
+    server = scene.server
+    server.takes = float("inf")
+    if state is State.ACCEPTED:
+        server.jobs = {clone.digest: clone.resource_uuid for clone in open_}
+        server.made = dict.fromkeys(server.jobs.values(), float("inf"))
+    scene.stop.on_request(lambda: scene.gate.stop(GRACE))
+    scene.run(at=(3.0, lambda: scene.stop.request("SIGTERM", EndReason.SIGNAL)))
+    assert scene.loop.now <= 33.0
+    assert not [at for at, kind, _ in server.log if kind == "submit" and at > 3.0]
+    times = [at for at, _, _ in server.log]
+    assert all(later - sooner > 0.9 / rate for sooner, later in pairwise(times) if rate < 1)
+    assert not set(scene.past.counts) - {State.SENT, State.ACCEPTED}
+    if rate < 0.1:
+        # Nobody's turn comes within the grace: there is nothing to wait for but the time between two polls.
+        assert len(times) == 1
+        assert scene.loop.now < 20
+
+
+@pytest.mark.parametrize(
+    ("uuid", "is_given", "is_shown"),
+    [
+        pytest.param(clones(1)[0].resource_uuid, False, True, id="the uuid it was asked to have"),
+        pytest.param(clones(1)[0].resource_uuid, True, False, id="a uuid of the user's own, that anybody may have"),
+        pytest.param("f" * 32, False, False, id="another one"),
+    ],
+)
+def test_a_clone_whose_sent_line_is_lost_shows_what_the_server_does(
+    uuid: str, *, is_given: bool, is_shown: bool
+) -> None:
+    """Nobody else has the uuid that the plan derives: a clone that has it shows that resourceUuid is honoured."""
+    (asked,) = clones(1)
+    journal = MemoryJournal([Record(State.CLONED, asked.key, EPOCH, 1, clone_uuid=uuid)])
+    past = MemoryPast(journal, unasked={asked.key: uuid})
+    plan = Plan("job", "default", "0" * 32, 1, lambda: iter([asked._replace(is_given=is_given)]))
+    assert survey(plan, past).is_honoured is is_shown
+
+
+@pytest.mark.parametrize("open_jobs", [(), ("e" * 32,)], ids=["one attempt", "two attempts"])
+def test_what_was_sent_under_another_uuid_fails_once_every_attempt_is_over(open_jobs: tuple[str, ...]) -> None:
+    """The job file gives another uuid now: the old one has its end first, and ``retry`` sends it as it is now."""
+    clone, old = clones(3)[2], EPOCH - 7200
+    sent = (clone.source_uuid, "f" * 32, "9" * 32, 1, "c" * 32, old, old)
+    scene = Scene(count=3, intents={"k2": Intent("k2", State.UNCERTAIN, *sent, open_jobs=open_jobs)})
+    scene.journal.note(Record(State.CLONED, "k0", EPOCH, 1, clone_uuid=clones(1)[0].resource_uuid))
+    assert scene.run(accept_changes=True) == {"cloned": 2, "failed": 1}
+    assert scene.server.count("submit") == 1

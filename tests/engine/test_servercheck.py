@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.engine.servercheck import MadeError, Outcome, Verdict, check_all
+from batch.engine.servercheck import CheckOutcome, CheckResult, MadeError, check_all
 from batch.errors import RunStoppedError
 from batch.zstack.answers import Absent, Accepted, ApiError, Done, ErrorClass, Found, NoAnswer, Refused, Running
-from tests.engine.world import CLONE, R, ScriptedApi, service
+from tests.engine.scripted_api import CLONE, RESOURCE_UUID, ScriptedApi, service
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ Script = list[tuple[str, object]]
 SENT: Final[Script] = [("submit", Accepted(1800.0)), ("poll", Running()), ("poll", Done(None))]
 
 
-def refused(klass: ErrorClass, *, retries: int | None = None) -> Script:
-    return [("submit", Accepted(None)), ("poll", Refused(ApiError(klass, "SYS.1", "no", retries, "hint")))]
+def refused(error_class: ErrorClass, *, retries: int | None = None) -> Script:
+    return [("submit", Accepted(None)), ("poll", Refused(ApiError(error_class, "SYS.1", "no", retries, "hint")))]
 
 
-def check(script: Script, clones: int = 1) -> list[Verdict]:
+def check(script: Script, clones: int = 1) -> list[CheckResult]:
     """Check the same clone so often; the script must be used up."""
     loop = VirtualLoop()
-    api, told = ScriptedApi(list(script)), list[Verdict]()
+    api, told = ScriptedApi(list(script)), list[CheckResult]()
 
-    def keep(_clone: Clone, verdict: Verdict) -> None:
+    def keep(_clone: Clone, verdict: CheckResult) -> None:
         told.append(verdict)
 
     work = check_all(iter([CLONE] * clones), keep, api=api, clock=VirtualClock(loop, Random(1)), workers=1)
@@ -43,14 +43,14 @@ def check(script: Script, clones: int = 1) -> list[Verdict]:
 def test_the_first_one_found_ok_must_not_exist() -> None:
     """Only of the canary it is asked whether something was made; the others are believed."""
     told = check([*SENT, ("find", Absent()), *SENT, *SENT], clones=3)
-    assert [verdict.outcome for verdict in told] == [Outcome.OK] * 3
+    assert [verdict.outcome for verdict in told] == [CheckOutcome.OK] * 3
 
 
 def test_a_canary_that_exists_stops_everything() -> None:
     """A job that ends empty and a resource that is there all the same is a server that clones."""
     with pytest.raises(MadeError) as caught:
         check([*SENT, ("find", Found(service()))], clones=3)
-    assert caught.value.uuid == R
+    assert caught.value.uuid == RESOURCE_UUID
 
 
 def test_an_answer_with_an_inventory_stops_everything() -> None:
@@ -63,22 +63,22 @@ def test_an_answer_with_an_inventory_stops_everything() -> None:
 
 def test_a_canary_whose_absence_cannot_be_learnt_stops_everything() -> None:
     """Without proof that nothing was made no second one is sent."""
-    with pytest.raises(RunStoppedError, match=R):
+    with pytest.raises(RunStoppedError, match=RESOURCE_UUID):
         check([*SENT, *[("find", NoAnswer("reset"))] * 4], clones=2)
 
 
 def test_refusals_before_the_canary_go_one_by_one() -> None:
     """A refusal is told with code, words and hint, and the next one is the canary."""
     told = check([*refused(ErrorClass.PERMANENT), *SENT, ("find", Absent())], clones=2)
-    assert told == [Verdict(Outcome.REFUSED, "SYS.1", "no", "hint"), Verdict(Outcome.OK)]
+    assert told == [CheckResult(CheckOutcome.REFUSED, "SYS.1", "no", "hint"), CheckResult(CheckOutcome.OK)]
 
 
 def test_doubtful_answers_are_asked_again_under_the_same_uuid() -> None:
     """After an error that may hide an execution the resource is looked for first; a dead session is renewed."""
     doubtful = [*refused(ErrorClass.AMBIGUOUS, retries=1), ("find", Absent())]
-    assert check([*doubtful, *doubtful])[0].outcome is Outcome.REFUSED
+    assert check([*doubtful, *doubtful])[0].outcome is CheckOutcome.REFUSED
     again = [*refused(ErrorClass.RENEW), ("renew", None), *refused(ErrorClass.TRANSIENT), *SENT, ("find", Absent())]
-    assert check(again) == [Verdict(Outcome.OK)]
+    assert check(again) == [CheckResult(CheckOutcome.OK)]
     with pytest.raises(MadeError):
         check([*refused(ErrorClass.AMBIGUOUS), ("find", Found(service()))])
 
@@ -98,16 +98,16 @@ def test_a_canary_without_an_answer_stops_everything() -> None:
             self.calls.append((kind, argument))
             return {"submit": Accepted(None), "poll": Running(), "find": Absent()}[kind]
 
-    api, told = Silent([]), list[Verdict]()
+    api, told = Silent([]), list[CheckResult]()
     clock = VirtualClock(loop, Random(1))
     work = check_all(iter([CLONE, CLONE]), lambda _, verdict: told.append(verdict), api=api, clock=clock, workers=1)
     with pytest.raises(RunStoppedError, match="did not end in time"):
         run_virtual(loop, work)
-    assert [verdict.outcome for verdict in told] == [Outcome.UNCLEAR]
+    assert [verdict.outcome for verdict in told] == [CheckOutcome.UNCLEAR]
     assert sum(kind == "submit" for kind, _ in api.calls) == 4
 
 
 def test_an_answer_at_once_needs_no_poll() -> None:
     """A refusal of the POST itself is the verdict; the target is not asked about."""
     told = check([("submit", Refused(ApiError(ErrorClass.PERMANENT, "SYS.1007", "no", 0, "hint")))])
-    assert [verdict.outcome for verdict in told] != [Outcome.OK]
+    assert [verdict.outcome for verdict in told] != [CheckOutcome.OK]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from batch.engine.policy import Policy
-from batch.engine.settle import NotHonouredError, first_step
+from batch.engine.recording import NotHonouredError
+from batch.engine.resume import first_step
 from batch.engine.steps import End, Send
 from batch.errors import RunStoppedError
 from batch.model import Intent, State
@@ -23,16 +24,16 @@ from batch.zstack.answers import (
     Running,
     Unknown,
 )
-from tests.engine.world import CLONE, R, Told, service, tell
+from tests.engine.scripted_api import CLONE, RESOURCE_UUID, Told, service, tell
 from tests.simulation.virtual import EPOCH
 
 LOST = NoAnswer("reset")
 MADE = Done(service())
 
 
-def error(klass: ErrorClass, code: str = "SYS.1000", retries: int | None = None) -> Refused:
-    """An error of ``klass`` as the client classifies it."""
-    return Refused(ApiError(klass, code, "text", retries))
+def error(error_class: ErrorClass, code: str = "SYS.1000", retries: int | None = None) -> Refused:
+    """An error of ``error_class`` as the client classifies it."""
+    return Refused(ApiError(error_class, code, "text", retries, may_go_on=code in {"SYS.1001", "SYS.1015"}))
 
 
 def fresh(*script: tuple[str, object], policy: Policy | None = None) -> Told:
@@ -54,10 +55,10 @@ def test_an_accepted_clone_is_polled_to_its_end() -> None:
     assert end(told) == (State.CLONED, 1)
     assert [record.state for record in told.records] == [State.SENT, State.ACCEPTED, State.CLONED]
     sent, accepted, cloned = told.records
-    assert (sent.resource_uuid, sent.digest) == (R, CLONE.digest)
+    assert (sent.resource_uuid, sent.digest) == (RESOURCE_UUID, CLONE.digest)
     assert sent.job_uuid == told.jobs[0]
     assert accepted.deadline == pytest.approx(sent.at + 1860)
-    assert cloned.clone_uuid == R
+    assert cloned.clone_uuid == RESOURCE_UUID
     assert cloned.name == "x"
 
 
@@ -72,21 +73,21 @@ def test_duplicate_job_uuid_is_a_yes() -> None:
 
 
 def test_a_lost_answer_is_reconciled_by_its_own_job() -> None:
-    """A reset POST is asked about under its own J before anything is sent again."""
+    """A reset POST is asked about under its own job uuid before anything is sent again."""
     told = fresh(("submit", LOST), ("poll", MADE))
     assert end(told) == (State.CLONED, 1)
     assert len(told.jobs) == 1
 
 
 def test_a_lost_answer_is_reconciled_by_the_resource() -> None:
-    """J unknown but R visible and matching: adopted, not sent again."""
+    """Job unknown but clone visible and matching: adopted, not sent again."""
     told = fresh(("submit", LOST), ("poll", Unknown()), ("find", Found(service())))
     assert end(told) == (State.CLONED, 1)
     assert told.records[-1].adopted is True
 
 
 def test_a_post_is_sent_again_only_after_the_resource_stayed_invisible() -> None:
-    """J unknown and R invisible through all looks: the same J and R again, as a new recorded attempt."""
+    """Job unknown and clone invisible through all looks: both uuids again, as a new recorded attempt."""
     absent = [("find", Absent())] * Policy().looks
     told = fresh(("submit", LOST), ("poll", Unknown()), *absent, ("submit", Accepted(None)), ("poll", MADE))
     assert end(told) == (State.CLONED, 2)
@@ -95,7 +96,7 @@ def test_a_post_is_sent_again_only_after_the_resource_stayed_invisible() -> None
 
 
 def test_a_failed_job_is_retried_under_a_new_job_uuid() -> None:
-    """Any terminal result uses J up: the retry has a new J and the same R, after R was looked for."""
+    """Any terminal result uses the job uuid up: after a look the retry has a new one and the same resource uuid."""
     told = fresh(
         ("submit", Accepted(None)),
         ("poll", error(ErrorClass.TRANSIENT, "SYS.1011")),
@@ -108,7 +109,7 @@ def test_a_failed_job_is_retried_under_a_new_job_uuid() -> None:
 
 
 def test_a_failed_job_whose_clone_exists_is_adopted() -> None:
-    """SYS.1001 though created: R is looked for before any retry and before failed is written."""
+    """SYS.1001 though created: the resource uuid is looked for before any retry and before failed is written."""
     told = fresh(
         ("submit", Accepted(None)), ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1001")), ("find", Found(service()))
     )
@@ -116,7 +117,7 @@ def test_a_failed_job_whose_clone_exists_is_adopted() -> None:
 
 
 def test_a_visible_uuid_with_other_content_is_a_conflict() -> None:
-    """SYS.1000 and R visible but different: conflict, never adopted, no new R invented."""
+    """SYS.1000 and the resource uuid visible but different: conflict, never adopted, no new resource uuid invented."""
     told = fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.AMBIGUOUS)), ("find", Found(service(name="y"))))
     assert end(told) == (State.CONFLICT, 1)
     assert "name" in (told.records[-1].error or "")
@@ -130,9 +131,11 @@ def test_a_permanent_error_fails_without_retry() -> None:
     assert (told.records[-1].error_code, told.records[-1].error) == ("SYS.1007", "text")
 
 
-def test_a_refused_post_fails_at_once() -> None:
-    """A 400 text was not executed and needs no look."""
-    assert end(fresh(("submit", error(ErrorClass.PERMANENT, "HTTP.400", 0)))) == (State.FAILED, 1)
+def test_a_refused_post_fails_after_one_look() -> None:
+    """A 400 text was not executed; nothing is called failed without a last look."""
+    refused = ("submit", error(ErrorClass.PERMANENT, "HTTP.400", 0))
+    assert end(fresh(refused, ("find", Absent()))) == (State.FAILED, 1)
+    assert end(fresh(refused, ("find", Found(service())))) == (State.CLONED, 1)
 
 
 def test_transient_errors_are_retried_until_the_attempts_are_spent() -> None:
@@ -144,7 +147,7 @@ def test_transient_errors_are_retried_until_the_attempts_are_spent() -> None:
 
 
 def test_sys_1000_is_retried_once() -> None:
-    """SYS.1000 and R not visible: one retry, then permanent."""
+    """SYS.1000 and the resource uuid not visible: one retry, then permanent."""
     one = [("submit", Accepted(None)), ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1000", 1))]
     looks = [("find", Absent())] * Policy().looks
     assert end(fresh(*one, *looks, *one, *looks)) == (State.FAILED, 2)
@@ -157,17 +160,17 @@ def test_unanswered_attempts_end_uncertain_and_never_failed() -> None:
 
 
 def test_at_most_once_never_sends_again_after_an_unanswered_post() -> None:
-    """Where R protects nothing, an unanswered POST is uncertain."""
+    """Where the resource uuid protects nothing, an unanswered POST is uncertain."""
     policy = Policy(at_most_once=True)
     told = fresh(("submit", LOST), ("poll", Unknown()), *[("find", Absent())] * policy.looks, policy=policy)
     assert end(told) == (State.UNCERTAIN, 1)
 
 
 def test_a_job_that_never_ends_is_given_up_at_its_deadline() -> None:
-    """202 for ever ends at the deadline with a look at R, and uncertain when nothing is visible."""
+    """202 for ever ends at the deadline with a look at the resource uuid, and uncertain when nothing is visible."""
     policy = Policy(timeout=2.0)
     script: list[tuple[str, object]] = [("submit", Accepted(1800.0))]
-    script += [("poll", Running())] * 5 + [("find", Absent())] * policy.looks
+    script += [("poll", Running())] * 4 + [("find", Absent())] * policy.looks
     told = fresh(*script, policy=policy)
     assert end(told) == (State.UNCERTAIN, 1)
     assert told.seconds >= 2.0
@@ -193,7 +196,7 @@ def test_no_byte_sent_charges_no_attempt() -> None:
 
 
 def test_a_dead_session_is_renewed_without_charging_an_attempt() -> None:
-    """ID.1001 at the poll: log in again, a new J, the same R, the same attempt."""
+    """ID.1001 at the poll: log in again, a new job uuid, the same resource uuid, the same attempt."""
     told = fresh(
         ("submit", Accepted(None)),
         ("poll", error(ErrorClass.RENEW, "ID.1001")),
@@ -208,11 +211,11 @@ def test_a_dead_session_is_renewed_without_charging_an_attempt() -> None:
 def test_a_fatal_error_stops_the_run_and_returns_the_attempt() -> None:
     """Credentials, licence, clock: the run stops and the clone is planned again."""
     with pytest.raises(RunStoppedError, match="LICENSE.1000: text"):
-        fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.FATAL, "LICENSE.1000")))
+        fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.FATAL, "LICENSE.1000")), ("find", Absent()))
 
 
 def test_another_uuid_than_asked_for_stops_the_run() -> None:
-    """inventory.uuid != R: the server does not honour resourceUuid, unless the run is at most once."""
+    """inventory.uuid != the resource uuid: the server does not honour resourceUuid, unless the run is at most once."""
     other = Done(service("1" * 32))
     with pytest.raises(NotHonouredError, match="--at-most-once"):
         fresh(("submit", other))
@@ -220,7 +223,7 @@ def test_another_uuid_than_asked_for_stops_the_run() -> None:
 
 
 def test_a_success_that_shows_nothing_is_looked_up() -> None:
-    """200 {} is believed only when R is visible."""
+    """200 {} is believed only when the resource uuid is visible."""
     assert end(fresh(("submit", Accepted(None)), ("poll", Done(None)), ("find", Found(service())))) == (
         State.CLONED,
         1,
@@ -252,24 +255,24 @@ def intent(state: State, *, attempt: int = 1, age: float = 10.0) -> Intent:
     """What a manifest says of a clone sent ``age`` seconds ago."""
     at = EPOCH - age
     deadline = at + 1860 if state is State.ACCEPTED else None
-    return Intent("a", state, CLONE.source_uuid, R, CLONE.digest, attempt, "b" * 32, at, at, deadline)
+    return Intent("a", state, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, attempt, "b" * 32, at, at, deadline)
 
 
 def resumed(past: Intent, *script: tuple[str, object], policy: Policy | None = None) -> Told:
     """Settle a Clone the manifest knows."""
-    return tell(list(script), first_step(past, policy or Policy()), policy=policy)
+    return tell(list(script), first_step(past, policy or Policy(), now=EPOCH), policy=policy)
 
 
 @pytest.mark.parametrize("state", [State.SENT, State.ACCEPTED, State.UNCERTAIN])
 def test_a_resumed_clone_is_asked_about_first(state: State) -> None:
-    """An open intent is polled under its own J before anything is sent."""
+    """An open intent is polled under its own job uuid before anything is sent."""
     told = resumed(intent(state), ("poll", MADE))
     assert end(told) == (State.CLONED, 1)
     assert told.calls == [("poll", "b" * 32)]
 
 
 def test_an_old_job_uuid_is_not_sent_again() -> None:
-    """After the server's memory of jobs a re-POST has a new J: the old one could answer with an old result."""
+    """After the server's memory of jobs a re-POST has a new job uuid: the old one could answer with an old result."""
     looks = [("find", Absent())] * Policy().looks
     told = resumed(intent(State.SENT, age=4000), ("poll", Unknown()), *looks, ("submit", MADE))
     assert end(told) == (State.CLONED, 2)
@@ -285,7 +288,7 @@ def test_a_restart_does_not_reset_the_deadline() -> None:
 
 
 def test_an_uncertain_clone_is_sent_again_by_the_next_run() -> None:
-    """A rerun asks again, and where nothing shows it sends under a new J with a window of its own."""
+    """A rerun asks again, and where nothing shows it sends under a new job uuid with a window of its own."""
     looks = [("find", Absent())] * Policy().looks
     told = resumed(
         intent(State.UNCERTAIN, age=5000), ("poll", Running()), *looks, ("submit", Accepted(1800.0)), ("poll", MADE)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from batch.engine.poison import SET_ASIDE
-from batch.engine.waves import first, sizes
-from batch.model import Intent, Limits, Record, State, Wave
+from batch.engine.waves import take_first, wave_sizes
+from batch.errors import EndReason, ExitCode
+from batch.model import QUARANTINED, Intent, Limits, Record, State, Wave
+from batch.report.exits import exit_code
 from batch.zstack.answers import ApiError, ErrorClass, Refused, SubmitAnswer
 from tests.engine.test_run import Scene, clones
 from tests.simulation.virtual import EPOCH
@@ -51,14 +52,14 @@ def started(events: list[MutableMapping[str, Any]]) -> list[tuple[int, int]]:
 )
 def test_what_is_left_is_the_last_wave(waves: tuple[Wave, ...], targets: int, expected: tuple[int, ...]) -> None:
     """Shares are rounded up, waves beyond the last target left out, and the rest goes last."""
-    assert sizes(waves, targets) == expected
+    assert wave_sizes(waves, targets) == expected
 
 
 def test_a_part_of_the_queue_takes_no_more_than_its_own() -> None:
     """Items that stand for none are passed on and not counted; what is not asked for stays in the queue."""
     queue = iter([1, None, 2, 3])
-    assert list(first(queue, 2)) == [1, None, 2]
-    assert list(first(queue, 5)) == [3]
+    assert list(take_first(queue, 2)) == [1, None, 2]
+    assert list(take_first(queue, 5)) == [3]
 
 
 def test_a_wave_starts_when_the_one_before_it_settled() -> None:
@@ -80,7 +81,7 @@ def test_any_failure_holds_the_next_wave_back() -> None:
     with capture_logs() as events:
         assert run.run() == {"cloned": 5, "failed": 1}
     assert started(events) == [(1, 1), (2, 5)]
-    assert run.stop.reason == "wave 3 of 4 is not started: 1 of 6 settled clones failed: mend them, then zclone retry"
+    assert run.stop.reason == "wave 3 of 4 is not started: 1 of 6 settled clones failed: fix them, then zclone retry"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_an_uncertain_clone_has_not_settled() -> None:
     run = scene(max_failures=math.inf)
     settled(run, [State.CLONED, State.UNCERTAIN])
     uuids = (clones(2)[1].source_uuid, clones(2)[1].resource_uuid, clones(2)[1].digest)
-    set_aside = Intent("k1", State.UNCERTAIN, *uuids, 1, "5" * 32, EPOCH, EPOCH, error_code=SET_ASIDE)
+    set_aside = Intent("k1", State.UNCERTAIN, *uuids, 1, "5" * 32, EPOCH, EPOCH, error_code=QUARANTINED)
     run.intents["k1"] = set_aside
     with capture_logs() as events:
         run.run()
@@ -154,6 +155,58 @@ def test_a_stop_ends_the_wave_and_no_other_starts() -> None:
     """Asked to end within a wave, the run starts no other one."""
     run = scene()
     with capture_logs() as events:
-        run.run(at=(1.5, lambda: run.stop.request("SIGTERM")))
+        run.run(at=(1.5, lambda: run.stop.request("SIGTERM", EndReason.SIGNAL)))
     assert started(events) == [(1, 1), (2, 5)]
     assert run.stop.reason == "SIGTERM"
+
+
+HELD = [
+    pytest.param(Limits(waves=(Wave(2),)), 2, EndReason.WAVE, id="wave"),
+    pytest.param(Limits(max_failures=1), 12, EndReason.MAX_FAILURES, id="max_failures"),
+]
+
+
+def held(limits: Limits, before: int) -> tuple[Scene, str]:
+    """One clone, failures up to ``before``, and a target in flight, which is asked about; its job uuid."""
+    run = Scene(count=before + 2, limits=limits)
+    settled(run, [State.CLONED, *[State.FAILED] * (before - 1)])
+    clone, job = clones(before + 1)[before], "5" * 32
+    sent = (clone.source_uuid, clone.resource_uuid, clone.digest, 1, job, EPOCH - 60.0, EPOCH - 60.0)
+    run.intents[clone.key] = Intent(clone.key, State.SENT, *sent, deadline=EPOCH - 1.0)
+    return run, job
+
+
+@pytest.mark.parametrize(("limits", "before", "reason"), HELD)
+def test_what_failures_hold_back_waits_for_the_operator(limits: Limits, before: int, reason: EndReason) -> None:
+    """An attempt in doubt that is not sent again says from when on no rerun learns more: exit 4 has an end."""
+    run, _ = held(limits, before)
+    assert run.run() == {"cloned": 1, "failed": before - 1, "uncertain": 1}
+    assert run.stop.code is reason
+    last = run.journal.records[-1]
+    assert (last.key, last.until) == (f"k{before}", EPOCH - 60.0 + 1860.0)
+    assert run.server.count("submit") == 0
+
+
+@pytest.mark.parametrize(("limits", "before", "reason"), HELD)
+def test_what_failures_hold_back_after_a_definite_end_is_planned(
+    limits: Limits, before: int, reason: EndReason
+) -> None:
+    """An attempt that ended and is not sent again is in flight no longer: 3, as only the operator goes on."""
+    run, job = held(limits, before)
+    run.server.ends[job] = Refused(ApiError(ErrorClass.TRANSIENT, "ID.2003", "later", None))
+    assert run.run() == {"cloned": 1, "failed": before - 1, "planned": 1}
+    last = run.journal.records[-1]
+    assert (last.key, last.attempt) == (f"k{before}", 1)
+    assert exit_code(run.past.counts, reason=run.stop.code) is ExitCode.FAILED
+
+
+def test_what_waits_for_the_proof_in_a_later_wave_is_settled_when_that_is_held_back() -> None:
+    """Nothing proves that the server honours resourceUuid: each is uncertain with its time, not only the first."""
+    run = scene()
+    for clone in clones(20):
+        sent = (clone.source_uuid, clone.resource_uuid, clone.digest, 1, "5" * 32, EPOCH - 60.0, EPOCH - 60.0)
+        run.intents[clone.key] = Intent(clone.key, State.UNCERTAIN, *sent, deadline=EPOCH - 1.0)
+    assert run.run() == {"uncertain": 20}
+    assert run.stop.code is EndReason.WAVE
+    assert {record.until for record in run.journal.records} == {EPOCH - 60.0 + 1860.0}
+    assert run.server.count("submit") == 0

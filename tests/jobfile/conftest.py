@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from batch import plan
 from batch.jobfile import load
+from batch.plan import Planning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,6 @@ def expand(tmp_path: Path) -> Expand:
         path.write_bytes(job.encode() if isinstance(job, str) else job)
         for name, text in files.items():
             (tmp_path / name.replace("_", ".")).write_text(text, encoding="utf-8")
-        return list(plan.expand(load(path), run=None, started_at=0.0).clones())
+        return list(Planning(load(path), run=None, started_at=0.0).plan().clones())
 
     return run

@@ -10,12 +10,12 @@ import jsonschema
 import pytest
 import yaml
 
-from batch import plan
+from batch.cli.app import run_command
 from batch.jobfile import load
 from batch.jobfile.check import MULTI_LINE
-from batch.jobfile.init import init_text
 from batch.jobfile.schema import job_schema
 from batch.jobfile.targets import TARGET_KEYS
+from batch.plan import Planning
 from batch.zstack.params import PARAMS, Param
 from tests.jobfile.test_bad_job_files import CASES, Case
 
@@ -33,7 +33,7 @@ ONLY_THE_LOADER: Final = {
     "an id that is another uuid", "one resourceUuid twice", "unknown name in run", "run with a slash",
     "waves after the rest", "owner rendered to no uuid",
     "unknown name", "shell variable", "brace not closed", "expression", "rendered to a wrong type",
-    "architecture without image", "validation only tag", "keep without a server", "from missing file",
+    "architecture without image", "validation only tag", "from missing file",
     "rate zero", "secret both ways", "two ways to log in",
     "control character", "C1 control character", "line break in a name",
     "architecture twice", "rearchitect vendors twice",
@@ -41,8 +41,6 @@ ONLY_THE_LOADER: Final = {
     # YAML 1.1 of the editor's own parser reads these as what the schema wants.
     "boolean yes", "insecure yes", "octal integer", "name is empty", "version as 1.0", "tag on the file",
     "targets is an alias",
-    # Fine for whoever has a server.
-    "query",
 }  # fmt: skip
 
 
@@ -65,12 +63,12 @@ def test_examples_plan_and_fit_the_schema(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith(MODELINE)
     assert errors(text) == []
-    assert plan.expand(load(path), run=None, started_at=0.0).count >= 3
+    assert Planning(load(path), run=None, started_at=0.0).plan().count >= 3
 
 
 def test_quickstart_holds_the_body_of_the_api_page() -> None:
     """The API page's example body is among the quickstart's clones, parameter for parameter."""
-    found = plan.expand(load(JOBS / "quickstart.yaml"), run=None, started_at=0.0)
+    found = Planning(load(JOBS / "quickstart.yaml"), run=None, started_at=0.0).plan()
     (clone,) = (clone for clone in found.clones() if clone.key == "api-page-example")
     image = "registry.example.com/{}/myimage:latest"
     assert clone.source_uuid == "d76744cb53f9378abf42b907df3efb6e"
@@ -104,12 +102,33 @@ def test_quickstart_holds_the_body_of_the_api_page() -> None:
     assert 10 <= found.count <= 15
 
 
-def test_what_init_writes_is_valid(tmp_path: Path) -> None:
-    """The file of ``zclone init`` plans as it stands and fits the schema."""
-    path = tmp_path / "job.yaml"
-    path.write_text(init_text(), encoding="utf-8")
-    assert errors(init_text()) == []
-    assert plan.expand(load(path), run=None, started_at=0.0).count == 2
+@pytest.mark.parametrize("arguments", [[], *(["--example", name] for name in ("migrate", "nightly", "tenants"))])
+def test_what_init_writes_is_valid(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``zclone init`` writes plans as it stands, fits the schema, and names one that lies beside it."""
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["init", *arguments]) == 0
+    (path,) = Path().glob("*.yaml")
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(MODELINE)
+    assert json.loads(Path("job.schema.json").read_text(encoding="utf-8")) == SCHEMA
+    assert errors(text) == []
+    assert Planning(load(path), run=None, started_at=0.0).plan().count >= 2
+
+
+def test_an_example_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes where it is told, with what it names; a file that is there ends with 2 before any is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    assert run_command(["init", "new/mine.yaml", "--example", "tenants"]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["job.schema.json", "mine.yaml", "tenants.csv"]
+    assert "next: zclone validate new/mine.yaml" in capsys.readouterr().err
+    assert run_command(["validate", "new/mine.yaml"]) == 0
+    (tmp_path / "tenants.csv").write_text("mine", encoding="utf-8")
+    assert run_command(["init", "--example", "tenants"]) == 2
+    assert "tenants.csv: File exists" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "tenants.csv"]
 
 
 def test_the_schema_is_draft_7_and_up_to_date() -> None:
@@ -195,7 +214,7 @@ def test_the_reference_names_every_key() -> None:
     keys = {
         *SCHEMA["properties"],
         *TARGET_KEYS,
-        *SCHEMA["definitions"]["LimitsModel"]["properties"],
+        *SCHEMA["definitions"]["limits"]["properties"],
         "ca_file",
         "insecure",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batch.jobfile.render_problems import as_github, as_text, source_line
+from batch.jobfile.render_problems import render_github, render_text, source_line
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ def problem(line: int, column: int, path: str = "a.b", message: str = "is wrong"
 def test_the_caret_stands_below_the_column() -> None:
     """A problem is its line and a caret, also behind wide characters, tabs and what cannot be printed."""
     lines = {1: "name: x", 2: "克隆:\tx\x07"}
-    found = as_text([problem(1, 7), problem(2, 5), problem(9, 1, "")], lambda place: lines.get(place.line))
+    found = render_text([problem(1, 7), problem(2, 5), problem(9, 1, "")], lambda place: lines.get(place.line))
     assert found.splitlines() == [
         "job.yaml:1:7: a.b: is wrong",
         "    name: x",
         "          ^",
         "job.yaml:2:5: a.b: is wrong",
-        "    克隆: x\N{REPLACEMENT CHARACTER}",
+        "    克隆: x\\x07",
         "          ^",
         "job.yaml:9:1: is wrong",
     ]
@@ -32,7 +32,7 @@ def test_the_caret_stands_below_the_column() -> None:
 
 def test_long_lines_are_cut_around_the_column() -> None:
     """At most a hundred characters of a line are shown, the column among them."""
-    text = as_text([problem(1, 5001)], lambda _: "." * 5000 + "X" + "." * 5000)
+    text = render_text([problem(1, 5001)], lambda _: "." * 5000 + "X" + "." * 5000)
     _, line, caret = text.splitlines()
     assert (len(line), line[caret.index("^")]) == (104, "X")
 
@@ -40,13 +40,13 @@ def test_long_lines_are_cut_around_the_column() -> None:
 def test_lines_of_the_endpoint_are_not_shown() -> None:
     """A secret written into the endpoint by mistake is not repeated, nor a line with a key of that kind."""
     for path, line in [("endpoint.url", "url: http://a:PLANTED@b"), ("", "  {session: PLANTED, session: x}")]:
-        text = as_text([problem(1, 1, path)], lambda _, line=line: line)  # type: ignore[misc]  # bound at once
+        text = render_text([problem(1, 1, path)], lambda _, line=line: line)  # type: ignore[misc]  # bound at once
         assert "PLANTED" not in text
 
 
 def test_github_annotations_are_escaped() -> None:
     """Annotations carry file, line, column and title; line breaks and separators cannot end them early."""
-    found = as_github([problem(3, 5, "a,b:c", "50% of\nit")])
+    found = render_github([problem(3, 5, "a,b:c", "50% of\nit")])
     assert found == "::error file=job.yaml,line=3,col=5,title=a%2Cb%3Ac::50%25 of%0Ait"
 
 

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 from batch.errors import ManifestLockedError
 from batch.manifest import Header, Manifest, open_manifest
+from batch.manifest.reading import reading
+from batch.manifest.records import parse_line
 from batch.model import Plan, Record, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from batch.manifest.kinds import Line
 
 PATH = Path("/disk/run.manifest.jsonl")
 HEADER = Header("job", "run", "https://zstack.example.com", simulated=False, tool="zclone test", created_at=1.0)
@@ -84,6 +88,10 @@ class FakeDisk:
     def close(self, handle: int) -> None:
         self.handles[handle][1].is_locked = False
 
+    def is_whole(self, handle: int, path: Path, size: int) -> bool:
+        file = self.handles[handle][1]
+        return any(there is file for there in self.files.values()) and len(file.data) >= size
+
     def is_remote(self, handle: int) -> bool:
         return self.remote
 
@@ -123,7 +131,7 @@ def hex_id(number: int) -> str:
 
 
 def sent(key: str, attempt: int = 1, *, at: float = 10.0) -> Record:
-    return Record(State.SENT, key, at, attempt, "source", hex_id(1), hex_id(attempt), hex_id(0xD1 << 120))
+    return Record(State.SENT, key, at, attempt, "source", hex_id(1), hex_id(attempt), hex_id(0xD1 << 120), open_jobs=())
 
 
 def cloned(key: str, attempt: int = 1, *, at: float = 20.0) -> Record:
@@ -152,3 +160,9 @@ async def write_run(disk: FakeDisk, targets: int, *, sent: Callable[[str], Recor
         if number < targets - 1:
             manifest.note(failed(key) if number % 5 == 0 else cloned(key))
     await manifest.close(0)
+
+
+def scan(path: Path) -> Iterator[Line]:
+    """Yield every line of the manifest at ``path`` after its header."""
+    with reading(path) as manifest:
+        yield from map(parse_line, manifest.bodies())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batch.manifest.fold import Past
-from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
-from batch.manifest.records import encode_ended, encode_record, encode_started, encode_taken_up, parse_line
+from batch.manifest.fold import ManifestFold
+from batch.manifest.kinds import EndedLine, RemoteEngine, StartedLine, TakenUpLine
+from batch.manifest.operations import encode_operation
+from batch.manifest.records import encode_ended, encode_record, encode_started, parse_line
 from batch.model import Record, State
 
 if TYPE_CHECKING:
@@ -17,15 +18,15 @@ ENDED = encode_ended(EndedLine(2.0, 4, None))
 
 
 def taken_up(*keys: str) -> bytes:
-    return encode_taken_up(TakenUpLine(keys, 3.0))
+    return encode_operation(TakenUpLine(keys, 3.0))
 
 
 def record(state: State, key: str = "a") -> bytes:
     return encode_record(Record(state, key, 4.0, 1, "s", "r" * 32, "j" * 32, "d" * 32, 5.0))
 
 
-def folded(bodies: Iterable[bytes]) -> Past:
-    past = Past()
+def folded(bodies: Iterable[bytes]) -> ManifestFold:
+    past = ManifestFold()
     past.add_all(bodies)
     past.finish()
     return past
@@ -37,6 +38,16 @@ def test_a_start_without_an_end_is_a_death() -> None:
     assert folded([STARTED]).is_cut_off
     assert not folded([STARTED, ENDED]).is_cut_off
     assert folded([STARTED, STARTED, ENDED, STARTED]).is_cut_off
+
+
+def test_a_process_that_follows_an_engine_elsewhere_dies_alone() -> None:
+    """Nothing is in flight with it, so its start without an end is no death; which engine it followed is known."""
+    remote = RemoteEngine("temporal", "127.0.0.1:7233", "default", "zclone/u/job/run")
+    followed = encode_started(StartedLine(1.0, 1, "h", "t", remote=remote))
+    assert folded([STARTED, followed]).remote == remote
+    assert not folded([STARTED, followed]).is_cut_off
+    assert folded([followed, STARTED]).is_cut_off
+    assert folded([followed, STARTED]).remote is None
 
 
 def test_each_taking_up_is_one_death_more() -> None:

@@ -5,32 +5,32 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from batch.errors import ManifestError
-from batch.manifest import Past, line, open_manifest, summary
+from batch.manifest import ManifestFold, open_manifest, summary
 from batch.manifest.chain import Scan
 from batch.manifest.files import Disk
-from batch.manifest.kinds import UnknownLine
-from batch.manifest.line import encode, fields, seal
+from batch.manifest.kinds import DeletingLine, UnknownLine
+from batch.manifest.line import decode, encode, seal
 from batch.manifest.reading import reading
 from batch.manifest.records import encode_pinned, encode_record, parse_line
-from batch.manifest.repair import repair
+from batch.manifest.repair import repair_manifest
+from batch.manifest.targets import open_targets
+from batch.manifest.writer import LOST
 from batch.model import Pins, Record, State
 from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, hex_id, open_fake, plan, sent
 
 
-async def written(folder: Path, *records: Record) -> Path:
+async def written(folder: Path, *records: Record | DeletingLine) -> Path:
     """A manifest with these records of the targets a and b."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(plan(["a", "b"]), [("a", "a"), ("b", "b")])
     for record in records:
-        await manifest.commit(record)
+        await (manifest.commit(record) if isinstance(record, Record) else manifest.commit_operation(record))
     await manifest.close(3)
     path = folder / "run.manifest.jsonl"
     path.write_bytes(disk.data)
@@ -49,6 +49,55 @@ def sealed(*bodies: bytes) -> bytes:
 
 def scan(data: bytes) -> Scan:
     return Scan(lambda offset, size: data[offset : offset + size])
+
+
+async def test_a_delete_is_on_record_until_its_clone_is_gone(tmp_path: Path) -> None:
+    """The last DELETE of a clone is known by its job uuid, until the clone is undone; each is durable once awaited."""
+    first, last = (DeletingLine("a", at, hex_id(1), hex_id(number)) for at, number in ((30.0, 8), (40.0, 9)))
+    path = await written(tmp_path, sent("a"), cloned("a"), first, last)
+    with open_targets(path) as targets:
+        assert targets.header.job == HEADER.job
+        assert targets.deleting == {"a": last}
+    gone = await written(tmp_path, sent("a"), cloned("a"), last, Record(State.UNDONE, "a", 50.0, clone_uuid=hex_id(1)))
+    with open_targets(gone) as targets:
+        assert targets.deleting == {}
+
+
+def test_a_line_about_a_deletion_is_whole() -> None:
+    """One without its uuids is refused: nobody could ask what became of it."""
+    with pytest.raises(ManifestError, match="a line has no str as job_uuid"):
+        parse_line(encode([("deleting", "a"), ("at", 1.0), ("clone_uuid", hex_id(1))]))
+
+
+async def test_of_the_clones_in_flight_the_oldest_is_told(tmp_path: Path) -> None:
+    """What is waited for longest is the one that was sent first; what has settled or is uncertain is not in flight."""
+    uncertain = Record(State.UNCERTAIN, "a", 20.0, 1, error_code="ZCLONE.UNCERTAIN", error="who knows")
+    one = summary(await written(tmp_path, sent("a", at=10.0), sent("b", at=5.0)))
+    assert one.oldest is not None
+    assert one.oldest.key == "b"
+    assert summary(await written(tmp_path, sent("a"), uncertain)).oldest is None
+
+
+async def test_nothing_is_written_to_a_file_that_has_lost_its_name() -> None:
+    """It was moved or deleted since: the commit fails, so that nothing is sent, and says what to do."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    await manifest.commit(sent("a"))
+    file = disk.files.pop(manifest.path)
+    before = bytes(file.data)
+    with pytest.raises(ManifestError, match=LOST):
+        await manifest.commit(sent("b"))
+    assert file.data == before
+
+
+def test_a_damaged_batch_number_is_no_sign_of_a_later_batch() -> None:
+    """In the last line it is damage of that line alone, although it names a batch that nobody has written."""
+    good = sealed(encode([("format", "zclone-manifest")]), encode([("started", 1.0)]))
+    last, _ = seal([encode([("ended", 2.0)])], int(good[-11:-3], 16), batch=2)
+    read = scan(good + last.replace(b'"batch":2', b'"batch":6'))
+    assert len(list(read)) == 2
+    with pytest.raises(ManifestError, match="durable records follow"):
+        list(scan(good + last[:9] + b"9" + last[10:].replace(b'"batch":2', b'"batch":6')))
 
 
 def retried(key: str, code: str = "SYS.1007") -> Record:
@@ -77,7 +126,7 @@ async def test_a_retried_conflict_is_not_counted_any_more(tmp_path: Path) -> Non
 @pytest.mark.parametrize("state", [State.CLONED, State.UNDONE])
 def test_what_was_made_cannot_be_opened_again(state: State) -> None:
     """A manifest in which a cloned or undone target is retried is refused: a second clone would be made."""
-    past = Past()
+    past = ManifestFold()
     lines = [sent("a"), cloned("a"), *([Record(state, "a", 25.0, 1)] if state is State.UNDONE else [])]
     with pytest.raises(ManifestError, match=f"a is {state.value} and cannot be retried"):
         past.add_all(encode_record(record) for record in [*lines, retried("a")])
@@ -86,7 +135,7 @@ def test_what_was_made_cannot_be_opened_again(state: State) -> None:
 def test_a_settled_clone_that_was_sent_again_is_refused() -> None:
     """A POST of a later attempt after the end is found out, also where the target was then opened again."""
     for after in ((), (retried("a"),)):
-        past = Past()
+        past = ManifestFold()
         with pytest.raises(ManifestError, match="a is failed and was sent again"):  # noqa: PT012 - found by either
             past.add_all(encode_record(record) for record in (sent("a"), failed("a"), sent("a", 2), *after))
             past.finish()
@@ -94,7 +143,7 @@ def test_a_settled_clone_that_was_sent_again_is_refused() -> None:
 
 def test_a_repeated_line_of_a_settled_clone_is_harmless() -> None:
     """The same POST on record once more after its end changes nothing."""
-    past = Past()
+    past = ManifestFold()
     past.add_all(encode_record(record) for record in (sent("a"), cloned("a"), sent("a")))
     past.finish()
     assert past.counts == {State.CLONED: 1}
@@ -103,7 +152,7 @@ def test_a_repeated_line_of_a_settled_clone_is_harmless() -> None:
 
 def test_lines_of_later_versions_are_left_alone() -> None:
     """A line whose kind is not known, or that only looks like a known one, changes no state."""
-    past = Past()
+    past = ManifestFold()
     past.add_all([b'{"process":"x","ended":1', b'{"novel":1', b'{"started":1.0,"pid":1,"host":"h","tool":"t"'])
     past.finish()
     assert past.counts == {}
@@ -113,7 +162,7 @@ def test_lines_of_later_versions_are_left_alone() -> None:
 def test_pins_without_sources_make_no_page() -> None:
     """Where only queries are pinned, no page without content is written."""
     (body,) = encode_pinned(Pins(queries={("type=Endpoint",): (hex_id(1),)}))
-    assert fields(body) == {"pinned": {}, "query": ["type=Endpoint"], "found": [hex_id(1)]}
+    assert decode(body) == {"pinned": {}, "query": ["type=Endpoint"], "found": [hex_id(1)]}
     assert list(encode_pinned(Pins())) == []
 
 
@@ -121,22 +170,7 @@ def test_pins_without_sources_make_no_page() -> None:
 def test_a_line_that_is_no_object_was_not_written_by_us(body: bytes, why: str) -> None:
     """A good checksum over something else than a JSON object is not taken for a record."""
     with pytest.raises(ManifestError, match=why):
-        fields(body)
-
-
-def test_an_array_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever decodes to something else than an object is refused, whichever decoder is installed."""
-    for orjson in (line._ORJSON, None):
-        monkeypatch.setattr(line, "_ORJSON", orjson and SimpleNamespace(loads=lambda _: [1]))
-        monkeypatch.setattr("batch.manifest.line.json.loads", lambda _: [1])
-        with pytest.raises(ManifestError, match="no JSON object"):
-            fields(b"{")
-
-
-def test_without_the_extra_the_standard_library_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fast library is optional."""
-    monkeypatch.setitem(sys.modules, "orjson", None)
-    assert line._orjson() is None
+        decode(body)
 
 
 def test_a_line_without_a_batch_number_is_refused() -> None:
@@ -176,7 +210,7 @@ async def test_a_damaged_name_damages_no_other_target(name: bytes, tmp_path: Pat
     """A damaged line whose key cannot be decoded is counted; settled targets keep their state."""
     path = await written(tmp_path, sent("a"), cloned("a"))
     path.write_bytes(path.read_bytes() + b'{"state":"cloned","key":"%s","batch":9,"crc":"00000000"}\n' % name)
-    report = repair(path, tmp_path / "new")
+    report = repair_manifest(path, tmp_path / "new")
     assert (report.damaged, report.uncertain) == (1, 1)
     assert _states(tmp_path / "new") == {State.CLONED: 1, State.UNCERTAIN: 1}
 
@@ -197,10 +231,10 @@ def test_a_lock_that_cannot_be_taken_is_no_lock(code: int, tmp_path: Path, monke
         open_manifest(tmp_path / "m", HEADER)
 
 
-def test_a_line_that_only_begins_like_a_process_is_none(tmp_path: Path) -> None:
-    """A later version's line that begins like the end of a process and says something else ends no process."""
+def test_a_line_that_only_has_fields_of_a_process_is_none(tmp_path: Path) -> None:
+    """A later version's line that has the fields of an end of a process, but not first, ends no process."""
     path = tmp_path / "m"
-    path.write_bytes(sealed(HEADER.body(), b'{"ended":1.0,"planned":["a"]'))
+    path.write_bytes(sealed(HEADER.body(), b'{"novel":1,"ended":1.0,"planned":["a"]'))
     path.chmod(0o600)
     found = summary(path)
     assert (found.ended, found.started) == (None, None)
@@ -222,3 +256,46 @@ async def test_whoever_only_looked_does_not_keep_the_run_out(tmp_path: Path, mon
     manifest = open_manifest(tmp_path / "m", HEADER)
     await manifest.close(0)
     assert refusals == []
+
+
+@pytest.mark.parametrize("name", ["key", "at", "attempt"])
+def test_a_record_without_what_every_record_has_is_refused(name: str) -> None:
+    """A clone's record that lacks its key, time or attempt is an error that names the field."""
+    body = dict(decode(encode_record(sent("a"))).items())
+    del body[name]
+    with pytest.raises(ManifestError, match=f"no {name}:"):
+        parse_line(encode(body.items()))
+
+
+def test_what_was_made_elsewhere_is_remembered() -> None:
+    """Of a settled target it stays known that its clone existed before any attempt on record."""
+    past = ManifestFold()
+    past.add_all(map(encode_record, (sent("a"), cloned("a")._replace(made_elsewhere=True), sent("b"), cloned("b"))))
+    assert [past.was_made_elsewhere(key) for key in "ab"] == [True, False]
+
+
+def test_a_clone_settled_and_opened_again_has_no_deaths_of_before() -> None:
+    """However many records it has by then, nobody has died of a target since it was opened again."""
+    accepted = Record(State.ACCEPTED, "a", 20.0, 1)
+    past = ManifestFold()
+    past.add_all(map(encode_record, (sent("a"), accepted)))
+    past.add_all([b'{"taken_up":["a"],"at":21.0'])
+    assert past.intents["a"].deaths == 1
+    past.add_all(map(encode_record, (failed("a"), retried("a"), sent("a"), accepted)))
+    assert past.intents["a"].deaths == 0
+
+
+def test_an_overdue_clone_waits_for_the_operator() -> None:
+    """An uncertain target whose POST can no longer be executed is named as overdue, and not before that."""
+    past = ManifestFold()
+    past.add_all(map(encode_record, (sent("a"), Record(State.UNCERTAIN, "a", 20.0, 1, until=30.0))))
+    assert [past.overdue(now) for now in (29.0, 30.0)] == [[], ["a"]]
+
+
+def test_a_server_that_refuses_all_leaves_the_overdue_to_the_operator() -> None:
+    """What was sent or accepted and is overdue then waits for the operator; what is planned again is not in doubt."""
+    past = ManifestFold()
+    kept = Record(State.PLANNED, "b", 20.0, 1, open_jobs=())
+    past.add_all(map(encode_record, (sent("a")._replace(deadline=30.0), sent("b")._replace(deadline=30.0), kept)))
+    assert [past.overdue(now, is_refused=True) for now in (29.0, 30.0)] == [[], ["a"]]
+    assert past.overdue(30.0) == []

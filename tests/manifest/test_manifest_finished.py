@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.manifest import finished
+from batch.manifest import read_finished
 from batch.model import Pins, State
 from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, sent
 
@@ -41,7 +41,7 @@ def on_disk(disk: FakeDisk, folder: Path) -> Path:
 async def test_a_finished_run_is_told_with_its_counts_plan_and_pins(tmp_path: Path) -> None:
     """They are those of the fold."""
     disk = await whole_run()
-    found = finished(on_disk(disk, tmp_path))
+    found = read_finished(on_disk(disk, tmp_path))
     assert found is not None
     past = open_fake(disk).past
     assert found.counts == past.counts == Counter({State.CLONED: 2, State.FAILED: 1})
@@ -51,12 +51,12 @@ async def test_a_finished_run_is_told_with_its_counts_plan_and_pins(tmp_path: Pa
 
 async def test_a_run_with_work_left_is_not_finished(tmp_path: Path) -> None:
     """One clone in flight is enough."""
-    assert finished(on_disk(await whole_run(leave_open=True), tmp_path)) is None
+    assert read_finished(on_disk(await whole_run(leave_open=True), tmp_path)) is None
 
 
 async def test_targets_outside_the_plan_need_a_fold(tmp_path: Path) -> None:
     """Where the record has more targets than the plan, the plan's own are not counted by the last line."""
-    assert finished(on_disk(await whole_run(planned=2), tmp_path)) is None
+    assert read_finished(on_disk(await whole_run(planned=2), tmp_path)) is None
 
 
 async def test_a_process_that_went_on_takes_the_end_back(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ async def test_a_process_that_went_on_takes_the_end_back(tmp_path: Path) -> None
     disk = await whole_run()
     manifest = open_fake(disk)
     await manifest.write_pins(Pins({"source": {"size": 2}}))
-    assert finished(on_disk(disk, tmp_path)) is None
+    assert read_finished(on_disk(disk, tmp_path)) is None
     await manifest.close(3)
-    assert finished(on_disk(disk, tmp_path)) is not None
+    assert read_finished(on_disk(disk, tmp_path)) is not None
 
 
 async def test_damage_anywhere_is_left_to_who_opens_the_manifest(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ async def test_damage_anywhere_is_left_to_who_opens_the_manifest(tmp_path: Path)
     data = path.read_bytes()
     for place in range(0, len(data), 5):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        assert finished(path) is None, place
+        assert read_finished(path) is None, place
         path.write_bytes(data[:place])
-        assert finished(path) is None, place
+        assert read_finished(path) is None, place
 
 
 async def test_what_others_could_have_put_there_is_not_believed(tmp_path: Path) -> None:
@@ -86,18 +86,18 @@ async def test_what_others_could_have_put_there_is_not_believed(tmp_path: Path) 
     path = on_disk(await whole_run(), tmp_path)
     link, second = tmp_path / "link", tmp_path / "second"
     link.symlink_to(path)
-    assert (finished(path) is None, finished(link) is None) == (False, True)
+    assert (read_finished(path) is None, read_finished(link) is None) == (False, True)
     second.hardlink_to(path)
-    assert finished(path) is None
+    assert read_finished(path) is None
     second.unlink()
     path.chmod(0o622)
-    assert finished(path) is None
+    assert read_finished(path) is None
 
 
 @pytest.mark.parametrize("text", ["", "\n", "no manifest\n", '{"ended":1.0,"counts":{"cloned":1}}\n'])
 def test_other_files_are_not_finished_runs(tmp_path: Path, text: str) -> None:
     """Nor is a file that is not there."""
     path = tmp_path / "file"
-    assert finished(path) is None
+    assert read_finished(path) is None
     path.write_text(text)
-    assert finished(path) is None
+    assert read_finished(path) is None

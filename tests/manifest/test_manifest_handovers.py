@@ -11,18 +11,19 @@ import pytest
 from jsonschema import Draft7Validator
 
 from batch.errors import ExitCode, ManifestError
-from batch.manifest import Manifest, Past, finished, rows, scan, story, summary
+from batch.manifest import Manifest, ManifestFold, read_finished, rows, story, summary
 from batch.manifest.handovers import encode_handed_over
 from batch.manifest.records import parse_line
 from batch.manifest.schema import manifest_schema
 from batch.model import Handed, HandedOver, HandOver, Record, State
-from batch.report import exit_code, show_lines, status_lines
-from batch.report.chronicle import read_chronicle
+from batch.report.data import read_report_data
+from batch.report.exits import exit_code
 from batch.report.failures import failures
 from batch.report.figures import figures
-from batch.report.status import ending_lines
+from batch.report.show import show_lines
+from batch.report.status import ending_lines, status_lines
 from batch.report.write import write_report
-from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, sent
+from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, scan, sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +42,8 @@ def refused(key: str = "one", wanted: HandOver = WANTED) -> HandedOver:
     return replace(done(key, wanted), at=31.0, error_code="ID.1003", error="quota \x1b[2J exceeding")
 
 
-def folded(*lines: HandedOver) -> Past:
-    past = Past()
+def folded(*lines: HandedOver) -> ManifestFold:
+    past = ManifestFold()
     past.add_all(map(encode_handed_over, lines))
     past.finish()
     return past
@@ -83,7 +84,7 @@ def test_the_last_line_of_a_target_counts() -> None:
 def test_a_line_that_says_nothing_is_refused(fields: dict[str, object]) -> None:
     """A line with a field of another type is damage, not a hand-over."""
     with pytest.raises(ManifestError):
-        Past().add_all([json.dumps(fields, separators=(",", ":")).encode()[:-1]])
+        ManifestFold().add_all([json.dumps(fields, separators=(",", ":")).encode()[:-1]])
 
 
 async def run_of(ends: Callable[[Manifest], None], code: int, *, last: Record | None = None) -> FakeDisk:
@@ -118,9 +119,9 @@ def one_refused(manifest: Manifest) -> None:
 
 async def test_a_run_is_finished_once_all_is_handed_over(tmp_path: Path) -> None:
     """The shortcut of a finished run is taken only after exit code 0: clones alone are not all of the work."""
-    assert finished(on_disk(await run_of(lambda manifest: None, 4), tmp_path)) is None
-    assert finished(on_disk(await run_of(one_refused, 3), tmp_path)) is None
-    found = finished(on_disk(await run_of(all_done, 0), tmp_path))
+    assert read_finished(on_disk(await run_of(lambda manifest: None, 4), tmp_path)) is None
+    assert read_finished(on_disk(await run_of(one_refused, 3), tmp_path)) is None
+    found = read_finished(on_disk(await run_of(all_done, 0), tmp_path))
     assert found is not None
     assert (found.counts, found.plan.hand_overs) == ({State.CLONED: 3}, 3)
 
@@ -141,14 +142,14 @@ async def test_what_was_refused_is_told_everywhere(tmp_path: Path) -> None:
         (State.CLONED, "ID.1003", 1, told)
     ]
     lines = status_lines(found, manifest=path, is_held=False, now=50.0)
-    assert "handed    1 of 3 clones handed over, 1 refused" in lines
-    assert any(line.startswith("go on") for line in lines)
+    assert "hand-over 1 of 3 clones handed over, 1 refused" in lines
+    assert any(line.startswith("next ") for line in lines)
     shown = story(path, KEYS[1])
     assert shown is not None
     text = "\n".join(show_lines(shown))
     assert "hand-over refused\n" in text
     assert f"share_with     {'b' * 32}, {'c' * 32}" in text
-    chronicle = read_chronicle(path)
+    chronicle = read_report_data(path)
     assert [(one.state, one.code, one.keys) for one in failures(chronicle)] == [(State.CLONED, "ID.1003", (KEYS[1],))]
     assert figures(chronicle).exit_code == ExitCode.UNFINISHED
     for ending in (".md", ".xml", ".json", ".html", ".csv"):
@@ -188,5 +189,5 @@ def test_the_end_says_what_to_do_about_them() -> None:
     )
     assert lines == [
         "2 of 2 targets cloned; 1 of 2 clones handed over, 1 refused",
-        "to hand over the rest, mend what was refused and run again: zclone run j",
+        "to hand over the rest, fix what was refused, then: zclone run j",
     ]

@@ -10,11 +10,11 @@ import pytest
 from jsonschema import Draft7Validator
 
 from batch.errors import ManifestError
-from batch.manifest import open_manifest, rows, scan, story, summary
+from batch.manifest import open_manifest, rows, story, summary
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.schema import manifest_schema
 from batch.model import Record, Row, State
-from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, open_fake, plan, sent, write_run
+from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, open_fake, plan, scan, sent, write_run
 
 if TYPE_CHECKING:
     from pathlib import Path

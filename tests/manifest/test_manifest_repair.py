@@ -9,7 +9,7 @@ import pytest
 
 from batch.errors import ManifestError, UsageError
 from batch.manifest import open_manifest
-from batch.manifest.repair import CODE, repair
+from batch.manifest.repair import CODE, repair_manifest
 from batch.model import Record, State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent
 
@@ -37,7 +37,7 @@ async def damaged(tmp_path: Path, *needles: str) -> Path:
 async def test_whole_manifest_stays_as_it_is(tmp_path: Path) -> None:
     """Nothing is uncertain where nothing is damaged."""
     path = await damaged(tmp_path)
-    report = repair(path, tmp_path / "new", clock=lambda: 99.0)
+    report = repair_manifest(path, tmp_path / "new", clock=lambda: 99.0)
     assert (report.damaged, report.uncertain) == (0, 0)
     assert report.kept == path.read_bytes().count(b"\n")
     old, new = open_manifest(path, HEADER), open_manifest(tmp_path / "new", HEADER)
@@ -48,10 +48,10 @@ async def test_whole_manifest_stays_as_it_is(tmp_path: Path) -> None:
 
 
 async def test_lost_record_leaves_its_clone_uncertain(tmp_path: Path) -> None:
-    """A clone whose end was damaged is uncertain with its J and R, the settled ones stay, and the original too."""
+    """A clone whose end was damaged is uncertain with both its uuids, the settled ones stay, and the original too."""
     path = await damaged(tmp_path, '"state":"cloned","key":"a"')
     before = path.read_bytes()
-    report = repair(path, tmp_path / "new", clock=lambda: 99.0)
+    report = repair_manifest(path, tmp_path / "new", clock=lambda: 99.0)
     assert path.read_bytes() == before
     assert report.damaged == 1
     manifest = open_manifest(tmp_path / "new", HEADER)
@@ -71,7 +71,7 @@ async def test_settled_clone_named_by_later_damage_is_uncertain(tmp_path: Path) 
         lines = path.read_bytes().splitlines(keepends=True)
         line = f'{{"state":"undone","key":"{key}","at":30.0,"attempt":1,"batch":9,"crc":"00000000"}}\n'
         path.write_bytes(b"".join([*lines[:-1], line.encode(), lines[-1]]))
-        repair(path, tmp_path / key)
+        repair_manifest(path, tmp_path / key)
         manifest = open_manifest(tmp_path / key, HEADER)
         assert manifest.past.intents[key].state is State.UNCERTAIN
         assert (manifest.past.final(other) is not None) == (other == "a")
@@ -93,7 +93,7 @@ async def test_a_retry_that_was_lost_is_not_told_as_a_failure(tmp_path: Path) ->
     await manifest.close(0)
     path = tmp_path / "run.manifest.jsonl"
     path.write_bytes(disk.data[:first] + bytes(last - first) + disk.data[last:])
-    assert repair(path, tmp_path / "new").uncertain == 1
+    assert repair_manifest(path, tmp_path / "new").uncertain == 1
     manifest = open_manifest(tmp_path / "new", HEADER)
     assert manifest.past.counts == {State.CLONED: 1, State.UNCERTAIN: 1}
     await manifest.close(0)
@@ -102,7 +102,7 @@ async def test_a_retry_that_was_lost_is_not_told_as_a_failure(tmp_path: Path) ->
 async def test_lost_page_loses_no_target_that_was_sent(tmp_path: Path) -> None:
     """Targets of a damaged planned line are known from their own records where they have some."""
     path = await damaged(tmp_path, '{"planned":[["a"')
-    repair(path, tmp_path / "new")
+    repair_manifest(path, tmp_path / "new")
     manifest = open_manifest(tmp_path / "new", HEADER)
     assert manifest.past.counts == {State.CLONED: 1, State.FAILED: 1, State.UNCERTAIN: 1}
     assert not manifest.past.is_planned("d")
@@ -113,7 +113,7 @@ async def test_lost_header_cannot_be_repaired(tmp_path: Path) -> None:
     """Without its header nobody knows whose manifest it is; the message says what to do."""
     path = await damaged(tmp_path, '{"format":"zclone')
     with pytest.raises(ManifestError, match="header is damaged: move the file away"):
-        repair(path, tmp_path / "new")
+        repair_manifest(path, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -121,8 +121,8 @@ async def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     """Repair writes a new file only, 0600."""
     path = await damaged(tmp_path)
     with pytest.raises(UsageError, match="exists"):
-        repair(path, path)
-    repair(path, tmp_path / "new")
+        repair_manifest(path, path)
+    repair_manifest(path, tmp_path / "new")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
 
 
@@ -138,10 +138,24 @@ async def test_full_disk_is_told(tmp_path: Path) -> None:
 
     disk.fault = fault
     with pytest.raises(ManifestError, match="no space left"):
-        repair(path, PATH, files=disk)
+        repair_manifest(path, PATH, files=disk)
 
 
 def test_missing_manifest_is_a_usage_error(tmp_path: Path) -> None:
     """A path without a manifest ends the command before anything is written."""
     with pytest.raises(UsageError, match="No such file"):
-        repair(tmp_path / "none", tmp_path / "new")
+        repair_manifest(tmp_path / "none", tmp_path / "new")
+
+
+async def test_targets_that_were_only_planned_on_a_lost_line_are_planned_again(tmp_path: Path) -> None:
+    """The plan on record is the same, but not all of its targets are there: the next run writes them, and once."""
+    path = await damaged(tmp_path, '"planned":')
+    repair_manifest(path, tmp_path / "new")
+    whole = plan(list("abcd"))
+    for _ in range(2):
+        manifest = open_manifest(tmp_path / "new", HEADER)
+        past = manifest.past
+        await manifest.write_plan(whole, [(key, f"source of {key}") for key in "abcd" if not past.is_planned(key)])
+        assert past.counts.total() == 4
+        await manifest.close(4)
+    assert (tmp_path / "new").read_bytes().count(b'{"planned":') == 1

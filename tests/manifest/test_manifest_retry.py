@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.errors import ManifestError
-from batch.manifest import Past, rows, summary
+from batch.manifest import ManifestFold, rows, summary
 from batch.manifest.records import encode_record
-from batch.manifest.repair import repair
+from batch.manifest.repair import repair_manifest
 from batch.model import Record, State
 from tests.manifest.manifest_world import FakeDisk, cloned, failed, open_fake, plan, sent
 
@@ -23,8 +23,8 @@ def retried(key: str, code: str | None = None) -> Record:
     return Record(State.PLANNED, key, 50.0, 0, error_code=code, retried=True)
 
 
-def fold(*records: Record) -> Past:
-    past = Past()
+def fold(*records: Record) -> ManifestFold:
+    past = ManifestFold()
     past.add_all(map(encode_record, records))
     past.finish()
     return past
@@ -105,5 +105,5 @@ async def test_a_lost_retry_makes_a_repair_ask(tmp_path: Path) -> None:
     path = await written(tmp_path, *story, damage=b'"retried":true')
     with pytest.raises(ManifestError):
         summary(path)
-    repair(path, tmp_path / "new", clock=lambda: 99.0)
+    repair_manifest(path, tmp_path / "new", clock=lambda: 99.0)
     assert summary(tmp_path / "new").counts == {State.UNCERTAIN: 2}

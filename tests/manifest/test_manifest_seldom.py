@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import zlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.errors import ManifestError, UsageError
-from batch.manifest import Past, finished, is_held, open_manifest
+from batch.errors import ManifestError, ManifestLockedError, UsageError
+from batch.manifest import ManifestFold, is_held, open_manifest, read_finished
+from batch.manifest.ending import last_end
 from batch.manifest.line import SEAL
+from batch.manifest.listing import clone_lines
+from batch.manifest.reading import kept_free
 from batch.manifest.records import encode_record
 from batch.model import State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, held, open_fake, plan, sent
@@ -71,10 +76,10 @@ async def test_what_was_in_flight_at_a_death_is_taken_up_durably() -> None:
     await manifest.close(0)
 
 
-def test_a_line_that_only_begins_like_a_plan_is_none() -> None:
-    """A later version's line that begins like a plan and says something else changes no plan."""
-    past = Past()
-    past.add_all([encode_record(sent("a")), b'{"plan":"x","planned":["b"]', encode_record(cloned("a"))])
+def test_a_line_that_only_has_fields_of_a_plan_is_none() -> None:
+    """A later version's line that has the fields of known kinds, but not first, changes no plan."""
+    past = ManifestFold()
+    past.add_all([encode_record(sent("a")), b'{"novel":1,"plan":"x","planned":["b"]', encode_record(cloned("a"))])
     past.finish()
     assert past.plan is None
     assert past.counts == {State.CLONED: 1}
@@ -91,15 +96,15 @@ def resealed(data: bytes, extra: bytes) -> bytes:
 
 
 async def test_a_finished_run_with_a_line_of_a_later_version_is_finished(tmp_path: Path) -> None:
-    """A line that only begins like a plan or a page of pins takes nothing away from what the last line says."""
+    """A line that only has the fields of a plan or a page of pins takes nothing away from what the last line says."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(plan(["a"]), [("a", "a")])
     await manifest.commit(sent("a"))
     await manifest.commit(cloned("a"))
     await manifest.close(0)
-    (tmp_path / "m").write_bytes(resealed(disk.data, b'{"plan":"x","planned":["a"],"batch":0'))
-    found = finished(tmp_path / "m")
+    (tmp_path / "m").write_bytes(resealed(disk.data, b'{"novel":1,"plan":"x","planned":["a"],"batch":0'))
+    found = read_finished(tmp_path / "m")
     assert found is not None
     assert found.counts == {State.CLONED: 1}
 
@@ -112,3 +117,98 @@ async def test_a_manifest_is_held_as_long_as_its_run_lasts(tmp_path: Path) -> No
     assert not is_held(tmp_path / "m")
     with pytest.raises(UsageError, match="No such file"):
         is_held(tmp_path / "none")
+
+
+async def test_only_a_free_manifest_may_be_written_to(tmp_path: Path) -> None:
+    """While a process has it that is told; a path that cannot be opened is told too."""
+    manifest = open_manifest(tmp_path / "m", HEADER)
+    with pytest.raises(ManifestLockedError, match="let it end first"), kept_free(tmp_path / "m"):
+        pass
+    await manifest.close(0)
+    with kept_free(tmp_path / "m"):
+        pass
+    with pytest.raises(UsageError, match="No such file"), kept_free(tmp_path / "none"):
+        pass
+
+
+def test_where_there_are_no_locks_a_manifest_is_free_and_may_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can hold a lock where there are none, but who asks whether a run lasts must not be told no."""
+
+    def refuse(_handle: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / "m").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with kept_free(tmp_path / "m"):
+        pass
+    assert is_held(tmp_path / "m")
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+async def test_a_moved_manifest_fails_between_two_writes(tmp_path: Path, *, is_moved: bool) -> None:
+    """Asked while nothing is written, a journal whose file was moved fails, and says where the lines are."""
+    path = tmp_path / "m"
+    manifest = open_manifest(path, HEADER)
+    await manifest.commit(sent("a"))
+    assert manifest.look() is None
+    failures: list[str] = []
+    manifest.on_failure(lambda: failures.append("failed"))
+    if is_moved:
+        path.rename(tmp_path / "elsewhere")
+    else:
+        path.unlink()
+    lost = manifest.look()
+    assert lost is not None
+    assert b'"key":"a"' in lost.read_bytes()
+    assert failures == ["failed"]
+    with pytest.raises(ManifestError, match="moved"):
+        await manifest.commit(sent("b"))
+    with contextlib.suppress(ManifestError):
+        await manifest.close(0)
+
+
+async def test_a_write_in_pieces_is_whole() -> None:
+    """Where the disk takes a few bytes at a time, all lines are there in the end."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    disk.fault = lambda operation: 7 if operation == "append" else None
+    await manifest.commit(sent("a"))
+    await manifest.close(0)
+    assert open_fake(disk).past.intents.keys() == {"a"}
+
+
+async def test_each_made_clone_is_listed_with_its_line(tmp_path: Path) -> None:
+    """Of all records only those of a clone that was made, by the number of their line."""
+    manifest = open_manifest(tmp_path / "m", HEADER)
+    for line in (sent("a"), sent("b"), cloned("a"), cloned("b")):
+        await manifest.commit(line)
+    await manifest.close(0)
+    lines = (tmp_path / "m").read_text(encoding="utf-8").splitlines()
+    found = list(clone_lines(tmp_path / "m"))
+    assert [record.key for _, record in found] == ["a", "b"]
+    assert all('"cloned"' in lines[number - 1] and f'"{record.key}"' in lines[number - 1] for number, record in found)
+
+
+async def test_the_last_end_is_told_of_a_manifest_at_rest(tmp_path: Path) -> None:
+    """None while the process runs, its code when it has ended."""
+    manifest = open_manifest(tmp_path / "m", HEADER)
+    await manifest.commit(sent("a"))
+    assert last_end(tmp_path / "m") is None
+    await manifest.close(4)
+    ended = last_end(tmp_path / "m")
+    assert ended is not None
+    assert ended.exit_code == 4
+
+
+async def test_a_tail_is_kept_beside_those_of_earlier_deaths(tmp_path: Path) -> None:
+    """A second torn tail takes the next number and leaves the first one as it is."""
+    path = tmp_path / "m"
+    for number in (1, 2):
+        manifest = open_manifest(path, HEADER)
+        await manifest.close(0)
+        with path.open("ab") as file:
+            file.write(b"torn %d" % number)
+    await open_manifest(path, HEADER).close(0)
+    assert [(tmp_path / f"m.torn-{number}").read_bytes() for number in (1, 2)] == [b"torn 1", b"torn 2"]

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch import plan
 from batch.errors import JobFileError, UsageError
 from batch.jobfile import load
 from batch.jobfile.job import Layer
-from batch.jobfile.layers import merge
+from batch.jobfile.layers import merge_layers
+from batch.model import Pins
+from batch.plan import Planning, resource_uuid
 from batch.plan.render import RenderError, render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from batch.model import Clone, JsonValue, Plan
+    from batch.model import Clone, Plan
 
 HEAD: Final = "version: 1\nname: j\n"
 UUID: Final = "d76744cb53f9378abf42b907df3efb6e"
@@ -39,7 +39,7 @@ def make(
     job: str,
     *,
     run: str | None = None,
-    sources: plan.Sources | None = None,
+    pins: Pins | None = None,
     rows_jsonl: str | None = None,
     rows_csv: str | None = None,
 ) -> Plan:
@@ -48,7 +48,7 @@ def make(
     for name, text in {"rows.jsonl": rows_jsonl, "rows.csv": rows_csv}.items():
         if text is not None:
             (folder / name).write_text(text, encoding="utf-8")
-    return plan.expand(load(path), run=run, started_at=NOON, sources=sources)
+    return Planning(load(path), run=run, started_at=NOON, pins=pins or Pins()).plan()
 
 
 def clones(folder: Path, targets: str, *, rows_jsonl: str | None = None, rows_csv: str | None = None) -> list[Clone]:
@@ -76,12 +76,12 @@ LAYERS: Final = st.builds(
 @given(LAYERS, LAYERS, LAYERS)
 def test_merge_laws(low: Layer, mid: Layer, high: Layer) -> None:
     """Merging with nothing changes nothing but nulls, merging is idempotent, and the upper layer wins."""
-    alone = merge(Layer(), low)
+    alone = merge_layers(Layer(), low)
     assert alone.params == {name: value for name, value in low.params.items() if value is not None}
-    assert merge(alone, Layer()) == alone == merge(alone, alone)
-    both = merge(merge(Layer(), mid), high)
+    assert merge_layers(alone, Layer()) == alone == merge_layers(alone, alone)
+    both = merge_layers(merge_layers(Layer(), mid), high)
     assert all(both.params.get(name) == value for name, value in high.params.items())
-    assert set(merge(both, low).user_tags) == {*low.user_tags, *mid.user_tags, *high.user_tags}
+    assert set(merge_layers(both, low).user_tags) == {*low.user_tags, *mid.user_tags, *high.user_tags}
 
 
 def test_the_body_is_what_the_api_page_shows(tmp_path: Path) -> None:
@@ -100,18 +100,18 @@ def test_the_body_is_what_the_api_page_shows(tmp_path: Path) -> None:
 
 @given(st.text(), st.text(), st.text(), st.integers(0, 9))
 def test_resource_uuids_are_lower_case_v4(job: str, run: str, key: str, generation: int) -> None:
-    """R has the shape that the server takes, and is the same for the same job, run, key and generation only."""
+    """A resource uuid has the server's shape, and is the same for the same job, run, key and generation only."""
     job, run, key = (text.encode(errors="replace").decode().replace("\0", "") for text in (job, run, key))
-    found = plan.resource_uuid(job, run, key, generation=generation)
+    found = resource_uuid(job, run, key, generation=generation)
     assert re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", found)
-    assert found == plan.resource_uuid(job, run, key, generation=generation)
-    assert found != plan.resource_uuid(job, run, key, generation=generation + 1)
-    assert found != plan.resource_uuid(job, run + "x", key, generation=generation)
+    assert found == resource_uuid(job, run, key, generation=generation)
+    assert found != resource_uuid(job, run, key, generation=generation + 1)
+    assert found != resource_uuid(job, run + "x", key, generation=generation)
 
 
 def test_resource_uuids_never_change() -> None:
-    """R of a known identity is pinned: another derivation would clone every target of an upgraded user again."""
-    assert plan.resource_uuid("to-arm64", "default", UUID) == "852cba711100416c80fafeaa7630d304"
+    """A known identity's uuid is pinned: another derivation would clone every target of an upgraded user again."""
+    assert resource_uuid("to-arm64", "default", UUID) == "852cba711100416c80fafeaa7630d304"
 
 
 def test_own_resource_uuid_wins(tmp_path: Path) -> None:
@@ -239,14 +239,13 @@ def test_run_is_rendered_from_the_fixed_start(tmp_path: Path) -> None:
         make(tmp_path, job, run="a/b")
 
 
-def inventory(uuid: str) -> Mapping[str, JsonValue] | None:
-    return None if uuid == OTHER else {"name": "qwen", "size": 5, "system": True, "yaml": None}
+QWEN: Final = Pins({UUID: {"name": "qwen", "size": 5, "system": True, "yaml": None}})
 
 
 def test_source_fields_and_keep_come_from_the_inventory(tmp_path: Path) -> None:
     """${source.…} and keep read the inventory; what a layer sets is not kept from the source."""
     target = f"{{uuid: {UUID}, keep: [size, system], params: {{name: '${{source.name}}-arm', system: false}}}}"
-    (clone,) = make(tmp_path, f"{HEAD}targets:\n  - {target}\n", sources=inventory).clones()
+    (clone,) = make(tmp_path, f"{HEAD}targets:\n  - {target}\n", pins=QWEN).clones()
     assert clone.params == {"name": "qwen-arm", "system": False, "size": 5}
 
 
@@ -257,7 +256,7 @@ def test_source_fields_and_keep_come_from_the_inventory(tmp_path: Path) -> None:
 def test_missing_source_fields_are_problems(tmp_path: Path, uuid: str, text: str, message: str) -> None:
     """A source or a field of it that is not there is a problem of the plan."""
     with pytest.raises(JobFileError, match=message):
-        make(tmp_path, f"{HEAD}targets:\n  - {{uuid: {uuid}, params: {{name: '${{{text}}}'}}}}\n", sources=inventory)
+        make(tmp_path, f"{HEAD}targets:\n  - {{uuid: {uuid}, params: {{name: '${{{text}}}'}}}}\n", pins=QWEN)
 
 
 def test_inputs_change_with_every_input(tmp_path: Path) -> None:
@@ -270,17 +269,9 @@ def test_inputs_change_with_every_input(tmp_path: Path) -> None:
         make(tmp_path, job + "# x\n", rows_jsonl=row).inputs,
         make(tmp_path, job, rows_jsonl=row + "\n").inputs,
         make(tmp_path, job, run="other", rows_jsonl=row).inputs,
-        plan.inputs_digest(load(tmp_path / "job.yaml"), run=None, started_at=NOON + 1),
+        Planning(load(tmp_path / "job.yaml"), run=None, started_at=NOON + 1).inputs_digest(),
     ]
     assert len({found.inputs, *others}) == 5
-
-
-def test_a_trusted_plan_is_the_same_plan(tmp_path: Path) -> None:
-    """A plan taken on trust streams the clones of the checked one."""
-    path = tmp_path / "job.yaml"
-    full = make(tmp_path, f"{HEAD}targets: [{UUID}, {OTHER}]\n")
-    quick = plan.trusted(load(path), run=None, started_at=NOON, digest=full.digest, count=full.count)
-    assert (list(quick.clones()), quick.inputs) == (list(full.clones()), full.inputs)
 
 
 def test_a_file_changed_under_the_run_is_noticed(tmp_path: Path) -> None:
@@ -326,16 +317,12 @@ def test_explain_names_the_layer_of_each_parameter(tmp_path: Path) -> None:
         f"{HEAD}defaults: {{params: {{name: d, type: App}}}}\ntargets:\n"
         "  - from: rows.jsonl\n    params: {name: e, description: e}\n    keep: [size]\n"
     )
-    make(tmp_path, job, sources=inventory, rows_jsonl=json.dumps({"uuid": UUID, "params": {"name": "t"}}))
-    job_file = load(tmp_path / "job.yaml")
-    found = plan.explain(job_file, UUID, run=None, started_at=NOON, sources=inventory)
-    assert found is not None
-    clone, settings = found
+    make(tmp_path, job, pins=QWEN, rows_jsonl=json.dumps({"uuid": UUID, "params": {"name": "t"}}))
+    ((clone, settings),) = Planning(load(tmp_path / "job.yaml"), run=None, started_at=NOON, pins=QWEN).explain()
     assert clone.key == UUID
-    assert {name: (setting.layer, setting.place.line) for name, setting in settings.items()} == {
+    assert {name: (setting.layer, setting.place.line) for name, setting in settings().items()} == {
         "name": ("target", 1),
         "type": ("defaults", 3),
         "description": ("from", 6),
         "size": ("source", 1),
     }
-    assert plan.explain(job_file, OTHER, run=None, started_at=NOON, sources=inventory) is None

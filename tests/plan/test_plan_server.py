@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from batch import plan
 from batch.errors import JobFileError
 from batch.jobfile import load
 from batch.model import Pins
+from batch.plan import Planning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def job_of(folder: Path, targets: str, *, more: str = "") -> Job:
 
 
 def params_of(job: Job, pins: Pins) -> dict[str, Any]:
-    planned = plan.expand(job, run=None, started_at=0.0, pins=pins)
+    planned = Planning(job, run=None, started_at=0.0, pins=pins).plan()
     return {clone.source_uuid: json.loads(clone.body)["params"] for clone in planned.clones()}
 
 
@@ -53,23 +53,22 @@ def test_a_first_walk_takes_down_what_is_missing(tmp_path: Path) -> None:
         f"  - {{uuid: {OTHER}, keep: [size], params: {{name: '${{source.name}}'}}}}\n  - {VM}\n"
         "  - {query: [name=a]}\n",
     )
-    wanted = plan.Wanted(Pins({OTHER: {"name": "b", "size": None}}))
-    plan.expand(replace(job, found=wanted.found), run=None, started_at=0.0, sources=wanted)
-    assert (list(wanted.uuids), wanted.fields) == ([UUID], {"name", "requestCpu", "size"})
-    assert list(wanted.queries) == [("name=a",)]
+    pins = Pins({OTHER: {"name": "b", "size": None}})
+    questions = Planning(job, run=None, started_at=0.0, pins=pins).draft().questions
+    assert (list(questions.sources), questions.fields) == ([UUID], {"name", "requestCpu", "size"})
+    assert questions.queries == {("name=a",): ("name=a",)}
 
 
 def test_a_plan_under_the_same_pins_is_the_same(tmp_path: Path) -> None:
     """Pins decide the plan and its digest of inputs; other pins are another plan."""
     job = job_of(tmp_path, "  - {query: [name=a], params: {name: '${source.name}'}}\n")
     pins = Pins({UUID: {"name": "x"}}, {("name=a",): (UUID,)})
-    first, again = (plan.expand(job, run=None, started_at=0.0, pins=pins) for _ in range(2))
-    other = plan.expand(job, run=None, started_at=0.0, pins=replace(pins, sources={UUID: {"name": "y"}}))
+    first, again = (Planning(job, run=None, started_at=0.0, pins=pins).plan() for _ in range(2))
+    other = Planning(job, run=None, started_at=0.0, pins=replace(pins, sources={UUID: {"name": "y"}})).plan()
     assert (first.digest, first.inputs) == (again.digest, again.inputs)
     assert first.digest != other.digest
     assert first.inputs != other.inputs
-    known = plan.trusted(job, run=None, started_at=0.0, digest=first.digest, count=1, pins=pins)
-    assert list(known.clones()) == list(first.clones())
+    assert list(again.clones()) == list(first.clones())
 
 
 def test_a_query_that_finds_nothing_is_a_problem(tmp_path: Path) -> None:
@@ -80,9 +79,9 @@ def test_a_query_that_finds_nothing_is_a_problem(tmp_path: Path) -> None:
 
 def test_query_conditions_are_rendered(tmp_path: Path) -> None:
     """Conditions are rendered with vars and the run's names before they are asked."""
-    job = job_of(tmp_path, f"  - {UUID}\n")
-    asked = plan.asked_conditions(job, ("type=${kind}", "name=${run}-${date}"), run="r", started_at=0.0)
-    assert asked == ["type=App", "name=r-1970-01-01"]
+    job = job_of(tmp_path, "  - {query: ['type=${kind}', 'name=${run}-${date}']}\n")
+    questions = Planning(job, run="r", started_at=0.0).draft().questions
+    assert list(questions.queries.values()) == [("type=App", "name=r-1970-01-01")]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ def test_a_condition_that_cannot_be_asked_has_its_place(condition: str, message:
     """A condition with an unknown name, or that the server would read as another one, is told where it stands."""
     job = job_of(tmp_path, f"  - {UUID}\n  - query: [type=App, '{condition}']\n")
     with pytest.raises(JobFileError, match=rf"job\.yaml:6:23: targets\[1\]\.query\[1\]: {message}"):
-        plan.expand(replace(job, found=plan.assumed_found), run=None, started_at=0.0)
+        Planning(job, run=None, started_at=0.0).draft()
 
 
 def test_the_longest_rule_wins(tmp_path: Path) -> None:
@@ -152,9 +151,8 @@ def test_coverage_counts_sources_and_idle_rules(tmp_path: Path) -> None:
         f"  - {UUID}\n  - {{uuid: {UUID}, id: twice}}\n  - {OTHER}\n",
         more=f"rearchitect:\n  to: [AARCH64]\n  images:\n{RULES.replace('  -', '    -')}",
     )
-    assert job.rearchitect is not None
     pins = Pins({UUID: {"modelServiceImages": [image("r/a")]}, OTHER: {"modelServiceImages": [image("q/a")]}})
-    (found,) = plan.coverage(job, job.rearchitect, pins=pins)
+    (found,) = Planning(job, run=None, started_at=0.0, pins=pins).coverage()
     assert (found.covered, found.uncovered) == (1, (OTHER,))
     assert [rule for _, rule in found.unused] == ["AARCH64 from 'r/x86/'"]
 
@@ -193,10 +191,9 @@ def test_a_gpu_vendor_without_a_rule_is_a_problem_of_the_plan(tmp_path: Path) ->
     with pytest.raises(JobFileError, match=r"job\.yaml:10:5: targets\[0\]: rearchitect: no rule .* vendor 'Moore'"):
         respecified(tmp_path, {"NVIDIA": [], "Moore": []})
     job = job_of(tmp_path, f"  - {UUID}\n  - {OTHER}\n  - {VM}\n", more=VENDORS)
-    assert job.rearchitect is not None
     rows: list[JsonValue] = [{"NVIDIA": []}, {"Moore": []}, None]
     pins = Pins({uuid: {"vendorToSpecUuidsMap": row} for uuid, row in zip((UUID, OTHER, VM), rows, strict=True)})
-    (found,) = plan.coverage(job, job.rearchitect, pins=pins)
+    (found,) = Planning(job, run=None, started_at=0.0, pins=pins).coverage()
     assert list(found.lines()) == [
         "rearchitect to GPUs of Huawei, Hygon: 1 of 2 sources are covered, 1 are not",
         f"{job.path}:7:7: rearchitect: the rule for the GPU vendor 'NVIDIA-A100' matches nothing",
@@ -206,9 +203,8 @@ def test_a_gpu_vendor_without_a_rule_is_a_problem_of_the_plan(tmp_path: Path) ->
 
 def test_the_server_is_asked_for_gpu_specs_only_where_a_rule_needs_them(tmp_path: Path) -> None:
     """The source's specs are fetched for vendor rules, its images are not."""
-    wanted = plan.Wanted(Pins())
-    plan.expand(job_of(tmp_path, f"  - {UUID}\n", more=VENDORS), run=None, started_at=0.0, sources=wanted)
-    assert (list(wanted.uuids), wanted.fields) == ([UUID], {"vendorToSpecUuidsMap"})
+    questions = Planning(job_of(tmp_path, f"  - {UUID}\n", more=VENDORS), run=None, started_at=0.0).draft().questions
+    assert (list(questions.sources), questions.fields) == ([UUID], {"vendorToSpecUuidsMap"})
 
 
 def test_parameters_newer_than_the_server_have_their_place(tmp_path: Path) -> None:
@@ -219,16 +215,26 @@ def test_parameters_newer_than_the_server_have_their_place(tmp_path: Path) -> No
         more="defaults: {params: {supportDistributed: true}}\n",
     )
     with pytest.raises(JobFileError) as caught:
-        plan.crosscheck(job, run="default", started_at=0.0, pins=Pins(), version=(5, 3, 45))
+        Planning(job, run=None, started_at=0.0).check(version=(5, 3, 45))
     assert [(found.place.line, found.path) for found in caught.value.problems] == [
         (4, "defaults.params.supportDistributed"),
         (8, "targets[2].params.containerCommand"),
     ]
-    plan.crosscheck(job, run="default", started_at=0.0, pins=Pins(), version=(5, 5, 22))
+    Planning(job, run=None, started_at=0.0).check(version=(5, 5, 22))
 
 
 def test_sources_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
     """A source that the server does not have is an error at its target."""
     job = job_of(tmp_path, f"  - {UUID}\n  - {OTHER}\n")
     with pytest.raises(JobFileError, match=rf"job\.yaml:6:5: targets\[1\]: the source {OTHER} does not"):
-        plan.crosscheck(job, run="default", started_at=0.0, pins=Pins(), version=None, absent={OTHER})
+        Planning(job, run=None, started_at=0.0).check(version=None, absent={OTHER})
+
+
+def test_the_uuid_of_a_source_is_known_without_the_server(tmp_path: Path) -> None:
+    """${source.uuid} is the target's own uuid, beside fields that the server answers and without any question."""
+    both = "params: {name: '${source.uuid}-${source.name}'}"
+    job = job_of(tmp_path, f"  - {{uuid: {UUID}, {both}}}\n")
+    assert params_of(job, Pins({UUID: {"name": "x", "uuid": OTHER}}))[UUID]["name"] == f"{UUID}-x"
+    job = job_of(tmp_path, f"  - {{uuid: {UUID}, params: {{name: '${{source.uuid}}'}}}}\n")
+    assert not Planning(job, run=None, started_at=0.0).draft().questions
+    assert params_of(job, Pins())[UUID]["name"] == UUID

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import os
 import re
 import tempfile
+import time
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch.report.write import write_report
+from batch.text import width as width_of
 from tests.report.browser import browser
 from tests.report.made_manifest import make_manifest
-from tests.report.terminal import Terminal, photograph
+from tests.report.terminal import COLOURS, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pyte.screens import Char
 
     from tests.report.terminal import Screen
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ASSETS: Final = ROOT / ".assets"
 SIZE: Final = (96, 14)
+_FRAME: Final = 0.2
+"""Seconds between two frames at the least."""
+_LAST: Final = 4.0
+"""Seconds for which the last one stands."""
+_SIZE: Final = 14
+_CELL: Final = 8.43
+_LINE: Final = 19
+_MARGIN: Final = 16
+"""Pixels of the moving picture: the font, a column and a row of it, and what is left around."""
 TARGETS: Final = 60
 NAMES: Final = ("chat", "rerank", "向量检索", "embed")
 FAULTS: Final = """\
@@ -76,14 +91,60 @@ def environment() -> dict[str, str]:
     return ours | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
 
 
-async def live_view(out: Path) -> None:
-    """Photograph a real run in a real terminal, halfway."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with closing(live_terminal(folder, environment())) as terminal:
-            screen = terminal.until(is_telling)
-        async with browser(folder) as page:
-            await photograph(screen, page, out, drafts=folder)
+def record() -> list[tuple[float, Screen]]:
+    """Run in a real terminal and return what it showed, and after how many seconds."""
+    frames: list[tuple[float, Screen]] = []
+    with tempfile.TemporaryDirectory() as name, closing(live_terminal(Path(name), environment())) as terminal:
+        began = time.monotonic()
+        for screen in terminal.screens():
+            at = time.monotonic() - began
+            if frames and at - frames[-1][0] < _FRAME:
+                # The later one of two that are too close; so the last one is there in any case.
+                frames[-1] = (frames[-1][0], screen)
+            elif screen.text:
+                frames.append((at, screen))
+    return frames
+
+
+def moving_picture(frames: list[tuple[float, Screen]]) -> str:
+    """Return an SVG of the frames, one after the other at the speed of the run; the last stands for a few seconds.
+
+    Who wants no motion sees the last one. It has no script and loads nothing.
+    """
+    starts = [at - frames[0][0] for at, _ in frames]
+    total = starts[-1] + _LAST
+    columns, rows = len(frames[0][1].cells[0]), max(len(screen.text.splitlines()) for _, screen in frames)
+    width, height = columns * _CELL + 2 * _MARGIN, rows * _LINE + 2 * _MARGIN
+    styles, groups = [], []
+    for number, (start, (_, screen)) in enumerate(zip(starts, frames, strict=True)):
+        end = starts[number + 1] if number + 1 < len(starts) else total
+        first, after = 100 * start / total, 100 * end / total
+        styles.append(
+            f"@keyframes f{number}{{0%{{opacity:0}}{first:.2f}%{{opacity:1}}{after:.2f}%{{opacity:0}}}}"
+            f"#f{number}{{animation:f{number} {total:.2f}s step-end infinite}}"
+        )
+        groups.append(f'<g id="f{number}">{"".join(map(_row, range(rows), screen.cells))}</g>')
+    last = len(frames) - 1
+    still = f"@media (prefers-reduced-motion:reduce){{g{{animation:none!important}}#f{last}{{opacity:1}}}}"
+    style = f"text{{font:{_SIZE}px monospace;white-space:pre}}g{{opacity:0}}{''.join(styles)}{still}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<style>{style}</style><rect width="100%" height="100%" rx="6" fill="#171a1f"/>{"".join(groups)}</svg>\n'
+    )
+
+
+def _row(number: int, cells: tuple[Char, ...]) -> str:
+    """Return one row: a text for each stretch of one colour, placed by its column."""
+    found, column = [], 0
+    for colour, stretch in groupby(cells, key=lambda cell: COLOURS.get(cell.fg, f"#{cell.fg}")):
+        text = "".join(cell.data for cell in stretch)
+        place = _MARGIN + column * _CELL
+        # The second half of a wide character is an empty cell.
+        column += sum(map(width_of, text))
+        if text.strip():
+            shown = html.escape(text.rstrip())
+            found.append(f'<text x="{place:g}" y="{_MARGIN + (number + 0.8) * _LINE:g}" fill="{colour}">{shown}</text>')
+    return "".join(found)
 
 
 async def report(out: Path) -> None:
@@ -100,7 +161,7 @@ async def report(out: Path) -> None:
 def main() -> None:
     """Write both."""
     ASSETS.mkdir(exist_ok=True)
-    asyncio.run(live_view(ASSETS / "live.png"))
+    (ASSETS / "live.svg").write_text(moving_picture(record()), encoding="utf-8")
     asyncio.run(report(ASSETS / "report.png"))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import pyte
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pyte.screens import Char
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _QUIET: Final = 0.03
 """Seconds without a byte after which a frame is whole."""
 _PATIENCE: Final = 60.0
-_COLOURS: Final = {
+COLOURS: Final = {
     "default": "#d0d4d8",
     "green": "#57c272",
     "red": "#f0716b",
@@ -75,15 +75,28 @@ class Screen:
 
 
 def _span(cell: Char) -> str:
-    colour = _COLOURS.get(cell.fg, f"#{cell.fg}")
+    colour = COLOURS.get(cell.fg, f"#{cell.fg}")
     return f'<span style="color:{colour}">{html.escape(cell.data)}</span>' if cell.data.strip() else cell.data
 
 
 class Terminal:
     """A pseudo-terminal with a command in it."""
 
-    def __init__(self, arguments: list[str], *, cwd: Path, env: Mapping[str, str], size: tuple[int, int]) -> None:
-        """Start zclone in ``size`` columns and rows; of NO_COLOR and TERM it gets what ``env`` says."""
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        size: tuple[int, int],
+        command: Sequence[str] = (sys.executable, "-m", "batch"),
+        patience: float = _PATIENCE,
+    ) -> None:
+        """Start zclone, or another command, in ``size`` columns and rows; of NO_COLOR and TERM it gets ``env``'s.
+
+        ``patience``: seconds that it may take.
+        """
+        self._patience = patience
         columns, rows = size
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
@@ -92,7 +105,7 @@ class Terminal:
         # COLUMNS and LINES would stand before the terminal's own size.
         kept = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "batch", *arguments],
+            [*command, *arguments],
             cwd=cwd,
             env=kept,
             stdin=theirs,
@@ -105,7 +118,7 @@ class Terminal:
 
     def screens(self) -> Iterator[Screen]:
         """Yield the screen whenever the command pauses to write, and once more when it ended."""
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + self._patience
         while chunk := self._read():
             self.seen += chunk
             self._stream.feed(chunk)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import re
+import signal
 import struct
 from collections import Counter
 from contextlib import closing
@@ -19,8 +21,9 @@ from batch.model import Record, State
 from batch.progress import Board, live, new_view
 from batch.zstack.codes import CODES
 from tests.report.browser import CHROMIUM, browser
+from tests.report.made_manifest import make_manifest
 from tests.report.pictures import FAILING, TARGETS, environment, is_telling, live_terminal
-from tests.report.terminal import Screen, photograph
+from tests.report.terminal import Screen, Terminal, photograph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,14 +91,42 @@ async def test_the_screen_is_photographed(tmp_path: Path, halfway: tuple[Path, S
     assert (width, height) == (96 * 9 + 50, 40 + 20 * len(screen.text.split("\n")))
 
 
+def test_a_message_stands_above_the_view(tmp_path: Path) -> None:
+    """What is said of a signal is a line above the view, which stays one: none of its lines is left behind."""
+    with closing(live_terminal(tmp_path, environment())) as terminal:
+        terminal.until(is_telling)
+        terminal.process.send_signal(signal.SIGINT)
+        screen = terminal.until(lambda seen: "stopping: " in seen.text)
+    bars = [row for row, line in enumerate(screen.lines) if f"/{TARGETS} " in line]
+    messages = [row for row, line in enumerate(screen.lines) if "SIGINT" in line or "topping:" in line]
+    assert len(bars) == 1, screen.text
+    assert messages[0] < bars[0] < messages[-1], screen.text
+
+
+def test_status_watches_in_the_same_view(tmp_path: Path) -> None:
+    """``status --watch`` shows the view as long as a process has the manifest, then the state as ``status`` does."""
+    manifest = make_manifest(tmp_path / "made.manifest.jsonl", 40, hostile=False, crash=False)
+    manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(keepends=True)[:90]))
+    arguments = ["status", "--watch", manifest.name]
+    with manifest.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with closing(Terminal(arguments, cwd=tmp_path, env=environment(), size=(80, 24))) as terminal:
+            screen = terminal.until(lambda seen: " in flight" in seen.text)
+            fcntl.flock(held, fcntl.LOCK_UN)
+            last, code = terminal.end()
+    settled = int(number(r"(\d+)/40 ", screen.text))
+    assert int(number(r"(\d+) cloned", screen.text)) <= settled < 40
+    assert "calls/s" not in screen.text
+    assert "killed: no process holds the manifest" in last.text
+    assert code == 4
+
+
 async def drawn(columns: int, rows: int) -> list[str]:
     """Return what a terminal shows after frames whose lines became more, longer and fewer."""
     paper = io.StringIO(newline="")
     counts = {State.PLANNED: 290, State.ACCEPTED: 10}
     clock = iter(range(100, 200))
-    board = Board(
-        300, counts=lambda: counts, calls=lambda: 7, limit=20.0, monotonic=lambda: next(clock), apart=lambda e: (e, e)
-    )
+    board = Board(300, counts=lambda: counts, calls=lambda: 7, limit=lambda: 20.0, monotonic=lambda: next(clock))
     view = new_view(Console(file=paper, width=columns, height=rows, force_terminal=True, color_system="standard"))
     async with live(board, view):
         for at in range(4):

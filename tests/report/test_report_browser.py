@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.report.text import clean
 from batch.report.write import write_report
+from batch.text import escape
 from tests.report.browser import CHROMIUM, Page, browser
 from tests.report.made_manifest import HOSTILE, make_manifest
 
@@ -76,12 +76,125 @@ async def test_search_finds_and_the_policy_holds(tmp_path: Path) -> None:
         await page.run("(() => { const s = document.getElementById('search'); s.value = 'svc-00001';"
                        " s.dispatchEvent(new Event('input')); })()")  # fmt: skip
         assert await page.run("document.querySelectorAll('#rows tr').length") == 1
-        assert clean(HOSTILE) in await page.run("document.querySelector('#rows tr').innerText")
+        assert escape(HOSTILE) in await page.run("document.querySelector('#rows tr').innerText")
         assert await page.run("document.querySelectorAll('main img').length") == 0
         assert page.complaints == []
         fetched = await page.run("fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')")
         assert fetched == "refused"
         assert any("Content Security Policy" in text for text in page.complaints)
+
+
+async def test_what_failed_comes_first(tmp_path: Path) -> None:
+    """Where anything failed, that stands above the charts and at the head of the table, and the header says when."""
+    url = await asyncio.to_thread(written, tmp_path, 300)
+    async with browser(tmp_path) as page:
+        await look(page, url, LOOKS["light"])
+        top = "document.getElementById('{}').getBoundingClientRect().top"
+        assert await page.run(f"{top.format('failures')} < {top.format('progress')}")
+        states = await page.run("[...document.querySelectorAll('#rows td.s')].map((cell) => cell.innerText)")
+        assert states == ["failed"] * states.count("failed") + ["cloned"] * (100 - states.count("failed"))
+        header = await page.run("document.querySelector('header').innerText")
+        for text in ("run default", "2026-11-23 12:40:00", "wall clock"):
+            assert text in header
+        assert page.complaints == []
+
+
+async def test_the_table_is_sorted_by_its_heads_and_printed_whole(tmp_path: Path) -> None:
+    """A column's head sorts by it, again the other way round; every row that was found is printed."""
+    url = await asyncio.to_thread(written, tmp_path, 300)
+    async with browser(tmp_path) as page:
+        await look(page, url, LOOKS["light"])
+        seconds = "[...document.querySelectorAll('#rows tr')].map((row) => Number(row.cells[6].innerText))"
+        head = "document.querySelectorAll('#targets th')[6]"
+        for way in ("ascending", "descending"):
+            await page.run(f"{head}.firstChild.click()")
+            assert await page.run(f"{head}.getAttribute('aria-sort')") == way
+            shown = await page.run(seconds)
+            assert shown == sorted(shown, reverse=way == "descending")
+        assert await page.run("[...document.querySelectorAll('th')].every((head) => head.scope === 'col')")
+        await page.run("window.dispatchEvent(new Event('beforeprint'))")
+        assert await page.run("document.querySelectorAll('#rows tr').length") == 300
+        await page.run("window.dispatchEvent(new Event('afterprint'))")
+        assert await page.run("document.querySelectorAll('#rows tr').length") == 100
+
+
+async def test_a_uuid_is_copied_by_its_button(tmp_path: Path) -> None:
+    """Each uuid has a button that copies it, whose name is in the page's language."""
+    url = await asyncio.to_thread(written, tmp_path, 300)
+    async with browser(tmp_path) as page:
+        await look(page, url, LOOKS["zh"])
+        await page.run("document.addEventListener('copy', () => { window.taken = String(getSelection()); });"
+                       "navigator.clipboard.writeText = async (text) => { window.taken = text; }")  # fmt: skip
+        uuid = await page.run("document.querySelector('#rows tr').cells[1].innerText.trim()")
+        assert await page.run("document.querySelector('#rows .copy').getAttribute('aria-label')") == f"复制 {uuid}"
+        await page.run("document.querySelector('#rows .copy').click()")
+        assert await page.run("window.taken") == uuid
+        labels = await page.run("[...document.querySelectorAll('[data-a]')].map((item) => item.ariaLabel)")
+        assert not [label for label in labels if label.isascii()]
+
+
+async def test_the_timeline_is_zoomed_by_keys_and_buttons(tmp_path: Path) -> None:
+    """Keys and buttons zoom, move and reset the timeline, which a mouse or finger drags."""
+    url = await asyncio.to_thread(written, tmp_path, 300)
+    async with browser(tmp_path) as page:
+        await look(page, url, LOOKS["light"])
+        picture = "document.getElementById('lanes').toDataURL()"
+        whole = await page.run(picture)
+        press = "document.getElementById('lanes').dispatchEvent(new KeyboardEvent('keydown', {{key: '{}'}}))"
+        seen = {whole}
+        for key in ("+", "ArrowRight", "+", "-"):
+            await page.run(press.format(key))
+            seen.add(await page.run(picture))
+        assert len(seen) >= 4
+        await page.run(press.format("Escape"))
+        assert await page.run(picture) == whole
+        await page.run("document.getElementById('closer').click()")
+        assert await page.run(picture) != whole
+        await page.run("document.getElementById('whole').click()")
+        drag = "document.getElementById('lanes').dispatchEvent(new PointerEvent('{}', {{pointerId: 1, clientX: {}}}))"
+        for name, at in (("pointerdown", 300), ("pointermove", 500), ("pointerup", 500)):
+            await page.run(drag.format(name, at))
+        assert await page.run(picture) != whole
+        assert page.complaints == []
+
+
+CONTRAST = """(() => {
+  const light = (text) => {
+    const parts = text.match(/[\\d.]+/g).map(Number).slice(0, 3).map((part) => part / 255);
+    const [r, g, b] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ratio = (one, other) => (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+  const behind = (item) => {
+    for (; item; item = item.parentElement) {
+      const ground = getComputedStyle(item).backgroundColor;
+      if (!/, 0\\)$/.test(ground)) return ground;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const texts = [...document.querySelectorAll("body *")].filter((item) => item.offsetParent && !item.disabled
+    && [...item.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+  const probe = document.body.appendChild(document.createElement("i"));
+  const named = (name) => { probe.style.color = `var(--${name})`; return light(getComputedStyle(probe).color); };
+  return { bars: ratio(named("cloned"), named("failed")), texts: texts.map((item) =>
+    [item.textContent.slice(0, 20), ratio(light(getComputedStyle(item).color), light(behind(item)))]) };
+})()"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_everything_is_read_without_colour_and_on_a_phone(tmp_path: Path, theme: str) -> None:
+    """Text has a contrast of 4.5 : 1, cloned and failed differ in lightness, and no phone scrolls sideways."""
+    url = await asyncio.to_thread(written, tmp_path, 300)
+    async with browser(tmp_path) as page:
+        await page.open("about:blank")
+        await page.open(f"{url}#lang=en&theme={theme}", width=390, height=844)
+        found = await page.run(CONTRAST)
+        assert [(text, ratio) for text, ratio in found["texts"] if ratio < 4.5] == []
+        assert found["bars"] >= 2.5
+        assert await page.run("document.documentElement.scrollWidth <= innerWidth")
+        heights = await page.run("[...document.querySelectorAll('.tools button, .switches button')].map((button) =>"
+                                 " button.offsetHeight)")  # fmt: skip
+        assert max(heights) <= 40, "no button is broken into two lines"
 
 
 async def test_the_table_downloads_as_csv(tmp_path: Path) -> None:

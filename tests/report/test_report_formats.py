@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import re
 from collections import Counter
@@ -13,12 +14,17 @@ import jsonschema
 import pytest
 
 from batch.errors import UsageError
-from batch.model import Record, State
-from batch.report import chronicle as chronicles
+from batch.manifest import Header
+from batch.manifest.kinds import PlanLine
+from batch.manifest.line import seal
+from batch.manifest.records import encode_plan, encode_planned, encode_record
+from batch.model import QUARANTINED, Record, State
+from batch.report import data as report_data
+from batch.report.data import read_report_data
 from batch.report.document import report_schema
-from batch.report.failures import cause_of, failures
+from batch.report.failures import cause_of, command_for, failures
 from batch.report.figures import figures
-from batch.report.lanes import lanes, pauses
+from batch.report.page_data import lanes, pauses
 from batch.report.words import CHINESE, ENGLISH
 from batch.report.write import ENDINGS, write_report
 from tests.report.made_manifest import HOSTILE, PAUSE, make_manifest
@@ -72,11 +78,58 @@ def test_junit_is_what_ci_reads(manifest: Path) -> None:
     assert suite.get("failures") == str(len(suite.findall(".//failure"))) == str(counts(manifest)["failed"])
 
 
-def test_markdown_escapes_what_it_quotes(manifest: Path) -> None:
-    """Server text cannot become markup in a ticket."""
-    text = report(manifest, ".md")
-    assert "<img" not in text.replace("\\<img", "")
-    assert "zclone retry" in text
+def test_junit_says_why_where_gitlab_looks(manifest: Path) -> None:
+    """The text of a failure has the reason, the source, the attempts and the next command."""
+    case = next(case for case in ET.fromstring(report(manifest, ".xml"))[0] if case.find("failure") is not None)
+    failure = case.find("failure")
+    assert failure is not None
+    reason, source, attempts, command = (failure.text or "").splitlines()
+    assert reason == f"{failure.get('type')}: {failure.get('message')}"
+    found = next(target for target in read_report_data(manifest).targets if target.key == case.get("name"))
+    assert source == f"source: {found.source_uuid}"
+    assert attempts == f"attempts: {found.row().attempts}"
+    assert command == f"next: zclone retry migrate.yaml --code {failure.get('type')} --manifest {manifest}"
+
+
+def test_a_target_set_aside_is_retried_by_its_state(manifest: Path) -> None:
+    """The next command of a quarantined target is the one that takes it up again; a rerun would not ask about it."""
+    header = read_report_data(manifest).header
+    command = command_for(header, manifest, State.UNCERTAIN, QUARANTINED)
+    assert command.startswith(f"zclone retry migrate.yaml --state uncertain --code {QUARANTINED}")
+    assert command_for(header, manifest, State.UNCERTAIN, "SYS.1006").startswith("zclone run migrate.yaml")
+
+
+MARKUP = "@admin https://evil.example/ www.evil.example <img src=x> [a](b) **c** &#x202e; #1 | ~~d~~ \u202e\u2028\n# e"
+TRAPS = (MARKUP, f"`{MARKUP}", f"``{MARKUP}```", f"\\{MARKUP}\\", f"\\|{MARKUP}", "|", "` ` `", " ")
+CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_markdown_quotes_every_text_of_others(tmp_path: Path, trap: str) -> None:
+    """In a ticket no text of server, job or manifest is markup, a mention or an address: all of it is code."""
+    path = tmp_path / "trap.manifest.jsonl"
+    header = Header(trap, trap, trap, simulated=False, tool=trap, created_at=1.0, job_file=trap)
+    failed = Record(State.FAILED, trap, 2.0, 1, clone_uuid=trap, name=trap, error_code=trap, error=trap)
+    bodies = [header.body(), encode_planned([(trap, trap)]), encode_plan(PlanLine(trap, trap, 1, 1.0))]
+    path.write_bytes(sealed([*bodies, encode_record(failed)]))
+    prose, _, rest = report(path, ".md").partition("```sh\n")
+    command, _, rest = rest.partition("\n```\n")
+    assert len(command.splitlines()) == 1
+    lines = (prose + rest).splitlines()
+    assert all(line.isprintable() for line in lines)
+    for line in lines:
+        left = CODE_SPAN.sub("", line)
+        assert not re.search(r"[`@<&\[~\\]|evil|\w#", left), left
+    row = next(line for line in lines if line.endswith("| failed |") and line.count("|") > 3)
+    assert row.count("|") == 6
+
+
+def sealed(bodies: list[bytes]) -> bytes:
+    crc, lines = 0, b""
+    for batch, body in enumerate(bodies):
+        line, crc = seal([body], crc, batch=batch)
+        lines += line
+    return lines
 
 
 def test_html_is_one_file_under_a_strict_policy(manifest: Path) -> None:
@@ -107,6 +160,23 @@ def test_a_run_in_the_middle_has_a_report(manifest: Path, ending: str) -> None:
     assert report(manifest, ending)
 
 
+def test_a_running_run_is_said_to_run(manifest: Path) -> None:
+    """The page says running while a process has the manifest, and killed where one has no end and holds it no more."""
+    pill = '<span class="pill {}" data-t="{}">'
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(lines[:-1]))
+    with manifest.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        running = report(manifest, ".html")
+        write_report(manifest, manifest.with_name("own.html"), at=NOW, is_over=True)
+        assert pill.format("running", "running") not in manifest.with_name("own.html").read_text(encoding="utf-8")
+    killed = report(manifest, ".html")
+    assert pill.format("running", "running") in running
+    assert pill.format("some_failed", "some_failed") in killed
+    words = [[text.count(f'<span data-t="{word}">') for word in ("running", "killed")] for text in (running, killed)]
+    assert words == [[2, 1], [0, 2]], "the process before the last was killed"
+
+
 def test_a_report_is_replaced_whole(manifest: Path, tmp_path: Path) -> None:
     """A damaged manifest leaves the report of before as it was, and nothing half-written beside it."""
     before = report(manifest, ".html")
@@ -127,8 +197,8 @@ def test_an_unknown_ending_is_refused(manifest: Path) -> None:
 
 def test_lanes_never_overlap(manifest: Path) -> None:
     """Two clones share a lane only one after the other, and no more lanes are used than clones were in flight."""
-    told = chronicles.read_chronicle(manifest)
-    bars = lanes(told.courses, until=figures(told).until)
+    told = report_data.read_report_data(manifest)
+    bars = lanes(told.targets, until=figures(told).until)
     by_lane: dict[int, float] = {}
     for bar in bars:
         assert bar.span.sent_at[0] >= by_lane.get(bar.lane, 0.0)
@@ -138,7 +208,7 @@ def test_lanes_never_overlap(manifest: Path) -> None:
 
 def test_a_killed_process_shows_as_a_pause(manifest: Path) -> None:
     """The time from the last line of a killed process to the start of the next is a pause, and no working time."""
-    told = chronicles.read_chronicle(manifest)
+    told = report_data.read_report_data(manifest)
     ((start, end),) = pauses(told.processes)
     assert PAUSE <= end - start <= PAUSE + 1
     assert figures(told).seconds == pytest.approx(figures(told).until - figures(told).began - (end - start))
@@ -147,7 +217,7 @@ def test_a_killed_process_shows_as_a_pause(manifest: Path) -> None:
 def test_failures_share_a_cause_without_their_uuids(manifest: Path) -> None:
     """Errors that differ in uuids and numbers only are one group, with one command."""
     assert cause_of("image 9f86d081884c4d659a2feaa0c55ad015 needs 80 GB") == "image <uuid> needs <n> GB"
-    groups = failures(chronicles.read_chronicle(manifest))
+    groups = failures(report_data.read_report_data(manifest))
     assert len(groups) <= 4
     assert {group.code for group in groups} >= {"SYS.1006", "SYS.1007"}
     assert all(group.command.startswith(f"zclone retry migrate.yaml --code {group.code} ") for group in groups)
@@ -161,7 +231,7 @@ def test_both_languages_have_every_word() -> None:
 
 def test_a_course_keeps_every_attempt() -> None:
     """What was sent again after it had settled is a second span, and each attempt keeps its time."""
-    course = chronicles.Course("k", "s")
+    course = report_data.TargetData("k", "s")
     for record in (
         Record(State.SENT, "k", 1.0, 1),
         Record(State.SENT, "k", 3.0, 2),

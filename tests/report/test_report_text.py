@@ -17,19 +17,12 @@ from batch.errors import ExitCode
 from batch.manifest import Cluster, Header, Story, Summary
 from batch.manifest.kinds import EndedLine, StartedLine
 from batch.model import Record, Row, State
-from batch.report import (
-    COLUMNS,
-    ListFormat,
-    clean,
-    ending_lines,
-    exit_code,
-    iso,
-    render_rows,
-    show_lines,
-    status_lines,
-    to_json,
-)
-from batch.report.text import duration, width
+from batch.report.exits import exit_code
+from batch.report.listing import COLUMNS, ListFormat, render_rows
+from batch.report.show import show_lines
+from batch.report.status import ending_lines, status_lines
+from batch.report.text import duration, iso
+from batch.text import escape, width
 
 HEADER = Header("job", "run", "https://zstack.example.com", simulated=True)
 PATH = Path("job.manifest.jsonl")
@@ -38,7 +31,7 @@ _TEXT = st.text() | st.sampled_from([EVIL, "=1+1", " @x", "\uff1dx", "-2", "+3",
 
 
 def row(key: str = "a", *, error: str | None = None, name: str | None = None) -> Row:
-    return Row(key, "source", State.FAILED, None, name, 2, "SYS.1007", error, 0.0, 1_700_000_000.25)
+    return Row(key, "source", State.FAILED, None, name, 2, "ZCLONE.GONE", error, 0.0, 1_700_000_000.25)
 
 
 def figures(counts: dict[State, int], **changes: object) -> Summary:
@@ -59,22 +52,12 @@ def figures(counts: dict[State, int], **changes: object) -> Summary:
 def test_exit_code_never_lies(counts: dict[State, int]) -> None:
     """0 only if every target is cloned; 4 while a rerun has something to do; 3 when it is over and some are not."""
     present = {state for state, number in counts.items() if number}
-    if present <= {State.CLONED}:
+    if present <= {State.CLONED, State.WITHDRAWN}:
         assert exit_code(counts) == ExitCode.OK
     elif present & {State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN}:
         assert exit_code(counts) == ExitCode.UNFINISHED
     else:
         assert exit_code(counts) == ExitCode.FAILED
-
-
-@given(_TEXT)
-def test_clean_text_is_harmless(text: str) -> None:
-    """No control character, direction mark or lone surrogate is left, and other text stays as it is."""
-    shown = clean(text)
-    assert shown.encode().decode() == shown
-    assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 or 0x202A <= ord(char) <= 0x202E for char in shown)
-    if text.isalnum():
-        assert shown == text
 
 
 @given(_TEXT, _TEXT)
@@ -126,10 +109,11 @@ def test_table_lines_up() -> None:
     """A table's columns line up also under wide characters, and a long error is cut."""
     rows = [row("a", name="名前"), row("long-key", error="e" * 500)]
     lines = "".join(render_rows(rows, ListFormat.TABLE)).splitlines()
-    starts = [width(line[: line.index(word)]) for line, word in zip(lines, ("ERROR_CODE", "SYS.", "SYS."), strict=True)]
+    starts = [
+        width(line[: line.index(word)]) for line, word in zip(lines, ("ERROR_CODE", "ZCLONE.", "ZCLONE."), strict=True)
+    ]
     assert len(set(starts)) == 1
     assert "…" in lines[2]
-    assert width("e\u0301名") == 3
 
 
 def test_empty_lists_are_whole() -> None:
@@ -151,7 +135,7 @@ def test_status_tells_states_pace_and_time_left() -> None:
     assert "  cloned          100" in text
     assert "pace      1 clones/s, about 50 s left" in text
     assert "running since 1970-01-01T00:00:00.000Z, process 42 on host" in text
-    assert "go on" not in text
+    assert "next " not in text
 
 
 def test_status_tells_what_the_process_was_warned_of() -> None:
@@ -168,7 +152,7 @@ def test_status_of_an_ended_run_has_no_pace() -> None:
     text = "\n".join(status_lines(found, manifest=PATH, is_held=False, now=10.0))
     assert "ended 1970-01-01T00:00:03.000Z with exit code 4 (SIG\\x1bTERM)" in text
     assert "pace" not in text
-    assert "none has recorded" in "\n".join(status_lines(figures({}), manifest=PATH, is_held=False, now=1.0))
+    assert "no run recorded yet" in "\n".join(status_lines(figures({}), manifest=PATH, is_held=False, now=1.0))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +168,8 @@ def test_status_of_a_killed_run_names_the_command_that_goes_on(name: str, comman
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.SENT: 1}, started=started, header=replace(HEADER, job_file="jobs/j.yaml"))
     lines = status_lines(found, manifest=Path(name), is_held=False, now=10.0)
-    assert "process   killed: none holds the manifest" in "\n".join(lines)
-    assert lines[-1] == f"go on     {command}"
+    assert "process   killed: no process holds the manifest" in "\n".join(lines)
+    assert lines[-1] == f"next      {command}"
 
 
 def test_ending_names_the_command_to_run_next() -> None:
@@ -194,9 +178,9 @@ def test_ending_names_the_command_to_run_next() -> None:
     unfinished = ending_lines(Counter({State.CLONED: 1, State.SENT: 2}), (), manifest="m", again="zclone run j.yaml")
     assert unfinished == ["1 of 3 targets cloned; 2 sent", "unfinished: run the same command again: zclone run j.yaml"]
     failed = ending_lines(Counter({State.FAILED: 12}), clusters, manifest="m", again="x")
-    assert failed[-1] == "see which: zclone list m --state failed"
+    assert failed[-1] == "list them: zclone list m --state failed"
     assert failed[-2].endswith("2 more kinds")
-    assert all(line == clean(line) for line in failed)
+    assert all(line == escape(line) for line in failed)
     assert ending_lines(Counter({State.CLONED: 2}), (), manifest="m", again="x") == ["2 of 2 targets cloned"]
 
 
@@ -216,17 +200,11 @@ def test_show_tells_every_attempt_and_hides_the_job_uuid() -> None:
     assert "found by its uuid" in text
     assert "is not counted" in text
     assert "1970-01-01T00:01:00.000Z" in text
-    assert all(line == clean(line) for line in lines)
-    assert "nothing was sent yet" in show_lines(Story(HEADER, "a", "source", ()))[-1]
+    assert all(line == escape(line) for line in lines)
+    assert "nothing sent yet" in show_lines(Story(HEADER, "a", "source", ()))[-1]
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min")])
 def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
     """The time left is rounded to what matters."""
     assert duration(seconds) == said
-
-
-def test_json_with_indent_keeps_its_lines() -> None:
-    """Indented JSON keeps its own newlines and escapes those inside strings."""
-    text = to_json({"a": "x\ny\x7f"}, indent=2)
-    assert text == '{\n  "a": "x\\ny\\u007f"\n}'

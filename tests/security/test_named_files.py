@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.cli import named_files
-from batch.cli.app import exit_code
-from batch.cli.named_files import check_certificates, read_secret
+from batch.cli.app import run_command
 from batch.errors import UsageError
 from batch.jobfile.inputs import LARGEST, open_input
+from batch.settings import secret_files
+from batch.settings.secret_files import check_certificates, read_secret
 from tests.security.hostile import hostile
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.conftest import Planted
 
@@ -104,19 +106,79 @@ def test_credentials_of_systemd(mode: int, tmp_path: Path) -> None:
 
 def test_secrets_of_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that Docker mounts below /run/secrets is read with Docker's own 0444."""
-    monkeypatch.setattr(named_files, "_DOCKER", tmp_path / "secrets")
+    monkeypatch.setattr(secret_files, "_DOCKER", tmp_path / "secrets")
     assert read(secret(tmp_path / "secrets" / "zstack", 0o444)) == "s3cr3t"
     with pytest.raises(UsageError, match="open to others"):
         read(secret(tmp_path / "secrets-not" / "zstack", 0o444))
 
 
+def is_tmpfs(path: str) -> bool:
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return any(line.split()[4] == path and line.partition(" - ")[2].startswith("tmpfs ") for line in lines)
+
+
+needs_tmpfs = pytest.mark.skipif(
+    os.geteuid() != 0 or not is_tmpfs("/dev/shm"), reason="needs to be root, and a tmpfs at /dev/shm"
+)
+
+
+@pytest.fixture
+def volume() -> Iterator[Path]:
+    """Give a secret volume as Kubernetes lays it out: root's tmpfs, links through ``..data``, a 0644 file."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    folder.chmod(0o1777)
+    secret(folder / "..2026_11_23_14_00_00.1" / "session", 0o644)
+    (folder / "..data").symlink_to("..2026_11_23_14_00_00.1")
+    (folder / "session").symlink_to("..data/session")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@needs_tmpfs
 @pytest.mark.parametrize("mode", [0o644, 0o440, 0o400])
-def test_secrets_of_kubernetes(mode: int, tmp_path: Path) -> None:
+def test_secrets_of_kubernetes(mode: int, volume: Path) -> None:
     """A secret volume is read as Kubernetes lays it out: links through ..data to 0644 files by default."""
-    secret(tmp_path / "..2026_11_23_14_00_00.1" / "session", mode)
-    (tmp_path / "..data").symlink_to("..2026_11_23_14_00_00.1")
-    (tmp_path / "session").symlink_to("..data/session")
-    assert read(tmp_path / "session") == "s3cr3t"
+    (volume / "..data" / "session").chmod(mode)
+    assert read(volume / "session") == "s3cr3t"
+
+
+@needs_tmpfs
+@pytest.mark.parametrize(
+    "what", ["no ..data", "..data elsewhere", "no link", "the file", "the folder", "the link", "0775"]
+)
+def test_what_only_looks_like_kubernetes(what: str, volume: Path) -> None:
+    """Without the link ``..data`` to the very folder, or where any of it is not root's, 0644 is open to others."""
+    real = (volume / "..data").resolve()
+    match what:
+        case "no ..data":
+            (volume / "..data").unlink()
+        case "..data elsewhere":
+            (volume / "..data").unlink()
+            (volume / "..data").symlink_to("..")
+        case "no link":
+            (volume / "..data").unlink()
+            (volume / "..data").mkdir()
+        case "the file":
+            os.chown(real / "session", 12345, -1)
+        case "the folder":
+            os.chown(real, 12345, -1)
+        case "the link":
+            os.chown(volume / "..data", 12345, -1, follow_symlinks=False)
+        case "0775":
+            real.chmod(0o775)
+    with pytest.raises(UsageError, match=r"open to others|belongs to another user"):
+        read(real / "session")
+
+
+@pytest.mark.parametrize("name", ["..x", "...", "..2026_11_23"])
+def test_a_folder_with_two_dots_is_no_mount(name: str, tmp_path: Path) -> None:
+    """A folder that is only called like those of Kubernetes, on a disk, with a link and all, excuses nothing."""
+    path = secret(tmp_path / name / "session", 0o644)
+    (tmp_path / "..data").symlink_to(name)
+    with pytest.raises(UsageError, match="open to others"):
+        read(path)
+    with pytest.raises(UsageError, match="open to others"):
+        read(tmp_path / "..data" / "session")
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
@@ -196,7 +258,7 @@ def test_a_job_file_reaches_nothing_beside_its_folder(
     if key == "rearchitect":
         rest = f"  - {ROWS.splitlines()[1]}\nrearchitect: {{to: [AARCH64], file: {name}}}\n"
     (folder / "job.yaml").write_text(JOB + rest, encoding="utf-8")
-    assert exit_code(["validate", str(folder / "job.yaml")]) == 2
+    assert run_command(["validate", str(folder / "job.yaml")]) == 2
     said = "".join(capsys.readouterr())
     assert "is not below the job file's folder" in said
     assert f"{folder}/job.yaml:" in said
@@ -212,8 +274,8 @@ def test_what_lies_below_the_(tmp_path: Path) -> None:
     for name in ("rows.csv", "job.yaml"):
         (tmp_path / "volume" / name).symlink_to(f"..data/{name}")
     (tmp_path / "jobs").symlink_to("volume")
-    assert exit_code(["validate", str(tmp_path / "jobs" / "job.yaml")]) == 0
-    assert exit_code(["plan", str(tmp_path / "jobs" / "job.yaml")]) == 0
+    assert run_command(["validate", str(tmp_path / "jobs" / "job.yaml")]) == 0
+    assert run_command(["plan", str(tmp_path / "jobs" / "job.yaml")]) == 0
 
 
 def test_a_file_without_end_is_not_begun(tmp_path: Path) -> None:
@@ -228,7 +290,7 @@ def test_a_file_without_end_is_not_begun(tmp_path: Path) -> None:
 
 
 def test_a_secret_may_lie_anywhere(tmp_path: Path) -> None:
-    """The file of a job file's secret may be outside its folder, as /run/secrets is; a rule of its own protects it."""
+    """The file that a ZSTACK_* setting names may be anywhere: it is the operator's word."""
     environ: Mapping[str, str] = {}
     path = secret(tmp_path / "elsewhere" / "s")
-    assert read_secret("endpoint.auth.session", path, environ) == "s3cr3t"
+    assert read_secret(NAME, path, environ) == "s3cr3t"

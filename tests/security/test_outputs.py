@@ -24,13 +24,14 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch import log
+from batch import log, redaction
 from batch.jobfile import load
-from batch.manifest import Header, open_manifest, scan
+from batch.manifest import Header, open_manifest
 from batch.model import Record, Row, State
-from batch.plan import expand
+from batch.plan import Planning
 from batch.report.listing import ListFormat, render_rows
 from tests.cli.test_log import logged
+from tests.manifest.manifest_world import scan
 from tests.security.hostile import hostile
 
 if TYPE_CHECKING:
@@ -115,18 +116,18 @@ def test_no_cell_is_a_formula(key: str, name: str, error: str) -> None:
 @given(st.text(min_size=4, max_size=60), st.text(max_size=20))
 def test_known_secrets_leave_in_no_form(secret: str, around: str) -> None:
     """A registered value is redacted wherever it stands, raw, hashed, base64, url- or JSON-encoded."""
-    secrets = log.Secrets()
+    secrets = redaction.Secrets()
     secrets.add(secret)
     raw = secret.encode("utf-8", "surrogateescape") if secret.isprintable() else b""
     forms = [secret, json.dumps(secret)[1:-1]]
     if raw:
         forms += [hashlib.sha512(raw).hexdigest(), base64.b64encode(raw).decode(), quote(raw, safe="")]
     for form in forms:
-        assert secrets.redact(form) == log.REDACTED
+        assert secrets.redact(form) == redaction.REDACTED
         # What is redacted may stand at several places at once, with whatever around it.
         shown = secrets.redact(f"{around}{form}|{form}{around}")
-        assert log.REDACTED in shown
-        assert form in log.REDACTED or form not in shown.replace(log.REDACTED, "").replace(around, "")
+        assert redaction.REDACTED in shown
+        assert form in redaction.REDACTED or form not in shown.replace(redaction.REDACTED, "").replace(around, "")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_fields_with_telling_names_are_redacted(name: str) -> None:
         for style in log.Format:
             (line,) = logged(style, lambda logger: logger.info("x.done", **dict.fromkeys(called, "v4lue")))
             assert b"v4lue" not in line
-            assert line.count(log.REDACTED.encode()) == len(set(called))
+            assert line.count(redaction.REDACTED.encode()) == len(set(called))
     finally:
         structlog.reset_defaults()
 
@@ -153,7 +154,8 @@ def test_the_console_shows_the_start_of_a_job_uuid_at_most(
         with hostile() as server:
             env = {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session, "ZCLONE_LOG_FORMAT": "console"}
             done = zclone("run", job, "--manifest", name, env=env)
-        made = [line.job_uuid for line in scan(tmp_path / name) if isinstance(line, Record) and line.job_uuid]
+        lines = [line for line in scan(tmp_path / name) if isinstance(line, Record)]
+        made = list({(line.key, line.attempt): line.job_uuid for line in lines if line.job_uuid}.values())
         shown = done.stdout + done.stderr + zclone("show", name, SOURCES[0]).stdout + zclone("list", name).stdout
         assert [uuid for uuid in made if uuid in shown] == []
         assert f"{made[0][:8]}…" in shown
@@ -172,7 +174,7 @@ def test_a_report_is_written_synced_renamed_and_its_folder_synced(
     for _ in range(2):
         calls = "trace=openat,write,fsync,fdatasync,rename,renameat,renameat2"
         command = ["strace", "-f", "-y", "-s", "0", "-o", "trace.txt", "-e", calls, sys.executable, "-m", "batch"]
-        subprocess.run([*command, "report", MANIFEST, "-o", "r.html"], cwd=tmp_path, env=child_env, check=True)
+        subprocess.run([*command, "report", MANIFEST, "--out", "r.html"], cwd=tmp_path, env=child_env, check=True)
         trace = (tmp_path / "trace.txt").read_text(encoding="utf-8")
         (made,) = re.findall(r'openat\([^"]*"([^"]*)", [^)]*O_CREAT\|O_EXCL', trace)
         names.append(made)
@@ -204,11 +206,11 @@ def lied(clone: Clone, lie: dict[str, str]) -> Record:
 
 
 def test_a_manifest_is_data(zclone: Run, tmp_path: Path, planted: Planted) -> None:
-    """Tampered records lead no call to another path: R and source follow from the job, J is one quoted segment."""
+    """Tampered records lead no call to another path: each uuid is one quoted segment, sources are the job's."""
     job = tmp_path / "job.yaml"
     sources = [f"{number:012x}4aaa8{number:015x}" for number in range(1, len(LIES) + 1)]
     job.write_text(JOB + "".join(f"  - {source}\n" for source in sources), encoding="utf-8")
-    clones = list(expand(load(job), run=None, started_at=time.time()).clones())
+    clones = list(Planning(load(job), run=None, started_at=time.time()).plan().clones())
     with hostile() as server:
         header = Header("safe", "default", server.url, simulated=False, tool="zclone", created_at=time.time())
 
@@ -222,8 +224,12 @@ def test_a_manifest_is_data(zclone: Run, tmp_path: Path, planted: Planted) -> No
         env = {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session}
         done = zclone("run", job, env=env)
         paths = [line.split()[1] for line in server.lines]
+        posted = [line.split()[1] for line in server.lines if line.startswith("POST")]
     assert any("evil" in path for path in paths), done.stderr
-    ours = r"/zstack/v1/(management-nodes/actions|ai/model-services/[0-9a-f]{32}|api-jobs/[0-9a-zA-Z%-]+)"
+    segment = "[0-9a-zA-Z%-]+"
+    known = rf"management-nodes/actions|accounts\?[a-zA-Z0-9=%&]+|ai/model-services/{segment}|api-jobs/{segment}"
+    ours = f"/zstack/v1/({known})"
     assert [path for path in paths if not re.fullmatch(ours, path)] == []
+    assert {path.rpartition("/")[2] for path in posted} <= set(sources)
     assert done.returncode in {3, 4}, done.stderr
     assert "Traceback" not in done.stderr

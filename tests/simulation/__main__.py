@@ -10,25 +10,29 @@ import logging
 import multiprocessing
 import sys
 import time
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tests.simulation.directed import KINDS
 from tests.simulation.ranges import chunks, put_on_record, told
-from tests.simulation.schedule import Verdict, run_schedule
+
+if TYPE_CHECKING:
+    from tests.simulation.schedule import Verdict
 
 _CHUNK: Final = 500
 _TELL_EVERY: Final = 20
 _MOST_FAILED: Final = 10
 
 
-def run_chunk(seeds: range) -> tuple[int, int, int, list[Verdict]]:
+def run_chunk(seeds: range, *, kind: str = "random") -> tuple[int, int, int, list[Verdict]]:
     """Run the schedules of some seeds; return how many there were, POSTs, kills, and the verdicts that failed."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     posts = kills = 0
     failed = []
     for seed in seeds:
-        verdict = run_schedule(seed)
+        verdict = KINDS[kind](seed)
         posts, kills = posts + verdict.posts, kills + verdict.kills
         if verdict.problems:
             failed.append(verdict)
@@ -41,15 +45,17 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--kind", choices=KINDS, default="random")
     asked = parser.parse_args()
     began, done, posts, kills, failed = time.monotonic(), 0, 0, 0, 0
     with multiprocessing.Pool(asked.processes) as pool:
         ranges = chunks(asked.seed, asked.schedules, _CHUNK)
-        for number, (ran, sent, died, bad) in enumerate(pool.imap(run_chunk, ranges), 1):
+        for number, (ran, sent, died, bad) in enumerate(pool.imap(partial(run_chunk, kind=asked.kind), ranges), 1):
             done, posts, kills, failed = done + ran, posts + sent, kills + died, failed + len(bad)
             for verdict in bad:
-                put_on_record(verdict)
-                print(told(verdict), flush=True)
+                if asked.kind == "random":
+                    put_on_record(verdict)
+                print(told(verdict, kind=asked.kind), flush=True)
             if number % _TELL_EVERY == 0 or done == asked.schedules:
                 seconds = time.monotonic() - began
                 rest = f"--seed {asked.seed + done} --schedules {asked.schedules - done}"

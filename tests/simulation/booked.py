@@ -9,12 +9,16 @@ from batch.errors import ManifestError
 from batch.manifest import Header
 from batch.manifest.chain import Scan
 from batch.manifest.header import parse_header
-from batch.manifest.intents import follow
+from batch.manifest.intents import next_intent
+from batch.manifest.kinds import PlannedLine
 from batch.manifest.records import parse_line
-from batch.model import Record
+from batch.model import Record, State
 
 if TYPE_CHECKING:
-    from batch.model import Intent, State
+    from collections.abc import Iterable
+
+    from batch.manifest.kinds import Line
+    from batch.model import Clone, Intent
 
 URL = "http://node.example/zstack"
 HEADER = Header("sim", "default", URL, simulated=False)
@@ -22,13 +26,17 @@ HEADER = Header("sim", "default", URL, simulated=False)
 
 
 @lru_cache(maxsize=32)
-def records(data: bytes) -> tuple[Record, ...]:
-    """Return the clone records. Raises ManifestError where the chain is damaged; a torn tail is left out."""
+def _lines(data: bytes) -> tuple[Line, ...]:
     bodies = list(Scan(lambda offset, size: data[offset : offset + size]))
     if bodies and parse_header(bodies[0]) != HEADER:
         raise ManifestError("the header is not ours")
-    lines = map(parse_line, bodies[1:])
-    return tuple(line for line in lines if isinstance(line, Record))
+    return tuple(map(parse_line, bodies[1:]))
+
+
+@lru_cache(maxsize=32)
+def records(data: bytes) -> tuple[Record, ...]:
+    """Return the clone records. Raises ManifestError where the chain is damaged; a torn tail is left out."""
+    return tuple(line for line in _lines(data) if isinstance(line, Record))
 
 
 def last_states(data: bytes) -> dict[str, State]:
@@ -36,9 +44,30 @@ def last_states(data: bytes) -> dict[str, State]:
     return {record.key: record.state for record in records(data)}
 
 
+def known_states(data: bytes) -> dict[str, State]:
+    """Give the last state of each key, also of those that are only planned, in the order in which they came."""
+    found: dict[str, State] = {}
+    for line in _lines(data):
+        if isinstance(line, PlannedLine):
+            found |= {key: found.get(key, State.PLANNED) for key, _ in line.targets}
+        elif isinstance(line, Record):
+            found[line.key] = line.state
+    return found
+
+
+def proven(data: bytes, planned: Iterable[Clone] = ()) -> bool:
+    """Whether a manifest shows that the server made a clone under the uuid it was asked for.
+
+    ``planned``: targets whose derived uuids nobody else has, so that a clone shows it though its sent line is lost.
+    """
+    asked = {record.resource_uuid for record in records(data) if record.state is State.SENT}
+    asked |= {clone.resource_uuid for clone in planned if not clone.is_given}
+    return any(record.state is State.CLONED and record.clone_uuid in asked for record in records(data))
+
+
 def intents(data: bytes) -> dict[str, Intent]:
     """Give what each key's records come to, settled or not."""
     found: dict[str, Intent] = {}
     for record in records(data):
-        found[record.key] = follow(found.get(record.key), record)
+        found[record.key] = next_intent(found.get(record.key), record)
     return found

@@ -6,31 +6,36 @@ import asyncio
 import os
 import socket
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from batch.cli.outcome import tally
-from batch.engine import Gate, Stop, clone_all
-from batch.engine.poison import SET_ASIDE
-from batch.engine.survey import survey
-from batch.errors import ExitCode, RunStoppedError, ZcloneError
+from batch.app.outcome import EarlyEnd, tally, unfinished_once_sent
+from batch.app.selection import select
+from batch.engine import Stop, clone_all
+from batch.engine.stop import GRACE
+from batch.engine.survey import refuse_changes, refuse_taken, survey
+from batch.errors import EndReason, ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import open_manifest
-from batch.model import Record, State
-from batch.report.exits import exit_code
+from batch.model import QUARANTINED, Record, State
+from batch.report.exits import REFUSED, exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
-from tests.simulation.booked import HEADER, URL, intents
+from tests.simulation.booked import HEADER, URL, intents, known_states, proven, records
 from tests.simulation.disk import ProcessFiles
 from tests.simulation.network import SimHttp
 from tests.simulation.process import Killed
-from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
+from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual, virtual_gate
 from tests.simulation.watched import WatchedApi, WatchedJournal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from batch.engine import Gate
+    from batch.engine.survey import Survey
+    from batch.engine.webhooks import WebHooks
     from batch.manifest import Manifest
+    from batch.model import Plan
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
@@ -44,7 +49,10 @@ class Ended:
     counts: Mapping[State, int] = field(default_factory=dict)
     """The plan's targets by state."""
     reason: str | None = None
-    """Why it ended early."""
+    """Why it ended early, in words."""
+    code_of_reason: EndReason | None = None
+    at: float = 0.0
+    """When its targets were counted, by the clock of its machine."""
 
 
 def run_process(world: World, process: Process) -> Ended:
@@ -87,7 +95,8 @@ async def _command(world: World, process: Process, loop: VirtualLoop) -> Ended:
         manifest = _open(world, process, clock)
     except ZcloneError as error:
         return Ended(error.exit_code, {}, str(error))
-    world.witness.opened(process, intents(world.manifest(process.manifest)))
+    data = world.manifest(process.manifest)
+    world.witness.opened(process, intents(data), is_proven=proven(data, world.clones))
     try:
         return await _use(world, process, loop, clock, manifest)
     except ZcloneError as error:
@@ -95,64 +104,142 @@ async def _command(world: World, process: Process, loop: VirtualLoop) -> Ended:
 
 
 async def _use(world: World, process: Process, loop: VirtualLoop, clock: VirtualClock, manifest: Manifest) -> Ended:
-    """As batch.cli.run: the manifest is closed whatever happens, with the exit code it justifies."""
+    """As batch.app.run: the manifest is closed whatever happens, with the exit code it justifies."""
     code: int = ExitCode.BROKEN
-    reason: str | None = None
+    early = EarlyEnd()
     counts: Mapping[State, int] = {}
     try:
-        reason = await _settle_all(world, process, loop, clock, manifest)
-        counts = tally(world.plan(), manifest.past)
-        code = exit_code(counts)
+        whole = world.plan()
+        plan = select(whole, only=process.only, shard=None)
+        manifest.past.is_at_most_once |= process.at_most_once
+        process.is_at_most_once = manifest.past.is_at_most_once
+        early = await _settle_all(world, process, loop, manifest, plan, whole=whole)
+        now, is_refused = clock.time(), early.reason in REFUSED
+        counts, overdue = tally(plan, manifest.past, now=now, is_refused=is_refused, is_part=bool(process.only))
+        code = exit_code(counts, reason=early.reason, overdue=overdue)
     except ZcloneError as error:
-        code, reason = error.exit_code, str(error)
+        code, early = error.exit_code, EarlyEnd(str(error), error.reason)
         raise
     finally:
         if process.alive:
-            await manifest.close(code, reason)
-    return Ended(code, counts, reason)
+            await manifest.close(code, early.text, code=early.reason)
+    return Ended(code, counts, *early, at=now)
+
+
+def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock) -> list[Record]:
+    """As batch.app.retry: what was set aside is asked about again, what failed is as if nothing had been sent."""
+    opened, in_plan = [], {clone.key for clone in plan.clones()}
+    for record in {record.key: record for record in records(world.manifest(process.manifest))}.values():
+        if record.key not in in_plan:
+            continue
+        if process.reopens and record.state is State.UNCERTAIN and record.error_code == QUARANTINED:
+            opened.append(Record(State.UNCERTAIN, record.key, clock.time(), record.attempt, retried=True))
+        if process.retries and record.state in {State.FAILED, State.CONFLICT}:
+            code = record.error_code
+            opened.append(Record(State.PLANNED, record.key, clock.time(), 0, error_code=code, retried=True))
+    return opened
+
+
+def _changes(world: World, process: Process, manifest: Manifest, whole: Plan, clock: VirtualClock) -> Iterator[Record]:
+    """As batch.app.changes: what left the job file before it was sent is withdrawn, and planned where it is back."""
+    in_file, intents = {key for key, _ in whole.listing()}, manifest.past.intents
+    for key, state in known_states(world.manifest(process.manifest)).items():
+        intent = intents.get(key)
+        is_unsent = intent is None or (intent.job_uuid is None and not intent.open_jobs)
+        if state is State.PLANNED and key not in in_file and is_unsent:
+            yield Record(State.WITHDRAWN, key, clock.time())
+        elif state is State.WITHDRAWN and key in in_file:
+            yield Record(State.PLANNED, key, clock.time())
+
+
+async def _note_all(journal: WatchedJournal, manifest: Manifest, noted: Iterable[Record]) -> None:
+    for record in noted:
+        journal.note(record)
+    await manifest.flush()
 
 
 async def _settle_all(
-    world: World, process: Process, loop: VirtualLoop, clock: VirtualClock, manifest: Manifest
-) -> str | None:
-    plan, past = world.plan(), manifest.past
-    if process.reopens:
-        for intent in past.intents.values():
-            if intent.error_code == SET_ASIDE:
-                manifest.note(Record(State.UNCERTAIN, intent.key, clock.time(), intent.attempt, retried=True))
+    world: World, process: Process, loop: VirtualLoop, manifest: Manifest, plan: Plan, *, whole: Plan
+) -> EarlyEnd:
+    past, clock = manifest.past, VirtualClock(loop, world.random, error=lambda: world.clock_error)
+    journal = WatchedJournal(manifest, world.witness, process)
     found = survey(plan, past)
-    if found.is_nothing_left:
-        return None
+    refuse_taken(found.taken)
+    if not process.accepts_changes:
+        refuse_changes(found.changed)
+    if found.changed or found.outdated:
+        plan = replace(plan, inputs="")
+    again = _reopened(world, process, plan, clock)
+    if found.is_nothing_left and not again:
+        await _note_all(journal, manifest, list(_changes(world, process, manifest, whole, clock)))
+        return EarlyEnd()
     stop = Stop()
     if process.stop_after is not None:
-        loop.call_later(process.stop_after, stop.request, "signal")
-    gate = Gate(world.limits.rate, clock=clock)
-    stop.on_request(gate.stop_sending)
+        loop.call_later(process.stop_after, stop.request, "signal", EndReason.SIGNAL)
+    gate = virtual_gate(world.limits.rate, loop)
+    stop.on_request(lambda: gate.stop(GRACE))
     http = SimHttp(world, process, gate, loop)
     settings = Settings(URL, PasswordAuth("admin", "password"))
     client = Client(settings, gate=gate, clock=clock, language="en", http=http)
+    hooks = None if world.hooks is None else world.hooks.open(process, client, gate.polls, loop)
     try:
-        await client.preflight()
-        new = ((clone.key, clone.source_uuid) for clone in plan.clones() if not past.is_planned(clone.key))
-        await manifest.write_plan(plan, new)
-        await clone_all(
+        with unfinished_once_sent(manifest):
+            await client.preflight()
+        changes = [*_changes(world, process, manifest, whole, clock), *again]
+        await _note_all(journal, manifest, changes)
+        if changes:
+            found = survey(plan, past)
+        return await _clone(
+            world,
+            process,
+            manifest,
             plan,
             found,
             api=WatchedApi(client, world.witness, process),
+            gate=gate,
+            stop=stop,
+            clock=clock,
+            hooks=hooks,
+        )
+    finally:
+        if process.alive:
+            gate.stop(0.0)
+            await client.close()
+
+
+async def _clone(
+    world: World,
+    process: Process,
+    manifest: Manifest,
+    plan: Plan,
+    found: Survey,
+    *,
+    api: WatchedApi,
+    gate: Gate,
+    stop: Stop,
+    clock: VirtualClock,
+    hooks: WebHooks | None,
+) -> EarlyEnd:
+    past = manifest.past
+    new = ((clone.key, clone.source_uuid) for clone in plan.clones() if not past.is_planned(clone.key))
+    await manifest.write_plan(plan, new)
+    try:
+        await clone_all(
+            plan,
+            found,
+            api=api,
             journal=WatchedJournal(manifest, world.witness, process),
             past=past,
             clock=clock,
             limits=world.limits,
             stop=stop,
+            polls=gate.polls,
+            hooks=hooks,
+            at_most_once=past.is_at_most_once,
         )
     except RunStoppedError as stopped:
-        if stopped.exit_code is not ExitCode.UNFINISHED:
-            raise
-        return str(stopped)
-    finally:
-        if process.alive:
-            await client.close()
-    return stop.reason
+        return EarlyEnd(str(stopped), stopped.reason)
+    return EarlyEnd(stop.reason, stop.code)
 
 
 def _open(world: World, process: Process, clock: VirtualClock) -> Manifest:

@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING, Final
 from batch.engine.breaker import OUTAGE_DEADLINE
 from batch.errors import ExitCode, ManifestError
 from batch.model import Limits, State
-from batch.simulator.faults import Fault, FaultKind, Rule
+from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.options import NodeOptions
 from tests.simulation.booked import last_states, records
 from tests.simulation.command import run_process
+from tests.simulation.hooks import run_hooks
 from tests.simulation.jobs import planned
 from tests.simulation.mending import damage, mended
 from tests.simulation.process import MANIFEST, Process
 from tests.simulation.promises import misreported
 from tests.simulation.schedule import SUBMIT_FAULTS, judged, rules, run_schedule
 from tests.simulation.virtual import EPOCH
+from tests.simulation.wider import (
+    run_at_most_once,
+    run_attempts,
+    run_away,
+    run_clocks,
+    run_edits,
+    run_repeated,
+    run_retried,
+    run_unproven,
+    run_wider,
+)
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
@@ -34,7 +46,7 @@ _TRIED: Final = {State.CLONED, State.UNCERTAIN}
 def world_of(
     seed: int,
     count: int,
-    *faults: Rule,
+    *faults: FaultRule,
     rate: float = 50.0,
     concurrency: int = 4,
     latency: float = 0.2,
@@ -88,14 +100,14 @@ def run_bad_disks(seed: int) -> Verdict:
 
 def run_expiries(seed: int) -> Verdict:
     """Sessions that die while several clones are in flight."""
-    world = world_of(seed, 8, Rule(Fault(FaultKind.EXPIRE_SESSIONS), probability=0.3, times=3), latency=1.0)
+    world = world_of(seed, 8, FaultRule(Fault(FaultKind.EXPIRE_SESSIONS), probability=0.3, times=3), latency=1.0)
     run_process(world, Process())
     return judged(world)
 
 
 def run_outages(seed: int) -> Verdict:
     """A server that restarts again and again under a low rate."""
-    world = world_of(seed, 6, Rule(Fault(FaultKind.RESTART, seconds=4.0), probability=0.4, times=4), rate=4.0)
+    world = world_of(seed, 6, FaultRule(Fault(FaultKind.RESTART, seconds=4.0), probability=0.4, times=4), rate=4.0)
     run_process(world, Process())
     return judged(world)
 
@@ -111,32 +123,32 @@ def run_stuck(seed: int) -> Verdict:
     return judged(world)
 
 
-def run_poison(seed: int) -> Verdict:
+def run_quarantine(seed: int) -> Verdict:
     """A clone whose answers kill every process that reads them: the others are made, it is set aside, then mended."""
     random = Random(seed)
     world = world_of(seed, random.randint(2, 5))
     chosen = random.choice(world.clones)
-    world.poison = chosen.resource_uuid
+    world.killer_uuid = chosen.resource_uuid
     problems = _survived(world, chosen.key)
-    world.poison = None
+    world.killer_uuid = None
     run_process(world, Process(reopens=True))
     return judged(world, problems)
 
 
-def _survived(world: World, poisonous: str) -> list[str]:
+def _survived(world: World, killer: str) -> list[str]:
     """After five deaths, one of them alone, a process ends in order and says why; the next one touches nothing."""
     deaths = 0
     while (ended := run_process(world, Process())).code is None:
         deaths += 1
         if deaths > _MOST_DEATHS:
-            return [f"poison: {deaths} processes died of {poisonous}"]
+            return [f"quarantine: {deaths} processes died of {killer}"]
     states = last_states(world.manifest(MANIFEST))
-    wanted = {clone.key: State.UNCERTAIN if clone.key == poisonous else State.CLONED for clone in world.clones}
-    found = [] if states == wanted and ended.code == ExitCode.UNFINISHED else [f"poison: exit {ended.code} {states}"]
+    wanted = {clone.key: State.UNCERTAIN if clone.key == killer else State.CLONED for clone in world.clones}
+    found = [] if states == wanted and ended.code == ExitCode.FAILED else [f"quarantine: exit {ended.code} {states}"]
     before, calls = world.manifest(MANIFEST), world.witness.posts
     run_process(world, Process())
     is_left = world.manifest(MANIFEST) == before and world.witness.posts == calls
-    return found if is_left else [*found, "poison: what was set aside was touched"]
+    return found if is_left else [*found, "quarantine: what was set aside was touched"]
 
 
 def run_blackouts(seed: int) -> Verdict:
@@ -145,13 +157,13 @@ def run_blackouts(seed: int) -> Verdict:
     seconds = random.choice((90.0, 600.0, 2400.0))
     world = world_of(seed, 80, concurrency=40, patience=1800.0)
     world.limits = replace(world.limits, timeout=None)
-    away: tuple[Rule, ...] = ()
+    away: tuple[FaultRule, ...] = ()
     if random.random() < 0.5:
-        world.at(2.0, lambda: world.node.restart(EPOCH + world.now, seconds=seconds))
+        world.at(1.0, lambda: world.node.restart(EPOCH + world.now, seconds=seconds))
     else:
-        away = tuple(Rule(Fault(FaultKind.DROP), on=on, probability=1.0) for on in ("submit", "poll", "query"))
-        world.at(2.0, lambda: world.node.set_faults(replace(world.options, faults=away)))
-        world.at(2.0 + seconds, lambda: world.node.set_faults(world.options))
+        away = tuple(FaultRule(Fault(FaultKind.DROP), on=on, probability=1.0) for on in ("submit", "poll", "query"))
+        world.at(1.0, lambda: world.node.set_faults(replace(world.options, faults=away)))
+        world.at(1.0 + seconds, lambda: world.node.set_faults(world.options))
     ended = run_process(world, Process())
     is_too_long = seconds > OUTAGE_DEADLINE
     # A restart leaves jobs that never end: those clones are uncertain, and everything else is made.
@@ -166,8 +178,8 @@ def run_deaf(seed: int) -> Verdict:
     """A server that answers every question and takes no POST for a quarter of an hour, from the second clone on."""
     world = world_of(seed, 100, concurrency=60, patience=1800.0)
     world.limits = replace(world.limits, timeout=None)
-    deaf = (Rule(Fault(FaultKind.DROP), on="submit", probability=1.0),)
-    world.at(2.0, lambda: world.node.set_faults(replace(world.options, faults=deaf)))
+    deaf = (FaultRule(Fault(FaultKind.DROP), on="submit", probability=1.0),)
+    world.at(1.0, lambda: world.node.set_faults(replace(world.options, faults=deaf)))
     world.at(900.0, lambda: world.node.set_faults(world.options))
     ended = run_process(world, Process())
     problems = [] if not set(ended.counts) - _TRIED else [f"I9: exit {ended.code} {dict(ended.counts)} {ended.reason}"]
@@ -239,9 +251,19 @@ KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
     "outages": run_outages,
     "stuck": run_stuck,
     "corrupted": run_corrupted,
-    "poison": run_poison,
+    "quarantine": run_quarantine,
     "blackouts": run_blackouts,
     "deaf": run_deaf,
     "repaired": run_repaired,
     "noise": run_noise,
+    "hooks": run_hooks,
+    "wider": run_wider,
+    "attempts": run_attempts,
+    "at most once": run_at_most_once,
+    "edits": run_edits,
+    "away": run_away,
+    "clocks": run_clocks,
+    "repeated": run_repeated,
+    "retried": run_retried,
+    "unproven": run_unproven,
 }

@@ -114,5 +114,8 @@ class ProcessFiles:
         if file.locked_by is self._process:
             file.locked_by = None
 
+    def is_whole(self, handle: int, path: Path, size: int) -> bool:
+        return len(self._file(handle).data) >= size
+
     def is_remote(self, handle: int) -> bool:
         return False

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batch.jobfile import load
-from batch.plan import expand
+from batch.plan import Planning
 from tests.simulation.virtual import EPOCH
 
 if TYPE_CHECKING:
@@ -27,10 +27,37 @@ def plan_of(numbers: tuple[int, ...]) -> Plan:
     with TemporaryDirectory() as folder:
         path = Path(folder, "job.yaml")
         path.write_text(json.dumps({"version": 1, "name": "sim", "targets": targets}), encoding="utf-8")
-        plan = expand(load(path), run="default", started_at=EPOCH)
+        plan = Planning(load(path), run="default", started_at=EPOCH).plan()
         made = tuple(plan.clones())
     # The seeds on record know an ``inputs`` of this length; with another one the disk would lose other bytes.
-    return replace(plan, clones=lambda: iter(made), inputs=plan.digest, listed=None)
+    return replace(plan, clones=lambda: iter(made), inputs=plan.digest)
+
+
+class Spec(NamedTuple):
+    """One target as a job file may have it."""
+
+    number: int
+    name: int = 0
+    """Which of its names."""
+    uuid: str | None = None
+    """The resourceUuid that the job file gives."""
+
+
+@cache
+def plan_as(specs: tuple[Spec, ...]) -> Plan:
+    """Load and plan a job of these targets."""
+    targets = []
+    for spec in specs:
+        params = {"name": f"clone-{spec.number}-{spec.name}"} | (
+            {} if spec.uuid is None else {"resourceUuid": spec.uuid}
+        )
+        targets.append({"uuid": f"{spec.number + 1:032x}", "id": f"t{spec.number}", "params": params})
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "job.yaml")
+        path.write_text(json.dumps({"version": 1, "name": "sim", "targets": targets}), encoding="utf-8")
+        plan = Planning(load(path), run="default", started_at=EPOCH).plan()
+        made = tuple(plan.clones())
+    return replace(plan, clones=lambda: iter(made), inputs=plan.digest)
 
 
 def planned_clone(number: int) -> Clone:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
-from batch.manifest.repair import repair
+from batch.manifest.repair import repair_manifest
 from tests.simulation.booked import records
 from tests.simulation.disk import SimFile
 from tests.simulation.process import MANIFEST
+from tests.simulation.virtual import EPOCH
 
 if TYPE_CHECKING:
     from random import Random
 
     from tests.simulation.world import World
 
+_JOB: Final = re.compile(rb'"job_uuid":"([0-9a-f]+)"')
 
-def damage(world: World, random: Random) -> None:
-    """Flip bits, cut lines out or double them, anywhere behind the header."""
+
+def damage(world: World, random: Random, *, cuts_end: bool = True) -> None:
+    """Flip bits, cut lines out or double them, anywhere behind the header.
+
+    ``cuts_end``: whether the last line may be cut out. That leaves no trace: the file is the manifest as it was before,
+    and no reader can know better. Derived uuids hold even then; a uuid of the user's own and --at-most-once rest on it.
+    """
     file = world.disk.files.get(MANIFEST)
     lines = [] if file is None else bytes(file.data).splitlines(keepends=True)
     if file is None or len(lines) < 2:
@@ -30,12 +38,29 @@ def damage(world: World, random: Random) -> None:
             line = bytearray(lines[chosen])
             line[random.randrange(len(line))] ^= 1 << random.randrange(8)
             lines[chosen] = bytes(line)
-        case 1:
+        case 1 if cuts_end or chosen < len(lines) - 1:
             del lines[chosen]
         case _:
             lines.insert(chosen, lines[chosen])
     world.is_damaged = True
     world.edit(world.ever.values())
+    file.data[:] = b"".join(lines)
+    file.synced = bytes(file.data)
+    # What was told of lost records cannot be held against the next process.
+    world.witness.stories.pop(MANIFEST, None)
+
+
+def damage_last_job(world: World) -> None:
+    """Spoil, beyond recognition of whom they are about, the lines that name the job uuid of the last POST."""
+    file = world.disk.files.get(MANIFEST)
+    lines = [] if file is None else bytes(file.data).splitlines(keepends=True)
+    jobs = [found[1] for line in lines if b'"state":"sent"' in line and (found := _JOB.search(line))]
+    if file is None or not jobs:
+        return
+    for number, line in enumerate(lines):
+        if jobs[-1] in line:
+            lines[number] = b"#" * (len(line) - 1) + b"\n"
+    world.is_damaged = True
     file.data[:] = b"".join(lines)
     file.synced = bytes(file.data)
     # What was told of lost records cannot be held against the next process.
@@ -54,7 +79,7 @@ def mended(world: World) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder, "damaged"), Path(folder, "repaired")
         path.write_bytes(data)
-        repair(path, out, clock=lambda: world.now)
+        repair_manifest(path, out, clock=lambda: EPOCH + world.now + world.clock_error)
         whole = out.read_bytes()
     world.disk.files[MANIFEST] = SimFile(bytearray(whole), whole, is_named=True)
     return _unreadable(whole)

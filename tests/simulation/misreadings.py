@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from batch.keytable import hash_key
 from batch.manifest import fold
 from batch.manifest.kinds import EndedLine
 from batch.manifest.line import SEAL
@@ -23,37 +22,37 @@ if TYPE_CHECKING:
 
 def noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
     """Bytes that say nothing are taken for a yes to the POST."""
-    read = replies.submitted
+    read = replies.read_submit
 
     def submitted(*given: Any) -> Any:
         answer = read(*given)
         return Accepted(None) if isinstance(answer, NoAnswer) else answer
 
-    patch.setattr(client, "submitted", submitted)
+    patch.setattr(client, "read_submit", submitted)
 
 
 def noise_is_absent(patch: pytest.MonkeyPatch) -> None:
     """Bytes that say nothing are taken for a list without the clone."""
-    read = replies.found
+    read = replies.read_find
 
     def found(*given: Any) -> Any:
         answer = read(*given)
         return Absent() if isinstance(answer, NoAnswer) else answer
 
-    patch.setattr(client, "found", found)
+    patch.setattr(client, "read_find", found)
 
 
 def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
     """What failed is planned again for the next process, without anybody's retry."""
-    settle = fold.Past._settle
+    settle = fold.ManifestFold._settle
 
-    def forget(self: fold.Past, key: bytes, code: int, attempt: int) -> None:
+    def forget(self: fold.ManifestFold, key: str, code: int, attempt: int) -> None:
         settle(self, key, code, attempt)
         if fold._STATES[code] is State.FAILED:
             self._finals[code] -= 1
-            self._table.put(hash_key(key), fold._PLANNED)
+            self._table.put(hash(key), fold._PLANNED)
 
-    patch.setattr(fold.Past, "_settle", forget)
+    patch.setattr(fold.ManifestFold, "_settle", forget)
 
 
 def open_ends_believed(patch: pytest.MonkeyPatch) -> None:
@@ -64,7 +63,7 @@ def open_ends_believed(patch: pytest.MonkeyPatch) -> None:
         found = parse_line(data[data.rfind(b"\n", 0, -1) + 1 : -1 - SEAL])
         return found if isinstance(found, EndedLine) and found.counts else None
 
-    patch.setattr(import_module("batch.manifest.finished"), "_ended", ended)
+    patch.setattr(import_module("batch.manifest.ending"), "_settled_end", ended)
 
 
 MISREADINGS = (

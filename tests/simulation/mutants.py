@@ -9,10 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import breaker, budget, decisions, gate, poison, run, settle, steps
+from batch.engine import absence, breaker, budget, decisions, gate, pool, quarantine, resume, settle, steps
 from batch.errors import ManifestError, RunStoppedError
 from batch.manifest import chain, journal, line, opening, writer
-from batch.model import State
+from batch.model import CallKind, State
 from batch.zstack import auth, client
 from batch.zstack.answers import NoAnswer
 from tests.simulation.virtual import EPOCH
@@ -60,10 +60,10 @@ def no_resource_uuid(patch: pytest.MonkeyPatch) -> None:
 
 
 def new_uuid_per_attempt(patch: pytest.MonkeyPatch) -> None:
-    """Every further POST of a target has an R of its own, in record, body and look alike."""
+    """Every further POST of a target has a resource uuid of its own, in record, body and look alike."""
     send = settle._send
 
-    async def again(step: steps.Send, clone: Clone, world: settle.World) -> steps.Step:
+    async def again(step: steps.Send, clone: Clone, world: settle.Dependencies) -> steps.Step:
         if step.attempt > 1:
             drawn = hashlib.sha256(f"{clone.resource_uuid}{step.attempt}".encode()).hexdigest()
             uuid = f"{drawn[:12]}4{drawn[13:16]}8{drawn[17:32]}"
@@ -117,52 +117,53 @@ def no_checksum(patch: pytest.MonkeyPatch) -> None:
 
 def no_reconcile(patch: pytest.MonkeyPatch) -> None:
     """An unanswered POST is sent again at once, by the same process and by the next."""
-    after, first = decisions.after_submit, settle.first_step
+    after, first = decisions.after_submit, resume.first_step
 
     def after_submit(answer: Any, ticket: steps.Ticket, **rest: Any) -> steps.Step:
         if isinstance(answer, NoAnswer) and ticket.attempt < rest["policy"].attempts:
             return steps.Send(ticket.attempt + 1, ticket.job_uuid, ticket.first_sent_at)
         return after(answer, ticket, **rest)
 
-    def first_step(intent: Intent, policy: Any) -> steps.Step:
-        step = first(intent, policy)
+    def first_step(intent: Intent, policy: Any, *, now: float) -> steps.Step:
+        step = first(intent, policy, now=now)
         if isinstance(step, steps.Poll) and step.ticket.attempt < policy.attempts:
             return steps.Send(step.ticket.attempt + 1, step.ticket.job_uuid, step.ticket.first_sent_at)
         return step
 
     patch.setattr(settle, "after_submit", after_submit)
-    patch.setattr(run, "first_step", first_step)
+    patch.setattr(resume, "first_step", first_step)
 
 
 def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
-    """J is drawn anew for every POST, also where the old one had no end."""
-    invisible = decisions._invisible
+    """The job uuid is drawn anew for every POST, also where the old one had no end."""
+    invisible = absence.after_absence
 
     def always_new(*given: Any) -> steps.Step:
         step = invisible(*given)
         return step._replace(job_uuid=None) if isinstance(step, steps.Send) else step
 
-    patch.setattr(decisions, "_invisible", always_new)
+    patch.setattr(decisions, "after_absence", always_new)
 
 
 def deadline_reset(patch: pytest.MonkeyPatch) -> None:
     """Each process waits for a job as if it had been sent just now."""
-    first = settle.first_step
+    first = resume.first_step
 
-    def first_step(intent: Intent, policy: Any) -> steps.Step:
-        step = first(intent, policy)
+    def first_step(intent: Intent, policy: Any, *, now: float) -> steps.Step:
+        step = first(intent, policy, now=now)
         if not isinstance(step, steps.Poll):
             return step
         now = EPOCH + asyncio.get_running_loop().time()
         return step._replace(ticket=step.ticket._replace(deadline=now + policy.window(None)))
 
-    patch.setattr(run, "first_step", first_step)
+    patch.setattr(resume, "first_step", first_step)
 
 
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
     """What is not known is called failed."""
-    uncertain = decisions._uncertain
-    patch.setattr(decisions, "_uncertain", lambda *given: uncertain(*given)._replace(state=State.FAILED))
+    uncertain = absence.uncertain
+    for module in (absence, decisions):
+        patch.setattr(module, "uncertain", lambda *given: uncertain(*given)._replace(state=State.FAILED))
 
 
 def login_per_worker(patch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,7 @@ def login_per_worker(patch: pytest.MonkeyPatch) -> None:
 
 def retry_outside_gate(patch: pytest.MonkeyPatch) -> None:
     """A POST that is tried again does not wait for its turn."""
-    resend, wait = settle._resend, gate.Gate.wait_to_send
+    resend, wait = settle._resend, gate.Gate.wait
     is_retry = contextvars.ContextVar("is_retry", default=False)
 
     async def resend_at_once(*given: Any) -> steps.Step:
@@ -186,11 +187,11 @@ def retry_outside_gate(patch: pytest.MonkeyPatch) -> None:
         finally:
             is_retry.set(False)
 
-    async def wait_to_send(self: gate.Gate) -> bool:
-        return self._sending if is_retry.get() else await wait(self)
+    async def wait_turn(self: gate.Gate, kind: CallKind, job_uuid: str = "") -> bool:
+        return not self._is_forbidden(kind) if is_retry.get() else await wait(self, kind, job_uuid)
 
     patch.setattr(settle, "_resend", resend_at_once)
-    patch.setattr(gate.Gate, "wait_to_send", wait_to_send)
+    patch.setattr(gate.Gate, "wait", wait_turn)
 
 
 def name_not_synced(patch: pytest.MonkeyPatch) -> None:
@@ -239,10 +240,10 @@ def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
 def budget_ignored(patch: pytest.MonkeyPatch) -> None:
     """Every retry is let through."""
 
-    async def afford(self: budget.RetryBudget, price: float, stop: Any) -> None:
+    async def reserve(self: budget.RetryBudget, cost: float, stop: Any) -> None:
         self._under_way += 1
 
-    patch.setattr(budget.RetryBudget, "afford", afford)
+    patch.setattr(budget.RetryBudget, "reserve", reserve)
 
 
 def nothing_holds_back(patch: pytest.MonkeyPatch) -> None:
@@ -264,26 +265,26 @@ def deaths_not_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(journal.Manifest, "take_up", take_up)
 
 
-def suspects_in_the_crowd(patch: pytest.MonkeyPatch) -> None:
+def isolated_in_the_pool(patch: pytest.MonkeyPatch) -> None:
     """What processes died of goes with everything else."""
-    sort = poison.triage
+    sort = quarantine.sort_by_deaths
 
-    def triage(*given: Any) -> poison.Triage:
+    def sort_by_deaths(*given: Any) -> quarantine.OpenClones:
         found = sort(*given)
-        return poison.Triage(found.ordinary + found.suspect, (), found.deadly)
+        return quarantine.OpenClones(found.ordinary + found.isolated, (), found.quarantined)
 
-    patch.setattr(run, "triage", triage)
+    patch.setattr(pool, "sort_by_deaths", sort_by_deaths)
 
 
 MUTANTS = (
     Mutant("no record before POST", no_record, 10),
-    Mutant("no R", no_resource_uuid, 10),
-    Mutant("new R per attempt", new_uuid_per_attempt, 30),
+    Mutant("no resource uuid", no_resource_uuid, 10),
+    Mutant("new resource uuid per attempt", new_uuid_per_attempt, 30),
     Mutant("no fsync", no_sync, 10),
     Mutant("append after a torn tail", torn_tail_kept, 40, "crashes"),
     Mutant("no CRC", no_checksum, 40, "corrupted"),
     Mutant("no reconcile before re-send", no_reconcile, 30),
-    Mutant("new J each loop", new_job_each_time, 60),
+    Mutant("new job uuid each loop", new_job_each_time, 60),
     Mutant("deadline reset by restart", deadline_reset, 20, "stuck"),
     Mutant("failed instead of uncertain", failed_instead_of_uncertain, 20, "stuck"),
     Mutant("login per worker", login_per_worker, 20, "expiries"),
@@ -294,7 +295,7 @@ MUTANTS = (
     Mutant("header's remains refused", header_remains_refused, 100, "crashes"),
     Mutant("budget ignored", budget_ignored, 2, "deaf"),
     Mutant("nothing holds retries back", nothing_holds_back, 4, "blackouts"),
-    Mutant("deaths not counted", deaths_not_counted, 5, "poison"),
-    Mutant("suspects in the crowd", suspects_in_the_crowd, 40, "poison"),
+    Mutant("deaths not counted", deaths_not_counted, 5, "quarantine"),
+    Mutant("isolated clones in the pool", isolated_in_the_pool, 40, "quarantine"),
 )
 """The twelve that must be found, then four that were bugs, then the rules of retrying."""

@@ -7,8 +7,10 @@ import json
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from batch.simulator.wire import Drop, Later, Reply, Request
+from batch.model import CallKind
+from batch.simulator.wire import Drop, Later, Request, Response
 from batch.zstack.answers import NoAnswer, NotSent
+from batch.zstack.wire import NOT_ADMITTED
 from batch.zstack.wire import Reply as ClientReply
 from tests.simulation.virtual import EPOCH
 
@@ -55,9 +57,9 @@ class SimHttp:
         self._gate = gate
         self._loop = loop
 
-    def _is_deadly(self, request: Request) -> bool:
-        """Whether the answer is about the poisonous clone: its POST, its job, or a look at it."""
-        uuid = self._world.poison
+    def _kills(self, request: Request) -> bool:
+        """Whether the answer is about the clone that kills processes: its POST, its job, or a look at it."""
+        uuid = self._world.killer_uuid
         if uuid is None:
             return False
         jobs = {post.job for story in self._world.witness.stories.values() for post in story.posts.get(uuid, ())}
@@ -70,38 +72,39 @@ class SimHttp:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        sends_clone: bool = False,
+        kind: CallKind = CallKind.QUESTION,
+        job_uuid: str = "",
     ) -> Outcome:
         self._process.heard_noise = False
-        if not sends_clone:
-            await self._gate.wait()
-        elif not await self._gate.wait_to_send():
-            return NotSent("the run stopped sending", is_held_back=True)
+        if not await self._gate.wait(kind, job_uuid):
+            return NOT_ADMITTED
         self._process.step(f"call {method}")
         witness = self._world.witness
         witness.addressed(self._process, path)
         request = self._request(method, path, body, headers)
         witness.called(self._process, request, self._loop.time())
-        if sends_clone:
+        if kind is CallKind.CLONE:
             self._check_record(request)
         outcome = await self._send(request)
-        if self._is_deadly(request):
+        if self._kills(request):
             self._process.die()
         self._process.heard_noise = isinstance(outcome, _Noise) and outcome.status in _READ_BY_BODY
         witness.answered(self._process, request, outcome)
         return outcome
 
     async def _send(self, request: Request) -> Outcome:
-        inbox: list[Reply | Drop | Later | None] = []
+        inbox: list[Response | Drop | Later | None] = []
         there, back = (0.001 + 0.05 * self._world.random.random() ** 3 for _ in range(2))
         self._world.at(self._loop.time() + there, lambda: inbox.append(self._deliver(request)))
         return await self._answer(inbox, there, back)
 
-    def _deliver(self, request: Request) -> Reply | Drop | Later | None:
+    def _deliver(self, request: Request) -> Response | Drop | Later | None:
         """Hand the request to the node, dead sender or not; None where nobody listens."""
         world = self._world
         if EPOCH + world.now < world.node.down_until:
             return None
+        if world.hooks is not None and "x-web-hook" in request.headers:
+            world.hooks.saw(request)
         delivery = world.node.receive(request, EPOCH + world.now)
         world.say(f"{request.method} {request.path} -> {_shown(delivery)}")
         return delivery
@@ -119,7 +122,7 @@ class SimHttp:
         self._world.advance(self._loop.time())
         self._process.step("network")
 
-    async def _answer(self, inbox: list[Reply | Drop | Later | None], there: float, back: float) -> Outcome:
+    async def _answer(self, inbox: list[Response | Drop | Later | None], there: float, back: float) -> Outcome:
         await self._wait(there + 1e-9)
         delivery = inbox[0]
         if delivery is None:
@@ -151,17 +154,17 @@ class SimHttp:
         return _Noise(reply.status, body, None, reply.retry_after)
 
     def _check_record(self, request: Request) -> None:
-        """I4 and I14: each POST has a durable record of the same J, R and digest, and none follows a failed write."""
+        """I4 and I14: each POST has a durable record of the same uuids and digest, and none follows a failed write."""
         world, job = self._world, request.headers["x-job-uuid"]
         uuid = json.loads(request.body)["params"].get("resourceUuid", "")
-        digest = next((clone.digest for clone in world.ever.values() if clone.body == request.body), "no such body")
+        digest = next((clone.digest for clone in world.versions.values() if clone.body == request.body), "no such body")
         file = world.disk.files.get(self._process.manifest)
         synced = file.synced if file is not None and file.is_named else b""
         wanted = [f'"{name}":"{value}"'.encode() for name, value in _ids(job, uuid, digest)]
         # The last lines first: a POST follows its record closely.
         if not any(all(part in line for part in wanted) for line in reversed(synced.splitlines())):
             world.witness.broken.append(f"I4: POST {job} without a durable record of its ids and digest")
-        if self._loop.time() > self._process.poisoned_at:
+        if self._loop.time() > self._process.failed_at:
             world.witness.broken.append(f"I14: POST {job} after the journal failed")
 
     async def close(self) -> None:
@@ -172,7 +175,7 @@ def _ids(job: str, uuid: str, digest: str) -> tuple[tuple[str, str], ...]:
     return ("state", "sent"), ("job_uuid", job), ("resource_uuid", uuid), ("digest", digest)
 
 
-def _shown(delivery: Reply | Drop | Later) -> str:
-    if isinstance(delivery, Reply):
+def _shown(delivery: Response | Drop | Later) -> str:
+    if isinstance(delivery, Response):
         return f"{delivery.status} {delivery.body[:200]!r} {delivery.delay:.6f} {delivery.cut}"
     return f"{type(delivery).__name__}"

@@ -33,6 +33,14 @@ class Process:
     manifest: Path = MANIFEST
     reopens: bool = False
     """Whether it is ``zclone retry --state uncertain``: what was set aside is open again."""
+    retries: bool = False
+    """Whether it is ``zclone retry`` of what failed or is a conflict."""
+    only: tuple[str, ...] = ()
+    """What its ``--only`` says."""
+    at_most_once: bool = False
+    is_at_most_once: bool = False
+    """Whether it or one before it on its manifest was started so."""
+    accepts_changes: bool = False
     alive: bool = True
     steps: int = 0
     names: list[str] = field(default_factory=list)
@@ -46,7 +54,7 @@ class Process:
     """Seconds since the epoch, as its machine has it."""
     heard_noise: bool = False
     """Whether the answer it heard last was bytes that say nothing."""
-    poisoned_at: float = float("inf")
+    failed_at: float = float("inf")
     """When a write or sync failed: nothing may be sent after that moment."""
 
     def step(self, name: str) -> None:
@@ -72,7 +80,7 @@ class Process:
         self.writes += 1
         if self.bad_write_at is None or self.writes < self.bad_write_at:
             return len(data)
-        self.poisoned_at = self.clock()
+        self.failed_at = self.clock()
         if self.writes == self.bad_write_at and len(data) > 1:
             return len(data) // 2
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -81,5 +89,5 @@ class Process:
         """Raise EIO at the chosen sync."""
         self.syncs += 1
         if self.syncs == self.bad_sync_at:
-            self.poisoned_at = self.clock()
+            self.failed_at = self.clock()
             raise OSError(errno.EIO, "Input/output error")

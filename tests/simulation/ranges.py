@@ -35,7 +35,7 @@ def put_on_record(verdict: Verdict) -> None:
             record.write(f"{verdict.seed} {verdict.problems[0]}\n")
 
 
-def told(verdict: Verdict) -> str:
+def told(verdict: Verdict, *, kind: str = "random") -> str:
     """What to show of a failing schedule, and how to see it again."""
-    again = f"pytest -n0 tests/simulation/test_random_schedules.py --schedules 1 --seed {verdict.seed}"
+    again = f"python -m tests.simulation --kind '{kind}' --processes 1 --schedules 1 --seed {verdict.seed}"
     return "\n".join((f"seed {verdict.seed}:", *verdict.problems, f"again: {again}", *verdict.trace[-40:]))

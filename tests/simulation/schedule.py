@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ExitCode
 from batch.model import Limits, State
-from batch.simulator.faults import Fault, FaultKind, Rule
+from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.options import NodeOptions, Source
 from tests.simulation import promises
 from tests.simulation.booked import last_states, records
@@ -79,9 +79,9 @@ class Verdict:
     kills: int
 
 
-def rules(faults: Sequence[Fault], share: float, *, on: str = "submit") -> tuple[Rule, ...]:
+def rules(faults: Sequence[Fault], share: float, *, on: str = "submit") -> tuple[FaultRule, ...]:
     """Let ``share`` of the calls meet one of the faults."""
-    return tuple(Rule(fault, on=on, probability=share / len(faults)) for fault in faults)
+    return tuple(FaultRule(fault, on=on, probability=share / len(faults)) for fault in faults)
 
 
 def options_of(random: Random, *, occupied: bool) -> NodeOptions:
@@ -102,20 +102,25 @@ def options_of(random: Random, *, occupied: bool) -> NodeOptions:
     )
 
 
-def run_schedule(seed: int) -> Verdict:
-    """One random schedule from its seed alone."""
-    random = Random(seed)
+def random_world(seed: int, random: Random) -> World:
+    """A World of some targets whose node has random faults."""
     options = options_of(random, occupied=random.random() < 0.03)
     limits = Limits(
         rate=random.choice((50.0, 50.0, 4.0)), concurrency=random.choice((1, 2, 4)), attempts=4, timeout=20.0
     )
-    world = World(seed, planned(random.randint(1, 6)), options, limits)
+    return World(seed, planned(random.randint(1, 6)), options, limits)
+
+
+def run_schedule(seed: int) -> Verdict:
+    """One random schedule from its seed alone."""
+    random = Random(seed)
+    world = random_world(seed, random)
     problems: list[str] = []
     has_twin = random.random() < 0.1
     if random.random() < 0.05:
         world.garbled = random.choice((0.02, 0.3))
     if random.random() < 0.03:
-        world.poison = random.choice(world.clones).resource_uuid
+        world.killer_uuid = random.choice(world.clones).resource_uuid
     for _ in range(random.randint(1, 4)):
         problems += hurt(world, random, has_twin=has_twin)
         if problems or world.witness.broken:
@@ -193,7 +198,7 @@ def judged(world: World, problems: Sequence[str] = (), *, manifests: Sequence[Pa
     """Heal the world, run until everything is settled, and check the promises."""
     found = [*problems]
     world.node.set_faults(replace(world.options, faults=()))
-    world.garbled, world.poison = 0.0, None
+    world.garbled, world.killer_uuid = 0.0, None
     for path in manifests:
         found += _converged(world, path)
     world.wait(_AT_REST)

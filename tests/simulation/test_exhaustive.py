@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.simulator.faults import Fault, FaultKind, Rule
+from batch.simulator.faults import Fault, FaultKind, FaultRule
 from tests.simulation.command import run_process
 from tests.simulation.directed import world_of
 from tests.simulation.process import Process
@@ -16,11 +16,11 @@ from tests.simulation.schedule import judged
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-LOST = Rule(Fault(FaultKind.LOST_REPLY, seconds=0.1), requests=frozenset({1}))
+LOST = FaultRule(Fault(FaultKind.LOST_REPLY, seconds=0.1), requests=frozenset({1}))
 """The answer to the very first POST does not come."""
 
 
-def world(targets: int, *faults: Rule) -> World:
+def world(targets: int, *faults: FaultRule) -> World:
     """A small World; every run of it goes the same way until its first kill."""
     return world_of(1, targets, *faults)
 
@@ -45,7 +45,7 @@ def survive(world: World, *deaths: int, power_cut: bool = False) -> None:
 @pytest.mark.parametrize("power_cut", [False, True], ids=["kill", "power cut"])
 @pytest.mark.parametrize("faults", [(), (LOST,)], ids=["calm", "lost reply"])
 @pytest.mark.parametrize("targets", [1, 2, 3])
-def test_a_kill_at_every_step_is_survived(targets: int, faults: tuple[Rule, ...], *, power_cut: bool) -> None:
+def test_a_kill_at_every_step_is_survived(targets: int, faults: tuple[FaultRule, ...], *, power_cut: bool) -> None:
     """For one to three targets, wherever the process dies, also with the power, a rerun makes it good."""
     for death in range(1, steps_of(world(targets, *faults)) + 1):
         survive(world(targets, *faults), death, power_cut=power_cut)

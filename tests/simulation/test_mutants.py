@@ -7,10 +7,12 @@ import pytest
 from batch.errors import ZcloneError
 from tests.conftest import ROOT
 from tests.simulation.directed import KINDS
+from tests.simulation.holes import HOLES
+from tests.simulation.hooks import HOOK_MISTAKES
 from tests.simulation.misreadings import MISREADINGS
 from tests.simulation.mutants import MUTANTS, Mutant
 
-ALL = (*MUTANTS, *MISREADINGS)
+ALL = (*MUTANTS, *MISREADINGS, *HOLES, *HOOK_MISTAKES)
 
 
 def found_by(kind: str, seed: int) -> str | None:

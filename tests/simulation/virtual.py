@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import uuid
+from collections import deque
 from contextlib import suppress
+from random import Random
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from batch.engine.gate import Gate, cap_limits
+
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable, Coroutine
-    from random import Random
 
 _Result = TypeVar("_Result")
 
@@ -82,16 +84,45 @@ class VirtualClock:
         return uuid.UUID(int=self._random.getrandbits(128), version=4).hex
 
 
+class VirtualThrottler:
+    """A hard cap by Throttler's rule, on the loop's time: an entry leaves when it is older than the period."""
+
+    def __init__(self, rate_limit: int, period: float, retry_interval: float, loop: VirtualLoop) -> None:
+        self._rate_limit = rate_limit
+        self._period = period
+        self._retry_interval = retry_interval
+        self._loop = loop
+        self._entries: deque[float] = deque()
+
+    async def __aenter__(self) -> None:
+        while True:
+            while self._entries and self._loop.now - self._entries[0] > self._period:
+                self._entries.popleft()
+            if len(self._entries) < self._rate_limit:
+                break
+            await asyncio.sleep(self._retry_interval)
+        self._entries.append(self._loop.now)
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+def virtual_gate(rate: float, loop: VirtualLoop, *, paused: Callable[[float], None] | None = None) -> Gate:
+    """Make a Gate whose clock and cap are the loop's."""
+    cap = VirtualThrottler(*cap_limits(rate), loop)
+    return Gate(rate, cap=cap, clock=VirtualClock(loop, Random(1)), paused=paused)
+
+
 def run_virtual(loop: VirtualLoop, main: Coroutine[None, None, _Result]) -> _Result:
     """Run ``main`` to its end, cancel what it left behind and close the loop."""
     try:
         return loop.run_until_complete(main)
     finally:
-        _bury(loop)
+        bury(loop)
         loop.close()
 
 
-def _bury(loop: VirtualLoop) -> None:
+def bury(loop: VirtualLoop) -> None:
     """End every task; a killed process raises SystemExit once more from each of them, which changes nothing now."""
     loop.set_exception_handler(lambda loop, context: None)
     while left := [task for task in asyncio.all_tasks(loop) if not task.done()]:

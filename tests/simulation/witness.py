@@ -11,9 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.intents import follow
+from batch.manifest.intents import next_intent
 from batch.model import State
-from batch.zstack.answers import Absent, Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, Running, Unknown
+from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, NoAnswer, NotSent, Refused, Running, Unknown
 from batch.zstack.wire import Reply
 
 if TYPE_CHECKING:
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 _LOGIN: Final = "/zstack/v1/accounts/login"
 _DEAD_SESSION: Final = b"ID.1001"
 _SAID_BY_ZSTACK: Final = re.compile(rb'"(inventory|error)":\s*{')
-_DEAD_AFTER: Final = 3600.0
-"""Seconds after which a POST nobody answered is not executed any more."""
+_GRACE: Final = 59.0
+"""Seconds beyond the server's own time after which a POST that nobody answered is not executed any more."""
+_API_TIMEOUT: Final = 1800.0
+"""The server's default, in seconds."""
 _JOBS: Final = "/zstack/v1/api-jobs/"
+_SESSIONS: Final = "/zstack/v1/accounts/sessions/"
 _JOB_PATH: Final = "/v1/api-jobs/"
 _OURS: Final = re.compile(r"/v1/[-A-Za-z0-9/]+(\?.*)?")
 
@@ -50,14 +53,16 @@ class Post:
     at: float = 0.0
     """Virtual seconds."""
     is_retry: bool = False
-    """Whether this process had sent its R before, and the server had not turned that away for a dead session."""
+    """Whether this process had sent its clone before, and the server had not refused that for a dead session."""
+    is_at_most_once: bool = False
+    """Whether its process, or one that sent something before, was started so."""
     answer: SubmitAnswer | None = None
     """None: the process did not live to see it."""
 
 
 @dataclass
 class Job:
-    """What the processes of one manifest learned of one J; the numbers are places in the order of all events."""
+    """What the processes of one manifest learned of one job uuid; the numbers are places in the order of all events."""
 
     deadline: float = float("inf")
     """As the manifest has it."""
@@ -71,6 +76,10 @@ class Job:
     """A success that showed nothing."""
     is_free: bool = False
     """Nothing was executed and nothing is charged: the session was dead, or the run cannot go on."""
+    is_void: bool = False
+    """The job's end proves that nothing was executed."""
+    api_timeout: float | None = None
+    """Seconds that the server may work on it, as it said."""
 
 
 @dataclass
@@ -78,11 +87,15 @@ class Story:
     """What one manifest's processes did, in order."""
 
     posts: dict[str, list[Post]] = field(default_factory=lambda: defaultdict(list))
-    """By R."""
+    """By resource uuid."""
     jobs: dict[str, Job] = field(default_factory=lambda: defaultdict(Job))
     looks: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """When R was seen not to be there."""
+    """When the resource uuid was seen not to be there."""
     intents: dict[str, Intent] = field(default_factory=dict)
+    is_at_most_once: bool = False
+    """Whether a process that sent something was started so."""
+    is_proven: bool = False
+    """Whether the manifest shows that the server made a clone under the uuid it was asked for."""
 
 
 @dataclass
@@ -101,8 +114,14 @@ class Life:
     """That the server told it were dead."""
     overdue_polls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     flying: set[str] = field(default_factory=set)
-    """Every R that it has sent and not settled."""
+    """Every resource uuid that it has sent and not settled, but for those that wait."""
+    waiting: set[str] = field(default_factory=set)
+    """Every resource uuid that it sent and did not find before the proof that a second POST makes no second clone."""
     most_flying: int = 0
+    is_shown: bool = False
+    """Whether a look showed a clone that the node made under the uuid it was asked for."""
+    most_unproven: int = 0
+    """At once, before that proof."""
     code: int | None = None
 
 
@@ -141,19 +160,22 @@ class Witness:
         self._order += 1
         return self._order
 
-    def opened(self, process: Process, intents: dict[str, Intent]) -> None:
+    def opened(self, process: Process, intents: dict[str, Intent], *, is_proven: bool) -> None:
         """A process has its manifest; a record that never got there is forgotten."""
         story = self.stories[process.manifest]
-        story.intents = intents
+        story.intents, story.is_proven = intents, is_proven
         for intent in intents.values():
-            if intent.job_uuid is not None:
-                # Known from now on, also where what came before it was lost.
-                story.jobs[intent.job_uuid] = story.jobs[intent.job_uuid]
+            # Known from now on, also where what came before it was lost.
+            for job in (intent.job_uuid, *intent.open_jobs):
+                if job is not None:
+                    story.jobs[job] = story.jobs[job]
 
     def called(self, process: Process, request: Request, at: float) -> None:
         """A request leaves."""
         life = self.life(process)
-        life.calls.append(at)
+        # The one logout does not wait for the rate.
+        if not (request.method == "DELETE" and request.path.startswith(_SESSIONS)):
+            life.calls.append(at)
         if request.path == _LOGIN:
             life.logins += 1
             self.secrets.add(json.loads(request.body)["logInByAccount"]["password"].encode())
@@ -168,11 +190,18 @@ class Witness:
         story = self.stories[process.manifest]
         before = next((post for post in reversed(life.posts) if post.uuid == uuid), None)
         is_retry = before is not None and not story.jobs[before.job].is_free
+        story.is_at_most_once |= process.at_most_once
         post = Post(self._next(), process.wall(), uuid, job, story.jobs[job].deadline, at, is_retry=is_retry)
+        post.is_at_most_once = story.is_at_most_once
         story.posts[uuid].append(post)
         life.posts.append(post)
+        # Each POST of a job uuid is asked about anew.
+        life.overdue_polls.pop(job, None)
+        life.waiting.discard(uuid)
         life.flying.add(uuid)
         life.most_flying = max(life.most_flying, len(life.flying))
+        if not story.is_proven and not life.is_shown and not process.is_at_most_once:
+            life.most_unproven = max(life.most_unproven, len(life.flying))
 
     def addressed(self, process: Process, path: str) -> None:
         """I12: the transport is told a path below the endpoint, and a job only if this run made its uuid."""
@@ -192,7 +221,7 @@ class Witness:
             life.dead_sessions.add(session)
 
     def submitted(self, process: Process, job: str, answer: SubmitAnswer) -> None:
-        """The client's reading of the answer to the last POST of J."""
+        """The client's reading of the answer to the last POST of the job uuid."""
         story = self.stories[process.manifest]
         self._heard(process, answer)
         post = next((post for posts in story.posts.values() for post in reversed(posts) if post.job == job), None)
@@ -221,51 +250,92 @@ class Witness:
     def _learn(self, job: Job, answer: SubmitAnswer | PollAnswer) -> None:
         order = self._next()
         match answer:
-            case Accepted() | Duplicate() | Running():
+            case Accepted(api_timeout):
+                job.admitted.append(order)
+                job.api_timeout = api_timeout or job.api_timeout
+            case Duplicate() | Running():
                 job.admitted.append(order)
             case Refused(error):
                 job.refused.append(order)
-                job.is_free = job.is_free or error.klass in {"renew", "fatal"}
+                job.is_void = job.is_void or not (error.error_class == "ambiguous" or error.may_have_run)
+                job.is_free = job.is_free or error.error_class in {"renew", "fatal", "node"}
             case Unknown():
                 job.unknown.append(order)
             case Done(None):
                 job.empty.append(order)
 
     def found(self, process: Process, uuid: str, answer: FindAnswer) -> None:
-        """The client's reading of a look at R."""
+        """The client's reading of a look at the resource uuid."""
         self._heard(process, answer)
         order = self._next()
-        if isinstance(answer, Absent):
-            self.stories[process.manifest].looks[uuid].append(order)
+        story, life = self.stories[process.manifest], self.life(process)
+        # Only what the node itself made under this uuid shows that it honours resourceUuid.
+        clone = next((clone for clone in self._ever.values() if clone.resource_uuid == uuid), None)
+        life.is_shown |= isinstance(answer, Found) and clone is not None and not clone.is_given and self._is_made(uuid)
+        if isinstance(answer, Absent) and not self._is_running(process, story, uuid):
+            story.looks[uuid].append(order)
+            if uuid in life.flying and not story.is_proven:
+                life.flying.discard(uuid)
+                life.waiting.add(uuid)
+
+    def _is_running(self, process: Process, story: Story, uuid: str) -> bool:
+        """Whether the last job was admitted, has no end and has time left: a look says nothing about its end."""
+        job = story.jobs[story.posts[uuid][-1].job] if story.posts[uuid] else None
+        is_open = job is not None and bool(job.admitted) and not (job.refused or job.empty or job.unknown)
+        # A deadline on record by a clock that was ahead is not waited for: the next process begins a window of its own.
+        return job is not None and is_open and not self.clock_was_set and process.wall() <= job.deadline
 
     def recorded(self, process: Process, record: Record) -> None:
         """The engine wrote a record."""
         story = self.stories[process.manifest]
         if record.attempt > self._limits.attempts:
             self.broken.append(f"I7: attempt {record.attempt} of {record.key} is above the limit")
-        if record.state in {State.SENT, State.ACCEPTED, State.UNCERTAIN, State.PLANNED}:
-            intent = story.intents[record.key] = follow(story.intents.get(record.key), record)
-            if intent.job_uuid is not None and record.deadline is not None:
-                story.jobs[intent.job_uuid].deadline = record.deadline
         if record.state not in {State.SENT, State.ACCEPTED}:
             self._landed(process, story, record)
+        if record.state in {State.SENT, State.ACCEPTED, State.UNCERTAIN, State.PLANNED}:
+            intent = story.intents[record.key] = next_intent(story.intents.get(record.key), record)
+            if intent.job_uuid is not None and intent.deadline is not None:
+                # A job of an earlier attempt that is left open is asked for as long as the last one.
+                story.jobs[intent.job_uuid].deadline = intent.deadline
 
     def _landed(self, process: Process, story: Story, record: Record) -> None:
-        uuid = self._ever[record.key].resource_uuid
+        intent = story.intents.get(record.key)
+        uuid = (intent.resource_uuid if intent is not None else "") or self._ever[record.key].resource_uuid
         self.life(process).flying.discard(uuid)
+        self.life(process).waiting.discard(uuid)
+        story.is_proven |= record.state is State.CLONED and record.clone_uuid == uuid
         # With a second manifest the clone may be made by the other one between the look and the record.
         if record.state in {State.FAILED, State.CONFLICT} and self._is_made(uuid) and len(self.stories) == 1:
             self.broken.append(f"I3: {record.key} is called {record.state} although its clone exists")
-        if record.state is State.FAILED and story.posts[uuid] and self._is_open(process, story, story.posts[uuid][-1]):
-            self.broken.append(f"I3: {record.key} is called failed although nobody knows")
-        if record.state is State.CLONED and not self._is_made(uuid):
+        # Planned with all its attempts: each of them ended, but its target is not sent again by this process.
+        is_ended = record.state is State.PLANNED and intent is not None and record.attempt >= intent.attempt > 0
+        if record.state is State.FAILED or is_ended:
+            self.broken += [
+                f"I3: {record.key} is called {record.state} although nobody knows of {post.job}"
+                for post in story.posts[uuid]
+                if self._is_open(process, story, post) and post.job not in (record.open_jobs or ())
+            ]
+        if record.state is State.CLONED and not self._is_made(record.clone_uuid or uuid):
             self.broken.append(f"I3: {record.key} is called cloned although nothing was made")
+        is_taken_back = record.state is State.PLANNED and not record.retried and not is_ended
+        if is_taken_back and intent is not None and intent.job_uuid is not None:
+            self._taken_back(story, intent.job_uuid)
+
+    def _taken_back(self, story: Story, job: str) -> None:
+        """A record says that an attempt was never executed."""
+        posts = [post for posts in story.posts.values() for post in posts if post.job == job]
+        if not story.jobs[job].is_void and not all(isinstance(post.answer, NotSent | Refused) for post in posts):
+            self.broken.append(f"I3: {job} was taken back without an answer about it")
 
     def _is_open(self, process: Process, story: Story, post: Post) -> bool:
-        """Whether the last POST may still be executed, as far as its sender can know."""
+        """Whether a POST may still be executed, as far as its sender can know."""
         job = story.jobs[post.job]
-        is_over = bool(job.refused) or isinstance(post.answer, Refused)
-        return not is_over and not self.clock_was_set and process.wall() - post.wall < _DEAD_AFTER
+        is_over = bool(job.refused) or isinstance(post.answer, Refused | NotSent)
+        # What the server said of one job holds for those of which it said nothing.
+        others = (other.api_timeout for other in story.jobs.values() if other.api_timeout is not None)
+        api_timeout = max(others, default=_API_TIMEOUT) if job.api_timeout is None else job.api_timeout
+        longest = max(api_timeout, self._limits.timeout or 0.0) + _GRACE
+        return not is_over and not self.clock_was_set and process.wall() - post.wall < longest
 
     def ended(self, process: Process, code: int | None) -> None:
         """The process is no more; ``code`` None: killed."""

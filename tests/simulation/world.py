@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from batch.model import Limits
 from batch.simulator.node import Node
@@ -23,7 +24,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.model import Clone, Plan
+    from batch.simulator.ledger import Ledger
     from batch.simulator.options import NodeOptions
+    from batch.simulator.wire import Delivery, Request
+    from tests.simulation.hooks import HookNetwork
+
+
+class Server(Protocol):
+    """A management node as the World drives it; times are seconds since the epoch."""
+
+    ledger: Ledger
+    down_until: float
+
+    def receive(self, request: Request, now: float) -> Delivery:
+        """Take a request."""
+
+    def advance(self, now: float) -> None:
+        """Do everything due."""
+
+    def restart(self, now: float, *, seconds: float) -> None:
+        """Die, and refuse connections for some seconds."""
+
+    def expire_sessions(self) -> None:
+        """End every session."""
+
+    def set_faults(self, options: NodeOptions) -> None:
+        """Go on with other faults."""
 
 
 @dataclass
@@ -40,18 +66,24 @@ class World:
     disk: SimDisk = field(default_factory=SimDisk)
     clock_error: float = 0.0
     """Seconds by which the machine's wall clock is wrong."""
-    poison: str | None = None
-    """The R whose answers kill the process that reads them."""
+    killer_uuid: str | None = None
+    """The resource uuid whose answers kill the process that reads them."""
     is_damaged: bool = False
     """Whether records were lost: of a target that then leaves the job file nobody could know."""
     garbled: float = 0.0
     """Share of the answers whose body is bytes that say nothing."""
+    server: Server | None = None
+    """The node; None: the embedded one with ``options``."""
+    hooks: HookNetwork | None = None
+    """Carries web hooks; None: nobody asks for them."""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
-        self.node = Node(self.options, now=EPOCH)
+        self.node: Server = self.server or Node(self.options, now=EPOCH)
         self.ever = {clone.key: clone for clone in self.clones}
-        """Every target that ever was in the job file."""
+        """Every target that ever was in the job file, as it was there last."""
+        self.versions = {clone.digest: clone for clone in self.clones}
+        """The same, in every form that it had."""
         self.witness = Witness(self.limits, self.ever, self.is_made)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -74,10 +106,20 @@ class World:
         while self._agenda and self._agenda[0][0] <= now:
             due, _, action = heapq.heappop(self._agenda)
             self.now = max(self.now, due)
-            self.node.advance(EPOCH + self.now)
+            self._advance_node()
             action()
         self.now = max(self.now, now)
+        self._advance_node()
+
+    def _advance_node(self) -> None:
         self.node.advance(EPOCH + self.now)
+        if self.hooks is not None:
+            self.hooks.carry()
+
+    @property
+    def next_due(self) -> float:
+        """When the next of what was asked for happens; infinity where nothing was."""
+        return self._agenda[0][0] if self._agenda else inf
 
     def wait(self, seconds: float) -> None:
         """Let time pass while no process lives."""
@@ -95,7 +137,12 @@ class World:
             {clone.key: clone for clone in (*clones, *(self.clones if self.is_damaged else ()))}.values()
         )
         self.ever |= {clone.key: clone for clone in self.clones}
+        self.versions |= {clone.digest: clone for clone in self.clones}
         self.say("edited: " + " ".join(clone.key for clone in self.clones))
+
+    def keys(self) -> set[str]:
+        """Of the targets that the job file has now."""
+        return {clone.key for clone in self.clones}
 
     def plan(self) -> Plan:
         """What the job asks for."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from batch.simulator import SESSION, Delivery, Fault, FaultKind, Later, Node, NodeOptions, Reply, Request, Rule
+from batch.simulator import SESSION, Delivery, Fault, FaultKind, FaultRule, Later, Node, NodeOptions, Request, Response
 
 START = 1_764_042_710.0
 """Nov 25, 2025 11:51:50 AM at UTC+8."""
@@ -21,9 +21,9 @@ def job(number: int = 1) -> str:
     return f"{number:032d}"
 
 
-def hit(kind: FaultKind, *, on: str = "submit", requests: int | None = 1, **fault: Any) -> tuple[Rule, ...]:
+def hit(kind: FaultKind, *, on: str = "submit", requests: int | None = 1, **fault: Any) -> tuple[FaultRule, ...]:
     """One fault on one numbered request."""
-    return (Rule(Fault(kind, **fault), on=on, requests=None if requests is None else frozenset({requests})),)
+    return (FaultRule(Fault(kind, **fault), on=on, requests=None if requests is None else frozenset({requests})),)
 
 
 class Bench:
@@ -51,9 +51,9 @@ class Bench:
         pairs = tuple(parse_qsl(query, keep_blank_values=True))
         return self.node.receive(Request(method, f"/zstack{path}", pairs, sent | (headers or {}), data), self.now)
 
-    def send(self, method: str, path: str, body: Any = None, **how: Any) -> Reply:
+    def send(self, method: str, path: str, body: Any = None, **how: Any) -> Response:
         delivery = self.deliver(method, path, body, **how)
-        assert isinstance(delivery, Reply), delivery
+        assert isinstance(delivery, Response), delivery
         return delivery
 
     def wait(self, seconds: float = 5.0) -> None:
@@ -70,7 +70,7 @@ class Bench:
     def clone(self, params: Any = None, *, job: str = job(), **how: Any) -> tuple[int, Any]:
         """Post, wait until it has ended, poll."""
         reply = self.post(params, job=job, **how)
-        assert isinstance(reply, Reply)
+        assert isinstance(reply, Response)
         assert reply.status == 202, reply
         self.wait()
         return self.poll(job)
@@ -88,7 +88,7 @@ class Bench:
         return inventories
 
 
-def decoded(reply: Reply) -> tuple[int, Any]:
+def decoded(reply: Response) -> tuple[int, Any]:
     """Status and JSON; text stays text."""
     try:
         return reply.status, json.loads(reply.body)

@@ -1,4 +1,4 @@
-"""The 18 behaviours of section 11 of the wire specification: how each is set on the node, and which tests hold it."""
+"""The 18 behaviours that the node copies: how each is set on it, and which tests hold it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batch.simulator import FaultKind, NodeOptions
 
 
 class Behaviour(NamedTuple):
-    """One point of section 11."""
+    """One behaviour of the server."""
 
     number: int
     what: str
@@ -148,9 +148,9 @@ BEHAVIOURS: Final = (
     Behaviour(
         17,
         "web hook",
-        "hook_tries hook_pause",
+        "hook_tries hook_pause hooks_anywhere",
         "test_a_web_hook_gives_up_after_its_tries test_a_web_hook_that_was_taken_is_not_repeated "
-        "test_web_hooks_are_called",
+        "test_web_hooks_are_called test_web_hooks_lead_to_this_machine_only test_a_hook_is_not_led_elsewhere",
     ),
     Behaviour(
         18,
@@ -172,11 +172,22 @@ TESTS: Final = {
 SWITCHES: Final = {row.name for row in dataclasses.fields(NodeOptions)} | {kind.value for kind in FaultKind}
 SET_UP: Final = {"seed", "keep_params", "faults"}
 """Options that are no behaviour of the server: chance, memory, and the faults themselves."""
+NEWER: Final = {
+    "requests_per_minute",
+    "limit_window",
+    "newer_codes",
+    "newer_access_keys",
+    "unique_images",
+    "lock_after",
+}
+"""Switches of newer servers, which the conformance table and test_newer_servers.py hold."""
+UNSEEN: Final = {"row_appears"}
+"""What nobody has read in the source: test_node_jobs.py holds it."""
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: str(behaviour.number))
 def test_each_behaviour_has_switches_and_tests(behaviour: Behaviour) -> None:
-    """Each point of section 11 can be set on the node and is held by tests that exist."""
+    """Each behaviour can be set on the node and is held by tests that exist."""
     assert behaviour.switches
     assert set(behaviour.switches.split()) <= SWITCHES
     assert behaviour.tests
@@ -187,4 +198,4 @@ def test_all_eighteen_are_here() -> None:
     """Section 11 has 18 points, and every switch and fault of the node belongs to one of them."""
     assert [behaviour.number for behaviour in BEHAVIOURS] == list(range(1, 19))
     used = {switch for behaviour in BEHAVIOURS for switch in behaviour.switches.split()}
-    assert SWITCHES - used - SET_UP == {"fail"}
+    assert SWITCHES - used - SET_UP - NEWER - UNSEEN == {"fail"}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.simulator import FLAKY, PRESETS, Drop, Fault, FaultKind, Rule, ScriptError, load_faults, read_script
+from batch.simulator import FLAKY, PRESETS, Drop, Fault, FaultKind, FaultRule, ScriptError, load_faults, read_script
 from tests.simulator.simulator_bench import CLONE, SOURCE, Bench, job
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def test_a_script_sets_up_everything() -> None:
     assert options.access_keys[0].secret == "s"
     assert options.sources[0].fields == {"requestCpu": 8}
     assert options.faults == (
-        Rule(Fault(FaultKind.LOST_REPLY), requests=frozenset({2, 3}), times=1),
-        Rule(Fault(FaultKind.FAIL_CREATED, code="SYS.1001", cause="SYS.1015"), source=SOURCE),
-        Rule(Fault(FaultKind.PROXY, status=504, executed=False), on="poll", probability=0.5),
+        FaultRule(Fault(FaultKind.LOST_REPLY), requests=frozenset({2, 3}), times=1),
+        FaultRule(Fault(FaultKind.FAIL_CREATED, code="SYS.1001", cause="SYS.1015"), source=SOURCE),
+        FaultRule(Fault(FaultKind.PROXY, status=504, executed=False), on="poll", probability=0.5),
     )
 
 
@@ -76,7 +76,7 @@ def test_rules_hit_by_number_and_source() -> None:
         ("version: 1\nfaults:\n  - {fault: drop, often: 1}", "s:3:26: faults.0.often: unknown"),
         ("version: 1\nfaults:\n  - {fault: drop, requests: [x]}", "faults.0.requests: expected int, not 'x'"),
         ("version: 1\nfaults:\n  - {fault: drop, probability: 2}", "expected a number from 0 to 1, not 2.0"),
-        ("version: 1\nfaults:\n  - {fault: orphan, on: poll}", "s:3:25: faults.0.on: orphan hurts an api job"),
+        ("version: 1\nfaults:\n  - {fault: orphan, on: poll}", "s:3:25: faults.0.on: orphan is a fault of api jobs"),
         ("version: 1\nsources: [{name: x}]", "s:2:11: sources.0: uuid missing"),
         ("version: [", "s: not YAML: "),
         ("version: !!python/name:os.system x", "s: not YAML: "),

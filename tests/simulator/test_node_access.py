@@ -1,4 +1,4 @@
-"""Sessions, access keys, rights, quotas, languages (wire: section 11, points 8, 9, 13, 14)."""
+"""Sessions, access keys, rights, quotas, languages (zstack/README.md 2, 3 and 10)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from batch.simulator import ADMIN_UUID, SESSION, AccessKey, Account, FaultKind, Source
+from batch.simulator import ADMIN_UUID, SESSION, FaultKind, NodeAccessKey, NodeAccount, Source
 from tests.simulator.simulator_bench import CLONE, QUICK, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
-TENANT = Account("a" * 32, "tenant", password="secret")
-OTHER = Account("b" * 32, "other")
+TENANT = NodeAccount("a" * 32, "tenant", password="secret")
+OTHER = NodeAccount("b" * 32, "other")
 OWNED = Source("5" * 32, "owned", owner=OTHER.uuid, to_public=False)
-KEY = AccessKey("key-id", "key-secret", TENANT.uuid)
+KEY = NodeAccessKey("key-id", "key-secret", TENANT.uuid)
 
 
 def _login(bench: Bench, name: str = "admin", password: str = "password") -> tuple[int, Any]:
@@ -153,6 +153,26 @@ def test_access_keys(headers: dict[str, str], status: int, text: str) -> None:
     assert (reply.status, text in reply.body.decode()) == (status, True)
 
 
+_NEWER: tuple[tuple[str, dict[str, str], int, str], ...] = (
+    ("zone's name", _signed(_date()), 200, "inventories"),
+    ("numeric offset", _signed(_date(zone="+0800")), 200, "inventories"),
+    ("GMT with an offset", _signed(_date(zone="GMT+08:00")), 200, "inventories"),
+    ("ISO 8601", _signed("2025-11-25T11:51:50+08:00"), 200, "inventories"),
+    ("ISO 8601 without offset", _signed("2025-11-25T11:51:50"), 400, "Date format error. The 'Date' header must"),
+    ("nonsense date", _signed("yesterday"), 400, "Date format error. The 'Date' header must conform to"),
+    ("no signature", {"authorization": "ZStack x:", "date": _date()}, 400, "Invalid authKey format"),
+    ("wrong secret", _signed(_date(zone="+0800"), secret="x"), 403, "wrong accessKey signature"),
+)
+
+
+@pytest.mark.parametrize(("headers", "status", "text"), [row[1:] for row in _NEWER], ids=[row[0] for row in _NEWER])
+def test_13_2_newer_servers_read_more_dates(headers: dict[str, str], status: int, text: str) -> None:
+    """Numeric offsets and ISO 8601 are read beside names of zones; refusals have newer words."""
+    bench = Bench(accounts=(TENANT,), access_keys=(KEY,), newer_access_keys=True)
+    reply = bench.send("GET", f"{SERVICES}/{CLONE}", headers=headers)
+    assert (reply.status, text in reply.body.decode()) == (status, True)
+
+
 def test_instants_are_compared_when_the_zone_is_checked() -> None:
     """With checkTimeZone a correct GMT date is fine."""
     bench = Bench(accounts=(TENANT,), access_keys=(KEY,), check_time_zone=True)
@@ -162,7 +182,7 @@ def test_instants_are_compared_when_the_zone_is_checked() -> None:
 
 def test_disabled_keys_are_refused() -> None:
     """A disabled key reads like an unknown one."""
-    bench = Bench(accounts=(TENANT,), access_keys=(AccessKey(KEY.id, KEY.secret, TENANT.uuid, enabled=False),))
+    bench = Bench(accounts=(TENANT,), access_keys=(NodeAccessKey(KEY.id, KEY.secret, TENANT.uuid, enabled=False),))
     assert bench.send("GET", f"{SERVICES}/{CLONE}", headers=_signed(_date())).status == 403
 
 
@@ -190,7 +210,7 @@ def test_only_the_owner_deletes(locale: str, text: str) -> None:
 @pytest.mark.parametrize(("locale", "text"), [("zh_CN", "默认情况下拒绝操作"), ("en_US", "is denied by default")])
 def test_a_denied_api_is_told_as_a_failed_operation(locale: str, text: str) -> None:
     """RBAC hides behind SYS.1006; checkApiPermission says so beforehand."""
-    denied = Account("c" * 32, "denied", denied=frozenset({"CloneModelService"}))
+    denied = NodeAccount("c" * 32, "denied", denied=frozenset({"CloneModelService"}))
     bench = Bench(accounts=(denied,), locale=locale)
     session = _session(bench, "denied")
     code, details = bench.error(session=session)
@@ -216,7 +236,7 @@ def test_admin_only_apis_are_refused_to_others() -> None:
 @pytest.mark.parametrize(("locale", "text"), [("zh_CN", "配额超限"), ("en_US", "quota exceeding")])
 def test_quotas_bind_normal_accounts_only(locale: str, text: str) -> None:
     """The clone over the quota is ID.1003; admin is never checked."""
-    small = Account("d" * 32, "small", quota=1)
+    small = NodeAccount("d" * 32, "small", quota=1)
     bench = Bench(accounts=(small,), locale=locale)
     session = _session(bench, "small")
     assert bench.clone(session=session, job=job(1))[0] == 200

@@ -1,12 +1,12 @@
-"""Api jobs: rows, cache, purge, polls, web hooks, restarts (wire: section 11, points 4, 6, 15-17)."""
+"""Api jobs: rows, cache, purge, polls, web hooks, restarts (zstack/README.md 6, 7 and 12)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from batch.simulator import Drop, FaultKind, Later, Reply
+from batch.simulator import Drop, FaultKind, Later, Response
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, Bench, decoded, hit, job, outcome
 
 
@@ -22,11 +22,14 @@ def test_a_job_is_202_until_done_and_then_repeats_its_result() -> None:
 
 
 def test_a_poll_shows_the_schema_when_asked() -> None:
-    """X-JSON-Schema adds the class of the inventory."""
+    """X-JSON-Schema adds the classes of the inventory and of its images, these first."""
     bench = Bench()
     bench.clone()
     reply = bench.send("GET", f"/v1/api-jobs/{job()}", headers={"x-json-schema": "true"})
-    assert decoded(reply)[1]["schema"] == {"inventory": "org.zstack.ai.entity.ModelServiceInventory"}
+    assert decoded(reply)[1]["schema"] == {
+        "inventory.modelServiceImages[0]": "org.zstack.ai.entity.ModelServiceImageInventory",
+        "inventory": "org.zstack.ai.entity.ModelServiceInventory",
+    }
 
 
 def test_done_rows_are_purged_by_creation_and_processing_ones_never() -> None:
@@ -47,7 +50,7 @@ def test_a_purged_row_still_answers_from_the_cache_and_lies_after_a_second_post(
     bench.clone({"name": "old"})
     bench.wait(14_400)
     assert bench.poll()[1]["inventory"]["name"] == "old"
-    assert isinstance(bench.post({"name": "new"}), Reply)
+    assert isinstance(bench.post({"name": "new"}), Response)
     assert bench.poll()[1]["inventory"]["name"] == "old"
     bench.wait()
     assert bench.poll()[1]["inventory"]["name"] == "new"
@@ -120,7 +123,7 @@ def test_each_cut_between_request_and_answer(
     """The answer a client gets says little about whether the clone was made."""
     bench = Bench(faults=hit(kind, **fault))
     delivery = bench.post({"resourceUuid": CLONE})
-    assert (delivery.status if isinstance(delivery, Reply) else None) == status
+    assert (delivery.status if isinstance(delivery, Response) else None) == status
     bench.wait()
     assert len(bench.node.ledger.clones) == made
     assert bench.node.ledger.faults == {kind: 1}
@@ -135,7 +138,7 @@ def test_a_late_execution_happens_whether_or_not_the_client_waits() -> None:
     assert (delivery.outcome, bench.poll()[0]) == (None, 404)
     bench.wait(2)
     answer = outcome(delivery)
-    assert isinstance(answer, Reply)
+    assert isinstance(answer, Response)
     assert (answer.status, len(bench.found())) == (202, 1)
 
 
@@ -144,7 +147,7 @@ def test_the_original_arrives_after_its_repetition() -> None:
     bench = Bench(faults=hit(FaultKind.DELAYED, seconds=2.0))
     assert bench.post({"name": "once"}) == Drop()
     bench.wait(1)
-    assert isinstance(bench.post({"name": "once"}), Reply)
+    assert isinstance(bench.post({"name": "once"}), Response)
     bench.wait()
     assert len(bench.node.ledger.clones) == 1
     assert bench.node.ledger.counts["duplicate_jobs"] == 1
@@ -221,3 +224,26 @@ def test_sync_calls_wait_for_a_thread_too() -> None:
     bench = Bench(workers=1, check_seconds=1.0)
     delays = [bench.send("GET", f"{SERVICES}/{CLONE}").delay for _ in range(3)]
     assert delays == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("switch", "names"),
+    [
+        ("start", ["x", "x", "x", "x"]),
+        ("half-written", ["", "", "", "x"]),
+        ("half-way", [None, None, "x", "x"]),
+        ("end", [None, None, None, "x"]),
+        ("never", [None, None, None, None]),
+    ],
+)
+def test_a_row_appears_when_the_switch_says(switch: Literal["start", "end"], names: list[str | None]) -> None:
+    """At a twentieth, two fifths and three fifths of the job and after it: absent, half-written or whole."""
+    bench = Bench(latency=(10.0, 10.0), row_appears=switch)
+    bench.post({"name": "x", "resourceUuid": CLONE})
+    seen = []
+    for seconds in (0.5, 3.5, 2.0, 5.0):
+        bench.wait(seconds)
+        rows = bench.found(CLONE)
+        seen.append(rows[0]["name"] if rows else None)
+    assert seen == names
+    assert bench.poll()[1]["inventory"]["name"] == "x"

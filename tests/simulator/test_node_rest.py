@@ -1,4 +1,4 @@
-"""The REST layer: routes, check order, bodies (wire: section 11, points 1-3, 5, 7)."""
+"""The REST layer: routes, check order, bodies (zstack/README.md 1 and 5)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batch.simulator import FaultKind, Reply
+from batch.simulator import FaultKind, Response
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
 DEAD = "0" * 32
@@ -16,8 +16,13 @@ DEAD = "0" * 32
     ("method", "path", "status", "text"),
     [
         ("GET", "/v1/nothing", 404, "no api mapping to /v1/nothing"),
-        ("PATCH", f"{SERVICES}/{SOURCE}", 405, "the method[PATCH] is not allowed for this path"),
-        ("POST", "/v1/api-jobs/x", 405, "only GET method is allowed for querying a job"),
+        (
+            "PATCH",
+            f"{SERVICES}/{SOURCE}",
+            405,
+            f"The method[PATCH] is not allowed for the path[/zstack{SERVICES}/{SOURCE}]",
+        ),
+        ("POST", "/v1/api-jobs/x", 405, "only GET method is allowed for querying job status"),
         ("GET", f"/v1/api-jobs/{DEAD}", 404, "the job has been expired"),
     ],
 )
@@ -164,7 +169,7 @@ def test_the_duplicate_check_is_not_atomic() -> None:
     bench = Bench(duplicate_window=0.1)
     bench.post({"resourceUuid": CLONE})
     bench.now += 0.05
-    assert isinstance(bench.post({"resourceUuid": CLONE}), Reply)
+    assert isinstance(bench.post({"resourceUuid": CLONE}), Response)
     bench.wait(0.155)
     assert bench.poll()[0] == 200
     bench.wait()

@@ -115,7 +115,7 @@ def test_a_torn_tail_is_cut_and_appended_after(tmp_path: Path) -> None:
     file.append([{"e": "logout", "u": "b"}])
     assert [event["u"] for event in file.events()] == ["a", "b"]
     file.close()
-    path.write_bytes(b"x" * 70_000)
+    path.write_bytes(b'{"e":"' + b"x" * 70_000)
     StateFile.open(path).close()
     assert path.read_bytes() == b""
 
@@ -134,3 +134,57 @@ def test_events_that_do_not_fit_are_refused(event: dict[str, str]) -> None:
     """An event of other options or another program is named by its number."""
     with pytest.raises(StateError, match="event 1 of the node's state"):
         Node(QUICK, now=START, events=[event])
+
+
+ADDED = {
+    "name": "added",
+    "yaml": "a: 1",
+    "modelCenterUuid": "c" * 32,
+    "requestCpu": 1,
+    "requestMemory": 1,
+    "installPath": "/m",
+    "startCommand": "run",
+    "resourceUuid": SECOND,
+}
+CHANGES: tuple[tuple[str, str, Any], ...] = (
+    ("POST", SERVICES, {"param": ADDED, "userTags": ["first"]}),
+    ("PUT", f"{SERVICES}/{SECOND}", {"updateModelService": {"name": "renamed", "servicePorts": [80]}}),
+    ("POST", "/v1/user-tags", {"params": {"resourceType": "ModelServiceVO", "resourceUuid": SECOND, "tag": "second"}}),
+    ("POST", "/v1/tags", {"params": {"name": "n", "value": "v", "resourceUuid": CLONE}}),
+    ("POST", f"/v1/tags/{CLONE}/resources", {"params": {"resourceUuids": [SECOND]}}),
+    ("PUT", "/v1/accounts/resources/actions", {"shareResource": {"resourceUuids": [SECOND], "toPublic": True}}),
+    ("PUT", "/v1/accounts/resources/actions", {"revokeResourceSharing": {"resourceUuids": [SECOND], "all": True}}),
+)
+
+
+def test_changes_beside_clones_survive_a_kill() -> None:
+    """Services that were added or updated, tags, patterns and shares taken back are as before."""
+    bench = Kept(sources=(BASE,))
+    for number, (method, path, body) in enumerate(CHANGES, 1):
+        assert bench.send(method, path, body, job=job(number)).status == 202
+        bench.wait()
+        assert bench.poll(job(number))[0] == 200
+    asked = (
+        f"{SERVICES}/{SECOND}",
+        f"{SERVICES}?q=__tagUuid__={CLONE}",
+        f"/v1/user-tags?q=resourceUuid={SECOND}",
+        f"/v1/tags/{CLONE}",
+    )
+    before = [bench.send("GET", path).body for path in asked]
+    assert b"renamed" in before[0]
+    assert b"second" in before[2]
+    bench.revive()
+    assert [bench.send("GET", path).body for path in asked] == before
+
+
+def test_a_result_of_the_legacy_api_survives_a_kill() -> None:
+    """Its row is in the database, and is not purged with those of api jobs."""
+    bench = Kept(sources=(BASE,), cache_size=0)
+    message = {"org.zstack.ai.message.APICloneModelServiceMsg": {"uuid": SOURCE, "id": job(), "name": "n"}}
+    assert bench.send("POST", "/api/", message, session=None).status == 200
+    bench.wait(20_000)
+    before = bench.send("GET", f"/api/result/{job()}", session=None).body
+    assert b"ID.1001" in before
+    bench.revive()
+    after = bench.send("GET", f"/api/result/{job()}", session=None).body
+    assert after == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -19,6 +20,9 @@ from tests.zstack.wire_server import CLONE, JOB, RESOURCE, Seen, VirtualClock, W
 AUTH = AccessKeyAuth("AKID", "planted-secret")
 
 
+DATE_FORMAT = "Date format error. The 'Date' header must conform to RFC 1123"
+
+
 @dataclass
 class KeyNode:
     """Checks keys as the server does by default: wall-clock values, the date's zone not looked at."""
@@ -28,6 +32,9 @@ class KeyNode:
     ahead: float = 0.0
     secret: str = "planted-secret"
     tells_time: bool = True
+    reads: str = ".*"
+    """Pattern of the zones that it can read."""
+    unread: str = DATE_FORMAT
 
     def __call__(self, seen: Seen) -> bytes:
         now = self.clock.now + self.ahead
@@ -43,6 +50,8 @@ class KeyNode:
     def _checked(self, seen: Seen, now: float) -> bytes | None:
         date = seen.headers["date"]
         path = seen.target.removeprefix("/zstack").partition("?")[0]
+        if not re.fullmatch(self.reads, date.rpartition(" ")[2]):
+            return answer(400, self.unread)
         text = f"{seen.method}\n{date}\n{path}"
         mac = hmac.new(self.secret.encode(), text.encode(), hashlib.sha1).digest()
         wall = datetime.strptime(date.rpartition(" ")[0], "%a, %d %b %Y %H:%M:%S").replace(tzinfo=timezone.utc)  # noqa: UP017
@@ -55,7 +64,7 @@ class KeyNode:
 
 
 def test_signature() -> None:
-    """The signature is HMAC-SHA1 over method, date and path without the context path (wire section 2.3)."""
+    """The signature is HMAC-SHA1 over method, date and path without the context path (zstack/README.md 3)."""
     text = "POST\nTue, 25 Nov 2025 11:51:50 CST\n/v1/ai/model-services/d76744cb53f9378abf42b907df3efb6e"
     assert sign("id", b"secret", text) == "ZStack id:34t1NOmniUsI2hBfTjgK4qB68wU="
 
@@ -93,6 +102,63 @@ async def test_zone_that_changes_while_running() -> None:
     assert [seen.headers["x-job-uuid"] for seen in posts] == [JOB, JOB]
 
 
+@pytest.mark.parametrize("unread", [DATE_FORMAT, "the Date format is wrong, expected EEE, dd MMM yyyy HH:mm:ss z"])
+@pytest.mark.parametrize("minutes", [0, 480, -570, 270])
+@pytest.mark.parametrize("reads", [r"GMT[+-]\d\d:\d\d", r"[+-]\d{4}"])
+async def test_dates_are_spelt_as_the_server_reads_them(reads: str, minutes: int, unread: str) -> None:
+    """A server that reads no names of zones gets GMT+hh:mm, or else the numeric offset."""
+    clock = VirtualClock()
+    node = KeyNode(clock, minutes, reads=reads, unread=unread)
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        assert await client.submit(CLONE, JOB) == Accepted(None)
+    sign_of, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
+    date = server.seen[-1].headers["date"].replace(":", "")
+    assert date.endswith(f"{sign_of}{hours:02d}{rest:02d}")
+
+
+async def test_dates_that_the_server_never_reads() -> None:
+    """Where no spelling is read, each was tried once and the command ends with what was tried; nothing was cloned."""
+    clock = VirtualClock()
+    node = KeyNode(clock, reads="never")
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        with pytest.raises(UnreachableError) as caught:
+            await client.preflight()
+    signed = [seen for seen in server.seen if "date" in seen.headers]
+    assert [seen.headers["date"].rpartition(" ")[2] for seen in signed] == ["UTC", "GMT+00:00", "+0000"]
+    assert all(f"'{seen.headers['date']}'" in str(caught.value) for seen in signed)
+
+
+async def test_dates_that_are_not_read_any_more() -> None:
+    """In the middle of a run the refused call is spelt anew; where none is read, its refusal stops the run, said so."""
+    clock = VirtualClock()
+    node = KeyNode(clock, 480)
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        node.reads = r"[+-]\d{4}"
+        assert await client.submit(CLONE, JOB) == Accepted(None)
+        node.reads = "never"
+        refused = await client.submit(CLONE, JOB)
+    assert isinstance(refused, Refused)
+    assert (refused.error.error_class, refused.error.code) == (ErrorClass.FATAL, "HTTP.400")
+    assert refused.error.text.startswith(DATE_FORMAT)
+    assert all(zone in refused.error.text for zone in ("Asia/Shanghai'", "GMT+08:00'", "+0800'"))
+    posts = [seen for seen in server.seen if seen.method == "POST"]
+    assert len(posts) == 3
+
+
+async def test_a_refused_body_is_no_refused_date() -> None:
+    """A 400 about a field of the body is not tried again under another date."""
+    clock = VirtualClock()
+    node = KeyNode(clock, unread="[createDate] field is excepted an int or long: bad date format")
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+        node.reads = "never"
+        calls = len(server.seen)
+        assert isinstance(await client.submit(CLONE, JOB), Refused)
+        assert len(server.seen) == calls + 1
+
+
 async def test_clock_that_cannot_be_right() -> None:
     """Where every zone is refused the operator is told that clocks disagree."""
     clock = VirtualClock()
@@ -121,7 +187,7 @@ async def test_ended_key_stops_the_run() -> None:
     async with WireServer(lambda _: data) as server, client_of(server.url, AUTH, clock=clock) as client:
         refused = await client.submit(CLONE, JOB)
         assert isinstance(refused, Refused)
-        assert refused.error.klass is ErrorClass.RENEW
+        assert refused.error.error_class is ErrorClass.RENEW
         with pytest.raises(RunStoppedError, match="AccessKey"):
             await client.renew()
 

@@ -1,23 +1,25 @@
-"""Section 7 of the wire specification, one row for each of its lines: answer, class, retries, what the user reads."""
+"""The table of answers, one row for each line: answer, class, retries, what the user reads."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 
 from batch.zstack.answers import ApiError, Duplicate, ErrorClass, NoAnswer, Refused
-from batch.zstack.classify import from_error, safe_text
-from batch.zstack.codes import CODES, FAMILIES, HTTP, UNKNOWN
-from batch.zstack.replies import submitted
+from batch.zstack.classify import Language, from_error, from_http, hint_of, safe_text, with_hint
+from batch.zstack.codes import BAD_CHARACTERS, CODES, FAMILIES, GLOBAL_FAMILIES, HTTP, UNKNOWN
+from batch.zstack.replies import read_find, read_poll, read_submit
 from batch.zstack.wire import Reply
 
-P, F, R, T, A = (
+P, F, R, T, N, A = (
     ErrorClass.PERMANENT,
     ErrorClass.FATAL,
     ErrorClass.RENEW,
     ErrorClass.TRANSIENT,
+    ErrorClass.NODE,
     ErrorClass.AMBIGUOUS,
 )
 JOB = "0123456789ab4cde8f0123456789abcd"
@@ -27,6 +29,8 @@ IMMEDIATE: list[tuple[int, str, ErrorClass, int | None, str]] = [
     (400, "Authorization type must be 'OAuth'", F, 0, "credentials"),
     (400, "accessKey format is 'ZStack AccessKeyId:Signature'", F, 0, "credentials"),
     (400, "'Date' must be incuded in request header", F, 0, "credentials"),
+    (400, "Invalid authKey format", F, 0, "credentials"),
+    (400, "unable to find RestAuthenticationBackend for type[X]", F, 0, "credentials"),
     (400, "the Date format is wrong, expected EEE, dd MMM yyyy HH:mm:ss z", F, 0, "credentials"),
     (403, "requestTimeTooSkewed", F, 0, "clock or time zone"),
     (403, "wrong accessKey signature", F, 0, "AccessKey"),
@@ -50,6 +54,15 @@ DENIED = [
     "the account[uuid:a] has no access to the resources[uuid:b]",
     "账户[uuid:a]无法使用资源[uuid:b]",
     "the operation is denied by the policy[x]",
+    "operation[API:x] is denied: admin-only API",
+    "operation[API:x] is denied: no permission",
+    "operation[API:x] is denied: no permission for expended api Y",
+    "account[uuid:a] has no access to resources with allow-sharing scope: ModelServiceVO[uuid:b]",
+    "account[uuid:a] has no access to resources with owner-only scope: ModelServiceVO[uuid:b]",
+    "account[uuid:a] has no permission to set system tag with resource[uuid:b, type:ModelServiceVO]",
+    "permission denied, the account[uuid:a] is not the owner of the tagged resource[uuid:b, type:c]",
+    "permission denied, the account[uuid:a] is not authorized to access resource[uuid:b]",
+    "Operations on other accounts are not permitted",
 ]
 
 CODE_TABLE: list[tuple[str, ErrorClass, int | None]] = [
@@ -61,16 +74,19 @@ CODE_TABLE: list[tuple[str, ErrorClass, int | None]] = [
     ("SYS.1005", A, None),
     ("SYS.1006", A, 1),
     ("SYS.1007", P, 0),
-    ("SYS.1008", T, 1),
-    ("SYS.1009", T, None),
-    ("SYS.1010", T, None),
-    ("SYS.1011", T, None),
-    ("SYS.1012", T, None),
+    ("SYS.1008", N, None),
+    ("SYS.1009", N, None),
+    ("SYS.1010", N, None),
+    ("SYS.1011", N, None),
+    ("SYS.1012", N, None),
     ("SYS.1013", P, 0),
     ("SYS.1014", P, 0),
     ("SYS.1015", A, None),
     ("SYS.1016", A, None),
     ("SYS.1017", P, 0),
+    ("SYS.1018", P, 0),
+    ("SYS.1019", F, 0),
+    ("SYS.1091", P, 0),
     ("ID.1000", F, 0),
     ("ID.1001", R, None),
     ("ORG_ZSTACK_IDENTITY_10020", R, None),
@@ -79,6 +95,7 @@ CODE_TABLE: list[tuple[str, ErrorClass, int | None]] = [
     ("ID.1004", P, 0),
     ("ID.1005", F, 0),
     ("ID.1006", F, 0),
+    ("ID.1007", F, 0),
     ("ID.2000", F, 0),
     ("ID.2001", F, 0),
     ("ID.2002", F, 0),
@@ -87,8 +104,12 @@ CODE_TABLE: list[tuple[str, ErrorClass, int | None]] = [
     *((f"LICENSE.{number}", F, 0) for number in range(1000, 1009)),
     ("PORTAL.1000", F, 0),
     ("PORTAL.1001", P, 0),
-    ("PORTAL.1002", T, None),
+    ("PORTAL.1002", N, None),
     ("TAG.1000", A, 0),
+    ("TAG.1001", P, 0),
+    ("TAG.1002", P, 0),
+    ("ORG_ZSTACK_AI_10120", A, 1),
+    ("ORG_ZSTACK_AI_MODEL_CENTER_1", A, 1),
     ("LONG_JOB.1000", P, 0),
     ("PROGRESS.1000", P, 0),
     ("MODEL_CENTER.1234", A, 1),
@@ -96,16 +117,19 @@ CODE_TABLE: list[tuple[str, ErrorClass, int | None]] = [
 ]
 
 
+PARAMETER_CHECK = "ORG_ZSTACK_PORTAL_APIMEDIATOR_10003"
+
+
 def classify(code: str, details: str = "d", **more: Any) -> ApiError:
     return from_error({"code": code, "description": "what", "details": details, **more})
 
 
-@pytest.mark.parametrize(("status", "text", "klass", "retries", "hint"), IMMEDIATE)
-def test_immediate_answer(status: int, text: str, klass: ErrorClass, retries: int | None, hint: str) -> None:
-    """An immediate plain-text answer has the class of its line in section 7 and tells the operator what to do."""
-    refused = submitted(Reply(status, text.encode()), JOB)
+@pytest.mark.parametrize(("status", "text", "error_class", "retries", "hint"), IMMEDIATE)
+def test_immediate_answer(status: int, text: str, error_class: ErrorClass, retries: int | None, hint: str) -> None:
+    """An immediate plain-text answer has the class of its line and tells the operator what to do."""
+    refused = read_submit(Reply(status, text.encode()), JOB)
     assert isinstance(refused, Refused)
-    assert (refused.error.klass, refused.error.retries) == (klass, retries)
+    assert (refused.error.error_class, refused.error.retries) == (error_class, retries)
     assert hint in refused.error.hint
     assert refused.error.code == f"HTTP.{status}"
     assert refused.error.text == text
@@ -116,13 +140,13 @@ def test_immediate_answer(status: int, text: str, klass: ErrorClass, retries: in
 )
 def test_duplicate_job_uuid(text: str) -> None:
     """A duplicate job uuid is a yes: the job was accepted before."""
-    assert submitted(Reply(400, text.encode()), JOB) == Duplicate()
+    assert read_submit(Reply(400, text.encode()), JOB) == Duplicate()
 
 
 def test_a_page_that_quotes_the_job_is_no_duplicate() -> None:
     """A proxy's 400 page that repeats the request is no word of ZStack that the job was accepted before."""
     page = f"  <html>Bad request: Duplicate job uuid[{JOB}]</html>"
-    assert submitted(Reply(400, page.encode()), JOB) != Duplicate()
+    assert read_submit(Reply(400, page.encode()), JOB) != Duplicate()
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 520])
@@ -131,14 +155,14 @@ def test_a_page_that_quotes_the_job_is_no_duplicate() -> None:
 )
 def test_proxy_is_no_answer(status: int, body: bytes) -> None:
     """A gateway's answer, and a 503 without a JSON error, says nothing about the request."""
-    assert isinstance(submitted(Reply(status, body), JOB), NoAnswer)
+    assert isinstance(read_submit(Reply(status, body), JOB), NoAnswer)
 
 
-@pytest.mark.parametrize(("code", "klass", "retries"), CODE_TABLE)
-def test_code(code: str, klass: ErrorClass, retries: int | None) -> None:
-    """A code has the class and the retries of its line in section 7, and a hint."""
+@pytest.mark.parametrize(("code", "error_class", "retries"), CODE_TABLE)
+def test_code(code: str, error_class: ErrorClass, retries: int | None) -> None:
+    """A code has the class and the retries of its line, and a hint."""
     error = classify(code)
-    assert (error.klass, error.retries) == (klass, retries)
+    assert (error.error_class, error.retries) == (error_class, retries)
     assert error.hint
     assert error.text == "what: d"
 
@@ -148,13 +172,16 @@ def test_every_code_of_the_table_is_tested() -> None:
     tested = {code for code, _, _ in CODE_TABLE}
     assert set(CODES) <= tested
     assert {code.partition(".")[0] for code in tested} >= set(FAMILIES)
+    codes_beside = [code for code in tested if "_" in code]
+    for family in GLOBAL_FAMILIES:
+        assert any(code.startswith(family) for code in [*codes_beside, PARAMETER_CHECK])
 
 
 @pytest.mark.parametrize("details", DENIED)
 def test_denial_behind_1006(details: str) -> None:
     """SYS.1006 that denies a permission is permanent, in both languages."""
     error = classify("SYS.1006", details)
-    assert (error.klass, error.retries, error.code) == (P, 0, "SYS.1006")
+    assert (error.error_class, error.retries, error.code) == (P, 0, "SYS.1006")
     assert "permission" in error.hint
 
 
@@ -162,7 +189,7 @@ def test_denial_behind_1006(details: str) -> None:
 def test_agent_behind_1006(code: str) -> None:
     """SYS.1006 caused by an agent that could not be reached is retried as often as attempts allow, after a look."""
     error = classify("SYS.1006", cause={"code": code, "details": "io"})
-    assert (error.klass, error.retries, error.code) == (A, None, code)
+    assert (error.error_class, error.retries, error.code) == (A, None, code)
 
 
 def test_agent_told_by_text_only() -> None:
@@ -172,43 +199,116 @@ def test_agent_told_by_text_only() -> None:
 
 
 @pytest.mark.parametrize("where", ["cause", "causes"])
-def test_most_specific_code_wins(where: str) -> None:
-    """The innermost telling code of cause and causes wins over the catch-all around it."""
-    inner = {"code": "SYS.1006", "cause": {"code": "LICENSE.1001", "description": "expired"}}
+def test_most_specific_code_is_shown(where: str) -> None:
+    """The innermost telling code of cause and causes names an error that may have run, and says how often to retry."""
+    inner = {"code": "SYS.1006", "cause": {"code": "SYS.1003", "description": "no image"}}
     error = (
         classify("SYS.1000", cause=inner) if where == "cause" else classify("SYS.1000", causes=[{"code": "?"}, inner])
     )
-    assert (error.klass, error.code) == (F, "LICENSE.1001")
-    assert "expired" in error.text
+    assert (error.error_class, error.retries, error.code) == (A, 0, "SYS.1003")
+    assert "no image" in error.text
 
 
-def test_innermost_of_two_telling_codes() -> None:
-    """Of two codes that both tell something the inner one, nearer to the root of the matter, wins."""
-    error = classify("SYS.1015", cause={"code": "SYS.1011", "details": "no node"})
-    assert (error.klass, error.code) == (T, "SYS.1011")
+CAUSES = ("SYS.1003", "SYS.1009", "SYS.1001", "SYS.1006", "LICENSE.1003", "ID.1001", "ID.1002", "ID.2003", "NEW.1")
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("outer", ["SYS.1006", "SYS.1000", "SYS.1001", "NEW.2"])
+def test_no_cause_makes_what_may_have_run_harmless(outer: str, cause: str) -> None:
+    """Whatever lies below an error that may have run, it may have run; no cause stops the run or ends the session."""
+    assert classify(outer, cause={"code": cause, "details": "is denied by default"}).error_class is A
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("outer", ["SYS.1007", "SYS.1010", "ID.2003", "ID.1001", "LICENSE.1003"])
+def test_a_cause_makes_an_error_more_cautious_or_leaves_it(outer: str, cause: str) -> None:
+    """Below an error that was not executed only a cause that may have run changes the class; a stop stays a stop."""
+    alone, error = classify(outer), classify(outer, cause={"code": cause})
+    in_doubt = classify(cause).error_class is A
+    if alone.error_class is F:
+        assert (error.error_class, error.may_have_run) == (F, in_doubt)
+    else:
+        assert error.error_class is (A if in_doubt else alone.error_class)
+
+
+@pytest.mark.parametrize("code", ["SYS.1001", "SYS.1004", "SYS.1015", "SYS.1016", "NEW.1"])
+def test_what_may_go_on_after_its_answer(code: str) -> None:
+    """A timeout, an agent's trouble and an unknown code leave open whether the server is still at work."""
+    assert classify(code).may_go_on
+    if code != "NEW.1":
+        assert classify("SYS.1006", cause={"code": code}).may_go_on
+    assert not classify("SYS.1006").may_go_on
 
 
 def test_permanent_cause_is_verified() -> None:
     """A permanent cause below an error that may have run: the clone is looked for, and not retried."""
     error = classify("SYS.1000", cause={"code": "SYS.1003", "details": "no image"})
-    assert (error.klass, error.retries, error.code) == (A, 0, "SYS.1003")
+    assert (error.error_class, error.retries, error.code) == (A, 0, "SYS.1003")
 
 
 def test_dead_session_below_a_catch_all() -> None:
     """A session's end is recognised by its global code under any code."""
     error = classify("SYS.1006", globalErrorCode="ORG_ZSTACK_IDENTITY_10020")
-    assert (error.klass, error.code) == (R, "ID.1001")
+    assert (error.error_class, error.code) == (R, "ID.1001")
 
 
 def test_global_code_of_parameter_checks() -> None:
-    """An unknown code with the parameter checker's global code is an invalid argument."""
-    error = classify("NEW.1", globalErrorCode="ORG_ZSTACK_PORTAL_APIMEDIATOR_10003")
-    assert (error.klass, error.retries, error.code) == (P, 0, "NEW.1")
+    """An unknown code with the parameter checker's global code is an invalid argument, and goes by the latter."""
+    error = classify("NEW.1", globalErrorCode=PARAMETER_CHECK)
+    assert (error.error_class, error.retries, error.code) == (P, 0, PARAMETER_CHECK)
+
+
+@pytest.mark.parametrize("code", ["", "NEW.1"])
+def test_global_code_of_the_ai_plugin(code: str) -> None:
+    """An error that only the AI plugin's global code names may have run, and is retried once."""
+    error = classify(code, globalErrorCode="ORG_ZSTACK_AI_10129")
+    assert (error.error_class, error.retries, error.may_go_on) == (A, 1, True)
+    assert "AI plugin" in error.hint
+    assert classify("SYS.1007", globalErrorCode="ORG_ZSTACK_AI_10129").error_class is P
+
+
+@pytest.mark.parametrize("code", ["SYS.1000", "SYS.1002", "SYS.1006", "NEW.1"])
+def test_characters_that_the_database_refuses(code: str) -> None:
+    """MySQL's complaint has a hint of its own under any code, at any depth, and sending it again is no use."""
+    details = "Incorrect string value: '\\xF0\\x9F\\x98\\x80' for column 'name' at row 1"
+    for error in (classify(code, details), classify("SYS.1000", cause={"code": code, "details": details})):
+        assert (error.error_class, error.retries, error.hint) == (A, 0, BAD_CHARACTERS.hint)
+    assert "U+FFFF" in from_error({"code": code, "details": details}, "zh").hint
+    assert classify("SYS.1003", details).hint == CODES["SYS.1003"].hint
+
+
+MESSAGES: list[tuple[dict[str, str], str]] = [
+    ({"message": "out of room"}, "what: out of room"),
+    ({"message": "disk is full"}, "what: disk is full: out of room"),
+    ({"message": "what: out of room, disk is full"}, "what: out of room, disk is full"),
+    ({"message": "disk is full", "i18nDetails": "disk is full"}, "what: disk is full: out of room"),
+    ({"message": "", "i18nDetails": "磁盘已满"}, "what: 磁盘已满: out of room"),
+]
+
+
+@pytest.mark.parametrize(("more", "text"), MESSAGES)
+def test_words_in_the_operators_language(more: dict[str, str], text: str) -> None:
+    """``message`` and ``i18nDetails`` of newer servers are shown once, and only where they say more."""
+    assert classify("SYS.1007", "out of room", **more).text == text
+
+
+def test_a_denial_is_read_in_the_operators_language_too() -> None:
+    """A denial is known by the text of ``message``, whatever language the details have."""
+    message = "operation[API:x] is denied: no permission"
+    assert classify("SYS.1006", "Der Vorgang wurde abgelehnt", message=message).error_class is P
+
+
+def test_a_look_that_is_denied_stops_nothing() -> None:
+    """SYS.1019 ends the run where it answers the clone; at the query it only means that this account may not look."""
+    body = json.dumps({"error": {"code": "SYS.1019", "details": "operation[API:x] is denied: no permission"}}).encode()
+    for answer, error_class in ((read_poll(Reply(503, body)), F), (read_find(Reply(503, body), JOB), P)):
+        assert isinstance(answer, Refused)
+        assert (answer.error.error_class, answer.error.code) == (error_class, "SYS.1019")
 
 
 def test_text_alone_never_renews_a_session() -> None:
     """A text about sessions without the code is no reason to log in again."""
-    assert classify("SYS.1006", "the session expired").klass is A
+    assert classify("SYS.1006", "the session expired").error_class is A
 
 
 def test_cycles_and_depth_are_bounded() -> None:
@@ -222,7 +322,7 @@ def test_cycles_and_depth_are_bounded() -> None:
         deep = {"code": "SYS.1006", "cause": deep}
     assert from_error(deep).code == "SYS.1006"
     empty = from_error({"code": 7, "details": ["x"]})
-    assert (empty.klass, empty.retries, empty.code) == (UNKNOWN.klass, 1, "UNKNOWN")
+    assert (empty.error_class, empty.retries, empty.code) == (UNKNOWN.error_class, 1, "UNKNOWN")
 
 
 def test_text_is_verbatim_and_safe() -> None:
@@ -243,11 +343,33 @@ def test_causes_are_told_once() -> None:
     assert error.text == "what: d: 错误信息: 无; not found: image"
 
 
+OTHERS = (UNKNOWN, BAD_CHARACTERS)
+
+
 def test_hints_in_both_languages() -> None:
     """Every rule has a hint in English and one in Chinese, each one line."""
-    for rule in (*CODES.values(), *FAMILIES.values(), *HTTP.values(), UNKNOWN):
+    for rule in (*CODES.values(), *FAMILIES.values(), *GLOBAL_FAMILIES.values(), *HTTP.values(), *OTHERS):
         assert rule.hint
         assert "\n" not in rule.hint + rule.hint_zh
         assert re.search(r"[\u4e00-\u9fff]", rule.hint_zh)
         assert not re.search(r"[\u4e00-\u9fff]", rule.hint)
     assert from_error({"code": "SYS.1003"}, "zh").hint == CODES["SYS.1003"].hint_zh
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("code", [*CODES, *GLOBAL_FAMILIES, "LICENSE.1", "NEW.1", "HTTP.400", "HTTP.401", "HTTP.500"])
+def test_a_recorded_error_has_the_hint_of_the_answer(code: str, language: Language) -> None:
+    """Code and text of an error that is on record are enough to say what the operator can do, in either language."""
+    status = code.removeprefix("HTTP.")
+    made = from_error({"code": code, "details": "said"}, language)
+    error = from_http(int(status), "said", language) if status != code else made
+    assert hint_of(error.code, f"nothing was sent: {error.text}", language) == error.hint
+    shown = with_hint(error.code, error.text, language)
+    assert shown == f"{error.text} ({error.hint})"
+    assert with_hint(error.code, shown, language) == shown, "as manifests of older versions have it"
+
+
+@pytest.mark.parametrize("code", [None, "", "ZCLONE.UNANSWERED"])
+def test_our_own_errors_have_no_hint(code: str | None) -> None:
+    """What zclone says itself, and what has no text, is shown as it is."""
+    assert (hint_of(code, "agent"), with_hint(code, "agent"), with_hint("SYS.1003", None)) == ("", "agent", None)

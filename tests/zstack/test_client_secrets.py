@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from batch.errors import ZcloneError
+from batch.zstack.auxiliary import AuxiliaryApi
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
-from batch.zstack.surroundings import Surroundings
 from tests.zstack.wire_server import CLONE, JOB, RESOURCE, Seen, WireServer, answer, client_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def test_a_parrot_gets_nothing_out(
     said: list[str] = [repr(auth), repr(Settings("http://x/zstack", auth))]
     handler = parrot(status, as_error=as_error, session=planted.session)
     async with WireServer(handler) as server, client_of(server.url, auth) as client:
-        around = Surroundings(client)
+        around = AuxiliaryApi(client)
         calls: tuple[Callable[[], Awaitable[object]], ...] = (
             client.preflight,
             lambda: client.submit(CLONE, JOB),
@@ -84,7 +84,7 @@ async def test_a_parrot_gets_nothing_out(
             lambda: client.find(RESOURCE),
             client.renew,
             around.check_permission,
-            lambda: around.delete_service(RESOURCE),
+            lambda: around.change_owner(RESOURCE, "account"),
         )
         for call in calls:
             try:

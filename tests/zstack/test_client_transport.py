@@ -6,17 +6,23 @@ import asyncio
 import contextlib
 import gzip
 import json
+import re
 import socket
+import struct
+import threading
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
 from batch.errors import UnreachableError
+from batch.model import CallKind
 from batch.zstack import client_http
-from batch.zstack.answers import Absent, Accepted, NoAnswer, NotSent, Running
+from batch.zstack.answers import Absent, Accepted, NoAnswer, NotSent, Running, is_cut
 from batch.zstack.client_http import JSON_TYPE
 from batch.zstack.decode import LARGEST
+from batch.zstack.settings import PasswordAuth
 from batch.zstack.wire import Reply
 from tests.zstack.wire_server import (
     CLONE,
@@ -30,6 +36,9 @@ from tests.zstack.wire_server import (
     client_of,
     error,
 )
+
+if TYPE_CHECKING:
+    from batch.zstack.classify import Language
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Event], Awaitable[None]]
 
@@ -66,12 +75,34 @@ async def test_what_is_sent() -> None:
     assert gate.passed == 3
 
 
-async def test_nothing_leaves_once_sending_stopped() -> None:
-    """A POST that waited at the gate while the run stopped is not sent."""
-    gate = CountingGate(is_sending=False)
+LOGIN = PasswordAuth("admin", "password")
+
+
+@pytest.mark.parametrize(("language", "tag"), [("en", "en-US"), ("zh", "zh-CN")])
+async def test_every_call_carries_the_operators_language(language: Language, tag: str) -> None:
+    """Version, login, POST, poll, look and logout ask for errors in the operator's language."""
+
+    def handle(seen: Seen) -> bytes:
+        return answer(200, {"inventory": {"uuid": SESSION}}) if "/accounts/" in seen.target else node(seen)
+
+    async with WireServer(handle) as server:
+        async with client_of(server.url, LOGIN, language=language) as client:
+            await client.preflight()
+            await client.submit(CLONE, JOB)
+            await client.poll(JOB)
+            await client.find(RESOURCE)
+        assert [seen.headers.get("accept-language") for seen in server.seen] == [tag] * 6
+
+
+async def test_a_cut_wait_makes_no_call() -> None:
+    """A call whose wait at the gate was cut does not leave, and its answer says so; one whose turn came does."""
+    gate = CountingGate(cut=(CallKind.CLONE,))
     async with WireServer(node) as server, client_of(server.url, gate=gate) as client:
-        assert isinstance(await client.submit(CLONE, JOB), NotSent)
+        assert is_cut(await client.submit(CLONE, JOB))
         assert await client.poll(JOB) == Running()
+        gate.cut = (CallKind.CLONE, CallKind.POLL, CallKind.QUESTION)
+        assert is_cut(await client.poll(JOB))
+        assert is_cut(await client.find(RESOURCE))
     assert [seen.method for seen in server.seen] == ["GET"]
 
 
@@ -90,19 +121,68 @@ async def test_strange_source_uuids_stay_one_segment() -> None:
     ]
 
 
-def _dropping() -> Callable[[Seen], bytes | None]:
-    calls = iter(range(100))
-    return lambda seen: node(seen) if next(calls) % 2 == 0 else None
+async def _end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
 
 
-async def test_dropped_connection_is_never_sent_again() -> None:
-    """A call on a dropped keep-alive connection is told as unanswered and not silently repeated past the gate."""
+async def _reset(writer: asyncio.StreamWriter) -> None:
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
+
+
+async def _break_off(writer: asyncio.StreamWriter) -> None:
+    writer.write(answer(200, {"a": "long body"})[:-3])
+    await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize("lose", [_end, _reset, _break_off])
+@pytest.mark.parametrize("answered", [0, 1], ids=["fresh", "kept"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
+@pytest.mark.parametrize("body", [None, b"{}", b"x" * (1 << 20)], ids=["none", "small", "large"])
+async def test_a_lost_connection_is_never_made_up_for(
+    method: str, body: bytes | None, answered: int, lose: Callable[[asyncio.StreamWriter], Awaitable[None]]
+) -> None:
+    """One call is one request: whatever its verb, a connection lost after it was sent is told as unanswered.
+
+    So it is on a connection of its own and on one that was kept, closed and reset, before and within the answer.
+    """
+    seen = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        for number in range(answered + 1):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            await reader.readexactly(int(length[1]) if length else 0)
+            seen += 1
+            if number < answered:
+                writer.write(answer(200, {}))
+        await lose(writer)
+
     gate = CountingGate()
-    async with WireServer(_dropping()) as server, client_of(server.url, gate=gate) as client:
-        for method in ("GET", "PUT", "DELETE", "POST"):
-            assert not isinstance(await client.plain(method, "/v1/x", body=None), NoAnswer)
-            assert isinstance(await client.plain(method, "/v1/x", body=b"{}"), NoAnswer)
-    assert len(server.seen) == gate.passed == 8
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, client_of(url, gate=gate) as client:
+        for _ in range(answered):
+            assert isinstance(await client.plain(method, "/v1/x", body=body), Reply)
+        lost = await client.plain(method, "/v1/x", body=body)
+    assert isinstance(lost, NoAnswer)
+    assert not lost.is_push_back
+    assert seen == gate.passed == answered + 1
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
+async def test_a_call_that_no_connection_stood_for_is_made_once(method: str) -> None:
+    """A refused connection is tried once for each call, whatever its verb, and no byte left."""
+    gate = CountingGate()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        async with client_of(url, gate=gate) as client:
+            assert isinstance(await client.plain(method, "/v1/x", body=b"{}"), NotSent)
+    assert gate.passed == 1
 
 
 async def test_calls_share_connections_but_never_after_a_broken_one() -> None:
@@ -117,7 +197,10 @@ async def test_calls_share_connections_but_never_after_a_broken_one() -> None:
 
 @pytest.mark.parametrize("wait", [0.0, 0.05])
 async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: float) -> None:
-    """What a server sends beyond its answer, with it or while nothing is asked, is never taken for the next answer."""
+    """What a server sends beyond its answer, with it or while nothing is asked, is never taken for the next answer.
+
+    The call that finds it says so; the one after it has a connection of its own.
+    """
     connections, ended = 0, asyncio.Semaphore(0)
 
     async def chatty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,7 +218,10 @@ async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: fl
     server = await asyncio.start_server(chatty, "127.0.0.1", 0)
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
         for number in (1, 2, 3):
-            reply = await client.plain("GET", "/v1/x")
+            reply = await client.plain("POST", "/v1/x", body=b"{}")
+            if isinstance(reply, NoAnswer):
+                assert reply.reason == "the server sent an answer before it was asked"
+                reply = await client.plain("POST", "/v1/x", body=b"{}")
             assert isinstance(reply, Reply)
             assert json.loads(reply.body) == {"first": number}
             await asyncio.sleep(wait)
@@ -191,6 +277,83 @@ async def test_interim_answers_are_passed_over() -> None:
         assert await client.poll(JOB) == Running()
         assert await client.poll(JOB) == Running()
     assert server.connections == 1
+
+
+async def interim(number: int, apart: float) -> Reply | NotSent | NoAnswer:
+    """Call a server that sends so many interim answers, so many seconds apart, before its answer.
+
+    Without a pause each is a thousand.
+    """
+    ended = asyncio.Event()
+    some = b"HTTP/1.1 100 Continue\r\n\r\n" * (1 if apart else 1000)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            for _ in range(number):
+                writer.write(some)
+                await writer.drain()
+                await asyncio.sleep(apart)
+            writer.write(answer(202, {}))
+            await reader.read(-1)
+        writer.transport.abort()
+        ended.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        async with client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+            reply = await client.plain("GET", "/v1/x")
+        await ended.wait()
+    return reply
+
+
+@pytest.mark.parametrize(("number", "is_read"), [(10, True), (11, False), (1000, False)])
+async def test_at_most_ten_interim_answers(*, number: int, is_read: bool) -> None:
+    """A call waits out ten interim answers that come one after the other, and is given up at the next."""
+    reply = await interim(number, 0.01)
+    assert isinstance(reply, Reply) is is_read
+    assert is_read or reply == NoAnswer("the server sent more than 10 interim answers")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_flood_of_interim_answers_is_left(loop: str) -> None:
+    """Of interim answers without a pause a call reads ten pieces of a bounded size, whatever event loop it runs on."""
+    sent = 0
+
+    def flood(listening: socket.socket) -> None:
+        nonlocal sent
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            while True:
+                sent += connection.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+    async def call(port: int) -> object:
+        async with client_of(f"http://127.0.0.1:{port}") as client:
+            return await client.plain("GET", "/v1/x")
+
+    factory = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    with socket.create_server(("127.0.0.1", 0)) as listening, asyncio.Runner(loop_factory=factory) as runner:
+        server = threading.Thread(target=flood, args=(listening,))
+        server.start()
+        lost = runner.run(call(listening.getsockname()[1]))
+        server.join()
+    assert lost == NoAnswer("the server sent more than 10 interim answers")
+    assert sent < 8 << 20
+
+
+async def test_interim_answers_count_against_the_time_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says again and again that it goes on is left when the call's whole time is up."""
+    monkeypatch.setattr(client_http, "_TOTAL", 0.3)
+    assert await interim(8, 0.1) == NoAnswer("no answer in time", is_push_back=True)
+
+
+@pytest.mark.parametrize("size", [9_000, 60_000])
+async def test_a_header_that_is_too_long_is_named(size: int) -> None:
+    """An answer whose header is too long is refused by that header's name, not as something else than HTTP."""
+    data = answer(202, {}, X_Policy="y" * size)
+    async with WireServer(lambda _: data) as server, client_of(server.url) as client:
+        refused = await client.poll(JOB)
+    assert refused == NoAnswer("the answer's header X-Policy is longer than 8,190 characters")
 
 
 @pytest.mark.parametrize("path", ["/v1/x y", "/v1/x\r\nHost: evil", "v1/x", "/v1/\N{LATIN SMALL LETTER E WITH ACUTE}"])
@@ -443,9 +606,7 @@ async def test_names_leading_to_link_local_addresses(monkeypatch: pytest.MonkeyP
 
 
 async def test_silence_ends_in_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connecting takes no longer than it may either; a server that accepts and then says nothing leaves a POST open."""
-    assert client_http._CONNECT.connect
-    assert client_http._CONNECT.sock_connect
+    """A server that accepts a connection and then says nothing leaves a POST open."""
     monkeypatch.setattr(client_http, "_SILENCE", 0.05)
 
     async def silent(_: Seen) -> bytes:
@@ -468,6 +629,28 @@ async def test_retry_after_pauses_everybody(status: int) -> None:
     assert gate.pauses == [7.0]
 
 
+@pytest.mark.parametrize(("patience", "calls"), [(0, 1), (3, 3), (10**6, 21)])
+async def test_what_the_servers_limiter_refuses_is_asked_again(patience: int, calls: int) -> None:
+    """Nothing was executed: polls and looks are made again as long as the gate says that it helps, and not for ever."""
+    gate = CountingGate(patience=patience)
+    data = answer(429, "Rate limit exceeded")
+    async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
+        asked = await client.poll(JOB)
+    assert isinstance(asked, NotSent)
+    assert asked.is_over_limit
+    assert len(server.seen) == calls
+    assert gate.pauses == []
+
+
+async def test_a_post_that_the_servers_limiter_refuses_is_the_callers_to_repeat() -> None:
+    """Its record says when it left; the gate is told all the same."""
+    gate = CountingGate(patience=100)
+    data = answer(429, "Rate limit exceeded")
+    async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
+        assert await client.submit(CLONE, JOB) == NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
+    assert len(server.seen) == gate.refusals == 1
+
+
 async def test_failed_job_with_retry_after_is_a_result() -> None:
     """A 503 with ZStack's error is a result even where a proxy added Retry-After."""
     gate = CountingGate()
@@ -483,7 +666,7 @@ async def test_secrets_quoted_by_the_server_are_blanked() -> None:
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
         refused = await client.submit(CLONE, JOB)
     assert SESSION not in repr(refused)
-    assert "OAuth ***" in repr(refused)
+    assert "OAuth [redacted]" in repr(refused)
 
 
 async def test_preflight_learns_the_version() -> None:

@@ -7,8 +7,9 @@ import zlib
 
 import pytest
 
-from batch.zstack import decode
-from batch.zstack.decode import DEEPEST, LARGEST, BadReplyError, inflate, json_object, load_with_stdlib
+from batch import jsoncodec
+from batch.jsoncodec import decode_with_stdlib
+from batch.zstack.decode import DEEPEST, LARGEST, BadReplyError, inflate, json_object
 
 BAD = [
     b"",
@@ -45,10 +46,10 @@ SAME = [
 
 
 @pytest.mark.parametrize("body", BAD, ids=range(len(BAD)))
-@pytest.mark.parametrize("load", [decode._load, load_with_stdlib])
+@pytest.mark.parametrize("load", [jsoncodec.decode, decode_with_stdlib])
 def test_bad_bytes(body: bytes, load: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is wrong with a body is one error, with and without orjson."""
-    monkeypatch.setattr(decode, "_load", load)
+    monkeypatch.setattr(jsoncodec, "decode", load)
     with pytest.raises(BadReplyError):
         json_object(body)
 
@@ -56,7 +57,7 @@ def test_bad_bytes(body: bytes, load: object, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("body", SAME, ids=range(len(SAME)))
 def test_same_values_with_and_without_orjson(body: bytes) -> None:
     """The standard library's decoder gives the values and types that orjson gives."""
-    ours, theirs = load_with_stdlib(body), decode._load(body)
+    ours, theirs = decode_with_stdlib(body), jsoncodec.decode(body)
     assert ours == theirs
     assert [type(value) for value in ours.values()] == [type(value) for value in theirs.values()]
 
@@ -87,3 +88,12 @@ def test_bad_compression(body: bytes, encoding: str) -> None:
     """A bomb, a cut or broken stream and an unknown encoding are the one error."""
     with pytest.raises(BadReplyError):
         inflate(body, encoding)
+
+
+@pytest.mark.parametrize("decode", [jsoncodec.decode, decode_with_stdlib])
+def test_what_we_wrote_is_read_back(decode: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is no UTF-8 is read back from our own files, with and without orjson."""
+    monkeypatch.setattr(jsoncodec, "decode", decode)
+    assert jsoncodec.decode_own(b'{"job_file":"\\udcff.yaml"}') == {"job_file": "\udcff.yaml"}
+    with pytest.raises(ValueError, match=r"."):
+        jsoncodec.decode_own(b'{"job_file":')

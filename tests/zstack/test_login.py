@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.errors import RunStoppedError, UnreachableError
+from batch.errors import CallCutError, RunStoppedError, UnreachableError
+from batch.model import CallKind
 from batch.zstack.answers import Absent, Accepted, ErrorClass, Refused
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth
 from tests.zstack.wire_server import (
@@ -81,7 +82,7 @@ async def _clone(client: Client, number: int) -> bool:
         ended = await client.poll(job)
         if not isinstance(ended, Refused):
             return True
-        assert ended.error.klass is ErrorClass.RENEW
+        assert ended.error.error_class is ErrorClass.RENEW
         await client.renew()
     return False
 
@@ -138,16 +139,10 @@ async def test_find_renews_by_itself() -> None:
     assert node.logins == 2
 
 
-@pytest.mark.parametrize("drops", [False, True])
-async def test_wrong_password_is_sent_once(drops: bool) -> None:  # noqa: FBT001 - a parameter
-    """A wrong password is sent exactly once per process, also where its answer was lost."""
+async def test_wrong_password_is_sent_once() -> None:
+    """A wrong password is sent exactly once per process."""
     node = SessionNode(password="another")
-
-    def handler(seen: Seen) -> bytes | None:
-        made = node(seen)
-        return None if drops and "login" in seen.target else made
-
-    async with WireServer(handler) as server, client_of(server.url, AUTH) as client:
+    async with WireServer(node) as server, client_of(server.url, AUTH) as client:
         with pytest.raises(UnreachableError) as caught:
             await client.preflight()
         for _ in range(3):
@@ -156,6 +151,66 @@ async def test_wrong_password_is_sent_once(drops: bool) -> None:  # noqa: FBT001
     assert node.logins == 1
     assert "planted" not in str(caught.value)
     assert DIGEST not in repr(caught.value)
+
+
+UNANSWERED = {
+    "dropped": None,
+    "truncated": answer(200, {"inventory": {"uuid": "c" * 32}}, Connection="close")[:-20],
+    "500": b"HTTP/1.1 500 \r\nContent-Length: 6\r\n\r\n<html>",
+    "502": b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nbad",
+    "503": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+    "504": b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n",
+    "no session": answer(200, {"inventory": {}}),
+}
+"""What is no answer to a login."""
+
+
+@pytest.mark.parametrize("kind", UNANSWERED)
+async def test_a_first_login_without_an_answer_is_tried_again(kind: str) -> None:
+    """A first login that was not answered is sent again, after longer and longer waits, until it is answered."""
+    node, clock = SessionNode(), VirtualClock()
+    lost = iter([True] * 3)
+
+    def handler(seen: Seen) -> bytes | None:
+        return UNANSWERED[kind] if "login" in seen.target and next(lost, False) else node(seen)
+
+    async with WireServer(handler) as server, client_of(server.url, AUTH, clock=clock) as client:
+        await client.preflight()
+    assert server.calls.count("PUT /v1/accounts/login") == 4
+    assert clock.slept == [2.0, 4.0, 8.0]
+
+
+@pytest.mark.parametrize("kind", UNANSWERED)
+async def test_a_first_login_is_tried_a_few_times_only(kind: str) -> None:
+    """A first login that is never answered is sent four times in all, also where the password is wrong."""
+    node = SessionNode(password="another")
+
+    def handler(seen: Seen) -> bytes | None:
+        made = node(seen)
+        return UNANSWERED[kind] if "login" in seen.target else made
+
+    async with WireServer(handler) as server, client_of(server.url, AUTH, clock=VirtualClock()) as client:
+        with pytest.raises(UnreachableError, match="login"):
+            await client.preflight()
+        for _ in range(3):
+            with pytest.raises((UnreachableError, RunStoppedError)):
+                await client.renew()
+    assert node.logins == 4
+
+
+async def test_a_refusal_after_a_lost_answer_ends_the_tries() -> None:
+    """A login whose first answer was lost and whose second is a refusal is not sent a third time."""
+    node = SessionNode(password="another")
+    lost = iter([True])
+
+    def handler(seen: Seen) -> bytes | None:
+        made = node(seen)
+        return None if "login" in seen.target and next(lost, False) else made
+
+    async with WireServer(handler) as server, client_of(server.url, AUTH, clock=VirtualClock()) as client:
+        with pytest.raises(UnreachableError, match="ID.1000"):
+            await client.preflight()
+    assert node.logins == 2
 
 
 async def test_password_changed_while_running() -> None:
@@ -293,3 +348,25 @@ async def test_refused_logins(code: str) -> None:
         with pytest.raises(UnreachableError, match=code):
             await client.preflight()
     assert server.calls.count("PUT /v1/accounts/login") == 1
+
+
+async def test_a_login_whose_turn_was_cut_is_not_tried_again() -> None:
+    """After a stop a login that still waited is given up at once, and there is no session to log out of."""
+    clock, gate = VirtualClock(), CountingGate(cut=(CallKind.LOGIN, CallKind.QUESTION))
+    async with WireServer(SessionNode()) as server:
+        async with client_of(server.url, AUTH, clock=clock, gate=gate) as client:
+            with pytest.raises(CallCutError):
+                await client.renew()
+        assert server.seen == []
+    assert clock.slept == []
+
+
+async def test_only_the_logout_is_made_after_the_end() -> None:
+    """When every other wait is cut the session is still logged out of."""
+    node, gate = SessionNode(), CountingGate()
+    async with WireServer(node) as server, client_of(server.url, AUTH, clock=VirtualClock(), gate=gate) as client:
+        await client.preflight()
+        gate.cut = (CallKind.LOGIN, CallKind.QUESTION, CallKind.CLONE)
+        await client.close()
+        assert server.calls[-1].startswith("DELETE /v1/accounts/sessions/")
+    assert node.alive == set()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from batch.errors import CallCutError
+from batch.model import CallKind
 from batch.simulator import NodeOptions, running
-from batch.simulator.options import Account, Source
-from batch.zstack import CloneModelServiceAction, Surroundings, connect
+from batch.simulator.options import NodeAccount, Source
+from batch.zstack import AuxiliaryApi, CloneModelServiceAction, connect
 from batch.zstack.answers import NoAnswer, Refused
-from batch.zstack.ownership import Ownership
+from batch.zstack.auxiliary import Ownership
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.zstack.test_against_node import Hasty
-from tests.zstack.wire_server import RESOURCE, SOURCE, Seen, WireServer, answer, client_of, error
+from tests.zstack.wire_server import RESOURCE, SOURCE, CountingGate, Seen, WireServer, answer, client_of, error
 
 if TYPE_CHECKING:
     from batch.zstack.client import Client
 
-TENANT, FULL = Account("7" * 32, "tenant"), Account("8" * 32, "full", quota=0)
+TENANT, FULL = NodeAccount("7" * 32, "tenant"), NodeAccount("8" * 32, "full", quota=0)
 OPTIONS = NodeOptions(
     latency=(0.0, 0.0), check_seconds=0.0, accounts=(TENANT, FULL), sources=(Source(SOURCE, "example"),)
 )
@@ -38,7 +42,7 @@ async def test_what_is_done_already_is_done() -> None:
         ownership = await made(client)
         assert [await ownership.share(RESOURCE, [FULL.uuid]) for _ in range(2)] == [None, None]
         assert [await ownership.give(RESOURCE, TENANT.uuid) for _ in range(2)] == [None, None]
-        assert (await Surroundings(client).owners([RESOURCE]))[RESOURCE].uuid == TENANT.uuid
+        assert (await AuxiliaryApi(client).owners([RESOURCE]))[RESOURCE].uuid == TENANT.uuid
         (row,) = server.node.ledger.json()["clones"]
         assert (row["given"], row["shared"]) == (1, [FULL.uuid])
 
@@ -75,3 +79,14 @@ async def test_without_an_answer_nobody_knows() -> None:
         found = await Ownership(client).give(RESOURCE, TENANT.uuid)
         assert isinstance(found, Refused)
         assert found.error.code == "ID.1004"
+
+
+async def test_what_a_stop_cut_is_not_repeated() -> None:
+    """A question or a side job whose turn was cut is given up at once, and is no refusal."""
+    gate = CountingGate(cut=(CallKind.QUESTION,))
+    async with WireServer(lambda _: answer(200, {})) as server, client_of(server.url, gate=gate) as client:
+        with pytest.raises(CallCutError):
+            await Ownership(client).share(RESOURCE, [TENANT.uuid])
+        with pytest.raises(CallCutError):
+            await AuxiliaryApi(client).owners([RESOURCE])
+        assert server.seen == []

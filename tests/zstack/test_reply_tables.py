@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batch.zstack.answers import Absent, Accepted, Done, ErrorClass, Found, NoAnswer, Refused, Running, Service, Unknown
-from batch.zstack.replies import found, job_ended, polled, submitted
+from batch.zstack.replies import read_find, read_job_end, read_poll, read_submit
 from batch.zstack.wire import Reply, pause_asked
 from tests.zstack.wire_server import JOB, RESOURCE, error
 
@@ -25,7 +25,7 @@ SUBMITS: list[tuple[int, Any, type, float | None]] = [
     (202, {"apiTimeout": "soon"}, Accepted, None),
     (202, {"apiTimeout": True}, Accepted, None),
     (202, {"apiTimeout": -5}, Accepted, None),
-    (202, {"apiTimeout": 1e300}, Accepted, None),
+    (202, {"apiTimeout": 1e300}, Accepted, 7 * 86400.0),
     (202, {"location": "http://10.0.0.9/zstack/v1/api-jobs/" + "f" * 32}, NoAnswer, None),
     (202, {"location": 7}, NoAnswer, None),
     (202, b"", NoAnswer, None),
@@ -48,8 +48,8 @@ SUBMITS: list[tuple[int, Any, type, float | None]] = [
 
 @pytest.mark.parametrize(("status", "body", "kind", "timeout"), SUBMITS)
 def test_submitted(status: int, body: Any, kind: type, timeout: float | None) -> None:
-    """The POST's reply is what section 3 says, and no answer at all where it is not plainly ZStack's."""
-    answer = submitted(reply(status, body), JOB)
+    """The POST's reply is what zstack/README.md 5 says, and no answer at all where it is not plainly ZStack's."""
+    answer = read_submit(reply(status, body), JOB)
     assert type(answer) is kind
     assert not isinstance(answer, Accepted) or answer.api_timeout == timeout
 
@@ -66,8 +66,8 @@ POLLS: list[tuple[int, Any, object]] = [
 
 @pytest.mark.parametrize(("status", "body", "expected"), POLLS)
 def test_polled(status: int, body: Any, expected: object) -> None:
-    """The poll's reply is what section 4 says."""
-    assert polled(reply(status, body)) == expected
+    """The poll's reply is what zstack/README.md 6 says."""
+    assert read_poll(reply(status, body)) == expected
 
 
 POLL_SILENCE: list[tuple[int, Any]] = [
@@ -90,35 +90,35 @@ POLL_SILENCE: list[tuple[int, Any]] = [
 @pytest.mark.parametrize(("status", "body"), POLL_SILENCE)
 def test_a_poll_never_fails_a_job_by_itself(status: int, body: Any) -> None:
     """Only a 503, or a 200, with ZStack's error object ends a job as failed; everything else is asked again."""
-    assert isinstance(polled(reply(status, body)), NoAnswer)
+    assert isinstance(read_poll(reply(status, body)), NoAnswer)
 
 
 def test_a_failed_job() -> None:
     """A 503 with an error is the job's end, and an error in a 200 as well."""
     for status in (200, 503):
-        answer = polled(reply(status, error("SYS.1003")))
+        answer = read_poll(reply(status, error("SYS.1003")))
         assert isinstance(answer, Refused)
-        assert answer.error.klass is ErrorClass.PERMANENT
+        assert answer.error.error_class is ErrorClass.PERMANENT
 
 
 def test_side_job_results() -> None:
     """A job that makes no model service succeeds with whatever its result shows."""
-    assert job_ended(reply(200, {"inventory": {"accountUuid": "a"}})) == Done(None)
-    assert job_ended(reply(200, {"results": []})) == Done(None)
-    assert isinstance(job_ended(reply(200, b"<")), NoAnswer)
-    assert isinstance(job_ended(reply(200, error("SYS.1006"))), Refused)
-    assert job_ended(reply(202, {})) == Running()
+    assert read_job_end(reply(200, {"inventory": {"accountUuid": "a"}})) == Done(None)
+    assert read_job_end(reply(200, {"results": []})) == Done(None)
+    assert isinstance(read_job_end(reply(200, b"<")), NoAnswer)
+    assert isinstance(read_job_end(reply(200, error("SYS.1006"))), Refused)
+    assert read_job_end(reply(202, {})) == Running()
 
 
 def test_found() -> None:
     """A query by uuid answers with a list: empty means absent, other resources mean nothing."""
-    assert found(reply(200, {"inventories": [INVENTORY]}), RESOURCE) == Found(Service(RESOURCE, "n", INVENTORY))
-    assert found(reply(200, {"inventories": []}), RESOURCE) == Absent()
+    assert read_find(reply(200, {"inventories": [INVENTORY]}), RESOURCE) == Found(Service(RESOURCE, "n", INVENTORY))
+    assert read_find(reply(200, {"inventories": []}), RESOURCE) == Absent()
     for body in ({}, {"inventories": None}, {"inventories": [{"uuid": "x"}]}, {"inventories": [7]}, b"<"):
-        assert isinstance(found(reply(200, body), RESOURCE), NoAnswer)
+        assert isinstance(read_find(reply(200, body), RESOURCE), NoAnswer)
     for status in (404, 500, 502, 503):
-        assert isinstance(found(reply(status, b"<html>"), RESOURCE), NoAnswer)
-    assert isinstance(found(reply(404, b"no api mapping to /v1/x"), RESOURCE), Refused)
+        assert isinstance(read_find(reply(status, b"<html>"), RESOURCE), NoAnswer)
+    assert isinstance(read_find(reply(404, b"no api mapping to /v1/x"), RESOURCE), Refused)
 
 
 DATE = "Mon, 24 Nov 2025 16:00:00 GMT"

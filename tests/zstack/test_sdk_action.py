@@ -63,7 +63,7 @@ async def test_the_vendors_example() -> None:
         action.userTags = ["team::search"]
         action.sessionId = SESSION
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("batch.zstack.wire.SystemClock.sleep", _no_sleep)
+            patch.setattr("batch.clock.SystemClock.sleep", _no_sleep)
             result = await action.call()
     assert result.inventory is not None
     assert result.inventory.name == "example"

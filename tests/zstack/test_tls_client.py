@@ -6,7 +6,6 @@ import datetime as dt
 import ssl
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 import trustme
 
@@ -93,19 +92,17 @@ async def test_expired_certificate(authority: trustme.CA, ca_file: Path) -> None
         assert server.seen == []
 
 
-async def test_old_versions_are_refused(authority: trustme.CA, ca_file: Path) -> None:
+def test_old_versions_are_refused(ca_file: Path) -> None:
     """TLS below 1.2 is not spoken."""
-    async with client("https://127.0.0.1:1/zstack", ca_file) as trusting:
-        assert isinstance(trusting._http, client_http.Http)
-        spoken = getattr(trusting._http._connector, "_ssl", None)
-        assert isinstance(spoken, ssl.SSLContext)
-        assert spoken.minimum_version >= ssl.TLSVersion.TLSv1_2
-        assert spoken.check_hostname
+    spoken = client_http.tls_context(Settings("https://127.0.0.1:1/zstack", SessionAuth(SESSION), ca_file))
+    assert isinstance(spoken, ssl.SSLContext)
+    assert spoken.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert spoken.check_hostname
 
 
 async def test_plain_http_on_a_tls_port(ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not speak TLS gets no request."""
-    monkeypatch.setattr(client_http, "_CONNECT", aiohttp.ClientTimeout(sock_connect=0.1))
+    monkeypatch.setattr(client_http, "_CONNECT", 0.1)
     async with (
         WireServer(lambda _: ACCEPTED) as server,
         client(server.url.replace("http:", "https:"), ca_file) as trusting,

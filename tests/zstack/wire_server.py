@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from batch.model import Clone
-from batch.zstack.client import Client
+from batch.model import CallKind, Clone
+from batch.zstack.client import SERVICES_PATH, Client
+from batch.zstack.jobs import Caller
 from batch.zstack.settings import Auth, SessionAuth, Settings, endpoint_url
+from batch.zstack.wire import segment
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
+
+    from batch.zstack.classify import Language
 
 SESSION = "5e5510" + "a" * 26
 JOB = "1" * 12 + "4" + "1" * 3 + "8" + "1" * 15
@@ -60,6 +65,12 @@ class VirtualClock:
         self.now += seconds
         await asyncio.sleep(0)
 
+    def random(self) -> float:
+        return 0.5
+
+    def uuid(self) -> str:
+        return uuid.uuid4().hex
+
 
 @dataclass
 class CountingGate:
@@ -67,17 +78,22 @@ class CountingGate:
 
     passed: int = 0
     pauses: list[float] = field(default_factory=list)
-    is_sending: bool = True
+    refusals: int = 0
+    patience: int = 0
+    """How many refusals of the server's limiter it takes before it says that nothing helps."""
+    cut: tuple[CallKind, ...] = ()
+    """Kinds whose waits are cut."""
 
-    async def wait(self) -> None:
-        self.passed += 1
-
-    async def wait_to_send(self) -> bool:
-        self.passed += self.is_sending
-        return self.is_sending
+    async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:
+        self.passed += kind not in self.cut
+        return kind not in self.cut
 
     def pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
+
+    def refuse(self) -> bool:
+        self.refusals += 1
+        return self.refusals < self.patience
 
 
 class WireServer:
@@ -168,7 +184,14 @@ def client_of(
     *,
     gate: CountingGate | None = None,
     clock: VirtualClock | None = None,
+    language: Language = "en",
 ) -> Client:
     """Make a client of a test's server."""
     settings = Settings(endpoint_url(url), auth or SessionAuth(SESSION))
-    return Client(settings, gate=gate or CountingGate(), clock=clock or VirtualClock(), language="en")
+    return Client(settings, gate=gate or CountingGate(), clock=clock or VirtualClock(), language=language)
+
+
+async def delete_service(client: Client, uuid: str) -> None:
+    """Delete one model service and wait for its end."""
+    path = f"{SERVICES_PATH}/{segment(uuid)}?deleteMode=Permissive"
+    await Caller(client).finish("DeleteModelService", "DELETE", path)

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 const { states, keys, sources, clones, names, state, attempts, codes, code, errors, error, bars, pauses, words } = data;
 const count = keys.length, PAGE = 100;
-let language = "en", shown = [], page = 0, from = 0, to = data.end;
+let language = "en", shown = [], page = 0, from = 0, to = data.end, column = -1, descending = false, isPrinting = false;
 
 const say = (word) => words[language][word] || words.en[word] || word;
 const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
@@ -50,6 +50,19 @@ function hatch(pen, x, wide, height) {
   for (let at = x - height; at < x + wide; at += 6) { pen.moveTo(at, height); pen.lineTo(at + height, 0); }
   pen.stroke();
   pen.restore();
+}
+
+// A fill that is told from a plain one without its colour: stripes of the paper.
+function striped(pen, name, way) {
+  const tile = document.createElement("canvas"), inner = tile.getContext("2d");
+  tile.width = tile.height = 6;
+  inner.fillStyle = colour(name);
+  inner.fillRect(0, 0, 6, 6);
+  inner.strokeStyle = colour("paper");
+  inner.beginPath();
+  for (const at of [-6, 0, 6]) { inner.moveTo(at, way > 0 ? 6 : 0); inner.lineTo(at + 6, way > 0 ? 0 : 6); }
+  inner.stroke();
+  return pen.createPattern(tile, "repeat");
 }
 
 function drawPauses(pen, width, foot, x) {
@@ -129,6 +142,7 @@ function drawLanes() {
   paint.accepted = paint.undone = paint.sent;
   const thick = Math.max(1, laneHeight - (laneHeight > 3 ? 1 : 0));
   const bad = new Set(["failed", "conflict", "uncertain"]);
+  if (thick >= 4) for (const name of bad) paint[name] = striped(pen, name, name === "uncertain" ? -1 : 1);
   pen.save();
   pen.beginPath();
   pen.rect(LEFT, 0, width - LEFT, height);
@@ -177,33 +191,93 @@ function point(event) {
   tip.style.left = Math.max(0, Math.min(event.offsetX + 14, $("lanes").clientWidth - tip.offsetWidth - 4)) + "px";
   tip.style.top = event.offsetY + 16 + "px";
 }
-let grip = null;
-$("lanes").addEventListener("mousemove", point);
-$("lanes").addEventListener("mouseleave", () => { $("tip").hidden = true; });
-$("lanes").addEventListener("mousedown", (event) => { grip = event.offsetX; });
-$("lanes").addEventListener("mouseup", (event) => {
-  if (grip !== null && Math.abs(event.offsetX - grip) > 8) {
-    const one = timeAt(Math.min(grip, event.offsetX)), other = timeAt(Math.max(grip, event.offsetX));
-    [from, to] = [Math.max(0, one), Math.min(data.end, other)];
-    drawLanes();
-  }
-  grip = null;
+function zoom(low, high) {
+  const wide = Math.max(Math.min(high - low, data.end), Math.min(50, data.end));
+  from = Math.max(0, Math.min(low, data.end - wide));
+  to = from + wide;
+  drawLanes();
+}
+const scale = (factor, at = (from + to) / 2) => zoom(at - (at - from) * factor, at + (to - at) * factor);
+const whole = () => zoom(0, data.end);
+const lanes = $("lanes"), pointers = new Map();
+let grip = null, pinch = null;
+lanes.addEventListener("pointerdown", (event) => {
+  pointers.set(event.pointerId, event.offsetX);
+  const [one, other] = pointers.values();
+  grip = pointers.size === 1 ? one : null;
+  pinch = pointers.size === 2 ? { apart: Math.abs(one - other), at: timeAt((one + other) / 2), from, to } : null;
+  point(event);
 });
-$("lanes").addEventListener("dblclick", () => { [from, to] = [0, data.end]; drawLanes(); });
+lanes.addEventListener("pointermove", (event) => {
+  point(event);
+  if (!pointers.has(event.pointerId)) return;
+  pointers.set(event.pointerId, event.offsetX);
+  const [one, other] = pointers.values();
+  if (pinch) {
+    const factor = pinch.apart / Math.max(10, Math.abs(one - other));
+    zoom(pinch.at - (pinch.at - pinch.from) * factor, pinch.at + (pinch.to - pinch.at) * factor);
+  }
+});
+lanes.addEventListener("pointerup", (event) => {
+  if (grip !== null && Math.abs(event.offsetX - grip) > 8) zoom(timeAt(Math.min(grip, event.offsetX)), timeAt(Math.max(grip, event.offsetX)));
+});
+for (const end of ["pointerup", "pointercancel", "pointerleave"]) lanes.addEventListener(end, (event) => {
+  pointers.delete(event.pointerId);
+  grip = pinch = null;
+  if (end !== "pointerup") $("tip").hidden = true;
+});
+lanes.addEventListener("dblclick", whole);
+lanes.addEventListener("keydown", (event) => {
+  const step = (to - from) / 4;
+  const action = { "+": () => scale(0.5), "=": () => scale(0.5), "-": () => scale(2), ArrowLeft: () => zoom(from - step, to - step), ArrowRight: () => zoom(from + step, to + step), Home: whole, Escape: whole }[event.key];
+  if (action) { event.preventDefault(); action(); }
+});
+$("closer").addEventListener("click", () => scale(0.5));
+$("wider").addEventListener("click", () => scale(2));
+$("whole").addEventListener("click", whole);
 
 const texts = keys.map((key, i) => [key, sources[i], clones[i], names[i], trouble(i)].join("\n").toLowerCase());
 function find() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean), wanted = $("state").value;
   shown = [];
   for (let i = 0; i < count; i += 1) if ((!wanted || states[state[i]] === wanted) && words.every((word) => texts[i].includes(word))) shown.push(i);
+  arrange();
+}
+const URGENT = ["failed", "conflict", "uncertain", "sent", "accepted", "planned", "undone", "cloned", "withdrawn"];
+const urgency = states.map((name) => URGENT.indexOf(name));
+const VALUES = [(i) => keys[i], source, (i) => clones[i], (i) => names[i], (i) => urgency[state[i]], (i) => attempts[i], (i) => took.get(i) || 0, trouble];
+function arrange() {
+  const value = VALUES[column < 0 ? 4 : column], way = descending ? -1 : 1;
+  const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, language, { numeric: true }));
+  shown = shown.map((i) => [value(i), i]).sort((a, b) => way * compare(a[0], b[0]) || a[1] - b[1]).map((pair) => pair[1]);
   page = 0;
   turn();
+}
+const heads = [...document.querySelectorAll("#targets th")];
+heads.forEach((head, number) => head.firstChild.addEventListener("click", () => {
+  descending = column === number && !descending;
+  column = number;
+  heads.forEach((other) => other.setAttribute("aria-sort", other !== head ? "none" : descending ? "descending" : "ascending"));
+  arrange();
+}));
+async function copy(text, button) {
+  try { await navigator.clipboard.writeText(text); } catch {
+    const field = document.createElement("textarea");
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+  button.classList.add("done");
+  $("found").textContent = `${say("copied")}: ${text}`;
+  setTimeout(() => button.classList.remove("done"), 1500);
 }
 function turn() {
   const pages = Math.max(1, Math.ceil(shown.length / PAGE));
   page = Math.max(0, Math.min(page, pages - 1));
   const body = document.createDocumentFragment();
-  for (const i of shown.slice(page * PAGE, (page + 1) * PAGE)) {
+  for (const i of isPrinting ? shown : shown.slice(page * PAGE, (page + 1) * PAGE)) {
     const row = document.createElement("tr"), name = states[state[i]];
     const time = took.has(i) && name !== "planned" ? seconds(took.get(i)) : "";
     for (const text of [keys[i], source(i), clones[i], names[i], say(name), attempts[i] || "", time, trouble(i)]) {
@@ -212,6 +286,16 @@ function turn() {
       row.append(cell);
     }
     row.cells[4].className = "s " + name;
+    for (const cell of [row.cells[1], row.cells[2]]) {
+      const text = cell.textContent;
+      if (!text) continue;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "copy";
+      button.setAttribute("aria-label", `${say("copy")} ${text}`);
+      button.addEventListener("click", () => copy(text, button));
+      cell.append(" ", button);
+    }
     body.append(row);
   }
   $("rows").replaceChildren(body);
@@ -241,6 +325,7 @@ function speak(chosen) {
   language = chosen;
   root.lang = chosen === "zh" ? "zh-CN" : "en";
   for (const item of document.querySelectorAll("[data-t]")) item.textContent = say(item.dataset.t);
+  for (const item of document.querySelectorAll("[data-a]")) item.setAttribute("aria-label", say(item.dataset.a));
   for (const item of document.querySelectorAll("[data-p]")) item.placeholder = say(item.dataset.p);
   $("language").textContent = chosen === "zh" ? "English" : "中文";
   const before = $("state").value, options = ["", ...states.filter((_, number) => state.includes(number))];
@@ -248,6 +333,7 @@ function speak(chosen) {
   $("state").value = before;
   turn();
 }
+for (const [name, is] of [["beforeprint", true], ["afterprint", false]]) window.addEventListener(name, () => { isPrinting = is; turn(); });
 function draw() { drawProgress(); drawLanes(); }
 function shade(theme) { root.dataset.theme = theme; draw(); }
 $("language").addEventListener("click", () => { speak(language === "zh" ? "en" : "zh"); draw(); });
@@ -261,7 +347,8 @@ new ResizeObserver(() => { if (width !== root.clientWidth) { width = root.client
 
 const asked = new URLSearchParams(location.hash.slice(1));
 if (asked.get("theme")) root.dataset.theme = asked.get("theme");
-shown = Array.from(keys, (_, i) => i);
+language = "en";
+find();
 speak(asked.get("lang") || ((navigator.language || "").startsWith("zh") ? "zh" : "en"));
 width = root.clientWidth;
 draw();

@@ -10,6 +10,7 @@ import gc
 import json
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,7 @@ from uuid import uuid4
 import aiohttp
 from yarl import URL
 
-from batch.cli.clock import SystemClock
-from batch.engine.pace import PollPace
-from batch.engine.policy import Policy
+from batch.engine.job_times import JobTimes
 from tests.benchmarks.stage.eventloop import run
 from tests.crash.stage import SESSION
 
@@ -47,24 +46,27 @@ def _request(line: bytes) -> tuple[str, bytes]:
 
 
 class _Polls:
-    """Waits before polls as zclone's: the pace is its policy, not its cost."""
+    """Waits before polls as zclone's: when it asks is its policy, not its cost."""
 
     def __init__(self) -> None:
-        self._clock = SystemClock()
-        self._pace = PollPace(Policy(), self._clock)
+        self._times = JobTimes()
 
     async def end(self, session: aiohttp.ClientSession, url: str) -> Any:
         """Poll the job until it has ended, and return its answer."""
-        began, target = self._clock.monotonic(), URL(url, encoded=True)
-        number = 0
+        began, target = time.monotonic(), URL(url, encoded=True)
+        running_at = 0.0
         while True:
-            await asyncio.sleep(self._pace.delay(number))
+            due = self._times.age_at(0.5, running_at=running_at)
+            await asyncio.sleep(max(0.02, began + due - time.monotonic()))
+            age = time.monotonic() - began
             async with session.get(target, allow_redirects=False) as response:
                 answer = loads(await response.read())
             if response.status == 200:
-                self._pace.learn(self._clock.monotonic() - began, number)
+                self._times.note_end(running_at, age)
+                self._times.refresh()
                 return answer
-            number += 1
+            self._times.note_running(running_at, age)
+            running_at = age
 
 
 async def tuned(url: str, lines: Iterator[bytes], workers: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from batch.jobfile import load
 from batch.manifest import Header, open_manifest
 from batch.model import Record, State
-from batch.plan import expand
+from batch.plan import Planning
 from tests.crash.stage import write_job
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_finished(folder: Path, targets: int, *, failing: bool = False) -> Path
     job = load(write_job(folder, targets, rate="1000/s", concurrency=64))
     path = folder / "manifest.jsonl"
     began = time.time() - 3600
-    plan = expand(job, run=None, started_at=began)
+    plan = Planning(job, run=None, started_at=began).plan()
 
     async def write() -> None:
         header = Header("crash", plan.run, URL, simulated=False, tool="zclone", created_at=began, job_file="job.yaml")

@@ -1,0 +1,1 @@
+"""The application: what each command does, step by step."""

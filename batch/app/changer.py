@@ -1,0 +1,277 @@
+"""The clones of a run deleted or updated page by page: looked at, recorded, changed, and looked at again.
+
+A call rests on a look that is at most one page and ``_FRESH`` seconds old when it is sent. Its job uuid is recorded
+before; a process that finds it on record asks for its end first, and sends it again under the same job uuid where the
+server does not know that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+
+from batch.engine.timely import NOT_AFTER
+from batch.errors import EndReason, RunStoppedError
+from batch.manifest.kinds import DeletingLine, MendingLine
+from batch.zstack.answers import Done, ErrorClass, NotSent, Refused, Unknown
+from batch.zstack.lookups import UUIDS_A_QUERY
+from batch.zstack.service_jobs import LONGEST_JOB
+from batch.zstack.wire import CallFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+
+    from batch.app.verifier import Item
+    from batch.clock import Clock
+    from batch.engine import Stop
+    from batch.manifest import Manifest
+    from batch.zstack.answers import PollAnswer, SubmitAnswer
+    from batch.zstack.service_jobs import ServiceJobs
+
+ChangeLine: TypeAlias = DeletingLine | MendingLine
+_FRESH: Final = 10.0
+"""Seconds that a look is good for."""
+_RECORD_AFTER: Final = 15.0
+"""Seconds after which a call that goes again is recorded anew: a later process counts from its record."""
+_TRIES: Final = 5
+"""Calls about one clone, and looks in a row that nothing came of."""
+_NOT_EXECUTED: Final = frozenset({ErrorClass.RENEW, ErrorClass.TRANSIENT, ErrorClass.NODE})
+
+
+class Objection(NamedTuple):
+    """Why a clone is not changed."""
+
+    text: str
+    is_done: bool = False
+    """Whether the clone is known to be as the change would make it."""
+    is_unseen: bool = False
+    """Whether it is not shown, which proves nothing."""
+
+
+class Change(Protocol):
+    """One kind of change: what speaks against it, and how it is recorded and sent."""
+
+    api: str
+    """Such as DeleteModelService."""
+    participle: str
+    """Such as deleted."""
+    is_repeatable: bool
+    """Whether it is made again where a call that succeeded shows no effect; else nobody knows what became of that."""
+
+    async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
+        """Ask the server; return by key what speaks against changing clones of the page. Raises CallFailedError."""
+
+    def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
+        """Return what is recorded before the call is sent; ``at``: seconds since the epoch."""
+
+    def is_same(self, item: Item, line: ChangeLine) -> bool:
+        """Whether a call on record is the one that would be sent now."""
+
+    def contradicts(self, item: Item, line: ChangeLine) -> bool:
+        """Whether a call on record, executed late, would undo the one that would be sent now."""
+
+    async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
+        """Send the call."""
+
+    def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:
+        """Record that a clone is as it is to be; ``line``: the last call on record, None where there is none."""
+
+
+class Changer:
+    """One pass over clones to be changed; at its end each is in ``done``, ``left`` or ``unknown``."""
+
+    def __init__(
+        self, manifest: Manifest, change: Change, jobs: ServiceJobs, *, clock: Clock, stop: Stop, concurrency: int
+    ) -> None:
+        """``concurrency``: calls under way at once."""
+        self._manifest = manifest
+        self._change = change
+        self._service_jobs = jobs
+        self._clock = clock
+        self._stop = stop
+        self._slots = asyncio.Semaphore(concurrency)
+        self.done: set[str] = set()
+        """Keys of the clones that are as they are to be."""
+        self.left: dict[str, str] = {}
+        """By key: why a clone was left."""
+        self.unknown: dict[str, str] = {}
+        """By key: why nobody knows what becomes of a clone."""
+        self._jobs: dict[str, ChangeLine] = {}
+        """By key: calls on record that have no end."""
+        self._lines: dict[str, ChangeLine] = {}
+        """By key: the last call on record."""
+        self._sent: set[str] = set()
+        """Keys of the calls without an end that may have reached the server."""
+        self._doubts: dict[str, str] = {}
+        """By key: why the end of a call is not known."""
+        self._ended: dict[str, str] = {}
+        """By key: how a call ended after which no other is sent; empty: it is said to have succeeded."""
+        self._tries: Counter[str] = Counter()
+
+    async def run(self, items: Sequence[Item], begun: Mapping[str, ChangeLine]) -> None:
+        """Change the clones of ``items`` in their order; ``begun``: calls that an earlier process recorded.
+
+        Raises RunStoppedError where it cannot go on.
+        """
+        rest = list(items)
+        await self._resume([begun[item.target.key] for item in rest if item.target.key in begun])
+        idle = 0
+        while rest:
+            self._require_running()
+            page = rest[:UUIDS_A_QUERY]
+            sent = await self._go_through(page)
+            settled = [item for item in page if self._is_settled(item.target.key)]
+            rest = [item for item in page if not self._is_settled(item.target.key)] + rest[UUIDS_A_QUERY:]
+            idle = 0 if sent or settled else idle + 1
+            if idle == _TRIES:
+                raise RunStoppedError(
+                    f"no {self._change.api} could be sent within {_FRESH:.0f} s of a look at its clone: raise --rate, "
+                    "or wait until the server answers faster",
+                    EndReason.OUTAGE,
+                )
+            await self._stop.sleep(2.0**idle - 1)
+
+    def _is_settled(self, key: str) -> bool:
+        return key in self.left or key in self.unknown or key in self.done
+
+    def _require_running(self) -> None:
+        if self._stop.requested:
+            raise RunStoppedError(f"stopped: {self._stop.reason}", self._stop.code)
+
+    async def _resume(self, begun: Sequence[ChangeLine]) -> None:
+        """Ask for the ends of calls that an earlier process recorded, sent or not."""
+        self._jobs.update((line.key, line) for line in begun)
+        self._lines.update(self._jobs)
+        self._sent.update(self._jobs)
+        await _all(self._ask(line) for line in begun)
+
+    async def _ask(self, line: ChangeLine) -> bool:
+        async with self._slots:
+            generation, left = self._service_jobs.generation, line.at + LONGEST_JOB - self._clock.time()
+            answer = await self._service_jobs.end(line.job_uuid, seconds=max(1.0, left), first=0.2)
+            is_refused = isinstance(answer, Refused) and not answer.error.may_go_on
+            is_over = not isinstance(answer, Done) and self._clock.time() >= line.at + LONGEST_JOB
+            if is_refused or is_over or (isinstance(answer, Done) and self._change.is_repeatable):
+                # What an earlier process was told, and what was changed since, does not bind this one.
+                self._forget(line.key)
+            else:
+                await self._take(line.key, answer, generation)
+            return True
+
+    async def _go_through(self, page: Sequence[Item]) -> bool:
+        """Look at a page of clones and change those that nothing speaks against; return whether any call was sent."""
+        latest = self._clock.monotonic() + _FRESH
+        objections = await self._change.objections(page)
+        wanted = [item for item in page if not self._settle(item, objections.get(item.target.key))]
+        return any(await _all(self._make(item, latest) for item in wanted))
+
+    def _settle(self, item: Item, objection: Objection | None) -> bool:
+        """Decide on a clone that was just looked at; return whether no call about it is wanted."""
+        key = item.target.key
+        is_at_risk = self._may_be_executed(key) and self._change.contradicts(item, self._jobs[key])
+        if objection is not None and objection.is_done and not is_at_risk:
+            self._change.note_done(self._manifest, item, self._lines.get(key), at=self._clock.time())
+            self.done.add(key)
+        elif key in self._doubts:
+            self.unknown[key] = self._doubts[key]
+        elif self._ended.get(key):
+            self.left[key] = f"not {self._change.participle}: {self._ended[key]}"
+        elif objection is not None and objection.is_unseen:
+            self.left[key] = objection.text
+        elif key in self._ended:
+            settled = self.left if self._change.is_repeatable else self.unknown
+            settled[key] = f"{self._change.api} succeeded, and it is not {self._change.participle}"
+        elif is_at_risk or (objection is not None and self._may_be_executed(key)):
+            why = "the job file was edited since" if objection is None else objection.text
+            self.unknown[key] = f"{why}; a {self._change.api} sent before may still be executed"
+        elif objection is not None:
+            self.left[key] = objection.text
+        else:
+            return False
+        return True
+
+    def _may_be_executed(self, key: str) -> bool:
+        return key in self._sent and self._clock.time() < self._jobs[key].at + LONGEST_JOB
+
+    async def _make(self, item: Item, latest: float) -> bool:
+        """Record and send one call and wait for its end; return whether it was sent.
+
+        ``latest``: monotonic seconds after which it must not be sent.
+        """
+        key = item.target.key
+        async with self._slots:
+            if self._clock.monotonic() >= latest or self._stop.requested:
+                return False
+            await self._record(item)
+            job_uuid, generation = self._jobs[key].job_uuid, self._service_jobs.generation
+            NOT_AFTER.set(latest)
+            answer: SubmitAnswer | PollAnswer = await self._change.send(item, job_uuid)
+            if isinstance(answer, NotSent):
+                return False
+            self._sent.add(key)
+            self._tries[key] += 1
+            if not (isinstance(answer, Done) or _is_definite(answer)):
+                answer = await self._service_jobs.end(job_uuid, seconds=LONGEST_JOB)
+            await self._take(key, answer, generation)
+            return True
+
+    async def _record(self, item: Item) -> None:
+        """Have the call that is to be sent on record, durably; one that goes again with its new time."""
+        key, now = item.target.key, self._clock.time()
+        known = self._jobs.get(key)
+        is_same = known is not None and self._change.is_same(item, known)
+        if known is not None and is_same and now - known.at < _RECORD_AFTER:
+            return
+        job_uuid = known.job_uuid if known is not None and is_same else self._clock.uuid()
+        line = self._change.line(item, at=now, job_uuid=job_uuid)
+        await self._manifest.commit_operation(line)
+        self._jobs[key] = self._lines[key] = line
+        if not is_same:
+            self._sent.discard(key)
+
+    async def _take(self, key: str, answer: SubmitAnswer | PollAnswer, generation: int) -> None:
+        """Take in how a call ended. Raises CallFailedError where none can succeed."""
+        if isinstance(answer, Done):
+            self._end(key, "")
+        elif isinstance(answer, Refused):
+            await self._take_refusal(key, answer, generation)
+        elif not isinstance(answer, Unknown) or self._tries[key] >= _TRIES:
+            # What the server does not know is sent again under the same job uuid.
+            self._doubts[key] = f"the end of {self._change.api} is not known"
+
+    async def _take_refusal(self, key: str, refused: Refused, generation: int) -> None:
+        error = refused.error
+        if error.may_go_on:
+            self._doubts[key] = f"the end of {self._change.api} is not known: {error}"
+        elif error.error_class is ErrorClass.FATAL:
+            raise CallFailedError(self._change.api, refused)
+        elif error.error_class not in _NOT_EXECUTED or self._tries[key] >= _TRIES:
+            self._end(key, str(error))
+        else:
+            # Its job uuid is used up: the next call has another.
+            self._forget(key)
+            if error.error_class is ErrorClass.RENEW:
+                await self._service_jobs.renew(generation)
+
+    def _end(self, key: str, error: str) -> None:
+        self._forget(key)
+        self._ended[key] = error
+
+    def _forget(self, key: str) -> None:
+        """Forget a call that has a definite end."""
+        del self._jobs[key]
+        self._sent.discard(key)
+
+
+def _is_definite(answer: SubmitAnswer | PollAnswer) -> bool:
+    return isinstance(answer, Refused) and answer.error.error_class is not ErrorClass.AMBIGUOUS
+
+
+async def _all(work: Iterable[Coroutine[None, None, bool]]) -> list[bool]:
+    """Run all of ``work`` to its end; raise the first error of any then."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if result is True]

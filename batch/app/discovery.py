@@ -1,0 +1,72 @@
+"""The model services of a server that meet conditions, as a job file to start from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from batch.app.examples import SCHEMA
+from batch.app.server import Server, say_warnings
+from batch.errors import UsageError
+from batch.jobfile.targets import LONG_LIST
+from batch.settings.reader import read_settings
+from batch.text import to_json
+from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.params import split_condition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batch.model import JsonValue
+    from batch.settings.endpoints import EndpointOptions
+    from batch.zstack.answers import Service
+
+RATE: Final = 10.0
+"""Calls a second: a page of 200 services each."""
+
+
+async def find_services(conditions: Sequence[str], options: EndpointOptions) -> list[Service]:
+    """Return uuid and name of every service that meets all conditions. Raises UsageError where too few or many do."""
+    found = read_settings(options)
+    say_warnings(found.warnings)
+    for condition in conditions:
+        if split_condition(condition) is None:
+            raise UsageError(
+                f"the query condition {condition!r} has no operator: write it like name=value or name~=qwen%"
+            )
+    async with Server(found.settings, rate=RATE, environ=options.environ, tell=say_warnings) as server:
+        auxiliary = AuxiliaryApi(await server.client())
+        services = [service async for service in auxiliary.query(conditions, fields=("uuid", "name"))]
+    if not services:
+        raise UsageError("no model service meets the conditions")
+    if len(services) > LONG_LIST:
+        raise UsageError(
+            f"{len(services):,} services are more than the {LONG_LIST:,} that one list may hold: "
+            "write a job with `query`, or narrow the conditions"
+        )
+    return services
+
+
+def yaml_job(services: Sequence[Service], conditions: Sequence[str], *, has_schema: bool) -> Iterator[str]:
+    """Yield the lines of a job file in YAML; ``has_schema``: whether the schema lies beside it."""
+    day = _today()
+    if has_schema:
+        yield f"# yaml-language-server: $schema=./{SCHEMA}"
+    yield f"# {len(services)} model services of {day} with {to_json([*conditions])}"
+    yield "version: 1"
+    yield f"name: discovered-{day}"
+    yield "targets:"
+    for service in services:
+        # As JSON: a name may hold line breaks.
+        name = f"  # {to_json(service.name)}" if service.name else ""
+        yield f'  - "{service.uuid}"{name}'
+
+
+def json_job(services: Sequence[Service]) -> Iterator[str]:
+    """Yield the lines of a job file in JSON."""
+    targets: list[JsonValue] = [service.uuid for service in services]
+    yield from to_json({"version": 1, "name": f"discovered-{_today()}", "targets": targets}, indent=2).split("\n")
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

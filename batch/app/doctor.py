@@ -1,0 +1,149 @@
+"""Settings, reachability, clock, credentials, version and permission, examined without changing anything."""
+
+from __future__ import annotations
+
+import time
+from shlex import quote
+from typing import TYPE_CHECKING, Final
+
+from batch.app.diagnosis import Diagnosis
+from batch.app.options import Engine
+from batch.app.planning import ask
+from batch.app.preflight import read_resources
+from batch.app.server import Server, say_warnings
+from batch.app.sources import read_inventories
+from batch.app.temporal import examine_temporal
+from batch.errors import ExitCode, JobFileError, ZcloneError
+from batch.jobfile import load
+from batch.plan import Planning
+from batch.settings.reader import read_settings
+from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.params import BODY_PARAMS, too_new
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from batch.jobfile import Job
+    from batch.plan import Draft
+    from batch.settings.endpoints import EndpointOptions
+    from batch.zstack.client import Client
+    from batch.zstack.settings import Settings
+
+RATE: Final = 5.0
+MOST_SKEW: Final = 60.0
+"""Seconds between the clocks after which signed requests and deadlines suffer."""
+_CLONE: Final = "APICloneModelServiceMsg"
+_SHOWN: Final = 5
+"""Problems of the job file that are spelt out."""
+
+
+async def examine(
+    job: Path | None, options: EndpointOptions, engine: Engine = Engine.LOCAL
+) -> AsyncIterator[Diagnosis]:
+    """Yield a finding as soon as it is known; the ``job`` file's endpoint counts too, and its plan is checked.
+
+    ``engine``: whether Temporal and the endpoint's workers are examined too.
+    """
+    try:
+        loaded = load(job) if job else None
+        found = read_settings(options, loaded.endpoint if loaded else None)
+    except ZcloneError as error:
+        yield Diagnosis("FAIL", "settings", str(error), error.exit_code)
+        return
+    yield Diagnosis("ok", "settings", _describe(found.settings))
+    for text in found.warnings:
+        yield Diagnosis("warn", "settings", text)
+    async for finding in _examine_endpoint(found.settings, options, loaded):
+        yield finding
+    if engine is Engine.TEMPORAL:
+        async for finding in examine_temporal(options.environ, found.settings.url):
+            yield finding
+
+
+async def _examine_endpoint(settings: Settings, options: EndpointOptions, job: Job | None) -> AsyncIterator[Diagnosis]:
+    try:
+        async with Server(settings, rate=RATE, environ=options.environ, tell=say_warnings) as server:
+            client = await server.client()
+            yield Diagnosis("ok", "reachable, credentials accepted", settings.url)
+            async for finding in _examine_server(client):
+                yield finding
+            if job is not None:
+                async for finding in _examine_job(job, server):
+                    yield finding
+    except ZcloneError as error:
+        what = "settings" if error.exit_code is ExitCode.USAGE else "server"
+        yield Diagnosis("FAIL", what, str(error), error.exit_code)
+
+
+async def _examine_job(job: Job, server: Server) -> AsyncIterator[Diagnosis]:
+    """Say in short whether everything is there that the job file names; ``plan`` says all of it."""
+    try:
+        async for finding in _check_plan(Planning(job, run=None, started_at=time.time()).draft(), server):
+            yield finding
+    except JobFileError as error:
+        for problem in error.problems[:_SHOWN]:
+            yield Diagnosis("FAIL", "job file", str(problem), ExitCode.USAGE)
+        if len(error.problems) > _SHOWN:
+            rest = f"{len(error.problems) - _SHOWN} more problems: zclone plan {quote(str(job.path))} shows them"
+            yield Diagnosis("FAIL", "job file", rest, ExitCode.USAGE)
+
+
+async def _check_plan(draft: Draft, server: Server) -> AsyncIterator[Diagnosis]:
+    client = await server.client()
+    auxiliary = AuxiliaryApi(client)
+    pins = await ask(draft, server)
+    plan = draft.finish(pins)
+    sources = await read_inventories(plan, auxiliary)
+    warnings: list[str] = []
+    resources = await read_resources(plan, sources.by_uuid, auxiliary, tell=warnings.append)
+    found = draft.planning.answer(pins).check(version=client.version, absent=sources.absent, resources=resources)
+    warnings += map(str, found)
+    for text in warnings[:_SHOWN]:
+        yield Diagnosis("warn", "job file", text)
+    if len(warnings) > _SHOWN:
+        yield Diagnosis("warn", "job file", f"{len(warnings) - _SHOWN} more warnings")
+    if not warnings:
+        yield Diagnosis("ok", "job file", f"{plan.count} clones: everything that they name is there")
+
+
+def _describe(settings: Settings) -> str:
+    kind = type(settings.auth).__name__.removesuffix("Auth").lower()
+    return f"{settings.url}, {kind}" + (", certificate NOT checked" if settings.insecure else "")
+
+
+async def _examine_server(client: Client) -> AsyncIterator[Diagnosis]:
+    auxiliary = AuxiliaryApi(client)
+    yield _of_version(client.version)
+    apis = await auxiliary.support_apis()
+    if apis and not any(name.endswith(_CLONE) for name in apis):
+        missing = "this server does not have it: AIOS is missing or too old"
+        yield Diagnosis("FAIL", "CloneModelService", missing, ExitCode.UNREACHABLE)
+    else:
+        yield Diagnosis("ok", "CloneModelService", "known to the server" if apis else "the server lists no APIs")
+    match await auxiliary.check_permission():
+        case True:
+            yield Diagnosis("ok", "permission", "allowed")
+        case False:
+            yield Diagnosis("FAIL", "permission", "this account may not clone", ExitCode.UNREACHABLE)
+        case None:
+            yield Diagnosis("warn", "permission", "unknown")
+    yield _of_clock(await auxiliary.server_time(), time.time())
+
+
+def _of_version(version: tuple[int, int, int] | None) -> Diagnosis:
+    if version is None:
+        return Diagnosis("warn", "version", "the server does not report it")
+    text = ".".join(map(str, version))
+    missing = too_new(BODY_PARAMS, version)
+    if not missing:
+        return Diagnosis("ok", "version", f"{text}, has every parameter")
+    return Diagnosis("warn", "version", f"{text}, too old for {', '.join(missing)}")
+
+
+def _of_clock(theirs: float | None, ours: float) -> Diagnosis:
+    if theirs is None:
+        return Diagnosis("warn", "clock", "the server does not report it")
+    skew = theirs - ours
+    verdict = "ok" if abs(skew) <= MOST_SKEW else "warn"
+    return Diagnosis(verdict, "clock", f"the server's is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}")

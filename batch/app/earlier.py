@@ -1,0 +1,72 @@
+"""What the manifest of a run that began says of its plan, for ``zclone plan``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.app.runs import manifest_name
+from batch.errors import ManifestMismatchError
+from batch.manifest import rows
+from batch.manifest.targets import open_targets
+from batch.manifest.undone import UndoneFold
+from batch.model import Pins, State
+from batch.plan import run_id
+
+if TYPE_CHECKING:
+    from batch.jobfile import Job
+    from batch.model import Plan
+
+_ENDS: Final = (State.CLONED, State.FAILED, State.CONFLICT)
+"""States that the next run leaves as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRun:
+    """The run that a plan is of, as far as it went; of a new one only its start."""
+
+    began: float
+    """Seconds since the epoch."""
+    pins: Pins = field(default_factory=Pins)
+    path: Path | None = None
+    """Of its manifest; None where it has none."""
+    undone: UndoneFold = field(default_factory=UndoneFold)
+    """Which of its clones were undone: their targets get other uuids."""
+
+    def progress(self, plan: Plan) -> RunProgress:
+        """Return how many targets of ``plan`` have their end, and how many are left."""
+        if self.path is None:
+            return RunProgress({}, plan.count)
+        keys = {key for key, _ in plan.listing()}
+        states = Counter(row.state for row in rows(self.path) if row.key in keys)
+        settled = {state: states[state] for state in _ENDS if states[state]}
+        return RunProgress(settled, plan.count - sum(settled.values()))
+
+
+class RunProgress(NamedTuple):
+    """How far a run went."""
+
+    settled: dict[State, int]
+    """Targets by final state."""
+    left: int
+
+    def describe(self, plan: Plan, path: Path) -> str:
+        """Return the counts, by the manifest at ``path``."""
+        told = [f"{count} {state.value}" for state, count in self.settled.items()]
+        return f"{plan.count} targets: {', '.join([*told, f'{self.left} left'])}, by {path}"
+
+
+def earlier_run(job: Job, run: str | None, *, at: float, simulated: bool) -> EarlierRun:
+    """Return how far the run went that ``run`` or ``run:`` names ``at`` a time, by its manifest in this folder.
+
+    ``simulated``: whether it is a rehearsal. Raises ManifestError where that cannot be read, or is of another job.
+    """
+    path = Path(manifest_name(job.path, run_id(job, run=run, started_at=at), simulated=simulated, shard=None))
+    if not path.exists():
+        return EarlierRun(at)
+    with open_targets(path) as targets:
+        if targets.header.job != job.name:
+            raise ManifestMismatchError(f"{path}: is of the job {targets.header.job!r}, and {job.path} of {job.name!r}")
+        return EarlierRun(targets.header.created_at, targets.pins, path, targets.undone)

@@ -1,0 +1,64 @@
+"""The job files that ``zclone init`` writes, with what they name and the schema for editors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from batch import outputs
+from batch.app.options import Example
+from batch.errors import UsageError
+from batch.jobfile.schema import job_schema
+from batch.text import to_json
+
+SCHEMA: Final = "job.schema.json"
+"""The name of the schema in the first line of job files."""
+_HERE: Final = Path(__file__).resolve()
+_STARTER: Final = _HERE.with_name("starter.yaml")
+_DEFAULT: Final = Path("job.yaml")
+
+
+_FILES: Final = {
+    Example.MIGRATE: ("migrate-arm64.yaml", "migrate-arm64.jsonl"),
+    Example.NIGHTLY: ("nightly.yaml",),
+    Example.TENANTS: ("onboard-tenants.yaml", "tenants.csv"),
+}
+"""The job file of each, and the files that it names."""
+
+
+def write_example(example: Example | None, file: Path | None) -> list[Path]:
+    """Write an example's job file to ``file``, and beside it what it names and the schema; return what was written.
+
+    ``example``: None for the commented job file to start from. ``file``: None for its own name in this folder. A schema
+    that is there already is kept. Raises UsageError where another file is there already; then none is written.
+    """
+    if example is None:
+        texts = {file or _DEFAULT: _STARTER.read_text(encoding="utf-8")}
+    else:
+        name, *others = _FILES[example]
+        main = file or Path(name)
+        texts = {main: _read(name), **{main.parent / other: _read(other) for other in others}}
+    folder = next(iter(texts)).parent
+    for path in texts:
+        if path.exists():
+            raise UsageError(f"{path}: File exists")
+    for path, text in texts.items():
+        outputs.write_new(path, text, mode=outputs.PUBLIC)
+    return [*texts, *write_schema(folder)]
+
+
+def write_schema(folder: Path) -> list[Path]:
+    """Write the schema of job files into ``folder`` unless there is one; return what was written. Raises UsageError."""
+    path = folder / SCHEMA
+    if path.exists():
+        return []
+    outputs.write_new(path, to_json(job_schema(), indent=2) + "\n", mode=outputs.PUBLIC)
+    return [path]
+
+
+def _read(name: str) -> str:
+    """Return a file of ``jobs/``, which the wheel has as ``batch/examples/``."""
+    package = _HERE.parents[1]
+    shipped = package / "examples"
+    folder = shipped if shipped.is_dir() else package.parent / "jobs"
+    return (folder / name).read_text(encoding="utf-8")

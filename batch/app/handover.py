@@ -1,0 +1,104 @@
+"""The last phase of a run: clones are shared and given to their owners."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from typing import TYPE_CHECKING
+
+from batch.app.messages import say
+from batch.clock import SystemClock
+from batch.engine import hand_over_all
+from batch.engine.handover import count_hand_overs
+from batch.errors import ManifestError
+from batch.manifest import clone_lines, digest_prefix
+from batch.zstack.auxiliary import OWNER_MESSAGE, SHARE_MESSAGE, Ownership
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batch.app.journal import LoggingJournal
+    from batch.engine import Stop
+    from batch.manifest import Manifest, ManifestFold
+    from batch.model import Clone, Plan
+    from batch.zstack.auxiliary import AuxiliaryApi
+    from batch.zstack.client import Client
+
+
+def is_hand_over_left(plan: Plan, past: ManifestFold) -> bool:
+    """Whether a clone of the plan is made and not handed over, also where the server refused that before."""
+    found = count_hand_overs(plan, past)
+    return bool(found.open or found.refused)
+
+
+async def hand_over(
+    plan: Plan, manifest: Manifest, client: Client, *, journal: LoggingJournal, workers: int, stop: Stop
+) -> None:
+    """Hand over each clone of the plan that is not handed over yet, unless the run is stopping.
+
+    Raises RunStoppedError, and ManifestError where the manifest names another uuid than a clone was asked to have.
+    """
+    if not plan.hand_overs or stop.requested:
+        return
+    await manifest.flush()
+    uuid_of = await to_thread(uuids_of, plan, manifest, journal.made)
+    await hand_over_all(
+        plan,
+        manifest.past,
+        registrar=Ownership(client),
+        journal=journal,
+        clock=SystemClock(),
+        workers=workers,
+        stop=stop,
+        uuid_of=uuid_of,
+    )
+
+
+def uuids_of(plan: Plan, manifest: Manifest, made: Mapping[str, str]) -> Callable[[Clone], str | None]:
+    """Return what tells the uuid under which a clone may be handed over; ``made``: by key, what this process made."""
+    past = manifest.past
+    edited = _find_edited(plan, manifest) if plan.hand_overs and not past.is_at_most_once else set()
+
+    def uuid_of(clone: Clone) -> str | None:
+        if past.is_at_most_once:
+            # Of other clones only the manifest says that they are ours.
+            return made.get(clone.key)
+        return None if clone.key in edited or past.was_made_elsewhere(clone.key) else clone.resource_uuid
+
+    return uuid_of
+
+
+async def warn_of_missing_rights(plan: Plan, auxiliary: AuxiliaryApi) -> None:
+    """Warn of hand-overs that the account may not do; the server would refuse them only once the clones are made."""
+    if not plan.hand_overs:
+        return
+    asked = {
+        OWNER_MESSAGE: any(clone.hand_over and clone.hand_over.owner for clone in plan.clones()),
+        SHARE_MESSAGE: any(clone.hand_over and clone.hand_over.share_with for clone in plan.clones()),
+    }
+    denied = [name for name, is_used in asked.items() if is_used and await auxiliary.check_permission(name) is False]
+    for message in denied:
+        say(f"warning: this account may not call {message.rpartition('.')[2]}: the clones cannot be handed over")
+
+
+def _find_edited(plan: Plan, manifest: Manifest) -> set[str]:
+    """Return the keys of clones that were made under another uuid before the job file was edited.
+
+    No uuid that only the manifest names is touched: who can write to it could name any resource. Raises
+    ManifestError with the line of a clone that has another uuid than it was asked to have.
+    """
+    asked = {clone.key: clone for clone in plan.clones() if clone.hand_over is not None}
+    edited: set[str] = set()
+    # Of a target that was undone, the last of its clones counts.
+    last = {record.key: (line, record) for line, record in clone_lines(manifest.path) if record.key in asked}
+    for line, record in last.values():
+        clone = asked[record.key]
+        if record.clone_uuid == clone.resource_uuid:
+            continue
+        final = manifest.past.final(record.key)
+        if final is None or final[1] in (0, digest_prefix(clone.digest)):
+            raise ManifestError(
+                f"{manifest.path}: line {line} says that {record.key} was made as {record.clone_uuid}, but it was "
+                f"asked to be {clone.resource_uuid}: nothing is handed over; check who wrote the manifest"
+            )
+        edited.add(record.key)
+    return edited

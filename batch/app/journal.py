@@ -1,0 +1,135 @@
+"""The journal as the engine gets it: it writes to the manifest, then to log, view and traces.
+
+A log line comes after its record: what the log says happened is in the manifest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+
+from batch.engine.ports import HandOverJournal, Journal
+from batch.log import SECRETS
+from batch.model import State
+from batch.zstack.classify import with_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from batch.model import HandedOver, Intent, Record
+    from batch.zstack.classify import Language
+
+_SHORT: Final = 8
+"""Digits of a job uuid in the log: whoever has the whole one can read the job's result."""
+_SENT: Final = State.SENT
+_CLONED: Final = State.CLONED
+_OPEN: Final = frozenset({State.PLANNED, State.ACCEPTED})
+"""Not worth a line. Looked up once: to find a member in its enum takes longer than to compare it."""
+
+
+class ManifestJournal(Journal, HandOverJournal, Protocol):
+    """The manifest as the engine writes it."""
+
+
+class OnSettled(Protocol):
+    """Called with each settled clone."""
+
+    def __call__(self, record: Record, *, sent_at: float | None, api_job: str) -> None:
+        """``sent_at``: its first POST in seconds since the epoch; ``api_job``: the start of its last job uuid."""
+
+
+class LoggingJournal:
+    """Writes each record to the manifest first, then logs it: one ``clone.settled`` line per settled clone."""
+
+    def __init__(
+        self,
+        journal: ManifestJournal,
+        *,
+        failed: Callable[[Record], None],
+        settled: OnSettled,
+        open_before: Iterable[Intent],
+        keeps_uuids: bool = False,
+        language: Language = "en",
+    ) -> None:
+        """Call ``settled`` with every settled clone, and ``failed`` with those that are anything but cloned.
+
+        ``open_before``: what an earlier process sent; ``keeps_uuids``: whether ``made`` is needed;
+        ``language``: of the hints.
+        """
+        self._journal = journal
+        self._failed = failed
+        self._settled = settled
+        self._sent = {intent.key: (intent.first_sent_at, (intent.job_uuid or "")[:_SHORT]) for intent in open_before}
+        self.made: dict[str, str] = {}
+        """The uuids of the clones that this process saw made, by key."""
+        self._keeps_uuids = keeps_uuids
+        self._language: Language = language
+        self._log = structlog.get_logger().bind()
+
+    async def commit(self, record: Record) -> None:
+        """Append, wait until durable, log."""
+        record = _redact(record)
+        await self._journal.commit(record)
+        self._log_record(record)
+
+    def note(self, record: Record) -> None:
+        """Append, log."""
+        record = _redact(record)
+        self._journal.note(record)
+        self._log_record(record)
+
+    async def take_up(self, keys: Sequence[str]) -> None:
+        """Append, wait until durable."""
+        await self._journal.take_up(keys)
+
+    def note_hand_over(self, line: HandedOver) -> None:
+        """Append, log."""
+        self._journal.note_hand_over(line)
+        fields = {"key": line.key, "clone_uuid": line.clone_uuid}
+        if line.error_code is None:
+            self._log.info("clone.handed_over", **fields)
+        else:
+            self._log.warning("clone.not_handed_over", **fields, error_code=line.error_code, error=line.error)
+
+    def on_failure(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` at once when anything could not be made durable."""
+        self._journal.on_failure(hook)
+
+    def _log_record(self, record: Record) -> None:
+        if record.state is _SENT:
+            api_job = (record.job_uuid or "")[:_SHORT]
+            first_sent_at, _ = self._sent.get(record.key, (record.at, ""))
+            self._sent[record.key] = first_sent_at, api_job
+            self._log.debug("clone.sent", key=record.key, attempt=record.attempt, api_job=api_job)
+        elif record.state not in _OPEN:
+            self._log_settled(record)
+
+    def _log_settled(self, record: Record) -> None:
+        sent_at, api_job = self._sent.pop(record.key, (None, ""))
+        fields: dict[str, object] = {"key": record.key, "state": str(record.state), "attempts": record.attempt}
+        if api_job:
+            fields["api_job"] = api_job
+        if record.clone_uuid is not None:
+            fields["clone_uuid"] = record.clone_uuid
+            if self._keeps_uuids:
+                self.made[record.key] = record.clone_uuid
+        if record.error_code is not None:
+            fields["error_code"] = record.error_code
+        if record.error is not None:
+            fields["error"] = with_hint(record.error_code, record.error, self._language)
+        if sent_at is not None:
+            fields["seconds"] = round((record.at - sent_at) * 1000) / 1000
+        if record.state is _CLONED:
+            self._log.info("clone.settled", **fields)
+        else:
+            self._log.warning("clone.settled", **fields)
+            self._failed(record)
+        self._settled(record, sent_at=sent_at, api_job=api_job)
+
+
+def _redact(record: Record) -> Record:
+    """Redact the clone's name: the server may quote what it was sent."""
+    name = record.name
+    shown = None if name is None else SECRETS.redact(name)
+    return record if shown == name else record._replace(name=shown)

@@ -1,0 +1,136 @@
+"""The manifest of a run: opened, checked for its owner, closed; and the shortcut where it shows a finished run."""
+
+from __future__ import annotations
+
+import socket
+from asyncio import to_thread
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from batch import __version__
+from batch.app.messages import warn
+from batch.app.outcome import RunResult
+from batch.app.reports import write_outputs_of_lost
+from batch.errors import (
+    ExitCode,
+    ManifestError,
+    ManifestLockedError,
+    ManifestLostError,
+    ManifestMismatchError,
+    UsageError,
+)
+from batch.manifest import Header, open_manifest, read_finished
+from batch.manifest.header import own_user, require_same
+from batch.manifest.reading import last_started
+from batch.model import Handed
+from batch.plan import Planning
+from batch.report.text import iso
+from batch.zstack.settings import transport_warnings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.app.outcome import EarlyEnd
+    from batch.app.prepare import Setup
+    from batch.manifest import Manifest
+
+EMBEDDED: Final = "embedded node"
+"""What a rehearsal's manifest names as its endpoint: the port is another one each time."""
+
+
+def new_header(setup: Setup) -> Header:
+    """Return the header that a new manifest gets, and that an existing one must agree with."""
+    settings = setup.settings
+    return Header(
+        job=setup.job.name,
+        run=setup.identity,
+        endpoint=EMBEDDED if settings is None else settings.url,
+        simulated=settings is None,
+        tool=f"zclone {__version__}",
+        created_at=setup.began if setup.options.saved is None else setup.options.saved.started_at,
+        job_file=str(setup.options.job),
+        at_most_once=setup.options.at_most_once,
+        tag=setup.job.tag or setup.options.tag,
+    )
+
+
+def finished_result(setup: Setup) -> RunResult | None:
+    """Return the result where an earlier process left nothing to do and no input changed since, else None.
+
+    A process that left a hand-over open, or had one refused, did not write the counts that this needs.
+    """
+    options = setup.options
+    if options.only or options.shard or options.retry or options.saved:
+        return None
+    found = read_finished(setup.path)
+    if found is None or not found.plan.inputs:
+        return None
+    try:
+        require_same(found.header, new_header(setup))
+    except ManifestMismatchError:
+        # Opening the manifest raises this error.
+        return None
+    if found.users.is_foreign(own_user()):
+        return None
+    planning = Planning(setup.job, run=setup.identity, started_at=found.header.created_at, pins=found.pins)
+    if planning.inputs_digest() != found.plan.inputs:
+        return None
+    return RunResult(found.counts, Handed(done=found.plan.hand_overs))
+
+
+async def open_run(setup: Setup) -> Manifest:
+    """Lock, repair and fold the manifest of the run, or begin a new one. Raises ManifestError."""
+    try:
+        manifest = await to_thread(open_manifest, setup.path, new_header(setup))
+    except ManifestLockedError as error:
+        raise ManifestLockedError(f"{error}{await to_thread(_holder, error.held)}", error.held) from None
+    manifest.admitted = () if setup.settings is None else transport_warnings(setup.settings)
+    manifest.past.is_at_most_once |= setup.options.at_most_once
+    return manifest
+
+
+def _holder(path: Path | None) -> str:
+    """Say which process has the manifest and since when, as far as it is on record."""
+    if path is None:
+        return ""
+    try:
+        started = last_started(path)
+    except (UsageError, ManifestError):
+        return ""
+    return "" if started is None else f" (process {started.pid} on {started.host}, since {iso(started.at)})"
+
+
+async def take_over(manifest: Manifest, *, by_flag: bool) -> None:
+    """Accept ``manifest``: one of another user only ``by_flag``, which is recorded; another host is warned of.
+
+    Raises ManifestMismatchError for one of another user without the flag.
+    """
+    users, user = manifest.past.users, own_user()
+    if users.is_foreign(user):
+        if not by_flag:
+            raise ManifestMismatchError(
+                f"{manifest.path}: was started by the user {users.begun_by} on {users.host}, and you are {user}: "
+                "it decides what counts as done; if you trust it, add --adopt-manifest once"
+            )
+        await manifest.adopt(user)
+    host = socket.gethostname()
+    if users.host not in {"", host}:
+        warn([f"{manifest.path}: was started on the host {users.host}, and this is {host}"])
+
+
+async def close_run(
+    setup: Setup, manifest: Manifest, code: ExitCode, early: EarlyEnd, *, result: RunResult | None
+) -> None:
+    """Record how the process ended; ``result``: None where it failed.
+
+    Raises ManifestLostError where the manifest was moved or deleted, once report and metrics are written.
+    """
+    lost_file = manifest.look()
+    if lost_file is None:
+        handed = None if result is None or setup.options.only else result.hand_overs
+        await manifest.close(code, early.text, code=early.reason, handed=handed)
+        return
+    await to_thread(write_outputs_of_lost, manifest, lost_file, setup.options)
+    with suppress(ManifestError):
+        await manifest.close(ExitCode.BROKEN)
+    raise ManifestLostError(str(manifest.failure))

@@ -1,0 +1,102 @@
+"""The embedded node of a rehearsal: a child process that simulates ZStack.
+
+A process, so that it survives Ctrl-C long enough for clones to settle, dies with its parent by a pipe, and is reached
+over a real socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import UsageError, ZcloneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batch.simulator.options import NodeOptions
+
+_CLOSE_SECONDS = 10.0
+_OF_A_PROGRAM: Final = re.compile(r"PATH|LANG|LC_[A-Z]+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHON[A-Z]+|COVERAGE_[A-Z_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedNode:
+    """The address of an embedded node and its credentials: a session, and an account that outlives sessions."""
+
+    url: str
+    session: str
+    account: str
+    password: str = field(repr=False)
+    token: str = field(repr=False)
+    """The token that its ledger requires."""
+
+
+@contextmanager
+def embedded_node(environ: Mapping[str, str], *, faults: str, state: Path) -> Iterator[EmbeddedNode]:
+    """Run a node as a child process. Raises ZcloneError where it does not start.
+
+    It ends when its stdin closes, so with this process. It has its own session, so that Ctrl-C reaches the run only,
+    which then settles what is in flight.
+    """
+    arguments = ["simulate", "--port", "0", "--faults", faults, "--state", str(state), "--until-stdin-closes"]
+    node = subprocess.Popen(  # noqa: S603 - our own interpreter and module # nosec B603
+        [sys.executable, "-P", "-m", "batch", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=child_environment(environ),
+        start_new_session=True,
+    )
+    with node:
+        try:
+            yield _read_address(node)
+        finally:
+            _end(node)
+
+
+def node_state(manifest: Path) -> Path:
+    """Return the state file of a rehearsal's node, beside the manifest."""
+    return manifest.with_name(manifest.name.removesuffix(".manifest.jsonl") + ".node.jsonl")
+
+
+def _read_address(node: subprocess.Popen[bytes]) -> EmbeddedNode:
+    assert node.stdout is not None
+    line = node.stdout.readline()
+    if not line:
+        raise ZcloneError(f"the embedded node did not start (exit code {node.wait()})")
+    said = json.loads(line)
+    return EmbeddedNode(said["url"], said["session"], said["account"], said["password"], said["token"])
+
+
+def _end(node: subprocess.Popen[bytes]) -> None:
+    assert node.stdin is not None
+    with suppress(BrokenPipeError):
+        node.stdin.close()
+    try:
+        node.wait(_CLOSE_SECONDS)
+    except subprocess.TimeoutExpired:
+        node.kill()
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that runs this very code, with only the variables that Python needs to start."""
+    ours = {name: value for name, value in environ.items() if _OF_A_PROGRAM.fullmatch(name)}
+    code = str(Path(__file__).resolve().parents[2])
+    return ours | {"PYTHONPATH": os.pathsep.join(filter(None, (code, ours.get("PYTHONPATH"))))}
+
+
+def fault_options(faults: str, *, seed: int | None = None) -> NodeOptions:
+    """Read a preset's name or a fault file. Raises UsageError with the place of what is wrong in it."""
+    from batch.simulator.script import ScriptError, load_faults
+
+    try:
+        return load_faults(faults, seed=seed)
+    except (ScriptError, OSError) as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,155 @@
+"""Observers of a run in progress: log, live view or heartbeat, metrics, traces and the check of its manifest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from batch import outputs
+from batch.app.journal import LoggingJournal
+from batch.app.logs import has_blocks, printer_above
+from batch.app.messages import say, say_above
+from batch.app.tracing import Tracing, current_tracer
+from batch.clock import SystemClock
+from batch.engine.waves import wave_sizes
+from batch.errors import ZcloneError
+from batch.progress import BEAT, Board, first_sent, heartbeat, live, new_view, no_view, ticking
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from batch.app.logs import LiveConsole
+    from batch.app.prepare import Setup
+    from batch.engine import Stop
+    from batch.engine.control import Controls
+    from batch.manifest import Manifest
+    from batch.model import Plan, State
+
+_TIMEOUT: Final = 5.0
+"""Seconds the last metrics of a run may take."""
+_INTERVAL: Final = 1.0
+"""Seconds between two looks at the manifest's name."""
+
+
+@asynccontextmanager
+async def observe(
+    setup: Setup,
+    plan: Plan,
+    manifest: Manifest,
+    *,
+    calls: Callable[[], int],
+    rate: float,
+    stop: Stop,
+    controls: Controls | None = None,
+) -> AsyncIterator[LoggingJournal]:
+    """Start every observer that the options ask for, and yield the journal that feeds log, view and traces.
+
+    ``calls``: how many were made so far; ``rate``: the limit, in calls per second, where no ``controls`` change it.
+    """
+    past, clock = manifest.past, SystemClock()
+    board = Board(
+        plan.count,
+        counts=lambda: past.counts,
+        calls=calls,
+        limit=lambda: rate if controls is None else controls.rate,
+        monotonic=clock.monotonic,
+        language=setup.language,
+        waiting=lambda: first_sent(past.intents.values(), now=clock.time()),
+        is_stopping=lambda: stop.requested,
+        is_paused=lambda: controls is not None and controls.is_paused,
+        concurrency=lambda: None if controls is None else controls.changed_concurrency,
+        in_force=None if controls is None else lambda: controls.rate_in_force,
+        waves=wave_sizes(setup.limits.waves, plan.count),
+        hand_overs=lambda: f"handing over: {past.hand_overs.done} of {plan.hand_overs}" if plan.hand_overs else "",
+    )
+    tracing = Tracing(current_tracer(), job=plan.job, run=plan.run)
+    metrics = write_live_metrics(setup.options.metrics_file, job=plan.job, counts=lambda: past.counts)
+    with tracing:
+        async with _view(setup, board), metrics, watch_manifest(manifest):
+            yield LoggingJournal(
+                manifest,
+                failed=board.fail,
+                settled=tracing.settled,
+                open_before=past.intents.values(),
+                keeps_uuids=past.is_at_most_once and plan.hand_overs > 0,
+                language=setup.language,
+            )
+
+
+def _view(setup: Setup, board: Board) -> AbstractAsyncContextManager[None]:
+    if setup.console is not None:
+        return _live_view(setup.console, board, setup.options.endpoint.environ)
+    return no_view() if setup.options.progress == "none" else heartbeat(board)
+
+
+@asynccontextmanager
+async def _live_view(console: LiveConsole, board: Board, environ: Mapping[str, str]) -> AsyncIterator[None]:
+    """Show the live view; messages stand above it."""
+    async with live(board, new_view(console), has_blocks=has_blocks(console, environ)):
+        with say_above(printer_above(console)):
+            yield
+
+
+@asynccontextmanager
+async def write_live_metrics(
+    file: Path | None, *, job: str, counts: Callable[[], Mapping[State, int]], every: float = BEAT
+) -> AsyncIterator[None]:
+    """Write the metrics of a running run, at once and every ``every`` seconds; ``file`` None: none.
+
+    The event loop makes them, so that their age shows a run that hangs; a thread writes them, so that a disk that
+    hangs delays nothing.
+    """
+    if file is None:
+        yield
+        return
+    from batch.report.metrics import live_metrics
+
+    began, writer = time.time(), _Writer(file)
+    try:
+        async with ticking(lambda: writer.put(*live_metrics(job, counts(), began=began, at=time.time())), 0.0, every):
+            yield
+    finally:
+        writer.finish()
+
+
+class _Writer:
+    """Replaces a file, each time in a thread; while one write is under way, later ones are skipped."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._thread: threading.Thread | None = None
+        self._has_failed = False
+
+    def put(self, *texts: str) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._write, args=texts, name="metrics", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last write, so that it does not replace the final metrics."""
+        if self._thread is not None:
+            self._thread.join(_TIMEOUT)
+
+    def _write(self, *texts: str) -> None:
+        try:
+            outputs.replace(self._file, texts, mode=outputs.PUBLIC)
+        except ZcloneError as error:
+            if not self._has_failed:
+                say(f"zclone: {error}")
+            self._has_failed = True
+
+
+@asynccontextmanager
+async def watch_manifest(manifest: Manifest, *, every: float = _INTERVAL) -> AsyncIterator[None]:
+    """Check ``every`` few seconds that the manifest is still there, and report at once where it is not."""
+    manifest.on_failure(lambda: say(f"zclone: {manifest.failure}"))
+
+    def look() -> None:
+        manifest.look()
+
+    async with ticking(look, every, every):
+        yield

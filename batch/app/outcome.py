@@ -1,0 +1,134 @@
+"""The result of a run: the plan's targets counted from the manifest, and its summary as text."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.engine.handover import count_hand_overs
+from batch.errors import HELD_BACK, EndReason, JobFileError, RunStoppedError, UnreachableError
+from batch.manifest import summary
+from batch.model import QUARANTINED, Handed, State
+from batch.report.exits import REFUSED, exit_code
+from batch.report.failures import command_for, retry_command
+from batch.report.status import ending_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from batch.errors import ExitCode
+    from batch.manifest import Manifest, ManifestFold, Summary
+    from batch.model import Plan
+    from batch.zstack.classify import Language
+
+_CLUSTERED: Final = {State.FAILED, State.CONFLICT, State.UNCERTAIN}
+
+
+class EarlyEnd(NamedTuple):
+    """Why a run ended before everything was tried, as a text and as a reason code where there is one."""
+
+    text: str | None = None
+    reason: EndReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """The result of a run."""
+
+    states: Counter[State]
+    """The plan's targets by state."""
+    hand_overs: Handed = field(default_factory=Handed)
+    early: EarlyEnd = field(default_factory=EarlyEnd)
+    overdue: int = 0
+    """How many of the uncertain targets no rerun can settle."""
+    made: int = 0
+    """How many clones this process made."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of the process."""
+        return exit_code(self.states, self.hand_overs, self.early.reason, overdue=self.overdue)
+
+
+def read_result(plan: Plan, past: ManifestFold, early: EarlyEnd, *, is_part: bool) -> RunResult:
+    """Count what the manifest says of the plan.
+
+    ``is_part``: whether the plan is what ``--only`` left; of a whole one all that is on record counts.
+    """
+    states, overdue = tally(plan, past, now=time.time(), is_refused=early.reason in REFUSED, is_part=is_part)
+    return RunResult(states, count_hand_overs(plan, past), early, overdue)
+
+
+def tally(
+    plan: Plan, past: ManifestFold, *, now: float, is_refused: bool = False, is_part: bool = False
+) -> tuple[Counter[State], int]:
+    """Count what is on record by state, or of a part its targets, and those that no rerun settles.
+
+    What a run that ended before had no time to record is planned. ``now``: seconds since the epoch; ``is_refused``:
+    the server refused every request.
+    """
+    if not is_part:
+        counts = Counter(past.counts)
+        if past.plan is None or past.plan.digest != plan.digest or past.is_repaired:
+            counts[State.PLANNED] += sum(not past.is_planned(key) for key, _ in plan.listing())
+        return +counts, len(past.overdue(now, is_refused=is_refused))
+    open_states = {key: intent.state for key, intent in past.intents.items()}
+    waiting = set(past.overdue(now, is_refused=is_refused)) if open_states else set()
+    states, overdue = Counter[State](), 0
+    for clone in plan.clones():
+        final = past.final(clone.key)
+        states[open_states.get(clone.key, State.PLANNED) if final is None else final[0]] += 1
+        overdue += clone.key in waiting
+    return states, overdue
+
+
+def summary_text(path: Path, result: RunResult, *, again: str, language: Language) -> str:
+    """Return what the run came to, failures by kind, and the command to run next; ``again``: the run's own."""
+    reason = result.early.reason
+    is_needed = result.states.keys() & _CLUSTERED or result.hand_overs.refused or reason in HELD_BACK
+    seen = summary(path) if is_needed else None
+    return "\n".join(
+        ending_lines(
+            result.states,
+            () if seen is None else seen.clusters,
+            manifest=str(path),
+            again=again,
+            retry="" if seen is None else _retry(seen, path, result.states),
+            handed=result.hand_overs,
+            reason=reason,
+            overdue=result.overdue,
+            language=language,
+        )
+    )
+
+
+def _retry(seen: Summary, path: Path, states: Mapping[State, int]) -> str:
+    """Return the command that tries again what failed, is in conflict or was set aside."""
+    is_set_aside = any(cluster.code == QUARANTINED for cluster in seen.clusters)
+    if is_set_aside and not (states.get(State.FAILED) or states.get(State.CONFLICT)):
+        return command_for(seen.header, path, State.UNCERTAIN, QUARANTINED)
+    return retry_command(seen.header, path, states)
+
+
+@contextmanager
+def unfinished_once_sent(manifest: Manifest) -> Iterator[None]:
+    """Turn UnreachableError into an unfinished run once anything was sent: exit code 5 means that nothing was."""
+    try:
+        yield
+    except UnreachableError as error:
+        if not manifest.past.was_sent:
+            raise
+        raise RunStoppedError(str(error), error.reason) from None
+
+
+@contextmanager
+def unfinished_by_inputs() -> Iterator[None]:
+    """Turn JobFileError of files changed meanwhile into an unfinished run: exit code 2 means that nothing was sent."""
+    try:
+        yield
+    except JobFileError as changed:
+        raise RunStoppedError(str(changed), EndReason.CHANGED_INPUT) from None

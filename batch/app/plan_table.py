@@ -1,0 +1,191 @@
+"""A plan as text: a summary of what changes, grouped by kind, or each target with each of its parameters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.app.plan_output import describe_cost, hand_over_of
+from batch.text import cut, escape, fit, pad, to_json, width
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batch.app.preview import Preview
+    from batch.engine.servercheck import CheckResult
+    from batch.model import JsonValue
+
+_HEADS: Final = ("PARAMETER", "CLONES", "VALUE", "SET BY")
+_COLUMN: Final = 34
+"""Columns of a terminal for a key or uuid."""
+_LONGEST: Final = 60
+"""Characters of a value, other than the names of images."""
+_SPELT_OUT: Final = 3
+"""Different values of a parameter that have a line each; of more there is a number and an example."""
+_COUNTED: Final = 1_000
+"""Different values of a parameter that are told apart."""
+_REFUSALS: Final = 20
+"""Targets with the server's refusal that a summary names."""
+_IMAGES: Final = "architectureImages"
+
+
+class _Kind(NamedTuple):
+    """One way in which clones get a value for a parameter."""
+
+    param: str
+    how: str
+
+
+@dataclass(slots=True)
+class _Group:
+    """The values of one kind."""
+
+    count: int = 0
+    values: Counter[str] = field(default_factory=Counter)
+    places: set[str] = field(default_factory=set)
+    """Where they are written; more than one are not told."""
+
+    def add(self, value: str, place: str) -> None:
+        """Count one clone."""
+        self.count += 1
+        if value in self.values or len(self.values) < _COUNTED:
+            self.values[value] += 1
+        if place and len(self.places) <= 1:
+            self.places.add(place)
+
+    def rows(self, kind: _Kind) -> Iterator[tuple[str, str, str, str]]:
+        """Yield a row for each value, or one where there are many."""
+        (place,) = self.places if len(self.places) == 1 else ("",)
+        how = f"{kind.how}, {place}" if place else kind.how
+        if len(self.values) <= _SPELT_OUT:
+            yield from ((kind.param, str(count), value, how) for value, count in self.values.items())
+            return
+        number = f"more than {_COUNTED:,}" if len(self.values) == _COUNTED else f"{len(self.values):,}"
+        yield kind.param, str(self.count), f"{number} values, such as {next(iter(self.values))}", how
+
+
+def summary_lines(preview: Preview, *, size: int | None = None) -> Iterator[str]:
+    """Yield how many clones, calls and seconds, and each kind of change with its count and old and new values.
+
+    ``size``: the columns of the terminal that lines are cut to; None: they are whole.
+    """
+    yield from plan_lines(preview)
+    rows = [row for kind, group in _groups(preview).items() for row in group.rows(kind)]
+    if rows:
+        yield ""
+        yield from _align(rows, size)
+    yield from _refusals(preview)
+
+
+def _groups(preview: Preview) -> dict[_Kind, _Group]:
+    """Return what the clones get, by kind; those of one parameter stand together."""
+    groups: dict[_Kind, _Group] = {}
+    for clone, settings in preview.clones():
+        source, is_known = preview.differences(clone), clone.source_uuid in preview.inventories
+        for param, setting in settings().items():
+            how = f"{setting.layer}, rendered" if setting.rendered else setting.layer
+            value = _change(param, clone.params[param], source, is_known=is_known)
+            place = f"{setting.place.file}:{setting.place.line}:{setting.place.column}"
+            groups.setdefault(_Kind(param, how), _Group()).add(value, place)
+        for name, accounts in hand_over_of(clone).items():
+            groups.setdefault(_Kind(name, "once it is made"), _Group()).add(_short(name, accounts), "")
+        for param, lost in preview.resets(clone).items():
+            groups.setdefault(_Kind(param, "reset by the server"), _Group()).add(_reset(param, lost), "")
+    order = {param: rank for rank, param in enumerate(dict.fromkeys(kind.param for kind in groups))}
+    return dict(sorted(groups.items(), key=lambda item: order[item[0].param]))
+
+
+def plan_lines(preview: Preview) -> Iterator[str]:
+    """Yield whose plan it is, how far its run went, and what is left at least costs."""
+    plan = preview.requests()
+    progress = preview.earlier.progress(plan)
+    yield f"job {plan.job}, run {plan.run}"
+    if preview.earlier.path is not None:
+        yield progress.describe(plan, preview.earlier.path)
+    yield describe_cost(plan, preview.planning.job.limits, left=progress.left)
+
+
+def _align(rows: list[tuple[str, str, str, str]], size: int | None) -> Iterator[str]:
+    """Yield the rows under their heads; on a terminal the values are cut so that what sets them is still seen."""
+    cells = [[escape(cell) for cell in row] for row in (_HEADS, *rows)]
+    param, count, value, how = (max(map(width, column)) for column in zip(*cells, strict=True))
+    if size is not None:
+        how = min(how, size // 3)
+        value = min(value, max(size - param - count - how - 6, 8))
+    for cell in cells:
+        line = "  ".join(pad(fit(*one), one[1]) for one in zip(cell, (param, count, value, how), strict=True)).rstrip()
+        yield line if size is None else fit(line, size)
+
+
+def _refusals(preview: Preview) -> Iterator[str]:
+    if preview.verdicts is None or not preview.verdicts.others:
+        return
+    yield ""
+    for key, verdict in islice(preview.verdicts.others.items(), _REFUSALS):
+        yield f"{key}: server: {_describe(verdict)}"
+    if len(preview.verdicts.others) > _REFUSALS:
+        yield f"{len(preview.verdicts.others) - _REFUSALS} more: --details shows them"
+
+
+def details(preview: Preview, *, size: int | None = None) -> Iterator[str]:
+    """Yield a heading, one line a target, and below it one for each parameter: value, layer and place.
+
+    What the source has is shown before the arrow where the server was asked and it differs. ``size``: the columns of
+    the terminal: where they are too few for the heading's four, source and clone have a line of their own.
+    """
+    is_wide = size is None or size >= 4 * _COLUMN
+    yield _row("KEY", "SOURCE", "CLONE", "NAME") if is_wide else fit(_row("KEY", "NAME"), size or 0)
+    for clone, settings in preview.clones():
+        name = clone.params.get("name")
+        shown = "" if name is None else str(name)
+        if is_wide:
+            yield _row(clone.key, clone.source_uuid, clone.resource_uuid, shown)
+        else:
+            yield fit(_row(clone.key, shown), size or 0)
+            yield f"    {clone.source_uuid} -> {clone.resource_uuid}"
+        if preview.verdicts is not None:
+            yield f"    server: {_describe(preview.verdicts.of(clone.key))}"
+        source = preview.differences(clone)
+        for param, setting in settings().items():
+            yield f"    {param}: {_change(param, clone.params[param], source, is_known=False)}  ({setting})"
+        for name, accounts in hand_over_of(clone).items():
+            yield f"    {name}: {_short(name, accounts)}  (once it is made)"
+        for param, value in preview.resets(clone).items():
+            yield f"    {param}: {_reset(param, value)}  (reset by the server: `keep` copies it)"
+
+
+def _row(*cells: str) -> str:
+    # Escaped before it is measured.
+    return " ".join(pad(escape(cell), _COLUMN - 1) for cell in cells).rstrip()
+
+
+def _change(param: str, value: JsonValue, source: dict[str, JsonValue], *, is_known: bool) -> str:
+    """Show the value that a clone gets, and before an arrow the source's where that is another one."""
+    if param in source:
+        return f"{_short(param, source[param])} -> {_short(param, value)}"
+    return f"{_short(param, value)}{', as the source has it' if is_known else ''}"
+
+
+def _reset(param: str, value: JsonValue) -> str:
+    return f"{_short(param, value)} -> {'false' if value is True else '0'}"
+
+
+def _describe(verdict: CheckResult) -> str:
+    reason = " ".join(filter(None, (verdict.code, verdict.error, verdict.hint and f"({verdict.hint})")))
+    return f"{verdict.outcome}: {reason}" if reason else str(verdict.outcome)
+
+
+def _short(param: str, value: JsonValue) -> str:
+    # The end of an image's name is what tells one from another.
+    if param == _IMAGES and isinstance(value, list):
+        return ", ".join(_image(row) for row in value) or "[]"
+    return cut(to_json(value), _LONGEST)
+
+
+def _image(row: JsonValue) -> str:
+    if not isinstance(row, dict):
+        return to_json(row)
+    names = (row.get(name) for name in ("cpuArchitecture", "dockerImage", "vmImageUuid"))
+    return " ".join(str(name) for name in names if name)

@@ -1,0 +1,179 @@
+"""The plan of a run: what the manifest pinned comes first, the server is asked for the rest and that is pinned too."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from batch import __version__
+from batch.app.messages import warn
+from batch.app.server import Server
+from batch.app.sources import take_fields
+from batch.engine.stop import GRACE
+from batch.errors import UsageError
+from batch.model import Pins
+from batch.plan import Planning, placeholder_uuids, placeholder_value, regenerate, tag_clones
+from batch.plan.planfile import SavedPlan, read_saved
+from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.params import BODY_PARAMS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.app.prepare import Setup
+    from batch.engine import Stop
+    from batch.manifest import Manifest
+    from batch.model import JsonValue, Plan
+    from batch.plan import Draft, Questions
+    from batch.zstack.params import Version
+
+_ANY_TIME: Final = 365 * 86400.0
+"""Seconds that what is in flight at a drain has to settle."""
+NO_VERSION: Final = "the server did not report its version: it silently drops parameters that it does not know"
+_PLAIN_FIELDS: Final = BODY_PARAMS.keys() - {"architectureImages", "resourceUuid", "tagUuids"}
+"""Parameters that are columns of the source's inventory too, so that only they need be fetched."""
+
+
+def server_of(setup: Setup, *, stop: Stop) -> Server:
+    """Return the run's server, not yet reached; once ``stop`` is requested only what is in flight is asked about."""
+    server = Server(
+        setup.settings,
+        rate=setup.limits.rate,
+        environ=setup.options.endpoint.environ,
+        manifest=setup.path,
+        faults=setup.options.simulate,
+        paused=lambda seconds: structlog.get_logger().info("server.busy", seconds=round(seconds, 1)),
+    )
+    server.gate.rate.on_change = _log_rate
+    stop.on_request(lambda: server.gate.stop(GRACE))
+    stop.on_drain(lambda: server.gate.hold(_ANY_TIME))
+    return server
+
+
+def _log_rate(rate: float, limit: float) -> None:
+    log = structlog.get_logger()
+    if rate < limit:
+        log.warning("rate.lowered", rate=round(rate, 2), limit=limit)
+    else:
+        log.info("rate.restored", rate=rate)
+
+
+def make_draft(setup: Setup, started_at: float) -> Draft:
+    """Plan a run that begins at ``started_at`` as far as that goes without the server. Raises JobFileError."""
+    saved = setup.options.saved
+    draft = _draft(setup, started_at, Pins() if saved is None else saved.pins)
+    if saved is not None:
+        saved.require(draft.plan, tool=__version__)
+    return draft
+
+
+def _draft(setup: Setup, started_at: float, pins: Pins) -> Draft:
+    draft = Planning(setup.job, run=setup.identity, started_at=started_at, pins=pins).draft()
+    warn(map(str, draft.plan.warnings))
+    return draft
+
+
+async def make_plan(setup: Setup, manifest: Manifest, server: Server, *, draft: Draft | None) -> Plan:
+    """Return the plan as at the run's first start, and pin what the server answers.
+
+    ``draft``: of a new run. Raises JobFileError.
+    """
+    plan, undone = await _make_plan(setup, manifest, server, draft=draft), manifest.past.undone
+    if undone:
+        at, pins = manifest.header.created_at, manifest.past.pinned.pins
+        planning = Planning(setup.job, run=setup.identity, started_at=at, pins=pins)
+        await to_thread(planning.refuse_undone, undone.has_uuid)
+        plan = regenerate(plan, undone.generation)
+    if setup.options.tag and not manifest.header.tag:
+        warn(["--tag: this run began without tags and continues without them: --run ID begins another one"])
+    return tag_clones(plan) if manifest.header.tag else plan
+
+
+async def _make_plan(setup: Setup, manifest: Manifest, server: Server, *, draft: Draft | None) -> Plan:
+    if setup.options.saved is not None:
+        return await _make_saved(setup, setup.options.saved, manifest, server)
+    if draft is None:
+        draft = await to_thread(_draft, setup, manifest.header.created_at, manifest.past.pinned.pins)
+    more = await ask(draft, server)
+    plan = await to_thread(draft.finish, more)
+    if more.sources or more.queries:
+        await manifest.write_pins(more)
+    return plan
+
+
+async def _make_saved(setup: Setup, saved: SavedPlan, manifest: Manifest, server: Server) -> Plan:
+    """Return the plan as it was saved. Raises UsageError where the job, or before the first start a source, differs."""
+    draft = await to_thread(make_draft, setup, saved.started_at)
+    if manifest.past.plan is None and (saved.pins.sources or saved.pins.queries):
+        planning = Planning(setup.job, run=setup.identity, started_at=saved.started_at)
+        saved.require_same_server(await ask(await to_thread(planning.draft), server))
+        await manifest.write_pins(saved.pins)
+    return draft.plan
+
+
+async def ask(draft: Draft, server: Server) -> Pins:
+    """Ask the server what the plan takes from it and no pin has; sources that do not exist are left out."""
+    questions = draft.questions
+    if not questions:
+        return Pins()
+    auxiliary = AuxiliaryApi(await server.client())
+    queries = {
+        conditions: await _find(conditions, rendered, auxiliary, server)
+        for conditions, rendered in questions.queries.items()
+    }
+    if queries:
+        # What is asked of the sources depends on which are found.
+        questions = (await to_thread(draft.planning.answer(Pins({}, queries)).draft)).questions
+    return Pins(await _inventories(questions, auxiliary, is_rehearsal=server.is_rehearsal), queries)
+
+
+async def _find(
+    conditions: tuple[str, ...], rendered: tuple[str, ...], auxiliary: AuxiliaryApi, server: Server
+) -> tuple[str, ...]:
+    found = tuple([service.uuid async for service in auxiliary.query(rendered, fields=("uuid",))])
+    if server.is_rehearsal and not found:
+        server.tell([f"rehearsal: the embedded node has nothing for {list(conditions)}: one service is made up"])
+        return placeholder_uuids(conditions)
+    return found
+
+
+async def _inventories(
+    questions: Questions, auxiliary: AuxiliaryApi, *, is_rehearsal: bool
+) -> dict[str, Mapping[str, JsonValue]]:
+    """Return the used fields of every source that exists; a rehearsal's are made up where they do not."""
+    fields = sorted(questions.fields)
+    wanted = fields if questions.fields <= _PLAIN_FIELDS else ()
+    found: dict[str, Mapping[str, JsonValue]] = {}
+    async for service in auxiliary.services(questions.sources, fields=wanted):
+        found[service.uuid] = take_fields(service.fields, fields)
+    if is_rehearsal:
+        placeholders = {name: placeholder_value(name) for name in fields}
+        found |= dict.fromkeys(questions.sources.keys() - found.keys(), placeholders)
+    return found
+
+
+def job_and_run(job: Path | None, run: str | None, plan: Path | None) -> tuple[Path, str | None, SavedPlan | None]:
+    """Put JOB, ``--run`` and ``--plan`` together; the plan names job and run. Raises UsageError."""
+    if plan is None:
+        if job is None:
+            raise UsageError("Missing argument JOB: the job file, or --plan FILE")
+        return job, run, None
+    try:
+        saved = read_saved(plan.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, UsageError) as error:
+        raise UsageError(f"{plan}: {getattr(error, 'strerror', None) or error}") from None
+    if run not in {None, saved.run} or job not in {None, Path(saved.job_file)}:
+        raise UsageError(f"{plan}: is a plan of {saved.job_file}, run {saved.run}: leave out JOB and --run")
+    return Path(saved.job_file), saved.run, saved
+
+
+def check_version(setup: Setup, manifest: Manifest, version: Version | None) -> None:
+    """Raise JobFileError for every parameter that the server is too old for."""
+    if version is None:
+        warn([NO_VERSION])
+        return
+    at, pins = manifest.header.created_at, manifest.past.pinned.pins
+    Planning(setup.job, run=setup.identity, started_at=at, pins=pins).check(version=version)

@@ -1,0 +1,196 @@
+"""The setup of a run: command line, job file and settings, before the manifest is opened."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batch import jobfile
+from batch.app.logs import live_console
+from batch.app.messages import language
+from batch.app.node import fault_options, node_state
+from batch.app.options import PRESETS, LogFormat, Progress
+from batch.app.output_names import name_outputs
+from batch.app.reports import require_usable_outputs
+from batch.app.runs import is_dated, known_runs, manifest_name, read_beginning, run_to_begin
+from batch.app.selection import PLANNED
+from batch.app.webhook import read_hook_address
+from batch.errors import UsageError
+from batch.jobfile.units import read_duration, read_rate
+from batch.outputs import NamedFile, require_distinct
+from batch.plan import run_id
+from batch.report.expression import read_filter
+from batch.settings.contexts import CONFIG, config_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batch.app.logs import LiveConsole
+    from batch.app.options import RunOptions
+    from batch.app.webhook import HookAddress
+    from batch.jobfile import Job
+    from batch.model import Limits
+    from batch.zstack.classify import Language
+    from batch.zstack.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything a run needs that can be known before the manifest is touched."""
+
+    options: RunOptions
+    job: Job
+    limits: Limits
+    settings: Settings | None
+    """None for a rehearsal: its node is started only when there is something to do."""
+    identity: str
+    """The run's id."""
+    path: Path
+    """Of the manifest."""
+    warnings: tuple[str, ...]
+    """Of the settings."""
+    console: LiveConsole | None
+    """Of the live view; None where progress is shown otherwise."""
+    began: float
+    """When the command began, in seconds since the epoch: a new run is named and planned by it."""
+    run_flag: tuple[str, ...]
+    """The ``--run`` option that names the same run tomorrow; empty where the command does so without it."""
+    is_rate_set: bool
+    """Whether the operator or the job file set the rate."""
+    web_hook: HookAddress | None
+    """Where web hooks are listened for; None: nowhere."""
+
+    @property
+    def language(self) -> Language:
+        """The language of hints."""
+        return language(self.options.endpoint.environ)
+
+
+def prepare(options: RunOptions) -> Setup:
+    """Load the job file and resolve the settings, before anything is opened for writing or sent.
+
+    Raises UsageError, JobFileError among them; refused too is a run that would write one of its files over another.
+    """
+    read_filter(options.only, shard=options.shard, fields=PLANNED)
+    web_hook = read_hook_address(options)
+    job = jobfile.load(options.job)
+    began = time.time()
+    identity, path, run_flag = _identify(options, job, began)
+    beginning = began if options.saved is None else options.saved.started_at
+    options = name_outputs(options, job, run=identity, began=read_beginning(path, beginning))
+    require_usable_outputs(options)
+    require_distinct(_outputs(options, path), [*_inputs(options, job), *_settings_files(options, job)])
+    settings, warnings = _settings(job, options)
+    return Setup(
+        # Its own name, also where `run:` names another one by now.
+        options=replace(options, run=identity),
+        job=job,
+        limits=limits_of(job.limits, options),
+        settings=settings,
+        warnings=warnings,
+        identity=identity,
+        path=path,
+        console=_console(options),
+        began=began,
+        run_flag=run_flag,
+        is_rate_set=options.rate is not None or job.is_rate_set,
+        web_hook=web_hook,
+    )
+
+
+def _console(options: RunOptions) -> LiveConsole | None:
+    """Return the console of the live view: none where every line of stderr is JSON, or only warnings are wanted."""
+    if not options.is_quiet and options.log_format is not LogFormat.JSON:
+        return live_console(options.progress, options.endpoint.environ)
+    if options.progress is Progress.LIVE:
+        raise UsageError("--progress live: leave out --quiet and --log-format json, which allow no view")
+    return None
+
+
+def _identify(options: RunOptions, job: Job, at: float) -> tuple[str, Path, tuple[str, ...]]:
+    """Return identity and manifest of the run that the options mean, and ``run_flag``.
+
+    Raises UsageError, ManifestLockedError.
+    """
+    simulated, known = options.simulate is not None, None
+    if options.run is None and options.manifest is None and options.saved is None:
+        if options.retry is not None:
+            known = next(iter(known_runs(job.path, simulated=simulated, shard=options.shard)), None)
+        else:
+            known = run_to_begin(job, simulated=simulated, shard=options.shard, at=at, is_new=options.new_run)
+    elif options.new_run:
+        raise UsageError("--new-run: starts the run that `run:` names: leave out --run, --manifest and --plan")
+    if known is not None:
+        return known.name, known.path, ("--run", known.name)
+    identity = run_id(job, run=options.run, started_at=at)
+    name = manifest_name(options.job, identity, simulated=simulated, shard=options.shard)
+    is_open = options.run is None and options.saved is None and is_dated(job)
+    return identity, options.manifest or Path(name), ("--run", identity) if is_open else ()
+
+
+def _settings(job: Job, options: RunOptions) -> tuple[Settings | None, tuple[str, ...]]:
+    if options.simulate is not None:
+        if options.simulate not in PRESETS:
+            fault_options(options.simulate)
+        return None, ()
+    from batch.settings.reader import read_settings
+
+    found = read_settings(options.endpoint, job.endpoint)
+    return found.settings, found.warnings
+
+
+def limits_of(limits: Limits, options: RunOptions) -> Limits:
+    """Return the limits in force where the job file has ``limits``: flags count more. Raises UsageError."""
+    try:
+        return replace(
+            limits,
+            rate=limits.rate if options.rate is None else read_rate(options.rate),
+            concurrency=limits.concurrency if options.concurrency is None else options.concurrency,
+            deadline=limits.deadline if options.deadline is None else read_duration(options.deadline),
+        )
+    except ValueError as error:
+        raise UsageError(f"--rate or --deadline: {error}") from None
+
+
+def _outputs(options: RunOptions, manifest: Path) -> Iterator[NamedFile]:
+    yield NamedFile("the manifest" if options.manifest is None else "--manifest", manifest)
+    if options.simulate is not None:
+        yield NamedFile("the embedded node's state", node_state(manifest))
+    for name, path in (
+        ("--log-file", options.log_file),
+        ("--metrics-file", options.metrics_file),
+        ("--report", options.report),
+    ):
+        if path is not None:
+            yield NamedFile(name, path)
+
+
+def _inputs(options: RunOptions, job: Job) -> Iterator[NamedFile]:
+    yield NamedFile("the job file", options.job)
+    for path in job.targets.files():
+        yield NamedFile("the targets' file", path)
+    if options.simulate is not None and options.simulate not in PRESETS:
+        yield NamedFile("the faults' file", Path(options.simulate))
+    if options.plan_file is not None:
+        yield NamedFile("--plan", options.plan_file)
+
+
+def _settings_files(options: RunOptions, job: Job) -> Iterator[NamedFile]:
+    environ = options.endpoint.environ
+    for name, value in environ.items():
+        if value and name.startswith("ZSTACK_") and name.endswith("_FILE"):
+            yield NamedFile(name, Path(value))
+    config = config_path(environ)
+    if config is not None:
+        yield NamedFile(CONFIG, config)
+    endpoint = job.endpoint
+    if endpoint is None:
+        return
+    if endpoint.ca_file is not None:
+        yield NamedFile("endpoint.ca_file", endpoint.ca_file)
+    auth = endpoint.auth
+    for secret in () if auth is None else (auth.session, auth.password, auth.access_key_secret):
+        if secret is not None and secret.file is not None:
+            yield NamedFile("the secret's file", secret.file)

@@ -1,0 +1,269 @@
+"""``zclone plan``: the plan of a run, checked against the server where the settings name one, or a rehearsal's node."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from batch import __version__, outputs
+from batch.app.handover import warn_of_missing_rights
+from batch.app.messages import say
+from batch.app.node import fault_options, node_state
+from batch.app.planning import NO_VERSION, ask
+from batch.app.preflight import read_resources
+from batch.app.selection import PLANNED, choose, refuse_no_match, select
+from batch.app.server import Server, say_warnings
+from batch.app.server_check import check_clones
+from batch.app.sources import MOST_COMPARED, read_inventories, take_fields, warn_of_owners
+from batch.errors import UsageError
+from batch.jobfile.layers import KEEPABLE
+from batch.plan import Identities, Planning, RunTags, regenerate, tag_clones
+from batch.plan.identity import regenerate_clone
+from batch.plan.planfile import SavedPlan
+from batch.plan.rearchitect import IMAGES_FIELD
+from batch.report.expression import read_filter
+from batch.settings.endpoints import UntrustedEndpointError
+from batch.settings.reader import read_settings
+from batch.text import to_json
+from batch.zstack.auxiliary import AuxiliaryApi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from batch.app.earlier import EarlierRun
+    from batch.app.server_check import Verdicts
+    from batch.jobfile import Job
+    from batch.model import Clone, JsonValue, Plan
+    from batch.plan import Draft, Setting
+    from batch.plan.rearchitect import Coverage
+    from batch.settings.endpoints import EndpointOptions
+    from batch.zstack.settings import Settings
+
+MOST_NAMED: Final = 20
+"""Uncovered sources that are named."""
+OFFLINE: Final = "no endpoint in the settings: sources, differences and the server's version are not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A final plan, and what the server shows of it."""
+
+    planning: Planning
+    plan: Plan
+    """Of the job file alone; ``requests`` is what would be sent of it."""
+    earlier: EarlierRun
+    inventories: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """Of the sources, as the server shows them; empty where it was not asked."""
+    verdicts: Verdicts | None = None
+    """The server's verdicts on the clones; None where it was not asked."""
+    only: Sequence[str] = ()
+    """The filters of ``--only``: what is shown, of the whole plan."""
+
+    def clones(self) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
+        """Stream the chosen clones as they would be sent, and where their parameters come from."""
+        tags, identities = RunTags(self.plan.job, self.plan.run), Identities(self.plan.job, self.plan.run)
+        is_wanted = choose(read_filter(self.only, shard=None, fields=PLANNED))
+        for clone, settings in self.planning.explain():
+            sent = regenerate_clone(clone, identities, self.earlier.undone.generation(clone.key))
+            if self.planning.job.tag:
+                sent = tags.add(sent)
+            if is_wanted(sent):
+                yield sent, settings
+
+    def requests(self) -> Plan:
+        """Return the chosen part of the plan, with its clones as they would be sent."""
+        plan = regenerate(self.plan, self.earlier.undone.generation)
+        return select(tag_clones(plan) if self.planning.job.tag else plan, only=self.only, shard=None)
+
+    def require_usable(self) -> None:
+        """Raise UsageError where ``only`` keeps nothing, JobFileError for a uuid of the user's that was undone."""
+        refuse_no_match(self.plan, self.only)
+        if self.earlier.undone:
+            self.planning.refuse_undone(self.earlier.undone.has_uuid)
+
+    def differences(self, clone: Clone) -> dict[str, JsonValue]:
+        """Return the source's values of the parameters that the clone gets other ones for."""
+        source = self.inventories.get(clone.source_uuid)
+        if source is None:
+            return {}
+        shown = {name: _value(source, name) for name in clone.params if name != "tagUuids"}
+        return {name: value for name, value in shown.items() if _normalise(value) != _normalise(clone.params[name])}
+
+    def resets(self, clone: Clone) -> dict[str, JsonValue]:
+        """Return what the source has and the clone will not: the server sets these to 0 and false when left out."""
+        source = self.inventories.get(clone.source_uuid, {})
+        return {name: source[name] for name in KEEPABLE if name not in clone.params and source.get(name)}
+
+    def warn_of_resets(self) -> None:
+        """Warn how many clones lose a value that ``keep`` would copy."""
+        count = sum(bool(self.resets(clone)) for clone in self.plan.clones()) if self.inventories else 0
+        if count:
+            keep = ", ".join(KEEPABLE)
+            say(f"warning: {count} clones lose the source's {' or '.join(KEEPABLE)}: `keep: [{keep}]` copies them")
+
+
+def _value(source: Mapping[str, JsonValue], name: str) -> JsonValue:
+    if name == "architectureImages":
+        return take_fields(source, [IMAGES_FIELD])[IMAGES_FIELD]
+    return source.get(name)
+
+
+def _normalise(value: JsonValue) -> JsonValue:
+    """Fold the case of architectures and drop null fields, in which answers and requests differ."""
+    if isinstance(value, list):
+        return [_normalise(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _normalise(inner) for name, inner in value.items() if inner is not None}
+    return value.upper() if isinstance(value, str) and value.upper() in {"X86_64", "AARCH64"} else value
+
+
+async def preview_plan(
+    job: Job,
+    endpoint: EndpointOptions,
+    *,
+    run: str | None,
+    earlier: EarlierRun,
+    only: Sequence[str] = (),
+    faults: str | None = None,
+    server_check: bool = False,
+) -> Preview:
+    """Plan a run, from what ``earlier`` has pinned. Raises JobFileError with all problems, UnreachableError.
+
+    ``faults``: of an embedded node that stands in for the server; None: the settings name it.
+    """
+    read_filter(only, shard=None, fields=PLANNED)
+    if faults is not None:
+        fault_options(faults)
+    draft = Planning(job, run=run, started_at=earlier.began, pins=earlier.pins).draft()
+    for warning in draft.plan.warnings:
+        say(str(warning))
+    with _server(draft, endpoint, faults=faults, server_check=server_check, earlier=earlier) as connection:
+        if connection is None:
+            say(OFFLINE)
+            _warn_of_same_names(draft.plan)
+            shown = Preview(draft.planning, draft.plan, earlier, only=only)
+            shown.require_usable()
+            return shown
+        async with connection as server:
+            shown = replace(await _check(draft, server, earlier), only=only)
+            shown.require_usable()
+            if not server_check:
+                return shown
+            return replace(shown, verdicts=await check_clones(job, shown.requests(), server))
+
+
+@contextmanager
+def _server(
+    draft: Draft, endpoint: EndpointOptions, *, faults: str | None, server_check: bool, earlier: EarlierRun
+) -> Iterator[Server | None]:
+    """Give the server to ask, not yet reached; None where the settings name none and the plan needs none.
+
+    An embedded node gets a copy of the rehearsal's state, so that a plan changes nothing there.
+    """
+    job = draft.planning.job
+    if faults is None:
+        why = "to check each clone" if server_check else "for its sources" if draft.questions else None
+        settings = _settings(job, endpoint, why=why)
+        yield None if settings is None else _connect(settings, job, endpoint)
+        return
+    with TemporaryDirectory(prefix="zclone-plan-") as folder:
+        manifest = Path(folder) / "plan.manifest.jsonl"
+        if earlier.path is not None and (state := node_state(earlier.path)).exists():
+            copyfile(state, node_state(manifest))
+        yield _connect(None, job, endpoint, manifest=manifest, faults=faults)
+
+
+def _connect(
+    settings: Settings | None,
+    job: Job,
+    endpoint: EndpointOptions,
+    *,
+    manifest: Path = Path(),
+    faults: str | None = None,
+) -> Server:
+    rate, environ = job.limits.rate, endpoint.environ
+    return Server(settings, rate=rate, environ=environ, manifest=manifest, faults=faults, tell=say_warnings)
+
+
+def save_plan(shown: Preview, file: Path) -> None:
+    """Write the plan for ``run --plan``; an existing file is kept. Raises UsageError."""
+    planning = shown.planning
+    saved = SavedPlan(
+        str(planning.job.path), planning.run, planning.started_at, shown.plan.digest, __version__, planning.pins
+    )
+    outputs.write_new(file, saved.text(), mode=outputs.PRIVATE)
+
+
+def _settings(job: Job, endpoint: EndpointOptions, *, why: str | None) -> Settings | None:
+    try:
+        found = read_settings(endpoint, job.endpoint)
+    except UntrustedEndpointError:
+        raise
+    except UsageError as error:
+        if why is not None:
+            raise UsageError(f"{job.path}: the plan needs the server, {why}: {error}") from None
+        if job.endpoint is not None and job.endpoint.url is not None:
+            say(str(error))
+        return None
+    say_warnings(found.warnings)
+    return found.settings
+
+
+async def _check(draft: Draft, server: Server, earlier: EarlierRun) -> Preview:
+    pins = await ask(draft, server)
+    planning = draft.planning.answer(pins)
+    for coverage in planning.coverage():
+        for line in coverage.lines():
+            say(line)
+        await _name_uncovered(coverage, server)
+    plan = draft.finish(pins)
+    for warning in plan.warnings:
+        # Those that depend on what the server shows of the sources.
+        if warning not in draft.plan.warnings:
+            say(str(warning))
+    client = await server.client()
+    if client.version is None:
+        say(NO_VERSION)
+    auxiliary = AuxiliaryApi(client)
+    sources = await read_inventories(plan, auxiliary)
+    # The node of a rehearsal makes up what a clone names once it is made.
+    absent = () if server.is_rehearsal else sources.absent
+    resources = None if server.is_rehearsal else await read_resources(plan, sources.by_uuid, auxiliary)
+    for warning in planning.check(version=client.version, absent=absent, resources=resources):
+        say(str(warning))
+    await warn_of_owners(planning, sources.by_uuid, auxiliary)
+    await warn_of_missing_rights(plan, auxiliary)
+    _warn_of_same_names(plan)
+    shown = Preview(planning, plan, earlier, sources.by_uuid)
+    shown.warn_of_resets()
+    return shown
+
+
+async def _name_uncovered(coverage: Coverage, server: Server) -> None:
+    """Say which sources no rule covers, by uuid and name."""
+    shown = coverage.uncovered[:MOST_NAMED]
+    if not shown:
+        return
+    auxiliary = AuxiliaryApi(await server.client())
+    names = {found.uuid: found.fields.get("name") async for found in auxiliary.services(shown, fields=("uuid", "name"))}
+    for uuid in shown:
+        say(f"  not covered: {uuid} {to_json(names.get(uuid))}")
+    if len(coverage.uncovered) > MOST_NAMED:
+        say(f"  not covered: {len(coverage.uncovered) - MOST_NAMED} more")
+
+
+def _warn_of_same_names(plan: Plan) -> None:
+    """Warn of names that several clones get: ZStack allows it, people mix them up."""
+    seen: dict[JsonValue, int] = {}
+    for clone in plan.clones():
+        name = clone.params.get("name")
+        if name is not None and len(seen) < MOST_COMPARED:
+            seen[name] = seen.get(name, 0) + 1
+    twins = [str(name) for name, count in seen.items() if count > 1]
+    if twins:
+        more = f" and {len(twins) - 5} more" if len(twins) > 5 else ""
+        say(f"warning: several clones get the same name: {', '.join(twins[:5])}{more}")

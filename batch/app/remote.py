@@ -1,0 +1,260 @@
+"""A run whose engine is Temporal: found or started there, its records copied into the manifest."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from batch.app.changes import find_rest, record_rest
+from batch.app.handover import uuids_of
+from batch.app.messages import say
+from batch.app.observe import observe
+from batch.app.options import Engine
+from batch.app.outcome import EarlyEnd, unfinished_by_inputs
+from batch.app.planning import check_version
+from batch.app.temporal import connect_temporal
+from batch.app.webhook import NOT_ON_TEMPORAL
+from batch.engine.handover import waiting_clones
+from batch.engine.stop import before_stop
+from batch.errors import EndReason, ManifestLockedError, UnreachableError, UsageError
+from batch.manifest.kinds import RemoteEngine
+from batch.manifest.reading import reading
+from batch.manifest.records import parse_line
+from batch.model import HandedOver, Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batch.app.journal import LoggingJournal
+    from batch.app.prepare import Setup
+    from batch.engine import Stop
+    from batch.engine.survey import Survey
+    from batch.manifest import Manifest
+    from batch.model import Clone, Plan
+    from batch.temporal.command import Open, RemoteRun
+    from batch.temporal.messages import Ending, Facts, Line
+
+
+@dataclass(slots=True)
+class Remote:
+    """The run on Temporal, as far as it is known."""
+
+    run: RemoteRun
+    opened: Open | None
+    """None: no workflow of it is open."""
+    is_cancelled: bool
+    calls: int = 0
+    """How many calls it made, as far as this process knows."""
+
+
+async def find_remote(setup: Setup, manifest: Manifest) -> Remote | None:
+    """Return the run where its engine is Temporal, None where this process is the engine.
+
+    Raises ManifestLockedError where the run continues on Temporal and the command is for another engine, or a retry;
+    UnreachableError where Temporal cannot be asked; UsageError for flags that do not fit.
+    """
+    last, options = manifest.past.remote, setup.options
+    wanted = options.engine or (Engine.LOCAL if last is None else Engine.TEMPORAL)
+    if options.cancel and wanted is Engine.LOCAL:
+        raise UsageError("--cancel: ends a run on Temporal: add --engine temporal; Ctrl-C ends this one")
+    if wanted is Engine.LOCAL and last is None:
+        return None
+    if wanted is Engine.TEMPORAL and setup.web_hook is not None:
+        raise UsageError(NOT_ON_TEMPORAL)
+    if setup.settings is None:
+        raise UsageError("--engine temporal: its workers cannot reach the embedded node of --simulate: leave out one")
+    run = await _connect(setup, is_takeover=wanted is Engine.LOCAL)
+    place = run.connection
+    if last is not None and (last.address, last.namespace) != (place.address, place.namespace):
+        # Where to connect to a manifest never says: credentials go there.
+        raise UnreachableError(
+            f"the run was started on Temporal at {last.address}, namespace {last.namespace}, and may go on there; the "
+            f"TEMPORAL_* variables say {place.address}, namespace {place.namespace}: set TEMPORAL_ADDRESS and "
+            "TEMPORAL_NAMESPACE to where it was started"
+        )
+    opened = await run.find()
+    if opened is not None and (wanted is Engine.LOCAL or options.retry is not None):
+        what = "retry it once that ended" if options.retry else "follow it with --engine temporal"
+        raise ManifestLockedError(f"the run continues on Temporal, workflow {run.id}: {what}, or end it with --cancel")
+    if wanted is Engine.LOCAL:
+        manifest.past.remote = None
+        return None
+    if options.cancel and opened is None:
+        raise UsageError(f"--cancel: no workflow {run.id} is open on Temporal at {place.address}")
+    manifest.past.remote = RemoteEngine(Engine.TEMPORAL.value, place.address, place.namespace, run.id)
+    return Remote(run, opened, options.cancel)
+
+
+async def _connect(setup: Setup, *, is_takeover: bool) -> RemoteRun:
+    try:
+        connection = await connect_temporal(setup.options.endpoint.environ)
+    except UsageError as error:
+        # Whether the run goes on there is not known, so that nobody may take it over.
+        raise (UnreachableError(str(error)) if is_takeover else error) from None
+    from batch.temporal.command import RemoteRun
+
+    assert setup.settings is not None
+    return RemoteRun(connection, endpoint=setup.settings.url, job=setup.job.name, run=setup.identity)
+
+
+def require_same_plan(remote: Remote, plan: Plan) -> None:
+    """Raise ManifestLockedError where the run goes on with another plan."""
+    if remote.opened is not None and remote.opened.digest != plan.digest:
+        raise ManifestLockedError(
+            f"the workflow {remote.run.id} goes on with another plan than the job file has now: "
+            "change the file back to follow it, or end it first: zclone run JOB --engine temporal --cancel"
+        )
+
+
+async def clone_remotely(
+    setup: Setup, plan: Plan, manifest: Manifest, *, whole: Plan, remote: Remote, stop: Stop
+) -> EarlyEnd:
+    """Do what is left of ``plan``, a part of ``whole``, on Temporal; return why run or process ended early, if so."""
+    rest = await find_rest(setup.options, plan, manifest)
+    require_same_plan(remote, rest.plan)
+    if stop.requested or (rest.is_done and remote.opened is None):
+        return EarlyEnd(stop.reason, stop.code)
+    facts = await _ask_worker(remote, setup, stop)
+    if facts is None:
+        return EarlyEnd(stop.reason, stop.code)
+    if remote.opened is None:
+        await to_thread(check_version, setup, manifest, facts.version)
+        found = await record_rest(manifest, rest, whole)
+    else:
+        found = rest.found
+    with unfinished_by_inputs():
+        work = _Work(setup, rest.plan, manifest, found, stop)
+        ending = await _observe(remote, work, rate=facts.rate)
+    return _end_of(remote, stop) if ending is None else EarlyEnd(ending.text, ending.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    setup: Setup
+    plan: Plan
+    manifest: Manifest
+    found: Survey
+    stop: Stop
+
+
+def _end_of(remote: Remote, stop: Stop) -> EarlyEnd:
+    if stop.requested and stop.code is not EndReason.DEADLINE:
+        return EarlyEnd(f"{stop.reason}: the run continues on Temporal, workflow {remote.run.id}", stop.code)
+    return EarlyEnd()
+
+
+async def _observe(remote: Remote, work: _Work, *, rate: float) -> Ending | None:
+    manifest, plan = work.manifest, work.plan
+    past = manifest.past
+    await manifest.write_plan(plan, (pair for pair in plan.listing() if not past.is_planned(pair[0])))
+    structlog.get_logger().info("run.started", targets=plan.count, rate=rate, workflow=remote.run.id)
+    async with observe(work.setup, plan, manifest, calls=lambda: remote.calls, rate=rate, stop=work.stop) as journal:
+        return await _follow(remote, work, journal)
+
+
+async def _ask_worker(remote: Remote, setup: Setup, stop: Stop) -> Facts | None:
+    """Return what a worker knows; None at the Stop. Raises UsageError for a rate below that of the workers."""
+    alone = f"no worker answers yet at {remote.run.queue}: start one with zclone worker"
+    facts = await before_stop(remote.run.ask_worker(lambda: say(alone)), stop)
+    rate = setup.limits.rate
+    if facts is not None and setup.is_rate_set and rate < facts.rate:
+        raise UsageError(
+            f"the run's rate of {rate:g}/s is below the workers' {facts.rate:g}/s, which all runs of the endpoint "
+            "share: restart the workers with the lower --rate, or leave out the run's"
+        )
+    return facts
+
+
+async def _follow(remote: Remote, work: _Work, journal: LoggingJournal) -> Ending | None:
+    """Start the run or go on following it, until it ends or the Stop: then it goes on without this process.
+
+    Return why the run ended early. Raises UnreachableError where it never sent anything.
+    """
+    from batch.temporal.messages import Ending
+    from batch.temporal.pages import Work
+
+    manifest, plan, run, silence = work.manifest, work.plan, remote.run, _Silence()
+    past, limits = manifest.past, work.setup.limits
+    uuid_of = await to_thread(uuids_of, plan, manifest, journal.made)
+
+    def made() -> Iterator[tuple[Clone, str]]:
+        waiting = waiting_clones(plan, past) if plan.hand_overs else ()
+        return ((clone, uuid_of(clone) or "") for clone in waiting if clone is not None)
+
+    whole = Work(plan, work.found, past, limits, past.is_at_most_once, made)
+    if remote.opened is None:
+        if past.is_cut_off:
+            await manifest.take_up([key for key, one in past.intents.items() if one.state is not State.PLANNED])
+        await manifest.flush()
+        remote.opened = await run.begin(whole)
+        is_loaded: bool | None = False
+    else:
+        is_loaded = await before_stop(run.is_loaded(silent=silence), work.stop)
+    if is_loaded is False:
+        await run.load(remote.opened, whole)
+    if remote.is_cancelled:
+        await run.stop(Ending("--cancel", EndReason.SIGNAL))
+    sink = _Sink(remote, manifest, journal)
+    ending = await run.follow(remote.opened, sink, work.stop, silent=silence)
+    if ending is not None and not past.was_sent and ending.reason in _UNREACHED:
+        raise UnreachableError(ending.text, ending.reason)
+    return ending
+
+
+_UNREACHED: Final = (EndReason.OUTAGE, EndReason.LOGIN)
+
+
+class _Silence:
+    """Says once for each silence why nobody answers."""
+
+    def __init__(self) -> None:
+        self._said: str | None = None
+
+    def __call__(self, reason: str) -> None:
+        if reason != self._said:
+            structlog.get_logger().warning("temporal.silent", reason=reason)
+        self._said = reason
+
+
+class _Sink:
+    """The manifest as lines of pages go into it."""
+
+    def __init__(self, remote: Remote, manifest: Manifest, journal: LoggingJournal) -> None:
+        self._remote = remote
+        self._manifest = manifest
+        self._journal = journal
+
+    def unwritten(self, lines: Sequence[Line]) -> list[Line]:
+        wanted = {_identity(line): line for line in lines}
+        for line in _lines(self._manifest):
+            wanted.pop(_identity(line), None)
+        return list(wanted.values())
+
+    def write(self, line: Line) -> None:
+        if isinstance(line, HandedOver):
+            self._journal.note_hand_over(line)
+        else:
+            self._journal.note(line)
+
+    async def flush(self) -> None:
+        await self._manifest.flush()
+
+    def note_calls(self, calls: int) -> None:
+        self._remote.calls = calls
+
+
+def _identity(line: Line) -> tuple[object, ...]:
+    if isinstance(line, HandedOver):
+        return "handed over", line.key, line.at
+    return line.state, line.key, line.at, line.attempt, line.job_uuid
+
+
+def _lines(manifest: Manifest) -> Iterator[Line]:
+    with reading(manifest.path) as lines:
+        for body in lines.bodies():
+            line = parse_line(body)
+            if isinstance(line, Record | HandedOver):
+                yield line

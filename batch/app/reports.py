@@ -1,0 +1,145 @@
+"""The report, metrics and pings of a run; no failure here changes how the run ends."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from http.client import HTTPException, InvalidURL
+from typing import TYPE_CHECKING, Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from batch import outputs
+from batch.app.messages import language, say
+from batch.app.output_names import is_template
+from batch.errors import ExitCode, ManifestLostError, UsageError, ZcloneError
+from batch.manifest import summary
+from batch.report.metrics import final_metrics, lost_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from batch.app.options import RunOptions
+    from batch.manifest import Manifest
+
+_TIMEOUT: Final = 5.0
+"""Seconds a ping may take."""
+
+
+def require_usable_outputs(options: RunOptions) -> None:
+    """Raise UsageError, before anything is sent, for files and addresses that cannot be used."""
+    if options.report is not None:
+        from batch.report.write import require_ending
+
+        require_ending(options.report)
+    for path in (options.report, options.metrics_file):
+        if path is not None and is_template(path):
+            # Looked at again once the run is known that it is named after.
+            continue
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: the folder {path.parent} does not exist")
+        if path is not None:
+            outputs.require_replaceable(path)
+    if options.ping_url is not None and urlsplit(options.ping_url).scheme not in {"http", "https"}:
+        raise UsageError("--ping-url: must begin with http:// or https://")
+
+
+def ping(url: str | None, what: str) -> None:
+    """Ping a dead man's switch: POST to ``url``/start or ``url``/EXITCODE, without proxy and redirects.
+
+    It takes five seconds at most. A failure is reported without the url, which is a secret.
+    """
+    if url is None:
+        return
+    failures: list[str] = []
+
+    def deliver() -> None:
+        try:
+            _post(f"{url.rstrip('/')}/{what}")
+        except (OSError, ValueError, HTTPException) as error:
+            failures.append(_why(error))
+        else:
+            failures.append("")
+
+    # A socket's timeout bounds each of its waits, and not how many there are; a name server's answer has none.
+    thread = threading.Thread(target=deliver, name="ping", daemon=True)
+    thread.start()
+    thread.join(_TIMEOUT)
+    failure = failures[0] if failures else "no answer in time"
+    if failure:
+        say(f"the ping {what} was not delivered: {failure}")
+
+
+def _why(error: Exception) -> str:
+    """Return the reason of a failure in words, without any part of the url."""
+    if isinstance(error, HTTPError):
+        return f"the answer is HTTP {error.code}"
+    reason = error.reason if isinstance(error, URLError) else error
+    match reason:
+        case TimeoutError():
+            return "no answer in time"
+        case ssl.SSLCertVerificationError():
+            # What stands behind the comma names the host.
+            return f"the certificate is not valid: {reason.verify_message.partition(',')[0]}"
+        case OSError(strerror=str(text)):
+            return text
+        case ValueError() | InvalidURL():
+            return "is no usable url"
+        case HTTPException():
+            return f"the answer is no HTTP ({type(reason).__name__})"
+        case _:
+            return type(reason).__name__
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Treats a redirect as an error: the ping is meant for one address only."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Follow nothing."""
+
+
+def _post(url: str) -> None:
+    """POST nothing to ``url``. Raises OSError, ValueError and HTTPException."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    request = urllib.request.Request(url, data=b"", method="POST")  # noqa: S310 - http or https, as ``require_usable_outputs`` found
+    with opener.open(request, timeout=_TIMEOUT):
+        pass
+
+
+@contextmanager
+def write_outputs(manifest: Path, options: RunOptions) -> Iterator[None]:
+    """Write report and metrics however the block ends, except where the manifest was lost: then they are written."""
+    is_lost = False
+    try:
+        yield
+    except ManifestLostError:
+        is_lost = True
+        raise
+    finally:
+        if not is_lost and manifest.exists():
+            _write(options, manifest, lambda: final_metrics(summary(manifest), at=time.time()))
+
+
+def write_outputs_of_lost(manifest: Manifest, lost_file: Path, options: RunOptions) -> None:
+    """Write the metrics from memory, and the report from the open file, of a manifest that was moved or deleted."""
+    job, counts = manifest.header.job, manifest.past.counts
+    _write(options, lost_file, lambda: lost_metrics(job, counts, exit_code=int(ExitCode.BROKEN), at=time.time()))
+
+
+def _write(options: RunOptions, manifest: Path, metrics: Callable[[], Iterable[str]]) -> None:
+    if options.metrics_file is None and options.report is None:
+        return
+    from batch.report.write import write_report
+
+    try:
+        if options.metrics_file is not None:
+            outputs.replace(options.metrics_file, metrics(), mode=outputs.PUBLIC)
+        if options.report is not None:
+            spoken = language(options.endpoint.environ)
+            write_report(manifest, options.report, at=time.time(), language=spoken, is_over=True)
+    except ZcloneError as error:
+        say(f"zclone: {error}")

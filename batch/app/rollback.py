@@ -1,0 +1,121 @@
+"""``zclone rollback``: deletes what a run made, where it is as it was made and nothing runs on it."""
+
+from __future__ import annotations
+
+import time
+from asyncio import to_thread
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from batch import __version__
+from batch.app.change_run import change_run
+from batch.app.changer import Changer, Objection
+from batch.app.rollback_look import Candidates, Deletion, find_candidates
+from batch.app.verifier import Verifier
+from batch.app.verify import read_plan
+from batch.errors import ExitCode
+from batch.report.verification import Verification
+from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.lookups import UUIDS_A_QUERY
+from batch.zstack.readback import ReadBack
+from batch.zstack.service_jobs import ServiceJobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batch.app.change_run import LockedRun
+    from batch.app.verifier import Item
+    from batch.app.verify import VerifyOptions
+    from batch.manifest.targets import Targets
+    from batch.model import Plan
+
+
+@dataclass(slots=True)
+class RolledBack:
+    """What a rollback found, and then did. Keys of targets, with the reason where there is one."""
+
+    job: str
+    run: str
+    wanted: dict[str, str] = field(default_factory=dict)
+    """The uuid of each clone that is to be deleted, the newest first."""
+    gone: list[str] = field(default_factory=list)
+    """Clones that somebody else deleted."""
+    left: dict[str, str] = field(default_factory=dict)
+    undone: set[str] = field(default_factory=set)
+    unknown: dict[str, str] = field(default_factory=dict)
+    is_done: bool = False
+    """Whether it was agreed to, and came to its end."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Return 4 where anything is unknown or was not done, else 3 where anything was left, else 0."""
+        if self.unknown or not self.is_done:
+            return ExitCode.UNFINISHED
+        return ExitCode.FAILED if self.left else ExitCode.OK
+
+
+def roll_back(options: VerifyOptions, confirm: Callable[[RolledBack], bool]) -> RolledBack:
+    """Roll a run back. ``confirm``: shown what would be deleted and left, and asked whether it may be.
+
+    Raises UsageError, ManifestError, UnreachableError, RunStoppedError.
+    """
+    return change_run(
+        options, lambda run: _roll_back(run, confirm), command="rollback", reason="clones were rolled back"
+    )
+
+
+async def _roll_back(run: LockedRun, confirm: Callable[[RolledBack], bool]) -> RolledBack:
+    return await roll_back_plan(run, await read_plan(run.job, run.targets, run.server), confirm)
+
+
+async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RolledBack], bool]) -> RolledBack:
+    """Roll a run back that is locked; ``plan``: of the job file as it is now. Raises RunStoppedError."""
+    targets, manifest, server = run.targets, run.manifest, run.server
+    client, header = await server.client(), targets.header
+    auxiliary, readback = AuxiliaryApi(client), ReadBack(client)
+    identity = await auxiliary.identity()
+    candidates = await to_thread(find_candidates, targets, plan)
+    tool = f"zclone {__version__}"
+    shown = Verification(header.job, header.run, header.endpoint, str(manifest.path), tool, time.time())
+    verifier = Verifier(targets, plan, shown, identity=identity, readback=readback, auxiliary=auxiliary)
+    jobs = ServiceJobs(client)
+    deletion = Deletion(verifier, readback, jobs, identity=identity, objections=candidates.objections)
+    found = RolledBack(header.job, header.run, left=dict(candidates.left))
+    await _survey(candidates, deletion, found)
+    found.is_done = not found.wanted and not found.gone and not _begun(candidates, targets)
+    if found.is_done or not await to_thread(confirm, found):
+        return found
+    changer = Changer(
+        manifest, deletion, jobs, clock=server.clock, stop=run.stop, concurrency=run.job.limits.concurrency
+    )
+    try:
+        await changer.run(candidates.items, targets.deleting)
+        found.is_done = True
+    finally:
+        found.left = {**candidates.left, **changer.left}
+        found.undone, found.unknown = changer.done, changer.unknown
+    return found
+
+
+def _begun(candidates: Candidates, targets: Targets) -> bool:
+    return any(item.target.key in targets.deleting for item in candidates.items)
+
+
+async def _survey(candidates: Candidates, deletion: Deletion, found: RolledBack) -> None:
+    """Look at every clone once: that is what is listed."""
+    page: list[Item] = []
+    for start in range(0, len(candidates.items), UUIDS_A_QUERY):
+        page = list(candidates.items[start : start + UUIDS_A_QUERY])
+        objections = await deletion.objections(page)
+        for item in page:
+            _sort(item, objections.get(item.target.key), found)
+
+
+def _sort(item: Item, objection: Objection | None, found: RolledBack) -> None:
+    key = item.target.key
+    if objection is None:
+        found.wanted[key] = str(item.target.clone_uuid)
+    elif objection.is_done:
+        found.gone.append(key)
+    else:
+        found.left[key] = objection.text

@@ -1,0 +1,193 @@
+"""What speaks against deleting a clone: asked of the manifest once, and of the server right before a DELETE."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.app.changer import Objection
+from batch.app.verifier import Item
+from batch.app.verify import undone_record
+from batch.manifest.kinds import DeletingLine
+from batch.model import State
+from batch.plan import resource_uuid
+from batch.report.verification import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batch.app.changer import ChangeLine
+    from batch.app.verifier import Verifier
+    from batch.manifest import Manifest
+    from batch.manifest.targets import Targets
+    from batch.model import JsonValue, Plan
+    from batch.report.verification import Finding
+    from batch.zstack.answers import SubmitAnswer
+    from batch.zstack.auxiliary import Identity
+    from batch.zstack.readback import ReadBack
+    from batch.zstack.service_jobs import ServiceJobs
+
+_OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
+_SHARED: Final = "it was shared, and this account does not see what others run on it: roll back as admin"
+
+
+class Candidates(NamedTuple):
+    """The targets of a run that a rollback has something to say of."""
+
+    items: tuple[Item, ...]
+    """Those whose clone this run made, the newest first."""
+    objections: Mapping[str, Objection]
+    """By key: what the manifest or the job file says against deleting one of them."""
+    left: Mapping[str, str]
+    """By key: why the others are left."""
+
+
+def find_candidates(targets: Targets, plan: Plan) -> Candidates:
+    """Tell what this run made from what it did not; ``plan``: with the uuids of the present generations."""
+    items: list[Item] = []
+    objections: dict[str, Objection] = {}
+    left: dict[str, str] = {}
+    for item in _items(targets, plan):
+        if item.target.state is State.CLONED:
+            foreign = _foreign(item, targets)
+            if foreign:
+                left[item.target.key] = foreign
+                continue
+            items.append(item)
+            change = _change(item)
+            if change:
+                objections[item.target.key] = Objection(change)
+        elif item.target.state in _OPEN:
+            left[item.target.key] = f"{item.target.state}: nobody knows yet whether it is made; zclone run settles it"
+    items.sort(key=lambda item: item.target.at, reverse=True)
+    return Candidates(tuple(items), objections, left)
+
+
+def _items(targets: Targets, plan: Plan) -> Iterator[Item]:
+    seen = bytearray(len(targets))
+    for clone in plan.clones():
+        ordinal = targets.find(clone.key)
+        if ordinal is not None:
+            seen[ordinal] = 1
+            yield Item(ordinal, targets.read(ordinal), clone)
+    for ordinal, is_seen in enumerate(seen):
+        if not is_seen:
+            yield Item(ordinal, targets.read(ordinal), None)
+
+
+def _foreign(item: Item, targets: Targets) -> str:
+    """Return why a clone is not this run's; empty where it is."""
+    target = item.target
+    if target.is_foreign:
+        return "foreign: it was there before this run asked for it"
+    if target.asked_uuid is None or target.asked_uuid != target.clone_uuid:
+        return "foreign: no attempt of this run to make it is on record"
+    return "" if has_own_uuid(item, targets) else "foreign: its uuid is neither derived nor in the job file"
+
+
+def has_own_uuid(item: Item, targets: Targets) -> bool:
+    """Whether a clone's uuid follows from job, run, key and generation, or stands in the job file."""
+    header, key = targets.header, item.target.key
+    own = resource_uuid(header.job, header.run, key, generation=targets.undone.generation(key))
+    return item.target.clone_uuid in (own, None if item.clone is None else item.clone.resource_uuid)
+
+
+def _change(item: Item) -> str:
+    """Return how a target changed since its clone was made; empty where it did not."""
+    if item.clone is None:
+        return "edited: its target left the job file"
+    return "" if item.target.digest == item.clone.digest else "edited: its target was changed since it was made"
+
+
+class Deletion:
+    """The Change that deletes clones: asks for their content and use; all answers are of now."""
+
+    api = "DeleteModelService"
+    participle = "deleted"
+    is_repeatable = False
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        readback: ReadBack,
+        jobs: ServiceJobs,
+        *,
+        identity: Identity,
+        objections: Mapping[str, Objection],
+    ) -> None:
+        """``objections``: what manifest and job file say, whatever the server shows."""
+        self._verifier = verifier
+        self._readback = readback
+        self._jobs = jobs
+        self._identity = identity
+        self._objections = objections
+
+    def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
+        """Return what is recorded before a DELETE."""
+        return DeletingLine(item.target.key, at, str(item.target.clone_uuid), job_uuid)
+
+    def is_same(self, item: Item, line: ChangeLine) -> bool:
+        """Whether a DELETE on record is of the same clone."""
+        return line.clone_uuid == item.target.clone_uuid
+
+    def contradicts(self, item: Item, line: ChangeLine) -> bool:  # noqa: ARG002 - two DELETEs never do
+        """One DELETE undoes no other."""
+        return False
+
+    async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
+        """Send the DELETE."""
+        return await self._jobs.delete(str(item.target.clone_uuid), job_uuid)
+
+    def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:  # noqa: ARG002
+        """Record that a clone is gone, whoever deleted it."""
+        manifest.note(undone_record(item.target, at))
+
+    async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
+        """Return by key what speaks against deleting clones of the page. Raises CallFailedError."""
+        findings = await self._verifier.compare_page(page)
+        used = await self._readback.used([str(item.target.clone_uuid) for item in page])
+        found = ((item.target.key, self._objection(item, findings.get(item.target.key), used)) for item in page)
+        return {key: objection for key, objection in found if objection is not None}
+
+    def _objection(self, item: Item, finding: Finding | None, used: set[str]) -> Objection | None:
+        verdict = Verdict.IN_SYNC if finding is None else finding.verdict
+        if verdict is Verdict.MISSING:
+            return Objection("gone", is_done=True)
+        if finding is not None and verdict is Verdict.UNKNOWN:
+            return Objection(f"not seen: {finding.detail}", is_unseen=True)
+        if item.target.clone_uuid in used:
+            return Objection("in use: an instance group runs on it")
+        if item.target.key in self._objections:
+            return self._objections[item.target.key]
+        if finding is not None:
+            return Objection(f"changed: {', '.join(one.field for one in finding.differences)}")
+        if _was_touched(item, self._verifier.services.get(str(item.target.clone_uuid), {})):
+            return Objection("changed: the server's dates say that it was changed after it was made")
+        wanted = None if item.clone is None else item.clone.hand_over
+        is_shared = item.target.is_shared or (wanted is not None and bool(wanted.share_with))
+        return Objection(_SHARED) if is_shared and not self._identity.is_admin else None
+
+
+def _was_touched(item: Item, inventory: Mapping[str, JsonValue]) -> bool:
+    """Whether a clone was changed later than its own job can have done it, by the server's own two dates.
+
+    They have no zone, and count whole seconds. Where they cannot be read only equal ones are innocent.
+    """
+    created, changed = inventory.get("createDate"), inventory.get("lastOpDate")
+    if created == changed or changed is None:
+        return False
+    times = [_read_date(created), _read_date(changed)]
+    if times[0] is None or times[1] is None:
+        return True
+    own = max(0.0, item.target.at - item.target.asked_at)
+    return abs((times[1] - times[0]).total_seconds()) > own + 1
+
+
+def _read_date(value: JsonValue) -> datetime | None:
+    """Read a date such as ``Nov 25, 2025 11:51:50 AM``, as Java's formats of any version have it."""
+    words = " ".join(str(value).replace(",", " ").split())
+    try:
+        # Both are of one zone, which nobody names.
+        return datetime.strptime(words, "%b %d %Y %I:%M:%S %p").replace(tzinfo=UTC)
+    except ValueError:
+        return None

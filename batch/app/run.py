@@ -1,0 +1,298 @@
+"""``zclone run`` and ``retry``: from a job file to an exit code, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+from asyncio import to_thread
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from batch import log
+from batch.app.changes import find_rest, record_changes, record_rest
+from batch.app.control import listen
+from batch.app.ending import stop_text, success_text
+from batch.app.event_loop import loop_factory, on_signal
+from batch.app.handover import hand_over
+from batch.app.logs import log_to
+from batch.app.manifest import close_run, finished_result, new_header, open_run, take_over
+from batch.app.messages import say, warn
+from batch.app.observe import observe
+from batch.app.outcome import EarlyEnd, read_result, summary_text, unfinished_by_inputs, unfinished_once_sent
+from batch.app.planning import check_version, make_draft, make_plan, server_of
+from batch.app.prepare import prepare
+from batch.app.remote import clone_remotely, find_remote
+from batch.app.reports import ping, require_usable_outputs, write_outputs
+from batch.app.selection import refuse_no_match, select
+from batch.app.server import describe_connection
+from batch.app.webhook import web_hooks
+from batch.engine import Stop, clone_all
+from batch.engine.control import Controls
+from batch.engine.stop import before_stop
+from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, UsageError, ZcloneError
+from batch.manifest import is_held
+from batch.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from batch.app.options import RunOptions
+    from batch.app.outcome import RunResult
+    from batch.app.prepare import Setup
+    from batch.app.remote import Remote
+    from batch.app.server import Server
+    from batch.engine.survey import Survey
+    from batch.manifest import Manifest
+    from batch.model import Plan
+    from batch.plan import Draft
+    from batch.zstack.client import Client
+
+
+_LOCK_INTERVAL: Final = 0.5
+"""Seconds between two looks at a lock."""
+
+
+def run_job(options: RunOptions) -> ExitCode:
+    """Begin a run or resume it, and return what it came to. Raises ZcloneError where nothing could be begun."""
+    require_usable_outputs(options)
+    ping(options.ping_url, "start")
+    code = ExitCode.BROKEN
+    try:
+        code = _run_alone(options)
+    except ZcloneError as error:
+        code = error.exit_code
+        raise
+    finally:
+        ping(options.ping_url, str(int(code)))
+    return code
+
+
+def _run_alone(options: RunOptions) -> ExitCode:
+    """Run once no other process holds the manifest, as ``on_overlap`` has it. Raises ManifestLockedError.
+
+    After a wait everything is read again: the other process may have ended the run, or begun it.
+    """
+    overlap = options.on_overlap
+    until = time.monotonic() + overlap.patience
+    while True:
+        try:
+            return _run(prepare(options))
+        except ManifestLockedError as error:
+            if error.held is None:
+                raise
+            if overlap.is_skipped:
+                say(f"skipped: {error}")
+                return ExitCode.OK
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+            say(f"{error.held}: another process holds this manifest: waiting up to {left:.0f} s for its end")
+            _wait_for_lock(error.held, until)
+
+
+def _wait_for_lock(path: Path, until: float) -> None:
+    """Return when nobody holds the manifest at ``path``, or at the time ``until`` by the monotonic clock."""
+    while (left := until - time.monotonic()) > 0 and path.exists() and is_held(path):
+        time.sleep(min(_LOCK_INTERVAL, left))
+
+
+def _run(setup: Setup) -> ExitCode:
+    options = setup.options
+    with log_to(options.log_file, style=options.log_format, above=setup.console, is_quiet=options.is_quiet):
+        log.bind(job=setup.job.name, run=setup.identity)
+        warn(setup.warnings)
+        with write_outputs(setup.path, options):
+            result = finished_result(setup)
+            if result is None:
+                with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                    result = runner.run(_run_until_stop(setup))
+            return _summarise(setup, result)
+
+
+@dataclass(slots=True)
+class _Engine:
+    """What executes the run, once that is known."""
+
+    remote: Remote | None = None
+    """None: this process."""
+    manifest: Manifest | None = None
+    """None until it is open."""
+
+    def counts(self) -> Mapping[State, int]:
+        """Return the targets by state."""
+        return {} if self.manifest is None else self.manifest.past.counts
+
+
+async def _run_until_stop(setup: Setup) -> RunResult:
+    stop, loop, deadline = Stop(), asyncio.get_running_loop(), None
+    if setup.limits.deadline is not None:
+        deadline = loop.time() + setup.limits.deadline
+        loop.call_at(deadline, stop.request, "the deadline has passed", EndReason.DEADLINE)
+    engine = _Engine()
+    with on_signal(partial(_stop, setup, stop, engine)):
+        return await _run_manifest(setup, stop, engine, deadline=deadline)
+
+
+def _stop(setup: Setup, stop: Stop, engine: _Engine, signal: str) -> None:
+    say(stop_text(setup, signal, engine.counts(), is_local=engine.remote is None))
+    stop.request(signal, EndReason.SIGNAL)
+
+
+async def _run_manifest(setup: Setup, stop: Stop, engine: _Engine, *, deadline: float | None) -> RunResult:
+    """Plan, open the manifest, do what is left, and close the manifest whatever happens.
+
+    ``engine`` gets the run on Temporal, where it is there. ``deadline``: by the loop's time. What walks the whole plan
+    or manifest does so in a thread, so that a signal is answered at once meanwhile.
+    """
+    draft = await to_thread(_draft_new_run, setup)
+    manifest = await open_run(setup)
+    engine.manifest = manifest
+    code, early, result = ExitCode.BROKEN, EarlyEnd(), None
+    try:
+        engine.remote = await find_remote(setup, manifest)
+        result = await _run_plan(setup, manifest, stop, remote=engine.remote, draft=draft, deadline=deadline)
+        code, early = result.exit_code, result.early
+    except ZcloneError as error:
+        code, early = error.exit_code, EarlyEnd(str(error), error.reason)
+        raise
+    finally:
+        await close_run(setup, manifest, code, early, result=result)
+    return result
+
+
+def _draft_new_run(setup: Setup) -> Draft | None:
+    """Plan a run that has no manifest yet, so that a job file that cannot be used leaves none behind."""
+    if setup.path.exists():
+        return None
+    if setup.options.retry is not None:
+        raise UsageError(f"{setup.path}: no such manifest: this run never started, so there is nothing to retry")
+    draft = make_draft(setup, new_header(setup).created_at)
+    if not draft.questions:
+        refuse_no_match(draft.plan, setup.options.only)
+    return draft
+
+
+async def _run_plan(
+    setup: Setup,
+    manifest: Manifest,
+    stop: Stop,
+    *,
+    remote: Remote | None,
+    draft: Draft | None,
+    deadline: float | None,
+) -> RunResult:
+    options, before = setup.options, manifest.past.counts[State.CLONED]
+    warn(manifest.warnings)
+    await take_over(manifest, by_flag=options.adopt_manifest)
+    with unfinished_once_sent(manifest):
+        async with server_of(setup, stop=stop) as server:
+            whole = await before_stop(make_plan(setup, manifest, server, draft=draft), stop)
+            if whole is None:
+                raise RunStoppedError(f"stopped before anything was sent: {stop.reason}", stop.code)
+            await to_thread(refuse_no_match, whole, options.only)
+            plan = await to_thread(select, whole, only=options.only, shard=options.shard)
+            if remote is not None:
+                early = await clone_remotely(setup, plan, manifest, whole=whole, remote=remote, stop=stop)
+            else:
+                early = await _clone_rest(
+                    setup, plan, manifest, whole=whole, server=server, stop=stop, deadline=deadline
+                )
+    with unfinished_by_inputs():
+        result = await to_thread(read_result, plan, manifest.past, early, is_part=bool(options.only))
+    return replace(result, made=manifest.past.counts[State.CLONED] - before)
+
+
+async def _clone_rest(
+    setup: Setup,
+    plan: Plan,
+    manifest: Manifest,
+    *,
+    whole: Plan,
+    server: Server,
+    stop: Stop,
+    deadline: float | None,
+) -> EarlyEnd:
+    """Do what is left to do of ``plan``, a part of ``whole``, and return why the run ended early, if it did.
+
+    ``deadline``: by the loop's time; what went by since the start is not the pool's.
+    """
+    rest = await find_rest(setup.options, plan, manifest)
+    plan = rest.plan
+    if rest.is_done or stop.requested:
+        await record_changes(manifest, whole)
+        if plan.shard and plan.count == 0:
+            # On record all the same: `merge` wants every shard.
+            await manifest.write_plan(plan, ())
+        return EarlyEnd(stop.reason, stop.code)
+    client = await before_stop(server.client(), stop)
+    if client is None:
+        return EarlyEnd(stop.reason, stop.code)
+    connection = await before_stop(describe_connection(client, rate=setup.limits.rate), stop)
+    if connection is None:
+        return EarlyEnd(stop.reason, stop.code)
+    if deadline is not None:
+        left = max(0.0, deadline - asyncio.get_running_loop().time())
+        setup = replace(setup, limits=replace(setup.limits, deadline=left))
+    await to_thread(check_version, setup, manifest, client.version)
+    # Nothing is written before all checks have passed.
+    manifest.note_operation(connection)
+    found = await record_rest(manifest, rest, whole)
+    with unfinished_by_inputs():
+        return await _clone(setup, plan, manifest, found, server=server, client=client, stop=stop)
+
+
+async def _clone(
+    setup: Setup, plan: Plan, manifest: Manifest, found: Survey, *, server: Server, client: Client, stop: Stop
+) -> EarlyEnd:
+    """Reconcile open clones, settle the rest and hand over what is made."""
+    past, limits = manifest.past, setup.limits
+    await manifest.write_plan(plan, (pair for pair in plan.listing() if not past.is_planned(pair[0])))
+    structlog.get_logger().info("run.started", targets=plan.count, rate=limits.rate)
+    controls = Controls(server.gate, stop, rate=limits.rate, concurrency=limits.concurrency)
+    calls = lambda: server.gate.calls  # noqa: E731 - too short for a def
+    try:
+        async with (
+            web_hooks(setup.web_hook, client, server.gate.polls) as hooks,
+            observe(setup, plan, manifest, calls=calls, rate=limits.rate, stop=stop, controls=controls) as journal,
+            listen(setup, manifest, controls, stop=stop),
+        ):
+            await clone_all(
+                plan,
+                found,
+                api=client,
+                journal=journal,
+                past=past,
+                clock=server.clock,
+                limits=limits,
+                stop=stop,
+                polls=server.gate.polls,
+                hooks=hooks,
+                controls=controls,
+                at_most_once=past.is_at_most_once,
+            )
+            await hand_over(plan, manifest, client, journal=journal, workers=controls.concurrency, stop=stop)
+    except RunStoppedError as stopped:
+        return EarlyEnd(str(stopped), stopped.reason)
+    return EarlyEnd(stop.reason, stop.code)
+
+
+def _summarise(setup: Setup, result: RunResult) -> ExitCode:
+    code, early = result.exit_code, result.early
+    structlog.get_logger().info("run.ended", exit_code=int(code), reason=early.text, reason_code=early.reason)
+    # The summary is the last that is said.
+    log.flush()
+    if early.text:
+        say(f"stopped early: {early.text}")
+    # As typed, and with the run that the command means where tomorrow it would mean another.
+    again = shlex.join(["zclone", *sys.argv[1:], *setup.run_flag])
+    text = summary_text(setup.path, result, again=again, language=setup.language)
+    if code is ExitCode.OK:
+        text += f"\n{success_text(setup, result, seconds=time.time() - setup.began)}"
+    say(text, level="info" if code is ExitCode.OK else "warning")
+    return code

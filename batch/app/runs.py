@@ -1,0 +1,201 @@
+"""The runs of a job that have a manifest in the current folder, and which of them a command resumes.
+
+Which run the plain command means follows from the manifests in the folder: their headers say whose they are and when
+they began, their last lines whether they are finished. A run is the plain command's own where ``run:``, rendered at its
+beginning, gives its name; one of ``--run`` is not.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from batch.app.messages import say
+from batch.errors import ExitCode, ManifestError, ManifestLockedError, UsageError
+from batch.manifest import is_held
+from batch.manifest.ending import last_end
+from batch.manifest.reading import reading
+from batch.plan import run_id
+from batch.text import shell_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batch.jobfile import Job
+    from batch.manifest import Header
+
+JOB_FILES: Final = frozenset({".yaml", ".yml", ".json"})
+"""How the name of a job file ends; a manifest's ends otherwise."""
+_ENDING: Final = ".manifest.jsonl"
+_SHARD: Final = re.compile(r"\.shard-(\d+-of-\d+)$")
+_DATED: Final = re.compile(r"(?<!\$)(?:\$\$)*\$\{(date|time)\}")
+_RESUMED: Final = 12 * 3600.0
+_FINISHED: Final = (ExitCode.OK, ExitCode.FAILED)
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """A run with a manifest."""
+
+    path: Path
+    header: Header
+
+    @property
+    def name(self) -> str:
+        """Its identity."""
+        return self.header.run
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last process ended with 0 or 3."""
+        end = last_end(self.path)
+        return end is not None and end.exit_code in _FINISHED
+
+
+def manifest_name(job: Path, run: str, *, simulated: bool, shard: str | None) -> str:
+    """Name a run's manifest where ``--manifest`` does not."""
+    parts = [job.stem, *([run] if run != "default" else []), *(["simulated"] if simulated else [])]
+    return ".".join(parts) + _part(shard) + _ENDING
+
+
+def _part(shard: str | None) -> str:
+    return "" if shard is None else f".shard-{shard.replace('/', '-of-')}"
+
+
+def known_runs(job: Path, *, simulated: bool, shard: str | None) -> list[KnownRun]:
+    """Return the runs of the job file that have their manifest in the current folder, the newest first."""
+    found = [one for one in _manifests(job) if one.header.simulated == simulated and _shard_of(one.path) == shard]
+    return sorted(found, key=lambda one: (one.header.created_at, one.name), reverse=True)
+
+
+def all_runs(job: Path) -> list[KnownRun]:
+    """Return every run of the job file with a manifest in the current folder, parts and rehearsals too, newest first.
+
+    Raises UsageError where ``job`` is no file.
+    """
+    if not job.is_file():
+        raise UsageError(f"{job}: no such file")
+    return sorted(_manifests(job), key=lambda one: (one.header.created_at, one.path.name), reverse=True)
+
+
+def manifest_of(path: Path, run: str | None) -> Path:
+    """Return the manifest that ``path`` and ``--run`` mean: itself, or that of a run of the job file, or its newest.
+
+    Raises UsageError.
+    """
+    if path.suffix.lower() not in JOB_FILES:
+        if run is not None:
+            raise UsageError(f"{path} is a manifest, and has one run: --run goes with a job file")
+        return path
+    found = all_runs(path)
+    if not found:
+        raise UsageError(f"{path}: no run of this job has a manifest in this folder")
+    if run is None:
+        return found[0].path
+    named = next((one.path for one in found if one.name == run), None)
+    if named is None:
+        raise UsageError(
+            f"{path}: no run {run!r} has a manifest in this folder; zclone runs {shell_path(path)} lists them"
+        )
+    return named
+
+
+def find_manifest(job: Path, *, run: str | None, simulated: bool) -> Path:
+    """Return the manifest of a run of the job file, of the newest where ``run`` is None. Raises UsageError."""
+    found = [one for one in _manifests(job) if one.header.simulated is simulated and run in (None, one.name)]
+    if not found:
+        kind = "rehearsal" if simulated else "run"
+        which = f"no {kind}" if run is None else f"no {kind} {run}"
+        hint = "" if simulated else "; --simulate looks for a rehearsal's"
+        raise UsageError(f"{job}: {which} of this job has a manifest in this folder{hint}; --manifest FILE names one")
+    return max(found, key=lambda one: one.header.created_at).path
+
+
+def _manifests(job: Path) -> Iterator[KnownRun]:
+    for path in sorted(Path().glob("*" + _ENDING)):
+        if not path.name.startswith(job.stem + "."):
+            continue
+        try:
+            with reading(path) as manifest:
+                next(manifest.bodies(), None)
+        except (UsageError, ManifestError):
+            # Opening it for a command reports what is wrong.
+            continue
+        if Path(manifest.header.job_file).name == job.name:
+            yield KnownRun(path, manifest.header)
+
+
+def read_beginning(path: Path, otherwise: float) -> float:
+    """Return when the run of a manifest began, in seconds since the epoch; ``otherwise`` where there is none yet."""
+    try:
+        with reading(path) as manifest:
+            next(manifest.bodies(), None)
+            return manifest.header.created_at
+    except (UsageError, ManifestError):
+        # Opening it for the run reports what is wrong.
+        return otherwise
+
+
+def _shard_of(path: Path) -> str | None:
+    found = _SHARD.search(path.name.removesuffix(_ENDING))
+    return None if found is None else found[1].replace("-of-", "/")
+
+
+def is_dated(job: Job) -> bool:
+    """Whether ``run:`` holds ``${date}`` or ``${time}``."""
+    return _DATED.search(job.run) is not None
+
+
+def run_to_begin(job: Job, *, simulated: bool, shard: str | None, at: float, is_new: bool) -> KnownRun | None:
+    """Return the unfinished run that the plain command resumes; None: it begins the run that ``run:`` names now.
+
+    ``at``: now, in seconds since the epoch; ``is_new``: ``--new-run``. Raises UsageError where the new run has a
+    manifest already, ManifestLockedError where a process holds another run.
+    """
+    if not is_dated(job):
+        if is_new:
+            raise UsageError("--new-run: `run:` holds neither ${date} nor ${time}, so it always names the same run")
+        return None
+    now = run_id(job, run=None, started_at=at)
+    # The plain command neither begins nor resumes a run that was named by --run.
+    found = [
+        one
+        for one in known_runs(job.path, simulated=simulated, shard=shard)
+        if one.header.job == job.name and one.name == run_id(job, run=None, started_at=one.header.created_at)
+    ]
+    _refuse_overlap(found, now)
+    open_runs = [one for one in found if not one.is_finished]
+    recent = [one for one in open_runs if at - one.header.created_at < _resume_window(job)]
+    if is_new:
+        if any(one.name == now for one in found):
+            raise UsageError(f"--new-run: the run {now} has a manifest already")
+        recent = []
+    chosen = recent[0] if recent else None
+    _report_choice(job, chosen, [one.name for one in open_runs if one is not chosen and one.name != now], now=now)
+    return chosen if chosen is not None and chosen.name != now else None
+
+
+def _refuse_overlap(found: list[KnownRun], now: str) -> None:
+    for one in found:
+        if one.name != now and is_held(one.path):
+            raise ManifestLockedError(
+                f"{one.path}: another process is running the run {one.name} of this job", one.path
+            )
+
+
+def _resume_window(job: Job) -> float:
+    if job.resume_within is not None:
+        return job.resume_within
+    return 0.0 if "time" in _DATED.findall(job.run) else _RESUMED
+
+
+def _report_choice(job: Job, chosen: KnownRun | None, left: list[str], *, now: str) -> None:
+    if chosen is not None and chosen.name != now:
+        say(f"resuming the unfinished run {chosen.name}; --new-run starts {now}", level="info")
+    for name in left[:_NAMED]:
+        say(f"warning: the run {name} is unfinished; zclone run {job.path} --run {name} resumes it")
+    if len(left) > _NAMED:
+        say(f"warning: {len(left) - _NAMED} more runs are unfinished")

@@ -1,0 +1,124 @@
+"""The connection of a command to its server or embedded node: opened when first needed, closed with a logout."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from batch import log
+from batch.app.messages import language, say, warn
+from batch.app.node import embedded_node, node_state
+from batch.clock import SystemClock
+from batch.engine import Gate, hard_cap
+from batch.engine.timely import TimelyGate
+from batch.manifest.kinds import ConnectedLine
+from batch.redaction import Secrets
+from batch.zstack import connect
+from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.settings import PasswordAuth, Settings
+from batch.zstack.wire import CallFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from types import TracebackType
+
+    from batch.zstack.client import Client
+
+
+class Server:
+    """An async context; ``client`` may be asked for as often as needed."""
+
+    def __init__(
+        self,
+        settings: Settings | None,
+        *,
+        rate: float,
+        environ: Mapping[str, str],
+        manifest: Path = Path(),
+        faults: str | None = None,
+        tell: Callable[[Iterable[str]], None] = warn,
+        paused: Callable[[float], None] | None = None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        ``settings``: None for an embedded node with ``faults``, which keeps its state beside ``manifest``.
+        ``environ``: of the process, for the operator's language and the embedded node.
+        ``tell``: how the operator is warned: in the log or, for commands without one, by ``say_warnings``.
+        ``paused``: called with the seconds of a pause that the server asked for; None: ``say_pause``.
+        """
+        self.clock = SystemClock()
+        self.gate = Gate(rate, cap=hard_cap(rate), clock=self.clock, paused=paused or say_pause)
+        self._passage = TimelyGate(self.gate, self.clock)
+        self.is_rehearsal = settings is None
+        self._settings = settings
+        self._environ = environ
+        self._manifest = manifest
+        self._faults = faults or ""
+        self.tell = tell
+        self._stack = AsyncExitStack()
+        self._client: Client | None = None
+        self._told = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A login that still waits for its turn must not hold up the end.
+        self.gate.stop(0.0)
+        await self._stack.aclose()
+        self._warn()
+
+    async def client(self) -> Client:
+        """Return the client, connected and proven the first time. Raises UnreachableError."""
+        if self._client is None:
+            settings = self._stack.enter_context(self._endpoint())
+            # What an embedded node is opened with is no secret, and words such as its "password" are in many texts.
+            secrets = Secrets() if self.is_rehearsal else log.SECRETS
+            connecting = connect(
+                settings, gate=self._passage, clock=self.clock, language=language(self._environ), secrets=secrets
+            )
+            self._client = await self._stack.enter_async_context(await connecting)
+            # Before the first byte is sent, credentials among them.
+            self._warn()
+            await self._client.preflight()
+            self._warn()
+        return self._client
+
+    def _warn(self) -> None:
+        if self._client is not None:
+            self.tell(self._client.warnings[self._told :])
+            log.flush()
+            self._told = len(self._client.warnings)
+
+    @contextmanager
+    def _endpoint(self) -> Iterator[Settings]:
+        if self._settings is not None:
+            yield self._settings
+            return
+        with embedded_node(self._environ, faults=self._faults, state=node_state(self._manifest)) as node:
+            # An account, because faults end sessions.
+            yield Settings(node.url, PasswordAuth(node.account, node.password))
+
+
+def say_warnings(warnings: Iterable[str]) -> None:
+    """Write warnings to stderr, for commands without a log."""
+    for warning in warnings:
+        say(f"warning: {warning}")
+
+
+def say_pause(seconds: float) -> None:
+    """Report that the server asked to wait."""
+    say(f"the server is busy: no calls for {seconds:.0f} s, as it asked")
+
+
+async def describe_connection(client: Client, *, rate: float) -> ConnectedLine:
+    """Return as which account a run clones, where the server tells: only that account and admin see its clones."""
+    try:
+        account = await AuxiliaryApi(client).own_account()
+    except CallFailedError:
+        account = None
+    return ConnectedLine(time.time(), None if account is None else account.uuid, rate)

@@ -1,0 +1,99 @@
+"""A plan's sources as the server has them: which exist, what is in them, and whose they are.
+
+Only ``plan`` asks whether all sources exist. In a run a missing source is that target's own failure (SYS.1003), and a
+million targets would cost 5,000 calls before the first POST. Up to 20,000 sources are compared; of more only the uuids
+are asked for, in pages of 200.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from batch.app.messages import say
+from batch.keytable import KeyTable
+from batch.plan.rearchitect import IMAGES_FIELD
+from batch.plan.references import CENTER_FIELD
+from batch.zstack.lookups import UUIDS_A_QUERY
+from batch.zstack.params import BODY_PARAMS, IMAGE_FIELDS
+from batch.zstack.wire import CallFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from batch.model import JsonValue, Plan
+    from batch.plan import Planning
+    from batch.zstack.auxiliary import AuxiliaryApi
+
+MOST_COMPARED: Final = 20_000
+"""Sources whose inventories and owners are held to compare them; of more it is only asked whether they exist."""
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Inventories:
+    """What the server shows of a plan's sources."""
+
+    by_uuid: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """Empty where there are too many."""
+    absent: Collection[str] = ()
+
+
+async def read_inventories(plan: Plan, auxiliary: AuxiliaryApi) -> Inventories:
+    """Ask for every source of ``plan``, once each and in pages. Raises CallFailedError."""
+    wanted = list(islice(_distinct(plan), MOST_COMPARED + 1))
+    if len(wanted) > MOST_COMPARED:
+        return Inventories(absent=await _find_absent(_distinct(plan), auxiliary))
+    names = [*sorted(BODY_PARAMS), IMAGES_FIELD, CENTER_FIELD]
+    shown = {found.uuid: take_fields(found.fields, names) async for found in auxiliary.services(wanted)}
+    return Inventories(shown, set(wanted) - shown.keys())
+
+
+def _distinct(plan: Plan) -> Iterator[str]:
+    """Yield each source once, at a few bytes of memory each."""
+    seen = KeyTable(1)
+    # Two sources with one 64-bit hash would cost a check, no clone: the server looks at every source once more.
+    return (clone.source_uuid for clone in plan.clones() if seen.put(hash(clone.source_uuid), 0))
+
+
+async def _find_absent(uuids: Iterator[str], auxiliary: AuxiliaryApi) -> set[str]:
+    absent: set[str] = set()
+    while page := list(islice(uuids, UUIDS_A_QUERY)):
+        absent.update(set(page) - {found.uuid async for found in auxiliary.services(page, fields=("uuid",))})
+    return absent
+
+
+async def warn_of_owners(planning: Planning, sources: Iterable[str], auxiliary: AuxiliaryApi) -> None:
+    """Warn, with their places, of sources that are another account's: their clones belong to whoever clones.
+
+    zstack/README.md 4: the owner of a clone is the caller's account, whosever the source is.
+    """
+    try:
+        own = await auxiliary.own_account()
+        owners = await auxiliary.owners(sources)
+    except CallFailedError as error:
+        say(f"warning: the owners of the sources are not known: {error}")
+        return
+    if own is None:
+        return
+    foreign = {uuid: account for uuid, account in owners.items() if account.uuid != own.uuid}
+    messages = {
+        uuid: f"warning: the source {uuid} belongs to account {account}; its clone will belong to yours, {own}"
+        for uuid, account in foreign.items()
+    }
+    for problem in islice(planning.locate(messages), _SHOWN):
+        say(str(problem))
+    if len(foreign) > _SHOWN:
+        say(f"warning: {len(foreign) - _SHOWN} more sources belong to other accounts")
+
+
+def take_fields(fields: Mapping[str, JsonValue], names: Iterable[str]) -> dict[str, JsonValue]:
+    """Take what a plan can use of an inventory: of an image its architecture and its two names."""
+    taken = {name: fields.get(name) for name in names}
+    images = taken.get(IMAGES_FIELD)
+    if isinstance(images, list):
+        taken[IMAGES_FIELD] = [
+            {name: row.get(name) for name in IMAGE_FIELDS} for row in images if isinstance(row, dict)
+        ]
+    return taken

@@ -1,0 +1,128 @@
+"""Temporal as the application reaches it: with the operator's settings and keys; what ``doctor`` says of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from batch.app.diagnosis import Diagnosis
+from batch.errors import ExitCode, UsageError, ZcloneError
+from batch.log import SECRETS
+from batch.settings.names import TEMPORAL_KEY_FILE
+from batch.settings.secret_files import read_secret
+from batch.text import escape
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+    from batch.temporal.command import OpenRun
+    from batch.temporal.connection import Connection, Poller, WorkerIdentity
+
+_INSTALL: Final = "pip install 'zclone[temporal]'"
+_PACKAGES: Final = frozenset({"temporalio", "cryptography"})
+_KEY: Final = re.compile("[0-9a-fA-F]{64}")
+_HEARD: Final = 70.0
+"""Seconds after which a worker that has not asked for a task is gone: each asks at least every minute."""
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """Turn an import that fails for want of the extra into a UsageError with the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _PACKAGES:
+            raise
+        raise UsageError(f"Temporal needs the package {error.name}, which is not installed: {_INSTALL}") from None
+
+
+async def connect_temporal(environ: Mapping[str, str]) -> Connection:
+    """Connect as the TEMPORAL_* variables say, with the keys of ZCLONE_TEMPORAL_KEY_FILE.
+
+    Raises UsageError for settings or a missing extra, UnreachableError where Temporal or the namespace is not there.
+    """
+    with needs_extra():
+        from batch.temporal.connection import connect
+    return await connect(environ, read_keys(environ))
+
+
+def read_keys(environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    """Return the keys for payloads, none where ZCLONE_TEMPORAL_KEY_FILE is not set. Raises UsageError."""
+    name = environ.get(TEMPORAL_KEY_FILE)
+    if not name:
+        return ()
+    lines = read_secret(TEMPORAL_KEY_FILE, Path(name), environ).splitlines()
+    texts = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip()}
+    SECRETS.add_all(texts.values())
+    wrong = next((number for number, text in texts.items() if _KEY.fullmatch(text) is None), None if texts else 1)
+    if wrong is not None:
+        hint = "each line is 64 hex digits, as openssl rand -hex 32 writes them"
+        raise UsageError(f"{TEMPORAL_KEY_FILE}: {name}:{wrong}: is no key: {hint}")
+    return tuple(map(bytes.fromhex, texts.values()))
+
+
+async def find_open_runs(environ: Mapping[str, str], job: str) -> list[OpenRun]:
+    """Return the runs of a job that are open on Temporal.
+
+    Raises UsageError, and UnreachableError where Temporal cannot be asked.
+    """
+    connection = await connect_temporal(environ)
+    from batch.temporal.command import open_runs
+
+    return [one for one in await open_runs(connection) if one.job == job]
+
+
+async def examine_temporal(environ: Mapping[str, str], endpoint: str) -> AsyncIterator[Diagnosis]:
+    """Yield what is found of Temporal, and of the workers of an endpoint."""
+    try:
+        connection = await connect_temporal(environ)
+        key = f"encrypted with the key {connection.keys[0]}" if connection.keys else "not encrypted"
+        yield Diagnosis("ok", "Temporal", f"{connection.address}, namespace {connection.namespace}, payloads {key}")
+        from batch.temporal.connection import find_pollers
+
+        for finding in _of_pollers(await find_pollers(connection, endpoint), connection.keys):
+            yield finding
+    except ZcloneError as error:
+        yield Diagnosis("FAIL", "Temporal", str(error), error.exit_code)
+
+
+def _of_pollers(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagnosis]:
+    from batch.temporal.encryption import mismatch
+
+    now = time.time()
+    workers = []
+    for poller in found:
+        silence = max(0.0, now - poller.seen_at)
+        if silence > _HEARD:
+            continue
+        if poller.identity is None:
+            yield Diagnosis("warn", "worker", f"{escape(poller.text)} takes tasks, and is no worker of this zclone")
+            continue
+        workers.append(poller.identity)
+        yield Diagnosis("ok", "worker", f"{escape(str(poller.identity))}; last heard of {silence:.0f} s ago")
+        wrong = mismatch(keys, poller.identity.keys, escape(poller.identity.name))
+        if wrong is not None:
+            yield Diagnosis("FAIL", "key", wrong, ExitCode.USAGE)
+    yield _of_shares(workers)
+
+
+def _of_shares(workers: Sequence[WorkerIdentity]) -> Diagnosis:
+    """Judge whether the workers together make the calls that their rate promises."""
+    if not workers:
+        detail = "no worker takes tasks of this endpoint: start one with zclone worker --rate N/s --share K/N"
+        return Diagnosis("FAIL", "workers", detail, ExitCode.UNREACHABLE)
+    rates = sorted({one.rate for one in workers})
+    if len(rates) > 1:
+        detail = f"they have different rates: {', '.join(f'{rate:g}/s' for rate in rates)}: each must say the same"
+        return Diagnosis("FAIL", "rate", detail, ExitCode.USAGE)
+    total = sum(one.share for one in workers)
+    detail = f"those of {len(workers)} workers add up to {total} of {rates[0]:g}/s"
+    if total > 1:
+        detail += ", above the rate: restart them with shares that add up to 1 (one that ended is listed for a minute)"
+        return Diagnosis("FAIL", "shares", detail, ExitCode.USAGE)
+    if total < 1:
+        return Diagnosis("warn", "shares", f"{detail}: the rest of the rate is not used")
+    return Diagnosis("ok", "shares", detail)

@@ -1,0 +1,109 @@
+"""The extra [otel]: one span per settled clone, where OpenTelemetry was configured before zclone started.
+
+Nothing is imported otherwise. Spans are made in a thread of their own, so that no exporter slows or stops a run.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from batch import __version__
+from batch.app.messages import say
+from batch.model import State
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+    from batch.model import Record
+
+_NANO: Final = 1_000_000_000
+_QUEUED: Final = 20_000
+_PATIENCE: Final = 2.0
+"""Seconds the last spans may take at the end of a run."""
+
+
+def current_tracer() -> Tracer | None:
+    """Return the tracer of the provider this process was started with, such as by ``opentelemetry-instrument``."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return None
+    provider = trace.get_tracer_provider()
+    is_real = not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+    return provider.get_tracer("zclone", __version__) if is_real else None
+
+
+class Tracing:
+    """A queue of settled clones and the thread that makes their spans; without a tracer it does nothing."""
+
+    def __init__(self, tracer: Tracer | None, *, job: str, run: str) -> None:
+        """``job`` and ``run`` are on every span."""
+        self._tracer = tracer
+        self._of_run: dict[str, str | int] = {"zclone.job": job, "zclone.run": run}
+        self._settled: queue.Queue[tuple[Record, float | None, str] | None] = queue.Queue(_QUEUED)
+        self._lost = 0
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Start the thread, where there is a tracer."""
+        if self._tracer is not None:
+            self._thread = threading.Thread(target=self._work, args=(self._tracer,), name="tracing", daemon=True)
+            self._thread.start()
+        return self
+
+    def settled(self, record: Record, *, sent_at: float | None, api_job: str) -> None:
+        """Make a span of a clone that came to its end; ``sent_at``: its first POST, in seconds since the epoch."""
+        if self._thread is None:
+            return
+        try:
+            self._settled.put_nowait((record, sent_at, api_job))
+        except queue.Full:
+            self._lost += 1
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is None:
+            return
+        try:
+            self._settled.put(None, timeout=_PATIENCE)
+        except queue.Full:
+            self._lost += 1
+        self._thread.join(_PATIENCE)
+        self._lost += self._settled.qsize()
+        if self._lost:
+            say(f"{self._lost} spans were lost: the exporter cannot keep up")
+
+    def _work(self, tracer: Tracer) -> None:
+        while (settled := self._settled.get()) is not None:
+            record, sent_at, api_job = settled
+            try:
+                self._make(tracer, record, record.at if sent_at is None else sent_at, api_job)
+            except Exception:  # noqa: BLE001 - whatever an exporter raises: it costs the span and is counted
+                self._lost += 1
+
+    def _make(self, tracer: Tracer, record: Record, sent_at: float, api_job: str) -> None:
+        span = tracer.start_span(
+            "clone", start_time=int(sent_at * _NANO), attributes=self._of_run | _attributes(record, api_job)
+        )
+        if record.state is not State.CLONED:
+            # Without the server's text, which may repeat what was sent.
+            span.set_status(_error_status())
+        span.end(end_time=int(record.at * _NANO))
+
+
+def _attributes(record: Record, api_job: str) -> dict[str, str | int]:
+    found: dict[str, str | int | None] = {
+        "zclone.key": record.key,
+        "zclone.state": str(record.state),
+        "zclone.attempts": record.attempt,
+        "zclone.clone_uuid": record.clone_uuid,
+        "zclone.error_code": record.error_code,
+        "zclone.api_job": api_job or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _error_status() -> Any:
+    trace: Any = sys.modules["opentelemetry.trace"]
+    return trace.Status(trace.StatusCode.ERROR)

@@ -1,0 +1,258 @@
+"""``zclone verify``: a run's clones read back from the server and compared with what the job file asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import to_thread
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batch import __version__, jobfile, outputs
+from batch.app.logs import log_to
+from batch.app.manifest import take_over
+from batch.app.messages import say, warn
+from batch.app.node import node_state
+from batch.app.options import PRESETS, LogFormat
+from batch.app.planning import ask
+from batch.app.runs import JOB_FILES, find_manifest
+from batch.app.selection import select
+from batch.app.server import Server, say_warnings
+from batch.app.verifier import Verifier
+from batch.errors import ExitCode, ManifestLockedError, ManifestMismatchError, RunStoppedError, UsageError
+from batch.jobfile.units import read_rate
+from batch.manifest import is_held, open_manifest
+from batch.manifest.targets import open_targets
+from batch.model import Limits, Record, State
+from batch.plan import Planning, regenerate, tag_clones
+from batch.report.proof import proof_texts
+from batch.report.verification import Verdict, Verification
+from batch.settings.reader import read_settings
+from batch.text import shell_path
+from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.readback import ReadBack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batch.jobfile import Job
+    from batch.manifest.targets import Targets, TargetState
+    from batch.model import Plan
+    from batch.settings.endpoints import EndpointOptions
+    from batch.zstack.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """The command line of ``verify``."""
+
+    path: Path
+    """The job file, or a manifest."""
+    endpoint: EndpointOptions
+    run: str | None = None
+    manifest: Path | None = None
+    simulate: str | None = None
+    """Faults of the embedded node, where a rehearsal is meant."""
+    rate: str | None = None
+    proof: Path | None = None
+    """Where the proof is written."""
+    reopen: bool = False
+    """Whether what is missing is recorded as undone."""
+    adopt_manifest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a verification came to."""
+
+    found: Verification
+    path: Path
+    """Of the manifest."""
+    again: str
+    """The command that goes on with the run."""
+    missing: tuple[TargetState, ...]
+    """The targets whose clones are gone."""
+
+
+def verify_run(options: VerifyOptions, confirm: Callable[[Verified], bool]) -> Verified:
+    """Verify a run; the server is only read.
+
+    ``confirm``: called before anything is recorded by ``options.reopen``. Raises UsageError, ManifestError,
+    UnreachableError.
+    """
+    job, path = find_run(options)
+    if options.proof is not None:
+        _require_own_file(options.proof, job, path)
+    if not options.reopen:
+        return asyncio.run(_verify_file(options, job, path))
+    with log_to(None, style=LogFormat.AUTO):
+        return asyncio.run(_reopen(options, job, path, confirm))
+
+
+async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> Verified:
+    with open_targets(path) as targets:
+        require_same_job(job, targets, path)
+        rate = _rate(options, job, targets, path)
+        found, verifier = await _verify(options, job, targets, path=path, rate=rate)
+        if options.proof is not None:
+            outputs.replace(options.proof, proof_texts(found, targets, verifier.verdict), mode=outputs.PRIVATE)
+        verdicts = ((ordinal, verifier.verdict(ordinal)) for ordinal in range(len(targets)))
+        missing = tuple(targets.read(ordinal) for ordinal, verdict in verdicts if verdict is Verdict.MISSING)
+        return Verified(found, path, next_command(job, targets, path), missing)
+
+
+async def _reopen(options: VerifyOptions, job: Job | None, path: Path, confirm: Callable[[Verified], bool]) -> Verified:
+    """Verify with the manifest locked, and record what is missing as undone."""
+    with open_targets(path, 1) as targets:
+        header = replace(targets.header, tool=f"zclone {__version__}")
+    manifest = await to_thread(open_manifest, path, header)
+    try:
+        warn(manifest.warnings)
+        await take_over(manifest, by_flag=options.adopt_manifest)
+        verified = await _verify_file(options, job, path)
+        is_sure = verified.found.exit_code is not ExitCode.UNFINISHED
+        if confirm(verified) and is_sure:
+            for target in verified.missing:
+                manifest.note(undone_record(target, time.time()))
+    finally:
+        # A rerun has something to do: 4, and not what was found.
+        await manifest.close(ExitCode.UNFINISHED, "missing clones were recorded as undone")
+    return verified
+
+
+def undone_record(target: TargetState, at: float) -> Record:
+    """Return the record that a target's clone is gone; ``at``: seconds since the epoch."""
+    uuid = target.clone_uuid
+    return Record(State.UNDONE, target.key, at, target.attempts, resource_uuid=uuid, clone_uuid=uuid)
+
+
+def _require_own_file(proof: Path, job: Job | None, path: Path) -> None:
+    inputs = [outputs.NamedFile("the manifest", path), outputs.NamedFile("the rehearsal's state", node_state(path))]
+    if job is not None:
+        inputs += [outputs.NamedFile("the job file", job.path)]
+        inputs += [outputs.NamedFile("the targets' file", file) for file in job.targets.files()]
+    outputs.require_distinct([outputs.NamedFile("--proof", proof)], inputs)
+
+
+def find_run(options: VerifyOptions) -> tuple[Job | None, Path]:
+    """Return the job, None where only a manifest was named, and the path of the manifest."""
+    if options.path.suffix.lower() not in JOB_FILES:
+        if options.run is not None or options.manifest is not None:
+            raise UsageError(f"{options.path} is a manifest: --run and --manifest go with a job file")
+        return None, options.path
+    job = jobfile.load(options.path)
+    path = options.manifest or find_manifest(options.path, run=options.run, simulated=options.simulate is not None)
+    return job, path
+
+
+def require_same_job(job: Job | None, targets: Targets, path: Path) -> None:
+    """Raise ManifestMismatchError for a manifest of another job, RunStoppedError for one without a job and a plan."""
+    header = targets.header
+    if job is not None and job.name != header.job:
+        raise ManifestMismatchError(f"{path}: is of the job {header.job!r}, and {job.path} of {job.name!r}")
+    if job is None and targets.plan is None:
+        raise RunStoppedError(f"{path}: no plan is on record yet: there is nothing to verify before the run begins")
+
+
+def _rate(options: VerifyOptions, job: Job | None, targets: Targets, path: Path) -> float:
+    """Return the calls a second of this command.
+
+    Raises UsageError, and ManifestLockedError where another process calls the server and the operator does not say how
+    fast this one may.
+    """
+    try:
+        rate = None if options.rate is None else read_rate(options.rate)
+    except ValueError as error:
+        raise UsageError(f"--rate: {error}") from None
+    limits = Limits() if job is None else job.limits
+    if options.reopen or not is_held(path):
+        return limits.rate if rate is None else rate
+    theirs = limits.rate if targets.rate is None else targets.rate
+    if rate is None:
+        raise ManifestLockedError(
+            f"{path}: a process is running, and its limit of {theirs:g}/s does not bind this one: wait for its end, or "
+            "say with --rate how many calls a second come on top of that"
+        )
+    say(f"a process is running at up to {theirs:g}/s: with this one's {rate:g}/s up to {theirs + rate:g}/s together")
+    return rate
+
+
+def server_of_run(options: VerifyOptions, settings: Settings | None, *, path: Path, rate: float) -> Server:
+    """Return the server of the run with the manifest ``path``: a rehearsal's own node where there are no settings."""
+    return Server(
+        settings,
+        rate=rate,
+        environ=options.endpoint.environ,
+        manifest=path,
+        faults=options.simulate or PRESETS[0],
+        tell=say_warnings,
+    )
+
+
+async def _verify(
+    options: VerifyOptions, job: Job | None, targets: Targets, *, path: Path, rate: float
+) -> tuple[Verification, Verifier]:
+    settings = None if targets.header.simulated else settings_of(options, job, targets, path)
+    async with server_of_run(options, settings, path=path, rate=rate) as server:
+        plan = None if job is None else await read_plan(job, targets, server)
+        return await read_back(targets, plan, server, path=path)
+
+
+async def read_back(
+    targets: Targets, plan: Plan | None, server: Server, *, path: Path
+) -> tuple[Verification, Verifier]:
+    """Verify over an open server; ``path``: of the manifest."""
+    header, began, before = targets.header, time.time(), server.gate.calls
+    client = await server.client()
+    auxiliary = AuxiliaryApi(client)
+    identity = await auxiliary.identity()
+    found = Verification(
+        header.job,
+        header.run,
+        header.endpoint,
+        str(path),
+        f"zclone {__version__}",
+        began,
+        server_version=None if client.version is None else ".".join(map(str, client.version)),
+        account=None if identity.account is None else identity.account.uuid,
+        is_admin=identity.is_admin,
+        plan_digest="" if targets.plan is None else targets.plan.digest,
+        shard="" if targets.plan is None else targets.plan.shard,
+        has_intent=plan is not None,
+    )
+    verifier = Verifier(targets, plan, found, identity=identity, readback=ReadBack(client), auxiliary=auxiliary)
+    await verifier.run()
+    found.ended_at, found.calls = time.time(), server.gate.calls - before
+    return found, verifier
+
+
+def settings_of(options: VerifyOptions, job: Job | None, targets: Targets, path: Path) -> Settings:
+    """Return the settings, which must name the manifest's endpoint. Raises UsageError."""
+    found = read_settings(options.endpoint, None if job is None else job.endpoint)
+    say_warnings(found.warnings)
+    if found.settings.url != targets.header.endpoint:
+        raise ManifestMismatchError(
+            f"{path}: is of {targets.header.endpoint!r}, and the settings name {found.settings.url!r}"
+        )
+    return found.settings
+
+
+async def read_plan(job: Job, targets: Targets, server: Server) -> Plan:
+    """Return the plan of the job file as it is now, with the tags of the run. Raises JobFileError."""
+    header = targets.header
+    planning = Planning(job, run=header.run, started_at=header.created_at, pins=targets.pins)
+    draft = await to_thread(planning.draft)
+    plan = await to_thread(draft.finish, await ask(draft, server))
+    shard = targets.plan.shard if targets.plan is not None else ""
+    plan = await to_thread(select, plan, only=(), shard=shard or None)
+    plan = regenerate(plan, targets.undone.generation) if targets.undone else plan
+    return tag_clones(plan) if header.tag else plan
+
+
+def next_command(job: Job | None, targets: Targets, path: Path) -> str:
+    """Return the command that goes on with the run."""
+    file = targets.header.job_file if job is None else job.path
+    words = ["zclone run", shell_path(Path(file or "JOB"))]
+    words += ["--simulate"] if targets.header.simulated else []
+    return " ".join([*words, "--manifest", shell_path(path), "--run", targets.header.run])

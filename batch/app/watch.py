@@ -1,0 +1,73 @@
+"""``status --watch``: the live view of a run that another process does, from its manifest alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from batch.app.logs import has_blocks, watch_console
+from batch.app.messages import language
+from batch.manifest import is_held, summary
+from batch.model import Record, State
+from batch.progress import Failure, Snapshot, first_sent, new_view, show_until, time_left
+from batch.zstack.classify import hint_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from batch.manifest import Summary
+    from batch.zstack.classify import Language
+
+_MOST_FAILURES = 3
+
+
+def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
+    """Redraw the view every ``every`` seconds until no process writes; False where stdout is no terminal.
+
+    Raises UsageError or ManifestError where the manifest cannot be read.
+    """
+    console = watch_console(environ)
+    if console is None:
+        return False
+
+    def look() -> Snapshot | None:
+        # Asked before the look: a process that ends in between has written its end by then.
+        held = is_held(manifest)
+        found = summary(manifest)
+        is_running = held and found.ended is None
+        return snapshot_of(found, now=time.time(), language=language(environ)) if is_running else None
+
+    show_until(look, new_view(console), every=every, has_blocks=has_blocks(console, environ))
+    return True
+
+
+def snapshot_of(found: Summary, *, now: float, language: Language) -> Snapshot:
+    """Return what the view shows of a manifest; ``now``: seconds since the epoch."""
+    counts, times = found.counts, found.settled_at
+    in_flight = counts[State.SENT] + counts[State.ACCEPTED]
+    left = counts[State.PLANNED] + in_flight
+    seconds = max(times[-1], now) - times[0] if times else 0.0
+    eta, eta_late = time_left(left, settled=len(times) - 1, seconds=seconds)
+    waiting = None if counts[State.PLANNED] else first_sent(found.open, now=now)
+    return Snapshot(
+        total=counts.total() - counts[State.WITHDRAWN],
+        counts=counts,
+        in_flight=in_flight,
+        calls_rate=0.0,
+        limit=0.0,
+        is_stopping=found.controlled is not None and found.controlled.is_draining,
+        is_paused=found.controlled is not None and found.controlled.is_paused,
+        concurrency=None if found.controlled is None else found.controlled.concurrency,
+        elapsed=0.0 if found.started is None else now - found.started.at,
+        eta=None if waiting else eta,
+        failures=tuple(_failures(found, language)),
+        eta_late=None if waiting else eta_late,
+        waiting=waiting,
+    )
+
+
+def _failures(found: Summary, language: Language) -> Iterator[Failure]:
+    for cluster in found.clusters[:_MOST_FAILURES]:
+        record = Record(cluster.state, cluster.key, 0.0, error_code=cluster.code, error=cluster.error)
+        yield Failure(record, cluster.error, hint_of(cluster.code, cluster.error, language))

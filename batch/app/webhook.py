@@ -1,0 +1,105 @@
+"""``--webhook-listen``: the listener for web hooks of a run, from its two flags to the engine."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import structlog
+
+from batch import log
+from batch.app.options import Engine
+from batch.engine.webhooks import WebHooks
+from batch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from batch.app.options import RunOptions
+    from batch.engine.polls import PollSchedule
+    from batch.zstack.client import Client
+
+NOT_ON_TEMPORAL = "--webhook-listen: is for runs of this process: leave it out with --engine temporal"
+
+
+class HookAddress(NamedTuple):
+    """Where to listen, and the URL under which the server gets there."""
+
+    host: str
+    port: int
+    url: str | None
+    """Without a slash at its end; None for host and port."""
+
+
+def read_hook_address(options: RunOptions) -> HookAddress | None:
+    """Read ``--webhook-listen`` and ``--webhook-url``; None where web hooks are not wanted. Raises UsageError."""
+    text, url = options.webhook_listen, options.webhook_url
+    if text is None:
+        if url is not None:
+            raise UsageError("--webhook-url: says where web hooks reach this machine: add --webhook-listen HOST:PORT")
+        return None
+    if options.engine is Engine.TEMPORAL:
+        raise UsageError(NOT_ON_TEMPORAL)
+    host, _, digits = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not host or not (digits.isascii() and digits.isdigit() and int(digits) < 1 << 16):
+        raise UsageError(f"--webhook-listen: must be HOST:PORT such as 10.0.0.5:9100 or [::1]:9100, not {text!r:.80}")
+    if url is None and ("%" in host or _is_wildcard(host)):
+        raise UsageError(
+            f"--webhook-listen {text}: stands for every address of this machine: add --webhook-url URL, under which "
+            "the server reaches it"
+        )
+    return HookAddress(host, int(digits), None if url is None else _check_url(url))
+
+
+def _is_wildcard(host: str) -> bool:
+    """Whether a host stands for every address, in any spelling."""
+    try:
+        return socket.inet_aton(host) == bytes(4)
+    except OSError:
+        pass
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return address.is_unspecified or (address.ipv4_mapped is not None and address.ipv4_mapped.is_unspecified)
+
+
+def _check_url(url: str) -> str:
+    """Return the URL without a slash at its end. Raises UsageError."""
+    if not (url.isascii() and url.isprintable()) or set(url) & set(" ?#") or not _is_of_http(url):
+        raise UsageError(
+            "--webhook-url: must be http://HOST[:PORT][/PATH] or https://…, without user, query or fragment"
+        )
+    return url.rstrip("/")
+
+
+def _is_of_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        return False
+
+
+@asynccontextmanager
+async def web_hooks(address: HookAddress | None, client: Client, polls: PollSchedule) -> AsyncIterator[WebHooks | None]:
+    """Listen while the block goes on, and have ``client`` ask for web hooks; None where ``address`` is.
+
+    Raises UsageError where nothing can listen there.
+    """
+    if address is None:
+        yield None
+        return
+    from batch.zstack.webhook import HookListener
+
+    hooks = WebHooks(polls)
+    async with HookListener(address.host, address.port, base=address.url, receiver=hooks) as listener:
+        # The server may quote its headers in an error.
+        log.SECRETS.add(listener.token)
+        structlog.get_logger().info("webhook.listening", address=listener.address)
+        client.web_hook = listener.url
+        yield hooks

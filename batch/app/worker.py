@@ -1,0 +1,108 @@
+"""``zclone worker``: makes the calls of runs on Temporal, at its share of the endpoint's rate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from batch import log, outputs
+from batch.app.event_loop import loop_factory, on_signal
+from batch.app.messages import language, say
+from batch.app.server import say_pause, say_warnings
+from batch.app.temporal import connect_temporal
+from batch.clock import SystemClock
+from batch.engine import Gate, Stop, hard_cap
+from batch.engine.timely import TimelyGate
+from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
+from batch.jobfile.units import read_rate
+from batch.progress import BEAT, ticking
+from batch.report.metrics import worker_metrics
+from batch.settings.reader import read_settings
+from batch.zstack import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from batch.settings.endpoints import EndpointOptions
+    from batch.zstack.settings import Settings
+
+
+def run_worker(endpoint: EndpointOptions, *, rate: str, share: str, metrics_file: Path | None) -> ExitCode:
+    """Work until a signal. Raises UsageError, and UnreachableError where ZStack or Temporal is not there."""
+    whole, part = _rate_of(rate), _share_of(share)
+    found = read_settings(endpoint)
+    say_warnings(found.warnings)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_work(found.settings, endpoint.environ, rate=whole, share=part, metrics_file=metrics_file))
+    return ExitCode.OK
+
+
+async def _work(
+    settings: Settings, environ: Mapping[str, str], *, rate: float, share: Fraction, metrics_file: Path | None
+) -> None:
+    temporal = await connect_temporal(environ)
+    from batch.temporal.worker import work
+
+    stop, clock = Stop(), SystemClock()
+    gate = Gate(rate * share, cap=hard_cap(rate * share), clock=clock, paused=say_pause)
+    with on_signal(lambda name: _end(stop, name)):
+        client = await connect(
+            settings, gate=TimelyGate(gate, clock), clock=clock, language=language(environ), secrets=log.SECRETS
+        )
+        async with client, _metrics_kept(metrics_file, gate, rate=rate * share):
+            say_warnings(client.warnings)
+            await client.preflight()
+            await work(
+                temporal,
+                client,
+                rate=rate,
+                share=share,
+                stop=stop,
+                ready=lambda queue: say(
+                    f"ready: {queue}, {rate * share:.4g} of {rate:g} calls/s, by {temporal.address}", level="info"
+                ),
+            )
+
+
+def _end(stop: Stop, name: str) -> None:
+    say(f"{name}: takes no more calls, those under way end (up to 30 s); a second signal exits at once", level="info")
+    stop.request(name, EndReason.SIGNAL)
+
+
+def _rate_of(text: str) -> float:
+    try:
+        return read_rate(text)
+    except ValueError as error:
+        raise UsageError(f"--rate: {error}") from None
+
+
+def _share_of(text: str) -> Fraction:
+    """Return a fraction such as 1/3 as a number above 0 and up to 1. Raises UsageError."""
+    try:
+        share = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share <= 1:
+        raise UsageError(f"--share: must be a fraction above 0 and up to 1, such as 1/3, not {text!r:.40}")
+    return share
+
+
+@asynccontextmanager
+async def _metrics_kept(file: Path | None, gate: Gate, *, rate: float) -> AsyncIterator[None]:
+    if file is None:
+        yield
+        return
+
+    def write() -> None:
+        try:
+            texts = worker_metrics(calls=gate.calls, rate=rate, at=time.time())
+            outputs.replace(file, texts, mode=outputs.PUBLIC)
+        except ZcloneError as error:
+            say(f"zclone: {error}")
+
+    async with ticking(write, 0.0, BEAT):
+        yield

@@ -1,0 +1,63 @@
+"""How arguments and options are declared; an option is also read from its variable ZCLONE_<FLAG>."""
+
+import os
+from enum import StrEnum
+from typing import Any, Final
+
+import typer
+
+from batch.cli import values
+from batch.settings.endpoints import EndpointOptions
+
+
+def environment_name(flag: str) -> str:
+    """Name the variable that sets ``flag``: --log-file is ZCLONE_LOG_FILE."""
+    return "ZCLONE_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def endpoint_options(flags: dict[str, Any]) -> EndpointOptions:
+    """Take what is about the endpoint out of a command's ``flags``, and add the environment."""
+    names = ("context", "insecure", "ca_file", "trust_endpoint")
+    return EndpointOptions(os.environ, **{name: flags.pop(name) for name in names if name in flags})
+
+
+WHAT: Final = "What to run"
+GROUPS: Final = {
+    WHAT: frozenset[str](),
+    "How fast": frozenset({"--rate", "--concurrency", "--deadline", "--share"}),
+    "Output": frozenset(
+        {"--progress", "--log-format", "--log-file", "--quiet", "--report", "--metrics-file", "--ping-url", "--output"}
+        | {"--out", "--proof", "--verified", "--format", "--watch", "--columns", "--limit", "--details", "--help"}
+    ),
+    "Server": frozenset(
+        {"--insecure", "--ca-file", "--trust-endpoint", "--context", "--server-check", "--host"}
+        | {"--webhook-listen", "--webhook-url", "--port", "--faults", "--seed", "--sources", "--web-hooks-anywhere"}
+    ),
+}
+"""The groups of ``--help`` in their order, with their options; the first has all others."""
+VARIABLES: Final[set[str]] = set()
+"""Every variable that stands for a flag of some command."""
+
+
+def flag(name: str, *short: str, text: str, **settings: Any) -> Any:
+    """Declare an option that its variable ZCLONE_... sets too."""
+    VARIABLES.add(environment_name(name))
+    return option(name, *short, text=text, envvar=environment_name(name), show_envvar=False, **settings)
+
+
+def option(name: str, *short: str, text: str, **settings: Any) -> Any:
+    """Declare an option that has no variable, in its group of ``--help``; without ``metavar`` it shows no value."""
+    group = next((title for title, names in GROUPS.items() if name in names), WHAT)
+    return typer.Option(name, *short, help=text, rich_help_panel=group, **{"metavar": "", **settings})
+
+
+def format_flag(kind: type[StrEnum], *, text: str, file: str = "use --out {}") -> Any:
+    """Declare ``--output``; ``file``: how its users name a file instead."""
+    names = values.names(kind)
+    parse, complete = values.parser(kind, file=file), values.completer(kind)
+    return flag("--output", "-o", metavar="|".join(names), text=text, parser=parse, autocompletion=complete)
+
+
+def argument(metavar: str, text: str, complete: Any = None) -> Any:
+    """Declare an argument; ``complete``: what the shell offers for it."""
+    return typer.Argument(metavar=metavar, help=text, show_default=False, autocompletion=complete)

@@ -1,0 +1,68 @@
+"""``zclone rollback``: a run undone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batch.cli import declare, options
+from batch.cli.terminal import agree, emit
+from batch.text import escape
+
+if TYPE_CHECKING:
+    from batch.app.rollback import RolledBack
+
+RolledJob = Annotated[Path, typer.Argument(metavar="JOB", help="The job file of the run.", show_default=False)]
+Yes = Annotated[bool, declare.option("--yes", text="Do not ask before anything is deleted.")]
+
+
+def rollback(  # noqa: PLR0913 - one argument for each flag
+    job: RolledJob,
+    *,
+    run: options.Run = None,
+    manifest: options.Manifest = None,
+    simulate: options.Simulate = None,
+    rate: options.Rate = None,
+    yes: Yes = False,
+    adopt_manifest: options.AdoptManifest = False,
+    insecure: options.Insecure = False,
+    ca_file: options.CaFile = None,
+    trust_endpoint: options.TrustEndpoint = None,
+    context: options.Context = None,
+) -> None:
+    """Delete what a run made, where it is as it was made and nothing runs on it; lists it first.
+
+    Exits with 0 if all of it is gone, with 3 if any was left, with 4 if the end of any is unknown: run it again.
+    """
+    flags = dict(locals())
+    from batch.app.rollback import roll_back
+    from batch.app.verify import VerifyOptions
+
+    endpoint = declare.endpoint_options(flags)
+    asked = VerifyOptions(job, endpoint, run, manifest, simulate, rate, adopt_manifest=adopt_manifest)
+    done = roll_back(asked, lambda found: _confirm(found, is_said=yes))
+    emit(_end_lines(done))
+    raise typer.Exit(done.exit_code)
+
+
+def _confirm(found: "RolledBack", *, is_said: bool) -> bool:
+    """List what would be done, and ask where nobody said yes. Raises UsageError where nobody can be asked."""
+    emit(_lines(found))
+    count = len(found.wanted)
+    return agree(f"delete {count} clones?", is_said=is_said, unasked=f"rollback: would delete {count} clones")
+
+
+def _lines(found: "RolledBack") -> Iterator[str]:
+    counts = f"{len(found.wanted)} to delete, {len(found.gone)} gone already, {len(found.left)} left"
+    yield escape(f"{found.job}, run {found.run}: {counts}")
+    yield from (escape(f"delete    {key}  {uuid}") for key, uuid in found.wanted.items())
+    yield from (escape(f"gone      {key}") for key in found.gone)
+    yield from (escape(f"left      {key}  {why}") for key, why in found.left.items())
+
+
+def _end_lines(done: "RolledBack") -> Iterator[str]:
+    counts = f"{len(done.undone)} undone, {len(done.left)} left, {len(done.unknown)} unknown"
+    yield escape(f"{done.job}, run {done.run}: {counts}")
+    yield from (escape(f"left      {key}  {why}") for key, why in done.left.items())
+    yield from (escape(f"unknown   {key}  {why}") for key, why in done.unknown.items())

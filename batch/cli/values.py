@@ -1,0 +1,153 @@
+"""The values of options: the formats of output that commands know, and what the shell completes from a manifest."""
+
+import os
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+
+from batch.app import completion
+from batch.app.options import Overlap
+from batch.errors import UsageError
+from batch.text import shell_path
+
+
+class ProblemFormat(StrEnum):
+    """The formats of job-file problems."""
+
+    TEXT = "text"
+    GITHUB = "github"
+
+
+class PlanOutput(StrEnum):
+    """The formats of ``plan``."""
+
+    TABLE = "table"
+    JSON = "json"
+    CURL = "curl"
+
+
+class ListOutput(StrEnum):
+    """The formats of ``list``."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class VerifyOutput(StrEnum):
+    """What a verification is shown as."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class DiscoverOutput(StrEnum):
+    """The formats of ``discover``."""
+
+    YAML = "yaml"
+    JSON = "json"
+
+
+class ReportOutput(StrEnum):
+    """The formats of ``report``."""
+
+    HTML = "html"
+    MARKDOWN = "md"
+    CSV = "csv"
+    JUNIT = "xml"
+    JSON = "json"
+
+
+def names(kind: type[StrEnum]) -> list[str]:
+    """Return the values of ``kind``."""
+    return [form.value for form in kind]
+
+
+def parser(kind: type[StrEnum], *, file: str) -> Callable[[str], StrEnum]:
+    """Return what reads ``--output``; ``file``: how a file is named instead, with {} for its path.
+
+    It raises UsageError for what is not a format, such as a file's name.
+    """
+
+    def parse(word: str) -> StrEnum:
+        known = names(kind)
+        if word in known:
+            return kind(word)
+        takes = f"{', '.join(known[:-1])} or {known[-1]}"
+        instead = file.format(shell_path(word))
+        raise UsageError(f"-o/--output: {word!r} is not a format: it takes {takes}; to write to a file, {instead}")
+
+    return parse
+
+
+def completer(kind: type[StrEnum]) -> Callable[[str], list[str]]:
+    """Return what completes ``--output``."""
+    return lambda incomplete: [name for name in names(kind) if name.startswith(incomplete)]
+
+
+def refuse(word: str) -> str:
+    """Raise UsageError for ``--output`` of a command with a single format."""
+    raise UsageError(f"-o/--output: a manifest has only one format; to name its file, use --out {shell_path(word)}")
+
+
+def read_overlap(text: str) -> Overlap:
+    """Read ``--on-overlap``. Raises UsageError."""
+    from batch.jobfile.units import read_duration
+
+    if text in {"fail", "skip"}:
+        return Overlap(is_skipped=text == "skip")
+    word, _, patience = text.partition(":")
+    if word != "wait":
+        raise UsageError(f"--on-overlap: must be fail, skip or wait:TIME such as wait:10m, not {text!r:.60}")
+    try:
+        return Overlap(patience=read_duration(patience))
+    except ValueError as error:
+        raise UsageError(f"--on-overlap: wait: {error}") from None
+
+
+def complete_jobs(incomplete: str) -> list[str]:
+    """Return the job files that begin so."""
+    return completion.files(incomplete, completion.JOBS)
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Return the manifests and job files that begin so."""
+    return completion.files(incomplete, (*completion.MANIFESTS, *completion.JOBS))
+
+
+def complete_manifests(incomplete: str) -> list[str]:
+    """Return the manifests that begin so."""
+    return completion.files(incomplete, completion.MANIFESTS)
+
+
+def complete_contexts(incomplete: str) -> list[str]:
+    """Return the contexts that begin so."""
+    return completion.contexts(incomplete, os.environ)
+
+
+def complete_words(*words: str) -> Callable[[str], list[str]]:
+    """Return what completes an option that takes one of ``words``, or something else."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def complete_keys(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the keys that begin so, of the manifest named before or those of the job file."""
+    return completion.keys(incomplete, _manifests(ctx))
+
+
+def complete_codes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the error codes that begin so, of the manifest named before or those of the job file."""
+    return completion.codes(incomplete, _manifests(ctx))
+
+
+def _manifests(ctx: typer.Context) -> Iterator[Path]:
+    # Words before an unfinished option are not parsed yet: the first of them is the command's one argument.
+    first = next(iter(ctx.args), None)
+    given = ctx.params.get("manifest") or ctx.params.get("job") or first
+    if given is not None and Path(given).suffix in completion.JOBS:
+        yield from sorted(Path().glob(f"{Path(given).stem}.*manifest.jsonl"))
+    elif given is not None:
+        yield Path(given)

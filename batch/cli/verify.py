@@ -1,0 +1,161 @@
+"""``zclone verify``: what became of a run's clones."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batch.app.messages import say
+from batch.cli import declare, options, values
+from batch.cli.terminal import agree, emit, emit_data
+from batch.errors import ExitCode, UsageError
+from batch.text import escape, shell_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batch.app.mend import Fix
+    from batch.app.verify import Verified, VerifyOptions
+
+VerifyPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="JOB|MANIFEST",
+        help="The job file; or a manifest, to compare no more than existence and names.",
+        show_default=False,
+    ),
+]
+CheckedProof = Annotated[
+    Path | None,
+    declare.option("--check", metavar="FILE", text="Check the proof FILE against MANIFEST; no server is asked."),
+]
+
+Reopen = Annotated[
+    bool,
+    declare.option("--reopen", text="Record what is missing as undone, so that the next run makes it again."),
+]
+Fixing = Annotated[
+    bool,
+    declare.option("--fix", text="Set the drifted fields that the server can set as JOB asks for them."),
+]
+Yes = Annotated[bool, declare.option("--yes", text="Do not ask before anything is recorded or set.")]
+
+
+def verify(  # noqa: PLR0913 - one argument for each flag
+    path: VerifyPath,
+    *,
+    run: options.Run = None,
+    manifest: options.Manifest = None,
+    simulate: options.Simulate = None,
+    rate: options.Rate = None,
+    output: options.VerifyAs = values.VerifyOutput.TABLE,
+    proof: options.ProofFile = None,
+    check: CheckedProof = None,
+    reopen: Reopen = False,
+    fix: Fixing = False,
+    yes: Yes = False,
+    adopt_manifest: options.AdoptManifest = False,
+    insecure: options.Insecure = False,
+    ca_file: options.CaFile = None,
+    trust_endpoint: options.TrustEndpoint = None,
+    context: options.Context = None,
+) -> None:
+    """Read the clones of a run back and compare them with JOB, field by field; only --fix changes anything there.
+
+    Exits with 4 if anything is unknown or open, else with 3 if anything differs or a target failed, else with 0.
+    """
+    flags = dict(locals())
+    if check is not None:
+        _check(check, path)
+        return
+    from batch.app.verify import VerifyOptions, verify_run
+
+    endpoint, screen = declare.endpoint_options(flags), _Screen(output, is_said=yes)
+    asked = VerifyOptions(path, endpoint, run, manifest, simulate, rate, proof, reopen, adopt_manifest)
+    if fix:
+        _fix(asked, output, is_said=yes)
+    verified = verify_run(asked, screen.confirm)
+    if not reopen:
+        screen.show(verified)
+    if screen.is_agreed:
+        say(f"{len(verified.missing)} targets are undone; next: {verified.again}")
+    if proof is not None:
+        say(f"wrote {proof}; zclone verify --check {shell_path(proof)} {shell_path(verified.path)} checks it offline")
+    raise typer.Exit(verified.found.exit_code)
+
+
+class _Screen:
+    """Shows what was found, and asks whether it may be acted on."""
+
+    def __init__(self, output: values.VerifyOutput, *, is_said: bool) -> None:
+        """``is_said``: whether the operator said yes beforehand."""
+        self._output = output
+        self._is_said = is_said
+        self.is_agreed = False
+
+    def show(self, verified: "Verified") -> None:
+        """Write data to stdout."""
+        from batch.report.verification import verification_document, verification_lines
+
+        if self._output is values.VerifyOutput.JSON:
+            emit_data(verification_document(verified.found))
+        else:
+            emit(verification_lines(verified.found, again=verified.again))
+
+    def confirm(self, verified: "Verified") -> bool:
+        """List first, then ask. Raises UsageError where nobody can be asked."""
+        self.show(verified)
+        self.is_agreed = _may_reopen(verified, is_said=self._is_said)
+        return self.is_agreed
+
+
+def _fix(options: "VerifyOptions", output: values.VerifyOutput, *, is_said: bool) -> None:
+    """Set what drifted, and exit with what a verification says then. Raises UsageError."""
+    from batch.app.mend import fix_run
+    from batch.report.verification import verification_document, verification_lines
+
+    if options.reopen or options.proof is not None:
+        raise UsageError("--fix: goes with neither --reopen nor --proof: give them to a zclone verify of their own")
+    is_table = output is values.VerifyOutput.TABLE
+
+    def confirm(fix: "Fix") -> bool:
+        for line in _fix_lines(fix):
+            # The one document on stdout says what is so at the end.
+            emit([line]) if is_table else say(line)
+        count = len(fix.wanted)
+        question = f"set fields of {count} clones as the job file asks for them?"
+        return count > 0 and agree(question, is_said=is_said, unasked=f"--fix: would set fields of {count} clones")
+
+    fix = fix_run(options, confirm)
+    if not is_table:
+        emit_data(verification_document(fix.found))
+    elif fix.mended or fix.unknown or fix.failed:
+        emit(verification_lines(fix.found, again=fix.again))
+    say(f"--fix: {len(fix.mended)} of {len(fix.wanted)} clones set as asked for")
+    raise typer.Exit(fix.found.exit_code)
+
+
+def _fix_lines(fix: "Fix") -> "Iterator[str]":
+    from batch.report.verification import verification_lines
+
+    yield from verification_lines(fix.found, again=fix.again)
+    yield from (escape(f"to set    {key}  {', '.join(fields)}") for key, fields in fix.wanted.items())
+
+
+def _may_reopen(verified: "Verified", *, is_said: bool) -> bool:
+    """Say what would be recorded, and ask where nobody said yes. Raises UsageError where nobody can be asked."""
+    count = len(verified.missing)
+    if verified.found.exit_code is ExitCode.UNFINISHED:
+        say("--reopen: nothing is recorded while clones are open or unknown; go on with the run, or verify as admin")
+        return False
+    if not count:
+        say("--reopen: nothing is missing")
+        return False
+    question = f"record {count} targets as undone, so that the next run makes them again?"
+    return agree(question, is_said=is_said, unasked=f"--reopen: would record {count} targets as undone")
+
+
+def _check(proof: Path, manifest: Path) -> None:
+    from batch.report.proof import check_proof
+
+    emit([check_proof(proof, manifest)])

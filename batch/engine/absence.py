@@ -1,0 +1,253 @@
+"""What follows where no clone is visible: another attempt, an end, or a question to an earlier attempt's job. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from batch.engine.steps import RESOURCE_UUID, Abort, End, Look, Review, Send, Ticket, Why
+from batch.model import UNKNOWN_JOB, State
+from batch.zstack.answers import ApiError, ErrorClass
+
+if TYPE_CHECKING:
+    from batch.engine.policy import Policy
+    from batch.engine.steps import Step
+
+_UNCHARGED = frozenset({ErrorClass.RENEW, ErrorClass.NODE, ErrorClass.FATAL})
+"""Definite ends that are about the session, the node or the whole run and not about the Clone."""
+ELSEWHERE: Final = "a server that does not honour resourceUuid may have made it under another uuid"
+_AT_MOST_ONCE: Final = "not sent again: the run is at most once"
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a decision rests on beside the step and the answer."""
+
+    policy: Policy
+    now: float
+    """Seconds since the epoch."""
+    is_honoured: bool = True
+    """Whether the manifest shows that the server honours resourceUuid."""
+    api_timeout: float = 0.0
+    """The longest time that the server said it may work on any job of the run, in seconds."""
+
+    def over_at(self, ticket: Ticket) -> float:
+        """When the server can no longer execute the last POST, seconds since the epoch."""
+        longest = max(self.api_timeout, ticket.api_timeout or 0.0)
+        return self.policy.over_at(ticket.sent_at, longest or None)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a second POST cannot make a second clone."""
+        return self.is_honoured and not self.policy.at_most_once
+
+
+def after_absence(look: Look, known: Knowledge) -> Step:
+    """Decide on a resource that is not visible over all looks."""
+    ticket, error = look.ticket, look.error
+    match look.why:
+        case Why.GIVEN:
+            return Send(1, has_predecessor=ticket.has_predecessor)
+        case Why.STOPPED:
+            return stop_run(look)
+        case Why.ENDED:
+            assert error is not None
+            return _after_failure(look, error, known)
+    return _after_silence(look, known)
+
+
+def _after_silence(look: Look, known: Knowledge) -> Step:
+    """Decide on a POST whose job told nothing definite."""
+    ticket, error, policy = look.ticket, look.error, known.policy
+    is_early = look.why in {Why.OVERDUE, Why.FORGOTTEN} and not (ticket.reopened or is_over(ticket, known))
+    if is_early:
+        return uncertain(ticket, known, error, "its api job did not end in time and no clone is visible")
+    if policy.at_most_once:
+        return uncertain(ticket, known, error, _AT_MOST_ONCE)
+    if look.why is Why.EMPTY and not known.is_honoured:
+        return Abort(ticket, _not_honoured(ticket))
+    if look.why is Why.LOST and error is not None:
+        return _retry(look, error, known)
+    if ticket.attempt >= policy.attempts:
+        return _give_up(look, known)
+    # Only a job uuid that had no end may be sent again, and only while the server surely remembers it.
+    is_closed = has_ended(look, known)
+    is_lost = look.why is not Why.EMPTY and not ticket.answered and ticket.job_uuid != UNKNOWN_JOB
+    keep = is_lost and not is_closed and known.now - ticket.sent_at < policy.job_memory
+    return Send(
+        ticket.attempt + 1,
+        ticket.job_uuid if keep else None,
+        _window_start(ticket),
+        _give_up(look, known),
+        is_after_silence=True,
+        open_jobs=ticket.open_jobs if keep or is_closed else (*ticket.open_jobs, ticket.job_uuid),
+        needs_proof=True,
+        is_mixed=ticket.is_mixed,
+        has_predecessor=True,
+        has_repeats=keep or ticket.has_repeats,
+        api_timeout=ticket.api_timeout,
+        over_at=known.over_at(ticket),
+    )
+
+
+def stop_run(look: Look) -> Abort:
+    """Stop the run for what a job failed with; it was not executed, unless a cause of the error says that it was."""
+    assert look.error is not None
+    return Abort(look.ticket, look.error, is_job_over=not look.error.may_have_run)
+
+
+def _after_failure(look: Look, error: ApiError, known: Knowledge) -> Step:
+    """Decide on a job that failed and left nothing."""
+    if error.error_class is ErrorClass.PERMANENT:
+        return _give_up(look, known)
+    is_uncharged = error.error_class in _UNCHARGED and not error.may_have_run
+    if is_uncharged and look.ticket.free < known.policy.free_sends:
+        return send_uncharged(look, known)
+    return _retry(look, error, known)
+
+
+def send_uncharged(look: Look, known: Knowledge) -> Step:
+    """Send the same attempt under a new job uuid; the old one is kept, as a request that arrived twice has two ends."""
+    ticket, has_lost_jobs = look.ticket, lost_jobs(look.ticket)
+    if known.policy.at_most_once and has_lost_jobs:
+        return uncertain(ticket, known, look.error, _AT_MOST_ONCE)
+    return Send(
+        ticket.attempt,
+        None,
+        _window_start(ticket),
+        _give_up(look, known),
+        open_jobs=(*ticket.open_jobs, ticket.job_uuid) if ticket.answered else ticket.open_jobs,
+        needs_proof=has_lost_jobs,
+        is_mixed=ticket.is_mixed,
+        has_predecessor=ticket.has_predecessor,
+        free=ticket.free + 1,
+        has_repeats=ticket.has_repeats,
+        api_timeout=ticket.api_timeout,
+        over_at=known.over_at(ticket),
+    )
+
+
+def _window_start(ticket: Ticket) -> float | None:
+    """Return when the Clone's time began; None: its next POST begins it, as time between processes is not its own."""
+    return None if ticket.resumed else ticket.first_sent_at
+
+
+def _retry(look: Look, error: ApiError, known: Knowledge) -> Step:
+    """Another attempt after a failure that the server reported, if its code and the target's attempts allow one."""
+    ticket, policy = look.ticket, known.policy
+    in_doubt = look.why is Why.LOST or may_have_run(error) or lost_jobs(ticket)
+    if policy.at_most_once and in_doubt:
+        return uncertain(ticket, known, error, _AT_MOST_ONCE)
+    allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
+    if ticket.attempt >= allowed:
+        return _give_up(look, known)
+    return Send(
+        ticket.attempt + 1,
+        None,
+        _window_start(ticket),
+        _give_up(look, known),
+        open_jobs=ticket.open_jobs if has_ended(look, known) else (*ticket.open_jobs, ticket.job_uuid),
+        needs_proof=in_doubt,
+        is_mixed=ticket.is_mixed,
+        has_predecessor=True,
+        has_repeats=ticket.has_repeats,
+        api_timeout=ticket.api_timeout,
+        over_at=known.over_at(ticket),
+    )
+
+
+def _give_up(look: Look, known: Knowledge) -> Step:
+    """Fail where every job uuid had a definite end and nothing is visible; else uncertain, or ask the earlier ones."""
+    ticket, error = look.ticket, look.error
+    if not has_ended(look, known):
+        return uncertain(
+            ticket, known, error, "" if error else "every attempt went unanswered; no clone is visible yet"
+        )
+    if may_be_elsewhere(look, known):
+        return uncertain(ticket, known, error, ELSEWHERE)
+    if ticket.open_jobs:
+        return Review(look, ticket.open_jobs)
+    if error is None:
+        text = "every attempt went unanswered and no clone appeared: nothing was made; zclone retry tries again"
+        return End(State.FAILED, ticket.attempt, code="ZCLONE.UNANSWERED", text=text)
+    return End(State.FAILED, ticket.attempt, code=error.code, text=error.text)
+
+
+def has_ended(look: Look, known: Knowledge) -> bool:
+    """Whether the attempt's own job has a definite end: the server's answer, or unknown after all its time."""
+    if look.why in {Why.OVERDUE, Why.EMPTY}:
+        return False
+    may_go_on = look.error is not None and look.error.may_go_on
+    if look.why in {Why.LOST, Why.FORGOTTEN} or may_go_on or look.ticket.is_repeat:
+        return is_over(look.ticket, known)
+    return True
+
+
+def is_over(ticket: Ticket, known: Knowledge) -> bool:
+    """Whether the server can no longer execute the POST; whoever sent it cannot say so, as a clock may be set."""
+    return ticket.resumed and known.now >= known.over_at(ticket)
+
+
+def may_be_elsewhere(look: Look, known: Knowledge) -> bool:
+    """Whether the clone may have been made, so that only a server that honours resourceUuid shows it by its uuid."""
+    in_doubt = look.error is None or may_have_run(look.error) or lost_jobs(look.ticket)
+    return in_doubt and not known.is_repeatable
+
+
+def lost_jobs(ticket: Ticket) -> bool:
+    """Whether lines of the manifest were lost that may have held an attempt."""
+    return UNKNOWN_JOB in (ticket.job_uuid, *ticket.open_jobs)
+
+
+def may_have_run(error: ApiError) -> bool:
+    """Whether the request may have been executed although it was answered with this."""
+    return error.error_class is ErrorClass.AMBIGUOUS or error.may_have_run
+
+
+def _not_honoured(ticket: Ticket) -> ApiError:
+    text = (
+        f"api job {ticket.job_uuid[:8]}… succeeded without showing what it made, and nothing is visible under the uuid "
+        "that was asked for: the server does not honour resourceUuid; look for the clone, then use --at-most-once"
+    )
+    return ApiError(ErrorClass.FATAL, RESOURCE_UUID, text)
+
+
+def uncertain(
+    ticket: Ticket, known: Knowledge, error: ApiError | None, text: str = "", *, is_last: bool | None = None
+) -> End:
+    """Return the end of a Clone of which nobody knows whether it was made.
+
+    ``is_last``: whether no later process would learn more or send again; None: as the attempts left say.
+    """
+    if is_last is None:
+        is_last = ticket.attempt >= known.policy.attempts or not known.is_repeatable
+    code = error.code if error is not None else "ZCLONE.UNCERTAIN"
+    reported = error.text if error is not None else ""
+    return End(
+        State.UNCERTAIN,
+        ticket.attempt,
+        code=code,
+        text="; ".join(filter(None, (text, reported))),
+        job_uuid=ticket.job_uuid,
+        open_jobs=ticket.open_jobs,
+        until=known.over_at(ticket) if is_last else None,
+    )
+
+
+def after_no_send(step: Send) -> Step:
+    """Return what follows where the target is not sent again, by no later process either: its file has it no more."""
+    match step.otherwise:
+        case End(state=State.UNCERTAIN, until=None) as end:
+            return end._replace(until=step.over_at)
+        case Review() as review:
+            return replace(review, is_last=True)
+    assert step.otherwise is not None
+    return step.otherwise
+
+
+def after_edit(step: Send, *, is_same_uuid: bool) -> Send:
+    """Return how the target is sent as the job file has it now, under a new job uuid: the old one has another body."""
+    open_jobs = step.open_jobs if step.job_uuid is None else (*step.open_jobs, step.job_uuid)
+    if is_same_uuid:
+        return step._replace(job_uuid=None, open_jobs=open_jobs, is_mixed=bool(open_jobs))
+    return Send(step.attempt)

@@ -1,0 +1,254 @@
+"""The schedule of polls: which api job is asked about next, and when, by how likely it has ended.
+
+A poll costs a call of the rate. While clones wait for a place in flight an end is to be noticed soon, so that a job is
+asked about as soon as there is a fair chance; otherwise only once it has probably ended.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.engine.job_times import JobTimes
+from batch.zstack.answers import Done, NoAnswer, NotSent, Refused, Running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batch.clock import Clock
+    from batch.zstack.answers import PollAnswer
+
+_SOON: Final = 0.1
+"""The chance of an end that is worth a call while clones wait for a place."""
+_LATE: Final = 0.6
+"""The chance that is worth one while none waits."""
+_ENDS_IN_A_ROW: Final = 3
+"""So many ends without a POST after them show that no clone waits for a place."""
+_SHORTEST: Final = 0.02
+"""Seconds between two polls of one job, at least."""
+_PART: Final = 0.05
+"""Of a job's age: the time to its next poll, at least."""
+_LONGEST: Final = 1.0
+"""Seconds between two polls of one job, at most; jobs slower than any before are asked about all the same."""
+_LONGEST_PART: Final = 0.25
+"""The same as a part of the job's age, where that is more."""
+SURE: Final = 0.98
+"""The chance of an end at which the web hook of a job should have come."""
+DOUBTED: Final = 0.6
+"""The same once the hook of another job did not come."""
+_HOOK_TIME: Final = 3.0
+"""Seconds that it may be late: the server repeats it after 2 s (zstack/README.md 7)."""
+_LONGEST_HOOKED: Final = 60.0
+"""Seconds between two polls of a job whose web hook is awaited while no end is known, at most; or its age."""
+_FIRST_HOOKED: Final = 10.0
+"""The same of a job that runs alone, and where a hook did not come: do any come at all? Later twice the time of slow
+jobs, or this where that is more."""
+_SLOW: Final = 0.95
+_CONSIDERED: Final = 16
+"""Jobs that are due and compared with each other."""
+_REFRESH: Final = 0.05
+"""Seconds between two reckonings of all times."""
+
+
+class Hold(NamedTuple):
+    """A poll that may wait until its job has probably ended. Seconds since the epoch."""
+
+    sent_at: float
+    deadline: float
+    """It waits no longer than that."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """One api job that runs, as far as anybody knows. Times by the monotonic clock, ages in seconds."""
+
+    started_at: float
+    running_at: float = 0.0
+    """The age at which it was last seen to run."""
+    asked_at: float = 0.0
+    deadline: float = math.inf
+    teaches: bool = True
+    """Whether its times are learned from."""
+    has_hook: bool = False
+    """Whether this process sent it and the server took it, so that a web hook would tell its end."""
+    is_alone: bool = False
+    """Whether no other job ran when it began."""
+    due: float | None = None
+    """When its poll should go; None while none waits."""
+
+
+class PollSchedule:
+    """Knows the jobs that run from the POSTs and polls that pass, and puts the waiting polls in order."""
+
+    def __init__(self, clock: Clock, on_change: Callable[[], None]) -> None:
+        """``on_change`` is called when a waiting poll may be due sooner than was said."""
+        self._clock = clock
+        self._on_change = on_change
+        self.times = JobTimes()
+        self._hooked: float | None = None
+        """The chance of an end at which a job is polled whose web hook has not come; None: none is awaited."""
+        self._jobs: dict[str, _Job] = {}
+        self._queue: list[tuple[float, str]] = []
+        """The waiting polls by the time they are due; one whose time is not its job's any more is out of date."""
+        self._ends_since_post = 0
+        self._is_stale = False
+        self._refreshed_at = -math.inf
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any job may run."""
+        return bool(self._jobs)
+
+    def begin(self, job_uuid: str, *, is_accepted: bool = False) -> None:
+        """Take in that a job may run from now on: its POST was answered, or lost."""
+        self._jobs[job_uuid] = _Job(self._clock.monotonic(), has_hook=is_accepted, is_alone=not self._jobs)
+
+    def expect(self, job_uuid: str, hold: Hold | None) -> None:
+        """Take in that a job is about to be asked about; without ``hold`` at once."""
+        now, time = self._clock.monotonic(), self._clock.time()
+        job = self._jobs.get(job_uuid)
+        if job is None and hold is not None:
+            # An earlier process sent it: it was seen to run a moment ago, and its whole time is not known for sure.
+            age = max(0.0, time - hold.sent_at)
+            job = self._jobs[job_uuid] = _Job(now - age, age, teaches=False)
+        if job is not None:
+            job.deadline = now if hold is None else now + hold.deadline - time
+
+    def note(self, job_uuid: str, answer: PollAnswer, *, is_exact: bool = False) -> None:
+        """Learn from the answer to a poll; ``is_exact``: the job ended just now."""
+        job = self._jobs.get(job_uuid)
+        if job is None or isinstance(answer, NotSent | NoAnswer):
+            return
+        if isinstance(answer, Running):
+            age = max(job.running_at, job.asked_at - job.started_at)
+            if job.teaches:
+                self.times.note_running(job.running_at, age)
+            job.running_at = age
+        else:
+            self._note_end(job, answer, is_exact=is_exact)
+            if job.due is None:
+                del self._jobs[job_uuid]
+            else:
+                # Somebody else asked: whoever still waits gets the same answer at once.
+                job.deadline, job.teaches = self._clock.monotonic(), False
+        self._change()
+
+    def _note_end(self, job: _Job, answer: PollAnswer, *, is_exact: bool) -> None:
+        if isinstance(answer, Done | Refused):
+            self._ends_since_post += 1
+            age = self._clock.monotonic() - job.started_at
+            if job.teaches and is_exact:
+                self.times.note_running(job.running_at, age)
+            if job.teaches:
+                self.times.note_end(age if is_exact else job.running_at, age)
+
+    def note_post(self) -> None:
+        """Take in that a POST waits for its turn."""
+        if self._ends_since_post >= _ENDS_IN_A_ROW:
+            self._change()
+        self._ends_since_post = 0
+
+    def await_hooks(self, chance: float | None) -> None:
+        """Poll the jobs of this process only once they have ended with this chance; None: no web hook tells of that."""
+        if self._hooked != chance:
+            self._hooked = chance
+            self._change()
+
+    def hasten(self, job_uuid: str) -> bool:
+        """Let the waiting poll of a job be due now; False where none waits."""
+        job = self._jobs.get(job_uuid)
+        if job is None or job.due is None:
+            return False
+        job.due = job.deadline = self._clock.monotonic()
+        heapq.heappush(self._queue, (job.due, job_uuid))
+        self._on_change()
+        return True
+
+    def learn_nothing(self) -> None:
+        """Learn nothing from the jobs that run now: an outage made all of them look slow."""
+        for job in self._jobs.values():
+            job.teaches = False
+
+    def is_known(self, job_uuid: str) -> bool:
+        """Whether a poll of the job can be put in order."""
+        return job_uuid in self._jobs
+
+    def add(self, job_uuid: str) -> None:
+        """Put a waiting poll in the queue."""
+        job = self._jobs[job_uuid]
+        job.due = self._due(job)
+        heapq.heappush(self._queue, (job.due, job_uuid))
+
+    def remove(self, job_uuid: str) -> None:
+        """Take a poll that does not wait any more out of the queue."""
+        self._jobs[job_uuid].due = None
+
+    def next_due(self) -> float:
+        """Return when the next poll is due, by the monotonic clock; infinity where none waits."""
+        self._refresh()
+        while self._queue and not self._is_current(*self._queue[0]):
+            heapq.heappop(self._queue)
+        return self._queue[0][0] if self._queue else math.inf
+
+    def pick(self) -> str | None:
+        """Take the poll out of the queue whose job has most likely ended, of those that are due; None: none is."""
+        now = self._clock.monotonic()
+        due: list[tuple[float, str]] = []
+        while len(due) < _CONSIDERED and self.next_due() <= now:
+            due.append(heapq.heappop(self._queue))
+        if not due:
+            return None
+        best = max(due, key=lambda entry: self._chance(self._jobs[entry[1]], now))
+        for entry in due:
+            if entry is not best:
+                heapq.heappush(self._queue, entry)
+        job = self._jobs[best[1]]
+        job.due, job.asked_at = None, now
+        return best[1]
+
+    def _is_current(self, due: float, job_uuid: str) -> bool:
+        job = self._jobs.get(job_uuid)
+        return job is not None and job.due == due
+
+    def _chance(self, job: _Job, now: float) -> float:
+        """Return how likely the job has ended; above 1 past its deadline."""
+        if now >= job.deadline:
+            return 1.0 + now - job.deadline
+        return self.times.chance(now - job.started_at, running_at=job.running_at)
+
+    def _due(self, job: _Job) -> float:
+        if self._hooked is not None and job.has_hook:
+            return min(job.started_at + self._hooked_age(job, self._hooked) + _HOOK_TIME, job.deadline)
+        wanted = _LATE if self._ends_since_post >= _ENDS_IN_A_ROW else _SOON
+        age = self.times.age_at(wanted, running_at=job.running_at)
+        if job.running_at:
+            age = min(age, job.running_at + max(_LONGEST, _LONGEST_PART * job.running_at))
+        age = max(age, job.running_at + max(_SHORTEST, _PART * job.running_at))
+        return min(job.started_at + age, job.deadline)
+
+    def _hooked_age(self, job: _Job, chance: float) -> float:
+        """Return the age by which the web hook of a job should have been sent."""
+        longest = _FIRST_HOOKED if chance < SURE or job.is_alone else _LONGEST_HOOKED
+        if chance == SURE and self.times.has_ends:
+            longest = max(_FIRST_HOOKED, 2.0 * self.times.age_at(_SLOW, running_at=0.0))
+        return min(self.times.age_at(chance, running_at=job.running_at), job.running_at + max(longest, job.running_at))
+
+    def _change(self) -> None:
+        self._is_stale = True
+        self._on_change()
+
+    def _refresh(self) -> None:
+        """Reckon the times of all waiting polls anew, now and then."""
+        now = self._clock.monotonic()
+        if not self._is_stale or now - self._refreshed_at < _REFRESH:
+            return
+        self._is_stale, self._refreshed_at = False, now
+        self.times.refresh()
+        self._queue = []
+        for job_uuid, job in self._jobs.items():
+            if job.due is not None:
+                job.due = self._due(job)
+                self._queue.append((job.due, job_uuid))
+        heapq.heapify(self._queue)

@@ -1,0 +1,270 @@
+"""The pool: reconcile what an earlier process left open, let one clone go alone, then wave after wave."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import structlog
+
+from batch.engine.absence import after_edit, after_no_send
+from batch.engine.dispatch import dispatch
+from batch.engine.failure_limit import FailureLimit
+from batch.engine.quarantine import quarantine, sort_by_deaths
+from batch.engine.resume import first_step_of_new, is_reconciled, is_same, look_before, resumed_step
+from batch.engine.settle import Dependencies, settle
+from batch.engine.steps import End, Look, Send, Step
+from batch.engine.survey import find_unrecorded, without_body
+from batch.engine.waves import take_first, wave_sizes
+from batch.errors import HELD_BACK, CallCutError, EndReason, RunStoppedError
+from batch.model import Clone, Intent, Limits, Plan, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batch.engine.concurrency import ConcurrencyLimiter
+    from batch.engine.polls import PollSchedule
+    from batch.engine.proof import Proof
+    from batch.engine.survey import RunHistory, Survey
+
+_SLOW: Final = 0.95
+"""Which share of the jobs a deadline leaves room for."""
+_log = structlog.get_logger()
+
+Work: TypeAlias = tuple[Clone, Step]
+
+
+class Pool:
+    """The pool's work and the two reasons to end it early that only the sum of clones shows."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        past: RunHistory,
+        limits: Limits,
+        deps: Dependencies,
+        limiter: ConcurrencyLimiter,
+        polls: PollSchedule,
+        proof: Proof,
+    ) -> None:
+        """Nothing is sent before ``run``."""
+        self._plan = plan
+        self._past = past
+        self._limits = limits
+        self._deps = deps
+        self._limiter = limiter
+        self._polls = polls
+        self._proof = proof
+        self._deadline = None if limits.deadline is None else deps.clock.monotonic() + limits.deadline
+        self._failures = FailureLimit(past, limits.max_failures)
+        self._edited: dict[str, Clone] = {}
+        """What the plan has now for targets with an open attempt that was sent otherwise."""
+        self._deferred: list[Work] = []
+        """What waits for the proof that the server honours resourceUuid."""
+        self.stopped_by: RunStoppedError | None = None
+
+    async def run(self, survey: Survey) -> None:
+        """Reconcile, canary, pool, in waves if asked for; then the isolated ones alone."""
+        deps, found = self._deps, sort_by_deaths(survey.open, self._past)
+        removed = frozenset(clone.key for clone in survey.open if not clone.body)
+        self._failures.leave_out(removed, settled=survey.settled)
+        quarantine(found, deps.journal, deps.clock)
+        await self._take_up(found.ordinary)
+        open_work = await self._reconcile(found.ordinary)
+        going_on = [work for work in open_work if work[0].key not in removed]
+        self._failures.expect(work[0].key for work in going_on)
+        keys = frozenset(clone.key for clone in survey.open)
+        found_new = self._as_long_as_readable(find_unrecorded(self._plan, self._past, keys))
+        new = (None if clone is None else self._first(clone) for clone in found_new)
+        settled = survey.settled.total() + len(keys - removed) - len(going_on)
+        self._check_failures()
+        left = iter(going_on)
+        await self._in_waves(chain(left, new), settled)
+        await self._end_held_back(left)
+        await self._pool(iter([work for work in open_work if work[0].key in removed]))
+        await dispatch(iter(found.isolated), self._settle_alone, workers=1, is_stopped=self._is_over)
+
+    def _first(self, clone: Clone) -> Work:
+        return clone, first_step_of_new(clone, self._past, self._deps.policy, now=self._deps.clock.time())
+
+    def _as_long_as_readable(self, clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
+        """Ask for the Stop where the plan cannot be read on: what is in flight settles, but retries nothing."""
+        try:
+            yield from clones
+        except Exception as error:
+            self._deps.stop.request(str(error), EndReason.CHANGED_INPUT)
+            raise
+
+    async def _in_waves(self, queue: Iterator[Work | None], settled: int) -> None:
+        """Start wave after wave as long as the ones before went well; ``settled`` of the targets are not in the queue.
+
+        A wave that an earlier process began goes on.
+        """
+        waves = wave_sizes(self._limits.waves, self._plan.count)
+        for number, size in enumerate(waves, 1):
+            left, settled = max(0, size - settled), max(0, settled - size)
+            if len(waves) > 1 and left and not self._may_start(number, of=len(waves), left=left, size=size):
+                return
+            await self._pool(take_first(queue, left) if number < len(waves) else queue)
+
+    async def _pool(self, queue: Iterator[Work | None]) -> None:
+        """Settle the queue: one at a time until the server is known to honour resourceUuid, then all at once."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                if not self._deps.policy.at_most_once:
+                    await self._prove(queue, group)
+                await self._settle_all(queue)
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        await self._end_deferred()
+
+    async def _prove(self, queue: Iterator[Work | None], group: asyncio.TaskGroup) -> None:
+        """Settle one Clone after the other; once one is proof its job may still run in ``group``."""
+        while not self._is_canary_over():
+            try:
+                work = next(queue)
+            except StopIteration:
+                return
+            if work is None:
+                await asyncio.sleep(0)
+            else:
+                task = group.create_task(self._settle(work))
+                await self._proof.watch(work[0], task, is_sent=lambda: self._polls.is_busy)
+
+    async def _settle_all(self, queue: Iterator[Work | None]) -> None:
+        if self._deps.is_honoured():
+            deferred, self._deferred = self._deferred, []
+            queue = chain(deferred, queue)
+        await dispatch(queue, self._settle, workers=self._limiter.workers, is_stopped=self._is_over)
+
+    async def _end_deferred(self) -> None:
+        """Settle what may not be sent again, as nothing proved that the server honours resourceUuid."""
+        deferred, self._deferred = self._deferred, []
+        for clone, step in deferred:
+            if not self._deps.stop.requested:
+                assert isinstance(step, Send) and step.otherwise is not None  # noqa: PT018 - one state
+                await self._advance(clone, step.otherwise, None)
+
+    async def _end_held_back(self, left: Iterator[Work]) -> None:
+        """Record what is known of open Clones that failures hold back: a rerun would find them just so, for ever."""
+        if self._deps.stop.code in HELD_BACK:
+            for clone, step in left:
+                if isinstance(step, Send) and step.otherwise is not None:
+                    await self._advance(clone._replace(body=b""), step, None)
+
+    def _may_start(self, number: int, *, of: int, left: int, size: int) -> bool:
+        """Ask for the Stop where a wave before this one, not yet begun, did not settle within ``max_failures``."""
+        trouble = self._failures.trouble() if number > 1 and left == size else None
+        if trouble is not None:
+            self._deps.stop.request(f"wave {number} of {of} is not started: {trouble}", EndReason.WAVE)
+        if self._is_over():
+            return False
+        _log.info("wave.started", wave=number, of=of, targets=left)
+        return True
+
+    async def _take_up(self, clones: tuple[Clone, ...]) -> None:
+        """Where a process died: put on record with whom, so that the next one can count."""
+        intents = self._past.intents if self._past.is_cut_off else {}
+        known = ((clone.key, intents[clone.key]) for clone in clones if clone.key in intents)
+        if keys := [key for key, intent in known if intent.state is not State.PLANNED]:
+            await self._deps.journal.take_up(keys)
+
+    async def _settle_alone(self, clone: Clone) -> None:
+        await self._take_up((clone,))
+        work = await self._carry_on(self._resumed(clone, self._past.intents[clone.key]), None)
+        if work is not None and isinstance(work[1], Send) and work[1].needs_proof:
+            self._deferred.append(work)
+            await self._end_deferred()
+
+    def _resumed(self, clone: Clone, intent: Intent) -> Work:
+        """Return how an open Clone goes on: an attempt is asked about as what it was sent as."""
+        step = resumed_step(clone, intent, self._deps.policy, now=self._deps.clock.time())
+        if isinstance(step, Send | Look) or is_same(clone, intent):
+            return clone, step
+        self._edited[clone.key] = clone
+        return without_body(intent), step
+
+    async def _reconcile(self, opened: tuple[Clone, ...]) -> list[Work]:
+        """Ask about every open Clone before anything new is sent; return those that are not settled by that."""
+        intents = dict(self._past.intents)
+        going_on: list[Work] = []
+
+        async def ask(clone: Clone) -> None:
+            work = await self._carry_on(self._resumed(clone, intents[clone.key]), is_reconciled)
+            if work is not None:
+                going_on.append(work)
+
+        await dispatch(iter(opened), ask, workers=self._limiter.workers, is_stopped=self._is_over)
+        return going_on
+
+    async def _settle(self, work: Work) -> None:
+        await self._limiter.acquire()
+        try:
+            left = None if self._is_over() else await self._carry_on(work, None)
+        finally:
+            self._limiter.release()
+        if left is not None and isinstance(left[1], Send) and left[1].needs_proof and not self._deps.is_honoured():
+            self._deferred.append(left)
+
+    async def _carry_on(self, work: Work, pause_at: Callable[[Step], bool] | None) -> Work | None:
+        """Settle; return what is left to do where it is not settled, None where nothing can be done now."""
+        clone, step = work
+        edited = None if clone.body else self._edited.get(clone.key)
+        after = await self._advance(clone, step, pause_at if edited is None else _or_send(pause_at))
+        if edited is not None and isinstance(after, Send) and not self._deps.stop.requested:
+            return await self._send_edited(clone, after, edited, pause_at)
+        if isinstance(after, Send) and not clone.body and edited is None:
+            # Its target left the job file: it is not sent.
+            after = await self._advance(clone, after, None)
+        is_left = after is not None and not isinstance(after, End) and (clone.body or not isinstance(after, Send))
+        return (clone, after) if is_left and after is not None else None
+
+    async def _send_edited(
+        self, sent: Clone, step: Send, edited: Clone, pause_at: Callable[[Step], bool] | None
+    ) -> Work | None:
+        """Go on with what the job file has now; under another uuid only after a definite end of every attempt."""
+        is_same_uuid = sent.resource_uuid == edited.resource_uuid
+        while not is_same_uuid and (step.needs_proof or step.open_jobs):
+            after = await self._advance(sent, after_no_send(step), _or_send(None))
+            if not isinstance(after, Send):
+                return None
+            step = after
+        step = after_edit(step, is_same_uuid=is_same_uuid)
+        work = edited, step if is_same_uuid else look_before(edited, Send(1), now=self._deps.clock.time())
+        return work if pause_at is not None else await self._carry_on(work, None)
+
+    async def _advance(self, clone: Clone, step: Step, pause_at: Callable[[Step], bool] | None) -> Step | None:
+        """Settle, and turn what no clone of this run can survive into a Stop, so that the others settle first."""
+        try:
+            step = await settle(clone, step, self._deps, pause_at=pause_at)
+        except CallCutError:
+            return None
+        except RunStoppedError as stopped:
+            self.stopped_by = self.stopped_by or stopped
+            self._deps.stop.request(str(stopped), stopped.reason)
+            return None
+        if isinstance(step, End):
+            self._failures.note_end(clone.key, step.state)
+            self._proof.note_end(clone, step)
+        self._check_failures()
+        return step
+
+    def _check_failures(self) -> None:
+        excess = self._failures.excess()
+        if excess is not None:
+            self._deps.stop.request(excess, EndReason.MAX_FAILURES)
+
+    def _is_canary_over(self) -> bool:
+        return self._deps.is_honoured() or self._is_over()
+
+    def _is_over(self) -> bool:
+        """Whether nothing more may be started; asks for the Stop when a clone could not end within the deadline."""
+        slow = self._polls.times.quantile(_SLOW)
+        if self._deadline is not None and self._deps.clock.monotonic() + slow >= self._deadline:
+            self._deps.stop.request("the deadline is near", EndReason.DEADLINE)
+        return self._deps.stop.requested
+
+
+def _or_send(pause_at: Callable[[Step], bool] | None) -> Callable[[Step], bool]:
+    return lambda step: isinstance(step, Send) or (pause_at is not None and pause_at(step))

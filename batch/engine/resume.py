@@ -1,0 +1,85 @@
+"""Where a Clone begins in this process, by what its manifest says, and when an open one has been asked about.
+
+Fresh and resumed Clones take one path: a resumed one is a Clone whose first step follows from its records. A pause
+between two processes is not charged to its timeout: its next POST begins a new window, and each attempt's deadline
+stands in its ``sent`` record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batch.engine.steps import Look, Poll, Resend, Send, Ticket, Why
+from batch.model import UNKNOWN_JOB, Intent, State
+
+if TYPE_CHECKING:
+    from batch.engine.policy import Policy
+    from batch.engine.steps import Step
+    from batch.engine.survey import RunHistory
+    from batch.model import Clone
+
+
+def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
+    """Where a Clone goes on, by what its manifest says; ``now`` in seconds since the epoch.
+
+    Times on record that lie in the future were written by a clock that was wrong.
+    """
+    open_jobs = intent.open_jobs if intent.job_uuid is None else (intent.job_uuid, *intent.open_jobs)
+    if not open_jobs:
+        return Send(intent.attempt + 1, has_predecessor=intent.has_predecessor or intent.attempt > 0)
+    window = policy.window(intent.api_timeout)
+    first_sent_at = min(intent.first_sent_at, now)
+    deadline = first_sent_at + window if intent.deadline is None else intent.deadline
+    ticket = Ticket(
+        max(intent.attempt, int(open_jobs != (UNKNOWN_JOB,))),
+        open_jobs[0],
+        intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now),
+        first_sent_at,
+        min(deadline, now + window),
+        answered=intent.is_answered,
+        resumed=True,
+        reopened=intent.state is State.UNCERTAIN,
+        open_jobs=open_jobs[1:],
+        is_repeat=intent.is_repeat,
+        has_repeats=intent.has_repeats,
+        is_mixed=intent.is_mixed,
+        has_sent_line=bool(intent.digest),
+        has_predecessor=intent.has_predecessor or intent.attempt > 1,
+        api_timeout=intent.api_timeout,
+    )
+    return Poll(ticket, at_once=True)
+
+
+def first_step_of_new(clone: Clone, past: RunHistory, policy: Policy, *, now: float) -> Step:
+    """Where a Clone without records begins: in a repaired manifest, where lines were lost, it is looked for first."""
+    if not past.is_repaired:
+        return look_before(clone, Send(1, has_predecessor=past.has_predecessor(clone.key)), now=now)
+    lost = Intent("", State.UNCERTAIN, "", "", "", 0, None, now, now, open_jobs=(UNKNOWN_JOB,))
+    return first_step(replace(lost, is_mixed=True, has_predecessor=True), policy, now=now)
+
+
+def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) -> Step:
+    """Where a Clone with records goes on; one with nothing open under another uuid than now begins anew."""
+    step = first_step(intent, policy, now=now)
+    if not isinstance(step, Send):
+        return step
+    is_same_uuid = intent.resource_uuid in ("", clone.resource_uuid)
+    return look_before(clone, step if is_same_uuid else Send(1), now=now)
+
+
+def is_same(clone: Clone, intent: Intent) -> bool:
+    """Whether the job file still has what the last attempt was sent as, as far as the manifest knows."""
+    return intent.resource_uuid in ("", clone.resource_uuid) and intent.digest in ("", clone.digest)
+
+
+def look_before(clone: Clone, step: Step, *, now: float) -> Step:
+    """Have a uuid of the user's own looked for before the first POST: whatever has it by then is not ours."""
+    if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.otherwise is None):
+        return step
+    return Look(Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor), Why.GIVEN)
+
+
+def is_reconciled(step: Step) -> bool:
+    """Whether a resumed Clone has been asked about: known to run, or about to be sent again."""
+    return isinstance(step, Send | Resend) or (isinstance(step, Poll) and step.polls > 0 and step.ticket.answered)

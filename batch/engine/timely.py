@@ -1,0 +1,38 @@
+"""A gate through which calls that have become too old while they waited do not pass."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from batch.model import CallKind
+
+if TYPE_CHECKING:
+    from batch.clock import Clock
+    from batch.engine.gate import Gate
+
+NOT_AFTER: Final[ContextVar[float]] = ContextVar("not_after", default=inf)
+"""Monotonic seconds after which the present task's call must not be sent that makes or deletes a clone."""
+
+
+class TimelyGate:
+    """A Gate that holds back what makes or deletes a clone and comes too late."""
+
+    def __init__(self, gate: Gate, clock: Clock) -> None:
+        """Wait at ``gate``; ``clock``: that of ``NOT_AFTER``."""
+        self._gate = gate
+        self._clock = clock
+
+    async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:
+        """Return True when the call may be made."""
+        is_due = await self._gate.wait(kind, job_uuid)
+        return is_due and (kind is not CallKind.CLONE or self._clock.monotonic() < NOT_AFTER.get())
+
+    def pause(self, seconds: float) -> None:
+        """Let no call pass for ``seconds`` from now."""
+        self._gate.pause(seconds)
+
+    def refuse(self) -> bool:
+        """Take in that the server's own rate limiter refused a call."""
+        return self._gate.refuse()

@@ -1,0 +1,148 @@
+"""Web hooks: what the server says of a job's end by itself, and when that counts as the answer to a poll.
+
+Whoever knows the listener's path can send anything. A success counts where it names a job of this process that has no
+answer yet and shows the very uuid that was asked for; it then takes the place of the poll's answer and is recorded as
+that is. A failure costs a poll, which asks the server itself. A hook that does not come costs a later poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from batch.engine.polls import DOUBTED, SURE
+from batch.zstack.answers import Done, Refused, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from batch.engine.polls import PollSchedule
+    from batch.zstack.answers import NoAnswer, PollAnswer
+
+_MISSED_IN_A_ROW: Final = 3
+"""Ends that only polls told of, with no hook between them, after which no hook is waited for."""
+_MOST_REMEMBERED: Final = 65536
+
+_log = structlog.get_logger()
+
+
+class HookVerdict(StrEnum):
+    """What a web hook is good for."""
+
+    ANSWER = "answer"
+    """It is the answer to a poll of its job."""
+    POLL = "poll"
+    """Its job is asked about at once."""
+    IGNORED = "ignored"
+
+
+def judge_hook(hook: Done | NoAnswer, resource_uuid: str) -> HookVerdict:
+    """Decide on a web hook of a job that was to make ``resource_uuid``; of a failure it shows no service."""
+    match hook:
+        case Done(Service(uuid)) if uuid == resource_uuid:
+            return HookVerdict.ANSWER
+        case Done(None):
+            return HookVerdict.POLL
+    return HookVerdict.IGNORED
+
+
+@dataclass(slots=True, eq=False)
+class HookedJob:
+    """One job uuid that was sent with the address of a web hook."""
+
+    resource_uuid: str
+    hook_answer: asyncio.Future[Done]
+    """The answer that a web hook brings."""
+    is_urgent: bool = False
+    """Whether a web hook said that it ended, and no poll was made since."""
+    has_hook: bool = False
+    """Whether any web hook of it came."""
+    is_over: bool = False
+    """Whether its end is known."""
+
+    async def first_answer(self, poll: Callable[[], Coroutine[None, None, PollAnswer]]) -> tuple[PollAnswer, bool]:
+        """Return the answer of the web hook or of ``poll``, whichever is first, and whether it is the web hook's.
+
+        A poll that is second is cancelled, and has ended by then; ``poll`` may raise for itself.
+        """
+        if self.hook_answer.done():
+            return self.hook_answer.result(), True
+        polled = asyncio.ensure_future(poll())
+        either: set[asyncio.Future[Any]] = {self.hook_answer, polled}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not polled.done():
+                polled.cancel()
+                await asyncio.wait({polled})
+        if self.hook_answer.done() and not _has_end(polled):
+            return self.hook_answer.result(), True
+        return polled.result(), False
+
+
+def _has_end(polled: asyncio.Future[PollAnswer]) -> bool:
+    return not polled.cancelled() and polled.exception() is None and isinstance(polled.result(), Done | Refused)
+
+
+class WebHooks:
+    """The jobs of one process whose ends the server was asked to tell."""
+
+    def __init__(self, polls: PollSchedule) -> None:
+        """Tell ``polls`` from now on which job's poll may wait, and which one is due."""
+        self._polls = polls
+        self._jobs: dict[str, HookedJob] = {}
+        self._missed = 0
+        self._has_warned = False
+        polls.await_hooks(SURE)
+
+    def expect(self, job_uuid: str, resource_uuid: str) -> None:
+        """Take in that a job's POST, which is on record, is about to leave."""
+        job = self._jobs.get(job_uuid)
+        if job is not None:
+            job.is_over = False
+            return
+        self._jobs[job_uuid] = HookedJob(resource_uuid, asyncio.get_running_loop().create_future())
+        if len(self._jobs) > _MOST_REMEMBERED:
+            del self._jobs[next(iter(self._jobs))]
+
+    def end(self, job: HookedJob) -> None:
+        """Take in that the end of a job is known, by its web hook or by a poll."""
+        job.is_over = True
+        if job.has_hook:
+            return
+        self._missed += 1
+        self._polls.await_hooks(DOUBTED if self._missed < _MISSED_IN_A_ROW else None)
+        if self._missed == _MISSED_IN_A_ROW and not self._has_warned:
+            self._has_warned = True
+            hint = "jobs are polled: can the server reach --webhook-listen, or --webhook-url?"
+            _log.warning("webhook.missing", jobs=self._missed, hint=hint)
+
+    def running(self, job_uuid: str) -> HookedJob | None:
+        """Return the job where a web hook may still bring its answer."""
+        job = self._jobs.get(job_uuid)
+        return None if job is None or job.is_over else job
+
+    def knows(self, job_uuid: str) -> bool:
+        """Whether a web hook of that job is worth reading."""
+        return job_uuid in self._jobs
+
+    def receive(self, job_uuid: str, hook: Done | NoAnswer) -> HookVerdict:
+        """Take in a web hook; return what it was good for."""
+        job = self._jobs.get(job_uuid)
+        verdict = HookVerdict.IGNORED if job is None else judge_hook(hook, job.resource_uuid)
+        if job is None or not isinstance(hook, Done) or verdict is HookVerdict.IGNORED:
+            return HookVerdict.IGNORED
+        # Also one that comes after its poll shows that web hooks arrive.
+        self._missed, job.has_hook = 0, True
+        self._polls.await_hooks(SURE)
+        if job.is_over or job.hook_answer.done():
+            return HookVerdict.IGNORED
+        if verdict is HookVerdict.ANSWER:
+            job.hook_answer.set_result(hook)
+        else:
+            job.is_urgent = not self._polls.hasten(job_uuid)
+        return verdict

@@ -1,0 +1,74 @@
+"""JSON to and from text and bytes, for manifest, log, client and reports.
+
+orjson reads where it is installed, the standard library otherwise: both give the same values and refuse the same bytes.
+The standard library writes, so that the bytes never depend on what is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_INTS: Final = range(-(2**63), 2**64)
+_LONGEST_INT: Final = 400
+
+encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""Return compact JSON text. Raises ValueError for a number that is infinite or none."""
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(text)
+
+
+def _integer(text: str) -> int | float:
+    """Integers beyond 64 bits become floats, as orjson has it."""
+    if len(text) > _LONGEST_INT:
+        raise ValueError("too long")
+    value = int(text)
+    return value if value in _INTS else _finite(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_decode: Final = json.JSONDecoder(parse_constant=_refuse, parse_int=_integer, parse_float=_finite).decode
+
+
+def decode_with_stdlib(body: bytes) -> Any:
+    """Decode JSON with the standard library, as strictly as orjson does. Raises ValueError."""
+    try:
+        value = _decode(body.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if b"\\ud" in body or b"\\uD" in body:
+        # Lone surrogates decode but can never be written again.
+        encode(value).encode("utf-8")
+    return value
+
+
+def _decoder() -> Callable[[bytes], Any]:
+    try:
+        import orjson  # noqa: PLC0415 - optional: the extra "speed" brings it
+    except ImportError:
+        return decode_with_stdlib
+    return orjson.loads
+
+
+decode: Final = _decoder()
+"""Decode UTF-8 JSON: no NaN, no number beyond a double, no lone surrogate. Raises ValueError."""
+
+
+def decode_own(body: bytes) -> Any:
+    """Decode what this project wrote: as ``decode`` does, and lone surrogates too, as names of files may have them."""
+    try:
+        return decode(body)
+    except ValueError:
+        return json.loads(body)

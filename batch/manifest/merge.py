@@ -1,0 +1,215 @@
+"""Write the manifests of all shards of one run into a new one, which every command reads like that of a whole run."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ExitCode, ManifestError, ManifestMismatchError
+from batch.keytable import KeyTable
+from batch.manifest.files import Disk
+from batch.manifest.fold import ManifestFold
+from batch.manifest.kinds import EndedLine, MergedLine, PlanLine, PlannedLine, StartedLine
+from batch.manifest.line import encode, without_batch
+from batch.manifest.reading import kept_free, reading
+from batch.manifest.records import encode_ended, encode_plan, parse_line
+from batch.manifest.writer import write_manifest
+from batch.model import Handed, Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from batch.manifest.files import Files
+    from batch.manifest.header import Header
+    from batch.model import JsonValue
+
+_SAME: Final = ("job", "run", "endpoint", "simulated", "tag")
+_NAMED: Final = 10
+_WORST: Final = (ExitCode.BROKEN, ExitCode.UNFINISHED, ExitCode.FAILED)
+_PLAN: Final = b'{"plan":'
+_PINNED: Final = b'{"pinned":'
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What a merge wrote."""
+
+    path: Path
+    shards: int
+    counts: Counter[State]
+    """Targets of all shards by state."""
+
+
+@dataclass(slots=True)
+class _Shard:
+    """What one manifest says of itself."""
+
+    path: Path
+    header: Header
+    plan: PlanLine
+    number: int
+    """K of K/N, from 0."""
+    of: int
+    past: ManifestFold
+    ended: EndedLine | None
+    lines: int
+    crc: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def merge(
+    paths: Sequence[Path], out: Path, *, tool: str, files: Files | None = None, clock: Callable[[], float] = time.time
+) -> Merge:
+    """Write ``out`` from the manifests of all shards of one run; those stay as they are.
+
+    ``tool``: who writes it. ``clock``: seconds since the epoch. Raises UsageError where a file cannot be used,
+    ManifestMismatchError naming what does not belong together, ManifestLockedError where a process writes to one of
+    them, ManifestError where one is damaged or ``out`` cannot be written.
+    """
+    with ExitStack() as locks:
+        for path in paths:
+            locks.enter_context(kept_free(path))
+        shards = sorted(map(_read, paths), key=lambda shard: shard.number)
+        _require_one_run(shards)
+        _require_all(shards)
+        _require_disjoint(shards)
+        # One whose process was killed comes last: so the end of the new file is no end of a process either.
+        shards.sort(key=lambda shard: shard.ended is None)
+        header = replace(
+            shards[0].header,
+            tool=tool,
+            created_at=min(shard.header.created_at for shard in shards),
+            at_most_once=any(shard.past.is_at_most_once for shard in shards),
+        )
+        counts = sum((shard.past.counts for shard in shards), Counter[State]())
+        write_manifest(out, _bodies(shards, header, clock(), counts), files or Disk())
+    return Merge(out, len(shards), counts)
+
+
+def _read(path: Path) -> _Shard:
+    """Fold a manifest. Raises ManifestMismatchError where it is not known to be of a shard."""
+    past, plan, ended = ManifestFold(), None, None
+    with reading(path) as manifest:
+        for body in manifest.bodies():
+            line = parse_line(body)
+            past.add(line)
+            if isinstance(line, PlanLine) and line.shard:
+                plan = line
+            elif isinstance(line, StartedLine | EndedLine):
+                ended = line if isinstance(line, EndedLine) else None
+        past.finish()
+        past.is_at_most_once |= manifest.header.at_most_once
+        lines, crc = manifest.scan.line, manifest.scan.crc
+    if plan is None:
+        raise ManifestMismatchError(
+            f"{path}: no plan of a shard is on record: it is of a whole run, or of an older zclone, or the run never "
+            "began; only what `zclone run --shard K/N` wrote can be merged"
+        )
+    number, of = _numbers(path, plan.shard)
+    return _Shard(path, manifest.header, plan, number, of, past, ended, lines, crc)
+
+
+def _numbers(path: Path, shard: str) -> tuple[int, int]:
+    number, _, of = shard.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise ManifestError(f"{path}: its plan is of the shard {shard!r}, which is no K/N: not written by zclone")
+    return int(number), int(of)
+
+
+def _require_one_run(shards: Sequence[_Shard]) -> None:
+    first = shards[0]
+    for other in shards[1:]:
+        for name in _SAME:
+            ours, theirs = getattr(first.header, name), getattr(other.header, name)
+            if ours != theirs:
+                raise ManifestMismatchError(f"{name}: {first.path} is of {ours!r}, {other.path} of {theirs!r}")
+        if first.of != other.of:
+            raise ManifestMismatchError(f"shards: {first.path} is {first.name}, {other.path} is {other.name}")
+        if first.plan.whole != other.plan.whole:
+            raise ManifestMismatchError(
+                f"plan: {first.path} is of the whole plan {first.plan.whole}, {other.path} of {other.plan.whole}: the "
+                "job file or what it found on the server differed; run the shards again with the same job file"
+            )
+
+
+def _require_all(shards: Sequence[_Shard]) -> None:
+    """Raise ManifestMismatchError for a shard that is given twice, or not at all."""
+    by_number: dict[int, _Shard] = {}
+    for shard in shards:
+        twin = by_number.setdefault(shard.number, shard)
+        if twin is not shard:
+            raise ManifestMismatchError(f"overlap: {twin.path} and {shard.path} are both of shard {shard.name}")
+    missing = [f"{number}/{shards[0].of}" for number in range(shards[0].of) if number not in by_number]
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise ManifestMismatchError(f"gap: no manifest of shard {', '.join(missing[:_NAMED])}{more}")
+
+
+def _require_disjoint(shards: Sequence[_Shard]) -> None:
+    """Raise ManifestMismatchError for a target that is on record in two shards."""
+    seen = KeyTable(4)
+    suspects: dict[int, set[str]] = {}
+    for ordinal, shard in enumerate(shards):
+        for key in _keys(shard.path):
+            known = seen.get(hash(key))
+            if known is None:
+                seen.put(hash(key), ordinal)
+            elif known != ordinal:
+                # Two keys may share a hash: only equal ones are an overlap.
+                suspects.setdefault(known, set()).add(key)
+    for ordinal, keys in suspects.items():
+        for key in _keys(shards[ordinal].path):
+            if key in keys:
+                others = [shard.path for shard in shards if shard.past.is_planned(key)]
+                raise ManifestMismatchError(f"overlap: the target {key} is in {' and in '.join(map(str, others[:2]))}")
+
+
+def _keys(path: Path) -> Iterator[str]:
+    with reading(path) as manifest:
+        for body in manifest.bodies():
+            line = parse_line(body)
+            if isinstance(line, PlannedLine):
+                yield from (key for key, _ in line.targets)
+            elif isinstance(line, Record):
+                yield line.key
+
+
+def _bodies(shards: Sequence[_Shard], header: Header, at: float, counts: Counter[State]) -> Iterator[bytes]:
+    """Yield the open bodies of the new file."""
+    yield header.body()
+    for shard in shards:
+        yield _encode_merged(MergedLine(str(shard.path), shard.name, shard.lines, f"{shard.crc:08x}", at))
+    for number, shard in enumerate(shards):
+        # The plans of all shards are made of the same pins: once is enough.
+        left_out = (_PLAN, _PINNED) if number else (_PLAN,)
+        with reading(shard.path) as manifest:
+            yield from (without_batch(body) for body in manifest.bodies() if not body.startswith(left_out))
+    plan = shards[0].plan
+    targets, hand_overs = (sum(getattr(shard.plan, name) for shard in shards) for name in ("targets", "hand_overs"))
+    # Without the inputs: no process has checked that the files still say what the whole plan says.
+    yield encode_plan(PlanLine(plan.whole, "", targets, max(shard.plan.at for shard in shards), hand_overs))
+    ended = [shard.ended for shard in shards if shard.ended is not None]
+    if len(ended) == len(shards):
+        yield encode_ended(_end(ended, counts))
+
+
+def _encode_merged(merged: MergedLine) -> bytes:
+    head: list[tuple[str, JsonValue]] = [("merged", merged.path), ("shard", merged.shard), ("lines", merged.lines)]
+    return encode([*head, ("checksum", merged.checksum), ("at", merged.at)])
+
+
+def _end(ended: Sequence[EndedLine], counts: Counter[State]) -> EndedLine:
+    """Return the end of a run whose shards ended so: the worst one says why."""
+    worst = min(ended, key=lambda end: _WORST.index(end.exit_code) if end.exit_code in _WORST else len(_WORST))
+    handed = [end.handed for end in ended if end.handed is not None]
+    total = None
+    if len(handed) == len(ended):
+        total = Handed(*(sum(getattr(one, name) for one in handed) for name in ("done", "open", "refused")))
+    return replace(worst, at=max(end.at for end in ended), counts=counts, handed=total)

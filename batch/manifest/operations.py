@@ -1,0 +1,107 @@
+"""Lines of what a process does beside cloning: it takes over, connects, is controlled, deletes, updates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from batch.errors import ManifestError
+from batch.manifest.kinds import (
+    AdoptedLine,
+    ConnectedLine,
+    ControlledLine,
+    DeletingLine,
+    MendedLine,
+    MendingLine,
+    TakenUpLine,
+)
+from batch.manifest.line import encode, number, require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batch.model import JsonValue
+
+Operation: TypeAlias = (
+    AdoptedLine | TakenUpLine | ConnectedLine | ControlledLine | DeletingLine | MendingLine | MendedLine
+)
+
+
+def encode_operation(line: Operation) -> bytes:
+    """Return the open body."""
+    if isinstance(line, AdoptedLine):
+        return encode([("adopted_by", line.user), ("begun_by", line.begun_by), ("at", line.at)])
+    if isinstance(line, TakenUpLine):
+        return encode([("taken_up", list(line.keys)), ("at", line.at)])
+    if isinstance(line, ConnectedLine):
+        return encode([("connected", line.at), ("account", line.account), ("rate", line.rate)])
+    if isinstance(line, ControlledLine):
+        return encode(
+            [
+                ("controlled", line.order),
+                ("at", line.at),
+                ("rate", line.rate),
+                ("concurrency", line.concurrency),
+                ("paused", line.is_paused or None),
+                ("draining", line.is_draining or None),
+            ]
+        )
+    if isinstance(line, DeletingLine):
+        return encode([("deleting", line.key), ("at", line.at), *_uuids(line)])
+    fields: JsonValue = list(line.fields)
+    if isinstance(line, MendingLine):
+        return encode(
+            [("mending", line.key), ("at", line.at), *_uuids(line), ("fields", fields), ("digest", line.digest)]
+        )
+    return encode([("mended", line.key), ("at", line.at), ("clone_uuid", line.clone_uuid), ("fields", fields)])
+
+
+def _uuids(line: DeletingLine | MendingLine) -> list[tuple[str, JsonValue]]:
+    return [("clone_uuid", line.clone_uuid), ("job_uuid", line.job_uuid)]
+
+
+def parse_connected(found: Mapping[str, Any]) -> ConnectedLine:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    account = found.get("account")
+    if not isinstance(account, str | None):
+        raise ManifestError("a line has no text as account")
+    return ConnectedLine(number(found, "connected"), account, number(found, "rate"))
+
+
+def parse_controlled(found: Mapping[str, Any]) -> ControlledLine:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    order, concurrency = require(found, "controlled", str), require(found, "concurrency", int)
+    is_paused, is_draining = found.get("paused") is True, found.get("draining") is True
+    rate = number(found, "rate")
+    return ControlledLine(number(found, "at"), order, rate, concurrency, is_paused, is_draining)
+
+
+def parse_deleting(found: Mapping[str, Any]) -> DeletingLine:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    key, clone, job = (require(found, name, str) for name in ("deleting", "clone_uuid", "job_uuid"))
+    return DeletingLine(key, number(found, "at"), clone, job)
+
+
+def parse_mending(found: Mapping[str, Any]) -> MendingLine:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    key, clone, job, digest = (require(found, name, str) for name in ("mending", "clone_uuid", "job_uuid", "digest"))
+    return MendingLine(key, number(found, "at"), clone, job, _texts(found, "fields"), digest)
+
+
+def parse_mended(found: Mapping[str, Any]) -> MendedLine:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    key, clone = (require(found, name, str) for name in ("mended", "clone_uuid"))
+    return MendedLine(key, number(found, "at"), clone, _texts(found, "fields"))
+
+
+def parse_adopted(found: Mapping[str, Any]) -> AdoptedLine:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    return AdoptedLine(require(found, "adopted_by", str), require(found, "begun_by", str), number(found, "at"))
+
+
+def parse_taken_up(found: Mapping[str, Any]) -> TakenUpLine:
+    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    return TakenUpLine(_texts(found, "taken_up"), number(found, "at"))
+
+
+def _texts(found: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(map(str, require(found, name, list)))

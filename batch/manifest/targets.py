@@ -1,0 +1,285 @@
+"""The targets of a manifest by key, read from the file again when asked for: some 40 bytes of memory each."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.keytable import KeyTable
+from batch.manifest.kinds import (
+    ConnectedLine,
+    ControlledLine,
+    DeletingLine,
+    EndedLine,
+    MendedLine,
+    MendingLine,
+    MergedLine,
+    PlanLine,
+    PlannedLine,
+    StartedLine,
+)
+from batch.manifest.line import SEAL
+from batch.manifest.pins import PinFold
+from batch.manifest.reading import reading
+from batch.manifest.records import parse_line, parse_record
+from batch.manifest.undone import UndoneFold
+from batch.model import HandedOver, Pins, Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from batch.manifest.header import Header
+    from batch.manifest.kinds import Line
+    from batch.manifest.reading import Reading
+
+_NOBODY: Final = 0
+_UNKNOWN: Final = 1
+"""In place of an account: none was on record, or several made attempts."""
+_NEW_OWNER: Final = 1
+_SHARED: Final = 2
+_COPY: Final = 1 << 20
+
+
+class TargetState(NamedTuple):
+    """What the manifest says of one target, as far as it can be compared with the server."""
+
+    key: str
+    source_uuid: str
+    state: State
+    clone_uuid: str | None
+    """Of the clone that is made, or that an attempt under way is to have."""
+    name: str | None
+    attempts: int
+    digest: str
+    """Of what was sent last; empty where nothing was, or that is not on record."""
+    error_code: str | None
+    error: str | None
+    account: str | None
+    """Who made all attempts; None where that is not known."""
+    has_new_owner: bool
+    """Whether anybody tried to give the clone away."""
+    is_shared: bool = False
+    """Whether anybody tried to share it."""
+    at: float = 0.0
+    """When its last record was written, in seconds since the epoch."""
+    asked_uuid: str | None = None
+    """The uuid that the last attempt was to have; None where no attempt is on record."""
+    asked_at: float = 0.0
+    """When that attempt was recorded."""
+    is_foreign: bool = False
+    """Whether the clone existed before this manifest knew of an attempt to make it."""
+
+
+class Targets:
+    """Every target of a manifest, in the order in which they are first named. Made by ``open_targets``."""
+
+    def __init__(self, manifest: Reading, most: int | None = None) -> None:
+        """Read the first ``most`` lines, all where that is None. Raises ManifestError."""
+        self._manifest = manifest
+        self._ordinals = KeyTable()
+        self._named = array("Q")
+        self._sent = array("Q")
+        self._last = array("Q")
+        self._maker = array("H")
+        self._flags = bytearray()
+        self._accounts = ["", ""]
+        self._caller = _UNKNOWN
+        self._page: tuple[int, dict[int, tuple[str, str]]] = (-1, {})
+        self._pinned = PinFold()
+        self.undone = UndoneFold()
+        self.deleting: dict[str, DeletingLine] = {}
+        """By key: the last DELETE of a clone that is not known to be gone."""
+        self.mending: dict[str, MendingLine] = {}
+        """By key: the last PUT to a clone that is not known to have set its fields."""
+        self.plan: PlanLine | None = None
+        """The last one on record."""
+        self.plans: set[str] = set()
+        """Digests of all that are."""
+        self.has_hand_overs = False
+        """Whether any of them had hand-overs."""
+        self.is_merged = False
+        """Whether they are those of all shards of a run."""
+        self.rate: float | None = None
+        """Calls a second of the last process that connected, None where it did not say."""
+        self.ended: EndedLine | None = None
+        """How the last process ended."""
+        for body in manifest.bodies():
+            self._add(parse_line(body), manifest.place)
+            if manifest.scan.line == most:
+                break
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    @property
+    def header(self) -> Header:
+        """The manifest's first line."""
+        return self._manifest.header
+
+    @property
+    def pins(self) -> Pins:
+        """What the plans took from the server."""
+        return self._pinned.pins
+
+    @property
+    def lines(self) -> int:
+        """Whole lines, the header among them."""
+        return self._manifest.scan.line
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the last of them, 8 hex digits: it follows from all lines."""
+        return self._manifest.read(self._manifest.scan.offset - SEAL - 1, SEAL)[-10:-2].decode()
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of their bytes, 64 hex digits."""
+        total, offset, end = hashlib.sha256(), 0, self._manifest.scan.offset
+        while offset < end:
+            data = self._manifest.read(offset, min(_COPY, end - offset))
+            total.update(data)
+            offset += len(data) or end
+        return total.hexdigest()
+
+    def line_of(self, ordinal: int) -> int:
+        """Return the number, from 1, of the line that a target was recorded in last."""
+        place, offset, line = self._last[ordinal] or self._named[ordinal], 0, 1
+        while offset < place:
+            data = self._manifest.read(offset, min(_COPY, place - offset))
+            line += data.count(b"\n")
+            offset += len(data) or place
+        return line
+
+    @property
+    def later_lines(self) -> int:
+        """Whole lines after those that were read."""
+        offset, count = self._manifest.scan.offset, 0
+        while data := self._manifest.read(offset, _COPY):
+            count += data.count(b"\n")
+            offset += len(data)
+        return count
+
+    def find(self, key: str) -> int | None:
+        """Return the ordinal of a target, None where it is not on record. Exact but for keys that share a hash."""
+        ordinal = self._ordinals.get(hash(key))
+        return ordinal if ordinal is not None and self._name_of(ordinal)[0] == key else None
+
+    def read(self, ordinal: int) -> TargetState:
+        """Return a target by its ordinal."""
+        key, source = self._name_of(ordinal)
+        last, sent, maker = self._last[ordinal], self._sent[ordinal], self._maker[ordinal]
+        if not last:
+            return TargetState(key, source, State.PLANNED, None, None, 0, "", None, None, None, has_new_owner=False)
+        record = parse_record(self._manifest.body_at(last))
+        attempt = parse_record(self._manifest.body_at(sent)) if sent else None
+        return TargetState(
+            key,
+            source or record.source_uuid or "",
+            record.state,
+            record.clone_uuid or record.resource_uuid or (None if attempt is None else attempt.resource_uuid),
+            record.name,
+            record.attempt,
+            record.digest or (None if attempt is None else attempt.digest) or "",
+            record.error_code,
+            record.error,
+            self._accounts[maker] or None,
+            has_new_owner=bool(self._flags[ordinal] & _NEW_OWNER),
+            is_shared=bool(self._flags[ordinal] & _SHARED),
+            at=record.at,
+            asked_uuid=None if attempt is None else attempt.resource_uuid,
+            asked_at=0.0 if attempt is None else attempt.at,
+            is_foreign=record.made_elsewhere is True,
+        )
+
+    def _add(self, line: Line, place: int) -> None:
+        if isinstance(line, Record):
+            self._add_record(line, place)
+        elif isinstance(line, PlannedLine):
+            for key, _ in line.targets:
+                self._ordinal(key, place)
+        elif isinstance(line, HandedOver):
+            given, shared = line.wanted.owner is not None, bool(line.wanted.share_with)
+            self._flags[self._ordinal(line.key, place)] |= _NEW_OWNER * given | _SHARED * shared
+        elif isinstance(line, DeletingLine):
+            self.deleting[line.key] = line
+        elif isinstance(line, MendingLine):
+            self.mending[line.key] = line
+        elif isinstance(line, MendedLine):
+            self.mending.pop(line.key, None)
+        elif isinstance(line, Pins):
+            self._pinned.take(line)
+        else:
+            self._add_process(line)
+
+    def _add_process(self, line: Line) -> None:
+        if isinstance(line, StartedLine):
+            self._caller, self.rate, self.ended = _UNKNOWN, None, None
+        elif isinstance(line, EndedLine):
+            self.ended = line
+        elif isinstance(line, MergedLine):
+            self.is_merged = True
+        elif isinstance(line, PlanLine):
+            self.plan = line
+            self.plans.add(line.digest)
+            self.has_hand_overs = self.has_hand_overs or line.hand_overs > 0
+        elif isinstance(line, ControlledLine):
+            self.rate = line.rate
+        elif isinstance(line, ConnectedLine):
+            self.rate = line.rate
+            if line.account:
+                if line.account not in self._accounts:
+                    self._accounts.append(line.account)
+                self._caller = self._accounts.index(line.account)
+
+    def _add_record(self, record: Record, place: int) -> None:
+        ordinal = self._ordinal(record.key, place)
+        self._last[ordinal] = place
+        if record.state is State.SENT:
+            self._sent[ordinal] = place
+            maker = self._maker[ordinal]
+            self._maker[ordinal] = self._caller if maker in (_NOBODY, self._caller) else _UNKNOWN
+        elif record.state is State.UNDONE:
+            self.undone.add(record)
+            # What comes after is another clone.
+            self._maker[ordinal], self._flags[ordinal], self._sent[ordinal] = _NOBODY, 0, 0
+            self.deleting.pop(record.key, None)
+            self.mending.pop(record.key, None)
+
+    def _ordinal(self, key: str, place: int) -> int:
+        known = self._ordinals.get(hash(key))
+        if known is not None:
+            return known
+        ordinal = len(self._named)
+        self._ordinals.put(hash(key), ordinal)
+        for places in (self._named, self._sent, self._last):
+            places.append(0)
+        self._named[ordinal] = place
+        self._maker.append(_NOBODY)
+        self._flags.append(0)
+        return ordinal
+
+    def _name_of(self, ordinal: int) -> tuple[str, str]:
+        """Return key and source uuid; the page of planned targets that was read last is kept."""
+        place = self._named[ordinal]
+        if self._page[0] != place:
+            line = parse_line(self._manifest.body_at(place))
+            if isinstance(line, Record):
+                line = PlannedLine(((line.key, line.source_uuid or ""),))
+            elif isinstance(line, HandedOver):
+                line = PlannedLine(((line.key, ""),))
+            assert isinstance(line, PlannedLine)
+            names = ((self._ordinals.get(hash(key)), (key, source)) for key, source in line.targets)
+            self._page = place, {known: name for known, name in names if known is not None}
+        return self._page[1][ordinal]
+
+
+@contextmanager
+def open_targets(path: Path, most: int | None = None) -> Iterator[Targets]:
+    """Read the manifest at ``path``, or its first ``most`` lines, and keep it open for ``read``.
+
+    Raises UsageError, ManifestError.
+    """
+    with reading(path) as manifest:
+        yield Targets(manifest, most)

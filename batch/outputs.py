@@ -1,0 +1,213 @@
+"""The one way to open a file for writing: regular files of this user, through links of this user or root only.
+
+Every module that writes files calls these functions; the architecture test lists who may open one otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PRIVATE: Final = 0o600
+"""Mode, whatever the umask, of files that may hold names of targets."""
+PUBLIC: Final = 0o666
+"""Mode, less the umask, of files that others read: metrics, job files to start from."""
+_MOST_LINKS: Final = 40
+_APPEND: Final = os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""O_NONBLOCK: opening a pipe in the file's place must not wait for its reader."""
+
+
+class NamedFile(NamedTuple):
+    """A file and the option, setting or place that names it."""
+
+    name: str
+    path: Path
+
+
+def create(path: Path, *, mode: int = PRIVATE) -> int:
+    """Make a new file and return its descriptor, open for reading and appending.
+
+    Raises OSError, FileExistsError also where a link stands in its place.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _APPEND, mode)
+    if mode == PRIVATE:
+        os.fchmod(handle, mode)
+    return handle
+
+
+def write_new(path: Path, text: str, *, mode: int) -> None:
+    """Write ``text`` to a new file; an existing one is kept. Raises UsageError."""
+    try:
+        with os.fdopen(create(path, mode=mode), "w", encoding="utf-8", newline="") as new:
+            new.write(text)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+
+
+def open_existing(path: Path) -> int:
+    """Open a regular file of this user for reading and appending; no link is followed. Raises OSError, UsageError."""
+    return _own(os.open(path, os.O_RDWR | _APPEND), path)
+
+
+def open_or_create(path: Path) -> int:
+    """Open a file as ``open_existing`` does, or make it, mode 0600. Raises OSError, UsageError."""
+    return _own(os.open(path, os.O_RDWR | os.O_CREAT | _APPEND, PRIVATE), path)
+
+
+def append(path: Path) -> int:
+    """Open a log for appending and return its descriptor; a file becomes mode 0600, a link to it is kept.
+
+    A pipe or a device is taken as it is. Raises UsageError for what cannot be used, a pipe without a reader too.
+    """
+    try:
+        if _is_stream(path):
+            # Its links may be the kernel's own, as of /dev/stdout, which no path stands for.
+            handle = os.open(path, os.O_WRONLY | _APPEND & ~os.O_NOFOLLOW)
+        else:
+            handle = _own(os.open(_destination(path), os.O_WRONLY | os.O_CREAT | _APPEND, PRIVATE), path)
+            os.fchmod(handle, PRIVATE)
+    except OSError as error:
+        why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+        raise UsageError(f"{path}: {why}") from None
+    os.set_blocking(handle, True)
+    return handle
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise UsageError where ``replace`` could not put a file in the place of ``path``; nothing is changed."""
+    try:
+        target = _destination(path)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}."):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+
+
+def replace(path: Path, texts: Iterable[str], *, mode: int) -> None:
+    """Put ``texts`` in the place of a regular file, or of none, at one stroke; a link to it is kept.
+
+    Raises UsageError where that cannot be done.
+    """
+    name = ""
+    try:
+        target = _destination(path)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as new:
+            name = new.name
+            new.writelines(texts)
+            new.flush()
+            os.fchmod(new.fileno(), mode if mode == PRIVATE else mode & ~_umask())
+            os.fsync(new.fileno())
+        Path(name).replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def require_distinct(outputs: Iterable[NamedFile], inputs: Iterable[NamedFile]) -> None:
+    """Raise UsageError where an output is an input or another output, by real path or by inode."""
+    taken: dict[str | tuple[int, int], NamedFile] = {}
+    for file in inputs:
+        taken |= dict.fromkeys(_identities(file.path), file)
+    for file in outputs:
+        found = _identities(file.path)
+        other = next((taken[identity] for identity in found if identity in taken), None)
+        if other is not None:
+            raise UsageError(
+                f"{file.name} {file.path} is the same file as {other.name} {other.path}: "
+                "it would be overwritten; name another file"
+            )
+        taken |= dict.fromkeys(found, file)
+
+
+def _identities(path: Path) -> list[str | tuple[int, int]]:
+    """Return what a file is known by: its real path, and its device and inode where it exists."""
+    found: list[str | tuple[int, int]] = []
+    try:
+        # The folder in which the command was begun may be gone.
+        found.append(os.path.realpath(path))
+        status = path.stat()
+    except OSError:
+        return found
+    return [*found, (status.st_dev, status.st_ino)]
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether ``path`` leads to a pipe, terminal or other device. Raises UsageError for a pipe of another user."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    if stat.S_ISFIFO(status.st_mode) and status.st_uid != os.geteuid():
+        raise UsageError(f"{path}: belongs to another user")
+    return stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)
+
+
+def _own(handle: int, path: Path) -> int:
+    """Return ``handle``; close it and raise UsageError where it is no regular file of this user."""
+    try:
+        _require_own(os.fstat(handle), path)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _require_own(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path}: is no regular file")
+    if status.st_uid != os.geteuid():
+        raise UsageError(f"{path}: belongs to another user")
+
+
+def _destination(path: Path) -> Path:
+    """Follow the links of ``path`` to a regular file of this user, or to none. Raises OSError, UsageError."""
+    for real in _links(path):
+        try:
+            status = real.lstat()
+        except FileNotFoundError:
+            return real
+        if not stat.S_ISLNK(status.st_mode):
+            _require_own(status, path)
+            return real
+        if status.st_uid not in {os.geteuid(), 0}:
+            raise UsageError(f"{path}: {real} is a link of another user")
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """Yield ``path``, and as long as that is a link where it leads to."""
+    for _ in range(_MOST_LINKS):
+        yield path
+        path = path.parent / path.readlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable: a power cut must not bring the old file back."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    """Ask the kernel without setting it, which other threads would see."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0o077
+    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0o077)

@@ -1,0 +1,237 @@
+"""One Target to its Clones: merge, render, check, identify, encode. Pure: the same in gives the same out."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from typing import TYPE_CHECKING, Any, Final
+
+from batch.jobfile.check import check_tags, check_uuid, check_value, convert
+from batch.jobfile.job import is_plain
+from batch.jobfile.layers import union
+from batch.jobfile.problems import Complaint, quote
+from batch.model import Clone, HandOver
+from batch.plan.identity import Identities, clone_digest, encode_body
+from batch.plan.rearchitect import SPECS, Images, UncoveredError, Vendors
+from batch.plan.render import MissingSourceError, RenderError, Scope, render, render_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from batch.jobfile import Job
+    from batch.jobfile.job import Target
+    from batch.jobfile.matrix import Combination
+    from batch.model import JsonValue, Problem
+
+    SourceReader = Callable[[str], Mapping[str, JsonValue] | None]
+    """Returns the inventory of a source uuid as the server shows it, None where the source does not exist."""
+
+MAX_KEY: Final = 255
+_NO_VALUES: Final[dict[str, str]] = {}
+
+
+class CloneBuilder:
+    """Makes the Clones of one run of one job."""
+
+    def __init__(self, job: Job, run: str, names: Mapping[str, str], source: SourceReader) -> None:
+        """``run``: as ``run_id`` gives it; ``names``: those for ``${…}`` that all targets have."""
+        self._identities = Identities(job.name, run)
+        self._names = names
+        self._read_source = source
+        asked = job.rearchitect
+        self._images = Images(asked) if asked is not None and asked.to else None
+        self._vendors = Vendors(asked.vendors) if asked is not None and asked.vendors else None
+
+    def clones(self, target: Target, report: Callable[[Problem], None]) -> Iterable[Clone]:
+        """Return one Clone, or one for each combination of the matrix; those with problems are reported instead."""
+        if target.entry.combinations:
+            return self._combined(target, report)
+        complaints: list[Complaint] = []
+        clone = self._clone(target, None, complaints)
+        return _report(target, complaints, report) if complaints else (clone,)
+
+    def _combined(self, target: Target, report: Callable[[Problem], None]) -> Iterator[Clone]:
+        for combination in target.entry.combinations:
+            complaints: list[Complaint] = []
+            clone = self._clone(target, combination, complaints)
+            if complaints:
+                _report(target, complaints, report)
+            else:
+                yield clone
+
+    def _clone(self, target: Target, combination: Combination | None, complaints: list[Complaint]) -> Clone:
+        params, system_tags, user_tags = self._merged(target, combination, complaints)
+        source = target.uuid
+        key = target.id or source
+        if combination is not None:
+            key += combination.label
+        if len(key) > MAX_KEY or not key.isprintable():
+            complaints.append(Complaint("", f"its key must be at most {MAX_KEY} printable characters: {quote(key)}"))
+        if "cpuArchitectures" in params and "architectureImages" in params and not complaints:
+            _check_architectures(params, complaints)
+        asked = target.layer.hand_over or target.entry.base.hand_over
+        hand_over = None if asked is None else _render_hand_over(asked, self._scope(target, combination), complaints)
+        own_uuid = params.pop("resourceUuid", None)
+        uuid = own_uuid if isinstance(own_uuid, str) else self._identities.of(key)
+        body = encode_body({**params, "resourceUuid": uuid}, system_tags, user_tags)
+        return Clone(key, source, uuid, body, clone_digest(source, body), params, hand_over, isinstance(own_uuid, str))
+
+    def _merged(
+        self, target: Target, combination: Combination | None, complaints: list[Complaint]
+    ) -> tuple[dict[str, JsonValue], tuple[str, ...], tuple[str, ...]]:
+        layer, base = target.layer, target.entry.base
+        params = {**base.params, **layer.params}
+        if None in params.values():
+            params = {name: value for name, value in params.items() if value is not None}
+        system_tags: tuple[str, ...] = ()
+        user_tags: tuple[str, ...] = ()
+        if not (target.entry.is_plain and is_plain(layer)):
+            system_tags = union(base.system_tags, layer.system_tags)
+            user_tags = union(base.user_tags, layer.user_tags)
+            scope = self._scope(target, combination)
+            self._render_params(params, scope, target, complaints)
+            system_tags = _render_tags("systemTags", system_tags, scope, complaints)
+            user_tags = _render_tags("userTags", user_tags, scope, complaints)
+            if base.keep or layer.keep:
+                self._keep(params, target, complaints)
+        if self._images is not None and "architectureImages" not in params:
+            self._rearchitect(self._images, params, target, complaints)
+        if self._vendors is not None and SPECS not in params:
+            self._respecify(self._vendors, params, target, complaints)
+        return params, system_tags, user_tags
+
+    def _scope(self, target: Target, combination: Combination | None) -> Scope:
+        values = combination.values if combination else _NO_VALUES
+        names: Any = ChainMap(target.columns, values, self._names) if target.columns or values else self._names  # type: ignore[arg-type]
+        return Scope(names, target.uuid, self._source)
+
+    def _source(self, uuid: str) -> Mapping[str, JsonValue]:
+        fields = self._read_source(uuid)
+        if fields is None:
+            raise MissingSourceError(f"the source {uuid} does not exist on the server")
+        return fields
+
+    def _render_params(
+        self, params: dict[str, JsonValue], scope: Scope, target: Target, complaints: list[Complaint]
+    ) -> None:
+        for name in {*target.entry.base.templates, *target.layer.templates}:
+            value = params.get(name)
+            if value is None or (name not in target.layer.templates and name in target.layer.params):
+                continue
+            try:
+                filled = render_tree(value, scope)
+            except RenderError as error:
+                _complain(f"params.{name}", error, complaints)
+                continue
+            params[name] = convert(name, filled) if isinstance(filled, str) else filled
+            check_value(name, params[name], complaints)
+
+    def _keep(self, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]) -> None:
+        for name in union(target.entry.base.keep, target.layer.keep):
+            if name in params:
+                continue
+            try:
+                value = self._source(target.uuid).get(name)
+            except RenderError as error:
+                _complain("keep", error, complaints)
+                continue
+            if value is not None:
+                params[name] = value
+                check_value(name, value, complaints)
+
+    def _rearchitect(
+        self, images: Images, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]
+    ) -> None:
+        given = params.get("cpuArchitectures")
+        architectures = tuple(map(str, given)) if isinstance(given, list) else images.to
+        try:
+            rows = images.of(self._source(target.uuid), architectures)
+        except RenderError as error:
+            _complain("", error, complaints)
+            return
+        except UncoveredError as error:
+            complaints.append(Complaint("", f"rearchitect: {error}"))
+            return
+        params["cpuArchitectures"] = list(architectures)
+        params["architectureImages"] = rows
+        check_value("architectureImages", rows, complaints)
+
+    def _respecify(
+        self, vendors: Vendors, params: dict[str, JsonValue], target: Target, complaints: list[Complaint]
+    ) -> None:
+        try:
+            specs = vendors.of(self._source(target.uuid))
+        except RenderError as error:
+            _complain("", error, complaints)
+            return
+        except UncoveredError as error:
+            complaints.append(Complaint("", f"rearchitect: {error}"))
+            return
+        if specs is not None:
+            params[SPECS] = specs
+            check_value(SPECS, specs, complaints)
+
+
+def _complain(path: str, error: RenderError, complaints: list[Complaint]) -> None:
+    """Complain of a missing source once for the target, of anything else at ``path``."""
+    if isinstance(error, MissingSourceError):
+        complaints.append(Complaint("", str(error), kind=str(error)))
+    else:
+        complaints.append(Complaint(path, str(error)))
+
+
+def _report(target: Target, complaints: list[Complaint], report: Callable[[Problem], None]) -> tuple[()]:
+    for complaint in complaints:
+        report(target.problem(complaint))
+    return ()
+
+
+def _render_tags(path: str, tags: tuple[str, ...], scope: Scope, complaints: list[Complaint]) -> tuple[str, ...]:
+    if not any("$" in tag for tag in tags):
+        return tags
+    try:
+        rendered = [render(tag, scope) for tag in tags]
+    except RenderError as error:
+        _complain(path, error, complaints)
+        return ()
+    check_tags(path, list(rendered), complaints)
+    return union(rendered, ())
+
+
+def _render_hand_over(asked: HandOver, scope: Scope, complaints: list[Complaint]) -> HandOver | None:
+    """Put values in for ``${…}``; None where that asks for nothing.
+
+    A text of ``share_with`` may come to several uuids separated by ``;``, or to none, as a cell of a CSV file does.
+    """
+    owner = None if asked.owner is None else _render_text("owner", asked.owner, scope, complaints)
+    if owner is not None:
+        check_uuid("owner", owner, complaints)
+    uuids: dict[str, None] = {}
+    for index, text in enumerate(asked.share_with):
+        path = f"share_with[{index}]"
+        for uuid in filter(None, map(str.strip, (_render_text(path, text, scope, complaints) or "").split(";"))):
+            check_uuid(path, uuid, complaints)
+            uuids[uuid] = None
+    return HandOver(owner, tuple(uuids)) if owner is not None or uuids else None
+
+
+def _render_text(path: str, text: str, scope: Scope, complaints: list[Complaint]) -> str | None:
+    try:
+        return render(text, scope)
+    except RenderError as error:
+        _complain(path, error, complaints)
+        return None
+
+
+def _check_architectures(params: dict[str, JsonValue], complaints: list[Complaint]) -> None:
+    asked, images = params["cpuArchitectures"], params["architectureImages"]
+    assert isinstance(asked, list)
+    assert isinstance(images, list)
+    named = [row["cpuArchitecture"] for row in images if isinstance(row, dict)]
+    for architecture in asked:
+        if architecture not in named:
+            message = f"{architecture} of cpuArchitectures has no image, needs one"
+            complaints.append(Complaint("params.architectureImages", message))
+    for index, architecture in enumerate(named):
+        if architecture not in asked:
+            path = f"params.architectureImages[{index}].cpuArchitecture"
+            complaints.append(Complaint(path, f"{architecture} is not among cpuArchitectures"))

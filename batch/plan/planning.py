@@ -1,0 +1,294 @@
+"""The planning of one run: what the server must be asked, and under its answers the plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.errors import JobFileError, UsageError
+from batch.jobfile.envelope import NAME_PATTERN
+from batch.jobfile.inputs import CHANGED
+from batch.jobfile.job import QueryEntry
+from batch.jobfile.problems import Complaint, Problems, fail, quote, wide_characters
+from batch.model import Pins, Plan, Problem
+from batch.plan.answers import Answers, Questions, digest_pins, render_condition
+from batch.plan.clones import CloneBuilder
+from batch.plan.duplicates import Duplicates
+from batch.plan.identity import PlanDigest
+from batch.plan.rearchitect import measure_coverage
+from batch.plan.references import object_to
+from batch.plan.render import RenderError, RunNames, render
+from batch.zstack.params import BODY_PARAMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from batch.jobfile import Job
+    from batch.jobfile.job import Target
+    from batch.model import Clone, Place
+    from batch.plan.rearchitect import Coverage
+    from batch.plan.references import ServerResources
+
+USED_UP: Final = "the clone of this uuid was undone, and the server keeps the uuid: give another one, or none"
+FORMAT: Final = "zclone-plan-1"
+"""Changes whenever the same inputs would give another plan."""
+
+_NONE: Final = Pins()
+_RUN: Final = re.compile(NAME_PATTERN)
+_REARCHITECT: Final = frozenset({"cpuArchitectures", "architectureImages", "vendorToSpecUuidsMap"})
+_SURROGATE: Final = b"\\ud"
+"""How the escape of a character above U+FFFF begins in a body; so do a few others."""
+
+
+class Setting(NamedTuple):
+    """Where a parameter's value comes from."""
+
+    layer: str
+    """``target``, ``from`` (the entry of its file), ``defaults``, ``source`` (``keep``) or ``rearchitect``."""
+    place: Place
+    """Of the value as written; of the target for ``source`` and ``rearchitect``."""
+    rendered: bool = False
+    """Whether it was written with ``$`` and the plan put the values in."""
+
+    def __str__(self) -> str:
+        """Show layer and place."""
+        how = ", rendered" if self.rendered else ""
+        return f"{self.layer}{how}, {self.place.file}:{self.place.line}:{self.place.column}"
+
+
+class Draft(NamedTuple):
+    """A plan in which placeholders stand for what the server is yet to be asked; final where that is nothing."""
+
+    planning: Planning
+    plan: Plan
+    questions: Questions
+
+    def finish(self, more: Pins) -> Plan:
+        """Return the final plan under ``more`` answers. Raises JobFileError."""
+        return self.planning.answer(more).plan() if self.questions else self.plan
+
+
+class Planning:
+    """One run of one job under the answers of the server that are pinned.
+
+    ``draft`` checks all that can be checked without the server and says what it must be asked; ``answer`` returns the
+    planning under the answers, and its ``plan`` is final. Each of these walks the job file anew.
+    """
+
+    def __init__(self, job: Job, *, run: str | None, started_at: float, pins: Pins = _NONE) -> None:
+        """``run``: of ``--run``, None for the job's own. ``started_at``: the same on every resume.
+
+        Raises UsageError or JobFileError as ``run_id`` does.
+        """
+        self.job = job
+        self.run = run_id(job, run=run, started_at=started_at)
+        self.started_at = started_at
+        self.pins = pins
+        self._names = {**RunNames.at(started_at, job.name, job.timezone)._asdict(), "run": self.run, **job.vars}
+
+    def answer(self, more: Pins) -> Planning:
+        """Return the planning under ``more`` answers of the server."""
+        pins = Pins({**self.pins.sources, **more.sources}, {**self.pins.queries, **more.queries})
+        return Planning(self.job, run=self.run, started_at=self.started_at, pins=pins)
+
+    def draft(self) -> Draft:
+        """Check and plan every target without the server. Raises JobFileError with every problem of them."""
+        questions = Questions(self.pins)
+        return Draft(self, self._plan(questions), questions)
+
+    def plan(self) -> Plan:
+        """Check and plan every target. Raises JobFileError with every problem of them."""
+        return self._plan(Answers(self.pins))
+
+    def inputs_digest(self) -> str:
+        """Return 64 hex digits over all that decides the plan: files, run, start, pins and the plan's format.
+
+        Empty where a file cannot be read: ``draft`` and ``plan`` then say why.
+        """
+        job, names = self.job, RunNames.at(self.started_at, self.job.name, self.job.timezone)
+        # A row of a from: file may hold ${date} too, so the start counts whenever there may be one.
+        total = hashlib.sha256(f"{FORMAT}\0{job.name}\0{self.run}\0{names.date}\0{names.time}\0".encode())
+        try:
+            own, *others = job.targets.digests()
+        except (OSError, JobFileError):
+            return ""
+        total.update(b"".join((own, f"{job.rearchitect}\0{digest_pins(self.pins)}".encode(), *others)))
+        return total.hexdigest()
+
+    def refuse_undone(self, was_undone: Callable[[str], bool]) -> None:
+        """Raise JobFileError for each ``resourceUuid`` of the user's that a clone had which was undone."""
+        problems = Problems()
+        for target, clone in self._walk(Answers(self.pins), Problems()):
+            if clone.is_given and was_undone(clone.resource_uuid):
+                problems.add(target.problem(Complaint("params.resourceUuid", USED_UP)))
+        problems.raise_any()
+
+    def check(
+        self,
+        *,
+        version: tuple[int, int, int] | None,
+        absent: Collection[str] = (),
+        resources: ServerResources | None = None,
+    ) -> tuple[Problem, ...]:
+        """Check the plan, which has no other problem, against the server; return what is only worth a warning.
+
+        ``version``: of the server, None where it is not known. ``absent``: source uuids that do not exist.
+        ``resources``: what the server shows of the rest that the plan names. Raises JobFileError with every problem,
+        each at the place of what it is about.
+        """
+        # zstack/README.md 4: older servers drop a parameter without a word, and the clone is another one.
+        newer = {
+            name: ".".join(map(str, param.since))
+            for name, param in BODY_PARAMS.items()
+            if version is not None and param.since > version
+        }
+        if not newer and not absent and (resources is None or not resources.rows):
+            return ()
+        problems = Problems()
+        for target, clone in self._walk(Answers(self.pins), problems):
+            if target.uuid in absent:
+                message = f"the source {target.uuid} does not exist on the server, or this account may not see it"
+                problems.add(target.problem(Complaint("", message, kind=message)))
+            for name in newer.keys() & clone.params.keys():
+                message = f"{name} needs ZStack {newer[name]}; this server would drop it without a word"
+                problems.add(target.problem(Complaint(f"params.{name}", message)))
+            for complaint, is_warning in object_to(clone, resources) if resources is not None else ():
+                (problems.warn if is_warning else problems.add)(target.problem(complaint))
+        problems.raise_any()
+        return problems.warnings
+
+    def locate(self, messages: Mapping[str, str]) -> Iterator[Problem]:
+        """Place each of ``messages``, which are by source uuid, at the first target of its source."""
+        left = dict(messages)
+        for target in self._targets(Answers(self.pins), Problems()) if left else ():
+            if target.uuid in left:
+                yield target.problem(Complaint("", left.pop(target.uuid)))
+
+    def explain(self) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
+        """Stream every clone, and what returns the Setting of each of its parameters.
+
+        Targets with problems are left out. Raises JobFileError where a file cannot be read on.
+        """
+        for target, clone in self.pairs():
+            yield clone, partial(_settings, target, clone)
+
+    def pairs(self) -> Iterator[tuple[Target, Clone]]:
+        """Stream every clone with the target that it is of, as ``explain`` does."""
+        return self._walk(Answers(self.pins), Problems())
+
+    def coverage(self) -> Iterator[Coverage]:
+        """Try the rules of ``rearchitect:`` on every source that is pinned."""
+        if self.job.rearchitect is not None:
+            targets = partial(self._targets, Answers(self.pins), Problems())
+            yield from measure_coverage(self.job.rearchitect, self.pins, targets)
+
+    def _walk(self, answers: Answers, problems: Problems) -> Iterator[tuple[Target, Clone]]:
+        """Stream every clone with its target; those with problems are reported instead."""
+        build, report = CloneBuilder(self.job, self.run, self._names, answers.source).clones, problems.add
+        for target in self._targets(answers, problems):
+            for clone in build(target, report):
+                yield target, clone
+
+    def _targets(self, answers: Answers, problems: Problems) -> Iterator[Target]:
+        for row in self.job.targets.read(problems):
+            if isinstance(row, QueryEntry):
+                yield from map(row.target, self._find(row, answers, problems))
+            else:
+                yield row
+
+    def _find(self, query: QueryEntry, answers: Answers, problems: Problems) -> Collection[str]:
+        rendered = []
+        for index, condition in enumerate(query.conditions):
+            try:
+                rendered.append(render_condition(condition, self._names))
+            except RenderError as error:
+                problems.add(query.origin.problem(Complaint(f"query[{index}]", str(error))))
+                return ()
+        found = answers.find(query.conditions, rendered)
+        if not found:
+            problems.add(query.origin.problem(Complaint("query", "finds no model service")))
+        return found
+
+    def _plan(self, answers: Answers) -> Plan:
+        # Before the walk: of files edited meanwhile the digest must not be the one of a plan they were not in.
+        inputs = self.inputs_digest()
+        problems = Problems()
+        digest = PlanDigest()
+        duplicates = Duplicates()
+        try:
+            for target, clone in self._walk(answers, problems):
+                digest.add(clone)
+                duplicates.add(target, clone)
+                if _SURROGATE in clone.body:
+                    _warn_of_wide(target, clone, problems)
+            duplicates.report(lambda: self._walk(answers, Problems()), problems)
+        except JobFileError as error:
+            problems.extend(error.problems)
+        problems.raise_any()
+        name, made = self.job.name, digest.hexdigest()
+        clones = partial(self._stream, answers, made)
+        return Plan(name, self.run, made, digest.count, clones, inputs, digest.hand_overs, problems.warnings)
+
+    def _stream(self, answers: Answers, digest: str) -> Iterator[Clone]:
+        """Stream the clones of the plan that has ``digest``. Raises JobFileError where they are others by now."""
+        problems = Problems()
+        found = PlanDigest()
+        for _, clone in self._walk(answers, problems):
+            found.add(clone)
+            yield clone
+        problems.raise_any()
+        if found.hexdigest() != digest:
+            raise fail(str(self.job.path), f"an input file {CHANGED}")
+
+
+def run_id(job: Job, *, run: str | None, started_at: float) -> str:
+    """Return the run's identity: ``run`` (of ``--run``) or else the job's own, rendered at ``started_at``.
+
+    Raises UsageError for a bad ``run``, JobFileError for a bad one in the file.
+    """
+    names = RunNames.at(started_at, job.name, job.timezone)
+    try:
+        found = render(job.run if run is None else run, names._asdict())
+    except RenderError as error:
+        raise _bad_run(job, run, str(error)) from None
+    if not _RUN.fullmatch(found):
+        raise _bad_run(job, run, f"must be letters, digits, . _ or -, at most 100, not {quote(found)}")
+    return found
+
+
+def _bad_run(job: Job, run: str | None, message: str) -> UsageError:
+    if run is not None:
+        return UsageError(f"--run {message}")
+    return JobFileError([Problem(job.run_place, "run", message)])
+
+
+def _warn_of_wide(target: Target, clone: Clone, problems: Problems) -> None:
+    """Warn once of each place whose characters many servers' databases refuse."""
+    body = json.loads(clone.body)
+    for name in ("params", "systemTags", "userTags"):
+        for complaint in wide_characters(name, body.get(name)):
+            problem = target.problem(complaint)
+            if not any(wide_characters("", dict(target.columns))):
+                # What is the same in every row is warned of once, without naming a row.
+                problem = replace(problem, message=complaint.message)
+            problems.warn(problem)
+
+
+def _settings(target: Target, clone: Clone) -> Mapping[str, Setting]:
+    return {name: _setting(target, name) for name in clone.params}
+
+
+def _setting(target: Target, name: str) -> Setting:
+    place = target.problem(Complaint(f"params.{name}", "")).place
+    if name in target.layer.params:
+        return Setting("target", place, name in target.layer.templates)
+    rendered = name in target.entry.base.templates
+    if name in target.entry.own:
+        return Setting("from", place, rendered)
+    if name in target.entry.base.params:
+        return Setting("defaults", place, rendered)
+    return Setting("rearchitect" if name in _REARCHITECT else "source", place)

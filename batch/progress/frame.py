@@ -1,0 +1,135 @@
+"""One frame of the live view, fitted to its terminal.
+
+Blocks where the terminal shows UTF-8 and East-Asian ambiguous characters in one column; ASCII elsewhere, where the
+ambiguous characters of others count as two columns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich.text import Text
+
+from batch.model import State
+from batch.progress.board import SETTLED
+from batch.text import columns, escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from batch.progress.board import Failure, Snapshot, Waiting
+
+_SHORTEST_BAR: Final = 5
+_GAP: Final = "  "
+_CUT: Final = ".."
+_BLOCKS: Final = ("█", "░")
+_ASCII: Final = ("=", "-")
+_COLOURS: Final = {
+    State.CLONED: "green",
+    State.FAILED: "red",
+    State.CONFLICT: "red",
+    State.UNCERTAIN: "yellow",
+    State.UNDONE: "dim",
+}
+
+
+def draw_frame(seen: Snapshot, *, width: int, height: int, has_blocks: bool = False) -> list[Text]:
+    """Return the lines of one frame, none wider than ``width`` columns, at most ``height`` of them.
+
+    ``has_blocks``: whether the bar is made of blocks; else nothing but what others wrote is beyond ASCII.
+    """
+    lines = [*_time_lines(seen, width, has_blocks=has_blocks), *_wrap(_figures(seen), width), *_waiting(seen.waiting)]
+    shown = [_failure_lines(failure) for failure in seen.failures]
+    while len(shown) > 1 and len(lines) + sum(map(len, shown)) > height:
+        shown.pop(0)
+    lines += [line for failure in shown for line in failure]
+    return [_fit(line, width, ambiguous=1 if has_blocks else 2) for line in lines[:height]]
+
+
+def _time_lines(seen: Snapshot, width: int, *, has_blocks: bool) -> Iterator[Text]:
+    parts = list(map(Text, _times(seen)))
+    room = width - sum(part.cell_len + len(_GAP) for part in parts)
+    signs = _BLOCKS if has_blocks else _ASCII
+    if room >= _SHORTEST_BAR:
+        yield Text(_GAP).join([_bar(seen, room, signs), *parts])
+    else:
+        yield from _wrap([_bar(seen, _SHORTEST_BAR, signs), *parts], width)
+
+
+def _bar(seen: Snapshot, room: int, signs: tuple[str, str]) -> Text:
+    done = 1.0 if seen.total == 0 else min(1.0, seen.settled / seen.total)
+    filled = int(room * done)
+    full, empty = signs
+    return Text.assemble((full * filled, "green"), (empty * (room - filled), "bright_black"))
+
+
+def _times(seen: Snapshot) -> Iterator[str]:
+    yield f"{seen.settled}/{seen.total}"
+    yield _clock(seen.elapsed)
+    if seen.eta is not None and seen.settled < seen.total:
+        late = "" if seen.eta_late is None else f" p90 {_clock(seen.eta_late)}"
+        yield f"ETA p50 {_clock(seen.eta)}{late}"
+
+
+def _figures(seen: Snapshot) -> Iterator[Text]:
+    for state in SETTLED:
+        count = seen.counts.get(state, 0)
+        if count or state in (State.CLONED, State.FAILED):
+            yield Text(f"{count} {state}", style=_COLOURS[state] if count else "bright_black")
+    most = "" if seen.concurrency is None else f" of {seen.concurrency}"
+    in_flight = f"{seen.in_flight}{most} in flight"
+    phase = "stopping" if seen.is_stopping else "paused" if seen.is_paused else ""
+    yield Text(f"{phase}: {in_flight}", style="yellow") if phase else Text(in_flight)
+    if seen.phase:
+        yield Text(seen.phase)
+    if seen.limit and seen.lowered_to is not None:
+        yield Text(
+            f"{seen.calls_rate:.1f} calls/s of {seen.lowered_to:.1f}, lowered from {seen.limit:g}", style="yellow"
+        )
+    elif seen.limit:
+        yield Text(f"{seen.calls_rate:.1f} calls/s of {seen.limit:g}")
+
+
+def _waiting(waiting: Waiting | None) -> Iterator[Text]:
+    if waiting is not None:
+        until = "" if waiting.left is None else f", at most {_clock(waiting.left)} more"
+        yield Text(f"waiting for {_clock(waiting.seconds)}{until}: {escape(waiting.key)}")
+
+
+def _failure_lines(failure: Failure) -> list[Text]:
+    """Return the failure, its code before its key so that no key is too long for it, and the hint."""
+    record, style = failure.record, _COLOURS.get(failure.record.state, "")
+    kind = " ".join(filter(None, (str(record.state), record.error_code)))
+    lines = [Text(f"{escape(kind)} {escape(record.key)}: {escape(failure.text)}", style=style)]
+    return [*lines, Text(f"  hint: {escape(failure.hint)}")] if failure.hint else lines
+
+
+def _wrap(parts: Iterable[Text], width: int) -> Iterator[Text]:
+    """Yield lines of whole parts."""
+    line = Text()
+    for part in parts:
+        if line and line.cell_len + len(_GAP) + part.cell_len > width:
+            yield line
+            line = Text()
+        line = Text.assemble(line, _GAP, part) if line else part
+    yield line
+
+
+def _fit(line: Text, width: int, *, ambiguous: int) -> Text:
+    """Cut a line that could be too wide."""
+    line.no_wrap = True
+    wide = columns(line.plain, ambiguous=ambiguous)
+    if sum(wide) <= width:
+        return line
+    kept, used = 0, min(len(_CUT), width)
+    while kept < len(wide) and used + wide[kept] <= width:
+        used += wide[kept]
+        kept += 1
+    line.right_crop(len(wide) - kept)
+    return line.append(_CUT[:width])
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

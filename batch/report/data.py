@@ -1,0 +1,199 @@
+"""A whole manifest in one pass, for the reports: every target with its times, and every process that wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from batch.manifest.handovers import hand_over_error
+from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
+from batch.manifest.reading import is_held, reading
+from batch.manifest.records import parse_line
+from batch.model import HandedOver, Record, Row, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from batch.manifest.header import Header
+    from batch.report.verification_section import VerificationSection
+
+_ENDS: Final = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE})
+
+
+@dataclass(slots=True)
+class Span:
+    """A target in flight: from its first POST until it settled. Times are seconds since the epoch."""
+
+    sent_at: list[float]
+    """One for each attempt; an end found without a POST has none before it but its own time."""
+    accepted_at: float | None = None
+    ended_at: float | None = None
+    """None while it is in flight."""
+    state: State = State.SENT
+
+
+@dataclass(slots=True)
+class TargetData:
+    """One target: what ``list`` shows of it, and when it was in flight."""
+
+    key: str
+    source_uuid: str
+    last: Record | None = None
+    spans: list[Span] = field(default_factory=list)
+    hand_over: HandedOver | None = None
+    """The last try."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is a clone that could not be handed over."""
+        return self.state is State.CLONED and self.hand_over is not None and self.hand_over.error_code is not None
+
+    @property
+    def error_code(self) -> str | None:
+        """Of the target, or of the hand-over of its clone."""
+        if self.is_refused and self.hand_over is not None:
+            return self.hand_over.error_code
+        return None if self.last is None else self.last.error_code
+
+    @property
+    def error(self) -> str | None:
+        """What was said with it."""
+        if self.is_refused and self.hand_over is not None:
+            return hand_over_error(self.hand_over)
+        return None if self.last is None else self.last.error
+
+    @property
+    def state(self) -> State:
+        """Where the target stands."""
+        return State.PLANNED if self.last is None else self.last.state
+
+    def row(self) -> Row:
+        """Return the target as ``list`` shows it."""
+        last = self.last
+        if last is None:
+            return Row(self.key, self.source_uuid, State.PLANNED, None, None, 0, None, None, None, None)
+        started = self.spans[0].sent_at[0] if self.spans and last.attempt else None
+        settled = last.at if last.state.is_final else None
+        return Row(
+            self.key,
+            self.source_uuid,
+            last.state,
+            last.clone_uuid,
+            last.name,
+            last.attempt,
+            self.error_code,
+            self.error,
+            started,
+            settled,
+        )
+
+    def add(self, record: Record) -> None:
+        """Take in the next record of this target."""
+        self.source_uuid = self.source_uuid or record.source_uuid or ""
+        self.last = record
+        span = self.spans[-1] if self.spans and self.spans[-1].ended_at is None else None
+        if record.state is State.SENT and span is not None:
+            span.sent_at.append(record.at)
+            return
+        if record.state in (State.PLANNED, State.WITHDRAWN, State.UNDONE):
+            _close(span, record)
+            return
+        if span is None:
+            span = Span([record.at])
+            self.spans.append(span)
+        if record.state is State.ACCEPTED:
+            span.accepted_at = record.at
+        if record.state in _ENDS:
+            _close(span, record)
+
+
+def _close(span: Span | None, record: Record) -> None:
+    if span is not None:
+        span.ended_at, span.state = record.at, record.state
+
+
+@dataclass(slots=True)
+class Process:
+    """One process that wrote, from its first line to its last."""
+
+    started: StartedLine
+    last_at: float
+    ended: EndedLine | None = None
+    """None while it runs or where it was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything a report says."""
+
+    path: Path
+    header: Header
+    plan: PlanLine | None
+    processes: tuple[Process, ...]
+    targets: tuple[TargetData, ...]
+    """In the order of the plan."""
+    is_running: bool
+    """Whether the last process goes on."""
+    torn_bytes: int
+    """Bytes after the last whole line: a write under way or one cut short."""
+    verification: VerificationSection | None = None
+    """What became of the clones on the server, where somebody looked."""
+
+
+def read_report_data(path: Path) -> ReportData:
+    """Return what the manifest at ``path`` says, also while a run writes to it; some 1 KB of memory a target.
+
+    Raises UsageError or ManifestError where it cannot be read.
+    """
+    # Asked before the look: a process that ends in between has written its end by then.
+    was_held = is_held(path)
+    with reading(path) as manifest:
+        reader = _Reader()
+        reader.add_all(map(parse_line, manifest.bodies()))
+        torn_bytes = manifest.torn_bytes()
+    return ReportData(
+        path=path,
+        header=manifest.header,
+        plan=reader.plan,
+        processes=tuple(reader.processes),
+        targets=tuple(reader.targets.values()),
+        is_running=was_held and bool(reader.processes) and reader.processes[-1].ended is None,
+        torn_bytes=torn_bytes,
+    )
+
+
+class _Reader:
+    """Takes in line after line."""
+
+    def __init__(self) -> None:
+        self.plan: PlanLine | None = None
+        self.processes: list[Process] = []
+        self.targets: dict[str, TargetData] = {}
+
+    def add_all(self, lines: Iterable[object]) -> None:
+        for line in lines:
+            match line:
+                case Record(key=key, source_uuid=source):
+                    target = self.targets.get(key) or self.targets.setdefault(key, TargetData(key, source or ""))
+                    target.add(line)
+                    self._touch(line.at)
+                case HandedOver(key=key):
+                    self.targets.setdefault(key, TargetData(key, "")).hand_over = line
+                    self._touch(line.at)
+                case PlannedLine(targets):
+                    for key, source_uuid in targets:
+                        self.targets.setdefault(key, TargetData(key, source_uuid))
+                case PlanLine():
+                    self.plan = line
+                    self._touch(line.at)
+                case StartedLine(at):
+                    self.processes.append(Process(line, at))
+                case EndedLine(at):
+                    self._touch(at)
+                    if self.processes:
+                        self.processes[-1].ended = line
+
+    def _touch(self, at: float) -> None:
+        if self.processes:
+            self.processes[-1].last_at = max(self.processes[-1].last_at, at)

@@ -1,0 +1,247 @@
+"""What ``verify`` found: verdicts, one line a finding, one JSON document, and the exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batch.errors import ExitCode
+from batch.report.text import iso
+from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, array, describe, document, record
+from batch.text import cut, escape, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batch.model import JsonValue
+    from batch.schema import Schema
+    from batch.zstack.comparison import Difference
+
+FORMAT: Final = "zclone-verification"
+VERSION: Final = 1
+TAGS: Final = "(tags of the run)"
+"""In place of a key where the server did not say which services have them."""
+_LONGEST: Final = 80
+"""Characters of a value in the table."""
+
+
+class Verdict(StrEnum):
+    """What is said of a target or, for the two tags that lead nowhere, of a service."""
+
+    IN_SYNC = "in-sync"
+    DRIFTED = "drifted"
+    MISSING = "missing"
+    DUPLICATE = "duplicate"
+    """A second service has the tag of a target."""
+    EXTRA = "extra"
+    """A service has a tag of the run that is no target's."""
+    UNKNOWN = "unknown"
+    """The server's answer proves neither that the clone is there nor that it is not."""
+    OPEN = "open"
+    """The run has not finished with the target: planned, sent, accepted or uncertain."""
+    FAILED = "failed"
+    CONFLICT = "conflict"
+    WITHDRAWN = "withdrawn"
+    UNDONE = "undone"
+
+
+_OF_SERVICES: Final = (Verdict.DUPLICATE, Verdict.EXTRA)
+_UNSURE: Final = (Verdict.UNKNOWN, Verdict.OPEN)
+_DIFFERENT: Final = (
+    Verdict.DRIFTED,
+    Verdict.MISSING,
+    *_OF_SERVICES,
+    Verdict.FAILED,
+    Verdict.CONFLICT,
+)
+
+
+class Finding(NamedTuple):
+    """One line of the report: whatever is neither in sync nor open."""
+
+    verdict: Verdict
+    key: str
+    """Of the target; of an extra service what stands for it in its tag."""
+    source_uuid: str = ""
+    clone_uuid: str | None = None
+    differences: tuple[Difference, ...] = ()
+    is_edited: bool = False
+    """Whether the job file has changed since the clone was made: it is compared with the file as it is now."""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Verification:
+    """Everything that one ``verify`` found."""
+
+    job: str
+    run: str
+    endpoint: str
+    manifest: str
+    tool: str
+    began_at: float
+    """Seconds since the epoch."""
+    ended_at: float = 0.0
+    server_version: str | None = None
+    account: str | None = None
+    """Uuid of the account that asked."""
+    is_admin: bool = False
+    plan_digest: str = ""
+    shard: str = ""
+    """``K/N`` where the manifest is of exactly that part of the job."""
+    has_intent: bool = True
+    """Whether there was a job file to compare with; without one only existence and names are."""
+    counts: Counter[Verdict] = field(default_factory=Counter)
+    edited: int = 0
+    """Targets that the job file has changed since they were made."""
+    not_shown: Counter[str] = field(default_factory=Counter)
+    """Fields that the server shows of no clone, and how many targets have them."""
+    findings: list[Finding] = field(default_factory=list)
+    unrecorded: int = 0
+    """Open targets of the job file that are not in the manifest."""
+    calls: int = 0
+
+    def remark(self, details: Mapping[str, str], verdict: Verdict | None = None) -> None:
+        """Say why, by key, in the finding of each target; ``verdict``: what is said of it from now on."""
+        found = {one.key: one for one in self.findings}
+        for key, why in details.items():
+            before = found.get(key, Finding(Verdict.IN_SYNC, key))
+            after = before.verdict if verdict is None else verdict
+            found[key] = before._replace(verdict=after, detail=why)
+            self.counts[before.verdict] -= 1
+            self.counts[after] += 1
+        self.findings = list(found.values())
+
+    @property
+    def strangers(self) -> list[Finding]:
+        """The findings that are of no target: services with a tag of the run, and tags that could not be asked for."""
+        return [one for one in self.findings if one.verdict in _OF_SERVICES or (one.key, one.source_uuid) == (TAGS, "")]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the counts come to."""
+        return exit_code_of(self.counts)
+
+
+def exit_code_of(counts: Mapping[Verdict, int]) -> ExitCode:
+    """Return 4 where anything is unknown or open, else 3 where anything differs or failed, else 0."""
+    if any(counts.get(verdict) for verdict in _UNSURE):
+        return ExitCode.UNFINISHED
+    return ExitCode.FAILED if any(counts.get(verdict) for verdict in _DIFFERENT) else ExitCode.OK
+
+
+def verification_lines(found: Verification, *, again: str) -> Iterator[str]:
+    """Yield the summary, then one line a finding; ``again``: the command that goes on with the run."""
+    total = found.counts.total() - len(found.strangers)
+    shown = ", ".join(f"{found.counts[verdict]} {verdict}" for verdict in Verdict if found.counts[verdict])
+    part = f", shard {found.shard} only" if found.shard else ""
+    yield escape(f"{found.job}, run {found.run}{part}: {total} targets: {shown or 'none'}")
+    if not found.has_intent:
+        yield "no job file: only existence and names are compared"
+    if found.edited:
+        yield f"{found.edited} edited since they were made: compared with the job file as it is now"
+    if found.not_shown:
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(found.not_shown.items()))
+        yield escape(f"not shown by the server, so neither in sync nor drifted: {names}")
+    for finding in found.findings:
+        yield _line(finding)
+    if found.counts[Verdict.OPEN]:
+        yield escape(f"next, for what is open: {again}")
+
+
+def _line(finding: Finding) -> str:
+    parts = [f"{finding.verdict:<10}{finding.key}"]
+    if finding.clone_uuid:
+        parts.append(finding.clone_uuid)
+    if finding.is_edited:
+        parts.append("edited")
+    parts += [f"{one.field}: {_short(one.wanted)} -> {_short(one.found)}" for one in finding.differences]
+    if finding.detail:
+        parts.append(cut(finding.detail, 4 * _LONGEST))
+    return escape("  ".join(parts))
+
+
+def _short(value: JsonValue) -> str:
+    return cut(to_json(value), _LONGEST)
+
+
+def verification_document(found: Verification) -> Iterator[str]:
+    """Yield one JSON document, a finding a line; ``zclone schema --verify`` describes it."""
+    yield to_json(_head(found)).removesuffix("}") + ', "findings": ['
+    separator = ""
+    for finding in found.findings:
+        if separator:
+            yield separator
+        separator = to_json(_values(finding)) + ","
+    if separator:
+        yield separator.removesuffix(",")
+    yield "]}"
+
+
+def _head(found: Verification) -> dict[str, JsonValue]:
+    counts: dict[str, JsonValue] = {verdict.value: found.counts[verdict] for verdict in Verdict}
+    not_shown: dict[str, JsonValue] = dict(sorted(found.not_shown.items()))
+    texts = ("job", "run", "endpoint", "manifest", "tool", "server_version", "account", "is_admin", "plan_digest")
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        **{name: getattr(found, name) for name in texts},
+        "shard": found.shard or None,
+        "began_at": iso(found.began_at),
+        "ended_at": iso(found.ended_at),
+        "calls": found.calls,
+        "exit_code": int(found.exit_code),
+        "has_intent": found.has_intent,
+        "counts": counts,
+        "edited": found.edited,
+        "not_shown": not_shown,
+    }
+
+
+def _values(finding: Finding) -> dict[str, JsonValue]:
+    return {
+        "verdict": finding.verdict.value,
+        "key": finding.key,
+        "source_uuid": finding.source_uuid or None,
+        "clone_uuid": finding.clone_uuid,
+        "edited": finding.is_edited,
+        "differences": [dict(one._asdict()) for one in finding.differences],
+        "detail": finding.detail or None,
+    }
+
+
+def verification_schema() -> Schema:
+    """Return the schema of the document; readers must ignore fields they do not know."""
+    difference: dict[str, Schema] = {
+        "field": describe(TEXT, "such as requestCpu or architectureImages[AARCH64].dockerImage"),
+        "wanted": describe({}, "as it was asked for"),
+        "found": describe({}, "as the server shows it; null where it has no value"),
+    }
+    finding: dict[str, Schema] = {
+        "verdict": {"enum": [verdict.value for verdict in Verdict]},
+        "key": TEXT,
+        "source_uuid": MAYBE_TEXT,
+        "clone_uuid": MAYBE_TEXT,
+        "edited": describe(FLAG, "compared with the job file as it is now"),
+        "differences": array(record(difference)),
+        "detail": MAYBE_TEXT,
+    }
+    head: dict[str, Schema] = {
+        "format": {"const": FORMAT},
+        "version": {"const": VERSION},
+        **dict.fromkeys(("job", "run", "endpoint", "manifest", "tool", "plan_digest"), TEXT),
+        **dict.fromkeys(("server_version", "account"), MAYBE_TEXT),
+        "shard": describe(MAYBE_TEXT, "K/N where the manifest is of exactly that part of the job"),
+        "is_admin": describe(FLAG, "whether the account that asked sees everything"),
+        **dict.fromkeys(("began_at", "ended_at"), describe(MAYBE_TEXT, "ISO 8601, UTC, milliseconds")),
+        "calls": COUNT,
+        "exit_code": {"enum": [0, 3, 4]},
+        "has_intent": describe(FLAG, "whether there was a job file to compare with"),
+        "counts": record({verdict.value: COUNT for verdict in Verdict}),
+        "edited": COUNT,
+        "not_shown": describe({"type": "object", "additionalProperties": COUNT}, "targets by field"),
+        "findings": array(record(finding)),
+    }
+    return document("What zclone verify found", record(head))

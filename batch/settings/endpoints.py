@@ -1,0 +1,90 @@
+"""Which source names the endpoint, and so which credentials may be sent there: CONTRACT section 5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from batch.jobfile.job import EndpointSettings
+    from batch.settings.contexts import Context
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """What environment and command line say of the endpoint."""
+
+    environ: Mapping[str, str]
+    context: str | None = None
+    """The context of zstack-cli's config file; it overrides the environment."""
+    insecure: bool = False
+    ca_file: Path | None = None
+    trust_endpoint: str | None = None
+
+
+class UntrustedEndpointError(UsageError):
+    """The operator's credentials would go to an endpoint that only the job file names; nothing was sent."""
+
+    def __init__(self, url: str, what: str) -> None:
+        """Name the credentials in ``what``, as the operator knows them."""
+        super().__init__(
+            f"{what}: not sent to {url}, which only the job file names (endpoint.url); if you trust it, add "
+            f"--trust-endpoint {url} or set ZCLONE_TRUST_ENDPOINT to it"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where ZStack is, and who says so."""
+
+    url: str
+    is_jobs: bool = False
+    """Named by the job file alone, or by it and ``--trust-endpoint``: its TLS settings apply."""
+    is_trusted: bool = True
+    """Named by environment, context or flag: the operator's credentials may go there."""
+    context: Context | None = None
+    """The context that names it, where it was looked at."""
+
+    def require_trusted(self, what: str) -> None:
+        """Raise UntrustedEndpointError where ``what``, the operator's credentials, may not go there."""
+        if not self.is_trusted:
+            raise UntrustedEndpointError(self.url, what)
+
+
+def find_endpoint(
+    own: str | None, of_job: str | None, *, trusted: str | None, current: Callable[[], Context | None]
+) -> Endpoint | None:
+    """Return the environment's endpoint, else the job file's, else that of the current context; None where none is.
+
+    ``own``, ``of_job`` and ``trusted`` (by flag) are urls as ``endpoint_url`` returns them; ``current`` reads
+    zstack-cli's file, only where it matters.
+    """
+    if own is not None:
+        return Endpoint(own)
+    if of_job is not None and of_job == trusted:
+        return Endpoint(of_job, is_jobs=True)
+    context = current()
+    if of_job is None:
+        return None if context is None else Endpoint(context.url, context=context)
+    if context is not None and context.url == of_job:
+        return Endpoint(of_job, context=context)
+    return Endpoint(of_job, is_jobs=True, is_trusted=False)
+
+
+def tls_warnings(job: EndpointSettings | None, endpoint: Endpoint) -> tuple[str, ...]:
+    """Return a warning for each TLS setting of a job file that is ignored, since it does not name the endpoint."""
+    if job is None or endpoint.is_jobs:
+        return ()
+    why = f"of the job file is ignored for {endpoint.url}, which environment, context or flag set"
+    mine = "use --ca-file FILE (ZCLONE_CA_FILE)"
+    found = []
+    if job.ca_file is not None:
+        found.append(f"endpoint.ca_file {why}: {mine}")
+    if job.insecure:
+        found.append(f"endpoint.insecure {why}: {mine}, or --insecure")
+    return tuple(found)

@@ -1,0 +1,119 @@
+"""Files that settings name: secrets, which no other user may read, and certificates."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import UsageError
+from batch.text import shell_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LARGEST_SECRET: Final = 65536
+"""Bytes."""
+LARGEST_CERTIFICATES: Final = 16 << 20
+"""Bytes; the bundle of a whole distribution is under 1 MiB."""
+_DOCKER: Final = Path("/run/secrets")
+_OTHERS_WRITE: Final = 0o022
+_OTHERS: Final = 0o077
+
+
+def read_secret(name: str, path: Path, environ: Mapping[str, str]) -> str:
+    """Read a secret's file, without the line break at its end.
+
+    Raises UsageError naming the setting, the file and what to do, where it cannot be read or others can reach it.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
+            wrong = _exposure(path, os.fstat(stream.fileno()), is_mounted=_is_mounted(path, environ))
+            if wrong:
+                raise UsageError(f"{name}: {path} {wrong}")
+            text = stream.read(LARGEST_SECRET + 1).decode()
+    except OSError as error:
+        raise UsageError(f"{name}: {path} cannot be read: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: {path} is not UTF-8 text") from None
+    secret = text.removesuffix("\n").removesuffix("\r")
+    if not secret or len(secret) > LARGEST_SECRET:
+        raise UsageError(f"{name}: {path} is {'too large' if secret else 'empty'}")
+    return secret
+
+
+def check_certificates(path: Path) -> None:
+    """Raise UsageError where ``path`` is not a file that can be read to its end."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UsageError(f"the CA file {path} cannot be used: {error.strerror or type(error).__name__}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"the CA file {path} cannot be used: it is no regular file")
+    if status.st_size > LARGEST_CERTIFICATES:
+        raise UsageError(f"the CA file {path} cannot be used: it is larger than 16 MiB")
+
+
+def _exposure(path: Path, status: os.stat_result, *, is_mounted: bool) -> str:
+    """Return what is wrong with the file's owner or mode, and the command that fixes it; empty where nothing is."""
+    mode = status.st_mode
+    if not stat.S_ISREG(mode):
+        return "is no regular file"
+    chmod = f"chmod 600 {shell_path(path)}"
+    if is_mounted:
+        return f"can be changed by others (mode {mode & 0o777:04o}): {chmod}" if mode & _OTHERS_WRITE else ""
+    user = os.geteuid()
+    if status.st_uid not in {user, 0}:
+        return f"belongs to another user ({status.st_uid}): chown {user} {shell_path(path)} && {chmod}"
+    return f"is open to others on this machine (mode {mode & 0o777:04o}): {chmod}" if mode & _OTHERS else ""
+
+
+def is_operators(path: Path, environ: Mapping[str, str]) -> bool:
+    """Whether a service manager gave the file to this service: systemd's credentials, Docker's secrets."""
+    folders = [_DOCKER]
+    if environ.get("CREDENTIALS_DIRECTORY"):
+        folders.append(Path(environ["CREDENTIALS_DIRECTORY"]))
+    return any(is_below(path, folder) for folder in folders)
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether ``path`` leads to something below ``folder``, links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_mounted(path: Path, environ: Mapping[str, str]) -> bool:
+    """Whether a service manager put the file there for this service alone, with owner and mode of its own choice.
+
+    systemd's credentials are 0440 and root's where an access list lets the service's user in; Docker's secrets are
+    0444; Kubernetes writes 0644 by default.
+    """
+    return is_operators(path, environ) or _is_in_secret_volume(path.resolve())
+
+
+def _is_in_secret_volume(real: Path) -> bool:
+    """Whether a file lies in a secret volume of Kubernetes.
+
+    That is a tmpfs in which root's link ``..data`` leads to root's folder with the files, such as ``..2026_11_23``.
+    """
+    folder = real.parent
+    link = folder.parent / "..data"
+    try:
+        statuses = (real.stat(), folder.stat(), link.lstat())
+        leads_here = link.is_symlink() and link.resolve() == folder
+    except OSError:
+        return False
+    is_roots = all(status.st_uid == 0 for status in statuses) and not statuses[1].st_mode & _OTHERS_WRITE
+    return folder.name.startswith("..") and leads_here and is_roots and _is_tmpfs(statuses[0].st_dev)
+
+
+def _is_tmpfs(device: int) -> bool:
+    """Whether a device number is of a tmpfs, as the kernel's table of this process's mounts has it."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    rows = (line.partition(" - ") for line in lines)
+    return any(head.split()[2] == number and kind.split()[0] == "tmpfs" for head, _, kind in rows)

@@ -1,0 +1,194 @@
+"""From a request to its answer: the rate limit, the doors of REST, api jobs and the legacy API (zstack/README.md 5)."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from batch.simulator import legacy, mediator
+from batch.simulator.apis import BY_NAME
+from batch.simulator.codes import ApiFailureError, ErrorCode, RestError, locale_of
+from batch.simulator.execution import with_schema
+from batch.simulator.faults import FaultKind
+from batch.simulator.gateway import JOBS, LEGACY, LEGACY_RESULTS, Gateway
+from batch.simulator.jobs import LEGACY_ROW, JobResult
+from batch.simulator.wire import Response, derive_uuid, event_json, plain_json, timestamp
+
+if TYPE_CHECKING:
+    from batch.simulator.api import Call, NodeContext
+    from batch.simulator.execution import Execution
+    from batch.simulator.faults import Fault
+    from batch.simulator.jobs import JobStore
+    from batch.simulator.wire import Json, Request
+
+_HTML: Final = (("Content-Type", "text/html;charset=utf-8"),)
+REFUSAL: Final = Response(429, b"Rate limit exceeded")
+"""Without Retry-After; nothing was executed."""
+
+
+class RateLimiter:
+    """Counts what it admits in a sliding window; a refused request is not counted."""
+
+    def __init__(self, limit: int | None, window: float) -> None:
+        """``limit``: requests in any ``window`` seconds; None admits all."""
+        self._limit = limit
+        self._window = window
+        self._times: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    def admits(self, request: Request, now: float) -> bool:
+        """Tell whether the request may go on. Who comes through no proxy shares the budget of the unknown."""
+        if self._limit is None:
+            return True
+        times = self._times[_client(request)]
+        while times and now - times[0] >= self._window:
+            times.popleft()
+        is_admitted = len(times) < self._limit
+        if is_admitted:
+            times.append(now)
+        return is_admitted
+
+
+def _client(request: Request) -> str:
+    """Name the client as proxies write it down."""
+    given = (request.headers.get(name, "") for name in ("x-forwarded-for", "x-real-ip"))
+    return next(filter(None, (text.partition(",")[0].strip() for text in given)), "Unknown")
+
+
+class Dispatcher:
+    """Answers requests; what takes time goes on in ``execution``."""
+
+    def __init__(self, context: NodeContext, jobs: JobStore, execution: Execution, *, salt: str) -> None:
+        """``salt``: what sets this process's cookies apart from those of others."""
+        self.origin = ""
+        self._context = context
+        self._jobs = jobs
+        self._execution = execution
+        self._salt = salt
+        self._gateway = Gateway(context)
+        self._limiter = RateLimiter(context.options.requests_per_minute, context.options.limit_window)
+
+    def answer(self, request: Request, fault: Fault | None, now: float) -> Response:
+        """Answer as RestServer does: jobs before everything, then the immediate checks."""
+        if not self._limiter.admits(request, now):
+            return REFUSAL
+        path = request.path.removeprefix(self._context.options.context_path)
+        try:
+            reply = self._route(request, path, now, fault)
+        except RestError as error:
+            reply = Response(error.status, error.text.encode("utf-8", "replace"))
+        return replace(reply, headers=(reply.headers or self._content_type()) + self._cookie(request))
+
+    def _route(self, request: Request, path: str, now: float, fault: Fault | None) -> Response:
+        if path == request.path:
+            raise RestError(404, f"no api mapping to {path}")
+        if path.startswith(JOBS):
+            return self._poll(request, path.removeprefix(JOBS))
+        if path.startswith(LEGACY_RESULTS):
+            return self._legacy_result(request, path.removeprefix(LEGACY_RESULTS), now)
+        if path.rstrip("/") == LEGACY:
+            return self._legacy_call(request, now, fault)
+        return self._call(self._gateway.read(request, path, now, fault), now)
+
+    def _poll(self, request: Request, job: str) -> Response:
+        if request.method != "GET":
+            raise RestError(405, "only GET method is allowed for querying job status")
+        if "/" in job:
+            raise RestError(404, f"no api mapping to {JOBS}{job}")
+        found = self._jobs.find(job)
+        if found is None:
+            raise RestError(404, "the job has been expired")
+        if isinstance(found, JobResult):
+            return Response(200 if found.ok else 503, self._execution.render(found, request))
+        return Response(202, b"{}")
+
+    def _call(self, call: Call, now: float) -> Response:
+        is_duplicate = self._jobs.is_duplicate(call.id, now)
+        self._context.ledger.counts["duplicate_jobs"] += is_duplicate and not call.api.sync
+        timeout = self._gateway.check_headers(call, is_duplicate=is_duplicate)
+        if call.api.sync:
+            return self._call_sync(call, now)
+        self._execution.accept(call, now)
+        options = self._context.options
+        origin = options.management_url or self.origin
+        if call.fault is not None and call.fault.kind is FaultKind.FOREIGN_LOCATION:
+            origin = call.fault.host
+        location = f"{origin}{options.context_path}{JOBS}{call.id}"
+        return Response(202, self._json({"location": location, "apiTimeout": timeout}))
+
+    def _call_sync(self, call: Call, now: float) -> Response:
+        delay, result = self._run(call, now)
+        if isinstance(result, ErrorCode):
+            return Response(503, plain_json({"error": self._error(result, call.request)}), delay=delay)
+        if not call.api.is_query:
+            result = with_schema(result, call.api.inventory, call.request)
+        return Response(200, self._json(result), delay=delay)
+
+    def _run(self, call: Call, now: float) -> tuple[float, Json | ErrorCode]:
+        """Run a synchronous call; seconds it waits for a thread, and what comes of it."""
+        delay = self._execution.pool.admit(now) - now
+        try:
+            account = mediator.check_message(self._context, call, now)
+            result = call.api.run(self._context, call, account, now)
+        except ApiFailureError as failure:
+            return delay, failure.error
+        assert isinstance(result, dict)
+        return delay, result
+
+    def _error(self, error: ErrorCode, request: Request) -> Json:
+        return self._context.errors.json(error, locale_of(request.headers.get("accept-language")))
+
+    def _legacy_call(self, request: Request, now: float, fault: Fault | None) -> Response:
+        """Answer a message of the legacy API: always 200, the outcome stands in the body."""
+        if request.method not in {"POST", "PUT"}:
+            return _page(405, "Method Not Allowed")
+        try:
+            call = replace(legacy.read(self._context, request), fault=fault)
+        except legacy.UnreadableMessageError as error:
+            return Response(200, str(error).encode("utf-8", "replace"))
+        at = self._time(now)
+        if call.api.sync:
+            delay, result = self._run(call, now)
+            body = {"error": self._error(result, request)} if isinstance(result, ErrorCode) else result
+            answer = legacy.done(call.api, body, uuid=None, dates=(at, at))
+            return Response(200, plain_json(answer), delay=delay)
+        if call.row in self._jobs.rows:
+            return _page(500, "ConstraintViolationException: could not execute statement")
+        self._execution.accept(call, now)
+        return Response(200, plain_json(legacy.processing(call.id, at)))
+
+    def _legacy_result(self, request: Request, uuid: str, now: float) -> Response:
+        if request.method not in {"GET", "PUT"}:
+            return _page(405, "Method Not Allowed")
+        found = self._jobs.find(LEGACY_ROW + uuid)
+        if found is None:
+            return _page(404, f"No api result[uuid:{uuid}] found")
+        at = self._time(now)
+        if not isinstance(found, JobResult):
+            return Response(200, plain_json(legacy.processing(uuid, self._time(found.created))))
+        body = self._execution.body(found, request)
+        return Response(200, plain_json(legacy.done(BY_NAME[found.api], body, uuid=uuid, dates=(at, at))))
+
+    def _time(self, now: float) -> str:
+        return timestamp(now, self._context.options.utc_offset)
+
+    def _content_type(self) -> tuple[tuple[str, str], ...]:
+        return (("Content-Type", "application/json;charset=UTF-8"),) if self._context.options.content_type else ()
+
+    def _cookie(self, request: Request) -> tuple[tuple[str, str], ...]:
+        options, counts = self._context.options, self._context.ledger.counts
+        if not options.http_sessions or "JSESSIONID=" in request.headers.get("cookie", ""):
+            return ()
+        counts["http_sessions"] += 1
+        cookie = derive_uuid("http", self._salt, counts["http_sessions"]).upper()
+        return (("Set-Cookie", f"JSESSIONID={cookie}; Path={options.context_path}; HttpOnly"),)
+
+    def _json(self, value: Json) -> bytes:
+        return event_json(value, html_escape=self._context.options.html_escape)
+
+
+def _page(status: int, text: str) -> Response:
+    """Write Tomcat's own error page."""
+    title = f"HTTP Status {status}"
+    page = f"<!doctype html><html><head><title>{title}</title></head><body><h1>{title} - {text}</h1></body></html>"
+    return Response(status, page.encode("utf-8", "replace"), _HTML)

@@ -1,0 +1,120 @@
+"""Changes behind the API's back, as a colleague at the console makes them: for rehearsals and tests of ``verify``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from batch.simulator.catalogue import INSTANCE_GROUP
+from batch.simulator.options import ADMIN_UUID
+from batch.simulator.resources import MODEL_SERVICE, Resource
+from batch.simulator.service_changes import set_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from batch.simulator.resources import ResourceStore
+    from batch.simulator.wire import Json
+
+_UUID: Final = re.compile("[0-9a-f]{32}")
+_PARTS: Final = ("change", "delete", "make", "tags", "owners", "groups")
+_SHAPE: Final = (
+    "expected an object of change (fields by uuid), delete (uuids), make (objects of uuid, name, source, userTags), "
+    "tags (lists by uuid), owners (account uuids by uuid) and groups (instance group uuids by service uuid)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tampering:
+    """One order, read and checked."""
+
+    change: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """New values of a service's fields by its uuid; null takes one away."""
+    delete: tuple[str, ...] = ()
+    make: tuple[Mapping[str, Any], ...] = ()
+    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """All user tags of a service by its uuid."""
+    owners: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Instance groups that run on a service from now on, by its uuid; no other ones do."""
+
+    def apply(self, resources: ResourceStore, now: float) -> None:
+        """Do everything; services that are not there are left alone."""
+        for made in self.make:
+            name, source = made.get("name"), made.get("source")
+            resources.rows[made["uuid"]] = Resource(
+                made["uuid"], MODEL_SERVICE, ADMIN_UUID, name, now, source=source, tags=tuple(made.get("userTags", ()))
+            )
+        for uuid, fields in self.change.items():
+            row = resources.change(uuid)
+            if row is not None:
+                set_fields(row, dict(fields), now)
+        for uuid, tags in self.tags.items():
+            row = resources.change(uuid)
+            if row is not None:
+                row.tags = tags
+        for uuid, owner in self.owners.items():
+            row = resources.change(uuid)
+            if row is not None:
+                row.owner = owner
+        for uuid, groups in self.groups.items():
+            _set_groups(resources, uuid, groups, now)
+        for uuid in self.delete:
+            resources.delete(uuid)
+
+
+def _set_groups(resources: ResourceStore, service: str, groups: tuple[str, ...], now: float) -> None:
+    for row in list(resources.of_kind(INSTANCE_GROUP)):
+        if row.params.get("modelServiceUuid") == service:
+            resources.delete(row.uuid)
+    for uuid in groups:
+        fields = {"modelServiceUuid": service}
+        resources.rows[uuid] = Resource(uuid, INSTANCE_GROUP, ADMIN_UUID, f"group-{uuid[:8]}", now, fields)
+
+
+def read_tampering(order: object, accounts: Collection[str]) -> Tampering:
+    """Check an order, all of it before any of it is done. Raises ValueError."""
+    if not isinstance(order, dict) or not order.keys() <= set(_PARTS):
+        raise ValueError(_SHAPE)
+    made = _list(order, "make")
+    if not all(isinstance(row, dict) and _texts([row.get("uuid")]) for row in made):
+        raise ValueError(_SHAPE)
+    found = Tampering(
+        change={uuid: _object(fields) for uuid, fields in _object(order.get("change", {})).items()},
+        delete=_texts(_list(order, "delete")),
+        make=tuple(made),
+        tags={uuid: _texts(tags) for uuid, tags in _object(order.get("tags", {})).items()},
+        groups={uuid: _texts(groups) for uuid, groups in _object(order.get("groups", {})).items()},
+        owners={uuid: str(owner) for uuid, owner in _object(order.get("owners", {})).items()},
+    )
+    groups = (uuid for listed in found.groups.values() for uuid in listed)
+    named = (*found.change, *found.delete, *found.tags, *found.owners, *found.groups, *groups)
+    uuids = (*named, *(row["uuid"] for row in made))
+    if not all(_UUID.fullmatch(uuid) for uuid in uuids):
+        raise ValueError("expected uuids of 32 hex digits")
+    for owner in found.owners.values():
+        if owner not in accounts:
+            raise ValueError(f"no account has the uuid {owner}")
+    for row in made:
+        _texts(row.get("userTags", []))
+    return found
+
+
+def _object(value: Any) -> Json:
+    if not isinstance(value, dict):
+        raise ValueError(_SHAPE)  # noqa: TRY004 - reported as any bad value
+    return value
+
+
+def _list(order: Json, name: str) -> list[Any]:
+    value = order.get(name, [])
+    if not isinstance(value, list):
+        raise ValueError(_SHAPE)  # noqa: TRY004 - reported as any bad value
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(_SHAPE)
+    return tuple(value)

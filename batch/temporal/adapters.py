@@ -1,0 +1,287 @@
+"""The engine's ports inside a page workflow: calls by activities, the journal a list, the clock Temporal's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from batch.engine.polls import PollSchedule
+    from batch.errors import RunStoppedError
+    from batch.model import HandedOver, Record, State
+    from batch.temporal.messages import Ask, Give, Reply, Submit
+    from batch.zstack.answers import ErrorClass, NoAnswer, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from batch.model import Clone, HandOver
+    from batch.temporal.messages import Line, Page
+    from batch.zstack.answers import FindAnswer, NotSent, PollAnswer, SubmitAnswer
+
+CALL: Final = 90.0
+"""Seconds of a call behind the gate, at most: one that is signed anew takes longer than one request's minute."""
+GATE: Final = 60.0
+"""Seconds at a worker's gate after which a POST is not made."""
+_BEAT: Final = timedelta(seconds=5)
+"""Without a word of its worker for so long an activity is lost."""
+_RETRIES: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=5)
+_ONCE: Final = RetryPolicy(maximum_attempts=1)
+_TICK: Final = 0.05
+"""Seconds: the shortest timer, as each is two events of the history."""
+_LONGEST: Final = 60.0
+_KEPT: Final = 16
+"""Names of dead sessions that calls carry along."""
+
+
+class WorkflowClock:
+    """The same at every replay."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return workflow.time()
+
+    def monotonic(self) -> float:
+        """Seconds; Temporal's time never goes back within a workflow."""
+        return workflow.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    def random(self) -> float:
+        """Draw a number in [0, 1)."""
+        return workflow.random().random()
+
+    def uuid(self) -> str:
+        """Draw a v4 uuid as 32 lower-case hex digits."""
+        return workflow.uuid4().hex
+
+
+class PollQueue:
+    """Polls wait here, by workflow timers, until their job has probably ended; their turn of the rate comes later."""
+
+    def __init__(self) -> None:
+        """Nobody waits."""
+        self.schedule = PollSchedule(WorkflowClock(), lambda: None)
+        self._held: dict[str, asyncio.Future[None]] = {}
+        self._server: asyncio.Task[None] | None = None
+
+    async def wait(self, job_uuid: str) -> None:
+        """Return when the poll is due."""
+        if job_uuid in self._held or not self.schedule.is_known(job_uuid):
+            return
+        turn = self._held[job_uuid] = asyncio.get_running_loop().create_future()
+        self.schedule.add(job_uuid)
+        if self._server is None:
+            self._server = asyncio.create_task(self._serve())
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if self._held.pop(job_uuid, None) is not None:
+                self.schedule.remove(job_uuid)
+            raise
+
+    async def _serve(self) -> None:
+        """Let those go that are due, and set one timer for the next; an earlier one sets it anew."""
+        while self._held:
+            due = self.schedule.next_due()
+            if due > workflow.time():
+                timeout = timedelta(seconds=min(_LONGEST, max(_TICK, due - workflow.time())))
+                with suppress(TimeoutError):
+                    await workflow.wait_condition(partial(self._is_earlier, due), timeout=timeout)
+            elif (job_uuid := self.schedule.pick()) is not None:
+                self._held.pop(job_uuid).set_result(None)
+        self._server = None
+
+    def _is_earlier(self, due: float) -> bool:
+        return self.schedule.next_due() < due - _TICK or not self._held
+
+
+class Calls:
+    """Implements the engine's Api and Registrar: each call is an activity that any worker of the endpoint makes."""
+
+    def __init__(self) -> None:
+        """Nothing was called yet."""
+        self.made = 0
+        """How many calls were asked for."""
+        self._queue = PollQueue()
+        self._sessions: dict[str, str] = {}
+        """By job uuid: the session that it was sent with."""
+        self._dead: dict[str, None] = {}
+        self._ending: RunStoppedError | None = None
+
+    @property
+    def polls(self) -> PollSchedule:
+        """What puts the page's polls in order."""
+        return self._queue.schedule
+
+    async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
+        """POST, in one try: one that is lost is NoAnswer, and the protocol decides what that means."""
+        self.polls.note_post()
+        sent = clone._replace(params={}, hand_over=None)
+        reply = await self._call("submit", Submit(sent, job_uuid, GATE, tuple(self._dead)), _ONCE)
+        self._sessions[job_uuid] = reply.session
+        return cast("SubmitAnswer", reply.answer)
+
+    async def poll(self, job_uuid: str) -> PollAnswer:
+        """Ask the job. Where it ended for its session the worker that has it learns so with its next call."""
+        await self._queue.wait(job_uuid)
+        reply = await self._call("poll", Ask(job_uuid), _RETRIES)
+        if isinstance(reply.answer, Refused) and reply.answer.error.error_class is ErrorClass.RENEW:
+            self._bury(self._sessions.get(job_uuid, ""))
+        return cast("PollAnswer", reply.answer)
+
+    async def find(self, resource_uuid: str) -> FindAnswer:
+        """Look for the resource."""
+        reply = await self._call("find", Ask(resource_uuid, tuple(self._dead)), _RETRIES)
+        return cast("FindAnswer", reply.answer)
+
+    async def renew(self) -> None:
+        """Raise RunStoppedError where a worker could not log in again; that it has to goes with the next call."""
+        if self._ending is not None:
+            raise self._ending
+
+    async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
+        """Let accounts use a resource."""
+        reply = await self._call("share", Give(uuid, tuple(accounts), tuple(self._dead)), _RETRIES)
+        return cast("Refused | NotSent | NoAnswer | None", reply.answer)
+
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
+        """Make an account the owner of a resource."""
+        reply = await self._call("give", Give(uuid, (account,), tuple(self._dead)), _RETRIES)
+        return cast("Refused | NotSent | NoAnswer | None", reply.answer)
+
+    def _bury(self, session: str) -> None:
+        self._dead[session] = None
+        if len(self._dead) > _KEPT:
+            del self._dead[next(iter(self._dead))]
+
+    async def _call(self, name: str, what: Submit | Ask | Give, retries: RetryPolicy) -> Reply:
+        """Raise RunStoppedError where the worker that had it cannot log in again."""
+        self.made += 1
+        try:
+            reply: Reply = await workflow.execute_activity(
+                name,
+                what,
+                result_type=Reply,
+                start_to_close_timeout=timedelta(seconds=GATE + CALL),
+                heartbeat_timeout=_BEAT,
+                retry_policy=retries,
+            )
+        except ActivityError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from None
+            return Reply(NoAnswer("the worker that made the call was lost"))
+        if reply.ending is not None:
+            self._ending = RunStoppedError(reply.ending.text, reply.ending.reason)
+            raise self._ending
+        return reply
+
+
+class PagePast:
+    """What the manifest said of a page's clones, and since then what the page itself recorded."""
+
+    def __init__(self, page: Page) -> None:
+        """Begin with what the command knew."""
+        self.intents = {intent.key: intent for intent in page.intents}
+        self.is_cut_off = page.is_cut_off
+        self.unasked: Mapping[str, str] = {}
+        self.was_sent = page.was_sent
+        self.was_dishonoured = False
+        self.api_timeout = page.api_timeout
+        self.is_repaired = page.is_repaired
+        self.canary_passed = False
+        self.made = dict(page.made)
+        """By key: the uuid of what was made, where that is the run's own."""
+        self.hand_overs = _HandOvers()
+        self._lost = frozenset(page.lost)
+        self._states = dict.fromkeys((clone.key for clone in page.clones), State.PLANNED)
+        self._states.update((key, intent.state) for key, intent in self.intents.items())
+        self._states.update(dict.fromkeys(page.made, State.CLONED))
+        self._finals: dict[str, State] = dict.fromkeys(page.made, State.CLONED)
+        self._asked = {intent.key: intent.resource_uuid for intent in page.intents}
+
+    def take_in(self, record: Record) -> None:
+        """Take in a record as it is written."""
+        self._states[record.key] = record.state
+        if record.state is State.SENT:
+            self.was_sent = True
+            self._asked[record.key] = record.resource_uuid or ""
+        if record.state is State.CLONED:
+            asked = self._asked.get(record.key)
+            self.canary_passed = self.canary_passed or record.clone_uuid == asked
+            self.was_dishonoured = self.was_dishonoured or (bool(asked) and record.clone_uuid != asked)
+            if record.clone_uuid is not None and not record.made_elsewhere:
+                self.made[record.key] = record.clone_uuid
+        if record.state.is_final:
+            self._finals[record.key] = record.state
+
+    def has_predecessor(self, key: str) -> bool:
+        """Whether a target that is as if nothing had been sent may have been sent before."""
+        return self.is_repaired or key in self._lost
+
+    def final(self, key: str) -> tuple[State, int] | None:
+        """Return the final state of a Clone and no digest, or None."""
+        state = self._finals.get(key)
+        return None if state is None else (state, 0)
+
+    @property
+    def counts(self) -> Counter[State]:
+        """Clones of the page by state."""
+        return Counter(self._states.values())
+
+    @property
+    def settled(self) -> Counter[State]:
+        """The same, final states only."""
+        return Counter({state: count for state, count in self.counts.items() if state.is_final})
+
+
+class _HandOvers:
+    """What became of a page's hand-overs; each is tried once in a page, and all that is not done by the next run."""
+
+    def is_done(self, key: str, wanted: HandOver) -> bool:  # noqa: ARG002 - the command left out what is done
+        return False
+
+    def is_refused(self, key: str, wanted: HandOver) -> bool:  # noqa: ARG002 - refused ones are tried again
+        return False
+
+
+class PageJournal:
+    """The lines of a page. The event history is what makes them durable.
+
+    No activity starts before the workflow task is persisted that asked for it, and with it what stood on record then.
+    """
+
+    def __init__(self, past: PagePast) -> None:
+        """Begin with no line."""
+        self.lines: list[Line] = []
+        self._past = past
+
+    async def commit(self, record: Record) -> None:
+        """Append."""
+        self.note(record)
+
+    def note(self, record: Record) -> None:
+        """Append."""
+        self.lines.append(record)
+        self._past.take_in(record)
+
+    async def take_up(self, keys: Sequence[str]) -> None:
+        """Do nothing: the command records whom it takes up."""
+
+    def on_failure(self, hook: Callable[[], None]) -> None:
+        """Do nothing: a list cannot fail."""
+
+    def note_hand_over(self, line: HandedOver) -> None:
+        """Append."""
+        self.lines.append(line)

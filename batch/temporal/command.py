@@ -1,0 +1,298 @@
+"""A run on Temporal as the command sees it: started, found again, read line by line, told to stop.
+
+Its workflow stays open until its lines are in the manifest: an open one means that the manifest may lack lines, so that
+no other engine may go on. All pages are made before the first call: a command that dies meanwhile makes the rest when
+it is run again, cut just so, as the manifest has not changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from asyncio import to_thread
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Protocol
+
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from batch.errors import EndReason, ManifestLockedError
+from batch.temporal import page, parent
+from batch.temporal.connection import PATIENCE, task_queue, workflow_id
+from batch.temporal.encryption import WrongKeyError, mismatch
+from batch.temporal.messages import Course, Facts, Lines, Progress
+from batch.temporal.page import page_id
+from batch.temporal.pages import pages_of, parts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from temporalio.client import WorkflowHandle
+
+    from batch.engine import Stop
+    from batch.model import State
+    from batch.temporal.connection import Connection
+    from batch.temporal.messages import Ending, Line, Page
+    from batch.temporal.pages import Work
+
+_GLANCE: Final = 0.5
+"""Seconds between two looks at the pages."""
+_NOBODY: Final = timedelta(seconds=20)
+"""After which the operator is told that no worker answers."""
+_SILENCE: Final = (RPCError, WorkflowQueryFailedError, WrongKeyError)
+"""What a question ends with that no worker answers, or none that this process can read."""
+_AT_ONCE: Final = 8
+"""Pages that are made at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A run that goes on."""
+
+    start: str
+    digest: str
+    """Of its plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run of the namespace that is open, as a list shows it."""
+
+    job: str
+    run: str
+    workflow_id: str
+    began_at: float
+    """Seconds since the epoch."""
+    targets: int
+    states: Mapping[State, int]
+    """Of the targets that were begun, as the run told lately."""
+
+
+async def open_runs(connection: Connection) -> list[OpenRun]:
+    """Return the runs of the namespace that are open. Raises UnreachableError, and WrongKeyError."""
+    found = []
+    with connection.questions():
+        query = f"WorkflowType = '{parent.NAME}' AND ExecutionStatus = 'Running'"
+        async for one in connection.client.list_workflows(query, rpc_timeout=PATIENCE):
+            memo = await one.memo()
+            began_at = one.start_time.timestamp()
+            found.append(OpenRun(memo["job"], memo["run"], one.id, began_at, memo["targets"], memo["states"]))
+    return found
+
+
+class RecordSink(Protocol):
+    """Where lines go: the manifest, of which the command is the only writer."""
+
+    def unwritten(self, lines: Sequence[Line]) -> list[Line]:
+        """Return those that are not on record yet; walks the whole manifest."""
+
+    def write(self, line: Line) -> None:
+        """Append."""
+
+    async def flush(self) -> None:
+        """Return when all that was appended is durable."""
+
+    def note_calls(self, calls: int) -> None:
+        """Take in how many calls the run had made so far."""
+
+
+class RemoteRun:
+    """One run, named by its endpoint, job and run; never by its plan."""
+
+    def __init__(self, connection: Connection, *, endpoint: str, job: str, run: str) -> None:
+        """Ask nothing yet."""
+        self.id = workflow_id(endpoint, job, run)
+        self.connection = connection
+        self._client = connection.client
+        self.queue = task_queue(endpoint)
+        self._parent: WorkflowHandle[object, object] = self._client.get_workflow_handle(self.id)
+
+    async def find(self) -> Open | None:
+        """Return the run where it goes on, None where no workflow of it is open. Raises UnreachableError."""
+        with self.connection.questions():
+            try:
+                found = await self._parent.describe(rpc_timeout=PATIENCE)
+                memo = await found.memo()
+            except RPCError as error:
+                if error.status is RPCStatusCode.NOT_FOUND:
+                    return None
+                raise
+        if found.status is not WorkflowExecutionStatus.RUNNING:
+            return None
+        return Open(str(memo["start"]), str(memo["digest"]))
+
+    async def ask_worker(self, alone: Callable[[], None]) -> Facts:
+        """Return what a worker of the endpoint knows; ``alone`` is called when none answers for a while.
+
+        Raises UnreachableError, and WrongKeyError for a worker that has other keys.
+        """
+        while True:
+            try:
+                with self.connection.questions():
+                    facts: Facts = await self._client.execute_workflow(
+                        parent.GREETING,
+                        id=f"{self.id}/greeting/{uuid.uuid4().hex}",
+                        task_queue=self.queue,
+                        result_type=Facts,
+                        execution_timeout=_NOBODY,
+                    )
+            except WorkflowFailureError:
+                alone()
+            else:
+                wrong = mismatch(self.connection.keys, facts.keys, "a worker")
+                if wrong is not None:
+                    raise WrongKeyError(wrong)
+                return facts
+
+    async def begin(self, work: Work) -> Open:
+        """Start the parent. Raises ManifestLockedError where somebody else just did, UsageError for huge bodies."""
+        parts = await to_thread(parts_of, work)
+        past = work.past
+        course = Course(
+            uuid.uuid4().hex[:12],
+            work.plan.digest,
+            parts,
+            work.limits,
+            settled=work.found.settled,
+            at_most_once=work.at_most_once,
+            is_honoured=work.found.is_honoured or past.canary_passed,
+        )
+        try:
+            await self._client.start_workflow(
+                parent.NAME,
+                course,
+                id=self.id,
+                task_queue=self.queue,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                memo={
+                    "start": course.start,
+                    "digest": course.digest,
+                    "job": work.plan.job,
+                    "run": work.plan.run,
+                    "targets": work.plan.count,
+                    "states": dict(course.settled),
+                },
+            )
+        except WorkflowAlreadyStartedError:
+            raise ManifestLockedError(f"the workflow {self.id} was started by another command just now") from None
+        return Open(course.start, course.digest)
+
+    async def load(self, opened: Open, work: Work) -> None:
+        """Make all pages; those that an earlier command made are left alone. Nothing is sent before this is done.
+
+        Raises UnreachableError: the same command makes the rest.
+        """
+        pages = (one for _, one in pages_of(work, parent=self.id))
+        with self.connection.questions():
+            while some := await to_thread(lambda: list(islice(pages, _AT_ONCE))):
+                await asyncio.gather(*(self._make(opened, one) for one in some))
+            await self._parent.signal("load")
+
+    async def _make(self, opened: Open, made: Page) -> None:
+        try:
+            await self._client.start_workflow(
+                page.NAME,
+                made,
+                id=page_id(self.id, opened.start, made.number),
+                task_queue=self.queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            )
+        except WorkflowAlreadyStartedError:
+            return
+
+    async def stop(self, ending: Ending) -> None:
+        """Tell the run to end. Raises UnreachableError."""
+        with self.connection.questions():
+            await self._parent.signal("stop", ending)
+
+    async def is_loaded(self, *, silent: Callable[[str], None]) -> bool:
+        """Return whether all pages were made; ``silent`` is called with the reason where nobody answers yet."""
+        while True:
+            try:
+                return (await self.progress()).is_loaded
+            except _SILENCE as error:
+                silent(str(error))
+                await asyncio.sleep(_GLANCE)
+
+    async def progress(self) -> Progress:
+        """Ask how far the run is. Raises RPCError."""
+        found: Progress = await self._parent.query("progress", result_type=Progress, rpc_timeout=PATIENCE)
+        return found
+
+    async def follow(
+        self, opened: Open, sink: RecordSink, stop: Stop, *, silent: Callable[[str], None]
+    ) -> Ending | None:
+        """Copy the run's lines until it is over, or until the Stop; return why the run itself ended early.
+
+        ``silent`` is called with the reason where neither Temporal nor a worker answers; they are asked again.
+        """
+        stream = _Stream(self, opened, sink)
+        while True:
+            try:
+                progress = await stream.copy()
+            except _SILENCE as error:
+                silent(str(error))
+            else:
+                if progress.is_done:
+                    return progress.ending
+            if stop.requested and stop.code is not EndReason.DEADLINE:
+                return None
+            await asyncio.sleep(_GLANCE) if stop.requested else await stop.sleep(_GLANCE)
+
+    def page(self, opened: Open, number: int) -> WorkflowHandle[object, object]:
+        """Return the handle of a page."""
+        return self._client.get_workflow_handle(page_id(self.id, opened.start, number))
+
+
+class _Stream:
+    """The lines of the open pages, each copied once; what an earlier command copied is found in the manifest."""
+
+    def __init__(self, run: RemoteRun, opened: Open, sink: RecordSink) -> None:
+        self._run = run
+        self._opened = opened
+        self._sink = sink
+        self._read: dict[int, int] = {}
+        """By page: how many of its lines were copied."""
+        self._calls: dict[int, int] = {}
+        self._closed: set[int] = set()
+        self._is_first = True
+
+    async def copy(self) -> Progress:
+        """Copy what is new, close the pages that are over, and return how far the run is. Raises RPCError."""
+        progress = await self._run.progress()
+        pages = [number for number in progress.open if number not in self._closed]
+        found = await asyncio.gather(*(self._ask(number) for number in pages))
+        lines = [line for answer in found for line in answer.lines]
+        if self._is_first and lines:
+            lines = await to_thread(self._sink.unwritten, lines)
+        self._is_first = False
+        for line in lines:
+            self._sink.write(line)
+        for number, answer in zip(pages, found, strict=True):
+            self._read[number] = self._read.get(number, 0) + len(answer.lines)
+            self._calls[number] = answer.calls
+        self._sink.note_calls(sum(self._calls.values()))
+        over = [number for number, answer in zip(pages, found, strict=True) if answer.is_over]
+        if over:
+            await self._sink.flush()
+            await asyncio.gather(*map(self._close, over))
+        return progress
+
+    async def _ask(self, number: int) -> Lines:
+        handle = self._run.page(self._opened, number)
+        cursor = self._read.get(number, 0)
+        found: Lines = await handle.query("lines", cursor, result_type=Lines, rpc_timeout=PATIENCE)
+        return found
+
+    async def _close(self, number: int) -> None:
+        try:
+            await self._run.page(self._opened, number).signal("close")
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+        self._closed.add(number)

@@ -1,0 +1,165 @@
+"""A page of a run as a workflow: the engine's pool over up to 200 clones, then their hand-overs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, FailureError
+
+with workflow.unsafe.imports_passed_through():
+    from batch.engine import Stop, clone_all, hand_over_all
+    from batch.engine.survey import survey
+    from batch.errors import EndReason, RunStoppedError, UnreachableError
+    from batch.model import Plan, State
+    from batch.temporal.adapters import Calls, PageJournal, PagePast, WorkflowClock
+    from batch.temporal.messages import Ending, Lines, Orders, Page, Report
+
+if TYPE_CHECKING:
+    from batch.model import Clone, JsonValue
+
+NAME: Final = "zclone.page"
+_EVERY: Final = timedelta(seconds=10)
+"""Between two reports that nobody waits for."""
+_FAILURES: Final = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
+
+
+def page_id(parent: str, start: str, number: int) -> str:
+    """Return the workflow id of a page."""
+    return f"{parent}/{start}/{number}"
+
+
+@workflow.defn(name=NAME)
+class PageWorkflow:
+    """Waits for its orders, settles its clones, and stays until the command has read what it recorded."""
+
+    @workflow.init
+    def __init__(self, page: Page) -> None:
+        """Wait for orders."""
+        clones = tuple(clone._replace(params=_params(clone)) for clone in page.clones)
+        self._page = page
+        self._plan = Plan(page.job, page.run, "", len(clones), lambda: iter(clones), hand_overs=_hand_overs(clones))
+        self._past = PagePast(page)
+        self._journal = PageJournal(self._past)
+        self._calls = Calls()
+        self._stop = Stop()
+        self._orders: Orders | None = None
+        self._ending: Ending | None = None
+        self._is_over = self._is_read = False
+        self._told = Report(page.number)
+
+    @workflow.run
+    async def run(self, _: Page) -> None:
+        """Settle what there is; an end before the orders leaves everything as it is."""
+        await workflow.wait_condition(lambda: self._orders is not None or self._stop.requested)
+        if self._orders is not None:
+            reporting = asyncio.create_task(self._report_all())
+            await self._settle(self._orders)
+            self._is_over = True
+            await reporting
+            await workflow.wait_condition(lambda: self._is_read)
+        await self._tell(replace(self._report(), is_over=True, is_closed=True))
+
+    @workflow.signal
+    def begin(self, orders: Orders) -> None:
+        """Let it send."""
+        self._orders = orders
+        self._past.canary_passed = self._past.canary_passed or orders.is_honoured
+
+    @workflow.signal
+    def stop(self, ending: Ending) -> None:
+        """Send nothing new; what is in flight settles for a while."""
+        self._stop.request(ending.text, ending.reason)
+
+    @workflow.signal
+    def close(self) -> None:
+        """Take in that the command has read all lines."""
+        self._is_read = True
+
+    @workflow.query
+    def lines(self, cursor: int) -> Lines:
+        """Return what was recorded after the first ``cursor`` lines."""
+        return Lines(tuple(self._journal.lines[cursor:]), self._is_over, self._calls.made)
+
+    async def _settle(self, orders: Orders) -> None:
+        page, past, clock = self._page, self._past, WorkflowClock()
+        limits = replace(page.limits, concurrency=orders.places, deadline=orders.deadline)
+        try:
+            await clone_all(
+                self._plan,
+                survey(self._plan, past),
+                api=self._calls,
+                journal=self._journal,
+                past=past,
+                clock=clock,
+                limits=limits,
+                stop=self._stop,
+                polls=self._calls.polls,
+                at_most_once=page.at_most_once,
+            )
+            if self._plan.hand_overs and not self._stop.requested:
+                await hand_over_all(
+                    self._plan,
+                    past,
+                    registrar=self._calls,
+                    journal=self._journal,
+                    clock=clock,
+                    workers=orders.places,
+                    stop=self._stop,
+                    uuid_of=self._made_as,
+                )
+        except (RunStoppedError, UnreachableError) as stopped:
+            self._ending = Ending(str(stopped), stopped.reason)
+        if self._ending is None and self._stop.reason is not None:
+            self._ending = Ending(self._stop.reason, self._stop.code)
+
+    def _made_as(self, clone: Clone) -> str | None:
+        """Return the uuid of a clone that the run made, under which it may be handed over."""
+        uuid = self._past.made.get(clone.key)
+        return uuid if self._page.at_most_once or uuid == clone.resource_uuid else None
+
+    def _report(self) -> Report:
+        states = self._past.counts
+        states[State.CLONED] -= len(self._page.made)
+        left = sum(count for state, count in states.items() if not state.is_final)
+        is_honoured = self._past.canary_passed
+        return Report(self._page.number, +states, left, is_honoured, is_over=self._is_over, ending=self._ending)
+
+    async def _report_all(self) -> None:
+        """Tell the parent now and then how far it is, and at once what the parent decides on."""
+        while not self._told.is_over:
+            await workflow.wait_condition(lambda: self._report() != self._told)
+            await self._tell(self._report())
+            with suppress(TimeoutError):
+                await workflow.wait_condition(self._is_urgent, timeout=_EVERY)
+
+    def _is_urgent(self) -> bool:
+        """Whether something changed that starts or stops other pages."""
+        now, told, orders = self._report(), self._told, self._orders
+        assert orders is not None
+        is_narrow = now.left < orders.places <= told.left
+        has_failed = any(now.states.get(state, 0) > told.states.get(state, 0) for state in _FAILURES)
+        return now.is_over or now.is_honoured != told.is_honoured or is_narrow or has_failed
+
+    async def _tell(self, report: Report) -> None:
+        self._told = report
+        parent = workflow.get_external_workflow_handle(self._page.parent)
+        try:
+            await parent.signal("report", report)
+        except (ApplicationError, FailureError):
+            # Somebody ended the run by Temporal's own means.
+            self._stop.request("its parent workflow is gone", EndReason.SIGNAL)
+
+
+def _params(clone: Clone) -> dict[str, JsonValue]:
+    params: dict[str, JsonValue] = json.loads(clone.body)["params"]
+    return {name: value for name, value in params.items() if name != "resourceUuid"}
+
+
+def _hand_overs(clones: tuple[Clone, ...]) -> int:
+    return sum(clone.hand_over is not None for clone in clones)

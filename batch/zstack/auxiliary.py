@@ -1,0 +1,204 @@
+"""The API around the clone: queries in pages, owners, shares, permissions (zstack/README.md 8 and 9)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import quote, urlencode
+
+from batch.zstack.accesskey import ACTIONS_PATH
+from batch.zstack.answers import NoAnswer
+from batch.zstack.client import SERVICES_PATH
+from batch.zstack.decode import BadReplyError, as_number, as_object, as_text
+from batch.zstack.jobs import Caller
+from batch.zstack.lookups import batches, look_up
+from batch.zstack.replies import inventories
+from batch.zstack.wire import CallFailedError, segment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+    from batch.model import JsonValue
+    from batch.zstack.answers import NotSent, Refused, Service
+    from batch.zstack.client import Client
+    from batch.zstack.lookups import Lookup
+
+PAGE: Final = 200
+"""Rows of a query's page; the server cuts at 1,000 without a word."""
+CLONE_MESSAGE: Final = "org.zstack.ai.message.APICloneModelServiceMsg"
+OWNER_MESSAGE: Final = "org.zstack.header.identity.APIChangeResourceOwnerMsg"
+SHARE_MESSAGE: Final = "org.zstack.header.identity.APIShareResourceMsg"
+_UUIDS_A_QUESTION: Final = 100
+"""So many uuids fit a URL, each with the name of its parameter."""
+
+
+class Account(NamedTuple):
+    """Who owns something."""
+
+    uuid: str
+    name: str | None
+
+    def __str__(self) -> str:
+        """Show name and uuid, control characters escaped."""
+        return f"{self.name!r} ({self.uuid})" if self.name else self.uuid
+
+
+class Identity(NamedTuple):
+    """Who is calling."""
+
+    account: Account | None
+    """None where the answers do not say."""
+    is_admin: bool
+    """Whether it sees what belongs to any account."""
+
+
+class AuxiliaryApi:
+    """Questions and side jobs over one client; each raises CallFailedError where it comes to nothing."""
+
+    def __init__(self, client: Client) -> None:
+        """Share the client's gate, credentials and connections."""
+        self._caller = Caller(client)
+        self._permissions: dict[str, bool | None] = {}
+
+    async def support_apis(self) -> frozenset[str]:
+        """Ask which API messages the server knows, such as APICloneModelServiceMsg."""
+        answer = await self._caller.ask("GetSupportAPIs", "PUT", ACTIONS_PATH, {"getSupportAPIs": {}})
+        names = answer.get("supportApis")
+        return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
+
+    async def server_time(self) -> float | None:
+        """Ask for the server's clock, seconds since the epoch."""
+        answer = await self._caller.ask("GetCurrentTime", "PUT", ACTIONS_PATH, {"getCurrentTime": {}})
+        milliseconds = as_number((as_object(answer.get("currentTime")) or {}).get("MillionSeconds"))
+        return None if milliseconds is None else milliseconds / 1000
+
+    async def query(self, conditions: Sequence[str] = (), fields: Sequence[str] = ()) -> AsyncIterator[Service]:
+        """Stream all model services that meet every condition, page by page, in the order of their uuids.
+
+        ``fields``: only these (uuid always); all where empty. A service that appears or goes between two pages may
+        be missed or shown twice: the server has no snapshots.
+        """
+        start, is_last = 0, False
+        while not is_last:
+            answer = await self._page(conditions, fields, start)
+            rows = _services(answer)
+            for service in rows:
+                yield service
+            start += len(rows)
+            total = as_number(answer.get("total"))
+            is_last = not rows or (len(rows) < PAGE if total is None else start >= total)
+
+    async def services(self, uuids: Iterable[str], fields: Sequence[str] = ()) -> AsyncIterator[Service]:
+        """Stream those of these model services that are visible, in any order, in batches that fit a URL."""
+        for batch in batches(uuids):
+            async for service in self.query([f"uuid?={','.join(batch)}"], fields):
+                yield service
+
+    async def change_owner(self, uuid: str, account_uuid: str) -> None:
+        """Give a resource to another account."""
+        path = f"/v1/account/{segment(account_uuid)}/resources"
+        await self._caller.finish("ChangeResourceOwner", "POST", path, {"params": {"resourceUuid": uuid}})
+
+    async def share_resource(self, uuids: Sequence[str], account_uuids: Sequence[str]) -> None:
+        """Share resources with accounts."""
+        share: JsonValue = {"resourceUuids": list(uuids), "accountUuids": list(account_uuids), "toPublic": False}
+        await self._caller.finish("ShareResource", "PUT", "/v1/accounts/resources/actions", {"shareResource": share})
+
+    async def owners(self, uuids: Iterable[str]) -> dict[str, Account]:
+        """Ask whose these resources are; those that are not visible are left out."""
+        found: dict[str, Account] = {}
+        for batch in batches(uuids, _UUIDS_A_QUESTION):
+            path = f"/v1/resources/accounts?{urlencode([('resourceUuids', uuid) for uuid in batch])}"
+            answer = await self._caller.ask("GetResourceAccount", "GET", path)
+            owners = as_object(answer.get("inventories")) or {}
+            accounts = ((uuid, _account(owner)) for uuid, owner in owners.items())
+            found.update((uuid, account) for uuid, account in accounts if account is not None)
+        return found
+
+    async def rows(self, lookup: Lookup, uuids: Iterable[str]) -> dict[str, Mapping[str, JsonValue]]:
+        """Ask for those of these resources that are visible; their rows by uuid."""
+        return await look_up(self._caller, lookup, uuids)
+
+    async def own_account(self) -> Account | None:
+        """Ask who is calling; None where the answers do not say."""
+        return (await self.identity()).account
+
+    async def identity(self) -> Identity:
+        """Ask who is calling, and whether that account sees everything.
+
+        An account other than admin sees itself only (zstack/README.md 8), so the only one in sight is the caller, and
+        whoever sees an admin is one.
+        """
+        is_admin = False
+        for conditions in ("q=type%3DSystemAdmin&", ""):
+            answer = await self._caller.ask("QueryAccount", "GET", f"/v1/accounts?{conditions}limit=2")
+            rows = answer.get("inventories")
+            found = list(filter(None, map(_account, rows if isinstance(rows, list) else ())))
+            is_admin = is_admin or (bool(conditions) and bool(found))
+            if len(found) == 1:
+                return Identity(found[0], is_admin)
+        return Identity(None, is_admin)
+
+    async def check_permission(self, api: str = CLONE_MESSAGE) -> bool | None:
+        """Ask once whether this account may call ``api``; None where the answer does not say."""
+        body: JsonValue = {"checkApiPermission": {"apiNames": [api]}}
+        if api not in self._permissions:
+            answer = await self._caller.ask("CheckApiPermission", "PUT", "/v1/accounts/permissions/actions", body)
+            verdict = as_text((as_object(answer.get("inventory")) or {}).get(api))
+            self._permissions[api] = None if verdict is None else verdict.lower() == "allow"
+        return self._permissions[api]
+
+    async def _page(self, conditions: Sequence[str], fields: Sequence[str], start: int) -> Mapping[str, JsonValue]:
+        arguments = [("q", text) for text in conditions]
+        arguments += [("sort", "+uuid"), ("start", str(start)), ("limit", str(PAGE)), ("replyWithCount", "true")]
+        if fields:
+            arguments.append(("fields", ",".join(dict.fromkeys(("uuid", *fields)))))
+        path = f"{SERVICES_PATH}?{urlencode(arguments, quote_via=quote, safe=',')}"
+        return await self._caller.ask("QueryModelService", "GET", path)
+
+
+class Ownership:
+    """Shares and gives resources over one client; every call passes its gate.
+
+    ShareResource of what is shared already changes nothing. ChangeResourceOwner to who is the owner already fails as
+    ID.1004, so what a lost answer left behind is told from a failure by asking whose the resource is.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Share the client's gate, credentials and connections."""
+        self._api = AuxiliaryApi(client)
+
+    async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
+        """Let accounts use a resource; None: done."""
+        try:
+            await self._api.share_resource([uuid], accounts)
+        except CallFailedError as failed:
+            return failed.answer
+        return None
+
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
+        """Make an account the owner of a resource; None: it is."""
+        try:
+            await self._api.change_owner(uuid, account)
+        except CallFailedError as failed:
+            return None if await self._is_owner(uuid, account) else failed.answer
+        return None
+
+    async def _is_owner(self, uuid: str, account: str) -> bool:
+        try:
+            owner = (await self._api.owners([uuid])).get(uuid)
+        except CallFailedError:
+            return False
+        return owner is not None and owner.uuid == account
+
+
+def _services(answer: Mapping[str, JsonValue]) -> list[Service]:
+    try:
+        return inventories(answer)
+    except BadReplyError as error:
+        raise CallFailedError("QueryModelService", NoAnswer(str(error))) from None
+
+
+def _account(value: JsonValue) -> Account | None:
+    fields = as_object(value) or {}
+    uuid = as_text(fields.get("uuid"))
+    return Account(uuid, as_text(fields.get("name"))) if uuid else None

@@ -1,0 +1,122 @@
+"""One call, one request: what aiohttp does more than that, and what its errors mean for a call.
+
+aiohttp's session repeats GET, PUT and DELETE after a lost connection; a client middleware turns what it repeats them
+for into an exception of ours. The same middleware counts how often a request is resumed between its head and its
+answer's: it gives up after ten arrivals of interim answers, which aiohttp skips, and where the answer was there before
+the request, which kept connections would otherwise give out as the next one's.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+
+from batch.zstack.answers import NoAnswer, NotSent
+from batch.zstack.classify import safe_text
+from batch.zstack.decode import BadReplyError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+LONGEST_LINE: Final = 64 * 1024
+"""Bytes of one line of an answer's head that are read at all."""
+_MOST_INTERIM: Final = 10
+"""Times that interim answers (status 1xx) may arrive before the final one."""
+
+
+class NoReplyError(Exception):
+    """A request ended without a reply; ``outcome`` says how."""
+
+    def __init__(self, outcome: NotSent | NoAnswer) -> None:
+        """Keep ``outcome`` for the caller."""
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+class SentOnce:
+    """aiohttp's client middleware for one request: it is sent once, and its answer follows it.
+
+    aiohttp sends GET, PUT and DELETE a second time after two errors of its own; they become another one here. It skips
+    interim answers without a word, and takes what a kept connection received unasked for the answer. Both show in how
+    often the request is resumed once its head is sent: for each arrival of interim answers once more, or never.
+    """
+
+    def __init__(self) -> None:
+        """Make one for each request, and give it as ``trace_request_ctx`` too."""
+        self.resumed: int | None = None
+        """None until the head of the request is sent."""
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send ``request``. Raises NoReplyError or BadReplyError where no answer of its own came back."""
+        try:
+            response = await self._watch(handler(request).__await__())
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NoReplyError(NotSent(_not_sent(error))) from None
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            raise NoReplyError(no_answer(error)) from None
+        if not self.resumed:
+            response.close()
+            raise BadReplyError("the server sent an answer before it was asked")
+        return response
+
+    @types.coroutine
+    def _watch(self, steps: Generator[Any, Any, aiohttp.ClientResponse]) -> Generator[Any, Any, aiohttp.ClientResponse]:
+        """Await ``steps``, counting. Raises BadReplyError after too many interim answers."""
+        try:
+            awaited = next(steps)
+            while True:
+                try:
+                    yield awaited
+                    self._count()
+                except BaseException as error:  # noqa: BLE001 - also a cancellation is the request's own affair
+                    awaited = steps.throw(error)
+                else:
+                    awaited = next(steps)
+        except StopIteration as end:
+            response: aiohttp.ClientResponse = end.value
+            return response
+
+    def _count(self) -> None:
+        if self.resumed is not None:
+            self.resumed += 1
+            # The last one is the final answer's own.
+            if self.resumed > _MOST_INTERIM + 1:
+                raise BadReplyError(f"the server sent more than {_MOST_INTERIM} interim answers")
+
+
+async def start_watch(
+    _session: aiohttp.ClientSession, context: types.SimpleNamespace, _sent: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    """Begin to count: aiohttp's trace signal ``on_request_headers_sent``."""
+    context.trace_request_ctx.resumed = 0
+
+
+def _not_sent(error: Exception) -> str:
+    """Say why without what aiohttp's own text may carry."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", "") or "not valid"
+        return safe_text(f"the server's certificate is not accepted: {reason}", 300)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return "the TLS handshake failed: is the endpoint https, with TLS 1.2 or later?"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return safe_text(f"the endpoint's name cannot be resolved: {error.strerror or error.os_error}", 300)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return safe_text(f"cannot connect: {error.strerror}", 300)
+    return "cannot connect in time" if isinstance(error, TimeoutError) else "cannot connect"
+
+
+def no_answer(error: Exception) -> NoAnswer:
+    """Say what became of a request whose connection stood, without what aiohttp's own text may carry."""
+    if isinstance(error, TimeoutError):
+        return NoAnswer("no answer in time", is_push_back=True)
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return NoAnswer("the server closed the connection without an answer")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return NoAnswer("the answer broke off")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return NoAnswer(f"the answer is not HTTP, or has a line of more than {LONGEST_LINE:,} bytes in its head")
+    return NoAnswer(f"the connection was lost ({type(error).__name__})")

@@ -1,0 +1,126 @@
+"""The questions that read clones back, in pages whose URLs stay below 8 KiB (zstack/README.md 8 and 9)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import quote, urlencode
+
+from batch.zstack.answers import NoAnswer
+from batch.zstack.client import SERVICES_PATH
+from batch.zstack.decode import as_number, as_object, as_text
+from batch.zstack.jobs import Caller
+from batch.zstack.lookups import UUIDS_A_QUERY
+from batch.zstack.wire import CallFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from batch.model import JsonValue
+    from batch.zstack.client import Client
+
+_TAGS_PATH: Final = "/v1/user-tags"
+_SHARES_PATH: Final = "/v1/accounts/resources"
+_GROUPS_PATH: Final = "/v1/ai/model-services/instances/groups/"
+_SMALL_ROWS: Final = 1000
+"""Rows of a page of tags or shares: as many as the server gives where no limit is said."""
+
+
+class Services(NamedTuple):
+    """The model services among those asked for that this account sees."""
+
+    by_uuid: Mapping[str, Mapping[str, JsonValue]]
+    is_complete: bool
+    """Whether the answer has as many as the server says that there are."""
+
+
+class ReadBack:
+    """Reads clones back over one client; each call raises CallFailedError where it comes to nothing."""
+
+    def __init__(self, client: Client) -> None:
+        """Share the client's gate, credentials and connections."""
+        self._caller = Caller(client)
+
+    async def services(self, uuids: Sequence[str]) -> Services:
+        """Ask for at most ``UUIDS_A_QUERY`` model services, with all their fields: one call."""
+        found: dict[str, Mapping[str, JsonValue]] = {}
+        # Without a total nobody knows whether the server cut its answer.
+        most = 0.0
+        async for rows, total in self._pages(SERVICES_PATH, f"uuid?={','.join(uuids)}", UUIDS_A_QUERY):
+            found.update((str(row["uuid"]), row) for row in rows if as_text(row.get("uuid")))
+            most = max(most, math.inf if total is None else total)
+        wanted = set(uuids)
+        return Services({uuid: row for uuid, row in found.items() if uuid in wanted}, len(found) >= most)
+
+    async def tags(self, uuids: Sequence[str]) -> dict[str, set[str]]:
+        """Ask for the user tags of at most ``UUIDS_A_QUERY`` resources, by uuid."""
+        found: dict[str, set[str]] = {uuid: set() for uuid in uuids}
+        async for row in self._rows(_TAGS_PATH, f"resourceUuid?={','.join(uuids)}"):
+            found.get(str(row.get("resourceUuid")), set()).add(str(row.get("tag")))
+        return found
+
+    async def tagged(self, prefix: str) -> AsyncIterator[tuple[str, str]]:
+        """Stream resource uuid and tag of every user tag that begins with ``prefix``.
+
+        The server ignores case and takes ``_`` for any character, so what else it finds is left out.
+        """
+        async for row in self._rows(_TAGS_PATH, f"tag~={prefix}%"):
+            uuid, tag = as_text(row.get("resourceUuid")), as_text(row.get("tag"))
+            if uuid and tag and tag.startswith(prefix):
+                yield uuid, tag
+
+    async def shares(self, uuids: Sequence[str]) -> dict[str, set[str]]:
+        """Ask with which accounts at most ``UUIDS_A_QUERY`` resources are shared; for admin only."""
+        found: dict[str, set[str]] = {uuid: set() for uuid in uuids}
+        condition = f"resourceUuid?={','.join(uuids)}"
+        async for row in self._rows(_SHARES_PATH, condition, sort="+resourceUuid"):
+            found.get(str(row.get("resourceUuid")), set()).add(str(row.get("receiverAccountUuid")))
+        return found
+
+    async def used(self, uuids: Sequence[str]) -> set[str]:
+        """Ask on which of at most ``UUIDS_A_QUERY`` model services anything runs.
+
+        Raises CallFailedError also where an answer does not say it of every row.
+        """
+        condition = f"modelServiceUuid?={','.join(uuids)}"
+        found = {as_text(row.get("modelServiceUuid")) or "" async for row in self._rows(_GROUPS_PATH, condition)}
+        if "" in found:
+            raise _incomplete(_GROUPS_PATH)
+        return found
+
+    async def _rows(self, path: str, condition: str, *, sort: str = "+uuid") -> AsyncIterator[dict[str, JsonValue]]:
+        """Stream all rows. Raises CallFailedError, after the last one, where they are not as many as the server says.
+
+        What is not among them is not known to be absent where it does not say how many there are.
+        """
+        count, most = 0, 0.0
+        async for rows, total in self._pages(path, condition, _SMALL_ROWS, sort=sort):
+            count += len(rows)
+            most = max(most, math.inf if total is None else total)
+            for row in rows:
+                yield row
+        if count < most:
+            raise _incomplete(path)
+
+    async def _pages(
+        self, path: str, condition: str, size: int, *, sort: str = "+uuid"
+    ) -> AsyncIterator[tuple[list[dict[str, JsonValue]], float | None]]:
+        """Stream the rows page by page, with how many the server says that there are in all, None where it does not."""
+        start = 0
+        while True:
+            page = {"start": start, "limit": size, "replyWithCount": "true"}
+            query = urlencode({"q": condition, "sort": sort, **page}, quote_via=quote, safe=",")
+            answer = await self._caller.ask(f"query of {path}", "GET", f"{path}?{query}")
+            values = answer.get("inventories")
+            if not isinstance(values, list):
+                raise CallFailedError(f"query of {path}", NoAnswer("the answer has no list of inventories"))
+            rows = [row for row in map(as_object, values) if row is not None]
+            start += len(values)
+            total = as_number(answer.get("total"))
+            yield rows, total
+            if not values or (len(values) < size if total is None else start >= total):
+                return
+
+
+def _incomplete(path: str) -> CallFailedError:
+    return CallFailedError(f"query of {path}", NoAnswer("the answer is not complete"))

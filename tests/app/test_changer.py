@@ -1,0 +1,342 @@
+"""The changer against a server of a few lines that keeps its promises: what is recorded, sent, left and unknown."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, cast
+
+import pytest
+
+from batch.app.changer import Changer, Objection
+from batch.app.rollback_look import Deletion
+from batch.app.verifier import Item
+from batch.clock import SystemClock
+from batch.engine import Stop
+from batch.errors import RunStoppedError
+from batch.manifest import Header, open_manifest
+from batch.manifest.kinds import DeletingLine
+from batch.manifest.targets import TargetState
+from batch.model import Record, State
+from batch.zstack.answers import (
+    Accepted,
+    ApiError,
+    Done,
+    Duplicate,
+    ErrorClass,
+    NoAnswer,
+    NotSent,
+    Refused,
+    Running,
+    Unknown,
+)
+from batch.zstack.auxiliary import Identity
+from batch.zstack.wire import CallFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from batch.app.verifier import Verifier
+    from batch.clock import Clock
+    from batch.manifest import Manifest
+    from batch.zstack.answers import PollAnswer, SubmitAnswer
+    from batch.zstack.readback import ReadBack
+    from batch.zstack.service_jobs import ServiceJobs
+
+KEYS: Final = ("a", "b", "c")
+IN_USE: Final = Objection("in use")
+
+
+def item(key: str) -> Item:
+    uuid = key * 32
+    target = TargetState(key, key, State.CLONED, uuid, key, 1, "d", None, None, None, has_new_owner=False)
+    return Item(KEYS.index(key), target, None)
+
+
+@dataclass
+class Server:
+    """Executes a DELETE under each job uuid once, unless it is told how a job ends."""
+
+    path: Path
+    there: set[str] = field(default_factory=lambda: {key * 32 for key in KEYS})
+    used: set[str] = field(default_factory=set)
+    ends: dict[str, PollAnswer] = field(default_factory=dict)
+    """How every job of a clone ends instead, by its uuid."""
+    jobs: dict[str, PollAnswer] = field(default_factory=dict)
+    sent: list[tuple[str, str]] = field(default_factory=list)
+    looks: int = 0
+    generation: int = 0
+    on_send: Callable[[], None] = lambda: None
+
+    async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
+        self.looks += 1
+        found: dict[str, Objection] = {}
+        for one in page:
+            if one.target.clone_uuid not in self.there:
+                found[one.target.key] = Objection("gone", is_done=True)
+            elif one.target.clone_uuid in self.used:
+                found[one.target.key] = IN_USE
+        return found
+
+    async def delete(self, uuid: str, job_uuid: str) -> SubmitAnswer:
+        assert job_uuid in recorded(self.path)
+        self.sent.append((uuid, job_uuid))
+        self.on_send()
+        if job_uuid in self.jobs:
+            return Duplicate()
+        self.jobs[job_uuid] = self.ends.get(uuid, Done(None))
+        if isinstance(self.jobs[job_uuid], Done):
+            self.there.discard(uuid)
+        return Accepted(None)
+
+    async def end(self, job_uuid: str, *, seconds: float, first: float = 1.0) -> PollAnswer:
+        assert seconds > 0
+        assert first > 0
+        return self.jobs.get(job_uuid, Unknown())
+
+    async def renew(self, generation: int) -> None:
+        assert generation == self.generation
+        self.generation += 1
+
+
+def lines(path: Path) -> Iterator[dict[str, object]]:
+    yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def recorded(path: Path) -> list[object]:
+    return [line["job_uuid"] for line in lines(path) if "deleting" in line]
+
+
+@dataclass
+class Scene:
+    manifest: Manifest
+    server: Server
+
+    def changer(self, clock: Clock | None = None) -> Changer:
+        jobs, server = cast("ServiceJobs", self.server), self.server
+        objections = cast("Verifier", server), cast("ReadBack", server)
+        deletion = Removal(*objections, jobs, identity=Identity(None, is_admin=True), objections={})
+        return Changer(self.manifest, deletion, jobs, clock=clock or SystemClock(), stop=Stop(), concurrency=1)
+
+    async def delete(self, begun: Mapping[str, DeletingLine] | None = None, *, clock: Clock | None = None) -> Changer:
+        changer = self.changer(clock)
+        await changer.run([item(key) for key in KEYS], begun or {})
+        return changer
+
+
+class Removal(Deletion):
+    """The product's own Change, but that the server of a few lines says what speaks against it."""
+
+    async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
+        return await cast("Server", self._verifier).objections(page)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    path = tmp_path / "m.jsonl"
+    manifest = open_manifest(path, Header("j", "default", "u", simulated=False, tool="t", created_at=0.0, job_file=""))
+    return Scene(manifest, Server(path))
+
+
+def begun(key: str, *, at: float) -> DeletingLine:
+    return DeletingLine(key, at, key * 32, "9" * 32)
+
+
+async def made(scene: Scene) -> None:
+    for key in KEYS:
+        sent = Record(State.SENT, key, 1.0, 1, source_uuid=key, resource_uuid=key * 32, job_uuid="1" * 32, digest="d")
+        scene.manifest.note(sent)
+        scene.manifest.note(Record(State.CLONED, key, 2.0, 1, clone_uuid=key * 32))
+    await scene.manifest.flush()
+
+
+async def test_each_delete_is_recorded_before_it_is_sent(scene: Scene) -> None:
+    """One DELETE a clone, in the order given, its job uuid on disk by then; what is gone is recorded as undone."""
+    await made(scene)
+    done = await scene.delete()
+    assert [uuid for uuid, _ in scene.server.sent] == [key * 32 for key in KEYS]
+    assert (done.done, done.left, done.unknown) == (set(KEYS), {}, {})
+    await scene.manifest.close(4)
+    undone = [line["clone_uuid"] for line in lines(scene.manifest.path) if line.get("state") == "undone"]
+    assert undone == [key * 32 for key in KEYS]
+
+
+async def test_what_comes_into_use_after_the_listing_is_left(scene: Scene) -> None:
+    """A look is good for ten seconds: a clone on which something runs by then is left."""
+    await made(scene)
+    clock = HandClock()
+
+    def later() -> None:
+        clock.now += 10.5
+        scene.server.used.add("c" * 32)
+
+    scene.server.on_send = later
+    done = await scene.delete(clock=clock)
+    assert done.left == {"c": "in use"}
+    assert done.done == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("end", "left", "unknown"),
+    [
+        (Running(), [], ["b"]),
+        (NotSent("down"), [], ["b"]),
+        (Unknown(), [], ["b"]),
+        (Refused(ApiError(ErrorClass.AMBIGUOUS, "SYS.1001", "timeout", may_go_on=True)), [], ["b"]),
+        (Refused(ApiError(ErrorClass.PERMANENT, "SYS.1006", "no")), ["b"], []),
+        (Refused(ApiError(ErrorClass.AMBIGUOUS, "SYS.1004", "no")), ["b"], []),
+        (Refused(ApiError(ErrorClass.NODE, "SYS.1010", "starting")), ["b"], []),
+    ],
+)
+async def test_an_end_that_is_not_known_is_unknown(
+    end: PollAnswer, left: list[str], unknown: list[str], scene: Scene
+) -> None:
+    """A job without a definite end is unknown, one that failed leaves its clone; the others are deleted."""
+    await made(scene)
+    scene.server.ends["b" * 32] = end
+    done = await scene.delete()
+    assert (sorted(done.left), sorted(done.unknown), done.done) == (left, unknown, {"a", "c"})
+
+
+async def test_a_success_that_shows_no_effect_is_unknown(scene: Scene) -> None:
+    """A clone that is still there after its DELETE succeeded is neither undone nor left."""
+    await made(scene)
+    scene.server.there = Sticky(scene.server.there)
+    done = await scene.delete()
+    assert (sorted(done.unknown), done.done) == (["a"], {"b", "c"})
+
+
+class Sticky(set[str]):
+    """Keeps the first clone whatever is deleted."""
+
+    def discard(self, element: object) -> None:
+        if element != "a" * 32:
+            super().remove(str(element))
+
+
+async def test_refusals_that_executed_nothing_are_sent_anew(scene: Scene) -> None:
+    """After a dead session the DELETE goes once more, under another job uuid that is on record too."""
+    await made(scene)
+    scene.server.ends["a" * 32] = Refused(ApiError(ErrorClass.RENEW, "ID.1001", "expired"))
+    scene.server.on_send = lambda: scene.server.ends.clear() if len(scene.server.sent) > 1 else None
+    done = await scene.delete()
+    assert done.done == set(KEYS)
+    of_a = [job for uuid, job in scene.server.sent if uuid == "a" * 32]
+    assert len(set(of_a)) == len(of_a) == 2
+    assert scene.server.generation == 1
+
+
+async def test_a_recorded_delete_goes_again_under_its_own_job_uuid(scene: Scene) -> None:
+    """What an earlier process recorded and the server does not know is sent under the same job uuid."""
+    await made(scene)
+    line = begun("b", at=time.time())
+    await scene.manifest.commit_operation(line)
+    done = await scene.delete({"b": line})
+    assert done.done == set(KEYS)
+    assert ("b" * 32, line.job_uuid) in scene.server.sent
+    assert len(recorded(scene.manifest.path)) == 3
+
+
+async def test_a_delete_that_goes_again_is_on_record_anew(scene: Scene) -> None:
+    """One that leaves long after its record has another with its new time: a later process counts from that."""
+    await made(scene)
+    line = begun("b", at=time.time() - 600)
+    await scene.manifest.commit_operation(line)
+    done = await scene.delete({"b": line})
+    assert done.done == set(KEYS)
+    times = [cast("float", one["at"]) for one in lines(scene.manifest.path) if one.get("job_uuid") == line.job_uuid]
+    assert [time.time() - at > 300 for at in times] == [True, False]
+
+
+async def test_a_job_that_runs_for_ever_is_over_at_last(scene: Scene) -> None:
+    """What the server can no longer execute is in doubt no longer, though it says that it runs: it is sent anew."""
+    await made(scene)
+    line = begun("b", at=time.time() - 4000)
+    scene.server.jobs[line.job_uuid] = Running()
+    done = await scene.delete({"b": line})
+    assert (done.done, done.unknown) == (set(KEYS), {})
+    assert ("b" * 32, line.job_uuid) not in scene.server.sent
+
+
+async def test_a_recorded_delete_that_ended_is_not_sent_again(scene: Scene) -> None:
+    """Where its job succeeded the clone is undone, and no second DELETE leaves."""
+    await made(scene)
+    line = begun("b", at=time.time())
+    scene.server.jobs[line.job_uuid] = Done(None)
+    scene.server.there.discard("b" * 32)
+    done = await scene.delete({"b": line})
+    assert done.done == set(KEYS)
+    assert "b" * 32 not in [uuid for uuid, _ in scene.server.sent]
+
+
+async def test_what_was_refused_in_an_earlier_process_is_tried_anew(scene: Scene) -> None:
+    """A DELETE that an earlier process was refused, such as for a right since given, goes under another job uuid."""
+    await made(scene)
+    line = begun("b", at=time.time())
+    scene.server.jobs[line.job_uuid] = Refused(ApiError(ErrorClass.PERMANENT, "SYS.1006", "no"))
+    done = await scene.delete({"b": line})
+    assert (done.done, done.left) == (set(KEYS), {})
+    assert ("b" * 32, line.job_uuid) not in scene.server.sent
+
+
+@pytest.mark.parametrize(("age", "left", "unknown"), [(60.0, [], ["b"]), (4000.0, ["b"], [])])
+async def test_a_delete_that_may_still_be_executed_is_unknown(
+    age: float, left: list[str], unknown: list[str], scene: Scene
+) -> None:
+    """A clone that came into use after a DELETE was recorded is unknown until the server can no longer execute it."""
+    await made(scene)
+    scene.server.used.add("b" * 32)
+    done = await scene.delete({"b": begun("b", at=time.time() - age)})
+    assert (sorted(done.left), sorted(done.unknown), done.done) == (left, unknown, {"a", "c"})
+
+
+async def test_looks_that_nothing_comes_of_end_the_command(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every look is too old by the time of its DELETE nothing is sent, and the command ends with 4."""
+    await made(scene)
+    monkeypatch.setattr(Stop, "sleep", no_sleep)
+    with pytest.raises(RunStoppedError, match="within 10 s"):
+        await scene.delete(clock=HandClock(step=11.0))
+    assert scene.server.sent == []
+
+
+class HandClock(SystemClock):
+    """Its monotonic seconds pass where the test says, and ``step`` at each look."""
+
+    def __init__(self, *, step: float = 0.0) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._step = step
+
+    def monotonic(self) -> float:
+        self.now += self._step
+        return self.now
+
+
+async def no_sleep(_stop: Stop, _seconds: float) -> None:
+    """Return at once."""
+
+
+async def test_where_use_cannot_be_asked_nothing_is_deleted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that fails ends the command before any DELETE, whatever was listed."""
+    await made(scene)
+    refused = CallFailedError("query of instance groups", NoAnswer("HTTP 502"))
+
+    async def fail(_server: Server, _page: Sequence[Item]) -> dict[str, Objection]:
+        raise refused
+
+    monkeypatch.setattr(Server, "objections", fail)
+    with pytest.raises(CallFailedError):
+        await scene.delete()
+    assert scene.server.sent == []
+
+
+async def test_after_a_stop_nothing_is_sent(scene: Scene) -> None:
+    """A stop ends the command before the next DELETE."""
+    await made(scene)
+    changer = scene.changer()
+    changer._stop.request("SIGTERM", None)
+    with pytest.raises(RunStoppedError, match="SIGTERM"):
+        await changer.run([item(key) for key in KEYS], {})
+    assert scene.server.sent == []

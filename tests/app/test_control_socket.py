@@ -1,0 +1,139 @@
+"""The socket of ``zclone control``: where it stands, who may use it, and what it answers to nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from batch.app import control
+from batch.app.control import control_run, listen
+from batch.clock import SystemClock
+from batch.engine import Gate, Stop, hard_cap
+from batch.engine.control import Controls
+from batch.errors import EndReason, RunStoppedError, UsageError
+from batch.manifest import Header, open_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from batch.app.prepare import Setup
+
+HEADER = Header("j", "default", "u", simulated=False, tool="t", created_at=1.0, job_file="")
+
+
+class Scene:
+    """A run that takes orders."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stop = Stop()
+        gate = Gate(10.0, cap=hard_cap(10.0), clock=SystemClock())
+        self.controls = Controls(gate, self.stop, rate=10.0, concurrency=8)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        manifest = open_manifest(self.path, HEADER)
+        async with listen(cast("Setup", SimpleNamespace()), manifest, self.controls, stop=self.stop):
+            yield
+        await manifest.close(0)
+
+    async def order(self, *orders: str) -> dict[str, Any]:
+        return await asyncio.to_thread(control_run, self.path, orders)
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m" * 200 + ".jsonl"])
+@pytest.mark.parametrize("depth", [0, 40])
+async def test_it_is_found_however_long_the_path_is(name: str, depth: int, tmp_path: Path) -> None:
+    """A folder and a name beyond the 108 bytes of a socket's path are no hindrance; a socket left behind neither."""
+    folder = tmp_path.joinpath(*["deep"] * depth)
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = Scene(folder / name)
+    for rate in (20.0, 30.0):
+        async with scene.listening():
+            answer = await scene.order(f"rate={rate:g}/s")
+            (made,) = folder.glob(".zclone-*")
+            assert made.stat().st_mode & 0o777 == 0o600
+        assert answer == {"rate": rate, "concurrency": 8, "paused": False, "draining": False, "note": ""}
+        with socket.socket(socket.AF_UNIX) as left, control._address(scene.path) as address:
+            left.bind(address)
+
+
+async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom the kernel names as another user gets no answer and changes nothing, whatever the socket's mode."""
+    scene = Scene(tmp_path / "m.jsonl")
+    async with scene.listening():
+        monkeypatch.setattr(control, "_peer", lambda _: 12345)
+        monkeypatch.setattr(control, "_is_owner", lambda _user, _manifest: True)
+        with pytest.raises(RunStoppedError, match="answered nothing"):
+            await scene.order("pause")
+    assert not scene.controls.is_paused
+
+
+async def test_a_socket_of_another_user_is_given_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who listens beside the manifest must be its owner."""
+    scene = Scene(tmp_path / "m.jsonl")
+    async with scene.listening():
+        monkeypatch.setattr(control, "_peer", lambda _: 12345)
+        with pytest.raises(UsageError, match="not of the manifest's owner"):
+            await scene.order("pause")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"\n", b"[]\n", b'{"request": 7}\n', b'{"request": ["rm -rf"]}\n', b"x" * 70_000]
+)
+async def test_nonsense_changes_nothing(line: bytes, tmp_path: Path) -> None:
+    """What is no request is answered with an error, or not at all, and the next request is applied."""
+    scene = Scene(tmp_path / "m.jsonl")
+    async with scene.listening():
+        with control._address(scene.path) as address:
+            reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(line)
+        writer.write_eof()
+        answer = await reader.read()
+        assert not answer or "error" in json.loads(answer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        assert (await scene.order("concurrency=3"))["concurrency"] == 3
+
+
+async def test_a_run_that_ends_takes_no_orders_but_shows_what_is_in_force(tmp_path: Path) -> None:
+    """After a stop an order is refused with the reason; the question alone is answered."""
+    scene = Scene(tmp_path / "m.jsonl")
+    async with scene.listening():
+        scene.stop.request("SIGTERM", EndReason.SIGNAL)
+        for order in ("rate=5/s", "drain", "resume"):
+            with pytest.raises(UsageError, match="the run is ending: SIGTERM"):
+                await scene.order(order)
+        assert (await scene.order())["rate"] == 10.0
+
+
+async def test_a_run_that_drains_takes_other_limits_and_no_pause(tmp_path: Path) -> None:
+    """What is in flight may be asked about faster; a pause would never end."""
+    scene = Scene(tmp_path / "m.jsonl")
+    async with scene.listening():
+        assert (await scene.order("drain"))["draining"]
+        assert (await scene.order("rate=50/s"))["rate"] == 50.0
+        with pytest.raises(UsageError, match="the run is ending: drained"):
+            await scene.order("pause")
+
+
+async def test_where_no_socket_can_be_made_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without sockets that is told, and nothing else changes."""
+
+    def refuse(_manifest: Path) -> socket.socket:
+        raise OSError(95, "Operation not supported")
+
+    told: list[str] = []
+    monkeypatch.setattr(control, "_bind", refuse)
+    monkeypatch.setattr(control, "warn", told.extend)
+    async with Scene(tmp_path / "m.jsonl").listening():
+        pass
+    assert "Operation not supported" in told[0]

@@ -1,0 +1,72 @@
+"""Share of a core that a run takes while the gate lets as many calls pass as a ZStack server admits.
+
+The sizes are calls a second. A long run less a short one, so that starting up, planning and ending count for nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.stage.processes import light_server, run_job, settings, spend
+from tests.benchmarks.stage.rounds import Table, interleaved, middle
+from tests.crash.stage import write_job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIZES = (200,)
+JOB_SECONDS = 0.5
+_SHORT = 2.0
+_LONG = 12.0
+"""Seconds' worth of POSTs; each clone is polled too, so that a run takes about twice as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """What lies between a short run and a long one."""
+
+    processor: float
+    """Seconds of processor time."""
+    seconds: float
+    calls: int
+
+    @property
+    def core(self) -> float:
+        """Share of a core."""
+        return self.processor / self.seconds
+
+
+def measure(rate: int, *, extras: bool = True) -> Steady:
+    """Clone through api jobs at ``rate`` calls a second, for a short time and for a long one."""
+    short, long = (_run(rate, int(rate * seconds), extras=extras) for seconds in (_SHORT, _LONG))
+    return Steady(long.processor - short.processor, long.seconds - short.seconds, long.calls - short.calls)
+
+
+def _run(rate: int, targets: int, *, extras: bool) -> Steady:
+    with tempfile.TemporaryDirectory() as name, light_server(JOB_SECONDS) as server:
+        folder = Path(name)
+        write_job(folder, targets, rate=f"{rate}/s", concurrency=2 * rate)
+        spent = spend(run_job(), cwd=folder, env=settings(folder, server.url, extras=extras))
+        seen = server.figures()
+    return Steady(spent.processor, spent.seconds, seen.posts + seen.polls)
+
+
+def main(rounds: int = 3, sizes: Sequence[int] = SIZES) -> None:
+    """Print two rows per rate."""
+    named = {
+        f"{rate}/s{'' if extras else ' without [speed]'}": partial(measure, rate, extras=extras)
+        for rate in sizes
+        for extras in (True, False)
+    }
+    table = Table(f"api jobs of {JOB_SECONDS} s, {rounds} rounds", "rate", "core", "us/call", "calls/s")
+    for name, found in interleaved(named, rounds).items():
+        table.row(
+            name,
+            f"{middle(found, lambda one: one.core):.1%}",
+            middle(found, lambda one: one.processor / one.calls * 1e6),
+            middle(found, lambda one: one.calls / one.seconds),
+        )

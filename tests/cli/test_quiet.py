@@ -1,0 +1,122 @@
+"""What cron and log collectors get on stderr: nothing of a good night, and JSON only where that was asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Final
+
+import jsonschema
+import pytest
+
+from batch.app.log_schema import log_schema
+from batch.cli.app import run_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCES: Final = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 5)]
+RUN: Final = ["run", "job.yaml", "--rate", "500/s"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a job, and with faults by which one target fails."""
+    (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\ntargets: [{', '.join(SOURCES)}]\n", encoding="utf-8")
+    (tmp_path / "broken.yaml").write_text("version: 1\nname: j\nnme: k\ntargets: []\n", encoding="utf-8")
+    fault = f"{{fault: fail, code: SYS.1007, source: {SOURCES[0]}}}"
+    (tmp_path / "fail.yaml").write_text(f"version: 1\nfaults: [{fault}]\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_good_night_writes_nothing(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    """With --quiet a run that clones all, and one with nothing left to do, write nothing; a log file has all of it."""
+    for _ in range(2):
+        assert run_command([*RUN, "--simulate", "--quiet", "--log-file", "log.jsonl"]) == 0
+        assert capfd.readouterr() == ("", "")
+    assert "clone.settled" in (folder / "log.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_bad_night_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """With --quiet, what failed is on stderr all the same: its line of the log, the summary and the next command."""
+    assert run_command([*RUN, "--simulate=fail.yaml", "--quiet"]) == 3
+    told = capfd.readouterr().err
+    assert told.count("clone.settled") == 1
+    assert "3 of 4 targets cloned; 1 failed" in told
+    assert "run.started" not in told
+    assert run_command(["retry", "job.yaml", "--simulate", "--rate", "500/s", "-q"]) == 0
+    assert capfd.readouterr().err == ""
+    assert run_command(["run", "broken.yaml", "--quiet"]) == 2
+    assert "broken.yaml:3:1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ([*RUN, "--simulate"], 0, "4 of 4 targets cloned"),
+        ([*RUN, "--simulate=fail.yaml"], 3, "3 of 4 targets cloned; 1 failed"),
+        ([*RUN, "--simulate", "--ping-url", "http://127.0.0.1:1/x"], 0, "the ping start was not delivered"),
+        (["run", "broken.yaml"], 2, "broken.yaml:3:1"),
+        (["run", "absent.yaml"], 2, "absent.yaml"),
+        (["retry", "job.yaml", "--simulate"], 2, "nothing to retry"),
+    ],
+)
+def test_every_line_is_json(arguments: list[str], code: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """With --log-format json every line of stderr is a line of the published schema, summary and errors too."""
+    assert run_command([*arguments, "--log-format", "json"]) == code
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    for line in lines:
+        jsonschema.validate(line, log_schema())
+    assert any(text in line.get("text", "") for line in lines)
+
+
+def test_a_view_is_no_json(capfd: pytest.CaptureFixture[str]) -> None:
+    """A live view that was asked for by name is refused where it would break --quiet or a JSON log."""
+    for flags in (["--quiet"], ["--log-format", "json"]):
+        assert run_command([*RUN, "--simulate", "--progress", "live", *flags]) == 2
+        assert "--progress live" in capfd.readouterr().err
+
+
+def test_outputs_are_named_after_the_run(folder: Path) -> None:
+    """${run}, ${date} and ${name} in the names of report, metrics and log are those of the run, whose start counts."""
+    text = (folder / "job.yaml").read_text(encoding="utf-8")
+    (folder / "job.yaml").write_text(f"{text}run: night-${{date}}\ntimezone: Asia/Shanghai\n", encoding="utf-8")
+    names = ["--report", "${run}.html", "--metrics-file", "${name}-${date}.prom", "--log-file", "$${name}.${name}.log"]
+    assert run_command([*RUN, "--simulate", *names]) == 0
+    (manifest,) = folder.glob("*.manifest.jsonl")
+    header = json.loads(manifest.read_text(encoding="utf-8").splitlines()[0])
+    run = header["run"]
+    made = {path.name for path in folder.iterdir() if path.suffix in {".html", ".prom", ".log"}}
+    assert made == {f"{run}.html", f"j-{run.removeprefix('night-')}.prom", "${name}.j.log"}
+
+
+def test_a_later_process_of_a_run_writes_the_same_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """${date} is of the run's start, whatever day it is when the run goes on."""
+    command = [*RUN, "--simulate", "--report", "${date}.html"]
+    assert run_command(command) == 0
+    (first,) = folder.glob("*.html")
+    first.unlink()
+    later = time.time() + 2 * 86_400
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert run_command(command) == 0
+    assert list(folder.glob("*.html")) == [first]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--report", "${rum}.html"], "did you mean run?"),
+        (["--report", "no/${run}.html"], "the folder no does not exist"),
+        (["--metrics-file", "${name}.yaml", "--report", "job.html"], "metrics"),
+        (["--report", "${run}.html", "--log-file", "default.html"], "same file"),
+    ],
+)
+def test_an_output_that_cannot_be_named_is_told_before_the_run(
+    flags: list[str], told: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown name, a folder that is not there and a collision are told once the name is known; nothing is sent."""
+    (folder / "j.yaml").write_bytes((folder / "job.yaml").read_bytes())
+    assert run_command(["run", "j.yaml", "--simulate", *flags]) == 2
+    assert told in capfd.readouterr().err
+    assert not list(folder.glob("*.manifest.jsonl"))

@@ -1,0 +1,104 @@
+"""Whatever has a given resourceUuid before anything was sent is not ours, however the looks went."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.scripted_node import (
+    A,
+    ApiJob,
+    B,
+    Operator,
+    ScriptedNode,
+    accept,
+    accepted,
+    failed,
+    keep_running,
+)
+from tests.zstack.wire_server import answer, error
+
+OWN = "0a0a0a0a0a0a4a0a8a0a0a0a0a0a0a0a"
+OTHER = "0b0b0b0b0b0b4b0b8b0b0b0b0b0b0b0b"
+ACCOUNT = "7" * 12 + "4" + "7" * 3 + "8" + "7" * 15
+GIVEN = f"{{uuid: {A}, owner: {ACCOUNT}, params: {{resourceUuid: {OWN}}}}}"
+
+
+@pytest.mark.slow
+@pytest.mark.both_engines
+async def test_looks_without_an_answer_before_the_first_post(node: ScriptedNode, operator: Operator) -> None:
+    """Eight looks before the first POST are answered by a node that starts: the next start asks again and ends it."""
+    node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
+    node.look = lambda _: failed("SYS.1010")
+    operator.write_job(B, GIVEN)
+    assert await operator.run(patience=240) == 4, operator.said
+    node.look = None
+    assert await operator.run() == 3, operator.said
+    assert operator.states()[A] == "conflict"
+    assert (node.posts(A), node.given) == ([], [])
+
+
+async def test_a_foreign_service_is_not_taken_once_looks_are_allowed(node: ScriptedNode, operator: Operator) -> None:
+    """While looks are denied nothing is sent for a given uuid; when they are allowed the service is somebody's."""
+    node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
+    node.look = lambda _: answer(503, error("SYS.1006", "permission denied, the account is not the owner"))
+    operator.write_job(B, GIVEN)
+    await operator.run()
+    node.look = None
+    code = await operator.run()
+    assert operator.states()[A] != "cloned", operator.said
+    assert code != 0
+    assert (node.sources_of, node.posts(A), node.given) == ([B], [], [])
+
+
+@pytest.mark.both_engines
+async def test_a_given_uuid_that_somebody_took_meanwhile_is_a_conflict(node: ScriptedNode, operator: Operator) -> None:
+    """Somebody takes the given uuid between the look and the POST: it is no clone of ours, and never exit 0."""
+
+    def taken(node: ScriptedNode, job: ApiJob) -> bytes:
+        node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
+        node.execute(job)
+        return accepted(job)
+
+    node.acts[A] = [taken]
+    operator.write_job(GIVEN, limits="timeout: 5s")
+    code = await operator.run()
+    assert (code, operator.states()[A]) != (0, "cloned"), operator.said
+    assert node.given == []
+
+
+@pytest.mark.both_engines
+async def test_given_uuids_that_were_exchanged_in_flight(node: ScriptedNode, operator: Operator) -> None:
+    """Two targets whose given uuids were exchanged while one was in flight: two clones or no exit 0."""
+    node.acts[A] = [keep_running, accept]
+
+    def rows(one: str, other: str) -> list[str]:
+        return [f"{{uuid: {A}, params: {{resourceUuid: {one}}}}}", f"{{uuid: {B}, params: {{resourceUuid: {other}}}}}"]
+
+    limits = "timeout: 3s, concurrency: 1"
+    operator.write_job(*rows(OWN, OTHER), limits=limits)
+    await operator.run_and_kill(node)
+    operator.write_job(*rows(OTHER, OWN), limits=limits)
+    await operator.run("--accept-changes")
+    if node.posts(A)[0].result is None:
+        node.execute(node.posts(A)[0])
+    code = await operator.run("--accept-changes")
+    states = operator.states()
+    assert code != 0 or sorted(node.sources_of) == [A, B], operator.said
+    assert list(states.values()).count("cloned") <= len(node.sources_of), operator.said
+
+
+@pytest.mark.both_engines
+async def test_a_given_uuid_that_is_in_flight_is_nobody_elses(node: ScriptedNode, operator: Operator) -> None:
+    """A target that leaves the file in flight keeps its given uuid: another that takes it is not cloned by that."""
+    node.acts[A] = [keep_running]
+    operator.write_job(f"{{uuid: {A}, params: {{resourceUuid: {OWN}}}}}", limits="timeout: 3s")
+    await operator.run_and_kill(node)
+
+    def come_too_late(node: ScriptedNode, job: ApiJob) -> bytes:
+        node.execute(node.posts(A)[0])
+        node.execute(job)
+        return accepted(job)
+
+    node.acts[B] = [come_too_late]
+    operator.write_job(f"{{uuid: {B}, params: {{resourceUuid: {OWN}}}}}", limits="timeout: 3s")
+    assert (await operator.run(), node.sources_of) != (0, [A]), operator.said

@@ -1,0 +1,81 @@
+"""Only what this run made is handed over, and only what it made is called its clone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.plan.identity import resource_uuid
+from tests.contract.scripted_node import A, B, accept, keep_running, make_and_refuse, refuse
+
+if TYPE_CHECKING:
+    from tests.contract.scripted_node import Operator, ScriptedNode
+
+ACCOUNT = "7" * 12 + "4" + "7" * 3 + "8" + "7" * 15
+GIVEN_AWAY = f"{{uuid: {A}, owner: {ACCOUNT}}}"
+UUID = resource_uuid("job", "default", A)
+"""What the target's clone is asked to be called."""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param("SYS.1010", id="not ready"),
+        pytest.param("ID.1001", id="session", marks=pytest.mark.slow),
+        pytest.param("ID.1003", id="quota", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.both_engines
+async def test_what_existed_before_is_not_handed_over_after_a_free_attempt(
+    first: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """A uuid in use when the first POST that could be executed came is not ours to give away."""
+    node.made[UUID] = {"uuid": UUID, "name": "another team's"}
+    node.acts[A] = [refuse(first), accept]
+    operator.env |= {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
+    operator.env.pop("ZSTACK_SESSION_ID")
+    operator.write_job(GIVEN_AWAY, limits="timeout: 20s")
+    await operator.run()
+    assert node.given == [], operator.said
+
+
+@pytest.mark.both_engines
+async def test_status_and_report_agree_with_the_run_on_what_existed_before(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """A hand-over of what existed before is refused: exit 3, nothing to go on with, and the report says the same."""
+    node.made[UUID] = {"uuid": UUID, "name": "another folder's"}
+    operator.write_job(GIVEN_AWAY, limits="timeout: 20s")
+    assert await operator.run() == 3, operator.said
+    assert node.given == []
+    await operator.zclone("status", "job.manifest.jsonl")
+    assert "go on" not in operator.said, operator.said
+    await operator.zclone("report", "job.manifest.jsonl", "--out", "r.json")
+    assert json.loads((operator.folder / "r.json").read_text())["exit_code"] == 3
+
+
+@pytest.mark.both_engines
+async def test_what_a_collision_made_is_not_handed_over(node: ScriptedNode, operator: Operator) -> None:
+    """The first job tells SYS.1000 and a clone is there: nothing shows whose it is, so it stays, with exit 3."""
+    node.acts[A] = [make_and_refuse("SYS.1000")]
+    operator.write_job(B, GIVEN_AWAY)
+    assert await operator.run() == 3, operator.said
+    assert node.given == []
+
+
+@pytest.mark.slow
+async def test_a_clone_of_the_source_before_an_edit_is_told_as_changed(node: ScriptedNode, operator: Operator) -> None:
+    """A target whose source was edited in flight: what the first attempt made is told as changed, refused if strict."""
+    node.acts = {A: [keep_running], B: [refuse("SYS.1000")]}
+    operator.write_job(f"{{uuid: {A}, id: x}}", limits="timeout: 3s, concurrency: 1")
+    await operator.run_and_kill(node)
+    operator.write_job(f"{{uuid: {B}, id: x}}", limits="timeout: 3s, concurrency: 1")
+    await operator.run("--accept-changes")
+    node.execute(node.posts(A)[0])
+    await operator.run("--accept-changes")
+    assert (node.sources_of, operator.states()) == ([A], {"x": "cloned"})
+    assert await operator.run() == 0, operator.said
+    assert "1 clones were made before the job file was changed" in operator.said
+    assert await operator.run("--strict") == 2, operator.said

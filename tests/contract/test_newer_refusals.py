@@ -1,0 +1,105 @@
+"""What the operator of a newer server gets: few calls where all is denied, and errors in the own language."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.scripted_node import GIVEN, ApiJob, Operator, ScriptedNode, accepted, keep_running
+from tests.zstack.wire_server import answer
+
+if TYPE_CHECKING:
+    from tests.contract.scripted_node import Act
+    from tests.zstack.wire_server import Seen
+
+MANY = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 101)]
+
+
+def deny(code: str, details: str) -> Act:
+    """202, and the job ends with a denial."""
+
+    def act(node: ScriptedNode, job: ApiJob) -> bytes:
+        job.result = answer(503, {"error": {"code": code, "description": "denied", "details": details}})
+        return accepted(job)
+
+    return act
+
+
+DENIALS = [
+    ("SYS.1018", "account[uuid:a] has no access to resources with owner-only scope: ModelServiceVO[uuid:b]"),
+    ("SYS.1018", "said in words that nobody has seen"),
+    ("SYS.1006", "permission denied, the account[uuid:a] is not authorized to access resource[uuid:b]"),
+    ("TAG.1002", "too many tags"),
+]
+
+
+@pytest.mark.parametrize(("code", "details"), DENIALS)
+async def test_a_denied_batch_is_sent_once(code: str, details: str, node: ScriptedNode, operator: Operator) -> None:
+    """100 targets whose resources are denied cost 100 POSTs, all fail for good, and the next run sends none."""
+    node.acts = {source: [deny(code, details)] for source in MANY}
+    operator.write_job(*MANY)
+    assert await operator.run() == 3, operator.said
+    assert len(node.posts()) == 100
+    assert set(operator.states().values()) == {"failed"}
+    assert await operator.run() == 3
+    assert len(node.posts()) == 100
+
+
+@pytest.mark.parametrize("code", ["SYS.1019", "ID.1002"])
+@pytest.mark.both_engines
+async def test_a_denied_api_is_asked_once(code: str, node: ScriptedNode, operator: Operator) -> None:
+    """Where the whole API is denied the first answer ends the run: one POST for 100 targets, exit 3, reason denied."""
+    node.acts = {source: [deny(code, "operation[API:x] is denied: no permission")] for source in MANY}
+    operator.write_job(*MANY)
+    assert await operator.run() == 3, operator.said
+    assert len(node.posts()) == 1
+    assert '"reason_code":"denied"' in operator.said
+    assert "ask an administrator" in operator.said or "administrators only" in operator.said
+
+
+async def test_who_may_only_clone_clones(node: ScriptedNode, operator: Operator) -> None:
+    """An account to which the query's API is denied by SYS.1019 is warned and clones all the same."""
+    refused = answer(503, {"error": {"code": "SYS.1019", "details": "operation[API:Query] is denied: no permission"}})
+    node.gate = lambda seen: refused if seen.call.startswith("GET /v1/ai/model-services") else None
+    operator.write_job(*MANY[:3])
+    assert await operator.run() == 0, operator.said
+    assert "cannot query model services" in operator.said
+
+
+MESSAGES = {"en-US": "the disk of the model centre is full", "zh-CN": "模型中心磁盘已满"}
+SHOWN = [("en_US.UTF-8", "en-US", "correct the parameter"), ("zh_CN.UTF-8", "zh-CN", "请修正")]
+
+
+@pytest.mark.parametrize(("lang", "tag", "hint"), SHOWN)
+async def test_errors_in_the_operators_language(
+    lang: str, tag: str, hint: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """LANG decides in which language the server's message is recorded, and it and the hint are shown."""
+    asked: list[str] = []
+
+    def overhear(seen: Seen) -> None:
+        asked.append(seen.headers.get("accept-language", ""))
+
+    def poll(_: ApiJob) -> bytes:
+        said = {"code": "SYS.1007", "description": "bad", "details": "details", "message": MESSAGES[asked[-1]]}
+        return answer(503, {"error": said})
+
+    node.acts, node.gate, node.poll = {MANY[0]: [keep_running]}, overhear, poll
+    operator.write_job(MANY[0])
+    assert await operator.run(env=GIVEN | {"LANG": lang, "LC_ALL": lang}) == 3, operator.said
+    assert set(asked) == {tag}
+    (failed,) = [line for line in operator.lines() if line.get("state") == "failed"]
+    assert failed["error"].startswith(f"bad: {MESSAGES[tag]}: details")
+    assert hint in operator.said or json.dumps(hint)[1:-1] in operator.said
+    assert MESSAGES[tag] in operator.said or json.dumps(MESSAGES[tag])[1:-1] in operator.said
+
+
+async def test_wide_characters_of_a_source(node: ScriptedNode, operator: Operator) -> None:
+    """``plan`` with a server warns of a character above U+FFFF that a source's own name brings in, once."""
+    source = {"uuid": MANY[0], "name": "qwen \U0001f680"}
+    node.gate = lambda seen: answer(200, {"inventories": [source]}) if MANY[0] in seen.target else None
+    operator.write_job(f"{{uuid: {MANY[0]}, params: {{name: '${{source.name}}-x'}}}}")
+    assert await operator.zclone("plan", "job.yaml") == 0, operator.said
+    assert operator.said.count("has a character above U+FFFF at position 5") == 1, operator.said

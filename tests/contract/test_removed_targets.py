@@ -1,0 +1,124 @@
+"""What becomes of a target that the plan of this process leaves out while an attempt of it is on record."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.scripted_node import (
+    A,
+    ApiJob,
+    B,
+    C,
+    Operator,
+    ScriptedNode,
+    accept,
+    keep_running,
+    refuse,
+    turn_away,
+)
+from tests.zstack.wire_server import answer
+
+if TYPE_CHECKING:
+    from tests.zstack.wire_server import Seen
+
+NO_SUCH_API = turn_away(404, "no api mapping to /v1/ai/model-services")
+"""Stops the run at once; the attempt is taken back, as nothing was executed."""
+LIMITS = "timeout: 5s, concurrency: 1"
+
+
+@pytest.mark.parametrize("by", ["edit", pytest.param("only", marks=pytest.mark.slow)])
+async def test_a_target_that_left_between_two_attempts_is_not_sent(
+    by: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """A target whose next attempt was taken back, and which this process leaves out, is not sent by it."""
+
+    def take_empty(seen: Seen) -> bytes | None:
+        # An empty body is legal: a clone with no overrides, and so under a uuid of the server's.
+        if seen.body or not seen.call.startswith("POST /v1/ai/model-services/"):
+            return None
+        job = ApiJob(seen.headers["x-job-uuid"], seen.call.rpartition("/")[2], {})
+        node.jobs.append(job)
+        return accept(node, job)
+
+    node.gate = take_empty
+    node.acts[A] = [refuse("SYS.1000"), NO_SUCH_API]
+    operator.write_job(B, A, C, limits=LIMITS)
+    assert await operator.run() == 4, operator.said
+    assert [job.source for job in node.jobs] == [B, A, A]
+    if by == "edit":
+        operator.write_job(B, C, limits=LIMITS)
+    code = await operator.run(*(() if by == "edit" else ("--only", f"source={C}")))
+    assert (code, node.sources_of) == (0, [B, C]), operator.said
+
+
+@pytest.mark.slow
+async def test_a_signal_between_two_attempts_and_a_removed_target(node: ScriptedNode, operator: Operator) -> None:
+    """SIGTERM while the second attempt waits for the rate takes it back; removed from the file it is not sent."""
+    node.acts[A] = [refuse("SYS.1002"), accept]
+    operator.write_job(B, A)
+    job = operator.folder / "job.yaml"
+    job.write_text(job.read_text().replace("200/s", "1/s"))
+    process = operator.start("run", "job.yaml")
+    is_sent_again = False
+    while not is_sent_again:
+        await asyncio.sleep(0.02)
+        found = list(operator.lines()) if operator.manifest().exists() else []
+        is_sent_again = any((line.get("state"), line.get("attempt")) == ("sent", 2) for line in found)
+    process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(process.communicate)
+    assert (operator.states()[A], len(node.posts(A))) == ("planned", 1)
+    node.gate = lambda seen: answer(500, "empty") if seen.call.startswith("POST /v1/ai/") else None
+    operator.write_job(B)
+    await operator.run()
+    assert sum(call == f"POST /v1/ai/model-services/{A}" for call in node.calls) == 1
+
+
+@pytest.mark.parametrize("by", ["edit", *(pytest.param(by, marks=pytest.mark.slow) for by in ("only", "retry"))])
+async def test_a_target_that_is_left_out_does_not_fail_with_attempts_left(
+    by: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """What --only leaves out, or what comes back to the job file, is sent again while it has attempts left."""
+    node.acts = {A: [keep_running, accept], B: [refuse("SYS.1003"), accept] if by == "retry" else [accept]}
+    limits = "timeout: 20s, concurrency: 1"
+    if by == "retry":
+        operator.write_job(B, limits=limits)
+        assert await operator.run() == 3, operator.said
+    operator.write_job(*([B, A] if by == "retry" else [A]), limits=limits)
+    await operator.run_and_kill(node)
+    refuse("SYS.1009")(node, node.posts(A)[0])
+    if by == "edit":
+        operator.write_job(B, limits=limits)
+        await operator.run()
+    else:
+        operator.write_job(A, B, limits=limits)
+        await operator.zclone(*("retry" if by == "retry" else "run", "job.yaml", "--only", f"source={B}"))
+    operator.write_job(A, B, limits=limits)
+    assert await operator.run() == 0, operator.said
+    assert sorted(node.sources_of) == [A, B]
+
+
+@pytest.mark.slow
+async def test_a_clone_in_doubt_is_not_forgotten_with_its_target(node: ScriptedNode, operator: Operator) -> None:
+    """A target is sent, runs on and leaves the job file: while its clone is in doubt the exit is not 0."""
+    node.acts[A] = [keep_running]
+    operator.write_job(B, A, limits="timeout: 2s, attempts: 1")
+    assert await operator.run() == 4, operator.said
+    operator.write_job(B)
+    code = await operator.run()
+    assert operator.states()[A] == "uncertain"
+    assert code != 0, operator.said
+
+
+async def test_status_agrees_with_the_run_on_what_left_the_file(node: ScriptedNode, operator: Operator) -> None:
+    """A target that left the job file before it was sent is nothing to go on with, for status as for the run."""
+    node.acts[B] = [NO_SUCH_API]
+    operator.write_job(A, B, limits=LIMITS)
+    assert await operator.run() == 4, operator.said
+    operator.write_job(A, limits=LIMITS)
+    assert await operator.run() == 0, operator.said
+    await operator.zclone("status", "job.manifest.jsonl")
+    assert "go on" not in operator.said, operator.said

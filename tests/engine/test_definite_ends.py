@@ -1,0 +1,704 @@
+"""What "failed" means: a definite end of every attempt's job and a last look; and what is never sent again."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from batch.engine.policy import Policy
+from batch.engine.readiness import Readiness
+from batch.engine.recording import NotHonouredError
+from batch.engine.resume import first_step, look_before
+from batch.engine.settle import settle
+from batch.engine.steps import End, Look, Poll, Send, Step, Ticket, Why
+from batch.engine.stop import Stop
+from batch.errors import CallCutError, EndReason, RunStoppedError
+from batch.manifest.intents import next_intent
+from batch.model import UNKNOWN_JOB, Clone, Intent, Record, State
+from batch.zstack.answers import (
+    Absent,
+    Accepted,
+    ApiError,
+    Done,
+    ErrorClass,
+    Found,
+    NoAnswer,
+    NotSent,
+    Refused,
+    Running,
+    Unknown,
+)
+from tests.engine.scripted_api import (
+    CLONE,
+    RESOURCE_UUID,
+    MemoryJournal,
+    ScriptedApi,
+    Told,
+    new_dependencies,
+    service,
+    tell,
+)
+from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
+
+LOST = NoAnswer("reset")
+MADE = Done(service())
+LOOKS = [("find", Absent())] * Policy().looks
+GIVEN = CLONE._replace(is_given=True)
+HOUR = 3600.0
+
+
+def refused(
+    error_class: ErrorClass,
+    code: str = "SYS.1000",
+    retries: int | None = 0,
+    *,
+    may_go_on: bool = False,
+    may_have_run: bool = False,
+) -> Refused:
+    """A refusal as the client classifies it."""
+    return Refused(ApiError(error_class, code, "text", retries, may_go_on=may_go_on, may_have_run=may_have_run))
+
+
+NO = refused(ErrorClass.PERMANENT, "ID.1003")
+DENIED = refused(ErrorClass.PERMANENT, "SYS.1006")
+TIMED_OUT = refused(ErrorClass.AMBIGUOUS, "SYS.1001", None, may_go_on=True)
+STARTING = refused(ErrorClass.NODE, "SYS.1010", None)
+
+
+def end(told: Told) -> tuple[State, str | None]:
+    """State and error code it settled with, and that these are on record."""
+    assert isinstance(told.step, End)
+    last = told.records[-1]
+    assert (last.state, last.error_code) == (told.step.state, told.step.code)
+    return told.step.state, told.step.code
+
+
+def intent(state: State = State.UNCERTAIN, *, age: float = 60.0, attempt: int = 2, **more: object) -> Intent:
+    """An attempt sent ``age`` seconds ago under job b, with job a still open."""
+    at = EPOCH - age
+    known = Intent(
+        "a", state, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, attempt, "b" * 32, at, at, open_jobs=("a" * 32,)
+    )
+    return replace(known, **more)  # type: ignore[arg-type]
+
+
+def resumed(past: Intent, *script: tuple[str, object], policy: Policy | None = None, is_honoured: bool = True) -> Told:
+    """Settle a Clone that the manifest knows."""
+    start = first_step(past, policy or Policy(), now=EPOCH)
+    return tell(list(script), start, policy=policy, is_honoured=is_honoured)
+
+
+def test_a_refused_attempt_does_not_end_the_one_before() -> None:
+    """The second POST is refused for good while the first may still run: uncertain, and the first job is asked."""
+    told = resumed(intent(), ("poll", NO), ("find", Absent()), ("poll", Running()))
+    assert end(told) == (State.UNCERTAIN, "ID.1003")
+    assert told.calls[-1] == ("poll", "a" * 32)
+    assert (told.records[-1].job_uuid, told.records[-1].open_jobs) == ("a" * 32, ())
+
+
+def test_an_earlier_attempt_may_have_made_the_clone() -> None:
+    """The job of the first POST tells of the clone though the second was refused."""
+    assert end(resumed(intent(), ("poll", NO), ("find", Absent()), ("poll", MADE))) == (State.CLONED, None)
+
+
+@pytest.mark.parametrize("last", [NO, TIMED_OUT], ids=["refused", "timed out"])
+def test_failed_needs_an_end_of_every_job_and_a_last_look(last: Refused) -> None:
+    """Every job has ended, long ago where the server may go on after its answer: looked for once more, then failed."""
+    told = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Absent()))
+    assert end(told) == (State.FAILED, "ID.1003")
+    late = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Found(service())))
+    assert end(late) == (State.CLONED, None)
+
+
+@pytest.mark.parametrize(
+    "answer", [Unknown(), Running(), LOST, TIMED_OUT, Done(None)], ids=["unknown", "runs", "lost", "timed out", "empty"]
+)
+def test_a_job_that_may_be_at_work_keeps_the_clone_uncertain(answer: object) -> None:
+    """An earlier job without a definite end holds up what the later one was refused with, until its time is over."""
+    told = resumed(intent(attempt=4), ("poll", NO), ("find", Absent()), ("poll", answer))
+    assert end(told) == (State.UNCERTAIN, "ID.1003")
+    assert told.records[-1].until == EPOCH - 60 + 1860
+    again = resumed(intent(attempt=2), ("poll", NO), ("find", Absent()), ("poll", answer))
+    assert again.records[-1].until is None, "a later process sends again"
+
+
+@pytest.mark.parametrize("answer", [Running(), LOST], ids=["runs", "lost"])
+def test_what_runs_or_cannot_be_asked_is_never_failed(answer: object) -> None:
+    """However old, a job that still answers 202 or does not answer is no definite end."""
+    told = resumed(intent(age=100 * HOUR), ("poll", NO), ("find", Absent()), ("poll", answer))
+    assert end(told)[0] is State.UNCERTAIN
+
+
+def test_unknown_after_all_its_time_is_a_definite_end() -> None:
+    """Jobs that nobody knows any more, and nothing visible over all looks: nothing was made."""
+    told = resumed(intent(age=HOUR, attempt=4), ("poll", Unknown()), *LOOKS, ("poll", Unknown()), *LOOKS)
+    assert end(told) == (State.FAILED, "ZCLONE.UNANSWERED")
+
+
+def test_lost_lines_count_as_jobs_until_their_time_is_over() -> None:
+    """Of jobs whose uuids were lost nothing can be asked: they are open until the server can no longer execute them."""
+    past = intent(attempt=4, open_jobs=(UNKNOWN_JOB,))
+    young = resumed(past, ("poll", NO), ("find", Absent()))
+    assert end(young)[0] is State.UNCERTAIN
+    assert (young.records[-1].job_uuid, young.records[-1].open_jobs) == (None, (UNKNOWN_JOB,))
+    old = resumed(replace(past, sent_at=EPOCH - HOUR), ("poll", NO), ("find", Absent()), ("find", Absent()))
+    assert end(old) == (State.FAILED, "ID.1003")
+
+
+ENDS = [
+    pytest.param(refused(ErrorClass.TRANSIENT, "ID.2003", None), id="transient"),
+    pytest.param(refused(ErrorClass.FATAL, "LICENSE.1003"), id="the whole run's"),
+    pytest.param(STARTING, id="the node's"),
+    pytest.param(NO, id="permanent"),
+]
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["young", "over"])
+@pytest.mark.parametrize("last", ENDS)
+def test_at_most_once_sends_nothing_where_lines_were_lost(last: Refused, is_over: bool) -> None:  # noqa: FBT001
+    """However the attempt on record ended, another may have been on the lost lines: not sent again, and not failed."""
+    past = intent(age=HOUR if is_over else 60.0, attempt=1, open_jobs=(UNKNOWN_JOB,))
+    told = resumed(past, ("poll", last), ("find", Absent()), policy=Policy(at_most_once=True))
+    assert end(told)[0] is State.UNCERTAIN
+    assert told.records[-1].until == past.sent_at + 1860
+    assert f"look for a clone of {CLONE.source_uuid}" in (told.records[-1].error or "")
+
+
+@pytest.mark.parametrize("last", ENDS[:3])
+def test_lost_lines_want_the_proof_before_anything_is_sent(last: Refused) -> None:
+    """A server that may ignore the uuid can have made the clone of the lost attempt: sent only after the proof."""
+    told = resumed(intent(attempt=1, open_jobs=(UNKNOWN_JOB,)), ("poll", last), ("find", Absent()), is_honoured=False)
+    assert isinstance(told.step, Send)
+    assert told.step.needs_proof
+
+
+def test_a_dead_session_sends_nothing_again_where_lines_were_lost() -> None:
+    """At most once: the job ended with its session, but one of the lost lines may have been sent."""
+    dead = refused(ErrorClass.RENEW, "ID.1001")
+    past = intent(attempt=1, open_jobs=(UNKNOWN_JOB,))
+    told = resumed(past, ("poll", dead), ("renew", None), policy=Policy(at_most_once=True))
+    assert end(told)[0] is State.UNCERTAIN
+
+
+def test_an_uncertain_clone_without_a_job_uuid_is_looked_for_before_it_is_sent() -> None:
+    """Its lines were lost: the resource is asked for, and only then it is sent again."""
+    past = intent(job_uuid=None, open_jobs=(UNKNOWN_JOB,), attempt=1)
+    told = resumed(past, *LOOKS, ("submit", Accepted(None)), ("poll", MADE))
+    assert end(told) == (State.CLONED, None)
+    assert next(r for r in told.records if r.state is State.SENT).open_jobs == (UNKNOWN_JOB,)
+    once = resumed(past, *LOOKS, policy=Policy(at_most_once=True))
+    assert end(once)[0] is State.UNCERTAIN
+
+
+@pytest.mark.parametrize(
+    ("apitimeout", "timeout", "until"),
+    [(None, None, 1860.0), (36_000.0, 2.0, 36_060.0), (600.0, HOUR, 3660.0)],
+    ids=["the default", "the server's", "the operator's"],
+)
+def test_the_time_of_a_post_is_the_longer_of_server_and_operator(
+    apitimeout: float | None, timeout: float | None, until: float
+) -> None:
+    """The server may execute a POST for its own apiTimeout, however short the operator's patience."""
+    policy = Policy(timeout=timeout)
+    assert policy.over_at(0.0, apitimeout) == until
+
+
+def test_the_servers_time_is_on_record() -> None:
+    """The next process must know how long the server may work on the job."""
+    told = tell([("submit", Accepted(36_000.0)), ("poll", MADE)], Send(1))
+    assert told.records[1].api_timeout == 36_000.0
+
+
+def test_a_refused_repetition_says_nothing_of_the_first_post() -> None:
+    """A gateway refuses the second POST of a job uuid: its job is polled and the clone looked for, never failed."""
+    step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_proof=True)
+    told = tell([("submit", DENIED), ("poll", Unknown()), *LOOKS], step, policy=Policy(attempts=2))
+    assert end(told)[0] is State.UNCERTAIN
+    assert end(tell([("submit", DENIED), ("poll", MADE)], step)) == (State.CLONED, None)
+
+
+@pytest.mark.parametrize("is_repeat", [False, True])
+def test_only_the_first_posts_own_refusal_takes_an_attempt_back(is_repeat: bool) -> None:  # noqa: FBT001 - both ways
+    """A stop told by the POST itself returns the attempt; where the job uuid was sent before it stays open."""
+    step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1)) if is_repeat else Send(1)
+    journal = stopped([("submit", refused(ErrorClass.FATAL, "LICENSE.1000"))], step)
+    assert [r.state for r in journal.records] == [State.SENT] + ([] if is_repeat else [State.PLANNED])
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [("submit", LOST), ("poll", Unknown()), ("find", refused(ErrorClass.FATAL, "LICENSE.1000"))],
+        [
+            ("submit", Accepted(None)),
+            ("poll", refused(ErrorClass.FATAL, "ID.1002", may_have_run=True)),
+            ("find", Absent()),
+        ],
+        [("submit", refused(ErrorClass.FATAL, "LICENSE.1000", may_have_run=True))],
+    ],
+    ids=["a look", "the job", "with a cause that may have run"],
+)
+def test_a_stop_takes_nothing_back_that_may_be_at_work(script: list[tuple[str, object]]) -> None:
+    """An answer to a look, or of a job, stops the run and leaves the attempt on record as it is."""
+    journal = stopped(script, Send(1))
+    assert journal.records[-1].state in {State.SENT, State.ACCEPTED}
+
+
+def test_a_job_that_ends_with_a_stop_is_planned_again_and_remembered() -> None:
+    """It was not executed, but of a request that arrived twice only the last end is known: the job stays open."""
+    denied = refused(ErrorClass.FATAL, "ID.1002")
+    journal = stopped([("submit", Accepted(None)), ("poll", denied), ("find", denied)], Send(1))
+    sent, _, last = journal.records
+    assert (last.state, last.attempt, last.open_jobs) == (State.PLANNED, 0, (sent.job_uuid,))
+    known = functools.reduce(next_intent, journal.records, None)
+    assert known is not None
+    step = first_step(known, Policy(), now=EPOCH)
+    assert isinstance(step, Poll)
+    assert step.ticket.job_uuid == sent.job_uuid
+
+
+def stopped(script: list[tuple[str, object]], step: Step) -> MemoryJournal:
+    """Settle CLONE to a stop of the run; return what is on record."""
+    loop = VirtualLoop()
+    journal = MemoryJournal()
+    world = new_dependencies(ScriptedApi(script), journal, VirtualClock(loop, Random(7)), stop=Stop())
+    with pytest.raises(RunStoppedError):
+        run_virtual(loop, settle(CLONE, step, world))
+    return journal
+
+
+def test_a_fatal_end_of_an_earlier_process_is_not_believed_for_ever() -> None:
+    """The licence was renewed since: looked for, then sent again without charging an attempt."""
+    past = intent(State.ACCEPTED, attempt=1, open_jobs=())
+    told = resumed(past, ("poll", refused(ErrorClass.FATAL, "LICENSE.1000")), ("find", Absent()), ("submit", MADE))
+    assert end(told) == (State.CLONED, None)
+    assert told.records[-1].attempt == 1
+
+
+def test_nothing_is_sent_again_before_the_server_proved_itself() -> None:
+    """Until one clone has the uuid it was asked for, what may have run waits; it is not recorded as anything yet."""
+    lost = [("submit", LOST), ("poll", Unknown()), *LOOKS]
+    told = tell(lost, Send(1), is_honoured=False)
+    assert isinstance(told.step, Send)
+    assert told.step.needs_proof
+    assert [r.state for r in told.records] == [State.SENT]
+    ended = [("submit", Accepted(None)), ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1006", 1)), *LOOKS]
+    assert isinstance(tell(ended, Send(1), is_honoured=False).step, Send)
+
+
+def test_what_surely_did_not_run_is_sent_again_without_proof() -> None:
+    """An answer that nothing was executed is proof enough."""
+    never = ("poll", refused(ErrorClass.TRANSIENT, "ID.2003", None))
+    told = tell(
+        [("submit", Accepted(None)), never, ("find", Absent()), ("submit", MADE)],
+        Send(1),
+        policy=Policy(at_most_once=True),
+        is_honoured=False,
+    )
+    assert end(told) == (State.CLONED, None)
+
+
+@pytest.mark.parametrize("error", [TIMED_OUT, refused(ErrorClass.AMBIGUOUS, "SYS.1006", 1)], ids=["lasting", "over"])
+def test_at_most_once_never_repeats_what_may_have_run(error: Refused) -> None:
+    """An error that leaves open whether the clone was made ends uncertain, with where to look for it."""
+    told = tell([("submit", Accepted(None)), ("poll", error), *LOOKS], Send(1), policy=Policy(at_most_once=True))
+    assert end(told)[0] is State.UNCERTAIN
+    assert f"look for a clone of {CLONE.source_uuid} named x" in (told.records[-1].error or "")
+
+
+def test_no_failure_is_told_where_the_uuid_shows_nothing() -> None:
+    """A server that may ignore the uuid can have made the clone under another one: uncertain for good."""
+    past = intent(age=HOUR, attempt=4, open_jobs=())
+    assert end(resumed(past, ("poll", Unknown()), *LOOKS, is_honoured=False))[0] is State.UNCERTAIN
+
+
+def test_a_success_that_shows_nothing_stops_an_unproven_run() -> None:
+    """200 {} and nothing under the uuid: the server does not honour it, and the run says so."""
+    loop = VirtualLoop()
+    api = ScriptedApi([("submit", Accepted(None)), ("poll", Done(None)), *LOOKS])
+    world = new_dependencies(api, MemoryJournal(), VirtualClock(loop, Random(7)), is_honoured=False)
+    with pytest.raises(NotHonouredError) as stop:
+        run_virtual(loop, settle(CLONE, Send(1), world))
+    assert stop.value.reason is EndReason.RESOURCE_UUID
+
+
+def test_a_success_that_shows_nothing_is_never_called_failed() -> None:
+    """The server said that it made the clone: on a proven server it stays uncertain, however old."""
+    past = intent(attempt=4, open_jobs=())
+    assert end(resumed(past, ("poll", Done(None)), *LOOKS))[0] is State.UNCERTAIN
+    old = resumed(replace(past, sent_at=EPOCH - HOUR), ("poll", Done(None)), *LOOKS)
+    assert end(old)[0] is State.UNCERTAIN
+
+
+def test_misses_in_a_row_are_reset_by_an_answer() -> None:
+    """404s of a node that lags behind count only while nothing else is answered."""
+    flapping = [("poll", Unknown()), ("poll", Running())] * 5
+    assert end(tell([("submit", Accepted(None)), *flapping, ("poll", MADE)], Send(1))) == (State.CLONED, None)
+
+
+def test_a_uuid_of_the_users_own_is_looked_for_before_the_first_post() -> None:
+    """Whatever has it by then is not ours: a conflict, and nothing is sent."""
+    start = look_before(GIVEN, Send(1), now=EPOCH)
+    assert isinstance(start, Look)
+    told = tell([("find", Found(service()))], start, clone=GIVEN)
+    assert end(told) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    free = tell(
+        [("find", Absent()), ("submit", LOST), ("poll", Unknown()), ("find", Found(service()))], start, clone=GIVEN
+    )
+    assert end(free) == (State.CLONED, None)
+
+
+def test_an_account_that_may_not_look_sends_no_uuid_of_the_users_own() -> None:
+    """Nobody could tell whose it is: failed, and nothing was sent."""
+    start = look_before(GIVEN, Send(1), now=EPOCH)
+    assert end(tell([("find", DENIED)], start, clone=GIVEN)) == (State.FAILED, "SYS.1006")
+
+
+@pytest.mark.parametrize("has_sent_line", [True, False])
+def test_a_uuid_of_the_users_own_is_adopted_only_after_a_post_of_ours(has_sent_line: bool) -> None:  # noqa: FBT001
+    """A collision at the first POST, or a uuid that only lost lines could have sent, is not taken for ours."""
+    taken = [
+        ("submit", Accepted(None)),
+        ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)),
+        ("find", Found(service())),
+    ]
+    if has_sent_line:
+        told = tell(taken, Send(1), clone=GIVEN)
+    else:
+        past = intent(job_uuid=None, open_jobs=(UNKNOWN_JOB,), digest="")
+        told = tell([("find", Found(service()))], first_step(past, Policy(), now=EPOCH), clone=GIVEN)
+    assert end(told)[0] is State.UNCERTAIN
+
+
+@pytest.mark.parametrize(
+    ("clone", "step"),
+    [(CLONE, Send(1)), (GIVEN, Send(2)), (GIVEN, Send(1, None, None, End(State.FAILED, 1)))],
+    ids=["derived", "a later attempt", "a retry"],
+)
+def test_only_the_first_post_of_a_given_uuid_is_preceded_by_a_look(clone: Clone, step: Send) -> None:
+    """A derived uuid is ours wherever it is, and after our own POST so is a given one."""
+    assert look_before(clone, step, now=EPOCH) is step
+
+
+def test_what_existed_before_the_first_attempt_was_made_elsewhere() -> None:
+    """SYS.1000 at the first attempt and a clone that matches is recorded so; after an earlier attempt it is not."""
+    taken = [
+        ("submit", Accepted(None)),
+        ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)),
+        ("find", Found(service())),
+    ]
+    assert tell(taken, Send(1)).records[-1].made_elsewhere is True
+    for later in (Send(1, has_predecessor=True), Send(2, None, EPOCH, End(State.FAILED, 1), has_predecessor=True)):
+        assert tell(taken, later).records[-1].made_elsewhere is None
+
+
+def test_what_existed_before_is_not_adopted_unseen() -> None:
+    """Of a target that left the job file, or that --only leaves out, nothing is known to compare it with."""
+    past = intent(State.SENT, attempt=1, open_jobs=())
+    taken = refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)
+    script: list[tuple[str, object]] = [("poll", taken), ("find", Found(service(name="y")))]
+    told = tell(script, first_step(past, Policy(), now=EPOCH), clone=GONE._replace(params={}))
+    assert end(told)[0] is State.UNCERTAIN
+    assert told.records[-1].until is not None
+    back = tell(script, first_step(past, Policy(), now=EPOCH))
+    assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")
+
+
+def test_a_conflict_at_the_first_attempt_names_its_likely_cause() -> None:
+    """Another folder or host with the same job name made it with other parameters."""
+    other = ("find", Found(service(name="y")))
+    told = tell([("submit", Accepted(None)), ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)), other], Send(1))
+    assert end(told) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    assert "another folder or host with this job name" in (told.records[-1].error or "")
+
+
+def test_content_that_differs_is_no_conflict_while_an_attempt_may_write_it() -> None:
+    """A row half written shows other content: a conflict is told only after a definite end of every attempt."""
+    half = ("find", Found(service(name="y")))
+    young = resumed(intent(State.ACCEPTED, open_jobs=(), is_answered=True), *[("poll", Unknown())] * 4, half)
+    assert end(young)[0] is State.UNCERTAIN
+    # Nothing is sent again while it is there: once the time is over no rerun settles it, but the operator.
+    assert young.records[-1].until is not None
+    old = resumed(intent(age=HOUR), ("poll", Unknown()), half, ("poll", NO), half)
+    assert end(old) == (State.CONFLICT, "ZCLONE.CONFLICT")
+
+
+def test_a_service_of_somebody_else_hides_no_clone_of_a_server_that_ignores_the_uuid() -> None:
+    """Without the proof the clone may stand under another uuid: no conflict, which a retry would send again."""
+    other, past = ("find", Found(service(name="y"))), intent(age=HOUR, open_jobs=())
+    for more in ({"is_honoured": False}, {"policy": Policy(at_most_once=True)}):
+        told = resumed(past, ("poll", Unknown()), other, **more)
+        assert end(told)[0] is State.UNCERTAIN
+        assert told.records[-1].until == EPOCH - HOUR + 1860
+    assert end(resumed(past, ("poll", Unknown()), other)) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    assert end(resumed(past, ("poll", NO), other, is_honoured=False)) == (State.CONFLICT, "ZCLONE.CONFLICT")
+
+
+def test_content_is_not_compared_where_an_open_attempt_had_another_body() -> None:
+    """The job file was edited in between: the clone is ours, whichever of the bodies made it."""
+    past = intent(is_mixed=True)
+    assert end(resumed(past, ("poll", Unknown()), ("find", Found(service(name="y"))))) == (State.CLONED, None)
+
+
+def test_content_that_differs_is_nobodys_where_lines_were_lost() -> None:
+    """The lost lines may have had another body, or none: neither cloned nor a conflict, and the operator looks."""
+    past = intent(attempt=0, job_uuid=None, open_jobs=(UNKNOWN_JOB,), is_mixed=True)
+    told = resumed(past, ("find", Found(service(name="y"))))
+    assert end(told)[0] is State.UNCERTAIN
+    assert "differs in name" in (told.records[-1].error or "")
+    assert told.records[-1].until is not None
+    assert end(resumed(past, ("find", Found(service())))) == (State.CLONED, None)
+
+
+def test_a_node_that_is_not_ready_charges_no_attempt() -> None:
+    """SYS.1010 from a node that boots: sent again until it is ready, under the same attempt."""
+    refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]
+    told = tell([*refusal * 6, ("submit", MADE)], Send(1))
+    assert end(told) == (State.CLONED, None)
+    assert {r.attempt for r in told.records} == {1}
+    assert len(set(told.jobs)) == 7
+
+
+def test_what_charges_no_attempt_is_bounded() -> None:
+    """After so many in a row each further POST charges one."""
+    refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]
+    policy = Policy(free_sends=2, attempts=2)
+    reviews = [("poll", STARTING)] * 4
+    told = tell([*refusal * 6, *reviews, ("find", Absent())], Send(1), policy=policy)
+    assert end(told) == (State.FAILED, "SYS.1010")
+    assert [r.attempt for r in told.records if r.state is State.SENT] == [1, 1, 1, 2, 2, 2]
+
+
+def test_dead_sessions_in_a_row_are_bounded() -> None:
+    """Sessions that die at once end in a charged attempt and then in a failure, not in POSTs for ever."""
+    dead = [("submit", Accepted(None)), ("poll", refused(ErrorClass.RENEW, "ID.1001", None)), ("renew", None)]
+    policy = Policy(free_sends=1, attempts=1)
+    told = tell(
+        [*dead * 2, ("find", Absent()), ("poll", refused(ErrorClass.RENEW, "ID.1001", None)), ("find", Absent())],
+        Send(1),
+        policy=policy,
+    )
+    assert end(told) == (State.FAILED, "ID.1001")
+
+
+def test_the_servers_own_rate_limit_is_no_attempt() -> None:
+    """429 "Rate limit exceeded" was not executed: no poll, no look, the same record."""
+    busy = NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
+    told = tell([("submit", busy)] * 5 + [("submit", MADE)], Send(1))
+    assert end(told) == (State.CLONED, None)
+    assert {(r.attempt, r.job_uuid) for r in told.records if r.state is State.SENT} == {(1, told.jobs[0])}
+
+
+def test_an_unready_node_is_tried_by_one_post_at_a_time() -> None:
+    """After three such ends in a row POSTs wait; one tries after a pause, and the first other end lets all go on."""
+    loop = VirtualLoop()
+    clock, stop = VirtualClock(loop, Random(7)), Stop()
+    readiness = Readiness(clock)
+
+    async def story() -> list[float]:
+        waits = [await readiness.wait(stop)]
+        for _ in range(3):
+            readiness.note(STARTING, sent_at=clock.time())
+        waits += [await readiness.wait(stop), await readiness.wait(stop)]
+        readiness.note(MADE, sent_at=clock.time() - HOUR)
+        waits.append(await readiness.wait(stop))
+        readiness.note(MADE, sent_at=clock.time())
+        waits.append(await readiness.wait(stop))
+        return waits
+
+    before, first, second, third, ready = run_virtual(loop, story())
+    assert before == 0.0
+    assert 1.0 < first < second < third
+    assert ready == 0.0
+
+
+def test_a_job_that_runs_shows_that_the_node_is_ready() -> None:
+    """A node that is not ready ends a job at once: one that still runs was taken."""
+    loop = VirtualLoop()
+    clock, stop = VirtualClock(loop, Random(7)), Stop()
+    readiness = Readiness(clock)
+
+    async def story() -> float:
+        for _ in range(3):
+            readiness.note(STARTING, sent_at=clock.time())
+        await readiness.wait(stop)
+        sent_at = clock.time()
+        readiness.note(Running(), sent_at=sent_at)
+        await readiness.wait(stop)
+        readiness.note(Running(), sent_at=sent_at)
+        return await readiness.wait(stop)
+
+    assert run_virtual(loop, story()) > 0.0
+
+
+def test_a_node_that_stays_unready_stops_the_run() -> None:
+    """After half an hour the run ends as an outage, to be resumed."""
+    loop = VirtualLoop()
+    clock, stop = VirtualClock(loop, Random(7)), Stop()
+    readiness = Readiness(clock, longest=60.0)
+
+    async def story() -> None:
+        for _ in range(3):
+            readiness.note(STARTING, sent_at=clock.time())
+        for _ in range(20):
+            await readiness.wait(stop)
+
+    with pytest.raises(RunStoppedError) as stopped_by:
+        run_virtual(loop, story())
+    assert stopped_by.value.reason is EndReason.OUTAGE
+
+
+def test_a_stop_ends_the_wait_for_the_node() -> None:
+    """Whoever waits goes on at the Stop; its POST is then not sent."""
+    loop = VirtualLoop()
+    clock, stop = VirtualClock(loop, Random(7)), Stop()
+    readiness = Readiness(clock)
+
+    async def story() -> float:
+        for _ in range(3):
+            readiness.note(STARTING, sent_at=clock.time())
+        loop.call_later(0.5, stop.request, "signal", EndReason.SIGNAL)
+        return await readiness.wait(stop)
+
+    assert run_virtual(loop, story()) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", ["poll", "find", "review"])
+def test_a_wait_that_the_stop_cut_leaves_the_clone_open(kind: str) -> None:
+    """A poll or look that was not made is no answer: the step is left for the next run."""
+    loop = VirtualLoop()
+    stop, journal = Stop(), MemoryJournal()
+    stop.request("signal", EndReason.SIGNAL)
+    cut = CallCutError("stopped")
+    scripts: dict[str, list[tuple[str, object]]] = {
+        "poll": [("poll", cut)],
+        "find": [("poll", Unknown()), ("find", cut)],
+        "review": [("poll", NO), ("find", Absent()), ("poll", cut)],
+    }
+    world = new_dependencies(ScriptedApi(scripts[kind]), journal, VirtualClock(loop, Random(7)), stop=stop)
+    with pytest.raises(CallCutError):
+        run_virtual(loop, settle(CLONE, first_step(intent(), Policy(), now=EPOCH), world))
+    assert journal.records == []
+
+
+def test_a_repetition_that_the_stop_holds_back_stays_open() -> None:
+    """No byte of the second POST left, but the first of that job uuid may be at work."""
+    loop = VirtualLoop()
+    stop, journal = Stop(), MemoryJournal()
+    script: list[tuple[str, object]] = [("submit", NotSent("refused"))]
+    world = new_dependencies(ScriptedApi(script), journal, VirtualClock(loop, Random(7)), stop=stop)
+    loop.call_later(5.0, stop.request, "signal", EndReason.SIGNAL)
+    policy = Policy(backoff_base=60.0, backoff_cap=60.0)
+    send = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_proof=True)
+    world = replace(world, policy=policy)
+    run_virtual(loop, settle(CLONE, send, world))
+    assert [r.state for r in journal.records] in ([State.SENT], [])
+
+
+def test_times_of_a_wrong_clock_count_as_now() -> None:
+    """A deadline and a POST recorded 30 days ahead hold nobody up for 30 days."""
+    ahead = EPOCH + 30 * 86_400
+    past = replace(intent(open_jobs=()), sent_at=ahead, first_sent_at=ahead, deadline=ahead + 1860)
+    step = first_step(past, Policy(), now=EPOCH)
+    assert isinstance(step, Poll)
+    assert (step.ticket.sent_at, step.ticket.deadline) == (EPOCH, EPOCH + 1860)
+
+
+def test_a_later_line_with_an_earlier_time_corrects_the_first() -> None:
+    """So a clone that was sent by a wrong clock has its time over like any other."""
+    sent = Record(State.SENT, "a", EPOCH + 1e7, 1, job_uuid="b" * 32)
+    known = functools.reduce(
+        next_intent, [sent, Record(State.UNCERTAIN, "a", EPOCH, 1, job_uuid="b" * 32, open_jobs=())], None
+    )
+    assert known is not None
+    step = first_step(known, Policy(), now=EPOCH + 100.0)
+    assert isinstance(step, Poll)
+    assert step.ticket.sent_at == EPOCH
+
+
+def test_a_look_before_that_nobody_answers_leaves_the_target_planned() -> None:
+    """Nothing was sent, and nothing is known: the next run looks again."""
+    start = Look(Ticket(0, "", EPOCH, EPOCH, EPOCH), Why.GIVEN)
+    told = tell([("find", LOST)] * Policy().blind_looks, start, clone=GIVEN)
+    assert isinstance(told.step, Look)
+    assert told.records == []
+
+
+def test_a_job_that_is_forgotten_ends_once_its_time_is_over() -> None:
+    """Unknown to a server that once admitted it, overdue, and nothing visible: failed when it can run no more."""
+    past = intent(State.ACCEPTED, attempt=4, open_jobs=(), is_answered=True, deadline=EPOCH - 1)
+    assert end(resumed(past, ("poll", Unknown()), *LOOKS))[0] is State.UNCERTAIN
+    old = replace(past, sent_at=EPOCH - HOUR, first_sent_at=EPOCH - HOUR)
+    assert end(resumed(old, ("poll", Unknown()), *LOOKS)) == (State.FAILED, "ZCLONE.UNANSWERED")
+    assert end(resumed(old, ("poll", Running()), *LOOKS))[0] is State.UNCERTAIN
+
+
+GONE = CLONE._replace(body=b"")
+"""Its target left the job file."""
+
+
+@pytest.mark.parametrize(
+    ("open_jobs", "script"),
+    [
+        ((), [("poll", Running()), *LOOKS]),
+        (("a" * 32,), [("poll", refused(ErrorClass.TRANSIENT, retries=None)), ("find", Absent()), ("poll", Running())]),
+    ],
+    ids=["its job", "an earlier job"],
+)
+def test_what_left_the_job_file_waits_for_the_operator(
+    open_jobs: tuple[str, ...], script: list[tuple[str, object]]
+) -> None:
+    """No later process sends it either, so that its uncertain end has a time, whatever attempts are left."""
+    past = intent(open_jobs=open_jobs, deadline=EPOCH - 1)
+    told = tell(script, first_step(past, Policy(), now=EPOCH), clone=GONE)
+    assert end(told)[0] is State.UNCERTAIN
+    assert told.records[-1].until == EPOCH - 60 + 1860
+
+
+NAMELESS = GONE._replace(resource_uuid="", digest="")
+"""A repair kept nothing of it but its key."""
+
+
+def test_what_is_known_by_its_key_alone_is_not_looked_for() -> None:
+    """Its uuid was on lines that were lost and its target is not in the plan: it waits for the operator."""
+    past = intent(attempt=0, resource_uuid="", digest="", job_uuid=None, open_jobs=(UNKNOWN_JOB,))
+    told = tell([], first_step(past, Policy(), now=EPOCH), clone=NAMELESS)
+    assert end(told)[0] is State.UNCERTAIN
+    assert told.records[-1].until == EPOCH - 60 + 1860
+    assert told.records[-1].open_jobs == (UNKNOWN_JOB,)
+
+
+def test_what_is_known_by_its_job_alone_is_asked_for_there() -> None:
+    """A job tells what it made, and of what stops the run, also where nobody knows the uuid that was asked for."""
+    past = intent(resource_uuid="", digest="", open_jobs=())
+    start = first_step(past, Policy(), now=EPOCH)
+    made = tell([("poll", MADE)], start, clone=NAMELESS)
+    assert (end(made)[0], made.records[-1].clone_uuid) == (State.CLONED, RESOURCE_UUID)
+    with pytest.raises(RunStoppedError):
+        tell([("poll", Running()), ("poll", refused(ErrorClass.FATAL))], start, clone=NAMELESS)
+
+
+def test_a_post_that_left_late_is_not_over_early() -> None:
+    """Refused connections for ten minutes, then 202 without a row: a POST is as old as when its first byte left."""
+    loop = VirtualLoop()
+    clock, policy, journal = VirtualClock(loop, Random(7)), Policy(attempts=1), MemoryJournal()
+    away: list[tuple[str, object]] = [("submit", NotSent("cannot connect"))] * 100
+    misses: list[tuple[str, object]] = [("poll", Unknown())] * policy.misses
+    lost: list[tuple[str, object]] = [("submit", Accepted(300.0)), *misses, *LOOKS]
+    world = new_dependencies(ScriptedApi(away + lost), journal, clock, policy=policy)
+    first = run_virtual(loop, settle(CLONE, Send(1), world))
+    assert isinstance(first, End)
+    assert first.state is State.UNCERTAIN
+    assert first.until is not None
+    assert first.until - clock.time() > 200
+    known = functools.reduce(next_intent, journal.records, None)
+    assert known is not None
+    step = first_step(known, policy, now=clock.time())
+    loop = VirtualLoop(start=loop.now)
+    world = new_dependencies(ScriptedApi([*misses, *LOOKS]), journal, VirtualClock(loop, Random(7)), policy=policy)
+    again = run_virtual(loop, settle(CLONE, step, world))
+    assert isinstance(again, End)
+    assert again.state is State.UNCERTAIN

@@ -1,0 +1,310 @@
+"""Web hooks in the engine: which one is an answer, which one makes a poll due, and what is done where none comes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog.testing
+
+from batch.engine.polls import SURE, Hold, PollSchedule
+from batch.engine.webhooks import HookVerdict, WebHooks, judge_hook
+from batch.model import Limits, State
+from batch.zstack.answers import Accepted, Done, NoAnswer, Running, Service
+from tests.engine.test_polls import Stage
+from tests.engine.test_run import Scene
+from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+    from typing import Any
+
+    from batch.model import Clone
+    from batch.zstack.answers import PollAnswer, SubmitAnswer
+
+UUID = "90d425a802ff44eeb530f21587633700"
+MADE = Done(Service(UUID, "x", {}))
+OTHER = Done(Service("1" * 32, "x", {}))
+ENDED = Done(None)
+NOTHING = NoAnswer("no result of a job")
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """Its loop is closed, though nothing ran on it."""
+    loop = VirtualLoop()
+    yield Stage(loop)
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "asked_for", "verdict"),
+    [
+        (MADE, UUID, HookVerdict.ANSWER),
+        (OTHER, UUID, HookVerdict.IGNORED),
+        (MADE, "", HookVerdict.IGNORED),
+        (Done(Service("", None, {})), UUID, HookVerdict.IGNORED),
+        (ENDED, UUID, HookVerdict.POLL),
+        (NOTHING, UUID, HookVerdict.IGNORED),
+    ],
+)
+def test_what_each_hook_is_good_for(told: Done | NoAnswer, asked_for: str, verdict: HookVerdict) -> None:
+    """A success under the uuid that was asked for is an answer, an end that shows nothing a reason to ask."""
+    assert judge_hook(told, asked_for) is verdict
+
+
+@dataclass
+class HookedScene(Scene):
+    """A run whose server calls web hooks: each job's end is told ``late`` seconds afterwards, where ``tells`` says."""
+
+    has_hooks: bool = True
+    late: float = 0.02
+    told: list[str] = field(default_factory=list)
+    missing: frozenset[int] = frozenset()
+    """Numbers of the jobs, from 0, that are not told of."""
+    content: Done | None = None
+    """What every hook says; None: what was made."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        submit = self.server.submit
+
+        async def hooked(clone: Clone, job_uuid: str) -> SubmitAnswer:
+            answer = await submit(clone, job_uuid)
+            number = len(self.told)
+            self.told.append(job_uuid)
+            if isinstance(answer, Accepted) and number not in self.missing:
+                self._tell(clone, job_uuid)
+            return answer
+
+        self.server.submit = hooked  # type: ignore[method-assign]
+
+    def _tell(self, clone: Clone, job_uuid: str) -> None:
+        assert self.hooks is not None
+        told = self.content or Done(Service(clone.resource_uuid, None, {}))
+        seconds = max(0.0, self.server.made[clone.resource_uuid] - self.loop.time()) + self.late
+        self.loop.call_later(seconds, self.hooks.receive, job_uuid, told)
+
+
+def test_a_clone_costs_one_call() -> None:
+    """Where every hook comes, nobody polls, and every clone is recorded as one that a poll told of."""
+    scene = HookedScene(count=100, limits=Limits(concurrency=10))
+    scene.server.takes = 2.0
+    assert scene.run() == {State.CLONED: 100}
+    assert scene.server.count("submit") == 100
+    assert scene.server.count("poll") == 0
+    assert scene.loop.now < 2.5 + 100 * 2.0 / 10 + 2.0
+    made = [record for record in scene.journal.records if record.state is State.CLONED]
+    assert {record.clone_uuid for record in made} == set(scene.server.made)
+
+
+def test_a_hook_that_does_not_come_costs_a_later_poll() -> None:
+    """A job of which nothing is told is asked about once its hook should have come, and no other one is."""
+    scene = HookedScene(count=100, limits=Limits(concurrency=10), missing=frozenset({40, 70}))
+    scene.server.takes = 2.0
+    assert scene.run() == {State.CLONED: 100}
+    asked = {what for _, kind, what in scene.server.log if kind == "poll"}
+    assert asked == {scene.told[40], scene.told[70]}
+    assert scene.server.count("poll") <= 4
+
+
+def test_hooks_that_never_come_are_given_up() -> None:
+    """After three ends that only polls told of, jobs are polled as without web hooks, and that is said once."""
+    scene = HookedScene(count=60, limits=Limits(concurrency=4), missing=frozenset(range(60)))
+    scene.server.takes = 2.0
+    with structlog.testing.capture_logs() as events:
+        assert scene.run() == {State.CLONED: 60}
+    assert [event["event"] for event in events].count("webhook.missing") == 1
+    assert scene.loop.now < 60.0
+
+
+def test_hooks_that_come_again_are_awaited_again() -> None:
+    """One hook of a job, also of one whose end is known, shows that they arrive."""
+    scene = HookedScene(count=60, limits=Limits(concurrency=4), missing=frozenset(range(20)))
+    scene.server.takes = 2.0
+    assert scene.run() == {State.CLONED: 60}
+    asked = {what for _, kind, what in scene.server.log if kind == "poll"}
+    assert asked >= set(scene.told[:20])
+    assert not asked & set(scene.told[30:])
+
+
+def test_a_failure_makes_the_poll_due_and_nothing_else() -> None:
+    """What a hook says of an end without a service is asked about at once, one call a clone."""
+    scene = HookedScene(count=20, limits=Limits(concurrency=10), content=ENDED)
+    scene.server.takes = 2.0
+    assert scene.run() == {State.CLONED: 20}
+    assert scene.server.count("poll") == 20
+    assert scene.loop.now < 2.0 + 20 * 2.0 / 10 + 2.0
+
+
+def test_a_hook_before_the_posts_own_answer() -> None:
+    """A job may end before its POST is answered: its hook waits for the poll, which is not made."""
+    scene = HookedScene(count=5, late=0.0)
+    scene.server.takes = 0.0
+
+    async def main() -> PollAnswer:
+        assert scene.hooks is not None
+        scene.hooks.expect("j", UUID)
+        assert scene.hooks.receive("j", MADE) is HookVerdict.ANSWER
+        job = scene.hooks.running("j")
+        assert job is not None
+        answer, is_brought = await job.first_answer(never)
+        assert is_brought
+        return answer
+
+    assert run_virtual(scene.loop, main()) == MADE
+
+
+async def never() -> PollAnswer:
+    """A poll that must not be made."""
+    raise AssertionError("asked")
+
+
+def in_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` on a virtual clock."""
+    run_virtual(VirtualLoop(), work)
+
+
+def hooks_here() -> tuple[WebHooks, PollSchedule]:
+    """Make hooks and their schedule for the running loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    polls = PollSchedule(VirtualClock(loop, Random(1)), lambda: None)
+    return WebHooks(polls), polls
+
+
+def test_only_the_first_hook_of_a_job_counts() -> None:
+    """A doubled or late hook changes nothing, and one of a job that was never sent is not even read."""
+
+    async def main() -> None:
+        hooks, _ = hooks_here()
+        hooks.expect("j", UUID)
+        assert (hooks.knows("j"), hooks.knows("k")) == (True, False)
+        assert hooks.receive("k", MADE) is HookVerdict.IGNORED
+        assert hooks.receive("j", OTHER) is HookVerdict.IGNORED
+        assert hooks.receive("j", NOTHING) is HookVerdict.IGNORED
+        assert hooks.receive("j", MADE) is HookVerdict.ANSWER
+        assert hooks.receive("j", MADE) is HookVerdict.IGNORED
+        job = hooks.running("j")
+        assert job is not None
+        hooks.end(job)
+        assert hooks.running("j") is None
+        assert hooks.receive("j", ENDED) is HookVerdict.IGNORED
+
+    in_loop(main())
+
+
+def test_a_poll_that_was_first_is_the_answer() -> None:
+    """Where both come at once, an end that the server itself told stands; "running" gives way to the hook."""
+
+    async def main() -> None:
+        hooks, _ = hooks_here()
+        for told, brought in ((Done(Service(UUID, "asked", {})), False), (Running(), True)):
+            hooks.expect(str(brought), UUID)
+            job = hooks.running(str(brought))
+            assert job is not None
+
+            async def poll(told: PollAnswer = told, name: str = str(brought)) -> PollAnswer:
+                hooks.receive(name, MADE)
+                return told
+
+            answer, is_brought = await job.first_answer(poll)
+            assert (is_brought, answer) == (brought, MADE if brought else told)
+
+    in_loop(main())
+
+
+def test_a_cancelled_wait_cancels_its_poll() -> None:
+    """Nothing is left waiting at the gate for a clone that was given up."""
+    states = []
+
+    async def poll() -> PollAnswer:
+        try:
+            await asyncio.sleep(100.0)
+        finally:
+            states.append("ended")
+        return Running()
+
+    async def main() -> None:
+        hooks, _ = hooks_here()
+        hooks.expect("j", UUID)
+        job = hooks.running("j")
+        assert job is not None
+        waiting = asyncio.ensure_future(job.first_answer(poll))
+        await asyncio.sleep(1.0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert states == ["ended"]
+
+    in_loop(main())
+
+
+def test_a_job_with_a_hook_is_polled_once_the_hook_should_have_come(stage: Stage) -> None:
+    """Jobs of 3 s: after their time and one repetition of the hook; one of an earlier process as without hooks."""
+    stage.teach(3.0)
+    stage.polls.await_hooks(SURE)
+    stage.polls.begin("a", is_accepted=True)
+    assert 5.9 <= stage.due_in("a") <= 6.6
+    stage.polls.await_hooks(None)
+    stage.polls.begin("b", is_accepted=True)
+    assert 2.5 <= stage.due_in("b") <= 3.2
+
+
+def test_a_post_without_an_answer_is_asked_about_as_without_hooks(stage: Stage) -> None:
+    """Nobody knows whether its job exists, so that no hook may ever come."""
+    stage.teach(3.0)
+    stage.polls.await_hooks(SURE)
+    stage.polls.begin("lost")
+    assert stage.due_in("lost") < 3.3
+
+
+def test_one_of_an_earlier_process_is_polled_as_without_hooks(stage: Stage) -> None:
+    """Its hook leads to a path that nobody listens on any more."""
+    stage.teach(3.0)
+    stage.polls.await_hooks(SURE)
+    stage.polls.expect("old", Hold(EPOCH + stage.loop.now, EPOCH + 1e6))
+    stage.polls.add("old")
+    assert stage.polls.next_due() - stage.loop.now < 3.3
+
+
+def test_while_nothing_is_known_the_first_job_tells_whether_hooks_come(stage: Stage) -> None:
+    """The job that goes alone is asked about after ten seconds and the hook's time, those beside it much later."""
+    stage.polls.await_hooks(SURE)
+    stage.polls.begin("first", is_accepted=True)
+    assert 12.0 <= stage.due_in("first") <= 14.0
+    stage.polls.begin("second", is_accepted=True)
+    stage.polls.expect("second", Hold(EPOCH, EPOCH + 1e6))
+    stage.polls.add("second")
+    stage.loop.now += 12.9
+    assert stage.polls.pick() is None
+    stage.loop.now += 0.2
+    assert stage.polls.pick() == "first"
+    stage.loop.now += 40.0
+    assert stage.polls.pick() is None
+    stage.loop.now += 11.0
+    assert stage.polls.pick() == "second"
+
+
+def test_a_few_ends_are_enough_to_miss_a_hook_soon(stage: Stage) -> None:
+    """After five jobs of two seconds one whose hook is lost is asked about within twenty."""
+    stage.teach(2.0, times=5)
+    stage.polls.await_hooks(SURE)
+    stage.polls.begin("a", is_accepted=True)
+    assert stage.due_in("a") < 20.0
+
+
+def test_a_poll_is_hastened_only_while_it_waits(stage: Stage) -> None:
+    """A job that nobody waits for is not in the queue; one that waits is due at once, and the gate is woken."""
+    stage.polls.await_hooks(SURE)
+    stage.polls.begin("a", is_accepted=True)
+    assert not stage.polls.hasten("a")
+    assert not stage.polls.hasten("b")
+    assert stage.due_in("a") > 5.0
+    changes = stage.changes
+    assert stage.polls.hasten("a")
+    assert stage.changes == changes + 1
+    assert stage.polls.pick() == "a"

@@ -1,0 +1,268 @@
+"""A server that has imported the product and forks for each command, so that a test's process needs no start-up.
+
+What it forks is a process like any other: its own pid, directory, environment, streams and signals. Functions take the
+arguments of ``zclone``. Where the environment changes how Python itself starts (PYTHON*, LANG, LC_*), the forked
+process becomes a new interpreter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic, Literal, Self, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+Stream: TypeAlias = Literal["pipe", "stdout", "inherited"]
+
+_AT_START: Final = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_")
+"""Beginnings of the variables that count when an interpreter starts."""
+_LARGEST_REQUEST: Final = 128 << 10
+
+
+class Process(Generic[AnyStr]):
+    """A forked command: the part of subprocess.Popen's interface that the tests use."""
+
+    def __init__(
+        self, control: socket.socket, stdin: IO[AnyStr] | None, stdout: IO[AnyStr], stderr: IO[AnyStr] | None
+    ) -> None:
+        self.returncode: int | None = None
+        self.stdin: IO[AnyStr] | None = stdin
+        self.stdout: IO[AnyStr] = stdout
+        self.stderr: IO[AnyStr] | None = stderr
+        self._control = control
+        self._read = {stream.fileno(): bytearray() for stream in (stdout, stderr) if stream}
+        self._open = set(self._read)
+        self.pid: int = json.loads(control.recv(64))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+        self.wait()
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while the process lives."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit code. Raises subprocess.TimeoutExpired."""
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("zclone", timeout or 0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[AnyStr, AnyStr]:
+        """Close stdin, read the streams to their ends and wait. Raises subprocess.TimeoutExpired, losing nothing."""
+        if self.stdin is not None:
+            self.stdin.close()
+        give_up = None if timeout is None else time.monotonic() + timeout
+        while self._open:
+            ready = select.select(self._open, [], [], None if give_up is None else max(give_up - time.monotonic(), 0))
+            if not ready[0]:
+                raise subprocess.TimeoutExpired("zclone", timeout or 0)
+            for number in ready[0]:
+                data = os.read(number, 1 << 16)
+                self._read[number] += data
+                self._open -= set() if data else {number}
+        self.wait(None if give_up is None else max(give_up - time.monotonic(), 0.1))
+        stdout, stderr = self._taken(self.stdout), self._taken(self.stderr)
+        self._close()
+        return stdout, stderr
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _taken(self, stream: IO[AnyStr] | None) -> AnyStr:
+        data = io.BytesIO(self._read[stream.fileno()] if stream else b"")
+        is_text = isinstance(self.stdout, io.TextIOBase)
+        read: Any = io.TextIOWrapper(data, encoding="utf-8").read() if is_text else data.getvalue()
+        return cast("AnyStr", read)
+
+    def _close(self) -> None:
+        for stream in filter(None, (self.stdin, self.stdout, self.stderr)):
+            stream.close()
+
+    def _ended(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._control], [], [], timeout)[0]:
+            self.returncode = json.loads(self._control.recv(64))
+            self._control.close()
+        return self.returncode
+
+
+def run(
+    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float = 250
+) -> subprocess.CompletedProcess[str]:
+    """Run ``zclone`` to its end without stdin. Raises subprocess.TimeoutExpired, after the process was killed."""
+    with start_text(arguments, cwd=cwd, env=env) as process:
+        try:
+            stdout, stderr = process.communicate(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(["zclone", *arguments], process.wait(), stdout, stderr)
+
+
+def start_text(
+    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], new_session: bool = False
+) -> Process[str]:
+    """Start ``zclone`` without stdin; its output is read as UTF-8."""
+    control, _, stdout, stderr = _fork(arguments, cwd, env, new_session=new_session)
+    assert stderr is not None
+    return Process(control, None, open(stdout, encoding="utf-8"), open(stderr, encoding="utf-8"))  # noqa: PTH123
+
+
+def start(
+    arguments: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    has_stdin: bool = False,
+    stderr: Stream = "pipe",
+) -> Process[bytes]:
+    """Start ``zclone``; with ``has_stdin`` there is a pipe to it. ``stderr`` joins stdout, or is the tests' own."""
+    control, write, read, error = _fork(arguments, cwd, env, has_stdin=has_stdin, stderr=stderr)
+    return Process(
+        control,
+        None if write is None else open(write, "wb", 0),  # noqa: PTH123 - a descriptor
+        open(read, "rb"),  # noqa: PTH123
+        None if error is None else open(error, "rb"),  # noqa: PTH123
+    )
+
+
+def _fork(
+    arguments: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    *,
+    has_stdin: bool = False,
+    stderr: Stream = "pipe",
+    new_session: bool = False,
+) -> tuple[socket.socket, int | None, int, int | None]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    read_in, write_in = os.pipe() if has_stdin else (os.open(os.devnull, os.O_RDONLY), None)
+    read_out, write_out = os.pipe()
+    read_err, write_err = os.pipe() if stderr == "pipe" else (None, os.dup(write_out if stderr == "stdout" else 2))
+    request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env), "new_session": new_session}
+    given = [theirs.fileno(), read_in, write_out, write_err]
+    socket.send_fds(_server(), [json.dumps(request).encode()], given)
+    for number in given[1:]:
+        os.close(number)
+    theirs.close()
+    return ours, write_in, read_out, read_err
+
+
+@cache
+def _server() -> socket.socket:
+    from tests.conftest import PYTHONPATH  # noqa: PLC0415 - it imports this module
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
+        env=os.environ | {"PYTHONPATH": PYTHONPATH},
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait(20)
+
+    atexit.register(end)
+    return ours
+
+
+def _serve(requests: socket.socket) -> None:
+    import batch  # noqa: PLC0415 - the tests' own process does not need it
+
+    for module in pkgutil.walk_packages(batch.__path__, "batch."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):
+                importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        data, numbers, _, _ = socket.recv_fds(requests, _LARGEST_REQUEST, 4)
+        if not data:
+            return
+        if not os.fork():
+            requests.close()
+            _keep(json.loads(data), *numbers)
+        for number in numbers:
+            os.close(number)
+
+
+def _keep(request: dict[str, Any], control: int, *streams: int) -> None:
+    """Fork the command, tell its pid and exit code, and kill it where nobody waits for them any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if not child:
+        os.close(control)
+        _become(request, streams)
+    for number in (0, 1, 2, *streams):
+        os.close(number)
+    with socket.socket(fileno=control) as answers:
+        answers.send(json.dumps(child).encode())
+        ended = os.pidfd_open(child)
+        if ended not in select.select([ended, answers.fileno()], [], [])[0]:
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with suppress(OSError):
+            answers.send(json.dumps(code).encode())
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
+    """Be ``python -m batch`` with the streams, directory, environment and arguments asked for."""
+    for wanted, number in enumerate(streams):
+        os.dup2(number, wanted)
+        os.close(number)
+    os.chdir(request["cwd"])
+    if request["new_session"]:
+        os.setsid()
+    if _at_start(request["env"]) != _at_start(os.environ):
+        command = [sys.executable, "-m", "batch", *request["arguments"]]
+        os.execve(sys.executable, command, request["env"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    sys.path[0] = request["cwd"]
+    sys.argv[1:] = request["arguments"]
+    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - the process ends with it
+    sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    runpy.run_module("batch", run_name="__main__", alter_sys=True)
+
+
+def _at_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(_AT_START)}
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as listened:
+        _serve(listened)

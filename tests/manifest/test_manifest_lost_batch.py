@@ -1,0 +1,166 @@
+"""A last batch that is damaged as a whole may have been durable: what it may have sent is asked about."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch.manifest.header import this_process
+from batch.manifest.kinds import EndedLine, RepairedLine
+from batch.manifest.line import seal
+from batch.manifest.records import encode_ended, encode_record, encode_started, parse_line
+from batch.manifest.repair import CODE
+from batch.model import UNKNOWN_JOB, Record, State
+from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, sent
+
+KEYS = ["a", "b", "c"]
+
+
+async def written(*batches: list[Record]) -> bytes:
+    """A manifest with a plan of a, b and c, and then these batches."""
+    disk = FakeDisk()
+    manifest = open_fake(disk)
+    await manifest.write_plan(plan(KEYS), [(key, f"source of {key}") for key in KEYS])
+    for batch in batches:
+        for record in batch[:-1]:
+            manifest.note(record)
+        await manifest.commit(batch[-1])
+    return disk.data
+
+
+def opened(data: bytes) -> tuple[FakeDisk, dict[str, tuple[str, ...]], bool]:
+    """Open a manifest: the disk, the targets that may have been sent on lost lines, whether that may be any."""
+    disk = FakeDisk()
+    disk.put(data)
+    past = open_fake(disk).past
+    found = {key: intent.open_jobs for key, intent in past.intents.items() if UNKNOWN_JOB in intent.open_jobs}
+    return disk, found, past.is_repaired
+
+
+async def test_each_bit_of_a_sent_line_leaves_its_target_uncertain() -> None:
+    """The last line is durable and one bit of it flips, its newline included: whoever was sent is asked about first."""
+    data = await written([sent("a")])
+    start = data.rindex(b'{"state":"sent"')
+    anybody = 0
+    for place in range(start, len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            disk, found, is_repaired = opened(bytes(flipped))
+            # One bit makes another target's key of it: only here, where keys are single letters.
+            assert found == {"a": (UNKNOWN_JOB,)} or is_repaired or b'"key":"c"' in flipped, (place, bit)
+            assert disk.data.startswith(data[:start])
+            anybody += is_repaired
+    # Only where the key itself is damaged.
+    assert anybody < 8 * len(b'"key":"a"')
+
+
+async def test_a_line_that_was_cut_short_leaves_nothing_uncertain() -> None:
+    """Its POST never left, as the write had not returned: cut at every byte nothing is asked about."""
+    data = await written([sent("a")])
+    start = data.rindex(b'{"state":"sent"')
+    for end in range(start, len(data)):
+        disk, found, is_repaired = opened(data[:end])
+        assert (found, is_repaired, disk.data) == ({}, False, data[:start])
+
+
+async def test_a_batch_that_was_cut_short_after_damage_was_never_durable() -> None:
+    """A power cut left sectors of it only: it does not end as a batch does."""
+    data = bytearray(await written([sent("a"), sent("b")]))
+    start = data.rindex(b'{"state":"sent","key":"a"')
+    data[start + 30] ^= 1
+    _, found, is_repaired = opened(bytes(data[:-5]))
+    assert (found, is_repaired) == ({}, False)
+
+
+async def test_every_sent_line_of_the_batch_counts() -> None:
+    """Also those that are as they were written, behind a damaged one; what is on record of each stays known."""
+    data = bytearray(await written([sent("a")], [cloned("a"), sent("b"), sent("c")]))
+    data[data.rindex(b'"key":"b"') + 20] ^= 1
+    disk, found, is_repaired = opened(bytes(data))
+    assert (set(found), is_repaired) == ({"b", "c"}, False)
+    added = [parse_line(line[:-19]) for line in disk.data.splitlines(keepends=True)[-2:]]
+    assert [(line.key, line.state, line.error_code) for line in added if isinstance(line, Record)] == [
+        ("b", State.UNCERTAIN, CODE),
+        ("c", State.UNCERTAIN, CODE),
+    ]
+    assert disk.files[PATH].synced == disk.data
+
+
+async def test_an_earlier_attempt_stays_known() -> None:
+    """The lost line was a second attempt: the first one's job is asked for, and the lost one may be at work too."""
+    data = bytearray(await written([sent("a")], [sent("a", 2)]))
+    data[-100] ^= 1
+    disk = FakeDisk()
+    disk.put(bytes(data))
+    intent = open_fake(disk).past.intents["a"]
+    first = sent("a")
+    assert (intent.job_uuid, intent.open_jobs, intent.attempt) == (first.job_uuid, (UNKNOWN_JOB,), 1)
+    assert (intent.resource_uuid, intent.digest) == (first.resource_uuid, first.digest)
+
+
+@pytest.mark.parametrize("last", [cloned("a"), failed("a")], ids=["cloned", "failed"])
+async def test_an_end_that_is_lost_is_asked_about_as_ever(last: Record) -> None:
+    """Nothing is sent on the strength of an end: the attempt on record is open again, and nothing else is in doubt."""
+    data = bytearray(await written([sent("a")], [last]))
+    data[-60] ^= 1
+    disk = FakeDisk()
+    disk.put(bytes(data))
+    past = open_fake(disk).past
+    assert (past.intents["a"].state, past.is_repaired) == (State.SENT, False)
+    assert UNKNOWN_JOB not in past.intents["a"].open_jobs
+
+
+async def test_what_had_settled_before_stays_settled() -> None:
+    """A line that names a target whose end is on record cannot have sent it; one that was undone may be made anew."""
+    undone = Record(State.UNDONE, "b", 30.0)
+    data = await written([sent("a")], [cloned("a")], [sent("b")], [cloned("b")], [undone])
+    tail, _ = seal([encode_record(sent("a", 2)), encode_record(sent("b", 2))], int(data[-11:-3], 16), batch=7)
+    damaged = bytearray(tail)
+    damaged[40] ^= 1
+    disk = FakeDisk()
+    disk.put(data + bytes(damaged))
+    past = open_fake(disk).past
+    assert past.final("a") is not None
+    assert past.intents.keys() == {"b"}
+    assert UNKNOWN_JOB in past.intents["b"].open_jobs
+
+
+async def test_lines_of_processes_leave_nothing_uncertain() -> None:
+    """Starts and ends of processes send nothing; a line of which nothing can be read may have sent anybody."""
+    data = await written([sent("a")], [cloned("a")])
+    crc = int(data[-11:-3], 16)
+    lines = [
+        encode_started(this_process(1.0, "", (), at_most_once=False, remote=None)),
+        encode_ended(EndedLine(2.0, 0, None)),
+    ]
+    tail, _ = seal(lines, crc, batch=int(data.rpartition(b'"batch":')[2].partition(b",")[0]) + 1)
+    for place in (30, len(tail) - 30):
+        damaged = bytearray(tail)
+        damaged[place] ^= 1
+        _, found, is_repaired = opened(data + bytes(damaged))
+        assert (found, is_repaired) == ({}, False)
+    disk, found, is_repaired = opened(data + b"\0" * 40 + b"\n")
+    assert (found, is_repaired) == ({}, True)
+    assert isinstance(parse_line(disk.data.splitlines(keepends=True)[-1][:-19]), RepairedLine)
+
+
+async def test_nothing_is_uncertain_before_there_is_a_plan() -> None:
+    """No POST leaves before the plan is durable."""
+    data = await written()
+    lines = data.splitlines(keepends=True)
+    _, found, is_repaired = opened(lines[0] + b"\0" * 40 + b"\n")
+    assert (found, is_repaired) == ({}, False)
+
+
+async def test_it_is_told_once() -> None:
+    """The operator hears that what was cut may have been durable; the next process finds nothing to cut."""
+    data = bytearray(await written([sent("a")]))
+    data[-60] ^= 1
+    disk = FakeDisk()
+    disk.put(bytes(data))
+    manifest = open_fake(disk)
+    assert [warning for warning in manifest.warnings if "may have been durable" in warning]
+    await manifest.close(4)
+    again = open_fake(disk)
+    assert again.warnings == []
+    assert again.past.intents["a"].open_jobs == (UNKNOWN_JOB,)

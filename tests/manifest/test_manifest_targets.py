@@ -1,0 +1,158 @@
+"""The targets of a manifest one by one, as ``verify`` compares them: what was made, by whom, whose it may be."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.errors import ManifestError
+from batch.manifest import open_manifest
+from batch.manifest.kinds import ConnectedLine
+from batch.manifest.operations import parse_connected
+from batch.manifest.targets import TargetState, open_targets
+from batch.model import HandedOver, HandOver, Pins, Plan, Record, State
+from tests.manifest.manifest_world import HEADER, cloned, failed, hex_id, inline, sent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from batch.manifest import Manifest
+
+ALICE, BOB = "a" * 32, "b" * 32
+KEYS = ("k0", "k1", "k2", "k3")
+
+
+def nothing(_manifest: Manifest) -> None:
+    """Write no more."""
+
+
+async def write(path: Path, account: str | None, *records: Record, act: Callable[[Manifest], None] = nothing) -> None:
+    """One process that calls as ``account`` and notes ``records``."""
+    manifest = open_manifest(path, HEADER, in_thread=inline, clock=lambda: 1_000.0)
+    manifest.note_operation(ConnectedLine(1_000.0, account, 20.0))
+    await manifest.write_plan(
+        Plan("job", "run", "aa", 4, lambda: iter(()), inputs="in"), ((key, f"s-{key}") for key in KEYS)
+    )
+    for record in records:
+        manifest.note(record)
+    act(manifest)
+    await manifest.close(4)
+
+
+def targets_of(path: Path) -> dict[str, TargetState]:
+    with open_targets(path) as targets:
+        found = [targets.read(ordinal) for ordinal in range(len(targets))]
+        assert [targets.find(target.key) for target in found] == [*range(len(found))]
+    return {target.key: target for target in found}
+
+
+async def test_each_target_is_as_its_last_record_says(tmp_path: Path) -> None:
+    """State, uuid, name, digest and error are those of the last record, the uuid of an attempt where no clone is."""
+    path = tmp_path / "m"
+    await write(path, ALICE, sent("k0"), cloned("k0"), sent("k1"), failed("k1"), sent("k2"))
+    found = targets_of(path)
+    assert {key: target.state for key, target in found.items()} == dict(
+        zip(KEYS, (State.CLONED, State.FAILED, State.SENT, State.PLANNED), strict=True)
+    )
+    first = found["k0"]
+    assert (first.source_uuid, first.clone_uuid, first.name) == ("s-k0", hex_id(1), "clone of k0")
+    assert (first.digest, first.attempts) == (hex_id(0xD1 << 120), 1)
+    assert (found["k1"].error_code, found["k2"].clone_uuid, found["k3"].clone_uuid) == ("SYS.1007", hex_id(1), None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "maker"),
+    [(ALICE, ALICE, ALICE), (ALICE, BOB, None), (None, ALICE, None), (ALICE, None, None)],
+)
+async def test_who_made_all_attempts_is_known_or_nobody(
+    first: str | None, second: str | None, maker: str | None, tmp_path: Path
+) -> None:
+    """The maker is the account of every attempt; of two accounts, or one that is not on record, it is nobody."""
+    path = tmp_path / "m"
+    await write(path, first, sent("k0"))
+    await write(path, second, sent("k0", 2), cloned("k0", 2))
+    assert targets_of(path)["k0"].account == maker
+
+
+async def test_another_generation_is_another_clone(tmp_path: Path) -> None:
+    """What was undone says nothing of the maker or owner of the clone that is made after it."""
+    path = tmp_path / "m"
+
+    def give(manifest: Manifest) -> None:
+        manifest.note_hand_over(HandedOver("k0", 25.0, HandOver(BOB), hex_id(1)))
+
+    await write(path, ALICE, sent("k0"), cloned("k0"), act=give)
+    assert targets_of(path)["k0"].has_new_owner
+    undone = Record(State.UNDONE, "k0", 30.0, 1, resource_uuid=hex_id(1), clone_uuid=hex_id(1))
+    await write(path, BOB, undone, Record(State.PLANNED, "k0", 31.0), sent("k0"), cloned("k0"))
+    with open_targets(path) as targets:
+        assert targets.undone.generation("k0") == 1
+        assert (targets.read(0).account, targets.read(0).has_new_owner) == (BOB, False)
+
+
+async def test_what_is_known_of_the_whole_run(tmp_path: Path) -> None:
+    """Plan, pins, rate, end, lines and checksums are those of the file; a share is no new owner."""
+    path = tmp_path / "m"
+
+    def share(manifest: Manifest) -> None:
+        manifest.note_hand_over(HandedOver("k0", 25.0, HandOver(None, (BOB,)), hex_id(1)))
+
+    await write(path, ALICE, sent("k0"), cloned("k0"), act=share)
+    manifest = open_manifest(path, HEADER, in_thread=inline)
+    await manifest.adopt("somebody")
+    await manifest.write_pins(Pins({"u": {"name": "a"}}))
+    await manifest.close(3)
+    data = path.read_bytes()
+    with open_targets(path) as targets:
+        assert targets.plan is not None
+        assert (targets.plan.digest, targets.plans, targets.has_hand_overs) == ("aa", {"aa"}, False)
+        assert targets.pins == Pins({"u": {"name": "a"}})
+        assert targets.ended is not None
+        assert (targets.ended.exit_code, targets.rate) == (3, None)
+        assert not targets.read(0).has_new_owner
+        assert targets.find("nobody") is None
+        assert (targets.lines, targets.later_lines) == (data.count(b"\n"), 0)
+        assert targets.sha256() == hashlib.sha256(data).hexdigest()
+        assert data.splitlines()[-1].endswith(f'"crc":"{targets.checksum}"}}'.encode())
+        assert '"key":"k0","at":20.0' in data.splitlines()[targets.line_of(0) - 1].decode()
+        assert b'"planned"' in data.splitlines()[targets.line_of(3) - 1]
+
+
+async def test_the_first_lines_are_read_alone(tmp_path: Path) -> None:
+    """With a number of lines, what comes after them is counted and not believed."""
+    path = tmp_path / "m"
+    await write(path, ALICE, sent("k0"))
+    lines = path.read_bytes().count(b"\n")
+    first = path.read_bytes()
+    await write(path, ALICE, cloned("k0"))
+    with open_targets(path, lines) as targets:
+        assert targets.read(0).state is State.SENT
+        assert (targets.lines, targets.later_lines) == (lines, path.read_bytes().count(b"\n") - lines)
+        assert targets.sha256() == hashlib.sha256(first).hexdigest()
+
+
+def fail(manifest: Manifest) -> None:
+    manifest.note(Record(State.FAILED, "x", 1.0, 1, source_uuid="s-x", error_code="E"))
+
+
+def hand_over(manifest: Manifest) -> None:
+    manifest.note_hand_over(HandedOver("x", 1.0, HandOver(BOB), hex_id(1)))
+
+
+@pytest.mark.parametrize("act", [fail, hand_over])
+async def test_a_target_without_a_planned_line_is_found(tmp_path: Path, act: Callable[[Manifest], None]) -> None:
+    """A manifest whose planned lines were lost still has the targets that other lines name."""
+    path = tmp_path / "m"
+    await write(path, ALICE, act=act)
+    found = targets_of(path)
+    assert [*found] == [*KEYS, "x"]
+
+
+@pytest.mark.parametrize("change", [{"connected": "now"}, {"rate": True}, {"account": 5}, {"connected": None}])
+def test_a_bad_line_about_the_connection_is_refused(change: dict[str, object]) -> None:
+    """A line that no process writes is an error and no account."""
+    with pytest.raises(ManifestError, match="a line has no"):
+        parse_connected({"connected": 1.0, "rate": 2.0, "account": ALICE, **change})

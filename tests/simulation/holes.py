@@ -1,0 +1,168 @@
+"""Mistakes about what failed, conflict and planned may mean, planted in the real code one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from batch.engine import absence, decisions, pool, proof, resume, settle, steps
+from batch.engine.policy import Policy
+from batch.manifest import records, repair
+from batch.zstack import classify
+from batch.zstack.answers import ApiError, ErrorClass, Refused, Running, Unknown
+from batch.zstack.codes import UNKNOWN
+from tests.simulation.mutants import Mutant
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def refused_look_takes_back(patch: pytest.MonkeyPatch) -> None:
+    """Whatever stops the run proves that the attempt was never executed."""
+    abort = settle._abort
+    patch.setattr(settle, "_abort", lambda step, *rest: abort(replace(step, is_unsent=True), *rest))
+
+
+def last_attempt_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
+    """The end of the last attempt is the end of every attempt."""
+    give_up = absence._give_up
+
+    def alone(look: steps.Look, known: absence.Knowledge) -> steps.Step:
+        return give_up(replace(look, ticket=look.ticket._replace(open_jobs=())), known)
+
+    patch.setattr(absence, "_give_up", alone)
+
+
+def refused_repetition_ends(patch: pytest.MonkeyPatch) -> None:
+    """A refusal of a job uuid that was sent before is the end of the first one."""
+    refused = decisions._refused_post
+    patch.setattr(decisions, "_refused_post", lambda error, ticket: refused(error, ticket._replace(is_repeat=False)))
+
+
+def patience_is_the_bound(patch: pytest.MonkeyPatch) -> None:
+    """What the user's timeout does not wait for is over."""
+    patch.setattr(Policy, "over_at", lambda self, sent_at, api_timeout: sent_at + (self.timeout or 0.0))
+
+
+def running_is_over(patch: pytest.MonkeyPatch) -> None:
+    """An earlier attempt's job that runs is no reason against failed."""
+    review = decisions.after_review
+
+    def after_review(answer: Any, *given: Any, **known: Any) -> steps.Step:
+        if isinstance(answer, Running | Unknown):
+            answer = Refused(ApiError(ErrorClass.PERMANENT, "SYS.1003", ""))
+        return review(answer, *given, **known)
+
+    patch.setattr(settle, "after_review", after_review)
+
+
+def at_most_once_of_one_process(patch: pytest.MonkeyPatch) -> None:
+    """Each process knows of its own --at-most-once only."""
+    started = records._parse_started
+    patch.setitem(records._PARSERS, "started", lambda found: replace(started(found), at_most_once=False))
+
+
+def at_most_once_retries_failures(patch: pytest.MonkeyPatch) -> None:
+    """A failure that the server reports is sent again at most once, too."""
+    retry = absence._retry
+
+    def unbound(look: steps.Look, error: Any, known: absence.Knowledge) -> steps.Step:
+        step = retry(look, error, replace(known, policy=replace(known.policy, at_most_once=False)))
+        return step._replace(needs_proof=False) if isinstance(step, steps.Send) else step
+
+    patch.setattr(absence, "_retry", unbound)
+
+
+def inner_code_decides(patch: pytest.MonkeyPatch) -> None:
+    """The innermost code of an error's causes is its class."""
+
+    def decide(nodes: list[Any]) -> tuple[str, Any, bool]:
+        judged = [classify._judge(node) for node in nodes]
+        code, rule = next((pair for pair in reversed(judged) if pair[1] is not UNKNOWN), judged[0])
+        return code, rule, False
+
+    patch.setattr(classify, "_decide", decide)
+
+
+def given_uuid_is_ours(patch: pytest.MonkeyPatch) -> None:
+    """Nobody looks whether a uuid that the job file gives is in use before it is sent."""
+    for module in (resume, pool):
+        patch.setattr(module, "look_before", lambda clone, step, *, now: step)
+
+
+def edited_target_is_asked_as_it_is_now(patch: pytest.MonkeyPatch) -> None:
+    """An open attempt is asked about with what the job file has now."""
+
+    def resumed(self: pool.Pool, clone: Any, intent: Any) -> Any:
+        return clone, resume.first_step(intent, self._deps.policy, now=self._deps.clock.time())
+
+    patch.setattr(pool.Pool, "_resumed", resumed)
+
+
+def free_sends_without_end(patch: pytest.MonkeyPatch) -> None:
+    """What charges no attempt is sent again as often as it takes."""
+    after = absence._after_failure
+
+    def after_failure(look: steps.Look, *rest: Any) -> steps.Step:
+        return after(replace(look, ticket=look.ticket._replace(free=0)), *rest)
+
+    patch.setattr(absence, "_after_failure", after_failure)
+
+
+def node_codes_charge(patch: pytest.MonkeyPatch) -> None:
+    """What a node says of its own state counts against the target that hears it."""
+    patch.setattr(absence, "_UNCHARGED", frozenset({ErrorClass.RENEW, ErrorClass.FATAL}))
+
+
+def repair_names_closed_jobs(patch: pytest.MonkeyPatch) -> None:
+    """A repaired target is asked about by the last job uuid on record, also of one that ended before a retry."""
+    patch.setattr(repair, "_jobs", lambda target, line: (line.job_uuid or target.job_uuid, target.open_jobs))
+    bodies = repair._bodies
+
+    def without_unknown(*given: Any) -> Any:
+        for body in bodies(*given):
+            yield body.replace(b',"open_jobs":["unknown"]', b"")
+
+    patch.setattr(repair, "_bodies", without_unknown)
+
+
+def future_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """Times on record are right, also those of a clock that was ahead."""
+    first = resume.first_step
+    patch.setattr(resume, "first_step", lambda intent, policy, *, now: first(intent, policy, now=inf))
+
+
+def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
+    """Every server is taken to honour resourceUuid."""
+    patch.setattr(settle.Dependencies, "known", lambda self: absence.Knowledge(self.policy, self.clock.time()))
+    patch.setattr(
+        settle,
+        "_is_forbidden",
+        lambda step, world: isinstance(step, steps.Send) and world.stop.requested,
+    )
+
+
+def any_row_is_proof(patch: pytest.MonkeyPatch) -> None:
+    """Whatever is visible under the uuid that was asked for shows that the server honours resourceUuid."""
+    patch.setattr(proof, "differences", lambda clone, service: [])
+
+
+HOLES = (
+    Mutant("a refused look takes back", refused_look_takes_back, 10, "wider"),
+    Mutant("the last attempt speaks for all", last_attempt_speaks_for_all, 150, "attempts"),
+    Mutant("a refused repetition ends", refused_repetition_ends, 150, "repeated"),
+    Mutant("patience is the bound", patience_is_the_bound, 80, "attempts"),
+    Mutant("running is over", running_is_over, 150, "attempts"),
+    Mutant("at most once of one process", at_most_once_of_one_process, 15, "at most once"),
+    Mutant("at most once retries failures", at_most_once_retries_failures, 10, "at most once"),
+    Mutant("an inner code decides", inner_code_decides, 40, "at most once"),
+    Mutant("a given uuid is ours", given_uuid_is_ours, 20, "edits"),
+    Mutant("edited targets asked as they are now", edited_target_is_asked_as_it_is_now, 250, "edits"),
+    Mutant("free sends without end", free_sends_without_end, 40, "away"),
+    Mutant("node codes charge", node_codes_charge, 20, "away"),
+    Mutant("repair names closed jobs", repair_names_closed_jobs, 10, "retried"),
+    Mutant("the future is believed", future_is_believed, 5, "clocks"),
+    Mutant("proof is not needed", proof_not_needed, 10, "unproven"),
+    Mutant("any row is proof", any_row_is_proof, 40, "unproven"),
+)

@@ -1,0 +1,149 @@
+"""What a manifest says of clones, judged by the node's own books: whose they are, and what may still be made.
+
+A clone that the node made is never called failed, conflict, planned or withdrawn, and never unknown; nothing but a
+foreign service is a conflict; there are never two for a target, on any server; exit 5 only where nothing was ever sent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from batch.errors import ExitCode
+from batch.model import QUARANTINED, State
+from batch.zstack.answers import ErrorClass, NotSent, Refused
+from tests.simulation import promises
+from tests.simulation.booked import proven, records
+from tests.simulation.process import MANIFEST
+from tests.simulation.virtual import EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.simulation.command import Ended
+    from tests.simulation.wider import WiderWorld
+    from tests.simulation.witness import Post, Story
+
+_DENIALS: Final = {"failed", "conflict", "planned", "withdrawn", "undone", None}
+"""What says that a target has no clone of ours, and will have none."""
+_UNCHARGED: Final = 16
+"""POSTs of one target for each that is charged: after a dead session, or for a node that is not ready."""
+_SENT: Final = b'"state":"sent"'
+
+
+def broken(world: WiderWorld) -> list[str]:
+    """Everything found broken once nothing that was sent is under way any more."""
+    found = [*world.witness.broken, *disowned(world), *phantoms(world), *false_conflicts(world)]
+    found += promises.torn_chain(world, MANIFEST) or promises.reopened(world, MANIFEST)
+    found += promises.betrayed(world, MANIFEST)
+    for _, life in world.witness.lives:
+        found += promises.rate(world, life)
+    found += unbounded(world)
+    for story in world.witness.stories.values():
+        found += repeated(story)
+    return found
+
+
+def disowned(world: WiderWorld) -> list[str]:
+    """I1 and I3: what the node has made is on record as more than nothing, and no target has two clones."""
+    last = {record.key: record for record in records(world.manifest(MANIFEST))}
+    now = EPOCH + world.now
+    found = []
+    for row in world.node.ledger.clones:
+        key = _key(str(row.source))
+        state = last[key].state if key in last else None
+        if state is State.FAILED and last[key].at > now:
+            # A process whose clock was ahead found the time over; the retry finds the clone by its uuid.
+            continue
+        # Of a target of which every line was lost nobody could know; its uuid keeps it from a second one.
+        if state in _DENIALS and not (world.is_damaged and state in {None, "planned"}):
+            found.append(f"I3: {key} is {state} although {row.uuid} was made for it")
+    twice = Counter(row.source for row in world.node.ledger.clones if not _is_forgotten(world, row.uuid))
+    return [*found, *(f"I1: {count} clones of {source}" for source, count in twice.items() if count > 1)]
+
+
+def _is_forgotten(world: WiderWorld, uuid: str) -> bool:
+    """Whether the lines that a uuid was sent with were lost: once the job file gives another, nobody could know it."""
+    return world.is_damaged and uuid.encode() not in world.manifest(MANIFEST)
+
+
+def phantoms(world: WiderWorld) -> list[str]:
+    """I3: what is called cloned was made by a POST of ours for this very target."""
+    made = {row.uuid: _key(str(row.source)) for row in world.node.ledger.clones}
+    return [
+        f"I3: {record.key} is called cloned as {record.clone_uuid}"
+        for record in records(world.manifest(MANIFEST))
+        if record.state is State.CLONED and made.get(record.clone_uuid or "") != record.key
+    ]
+
+
+def false_conflicts(world: WiderWorld) -> list[str]:
+    """I3: a conflict is with a service that is not ours."""
+    foreign = world.attempts.traits.foreign | world.attempts.traits.differing
+    return [
+        f"I3: {record.key} is called a conflict with a uuid that nobody else has"
+        for record in records(world.manifest(MANIFEST))
+        if record.state is State.CONFLICT
+        and not any(clone.key == record.key and clone.resource_uuid in foreign for clone in world.versions.values())
+    ]
+
+
+def false_exit(world: WiderWorld, ended: Ended) -> list[str]:
+    """I15: "nothing was sent" only where no record of a POST was ever written."""
+    if ended.code == ExitCode.UNREACHABLE and _SENT in world.manifest(MANIFEST):
+        return [f"I15: exit 5 although something was sent: {ended.reason}"]
+    return []
+
+
+def in_doubt_for_ever(world: WiderWorld) -> list[str]:
+    """I7: on a healed server that is known to honour resourceUuid only what still answers 202 stays uncertain."""
+    last = {record.key: record for record in records(world.manifest(MANIFEST))}
+    if world.at_most_once or not proven(world.manifest(MANIFEST)):
+        return []
+    return [
+        f"I7: {key} stays {record.state}: {record.error}"
+        for key, record in last.items()
+        if record.state is State.UNCERTAIN
+        and record.error_code != QUARANTINED
+        and not _is_nobodys(world, key)
+        and not any(world.attempts.is_stuck(job) for job in (record.job_uuid or "", *(record.open_jobs or ())))
+    ]
+
+
+def _is_nobodys(world: WiderWorld, key: str) -> bool:
+    """Whether lines were lost and nobody could say whose the service is that has the target's uuid.
+
+    That is so of a uuid that the job file gives, and of a service that differs from what the job file has now.
+    """
+    rows, versions = world.attempts.rows, [clone for clone in world.versions.values() if clone.key == key]
+    is_given = any(clone.is_given and clone.resource_uuid in rows for clone in versions)
+    in_use = [clone for clone in world.clones if clone.key == key and clone.resource_uuid in rows]
+    return world.is_damaged and (is_given or any(rows[one.resource_uuid].name != one.params["name"] for one in in_use))
+
+
+def unbounded(world: WiderWorld) -> Iterator[str]:
+    """I7: a process sends no target without end."""
+    for _, life in world.witness.lives:
+        for uuid, count in Counter(post.uuid for post in life.posts if not isinstance(post.answer, NotSent)).items():
+            if count > world.limits.attempts * (1 + _UNCHARGED):
+                yield f"I7: {uuid} was sent {count} times by one process"
+
+
+def repeated(story: Story) -> Iterator[str]:
+    """At most once: one POST for each resource uuid beside those of which it was proven that nothing ran."""
+    for uuid, posts in story.posts.items():
+        doubtful = [post for post in posts if not _is_void(story, post)]
+        if any(post.is_at_most_once for post in doubtful[1:]):
+            yield f"I1: {uuid} was sent {len(doubtful)} times at most once"
+
+
+def _is_void(story: Story, post: Post) -> bool:
+    if isinstance(post.answer, NotSent):
+        return True
+    if isinstance(post.answer, Refused) and post.answer.error.error_class is not ErrorClass.AMBIGUOUS:
+        return True
+    return story.jobs[post.job].is_void
+
+
+def _key(source: str) -> str:
+    return f"t{int(source, 16) - 1}"

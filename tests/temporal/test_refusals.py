@@ -1,0 +1,76 @@
+"""What ends before anything is sent: flags that do not fit, a missing extra, a Temporal that is not there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.errors import ExitCode
+from tests.crash.stage import environment, node, write_job
+from tests.temporal.stage import staged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.temporal.stage import Server
+
+_WITHOUT = "import sys; sys.modules['temporalio'] = None; from batch.cli import main; main()"
+
+
+def run(folder: Path, *arguments: str, start: tuple[str, ...] = ("-m", "batch")) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, *start, *arguments],
+        cwd=folder,
+        env=environment("http://127.0.0.1:1/zstack") | {"TEMPORAL_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "job.yaml", "--engine", "temporal"), ("worker", "--rate", "1/s", "--share", "1/2")]
+)
+def test_a_missing_extra_is_named_with_what_installs_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Without the package temporalio both commands end with 2, and say how it is installed."""
+    write_job(tmp_path, 1)
+    code, said = run(tmp_path, *arguments, start=("-c", _WITHOUT))
+    assert code == ExitCode.USAGE
+    assert "pip install 'zclone[temporal]'" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("run", "job.yaml", "--engine", "temporal"), ExitCode.UNREACHABLE, "127.0.0.1:1"),
+        (("run", "job.yaml", "--engine", "temporal", "--simulate"), ExitCode.USAGE, "--simulate"),
+        (("run", "job.yaml", "--cancel"), ExitCode.USAGE, "--engine temporal"),
+        (("worker", "--rate", "1/s"), ExitCode.UNREACHABLE, "127.0.0.1:1"),
+        (("worker", "--rate", "fast"), ExitCode.USAGE, "--rate"),
+        (("worker", "--rate", "1/s", "--share", "1/0"), ExitCode.USAGE, "--share"),
+        (("worker", "--rate", "1/s", "--share", "3/2"), ExitCode.USAGE, "--share"),
+        (("worker", "--rate", "1/s", "--share", "one of three"), ExitCode.USAGE, "--share"),
+    ],
+)
+def test_what_cannot_begin_says_why(tmp_path: Path, arguments: tuple[str, ...], code: ExitCode, word: str) -> None:
+    """A flag that does not fit ends with 2, a Temporal that nobody answers for with 5; no target is recorded."""
+    write_job(tmp_path, 1)
+    found, said = run(tmp_path, *arguments)
+    assert (found, word in said) == (code, True), said
+    assert not any(b'"planned"' in path.read_bytes() for path in tmp_path.glob("*.manifest.jsonl"))
+
+
+def test_a_rate_below_the_workers_is_refused(server: Server, tmp_path: Path) -> None:
+    """A run whose own rate is lower than that of the workers ends with 2 and names both; the default is not its own."""
+    write_job(tmp_path, 2)
+    with node("calm", cwd=tmp_path) as served, staged(tmp_path, served.url, server) as stage:
+        stage.work(rate="20/s")
+        code, said = stage.run_job("--rate", "19/s")
+        assert (code, "19/s" in said, "20/s" in said) == (ExitCode.USAGE, True, True)
+        assert served.ledger()["clones_made"] == 0
+        assert stage.run_job()[0] == ExitCode.OK
