@@ -6,6 +6,9 @@ import base64
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,7 +25,6 @@ from tests.confined import sitecustomize as confined
 from tests.nodes import announced
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
 
 # How long an example takes says how loaded the machine is.
@@ -135,6 +137,24 @@ def zclone(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subproces
         *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path = tmp_path
     ) -> subprocess.CompletedProcess[str]:
         return forkserver.run([str(argument) for argument in arguments], cwd=cwd, env=child_env | (env or {}))
+
+    return call
+
+
+@pytest.fixture
+def interrupt(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command, end it by SIGTERM when a manifest in the test's directory holds a clone, and return its end."""
+
+    def call(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        given = [str(argument) for argument in arguments]
+        with forkserver.start_text(given, cwd=tmp_path, env=child_env | (env or {})) as process:
+            while process.poll() is None:
+                if any(b'"cloned"' in path.read_bytes() for path in tmp_path.glob("*.manifest.jsonl")):
+                    process.send_signal(signal.SIGTERM)
+                    break
+                time.sleep(0.02)
+            stdout, stderr = process.communicate(250)
+            return subprocess.CompletedProcess(given, process.wait(), stdout, stderr)
 
     return call
 

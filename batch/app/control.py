@@ -46,6 +46,8 @@ _LONGEST_PATH: Final = 107
 _LONGEST_LINE: Final = 1 << 16
 _TIMEOUT: Final = 30.0
 """Seconds that the other end may take."""
+_ROUNDS_TO_ACCEPT: Final = 4
+"""Rounds of the event loop from a connection to the handler; a server closed in between leaves the connection open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,10 @@ async def listen(setup: Setup, manifest: Manifest, controls: Controls, *, stop: 
         yield
     finally:
         if server is not None:
-            server.close()
             _unlink(manifest.path)
+            for _ in range(_ROUNDS_TO_ACCEPT):
+                await asyncio.sleep(0)
+            server.close()
             await handler.close()
 
 
@@ -168,12 +172,13 @@ class _RequestHandler:
             task.cancel()
         await asyncio.gather(*self._busy, return_exceptions=True)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one question."""
+    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one question in a task of its own."""
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
-        await asyncio.wait({task})
+        # Also where the task is cancelled before it began.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connected = writer.get_extra_info("socket")
@@ -186,10 +191,6 @@ class _RequestHandler:
         except (OSError, ValueError, TimeoutError):
             # The other end is gone, slow, or no zclone: the run goes on.
             pass
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:

@@ -104,6 +104,20 @@ async def test_nonsense_changes_nothing(line: bytes, tmp_path: Path) -> None:
         assert (await scene.order("concurrency=3"))["concurrency"] == 3
 
 
+@pytest.mark.parametrize("rounds", range(8))
+async def test_a_connection_made_as_the_run_ends_is_closed(rounds: int, tmp_path: Path) -> None:
+    """However far the event loop is with it, nothing of it is left."""
+    scene = Scene(tmp_path / "m.jsonl")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.settimeout(60)
+        async with scene.listening():
+            with control._address(scene.path) as address:
+                other.connect(address)
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+        assert await asyncio.to_thread(other.recv, 1) == b""
+
+
 async def test_a_run_that_ends_takes_no_orders_but_shows_what_is_in_force(tmp_path: Path) -> None:
     """After a stop an order is refused with the reason; the question alone is answered."""
     scene = Scene(tmp_path / "m.jsonl")
