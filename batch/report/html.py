@@ -19,7 +19,7 @@ from batch.report.page_data import page_data
 from batch.report.text import duration, iso
 from batch.report.words import CHINESE, ENGLISH
 from batch.text import escape
-from batch.zstack.classify import with_hint
+from batch.zstack.classify import missing_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from batch.report.data import Process, ReportData
     from batch.report.failures import Failures
     from batch.report.figures import Figures
-    from batch.zstack.classify import Language
 
 _VERDICTS: Final = {
     ExitCode.OK: "all_cloned",
@@ -39,13 +38,13 @@ _MOST_GROUPS: Final = 200
 _LONGEST: Final = 600
 
 
-def html_report(report: ReportData, *, at: float, language: Language = "en") -> str:
+def html_report(report: ReportData, *, at: float) -> str:
     """Return the page; ``at``: when it is written, seconds since the epoch."""
     style, script = _part("page.css"), _part("page.js")
     known, header = figures(report), report.header
     verdict = "running" if report.is_running else _VERDICTS[known.exit_code]
     groups = failures(report)
-    shown = _failures(groups, language)
+    shown = _failures(groups)
     values = {
         **{word: html.escape(text) for word, text in ENGLISH.items()},
         "title": _text(f"{header.job} {header.run} | zclone"),
@@ -62,7 +61,7 @@ def html_report(report: ReportData, *, at: float, language: Language = "en") -> 
         "failures_below": ("" if groups else shown) + _verification(report),
         "environment_title": ENGLISH["environment"],
         "environment": _facts(report, at),
-        "data": page_data(report, {"en": ENGLISH, "zh": CHINESE}, language),
+        "data": page_data(report, {"en": ENGLISH, "zh": CHINESE}),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
@@ -125,13 +124,13 @@ def _time(at: float) -> str:
     return f'<time datetime="{exact}">{exact[:19].replace("T", " ")}</time>'
 
 
-def _failures(groups: list[Failures], language: Language) -> str:
+def _failures(groups: list[Failures]) -> str:
     title = f'<section id="failures"><h2>{_word("failures")}</h2>'
     if not groups:
         return f"{title}<p>{_word('none_failed')}</p></section>\n"
     return (
         title
-        + "".join(_group(group, language) for group in groups[:_MOST_GROUPS])
+        + "".join(_group(group) for group in groups[:_MOST_GROUPS])
         + (f"<p>+ {len(groups) - _MOST_GROUPS}</p></section>\n" if len(groups) > _MOST_GROUPS else "</section>\n")
     )
 
@@ -147,12 +146,13 @@ def _verification(report: ReportData) -> str:
     )
 
 
-def _group(group: Failures, language: Language) -> str:
-    error = with_hint(group.code, group.error[:_LONGEST], language) or ""
+def _group(group: Failures) -> str:
+    error, hint = group.error[:_LONGEST], missing_hint(group.code, group.error[:_LONGEST])
+    advice = f' (<span data-t="{html.escape(hint)}">{html.escape(hint)}</span>)' if hint else ""
     named = ", ".join(f"<code>{_text(key)}</code>" for key in group.keys)
     return (
         f'<div class="group {group.state.value}"><p><b>{group.count}</b> &times; {_word(group.state.value)} '
-        f"<code>{_text(group.code or '-')}</code> {_text(error)}</p>"
+        f"<code>{_text(group.code or '-')}</code> {_text(error)}{advice}</p>"
         f'<p class="hint">{_word("such_as")} {named}</p><pre><code>{_text(group.command)}</code></pre></div>'
     )
 
@@ -176,9 +176,9 @@ def _facts(report: ReportData, at: float) -> str:
 
 def _process(process: Process, *, is_running: bool) -> str:
     started, ended = process.started, process.ended
-    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} to {iso(process.last_at)}: ")
+    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} – {iso(process.last_at)}: ")
     reasons = () if ended is None else filter(None, (ended.code, ended.reason))
     reason = "".join(f", {text}" for text in reasons)
     alive = "running" if is_running else "killed"
-    end = _word(alive) if ended is None else _text(f"exit {ended.exit_code}{reason}")
+    end = _word(alive) if ended is None else f"{_word('exit')} {_text(f'{ended.exit_code}{reason}')}"
     return f"<tr><td>{_word('process')}</td><td>{who}{end}</td></tr>"

@@ -11,7 +11,7 @@ from batch import jsoncodec
 from batch.model import State
 from batch.report.figures import figures
 from batch.text import escape
-from batch.zstack.classify import with_hint
+from batch.zstack.classify import missing_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,14 +24,17 @@ _STATES: Final = [state.value for state in State]
 _LONGEST_ERROR: Final = 400
 
 
-def page_data(report: ReportData, words: Mapping[str, Mapping[str, str]], language: Language) -> str:
-    """Return the data; times are whole milliseconds from the run's first line."""
+def page_data(report: ReportData, words: Mapping[Language, Mapping[str, str]]) -> str:
+    """Return the data; times are whole milliseconds from the run's first line.
+
+    ``words``: those of the page in each language; the hints of the run's errors are added to them.
+    """
     known = figures(report)
 
     def ms(at: float) -> int:
         return round((at - known.began) * 1000)
 
-    codes, errors = _Texts(), _Texts()
+    codes, errors, hints = _Texts(), _Texts(), _Texts()
     targets = report.targets
     data: dict[str, JsonValue] = {
         "states": [*_STATES],
@@ -44,12 +47,13 @@ def page_data(report: ReportData, words: Mapping[str, Mapping[str, str]], langua
         "state": [_STATES.index(target.state.value) for target in targets],
         "attempts": [target.last.attempt if target.last else 0 for target in targets],
         "code": [codes.number(escape(target.error_code or "")) for target in targets],
-        "error": [errors.number(_error(target, language)) for target in targets],
+        "error": [errors.number(_error(target)) for target in targets],
+        "hint": [hints.number(_hint(target, "en")) for target in targets],
         "bars": [_bar(bar, ms) for bar in lanes(targets, until=known.until)],
         "pauses": [[ms(start), ms(end)] for start, end in pauses(report.processes)],
-        "words": {language: dict(texts) for language, texts in words.items()},
+        "words": {language: {**texts, **_hints(targets, language)} for language, texts in words.items()},
     }
-    data |= {"codes": [*codes.texts], "errors": [*errors.texts]}
+    data |= {"codes": [*codes.texts], "errors": [*errors.texts], "hints": [*hints.texts]}
     # In a script element only "<" can begin markup; JSON strings may hold it escaped.
     return jsoncodec.encode(data).replace("<", "\\u003c")
 
@@ -69,8 +73,18 @@ def _last(target: TargetData, name: str) -> str:
     return "" if value is None else str(value)
 
 
-def _error(target: TargetData, language: Language) -> str:
-    return escape(with_hint(target.error_code, target.error, language) or "")[:_LONGEST_ERROR]
+def _error(target: TargetData) -> str:
+    return escape(target.error or "")[:_LONGEST_ERROR]
+
+
+def _hint(target: TargetData, language: Language) -> str:
+    return missing_hint(target.error_code, target.error, language)
+
+
+def _hints(targets: Iterable[TargetData], language: Language) -> dict[str, JsonValue]:
+    """Return the hints of all errors by their English text."""
+    failed = (target for target in targets if target.error_code)
+    return {hint: _hint(target, language) for target in failed if (hint := _hint(target, "en"))}
 
 
 def _bar(bar: Bar, ms: Callable[[float], int]) -> JsonValue:

@@ -94,7 +94,7 @@ def require_ending(out: Path) -> None:
 def _texts(report: ReportData, ending: str, at: float, language: Language) -> Iterator[str]:
     match ending:
         case ".html":
-            yield html_report(report, at=at, language=language)
+            yield html_report(report, at=at)
         case ".md":
             yield from markdown_report(report, at=at, language=language)
         case ".csv":

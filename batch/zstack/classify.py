@@ -92,10 +92,16 @@ def with_hint(code: str | None, text: str | None, language: Language = "en") -> 
 
     A text that holds its hint already, as older manifests have it, stays as it is.
     """
+    hint = missing_hint(code, text, language)
+    return f"{text} ({hint})" if hint else text
+
+
+def missing_hint(code: str | None, text: str | None, language: Language = "en") -> str:
+    """Return the hint of an error on record; empty where it has none, or ``text`` holds it in either language."""
     rule = _rule_on_record(code or "", text or "")
     if rule is None or not text or f"({rule.hint})" in text or f"({rule.hint_zh})" in text:
-        return text
-    return f"{text} ({_hint(rule, language)})"
+        return ""
+    return _hint(rule, language)
 
 
 def safe_text(text: str, longest: int = LONGEST_TEXT) -> str:

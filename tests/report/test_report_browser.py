@@ -9,6 +9,7 @@ import pytest
 
 from batch.report.write import write_report
 from batch.text import escape
+from batch.zstack.classify import hint_of
 from tests.report.browser import CHROMIUM, Page, browser
 from tests.report.made_manifest import HOSTILE, make_manifest
 
@@ -52,6 +53,24 @@ async def test_the_report_opens_without_a_complaint(tmp_path: Path, targets: int
         assert len(set(shots.values())) == len(shots)
         assert await page.run("document.documentElement.lang") == "zh-CN"
         assert "失败" in await page.run("document.getElementById('failures').innerText")
+
+
+async def test_hints_are_in_the_language_of_the_page(tmp_path: Path) -> None:
+    """What to do about an error is said in the page's language: above the charts, in the table and to the search."""
+    url = await asyncio.to_thread(written, tmp_path, 300)
+    hint, advice = hint_of("SYS.1007", "image is not Ready"), hint_of("SYS.1007", "image is not Ready", "zh")
+    async with browser(tmp_path) as page:
+        for part, wanted, other in ((LOOKS["light"], hint, advice), (LOOKS["zh"], advice, hint)):
+            await look(page, url, part)
+            for place in ("failures", "rows"):
+                text = await page.run(f"document.getElementById('{place}').innerText")
+                assert f"({wanted})" in text
+                assert other not in text
+            await page.run(f"document.getElementById('search').value = {wanted.split()[0]!r}, null")
+            await page.run("document.getElementById('search').dispatchEvent(new Event('input')), null")
+            assert await page.run("document.getElementById('rows').rows.length") > 0
+        await page.run("document.getElementById('language').click(), null")
+        assert hint in await page.run("document.getElementById('failures').innerText")
 
 
 async def test_the_lane_picture_shows_failures_retries_and_pauses(tmp_path: Path) -> None:

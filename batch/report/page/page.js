@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
-const { states, keys, sources, clones, names, state, attempts, codes, code, errors, error, bars, pauses, words } = data;
+const { states, keys, sources, clones, names, state, attempts, codes, code, errors, error, hints, hint, bars, pauses, words } = data;
 const count = keys.length, PAGE = 100;
 let language = "en", shown = [], page = 0, from = 0, to = data.end, column = -1, descending = false, isPrinting = false;
 
@@ -15,7 +15,8 @@ const clock = (ms) => {
   const all = Math.round(ms / 1000), h = Math.floor(all / 3600), m = Math.floor(all / 60) % 60, s = all % 60;
   return h ? `${h}:${String(m).padStart(2, "0")}:${String(s).padStart(2, "0")}` : `${m}:${String(s).padStart(2, "0")}`;
 };
-const trouble = (i) => [codes[code[i]], errors[error[i]]].filter(Boolean).join(": ");
+const advised = (i) => errors[error[i]] + (hint[i] ? ` (${say(hints[hint[i]])})` : "");
+const trouble = (i) => [codes[code[i]], advised(i)].filter(Boolean).join(": ");
 
 // A bar: target, lane, start, milliseconds to acceptance (-1: never), milliseconds to the end, state, later attempts.
 const parsed = bars.map((b) => ({ target: b[0], lane: b[1], start: b[2], accepted: b[3] < 0 ? null : b[2] + b[3], end: b[2] + b[4], state: states[b[5]], again: b.slice(6).map((at) => b[2] + at) }));
@@ -236,7 +237,7 @@ $("closer").addEventListener("click", () => scale(0.5));
 $("wider").addEventListener("click", () => scale(2));
 $("whole").addEventListener("click", whole);
 
-const texts = keys.map((key, i) => [key, sources[i], clones[i], names[i], trouble(i)].join("\n").toLowerCase());
+let texts = [];
 function find() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean), wanted = $("state").value;
   shown = [];
@@ -313,7 +314,7 @@ const FORMULA = /^\s*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212\t\r\n\0]/;
 const cell = (value) => `"${(FORMULA.test(value) ? "'" : "") + String(value).replaceAll('"', '""')}"`;
 $("csv").addEventListener("click", () => {
   const lines = [["key", "source_uuid", "clone_uuid", "name", "state", "attempts", "error_code", "error"]];
-  for (const i of shown) lines.push([keys[i], source(i), clones[i], names[i], states[state[i]], String(attempts[i]), codes[code[i]], errors[error[i]]]);
+  for (const i of shown) lines.push([keys[i], source(i), clones[i], names[i], states[state[i]], String(attempts[i]), codes[code[i]], advised(i)]);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob(["\ufeff" + lines.map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n"], { type: "text/csv" }));
   link.download = data.file + ".csv";
@@ -323,6 +324,7 @@ $("csv").addEventListener("click", () => {
 
 function speak(chosen) {
   language = chosen;
+  texts = keys.map((key, i) => [key, sources[i], clones[i], names[i], trouble(i)].join("\n").toLowerCase());
   root.lang = chosen === "zh" ? "zh-CN" : "en";
   for (const item of document.querySelectorAll("[data-t]")) item.textContent = say(item.dataset.t);
   for (const item of document.querySelectorAll("[data-a]")) item.setAttribute("aria-label", say(item.dataset.a));
