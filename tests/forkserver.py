@@ -2,7 +2,7 @@
 
 What it forks is a process like any other: its own pid, directory, environment, streams and signals. Functions take the
 arguments of ``zclone``. Where the environment changes how Python itself starts (PYTHON*, LANG, LC_*), the forked
-process becomes a new interpreter.
+process becomes a new interpreter. A forked command has its embedded node forked in the same way.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import sys
 import time
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic, Literal, Self, TypeAlias, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 Stream: TypeAlias = Literal["pipe", "stdout", "inherited"]
 
@@ -161,12 +162,19 @@ def _fork(
     has_stdin: bool = False,
     stderr: Stream = "pipe",
     new_session: bool = False,
+    outlives: bool = False,
 ) -> tuple[socket.socket, int | None, int, int | None]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     read_in, write_in = os.pipe() if has_stdin else (os.open(os.devnull, os.O_RDONLY), None)
     read_out, write_out = os.pipe()
     read_err, write_err = os.pipe() if stderr == "pipe" else (None, os.dup(write_out if stderr == "stdout" else 2))
-    request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env), "new_session": new_session}
+    request = {
+        "arguments": list(arguments),
+        "cwd": str(cwd),
+        "env": dict(env),
+        "new_session": new_session,
+        "outlives": outlives,
+    }
     given = [theirs.fileno(), read_in, write_out, write_err]
     socket.send_fds(_server(), [json.dumps(request).encode()], given)
     for number in given[1:]:
@@ -196,7 +204,7 @@ def _server() -> socket.socket:
     return ours
 
 
-def _serve(requests: socket.socket) -> None:
+def _serve(tests: socket.socket) -> None:
     import batch  # noqa: PLC0415 - the tests' own process does not need it
 
     for module in pkgutil.walk_packages(batch.__path__, "batch."):
@@ -206,19 +214,40 @@ def _serve(requests: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    commands, of_commands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     while True:
-        data, numbers, _, _ = socket.recv_fds(requests, _LARGEST_REQUEST, 4)
-        if not data:
-            return
-        if not os.fork():
-            requests.close()
-            _keep(json.loads(data), *numbers)
-        for number in numbers:
-            os.close(number)
+        for requests in select.select([tests, commands], [], [])[0]:
+            data, numbers, _, _ = socket.recv_fds(requests, _LARGEST_REQUEST, 4)
+            if not data:
+                return
+            if not os.fork():
+                tests.close()
+                commands.close()
+                globals()["_server"] = lambda: of_commands
+                _keep(json.loads(data), *numbers)
+            for number in numbers:
+                os.close(number)
+
+
+def _fork_node(
+    command: Sequence[str], *, env: Mapping[str, str], start_new_session: bool, **_: object
+) -> Process[bytes]:
+    """Fork the embedded node of a command, in place of subprocess.Popen. It outlives the command until its stdin ends."""
+    control, write, read, _error = _fork(
+        command[command.index("batch") + 1 :],
+        Path.cwd(),
+        {**env, "PYTHONPATH": os.environ["PYTHONPATH"]},
+        has_stdin=True,
+        stderr="inherited",
+        new_session=start_new_session,
+        outlives=True,
+    )
+    assert write is not None
+    return Process(control, open(write, "wb", 0), open(read, "rb"), None)  # noqa: PTH123, SIM115 - descriptors
 
 
 def _keep(request: dict[str, Any], control: int, *streams: int) -> None:
-    """Fork the command, tell its pid and exit code, and kill it where nobody waits for them any more."""
+    """Fork the command, tell its pid and exit code, and kill it where nobody waits for them, unless it outlives that."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if not child:
@@ -229,7 +258,8 @@ def _keep(request: dict[str, Any], control: int, *streams: int) -> None:
     with socket.socket(fileno=control) as answers:
         answers.send(json.dumps(child).encode())
         ended = os.pidfd_open(child)
-        if ended not in select.select([ended, answers.fileno()], [], [])[0]:
+        awaited = [ended] if request["outlives"] else [ended, answers.fileno()]
+        if ended not in select.select(awaited, [], [])[0]:
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with suppress(OSError):
@@ -256,6 +286,11 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - the process ends with it
     sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    from batch.app import node  # noqa: PLC0415 - the tests' own process does not need it
+
+    vars(node)["subprocess"] = SimpleNamespace(
+        Popen=_fork_node, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
+    )
     runpy.run_module("batch", run_name="__main__", alter_sys=True)
 
 
