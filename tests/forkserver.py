@@ -232,7 +232,7 @@ def _serve(tests: socket.socket) -> None:
 def _fork_node(
     command: Sequence[str], *, env: Mapping[str, str], start_new_session: bool, **_: object
 ) -> Process[bytes]:
-    """Fork the embedded node of a command, in place of subprocess.Popen. It outlives the command until its stdin ends."""
+    """Fork the embedded node of a command, in place of subprocess.Popen; it ends with its stdin."""
     control, write, read, _error = _fork(
         command[command.index("batch") + 1 :],
         Path.cwd(),
@@ -243,11 +243,11 @@ def _fork_node(
         outlives=True,
     )
     assert write is not None
-    return Process(control, open(write, "wb", 0), open(read, "rb"), None)  # noqa: PTH123, SIM115 - descriptors
+    return Process(control, open(write, "wb", 0), open(read, "rb"), None)  # noqa: PTH123 - descriptors
 
 
 def _keep(request: dict[str, Any], control: int, *streams: int) -> None:
-    """Fork the command, tell its pid and exit code, and kill it where nobody waits for them, unless it outlives that."""
+    """Fork the command and tell its pid and exit code. Kill it where nobody waits for them, unless it ``outlives`` that."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if not child:

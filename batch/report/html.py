@@ -176,7 +176,7 @@ def _facts(report: ReportData, at: float) -> str:
 
 def _process(process: Process, *, is_running: bool) -> str:
     started, ended = process.started, process.ended
-    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} – {iso(process.last_at)}: ")
+    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} to {iso(process.last_at)}: ")
     reasons = () if ended is None else filter(None, (ended.code, ended.reason))
     reason = "".join(f", {text}" for text in reasons)
     alive = "running" if is_running else "killed"
