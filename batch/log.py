@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from batch.redaction import REDACTED, Secrets
+from batch.redaction import REDACTED, SECRETS
 from batch.text import escape, escape_json, fit
 
 if TYPE_CHECKING:
@@ -46,10 +46,6 @@ class Format(StrEnum):
 
     JSON = "json"
     CONSOLE = "console"
-
-
-SECRETS: Final = Secrets()
-"""The secrets of this process: whatever resolves a setting registers it here before it is used."""
 
 
 class _Lines:

@@ -114,6 +114,10 @@ class Secrets:
                 at = text.find(gram, max(at + 1, max(stop for _, stop in grown) - len(gram) + 1))
 
 
+SECRETS: Final = Secrets()
+"""The secrets of this process: whatever resolves a setting registers it here before it is used."""
+
+
 def _extend(text: str, at: int, form: str, offset: int, size: int) -> tuple[int, int]:
     """Return where a part of ``form`` starts and ends, of which ``size`` characters from ``offset`` stand at ``at``."""
     start, stop = at, at + size

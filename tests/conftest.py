@@ -18,8 +18,7 @@ import hypothesis
 import pytest
 
 import batch
-from batch.log import SECRETS
-from batch.redaction import Secrets
+from batch.redaction import SECRETS, Secrets
 from tests import forkserver
 from tests.confined import sitecustomize as confined
 from tests.nodes import announced

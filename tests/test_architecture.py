@@ -42,7 +42,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         "batch.engine": "batch.model batch.errors batch.clock batch.zstack.answers batch.zstack.polling",
         "batch.simulator": "batch.zstack.params batch.outputs",
         "batch.clock": "",
-        "batch.settings": "batch.model batch.errors batch.text batch.log batch.jobfile batch.zstack.settings",
+        "batch.settings": "batch.model batch.errors batch.text batch.redaction batch.jobfile batch.zstack.settings",
         "batch.temporal": "batch.model batch.errors batch.clock batch.engine batch.zstack",
         "batch.app": "batch.__version__ batch.model batch.errors batch.text batch.schema batch.clock batch.keytable "
         "batch.redaction batch.sink batch.log batch.outputs batch.zstack batch.jobfile batch.manifest batch.settings "

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from batch.engine.ports import HandOverJournal, Journal
-from batch.log import SECRETS
 from batch.model import State
+from batch.redaction import SECRETS
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:

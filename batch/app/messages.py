@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-import structlog
-
-from batch.log import SECRETS
+from batch.redaction import SECRETS
 from batch.sink import Sink, to_descriptor
 from batch.text import escape, to_json
 
@@ -111,6 +109,9 @@ def _is_delivered(descriptor: int, text: bytes) -> bool:
 
 def warn(warnings: Iterable[str]) -> None:
     """Log a warning for the operator."""
+    # Commands that log nothing do without structlog, which imports rich.
+    import structlog
+
     for warning in warnings:
         structlog.get_logger().warning("operator.warned", text=warning)
 

@@ -14,7 +14,7 @@ from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
 from batch.engine.timely import TimelyGate
 from batch.manifest.kinds import ConnectedLine
-from batch.redaction import Secrets
+from batch.redaction import SECRETS, Secrets
 from batch.zstack import connect
 from batch.zstack.auxiliary import AuxiliaryApi
 from batch.zstack.settings import PasswordAuth, Settings
@@ -77,7 +77,7 @@ class Server:
         if self._client is None:
             settings = self._stack.enter_context(self._endpoint())
             # What an embedded node is opened with is no secret, and words such as its "password" are in many texts.
-            secrets = Secrets() if self.is_rehearsal else log.SECRETS
+            secrets = Secrets() if self.is_rehearsal else SECRETS
             connecting = connect(
                 settings, gate=self._passage, clock=self.clock, language=language(self._environ), secrets=secrets
             )

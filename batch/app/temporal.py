@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.app.diagnosis import Diagnosis
 from batch.errors import ExitCode, UsageError, ZcloneError
-from batch.log import SECRETS
+from batch.redaction import SECRETS
 from batch.settings.names import TEMPORAL_KEY_FILE
 from batch.settings.secret_files import read_secret
 from batch.text import escape

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from batch import log
 from batch.app.options import Engine
 from batch.engine.webhooks import WebHooks
 from batch.errors import UsageError
+from batch.redaction import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -99,7 +99,7 @@ async def web_hooks(address: HookAddress | None, client: Client, polls: PollSche
     hooks = WebHooks(polls)
     async with HookListener(address.host, address.port, base=address.url, receiver=hooks) as listener:
         # The server may quote its headers in an error.
-        log.SECRETS.add(listener.token)
+        SECRETS.add(listener.token)
         structlog.get_logger().info("webhook.listening", address=listener.address)
         client.web_hook = listener.url
         yield hooks

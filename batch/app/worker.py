@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from batch import log, outputs
+from batch import outputs
 from batch.app.event_loop import loop_factory, on_signal
 from batch.app.messages import language, say
 from batch.app.server import say_pause, say_warnings
@@ -19,6 +19,7 @@ from batch.engine.timely import TimelyGate
 from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
 from batch.jobfile.units import read_rate
 from batch.progress import BEAT, ticking
+from batch.redaction import SECRETS
 from batch.report.metrics import worker_metrics
 from batch.settings.reader import read_settings
 from batch.zstack import connect
@@ -51,7 +52,7 @@ async def _work(
     gate = Gate(rate * share, cap=hard_cap(rate * share), clock=clock, paused=say_pause)
     with on_signal(lambda name: _end(stop, name)):
         client = await connect(
-            settings, gate=TimelyGate(gate, clock), clock=clock, language=language(environ), secrets=log.SECRETS
+            settings, gate=TimelyGate(gate, clock), clock=clock, language=language(environ), secrets=SECRETS
         )
         async with client, _metrics_kept(metrics_file, gate, rate=rate * share):
             say_warnings(client.warnings)

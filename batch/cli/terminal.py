@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.app.messages import is_terminal, say, silence
 from batch.errors import UsageError, ZcloneError
-from batch.log import SECRETS
+from batch.redaction import SECRETS
 from batch.text import escape
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from batch.jobfile.events import walk
 from batch.jobfile.inputs import open_regular
 from batch.jobfile.nodes import text_tree
 from batch.jobfile.problems import Problems
-from batch.log import SECRETS
+from batch.redaction import SECRETS
 from batch.text import shell_path
 from batch.zstack.settings import Auth, PasswordAuth, SessionAuth, endpoint_url
 

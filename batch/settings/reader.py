@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import UsageError
-from batch.log import SECRETS
+from batch.redaction import SECRETS
 from batch.settings.contexts import check_url, find_context
 from batch.settings.endpoints import Endpoint, find_endpoint, tls_warnings
 from batch.settings.names import ACCOUNT, KEY_ID, KEY_SECRET, PASSWORD, SECRET_NAMES, SESSION, URL, unknown_names
