@@ -164,11 +164,12 @@ def serve_node(child_env: dict[str, str]) -> Iterator[Callable[..., str]]:
     nodes: list[forkserver.Process[bytes]] = []
 
     def start(*flags: str) -> str:
-        arguments = ["simulate", "--port", "0", "--until-stdin-closes", *flags]
-        node = forkserver.start(arguments, cwd=Path.cwd(), env=child_env, has_stdin=True, stderr="inherited")
+        arguments = ["simulate", "--port", "0", *flags]
+        node = forkserver.start(arguments, cwd=Path.cwd(), env=child_env, stderr="inherited")
         nodes.append(node)
         return announced(node.stdout.readline())
 
     yield start
     for node in nodes:
+        node.send_signal(signal.SIGTERM)
         node.communicate(timeout=60)

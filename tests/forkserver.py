@@ -34,6 +34,7 @@ Stream: TypeAlias = Literal["pipe", "stdout", "inherited"]
 
 _AT_START: Final = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_")
 """Beginnings of the variables that count when an interpreter starts."""
+_NODE: Final = "batch.simulator"
 _LARGEST_REQUEST: Final = 128 << 10
 
 
@@ -141,15 +142,14 @@ def start(
     *,
     cwd: Path,
     env: Mapping[str, str],
-    has_stdin: bool = False,
     stderr: Stream = "pipe",
 ) -> Process[bytes]:
-    """Start ``zclone``; with ``has_stdin`` there is a pipe to it. ``stderr`` joins stdout, or is the tests' own."""
-    control, write, read, error = _fork(arguments, cwd, env, has_stdin=has_stdin, stderr=stderr)
+    """Start ``zclone`` without stdin; ``stderr`` joins stdout, or is the tests' own."""
+    control, _, read, error = _fork(arguments, cwd, env, stderr=stderr)
     return Process(
         control,
-        None if write is None else open(write, "wb", 0),  # noqa: PTH123 - a descriptor
-        open(read, "rb"),  # noqa: PTH123
+        None,
+        open(read, "rb"),  # noqa: PTH123 - a descriptor
         None if error is None else open(error, "rb"),  # noqa: PTH123
     )
 
@@ -163,6 +163,7 @@ def _fork(
     stderr: Stream = "pipe",
     new_session: bool = False,
     outlives: bool = False,
+    module: str = "batch",
 ) -> tuple[socket.socket, int | None, int, int | None]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     read_in, write_in = os.pipe() if has_stdin else (os.open(os.devnull, os.O_RDONLY), None)
@@ -174,6 +175,7 @@ def _fork(
         "env": dict(env),
         "new_session": new_session,
         "outlives": outlives,
+        "module": module,
     }
     given = [theirs.fileno(), read_in, write_out, write_err]
     socket.send_fds(_server(), [json.dumps(request).encode()], given)
@@ -234,13 +236,14 @@ def _fork_node(
 ) -> Process[bytes]:
     """Fork the embedded node of a command, in place of subprocess.Popen; it ends with its stdin."""
     control, write, read, _error = _fork(
-        command[command.index("batch") + 1 :],
+        command[command.index(_NODE) + 1 :],
         Path.cwd(),
         {**env, "PYTHONPATH": os.environ["PYTHONPATH"]},
         has_stdin=True,
         stderr="inherited",
         new_session=start_new_session,
         outlives=True,
+        module=_NODE,
     )
     assert write is not None
     return Process(control, open(write, "wb", 0), open(read, "rb"), None)  # noqa: PTH123 - descriptors
@@ -276,7 +279,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     if request["new_session"]:
         os.setsid()
     if _at_start(request["env"]) != _at_start(os.environ):
-        command = [sys.executable, "-m", "batch", *request["arguments"]]
+        command = [sys.executable, "-m", request["module"], *request["arguments"]]
         os.execve(sys.executable, command, request["env"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -291,7 +294,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     vars(node)["subprocess"] = SimpleNamespace(
         Popen=_fork_node, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
-    runpy.run_module("batch", run_name="__main__", alter_sys=True)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:

@@ -40,7 +40,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         "batch.zstack.classify batch.zstack.comparison",
         "batch.plan": "batch.model batch.errors batch.keytable batch.jobfile batch.zstack.params",
         "batch.engine": "batch.model batch.errors batch.clock batch.zstack.answers batch.zstack.polling",
-        "batch.simulator": "batch.zstack.params batch.outputs",
+        "batch.simulator": "batch.errors batch.zstack.params batch.outputs",
         "batch.clock": "",
         "batch.settings": "batch.model batch.errors batch.text batch.redaction batch.jobfile batch.zstack.settings",
         "batch.temporal": "batch.model batch.errors batch.clock batch.engine batch.zstack",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from batch.app.options import PRESETS
 from batch.errors import UsageError, ZcloneError
 
 if TYPE_CHECKING:
@@ -46,9 +47,8 @@ def embedded_node(environ: Mapping[str, str], *, faults: str, state: Path) -> It
     It ends when its stdin closes, so with this process. It has its own session, so that Ctrl-C reaches the run only,
     which then settles what is in flight.
     """
-    arguments = ["simulate", "--port", "0", "--faults", faults, "--state", str(state), "--until-stdin-closes"]
     node = subprocess.Popen(  # noqa: S603 - our own interpreter and module # nosec B603
-        [sys.executable, "-P", "-m", "batch", *arguments],
+        [sys.executable, "-P", "-m", "batch.simulator", faults, str(state)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=child_environment(environ),
@@ -72,6 +72,8 @@ def _read_address(node: subprocess.Popen[bytes]) -> EmbeddedNode:
     if not line:
         raise ZcloneError(f"the embedded node did not start (exit code {node.wait()})")
     said = json.loads(line)
+    if "error" in said:
+        raise ZcloneError(f"the embedded node did not start: {said['error']}")
     return EmbeddedNode(said["url"], said["session"], said["account"], said["password"], said["token"])
 
 
@@ -90,6 +92,12 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     ours = {name: value for name, value in environ.items() if _OF_A_PROGRAM.fullmatch(name)}
     code = str(Path(__file__).resolve().parents[2])
     return ours | {"PYTHONPATH": os.pathsep.join(filter(None, (code, ours.get("PYTHONPATH"))))}
+
+
+def require_faults(faults: str) -> None:
+    """Raise UsageError where ``faults`` is neither a preset's name nor a fault file in order."""
+    if faults not in PRESETS:
+        fault_options(faults)
 
 
 def fault_options(faults: str, *, seed: int | None = None) -> NodeOptions:

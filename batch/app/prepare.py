@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from batch import jobfile
 from batch.app.logs import live_console
 from batch.app.messages import language
-from batch.app.node import fault_options, node_state
+from batch.app.node import node_state, require_faults
 from batch.app.options import PRESETS, LogFormat, Progress
 from batch.app.output_names import name_outputs
 from batch.app.reports import require_usable_outputs
@@ -132,8 +132,7 @@ def _identify(options: RunOptions, job: Job, at: float) -> tuple[str, Path, tupl
 
 def _settings(job: Job, options: RunOptions) -> tuple[Settings | None, tuple[str, ...]]:
     if options.simulate is not None:
-        if options.simulate not in PRESETS:
-            fault_options(options.simulate)
+        require_faults(options.simulate)
         return None, ()
     from batch.settings.reader import read_settings
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from batch import __version__, outputs
 from batch.app.handover import warn_of_missing_rights
 from batch.app.messages import say
-from batch.app.node import fault_options, node_state
+from batch.app.node import node_state, require_faults
 from batch.app.planning import NO_VERSION, ask
 from batch.app.preflight import read_resources
 from batch.app.selection import PLANNED, choose, refuse_no_match, select
@@ -137,7 +137,7 @@ async def preview_plan(
     """
     read_filter(only, shard=None, fields=PLANNED)
     if faults is not None:
-        fault_options(faults)
+        require_faults(faults)
     draft = Planning(job, run=run, started_at=earlier.began, pins=earlier.pins).draft()
     for warning in draft.plan.warnings:
         say(str(warning))

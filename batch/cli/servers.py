@@ -36,7 +36,6 @@ CheckedEngine = Annotated[
     Engine,
     declare.flag("--engine", metavar="local|temporal", text="temporal: check Temporal and the endpoint's workers too."),
 ]
-Lifeline = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
 
 
 def discover(
@@ -142,7 +141,7 @@ def worker(  # noqa: PLR0913 - one argument for each flag
     raise typer.Exit(code)
 
 
-def simulate(  # noqa: PLR0913 - one argument for each flag
+def simulate(
     *,
     port: Port = 8080,
     host: Host = "127.0.0.1",
@@ -151,7 +150,6 @@ def simulate(  # noqa: PLR0913 - one argument for each flag
     seed: Seed = 1,
     sources: Sources = 0,
     web_hooks_anywhere: WebHooksAnywhere = False,
-    until_stdin_closes: Lifeline = False,
 ) -> None:
     """Serve an embedded ZStack node until it is stopped; its first line of output is {"url": ..., "token": ...}.
 
@@ -178,7 +176,7 @@ def simulate(  # noqa: PLR0913 - one argument for each flag
     node = fault_options(faults, seed=seed)
     given = (*node.sources, *made_up_sources(sources))
     node = replace(node, sources=given, hooks_anywhere=web_hooks_anywhere or node.hooks_anywhere)
-    serving = run_forever(node, host=host, port=port, state=state, parent_pipe=until_stdin_closes)
+    serving = run_forever(node, host=host, port=port, state=state)
     try:
         asyncio.run(serving)
     except StateError as error:

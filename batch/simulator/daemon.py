@@ -13,7 +13,6 @@ from batch.simulator.access import is_loopback, with_random_credentials
 from batch.simulator.server import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from batch.simulator.options import NodeOptions
@@ -27,7 +26,6 @@ async def run_forever(
     port: int = 0,
     state: Path | None = None,
     parent_pipe: bool = False,
-    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until a signal; print one JSON line on stdout when ready: url, session, account, password, token.
 
@@ -42,7 +40,7 @@ async def run_forever(
         options = with_random_credentials(options)
     server = await serve(options, host=host, port=port, state=state)
     try:
-        (announce or _announce)(_ready_line(server, options))
+        announce(_ready_line(server, options))
         await stop.wait()
     finally:
         await server.close()
@@ -61,7 +59,8 @@ def _ready_line(server: NodeServer, options: NodeOptions) -> str:
     )
 
 
-def _announce(line: str) -> None:
+def announce(line: str) -> None:
+    """Write a line to stdout at once, for who started the process."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

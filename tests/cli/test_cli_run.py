@@ -87,6 +87,20 @@ def test_a_finished_run_again_does_nothing(job: Path, zclone: Run, tmp_path: Pat
     assert not (tmp_path / "job.simulated.node.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [("junk", "is no state of a node; name another file"), ('{"e":"row" garbage', "job.simulated.node.jsonl:1: ")],
+)
+def test_a_node_that_cannot_start_says_why(job: Path, zclone: Run, tmp_path: Path, state: str, reason: str) -> None:
+    """Where the embedded node does not start the run ends with 1 and one line with the reason."""
+    (tmp_path / "job.simulated.node.jsonl").write_text(state + "\n", encoding="utf-8")
+    refused = zclone("run", "--simulate=quick.yaml", job)
+    assert refused.returncode == 1
+    (said,) = [line for line in refused.stderr.splitlines() if line.startswith("zclone: ")]
+    assert said.startswith("zclone: the embedded node did not start: job.simulated.node.jsonl:")
+    assert reason in said
+
+
 def test_a_held_manifest_is_left_alone(job: Path, zclone: Run, tmp_path: Path) -> None:
     """A second process on one manifest exits 75 at once and starts nothing."""
     (tmp_path / MANIFEST).touch(mode=0o600)

@@ -120,7 +120,7 @@ def test_the_embedded_node_inherits_no_foreign_variable(
         time.sleep(0.02)
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split():
             # Between fork and exec a child still shows its parent's command line and environment.
-            if b"--until-stdin-closes" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"batch.simulator" in Path(f"/proc/{child}/cmdline").read_bytes():
                 environment = Path(f"/proc/{child}/environ").read_bytes()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)

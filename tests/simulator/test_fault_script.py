@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.simulator import FLAKY, PRESETS, Drop, Fault, FaultKind, FaultRule, ScriptError, load_faults, read_script
+from batch.simulator import (
+    FLAKY,
+    PRESETS,
+    Drop,
+    Fault,
+    FaultKind,
+    FaultRule,
+    NodeOptions,
+    ScriptError,
+    load_faults,
+    read_script,
+)
+from batch.simulator import __main__ as child
 from tests.simulator.simulator_bench import CLONE, SOURCE, Bench, job
 
 if TYPE_CHECKING:
@@ -99,6 +111,20 @@ def test_a_name_is_a_preset_or_a_file(tmp_path: Path) -> None:
     assert load_faults(str(file)).seed == 7
     with pytest.raises(ScriptError, match="neither a preset"):
         load_faults(str(tmp_path / "missing.yaml"))
+
+
+def test_the_node_of_a_rehearsal_is_that_of_its_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded node of a run has every switch of the fault file, also its seed."""
+    served: list[NodeOptions] = []
+
+    async def run_forever(options: NodeOptions, **_: object) -> None:
+        served.append(options)
+
+    monkeypatch.setattr(child, "run_forever", run_forever)
+    (tmp_path / "story.yaml").write_text(SCRIPT, encoding="utf-8")
+    assert child.main(str(tmp_path / "story.yaml"), str(tmp_path / "state")) == 0
+    assert served == [load_faults(str(tmp_path / "story.yaml"))]
+    assert served[0].seed == 7
 
 
 @pytest.mark.parametrize("name", ["flaky", "chaos"])

@@ -213,14 +213,15 @@ def test_random_credentials_replace_all_known_ones() -> None:
 
 def test_a_node_for_others_warns_and_has_random_credentials(child_env: dict[str, str]) -> None:
     """``simulate --host`` beyond loopback says so on stderr; who was not told its session is not let in."""
-    command = [sys.executable, "-m", "batch", "simulate", "--port", "0", "--host", "0.0.0.0", "--until-stdin-closes"]
+    command = [sys.executable, "-m", "batch", "simulate", "--port", "0", "--host", "0.0.0.0"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=child_env, stdin=pipe, stdout=pipe, stderr=pipe) as node:
+    with subprocess.Popen(command, env=child_env, stdout=pipe, stderr=pipe) as node:
         assert node.stdout is not None
         ready: dict[str, Any] = json.loads(node.stdout.readline())
         port = ready["url"].rpartition(":")[2].partition("/")[0]
         served = ready | {"url": f"http://127.0.0.1:{port}"}
         statuses = asyncio.run(knock(served))
+        node.terminate()
         _, warning = node.communicate(timeout=60)
     assert statuses == {"known session": 503, "own session": 200, "container's name": 200, "ledger": 403}
     assert warning.startswith(b"warning: ")

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 FAST = NodeOptions(latency=(0.0, 0.0), check_seconds=0.0)
 AUTH = {"Authorization": f"OAuth {SESSION}", "Content-Type": "application/json;charset=UTF-8"}
-CHILD = """
+FOREGROUND = """
 import asyncio, sys
 from pathlib import Path
 from batch.simulator import NodeOptions, run_forever
-options = NodeOptions(latency=(0.5, 0.5))
-asyncio.run(run_forever(options, state=Path(sys.argv[1]), parent_pipe=sys.argv[2] == "pipe"))
+asyncio.run(run_forever(NodeOptions(), state=Path(sys.argv[1])))
 """
 
 
@@ -201,17 +200,19 @@ async def test_a_damaged_state_is_refused_and_released(tmp_path: Path) -> None:
             await serve(FAST, state=state)
 
 
-async def _child(state: Path, mode: str) -> tuple[asyncio.subprocess.Process, dict[str, str]]:
+async def _child(*command: str) -> tuple[asyncio.subprocess.Process, dict[str, str]]:
     pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, str(state), mode, stdin=pipe, stdout=pipe)
+    child = await asyncio.create_subprocess_exec(sys.executable, *command, stdin=pipe, stdout=pipe)
     assert child.stdout is not None
     return child, json.loads(await child.stdout.readline())
 
 
 async def test_a_child_ends_with_its_parents_pipe(client: aiohttp.ClientSession, tmp_path: Path) -> None:
     """SIGINT is ignored; the end of stdin finishes what is under way, and SIGKILL loses nothing answered for."""
-    state = tmp_path / "node.state"
-    child, ready = await _child(state, "pipe")
+    state, faults = tmp_path / "node.state", tmp_path / "faults.yaml"
+    faults.write_text("version: 1\nnode: {latency: [0.5, 0.5]}\n", encoding="utf-8")
+    command = ("-m", "batch.simulator", str(faults), str(state))
+    child, ready = await _child(*command)
     assert ready["session"] == SESSION
     await _post(client, ready["url"])
     child.send_signal(signal.SIGINT)
@@ -219,7 +220,7 @@ async def test_a_child_ends_with_its_parents_pipe(client: aiohttp.ClientSession,
     assert child.stdin is not None
     child.stdin.close()
     assert await child.wait() == 0
-    child, ready = await _child(state, "pipe")
+    child, ready = await _child(*command)
     assert await _poll(client, ready["url"]) == 200
     async with client.post(f"{ready['url']}{SERVICES}/{SOURCE}", data=b"", headers={"X-Job-UUID": job(2)}) as answer:
         assert answer.status == 202
@@ -231,7 +232,7 @@ async def test_a_child_ends_with_its_parents_pipe(client: aiohttp.ClientSession,
 
 async def test_a_foreground_node_ends_by_signal(tmp_path: Path) -> None:
     """SIGTERM and SIGINT end zclone simulate in good order."""
-    child, _ = await _child(tmp_path / "node.state", "alone")
+    child, _ = await _child("-c", FOREGROUND, str(tmp_path / "node.state"))
     child.send_signal(signal.SIGINT)
     assert await child.wait() == 0
 

@@ -1,0 +1,35 @@
+"""The embedded node of a rehearsal: ``python -m batch.simulator FAULTS STATE``, until its stdin is closed.
+
+Its one line on stdout is the ready line of ``run_forever``, or ``{"error": TEXT}`` where it cannot start. It is no
+command of ``zclone``, and imports none of what those need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from batch.errors import UsageError
+from batch.outputs import NamedFile, require_distinct
+from batch.simulator.daemon import announce, run_forever
+from batch.simulator.presets import PRESETS
+from batch.simulator.script import ScriptError, load_faults
+from batch.simulator.state import StateError
+
+
+def main(faults: str, state: str) -> int:
+    """Serve the node of a preset's name or a script's path; return the exit code."""
+    try:
+        if faults not in PRESETS:
+            require_distinct([NamedFile("--state", Path(state))], [NamedFile("--faults", Path(faults))])
+        asyncio.run(run_forever(load_faults(faults), state=Path(state), parent_pipe=True))
+    except (ScriptError, StateError, UsageError, OSError) as error:
+        announce(json.dumps({"error": str(error)}))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
