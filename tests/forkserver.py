@@ -250,7 +250,7 @@ def _fork_node(
 
 
 def _keep(request: dict[str, Any], control: int, *streams: int) -> None:
-    """Fork the command and tell its pid and exit code. Kill it where nobody waits for them, unless it ``outlives`` that."""
+    """Fork the command, tell its pid and exit code; kill it where nobody waits, unless it ``outlives`` that."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if not child:
