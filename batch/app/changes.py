@@ -49,10 +49,13 @@ class Rest:
     is_done: bool
 
 
-async def find_rest(options: RunOptions, plan: Plan, manifest: Manifest) -> Rest:
-    """Return what is left to do. Raises ManifestMismatchError for targets that were changed too late."""
+async def find_rest(options: RunOptions, plan: Plan, manifest: Manifest, *, whole: Plan) -> Rest:
+    """Return what is left to do of ``plan``, a part of ``whole``.
+
+    Raises ManifestMismatchError for targets that were changed too late.
+    """
     past = manifest.past
-    found = await to_thread(survey, plan, past)
+    found = await to_thread(survey, plan, past, whole=whole)
     require_no_late_changes(options, found)
     if found.changed or found.outdated:
         # The clones differ from the job file: a rerun must not take the run for finished by unchanged files.
@@ -78,7 +81,7 @@ async def record_rest(manifest: Manifest, rest: Rest, whole: Plan) -> Survey:
     is_changed = await record_changes(manifest, whole)
     await record_all(manifest, rest.retried)
     if is_changed or rest.retried:
-        return await to_thread(survey, rest.plan, manifest.past)
+        return await to_thread(survey, rest.plan, manifest.past, whole=whole)
     return rest.found
 
 

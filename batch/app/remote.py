@@ -113,7 +113,7 @@ async def clone_remotely(
     setup: Setup, plan: Plan, manifest: Manifest, *, whole: Plan, remote: Remote, stop: Stop
 ) -> EarlyEnd:
     """Do what is left of ``plan``, a part of ``whole``, on Temporal; return why run or process ended early, if so."""
-    rest = await find_rest(setup.options, plan, manifest)
+    rest = await find_rest(setup.options, plan, manifest, whole=whole)
     require_same_plan(remote, rest.plan)
     if stop.requested or (rest.is_done and remote.opened is None):
         return EarlyEnd(stop.reason, stop.code)

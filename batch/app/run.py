@@ -222,7 +222,7 @@ async def _clone_rest(
 
     ``deadline``: by the loop's time; what went by since the start is not the pool's.
     """
-    rest = await find_rest(setup.options, plan, manifest)
+    rest = await find_rest(setup.options, plan, manifest, whole=whole)
     plan = rest.plan
     if rest.is_done or stop.requested:
         await record_changes(manifest, whole)

@@ -227,7 +227,7 @@ def _alike(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step
     text = ""
     if clone.is_given and (existed_before or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and nobody knows whether this run made it"
-    elif existed_before and look.error is not None and look.error.code == _IN_USE and not clone.body:
+    elif existed_before and look.error is not None and look.error.code == _IN_USE and not (clone.body or clone.params):
         text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
     if text:
         return uncertain(ticket, known, look.error, text, is_last=True)

@@ -12,10 +12,10 @@ from batch.engine.absence import after_edit, after_no_send
 from batch.engine.dispatch import dispatch
 from batch.engine.failure_limit import FailureLimit
 from batch.engine.quarantine import quarantine, sort_by_deaths
-from batch.engine.resume import first_step_of_new, is_reconciled, is_same, look_before, resumed_step
+from batch.engine.resume import first_step_of_new, is_reconciled, look_before, resumed_step
 from batch.engine.settle import Dependencies, settle
 from batch.engine.steps import End, Look, Send, Step
-from batch.engine.survey import find_unrecorded, without_body
+from batch.engine.survey import find_unrecorded, is_same, without_body
 from batch.engine.waves import take_first, wave_sizes
 from batch.errors import HELD_BACK, CallCutError, EndReason, RunStoppedError
 from batch.model import Clone, Intent, Limits, Plan, State
@@ -66,15 +66,17 @@ class Pool:
 
     async def run(self, survey: Survey) -> None:
         """Reconcile, canary, pool, in waves if asked for; then the isolated ones alone."""
-        deps, found = self._deps, sort_by_deaths(survey.open, self._past)
-        removed = frozenset(clone.key for clone in survey.open if not clone.body)
+        # What the plan leaves out is asked about, and never sent.
+        opened = (*survey.open, *(clone._replace(body=b"") for clone in survey.outside))
+        deps, found = self._deps, sort_by_deaths(opened, self._past)
+        removed = frozenset(clone.key for clone in opened if not clone.body)
         self._failures.leave_out(removed, settled=survey.settled)
         quarantine(found, deps.journal, deps.clock)
         await self._take_up(found.ordinary)
         open_work = await self._reconcile(found.ordinary)
         going_on = [work for work in open_work if work[0].key not in removed]
         self._failures.expect(work[0].key for work in going_on)
-        keys = frozenset(clone.key for clone in survey.open)
+        keys = frozenset(clone.key for clone in opened)
         found_new = self._as_long_as_readable(find_unrecorded(self._plan, self._past, keys))
         new = (None if clone is None else self._first(clone) for clone in found_new)
         settled = survey.settled.total() + len(keys - removed) - len(going_on)

@@ -68,11 +68,6 @@ def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) ->
     return look_before(clone, step if is_same_uuid else Send(1), now=now)
 
 
-def is_same(clone: Clone, intent: Intent) -> bool:
-    """Whether the job file still has what the last attempt was sent as, as far as the manifest knows."""
-    return intent.resource_uuid in ("", clone.resource_uuid) and intent.digest in ("", clone.digest)
-
-
 def look_before(clone: Clone, step: Step, *, now: float) -> Step:
     """Have a uuid of the user's own looked for before the first POST: whatever has it by then is not ours."""
     if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.otherwise is None):

@@ -87,10 +87,15 @@ class Survey:
     """Keys of targets whose resourceUuid an attempt of another target in doubt was sent with."""
     is_honoured: bool = False
     """Whether a clone has the uuid that the plan derives, though no line shows that it was asked for."""
+    outside: tuple[Clone, ...] = ()
+    """Open ones that the job file has as they were sent, and the plan, a part of it, leaves out."""
 
 
-def survey(plan: Plan, past: RunHistory) -> Survey:
-    """Walk the plan once against the manifest; where nothing was ever sent there is nothing to find."""
+def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey:
+    """Walk the plan once against the manifest; where nothing was ever sent there is nothing to find.
+
+    ``whole``: the plan of all targets that the job file has, where ``plan`` is a part of it.
+    """
     if not past.intents and not past.counts.keys() - {State.PLANNED}:
         return Survey((), (), is_nothing_left=plan.count == 0)
     intents = dict(past.intents)
@@ -116,9 +121,29 @@ def survey(plan: Plan, past: RunHistory) -> Survey:
             is_honoured = is_honoured or (not clone.is_given and unasked.get(clone.key) == clone.resource_uuid)
             if _is_outdated(final, clone):
                 outdated.append(clone.key)
-    found.extend(without_body(intent) for intent in intents.values())
-    is_nothing_left = settled.total() == plan.count and not found
-    return Survey(tuple(found), tuple(changed), is_nothing_left, settled, tuple(outdated), tuple(taken), is_honoured)
+    outside = _outside(whole, intents) if whole is not None and whole.count > plan.count and intents else {}
+    found.extend(without_body(intent) for key, intent in intents.items() if key not in outside)
+    is_nothing_left = settled.total() == plan.count and not (found or outside)
+    return Survey(
+        tuple(found),
+        tuple(changed),
+        is_nothing_left,
+        settled,
+        tuple(outdated),
+        tuple(taken),
+        is_honoured,
+        tuple(outside.values()),
+    )
+
+
+def _outside(whole: Plan, intents: Mapping[str, Intent]) -> dict[str, Clone]:
+    """Return by key the Clones of the intents that ``whole`` has as they were sent."""
+    return {clone.key: clone for clone in whole.clones() if (one := intents.get(clone.key)) and is_same(clone, one)}
+
+
+def is_same(clone: Clone, intent: Intent) -> bool:
+    """Whether the job file still has what the last attempt was sent as, as far as the manifest knows."""
+    return intent.resource_uuid in ("", clone.resource_uuid) and intent.digest in ("", clone.digest)
 
 
 def _is_outdated(final: tuple[State, int], clone: Clone) -> bool:

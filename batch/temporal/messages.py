@@ -101,6 +101,8 @@ class Page:
     is_repaired: bool = False
     was_sent: bool = False
     api_timeout: float = 0.0
+    outside: tuple[Clone, ...] = ()
+    """Open ones that the run's part of the job file leaves out, without ``params``: asked about, never sent."""
 
 
 @dataclass(frozen=True, slots=True)

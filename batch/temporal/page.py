@@ -41,9 +41,8 @@ class PageWorkflow:
     @workflow.init
     def __init__(self, page: Page) -> None:
         """Wait for orders."""
-        clones = tuple(clone._replace(params=_params(clone)) for clone in page.clones)
         self._page = page
-        self._plan = Plan(page.job, page.run, "", len(clones), lambda: iter(clones), hand_overs=_hand_overs(clones))
+        self._plan, self._whole = _plan(page, page.clones), _plan(page, page.clones + page.outside)
         self._past = PagePast(page)
         self._journal = PageJournal(self._past)
         self._calls = Calls()
@@ -92,7 +91,7 @@ class PageWorkflow:
         try:
             await clone_all(
                 self._plan,
-                survey(self._plan, past),
+                survey(self._plan, past, whole=self._whole),
                 api=self._calls,
                 journal=self._journal,
                 past=past,
@@ -156,10 +155,12 @@ class PageWorkflow:
             self._stop.request("its parent workflow is gone", EndReason.SIGNAL)
 
 
+def _plan(page: Page, pages_own: tuple[Clone, ...]) -> Plan:
+    clones = tuple(clone._replace(params=_params(clone)) for clone in pages_own)
+    hand_overs = sum(clone.hand_over is not None for clone in clones)
+    return Plan(page.job, page.run, "", len(clones), lambda: iter(clones), hand_overs=hand_overs)
+
+
 def _params(clone: Clone) -> dict[str, JsonValue]:
     params: dict[str, JsonValue] = json.loads(clone.body)["params"]
     return {name: value for name, value in params.items() if name != "resourceUuid"}
-
-
-def _hand_overs(clones: tuple[Clone, ...]) -> int:
-    return sum(clone.hand_over is not None for clone in clones)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
@@ -65,8 +65,13 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
         opened = [intents.pop(clone.key) for clone in clones if clone.key in intents]
         yield wave, _page(work, parent, number, clones, opened, made)
         number += 1
-    # Those whose target left the job file: asked about, never sent.
-    last, removed = len(_left(work)), iter(list(intents.values()))
+    # Those that the plan leaves out, then those whose target left the job file: asked about, never sent.
+    last = len(_left(work))
+    for clones in _pages(iter(work.found.outside), MOST_CLONES):
+        page = _page(work, parent, number, (), [intents.pop(clone.key) for clone in clones], {})
+        yield last, replace(page, outside=_slim(clones))
+        number += 1
+    removed = iter(list(intents.values()))
     while some := list(islice(removed, MOST_CLONES)):
         yield last, _page(work, parent, number, (), some, {})
         number += 1
@@ -117,6 +122,11 @@ def _pages(clones: Iterator[Clone], most: int) -> Iterator[tuple[Clone, ...]]:
         yield tuple(page)
 
 
+def _slim(clones: tuple[Clone, ...]) -> tuple[Clone, ...]:
+    """Return the clones without what their bodies have too."""
+    return tuple(clone._replace(params={}) for clone in clones)
+
+
 def _page(
     work: Work, parent: str, number: int, clones: tuple[Clone, ...], opened: list[Intent], made: dict[str, str]
 ) -> Page:
@@ -126,7 +136,7 @@ def _page(
         number,
         work.plan.job,
         work.plan.run,
-        tuple(clone._replace(params={}) for clone in clones),
+        _slim(clones),
         tuple(opened),
         made,
         tuple(clone.key for clone in clones if past.has_predecessor(clone.key)),

@@ -17,6 +17,7 @@ from tests.contract.scripted_node import (
     ScriptedNode,
     accept,
     keep_running,
+    queue,
     refuse,
     turn_away,
 )
@@ -99,6 +100,24 @@ async def test_a_target_that_is_left_out_does_not_fail_with_attempts_left(
     operator.write_job(A, B, limits=limits)
     assert await operator.run() == 0, operator.said
     assert sorted(node.sources_of) == [A, B]
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize(("name", "state"), [("of another folder", "uncertain"), ("wanted", "cloned")])
+async def test_what_only_leaves_out_is_compared_all_the_same(
+    name: str, state: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """A service under the uuid of an unanswered attempt is that clone only where it shows what the job file asks for.
+
+    So it is too where --only leaves its target out.
+    """
+    node.acts[A] = [queue]
+    operator.write_job(B, f"{{uuid: {A}, params: {{name: wanted}}}}", limits="timeout: 2s, attempts: 1")
+    assert await operator.run() == 4, operator.said
+    (lost,) = node.posts(A)
+    node.made[lost.resource] = {"uuid": lost.resource, "name": name}
+    assert await operator.run("--only", f"key={B}") == 0, operator.said
+    assert (operator.states()[A], len(node.posts(A))) == (state, 1)
 
 
 @pytest.mark.slow

@@ -396,15 +396,16 @@ def test_what_existed_before_the_first_attempt_was_made_elsewhere() -> None:
 
 
 def test_what_existed_before_is_not_adopted_unseen() -> None:
-    """Of a target that left the job file, or that --only leaves out, nothing is known to compare it with."""
+    """Of a target that left the job file nothing is known to compare it with; what --only leaves out is compared."""
     past = intent(State.SENT, attempt=1, open_jobs=())
     taken = refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)
     script: list[tuple[str, object]] = [("poll", taken), ("find", Found(service(name="y")))]
     told = tell(script, first_step(past, Policy(), now=EPOCH), clone=GONE._replace(params={}))
     assert end(told)[0] is State.UNCERTAIN
     assert told.records[-1].until is not None
-    back = tell(script, first_step(past, Policy(), now=EPOCH))
-    assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    for known in (CLONE, GONE):
+        back = tell(script, first_step(past, Policy(), now=EPOCH), clone=known)
+        assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")
 
 
 def test_a_conflict_at_the_first_attempt_names_its_likely_cause() -> None:

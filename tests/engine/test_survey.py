@@ -90,6 +90,18 @@ def test_an_open_target_that_left_the_job_file_comes_last() -> None:
     assert [(one.key, one.body) for one in found.open] == [("b", b"{}"), ("gone", b"")]
 
 
+def test_what_a_part_leaves_out_is_asked_about_as_the_job_file_has_it() -> None:
+    """An open target outside the part is its whole Clone where it was sent as such; edited, it is as if it had left."""
+    whole = plan_of(clone("a"), clone("b"), clone("c", digest=EDITED), clone("new"))
+    past = past_of(sent("b", uuid="8" * 32), sent("c", uuid="9" * 32), sent("a"))
+    found = survey(plan_of(clone("a")), past, whole=whole)
+    assert [(one.key, one.body) for one in found.open] == [("a", b"{}"), ("b", b""), ("c", b"")]
+    assert (found.outside, found.changed) == ((), ())
+    found = survey(plan_of(clone("a")), past_of(sent("b")), whole=whole)
+    assert (found.open, found.outside) == ((), (clone("b"),))
+    assert not found.is_nothing_left
+
+
 @pytest.mark.parametrize("refuse", [refuse_changes, refuse_taken])
 def test_targets_that_stop_a_run_are_named(refuse: Callable[[tuple[str, ...]], None]) -> None:
     """The first ones by name, the others by number; with none nothing is refused."""

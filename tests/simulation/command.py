@@ -163,7 +163,7 @@ async def _settle_all(
 ) -> EarlyEnd:
     past, clock = manifest.past, VirtualClock(loop, world.random, error=lambda: world.clock_error)
     journal = WatchedJournal(manifest, world.witness, process)
-    found = survey(plan, past)
+    found = survey(plan, past, whole=whole)
     refuse_taken(found.taken)
     if not process.accepts_changes:
         refuse_changes(found.changed)
@@ -188,7 +188,7 @@ async def _settle_all(
         changes = [*_changes(world, process, manifest, whole, clock), *again]
         await _note_all(journal, manifest, changes)
         if changes:
-            found = survey(plan, past)
+            found = survey(plan, past, whole=whole)
         return await _clone(
             world,
             process,

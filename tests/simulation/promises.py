@@ -70,14 +70,22 @@ def duplicated(world: World) -> list[str]:
 def lost_or_phantom(world: World, path: Path = MANIFEST) -> list[str]:
     """I2 and I3, once nothing is under way: cloned is what the node has made, no more and no less."""
     states = last_states(world.manifest(path))
+    last = {record.key: record for record in records(world.manifest(path))}
     found = []
     for clone in world.ever.values():
         is_made, state = world.is_made(clone.resource_uuid), states.get(clone.key)
-        if is_made and state is not State.CLONED:
+        if is_made and state is not State.CLONED and not _is_anybodys(world, last.get(clone.key)):
             found.append(f"I2: lost {clone.key}: it was made and is {state}")
         if not is_made and state is State.CLONED:
             found.append(f"I3: phantom {clone.key}")
     return found
+
+
+def _is_anybodys(world: World, record: Record | None) -> bool:
+    """Whether its only job told that the uuid is in use, and its target left the job file: nothing can be compared."""
+    if record is None or any(clone.key == record.key for clone in world.clones):
+        return False
+    return record.state is State.UNCERTAIN and record.error_code == "SYS.1000"
 
 
 def resent(world: World, story: Story) -> Iterator[str]:

@@ -222,6 +222,7 @@ def wider_world(seed: int, random: Random) -> WiderWorld:
         api_timeout=longest,
         language=random.choice(_LANGUAGES),
         foreign=foreign,
+        differing=_occupied(seed, 0.1),
     )
     node_random = Random(random.randrange(1 << 30))
     node = AttemptNode(traits, verdicts(node_random, random.choice((0.2, 0.5, 0.9)), longest), node_random)

@@ -81,6 +81,16 @@ def test_what_is_open_comes_first_and_what_left_the_file_is_asked_about() -> Non
     assert (found[-1].clones, [intent.key for intent in found[-1].intents]) == ((), ["gone"])
 
 
+def test_what_the_run_leaves_out_is_on_a_page_to_be_compared() -> None:
+    """An open clone outside the run's part has its body on a page, apart from the clones that may be sent."""
+    past = ManifestFold()
+    past.add(Record(State.SENT, "k7", 1.0, 1, "s", f"{7:032x}", "j", f"{7:032x}"))
+    part, whole = work(2, past), work(10, past).plan
+    *_, page = pages(replace(part, found=survey(part.plan, past, whole=whole)))
+    assert (page.clones, page.outside) == ((), (clone(7),))
+    assert [intent.key for intent in page.intents] == ["k7"]
+
+
 def test_what_waits_for_its_hand_over_is_on_a_page() -> None:
     """A clone that is made and not handed over is on a page with its uuid, and is not sent again."""
 
