@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
     from batch.jobfile import Job
     from batch.jobfile.job import Target
-    from batch.jobfile.matrix import Combination
     from batch.model import JsonValue, Problem
 
     SourceReader = Callable[[str], Mapping[str, JsonValue] | None]
     """Returns the inventory of a source uuid as the server shows it, None where the source does not exist."""
 
 MAX_KEY: Final = 255
-_NO_VALUES: Final[dict[str, str]] = {}
 
 
 class CloneBuilder:
@@ -41,42 +39,45 @@ class CloneBuilder:
         self._images = Images(asked) if asked is not None and asked.to else None
         self._vendors = Vendors(asked.vendors) if asked is not None and asked.vendors else None
 
-    def clones(self, target: Target, report: Callable[[Problem], None]) -> Iterable[Clone]:
-        """Return one Clone, or one for each combination of the matrix; those with problems are reported instead."""
+    def pairs(self, target: Target, report: Callable[[Problem], None]) -> Iterable[tuple[Target, Clone]]:
+        """Return the target with its Clone, or one pair for each combination of its matrix.
+
+        The values of a combination are columns of its target. A clone that has problems is reported instead.
+        """
         if target.entry.combinations:
             return self._combined(target, report)
         complaints: list[Complaint] = []
-        clone = self._clone(target, None, complaints)
-        return _report(target, complaints, report) if complaints else (clone,)
+        clone = self._clone(target, "", complaints)
+        return _report(target, complaints, report) if complaints else ((target, clone),)
 
-    def _combined(self, target: Target, report: Callable[[Problem], None]) -> Iterator[Clone]:
+    def _combined(self, target: Target, report: Callable[[Problem], None]) -> Iterator[tuple[Target, Clone]]:
         for combination in target.entry.combinations:
             complaints: list[Complaint] = []
-            clone = self._clone(target, combination, complaints)
+            combined = target._replace(columns={**combination.values, **target.columns})
+            clone = self._clone(combined, combination.label, complaints)
             if complaints:
-                _report(target, complaints, report)
+                _report(combined, complaints, report)
             else:
-                yield clone
+                yield combined, clone
 
-    def _clone(self, target: Target, combination: Combination | None, complaints: list[Complaint]) -> Clone:
-        params, system_tags, user_tags = self._merged(target, combination, complaints)
+    def _clone(self, target: Target, label: str, complaints: list[Complaint]) -> Clone:
+        """``label``: what the combination of a matrix adds to the key."""
+        params, system_tags, user_tags = self._merged(target, complaints)
         source = target.uuid
-        key = target.id or source
-        if combination is not None:
-            key += combination.label
+        key = (target.id or source) + label
         if len(key) > MAX_KEY or not key.isprintable():
             complaints.append(Complaint("", f"its key must be at most {MAX_KEY} printable characters: {quote(key)}"))
         if "cpuArchitectures" in params and "architectureImages" in params and not complaints:
             _check_architectures(params, complaints)
         asked = target.layer.hand_over or target.entry.base.hand_over
-        hand_over = None if asked is None else _render_hand_over(asked, self._scope(target, combination), complaints)
+        hand_over = None if asked is None else _render_hand_over(asked, self._scope(target), complaints)
         own_uuid = params.pop("resourceUuid", None)
         uuid = own_uuid if isinstance(own_uuid, str) else self._identities.of(key)
         body = encode_body({**params, "resourceUuid": uuid}, system_tags, user_tags)
         return Clone(key, source, uuid, body, clone_digest(source, body), params, hand_over, isinstance(own_uuid, str))
 
     def _merged(
-        self, target: Target, combination: Combination | None, complaints: list[Complaint]
+        self, target: Target, complaints: list[Complaint]
     ) -> tuple[dict[str, JsonValue], tuple[str, ...], tuple[str, ...]]:
         layer, base = target.layer, target.entry.base
         params = {**base.params, **layer.params}
@@ -87,7 +88,7 @@ class CloneBuilder:
         if not (target.entry.is_plain and is_plain(layer)):
             system_tags = union(base.system_tags, layer.system_tags)
             user_tags = union(base.user_tags, layer.user_tags)
-            scope = self._scope(target, combination)
+            scope = self._scope(target)
             self._render_params(params, scope, target, complaints)
             system_tags = _render_tags("systemTags", system_tags, scope, complaints)
             user_tags = _render_tags("userTags", user_tags, scope, complaints)
@@ -99,9 +100,8 @@ class CloneBuilder:
             self._respecify(self._vendors, params, target, complaints)
         return params, system_tags, user_tags
 
-    def _scope(self, target: Target, combination: Combination | None) -> Scope:
-        values = combination.values if combination else _NO_VALUES
-        names: Any = ChainMap(target.columns, values, self._names) if target.columns or values else self._names  # type: ignore[arg-type]
+    def _scope(self, target: Target) -> Scope:
+        names: Any = ChainMap(target.columns, self._names) if target.columns else self._names  # type: ignore[arg-type]
         return Scope(names, target.uuid, self._source)
 
     def _source(self, uuid: str) -> Mapping[str, JsonValue]:

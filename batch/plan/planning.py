@@ -187,11 +187,10 @@ class Planning:
             yield from measure_coverage(self.job.rearchitect, self.pins, targets)
 
     def _walk(self, answers: Answers, problems: Problems) -> Iterator[tuple[Target, Clone]]:
-        """Stream every clone with its target; those with problems are reported instead."""
-        build, report = CloneBuilder(self.job, self.run, self._names, answers.source).clones, problems.add
+        """Stream every clone with its target, as CloneBuilder does; those with problems are reported instead."""
+        build, report = CloneBuilder(self.job, self.run, self._names, answers.source).pairs, problems.add
         for target in self._targets(answers, problems):
-            for clone in build(target, report):
-                yield target, clone
+            yield from build(target, report)
 
     def _targets(self, answers: Answers, problems: Problems) -> Iterator[Target]:
         for row in self.job.targets.read(problems):

@@ -176,9 +176,10 @@ def _facts(report: ReportData, at: float) -> str:
 
 def _process(process: Process, *, is_running: bool) -> str:
     started, ended = process.started, process.ended
-    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)} to {iso(process.last_at)}: ")
+    who = _text(f"{started.pid} @ {started.host} ({started.tool}), {iso(started.at)}")
+    until = f" &ndash; {iso(process.last_at)}: "
     reasons = () if ended is None else filter(None, (ended.code, ended.reason))
     reason = "".join(f", {text}" for text in reasons)
     alive = "running" if is_running else "killed"
     end = _word(alive) if ended is None else f"{_word('exit')} {_text(f'{ended.exit_code}{reason}')}"
-    return f"<tr><td>{_word('process')}</td><td>{who}{end}</td></tr>"
+    return f"<tr><td>{_word('process')}</td><td>{who}{until}{end}</td></tr>"

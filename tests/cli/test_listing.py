@@ -127,6 +127,35 @@ def test_owner_and_shares_are_listed_where_the_job_has_them(folder: Path, capsys
     assert run_command(["list", "t.simulated.manifest.jsonl", "--columns", "key,owner"]) == 2
 
 
+def test_the_values_of_a_matrix_are_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--columns also names the axes of a matrix, and what its `include` adds; a column of a row hides an axis."""
+    (folder / "m.yaml").write_text(
+        f"""version: 1
+name: m
+targets:
+  - uuid: {"d" * 32}
+    matrix: {{tenant: [acme, globex], size: [s, l], include: [{{tenant: acme, size: s, contact: ops}}]}}
+    params: {{name: "${{tenant}}-${{size}}"}}
+  - from: sizes.csv
+    matrix: {{size: [m]}}
+""",
+        encoding="utf-8",
+    )
+    (folder / "sizes.csv").write_text(f"uuid,id,tenant\n{'e' * 32},x,initech\n", encoding="utf-8")
+    assert run_command(["run", "m.yaml", "--simulate", "--rate", "500/s", "--progress", "none", "-q"]) == 0
+    assert run_command(["list", "m.yaml", "--columns", "tenant,size,contact,state", "-o", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [tuple(row.values()) for row in rows] == [
+        ("acme", "s", "ops", "cloned"),
+        ("acme", "l", "", "cloned"),
+        ("globex", "s", "", "cloned"),
+        ("globex", "l", "", "cloned"),
+        ("initech", "m", "", "cloned"),
+    ]
+    assert run_command(["list", "m.yaml", "--columns", "tier"]) == 2
+    assert "it has owner, share_with, tenant, size, contact" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("plain", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_states_have_colours_on_a_terminal(plain: dict[str, str], child_env: dict[str, str], folder: Path) -> None:
     """A state is green where it is cloned, red where it failed, yellow otherwise; none where colours are unwanted."""
