@@ -41,7 +41,7 @@ def write_example(example: Example | None, file: Path | None) -> list[Path]:
     folder = next(iter(texts)).parent
     for path in texts:
         if path.exists():
-            raise UsageError(f"{path}: File exists")
+            raise UsageError(f"{path}: File exists: name another, as in zclone init FILE, or move it away")
     for path, text in texts.items():
         outputs.write_new(path, text, mode=outputs.PUBLIC)
     return [*texts, *write_schema(folder)]

@@ -8,7 +8,7 @@ beginning, gives its name; one of ``--run`` is not.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,9 @@ from batch.errors import ExitCode, ManifestError, ManifestLockedError, UsageErro
 from batch.manifest import is_held
 from batch.manifest.ending import last_end
 from batch.manifest.reading import reading
+from batch.model import State
 from batch.plan import run_id
+from batch.report.failures import command_for
 from batch.text import shell_path
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def manifest_of(path: Path, run: str | None) -> Path:
         return path
     found = all_runs(path)
     if not found:
-        raise UsageError(f"{path}: no run of this job has a manifest in this folder")
+        raise UsageError(f"{path}: no run of this job has a manifest in this folder; zclone run begins one")
     if run is None:
         return found[0].path
     named = next((one.path for one in found if one.name == run), None)
@@ -174,7 +176,7 @@ def run_to_begin(job: Job, *, simulated: bool, shard: str | None, at: float, is_
             raise UsageError(f"--new-run: the run {now} has a manifest already")
         recent = []
     chosen = recent[0] if recent else None
-    _report_choice(job, chosen, [one.name for one in open_runs if one is not chosen and one.name != now], now=now)
+    _report_choice(job, chosen, [one for one in open_runs if one is not chosen and one.name != now], now=now)
     return chosen if chosen is not None and chosen.name != now else None
 
 
@@ -192,10 +194,11 @@ def _resume_window(job: Job) -> float:
     return 0.0 if "time" in _DATED.findall(job.run) else _RESUMED
 
 
-def _report_choice(job: Job, chosen: KnownRun | None, left: list[str], *, now: str) -> None:
+def _report_choice(job: Job, chosen: KnownRun | None, left: list[KnownRun], *, now: str) -> None:
     if chosen is not None and chosen.name != now:
         say(f"resuming the unfinished run {chosen.name}; --new-run starts {now}", level="info")
-    for name in left[:_NAMED]:
-        say(f"warning: the run {name} is unfinished; zclone run {job.path} --run {name} resumes it")
+    for one in left[:_NAMED]:
+        resume = command_for(replace(one.header, job_file=str(job.path)), one.path, State.PLANNED)
+        say(f"warning: the run {one.name} is unfinished; {resume} resumes it")
     if len(left) > _NAMED:
         say(f"warning: {len(left) - _NAMED} more runs are unfinished")

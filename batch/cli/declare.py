@@ -58,6 +58,13 @@ def format_flag(kind: type[StrEnum], *, text: str, file: str = "use --out {}") -
     return flag("--output", "-o", metavar="|".join(names), text=text, parser=parse, autocompletion=complete)
 
 
+def choice(kind: type[StrEnum], name: str, *, text: str, **settings: Any) -> Any:
+    """Declare an option that takes the values of ``kind``; they are its ``metavar`` where there is no other."""
+    parse, complete = values.choice_parser(kind, name), values.completer(kind)
+    settings = {"metavar": "|".join(values.names(kind)), **settings}
+    return flag(name, text=text, parser=parse, autocompletion=complete, **settings)
+
+
 def argument(metavar: str, text: str, complete: Any = None) -> Any:
     """Declare an argument; ``complete``: what the shell offers for it."""
     return typer.Argument(metavar=metavar, help=text, show_default=False, autocompletion=complete)

@@ -41,12 +41,19 @@ class Group(TyperGroup):
 
 
 def _without_values(params: Iterable[Any]) -> list[Any]:
-    """Take away the word for a value from options that have none, such as the --help that typer adds."""
+    """Take away the word for a value from options that have none, such as --help, and the types of arguments."""
     found = list(params)
     for param in found:
-        if getattr(param, "is_flag", False):
+        if param.param_type_name == "argument":
+            # Its name stands there already; <path> or <list[str]> beside it says less.
+            param.display_type_rich = _show_nothing
+        elif param.is_flag:
             param.metavar = ""
     return found
+
+
+def _show_nothing(ctx: object) -> None:
+    """Return no type, as typer asks for it with the context of the command."""
 
 
 def _in_groups(params: Iterable[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ import typer
 
 from batch.app.options import PRESETS, Engine, Example, LogFormat, Progress
 from batch.cli import values
-from batch.cli.declare import argument, flag, format_flag, option
+from batch.cli.declare import argument, choice, flag, format_flag, option
 from batch.cli.values import DiscoverOutput, ListOutput, PlanOutput, ProblemFormat, ReportOutput
 from batch.model import State
 
@@ -30,7 +30,7 @@ NewFileOption = Annotated[Path | None, flag("--out", metavar="FILE", text="The n
 
 OfExample = Annotated[
     Example | None,
-    flag("--example", metavar="|".join(values.names(Example)), text="Write this example, with the files it names."),
+    choice(Example, "--example", text="Write this example, with the files it names."),
 ]
 
 Run = Annotated[str | None, flag("--run", metavar="ID", text="Name of this run; one run never clones a target twice.")]
@@ -90,12 +90,10 @@ Tag = Annotated[
 AdoptManifest = Annotated[
     bool, flag("--adopt-manifest", text="Continue with a manifest that another user started; recorded in it.")
 ]
-ShowProgress = Annotated[
-    Progress, flag("--progress", metavar="auto|live|plain|none", text="Live view, plain log lines, or none.")
-]
+ShowProgress = Annotated[Progress, choice(Progress, "--progress", text="Live view, plain log lines, or none.")]
 LogStyle = Annotated[
     LogFormat,
-    flag("--log-format", metavar="auto|json|console", text="Log format; auto picks console on a terminal, else JSON."),
+    choice(LogFormat, "--log-format", text="Log format; auto picks console on a terminal, else JSON."),
 ]
 Quiet = Annotated[bool, flag("--quiet", "-q", text="Only warnings and errors on stderr: a good run writes nothing.")]
 LogFile = Annotated[
@@ -172,7 +170,7 @@ PingUrl = Annotated[
 ]
 EngineOfRun = Annotated[
     Engine | None,
-    flag("--engine", metavar="local|temporal", text="This process (default), or workers on Temporal; kept by the run."),
+    choice(Engine, "--engine", text="This process (default), or workers on Temporal; kept by the run."),
 ]
 OnOverlap = Annotated[
     str,
@@ -191,11 +189,16 @@ Watch = Annotated[
 ]
 RetryStates = Annotated[
     list[State] | None,
-    flag("--state", metavar="STATE", text="failed (default), conflict, or uncertain for targets that were set aside."),
+    choice(
+        State,
+        "--state",
+        metavar="STATE",
+        text="failed (default), conflict, or uncertain for targets that were set aside.",
+    ),
 ]
 
 Problems = Annotated[
-    ProblemFormat, flag("--format", metavar="text|github", text="text, or github for annotations in a pull request.")
+    ProblemFormat, choice(ProblemFormat, "--format", text="text, or github for annotations in a pull request.")
 ]
 Details = Annotated[bool, flag("--details", text="Each target with each of its parameters, instead of the summary.")]
 PlanAs = Annotated[PlanOutput, format_flag(PlanOutput, text="A table, one JSON document, or runnable curl commands.")]
@@ -204,7 +207,7 @@ ListAs = Annotated[
     format_flag(ListOutput, text="A table, one JSON document, JSON Lines, or CSV.", file="use -o FORMAT > {}"),
 ]
 States = Annotated[
-    list[State] | None, flag("--state", metavar="STATE", text="Only targets in this state; may be repeated.")
+    list[State] | None, choice(State, "--state", metavar="STATE", text="Only targets in this state; may be repeated.")
 ]
 Codes = Annotated[
     list[str] | None,

@@ -34,12 +34,12 @@ Columns = Annotated[
     declare.flag(
         "--columns",
         metavar="NAME,...",
-        text="Only these columns, in this order; also owner, share_with, params.NAME and those of the job's rows.",
+        text="Only these columns, in this order; also owner, share_with, params.NAME, those of rows and matrix.",
     ),
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CHANGE]...", help="rate=40/s, concurrency=32, pause, resume, drain, reload."),
+    typer.Argument(metavar="CHANGE", help="rate=40/s, concurrency=32, pause, resume, drain, reload."),
 ]
 Limit = Annotated[int | None, declare.flag("--limit", metavar="N", min=1, text="Only the first N targets.")]
 

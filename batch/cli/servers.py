@@ -34,7 +34,7 @@ WebHooksAnywhere = Annotated[
 ]
 CheckedEngine = Annotated[
     Engine,
-    declare.flag("--engine", metavar="local|temporal", text="temporal: check Temporal and the endpoint's workers too."),
+    declare.choice(Engine, "--engine", text="temporal: check Temporal and the endpoint's workers too."),
 ]
 
 

@@ -83,8 +83,19 @@ def parser(kind: type[StrEnum], *, file: str) -> Callable[[str], StrEnum]:
     return parse
 
 
+def choice_parser(kind: type[StrEnum], flag: str) -> Callable[[str], StrEnum]:
+    """Return what reads a value of ``flag``; it raises UsageError for one that is not of ``kind``."""
+
+    def parse(word: str) -> StrEnum:
+        if word not in names(kind):
+            raise UsageError(f"{flag}: {word!r:.60} is not one of {', '.join(names(kind))}")
+        return kind(word)
+
+    return parse
+
+
 def completer(kind: type[StrEnum]) -> Callable[[str], list[str]]:
-    """Return what completes ``--output``."""
+    """Return what completes a value of ``kind``."""
     return lambda incomplete: [name for name in names(kind) if name.startswith(incomplete)]
 
 

@@ -7,6 +7,8 @@ the run.
 from __future__ import annotations
 
 import codecs
+import difflib
+import errno
 import hashlib
 import itertools
 import os
@@ -34,6 +36,7 @@ _INVISIBLE: Final = re.compile(rb"\r(?=[^\n])|\xc2\x85|\xe2\x80[\xa8-\xae]|\xe2\
 """CR alone, U+0085, U+2028, U+2029, which end a line for YAML and in few editors; U+202A to 202E, U+2066 to 2069."""
 _DIRECTIONS: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 NO_BRACES: Final = ": values are written ${name}, in quotes, and not {{ }}"
+_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 _QUOTED: Final = re.compile(rb"\"[^\"]*\"|'[^']*'")
 _CHUNK: Final = 1 << 20
 _LONGEST_LINE: Final = 1 << 16
@@ -108,9 +111,11 @@ class Content:
         return line, column + len(decoder.decode(b"", final=True))
 
     def hint(self, line: int) -> str:
-        """Return what helps where a line is not YAML because of ``${…}`` or ``{{ }}`` without quotes."""
+        """Return what helps where a line is not YAML because of a tab, or of ``${…}`` or ``{{ }}`` without quotes."""
         with self.open() as stream:
             text = next(itertools.islice(stream, line - 1, None), b"")
+        if b"\t" in text[: len(text) - len(text.lstrip())]:
+            return ": indent with spaces, not with tabs"
         outside = _QUOTED.sub(b"", text)
         if b"{{" in outside:
             return NO_BRACES
@@ -192,4 +197,15 @@ def read_content(path: Path) -> Content:
 
 
 def _unreadable(path: Path, error: OSError) -> JobFileError:
-    return fail(str(path), f"cannot be read: {error.strerror or error}")
+    return fail(str(path), f"cannot be read: {error.strerror or error}{_next_step(path, error)}")
+
+
+def _next_step(path: Path, error: OSError) -> str:
+    """Return what helps where there is no such job file, or a folder in its place."""
+    if error.errno == errno.EISDIR:
+        return "; name a job file in it"
+    if error.errno != errno.ENOENT:
+        return ""
+    names = {found.stem: found for found in path.parent.glob("*") if found.suffix in _SUFFIXES}
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else "; `zclone init FILE` writes a job file"

@@ -252,14 +252,15 @@ class Manifest:
         write.add_done_callback(self._landed)
 
     def _fail(self, why: str) -> None:
-        self.failure = f"{self.path}: could not be written ({why}); nothing more is sent"
+        step = "" if why == LOST else ": mend that, then run the same command again"
+        self.failure = f"{self.path}: could not be written ({why}); nothing more is sent{step}"
         for hook in self._on_failure:
             hook()
 
     def _landed(self, write: asyncio.Future[None]) -> None:
         error = asyncio.CancelledError() if write.cancelled() else write.exception()
         if error is not None:
-            self._fail(str(error) or type(error).__name__)
+            self._fail(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         landed, self._flight = self._flight, None
         self._wake(landed or [])
         if self.failure is not None:

@@ -57,6 +57,31 @@ def test_output_is_a_format_everywhere() -> None:
     assert {name: set(param.metavar.split("|")) for name, param in visible("--output").items()} == FORMATS
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run --progress",
+        "run --log-format",
+        "run --engine",
+        "retry --state",
+        "list --state",
+        "init --example",
+        "validate --format",
+        "doctor --engine",
+    ],
+)
+def test_what_is_no_choice_is_refused_in_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that is not one of an option's is refused with the option and all that it takes."""
+    name, flag = words.split()
+    assert run_command([name, "job.yaml", flag, "nope"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"zclone: {flag}: 'nope' is not one of ")
+    takes = COMMANDS[name]
+    known = next(param.metavar for param in takes.params if flag in param.opts)
+    if known != "STATE":
+        assert said.strip().endswith(", ".join(known.split("|")))
+
+
 def test_out_is_a_file_everywhere() -> None:
     """``--out`` takes a file in every command that writes one."""
     assert {name: param.metavar for name, param in visible("--out").items()} == dict.fromkeys(

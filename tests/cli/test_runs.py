@@ -103,7 +103,7 @@ def test_an_older_unfinished_run_is_warned_of_and_the_new_one_begins(
     (old,) = made(job)
     second = zclone(*RUN, env=at(after))
     assert second.returncode == 0, second.stderr
-    assert f"the run {old} is unfinished; zclone run nightly.yaml --run {old}" in second.stderr
+    assert f"the run {old} is unfinished; zclone run nightly.yaml --simulate --run {old} resumes it" in second.stderr
     found = made(job)
     assert found.pop(old) < len(SOURCES)
     assert list(found.values()) == [len(SOURCES)]

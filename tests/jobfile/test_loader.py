@@ -264,8 +264,18 @@ def test_at_most_a_hundred_problems_are_printed(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
     """A job file that is not there or is a folder is refused by name."""
-    assert "missing.yaml:1:1: cannot be read: No such file or directory" in problems_of(tmp_path / "missing.yaml")
-    assert "cannot be read: Is a directory" in problems_of(tmp_path)
+    missing = "missing.yaml:1:1: cannot be read: No such file or directory"
+    assert f"{missing}; `zclone init FILE` writes a job file" in problems_of(tmp_path / "missing.yaml")
+    (tmp_path / "mising.yml").touch()
+    assert f"{missing}; did you mean {tmp_path / 'mising.yml'}?" in problems_of(tmp_path / "missing.yaml")
+    assert "cannot be read: Is a directory; name a job file in it" in problems_of(tmp_path)
+
+
+def test_a_tab_is_named(tmp_path: Path) -> None:
+    """A line that a tab indents is refused with what to write instead."""
+    path = tmp_path / "job.yaml"
+    path.write_text(HEAD + "defaults:\n\tparams: {requestCpu: 8}\n")
+    assert "indent with spaces, not with tabs" in problems_of(path)
 
 
 BOMB: Final = "a: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
