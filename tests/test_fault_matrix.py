@@ -32,6 +32,16 @@ def test_every_row_names_tests_that_exist() -> None:
     assert unknown_tests(["crash/test_strace.py::test_that_is_not_there", "crash/absent.py::test_x"])
 
 
+def test_every_table_names_tests_that_exist() -> None:
+    """Whatever stands in a table as a test is one."""
+    tables = "\n".join(
+        line for line in (TESTS / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")
+    )
+    named = re.findall(r"`([\w/]+\.py(?:::\w+)?)`", tables)
+    assert len(named) > 500
+    assert unknown_tests(named) == []
+
+
 def test_every_line_of_the_specification_names_tests_that_exist() -> None:
     """Each line below "Lines of the specification" names at least one test, and all of them are there."""
     text = (TESTS / "README.md").read_text(encoding="utf-8")

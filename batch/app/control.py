@@ -46,6 +46,8 @@ _LONGEST_PATH: Final = 107
 _LONGEST_LINE: Final = 1 << 16
 _TIMEOUT: Final = 30.0
 """Seconds that the other end may take."""
+_SHORT_TIMEOUT: Final = 1.0
+"""Seconds that it may take to say whether it is stopping."""
 _ROUNDS_TO_ACCEPT: Final = 4
 """Rounds of the event loop from a connection to the handler; a server closed in between leaves the connection open."""
 
@@ -205,7 +207,7 @@ class _RequestHandler:
                 note = await self._apply(request)
             except ZcloneError as error:
                 return {"error": str(error)}
-        return {**self._in_force(), "note": note}
+        return {**self._in_force(), "stopping": self._stop.requested, "note": note}
 
     async def _apply(self, request: ControlRequest) -> str:
         """Apply, record and log a request; return a note for the operator. Raises ZcloneError."""
@@ -252,15 +254,23 @@ class _RequestHandler:
         }
 
 
-def control_run(manifest: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """Send a request to the process that runs; return its answer: rate, concurrency, paused, draining, note.
+def is_stopping(manifest: Path) -> bool:
+    """Whether the process that runs ends, after a signal for example; False where none says so within a second."""
+    try:
+        return control_run(manifest, (), timeout=_SHORT_TIMEOUT).get("stopping") is True
+    except (ZcloneError, ValueError):
+        return False
 
-    Raises UsageError where no process answers, or it refuses.
+
+def control_run(manifest: Path, texts: Sequence[str], *, timeout: float = _TIMEOUT) -> dict[str, Any]:
+    """Send a request to the process that runs; return its answer: rate, concurrency, paused, draining, stopping, note.
+
+    Raises UsageError where no process answers within ``timeout`` seconds, or it refuses.
     """
     read_request(texts)
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with connected:
-        connected.settimeout(_TIMEOUT)
+        connected.settimeout(timeout)
         try:
             with _address(manifest) as address:
                 connected.connect(address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from batch.app.control import is_stopping
 from batch.app.logs import has_blocks, watch_console
 from batch.app.messages import language
 from batch.manifest import is_held, summary
@@ -36,14 +37,16 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
         held = is_held(manifest)
         found = summary(manifest)
         is_running = held and found.ended is None
-        return snapshot_of(found, now=time.time(), language=language(environ)) if is_running else None
+        if not is_running:
+            return None
+        return snapshot_of(found, now=time.time(), language=language(environ), is_stopping=is_stopping(manifest))
 
     show_until(look, new_view(console), every=every, has_blocks=has_blocks(console, environ))
     return True
 
 
-def snapshot_of(found: Summary, *, now: float, language: Language) -> Snapshot:
-    """Return what the view shows of a manifest; ``now``: seconds since the epoch."""
+def snapshot_of(found: Summary, *, now: float, language: Language, is_stopping: bool) -> Snapshot:
+    """Return what the view shows of a manifest; ``now``: seconds since the epoch. ``is_stopping``: its process."""
     counts, times = found.counts, found.settled_at
     in_flight = counts[State.SENT] + counts[State.ACCEPTED]
     left = counts[State.PLANNED] + in_flight
@@ -56,7 +59,7 @@ def snapshot_of(found: Summary, *, now: float, language: Language) -> Snapshot:
         in_flight=in_flight,
         calls_rate=0.0,
         limit=0.0,
-        is_stopping=found.controlled is not None and found.controlled.is_draining,
+        is_stopping=is_stopping or (found.controlled is not None and found.controlled.is_draining),
         is_paused=found.controlled is not None and found.controlled.is_paused,
         concurrency=None if found.controlled is None else found.controlled.concurrency,
         elapsed=0.0 if found.started is None else now - found.started.at,

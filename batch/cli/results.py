@@ -70,17 +70,24 @@ def status(manifest: options.ManifestPath, *, run: options.RunOfJob = None, watc
 
 def _status(manifest: Path, *, clear: bool) -> bool:
     """Show the state once; return whether the process is running."""
+    from batch.app.control import is_stopping
     from batch.manifest import is_held, summary
     from batch.report.status import status_lines
 
     # Asked before the look: a process that ends in between has written its end by then.
     held = is_held(manifest)
     found = summary(manifest)
-    emit(
-        status_lines(found, manifest=manifest, is_held=held, now=time.time(), language=language(os.environ)),
-        clear=clear,
+    is_running = held and found.ended is None
+    lines = status_lines(
+        found,
+        manifest=manifest,
+        is_held=held,
+        is_stopping=is_running and is_stopping(manifest),
+        now=time.time(),
+        language=language(os.environ),
     )
-    return held and found.ended is None
+    emit(lines, clear=clear)
+    return is_running
 
 
 def control(manifest: options.ManifestPath, changes: Changes = None, *, run: options.RunOfJob = None) -> None:
@@ -92,7 +99,7 @@ def control(manifest: options.ManifestPath, changes: Changes = None, *, run: opt
     from batch.app.runs import manifest_of
 
     found = control_run(manifest_of(manifest, run), changes or ())
-    phase = ", draining" if found["draining"] else ", paused" if found["paused"] else ""
+    phase = next((f", {name}" for name in ("draining", "stopping", "paused") if found.get(name)), "")
     emit([f"{found['rate']:g} calls/s, {found['concurrency']} in flight at most{phase}"])
     if found["note"]:
         say(found["note"])

@@ -66,7 +66,7 @@ def _bar(seen: Snapshot, room: int, signs: tuple[str, str]) -> Text:
 def _times(seen: Snapshot) -> Iterator[str]:
     yield f"{seen.settled}/{seen.total}"
     yield _clock(seen.elapsed)
-    if seen.eta is not None and seen.settled < seen.total:
+    if seen.eta is not None and seen.settled < seen.total and not (seen.is_stopping or seen.is_paused):
         late = "" if seen.eta_late is None else f" p90 {_clock(seen.eta_late)}"
         yield f"ETA p50 {_clock(seen.eta)}{late}"
 

@@ -31,12 +31,18 @@ _LONGEST_ERROR: Final = 300
 
 
 def status_lines(
-    summary: Summary, *, manifest: Path, is_held: bool, now: float, language: Language = "en"
+    summary: Summary,
+    *,
+    manifest: Path,
+    is_held: bool,
+    now: float,
+    language: Language = "en",
+    is_stopping: bool = False,
 ) -> list[str]:
     """Return what ``zclone status`` prints.
 
     ``is_held``: whether a process has the manifest's lock. ``now``: seconds since the epoch, for the time left.
-    ``language``: of the hints.
+    ``language``: of the hints. ``is_stopping``: whether that process sends nothing new any more.
     """
     is_running = summary.ended is None and is_held
     header = summary.header
@@ -44,7 +50,7 @@ def status_lines(
     lines = [
         f"job       {escape(header.job)}, run {escape(header.run)}",
         f"endpoint  {escape(header.endpoint)}{rehearsal}",
-        f"process   {_process(summary, is_running=is_running)}",
+        f"process   {_process(summary, is_running=is_running, is_stopping=is_stopping)}",
         *_engine(summary),
         *_warnings(summary),
         *_queries(summary.queries),
@@ -54,7 +60,7 @@ def status_lines(
     ]
     if is_running:
         lines += _limits(summary.controlled)
-        lines += _pace(summary, now)
+        lines += () if is_stopping else _pace(summary, now)
     lines += cluster_lines(summary.clusters, language)
     if not is_running:
         lines += _next_step(summary, manifest, now)
@@ -110,13 +116,17 @@ def handed_text(handed: Handed) -> str:
     return f"{handed.done} of {total} clones handed over{refused}" if total else ""
 
 
-def _process(summary: Summary, *, is_running: bool) -> str:
+def _process(summary: Summary, *, is_running: bool, is_stopping: bool) -> str:
     started, ended = summary.started, summary.ended
     if started is None:
         return "no run recorded yet"
     if ended is None:
         who = f"since {iso(started.at)}, process {started.pid} on {escape(started.host)}"
-        return f"running {who}" if is_running else f"killed: no process holds the manifest; it ran {who}"
+        return (
+            f"{'stopping, ' if is_stopping else ''}running {who}"
+            if is_running
+            else f"killed: no process holds the manifest; it ran {who}"
+        )
     why = ": ".join(filter(None, (ended.code, ended.reason and escape(ended.reason))))
     reason = f" ({why})" if why else ""
     return f"ended {iso(ended.at)} with exit code {ended.exit_code}{reason}"

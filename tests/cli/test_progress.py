@@ -249,9 +249,12 @@ def test_the_view_names_wave_hand_overs_and_the_stop() -> None:
     for cloned, phase in ((0, "wave 1 of 3"), (10, "wave 2 of 3"), (40, "wave 3 of 3"), (49, "wave 3 of 3")):
         world.advance(1.0, cloned=cloned)
         assert phase in drawn(world, 100)
+    assert "ETA" in drawn(world, 100)
     world.counts[State.SENT] = 1
     stops[0] = True
-    assert "stopping: 1 in flight" in drawn(world, 100)
+    text = drawn(world, 100)
+    assert "stopping: 1 in flight" in text
+    assert "ETA" not in text
     world.counts[State.SENT] = 0
     world.advance(1.0, cloned=1)
     text = drawn(world, 100)

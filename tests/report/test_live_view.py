@@ -22,7 +22,7 @@ from batch.progress import Board, live, new_view
 from batch.zstack.codes import CODES
 from tests.report.browser import CHROMIUM, browser
 from tests.report.made_manifest import make_manifest
-from tests.report.pictures import FAILING, TARGETS, environment, is_telling, live_terminal
+from tests.report.pictures import FAILING, TARGETS, environment, is_telling, live_terminal, source
 from tests.report.terminal import Screen, Terminal, photograph
 
 if TYPE_CHECKING:
@@ -119,6 +119,25 @@ def test_status_watches_in_the_same_view(tmp_path: Path) -> None:
     assert "calls/s" not in screen.text
     assert "killed: no process holds the manifest" in last.text
     assert code == 4
+
+
+def test_a_stop_is_told_to_who_watches(tmp_path: Path) -> None:
+    """While a signal's grace goes on, ``status``, its ``--watch`` and ``control`` say stopping, without a time left."""
+    (tmp_path / "slow.yaml").write_text("version: 1\nnode: {latency: [25, 25]}\n", encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\ntargets: [{source(1)}, {source(2)}]\n", encoding="utf-8")
+    arguments = ["run", "--simulate=slow.yaml", "job.yaml", "--log-file", "run.log"]
+
+    def told(*words: str) -> str:
+        with closing(Terminal([*words], cwd=tmp_path, env=environment(), size=(80, 24))) as other:
+            return other.until(lambda seen: "topping" in seen.text).text
+
+    with closing(Terminal(arguments, cwd=tmp_path, env=environment(), size=(80, 24))) as terminal:
+        terminal.until(lambda seen: "1 in flight" in seen.text)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until(lambda seen: "stopping: 1 in flight" in seen.text)
+        assert "process   stopping, running since" in told("status", "job.yaml")
+        assert "stopping: 1 in flight" in told("status", "--watch", "job.yaml")
+        assert "in flight at most, stopping" in told("control", "job.yaml")
 
 
 async def drawn(columns: int, rows: int) -> list[str]:
