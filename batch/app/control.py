@@ -46,8 +46,6 @@ _LONGEST_PATH: Final = 107
 _LONGEST_LINE: Final = 1 << 16
 _TIMEOUT: Final = 30.0
 """Seconds that the other end may take."""
-_SHORT_TIMEOUT: Final = 1.0
-"""Seconds that it may take to say whether it is stopping."""
 _ROUNDS_TO_ACCEPT: Final = 4
 """Rounds of the event loop from a connection to the handler; a server closed in between leaves the connection open."""
 
@@ -256,10 +254,9 @@ class _RequestHandler:
 
 def is_stopping(manifest: Path) -> bool:
     """Whether the process that runs ends, after a signal for example; False where none says so within a second."""
-    try:
-        return control_run(manifest, (), timeout=_SHORT_TIMEOUT).get("stopping") is True
-    except (ZcloneError, ValueError):
-        return False
+    with suppress(ZcloneError, ValueError):
+        return control_run(manifest, (), timeout=1.0).get("stopping") is True
+    return False
 
 
 def control_run(manifest: Path, texts: Sequence[str], *, timeout: float = _TIMEOUT) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from batch.manifest.handovers import encode_handed_over
 from batch.manifest.header import this_process
 from batch.manifest.kinds import AdoptedLine, EndedLine, PlanLine, TakenUpLine
 from batch.manifest.operations import encode_operation
-from batch.manifest.writer import LOST
+from batch.manifest.writer import LOST, MEND
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -252,8 +252,7 @@ class Manifest:
         write.add_done_callback(self._landed)
 
     def _fail(self, why: str) -> None:
-        step = "" if why == LOST else ": mend that, then run the same command again"
-        self.failure = f"{self.path}: could not be written ({why}); nothing more is sent{step}"
+        self.failure = f"{self.path}: could not be written ({why}); nothing more is sent{'' if why == LOST else MEND}"
         for hook in self._on_failure:
             hook()
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 256
 """Lines of a new file's batch."""
 LOST: Final = "it was moved, deleted or cut by somebody else: put it back, or run the same command to begin it anew"
+MEND: Final = ": mend that, then run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
