@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _UNCHARGED = frozenset({ErrorClass.RENEW, ErrorClass.NODE, ErrorClass.FATAL})
 """Definite ends that are about the session, the node or the whole run and not about the Clone."""
-ELSEWHERE: Final = "a server that does not honour resourceUuid may have made it under another uuid"
+_ELSEWHERE: Final = "a server that does not honour resourceUuid may have made it under another uuid"
 _AT_MOST_ONCE: Final = "not sent again: the run is at most once"
 
 
@@ -164,7 +164,7 @@ def _give_up(look: Look, known: Knowledge) -> Step:
             ticket, known, error, "" if error else "every attempt went unanswered; no clone is visible yet"
         )
     if may_be_elsewhere(look, known):
-        return uncertain(ticket, known, error, ELSEWHERE)
+        return elsewhere(ticket, known, error)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
     if error is None:
@@ -219,8 +219,9 @@ def uncertain(
 
     ``is_last``: whether no later process would learn more or send again; None: as the attempts left say.
     """
+    may_go_on = is_last is None and ticket.attempt < known.policy.attempts
     if is_last is None:
-        is_last = ticket.attempt >= known.policy.attempts or not known.is_repeatable
+        is_last = not (may_go_on and known.is_repeatable)
     code = error.code if error is not None else "ZCLONE.UNCERTAIN"
     reported = error.text if error is not None else ""
     return End(
@@ -231,7 +232,14 @@ def uncertain(
         job_uuid=ticket.job_uuid,
         open_jobs=ticket.open_jobs,
         until=known.over_at(ticket) if is_last else None,
+        is_unproven=may_go_on and not (known.is_honoured or known.policy.at_most_once),
     )
+
+
+def elsewhere(ticket: Ticket, known: Knowledge, error: ApiError | None, text: str = "") -> End:
+    """Return the end of a Clone that may stand under another uuid, as the server may not honour resourceUuid."""
+    end = uncertain(ticket, known, error, "; ".join(filter(None, (text, _ELSEWHERE))))
+    return end._replace(is_unproven=not known.policy.at_most_once)
 
 
 def after_no_send(step: Send) -> Step:

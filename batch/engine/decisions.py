@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.engine.absence import (
-    ELSEWHERE,
     after_absence,
+    elsewhere,
     has_ended,
     is_over,
     lost_jobs,
@@ -213,7 +213,7 @@ def _visible(service: Service, look: Look, clone: Clone, known: Knowledge) -> St
         # An attempt of ours may be writing it at this moment; while it is there nothing is sent again.
         return uncertain(ticket, known, look.error, text, is_last=True)
     if may_be_elsewhere(look, known) and not _existed_before(look):
-        return uncertain(ticket, known, look.error, f"{text}; {ELSEWHERE}", is_last=True)
+        return elsewhere(ticket, known, look.error, text)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
     if _existed_before(look):

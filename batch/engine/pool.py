@@ -12,6 +12,7 @@ from batch.engine.absence import after_edit, after_no_send
 from batch.engine.dispatch import dispatch
 from batch.engine.failure_limit import FailureLimit
 from batch.engine.quarantine import quarantine, sort_by_deaths
+from batch.engine.recording import record_end
 from batch.engine.resume import first_step_of_new, is_reconciled, look_before, resumed_step
 from batch.engine.settle import Dependencies, settle
 from batch.engine.steps import End, Look, Send, Step
@@ -62,6 +63,8 @@ class Pool:
         """What the plan has now for targets with an open attempt that was sent otherwise."""
         self._deferred: list[Work] = []
         """What waits for the proof that the server honours resourceUuid."""
+        self._unproven: list[tuple[Clone, End]] = []
+        """What ended uncertain only because that proof had not come."""
         self.stopped_by: RunStoppedError | None = None
 
     async def run(self, survey: Survey) -> None:
@@ -247,10 +250,20 @@ class Pool:
             self._deps.stop.request(str(stopped), stopped.reason)
             return None
         if isinstance(step, End):
-            self._failures.note_end(clone.key, step.state)
-            self._proof.note_end(clone, step)
+            self._note_end(clone, step)
         self._check_failures()
         return step
+
+    def _note_end(self, clone: Clone, end: End) -> None:
+        self._failures.note_end(clone.key, end.state)
+        self._proof.note_end(clone, end)
+        if end.is_unproven:
+            self._unproven.append((clone, end))
+        if self._deps.is_honoured():
+            # Now that there is the proof, the next process learns more or sends again: nobody waits for the operator.
+            while self._unproven:
+                clone, end = self._unproven.pop()
+                record_end(clone, end._replace(until=None), self._deps)
 
     def _check_failures(self) -> None:
         excess = self._failures.excess()

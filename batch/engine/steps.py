@@ -179,6 +179,8 @@ class End(NamedTuple):
     until: float | None = None
     """When an uncertain one waits for the operator: once the server can no longer execute the last POST, and where no
     later process would send again. Seconds since the epoch."""
+    is_unproven: bool = False
+    """Whether ``until`` stands only as long as it is not known that the server honours resourceUuid."""
 
 
 Doing: TypeAlias = Send | Resend | Poll | Look | Review | Renew | Abort

@@ -275,6 +275,20 @@ def test_open_intents_are_asked_about_before_anything_new_is_sent() -> None:
     assert len(scene.server.made) == 20
 
 
+@pytest.mark.parametrize(("attempts", "is_over"), [(2, False), (1, True)])
+def test_the_proof_lets_the_next_process_send_what_had_ended_before_it(attempts: int, *, is_over: bool) -> None:
+    """An attempt in doubt that ended before the proof came has no end of its time after it, while attempts are left."""
+    one, two = clones(2)
+    known = "k0", State.SENT, one.source_uuid, one.resource_uuid, one.digest, 1, "c" * 32
+    opened = {"k0": Intent(*known, EPOCH - 9, EPOCH - 9, deadline=EPOCH - 1)}
+    scene = Scene(count=2, limits=Limits(attempts=attempts), intents=opened)
+    scene.server.ends["c" * 32] = Running()
+    assert scene.run() == {"uncertain": 1, "cloned": 1}
+    last = [record for record in scene.journal.records if record.key == "k0"][-1]
+    assert (last.state, last.job_uuid, last.until is not None) == (State.UNCERTAIN, "c" * 32, is_over)
+    assert [what for _, kind, what in scene.server.log if kind == "submit"] == [two.key]
+
+
 def test_a_target_that_left_the_job_file_is_asked_about_and_never_sent() -> None:
     """Its open intent is reconciled; where nothing shows, nothing is sent for it, and it is uncertain."""
     gone = Intent("gone", State.SENT, "f" * 32, "e" * 32, "d" * 32, 1, "c" * 32, EPOCH - 5, EPOCH - 5)

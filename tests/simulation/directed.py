@@ -26,6 +26,7 @@ from tests.simulation.wider import (
     run_away,
     run_clocks,
     run_edits,
+    run_late_proof,
     run_repeated,
     run_retried,
     run_unproven,
@@ -266,4 +267,5 @@ KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
     "repeated": run_repeated,
     "retried": run_retried,
     "unproven": run_unproven,
+    "late proof": run_late_proof,
 }

@@ -148,6 +148,11 @@ def any_row_is_proof(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(proof, "differences", lambda clone, service: [])
 
 
+def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
+    """What ended in doubt before the proof came waits for the operator, although it may be sent again since."""
+    patch.setattr(pool, "record_end", lambda *_: None)
+
+
 HOLES = (
     Mutant("a refused look takes back", refused_look_takes_back, 10, "wider"),
     Mutant("the last attempt speaks for all", last_attempt_speaks_for_all, 150, "attempts"),
@@ -165,4 +170,5 @@ HOLES = (
     Mutant("the future is believed", future_is_believed, 5, "clocks"),
     Mutant("proof is not needed", proof_not_needed, 10, "unproven"),
     Mutant("any row is proof", any_row_is_proof, 40, "unproven"),
+    Mutant("late proof changes nothing", late_proof_changes_nothing, 40, "late proof"),
 )

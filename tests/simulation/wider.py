@@ -455,6 +455,25 @@ def run_unproven(seed: int) -> Judgement:
     return judged_widely(world, problems)
 
 
+def run_late_proof(seed: int) -> Judgement:
+    """The first targets are in doubt before the proof comes, and their process outlives their time: 3 is 3 for good."""
+    random, posts = Random(seed), iter(range(1_000_000))
+    doubtful = random.randint(1, 3)
+    decide = verdicts_of((_orphan, _orphan, _queued, _goes_on), 1.0, 20.0)
+
+    def verdict(node: Random) -> Verdict:
+        return decide(node) if next(posts) < doubtful else Verdict(takes=node.uniform(20.0, 190.0))
+
+    limits = Limits(rate=50.0, concurrency=random.choice((1, 2)), attempts=3, timeout=200.0)
+    world = _world(seed, Traits(api_timeout=20.0), verdict, limits, count=random.randint(3, 6))
+    ended, before = run_process(world, Process()), world.witness.posts
+    problems = promises.misreported(world, ended)
+    if ended.code in {ExitCode.OK, ExitCode.FAILED}:
+        run_process(world, Process())
+        problems += [] if world.witness.posts == before else [f"I18: something was sent after exit {ended.code}"]
+    return judged_widely(world, problems)
+
+
 def run_attempts(seed: int) -> Judgement:
     """Attempts that run long, lose their rows or end otherwise than the ones before them, over several processes."""
     random = Random(seed)
@@ -522,9 +541,11 @@ def _converged(world: WiderWorld) -> list[str]:
             return told
         is_held_back = ended.code_of_reason is EndReason.WAVE and not process.retries
         if ended.code in {ExitCode.OK, ExitCode.FAILED} and not is_held_back:
-            # What was in doubt before the proof came, or left the job file, is asked about once its time is over.
+            # What is in doubt all the same is asked about once its time is over.
             world.wait(max(8000.0, world.attempts.traits.api_timeout + 200.0))
+            posts = world.witness.posts
             run_process(world, Process(accepts_changes=True))
-            return owned.in_doubt_for_ever(world)
+            sent = [] if world.witness.posts == posts else ["I18: a finished run sent something"]
+            return [*sent, *owned.in_doubt_for_ever(world)]
         world.wait(max(8000.0, world.attempts.traits.api_timeout + 200.0))
     return [f"I7: unfinished: exit {ended.code} {dict(ended.counts)} {ended.reason}"]
