@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import to_thread
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from batch import __version__
 from batch.app.event_loop import loop_factory, on_signal
 from batch.app.logs import log_to
-from batch.app.manifest import take_over
+from batch.app.manifest import lock_manifest, take_over
 from batch.app.messages import say, warn
 from batch.app.options import LogFormat
 from batch.app.verify import find_run, require_same_job, server_of_run, settings_of
 from batch.engine import Stop
 from batch.errors import EndReason, ExitCode, ManifestLockedError, UsageError
 from batch.jobfile.units import read_rate
-from batch.manifest import open_manifest
 from batch.manifest.targets import open_targets
 from batch.model import State
 
@@ -81,7 +79,7 @@ async def _lock(
     with open_targets(path, 1) as targets:
         header = replace(targets.header, tool=f"zclone {__version__}")
         require_same_job(job, targets, path)
-    manifest = await to_thread(open_manifest, path, header)
+    manifest = await lock_manifest(path, header)
     stop, code = Stop(), ExitCode.UNFINISHED
     try:
         warn(manifest.warnings)

@@ -11,20 +11,12 @@ from batch import __version__
 from batch.app.messages import warn
 from batch.app.outcome import RunResult
 from batch.app.reports import write_outputs_of_lost
-from batch.errors import (
-    ExitCode,
-    ManifestError,
-    ManifestLockedError,
-    ManifestLostError,
-    ManifestMismatchError,
-    UsageError,
-)
+from batch.app.runs import holder_text
+from batch.errors import ExitCode, ManifestError, ManifestLockedError, ManifestLostError, ManifestMismatchError
 from batch.manifest import Header, open_manifest, read_finished
 from batch.manifest.header import own_user, require_same
-from batch.manifest.reading import last_started
 from batch.model import Handed
 from batch.plan import Planning
-from batch.report.text import iso
 from batch.zstack.settings import transport_warnings
 
 if TYPE_CHECKING:
@@ -80,24 +72,19 @@ def finished_result(setup: Setup) -> RunResult | None:
 
 async def open_run(setup: Setup) -> Manifest:
     """Lock, repair and fold the manifest of the run, or begin a new one. Raises ManifestError."""
-    try:
-        manifest = await to_thread(open_manifest, setup.path, new_header(setup))
-    except ManifestLockedError as error:
-        raise ManifestLockedError(f"{error}{await to_thread(_holder, error.held)}", error.held) from None
+    manifest = await lock_manifest(setup.path, new_header(setup))
     manifest.admitted = () if setup.settings is None else transport_warnings(setup.settings)
     manifest.past.is_at_most_once |= setup.options.at_most_once
     return manifest
 
 
-def _holder(path: Path | None) -> str:
-    """Say which process has the manifest and since when, as far as it is on record."""
-    if path is None:
-        return ""
+async def lock_manifest(path: Path, header: Header) -> Manifest:
+    """Open the manifest for writing, as ``open_manifest`` does; the error names the process that has its lock."""
     try:
-        started = last_started(path)
-    except (UsageError, ManifestError):
-        return ""
-    return "" if started is None else f" (process {started.pid} on {started.host}, since {iso(started.at)})"
+        return await to_thread(open_manifest, path, header)
+    except ManifestLockedError as error:
+        who = "" if error.held is None else await to_thread(holder_text, error.held)
+        raise ManifestLockedError(f"{error}{who}", error.held) from None
 
 
 async def take_over(manifest: Manifest, *, by_flag: bool) -> None:

@@ -16,10 +16,11 @@ from batch.app.messages import say
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, UsageError
 from batch.manifest import is_held
 from batch.manifest.ending import last_end
-from batch.manifest.reading import reading
+from batch.manifest.reading import last_started, reading
 from batch.model import State
 from batch.plan import run_id
 from batch.report.failures import command_for
+from batch.report.text import iso
 from batch.text import shell_path
 
 if TYPE_CHECKING:
@@ -184,8 +185,18 @@ def _refuse_overlap(found: list[KnownRun], now: str) -> None:
     for one in found:
         if one.name != now and is_held(one.path):
             raise ManifestLockedError(
-                f"{one.path}: another process is running the run {one.name} of this job", one.path
+                f"{one.path}: another process is running the run {one.name} of this job{holder_text(one.path)}",
+                one.path,
             )
+
+
+def holder_text(path: Path) -> str:
+    """Say which process has the manifest and since when, as far as it is on record."""
+    try:
+        started = last_started(path)
+    except (UsageError, ManifestError):
+        return ""
+    return "" if started is None else f" (process {started.pid} on {started.host}, since {iso(started.at)})"
 
 
 def _resume_window(job: Job) -> float:

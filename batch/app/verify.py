@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batch import __version__, jobfile, outputs
 from batch.app.logs import log_to
-from batch.app.manifest import take_over
+from batch.app.manifest import lock_manifest, take_over
 from batch.app.messages import say, warn
 from batch.app.node import node_state
 from batch.app.options import PRESETS, LogFormat
@@ -22,7 +22,7 @@ from batch.app.server import Server, say_warnings
 from batch.app.verifier import Verifier
 from batch.errors import ExitCode, ManifestLockedError, ManifestMismatchError, RunStoppedError, UsageError
 from batch.jobfile.units import read_rate
-from batch.manifest import is_held, open_manifest
+from batch.manifest import is_held
 from batch.manifest.targets import open_targets
 from batch.model import Limits, Record, State
 from batch.plan import Planning, regenerate, tag_clones
@@ -106,7 +106,7 @@ async def _reopen(options: VerifyOptions, job: Job | None, path: Path, confirm: 
     """Verify with the manifest locked, and record what is missing as undone."""
     with open_targets(path, 1) as targets:
         header = replace(targets.header, tool=f"zclone {__version__}")
-    manifest = await to_thread(open_manifest, path, header)
+    manifest = await lock_manifest(path, header)
     try:
         warn(manifest.warnings)
         await take_over(manifest, by_flag=options.adopt_manifest)

@@ -337,6 +337,7 @@ def test_who_holds_a_manifest_is_named(folder: Path, capfd: pytest.CaptureFixtur
         path.write_bytes(b"".join(kept))
         with path.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            assert run_command(["run", "job.yaml", "--simulate", "--rate", "9/s", "--only", "key=*"]) == 75
-        told = capfd.readouterr().err
-        assert (f"(process {os.getpid()} on {socket.gethostname()}, since 2" in told) is is_named
+            for command in (["run", "--rate", "9/s", "--only", "key=*"], ["rollback", "--yes"], ["verify", "--reopen"]):
+                assert run_command([*command, "job.yaml", "--simulate"]) == 75
+                told = capfd.readouterr().err
+                assert (f"(process {os.getpid()} on {socket.gethostname()}, since 2" in told) is is_named
