@@ -214,6 +214,10 @@ async def test_everything_is_read_without_colour_and_on_a_phone(tmp_path: Path, 
         heights = await page.run("[...document.querySelectorAll('.tools button, .switches button')].map((button) =>"
                                  " button.offsetHeight)")  # fmt: skip
         assert max(heights) <= 40, "no button is broken into two lines"
+        widths = await page.run("[0, 3, 7].map((i) => document.querySelector('#rows tr').cells[i].offsetWidth)")
+        assert min(widths) >= 100, "no column is a sliver"
+        assert await page.run("[...document.querySelectorAll('#rows td')].every((cell) =>"
+                              " cell.scrollWidth <= cell.clientWidth + 1)"), "no cell lies over another"  # fmt: skip
 
 
 async def test_the_table_downloads_as_csv(tmp_path: Path) -> None:
