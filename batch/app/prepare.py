@@ -22,7 +22,8 @@ from batch.jobfile.units import read_duration, read_rate
 from batch.outputs import NamedFile, require_distinct
 from batch.plan import run_id
 from batch.report.expression import read_filter
-from batch.settings.contexts import CONFIG, config_path
+from batch.settings.contexts import config_path
+from batch.settings.names import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

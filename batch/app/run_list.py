@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from batch.app.messages import say
 from batch.app.node import node_state
 from batch.app.runs import all_runs
-from batch.app.temporal import find_open_runs
 from batch.errors import ZcloneError
-from batch.jobfile import load
 from batch.manifest import is_held, summary
-from batch.manifest.opening import remove_settled
 from batch.report.run_list import DescribedRun, RemoteRow
 
 if TYPE_CHECKING:
@@ -43,6 +39,11 @@ def list_open_runs(job: Path, environ: Mapping[str, str]) -> list[RemoteRow]:
     """Return the runs of the job file that are open on Temporal, where settings name one; none where it is silent."""
     if not any(environ.get(name) for name in ("TEMPORAL_ADDRESS", "TEMPORAL_PROFILE")):
         return []
+    import asyncio
+
+    from batch.app.temporal import find_open_runs
+    from batch.jobfile import load
+
     try:
         found = asyncio.run(find_open_runs(environ, load(job).name))
     except ZcloneError as error:
@@ -56,6 +57,8 @@ def prune_runs(runs: Sequence[DescribedRun], *, keep: int) -> Iterator[Path]:
 
     A run of several shards is settled once all of them are.
     """
+    from batch.manifest.opening import remove_settled
+
     whole = sorted(runs, key=_identity)
     parts = [list(group) for _, group in groupby(whole, key=_identity)]
     settled = [group for group in parts if all(one.is_settled for one in group)]

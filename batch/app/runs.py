@@ -18,7 +18,6 @@ from batch.manifest import is_held
 from batch.manifest.ending import last_end
 from batch.manifest.reading import last_started, reading
 from batch.model import State
-from batch.plan import run_id
 from batch.report.failures import command_for
 from batch.report.text import iso
 from batch.text import shell_path
@@ -162,6 +161,8 @@ def run_to_begin(job: Job, *, simulated: bool, shard: str | None, at: float, is_
         if is_new:
             raise UsageError("--new-run: `run:` holds neither ${date} nor ${time}, so it always names the same run")
         return None
+    from batch.plan import run_id
+
     now = run_id(job, run=None, started_at=at)
     # The plain command neither begins nor resumes a run that was named by --run.
     found = [

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import UsageError
 from batch.manifest import rows
-from batch.plan.identity import digest_part
 from batch.report.expression import read_filter
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
     wanted = read_filter(only, shard=shard, fields=PLANNED)
     if not wanted:
         return plan
+    from batch.plan.identity import digest_part
+
     is_wanted = choose(wanted)
 
     def clones() -> Iterator[Clone]:

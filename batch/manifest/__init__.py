@@ -1,13 +1,20 @@
-"""The manifest: the append-only journal of one run, and the only truth about it."""
+"""The manifest: the append-only journal of one run, and the only truth about it. Its writer is imported when used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from batch.manifest.ending import FinishedRun, read_finished
 from batch.manifest.figures import Cluster, Summary, summary
 from batch.manifest.fold import ManifestFold, digest_prefix
 from batch.manifest.header import Header
-from batch.manifest.journal import Manifest
 from batch.manifest.listing import Story, clone_lines, rows, story
-from batch.manifest.opening import open_manifest
 from batch.manifest.reading import is_held
+
+if TYPE_CHECKING:
+    from batch.manifest.journal import Manifest
+    from batch.manifest.opening import open_manifest
 
 __all__ = [
     "Cluster",
@@ -26,3 +33,12 @@ __all__ = [
     "story",
     "summary",
 ]
+
+_HOMES: Final = {"Manifest": "batch.manifest.journal", "open_manifest": "batch.manifest.opening"}
+
+
+def __getattr__(name: str) -> object:
+    """Import asyncio only where a manifest is written: most commands only read one."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

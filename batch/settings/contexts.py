@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from batch.errors import UsageError
 from batch.jobfile.content import read_content
@@ -14,6 +14,7 @@ from batch.jobfile.inputs import open_regular
 from batch.jobfile.nodes import text_tree
 from batch.jobfile.problems import Problems
 from batch.redaction import SECRETS
+from batch.settings.names import CONFIG
 from batch.text import shell_path
 from batch.zstack.settings import Auth, PasswordAuth, SessionAuth, endpoint_url
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batch.model import JsonValue
-
-CONFIG: Final = "ZSTACK_CONFIG"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Final
 
-from batch.settings.contexts import CONFIG
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from batch.jobfile.job import AuthSettings, EndpointSettings
 
+CONFIG: Final = "ZSTACK_CONFIG"
 URL: Final = ("ZSTACK_API_URL", "ZSTACK_ENDPOINT")
 SESSION: Final = ("ZSTACK_SESSION_ID",)
 KEY_ID: Final = ("ZSTACK_ACCESS_KEY_ID",)
