@@ -15,7 +15,7 @@ import structlog
 
 from batch import log
 from batch.app.changes import find_rest, record_changes, record_rest
-from batch.app.control import listen
+from batch.app.control_server import listen
 from batch.app.ending import stop_text, success_text
 from batch.app.event_loop import loop_factory, on_signal
 from batch.app.handover import hand_over

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from batch.app import control
-from batch.app.control import control_run, listen
+from batch.app.control import control_run
+from batch.app.control_server import listen
 from batch.clock import SystemClock
 from batch.engine import Gate, Stop, hard_cap
 from batch.engine.control import Controls
@@ -61,7 +62,7 @@ async def test_it_is_found_however_long_the_path_is(name: str, depth: int, tmp_p
             (made,) = folder.glob(".zclone-*")
             assert made.stat().st_mode & 0o777 == 0o600
         assert answer == {"rate": rate, "concurrency": 8, "paused": False, "draining": False, "note": ""}
-        with socket.socket(socket.AF_UNIX) as left, control._address(scene.path) as address:
+        with socket.socket(socket.AF_UNIX) as left, control.socket_address(scene.path) as address:
             left.bind(address)
 
 
@@ -92,7 +93,7 @@ async def test_nonsense_changes_nothing(line: bytes, tmp_path: Path) -> None:
     """What is no request is answered with an error, or not at all, and the next request is applied."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
-        with control._address(scene.path) as address:
+        with control.socket_address(scene.path) as address:
             reader, writer = await asyncio.open_unix_connection(address)
         writer.write(line)
         writer.write_eof()
@@ -111,7 +112,7 @@ async def test_a_connection_made_as_the_run_ends_is_closed(rounds: int, tmp_path
     with socket.socket(socket.AF_UNIX) as other:
         other.settimeout(60)
         async with scene.listening():
-            with control._address(scene.path) as address:
+            with control.socket_address(scene.path) as address:
                 other.connect(address)
             for _ in range(rounds):
                 await asyncio.sleep(0)
