@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
-# By digest, so that nobody changes what is below: docker buildx imagetools inspect python:3.12-slim shows it, and
-# docker build --build-arg PYTHON=python:3.12-slim@sha256:... takes it. None stands here: none could be verified.
-ARG PYTHON=python:3.12-slim
+# By digest (the index of all architectures), so that nobody changes what is below. docker buildx imagetools inspect
+# python:3.12-slim shows a newer one, and docker build --build-arg PYTHON=python:3.12-slim@sha256:... takes it.
+ARG PYTHON=python:3.12.14-slim-trixie@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 # pip compiles to bytecode here: the image's user cannot write it, and without it each start takes seconds.
 FROM ${PYTHON} AS build
 # A mirror near you: docker build --build-arg PIP_INDEX_URL=https://mirror.example.com/simple .

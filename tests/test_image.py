@@ -63,6 +63,13 @@ def image() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def test_each_stage_begins_with_an_image_by_digest() -> None:
+    """What is below the image cannot change without a change here."""
+    (base,) = re.findall(r"^ARG PYTHON=(.+)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
+    assert {line.split()[1] for line in DOCKERFILE.splitlines() if line.startswith("FROM ")} == {"${PYTHON}"}
+
+
 def test_the_image_has_bytecode() -> None:
     """What is installed into the image is compiled when it is built: its user cannot write bytecode."""
     steps = (ROOT / "Dockerfile").read_text(encoding="utf-8").split("FROM ")[1].splitlines()
