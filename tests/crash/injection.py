@@ -15,7 +15,7 @@ import pytest
 
 from batch.manifest import rows
 from batch.model import Record
-from tests.crash.stage import ZCLONE, NodeProcess, environment
+from tests.crash.stage import ZCLONE, NodeProcess, environment, finish
 from tests.manifest.manifest_world import scan
 
 if TYPE_CHECKING:
@@ -131,20 +131,25 @@ class Scene:
         calls = f"trace=sendto,{point.call}"
         strace = ["strace", "-y", "-ttt", "-s", "8", "-o", "trace.txt", "-e", calls, *aim]
         inject = f"inject={point.call}:{point.fault}:when={point.when}"
-        return self._finish([*strace, "-e", inject, *ZCLONE, *(command or RUN)])
-
-    def run(self) -> int:
-        return self._finish([*ZCLONE, *RUN])
-
-    def zclone(self, *arguments: str) -> int:
-        return self._finish([*ZCLONE, *arguments])
-
-    def _finish(self, command: list[str]) -> int:
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment(), capture_output=True, timeout=90, check=False
+            [*strace, "-e", inject, *ZCLONE, *(command or RUN)],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            timeout=250,
+            check=False,
         )
         (self.folder / "said.txt").write_bytes(done.stderr)
         return done.returncode
+
+    def run(self) -> int:
+        return self.zclone(*RUN)
+
+    def zclone(self, *arguments: str) -> int:
+        """Run a command that nothing happens to."""
+        code, _, said = finish(list(arguments), cwd=self.folder, url=self.node.url)
+        (self.folder / "said.txt").write_text(said, encoding="utf-8")
+        return code
 
     def said(self) -> str:
         return (self.folder / "said.txt").read_text(encoding="utf-8")
