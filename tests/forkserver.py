@@ -2,7 +2,9 @@
 
 What it forks is a process like any other: its own pid, directory, environment, streams and signals. Functions take the
 arguments of ``zclone``. Where the environment changes how Python itself starts (PYTHON*, LANG, LC_*), the forked
-process becomes a new interpreter. A forked command has its embedded node forked in the same way.
+process becomes a new interpreter. A forked command has its embedded node forked in the same way. ``CLOCK_JUMPS`` sets
+the wall clock of a command forward by so many seconds as soon as the file ``CLOCK_FLAG`` exists; the monotonic clock
+stays true.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic, Literal, Self, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Stream: TypeAlias = Literal["pipe", "stdout", "inherited"]
 
 _AT_START: Final = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_")
 """Beginnings of the variables that count when an interpreter starts."""
+_JUMPS: Final[list[tuple[float, Path]]] = []
+"""By how much the wall clock of this process is set forward once a file exists."""
 _NODE: Final = "batch.simulator"
 _LARGEST_REQUEST: Final = 128 << 10
 
@@ -206,7 +210,13 @@ def _server() -> socket.socket:
     return ours
 
 
+def _wall_clock(true: Callable[[], float] = time.time) -> float:
+    return true() + sum(seconds for seconds, flag in _JUMPS if flag.exists())
+
+
 def _serve(tests: socket.socket) -> None:
+    # Before the product is imported, which keeps the function as a default argument.
+    time.time = _wall_clock
     import batch  # noqa: PLC0415 - the tests' own process does not need it
 
     for module in pkgutil.walk_packages(batch.__path__, "batch."):
@@ -284,6 +294,8 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
+    if "CLOCK_JUMPS" in os.environ:
+        _JUMPS.append((float(os.environ["CLOCK_JUMPS"]), Path(os.environ["CLOCK_FLAG"])))
     sys.path[0] = request["cwd"]
     sys.argv[1:] = request["arguments"]
     sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - the process ends with it

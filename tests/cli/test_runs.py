@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
-
-from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     import subprocess
@@ -28,16 +25,14 @@ BRIEFLY: Final = ("--deadline", "3s", "--rate", "1/s")
 
 
 @pytest.fixture
-def at(tmp_path: Path, child_env: dict[str, str]) -> At:
+def at(tmp_path: Path) -> At:
     """Give the environment in which a command finds the clock at a time, in seconds after the next midnight (UTC)."""
     flag = tmp_path / "flag"
     flag.touch()
-    jumping = str(ROOT / "tests" / "crash" / "jumping")
     midnight = (time.time() // DAY + 1) * DAY
 
     def environment(after: float) -> dict[str, str]:
-        path = os.pathsep.join([jumping, child_env["PYTHONPATH"]])
-        return {"PYTHONPATH": path, "CLOCK_FLAG": str(flag), "CLOCK_JUMPS": str(midnight + after - time.time())}
+        return {"CLOCK_FLAG": str(flag), "CLOCK_JUMPS": str(midnight + after - time.time())}
 
     return environment
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tests import forkserver
-from tests.conftest import ROOT
 from tests.zstack.wire_server import SESSION, Seen, WireServer, answer, error
 
 if TYPE_CHECKING:
@@ -331,12 +329,10 @@ class Operator:
         self.manifest("repaired.jsonl").replace(self.manifest())
 
 
-def with_clock_set(env: dict[str, str], seconds: float, flag: Path) -> dict[str, str]:
+def with_clock_set(seconds: float, flag: Path) -> dict[str, str]:
     """Variables under which the command's wall clock is wrong by ``seconds`` from its start on."""
     flag.touch()
-    jumping = str(ROOT / "tests" / "crash" / "jumping")
-    path = os.pathsep.join([jumping, env["PYTHONPATH"]])
-    return {"CLOCK_JUMPS": str(seconds), "CLOCK_FLAG": str(flag), "PYTHONPATH": path}
+    return {"CLOCK_JUMPS": str(seconds), "CLOCK_FLAG": str(flag)}
 
 
 def serve(node: ScriptedNode) -> WireServer:

@@ -61,7 +61,7 @@ async def test_what_the_server_said_it_may_work_is_waited_for(
     node.acts[A] = acts
     operator.write_job(B, A, limits=f"attempts: {len(acts)}")
     assert await operator.run() == 4, operator.said
-    later = with_clock_set(child_env, LATER, tmp_path / "flag")
+    later = with_clock_set(LATER, tmp_path / "flag")
     await operator.run(env=later)
     assert operator.states()[A] == "uncertain", operator.said
     node.execute(node.posts(A)[0])
@@ -80,5 +80,5 @@ async def test_what_the_server_said_of_one_job_holds_for_one_without_an_answer(
     node.acts = {A: [queue], B: [take_long]}
     operator.write_job(B, A, limits="attempts: 1")
     assert await operator.run() == 4, operator.said
-    await operator.run(env=with_clock_set(child_env, LATER, tmp_path / "flag"))
+    await operator.run(env=with_clock_set(LATER, tmp_path / "flag"))
     assert operator.states()[A] == "uncertain", operator.said

@@ -41,7 +41,7 @@ async def test_a_process_with_a_clock_that_is_behind_ends_nothing(
     node.acts[A] = [queue]
     operator.write_job(B, A, limits="timeout: 2s, attempts: 1, concurrency: 1")
     assert await operator.run() in {3, 4}, operator.said
-    await operator.run(env=with_clock_set(child_env, -YEAR, tmp_path / "flag"))
+    await operator.run(env=with_clock_set(-YEAR, tmp_path / "flag"))
     await operator.run()
     assert operator.states()[A] not in GONE, operator.said
     node.execute(node.posts(A)[0])
@@ -58,7 +58,7 @@ async def test_looks_that_fail_after_its_time_are_no_end_of_the_reruns(
     node.look = lambda _: answer(500, "")
     operator.write_job(A, limits="timeout: 2s, attempts: 2")
     assert await operator.run() == 4, operator.said
-    later = with_clock_set(child_env, LATER, tmp_path / "flag")
+    later = with_clock_set(LATER, tmp_path / "flag")
     code = await operator.run(env=later)
     node.look = None
     assert await operator.run(env=later) == 0, operator.said

@@ -186,7 +186,7 @@ async def test_a_job_that_runs_for_hours_is_not_failed(
     node.acts[A] = [lambda _, job: accepted(job, api_timeout=36_000.0)]
     operator.write_job(A, limits="timeout: 2s, attempts: 1")
     await operator.run_and_kill(node)
-    later = with_clock_set(child_env, 7200.0, tmp_path / "flag")
+    later = with_clock_set(7200.0, tmp_path / "flag")
     for _ in range(2):
         assert await operator.run(env=later) in {3, 4}, operator.said
         assert operator.states()[A] not in GONE

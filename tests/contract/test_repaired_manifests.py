@@ -133,7 +133,7 @@ async def test_our_own_clone_is_no_conflict_where_its_sent_line_is_lost(
     node.look = None
     operator.write_job(f"{{uuid: {A}, params: {{name: two}}}}", limits="timeout: 2s, attempts: 1")
     await operator.run("--accept-changes")
-    await operator.run("--accept-changes", env=with_clock_set(child_env, LATER, tmp_path / "flag"))
+    await operator.run("--accept-changes", env=with_clock_set(LATER, tmp_path / "flag"))
     assert operator.states()[A] not in GONE, operator.said
     assert node.sources_of == [A]
 

@@ -271,6 +271,6 @@ async def test_a_deadline_of_a_clock_that_was_ahead_is_not_waited_for(
     node.acts[A] = [keep_running]
     operator.write_job(A, limits="timeout: 3s, attempts: 1")
     flag = tmp_path / "flag"
-    await operator.run_and_kill(node, env=with_clock_set(child_env, MONTH, flag))
+    await operator.run_and_kill(node, env=with_clock_set(MONTH, flag))
     assert await operator.run(patience=25.0) in {3, 4}, operator.said
     assert operator.states() == {A: "uncertain"}

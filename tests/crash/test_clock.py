@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.crash.stage import ZCLONE, NodeProcess, environment, finish, node, rows, write_job
+from tests import forkserver
+from tests.crash.stage import NodeProcess, environment, finish, node, rows, write_job
 from tests.crash.test_process import posts, wait_for_posts
 from tests.crash.test_rate import check_never_passed
 
@@ -46,8 +44,7 @@ def test_the_clock_is_set_in_the_middle_of_a_run(jump: int, tmp_path: Path, serv
     write_job(tmp_path, COUNT, rate=f"{RATE}/s", concurrency=8)
     flag = tmp_path / "flag"
     env = environment(served.url) | {"CLOCK_JUMPS": str(jump), "CLOCK_FLAG": str(flag)}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "crash" / "jumping"), env["PYTHONPATH"]])
-    run = subprocess.Popen([*ZCLONE, *RUN], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    run = forkserver.start_text(RUN, cwd=tmp_path, env=env)
     wait_for_posts(served, 6)
     flag.touch()
     said = run.communicate(timeout=250)[1]

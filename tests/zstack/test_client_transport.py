@@ -201,7 +201,7 @@ async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: fl
 
     The call that finds it says so; the one after it has a connection of its own.
     """
-    connections, ended = 0, asyncio.Semaphore(0)
+    connections, unasked, ended = 0, asyncio.Semaphore(0), asyncio.Semaphore(0)
 
     async def chatty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
@@ -209,8 +209,9 @@ async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: fl
         with contextlib.suppress(OSError):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer(200, {"first": connections}))
-            await asyncio.sleep(wait / 2)
+            await asyncio.sleep(wait)
             writer.write(answer(200, {"unasked": connections}))
+            unasked.release()
             await reader.read(-1)
         writer.transport.abort()
         ended.release()
@@ -224,7 +225,10 @@ async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: fl
                 reply = await client.plain("POST", "/v1/x", body=b"{}")
             assert isinstance(reply, Reply)
             assert json.loads(reply.body) == {"first": number}
-            await asyncio.sleep(wait)
+            await unasked.acquire()
+            # What was written is read in the next rounds of the event loop.
+            for _ in range(3):
+                await asyncio.sleep(0)
         await client.close()
         for _ in range(connections):
             await ended.acquire()
