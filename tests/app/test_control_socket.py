@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from batch.app import control
+from batch.app import control, control_server
 from batch.app.control import control_run
 from batch.app.control_server import listen
 from batch.clock import SystemClock
@@ -61,7 +61,8 @@ async def test_it_is_found_however_long_the_path_is(name: str, depth: int, tmp_p
             answer = await scene.order(f"rate={rate:g}/s")
             (made,) = folder.glob(".zclone-*")
             assert made.stat().st_mode & 0o777 == 0o600
-        assert answer == {"rate": rate, "concurrency": 8, "paused": False, "draining": False, "note": ""}
+        in_force = {"rate": rate, "concurrency": 8, "paused": False, "draining": False}
+        assert answer == {**in_force, "stopping": False, "note": ""}
         with socket.socket(socket.AF_UNIX) as left, control.socket_address(scene.path) as address:
             left.bind(address)
 
@@ -70,8 +71,7 @@ async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.
     """Whom the kernel names as another user gets no answer and changes nothing, whatever the socket's mode."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
-        monkeypatch.setattr(control, "_peer", lambda _: 12345)
-        monkeypatch.setattr(control, "_is_owner", lambda _user, _manifest: True)
+        monkeypatch.setattr(control_server, "peer_of", lambda _: 12345)
         with pytest.raises(RunStoppedError, match="answered nothing"):
             await scene.order("pause")
     assert not scene.controls.is_paused
@@ -81,7 +81,7 @@ async def test_a_socket_of_another_user_is_given_no_order(tmp_path: Path, monkey
     """Who listens beside the manifest must be its owner."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
-        monkeypatch.setattr(control, "_peer", lambda _: 12345)
+        monkeypatch.setattr(control, "peer_of", lambda _: 12345)
         with pytest.raises(UsageError, match="not of the manifest's owner"):
             await scene.order("pause")
 
@@ -147,8 +147,8 @@ async def test_where_no_socket_can_be_made_the_run_goes_on(tmp_path: Path, monke
         raise OSError(95, "Operation not supported")
 
     told: list[str] = []
-    monkeypatch.setattr(control, "_bind", refuse)
-    monkeypatch.setattr(control, "warn", told.extend)
+    monkeypatch.setattr(control_server, "_bind", refuse)
+    monkeypatch.setattr(control_server, "warn", told.extend)
     async with Scene(tmp_path / "m.jsonl").listening():
         pass
     assert "Operation not supported" in told[0]
