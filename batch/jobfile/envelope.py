@@ -28,6 +28,7 @@ from batch.jobfile.units import SHARE, WHOLE, read_duration, read_max_failures, 
 from batch.model import Wave
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_RUN_NAME: Final = r"\$\{(date|time|name)\}"
 _LETTERS: Final = r"A-Za-z_\u00c0-\u024f\u0370-\u1fff\u3041-\u9fff\uac00-\ud7a3"
 VARIABLE_PATTERN: Final = rf"[{_LETTERS}][0-9{_LETTERS}-]*(?:\.[0-9{_LETTERS}-]+)*"
 """Names for ``${…}``, in letters of any script that Python, editors and pydantic all take for such."""
@@ -95,7 +96,7 @@ def _schema(**schema: Any) -> WithJsonSchema:
 Rate = Annotated[
     float,
     _text(read_rate),
-    _schema(type="string", pattern=r"^[0-9]+(\.[0-9]+)?/(s|min|h)$", examples=["20/s", "600/min"]),
+    _schema(type="string", pattern=r"^(?=[0-9.]*[1-9])[0-9]+(\.[0-9]+)?/(s|min|h)$", examples=["20/s", "600/min"]),
 ]
 Duration = Annotated[
     float,
@@ -154,6 +155,16 @@ Name = Annotated[
     StringConstraints(pattern=f"^{NAME_PATTERN}$"),
     _schema(type=["string", "number"], pattern=f"^{NAME_PATTERN}$", minimum=0),
 ]
+Run = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    _schema(
+        type=["string", "number", "boolean"],
+        minLength=1,
+        minimum=0,
+        pattern=rf"^([A-Za-z0-9]|{_RUN_NAME})([A-Za-z0-9._-]|{_RUN_NAME})*$",
+    ),
+]
 SecretVariable = Annotated[str, _text(_secret_variable), _schema(type="string", pattern=r"^ZSTACK_[A-Za-z0-9_]+$")]
 VarText = Annotated[str, _text(str)]
 Vars = Annotated[
@@ -180,12 +191,27 @@ def _count(minimum: int, maximum: int) -> Any:
     ]
 
 
+_LOGINS: Final = ({"session"}, {"account", "password"}, {"access_key_id", "access_key_secret"})
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _only(*forms: set[str]) -> ConfigDict:
+    """Say in the schema that exactly the keys of one of ``forms`` have a value."""
+    null, names = {"type": "null"}, sorted(set().union(*forms))
+    values = [{name: {"not": null} if name in form else null for name in names} for form in forms]
+    options: list[Any] = [
+        {"required": sorted(form), "properties": each} for form, each in zip(forms, values, strict=True)
+    ]
+    return ConfigDict(json_schema_extra={"anyOf": options})
+
+
 class SecretModel(_Strict):
     """Where a secret is kept: `{env: NAME}` or `{file: PATH}`; never the secret itself."""
+
+    model_config = _only({"env"}, {"file"})
 
     env: SecretVariable | None = Field(
         None, description="ZSTACK_* variable that holds the secret: the operator's, see --trust-endpoint"
@@ -206,6 +232,8 @@ class SecretModel(_Strict):
 class AuthModel(_Strict):
     """How to log in: session, or account and password, or access_key_id and access_key_secret."""
 
+    model_config = _only(*_LOGINS)
+
     session: SecretModel | None = Field(None, description="session uuid")
     account: Text | None = Field(None, description="account name, with password")
     password: SecretModel | None = Field(None, description="the account's password")
@@ -215,7 +243,7 @@ class AuthModel(_Strict):
     @model_validator(mode="after")
     def _one_form(self) -> AuthModel:
         given = {name for name in AuthModel.model_fields if getattr(self, name) is not None}
-        if given not in ({"session"}, {"account", "password"}, {"access_key_id", "access_key_secret"}):
+        if given not in _LOGINS:
             raise ValueError("must be session, or account and password, or access_key_id and access_key_secret")
         return self
 
@@ -254,7 +282,7 @@ class EnvelopeModel(_Strict):
 
     version: Annotated[Literal["1"], _schema(enum=[1, "1"])] = Field(description="format of this file: 1")
     name: Name = Field(description="identity of the job: letters, digits, . _ -")
-    run: Text = Field("default", description="identity of this run; may hold ${date}, ${time}, ${name}")
+    run: Run = Field("default", description="identity of this run; may hold ${date}, ${time}, ${name}")
     resume_within: MaybeNoTime | None = Field(
         None,
         description="where run holds ${date} or ${time}: an unfinished run that began less long ago is gone on with; "

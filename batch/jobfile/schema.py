@@ -10,7 +10,7 @@ from typing import Any, Final
 from batch.jobfile.check import MAX_INTEGER
 from batch.jobfile.envelope import EnvelopeModel
 from batch.jobfile.layers import KEEPABLE
-from batch.jobfile.tables import DELIMITERS, ENCODINGS
+from batch.jobfile.tables import DELIMITERS, ENCODINGS, TABLE_KEYS
 from batch.schema import TEXT, UUID, Schema, array, describe, document, record, refer
 from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, Param, ParamType
 
@@ -18,10 +18,21 @@ RESOURCE_UUID: Final = r"^[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}$"
 _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\$\{"}
 _TEXT: Final[Schema] = {"type": ["string", "number", "boolean"]}
 _TABLE_NAME: Final = r"\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV])$"
+_NAME: Final = r"^(?=[^\x00-\x1f\x7f-\x9f]*$).*\S"
+"""Has a character that is seen, and none that steers."""
+_UUIDS: Final = array(refer("uuid"))
 _NULL: Final[Schema] = {"type": "null"}
 _VENDORS_ALONE: Final[Schema] = {
     "required": ["vendors"],
     "not": {"anyOf": [{"required": [name]} for name in ("to", "images", "file")]},
+}
+_TARGET_KINDS: Final[Schema] = {
+    "anyOf": [{"required": [name]} for name in ("uuid", "from", "query")],
+    "dependencies": {
+        "from": {"not": {"required": ["id"]}},
+        "query": {"not": {"anyOf": [{"required": [name]} for name in ("uuid", "id", "from")]}},
+        **{name: ["from"] for name in TABLE_KEYS},
+    },
 }
 _TAGS: Final[Schema] = {"type": ["array", "null"], "items": refer("text")}
 # A uuid of digits only is a number for editors.
@@ -70,11 +81,11 @@ def _of_type(param: Param) -> Schema:
     if param.type is ParamType.BOOLEAN:
         return _either({"type": "boolean"})
     if param.name == "name":
-        return {**_TEXT, "maxLength": param.max_bytes, "pattern": r"\S"}
+        return {**_TEXT, "maxLength": param.max_bytes, "pattern": _NAME}
     if param.type is ParamType.STRING:
         return _TEXT if param.max_bytes is None else {**_TEXT, "maxLength": param.max_bytes}
     return {
-        ParamType.STRINGS: array(refer("architecture" if param.max_bytes else "uuid")),
+        ParamType.STRINGS: {**array(refer("architecture")), "uniqueItems": True} if param.max_bytes else _UUIDS,
         ParamType.IMAGES: array(refer("architectureImage")),
         ParamType.UUIDS_BY_NAME: {
             "type": "object",
@@ -105,7 +116,8 @@ def _definitions() -> Schema:
         "defaults": describe(defaults, "under every target"),
         "matrix": _matrix(),
         "target": describe(
-            record({}, {**_target_keys(), **layer}, is_closed=True), "a source and its overrides, or a file of them"
+            {**record({}, {**_target_keys(), **layer}, is_closed=True), **_TARGET_KINDS},
+            "a source and its overrides, or a file of them",
         ),
     }
 

@@ -146,7 +146,9 @@ def test_every_parameter_shows_in_editors() -> None:
 
 def undescribed(schema: Any, path: str) -> Iterator[str]:
     if isinstance(schema, dict):
-        found = {name: value for name, value in schema.get("properties", {}).items() if isinstance(value, dict)}
+        # What is only a condition on keys has no type of its own.
+        keys = schema.get("properties", {}) if "type" in schema else {}
+        found = {name: value for name, value in keys.items() if isinstance(value, dict)}
         for name, value in found.items():
             referred = SCHEMA["definitions"].get(value.get("$ref", "").rpartition("/")[2], {})
             if "description" not in {**referred, **value}:

@@ -13,6 +13,7 @@ from batch.errors import JobFileError
 from batch.jobfile import load
 from batch.jobfile.schema import job_schema
 from batch.plan import Planning
+from tests.jobfile.test_bad_job_files import CASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +86,10 @@ timezone: Asia/Shanghai
 timezone: UTC
 timezone:
 resume_within: '0'
+run: nightly-${date}.${name}
+run: 1.5
+endpoint: {auth: {session: {env: ZSTACK_S, file: }, account: }}
+limits: {rate: 0.05/s}
 """
 GOOD_PARAMS: Final = """\
 requestCpu: 8
@@ -136,6 +141,13 @@ limits: {max_failures: -1}
 limits: {max_failures: many}
 limits: {timeout: 45}
 run: ''
+run: a b
+run: -1
+run: ${date
+limits: {rate: 0.0/s}
+endpoint: {auth: {session: {env: ZSTACK_S}, account: a}}
+endpoint: {auth: {account: a}}
+endpoint: {auth: {session: {}}}
 endpoint: {url: 'ftp://h'}
 endpoint: {insecure: 1}
 resume_within: 5
@@ -154,6 +166,10 @@ system: 'true'
 system: yes
 name: ''
 name: [a]
+name: "a\\x07b"
+name: "\\x9b"
+name: ' '
+cpuArchitectures: [AARCH64, AARCH64]
 cpuArchitectures: AARCH64
 type: Apps
 cpu: 5
@@ -174,6 +190,15 @@ userTags: a
 delimiter: ';;'
 uid: a
 """
+BEYOND: Final = {
+    *("tag on the file", "targets is an alias", "merge key", "octal integer", "version as 1.0"),
+    *("duplicate top key", "duplicate targets", "duplicate key in a target"),
+    *("two targets with one key", "an id that is another uuid", "one resourceUuid twice", "waves after the rest"),
+    *("architecture without image", "two images of one architecture", "rearchitect vendors twice"),
+    *("unknown name", "shell variable", "brace not closed", "expression", "jsonl unknown name in the entry"),
+    *("rendered to a wrong type", "owner rendered to no uuid", "from missing file"),
+}
+"""Bad by how the YAML is written, by other places of the file, by what ``${…}`` comes to, or by another file."""
 GOOD: Final = [
     *(f"version: {text}\nname: j\n{TARGETS}" for text in GOOD_VERSIONS),
     *(f"version: 1\nname: {text}\n{TARGETS}" for text in GOOD_NAMES),
@@ -193,6 +218,10 @@ BAD: Final = [
     f"{HEAD}targets: ~\n",
     f"{HEAD}targets: [{{query: name}}]\n",
     f"{HEAD}targets: [{{query: []}}]\n",
+    f"{HEAD}targets: [{{query: name=a, id: a}}]\n",
+    f"{HEAD}targets: [{{query: name=a, uuid: {UUID}}}]\n",
+    f"{HEAD}targets: [{{from: rows.csv, id: a}}]\n",
+    f"{HEAD}targets: [{{id: a}}]\n",
     f"{HEAD}targets: [{{from: rows.txt}}]\n",
 ]
 
@@ -220,6 +249,20 @@ def test_both_take_it(tmp_path: Path, text: str) -> None:
 def test_both_refuse_it(tmp_path: Path, text: str) -> None:
     """A value that ``validate`` refuses does not fit the schema."""
     assert (is_valid(tmp_path, text), fits(text)) == (False, False)
+
+
+def test_every_bad_file_is_refused_by_both_or_beyond_a_schema() -> None:
+    """Of the table of bad job files the schema takes those alone that are bad by what no schema can say."""
+    taken = set()
+    for case in CASES:
+        try:
+            value = yaml.load(case.files["job.yaml"], Loader=Yaml12)
+        except (yaml.YAMLError, ValueError):
+            continue
+        if jsonschema.Draft7Validator(SCHEMA).is_valid(value):
+            taken.add(case.name)
+    elsewhere = {case.name for case in CASES if not case.problems.startswith("job.yaml:")}
+    assert taken - elsewhere == BEYOND
 
 
 def suggestions(schema: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

@@ -15,6 +15,7 @@ from batch.errors import JobFileError
 from batch.jobfile import load
 from batch.jobfile.render_problems import render_text, source_line
 from batch.plan import Planning
+from tests.jobfile.test_rows import KEYS, SPELLINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -179,3 +180,10 @@ def test_a_workbooks_warnings_are_nobodys(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "rows.xlsx:2:2: the cell has the error #VALUE!" in problems(tmp_path, new.getvalue())[0]
+
+
+@pytest.mark.parametrize(("name", "meant"), [*SPELLINGS, *KEYS])
+def test_no_near_miss_is_dropped(tmp_path: Path, name: str, meant: str) -> None:
+    """A column spelt nearly like a parameter or key is an error of its header, told once."""
+    found = problems(tmp_path, workbook({"s": [["uuid", name], [UUID, 4], [OTHER, 5]]}))
+    assert len([line for line in found if line.startswith("rows.xlsx:1:1: ") and meant in line]) == 1, found
