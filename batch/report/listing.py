@@ -41,6 +41,10 @@ _STATE: Final = "state"
 _MEASURED_ROWS: Final = 1_000
 """Rows that decide on the widths of a table; later ones may stick out."""
 _WIDEST: Final = 60
+_NARROWEST: Final = 4
+_GIVING_WAY: Final = {"error": 20, "name": 12, "clone_uuid": 9}
+"""How narrow these columns become before the others do, in this order."""
+_GAP: Final = "  "
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212", "\t", "\r", "\n", "\0")
 
 
@@ -163,17 +167,34 @@ def table_lines(
     of_job: Callable[[Row], _Values] | None = None,
     size: int | None = None,
 ) -> Iterator[TableLine]:
-    """Yield a heading and a line for each row; ``size``: the columns of the terminal that lines are cut to."""
+    """Yield a heading and a line for each row; ``size``: the columns of the terminal that cells are cut to."""
     values = _values(rows, language, columns, of_job)
     lines = ([cut(escape(cell), _WIDEST) for cell in _cells(row)] for row in values)
     measured = [[name.upper() for name in columns], *islice(lines, _MEASURED_ROWS)]
     widths = [max(map(width, column)) for column in zip(*measured, strict=True)]
+    if size is not None:
+        widths = _narrow(columns, widths, size)
     at = columns.index(_STATE) if _STATE in columns else None
     for number, cells in enumerate(chain(measured, lines)):
-        padded = [*map(pad, cells, widths)]
-        text = "  ".join(padded).rstrip()
+        padded = [*map(pad, cells if size is None else map(fit, cells, widths), widths)]
+        text = _GAP.join(padded).rstrip()
         shown = text if size is None else fit(text, size)
         if number and at is not None:
-            yield TableLine(shown, cells[at], sum(len(cell) + 2 for cell in padded[:at]))
+            yield TableLine(shown, cells[at], sum(len(cell) + len(_GAP) for cell in padded[:at]))
         else:
             yield TableLine(shown)
+
+
+def _narrow(columns: Sequence[str], widths: Sequence[int], size: int) -> list[int]:
+    """Return widths that come to at most ``size`` columns: some give way first, then the widest of all."""
+    found = dict(zip(columns, widths, strict=True))
+    over = sum(widths) + len(_GAP) * (len(widths) - 1) - size
+    for name, least in _GIVING_WAY.items():
+        taken = max(0, min(over, found.get(name, 0) - least))
+        if taken:
+            found[name] -= taken
+            over -= taken
+    while over > 0 and found[widest := max(found, key=found.__getitem__)] > _NARROWEST:
+        found[widest] -= 1
+        over -= 1
+    return [*found.values()]

@@ -193,6 +193,11 @@ def test_a_table_fits_the_terminal(columns: int) -> None:
     assert lines[0].split()[:2] == ["KEY", "STATE"]
     assert len(lines) == 21
     assert max(map(width, lines)) <= columns
+    heads = ["KEY", "STATE", "CLONE_UUID", "NAME", "ERROR"]
+    assert all(full.startswith(head.removesuffix("…")) for head, full in zip(lines[0].split(), heads, strict=True))
+    failed = [line for line in lines if " failed " in line]
+    assert failed
+    assert all("…" in line for line in failed)
 
 
 def test_only_a_report_guards_cells(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
