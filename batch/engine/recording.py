@@ -1,4 +1,4 @@
-"""The records of one Clone beside ``sent``: each is noted without waiting, as nothing is sent on the strength of it."""
+"""The records of one Clone beside ``sent``: most are noted without waiting, as nothing is sent on their strength."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ class NotHonouredError(RunStoppedError):
     reason = EndReason.RESOURCE_UUID
 
 
-def note_accepted(clone: Clone, ticket: Ticket, deps: Dependencies) -> None:
-    """Record that the server knows the attempt's job."""
-    deps.journal.note(
-        Record(
-            State.ACCEPTED,
-            clone.key,
-            deps.clock.time(),
-            ticket.attempt,
-            job_uuid=ticket.job_uuid,
-            deadline=ticket.deadline,
-            api_timeout=ticket.api_timeout,
-        ),
+async def record_accepted(clone: Clone, ticket: Ticket, deps: Dependencies) -> None:
+    """Record that the server knows the attempt's job; durable on return where nothing on record says how long it may.
+
+    Without that line the next process would take a lost POST's time for over too early.
+    """
+    record = Record(
+        State.ACCEPTED,
+        clone.key,
+        deps.clock.time(),
+        ticket.attempt,
+        job_uuid=ticket.job_uuid,
+        deadline=ticket.deadline,
+        api_timeout=ticket.api_timeout,
     )
+    if (ticket.api_timeout or 0.0) > deps.api_timeout():
+        await deps.journal.commit(record)
+    else:
+        deps.journal.note(record)
 
 
 def return_attempt(clone: Clone, step: Ticket | Send, deps: Dependencies, *, ended: str | None = None) -> None:

@@ -13,7 +13,7 @@ from batch.engine.absence import Knowledge, after_no_send
 from batch.engine.budget import retry_cost
 from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
 from batch.engine.polls import Hold
-from batch.engine.recording import NotHonouredError, note_accepted, note_unsent, record_end, return_attempt
+from batch.engine.recording import NotHonouredError, note_unsent, record_accepted, record_end, return_attempt
 from batch.engine.steps import (
     RESOURCE_UUID,
     Abort,
@@ -162,7 +162,7 @@ async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
     if step.is_retry:
         return await _submit_again(ticket, clone, deps, cost=retry_cost(is_after_silence=step.is_after_silence))
     deps.budget.note_first()
-    return _decide(await deps.api.submit(clone, ticket.job_uuid), ticket, clone, deps, failures=0)
+    return await _decide(await deps.api.submit(clone, ticket.job_uuid), ticket, clone, deps, failures=0)
 
 
 async def _wait_to_send(step: Send, deps: Dependencies) -> float:
@@ -218,14 +218,14 @@ async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cos
     answer = await deps.api.submit(clone, ticket.job_uuid)
     if cost:
         deps.budget.note_retry(cost, is_answered=not isinstance(answer, NotSent | NoAnswer))
-    return _decide(answer, ticket, clone, deps, failures=failures)
+    return await _decide(answer, ticket, clone, deps, failures=failures)
 
 
-def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Dependencies, *, failures: int) -> Step:
+async def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Dependencies, *, failures: int) -> Step:
     deps.readiness.note(answer, sent_at=ticket.sent_at)
     step = after_submit(answer, ticket, policy=deps.policy, failures=failures)
     if isinstance(step, Poll) and step.ticket.answered:
-        note_accepted(clone, step.ticket, deps)
+        await record_accepted(clone, step.ticket, deps)
     return step
 
 
@@ -263,7 +263,7 @@ async def _poll(step: Poll, clone: Clone, deps: Dependencies) -> Step:
     if isinstance(after, Poll):
         after = after._replace(at_once=False)
         if after.ticket.answered and not step.ticket.answered:
-            note_accepted(clone, after.ticket, deps)
+            await record_accepted(clone, after.ticket, deps)
     return after
 
 

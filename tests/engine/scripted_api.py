@@ -150,7 +150,10 @@ class MemoryPast:
     def was_sent(self) -> bool:
         return any(record.state is State.SENT for record in self.journal.records)
 
-    api_timeout = 0.0
+    @property
+    def api_timeout(self) -> float:
+        return max((record.api_timeout or 0.0 for record in self.journal.records), default=0.0)
+
     is_repaired = False
 
     def was_made_elsewhere(self, key: str) -> bool:

@@ -164,6 +164,15 @@ def test_every_target_is_cloned_once() -> None:
     assert scene.server.count("submit") == 20
 
 
+def test_the_servers_own_time_is_durable_before_it_is_relied_on() -> None:
+    """The first answer with an apiTimeout, and none that says no more, waits for the disk as a POST does."""
+    scene, committed = Scene(count=3), list[Record]()
+    scene.journal.before_commit = committed.append
+    assert scene.run() == {"cloned": 3}
+    assert Counter(record.state for record in committed) == {State.SENT: 3, State.ACCEPTED: 1}
+    assert [record.api_timeout for record in committed if record.state is State.ACCEPTED] == [1800.0]
+
+
 def test_the_first_clone_goes_alone() -> None:
     """Nothing else is sent until the server was seen to honour resourceUuid."""
     scene = Scene()

@@ -124,8 +124,8 @@ def _may_change(world: World, story: Story, one: Post, two: Post) -> bool:
 
 def _longest(story: Story) -> float:
     """Return for how many seconds the server may work on a job, as it said of any."""
-    told = (job.api_timeout for job in story.jobs.values() if job.api_timeout is not None)
-    return max(told, default=_POLICY.api_timeout)
+    told = (story.api_timeout, *(job.api_timeout for job in story.jobs.values()))
+    return max(filter(None, told), default=_POLICY.api_timeout)
 
 
 def overspent(world: World, story: Story) -> Iterator[str]:

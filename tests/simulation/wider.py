@@ -545,7 +545,8 @@ def _converged(world: WiderWorld) -> list[str]:
             world.wait(max(8000.0, world.attempts.traits.api_timeout + 200.0))
             posts = world.witness.posts
             run_process(world, Process(accepts_changes=True))
-            sent = [] if world.witness.posts == posts else ["I18: a finished run sent something"]
+            is_sent = ended.code_of_reason is None and world.witness.posts != posts
+            sent = ["I18: a finished run sent something"] if is_sent else []
             return [*sent, *owned.in_doubt_for_ever(world)]
         world.wait(max(8000.0, world.attempts.traits.api_timeout + 200.0))
     return [f"I7: unfinished: exit {ended.code} {dict(ended.counts)} {ended.reason}"]

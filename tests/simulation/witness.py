@@ -96,6 +96,8 @@ class Story:
     """Whether a process that sent something was started so."""
     is_proven: bool = False
     """Whether the manifest shows that the server made a clone under the uuid it was asked for."""
+    api_timeout: float | None = None
+    """The longest time that the server said it may work on a job, in seconds, as the manifest has it."""
 
 
 @dataclass
@@ -164,6 +166,10 @@ class Witness:
         """A process has its manifest; a record that never got there is forgotten."""
         story = self.stories[process.manifest]
         story.intents, story.is_proven = intents, is_proven
+        # What the server said of its time counts as far as it got there.
+        story.api_timeout = max((intent.api_timeout or 0.0 for intent in intents.values()), default=0.0) or None
+        for known in story.jobs.values():
+            known.api_timeout = None
         for intent in intents.values():
             # Known from now on, also where what came before it was lost.
             for job in (intent.job_uuid, *intent.open_jobs):
@@ -332,8 +338,8 @@ class Witness:
         job = story.jobs[post.job]
         is_over = bool(job.refused) or isinstance(post.answer, Refused | NotSent)
         # What the server said of one job holds for those of which it said nothing.
-        others = (other.api_timeout for other in story.jobs.values() if other.api_timeout is not None)
-        api_timeout = max(others, default=_API_TIMEOUT) if job.api_timeout is None else job.api_timeout
+        heard = (story.api_timeout, *(other.api_timeout for other in story.jobs.values()))
+        api_timeout = max(filter(None, heard), default=_API_TIMEOUT) if job.api_timeout is None else job.api_timeout
         longest = max(api_timeout, self._limits.timeout or 0.0) + _GRACE
         return not is_over and not self.clock_was_set and process.wall() - post.wall < longest
 
