@@ -154,3 +154,45 @@ def test_a_signal_after_a_drain_ends_it_within_the_grace() -> None:
     assert stage.loop.now <= 460.0 + GRACE + 1
     assert stage.stop.reason == "SIGTERM"
     assert stage.past.counts[State.ACCEPTED] > 0
+
+
+def test_what_is_asked_before_a_pool_begins_holds_from_its_start() -> None:
+    """A pause and another concurrency that came while the run was prepared; asked twice, each counts once."""
+    stage = Stage(count=60, concurrency=8)
+    controls = stage.controls
+    controls.resume()
+    before = controls.changed_concurrency
+    controls.set_concurrency(3)
+    for _ in range(2):
+        controls.pause()
+    assert (controls.is_paused, before, controls.changed_concurrency) == (True, None, 3)
+    assert stage.play((50.0, controls.resume)) == {"cloned": 60}
+    assert controls.rate_in_force == RATE
+    assert stage.calls(0.0, 50.0, "submit") == []
+    assert stage.calls(50.0, 1e9, "submit") != []
+
+
+def test_a_pause_is_taken_back_before_a_pool_begins() -> None:
+    """The run goes as if there had been none."""
+    stage = Stage(count=5)
+    stage.controls.pause()
+    stage.controls.resume()
+    assert stage.run() == {"cloned": 5}
+    assert stage.loop.now < 60
+
+
+def test_a_run_that_ends_takes_no_pause() -> None:
+    """After a stop nothing is held, and a resume of an earlier pause lets no call go; a drain changes nothing."""
+    stage = Stage(count=200, concurrency=30)
+    controls = stage.controls
+
+    def end() -> None:
+        stage.stop.request("SIGTERM", EndReason.SIGNAL)
+        controls.resume()
+        controls.pause()
+        controls.drain()
+
+    stage.play((2.0, controls.pause), (10.0, end))
+    assert not controls.is_paused
+    assert stage.stop.reason == "SIGTERM"
+    assert stage.calls(2.011, 1e9, "submit") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from dataclasses import replace
 from random import Random
@@ -514,6 +515,25 @@ def test_an_unready_node_is_tried_by_one_post_at_a_time() -> None:
     assert before == 0.0
     assert 1.0 < first < second < third
     assert ready == 0.0
+
+
+def test_a_pause_is_no_time_in_which_the_node_was_unready() -> None:
+    """Paused for a day while the node was unready, the run goes on; unready for as long as may be, it ends."""
+    loop = VirtualLoop()
+    clock, stop = VirtualClock(loop, Random(7)), Stop()
+    readiness = Readiness(clock, longest=HOUR)
+
+    async def story() -> None:
+        for _ in range(3):
+            readiness.note(STARTING, sent_at=clock.time())
+        readiness.hold()
+        loop.call_later(24 * HOUR, readiness.release)
+        assert await readiness.wait(stop) >= 24 * HOUR
+        await asyncio.sleep(HOUR)
+        with pytest.raises(RunStoppedError, match="has not been ready for 3600 s"):
+            await readiness.wait(stop)
+
+    run_virtual(loop, story())
 
 
 def test_a_job_that_runs_shows_that_the_node_is_ready() -> None:

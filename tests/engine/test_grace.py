@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from batch.engine.stop import Stop, within_grace
+from batch.errors import EndReason
 
 
 async def endless(seen: list[str]) -> None:
@@ -52,3 +53,16 @@ async def test_who_cancels_the_caller_cancels_the_work() -> None:
     with suppress(asyncio.CancelledError):
         await task
     assert (task.cancelled(), seen) == (True, ["cut"])
+
+
+async def test_the_first_stop_counts_and_one_after_a_drain() -> None:
+    """Later reasons are not kept; a wait of no time at all is none."""
+    stop = Stop()
+    stop.drain("zclone control drain", EndReason.SIGNAL)
+    stop.drain("again", None)
+    assert (stop.is_draining, stop.reason) == (True, "zclone control drain")
+    stop.request("SIGTERM", EndReason.SIGNAL)
+    stop.request("SIGINT", None)
+    assert (stop.is_draining, stop.reason, stop.code) == (False, "SIGTERM", EndReason.SIGNAL)
+    await stop.sleep(0)
+    await stop.sleep(-1.0)

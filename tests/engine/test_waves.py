@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from batch.engine.waves import take_first, wave_sizes
 from batch.errors import EndReason, ExitCode
 from batch.model import QUARANTINED, Intent, Limits, Record, State, Wave
 from batch.report.exits import exit_code
-from batch.zstack.answers import ApiError, ErrorClass, Refused, SubmitAnswer
+from batch.zstack.answers import ApiError, ErrorClass, Refused, Running, SubmitAnswer
 from tests.engine.test_run import Scene, clones
 from tests.simulation.virtual import EPOCH
 
@@ -200,6 +201,18 @@ def test_what_failures_hold_back_after_a_definite_end_is_planned(
     assert exit_code(run.past.counts, reason=run.stop.code) is ExitCode.FAILED
 
 
+@pytest.mark.parametrize(("limits", "before", "reason"), HELD)
+def test_what_failures_hold_back_may_run_on(limits: Limits, before: int, reason: EndReason) -> None:
+    """A job that the server still works at is not sent again in any case: nothing is recorded of it."""
+    run, job = held(limits, before)
+    key = f"k{before}"
+    run.intents[key] = replace(run.intents[key], deadline=EPOCH + 1e6)
+    run.server.ends[job] = Running()
+    assert run.run() == {"cloned": 1, "failed": before - 1, "accepted": 1}
+    assert run.stop.code is reason
+    assert run.server.count("submit") == 0
+
+
 def test_what_waits_for_the_proof_in_a_later_wave_is_settled_when_that_is_held_back() -> None:
     """Nothing proves that the server honours resourceUuid: each is uncertain with its time, not only the first."""
     run = scene()
@@ -209,4 +222,22 @@ def test_what_waits_for_the_proof_in_a_later_wave_is_settled_when_that_is_held_b
     assert run.run() == {"uncertain": 20}
     assert run.stop.code is EndReason.WAVE
     assert {record.until for record in run.journal.records} == {EPOCH - 60.0 + 1860.0}
+    assert run.server.count("submit") == 0
+
+
+def test_what_waits_for_the_proof_is_left_as_it_is_at_a_stop() -> None:
+    """Asked to end meanwhile, the run records no more of what it may not send again."""
+    run = Scene(count=20)
+    for clone in clones(20):
+        sent = (clone.source_uuid, clone.resource_uuid, clone.digest, 1, "5" * 32, EPOCH - 60.0, EPOCH - 60.0)
+        run.intents[clone.key] = Intent(clone.key, State.UNCERTAIN, *sent, deadline=EPOCH - 1.0)
+    note = run.journal.note
+
+    def end(record: Record) -> None:
+        run.stop.request("SIGTERM", EndReason.SIGNAL)
+        note(record)
+
+    run.journal.note = end  # type: ignore[method-assign]
+    assert run.run() == {"uncertain": 1}
+    assert len(run.journal.records) == 1
     assert run.server.count("submit") == 0

@@ -11,7 +11,7 @@ import pytest
 import structlog.testing
 
 from batch.engine.polls import SURE, Hold, PollSchedule
-from batch.engine.webhooks import HookVerdict, WebHooks, judge_hook
+from batch.engine.webhooks import _MOST_REMEMBERED, HookVerdict, WebHooks, judge_hook
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, Running, Service
 from tests.engine.test_polls import Stage
@@ -193,6 +193,24 @@ def test_only_the_first_hook_of_a_job_counts() -> None:
         hooks.end(job)
         assert hooks.running("j") is None
         assert hooks.receive("j", ENDED) is HookVerdict.IGNORED
+
+    in_loop(main())
+
+
+def test_a_job_whose_post_leaves_again_is_awaited_again() -> None:
+    """Its end was told as nobody waited any more; of more jobs than are remembered the oldest is let go."""
+
+    async def main() -> None:
+        hooks, _ = hooks_here()
+        hooks.expect("j", UUID)
+        job = hooks.running("j")
+        assert job is not None
+        hooks.end(job)
+        hooks.expect("j", UUID)
+        assert hooks.running("j") is job
+        for number in range(_MOST_REMEMBERED):
+            hooks.expect(str(number), UUID)
+        assert (hooks.knows("j"), hooks.knows("0")) == (False, True)
 
     in_loop(main())
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import batch.manifest as manifest_package
 from batch.errors import ManifestError
 from batch.manifest import open_manifest
-from batch.manifest.kinds import ConnectedLine
-from batch.manifest.operations import parse_connected
+from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, MendedLine, MendingLine
+from batch.manifest.operations import encode_operation, parse_connected
+from batch.manifest.records import parse_line
 from batch.manifest.targets import TargetState, open_targets
 from batch.model import HandedOver, HandOver, Pins, Plan, Record, State
 from tests.manifest.manifest_world import HEADER, cloned, failed, hex_id, inline, sent
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.manifest import Manifest
+    from batch.manifest.operations import Operation
 
 ALICE, BOB = "a" * 32, "b" * 32
 KEYS = ("k0", "k1", "k2", "k3")
@@ -156,3 +159,55 @@ def test_a_bad_line_about_the_connection_is_refused(change: dict[str, object]) -
     """A line that no process writes is an error and no account."""
     with pytest.raises(ManifestError, match="a line has no"):
         parse_connected({"connected": 1.0, "rate": 2.0, "account": ALICE, **change})
+
+
+def test_a_name_that_the_package_has_not_is_an_error() -> None:
+    """Names that are imported when they are used are no reason to take any other."""
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        _ = manifest_package.no_such_name
+
+
+DELETING = DeletingLine("k0", 30.0, hex_id(1), hex_id(8))
+MENDING = MendingLine("k1", 31.0, hex_id(2), hex_id(9), ("name", "requestCpu"), "d1")
+MENDED = MendedLine("k1", 32.0, hex_id(2), ("name", "requestCpu"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ConnectedLine(1.0, ALICE, 20.0),
+        ConnectedLine(1.0, None, 20.0),
+        ControlledLine(2.0, "rate=5/s", 5.0, 8, is_paused=False, is_draining=False),
+        ControlledLine(2.0, "pause", 5.0, 8, is_paused=True, is_draining=True),
+        DELETING,
+        MENDING,
+        MENDED,
+    ],
+    ids=lambda line: type(line).__name__,
+)
+def test_what_is_written_of_an_operation_is_read(line: Operation) -> None:
+    """Each line about what was asked of a run or done to a clone comes back as it was."""
+    assert parse_line(encode_operation(line)) == line
+
+
+async def test_what_was_begun_with_a_clone_is_known_until_it_ended(tmp_path: Path) -> None:
+    """A deletion or change without an end stands, one that ended does not, and the rate is the one last asked for."""
+    path = tmp_path / "m"
+
+    def begin(manifest: Manifest) -> None:
+        manifest.note_operation(DELETING)
+        manifest.note_operation(MENDING)
+        manifest.note_operation(MendingLine("k2", 31.0, hex_id(3), hex_id(7), ("name",), "d2"))
+        manifest.note_operation(MENDED)
+        manifest.note_operation(ControlledLine(33.0, "rate=5/s", 5.0, 8, is_paused=False, is_draining=False))
+
+    await write(path, ALICE, sent("k0"), cloned("k0"), act=begin)
+    with open_targets(path) as targets:
+        assert (targets.deleting, [*targets.mending]) == ({"k0": DELETING}, ["k2"])
+        assert targets.rate == 5.0
+    controlled = manifest_package.summary(path).controlled
+    assert controlled is not None
+    assert controlled.order == "rate=5/s"
+    await write(path, BOB, Record(State.UNDONE, "k0", 34.0, 1, resource_uuid=hex_id(1)))
+    with open_targets(path) as targets:
+        assert targets.deleting == {}
