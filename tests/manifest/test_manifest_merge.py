@@ -17,6 +17,7 @@ from batch.manifest.kinds import MergedLine, PlanLine
 from batch.manifest.merge import merge
 from batch.manifest.repair import repair_manifest
 from batch.manifest.schema import manifest_schema
+from batch.manifest.targets import open_targets
 from batch.model import Handed, Pins, Plan, State
 from batch.report.data import read_report_data
 from batch.report.write import ENDINGS, write_report
@@ -74,6 +75,8 @@ async def test_all_shards_become_one_manifest(tmp_path: Path) -> None:
     assert [line for line in lines if isinstance(line, PlanLine)] == [PlanLine(WHOLE, "", 12, 1_000.0)]
     for text in (tmp_path / "all").read_text(encoding="utf-8").splitlines():
         Draft7Validator(manifest_schema()).validate(json.loads(text))
+    with open_targets(tmp_path / "all") as whole, open_targets(paths[0]) as one:
+        assert (whole.is_merged, len(whole), one.is_merged) == (True, 12, False)
 
 
 async def test_every_reading_command_takes_a_merged_manifest(tmp_path: Path) -> None:
