@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -42,40 +42,62 @@ async def dispatch(
     A None among the items lets other tasks run, so that a long search for the next item stalls nobody. The first
     exception of ``work`` cancels the others and is raised; one of ``items`` ends them, and is raised after the others.
     """
-    crew, broken, busy = Workers(workers) if isinstance(workers, int) else workers, list[Exception](), 0
+    limit = Workers(workers) if isinstance(workers, int) else workers
+    await _Dispatch(items, work, limit, is_stopped).run()
 
-    async def worker() -> None:
-        nonlocal busy
+
+class _Dispatch(Generic[_Item]):
+    """The workers of one call of ``dispatch``."""
+
+    def __init__(
+        self,
+        items: Iterator[_Item | None],
+        work: Callable[[_Item], Awaitable[object]],
+        limit: Workers,
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._items = items
+        self._work = work
+        self._limit = limit
+        self._is_stopped = is_stopped
+        self._group = asyncio.TaskGroup()
+        self._busy = 0
+        self._broken: Exception | None = None
+        """What reading the items raised."""
+
+    async def run(self) -> None:
+        """Work until all workers have ended."""
         try:
-            while busy <= crew.most and not is_stopped() and not broken:
+            async with self._group:
+                self._begin()
+                # A group of which no worker is left takes no new one.
+                self._limit.on_growth = lambda: self._begin() if self._busy else None
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            self._limit.on_growth = _do_nothing
+        if self._broken is not None:
+            raise self._broken
+
+    def _begin(self) -> None:
+        while self._busy < self._limit.most:
+            self._busy += 1
+            self._group.create_task(self._work_on())
+
+    async def _work_on(self) -> None:
+        """Take item after item."""
+        try:
+            while self._busy <= self._limit.most and not self._is_stopped() and self._broken is None:
                 try:
-                    item = next(items)
+                    item = next(self._items)
                 except StopIteration:
                     return
-                except Exception as error:  # noqa: BLE001 - raised below
-                    broken.append(error)
+                except Exception as error:  # noqa: BLE001 - raised by run
+                    self._broken = error
                     return
                 if item is None:
                     await asyncio.sleep(0)
                 else:
-                    await work(item)
+                    await self._work(item)
         finally:
-            busy -= 1
-
-    def begin() -> None:
-        nonlocal busy
-        while busy < crew.most:
-            busy += 1
-            group.create_task(worker())
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            begin()
-            # A group of which no worker is left takes no new one.
-            crew.on_growth = lambda: begin() if busy else None
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    finally:
-        crew.on_growth = _do_nothing
-    if broken:
-        raise broken[0]
+            self._busy -= 1
