@@ -42,7 +42,7 @@ _MEASURED_ROWS: Final = 1_000
 """Rows that decide on the widths of a table; later ones may stick out."""
 _WIDEST: Final = 60
 _NARROWEST: Final = 4
-_GIVING_WAY: Final = {"error": 20, "name": 12, "clone_uuid": 9}
+_GIVING_WAY: Final = {"error": 20, "owner": 9, "share_with": 9, "name": 12, "clone_uuid": 9}
 """How narrow these columns become before the others do, in this order."""
 _GAP: Final = "  "
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212", "\t", "\r", "\n", "\0")
