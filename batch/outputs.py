@@ -33,6 +33,13 @@ class NamedFile(NamedTuple):
     path: Path
 
 
+def beside(manifest: Path, ending: str) -> Path:
+    """Name the file that belongs to a manifest. Raises UsageError where that can only be a folder, such as ``.``."""
+    if not manifest.name:
+        raise UsageError(f"{manifest}: is a folder: name a file in it")
+    return manifest.with_name(manifest.name.removesuffix(".manifest.jsonl") + ending)
+
+
 def create(path: Path, *, mode: int = PRIVATE) -> int:
     """Make a new file and return its descriptor, open for reading and appending.
 

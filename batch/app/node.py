@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from batch import outputs
 from batch.app.options import PRESETS
 from batch.errors import UsageError, ZcloneError
 
@@ -62,8 +63,8 @@ def embedded_node(environ: Mapping[str, str], *, faults: str, state: Path) -> It
 
 
 def node_state(manifest: Path) -> Path:
-    """Return the state file of a rehearsal's node, beside the manifest."""
-    return manifest.with_name(manifest.name.removesuffix(".manifest.jsonl") + ".node.jsonl")
+    """Return the state file of a rehearsal's node, beside the manifest. Raises UsageError where that is a folder."""
+    return outputs.beside(manifest, ".node.jsonl")
 
 
 def _read_address(node: subprocess.Popen[bytes]) -> EmbeddedNode:

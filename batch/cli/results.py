@@ -187,15 +187,12 @@ def repair(
     output: options.NoFormat = None,  # noqa: ARG001 - refused where it is read
 ) -> None:
     """Write what a damaged manifest still says to a new file; the next run asks the server about the rest."""
+    from batch import outputs
     from batch.manifest.repair import repair_manifest
 
-    found = repair_manifest(manifest, out or _repair_path(manifest))
+    found = repair_manifest(manifest, out or outputs.beside(manifest, ".repaired.manifest.jsonl"))
     say(f"{found.path}: {found.kept} lines kept, {found.damaged} damaged, {found.uncertain} targets uncertain")
     say(f"next: replace {manifest} with it and run the same command again")
-
-
-def _repair_path(manifest: Path) -> Path:
-    return manifest.with_name(manifest.name.removesuffix(".manifest.jsonl") + ".repaired.manifest.jsonl")
 
 
 def merge_manifests(

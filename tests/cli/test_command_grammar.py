@@ -82,6 +82,26 @@ def test_what_is_no_choice_is_refused_in_one_line(words: str, capsys: pytest.Cap
         assert said.strip().endswith(", ".join(known.split("|")))
 
 
+@pytest.mark.parametrize("path", [".", "/"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("run --simulate job.yaml --manifest", "run --simulate job.yaml --log-file", "run", "run --plan", "validate"),
+        *("run --simulate job.yaml --metrics-file", "plan job.yaml --out", "list", "status", "repair", "init", "runs"),
+        *(f"report {MANIFEST} -o md --out", f"merge {MANIFEST} --out", "schema --out", "retry --simulate", "control"),
+        *("verify --simulate job.yaml --manifest", "rollback --simulate job.yaml --manifest", "discover --out"),
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_refused(
+    words: str, path: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever a command wants a file a folder or an empty name is refused in a line, without a traceback."""
+    before = sorted(folder.iterdir())
+    assert run_command([*words.split(), path]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
 def test_out_is_a_file_everywhere() -> None:
     """``--out`` takes a file in every command that writes one."""
     assert {name: param.metavar for name, param in visible("--out").items()} == dict.fromkeys(
