@@ -214,7 +214,9 @@ def show_help(command: OfCommand = None) -> None:
     """Explain a command and its options, as COMMAND --help does."""
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     if command is not None and command not in known:
-        raise UsageError(f"help: unknown command {command!r}; known are {', '.join(known)}")
+        from batch.jobfile.problems import unknown
+
+        raise UsageError(f"help: {unknown(command, known, what='command')}; zclone help lists all")
     raise typer.Exit(run_command([*filter(None, [command]), "--help"]))
 
 

@@ -53,6 +53,7 @@ def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["help"]) == 0
     assert capsys.readouterr().out == help_of("", capsys)
     assert run_command(["help", "plane"]) == 2
+    assert "did you mean plan?; zclone help lists all" in capsys.readouterr().err
 
 
 def test_the_first_steps_work_in_an_empty_folder(tmp_path: Path, child_env: dict[str, str]) -> None:
