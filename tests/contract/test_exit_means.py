@@ -55,6 +55,7 @@ async def test_what_a_fatal_end_left_is_looked_for(node: ScriptedNode, operator:
 
 
 @pytest.mark.slow
+@pytest.mark.both_engines
 async def test_an_orphan_that_a_rerun_sends_again_is_unfinished(node: ScriptedNode, operator: Operator) -> None:
     """A job runs for ever (its node crashed), no timeout set: where the next start makes the clone, this one ends 4."""
     node.acts[A] = [lambda _, job: accepted(job, api_timeout=1.0), accept]
