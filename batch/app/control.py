@@ -30,6 +30,8 @@ _LONGEST_PATH: Final = 107
 LONGEST_LINE: Final = 1 << 16
 TIMEOUT: Final = 30.0
 """Seconds that the other end may take."""
+_SHORT_TIMEOUT: Final = 1.0
+"""Seconds that it may take to say whether it is stopping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +101,30 @@ def _is_owner(user: int, manifest: Path) -> bool:
 
 def is_stopping(manifest: Path) -> bool:
     """Whether the process that runs ends, after a signal for example; False where none says so within a second."""
-    with suppress(ZcloneError, ValueError):
-        return control_run(manifest, (), timeout=1.0).get("stopping") is True
+    with suppress(OSError, ZcloneError, ValueError):
+        return _send(manifest, (), timeout=_SHORT_TIMEOUT).get("stopping") is True
     return False
 
 
-def control_run(manifest: Path, texts: Sequence[str], *, timeout: float = TIMEOUT) -> dict[str, Any]:
+def control_run(manifest: Path, texts: Sequence[str]) -> dict[str, Any]:
     """Send a request to the process that runs; return its answer: rate, concurrency, paused, draining, stopping, note.
 
-    Raises UsageError where no process answers within ``timeout`` seconds, or it refuses.
+    Raises UsageError where no process answers, or it refuses.
     """
     read_request(texts)
+    try:
+        return _send(manifest, texts, timeout=TIMEOUT)
+    except OSError as error:
+        raise UsageError(_refusal(manifest, error)) from None
+
+
+def _send(manifest: Path, texts: Sequence[str], *, timeout: float) -> dict[str, Any]:
+    """Send a request and return its answer. Raises OSError where no process listens, UsageError, RunStoppedError."""
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with connected:
         connected.settimeout(timeout)
-        try:
-            with socket_address(manifest) as address:
-                connected.connect(address)
-        except OSError as error:
-            raise UsageError(_refusal(manifest, error)) from None
+        with socket_address(manifest) as address:
+            connected.connect(address)
         if not _is_owner(peer_of(connected), manifest):
             raise UsageError(f"{manifest}: the process that listens beside it is not of the manifest's owner")
         line = b""
