@@ -200,7 +200,7 @@ def _decide(nodes: list[Mapping[str, JsonValue]]) -> tuple[str, Rule, bool]:
         return detail, replace(of_detail, error_class=rule.error_class, may_go_on=rule.may_go_on or may_go_on), False
     if any(of_inner.error_class is ErrorClass.AMBIGUOUS for _, of_inner in causes):
         if rule.error_class is ErrorClass.FATAL:
-            return code, rule, True
+            return code, replace(rule, may_go_on=may_go_on), True
         return code, replace(rule, error_class=ErrorClass.AMBIGUOUS, may_go_on=may_go_on), False
     if rule.error_class is ErrorClass.PERMANENT:
         code, rule = next((pair for pair in reversed(telling) if pair[1].error_class is rule.error_class), (code, rule))

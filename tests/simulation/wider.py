@@ -154,7 +154,8 @@ def _of_the_node(random: Random, longest: float) -> Verdict:
 def _stopping(random: Random, longest: float) -> Verdict:
     inner = random.choice(((), ("SYS.1001",)))
     makes = bool(inner) and random.random() < 0.5
-    return Verdict(codes=("LICENSE.1003", *inner), makes=makes, takes=random.uniform(0.1, 2.0), ends_in=0.1)
+    takes = _work(random, longest) if inner else random.uniform(0.1, 2.0)
+    return Verdict(codes=("LICENSE.1003", *inner), makes=makes, takes=takes, ends_in=0.1)
 
 
 def _turned_away(random: Random, longest: float) -> Verdict:
