@@ -116,11 +116,15 @@ def _retry(seen: Summary, path: Path, states: Mapping[State, int]) -> str:
 
 @contextmanager
 def unfinished_once_sent(manifest: Manifest) -> Iterator[None]:
-    """Turn UnreachableError into an unfinished run once anything was sent: exit code 5 means that nothing was."""
+    """Turn UnreachableError into an unfinished run once anything was sent: exit code 5 means that nothing was.
+
+    What an earlier process left to Temporal may have been sent, though no line is copied from there yet.
+    """
+    was_remote = manifest.past.remote is not None
     try:
         yield
     except UnreachableError as error:
-        if not manifest.past.was_sent:
+        if not (manifest.past.was_sent or was_remote):
             raise
         raise RunStoppedError(str(error), error.reason) from None
 

@@ -155,8 +155,9 @@ async def _run_manifest(setup: Setup, stop: Stop, engine: _Engine, *, deadline: 
     engine.manifest = manifest
     code, early, result = ExitCode.BROKEN, EarlyEnd(), None
     try:
-        engine.remote = await find_remote(setup, manifest)
-        result = await _run_plan(setup, manifest, stop, remote=engine.remote, draft=draft, deadline=deadline)
+        with unfinished_once_sent(manifest):
+            engine.remote = await find_remote(setup, manifest)
+            result = await _run_plan(setup, manifest, stop, remote=engine.remote, draft=draft, deadline=deadline)
         code, early = result.exit_code, result.early
     except ZcloneError as error:
         code, early = error.exit_code, EarlyEnd(str(error), error.reason)
@@ -190,19 +191,16 @@ async def _run_plan(
     options, before = setup.options, manifest.past.counts[State.CLONED]
     warn(manifest.warnings)
     await take_over(manifest, by_flag=options.adopt_manifest)
-    with unfinished_once_sent(manifest):
-        async with server_of(setup, stop=stop) as server:
-            whole = await before_stop(make_plan(setup, manifest, server, draft=draft), stop)
-            if whole is None:
-                raise RunStoppedError(f"stopped before anything was sent: {stop.reason}", stop.code)
-            await to_thread(refuse_no_match, whole, options.only)
-            plan = await to_thread(select, whole, only=options.only, shard=options.shard)
-            if remote is not None:
-                early = await clone_remotely(setup, plan, manifest, whole=whole, remote=remote, stop=stop)
-            else:
-                early = await _clone_rest(
-                    setup, plan, manifest, whole=whole, server=server, stop=stop, deadline=deadline
-                )
+    async with server_of(setup, stop=stop) as server:
+        whole = await before_stop(make_plan(setup, manifest, server, draft=draft), stop)
+        if whole is None:
+            raise RunStoppedError(f"stopped before anything was sent: {stop.reason}", stop.code)
+        await to_thread(refuse_no_match, whole, options.only)
+        plan = await to_thread(select, whole, only=options.only, shard=options.shard)
+        if remote is not None:
+            early = await clone_remotely(setup, plan, manifest, whole=whole, remote=remote, stop=stop)
+        else:
+            early = await _clone_rest(setup, plan, manifest, whole=whole, server=server, stop=stop, deadline=deadline)
     with unfinished_by_inputs():
         result = await to_thread(read_result, plan, manifest.past, early, is_part=bool(options.only))
     return replace(result, made=manifest.past.counts[State.CLONED] - before)

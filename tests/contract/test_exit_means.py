@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batch.app.outcome import unfinished_once_sent
+from batch.errors import RunStoppedError, UnreachableError
+from batch.manifest import Header, open_manifest
+from batch.manifest.kinds import RemoteEngine
 from tests.contract.scripted_node import (
     A,
     ApiJob,
@@ -14,6 +18,7 @@ from tests.contract.scripted_node import (
     ScriptedNode,
     accept,
     accepted,
+    keep_running,
     lose_row,
     make_and_refuse,
     refuse,
@@ -22,6 +27,8 @@ from tests.contract.scripted_node import (
 from tests.zstack.wire_server import answer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.contract.scripted_node import Act
 
 
@@ -76,3 +83,27 @@ async def test_a_server_that_shows_nothing_needs_the_operator(node: ScriptedNode
     node.acts[A] = [empty]
     operator.write_job(A)
     assert [await operator.run() for _ in range(2)] == [3, 3], operator.said
+
+
+async def test_another_engine_that_is_away_does_not_say_that_nothing_was_sent(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """An attempt is on record and the next start is for a Temporal that nobody reaches: exit 4, not 5."""
+    node.acts[A] = [keep_running]
+    operator.write_job(A, limits="timeout: 2s")
+    assert await operator.run() == 4, operator.said
+    away = {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    assert await operator.run("--engine", "temporal", env=away) == 4, operator.said
+    assert "127.0.0.1:1" in operator.said
+
+
+async def test_what_was_left_to_temporal_may_have_been_sent(tmp_path: Path) -> None:
+    """A run that an earlier process started there is unfinished when it cannot be asked, though no line is copied."""
+    header = Header("job", "default", "http://127.0.0.1/zstack", simulated=False)
+    manifest = open_manifest(tmp_path / "job.manifest.jsonl", header)
+    with pytest.raises(UnreachableError), unfinished_once_sent(manifest):
+        raise UnreachableError("away")
+    manifest.past.remote = RemoteEngine("temporal", "127.0.0.1:1", "default", "zclone")
+    with pytest.raises(RunStoppedError, match="away"), unfinished_once_sent(manifest):
+        raise UnreachableError("away")
+    await manifest.close(4)
