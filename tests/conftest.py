@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 import batch
+from batch.app.messages import set_style
 from batch.redaction import SECRETS, Secrets
 from tests import forkserver
 from tests.confined import sitecustomize as confined
@@ -97,6 +98,13 @@ def _no_secret_is_kept() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _messages_are_text() -> Iterator[None]:
+    """Let no test write messages in the form that another one asked for."""
+    yield
+    set_style()
+
+
+@pytest.fixture(autouse=True)
 def _stays_here() -> Iterator[None]:
     """Fail a test of which anything wanted to leave this machine, also where its error was swallowed."""
     del confined.refused[:]
@@ -172,4 +180,4 @@ def serve_node(child_env: dict[str, str]) -> Iterator[Callable[..., str]]:
     yield start
     for node in nodes:
         node.send_signal(signal.SIGTERM)
-        node.communicate(timeout=60)
+        node.communicate(timeout=200)

@@ -182,7 +182,7 @@ def test_sigterm_ends_process_one_in_good_order(image: Path, work: Path) -> None
             os.kill(child, signal.SIGTERM)
             rest = run.stderr.read()
         finally:
-            run.wait(60)
+            run.wait(200)
     assert re.search(rf"^Uid:\t{USER}\t{USER}\t", status, re.MULTILINE)
     assert re.search(r"^NSpid:.*\t1$", status, re.MULTILINE)
     assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)

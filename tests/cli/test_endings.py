@@ -247,7 +247,7 @@ def test_a_run_killed_before_its_plan_was_written_is_no_success(
         accepted, _ = server.accept()
         with accepted:
             process.kill()
-            process.wait(timeout=60)
+            process.wait(timeout=200)
     for ending in ("json", "xml", "md", "html"):
         assert zclone("report", manifest, "--out", f"r.{ending}").returncode == 0
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["exit_code"] is None

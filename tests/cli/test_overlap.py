@@ -59,7 +59,7 @@ def test_another_process_is_waited_for_skipped_or_refused(folder: Path, zclone: 
             assert "waiting up to 60 s" in waiting.stderr.readline()
             assert manifest.read_bytes() == before
             fcntl.flock(held, fcntl.LOCK_UN)
-            assert waiting.wait(60) == 0
+            assert waiting.wait(200) == 0
     assert cloned(manifest) == len(SOURCES)
 
 

@@ -125,5 +125,5 @@ def on_terminal(arguments: list[str], cwd: Path, env: dict[str, str]) -> str:
     except OSError:  # the other end was closed: that is how a terminal ends
         pass
     os.close(ours)
-    assert process.wait(60) == 0, seen
+    assert process.wait(200) == 0, seen
     return seen.decode()

@@ -21,7 +21,7 @@ PREFLIGHT: Final = "0" * 32
 """The uuid that a client looks for to see whether its credentials work."""
 GIVEN: Final = {"ZSTACK_SESSION_ID": SESSION}
 PASSWORD: Final = {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 200.0
 """Seconds after which a command that does not end is killed."""
 
 

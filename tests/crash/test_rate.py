@@ -111,7 +111,7 @@ def begin(folder: Path, served: NodeProcess, *options: str) -> subprocess.Popen[
 
 
 def wait_for(served: NodeProcess, is_there: Callable[[dict[str, Any]], bool]) -> None:
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 200
     while not is_there(served.ledger()):
         assert time.monotonic() < give_up, "the command does not get that far"
         time.sleep(0.05)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _QUIET: Final = 0.03
 """Seconds without a byte after which a frame is whole."""
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 200.0
 COLOURS: Final = {
     "default": "#d0d4d8",
     "green": "#57c272",

@@ -108,7 +108,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Read until the shell showed it."""
-        seen, give_up = b"", time.monotonic() + 60
+        seen, give_up = b"", time.monotonic() + 200
         while text.encode() not in seen:
             ready, _, _ = select.select([self._screen], [], [], max(0.0, give_up - time.monotonic()))
             assert ready, f"{text!r} is not shown: {seen!r}"

@@ -222,7 +222,7 @@ def test_a_node_for_others_warns_and_has_random_credentials(child_env: dict[str,
         served = ready | {"url": f"http://127.0.0.1:{port}"}
         statuses = asyncio.run(knock(served))
         node.terminate()
-        _, warning = node.communicate(timeout=60)
+        _, warning = node.communicate(timeout=200)
     assert statuses == {"known session": 503, "own session": 200, "container's name": 200, "ledger": 403}
     assert warning.startswith(b"warning: ")
     assert b"0.0.0.0" in warning

@@ -30,7 +30,7 @@ faults:
 """
 """Replies that are lost, and failures for the moment; jobs of 0.1 to 0.5 s."""
 TEMPORAL: Final = Path(sys.executable).with_name("temporal")
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 200.0
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Stage:
             worker.send_signal(signal.SIGTERM)
         for worker in self.workers:
             try:
-                worker.wait(timeout=45)
+                worker.wait(timeout=200)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()

@@ -28,7 +28,7 @@ def test_two_runs_keep_one_rate(server: Server, tmp_path: Path, targets: int) ->
         for _ in range(3):
             stage.work(rate="20/s", share="1/3")
         both = [stage.start_job("--run", name) for name in ("a", "b")]
-        said = [process.communicate(timeout=110)[1] for process in both]
+        said = [process.communicate(timeout=250)[1] for process in both]
         ledger = served.ledger()
     assert [process.returncode for process in both] == [ExitCode.OK] * 2, said
     # Each run clones the same sources under the same names.

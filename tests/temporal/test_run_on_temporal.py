@@ -48,7 +48,7 @@ def test_a_run_outlives_its_command(server: Server, tmp_path: Path) -> None:
         first = stage.start_job()
         stage.wait_for(3)
         first.send_signal(signal.SIGINT)
-        _, said = first.communicate(timeout=120)
+        _, said = first.communicate(timeout=250)
         assert first.returncode == ExitCode.UNFINISHED
         assert "on Temporal" in said
         second = stage.start_job()
