@@ -18,7 +18,7 @@ from batch.report.verification import Verification
 from batch.zstack.auxiliary import AuxiliaryApi
 from batch.zstack.lookups import UUIDS_A_QUERY
 from batch.zstack.readback import ReadBack
-from batch.zstack.service_jobs import ServiceJobs
+from batch.zstack.service_jobs import GRACE, LONGEST_JOB, ServiceJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,14 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RolledBa
     shown = Verification(header.job, header.run, header.endpoint, str(manifest.path), tool, time.time())
     verifier = Verifier(targets, plan, shown, identity=identity, readback=readback, auxiliary=auxiliary)
     jobs = ServiceJobs(client)
-    deletion = Deletion(verifier, readback, jobs, identity=identity, objections=candidates.objections)
+    deletion = Deletion(
+        verifier,
+        readback,
+        jobs,
+        identity=identity,
+        objections=candidates.objections,
+        longest_job=LONGEST_JOB if targets.api_timeout is None else targets.api_timeout + GRACE,
+    )
     found = RolledBack(header.job, header.run, left=dict(candidates.left))
     await _survey(candidates, deletion, found)
     found.is_done = not found.wanted and not found.gone and not _begun(candidates, targets)

@@ -114,13 +114,19 @@ class Deletion:
         *,
         identity: Identity,
         objections: Mapping[str, Objection],
+        longest_job: float,
     ) -> None:
-        """``objections``: what manifest and job file say, whatever the server shows."""
+        """Say nothing yet.
+
+        ``objections``: what manifest and job file say, whatever the server shows; ``longest_job``: seconds that the
+        server works on a clone at most.
+        """
         self._verifier = verifier
         self._readback = readback
         self._jobs = jobs
         self._identity = identity
         self._objections = objections
+        self._longest_job = longest_job
 
     def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
         """Return what is recorded before a DELETE."""
@@ -161,17 +167,19 @@ class Deletion:
             return self._objections[item.target.key]
         if finding is not None:
             return Objection(f"changed: {', '.join(one.field for one in finding.differences)}")
-        if _was_touched(item, self._verifier.services.get(str(item.target.clone_uuid), {})):
+        inventory = self._verifier.services.get(str(item.target.clone_uuid), {})
+        if _was_touched(item, inventory, self._longest_job):
             return Objection("changed: the server's dates say that it was changed after it was made")
         wanted = None if item.clone is None else item.clone.hand_over
         is_shared = item.target.is_shared or (wanted is not None and bool(wanted.share_with))
         return Objection(_SHARED) if is_shared and not self._identity.is_admin else None
 
 
-def _was_touched(item: Item, inventory: Mapping[str, JsonValue]) -> bool:
+def _was_touched(item: Item, inventory: Mapping[str, JsonValue], longest_job: float) -> bool:
     """Whether a clone was changed later than its own job can have done it, by the server's own two dates.
 
-    They have no zone, and count whole seconds. Where they cannot be read only equal ones are innocent.
+    They have no zone, and count whole seconds. Where they cannot be read only equal ones are innocent. A clone may have
+    been found long after its job, which took ``longest_job`` seconds at most.
     """
     created, changed = inventory.get("createDate"), inventory.get("lastOpDate")
     if created == changed or changed is None:
@@ -179,7 +187,7 @@ def _was_touched(item: Item, inventory: Mapping[str, JsonValue]) -> bool:
     times = [_read_date(created), _read_date(changed)]
     if times[0] is None or times[1] is None:
         return True
-    own = max(0.0, item.target.at - item.target.asked_at)
+    own = min(max(0.0, item.target.at - item.target.asked_at), longest_job)
     return abs((times[1] - times[0]).total_seconds()) > own + 1
 
 

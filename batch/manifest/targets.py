@@ -104,6 +104,8 @@ class Targets:
         """Whether they are those of all shards of a run."""
         self.rate: float | None = None
         """Calls a second of the last process that connected, None where it did not say."""
+        self.api_timeout: float | None = None
+        """The most seconds that the server said it may work on a clone, None where it never did."""
         self.ended: EndedLine | None = None
         """How the last process ended."""
         for body in manifest.bodies():
@@ -236,6 +238,8 @@ class Targets:
     def _add_record(self, record: Record, place: int) -> None:
         ordinal = self._ordinal(record.key, place)
         self._last[ordinal] = place
+        if record.api_timeout is not None:
+            self.api_timeout = max(self.api_timeout or 0.0, record.api_timeout)
         if record.state is State.SENT:
             self._sent[ordinal] = place
             maker = self._maker[ordinal]

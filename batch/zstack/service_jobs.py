@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from batch.zstack.answers import PollAnswer, SubmitAnswer
     from batch.zstack.client import Client
 
-LONGEST_JOB: Final = 1860.0
-"""Seconds after which the server executes a job no more: its default apiTimeout and a minute."""
+GRACE: Final = 60.0
+"""Seconds after a job's apiTimeout in which the server may still be at work on it."""
+LONGEST_JOB: Final = 1800.0 + GRACE
+"""Seconds after which the server executes a job no more, by its default apiTimeout."""
 SETTABLE: Final = frozenset(
     {
         "name",

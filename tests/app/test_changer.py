@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 KEYS: Final = ("a", "b", "c")
 IN_USE: Final = Objection("in use")
+ADMIN: Final = Identity(None, is_admin=True)
 
 
 def item(key: str) -> Item:
@@ -117,7 +118,7 @@ class Scene:
     def changer(self, clock: Clock | None = None) -> Changer:
         jobs, server = cast("ServiceJobs", self.server), self.server
         objections = cast("Verifier", server), cast("ReadBack", server)
-        deletion = Removal(*objections, jobs, identity=Identity(None, is_admin=True), objections={})
+        deletion = Removal(*objections, jobs, identity=ADMIN, objections={}, longest_job=1860.0)
         return Changer(self.manifest, deletion, jobs, clock=clock or SystemClock(), stop=Stop(), concurrency=1)
 
     async def delete(self, begun: Mapping[str, DeletingLine] | None = None, *, clock: Clock | None = None) -> Changer:
@@ -214,6 +215,53 @@ class Sticky(set[str]):
     def discard(self, element: object) -> None:
         if element != "a" * 32:
             super().remove(str(element))
+
+
+@dataclass
+class Dates:
+    """A server that shows a clone as it was asked for, used by nobody, with these dates."""
+
+    created: str
+    changed: str
+
+    @property
+    def services(self) -> Mapping[str, Mapping[str, object]]:
+        return {"a" * 32: {"createDate": self.created, "lastOpDate": self.changed}}
+
+    async def compare_page(self, page: Sequence[Item]) -> dict[str, object]:
+        return {}
+
+    async def used(self, uuids: Sequence[str]) -> set[str]:
+        return set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "found_after", "is_left"),
+    [
+        ("Nov 25, 2025 11:51:52 AM", 3.0, False),
+        ("Nov 25, 2025 11:52:50 AM", 3.0, True),
+        ("Nov 25, 2025 12:20:50 PM", 86_400.0, False),
+        ("Nov 25, 2025 1:51:50 PM", 86_400.0, True),
+        ("an hour later", 86_400.0, True),
+    ],
+)
+async def test_a_change_after_its_own_job_is_seen_however_late_a_clone_was_found(
+    changed: str, found_after: float, *, is_left: bool
+) -> None:
+    """What was changed later than the job can have lasted is left, also where the run went on a day later."""
+    server = Dates("Nov 25, 2025 11:51:50 AM", changed)
+    deletion = Deletion(
+        cast("Verifier", server),
+        cast("ReadBack", server),
+        cast("ServiceJobs", server),
+        identity=ADMIN,
+        objections={},
+        longest_job=1860.0,
+    )
+    one = item("a")
+    target = one.target._replace(asked_at=1000.0, at=1000.0 + found_after)
+    found = await deletion.objections([one._replace(target=target)])
+    assert [why.text.partition(":")[0] for why in found.values()] == ["changed"] * is_left
 
 
 async def test_refusals_that_executed_nothing_are_sent_anew(scene: Scene) -> None:

@@ -66,6 +66,19 @@ async def test_each_target_is_as_its_last_record_says(tmp_path: Path) -> None:
     assert (found["k1"].error_code, found["k2"].clone_uuid, found["k3"].clone_uuid) == ("SYS.1007", hex_id(1), None)
 
 
+async def test_the_longest_time_that_the_server_said_counts(tmp_path: Path) -> None:
+    """How long the server may work on a clone is the most that it said of any; None where it never did."""
+    path = tmp_path / "m"
+    await write(path, ALICE, sent("k0"))
+    with open_targets(path) as targets:
+        assert targets.api_timeout is None
+    times = (7200.0, 1800.0)
+    accepted = [sent("k0")._replace(state=State.ACCEPTED, api_timeout=seconds) for seconds in times]
+    await write(path, ALICE, *accepted)
+    with open_targets(path) as targets:
+        assert targets.api_timeout == 7200.0
+
+
 @pytest.mark.parametrize(
     ("first", "second", "maker"),
     [(ALICE, ALICE, ALICE), (ALICE, BOB, None), (None, ALICE, None), (ALICE, None, None)],
