@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch import jobfile
 from batch.app.logs import live_console
 from batch.app.messages import language
 from batch.app.node import node_state, require_faults
@@ -20,7 +19,7 @@ from batch.app.webhook import read_hook_address
 from batch.errors import UsageError
 from batch.jobfile.units import read_duration, read_rate
 from batch.outputs import NamedFile, require_distinct
-from batch.plan import run_id
+from batch.plan import load_job, run_id
 from batch.report.expression import read_filter
 from batch.settings.contexts import config_path
 from batch.settings.names import CONFIG
@@ -76,7 +75,7 @@ def prepare(options: RunOptions) -> Setup:
     """
     read_filter(options.only, shard=options.shard, fields=PLANNED)
     web_hook = read_hook_address(options)
-    job = jobfile.load(options.job)
+    job = load_job(options.job)
     began = time.time()
     identity, path, run_flag = _identify(options, job, began)
     beginning = began if options.saved is None else options.saved.started_at

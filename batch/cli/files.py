@@ -38,12 +38,11 @@ def validate(jobs: options.Jobs, *, form: options.Problems = values.ProblemForma
 
 
 def _is_valid(path: Path, form: values.ProblemFormat) -> bool:
-    from batch.jobfile import load
     from batch.jobfile.render_problems import render_github, render_text, source_line
-    from batch.plan import Planning
+    from batch.plan import Planning, load_job
 
     try:
-        plan = Planning(load(path), run=None, started_at=time.time()).draft().plan
+        plan = Planning(load_job(path), run=None, started_at=time.time()).draft().plan
     except JobFileError as error:
         is_text = form is values.ProblemFormat.TEXT
         emit((render_text(error.problems, source_line) if is_text else render_github(error.problems)).split("\n"))
@@ -78,13 +77,13 @@ def plan(  # noqa: PLR0913 - one argument for each flag
 
     from batch.app.earlier import earlier_run
     from batch.app.preview import preview_plan, save_plan
-    from batch.jobfile import load
+    from batch.plan import load_job
     from batch.settings.reader import endpoint_for_shell
 
     if out is not None and only:
         raise UsageError("plan: --out saves the whole plan: leave out --only")
     endpoint = declare.endpoint_options(flags)
-    loaded = load(job)
+    loaded = load_job(job)
     url = endpoint_for_shell(endpoint, loaded.endpoint) if output is values.PlanOutput.CURL else None
     earlier = earlier_run(loaded, run, at=time.time(), simulated=simulate is not None)
     wanted = tuple(only or ())

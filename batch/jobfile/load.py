@@ -25,6 +25,7 @@ from batch.jobfile.targets import LONG_LIST, TargetList
 from batch.model import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from batch.jobfile.content import Content
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 TOP_LEVEL: Final = (*EnvelopeModel.model_fields, "defaults", STREAMED, "rearchitect")
 
+_NAMELESS: Final = {"version": "1", "name": "job"}
+"""What stands in for these where they are missing or wrong, to check the rest."""
 _MODELS: Final = {
     "": TOP_LEVEL,
     "endpoint": tuple(EndpointModel.model_fields),
@@ -41,18 +44,32 @@ _MODELS: Final = {
 }
 
 
-def load(path: Path) -> Job:
-    """Read the envelope of a job file. Raises JobFileError with all its problems, and then those of its targets too."""
+def load(path: Path, *, check: Callable[[Job, Problems], None] | None = None) -> Job:
+    """Read the envelope of a job file. Raises JobFileError with all its problems, and then those of its targets too.
+
+    ``check``: adds the problems of the targets of a job that has others; None: those that need no rendering are added.
+    """
     content = read_content(path)
     problems = Problems()
     origin = NodeOrigin(str(path), Mapping(_envelope_pairs(content, str(path), problems), 1, 1, 0, 0), "")
     model = _validate(origin, problems)
     targets = TargetList(path, content, *_defaults(origin, problems))
+    before = len(problems)
     rearchitect = _rearchitect(origin, path, problems)
-    if len(problems) or model is None:
-        _add_target_problems(targets, problems)
+    job = None if model is None else _job(path, origin, model, targets, None if len(problems) > before else rearchitect)
+    if len(problems):
+        if check is None or job is None:
+            _add_target_problems(targets, problems)
+        else:
+            check(job, problems)
         problems.raise_any()
-    assert model is not None
+    assert job is not None
+    return job
+
+
+def _job(
+    path: Path, origin: NodeOrigin, model: EnvelopeModel, targets: TargetList, rearchitect: Rearchitect | None
+) -> Job:
     return Job(
         path=path,
         name=model.name,
@@ -87,6 +104,7 @@ def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tup
 
 
 def _validate(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
+    """Return the envelope without what has problems; None where the targets can then not be checked."""
     tree = _without_nulls(text_tree(origin.node))
     assert isinstance(tree, dict)
     for name in ("defaults", "rearchitect", STREAMED):
@@ -95,8 +113,13 @@ def _validate(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
     try:
         return EnvelopeModel.model_validate(tree)
     except ValidationError as error:
-        problems.place(error.errors(include_url=False), lambda detail: origin.problem(_to_complaint(dict(detail))))
+        found = error.errors(include_url=False)
+        problems.place(found, lambda detail: origin.problem(_to_complaint(dict(detail))))
+    faulty = {detail["loc"][0] for detail in found}
+    if "vars" in faulty:
+        # What its names stand for is not known, so no target can be rendered.
         return None
+    return EnvelopeModel.model_validate({**_NAMELESS, **{name: tree[name] for name in tree if name not in faulty}})
 
 
 def _without_nulls(value: JsonValue) -> JsonValue:

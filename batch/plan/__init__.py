@@ -2,7 +2,7 @@
 
 from batch.plan.answers import Questions, placeholder_uuids, placeholder_value
 from batch.plan.identity import Identities, RunTags, check_request, regenerate, resource_uuid, tag_clones
-from batch.plan.planning import Draft, Planning, Setting, run_id
+from batch.plan.planning import Draft, Planning, Setting, load_job, run_id
 
 __all__ = [
     "Draft",
@@ -12,6 +12,7 @@ __all__ = [
     "RunTags",
     "Setting",
     "check_request",
+    "load_job",
     "placeholder_uuids",
     "placeholder_value",
     "regenerate",

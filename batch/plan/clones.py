@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import ChainMap
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.jobfile.check import check_tags, check_uuid, check_value, convert
 from batch.jobfile.job import is_plain
 from batch.jobfile.layers import union
-from batch.jobfile.problems import Complaint, quote
+from batch.jobfile.problems import Complaint, quote, wide_characters
 from batch.model import Clone, HandOver
 from batch.plan.identity import Identities, clone_digest, encode_body
 from batch.plan.rearchitect import SPECS, Images, UncoveredError, Vendors
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from batch.jobfile import Job
     from batch.jobfile.job import Target
+    from batch.jobfile.problems import Problems
     from batch.model import JsonValue, Problem
 
     SourceReader = Callable[[str], Mapping[str, JsonValue] | None]
@@ -235,3 +238,15 @@ def _check_architectures(params: dict[str, JsonValue], complaints: list[Complain
         if architecture not in asked:
             path = f"params.architectureImages[{index}].cpuArchitecture"
             complaints.append(Complaint(path, f"{architecture} is not among cpuArchitectures"))
+
+
+def warn_of_wide(target: Target, clone: Clone, problems: Problems) -> None:
+    """Warn once of each place whose characters many servers' databases refuse."""
+    body = json.loads(clone.body)
+    for name in ("params", "systemTags", "userTags"):
+        for complaint in wide_characters(name, body.get(name)):
+            problem = target.problem(complaint)
+            if not any(wide_characters("", dict(target.columns))):
+                # What is the same in every row is warned of once, without naming a row.
+                problem = replace(problem, message=complaint.message)
+            problems.warn(problem)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -13,10 +11,11 @@ from batch.errors import JobFileError, UsageError
 from batch.jobfile.envelope import NAME_PATTERN
 from batch.jobfile.inputs import CHANGED
 from batch.jobfile.job import QueryEntry
-from batch.jobfile.problems import Complaint, Problems, fail, quote, wide_characters
+from batch.jobfile.load import load
+from batch.jobfile.problems import Complaint, Problems, fail, quote
 from batch.model import Pins, Plan, Problem
 from batch.plan.answers import Answers, Questions, digest_pins, render_condition
-from batch.plan.clones import CloneBuilder
+from batch.plan.clones import CloneBuilder, warn_of_wide
 from batch.plan.duplicates import Duplicates
 from batch.plan.identity import PlanDigest
 from batch.plan.rearchitect import measure_coverage
@@ -26,6 +25,7 @@ from batch.zstack.params import BODY_PARAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
 
     from batch.jobfile import Job
     from batch.jobfile.job import Target
@@ -216,21 +216,25 @@ class Planning:
         # Before the walk: of files edited meanwhile the digest must not be the one of a plan they were not in.
         inputs = self.inputs_digest()
         problems = Problems()
-        digest = PlanDigest()
-        duplicates = Duplicates()
+        digest = self.check_targets(answers, problems)
+        problems.raise_any()
+        name, made = self.job.name, digest.hexdigest()
+        clones = partial(self._stream, answers, made)
+        return Plan(name, self.run, made, digest.count, clones, inputs, digest.hand_overs, problems.warnings)
+
+    def check_targets(self, answers: Answers, problems: Problems) -> PlanDigest:
+        """Add the problems of all targets to ``problems``, and return the digest of what has none."""
+        digest, duplicates = PlanDigest(), Duplicates()
         try:
             for target, clone in self._walk(answers, problems):
                 digest.add(clone)
                 duplicates.add(target, clone)
                 if _SURROGATE in clone.body:
-                    _warn_of_wide(target, clone, problems)
+                    warn_of_wide(target, clone, problems)
             duplicates.report(lambda: self._walk(answers, Problems()), problems)
         except JobFileError as error:
             problems.extend(error.problems)
-        problems.raise_any()
-        name, made = self.job.name, digest.hexdigest()
-        clones = partial(self._stream, answers, made)
-        return Plan(name, self.run, made, digest.count, clones, inputs, digest.hand_overs, problems.warnings)
+        return digest
 
     def _stream(self, answers: Answers, digest: str) -> Iterator[Clone]:
         """Stream the clones of the plan that has ``digest``. Raises JobFileError where they are others by now."""
@@ -242,6 +246,16 @@ class Planning:
         problems.raise_any()
         if found.hexdigest() != digest:
             raise fail(str(self.job.path), f"an input file {CHANGED}")
+
+
+def load_job(path: Path) -> Job:
+    """Read a job file. Raises JobFileError with all its problems, those of its targets as ``draft`` finds them."""
+    return load(path, check=_check_targets)
+
+
+def _check_targets(job: Job, problems: Problems) -> None:
+    # What `run:` comes to decides on no problem of a target.
+    Planning(job, run=job.name, started_at=0.0).check_targets(Questions(_NONE), problems)
 
 
 def run_id(job: Job, *, run: str | None, started_at: float) -> str:
@@ -263,18 +277,6 @@ def _bad_run(job: Job, run: str | None, message: str) -> UsageError:
     if run is not None:
         return UsageError(f"--run {message}")
     return JobFileError([Problem(job.run_place, "run", message)])
-
-
-def _warn_of_wide(target: Target, clone: Clone, problems: Problems) -> None:
-    """Warn once of each place whose characters many servers' databases refuse."""
-    body = json.loads(clone.body)
-    for name in ("params", "systemTags", "userTags"):
-        for complaint in wide_characters(name, body.get(name)):
-            problem = target.problem(complaint)
-            if not any(wide_characters("", dict(target.columns))):
-                # What is the same in every row is warned of once, without naming a row.
-                problem = replace(problem, message=complaint.message)
-            problems.warn(problem)
 
 
 def _settings(target: Target, clone: Clone) -> Mapping[str, Setting]:

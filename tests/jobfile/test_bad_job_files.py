@@ -10,7 +10,7 @@ import pytest
 
 from batch.errors import ExitCode, JobFileError
 from batch.jobfile import load
-from batch.plan import Planning
+from batch.plan import Planning, load_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,3 +53,30 @@ def test_every_problem_is_told_with_its_place(case: Case, tmp_path: Path, monkey
         Planning(load(Path("job.yaml")), run=None, started_at=0.0).draft()
     assert case.problems == LIBRARY.sub(r"\1…", str(caught.value))
     assert caught.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("envelope", ["limits: {rate: 10}", "default: {}", "run: a b", "timezone: Asia/Nowhere"])
+def test_what_only_the_plan_finds_is_told_beside_the_envelope(
+    envelope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the envelope hides none of the targets, not even what shows once `${…}` has a value."""
+    monkeypatch.chdir(tmp_path)
+    uuid = "d76744cb53f9378abf42b907df3efb6e"
+    targets = f'targets:\n  - {uuid}\n  - {{uuid: {uuid}, id: b, params: {{name: "${{tennant}}"}}}}\n  - {uuid}\n'
+    Path("job.yaml").write_text(f"version: 1\nname: j\n{envelope}\n{targets}", encoding="utf-8")
+    with pytest.raises(JobFileError) as caught:
+        load_job(Path("job.yaml"))
+    first, unknown, twice = str(caught.value).splitlines()
+    assert first.startswith("job.yaml:3:")
+    assert unknown.startswith("job.yaml:6:68: targets[1].params.name: unknown name 'tennant'")
+    assert twice.startswith("job.yaml:7:5: targets[2]: the key ")
+
+
+def test_without_names_nothing_is_rendered(tmp_path: Path) -> None:
+    """Where `vars` has problems no name of theirs is called unknown."""
+    path = tmp_path / "job.yaml"
+    text = 'vars: {a b: c, d: e}\ntargets: [{uuid: d76744cb53f9378abf42b907df3efb6e, params: {name: "${d}"}}]\n'
+    path.write_text(f"version: 1\nname: j\n{text}", encoding="utf-8")
+    with pytest.raises(JobFileError) as caught:
+        load_job(path)
+    assert len(caught.value.problems) == 1
