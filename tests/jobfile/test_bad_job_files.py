@@ -55,7 +55,7 @@ def test_every_problem_is_told_with_its_place(case: Case, tmp_path: Path, monkey
     assert caught.value.exit_code is ExitCode.USAGE
 
 
-@pytest.mark.parametrize("envelope", ["limits: {rate: 10}", "default: {}", "run: a b", "timezone: Asia/Nowhere"])
+@pytest.mark.parametrize("envelope", ["limits: {rate: 10}", "default: {}", "timezone: Asia/Nowhere"])
 def test_what_only_the_plan_finds_is_told_beside_the_envelope(
     envelope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
