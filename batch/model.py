@@ -39,7 +39,7 @@ class State(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether a rerun leaves the Clone alone; uncertain is asked about again."""
+        """Whether the Clone's attempts have ended; a rerun makes an undone one anew and asks about an uncertain one."""
         return self in _FINAL
 
 
@@ -51,7 +51,7 @@ class CallKind(StrEnum):
 
     LOGIN = "login"
     CLONE = "clone"
-    """A POST that makes a clone, or the DELETE of one: none after a stop."""
+    """What changes the server: the POST that makes a clone, the PUT or DELETE of one. None after a stop."""
     POLL = "poll"
     QUESTION = "question"
     """Anything else that asks or may be repeated: after a stop as long as the grace lasts, as polls and logins."""
@@ -110,7 +110,7 @@ class Limits:
     max_failures: float | None = None
     """How many settled clones may fail: a count when >= 1, a share of the settled ones below 1."""
     waves: tuple[Wave, ...] = ()
-    """One after the other; what is left after the last of them is a wave of its own. None: everything at once."""
+    """One after the other; what is left after the last of them is a wave of its own. Empty: everything at once."""
 
 
 @dataclass(frozen=True, slots=True)

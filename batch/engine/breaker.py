@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.zstack.answers import Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, is_cut
+from batch.zstack.answers import Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, is_cut, is_over_limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,7 +74,9 @@ class Breaker:
                     if probe is None:
                         return self.note(await call())
                     tried = self.note(await probe())
-                    if isinstance(tried, NotSent | NoAnswer):
+                    if isinstance(tried, NotSent):
+                        return tried
+                    if isinstance(tried, NoAnswer):
                         return NotSent(tried.reason)
         return self.note(await call())
 
@@ -91,7 +93,7 @@ class Breaker:
         """Take in how a call went."""
         if is_cut(answer):
             return answer
-        if not isinstance(answer, NotSent | NoAnswer):
+        if not isinstance(answer, NotSent | NoAnswer) or is_over_limit(answer):
             self._recent.append(False)
             self._close()
             return answer
@@ -183,18 +185,18 @@ class GuardedApi:
             self._polls.expect(job_uuid, hold)
             answer = self._breaker.note(await self._api.poll(job_uuid))
         self._polls.note(job_uuid, answer)
-        return self._learn(_made(answer))
+        return self._learn(_require_uncut(answer))
 
     async def find(self, resource_uuid: str) -> FindAnswer:
         """Look for the resource. Raises CallCutError."""
-        return self._learn(_made(await self._breaker.guard(lambda: self._api.find(resource_uuid))))
+        return self._learn(_require_uncut(await self._breaker.guard(lambda: self._api.find(resource_uuid))))
 
     async def renew(self) -> None:
         """Replace the dead session."""
         await self._api.renew()
 
 
-def _made(answer: _Answer) -> _Answer:
+def _require_uncut(answer: _Answer) -> _Answer:
     if isinstance(answer, NotSent) and answer.is_held_back:
         raise CallCutError(answer.reason)
     return answer

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from batch.clock import Clock
     from batch.zstack.answers import PollAnswer
 
-_SOON: Final = 0.1
+_CHANCE_WHILE_CLONES_WAIT: Final = 0.1
 """The chance of an end that is worth a call while clones wait for a place."""
-_LATE: Final = 0.6
+_CHANCE_WHILE_NONE_WAITS: Final = 0.6
 """The chance that is worth one while none waits."""
 _ENDS_IN_A_ROW: Final = 3
 """So many ends without a POST after them show that no clone waits for a place."""
 _SHORTEST: Final = 0.02
 """Seconds between two polls of one job, at least."""
-_PART: Final = 0.05
+_SHORTEST_SHARE: Final = 0.05
 """Of a job's age: the time to its next poll, at least."""
 _LONGEST: Final = 1.0
 """Seconds between two polls of one job, at most; jobs slower than any before are asked about all the same."""
-_LONGEST_PART: Final = 0.25
+_LONGEST_SHARE: Final = 0.25
 """The same as a part of the job's age, where that is more."""
 SURE: Final = 0.98
 """The chance of an end at which the web hook of a job should have come."""
@@ -221,11 +221,11 @@ class PollSchedule:
     def _due(self, job: _Job) -> float:
         if self._hooked is not None and job.has_hook:
             return min(job.started_at + self._hooked_age(job, self._hooked) + _HOOK_TIME, job.deadline)
-        wanted = _LATE if self._ends_since_post >= _ENDS_IN_A_ROW else _SOON
+        wanted = _CHANCE_WHILE_NONE_WAITS if self._ends_since_post >= _ENDS_IN_A_ROW else _CHANCE_WHILE_CLONES_WAIT
         age = self.times.age_at(wanted, running_at=job.running_at)
         if job.running_at:
-            age = min(age, job.running_at + max(_LONGEST, _LONGEST_PART * job.running_at))
-        age = max(age, job.running_at + max(_SHORTEST, _PART * job.running_at))
+            age = min(age, job.running_at + max(_LONGEST, _LONGEST_SHARE * job.running_at))
+        age = max(age, job.running_at + max(_SHORTEST, _SHORTEST_SHARE * job.running_at))
         return min(job.started_at + age, job.deadline)
 
     def _hooked_age(self, job: _Job, chance: float) -> float:

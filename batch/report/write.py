@@ -1,4 +1,4 @@
-"""Write a report beside nothing half-done: the file is there whole, or as it was before."""
+"""Write a report atomically: the file is there whole, or as it was before."""
 
 from __future__ import annotations
 
@@ -101,5 +101,5 @@ def _texts(report: ReportData, ending: str, at: float, language: Language) -> It
             yield from render_rows((target.row() for target in report.targets), ListFormat.CSV, language)
         case ".xml":
             yield from junit_report(report, language=language)
-        case _:
+        case ".json":
             yield from json_report(report, at=at, language=language)

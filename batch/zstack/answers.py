@@ -94,7 +94,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """No byte of the request left: DNS, refused, TLS; safe to send the same again."""
+    """Surely not executed: no byte left (DNS, refused, TLS), or the server's limiter refused it; safe to repeat."""
 
     reason: str
     is_held_back: bool = False
@@ -105,7 +105,7 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """No usable answer: reset, timeout, proxy page, bad body, 429. A POST may have been executed."""
+    """No usable answer: reset, timeout, proxy page, bad body, a proxy's 429. A POST may have been executed."""
 
     reason: str
     retry_after: float | None = None
@@ -144,3 +144,8 @@ FindAnswer: TypeAlias = Found | Absent | Refused | NotSent | NoAnswer
 def is_cut(answer: object) -> bool:
     """Whether a call was not made because its wait at the gate was cut."""
     return isinstance(answer, NotSent) and answer.is_held_back
+
+
+def is_over_limit(answer: object) -> bool:
+    """Whether the server's own rate limiter refused the call."""
+    return isinstance(answer, NotSent) and answer.is_over_limit

@@ -1,5 +1,8 @@
 """The parameters of CloneModelService in one table: validation, JSON Schema, docs and simulator all read it.
 
+The request's fields are in ``zstack/action.py``, what is compared in ``engine/match.py``, what ``verify --fix`` can set
+in ``zstack/service_jobs.py``.
+
 Source: the vendor's API page (names, types, choices, since-versions) and the server's database columns (limits).
 """
 

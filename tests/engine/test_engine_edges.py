@@ -304,6 +304,30 @@ def test_a_call_held_back_says_nothing_about_the_server() -> None:
     assert not breaker.is_open
 
 
+OVER_LIMIT = NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
+
+
+def test_what_the_servers_limiter_refuses_shows_that_the_server_is_there() -> None:
+    """However many it refuses, that is no outage; after one, and as the answer to a look before a POST, it ends it."""
+    loop = VirtualLoop()
+    breaker = Breaker(VirtualClock(loop, Random(1)))
+    refused = [("submit", OVER_LIMIT)] * 60
+    away = [("submit", NotSent("refused"))] * 10
+    api = GuardedApi(ScriptedApi([*refused, *away, ("find", OVER_LIMIT)]), breaker, polls(loop))
+
+    async def main() -> object:
+        for _ in refused:
+            assert await api.submit(CLONE, "b" * 32) == OVER_LIMIT
+            assert not breaker.is_open
+        for _ in away:
+            await api.submit(CLONE, "b" * 32)
+        assert breaker.is_open
+        return await api.submit(CLONE, "b" * 32)
+
+    assert run_virtual(loop, main()) == OVER_LIMIT
+    assert not breaker.is_open
+
+
 @pytest.mark.parametrize("is_away", [False, True])
 @pytest.mark.parametrize("kind", ["poll", "find"])
 def test_a_cut_question_is_no_answer(kind: str, is_away: bool) -> None:  # noqa: FBT001 - a parameter
