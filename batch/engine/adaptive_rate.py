@@ -88,7 +88,7 @@ class AdaptiveRate:
         if self.on_change is not None:
             self.on_change(self._rate, self._most)
 
-    def refuse(self) -> float:
+    def slow_down(self) -> float:
         """Take in a refusal; return the seconds of a pause, 0 where one is under way already."""
         now = self._clock.monotonic()
         if now < self._closed_until:

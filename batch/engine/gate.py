@@ -131,12 +131,12 @@ class Gate:
         self._closed_until = max(self._closed_until, until)
         self._cut_late()
 
-    def refuse(self) -> bool:
+    def slow_down(self) -> bool:
         """Take in that the server's own limiter refused a call: pause everybody and lower the rate for a while.
 
         True: whoever was refused may call again, as the pause comes first.
         """
-        if pause := self.rate.refuse():
+        if pause := self.rate.slow_down():
             self.pause(pause)
         return True
 

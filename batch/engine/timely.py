@@ -33,6 +33,6 @@ class TimelyGate:
         """Let no call pass for ``seconds`` from now."""
         self._gate.pause(seconds)
 
-    def refuse(self) -> bool:
+    def slow_down(self) -> bool:
         """Take in that the server's own rate limiter refused a call."""
-        return self._gate.refuse()
+        return self._gate.slow_down()

@@ -200,7 +200,7 @@ class Client:
 
         # A POST is the engine's to repeat: its record says when it left.
         outcome, left = await call(), 0 if kind in {CallKind.CLONE, CallKind.LOGOUT} else _LIMIT_TRIES
-        while isinstance(outcome, NotSent) and outcome.is_over_limit and self._gate.refuse() and left:
+        while isinstance(outcome, NotSent) and outcome.is_over_limit and self._gate.slow_down() and left:
             outcome, left = await call(), left - 1
         return outcome
 

@@ -29,7 +29,7 @@ class RateGate(Protocol):
     def pause(self, seconds: float) -> None:
         """Let no call pass for ``seconds`` from now."""
 
-    def refuse(self) -> bool:
+    def slow_down(self) -> bool:
         """Take in that the server's own rate limiter refused a call; whether it may be made again at its next turn."""
 
 
@@ -43,7 +43,7 @@ class NoRateGate:
     def pause(self, seconds: float) -> None:
         """Let the caller decide: there is nobody else to hold back."""
 
-    def refuse(self) -> bool:
+    def slow_down(self) -> bool:
         """Let the caller decide when it calls again."""
         return False
 

@@ -50,7 +50,7 @@ class LimitedServer:
                 self.calls.append((now, is_admitted))
                 await asyncio.sleep(0.01)
                 if not is_admitted:
-                    assert gate.refuse()
+                    assert gate.slow_down()
 
         async def main() -> None:
             await asyncio.gather(*(call() for _ in range(self.callers)))
@@ -90,15 +90,15 @@ def test_pauses_double_while_refusals_follow_each_other_and_begin_anew_after_the
     clock = VirtualClock(loop, Random(3))
     rate = AdaptiveRate(50.0, clock)
     for least in (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0):
-        pause = rate.refuse()
+        pause = rate.slow_down()
         assert 0.75 * least <= pause <= 1.25 * least
-        assert rate.refuse() == 0.0
+        assert rate.slow_down() == 0.0
         loop.now += pause
         assert rate.note_call() == pytest.approx(50.0 * 0.85, rel=0.01)
     for _ in range(200):
         rate.note_call()
         loop.now += 0.02
-    assert rate.refuse() <= 1.25
+    assert rate.slow_down() <= 1.25
     loop.close()
 
 
@@ -106,7 +106,7 @@ def test_the_rate_grows_back_to_what_was_asked_for() -> None:
     """A server that refuses nothing more is asked as often as before within minutes, and never more often."""
     loop = VirtualLoop()
     rate = AdaptiveRate(50.0, VirtualClock(loop, Random(3)))
-    loop.now += rate.refuse()
+    loop.now += rate.slow_down()
     assert rate.is_lowered
     for _ in range(3000):
         assert rate.note_call() <= 50.0
@@ -148,9 +148,9 @@ def test_each_change_of_the_rate_is_told_with_its_value() -> None:
     loop, told = VirtualLoop(), list[float]()
     rate = AdaptiveRate(100.0, VirtualClock(loop, Random(1)))
     rate.on_change = lambda now, _: told.append(now)
-    assert rate.refuse() > 0
+    assert rate.slow_down() > 0
     assert told == [85.0] == [rate.value]
-    assert rate.refuse() == 0
+    assert rate.slow_down() == 0
     loop.now += 5.0
     while rate.is_lowered:
         rate.note_call()
@@ -159,7 +159,7 @@ def test_each_change_of_the_rate_is_told_with_its_value() -> None:
     assert told == [85.0, 100.0]
     assert rate.value == 100.0
     loop.now += 60.0
-    assert rate.refuse() > 0
+    assert rate.slow_down() > 0
     rate.set_most(rate.value)
     assert told[3:] == [rate.value]
     loop.close()

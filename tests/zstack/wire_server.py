@@ -91,7 +91,7 @@ class CountingGate:
     def pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
 
-    def refuse(self) -> bool:
+    def slow_down(self) -> bool:
         self.refusals += 1
         return self.refusals < self.patience
 
