@@ -70,12 +70,11 @@ def write_job(folder: Path) -> None:
     (folder / "faults.yaml").write_text(FAULTS + faults, encoding="utf-8")
 
 
-def live_terminal(folder: Path, env: Mapping[str, str], *, size: tuple[int, int] = SIZE) -> Terminal:
-    """Start the run of ``write_job`` in a terminal."""
+def live_terminal(folder: Path, env: Mapping[str, str], *more: str, size: tuple[int, int] = SIZE) -> Terminal:
+    """Start the run of ``write_job`` in a terminal; ``more``: options of ``run``."""
     write_job(folder)
-    return Terminal(
-        ["run", "--simulate=faults.yaml", "--log-file", "run.log", "migrate.yaml"], cwd=folder, env=env, size=size
-    )
+    arguments = ["run", "--simulate=faults.yaml", "--log-file", "run.log", "migrate.yaml", *more]
+    return Terminal(arguments, cwd=folder, env=env, size=size)
 
 
 def is_telling(screen: Screen) -> bool:

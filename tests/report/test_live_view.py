@@ -93,8 +93,9 @@ async def test_the_screen_is_photographed(tmp_path: Path, halfway: tuple[Path, S
 
 def test_a_message_stands_above_the_view(tmp_path: Path) -> None:
     """What is said of a signal is a line above the view, which stays one: none of its lines is left behind."""
-    with closing(live_terminal(tmp_path, environment())) as terminal:
-        terminal.until(is_telling)
+    # So slow that it is not over before the signal arrives.
+    with closing(live_terminal(tmp_path, environment(), "--rate", "8/s")) as terminal:
+        terminal.until(lambda seen: re.search("[1-9] cloned", seen.text) is not None)
         terminal.process.send_signal(signal.SIGINT)
         screen = terminal.until(lambda seen: "stopping: " in seen.text)
     bars = [row for row, line in enumerate(screen.lines) if f"/{TARGETS} " in line]
