@@ -43,9 +43,13 @@ class Proof:
         return self._is_seen or self._is_recorded()
 
     def note_end(self, clone: Clone, end: End) -> None:
-        """Take in how a Clone settled: one that shows it is proof, also where the record of its attempt was lost."""
+        """Take in how a Clone settled: one that shows it is proof, also where the record of its attempt was lost.
+
+        What its own job showed was made by that, whatever the job file asks for now.
+        """
         if end.state is State.CLONED and end.service is not None and not clone.is_given and clone.body:
-            self._is_seen = self._is_seen or not differences(clone, end.service)
+            is_own = not end.adopted and end.service.uuid == clone.resource_uuid
+            self._is_seen = self._is_seen or is_own or not differences(clone, end.service)
 
     async def watch(self, clone: Clone, work: asyncio.Task[None], *, is_sent: Callable[[], bool]) -> None:
         """Look for the clone now and then while ``work`` brings it to its end; return once it is proof, or settled.

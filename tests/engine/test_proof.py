@@ -127,6 +127,8 @@ def test_what_fails_after_the_proof_is_no_proof_lost() -> None:
     ("end", "clone", "is_proof"),
     [
         (End(State.CLONED, 0, Service(UUID, "x", {}), adopted=True), CLONE, True),
+        (End(State.CLONED, 0, Service(UUID, "y", {"name": "y"}), adopted=True), CLONE, False),
+        (End(State.CLONED, 1, Service(UUID, "y", {"name": "y"})), CLONE, True),
         (End(State.CLONED, 1, Service("1" * 32, "x", {})), CLONE, False),
         (End(State.CLONED, 0, Service(UUID, "x", {})), CLONE._replace(is_given=True), False),
         (End(State.CLONED, 0, Service(UUID, "x", {})), CLONE._replace(body=b""), False),
