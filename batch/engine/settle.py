@@ -222,6 +222,11 @@ async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cos
 
 
 async def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Dependencies, *, failures: int) -> Step:
+    now = deps.clock.time()
+    if isinstance(answer, NoAnswer) and now - ticket.sent_at > _RECORD_AFTER and not deps.policy.at_most_once:
+        # It waited for its turn since it was recorded, or for its answer: the server may have it only now.
+        ticket = ticket._replace(sent_at=now)
+        await deps.journal.commit(_sent_record(clone, ticket))
     deps.readiness.note(answer, sent_at=ticket.sent_at)
     step = after_submit(answer, ticket, policy=deps.policy, failures=failures)
     if isinstance(step, Poll) and step.ticket.answered:

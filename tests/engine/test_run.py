@@ -173,6 +173,17 @@ def test_the_servers_own_time_is_durable_before_it_is_relied_on() -> None:
     assert [record.api_timeout for record in committed if record.state is State.ACCEPTED] == [1800.0]
 
 
+def test_a_post_without_an_answer_is_recorded_anew_where_its_turn_came_late() -> None:
+    """The next process counts from when it left, not from before it waited for the rate."""
+    scene = Scene(count=2, rate=0.01, limits=Limits(attempts=1))
+    scene.server.answer = lambda clone: NoAnswer("lost") if clone.key == "k1" else None
+    scene.run()
+    left_at = next(at for at, kind, what in scene.server.log if (kind, what) == ("submit", "k1"))
+    sent = [record for record in scene.journal.records if (record.key, record.state) == ("k1", State.SENT)]
+    assert sent[0].at - EPOCH < left_at - 90 < left_at <= sent[-1].at - EPOCH
+    assert {(record.attempt, record.job_uuid) for record in sent} == {(1, sent[0].job_uuid)}
+
+
 def test_the_first_clone_goes_alone() -> None:
     """Nothing else is sent until the server was seen to honour resourceUuid."""
     scene = Scene()
