@@ -65,8 +65,7 @@ def test_the_screen_tells_what_the_manifest_counts(halfway: tuple[Path, Screen])
     cloned, failed = (int(number(rf"(\d+) {state}", text)) for state in ("cloned", "failed"))
     assert cloned + failed == number(rf"(\d+)/{TARGETS} ", text)
     assert failed == len(FAILING)
-    recorded = states(folder / MANIFEST)
-    assert cloned <= recorded["cloned"] <= cloned + 20
+    assert cloned <= states(folder / MANIFEST)["cloned"]
     assert 1 <= number(r"(\d+) in flight", text) <= 8
     assert 1 <= number(r"([\d.]+) calls/s of 50", text) <= 55
     assert seconds("ETA p50", text) <= seconds("p90", text) <= 60
