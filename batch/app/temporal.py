@@ -46,7 +46,7 @@ async def connect_temporal(environ: Mapping[str, str]) -> Connection:
     """
     with needs_extra():
         from batch.temporal.connection import connect
-    return await connect(environ, read_keys(environ))
+    return await connect(environ, read_keys(environ), hide=SECRETS.add)
 
 
 def read_keys(environ: Mapping[str, str]) -> tuple[bytes, ...]:

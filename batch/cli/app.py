@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -227,7 +229,21 @@ def run_and_exit() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
-    sys.exit(run_command(sys.argv[1:]))
+    code = run_command(sys.argv[1:])
+    _wait_for_threads()
+    sys.exit(code)
+
+
+def _wait_for_threads() -> None:
+    """Return once no thread that Python did not begin, such as one of Temporal's, runs Python; after 5 s at most.
+
+    One that does while the interpreter ends aborts the process, and its exit code is lost.
+    """
+    until = time.monotonic() + 5.0
+    while sys._current_frames().keys() - {thread.ident for thread in threading.enumerate()}:  # noqa: SLF001 - public
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.001)
 
 
 def switches(command: Any, arguments: list[str]) -> set[str]:

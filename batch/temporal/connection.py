@@ -25,7 +25,7 @@ from batch.temporal.encryption import Encryption
 from batch.temporal.payloads import data_converter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _ADDRESS: Final = "localhost:7233"
 PATIENCE: Final = timedelta(seconds=10)
@@ -90,15 +90,20 @@ class Poller:
     """When it last asked for a task, seconds since the epoch; it does so at least every minute."""
 
 
-async def connect(environ: Mapping[str, str], keys: Sequence[bytes] = ()) -> Connection:
+async def connect(
+    environ: Mapping[str, str], keys: Sequence[bytes] = (), *, hide: Callable[[str], None] = lambda _: None
+) -> Connection:
     """Connect. Raises UsageError for variables that cannot be used, UnreachableError where nobody answers.
 
-    ``keys``: of 32 bytes, for the payloads; the first encrypts.
+    ``keys``: of 32 bytes, for the payloads; the first encrypts. ``hide``: takes the API key, which no message may show.
     """
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=dict(environ))
     except (ValueError, RuntimeError, OSError) as error:
-        raise UsageError(f"the TEMPORAL_* variables or their file cannot be used: {error}") from None
+        # What follows the first line quotes the file, which may hold an API key.
+        text = re.split(r"\n|\\n", str(error), maxsplit=1)[0]
+        raise UsageError(f"the TEMPORAL_* variables or their file cannot be used: {text}") from None
+    hide(config.get("api_key") or "")
     config.setdefault("target_host", _ADDRESS)
     config.setdefault("namespace", "default")
     address, namespace, encryption = config["target_host"], config["namespace"], Encryption(keys)
@@ -106,6 +111,8 @@ async def connect(environ: Mapping[str, str], keys: Sequence[bytes] = ()) -> Con
         # Its own log would go to stdout, which is for data.
         runtime = Runtime(telemetry=TelemetryConfig(logging=None))
         client = await Client.connect(**config, data_converter=data_converter(encryption), runtime=runtime)
+    except ValueError as error:
+        raise UsageError(f"cannot connect to Temporal at {address!r:.200} (TEMPORAL_ADDRESS): {error}") from None
     except RuntimeError as error:
         text = f"cannot reach Temporal at {address} (TEMPORAL_ADDRESS): {str(error).splitlines()[0][:200]}"
         raise UnreachableError(text, EndReason.OUTAGE) from None

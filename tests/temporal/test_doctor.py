@@ -17,6 +17,7 @@ from batch.manifest.figures import Summary
 from batch.manifest.header import Header
 from batch.manifest.kinds import RemoteEngine, StartedLine
 from batch.model import State
+from batch.redaction import SECRETS
 from batch.report.run_list import RemoteRow, run_lines
 from batch.report.status import status_lines
 from batch.temporal.connection import Poller, WorkerIdentity, connect
@@ -92,6 +93,33 @@ def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:9")
     assert run_command(["doctor", "--engine", "temporal"]) == ExitCode.UNREACHABLE
     assert "FAIL Temporal: cannot reach Temporal at 127.0.0.1:9" in capsys.readouterr().out
+
+
+KEY = "planted-api-key-of-temporal"
+
+
+@pytest.mark.parametrize("line", [f'api_key = "{KEY}', f"api_key = {KEY}", f'api_key = "{KEY}" x'])
+async def test_a_file_that_cannot_be_read_is_not_quoted(line: str, tmp_path: Path) -> None:
+    """Temporal's own file may hold an API key: what is wrong in it is told by its place alone."""
+    file = tmp_path / "temporal.secret"
+    file.write_text(f"[profile.default]\n{line}\n", encoding="utf-8")
+    (found,) = [one async for one in examine_temporal({"TEMPORAL_CONFIG_FILE": str(file)}, "http://z")]
+    assert (found.exit_code, "line 2" in found.detail, KEY in found.detail) == (ExitCode.USAGE, True, False)
+
+
+async def test_temporals_api_key_is_redacted() -> None:
+    """The API key, of whatever source, is among the secrets that no message shows."""
+    settings = {"TEMPORAL_ADDRESS": "127.0.0.1:9", "TEMPORAL_API_KEY": KEY}
+    (found,) = [one async for one in examine_temporal(settings, "http://z")]
+    assert found.exit_code is ExitCode.UNREACHABLE
+    assert KEY not in SECRETS.redact(f"x {KEY} x")
+
+
+@pytest.mark.parametrize("address", ["temporal:port", "a b:7233", "[::1"])
+async def test_an_address_that_is_none_is_told(address: str) -> None:
+    """What cannot be an address is an error of the settings that names the variable."""
+    (found,) = [one async for one in examine_temporal({"TEMPORAL_ADDRESS": address}, "http://z")]
+    assert (found.exit_code, "TEMPORAL_ADDRESS" in found.detail) == (ExitCode.USAGE, True)
 
 
 async def test_namespace_and_workers_are_looked_for(server: Server) -> None:

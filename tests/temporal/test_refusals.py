@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 _WITHOUT = "import sys; sys.modules['temporalio'] = None; from batch.cli import main; main()"
 
+_BUSY = (
+    "import _thread, os, time; from batch.cli import main; "
+    "_thread.start_new_thread(lambda: (time.sleep(0.5), os.write(2, b'left Python')), ()); main()"
+)
+"""Like Temporal's threads this one is none of the module threading."""
+
 
 def run(folder: Path, *arguments: str, start: tuple[str, ...] = ("-m", "batch")) -> tuple[int, str]:
     done = subprocess.run(
@@ -42,6 +48,12 @@ def test_a_missing_extra_is_named_with_what_installs_it(tmp_path: Path, argument
     code, said = run(tmp_path, *arguments, start=("-c", _WITHOUT))
     assert code == ExitCode.USAGE
     assert "pip install 'zclone[temporal]'" in said
+
+
+def test_the_interpreter_ends_after_threads_that_are_not_its_own(tmp_path: Path) -> None:
+    """A thread of Temporal's that is in Python while the interpreter ends would abort it: the command waits for it."""
+    code, said = run(tmp_path, "--version", start=("-c", _BUSY))
+    assert (code, "left Python" in said) == (0, True)
 
 
 @pytest.mark.parametrize(
