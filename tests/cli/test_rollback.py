@@ -11,6 +11,7 @@ import pytest
 
 from batch.manifest import Header, open_manifest
 from batch.manifest.kinds import RemoteEngine
+from batch.manifest.targets import open_targets
 from batch.model import Record, State
 from tests import forkserver, nodes
 from tests.cli.test_verify import HEAD, SESSION, SOURCE, TENANT, as_account, serve, uuid_of, verified, write_job
@@ -170,6 +171,26 @@ def test_a_uuid_of_the_users_own_is_deleted_where_the_file_has_it(
     assert zclone(*ROLLBACK, env=env).returncode == 0
     assert deleted(env) == {own}
     assert zclone("run", "job.yaml", env=env).returncode == 2
+
+
+async def test_a_uuid_that_only_the_manifest_has_is_left(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """A service of somebody else that a manifest says was asked for and made, and that is as asked for: left, named."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 1, head=HEAD.replace("tag: true\n", ""))
+    path, uuid = tmp_path / "job.manifest.jsonl", "90d425a802ff44eeb530f21587633700"
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    with open_targets(path) as targets:
+        header, digest = targets.header, targets.read(0).digest
+    path.unlink()
+    nodes.tamper(env["ZSTACK_API_URL"], {"make": [{"uuid": uuid, "name": "n0", "userTags": []}]})
+    nodes.tamper(env["ZSTACK_API_URL"], {"change": {uuid: {"name": "n0", "requestCpu": 2}}})
+    manifest, now = open_manifest(path, header), time.time()
+    manifest.note(Record(State.SENT, "t0", now, 1, SOURCE, uuid, "1" * 32, digest, open_jobs=()))
+    manifest.note(Record(State.CLONED, "t0", now + 60, 1, clone_uuid=uuid))
+    await manifest.close(0)
+    done = zclone(*ROLLBACK, env=env)
+    assert (done.returncode, deleted(env)) == (3, set()), done.stderr
+    assert left(done.stdout) == {"t0": "foreign: its uuid is neither derived nor in the job file"}
 
 
 def test_nothing_is_deleted_while_another_process_works_or_the_rate_is_too_low(

@@ -80,7 +80,7 @@ MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
     "use is asked once, at the start": (ReadBack, "used", used_at_the_start, 150),
     "a foreign clone is the run's": (rollback_look, "_foreign", lambda _item, _targets: "", 60),
     "an edited target is as it was": (rollback_look, "_change", lambda _item: "", 60),
-    "the server's dates are not looked at": (rollback_look, "_was_touched", lambda _item, _fields: False, 60),
+    "the server's dates are not looked at": (rollback_look, "_was_touched", lambda _item, _fields, _longest: False, 60),
 }
 """What is planted, and the number of schedules within which it must be found."""
 
