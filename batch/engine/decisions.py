@@ -115,9 +115,12 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
 
 
 def after_renewal(renew: Renew, clone: Clone, *, known: Knowledge) -> Step:
-    """Decide on how to go on once there is a new session; a target that left the job file has no body to send."""
+    """Decide on how to go on once there is a new session; a target that left the job file has no body to send.
+
+    One that an earlier process left uncertain is looked for first: there may have been a later attempt that ended.
+    """
     look = Look(renew.ticket, Why.ENDED, renew.error)
-    if clone.body and renew.ticket.free < known.policy.free_sends:
+    if clone.body and not renew.ticket.reopened and renew.ticket.free < known.policy.free_sends:
         return send_uncharged(look, known)
     return look
 

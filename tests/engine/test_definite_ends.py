@@ -180,7 +180,7 @@ def test_a_dead_session_sends_nothing_again_where_lines_were_lost() -> None:
     """At most once: the job ended with its session, but one of the lost lines may have been sent."""
     dead = refused(ErrorClass.RENEW, "ID.1001")
     past = intent(attempt=1, open_jobs=(UNKNOWN_JOB,))
-    told = resumed(past, ("poll", dead), ("renew", None), policy=Policy(at_most_once=True))
+    told = resumed(past, ("poll", dead), ("renew", None), ("find", Absent()), policy=Policy(at_most_once=True))
     assert end(told)[0] is State.UNCERTAIN
 
 
@@ -407,6 +407,15 @@ def test_what_existed_before_is_not_adopted_unseen() -> None:
     for known in (CLONE, GONE):
         back = tell(script, first_step(past, Policy(), now=EPOCH), clone=known)
         assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")
+
+
+def test_a_dead_session_sends_nothing_unseen_where_an_earlier_process_was_in_doubt() -> None:
+    """A later attempt may have ended that the record of the open one does not name: it is looked for before a POST."""
+    past = intent(State.UNCERTAIN, attempt=1, open_jobs=())
+    dead = ("poll", refused(ErrorClass.RENEW, "ID.1001", None))
+    told = tell([dead, ("renew", None), ("find", Found(service(name="y")))], first_step(past, Policy(), now=EPOCH))
+    assert end(told) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    assert told.jobs == []
 
 
 def test_a_conflict_at_the_first_attempt_names_its_likely_cause() -> None:
