@@ -99,15 +99,32 @@ def _is_owner(user: int, manifest: Path) -> bool:
     return user in {manifest.stat().st_uid, 0}
 
 
-def is_stopping(manifest: Path) -> bool:
-    """Whether the process that runs ends, after a signal for example; False where none says so within a second."""
-    with suppress(OSError, ZcloneError, ValueError):
-        return _send(manifest, (), timeout=_SHORT_TIMEOUT).get("stopping") is True
-    return False
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What the process that runs says of itself; all zero where none answers."""
+
+    is_stopping: bool = False
+    calls: int = 0
+    """Made so far."""
+    rate: float = 0.0
+    """Calls a second that may be made."""
+    rate_in_force: float = 0.0
+    """Fewer than ``rate`` while the server's own limiter refuses more."""
+    waves: tuple[int, ...] = ()
+    """How many targets go in each."""
+
+
+def ask_process(manifest: Path) -> ProcessState:
+    """Ask the process that runs how far it is, for a second at most."""
+    with suppress(OSError, ZcloneError, ValueError, TypeError, KeyError):
+        found = _send(manifest, (), timeout=_SHORT_TIMEOUT)
+        rates = float(found["rate"]), float(found["rate_in_force"])
+        return ProcessState(found["stopping"] is True, int(found["calls"]), *rates, tuple(map(int, found["waves"])))
+    return ProcessState()
 
 
 def control_run(manifest: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """Send a request to the process that runs; return its answer: rate, concurrency, paused, draining, stopping, note.
+    """Send a request to the process that runs; return its answer: what is in force, how far it is, and a note.
 
     Raises UsageError where no process answers, or it refuses.
     """

@@ -24,7 +24,7 @@ from batch.manifest.kinds import ControlledLine
 from batch.text import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from batch.app.control import ControlRequest
     from batch.app.prepare import Setup
@@ -37,9 +37,21 @@ _ROUNDS_TO_ACCEPT: Final = 4
 
 
 @asynccontextmanager
-async def listen(setup: Setup, manifest: Manifest, controls: Controls, *, stop: Stop) -> AsyncIterator[None]:
-    """Answer requests while the block runs; where no socket can be made, warn and run without."""
-    handler, server = _RequestHandler(setup, manifest, controls, stop), None
+async def listen(
+    setup: Setup,
+    manifest: Manifest,
+    controls: Controls,
+    *,
+    stop: Stop,
+    calls: Callable[[], int],
+    waves: Sequence[int],
+) -> AsyncIterator[None]:
+    """Answer requests while the block runs; where no socket can be made, warn and run without.
+
+    ``calls``: how many were made so far; ``waves``: how many targets go in each.
+    """
+    tell = lambda: {"stopping": stop.requested, "calls": calls(), "waves": list(waves)}  # noqa: E731 - too short
+    handler, server = _RequestHandler(setup, manifest, controls, stop, tell), None
     try:
         bound = _bind(manifest.path)
         server = await asyncio.start_unix_server(handler.serve, sock=bound, limit=LONGEST_LINE)
@@ -81,11 +93,14 @@ def _bind(manifest: Path) -> socket.socket:
 class _RequestHandler:
     """Applies requests to a run, one at a time."""
 
-    def __init__(self, setup: Setup, manifest: Manifest, controls: Controls, stop: Stop) -> None:
+    def __init__(
+        self, setup: Setup, manifest: Manifest, controls: Controls, stop: Stop, tell: Callable[[], dict[str, Any]]
+    ) -> None:
         self._setup = setup
         self._manifest = manifest
         self._controls = controls
         self._stop = stop
+        self._tell = tell
         self._turn = asyncio.Lock()
         self._busy: set[asyncio.Task[None]] = set()
 
@@ -128,7 +143,7 @@ class _RequestHandler:
                 note = await self._apply(request)
             except ZcloneError as error:
                 return {"error": str(error)}
-        return {**self._in_force(), "stopping": self._stop.requested, "note": note}
+        return {**self._in_force(), **self._tell(), "rate_in_force": self._controls.rate_in_force, "note": note}
 
     async def _apply(self, request: ControlRequest) -> str:
         """Apply, record and log a request; return a note for the operator. Raises ZcloneError."""

@@ -34,6 +34,7 @@ from batch.app.webhook import web_hooks
 from batch.engine import Stop, clone_all
 from batch.engine.control import Controls
 from batch.engine.stop import before_stop
+from batch.engine.waves import wave_sizes
 from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, UsageError, ZcloneError
 from batch.manifest import is_held
 from batch.model import State
@@ -258,7 +259,7 @@ async def _clone(
         async with (
             web_hooks(setup.web_hook, client, server.gate.polls) as hooks,
             observe(setup, plan, manifest, calls=calls, rate=limits.rate, stop=stop, controls=controls) as journal,
-            listen(setup, manifest, controls, stop=stop),
+            listen(setup, manifest, controls, stop=stop, calls=calls, waves=wave_sizes(limits.waves, plan.count)),
         ):
             await clone_all(
                 plan,

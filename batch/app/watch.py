@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from batch.app.control import is_stopping
+from batch.app.control import ask_process
 from batch.app.logs import has_blocks, watch_console
 from batch.app.messages import language
 from batch.manifest import is_held, summary
 from batch.model import Record, State
-from batch.progress import Failure, Snapshot, first_sent, new_view, show_until, time_left
+from batch.progress import CallRate, Failure, Snapshot, first_sent, new_view, show_until, time_left, wave_text
 from batch.zstack.classify import hint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from batch.app.control import ProcessState
     from batch.manifest import Summary
     from batch.zstack.classify import Language
 
@@ -32,6 +33,8 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
     if console is None:
         return False
 
+    speed = CallRate()
+
     def look() -> Snapshot | None:
         # Asked before the look: a process that ends in between has written its end by then.
         held = is_held(manifest)
@@ -39,27 +42,36 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
         is_running = held and found.ended is None
         if not is_running:
             return None
-        return snapshot_of(found, now=time.time(), language=language(environ), is_stopping=is_stopping(manifest))
+        process = ask_process(manifest)
+        calls_rate = speed.take(time.monotonic(), process.calls)
+        return snapshot_of(found, process, calls_rate, now=time.time(), language=language(environ))
 
     show_until(look, new_view(console), every=every, has_blocks=has_blocks(console, environ))
     return True
 
 
-def snapshot_of(found: Summary, *, now: float, language: Language, is_stopping: bool) -> Snapshot:
-    """Return what the view shows of a manifest; ``now``: seconds since the epoch. ``is_stopping``: its process."""
+def snapshot_of(
+    found: Summary, process: ProcessState, calls_rate: float, *, now: float, language: Language
+) -> Snapshot:
+    """Return what the view shows of a manifest and its process; ``now``: seconds since the epoch."""
     counts, times = found.counts, found.settled_at
     in_flight = counts[State.SENT] + counts[State.ACCEPTED]
     left = counts[State.PLANNED] + in_flight
     seconds = max(times[-1], now) - times[0] if times else 0.0
     eta, eta_late = time_left(left, settled=len(times) - 1, seconds=seconds)
     waiting = None if counts[State.PLANNED] else first_sent(found.open, now=now)
+    total = counts.total() - counts[State.WITHDRAWN]
+    wanted = 0 if found.plan is None else found.plan.hand_overs
+    handing = f"handing over: {found.handed.done} of {wanted}" if wanted and not left else ""
     return Snapshot(
-        total=counts.total() - counts[State.WITHDRAWN],
+        total=total,
         counts=counts,
         in_flight=in_flight,
-        calls_rate=0.0,
-        limit=0.0,
-        is_stopping=is_stopping or (found.controlled is not None and found.controlled.is_draining),
+        calls_rate=calls_rate,
+        limit=process.rate,
+        lowered_to=process.rate_in_force if process.rate_in_force < process.rate else None,
+        phase=handing or wave_text(total - left, process.waves),
+        is_stopping=process.is_stopping or (found.controlled is not None and found.controlled.is_draining),
         is_paused=found.controlled is not None and found.controlled.is_paused,
         concurrency=None if found.controlled is None else found.controlled.concurrency,
         elapsed=0.0 if found.started is None else now - found.started.at,

@@ -1,12 +1,13 @@
 """Progress: a live view on a terminal, a heartbeat in the log elsewhere; both only read what the manifest counts."""
 
-from batch.progress.board import Board, Failure, Snapshot, Waiting, first_sent, time_left
+from batch.progress.board import Board, CallRate, Failure, Snapshot, Waiting, first_sent, time_left, wave_text
 from batch.progress.frame import draw_frame
 from batch.progress.views import BEAT, heartbeat, live, new_view, no_view, show_until, ticking
 
 __all__ = [
     "BEAT",
     "Board",
+    "CallRate",
     "Failure",
     "Snapshot",
     "Waiting",
@@ -19,4 +20,5 @@ __all__ = [
     "show_until",
     "ticking",
     "time_left",
+    "wave_text",
 ]

@@ -125,12 +125,13 @@ class Board:
         self._is_stopping = is_stopping
         self._is_paused = is_paused
         self._concurrency = concurrency
-        self._wave_ends = tuple(accumulate(waves))
+        self._waves = tuple(waves)
         self._hand_overs = hand_overs
         self._in_force = in_force
         self._began = monotonic()
         self._failures: deque[Failure] = deque(maxlen=_SHOWN_FAILURES)
-        self._samples: deque[tuple[float, int, int]] = deque()
+        self._calls_rate = CallRate()
+        self._samples: deque[tuple[float, int]] = deque()
         self._first: tuple[float, int] | None = None
 
     def fail(self, record: Record) -> None:
@@ -142,7 +143,8 @@ class Board:
         """Take a sample and tell how the run goes."""
         now, counts = self._monotonic(), dict(self._counts())
         settled = sum(counts.get(state, 0) for state in SETTLED)
-        calls_rate, recent, past = self._speeds(now, self._calls(), settled)
+        calls_rate = self._calls_rate.take(now, self._calls())
+        recent, past = self._speed(now, settled)
         eta, eta_late = time_left(max(0, self._total - settled), settled=recent, seconds=past)
         in_flight = counts.get(State.SENT, 0) + counts.get(State.ACCEPTED, 0)
         is_last = 0 < in_flight <= _FEW and self._total - settled <= in_flight
@@ -174,24 +176,46 @@ class Board:
     def _phase(self, settled: int) -> str:
         if settled >= self._total:
             return self._hand_overs()
-        if len(self._wave_ends) < 2:
-            return ""
-        number = 1 + sum(settled >= end for end in self._wave_ends[:-1])
-        return f"wave {number} of {len(self._wave_ends)}"
+        return wave_text(settled, self._waves)
 
-    def _speeds(self, now: float, calls: int, settled: int) -> tuple[float, int, float]:
-        """Return the calls per second, and how many clones settled in how many seconds: enough of them to count on."""
+    def _speed(self, now: float, settled: int) -> tuple[int, float]:
+        """Return how many clones settled in how many seconds: enough of them to count on."""
         if self._first is None:
             self._first = now, settled
-        self._samples.append((now, calls, settled))
+        self._samples.append((now, settled))
         while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW:
             self._samples.popleft()
-        then, calls_then, settled_then = self._samples[0]
-        past = now - then
-        rate = (calls - calls_then) / past if past > 0 else 0.0
+        then, settled_then = self._samples[0]
         if settled - settled_then < _ENOUGH:
             then, settled_then = self._first
-        return rate, settled - settled_then, now - then
+        return settled - settled_then, now - then
+
+
+def wave_text(settled: int, waves: Sequence[int]) -> str:
+    """Return which of ``waves``, by their sizes, goes; empty where there is one or none."""
+    if len(waves) < 2:
+        return ""
+    ends = tuple(accumulate(waves))
+    return f"wave {1 + sum(settled >= end for end in ends[:-1])} of {len(ends)}"
+
+
+class CallRate:
+    """Calls a second, from how many were made at each look."""
+
+    def __init__(self) -> None:
+        """Know of no look."""
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def take(self, at: float, calls: int) -> float:
+        """Take in a look, ``at`` in seconds; return the calls a second since the first one in the window."""
+        if self._samples and calls < self._samples[-1][1]:
+            # Another process.
+            self._samples.clear()
+        self._samples.append((at, calls))
+        while len(self._samples) > 1 and at - self._samples[1][0] >= _WINDOW:
+            self._samples.popleft()
+        then, calls_then = self._samples[0]
+        return (calls - calls_then) / (at - then) if at > then else 0.0
 
 
 def first_sent(intents: Iterable[Intent], *, now: float) -> Waiting | None:

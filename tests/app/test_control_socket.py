@@ -41,7 +41,8 @@ class Scene:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         manifest = open_manifest(self.path, HEADER)
-        async with listen(cast("Setup", SimpleNamespace()), manifest, self.controls, stop=self.stop):
+        setup = cast("Setup", SimpleNamespace())
+        async with listen(setup, manifest, self.controls, stop=self.stop, calls=lambda: 7, waves=(1, 5)):
             yield
         await manifest.close(0)
 
@@ -62,9 +63,21 @@ async def test_it_is_found_however_long_the_path_is(name: str, depth: int, tmp_p
             (made,) = folder.glob(".zclone-*")
             assert made.stat().st_mode & 0o777 == 0o600
         in_force = {"rate": rate, "concurrency": 8, "paused": False, "draining": False}
-        assert answer == {**in_force, "stopping": False, "note": ""}
+        told = {"stopping": False, "calls": 7, "waves": [1, 5], "rate_in_force": rate}
+        assert answer == {**in_force, **told, "note": ""}
         with socket.socket(socket.AF_UNIX) as left, control.socket_address(scene.path) as address:
             left.bind(address)
+
+
+async def test_a_process_says_how_far_it_is(tmp_path: Path) -> None:
+    """Whoever watches learns the calls, the rate and the waves; where no process listens all is zero."""
+    scene = Scene(tmp_path / "m.jsonl")
+    async with scene.listening():
+        scene.controls.set_rate(20.0)
+        scene.stop.request("SIGTERM", EndReason.SIGNAL)
+        found = await asyncio.to_thread(control.ask_process, scene.path)
+    assert found == control.ProcessState(True, 7, 20.0, 20.0, (1, 5))
+    assert await asyncio.to_thread(control.ask_process, scene.path) == control.ProcessState()
 
 
 async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
