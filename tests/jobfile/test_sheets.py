@@ -125,6 +125,8 @@ def test_rows_have_their_own_problems(tmp_path: Path) -> None:
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an .xls file or has a password"),
         (workbook({"S": [["uuid"]]})[:-200], "is no .xlsx workbook"),
     ],
+    # A workbook holds the time at which it was made, and ids must be the same in every process.
+    ids=["text", "nothing", "an old workbook", "half a workbook"],
 )
 def test_what_is_no_workbook_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
     """Text, an empty or cut file, an older format and a password are one problem each."""
