@@ -1,4 +1,4 @@
-"""``status --watch``: the live view of a run that another process does, from its manifest alone."""
+"""``status --watch``: the live view of a run that another process does, from its manifest and what it answers."""
 
 from __future__ import annotations
 
