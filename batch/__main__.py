@@ -1,4 +1,4 @@
-"""``python -m batch`` is the command ``zclone``."""
+"""Entry point: ``python -m batch`` is the same as the command ``zclone``."""
 
 from batch.cli import main
 

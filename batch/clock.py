@@ -1,4 +1,4 @@
-"""Time and chance: the Protocol that client and engine are given, and the real one."""
+"""Time and randomness: the Protocol that client and engine receive, and its implementation on the system clock."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time and chance, injected so that tests and simulations own both."""
+    """Time and randomness, injected so that tests and simulations control both."""
 
     def time(self) -> float:
-        """Return the seconds since the epoch, for records and for deadlines anchored in the manifest."""
+        """Return the seconds since the epoch, for records and for deadlines stored in the manifest."""
 
     def monotonic(self) -> float:
-        """Return the seconds of a clock that never jumps, for waits."""
+        """Return the seconds of a monotonic clock, for waits."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for ``seconds``."""
 
     def random(self) -> float:
-        """Draw a number in [0, 1)."""
+        """Return a random number in [0, 1)."""
 
     def uuid(self) -> str:
-        """Draw a v4 uuid as 32 lower-case hex digits."""
+        """Return a new v4 uuid as 32 lower-case hex digits."""
 
 
 class SystemClock:
-    """The machine's clock and generator; its seconds count the time that the machine sleeps."""
+    """The machine's clock and random generator; time spent in suspend counts."""
 
     def __init__(self) -> None:
-        """Read the wall clock once: deadlines must not move when somebody sets it."""
+        """Read the wall clock once: deadlines must not move when the clock is set."""
         self._epoch = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def time(self) -> float:
-        """Return the seconds since the epoch, steady from the first reading on."""
+        """Return the seconds since the epoch; later changes of the wall clock have no effect."""
         return self._epoch + time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def monotonic(self) -> float:
-        """Return the seconds of a clock that never jumps."""
+        """Return the seconds of a monotonic clock."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for ``seconds``."""
         await asyncio.sleep(seconds)
 
     def random(self) -> float:
-        """Draw a number in [0, 1)."""
+        """Return a random number in [0, 1)."""
         return random.random()  # noqa: S311 - jitter, not a secret # nosec B311
 
     def uuid(self) -> str:
-        """Draw a v4 uuid as 32 lower-case hex digits."""
+        """Return a new v4 uuid as 32 lower-case hex digits."""
         return uuid.uuid4().hex

@@ -1,6 +1,6 @@
-"""Every error zclone raises on purpose: one root, few children, each with the exit code it ends the command with.
+"""The errors that zclone raises on purpose: one root and few children, each with its exit code.
 
-The exit codes are a contract with users' scripts; ``ExitCode`` is the one place that spells them.
+The exit codes are a contract with users' scripts; ``ExitCode`` is the one place that defines them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the process says when it ends; new codes may be added, unknown means failure."""
+    """Exit codes of the process; new ones may be added, and an unknown one means failure."""
 
     OK = 0
     """Every target cloned, or nothing to do."""
     BROKEN = 1
-    """Could not go on: unexpected, or the journal failed."""
+    """Could not continue: an unexpected error, or the journal failed."""
     USAGE = 2
     """Usage, settings or job file; nothing was sent."""
     FAILED = 3
@@ -39,16 +39,16 @@ class ExitCode(IntEnum):
 
 
 class EndReason(StrEnum):
-    """Why a process ended before everything was tried; scripts read it, and the exit code follows from it."""
+    """Why a process ended before everything was tried; scripts read it, and it determines the exit code."""
 
     SIGNAL = "signal"
     DEADLINE = "deadline"
     OUTAGE = "outage"
     """ZStack did not answer for too long."""
     CHANGED_INPUT = "changed_input"
-    """An input file was edited under the run and cannot be used any more."""
+    """An input file was edited during the run and can no longer be used."""
     LOGIN = "login"
-    """The server does not take the credentials, or it is no server that this tool is for."""
+    """The server rejects the credentials, or it is not a ZStack server."""
     DENIED = "denied"
     """The whole API is denied to this account, or by the licence."""
     RESOURCE_UUID = "resource_uuid"
@@ -56,13 +56,13 @@ class EndReason(StrEnum):
     JOURNAL = "journal"
     """The manifest could not be written."""
     WAVE = "wave"
-    """What did not go well in the waves before held the next one back."""
+    """Failures in the earlier waves held back the next one."""
     MAX_FAILURES = "max_failures"
     """More failed than the limit allows."""
 
 
 HELD_BACK: Final = frozenset({EndReason.WAVE, EndReason.MAX_FAILURES})
-"""Reasons for which a rerun sends nothing new either, until what failed is mended."""
+"""Reasons for which a rerun sends nothing new either, until the failures are fixed."""
 
 
 class ZcloneError(Exception):
@@ -70,10 +70,10 @@ class ZcloneError(Exception):
 
     exit_code: ExitCode = ExitCode.BROKEN
     reason: EndReason | None = None
-    """What the manifest names as the reason where a run ends with it; None: no reason that has a name."""
+    """Reason that the manifest records where a run ends with this error; None: it has no name."""
 
     def __init__(self, message: str, reason: EndReason | None = None) -> None:
-        """``reason``: where it is not the class's own."""
+        """Set the message; ``reason`` overrides the reason of the class."""
         super().__init__(message)
         if reason is not None:
             self.reason = reason
@@ -86,10 +86,10 @@ class UsageError(ZcloneError):
 
 
 class JobFileError(UsageError):
-    """Everything wrong with a job file and the files it names, in order of place."""
+    """All problems of a job file and of the files it names, in order of their places."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        """``problems`` has at least one entry."""
+        """Keep ``problems``, which has at least one entry."""
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
@@ -114,7 +114,7 @@ class ManifestLockedError(ManifestError):
     reason = None
 
     def __init__(self, message: str, held: Path | None = None) -> None:
-        """``held``: the manifest whose lock another process has; None where something else is in the way."""
+        """Set the message; ``held``: the manifest that another process locked, None where another file is locked."""
         super().__init__(message)
         self.held = held
 
@@ -136,16 +136,16 @@ class UnreachableError(ZcloneError):
 
 
 class RunStoppedError(ZcloneError):
-    """The run cannot go on but can be resumed: the same command, later or after mending what the message names."""
+    """The run cannot continue, but the same command resumes it, later or after fixing what the message names."""
 
     exit_code = ExitCode.UNFINISHED
 
 
 class LoginLostError(RunStoppedError):
-    """The session ended and there is no way to a new one."""
+    """The session ended and no new one can be opened."""
 
     reason = EndReason.LOGIN
 
 
 class CallCutError(RunStoppedError):
-    """A call was not made: it waited for its turn when the run was asked to end."""
+    """A call was not made: it was waiting at the gate when the run was stopped."""

@@ -1,7 +1,7 @@
 """JSON to and from text and bytes, for manifest, log, client and reports.
 
-orjson reads where it is installed, the standard library otherwise: both give the same values and refuse the same bytes.
-The standard library writes, so that the bytes never depend on what is installed.
+orjson decodes where it is installed, else the standard library: both return the same values and reject the same bytes.
+The standard library encodes, so that the output never depends on what is installed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INTS: Final = range(-(2**63), 2**64)
 _LONGEST_INT: Final = 400
 
 encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-"""Return compact JSON text. Raises ValueError for a number that is infinite or none."""
+"""Return compact JSON text. Raises ValueError for NaN and infinity."""
 
 
 def _refuse(text: str) -> None:
@@ -25,7 +25,7 @@ def _refuse(text: str) -> None:
 
 
 def _integer(text: str) -> int | float:
-    """Integers beyond 64 bits become floats, as orjson has it."""
+    """Return an integer; beyond 64 bits a float, as orjson does."""
     if len(text) > _LONGEST_INT:
         raise ValueError("too long")
     value = int(text)
@@ -49,7 +49,7 @@ def decode_with_stdlib(body: bytes) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if b"\\ud" in body or b"\\uD" in body:
-        # Lone surrogates decode but can never be written again.
+        # Lone surrogates decode, but cannot be encoded as UTF-8.
         encode(value).encode("utf-8")
     return value
 
@@ -63,11 +63,11 @@ def _decoder() -> Callable[[bytes], Any]:
 
 
 decode: Final = _decoder()
-"""Decode UTF-8 JSON: no NaN, no number beyond a double, no lone surrogate. Raises ValueError."""
+"""Decode UTF-8 JSON; NaN, numbers beyond a double and lone surrogates are rejected. Raises ValueError."""
 
 
 def decode_own(body: bytes) -> Any:
-    """Decode what this project wrote: as ``decode`` does, and lone surrogates too, as names of files may have them."""
+    """Decode JSON that this project wrote: like ``decode``, but with lone surrogates, which file names may contain."""
     try:
         return decode(body)
     except ValueError:

@@ -1,7 +1,7 @@
-"""A compact table from 64-bit hashes to small integers: a million entries cost 9 to 16 bytes each, at half load twice.
+"""Compact hash table from 64-bit hashes to small integers: 9 to 16 bytes an entry at a million, twice at half load.
 
 Duplicate keys and settled clones are looked up here instead of in a dict, which would cost 100 bytes and more an entry.
-Two different keys can share a hash (one chance in 3e7 among a million): a caller who must be exact compares the keys.
+Two keys may share a hash (probability 3e-8 among a million): a caller that must be exact compares the keys.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MAX_LOAD: Final = 0.6
 class KeyTable:
     """Open addressing with linear probing; entries are added and overwritten, never removed.
 
-    Hashes are signed, as ``hash`` gives them, and must be evenly spread, as those of texts and bytes are. Hash 0 marks
-    an empty slot, so 0 and 1 are the same key.
+    Hashes are signed, as ``hash`` returns them, and must be evenly distributed, as those of texts and bytes are. Hash 0
+    marks an empty slot, so 0 and 1 are the same key.
     """
 
     __slots__ = ("_code", "_count", "_hashes", "_limit", "_mask", "_values")
 
     def __init__(self, value_bytes: ValueBytes = 8) -> None:
-        """``value_bytes``: how wide the stored values are; wider ones raise OverflowError in ``put``."""
+        """Create an empty table; a value wider than ``value_bytes`` raises OverflowError in ``put``."""
         self._code = _TYPECODES[value_bytes]
         self._count = 0
         self._allocate(_FIRST_SIZE)
@@ -38,11 +38,11 @@ class KeyTable:
         return self._count
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield (hash, value) in no useful order; the table must not change meanwhile."""
+        """Iterate over (hash, value) in no particular order; the table must not change meanwhile."""
         return ((key, self._values[slot]) for slot, key in enumerate(self._hashes) if key != _EMPTY)
 
     def get(self, key: int) -> int | None:
-        """Return the value put under this hash, None where there is none."""
+        """Return the value stored under this hash, None where there is none."""
         key = key or 1
         hashes, mask = self._hashes, self._mask
         slot = key & mask
@@ -53,7 +53,7 @@ class KeyTable:
         return self._values[slot]
 
     def put(self, key: int, value: int) -> bool:
-        """Store ``value`` under the hash ``key``, over what was there; True when the key is new."""
+        """Store ``value`` under the hash ``key``, replacing the old one; return True when the key is new."""
         key = key or 1
         slot = self._slot(key)
         self._values[slot] = value
@@ -66,7 +66,7 @@ class KeyTable:
         return True
 
     def add(self, keys: Iterable[int], value: int) -> None:
-        """Store ``value`` under every key that is new; the others keep what they have."""
+        """Store ``value`` under every key that is new; existing entries are kept."""
         hashes, values, mask = self._hashes, self._values, self._mask
         for given in keys:
             key = given or 1
@@ -83,7 +83,7 @@ class KeyTable:
                 hashes, values, mask = self._hashes, self._values, self._mask
 
     def reserve(self, entries: int) -> None:
-        """Allocate for so many at once: a table that grows step by step holds its old half beside the new one."""
+        """Allocate for this many entries at once: growing step by step keeps the old table beside the new one."""
         size = len(self._hashes)
         while int(size * _MAX_LOAD) < entries:
             size *= 2

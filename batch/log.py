@@ -1,4 +1,4 @@
-"""Logs: the one place that configures structlog, and renders, redacts and sanitises events.
+"""Logging: the one place that configures structlog and renders, redacts and sanitises events.
 
 One event is one line, whatever the server put into its fields.
 """
@@ -29,36 +29,36 @@ DEBUG: Final = 10
 INFO: Final = 20
 WARNING: Final = 30
 _MARKS: Final = {"debug": ".", "info": "-", "warning": "!"}
-"""What stands for a level on the console; x for what is worse."""
+"""Marks of the levels on the console; ``x`` for error and critical."""
 
 _SECRET_KEYS: Final = re.compile(
     r"passw(or)?d|passphrase|secret|token|authorization|cookie|signature|session_?(uu)?id|credential",
     re.IGNORECASE,
 )
 _SINKS: Final[list[Sink]] = []
-"""Where events go; one, once it is configured."""
+"""Where events go; one sink once it is configured."""
 _BOUND: Final[dict[str, str]] = {}
-"""What every line ends with, whichever thread or task tells it."""
+"""Fields at the end of every line, from whichever thread or task."""
 
 
 class Format(StrEnum):
-    """How events are written."""
+    """Output formats of events."""
 
     JSON = "json"
     CONSOLE = "console"
 
 
 class _Lines:
-    """What structlog calls a logger: every level ends in the same sink."""
+    """The logger that structlog wraps: every level ends in the same sink."""
 
     def __init__(self, sink: Sink) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = self.exception = sink.put
 
 
 def configure(sink: Sink, *, style: Format, level: int = INFO, columns: Callable[[], int] | None = None) -> None:
-    """Send every event of the process to ``sink``, nothing bound; the only ``structlog.configure`` of the project.
+    """Send every event of the process to ``sink`` and unbind all fields; the only call of ``structlog.configure``.
 
-    ``columns``: of the terminal that console lines are cut to; None: they are not cut, nor where it is 0.
+    ``columns``: width of the terminal that console lines are cut to; None or 0: they are not cut.
     """
     _BOUND.clear()
     _SINKS[:] = [sink]
@@ -71,13 +71,13 @@ def configure(sink: Sink, *, style: Format, level: int = INFO, columns: Callable
 
 
 def flush() -> None:
-    """Return when every event so far is written, or nobody takes it."""
+    """Wait until all events so far are written, or the sink's time limit is over."""
     for sink in _SINKS:
         sink.flush()
 
 
 def bind(**fields: str) -> None:
-    """Put fields behind what every event of the process tells from now on, where it does not have them itself."""
+    """Add fields to every later event of the process that does not have them itself."""
     _BOUND.update(fields)
 
 
@@ -106,7 +106,7 @@ def _with_bound(_logger: WrappedLogger, _level: str, event: EventDict) -> EventD
 
 
 def _arrange(_logger: WrappedLogger, _level: str, event: EventDict) -> dict[str, Any]:
-    """Put time, level and name first; take out secrets."""
+    """Put time, level and name first; remove secrets."""
     first = {name: event.pop(name) for name in ("at", "level", "event")}
     return _without_secrets({**first, **event})
 
@@ -122,7 +122,7 @@ _COMPLETE: Final[tuple[Processor, ...]] = (
     structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
     _arrange,
 )
-"""What each event passes before it is written in one style or the other."""
+"""Processors that every event passes before it is rendered in either format."""
 _JSON_LINE: Final[tuple[Processor, ...]] = (
     structlog.processors.JSONRenderer(lambda event, **_: _JSON.encode(event)),
     _as_line,
@@ -130,9 +130,10 @@ _JSON_LINE: Final[tuple[Processor, ...]] = (
 
 
 class _ConsoleLine:
-    """Writes an event as one line for people: time, mark, what happened.
+    """Renders an event as one line for people: time, level mark, event, fields.
 
-    A clone's end is key, state, code, attempt, seconds and text; what is bound stands in the first line only.
+    The line of a settled clone shows key, state, code, attempt, seconds and text; bound fields appear in the first line
+    only.
     """
 
     def __init__(self, columns: Callable[[], int] | None) -> None:

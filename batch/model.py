@@ -1,7 +1,7 @@
 """The nouns of zclone: frozen, slotted, standard library only.
 
-One meaning each: a Job is what a job file asks for, a Run one identity of it, a Target one row, a Clone one
-planned request, a Record one manifest line. Times are seconds since the epoch, durations seconds.
+One meaning each: a Job is what a job file asks for, a Run one identity of it, a Target one row, a Clone one planned
+request, a Record one manifest line. Times are seconds since the epoch, durations seconds.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 QUARANTINED: Final = "ZCLONE.QUARANTINED"
-"""Error code of an uncertain Clone that no run asks about until the operator says so."""
+"""Error code of an uncertain Clone that no run queries until the operator retries it."""
 UNKNOWN_JOB: Final = "unknown"
-"""Stands among a Clone's open jobs for those whose uuids were lost with damaged lines of the manifest."""
+"""Placeholder among a Clone's open jobs for job uuids that were lost with damaged lines of the manifest."""
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 
 
 class State(StrEnum):
-    """Where a Clone stands; planned -> sent -> accepted -> one of the settled ones."""
+    """State of a Clone: planned -> sent -> accepted -> one of the settled ones."""
 
     PLANNED = "planned"
     SENT = "sent"
@@ -34,12 +34,12 @@ class State(StrEnum):
     UNCERTAIN = "uncertain"
     CONFLICT = "conflict"
     WITHDRAWN = "withdrawn"
-    """Its target left the job file before it was sent; in the file again it is planned again."""
+    """Its target left the job file before it was sent; once it is in the file again, it is planned again."""
     UNDONE = "undone"
 
     @property
     def is_final(self) -> bool:
-        """Whether the Clone's attempts have ended; a rerun makes an undone one anew and asks about an uncertain one."""
+        """Return whether the Clone's attempts have ended; a rerun repeats undone ones and queries uncertain ones."""
         return self in _FINAL
 
 
@@ -47,16 +47,16 @@ _FINAL = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNDONE})
 
 
 class CallKind(StrEnum):
-    """What a call to the server is for, as the Gate tells calls apart."""
+    """Purpose of a call to the server, as the Gate distinguishes them."""
 
     LOGIN = "login"
     CLONE = "clone"
-    """What changes the server: the POST that makes a clone, the PUT or DELETE of one. None after a stop."""
+    """A call that changes the server: the POST of a clone, the PUT or DELETE of one. Not made after a stop."""
     POLL = "poll"
     QUESTION = "question"
-    """Anything else that asks or may be repeated: after a stop as long as the grace lasts, as polls and logins."""
+    """Any other call that reads or may be repeated: made after a stop within the grace period, like polls, logins."""
     LOGOUT = "logout"
-    """The one that ends a session of our own: never waits."""
+    """The call that ends a session of our own: never waits."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,32 +70,32 @@ class Place:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing wrong with an input: printed as ``file:line:column: path: message``."""
+    """One problem of an input, printed as ``file:line:column: path: message``."""
 
     place: Place
     path: str
     message: str
     kind: str = field(default="", compare=False)
-    """What it has in common with others that are shown as one, the first of them; empty: nothing."""
+    """Problems of one kind are shown as one, the first of them; empty: always shown."""
 
     def __str__(self) -> str:
-        """Compiler style, so that editors jump to the place."""
+        """Return the problem in compiler style, so that editors can open its place."""
         where = f"{self.place.file}:{self.place.line}:{self.place.column}"
         return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """How many targets go together; one of the two is set."""
+    """Number of targets that run together; one of the two fields is set."""
 
     count: int = 0
     share: float = 0.0
-    """Of the plan's targets, above 0 and up to 1."""
+    """Share of the plan's targets, above 0 and up to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may ask of the server."""
+    """Limits of what a run requests from the server."""
 
     rate: float = 10.0
     """Calls per second: submits, polls, queries and retries together."""
@@ -106,21 +106,21 @@ class Limits:
     timeout: float | None = None
     """Seconds per clone from its first POST; None: the server's apiTimeout plus one minute."""
     deadline: float | None = None
-    """Seconds of the whole run; None: none."""
+    """Seconds for the whole run; None: no deadline."""
     max_failures: float | None = None
     """How many settled clones may fail: a count when >= 1, a share of the settled ones below 1."""
     waves: tuple[Wave, ...] = ()
-    """One after the other; what is left after the last of them is a wave of its own. Empty: everything at once."""
+    """Waves in order; targets left after the last of them form one more wave. Empty: all targets at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """What is done with a clone once it is made."""
+    """What is done with a clone once it exists: shares and a new owner."""
 
     owner: str | None = None
-    """Account uuid that it is given to."""
+    """Account uuid of the new owner."""
     share_with: tuple[str, ...] = ()
-    """Account uuids that it is shared with."""
+    """Account uuids that the clone is shared with."""
 
 
 class Clone(NamedTuple):
@@ -129,57 +129,57 @@ class Clone(NamedTuple):
     key: str
     source_uuid: str
     resource_uuid: str
-    """The uuid that the clone is asked to have: 32 lower-case hex digits shaped as a v4 uuid."""
+    """The uuid that the clone is to have: 32 lower-case hex digits in the form of a v4 uuid."""
     body: bytes
     """The POST body, UTF-8 JSON, resourceUuid inside params."""
     digest: str
     """32 hex digits over source uuid and body, without the tag of the run."""
     params: Mapping[str, JsonValue] = MappingProxyType({})
-    """What was asked for, to compare with what the server shows."""
+    """The requested parameters, for comparison with what the server shows."""
     hand_over: HandOver | None = None
-    """Not part of ``digest``: it may be mended after the clone was made."""
+    """Not part of ``digest``: it may be corrected after the clone was made."""
     is_given: bool = False
     """Whether ``resource_uuid`` is the user's own and not derived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What a plan took from the server, kept so that a resumed run plans the same whatever became of it."""
+    """Values that a plan took from the server, kept so that a resumed run has the same plan if they change there."""
 
     sources: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
-    """The used fields of a source by its uuid."""
+    """The used fields of each source, by its uuid."""
     queries: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
-    """The uuids that the conditions of a ``query:`` found, as the job file writes them."""
+    """The uuids that each ``query:`` returned, by its conditions as the job file writes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The Clones of a job and run, streamed anew at each call of ``clones``."""
+    """The Clones of a job and run, streamed from the start at each call of ``clones``."""
 
     job: str
     run: str
     digest: str
-    """32 hex digits over all (key, digest, hand-over), independent of the order of rows."""
+    """32 hex digits over all (key, digest, hand-over), independent of the order of the rows."""
     count: int
     clones: Callable[[], Iterator[Clone]]
     inputs: str = ""
-    """Digest of the bytes of every input file: while it is unchanged a finished run has nothing left to do."""
+    """Digest of the bytes of every input file: while it is unchanged, a finished run has nothing left to do."""
     hand_overs: int = 0
-    """How many of the Clones have one."""
+    """Number of Clones that have a hand-over."""
     warnings: tuple[Problem, ...] = ()
-    """What the check of the job file found and let pass."""
+    """Warnings of the job file's check."""
     shard: str = ""
-    """``K/N`` where it is exactly that part of a plan; empty for a whole one and for other parts."""
+    """``K/N`` where this is exactly that shard of a plan; empty for a whole plan and for other parts."""
     whole: str = ""
-    """Digest of the plan that the shard is of."""
+    """Digest of the whole plan of which this is a shard."""
 
     def listing(self) -> Iterator[tuple[str, str]]:
-        """Stream key and source uuid of each Clone, in the order of ``clones``."""
+        """Yield key and source uuid of each Clone, in the order of ``clones``."""
         return ((clone.key, clone.source_uuid) for clone in self.clones())
 
 
 class Record(NamedTuple):
-    """One manifest line about one Clone. Fields that do not apply are None. Two are made for each Clone: cheaply."""
+    """One manifest line about one Clone; fields that do not apply are None. A NamedTuple, as it is cheap to make."""
 
     state: State
     key: str
@@ -191,7 +191,7 @@ class Record(NamedTuple):
     """The X-Job-UUID of this attempt."""
     digest: str | None = None
     deadline: float | None = None
-    """When polling the job ends, seconds since the epoch."""
+    """When polling of the job ends, seconds since the epoch."""
     clone_uuid: str | None = None
     name: str | None = None
     adopted: bool | None = None
@@ -199,21 +199,21 @@ class Record(NamedTuple):
     error_code: str | None = None
     error: str | None = None
     retried: bool | None = None
-    """True: opened again. With the state planned and attempt 0 it had failed, with ``error_code``; with the state
-    uncertain it had been set aside."""
+    """True: reopened by the operator. With the state planned and attempt 0 it had failed, with ``error_code``; with the
+    state uncertain it had been set aside."""
     open_jobs: tuple[str, ...] | None = None
-    """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``; of sent, planned and uncertain."""
+    """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``; for sent, planned and uncertain."""
     api_timeout: float | None = None
-    """Seconds that the server said it may work on the job; of accepted ones."""
+    """Seconds that the server said it may work on the job; for accepted."""
     until: float | None = None
-    """When the server can no longer execute the last POST, seconds since the epoch; of uncertain ones."""
+    """When the server can no longer execute the last POST, seconds since the epoch; for uncertain."""
     made_elsewhere: bool | None = None
-    """True when the clone existed before this manifest knew of an attempt to make it."""
+    """True when the clone existed before this manifest recorded an attempt to make it."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """One manifest line about a Clone's hand-over: done, or refused where there is an error."""
+    """One manifest line about a Clone's hand-over: done, or refused where ``error_code`` is set."""
 
     key: str
     at: float
@@ -225,7 +225,7 @@ class HandedOver:
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """Hand-overs of clones that are made, counted."""
+    """Numbers of hand-overs of the clones that exist."""
 
     done: int = 0
     open: int = 0
@@ -236,7 +236,7 @@ class Handed:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What the manifest knows of a Clone that is not final: enough to go on with it."""
+    """What the manifest knows of a Clone that is not final: enough to continue with it."""
 
     key: str
     state: State
@@ -253,27 +253,27 @@ class Intent:
     error_code: str | None = None
     error: str | None = None
     deaths: int = 0
-    """Processes on record that died with it in flight, but for the last one."""
+    """Recorded processes that died with it in flight, without the last one."""
     open_jobs: tuple[str, ...] = ()
     """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``."""
     api_timeout: float | None = None
     until: float | None = None
     seen_at: float = math.inf
-    """The earliest time of any later record: nearer to the truth than a ``sent_at`` that lies in the future."""
+    """The earliest time of any later record: more reliable than a ``sent_at`` that lies in the future."""
     is_answered: bool = False
-    """Whether the server ever admitted to know the job."""
+    """Whether the server ever confirmed that it knows the job."""
     is_repeat: bool = False
     """Whether the job uuid was sent twice."""
     has_repeats: bool = False
-    """Whether that is so of any open job."""
+    """Whether the job uuid of any open job was sent twice."""
     is_mixed: bool = False
-    """Whether an open job was sent with another body than ``digest``."""
+    """Whether an open job was sent with a body that ``digest`` does not match."""
     has_predecessor: bool = False
-    """Whether there was an attempt before a retry, or lines that may have held one were lost."""
+    """Whether there was an attempt before a retry, or lines that may have recorded one were lost."""
 
 
 def waits_for_operator(clone: Record | Intent, now: float, *, is_refused: bool = False) -> bool:
-    """Whether no rerun settles an uncertain Clone by itself: it was set aside, or its time was over at ``now``.
+    """Return whether no rerun settles an uncertain Clone by itself: it was set aside, or its time was over at ``now``.
 
     ``is_refused``: the server refuses every request, so that those sent or accepted wait too once they are overdue.
     """
@@ -286,7 +286,7 @@ def waits_for_operator(clone: Record | Intent, now: float, *, is_refused: bool =
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One target as lists, reports and filters see it."""
+    """One target as lists, reports and filters show it."""
 
     key: str
     source_uuid: str

@@ -1,6 +1,6 @@
-"""The one way to open a file for writing: regular files of this user, through links of this user or root only.
+"""Opens files for writing: regular files of this user, through links of this user or root only.
 
-Every module that writes files calls these functions; the architecture test lists who may open one otherwise.
+Every module that writes files calls these functions; the architecture test lists the exceptions.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PRIVATE: Final = 0o600
-"""Mode, whatever the umask, of files that may hold names of targets."""
+"""Mode, whatever the umask, of files that may contain names of targets."""
 PUBLIC: Final = 0o666
-"""Mode, less the umask, of files that others read: metrics, job files to start from."""
+"""Mode, less the umask, of files that others read: metrics, new job files."""
 _MOST_LINKS: Final = 40
 _APPEND: Final = os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """O_NONBLOCK: opening a pipe in the file's place must not wait for its reader."""
@@ -34,16 +34,19 @@ class NamedFile(NamedTuple):
 
 
 def beside(manifest: Path, ending: str) -> Path:
-    """Name the file that belongs to a manifest. Raises UsageError where that can only be a folder, such as ``.``."""
+    """Return the path of a file that belongs to a manifest.
+
+    Raises UsageError where that can only be a folder, such as ``.``.
+    """
     if not manifest.name:
         raise UsageError(f"{manifest}: is a folder: name a file in it")
     return manifest.with_name(manifest.name.removesuffix(".manifest.jsonl") + ending)
 
 
 def create(path: Path, *, mode: int = PRIVATE) -> int:
-    """Make a new file and return its descriptor, open for reading and appending.
+    """Create a file and return its descriptor, open for reading and appending.
 
-    Raises OSError, FileExistsError also where a link stands in its place.
+    Raises OSError, FileExistsError also where a link is in its place.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _APPEND, mode)
     if mode == PRIVATE:
@@ -61,23 +64,26 @@ def write_new(path: Path, text: str, *, mode: int) -> None:
 
 
 def open_existing(path: Path) -> int:
-    """Open a regular file of this user for reading and appending; no link is followed. Raises OSError, UsageError."""
+    """Open a regular file of this user for reading and appending; links are not followed.
+
+    Raises OSError, UsageError.
+    """
     return _own(os.open(path, os.O_RDWR | _APPEND), path)
 
 
 def open_or_create(path: Path) -> int:
-    """Open a file as ``open_existing`` does, or make it, mode 0600. Raises OSError, UsageError."""
+    """Open a file as ``open_existing`` does, or create it with mode 0600. Raises OSError, UsageError."""
     return _own(os.open(path, os.O_RDWR | os.O_CREAT | _APPEND, PRIVATE), path)
 
 
 def append(path: Path) -> int:
     """Open a log for appending and return its descriptor; a file becomes mode 0600, a link to it is kept.
 
-    A pipe or a device is taken as it is. Raises UsageError for what cannot be used, a pipe without a reader too.
+    A pipe or a device is used as it is. Raises UsageError for what cannot be used, a pipe without a reader too.
     """
     try:
         if _is_stream(path):
-            # Its links may be the kernel's own, as of /dev/stdout, which no path stands for.
+            # Its links may be the kernel's own, as of /dev/stdout, which have no path.
             handle = os.open(path, os.O_WRONLY | _APPEND & ~os.O_NOFOLLOW)
         else:
             handle = _own(os.open(_destination(path), os.O_WRONLY | os.O_CREAT | _APPEND, PRIVATE), path)
@@ -90,7 +96,7 @@ def append(path: Path) -> int:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise UsageError where ``replace`` could not put a file in the place of ``path``; nothing is changed."""
+    """Raise UsageError where ``replace`` could not replace ``path``; nothing is changed."""
     try:
         target = _destination(path)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}."):
@@ -100,7 +106,7 @@ def require_replaceable(path: Path) -> None:
 
 
 def replace(path: Path, texts: Iterable[str], *, mode: int) -> None:
-    """Put ``texts`` in the place of a regular file, or of none, at one stroke; a link to it is kept.
+    """Replace a regular file, or create it, with ``texts`` atomically; a link to it is kept.
 
     Raises UsageError where that cannot be done.
     """
@@ -141,10 +147,10 @@ def require_distinct(outputs: Iterable[NamedFile], inputs: Iterable[NamedFile]) 
 
 
 def _identities(path: Path) -> list[str | tuple[int, int]]:
-    """Return what a file is known by: its real path, and its device and inode where it exists."""
+    """Return what identifies a file: its real path, and its device and inode where it exists."""
     found: list[str | tuple[int, int]] = []
     try:
-        # The folder in which the command was begun may be gone.
+        # The folder in which the command was started may be gone.
         found.append(os.path.realpath(path))
         status = path.stat()
     except OSError:
@@ -153,7 +159,10 @@ def _identities(path: Path) -> list[str | tuple[int, int]]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether ``path`` leads to a pipe, terminal or other device. Raises UsageError for a pipe of another user."""
+    """Return whether ``path`` leads to a pipe, terminal or other device.
+
+    Raises UsageError for a pipe of another user.
+    """
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -164,7 +173,7 @@ def _is_stream(path: Path) -> bool:
 
 
 def _own(handle: int, path: Path) -> int:
-    """Return ``handle``; close it and raise UsageError where it is no regular file of this user."""
+    """Return ``handle``; close it and raise UsageError where it is not a regular file of this user."""
     try:
         _require_own(os.fstat(handle), path)
     except BaseException:
@@ -181,7 +190,7 @@ def _require_own(status: os.stat_result, path: Path) -> None:
 
 
 def _destination(path: Path) -> Path:
-    """Follow the links of ``path`` to a regular file of this user, or to none. Raises OSError, UsageError."""
+    """Follow the links of ``path`` to a regular file of this user, or to a missing one. Raises OSError, UsageError."""
     for real in _links(path):
         try:
             status = real.lstat()
@@ -196,7 +205,7 @@ def _destination(path: Path) -> Path:
 
 
 def _links(path: Path) -> Iterator[Path]:
-    """Yield ``path``, and as long as that is a link where it leads to."""
+    """Yield ``path`` and, while it is a link, its destination."""
     for _ in range(_MOST_LINKS):
         yield path
         path = path.parent / path.readlink()
@@ -212,7 +221,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
-    """Ask the kernel without setting it, which other threads would see."""
+    """Return the umask from the kernel without setting it, which other threads would see."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

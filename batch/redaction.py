@@ -1,4 +1,4 @@
-"""Secrets, and every form in which a text of others could hold one."""
+"""Secrets, and every encoded form in which foreign text may contain one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 REDACTED: Final = "[redacted]"
 _SHORTEST_SECRET: Final = 4
 _GRAM: Final = 12
-"""Characters of a long form that are looked for: of 23 in a row, 12 stand at a multiple of 12."""
+"""Length of the substrings of a long form that are searched: of 23 characters in a row, 12 start at a multiple of
+12."""
 _LONG: Final = 2 * _GRAM
 _PERCENT: Final = re.compile("%[0-9A-F]{2}")
 _COLON: Final = r"(?::|%3[Aa]|\\u003[Aa])"
@@ -31,7 +32,7 @@ class Secrets:
     """
 
     def __init__(self) -> None:
-        """Know none yet."""
+        """Start without secrets."""
         self._values: set[str] = set()
         self._forms: dict[str, None] = {}
         self._grams: dict[str, list[tuple[str, int]]] = {}
@@ -40,7 +41,7 @@ class Secrets:
         self._encoded: tuple[bytes, ...] | None = None
 
     def add(self, value: str) -> None:
-        """Redact ``value`` from now on, in every form; under 4 characters is ignored."""
+        """Redact ``value`` from now on, in every form; values under 4 characters are ignored."""
         if len(value) < _SHORTEST_SECRET or value in self._values:
             return
         self._values.add(value)
@@ -52,12 +53,12 @@ class Secrets:
         self._encoded = None
 
     def add_all(self, values: Iterable[str]) -> None:
-        """Add each of them."""
+        """Add each of ``values``."""
         for value in values:
             self.add(value)
 
     def add_key_id(self, key_id: str) -> None:
-        """Redact what follows an access key's id and a colon from now on: the signature; also in base64 and hex."""
+        """Redact from now on what follows an access key's id and a colon: the signature; also in base64 and hex."""
         if len(key_id) < _SHORTEST_SECRET or key_id in self._values:
             return
         self._values.add(key_id)
@@ -78,7 +79,7 @@ class Secrets:
         }
         grams = {gram for form in in_json | self._forms.keys() for _, gram in _grams(form)}
         encoded = {gram.encode("utf-8", "backslashreplace") for gram in grams | set(self._heads)}
-        # Where a form is, the shorter ones that it contains are too: only they need to be looked for.
+        # A text that contains a form contains the shorter forms within it: only those need to be searched.
         shortest: list[bytes] = []
         for form in sorted(encoded, key=len):
             if not any(part in form for part in shortest):
@@ -86,7 +87,7 @@ class Secrets:
         return tuple(shortest)
 
     def are_in(self, line: bytes) -> bool:
-        """Whether any registered secret, in any form, may be in a line of JSON."""
+        """Return whether any registered secret, in any form, may be in a line of JSON."""
         if self._encoded is None:
             self._encoded = self._encode()
         for form in self._encoded:  # noqa: SIM110 - any() would cost as much as the search
@@ -115,11 +116,11 @@ class Secrets:
 
 
 SECRETS: Final = Secrets()
-"""The secrets of this process: whatever resolves a setting registers it here before it is used."""
+"""The secrets of this process: code that resolves a secret setting registers it here before it is used."""
 
 
 def _extend(text: str, at: int, form: str, offset: int, size: int) -> tuple[int, int]:
-    """Return where a part of ``form`` starts and ends, of which ``size`` characters from ``offset`` stand at ``at``."""
+    """Return start and end of a part of ``form``, of which ``size`` characters from ``offset`` were found at ``at``."""
     start, stop = at, at + size
     low, high = offset, offset + size
     while start and low and text[start - 1] == form[low - 1]:
@@ -144,7 +145,7 @@ def _merge(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def _grams(form: str) -> Iterator[tuple[int, str]]:
-    """Yield parts of ``form`` with their offsets: each long enough part of it holds one of them whole."""
+    """Yield substrings of ``form`` with their offsets: each long enough part of it contains one of them."""
     if len(form) < _LONG:
         yield 0, form
         return
@@ -172,7 +173,7 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def _base64_cores(raw: bytes) -> set[str]:
-    """Return what base64 makes of ``raw`` at each place in a longer text, less what depends on its neighbours."""
+    """Return the base64 of ``raw`` at each alignment in a longer text, without what depends on its neighbours."""
     cores: set[str] = set()
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + raw).decode()

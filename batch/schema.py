@@ -1,4 +1,4 @@
-"""JSON Schemas (draft-07) of the formats that are published: the parts that all of them are made of."""
+"""Building blocks of the JSON Schemas (draft-07) of the published formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 FLAG: Final[Schema] = {"type": "boolean"}
 SECONDS: Final[Schema] = {"type": "number"}
 UUID: Final[Schema] = {"type": "string", "pattern": "^[0-9A-Za-z]{32}$"}
-"""Of any resource: built-in services have letters beyond hex."""
+"""Uuid of any resource: built-in services have letters beyond hexadecimal."""
 HEX: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 
 
@@ -25,14 +25,14 @@ def document(title: str, schema: Schema) -> Schema:
 
 
 def line(title: str, kinds: Mapping[str, Schema]) -> Schema:
-    """Return the schema of one line of a file, which is of one of ``kinds``."""
+    """Return the schema of one line of a file, which is one of ``kinds``."""
     return document(title, {"oneOf": [refer(name) for name in kinds], "definitions": dict(kinds)})
 
 
 def record(
     required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None, *, is_closed: bool = False
 ) -> Schema:
-    """Return the schema of an object with these fields; closed: with no others."""
+    """Return the schema of an object with these fields; ``is_closed``: and no others."""
     schema: Schema = {"type": "object", "properties": {**required, **(optional or {})}}
     if required:
         schema["required"] = [*required]
@@ -40,7 +40,7 @@ def record(
 
 
 def array(items: Schema, *, least: int = 0, most: int | None = None) -> Schema:
-    """Return the schema of a list."""
+    """Return the schema of a list of ``items``."""
     bounds = {"minItems": least or None, "maxItems": most}
     return {"type": "array", "items": items, **{name: value for name, value in bounds.items() if value is not None}}
 
@@ -51,5 +51,5 @@ def refer(name: str) -> Schema:
 
 
 def describe(schema: Schema, description: str) -> Schema:
-    """Return ``schema`` with the text that editors show for it."""
+    """Return ``schema`` with the description that editors show."""
     return {**schema, "description": description}

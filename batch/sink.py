@@ -1,6 +1,6 @@
-"""Where lines of log go: through a bounded queue to a writer thread.
+"""Destination of log lines: a bounded queue and a writer thread.
 
-A log never stops a run: what a dead, full or stalled reader loses is counted and reported at the end.
+A log never stops a run: lines lost to a dead, full or stalled reader are counted and reported at the end.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _QUEUE_LINES: Final = 20_000
 _CLOSE_SECONDS: Final = 2.0
 _LINGER: Final = 0.05
-"""Seconds a line may wait for others to be written with."""
+"""Seconds for which a line may wait so that several are written together."""
 
 
 class Sink:
-    """A queue of lines and the thread that writes them; never blocks and never raises into the run."""
+    """A queue of lines and the thread that writes them; never blocks the run and never raises into it."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
-        """``write`` gets whole lines and may block or raise; it runs in the sink's own thread."""
+        """Start the writer thread, which calls ``write`` with whole lines; it may block or raise."""
         self._write = write
         self._lines: deque[bytes] = deque()
         self._ready = threading.Condition()
@@ -37,24 +37,24 @@ class Sink:
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Queue one line, its newline included; a full queue loses it and counts it.
+        """Queue one line, including its newline; with a full queue it is lost and counted.
 
-        Without a lock as long as the writer is awake: a deque takes lines from any thread, and of several that come to
-        the last place at the same moment each is queued.
+        No lock is taken while the writer is awake: a deque can be appended to from any thread, and where several
+        threads race for the last place, each line is queued.
         """
         if len(self._lines) >= _QUEUE_LINES:
             with self._ready:
                 self._lose(1, "the reader of the log does not keep up")
             return
         self._lines.append(line)
-        # Read after the append, and written by the writer before it looks for lines: one of the two sees the other.
+        # Read after the append, and set by the writer before it checks for lines: one of the two sees the other.
         if self._asleep:
             with self._ready:
                 self._asleep = False
                 self._ready.notify()
 
     def flush(self) -> None:
-        """Return when what is queued is written, after two seconds at the latest."""
+        """Wait until the queue is written, for at most two seconds."""
         with self._ready:
             self._hurried = True
             self._ready.notify()
@@ -62,7 +62,7 @@ class Sink:
             self._hurried = False
 
     def close(self) -> int:
-        """Write what is queued, for at most two seconds; the number of lines lost in all."""
+        """Write what is queued, for at most two seconds; return the number of lines lost in total."""
         with self._ready:
             self._closing = True
             self._ready.notify()
@@ -82,7 +82,7 @@ class Sink:
             self._asleep = True
             self._ready.wait_for(lambda: self._lines or self._closing)
             self._asleep = False
-            # Gather what comes next: a thread that wakes for every line costs the run more than the lines do.
+            # Wait for more lines: a thread that wakes for every line costs the run more than the lines do.
             self._ready.wait_for(lambda: self._closing or self._hurried, _LINGER)
             taken = [self._lines.popleft() for _ in range(len(self._lines))]
             self._writing = len(taken)
@@ -102,7 +102,7 @@ class Sink:
 
 
 def to_descriptor(descriptor: int) -> Callable[[bytes], None]:
-    """Make a writer of whole lines to a file descriptor."""
+    """Return a function that writes whole lines to a file descriptor."""
 
     def write(lines: bytes) -> None:
         rest = memoryview(lines)

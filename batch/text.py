@@ -1,8 +1,8 @@
-"""Text from elsewhere made fit to be shown: escaping, JSON that is safe to print, width on a terminal, cutting.
+"""Makes foreign text safe to display: escaping, printable JSON, width on a terminal, cutting.
 
-What is escaped, here and nowhere else: control characters (C0, DEL, C1), line and paragraph separators, marks that turn
-the direction of writing, characters that nobody can see, private ones, and what is no character. The two joiners
-(U+200C, U+200D) stay as they are: several scripts and emoji are written with them.
+What is escaped, here and nowhere else: control characters (C0, DEL, C1), line and paragraph separators, bidirectional
+controls, invisible and private-use characters, and noncharacters. The two joiners (U+200C, U+200D) are kept: several
+scripts and emoji need them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WITHOUT_WIDTH: Final = frozenset({"Mn", "Me", "Cf"})
 
 
 def escape(text: str) -> str:
-    r"""Return ``text`` as one line that steers no terminal; applied twice it changes nothing more.
+    r"""Return ``text`` as one line without control sequences; idempotent.
 
     >>> escape("a\x1b[2J\u202e")
     'a\\x1b[2J\\u202e'
@@ -38,45 +38,45 @@ def escape(text: str) -> str:
 
 
 def escape_json(document: str) -> str:
-    r"""Return JSON of the same meaning in which no string has what ``escape`` escapes.
+    r"""Return equivalent JSON in which no string contains a character that ``escape`` escapes.
 
-    Encoders leave no control character below U+0020 in a string; the line breaks between its values are kept.
+    Encoders leave no control character below U+0020 in a string; the line breaks between values are kept.
     """
     is_safe = document.isascii() and "\x7f" not in document
     return document if is_safe else _UNSAFE_IN_JSON.sub(_escape_char_in_json, document)
 
 
 def to_json(value: JsonValue, *, indent: int | None = None) -> str:
-    """Return JSON of which every string is safe to print; readers get back exactly what went in."""
+    """Return JSON in which every string is safe to print; readers get back exactly the same value."""
     return escape_json(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def columns(text: str, *, ambiguous: int = 1) -> list[int]:
-    """Return the columns of a terminal that each character takes.
+    """Return the number of terminal columns that each character takes.
 
-    ``ambiguous``: those of characters that are wide on some East-Asian terminals only.
+    ``ambiguous``: columns of characters that are wide on some East-Asian terminals only.
     """
     sizes = {"W": 2, "F": 2, "A": ambiguous}
     return [0 if category(char) in _WITHOUT_WIDTH else sizes.get(east_asian_width(char), 1) for char in text]
 
 
 def width(text: str) -> int:
-    """Return how many columns of a terminal ``text`` takes."""
+    """Return the number of terminal columns that ``text`` takes."""
     return len(text) if text.isascii() else sum(columns(text))
 
 
 def pad(text: str, size: int) -> str:
-    """Return ``text`` with blanks behind it up to ``size`` columns of a terminal."""
+    """Return ``text`` padded with blanks to ``size`` terminal columns."""
     return text + " " * (size - width(text))
 
 
 def cut(text: str, longest: int) -> str:
-    """Return at most ``longest`` characters of ``text``, the last of them an ellipsis where some are left out."""
+    """Return at most ``longest`` characters of ``text``; where some are left out, the last is an ellipsis."""
     return text if len(text) <= longest else text[: longest - 1] + _ELLIPSIS
 
 
 def fit(text: str, size: int) -> str:
-    """Return what of ``text`` takes at most ``size`` columns of a terminal, an ellipsis last where some is left out."""
+    """Return the part of ``text`` that fits ``size`` terminal columns, with an ellipsis last where it was cut."""
     if width(text) <= size:
         return text
     used = 0
@@ -88,7 +88,7 @@ def fit(text: str, size: int) -> str:
 
 
 def shell_path(path: Path | str) -> str:
-    """Return a path as one word of a shell command that is no option, whatever it begins with."""
+    """Return a path as one word of a shell command that is not taken for an option."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
