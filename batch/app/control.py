@@ -88,7 +88,7 @@ def socket_address(manifest: Path) -> Iterator[str]:
         os.close(handle)
 
 
-def peer_of(connected: socket.socket) -> int:
+def peer_uid(connected: socket.socket) -> int:
     """Return the user id of the process at the other end."""
     size = struct.calcsize("3i")
     _, user, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
@@ -114,7 +114,7 @@ class ProcessState:
     """How many targets go in each."""
 
 
-def ask_process(manifest: Path) -> ProcessState:
+def query_process(manifest: Path) -> ProcessState:
     """Ask the process that runs how far it is, for a second at most."""
     with suppress(OSError, ZcloneError, ValueError, TypeError, KeyError):
         found = _send(manifest, (), timeout=_SHORT_TIMEOUT)
@@ -142,7 +142,7 @@ def _send(manifest: Path, texts: Sequence[str], *, timeout: float) -> dict[str, 
         connected.settimeout(timeout)
         with socket_address(manifest) as address:
             connected.connect(address)
-        if not _is_owner(peer_of(connected), manifest):
+        if not _is_owner(peer_uid(connected), manifest):
             raise UsageError(f"{manifest}: the process that listens beside it is not of the manifest's owner")
         line = b""
         with suppress(OSError):

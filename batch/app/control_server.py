@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from batch import jobfile
-from batch.app.control import LONGEST_LINE, TIMEOUT, peer_of, read_request, socket_address
+from batch.app.control import LONGEST_LINE, TIMEOUT, peer_uid, read_request, socket_address
 from batch.app.messages import warn
 from batch.app.prepare import limits_of
 from batch.errors import RunStoppedError, UsageError, ZcloneError
@@ -121,7 +121,7 @@ class _RequestHandler:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connected = writer.get_extra_info("socket")
         try:
-            if peer_of(connected) in {os.geteuid(), 0}:
+            if peer_uid(connected) in {os.geteuid(), 0}:
                 async with asyncio.timeout(TIMEOUT):
                     answer = await self._answer(await reader.readline())
                     writer.write(to_json(answer).encode() + b"\n")

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 from batch import outputs
 from batch.app.messages import language, say
 from batch.app.node import EmbeddedNode, child_environment, embedded_node
-from batch.app.verify import Verified, VerifyOptions, verify_run
+from batch.app.verify import VerifyOptions, VerifyResult, verify_run
 from batch.errors import ExitCode, UsageError, ZcloneError
 from batch.jobfile import load
 from batch.manifest import summary
@@ -106,7 +106,7 @@ def run_demo(folder: Path, environ: Mapping[str, str]) -> Demonstration:
     return Demonstration(lines, is_proven, manifest, report)
 
 
-def _keep(_verified: Verified) -> bool:
+def _keep(_verified: VerifyResult) -> bool:
     """Record nothing."""
     return False
 

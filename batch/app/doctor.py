@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.app.diagnosis import Diagnosis
 from batch.app.options import Engine
-from batch.app.planning import ask
+from batch.app.planning import fetch_pins
 from batch.app.preflight import read_resources
 from batch.app.server import Server, say_warnings
 from batch.app.sources import read_inventories
@@ -92,7 +92,7 @@ async def _examine_job(job: Job, server: Server) -> AsyncIterator[Diagnosis]:
 async def _check_plan(draft: Draft, server: Server) -> AsyncIterator[Diagnosis]:
     client = await server.client()
     auxiliary = AuxiliaryApi(client)
-    pins = await ask(draft, server)
+    pins = await fetch_pins(draft, server)
     plan = draft.finish(pins)
     sources = await read_inventories(plan, auxiliary)
     warnings: list[str] = []

@@ -87,7 +87,7 @@ async def lock_manifest(path: Path, header: Header) -> Manifest:
         raise ManifestLockedError(f"{error}{who}", error.held) from None
 
 
-async def take_over(manifest: Manifest, *, by_flag: bool) -> None:
+async def accept_manifest(manifest: Manifest, *, by_flag: bool) -> None:
     """Accept ``manifest``: one of another user only ``by_flag``, which is recorded; another host is warned of.
 
     Raises ManifestMismatchError for one of another user without the flag.

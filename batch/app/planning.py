@@ -37,7 +37,7 @@ _PLAIN_FIELDS: Final = BODY_PARAMS.keys() - {"architectureImages", "resourceUuid
 """Parameters that are columns of the source's inventory too, so that only they need be fetched."""
 
 
-def server_of(setup: Setup, *, stop: Stop) -> Server:
+def make_server(setup: Setup, *, stop: Stop) -> Server:
     """Return the run's server, not yet reached; once ``stop`` is requested only what is in flight is asked about."""
     server = Server(
         setup.settings,
@@ -97,7 +97,7 @@ async def _make_plan(setup: Setup, manifest: Manifest, server: Server, *, draft:
         return await _make_saved(setup, setup.options.saved, manifest, server)
     if draft is None:
         draft = await to_thread(_draft, setup, manifest.header.created_at, manifest.past.pinned.pins)
-    more = await ask(draft, server)
+    more = await fetch_pins(draft, server)
     plan = await to_thread(draft.finish, more)
     if more.sources or more.queries:
         await manifest.write_pins(more)
@@ -109,12 +109,12 @@ async def _make_saved(setup: Setup, saved: SavedPlan, manifest: Manifest, server
     draft = await to_thread(make_draft, setup, saved.started_at)
     if manifest.past.plan is None and (saved.pins.sources or saved.pins.queries):
         planning = Planning(setup.job, run=setup.identity, started_at=saved.started_at)
-        saved.require_same_server(await ask(await to_thread(planning.draft), server))
+        saved.require_same_server(await fetch_pins(await to_thread(planning.draft), server))
         await manifest.write_pins(saved.pins)
     return draft.plan
 
 
-async def ask(draft: Draft, server: Server) -> Pins:
+async def fetch_pins(draft: Draft, server: Server) -> Pins:
     """Ask the server what the plan takes from it and no pin has; sources that do not exist are left out."""
     questions = draft.questions
     if not questions:

@@ -13,7 +13,7 @@ from batch.app.node import node_state, require_faults
 from batch.app.options import PRESETS, LogFormat, Progress
 from batch.app.output_names import name_outputs
 from batch.app.reports import require_usable_outputs
-from batch.app.runs import is_dated, known_runs, manifest_name, read_beginning, run_to_begin
+from batch.app.runs import is_dated, known_runs, manifest_name, read_start_time, run_to_resume
 from batch.app.selection import PLANNED
 from batch.app.webhook import read_hook_address
 from batch.errors import UsageError
@@ -79,7 +79,7 @@ def prepare(options: RunOptions) -> Setup:
     began = time.time()
     identity, path, run_flag = _identify(options, job, began)
     beginning = began if options.saved is None else options.saved.started_at
-    options = name_outputs(options, job, run=identity, began=read_beginning(path, beginning))
+    options = name_outputs(options, job, run=identity, began=read_start_time(path, beginning))
     require_usable_outputs(options)
     require_distinct(_outputs(options, path), [*_inputs(options, job), *_settings_files(options, job)])
     settings, warnings = _settings(job, options)
@@ -119,7 +119,7 @@ def _identify(options: RunOptions, job: Job, at: float) -> tuple[str, Path, tupl
         if options.retry is not None:
             known = next(iter(known_runs(job.path, simulated=simulated, shard=options.shard)), None)
         else:
-            known = run_to_begin(job, simulated=simulated, shard=options.shard, at=at, is_new=options.new_run)
+            known = run_to_resume(job, simulated=simulated, shard=options.shard, at=at, is_new=options.new_run)
     elif options.new_run:
         raise UsageError("--new-run: starts the run that `run:` names: leave out --run, --manifest and --plan")
     if known is not None:

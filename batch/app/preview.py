@@ -13,9 +13,9 @@ from batch import __version__, outputs
 from batch.app.handover import warn_of_missing_rights
 from batch.app.messages import say
 from batch.app.node import node_state, require_faults
-from batch.app.planning import NO_VERSION, ask
+from batch.app.planning import NO_VERSION, fetch_pins
 from batch.app.preflight import read_resources
-from batch.app.selection import PLANNED, choose, refuse_no_match, select
+from batch.app.selection import PLANNED, clone_filter, require_match, select
 from batch.app.server import Server, say_warnings
 from batch.app.server_check import check_clones
 from batch.app.sources import MOST_COMPARED, read_inventories, take_fields, warn_of_owners
@@ -34,8 +34,8 @@ from batch.zstack.auxiliary import AuxiliaryApi
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from batch.app.earlier import EarlierRun
-    from batch.app.server_check import Verdicts
+    from batch.app.earlier_run import EarlierRun
+    from batch.app.server_check import CheckSummary
     from batch.jobfile import Job
     from batch.model import Clone, JsonValue, Plan
     from batch.plan import Draft, Setting
@@ -58,7 +58,7 @@ class Preview:
     earlier: EarlierRun
     inventories: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     """Of the sources, as the server shows them; empty where it was not asked."""
-    verdicts: Verdicts | None = None
+    verdicts: CheckSummary | None = None
     """The server's verdicts on the clones; None where it was not asked."""
     only: Sequence[str] = ()
     """The filters of ``--only``: what is shown, of the whole plan."""
@@ -66,7 +66,7 @@ class Preview:
     def clones(self) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
         """Stream the chosen clones as they would be sent, and where their parameters come from."""
         tags, identities = RunTags(self.plan.job, self.plan.run), Identities(self.plan.job, self.plan.run)
-        is_wanted = choose(read_filter(self.only, shard=None, fields=PLANNED))
+        is_wanted = clone_filter(read_filter(self.only, shard=None, fields=PLANNED))
         for clone, settings in self.planning.explain():
             sent = regenerate_clone(clone, identities, self.earlier.undone.generation(clone.key))
             if self.planning.job.tag:
@@ -81,7 +81,7 @@ class Preview:
 
     def require_usable(self) -> None:
         """Raise UsageError where ``only`` keeps nothing, JobFileError for a uuid of the user's that was undone."""
-        refuse_no_match(self.plan, self.only)
+        require_match(self.plan, self.only)
         if self.earlier.undone:
             self.planning.refuse_undone(self.earlier.undone.has_uuid)
 
@@ -160,7 +160,7 @@ async def preview_plan(
 def _server(
     draft: Draft, endpoint: EndpointOptions, *, faults: str | None, server_check: bool, earlier: EarlierRun
 ) -> Iterator[Server | None]:
-    """Give the server to ask, not yet reached; None where the settings name none and the plan needs none.
+    """Return the server to query, not yet reached; None where the settings name none and the plan needs none.
 
     An embedded node gets a copy of the rehearsal's state, so that a plan changes nothing there.
     """
@@ -214,7 +214,7 @@ def _settings(job: Job, endpoint: EndpointOptions, *, why: str | None) -> Settin
 
 
 async def _check(draft: Draft, server: Server, earlier: EarlierRun) -> Preview:
-    pins = await ask(draft, server)
+    pins = await fetch_pins(draft, server)
     planning = draft.planning.answer(pins)
     for coverage in planning.coverage():
         for line in coverage.lines():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from batch.app.changes import find_rest, record_rest
 from batch.app.handover import uuids_of
+from batch.app.job_edits import find_remaining_work, record_edits_and_retries
 from batch.app.messages import say
 from batch.app.observe import observe
 from batch.app.options import Engine
@@ -113,7 +113,7 @@ async def clone_remotely(
     setup: Setup, plan: Plan, manifest: Manifest, *, whole: Plan, remote: Remote, stop: Stop
 ) -> EarlyEnd:
     """Do what is left of ``plan``, a part of ``whole``, on Temporal; return why run or process ended early, if so."""
-    rest = await find_rest(setup.options, plan, manifest, whole=whole)
+    rest = await find_remaining_work(setup.options, plan, manifest, whole=whole)
     require_same_plan(remote, rest.plan)
     if stop.requested or (rest.is_done and remote.opened is None):
         return EarlyEnd(stop.reason, stop.code)
@@ -122,7 +122,7 @@ async def clone_remotely(
         return EarlyEnd(stop.reason, stop.code)
     if remote.opened is None:
         await to_thread(check_version, setup, manifest, facts.version)
-        found = await record_rest(manifest, rest, whole)
+        found = await record_edits_and_retries(manifest, rest, whole)
     else:
         found = rest.found
     with unfinished_by_inputs():
@@ -176,7 +176,7 @@ async def _follow(remote: Remote, work: _Work, journal: LoggingJournal) -> Endin
     from batch.temporal.messages import Ending
     from batch.temporal.pages import Work
 
-    manifest, plan, run, silence = work.manifest, work.plan, remote.run, _Silence()
+    manifest, plan, run, silence = work.manifest, work.plan, remote.run, _OutageNotice()
     past, limits = manifest.past, work.setup.limits
     uuid_of = await to_thread(uuids_of, plan, manifest, journal.made)
 
@@ -207,7 +207,7 @@ async def _follow(remote: Remote, work: _Work, journal: LoggingJournal) -> Endin
 _UNREACHED: Final = (EndReason.OUTAGE, EndReason.LOGIN)
 
 
-class _Silence:
+class _OutageNotice:
     """Says once for each silence why nobody answers."""
 
     def __init__(self) -> None:

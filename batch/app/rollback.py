@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batch import __version__
-from batch.app.change_run import change_run
-from batch.app.changer import Changer, Objection
-from batch.app.rollback_look import Candidates, Deletion, find_candidates
+from batch.app.clone_changes import ChangeExecutor, Objection
+from batch.app.locked_run import run_locked
+from batch.app.rollback_checks import Candidates, CloneDeletion, find_candidates
 from batch.app.verifier import Verifier
 from batch.app.verify import read_plan
 from batch.errors import ExitCode
@@ -23,7 +23,7 @@ from batch.zstack.service_jobs import GRACE, LONGEST_JOB, ServiceJobs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batch.app.change_run import LockedRun
+    from batch.app.locked_run import LockedRun
     from batch.app.verifier import Item
     from batch.app.verify import VerifyOptions
     from batch.manifest.targets import Targets
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class RolledBack:
+class RollbackResult:
     """What a rollback found, and then did. Keys of targets, with the reason where there is one."""
 
     job: str
@@ -54,21 +54,21 @@ class RolledBack:
         return ExitCode.FAILED if self.left else ExitCode.OK
 
 
-def roll_back(options: VerifyOptions, confirm: Callable[[RolledBack], bool]) -> RolledBack:
+def roll_back(options: VerifyOptions, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:
     """Roll a run back. ``confirm``: shown what would be deleted and left, and asked whether it may be.
 
     Raises UsageError, ManifestError, UnreachableError, RunStoppedError.
     """
-    return change_run(
+    return run_locked(
         options, lambda run: _roll_back(run, confirm), command="rollback", reason="clones were rolled back"
     )
 
 
-async def _roll_back(run: LockedRun, confirm: Callable[[RolledBack], bool]) -> RolledBack:
+async def _roll_back(run: LockedRun, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:
     return await roll_back_plan(run, await read_plan(run.job, run.targets, run.server), confirm)
 
 
-async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RolledBack], bool]) -> RolledBack:
+async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:
     """Roll a run back that is locked; ``plan``: of the job file as it is now. Raises RunStoppedError."""
     targets, manifest, server = run.targets, run.manifest, run.server
     client, header = await server.client(), targets.header
@@ -79,7 +79,7 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RolledBa
     shown = Verification(header.job, header.run, header.endpoint, str(manifest.path), tool, time.time())
     verifier = Verifier(targets, plan, shown, identity=identity, readback=readback, auxiliary=auxiliary)
     jobs = ServiceJobs(client)
-    deletion = Deletion(
+    deletion = CloneDeletion(
         verifier,
         readback,
         jobs,
@@ -87,20 +87,20 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RolledBa
         objections=candidates.objections,
         longest_job=LONGEST_JOB if targets.api_timeout is None else targets.api_timeout + GRACE,
     )
-    found = RolledBack(header.job, header.run, left=dict(candidates.left))
+    found = RollbackResult(header.job, header.run, left=dict(candidates.left))
     await _survey(candidates, deletion, found)
     found.is_done = not found.wanted and not found.gone and not _begun(candidates, targets)
     if found.is_done or not await to_thread(confirm, found):
         return found
-    changer = Changer(
+    executor = ChangeExecutor(
         manifest, deletion, jobs, clock=server.clock, stop=run.stop, concurrency=run.job.limits.concurrency
     )
     try:
-        await changer.run(candidates.items, targets.deleting)
+        await executor.run(candidates.items, targets.deleting)
         found.is_done = True
     finally:
-        found.left = {**candidates.left, **changer.left}
-        found.undone, found.unknown = changer.done, changer.unknown
+        found.left = {**candidates.left, **executor.left}
+        found.undone, found.unknown = executor.done, executor.unknown
     return found
 
 
@@ -108,7 +108,7 @@ def _begun(candidates: Candidates, targets: Targets) -> bool:
     return any(item.target.key in targets.deleting for item in candidates.items)
 
 
-async def _survey(candidates: Candidates, deletion: Deletion, found: RolledBack) -> None:
+async def _survey(candidates: Candidates, deletion: CloneDeletion, found: RollbackResult) -> None:
     """Look at every clone once: that is what is listed."""
     page: list[Item] = []
     for start in range(0, len(candidates.items), UUIDS_A_QUERY):
@@ -118,7 +118,7 @@ async def _survey(candidates: Candidates, deletion: Deletion, found: RolledBack)
             _sort(item, objections.get(item.target.key), found)
 
 
-def _sort(item: Item, objection: Objection | None, found: RolledBack) -> None:
+def _sort(item: Item, objection: Objection | None, found: RollbackResult) -> None:
     key = item.target.key
     if objection is None:
         found.wanted[key] = str(item.target.clone_uuid)

@@ -14,21 +14,28 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from batch import log
-from batch.app.changes import find_rest, record_changes, record_rest
 from batch.app.control_server import listen
-from batch.app.ending import stop_text, success_text
 from batch.app.event_loop import loop_factory, on_signal
 from batch.app.handover import hand_over
+from batch.app.job_edits import find_remaining_work, record_edits, record_edits_and_retries
 from batch.app.logs import log_to
-from batch.app.manifest import close_run, finished_result, new_header, open_run, take_over
+from batch.app.manifest import accept_manifest, close_run, finished_result, new_header, open_run
 from batch.app.messages import say, warn
 from batch.app.observe import observe
-from batch.app.outcome import EarlyEnd, read_result, summary_text, unfinished_by_inputs, unfinished_once_sent
-from batch.app.planning import check_version, make_draft, make_plan, server_of
+from batch.app.outcome import (
+    EarlyEnd,
+    read_result,
+    stop_text,
+    success_text,
+    summary_text,
+    unfinished_by_inputs,
+    unfinished_once_sent,
+)
+from batch.app.planning import check_version, make_draft, make_plan, make_server
 from batch.app.prepare import prepare
 from batch.app.remote import clone_remotely, find_remote
 from batch.app.reports import ping, require_usable_outputs, write_outputs
-from batch.app.selection import refuse_no_match, select
+from batch.app.selection import require_match, select
 from batch.app.server import describe_connection
 from batch.app.webhook import web_hooks
 from batch.engine import Stop, clone_all
@@ -176,7 +183,7 @@ def _draft_new_run(setup: Setup) -> Draft | None:
         raise UsageError(f"{setup.path}: no such manifest: this run never started, so there is nothing to retry")
     draft = make_draft(setup, new_header(setup).created_at)
     if not draft.questions:
-        refuse_no_match(draft.plan, setup.options.only)
+        require_match(draft.plan, setup.options.only)
     return draft
 
 
@@ -191,12 +198,12 @@ async def _run_plan(
 ) -> RunResult:
     options, before = setup.options, manifest.past.counts[State.CLONED]
     warn(manifest.warnings)
-    await take_over(manifest, by_flag=options.adopt_manifest)
-    async with server_of(setup, stop=stop) as server:
+    await accept_manifest(manifest, by_flag=options.adopt_manifest)
+    async with make_server(setup, stop=stop) as server:
         whole = await before_stop(make_plan(setup, manifest, server, draft=draft), stop)
         if whole is None:
             raise RunStoppedError(f"stopped before anything was sent: {stop.reason}", stop.code)
-        await to_thread(refuse_no_match, whole, options.only)
+        await to_thread(require_match, whole, options.only)
         plan = await to_thread(select, whole, only=options.only, shard=options.shard)
         if remote is not None:
             early = await clone_remotely(setup, plan, manifest, whole=whole, remote=remote, stop=stop)
@@ -221,10 +228,10 @@ async def _clone_rest(
 
     ``deadline``: by the loop's time; what went by since the start is not the pool's.
     """
-    rest = await find_rest(setup.options, plan, manifest, whole=whole)
+    rest = await find_remaining_work(setup.options, plan, manifest, whole=whole)
     plan = rest.plan
     if rest.is_done or stop.requested:
-        await record_changes(manifest, whole)
+        await record_edits(manifest, whole)
         if plan.shard and plan.count == 0:
             # On record all the same: `merge` wants every shard.
             await manifest.write_plan(plan, ())
@@ -241,7 +248,7 @@ async def _clone_rest(
     await to_thread(check_version, setup, manifest, client.version)
     # Nothing is written before all checks have passed.
     manifest.note_operation(connection)
-    found = await record_rest(manifest, rest, whole)
+    found = await record_edits_and_retries(manifest, rest, whole)
     with unfinished_by_inputs():
         return await _clone(setup, plan, manifest, found, server=server, client=client, stop=stop)
 

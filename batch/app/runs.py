@@ -130,7 +130,7 @@ def _manifests(job: Path) -> Iterator[KnownRun]:
             yield KnownRun(path, manifest.header)
 
 
-def read_beginning(path: Path, otherwise: float) -> float:
+def read_start_time(path: Path, otherwise: float) -> float:
     """Return when the run of a manifest began, in seconds since the epoch; ``otherwise`` where there is none yet."""
     try:
         with reading(path) as manifest:
@@ -151,7 +151,7 @@ def is_dated(job: Job) -> bool:
     return _DATED.search(job.run) is not None
 
 
-def run_to_begin(job: Job, *, simulated: bool, shard: str | None, at: float, is_new: bool) -> KnownRun | None:
+def run_to_resume(job: Job, *, simulated: bool, shard: str | None, at: float, is_new: bool) -> KnownRun | None:
     """Return the unfinished run that the plain command resumes; None: it begins the run that ``run:`` names now.
 
     ``at``: now, in seconds since the epoch; ``is_new``: ``--new-run``. Raises UsageError where the new run has a

@@ -31,7 +31,7 @@ def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
         return plan
     from batch.plan.identity import digest_part
 
-    is_wanted = choose(wanted)
+    is_wanted = clone_filter(wanted)
 
     def clones() -> Iterator[Clone]:
         return filter(is_wanted, plan.clones())
@@ -48,13 +48,13 @@ def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
     return replace(part, shard="/".join(str(int(number)) for number in shard.split("/")), whole=plan.digest)
 
 
-def choose(wanted: Filter) -> Callable[[Clone], bool]:
+def clone_filter(wanted: Filter) -> Callable[[Clone], bool]:
     """Return what tells whether a clone of a plan meets a filter over ``PLANNED``."""
     has_tags = "tag" in wanted.fields()
     return lambda clone: wanted.matches(_fields(clone, has_tags=has_tags))
 
 
-def refuse_no_match(plan: Plan, only: Sequence[str]) -> None:
+def require_match(plan: Plan, only: Sequence[str]) -> None:
     """Raise UsageError where ``--only`` alone keeps nothing of ``plan``; an empty part of a ``--shard`` is in order."""
     if only and not select(plan, only=only, shard=None).count:
         shown = " ".join(f"--only {shlex.quote(expression)}" for expression in only)

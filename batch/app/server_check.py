@@ -18,7 +18,7 @@ _OK: Final = CheckResult(CheckOutcome.OK)
 
 
 @dataclass(slots=True)
-class Verdicts:
+class CheckSummary:
     """The verdict on each key; those that are ok are only counted."""
 
     checked: int = 0
@@ -52,9 +52,9 @@ class Verdicts:
         return ExitCode.UNFINISHED if self.others else ExitCode.OK
 
 
-async def check_clones(job: Job, plan: Plan, server: Server) -> Verdicts:
+async def check_clones(job: Job, plan: Plan, server: Server) -> CheckSummary:
     """Check each clone. Raises ZcloneError at the first clone that the server makes in spite of it."""
-    verdicts = Verdicts()
+    verdicts = CheckSummary()
     identities = Identities(job.name, plan.run)
     requests = (check_request(clone, identities) for clone in plan.clones())
     client = await server.client()

@@ -13,7 +13,7 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batch.app.strangers import find_strangers
+from batch.app.extra_services import find_extra_services
 from batch.model import State
 from batch.report.verification import TAGS, Finding, Verdict
 from batch.zstack.comparison import Difference, compare, shown_names
@@ -114,10 +114,10 @@ class Verifier:
                 self._found.unrecorded += self._is_expected()
                 continue
             seen[ordinal] = 1
-            yield from self._made(Item(ordinal, self._targets.read(ordinal), clone))
+            yield from self._comparable(Item(ordinal, self._targets.read(ordinal), clone))
         for ordinal, is_seen in enumerate(seen):
             if not is_seen:
-                yield from self._made(Item(ordinal, self._targets.read(ordinal), None))
+                yield from self._comparable(Item(ordinal, self._targets.read(ordinal), None))
 
     def _is_expected(self) -> bool:
         """Whether a target of the job file that is not on record is one that this run has yet to make."""
@@ -126,7 +126,7 @@ class Verifier:
         # merged of all shards is the whole.
         return plan is None or self._targets.is_merged or bool(plan.inputs or plan.shard)
 
-    def _made(self, item: Item) -> Iterator[Item]:
+    def _comparable(self, item: Item) -> Iterator[Item]:
         state = item.target.state
         if state is State.CLONED:
             yield item
@@ -199,12 +199,12 @@ class Verifier:
             self._report(item, Verdict.UNKNOWN, detail="the manifest does not say under which uuid it was made")
         elif not is_complete:
             self._report(item, Verdict.UNKNOWN, detail=_INCOMPLETE)
-        elif self._identity.is_admin or self._is_makers(item):
+        elif self._identity.is_admin or self._is_maker(item):
             self._report(item, Verdict.MISSING)
         else:
             self._report(item, Verdict.UNKNOWN, detail=_INVISIBLE)
 
-    def _is_makers(self, item: Item) -> bool:
+    def _is_maker(self, item: Item) -> bool:
         """Whether this account made the clone, and nobody can have given it away."""
         account = self._identity.account
         is_own = account is not None and account.uuid == item.target.account
@@ -218,12 +218,12 @@ class Verifier:
             result = compare({} if name is None else {"name": name}, inventory)
         else:
             result = compare(item.clone.params, inventory)
-        differences = [*result.differences, *self._around(item, answers)]
+        differences = [*result.differences, *self._metadata_differences(item, answers)]
         if differences:
             self._drifts[item.ordinal] += differences
         self._unseen += ((item.ordinal, shown, difference) for shown, difference in result.unseen)
 
-    def _around(self, item: Item, answers: _Answers) -> Iterator[Difference]:
+    def _metadata_differences(self, item: Item, answers: _Answers) -> Iterator[Difference]:
         """Yield what differs in tags, owner and shares."""
         if item.clone is None:
             return
@@ -256,7 +256,7 @@ class Verifier:
     async def _compare_tags(self) -> None:
         """Find the services that have a tag of this run and are not its clones."""
         try:
-            strangers = await find_strangers(self._targets, self._readback, self.verdict)
+            strangers = await find_extra_services(self._targets, self._readback, self.verdict)
         except CallFailedError as error:
             strangers = [Finding(Verdict.UNKNOWN, TAGS, detail=str(error))]
         self._found.findings += strangers

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from batch import __version__, jobfile, outputs
 from batch.app.logs import log_to
-from batch.app.manifest import lock_manifest, take_over
+from batch.app.manifest import accept_manifest, lock_manifest
 from batch.app.messages import say, warn
 from batch.app.node import node_state
 from batch.app.options import PRESETS, LogFormat
-from batch.app.planning import ask
+from batch.app.planning import fetch_pins
 from batch.app.runs import JOB_FILES, find_manifest
 from batch.app.selection import select
 from batch.app.server import Server, say_warnings
@@ -63,7 +63,7 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifyResult:
     """What a verification came to."""
 
     found: Verification
@@ -75,7 +75,7 @@ class Verified:
     """The targets whose clones are gone."""
 
 
-def verify_run(options: VerifyOptions, confirm: Callable[[Verified], bool]) -> Verified:
+def verify_run(options: VerifyOptions, confirm: Callable[[VerifyResult], bool]) -> VerifyResult:
     """Verify a run; the server is only read.
 
     ``confirm``: called before anything is recorded by ``options.reopen``. Raises UsageError, ManifestError,
@@ -90,7 +90,7 @@ def verify_run(options: VerifyOptions, confirm: Callable[[Verified], bool]) -> V
         return asyncio.run(_reopen(options, job, path, confirm))
 
 
-async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> Verified:
+async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> VerifyResult:
     with open_targets(path) as targets:
         require_same_job(job, targets, path)
         rate = _rate(options, job, targets, path)
@@ -99,17 +99,19 @@ async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> V
             outputs.replace(options.proof, proof_texts(found, targets, verifier.verdict), mode=outputs.PRIVATE)
         verdicts = ((ordinal, verifier.verdict(ordinal)) for ordinal in range(len(targets)))
         missing = tuple(targets.read(ordinal) for ordinal, verdict in verdicts if verdict is Verdict.MISSING)
-        return Verified(found, path, next_command(job, targets, path), missing)
+        return VerifyResult(found, path, next_command(job, targets, path), missing)
 
 
-async def _reopen(options: VerifyOptions, job: Job | None, path: Path, confirm: Callable[[Verified], bool]) -> Verified:
+async def _reopen(
+    options: VerifyOptions, job: Job | None, path: Path, confirm: Callable[[VerifyResult], bool]
+) -> VerifyResult:
     """Verify with the manifest locked, and record what is missing as undone."""
     with open_targets(path, 1) as targets:
         header = replace(targets.header, tool=f"zclone {__version__}")
     manifest = await lock_manifest(path, header)
     try:
         warn(manifest.warnings)
-        await take_over(manifest, by_flag=options.adopt_manifest)
+        await accept_manifest(manifest, by_flag=options.adopt_manifest)
         verified = await _verify_file(options, job, path)
         is_sure = verified.found.exit_code is not ExitCode.UNFINISHED
         if confirm(verified) and is_sure:
@@ -243,7 +245,7 @@ async def read_plan(job: Job, targets: Targets, server: Server) -> Plan:
     header = targets.header
     planning = Planning(job, run=header.run, started_at=header.created_at, pins=targets.pins)
     draft = await to_thread(planning.draft)
-    plan = await to_thread(draft.finish, await ask(draft, server))
+    plan = await to_thread(draft.finish, await fetch_pins(draft, server))
     shard = targets.plan.shard if targets.plan is not None else ""
     plan = await to_thread(select, plan, only=(), shard=shard or None)
     plan = regenerate(plan, targets.undone.generation) if targets.undone else plan

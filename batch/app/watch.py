@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from batch.app.control import ask_process
+from batch.app.control import query_process
 from batch.app.logs import has_blocks, watch_console
 from batch.app.messages import language
 from batch.manifest import is_held, summary
@@ -42,7 +42,7 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
         is_running = held and found.ended is None
         if not is_running:
             return None
-        process = ask_process(manifest)
+        process = query_process(manifest)
         calls_rate = speed.take(time.monotonic(), process.calls)
         return snapshot_of(found, process, calls_rate, now=time.time(), language=language(environ))
 

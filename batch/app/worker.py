@@ -54,7 +54,7 @@ async def _work(
         client = await connect(
             settings, gate=TimelyGate(gate, clock), clock=clock, language=language(environ), secrets=SECRETS
         )
-        async with client, _metrics_kept(metrics_file, gate, rate=rate * share):
+        async with client, _write_metrics(metrics_file, gate, rate=rate * share):
             say_warnings(client.warnings)
             await client.preflight()
             await work(
@@ -93,7 +93,7 @@ def _share_of(text: str) -> Fraction:
 
 
 @asynccontextmanager
-async def _metrics_kept(file: Path | None, gate: Gate, *, rate: float) -> AsyncIterator[None]:
+async def _write_metrics(file: Path | None, gate: Gate, *, rate: float) -> AsyncIterator[None]:
     if file is None:
         yield
         return

@@ -75,7 +75,7 @@ def plan(  # noqa: PLR0913 - one argument for each flag
     flags = dict(locals())
     import asyncio
 
-    from batch.app.earlier import earlier_run
+    from batch.app.earlier_run import find_earlier_run
     from batch.app.preview import preview_plan, save_plan
     from batch.plan import load_job
     from batch.settings.reader import endpoint_for_shell
@@ -85,7 +85,7 @@ def plan(  # noqa: PLR0913 - one argument for each flag
     endpoint = declare.endpoint_options(flags)
     loaded = load_job(job)
     url = endpoint_for_shell(endpoint, loaded.endpoint) if output is values.PlanOutput.CURL else None
-    earlier = earlier_run(loaded, run, at=time.time(), simulated=simulate is not None)
+    earlier = find_earlier_run(loaded, run, at=time.time(), simulated=simulate is not None)
     wanted = tuple(only or ())
     preview = preview_plan(
         loaded, endpoint, run=run, earlier=earlier, only=wanted, faults=simulate, server_check=server_check

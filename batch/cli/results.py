@@ -70,7 +70,7 @@ def status(manifest: options.ManifestPath, *, run: options.RunOfJob = None, watc
 
 def _status(manifest: Path, *, clear: bool) -> bool:
     """Show the state once; return whether the process is running."""
-    from batch.app.control import ask_process
+    from batch.app.control import query_process
     from batch.manifest import is_held, summary
     from batch.report.status import status_lines
 
@@ -82,7 +82,7 @@ def _status(manifest: Path, *, clear: bool) -> bool:
         found,
         manifest=manifest,
         is_held=held,
-        is_stopping=is_running and ask_process(manifest).is_stopping,
+        is_stopping=is_running and query_process(manifest).is_stopping,
         now=time.time(),
         language=language(os.environ),
     )

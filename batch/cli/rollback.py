@@ -11,7 +11,7 @@ from batch.cli.terminal import agree, emit
 from batch.text import escape
 
 if TYPE_CHECKING:
-    from batch.app.rollback import RolledBack
+    from batch.app.rollback import RollbackResult
 
 RolledJob = Annotated[Path, typer.Argument(metavar="JOB", help="The job file of the run.", show_default=False)]
 Yes = Annotated[bool, declare.option("--yes", text="Do not ask before anything is deleted.")]
@@ -46,14 +46,14 @@ def rollback(  # noqa: PLR0913 - one argument for each flag
     raise typer.Exit(done.exit_code)
 
 
-def _confirm(found: "RolledBack", *, is_said: bool) -> bool:
+def _confirm(found: "RollbackResult", *, is_said: bool) -> bool:
     """List what would be done, and ask where nobody said yes. Raises UsageError where nobody can be asked."""
     emit(_lines(found))
     count = len(found.wanted)
     return agree(f"delete {count} clones?", is_said=is_said, unasked=f"rollback: would delete {count} clones")
 
 
-def _lines(found: "RolledBack") -> Iterator[str]:
+def _lines(found: "RollbackResult") -> Iterator[str]:
     counts = f"{len(found.wanted)} to delete, {len(found.gone)} gone already, {len(found.left)} left"
     yield escape(f"{found.job}, run {found.run}: {counts}")
     yield from (escape(f"delete    {key}  {uuid}") for key, uuid in found.wanted.items())
@@ -61,7 +61,7 @@ def _lines(found: "RolledBack") -> Iterator[str]:
     yield from (escape(f"left      {key}  {why}") for key, why in found.left.items())
 
 
-def _end_lines(done: "RolledBack") -> Iterator[str]:
+def _end_lines(done: "RollbackResult") -> Iterator[str]:
     counts = f"{len(done.undone)} undone, {len(done.left)} left, {len(done.unknown)} unknown"
     yield escape(f"{done.job}, run {done.run}: {counts}")
     yield from (escape(f"left      {key}  {why}") for key, why in done.left.items())

@@ -14,8 +14,8 @@ from batch.text import escape, shell_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch.app.mend import Fix
-    from batch.app.verify import Verified, VerifyOptions
+    from batch.app.fix import FixResult
+    from batch.app.verify import VerifyOptions, VerifyResult
 
 VerifyPath = Annotated[
     Path,
@@ -93,7 +93,7 @@ class _Screen:
         self._is_said = is_said
         self.is_agreed = False
 
-    def show(self, verified: "Verified") -> None:
+    def show(self, verified: "VerifyResult") -> None:
         """Write data to stdout."""
         from batch.report.verification import verification_document, verification_lines
 
@@ -102,7 +102,7 @@ class _Screen:
         else:
             emit(verification_lines(verified.found, again=verified.again))
 
-    def confirm(self, verified: "Verified") -> bool:
+    def confirm(self, verified: "VerifyResult") -> bool:
         """List first, then ask. Raises UsageError where nobody can be asked."""
         self.show(verified)
         self.is_agreed = _may_reopen(verified, is_said=self._is_said)
@@ -111,14 +111,14 @@ class _Screen:
 
 def _fix(options: "VerifyOptions", output: values.VerifyOutput, *, is_said: bool) -> None:
     """Set what drifted, and exit with what a verification says then. Raises UsageError."""
-    from batch.app.mend import fix_run
+    from batch.app.fix import fix_run
     from batch.report.verification import verification_document, verification_lines
 
     if options.reopen or options.proof is not None:
         raise UsageError("--fix: goes with neither --reopen nor --proof: give them to a zclone verify of their own")
     is_table = output is values.VerifyOutput.TABLE
 
-    def confirm(fix: "Fix") -> bool:
+    def confirm(fix: "FixResult") -> bool:
         for line in _fix_lines(fix):
             # The one document on stdout says what is so at the end.
             emit([line]) if is_table else say(line)
@@ -129,20 +129,20 @@ def _fix(options: "VerifyOptions", output: values.VerifyOutput, *, is_said: bool
     fix = fix_run(options, confirm)
     if not is_table:
         emit_data(verification_document(fix.found))
-    elif fix.mended or fix.unknown or fix.failed:
+    elif fix.updated or fix.unknown or fix.failed:
         emit(verification_lines(fix.found, again=fix.again))
-    say(f"--fix: {len(fix.mended)} of {len(fix.wanted)} clones set as asked for")
+    say(f"--fix: {len(fix.updated)} of {len(fix.wanted)} clones set as asked for")
     raise typer.Exit(fix.found.exit_code)
 
 
-def _fix_lines(fix: "Fix") -> "Iterator[str]":
+def _fix_lines(fix: "FixResult") -> "Iterator[str]":
     from batch.report.verification import verification_lines
 
     yield from verification_lines(fix.found, again=fix.again)
     yield from (escape(f"to set    {key}  {', '.join(fields)}") for key, fields in fix.wanted.items())
 
 
-def _may_reopen(verified: "Verified", *, is_said: bool) -> bool:
+def _may_reopen(verified: "VerifyResult", *, is_said: bool) -> bool:
     """Say what would be recorded, and ask where nobody said yes. Raises UsageError where nobody can be asked."""
     count = len(verified.missing)
     if verified.found.exit_code is ExitCode.UNFINISHED:

@@ -75,16 +75,16 @@ async def test_a_process_says_how_far_it_is(tmp_path: Path) -> None:
     async with scene.listening():
         scene.controls.set_rate(20.0)
         scene.stop.request("SIGTERM", EndReason.SIGNAL)
-        found = await asyncio.to_thread(control.ask_process, scene.path)
+        found = await asyncio.to_thread(control.query_process, scene.path)
     assert found == control.ProcessState(True, 7, 20.0, 20.0, (1, 5))
-    assert await asyncio.to_thread(control.ask_process, scene.path) == control.ProcessState()
+    assert await asyncio.to_thread(control.query_process, scene.path) == control.ProcessState()
 
 
 async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whom the kernel names as another user gets no answer and changes nothing, whatever the socket's mode."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
-        monkeypatch.setattr(control_server, "peer_of", lambda _: 12345)
+        monkeypatch.setattr(control_server, "peer_uid", lambda _: 12345)
         with pytest.raises(RunStoppedError, match="answered nothing"):
             await scene.order("pause")
     assert not scene.controls.is_paused
@@ -94,7 +94,7 @@ async def test_a_socket_of_another_user_is_given_no_order(tmp_path: Path, monkey
     """Who listens beside the manifest must be its owner."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
-        monkeypatch.setattr(control, "peer_of", lambda _: 12345)
+        monkeypatch.setattr(control, "peer_uid", lambda _: 12345)
         with pytest.raises(UsageError, match="not of the manifest's owner"):
             await scene.order("pause")
 

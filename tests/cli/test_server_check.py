@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from batch.app.plan_output import plan_schema
-from batch.app.server_check import Verdicts
+from batch.app.server_check import CheckSummary
 from batch.cli.app import run_command
 from batch.engine.servercheck import CheckOutcome, CheckResult
 from batch.errors import ExitCode
@@ -136,7 +136,7 @@ def test_a_missing_answer_is_no_refusal(tmp_path: Path) -> None:
     """Refusals end with 2; where there are none and an answer is missing, the command wants to be run again."""
     write_job(tmp_path, GOOD, f"{{uuid: {GOOD}, id: b}}", f"{{uuid: {GOOD}, id: c}}")
     found = list(Planning(load(tmp_path / "job.yaml"), run=None, started_at=0.0).plan().clones())
-    verdicts, codes = Verdicts(), list[ExitCode]()
+    verdicts, codes = CheckSummary(), list[ExitCode]()
     answers = (
         CheckResult(CheckOutcome.OK),
         CheckResult(CheckOutcome.UNCLEAR, error="reset"),

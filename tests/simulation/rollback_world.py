@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pytest
 
 from batch.app import rollback
-from batch.app.change_run import LockedRun
+from batch.app.locked_run import LockedRun
 from batch.engine import Stop
 from batch.engine.timely import TimelyGate
 from batch.errors import RunStoppedError
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
 
-    from batch.app.rollback import RolledBack
+    from batch.app.rollback import RollbackResult
     from batch.manifest import Manifest
     from batch.zstack.wire import Outcome
 
@@ -333,7 +333,7 @@ class QuickDisk(Disk):
         """Leave it to the kernel."""
 
 
-async def roll_back(world: World, process: Process, *, faults: tuple[FaultRule, ...]) -> RolledBack | None:
+async def roll_back(world: World, process: Process, *, faults: tuple[FaultRule, ...]) -> RollbackResult | None:
     """Let one process roll the run back; None where it died, or could not go on."""
     world.node.set_faults(NodeOptions(seed=world.random.randrange(1 << 30), faults=faults))
     manifest, clock = _open(world, process), VirtualClock(world.loop, world.random)
@@ -375,7 +375,7 @@ def draw_faults(random: Random) -> tuple[FaultRule, ...]:
     return tuple(rules)
 
 
-def check_end(world: World, done: RolledBack | None) -> None:
+def check_end(world: World, done: RollbackResult | None) -> None:
     """Say what is wrong once a process without faults has come to its end."""
     say = world.problems.append
     if done is None or not done.is_done:

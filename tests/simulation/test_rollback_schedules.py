@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from batch.app import rollback_look
-from batch.app.changer import Changer
-from batch.app.rollback_look import Deletion
+from batch.app.clone_changes import ChangeExecutor
+from batch.app.rollback_checks import CloneDeletion
 from batch.manifest.undone import UndoneFold
 from batch.zstack.readback import ReadBack
 from tests.conftest import ROOT
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from batch.app.changer import Objection
+    from batch.app.clone_changes import Objection
     from batch.app.verifier import Item
 
 _used: Final = ReadBack.used
@@ -74,8 +74,8 @@ async def used_at_the_start(self: Any, uuids: Sequence[str]) -> set[str]:
 
 
 MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
-    "no look before a DELETE": (Deletion, "objections", no_look, 40),
-    "a DELETE is recorded after it": (Changer, "_record", record_after, 40),
+    "no look before a DELETE": (CloneDeletion, "objections", no_look, 40),
+    "a DELETE is recorded after it": (ChangeExecutor, "_record", record_after, 40),
     "the generation is not raised": (UndoneFold, "add", generation_not_raised, 40),
     "use is asked once, at the start": (ReadBack, "used", used_at_the_start, 150),
     "a foreign clone is the run's": (rollback_look, "_foreign", lambda _item, _targets: "", 60),

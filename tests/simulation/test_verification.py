@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SCHEDULES: Final = 150
 _report_absent: Final = Verifier._report_absent
-_is_makers: Final = Verifier._is_makers
+_is_maker: Final = Verifier._is_maker
 
 
 def test_no_verdict_is_untrue(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def owners_never_change(self: Any, item: Any) -> bool:
 
 
 def anybody_is_the_maker(self: Any, item: Any) -> bool:
-    return _is_makers(self, item._replace(target=item.target._replace(account=self._identity.account.uuid)))
+    return _is_maker(self, item._replace(target=item.target._replace(account=self._identity.account.uuid)))
 
 
 def nothing_is_null(self: Any) -> None:
@@ -57,11 +57,11 @@ def nothing_is_null(self: Any) -> None:
 MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object]]]] = {
     "whatever is not seen is missing": (Verifier, "_report_absent", absent_is_missing),
     "an answer that was cut is complete": (Verifier, "_report_absent", cut_answers_are_whole),
-    "what was given away is still the maker's": (Verifier, "_is_makers", owners_never_change),
-    "whoever asks has made it": (Verifier, "_is_makers", anybody_is_the_maker),
+    "what was given away is still the maker's": (Verifier, "_is_maker", owners_never_change),
+    "whoever asks has made it": (Verifier, "_is_maker", anybody_is_the_maker),
     "a field that became null is not shown": (Verifier, "_resolve", nothing_is_null),
     "every field is as it was asked for": (verifier, "compare", lambda _params, _fields: Comparison()),
-    "tags and owners are not compared": (Verifier, "_around", lambda _self, _item, _answers: iter(())),
+    "tags and owners are not compared": (Verifier, "_metadata_differences", lambda _self, _item, _answers: iter(())),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batch.app.changer import Objection
+from batch.app.clone_changes import Objection
 from batch.app.verifier import Item
 from batch.app.verify import undone_record
 from batch.manifest.kinds import DeletingLine
@@ -16,7 +16,7 @@ from batch.report.verification import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from batch.app.changer import ChangeLine
+    from batch.app.clone_changes import ChangeLine
     from batch.app.verifier import Verifier
     from batch.manifest import Manifest
     from batch.manifest.targets import Targets
@@ -99,8 +99,8 @@ def _change(item: Item) -> str:
     return "" if item.target.digest == item.clone.digest else "edited: its target was changed since it was made"
 
 
-class Deletion:
-    """The Change that deletes clones: asks for their content and use; all answers are of now."""
+class CloneDeletion:
+    """The change that deletes clones: asks for their content and use; all answers are of now."""
 
     api = "DeleteModelService"
     participle = "deleted"

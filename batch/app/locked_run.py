@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from batch import __version__
 from batch.app.event_loop import loop_factory, on_signal
 from batch.app.logs import log_to
-from batch.app.manifest import lock_manifest, take_over
+from batch.app.manifest import accept_manifest, lock_manifest
 from batch.app.messages import say, warn
 from batch.app.options import LogFormat
 from batch.app.verify import find_run, require_same_job, server_of_run, settings_of
@@ -53,7 +53,7 @@ class LockedRun:
     """What is recorded as the end of the process, if it records anything."""
 
 
-def change_run(
+def run_locked(
     options: VerifyOptions, work: Callable[[LockedRun], Awaitable[_Result]], *, command: str, reason: str
 ) -> _Result:
     """Return what ``work`` comes to on the run that ``options`` name; ``reason``: recorded as that of the end.
@@ -83,7 +83,7 @@ async def _lock(
     stop, code = Stop(), ExitCode.UNFINISHED
     try:
         warn(manifest.warnings)
-        await take_over(manifest, by_flag=options.adopt_manifest)
+        await accept_manifest(manifest, by_flag=options.adopt_manifest)
         _require_ended(manifest)
         with open_targets(path) as targets, on_signal(lambda name: _stop(stop, name)):
             settings = None if header.simulated else settings_of(options, job, targets, path)

@@ -10,9 +10,9 @@ from asyncio import to_thread
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from batch.app.change_run import change_run
-from batch.app.changer import Changer, Objection
-from batch.app.rollback_look import has_own_uuid
+from batch.app.clone_changes import ChangeExecutor, Objection
+from batch.app.locked_run import run_locked
+from batch.app.rollback_checks import has_own_uuid
 from batch.app.verifier import Item
 from batch.app.verify import next_command, read_back, read_plan
 from batch.errors import ExitCode
@@ -25,8 +25,8 @@ from batch.zstack.service_jobs import SETTABLE, ServiceJobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from batch.app.change_run import LockedRun
-    from batch.app.changer import ChangeLine
+    from batch.app.clone_changes import ChangeLine
+    from batch.app.locked_run import LockedRun
     from batch.app.verifier import Verifier
     from batch.app.verify import VerifyOptions
     from batch.manifest import Manifest
@@ -39,7 +39,7 @@ _UNSETTABLE = "UpdateModelService cannot set it"
 
 
 @dataclass(slots=True)
-class Fix:
+class FixResult:
     """What a verification found, what was to be set of it, and what was; by keys of targets."""
 
     found: Verification
@@ -54,22 +54,22 @@ class Fix:
     """Why nobody knows what becomes of a target."""
     failed: set[str] = field(default_factory=set)
     """Targets of which a PUT set nothing."""
-    mended: set[str] = field(default_factory=set)
+    updated: set[str] = field(default_factory=set)
     """Targets whose fields that were to be set are."""
 
 
-def fix_run(options: VerifyOptions, confirm: Callable[[Fix], bool]) -> Fix:
+def fix_run(options: VerifyOptions, confirm: Callable[[FixResult], bool]) -> FixResult:
     """Verify a run and set what drifted. ``confirm``: shown what would be set, and asked whether it may be.
 
     Raises UsageError, ManifestError, UnreachableError, RunStoppedError.
     """
-    return change_run(options, lambda run: _fix(run, confirm), command="verify --fix", reason="clones were mended")
+    return run_locked(options, lambda run: _fix(run, confirm), command="verify --fix", reason="clones were updated")
 
 
-async def _fix(run: LockedRun, confirm: Callable[[Fix], bool]) -> Fix:
+async def _fix(run: LockedRun, confirm: Callable[[FixResult], bool]) -> FixResult:
     plan = await read_plan(run.job, run.targets, run.server)
     found, verifier = await read_back(run.targets, plan, run.server, path=run.path)
-    fix = Fix(replace(found, findings=list(found.findings)), next_command(run.job, run.targets, run.path))
+    fix = FixResult(replace(found, findings=list(found.findings)), next_command(run.job, run.targets, run.path))
     drifted = {finding.key: finding for finding in found.findings if finding.verdict is Verdict.DRIFTED}
     begun = run.targets.mending
     items = await to_thread(lambda: list(_items(run.targets, plan, drifted.keys() | begun.keys())))
@@ -80,7 +80,7 @@ async def _fix(run: LockedRun, confirm: Callable[[Fix], bool]) -> Fix:
     keys = (fix.wanted.keys() if is_agreed else set()) | (begun.keys() - fix.wanted.keys())
     work = [item for item in items if item.target.key in keys]
     if work:
-        await _mend(run, work, Mending(verifier, ServiceJobs(await run.server.client()), fix.wanted), fix)
+        await _update(run, work, CloneUpdate(verifier, ServiceJobs(await run.server.client()), fix.wanted), fix)
         await _verify_again(run, plan, fix)
     # What was undone a run makes again, and the end of this process must not hide that.
     is_undone = run.manifest.past.counts[State.UNDONE] > 0
@@ -97,7 +97,7 @@ def _items(targets: Targets, plan: Plan, keys: set[str]) -> Iterator[Item]:
             yield item
 
 
-def _sort(items: Iterable[Item], drifted: Mapping[str, Finding], targets: Targets, fix: Fix) -> None:
+def _sort(items: Iterable[Item], drifted: Mapping[str, Finding], targets: Targets, fix: FixResult) -> None:
     """Tell the fields that are to be set from those that are left."""
     for item in items:
         key = item.target.key
@@ -124,8 +124,8 @@ def _split(finding: Finding) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(dict.fromkeys(name for name in names.values() if name in SETTABLE)), others
 
 
-class Mending:
-    """The Change that sets drifted fields: those that were listed, as far as they differ when it looks."""
+class CloneUpdate:
+    """The change that sets drifted fields: those that were listed, as far as they differ when it looks."""
 
     api = "UpdateModelService"
     participle = "set as asked for"
@@ -189,19 +189,20 @@ def _digest(item: Item) -> str:
     return item.clone.digest
 
 
-async def _mend(run: LockedRun, work: Sequence[Item], mending: Mending, fix: Fix) -> None:
+async def _update(run: LockedRun, work: Sequence[Item], update: CloneUpdate, fix: FixResult) -> None:
     """Set the fields of ``work``, and say in ``fix`` what became of them."""
     jobs, concurrency = ServiceJobs(await run.server.client()), run.job.limits.concurrency
-    changer = Changer(run.manifest, mending, jobs, clock=run.server.clock, stop=run.stop, concurrency=concurrency)
-    await changer.run(work, run.targets.mending)
-    fix.mended = changer.done & fix.wanted.keys()
-    fix.failed = set(changer.left)
-    for key, why in changer.left.items():
+    clock, stop = run.server.clock, run.stop
+    executor = ChangeExecutor(run.manifest, update, jobs, clock=clock, stop=stop, concurrency=concurrency)
+    await executor.run(work, run.targets.mending)
+    fix.updated = executor.done & fix.wanted.keys()
+    fix.failed = set(executor.left)
+    for key, why in executor.left.items():
         fix.left[key] = "; ".join(filter(None, (fix.left.get(key), why)))
-    fix.unknown = changer.unknown
+    fix.unknown = executor.unknown
 
 
-async def _verify_again(run: LockedRun, plan: Plan, fix: Fix) -> None:
+async def _verify_again(run: LockedRun, plan: Plan, fix: FixResult) -> None:
     """Let ``fix`` say what a verification finds now, but that a target whose PUT may still be executed is unknown."""
     await run.manifest.flush()
     with open_targets(run.path) as targets:

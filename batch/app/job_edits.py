@@ -39,7 +39,7 @@ def require_no_late_changes(options: RunOptions, found: Survey) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class RemainingWork:
     """What is left to do of a plan, by its manifest."""
 
     plan: Plan
@@ -49,7 +49,7 @@ class Rest:
     is_done: bool
 
 
-async def find_rest(options: RunOptions, plan: Plan, manifest: Manifest, *, whole: Plan) -> Rest:
+async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifest, *, whole: Plan) -> RemainingWork:
     """Return what is left to do of ``plan``, a part of ``whole``.
 
     Raises ManifestMismatchError for targets that were changed too late.
@@ -64,7 +64,7 @@ async def find_rest(options: RunOptions, plan: Plan, manifest: Manifest, *, whol
     if options.retry is None:
         retried += await to_thread(_undone, manifest, plan)
     is_done = found.is_nothing_left and not retried and not await to_thread(is_hand_over_left, plan, past)
-    return Rest(plan, found, retried, is_done)
+    return RemainingWork(plan, found, retried, is_done)
 
 
 def _undone(manifest: Manifest, plan: Plan) -> list[Record]:
@@ -76,21 +76,21 @@ def _undone(manifest: Manifest, plan: Plan) -> list[Record]:
     return [Record(State.PLANNED, key, time.time()) for key, final in finals if final and final[0] is State.UNDONE]
 
 
-async def record_rest(manifest: Manifest, rest: Rest, whole: Plan) -> Survey:
+async def record_edits_and_retries(manifest: Manifest, rest: RemainingWork, whole: Plan) -> Survey:
     """Record what changed in the job file and what is retried; return what is found after that."""
-    is_changed = await record_changes(manifest, whole)
+    is_changed = await record_edits(manifest, whole)
     await record_all(manifest, rest.retried)
     if is_changed or rest.retried:
         return await to_thread(survey, rest.plan, manifest.past, whole=whole)
     return rest.found
 
 
-async def record_changes(manifest: Manifest, whole: Plan) -> bool:
+async def record_edits(manifest: Manifest, whole: Plan) -> bool:
     """Record which targets left the job file or are back; durable on return. Return whether there are any.
 
     ``whole``: the plan of all targets that the file has, also where a run is only of a part.
     """
-    records = await to_thread(lambda: list(_changes(manifest, whole)))
+    records = await to_thread(lambda: list(_edits(manifest, whole)))
     await record_all(manifest, records)
     withdrawn = sum(record.state is State.WITHDRAWN for record in records)
     if withdrawn:
@@ -105,7 +105,7 @@ async def record_all(manifest: Manifest, records: Iterable[Record]) -> None:
     await manifest.flush()
 
 
-def _changes(manifest: Manifest, whole: Plan) -> Iterator[Record]:
+def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     past = manifest.past
     withdrawn = past.counts[State.WITHDRAWN]
     if past.plan is None or (past.plan.digest == whole.digest and not withdrawn):

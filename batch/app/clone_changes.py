@@ -49,7 +49,7 @@ class Objection(NamedTuple):
     """Whether it is not shown, which proves nothing."""
 
 
-class Change(Protocol):
+class CloneChange(Protocol):
     """One kind of change: what speaks against it, and how it is recorded and sent."""
 
     api: str
@@ -78,11 +78,11 @@ class Change(Protocol):
         """Record that a clone is as it is to be; ``line``: the last call on record, None where there is none."""
 
 
-class Changer:
+class ChangeExecutor:
     """One pass over clones to be changed; at its end each is in ``done``, ``left`` or ``unknown``."""
 
     def __init__(
-        self, manifest: Manifest, change: Change, jobs: ServiceJobs, *, clock: Clock, stop: Stop, concurrency: int
+        self, manifest: Manifest, change: CloneChange, jobs: ServiceJobs, *, clock: Clock, stop: Stop, concurrency: int
     ) -> None:
         """``concurrency``: calls under way at once."""
         self._manifest = manifest

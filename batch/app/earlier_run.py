@@ -58,7 +58,7 @@ class RunProgress(NamedTuple):
         return f"{plan.count} targets: {', '.join([*told, f'{self.left} left'])}, by {path}"
 
 
-def earlier_run(job: Job, run: str | None, *, at: float, simulated: bool) -> EarlierRun:
+def find_earlier_run(job: Job, run: str | None, *, at: float, simulated: bool) -> EarlierRun:
     """Return how far the run went that ``run`` or ``run:`` names ``at`` a time, by its manifest in this folder.
 
     ``simulated``: whether it is a rehearsal. Raises ManifestError where that cannot be read, or is of another job.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _UNMADE: Final = frozenset({Verdict.FAILED, Verdict.CONFLICT, Verdict.WITHDRAWN, Verdict.UNDONE})
 
 
-async def find_strangers(targets: Targets, readback: ReadBack, verdict: Callable[[int], Verdict]) -> list[Finding]:
+async def find_extra_services(targets: Targets, readback: ReadBack, verdict: Callable[[int], Verdict]) -> list[Finding]:
     """Ask for all tags of the run and return what should not have one; ``verdict``: of a target by its ordinal.
 
     Raises CallFailedError.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
-from batch.app.changer import Changer
-from batch.app.mend import Mending
+from batch.app.clone_changes import ChangeExecutor
+from batch.app.fix import CloneUpdate
 from batch.app.verifier import Item
 from batch.clock import SystemClock
 from batch.engine import Stop
@@ -94,15 +94,15 @@ class Scene:
         *,
         begun: MendingLine | None = None,
         asked: Item | None = None,
-    ) -> Changer:
+    ) -> ChangeExecutor:
         jobs = cast("ServiceJobs", self.server)
-        mending = Mending(cast("Verifier", self.server), jobs, {"a": tuple(fields)})
-        changer = Changer(self.manifest, mending, jobs, clock=SystemClock(), stop=Stop(), concurrency=1)
+        mending = CloneUpdate(cast("Verifier", self.server), jobs, {"a": tuple(fields)})
+        executor = ChangeExecutor(self.manifest, mending, jobs, clock=SystemClock(), stop=Stop(), concurrency=1)
         if begun is not None:
             await self.manifest.commit_operation(begun)
-        await changer.run([asked or item()], {} if begun is None else {"a": begun})
+        await executor.run([asked or item()], {} if begun is None else {"a": begun})
         await self.manifest.flush()
-        return changer
+        return executor
 
     def mended(self) -> list[list[str]]:
         return [line["fields"] for line in lines(self.manifest.path) if "mended" in line]

@@ -1,4 +1,4 @@
-"""The changer against a server of a few lines that keeps its promises: what is recorded, sent, left and unknown."""
+"""The executor against a server of a few lines that keeps its promises: what is recorded, sent, left and unknown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 import pytest
 
-from batch.app.changer import Changer, Objection
-from batch.app.rollback_look import Deletion
+from batch.app.clone_changes import ChangeExecutor, Objection
+from batch.app.rollback_checks import CloneDeletion
 from batch.app.verifier import Item
 from batch.clock import SystemClock
 from batch.engine import Stop
@@ -115,20 +115,22 @@ class Scene:
     manifest: Manifest
     server: Server
 
-    def changer(self, clock: Clock | None = None) -> Changer:
+    def executor(self, clock: Clock | None = None) -> ChangeExecutor:
         jobs, server = cast("ServiceJobs", self.server), self.server
         objections = cast("Verifier", server), cast("ReadBack", server)
         deletion = Removal(*objections, jobs, identity=ADMIN, objections={}, longest_job=1860.0)
-        return Changer(self.manifest, deletion, jobs, clock=clock or SystemClock(), stop=Stop(), concurrency=1)
+        return ChangeExecutor(self.manifest, deletion, jobs, clock=clock or SystemClock(), stop=Stop(), concurrency=1)
 
-    async def delete(self, begun: Mapping[str, DeletingLine] | None = None, *, clock: Clock | None = None) -> Changer:
-        changer = self.changer(clock)
-        await changer.run([item(key) for key in KEYS], begun or {})
-        return changer
+    async def delete(
+        self, begun: Mapping[str, DeletingLine] | None = None, *, clock: Clock | None = None
+    ) -> ChangeExecutor:
+        executor = self.executor(clock)
+        await executor.run([item(key) for key in KEYS], begun or {})
+        return executor
 
 
-class Removal(Deletion):
-    """The product's own Change, but that the server of a few lines says what speaks against it."""
+class Removal(CloneDeletion):
+    """The product's own change, but that the server of a few lines says what speaks against it."""
 
     async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
         return await cast("Server", self._verifier).objections(page)
@@ -250,7 +252,7 @@ async def test_a_change_after_its_own_job_is_seen_however_late_a_clone_was_found
 ) -> None:
     """What was changed later than the job can have lasted is left, also where the run went on a day later."""
     server = Dates("Nov 25, 2025 11:51:50 AM", changed)
-    deletion = Deletion(
+    deletion = CloneDeletion(
         cast("Verifier", server),
         cast("ReadBack", server),
         cast("ServiceJobs", server),
@@ -383,8 +385,8 @@ async def test_where_use_cannot_be_asked_nothing_is_deleted(scene: Scene, monkey
 async def test_after_a_stop_nothing_is_sent(scene: Scene) -> None:
     """A stop ends the command before the next DELETE."""
     await made(scene)
-    changer = scene.changer()
-    changer._stop.request("SIGTERM", None)
+    executor = scene.executor()
+    executor._stop.request("SIGTERM", None)
     with pytest.raises(RunStoppedError, match="SIGTERM"):
-        await changer.run([item(key) for key in KEYS], {})
+        await executor.run([item(key) for key in KEYS], {})
     assert scene.server.sent == []
