@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from asyncio import to_thread
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from batch.app.outcome import RunResult
 from batch.app.reports import write_outputs_of_lost
 from batch.app.runs import holder_text
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, ManifestLostError, ManifestMismatchError
-from batch.manifest import Header, open_manifest, read_finished
+from batch.manifest import Header, is_held, open_manifest, read_finished
 from batch.manifest.header import own_user, require_same
 from batch.model import Handed
 from batch.plan import Planning
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 EMBEDDED: Final = "embedded node"
 """What a rehearsal's manifest names as its endpoint: the port is another one each time."""
+
+_LOCK_INTERVAL: Final = 0.5
+"""Seconds between two checks of a lock."""
 
 
 def new_header(setup: Setup) -> Header:
@@ -121,3 +125,9 @@ async def close_run(
     with suppress(ManifestError):
         await manifest.close(ExitCode.BROKEN)
     raise ManifestLostError(str(manifest.failure))
+
+
+def wait_for_lock(path: Path, until: float) -> None:
+    """Return when nobody holds the manifest at ``path``, or at the time ``until`` by the monotonic clock."""
+    while (left := until - time.monotonic()) > 0 and path.exists() and is_held(path):
+        time.sleep(min(_LOCK_INTERVAL, left))

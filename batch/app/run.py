@@ -9,7 +9,7 @@ import time
 from asyncio import to_thread
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,7 +19,7 @@ from batch.app.event_loop import loop_factory, on_signal
 from batch.app.handover import hand_over
 from batch.app.job_edits import find_remaining_work, record_edits, record_edits_and_retries
 from batch.app.logs import log_to
-from batch.app.manifest import accept_manifest, close_run, finished_result, new_header, open_run
+from batch.app.manifest import accept_manifest, close_run, finished_result, new_header, open_run, wait_for_lock
 from batch.app.messages import say, warn
 from batch.app.observe import observe
 from batch.app.outcome import (
@@ -43,12 +43,10 @@ from batch.engine.control import Controls
 from batch.engine.stop import before_stop
 from batch.engine.waves import wave_sizes
 from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, UsageError, ZcloneError
-from batch.manifest import is_held
 from batch.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from batch.app.options import RunOptions
     from batch.app.outcome import RunResult
@@ -60,10 +58,6 @@ if TYPE_CHECKING:
     from batch.model import Plan
     from batch.plan import Draft
     from batch.zstack.client import Client
-
-
-_LOCK_INTERVAL: Final = 0.5
-"""Seconds between two looks at a lock."""
 
 
 def run_job(options: RunOptions) -> ExitCode:
@@ -101,13 +95,7 @@ def _run_alone(options: RunOptions) -> ExitCode:
             if left <= 0:
                 raise
             say(f"{error.held}: another process holds this manifest: waiting up to {left:.0f} s for its end")
-            _wait_for_lock(error.held, until)
-
-
-def _wait_for_lock(path: Path, until: float) -> None:
-    """Return when nobody holds the manifest at ``path``, or at the time ``until`` by the monotonic clock."""
-    while (left := until - time.monotonic()) > 0 and path.exists() and is_held(path):
-        time.sleep(min(_LOCK_INTERVAL, left))
+            wait_for_lock(error.held, until)
 
 
 def _run(setup: Setup) -> ExitCode:
