@@ -1,4 +1,4 @@
-"""The engine: the pool, the rate, one Clone to its end, and the retry policy."""
+"""The engine: worker pool, rate limiter, protocol of one Clone, retry policy."""
 
 from batch.engine.gate import Gate, hard_cap
 from batch.engine.handover import hand_over_all

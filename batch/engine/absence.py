@@ -1,4 +1,4 @@
-"""What follows where no clone is visible: another attempt, an end, or a question to an earlier attempt's job. Pure."""
+"""Decisions where no clone is visible: another attempt, an end, or a poll of an earlier attempt's job. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from batch.engine.steps import Step
 
 _UNCHARGED = frozenset({ErrorClass.RENEW, ErrorClass.NODE, ErrorClass.FATAL})
-"""Definite ends that are about the session, the node or the whole run and not about the Clone."""
+"""Classes of definite ends that concern the session, the node or the whole run and not the Clone."""
 _ELSEWHERE: Final = "a server that does not honour resourceUuid may have made it under another uuid"
 _AT_MOST_ONCE: Final = "not sent again: the run is at most once"
 
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a decision rests on beside the step and the answer."""
+    """What a decision depends on besides the step and the answer."""
 
     policy: Policy
     now: float
@@ -29,10 +29,10 @@ class Knowledge:
     is_honoured: bool = True
     """Whether the manifest shows that the server honours resourceUuid."""
     api_timeout: float = 0.0
-    """The longest time that the server said it may work on any job of the run, in seconds."""
+    """The longest apiTimeout that the server reported for any job of the run, in seconds."""
 
     def over_at(self, ticket: Ticket) -> float:
-        """When the server can no longer execute the last POST, seconds since the epoch."""
+        """Return when the server can no longer execute the last POST, in seconds since the epoch."""
         longest = max(self.api_timeout, ticket.api_timeout or 0.0)
         return self.policy.over_at(ticket.sent_at, longest or None)
 
@@ -43,7 +43,7 @@ class Knowledge:
 
 
 def after_absence(look: Look, known: Knowledge) -> Step:
-    """Decide on a resource that is not visible over all looks."""
+    """Decide on a resource that no look has shown."""
     ticket, error = look.ticket, look.error
     match look.why:
         case Why.GIVEN:
@@ -57,7 +57,7 @@ def after_absence(look: Look, known: Knowledge) -> Step:
 
 
 def _after_silence(look: Look, known: Knowledge) -> Step:
-    """Decide on a POST whose job told nothing definite."""
+    """Decide on a POST whose job gave no definite answer."""
     ticket, error, policy = look.ticket, look.error, known.policy
     is_early = look.why in {Why.OVERDUE, Why.FORGOTTEN} and not (ticket.reopened or is_over(ticket, known))
     if is_early:
@@ -70,7 +70,7 @@ def _after_silence(look: Look, known: Knowledge) -> Step:
         return _retry(look, error, known)
     if ticket.attempt >= policy.attempts:
         return _give_up(look, known)
-    # Only a job uuid that had no end may be sent again, and only while the server surely remembers it.
+    # Only a job uuid without an end may be sent again, and only while the server certainly still has its row.
     is_closed = has_ended(look, known)
     is_lost = look.why is not Why.EMPTY and not ticket.answered and ticket.job_uuid != UNKNOWN_JOB
     keep = is_lost and not is_closed and known.now - ticket.sent_at < policy.job_memory
@@ -91,13 +91,13 @@ def _after_silence(look: Look, known: Knowledge) -> Step:
 
 
 def stop_run(look: Look) -> Abort:
-    """Stop the run for what a job failed with; it was not executed, unless a cause of the error says that it was."""
+    """Stop the run because of a job's error; the job did not execute, unless a cause of the error says that it did."""
     assert look.error is not None
     return Abort(look.ticket, look.error, is_job_over=not look.error.may_have_run)
 
 
 def _after_failure(look: Look, error: ApiError, known: Knowledge) -> Step:
-    """Decide on a job that failed and left nothing."""
+    """Decide on a job that failed and made nothing."""
     if error.error_class is ErrorClass.PERMANENT:
         return _give_up(look, known)
     is_uncharged = error.error_class in _UNCHARGED and not error.may_have_run
@@ -128,12 +128,15 @@ def send_uncharged(look: Look, known: Knowledge) -> Step:
 
 
 def _window_start(ticket: Ticket) -> float | None:
-    """Return when the Clone's time began; None: its next POST begins it, as time between processes is not its own."""
+    """Return when the Clone's time window began.
+
+    None: its next POST begins it, as the time between two processes does not count.
+    """
     return None if ticket.resumed else ticket.first_sent_at
 
 
 def _retry(look: Look, error: ApiError, known: Knowledge) -> Step:
-    """Another attempt after a failure that the server reported, if its code and the target's attempts allow one."""
+    """Make another attempt after a failure that the server reported, if its code and the attempts left allow one."""
     ticket, policy = look.ticket, known.policy
     in_doubt = look.why is Why.LOST or may_have_run(error) or lost_jobs(ticket)
     if policy.at_most_once and in_doubt:
@@ -157,7 +160,7 @@ def _retry(look: Look, error: ApiError, known: Knowledge) -> Step:
 
 
 def _give_up(look: Look, known: Knowledge) -> Step:
-    """Fail where every job uuid had a definite end and nothing is visible; else uncertain, or ask the earlier ones."""
+    """Fail where every job uuid had a definite end and nothing is visible; else uncertain, or poll the earlier jobs."""
     ticket, error = look.ticket, look.error
     if not has_ended(look, known):
         return uncertain(
@@ -174,7 +177,7 @@ def _give_up(look: Look, known: Knowledge) -> Step:
 
 
 def has_ended(look: Look, known: Knowledge) -> bool:
-    """Whether the attempt's own job has a definite end: the server's answer, or unknown after all its time."""
+    """Return whether the attempt's job has a definite end: the server's answer, or unknown after all its time."""
     if look.why in {Why.OVERDUE, Why.EMPTY}:
         return False
     may_go_on = look.error is not None and look.error.may_go_on
@@ -184,30 +187,33 @@ def has_ended(look: Look, known: Knowledge) -> bool:
 
 
 def is_over(ticket: Ticket, known: Knowledge) -> bool:
-    """Whether the server can no longer execute the POST; whoever sent it cannot say so, as a clock may be set."""
+    """Return whether the server can no longer execute the POST.
+
+    Only a later process can say so: the clock of the one that sent it may be set meanwhile.
+    """
     return ticket.resumed and known.now >= known.over_at(ticket)
 
 
 def may_be_elsewhere(look: Look, known: Knowledge) -> bool:
-    """Whether the clone may have been made, so that only a server that honours resourceUuid shows it by its uuid."""
+    """Return whether the clone may exist under a uuid that shows it only where the server honours resourceUuid."""
     in_doubt = look.error is None or may_have_run(look.error) or lost_jobs(look.ticket)
     return in_doubt and not known.is_repeatable
 
 
 def lost_jobs(ticket: Ticket) -> bool:
-    """Whether lines of the manifest were lost that may have held an attempt."""
+    """Return whether lost lines of the manifest may have recorded an attempt."""
     return UNKNOWN_JOB in (ticket.job_uuid, *ticket.open_jobs)
 
 
 def may_have_run(error: ApiError) -> bool:
-    """Whether the request may have been executed although it was answered with this."""
+    """Return whether the request may have been executed although it was answered with this error."""
     return error.error_class is ErrorClass.AMBIGUOUS or error.may_have_run
 
 
 def _not_honoured(ticket: Ticket) -> ApiError:
     text = (
         f"api job {ticket.job_uuid[:8]}… succeeded without showing what it made, and nothing is visible under the uuid "
-        "that was asked for: the server does not honour resourceUuid; look for the clone, then use --at-most-once"
+        "that was requested: the server does not honour resourceUuid; look for the clone, then use --at-most-once"
     )
     return ApiError(ErrorClass.FATAL, RESOURCE_UUID, text)
 
@@ -215,9 +221,9 @@ def _not_honoured(ticket: Ticket) -> ApiError:
 def uncertain(
     ticket: Ticket, known: Knowledge, error: ApiError | None, text: str = "", *, is_last: bool | None = None
 ) -> End:
-    """Return the end of a Clone of which nobody knows whether it was made.
+    """Return the uncertain end of a Clone of which it is not known whether it was made.
 
-    ``is_last``: whether no later process would learn more or send again; None: as the attempts left say.
+    ``is_last``: whether no later process would learn more or send again; None: decided by the attempts left.
     """
     may_go_on = is_last is None and ticket.attempt < known.policy.attempts
     if is_last is None:
@@ -237,13 +243,13 @@ def uncertain(
 
 
 def elsewhere(ticket: Ticket, known: Knowledge, error: ApiError | None, text: str = "") -> End:
-    """Return the end of a Clone that may stand under another uuid, as the server may not honour resourceUuid."""
+    """Return the end of a Clone that may exist under another uuid, as the server may not honour resourceUuid."""
     end = uncertain(ticket, known, error, "; ".join(filter(None, (text, _ELSEWHERE))))
     return end._replace(is_unproven=not known.policy.at_most_once)
 
 
 def after_no_send(step: Send) -> Step:
-    """Return what follows where the target is not sent again, by no later process either: its file has it no more."""
+    """Return what follows where neither this nor a later process sends the target again, as it left the job file."""
     match step.otherwise:
         case End(state=State.UNCERTAIN, until=None) as end:
             return end._replace(until=step.over_at)
@@ -254,7 +260,7 @@ def after_no_send(step: Send) -> Step:
 
 
 def after_edit(step: Send, *, is_same_uuid: bool) -> Send:
-    """Return how the target is sent as the job file has it now, under a new job uuid: the old one has another body."""
+    """Return the Send of an edited target: under a new job uuid, as the old one belongs to another body."""
     open_jobs = step.open_jobs if step.job_uuid is None else (*step.open_jobs, step.job_uuid)
     if is_same_uuid:
         return step._replace(job_uuid=None, open_jobs=open_jobs, is_mixed=bool(open_jobs))

@@ -1,8 +1,8 @@
-"""The rate after the server's own limiter refused calls: lowered a little, then grown back to what was asked for.
+"""Adapts the rate to the server's own rate limiter: lowered after a refusal, then raised to the configured rate again.
 
-How many calls a server admits is not known, nor who shares that number. A refusal pauses everybody and lowers the rate.
-What was admitted from one refusal to the next shows the limit: just below it the rate is won back slowly, and faster
-the longer no refusal comes.
+The limit of the server is not known, nor who shares it. A refusal pauses all calls and lowers the rate. The number of
+calls admitted between two refusals shows the limit: from just below it the rate is raised slowly, and faster the longer
+no refusal comes.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ if TYPE_CHECKING:
     from batch.clock import Clock
 
 _LOWER: Final = 0.85
-"""What a refusal leaves of the rate."""
+"""Factor by which a refusal lowers the rate."""
 _BELOW: Final = 0.97
-"""Of what was admitted between two refusals: the rate after the second one."""
+"""Factor of the rate that was admitted between two refusals, for the rate after the second one."""
 _SHORTEST: Final = 10.0
 _LONGEST: Final = 60.0
-"""Seconds over which that is counted: no less, as a limiter counts over a time of its own, and not much more."""
+"""Shortest and longest time in seconds over which admitted calls are counted: a limiter has a window of its own."""
 _GROWTH: Final = 0.001
-"""The share of the rate that is won back in a second."""
+"""Share of the rate by which it is raised in a second."""
 _PATIENCE: Final = 20.0
-"""Seconds without a refusal after which that share grows with the time."""
+"""Seconds without a refusal after which that share grows with time."""
 _FIRST: Final = 1.0
 _CAP: Final = 30.0
-"""Seconds of a pause: it doubles while refusals follow each other."""
+"""Longest pause in seconds; pauses double while refusals follow each other."""
 _LEAST: Final = 0.01
-"""The rate never falls below this share of what was asked for."""
+"""Share of the configured rate below which the rate never falls."""
 
 
 class AdaptiveRate:
-    """Calls a second that may be made just now."""
+    """The number of calls a second that the server currently admits."""
 
     def __init__(self, most: float, clock: Clock) -> None:
-        """``most``: what was asked for."""
+        """Start at ``most``, the configured rate."""
         self.on_change: Callable[[float, float], None] | None = None
-        """Called with the rate and what was asked for, when the one was lowered and when it is back at the other."""
+        """Called with the current and the configured rate when the rate was lowered and when it is back."""
         self._most = most
         self._clock = clock
         self._rate = most
         self._refused_at: float | None = None
-        """When the last refusal came that was the first of a row."""
+        """When the first refusal of the current series came."""
         self._grown_at = 0.0
         self._in_a_row = 0
         self._closed_until = float("-inf")
         self._calls = 0
-        """Since the last pause."""
+        """Calls since the last pause."""
         self._measured_from = 0.0
         self._admitted = 0.0
-        """Calls since then."""
+        """Calls since the last lowering."""
 
     def set_most(self, most: float) -> float:
-        """Take in that ``most`` is asked for from now on; return the calls a second until the next one."""
+        """Set the configured rate to ``most``; return the calls a second until the next call."""
         was_lowered, self._most = self.is_lowered, most
         self._rate = min(self._rate, most) if was_lowered else most
         if was_lowered and not self.is_lowered:
@@ -63,16 +63,16 @@ class AdaptiveRate:
 
     @property
     def value(self) -> float:
-        """Calls a second."""
+        """The current rate in calls a second."""
         return self._rate
 
     @property
     def is_lowered(self) -> bool:
-        """Whether it is below what was asked for."""
+        """Whether the current rate is below the configured one."""
         return self._rate < self._most
 
     def note_call(self) -> float:
-        """Take in that a call is made now; return the calls a second until the next one."""
+        """Count a call; return the calls a second until the next one."""
         self._calls += 1
         self._admitted += 1.0
         if self._refused_at is not None and self.is_lowered:
@@ -89,11 +89,11 @@ class AdaptiveRate:
             self.on_change(self._rate, self._most)
 
     def slow_down(self) -> float:
-        """Take in a refusal; return the seconds of a pause, 0 where one is under way already."""
+        """Handle a refusal; return the seconds of the pause, 0 where one is already in force."""
         now = self._clock.monotonic()
         if now < self._closed_until:
             return 0.0
-        # A call or two after a pause show nothing yet: the window of the limiter is as full as it was.
+        # The first calls after a pause show nothing: the limiter's window is still as full as before.
         self._in_a_row = self._in_a_row + 1 if self._calls <= max(2.0, self._rate / 2) else 1
         pause = min(_CAP, _FIRST * 2.0 ** (self._in_a_row - 1)) * (0.75 + 0.5 * self._clock.random())
         if self._in_a_row == 1:
@@ -108,7 +108,8 @@ class AdaptiveRate:
             self._measured_from, self._admitted = now, 0.0
         elif (seconds := now - self._measured_from) >= _SHORTEST:
             measured = self._admitted / seconds
-            # Pauses are part of what is measured: where it is not far below the rate, that is what was refused.
+            # The measured time includes pauses: where the result is not far below the rate, the rate itself was
+            # refused.
             lower = _BELOW * (measured if measured < lower else self._rate)
             if seconds >= _LONGEST:
                 self._measured_from, self._admitted = now - seconds / 2, self._admitted / 2

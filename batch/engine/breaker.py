@@ -1,8 +1,8 @@
-"""A circuit breaker around the Api: when the server is away the whole run waits, and one call at a time asks for it.
+"""Circuit breaker around the Api: while the server is unreachable all calls wait, and one at a time probes it.
 
-Only the lack of an answer counts; what ZStack refuses is an answer. Opens after ten failures in a row or when half of
-the last fifty calls failed; stays open 5 s, doubling to 60 s, jittered; then one query or poll tries, never a POST.
-When that lasts longer than the outage deadline the run stops, to be resumed.
+Only a missing answer counts as a failure; a refusal of ZStack is an answer. It opens after ten failures in a row or
+when half of the last fifty calls failed; stays open 5 s, doubling to 60 s, with jitter; then one query or poll probes,
+never a POST. When that takes longer than the outage deadline, the run stops and can be resumed.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _WINDOW = 50
 _FIRST = 5.0
 _CAP = 60.0
 OUTAGE_DEADLINE = 1800.0
-"""Seconds the server may be away before the run stops with exit code 4."""
+"""Seconds for which the server may be unreachable before the run stops with exit code 4."""
 
 _log = structlog.get_logger()
 _Answer = TypeVar("_Answer")
 
 
 class Breaker:
-    """Closed at first."""
+    """The circuit breaker; closed at first."""
 
     def __init__(
         self, clock: Clock, *, outage_deadline: float = OUTAGE_DEADLINE, returned: Callable[[], None] | None = None
     ) -> None:
-        """``outage_deadline`` in seconds. ``returned`` is called when the server is back."""
+        """Start closed; ``returned`` is called when the server answers again, ``outage_deadline`` is in seconds."""
         self._clock = clock
         self._returned = returned
         self._outage_deadline = outage_deadline
@@ -62,10 +62,10 @@ class Breaker:
     async def guard(
         self, call: Callable[[], Awaitable[_Answer]], *, probe: Callable[[], Awaitable[object]] | None = None
     ) -> _Answer | NotSent:
-        """Make the call: at once when closed, one at a time and after the pause when open.
+        """Make the call: immediately when closed, one at a time and after the pause when open.
 
-        Where ``probe`` is given it tries instead, and without an answer the call is not made. Raises RunStoppedError
-        when the outage outlasts its deadline.
+        Where ``probe`` is given it is called instead, and without an answer the call is not made. Raises
+        RunStoppedError when the outage exceeds its deadline.
         """
         if self.is_open:
             async with self._turn:
@@ -84,13 +84,13 @@ class Breaker:
         since = self._open_since
         assert since is not None
         if self._clock.monotonic() - since >= self._outage_deadline:
-            raise RunStoppedError(f"ZStack has been away for {self._outage_deadline:.0f} s", EndReason.OUTAGE)
+            raise RunStoppedError(f"ZStack has not answered for {self._outage_deadline:.0f} s", EndReason.OUTAGE)
         pause = min(_CAP, _FIRST * 2.0**self._tries) * (0.75 + 0.5 * self._clock.random())
         self._tries += 1
         await asyncio.sleep(pause)
 
     def note(self, answer: _Answer) -> _Answer:
-        """Take in how a call went."""
+        """Count the result of a call; return it."""
         if is_cut(answer):
             return answer
         if not isinstance(answer, NotSent | NoAnswer) or is_over_limit(answer):
@@ -117,9 +117,9 @@ class Breaker:
 
 
 class GuardedApi:
-    """An Api whose calls pass the Breaker, whose polls are put in order, and whose answers others learn from.
+    """An Api whose calls pass the Breaker, whose polls are scheduled, and whose answers are passed to listeners.
 
-    A poll or look that a stop cut raises CallCutError: it says nothing of its clone, which is left as it is.
+    A poll or look that a stop cut raises CallCutError: it says nothing about its clone, whose state is kept.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class GuardedApi:
         *learners: Callable[[object], None],
         hooks: WebHooks | None = None,
     ) -> None:
-        """Guard every call of ``api`` but ``renew``, which ends the run by itself where it cannot help.
+        """Guard every call of ``api`` except ``renew``, which stops the run itself where it fails.
 
-        ``hooks``: may bring a job's answer before its poll does; None: no server was asked for that.
+        ``hooks``: may deliver a job's answer before its poll does; None: web hooks are not used.
         """
         self._api = api
         self._breaker = breaker
@@ -146,7 +146,7 @@ class GuardedApi:
         return answer
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
-        """POST the clone; while the server is away a look at its uuid goes ahead."""
+        """POST the clone; during an outage a look at its uuid probes the server first."""
         if self._hooks is not None:
             self._hooks.expect(job_uuid, clone.resource_uuid)
         if self._breaker.is_open:
@@ -160,7 +160,7 @@ class GuardedApi:
         return self._learn(answer)
 
     async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
-        """Ask the job, unless a web hook brings its answer first; with ``hold`` once it has probably ended.
+        """Poll the job, unless a web hook delivers its answer first; with ``hold`` once it has probably ended.
 
         Raises CallCutError.
         """
@@ -178,7 +178,7 @@ class GuardedApi:
 
     async def _poll(self, job_uuid: str, hold: Hold | None) -> PollAnswer:
         if self._breaker.is_open:
-            # Whoever asks whether the server is back keeps the others waiting.
+            # During an outage the poll is the probe that others wait for: it must not be delayed.
             self._polls.expect(job_uuid, None)
             answer = await self._breaker.guard(lambda: self._api.poll(job_uuid))
         else:
@@ -188,7 +188,7 @@ class GuardedApi:
         return self._learn(_require_uncut(answer))
 
     async def find(self, resource_uuid: str) -> FindAnswer:
-        """Look for the resource. Raises CallCutError."""
+        """Query the resource. Raises CallCutError."""
         return self._learn(_require_uncut(await self._breaker.guard(lambda: self._api.find(resource_uuid))))
 
     async def renew(self) -> None:

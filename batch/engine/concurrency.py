@@ -1,7 +1,7 @@
 """The concurrency limiter: an AIMD window of Clones in flight.
 
-It begins at what the operator allows, as the gate spaces the calls, and only shrinks on trouble. How long a clone takes
-is no sign of load: it depends on the model.
+It starts at the operator's limit, as the gate spaces the calls, and shrinks only on trouble. The duration of a clone is
+no sign of load: it depends on the model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batch.clock import Clock
 
 _STEPS: Final = 8
-"""Rounds in which the whole of what the operator allows is won back."""
+"""Rounds in which the limit grows back to the operator's."""
 _ROUND: Final = 1.0
 """Seconds within which several signs of trouble count as one."""
 
@@ -27,17 +27,17 @@ _log = structlog.get_logger()
 
 
 class ConcurrencyLimiter:
-    """How many Clones may be in flight: what the operator allows; fewer after trouble, then more each round.
+    """Limits the Clones in flight to the operator's limit; lower after trouble, then growing each round.
 
-    Trouble is a server that asks to come back later, does not answer in time or takes no connection; it halves the
-    limit, once a round. A round is as many ended jobs as the limit.
+    Trouble is a server that asks to retry later, does not answer in time or accepts no connection; it halves the limit,
+    once a round. A round is as many ended jobs as the limit.
     """
 
     def __init__(self, most: int, clock: Clock) -> None:
-        """``most``: what the operator allows."""
+        """Start at ``most``, the operator's limit."""
         self._most = most
         self.workers = Workers(most)
-        """Of the pool: as many as may be in flight but for trouble."""
+        """Workers of the pool: their number follows the operator's limit, not trouble."""
         self._clock = clock
         self.limit = most
         self._in_flight = 0
@@ -46,14 +46,14 @@ class ConcurrencyLimiter:
         self._troubled_at: float | None = None
 
     def set_most(self, most: int) -> None:
-        """Take in what the operator allows from now on; a limit that trouble lowered stays low."""
+        """Set the operator's limit; a limit that trouble lowered stays low."""
         self.limit = most if self.limit == self._most else min(self.limit, most)
         self._most = most
         self.workers.set_most(most)
         self._admit()
 
     async def acquire(self) -> None:
-        """Return when one more may be in flight: first come, first served."""
+        """Wait until one more may be in flight: first come, first served."""
         if not self._waiting and self._in_flight < self.limit:
             self._in_flight += 1
             return
@@ -63,12 +63,12 @@ class ConcurrencyLimiter:
         await turn
 
     def release(self) -> None:
-        """Give a place back."""
+        """Free one place."""
         self._in_flight -= 1
         self._admit()
 
     def note(self, answer: object) -> None:
-        """Learn from any answer of the server."""
+        """Adjust the limit to an answer of the server."""
         if isinstance(answer, Done):
             self._grow()
         elif isinstance(answer, NoAnswer):

@@ -1,4 +1,4 @@
-"""What an operator changes while a run goes on: the rate, how many clones are in flight, and whether any is begun."""
+"""What an operator can change during a run: rate, concurrency, pause and drain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Controls:
-    """The limits in force. A pause lets what is in flight settle for ``GRACE`` seconds; then no call is made."""
+    """The limits in force; during a pause calls in flight have ``GRACE`` seconds to settle, then no call is made."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Controls:
         concurrency: int,
         cap: Callable[[float], AbstractAsyncContextManager[object]] = hard_cap,
     ) -> None:
-        """Change nothing yet.
+        """Start with the run's limits.
 
         ``rate``: calls a second that ``gate`` lets pass; ``concurrency``: clones in flight at most; ``cap``: makes the
         gate's cap for a rate.
@@ -46,34 +46,34 @@ class Controls:
 
     @property
     def rate_in_force(self) -> float:
-        """Calls a second that pass just now: fewer than ``rate`` while the server's own limiter refuses more."""
+        """Current calls a second: fewer than ``rate`` while the server's own limiter refuses more."""
         return self._gate.rate.value
 
     @property
     def changed_concurrency(self) -> int | None:
-        """``concurrency`` where it is not what the run began with."""
+        """``concurrency`` where it was changed during the run, else None."""
         return None if self.concurrency == self._first else self.concurrency
 
     def attach(self, limiter: ConcurrencyLimiter, readiness: Readiness) -> None:
-        """Take in what a pool that begins asks before it starts a clone, or sends one."""
+        """Apply the current limits to the pool's limiter and readiness check."""
         self._limiter, self._readiness = limiter, readiness
         limiter.set_most(self.concurrency)
         if self.is_paused:
             readiness.hold()
 
     def set_rate(self, rate: float) -> None:
-        """Let ``rate`` calls a second pass, above 0."""
+        """Let ``rate`` calls a second pass; it must be above 0."""
         self.rate = rate
         self._gate.set_rate(rate, self._cap(rate))
 
     def set_concurrency(self, most: int) -> None:
-        """Let ``most`` clones be in flight; what is in flight beyond that settles."""
+        """Limit the clones in flight to ``most``; surplus ones settle."""
         self.concurrency = most
         if self._limiter is not None:
             self._limiter.set_most(most)
 
     def pause(self) -> None:
-        """Send no POST; what is in flight is asked about for ``GRACE`` seconds more and then stays open."""
+        """Send no POST; jobs in flight are polled for ``GRACE`` seconds more and then stay open."""
         if self.is_paused or self._stop.requested:
             return
         self.is_paused = True
@@ -82,7 +82,7 @@ class Controls:
         self._gate.hold(GRACE)
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Continue after a pause."""
         if not self.is_paused:
             return
         self.is_paused = False
@@ -92,6 +92,6 @@ class Controls:
             self._readiness.release()
 
     def drain(self) -> None:
-        """Send nothing new, and end once all that is in flight has settled."""
+        """Send nothing new, and end once everything in flight has settled."""
         self.resume()
         self._stop.drain("drained by zclone control", EndReason.SIGNAL)

@@ -1,4 +1,4 @@
-"""The protocol of one Clone as a state machine: what an answer makes of a step. Pure; ``settle`` does the doing."""
+"""The protocol of one Clone as a state machine: the step that follows an answer. Pure; ``settle`` does the I/O."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from batch.model import Clone
 
 _IN_USE: Final = "SYS.1000"
-"""How a job ends whose uuid another service has."""
+"""Error code of a job whose resource uuid another service has."""
 
 
 def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failures: int = 0) -> Step:
@@ -78,7 +78,7 @@ def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failur
 
 
 def _refused_post(error: ApiError, ticket: Ticket) -> Step:
-    """End the attempt only where its job uuid was never sent before and no cause of the error says that it ran."""
+    """End the attempt only where its job uuid was not sent before and no cause of the error says that it executed."""
     if error.error_class is ErrorClass.FATAL:
         return Abort(ticket, error, is_unsent=not (ticket.is_repeat or error.may_have_run))
     if ticket.is_repeat or error.error_class is ErrorClass.AMBIGUOUS:
@@ -99,7 +99,7 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         case Refused(error) if error.error_class is ErrorClass.FATAL and not (ticket.resumed and poll.at_once):
             return Look(ticket._replace(answered=True), Why.STOPPED, error)
         case Refused(error):
-            # A fatal end that an earlier process left behind says nothing about the server of today.
+            # A fatal error of an earlier process's job says nothing about the server's present state.
             return Look(ticket._replace(answered=True), Why.ENDED, error)
         case Unknown() if not ticket.answered or poll.misses + 1 >= policy.misses:
             return Look(ticket, Why.LOST, poll.error)
@@ -115,9 +115,9 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
 
 
 def after_renewal(renew: Renew, clone: Clone, *, known: Knowledge) -> Step:
-    """Decide on how to go on once there is a new session; a target that left the job file has no body to send.
+    """Decide how to continue with a new session; a target that left the job file has no body to send.
 
-    One that an earlier process left uncertain is looked for first: there may have been a later attempt that ended.
+    One that an earlier process left uncertain is looked for first: a later attempt may have ended.
     """
     look = Look(renew.ticket, Why.ENDED, renew.error)
     if clone.body and not renew.ticket.reopened and renew.ticket.free < known.policy.free_sends:
@@ -150,15 +150,15 @@ def after_find(answer: FindAnswer, look: Look, clone: Clone, *, known: Knowledge
 
 
 def without_uuid(look: Look, *, known: Knowledge) -> Step:
-    """Decide where nobody can look: the uuid was on lines that were lost, and the target is not in the plan."""
+    """Decide where no look is possible: the uuid was on lost lines, and the target is not in the plan."""
     if look.why is Why.STOPPED:
         return stop_run(look)
-    text = "its uuid was on lines that were lost: it is looked for once its target is in the job file again"
+    text = "its uuid was on lost lines of the manifest: it is looked for once its target is in the job file again"
     return uncertain(look.ticket, known, look.error, text, is_last=True)
 
 
 def _not_shown(look: Look, error: ApiError, known: Knowledge) -> Step:
-    """Decide on a look that is refused for good."""
+    """Decide on a look that is refused permanently."""
     if look.why is Why.STOPPED:
         return stop_run(look)
     if error.error_class is ErrorClass.FATAL:
@@ -187,7 +187,7 @@ def after_review(answer: PollAnswer, review: Review, *, known: Knowledge) -> Ste
         return review
     if review.open:
         ticket = ticket._replace(job_uuid=review.open[0], open_jobs=review.open[1:])
-        text = "an earlier attempt may still be at work"
+        text = "an earlier attempt may still be executing"
         return uncertain(ticket, known, review.look.error, text, is_last=review.is_last or None)
     return replace(review.look, ticket=ticket._replace(open_jobs=()), looks=0, blind=0)
 
@@ -201,7 +201,7 @@ def _made(service: Service | None, ticket: Ticket) -> Step:
 def _visible(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step:
     ticket = look.ticket
     if look.why is Why.GIVEN:
-        text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run asked for it"
+        text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
         return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
     differing = differences(clone, service)
     if differing and ticket.is_mixed:
@@ -225,11 +225,11 @@ def _visible(service: Service, look: Look, clone: Clone, known: Knowledge) -> St
 
 
 def _alike(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step:
-    """Decide on what is visible and differs in nothing that is known."""
+    """Decide on a visible service that differs in nothing that is known."""
     ticket, existed_before = look.ticket, _existed_before(look)
     text = ""
     if clone.is_given and (existed_before or not ticket.has_sent_line):
-        text = f"the resourceUuid {clone.resource_uuid} is in use, and nobody knows whether this run made it"
+        text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
     elif existed_before and look.error is not None and look.error.code == _IN_USE and not (clone.body or clone.params):
         text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
     if text:
@@ -238,7 +238,7 @@ def _alike(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step
 
 
 def _existed_before(look: Look) -> bool:
-    """Whether the uuid was in use when the very first attempt came: it collided, or was not executed at all.
+    """Return whether the uuid was in use before the very first attempt: it collided, or was not executed at all.
 
     Source: zstack/README.md 4.
     """
@@ -248,7 +248,7 @@ def _existed_before(look: Look) -> bool:
 
 
 def _looks_needed(look: Look, policy: Policy) -> int:
-    """Believe at once what never ran; look again for what may still be running."""
+    """Return how many looks must show nothing: one where the request never executed, more where it may be executing."""
     if look.why in {Why.GIVEN, Why.STOPPED}:
         return 1
     if look.why is Why.ENDED and look.error is not None and not may_have_run(look.error):

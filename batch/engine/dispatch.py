@@ -1,4 +1,4 @@
-"""The pool: some workers on one shared iterator, so that waiting items stay data and memory stays flat."""
+"""The worker pool: some workers on one shared iterator, so that waiting items are not tasks and memory stays flat."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ _Item = TypeVar("_Item")
 
 
 class Workers:
-    """How many workers there are at most; may change while they work."""
+    """The maximum number of workers; may be changed while they work."""
 
     def __init__(self, most: int) -> None:
-        """Begin with ``most``."""
+        """Start with ``most``."""
         self.most = most
         self.on_growth: Callable[[], None] = _do_nothing
-        """Called where there may be more than before."""
+        """Called where the number may have grown."""
 
     def set_most(self, most: int) -> None:
-        """Let there be ``most``: new ones begin at once, surplus ones end after the item they have."""
+        """Set the maximum to ``most``: new workers start at once, surplus ones end after their current item."""
         self.most = most
         self.on_growth()
 
 
 def _do_nothing() -> None:
-    """Nobody works just now."""
+    """Ignore the change: no workers are running."""
 
 
 async def dispatch(
@@ -37,10 +37,11 @@ async def dispatch(
     workers: Workers | int,
     is_stopped: Callable[[], bool],
 ) -> None:
-    """Give every item to ``work``, at most ``workers`` at a time, until the items end or ``is_stopped`` says so.
+    """Call ``work`` with every item, at most ``workers`` at a time, until the items end or ``is_stopped`` returns True.
 
-    A None among the items lets other tasks run, so that a long search for the next item stalls nobody. The first
-    exception of ``work`` cancels the others and is raised; one of ``items`` ends them, and is raised after the others.
+    A None among the items yields to other tasks, so that a long search for the next item does not block the loop. The
+    first exception of ``work`` cancels the others and is raised; one of ``items`` ends the iteration, and is raised
+    after the workers have ended.
     """
     limit = Workers(workers) if isinstance(workers, int) else workers
     await _Dispatch(items, work, limit, is_stopped).run()
@@ -63,14 +64,14 @@ class _Dispatch(Generic[_Item]):
         self._group = asyncio.TaskGroup()
         self._busy = 0
         self._broken: Exception | None = None
-        """What reading the items raised."""
+        """Exception raised by the iterator of items."""
 
     async def run(self) -> None:
         """Work until all workers have ended."""
         try:
             async with self._group:
                 self._begin()
-                # A group of which no worker is left takes no new one.
+                # A TaskGroup whose tasks have all ended accepts no new one.
                 self._limit.on_growth = lambda: self._begin() if self._busy else None
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -85,7 +86,7 @@ class _Dispatch(Generic[_Item]):
             self._group.create_task(self._work_on())
 
     async def _work_on(self) -> None:
-        """Take item after item."""
+        """Process items until none is left."""
         try:
             while self._busy <= self._limit.most and not self._is_stopped() and self._broken is None:
                 try:

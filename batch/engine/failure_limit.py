@@ -1,4 +1,4 @@
-"""How many of the plan's targets failed, judged against ``max_failures``; what left the job file does not count."""
+"""Counts the failed targets of the plan against ``max_failures``; targets that left the job file do not count."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from batch.engine.survey import RunHistory
 
 _ENOUGH_SETTLED: Final = 10
-"""``max_failures`` is judged from this many settled clones on."""
+"""``max_failures`` applies from this many settled clones on."""
 
 
 class FailureLimit:
-    """Counts kept by the manifest, less what is not in the plan."""
+    """The manifest's counts of failures, without targets outside the plan."""
 
     def __init__(self, past: RunHistory, most: float | None) -> None:
-        """``most``: ``max_failures``, a number from 1 on and below that a share of what settled; None: no limit."""
+        """Set the limit to ``most``: a count from 1 on, a share of the settled ones below 1; None: no limit."""
         self._past = past
         self._most = most
         self._outside: Counter[State] = Counter()
@@ -28,47 +28,47 @@ class FailureLimit:
         self._pending: set[str] = set()
 
     def expect(self, pending: Iterable[str]) -> None:
-        """Take in which open Clones this run goes on with: what an earlier one said of them holds no wave back."""
+        """Ignore the earlier records of the open Clones that this run continues: they hold no wave back."""
         self._pending = set(pending)
 
     def leave_out(self, removed: frozenset[str], *, settled: Mapping[State, int]) -> None:
-        """Count only the plan: ``settled`` of its targets were at the start; ``removed`` are open and not in it."""
+        """Count only the plan: ``settled`` of its targets were settled at the start, ``removed`` are open outside."""
         self._outside = Counter(self._past.settled)
         self._outside.subtract(settled)
         self._removed = removed
 
     def note_end(self, key: str, state: State) -> None:
-        """Take in how a Clone settled."""
+        """Count a settled Clone."""
         self._pending.discard(key)
         if key in self._removed and state.is_final:
             self._outside[state] += 1
 
     def excess(self) -> str | None:
-        """Say that more failed than the limit allows; None where not."""
+        """Return a message where more failed than the limit allows, else None."""
         failed, settled = self._counts()
         return _excess(failed, settled, self._most)
 
     def trouble(self) -> str | None:
-        """Say what keeps the next wave back; without ``max_failures`` that is any failure."""
+        """Return why the next wave is held back, else None; without ``max_failures`` any failure holds it back."""
         open_ = self._past.intents.items()
         left_out = self._removed | self._pending
         uncertain = sum(intent.state is State.UNCERTAIN and key not in left_out for key, intent in open_)
         return _trouble(uncertain, *self._counts(), self._most)
 
     def _counts(self) -> tuple[int, int]:
-        """Return how many of the plan's targets failed, and of how many that settled."""
+        """Return the numbers of the plan's failed and of its settled targets."""
         counts = Counter(self._past.settled)
         counts.subtract(self._outside)
         return _failed_of(counts)
 
 
 def excess_of(counts: Mapping[State, int], most: float | None) -> str | None:
-    """Say of targets by state that more failed than ``max_failures`` allows; None where not."""
+    """Return a message where more targets failed than ``max_failures`` allows, else None."""
     return _excess(*_failed_of(counts), most)
 
 
 def trouble_of(counts: Mapping[State, int], most: float | None) -> str | None:
-    """Say of targets by state what keeps the next wave back; None where nothing does."""
+    """Return why targets in these states hold the next wave back; None where they do not."""
     return _trouble(counts.get(State.UNCERTAIN, 0), *_failed_of(counts), most)
 
 

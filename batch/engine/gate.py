@@ -1,9 +1,9 @@
-"""The rate limiter: every call to the server waits here for its turn, once per try.
+"""The rate limiter: every call to the server waits here for a slot, once per try.
 
-A next-slot time (GCRA) spaces the calls and sets their mean; asyncio-throttle's Throttler behind it is the hard cap.
-Slots are 0.6 % further apart than the rate allows. What a timer oversleeps, up to a twentieth of a second, is made up
-for; a rest is not. Each slot goes to the most urgent call that waits: a login, then a POST, then whatever asks, in the
-order it came, and among polls the one whose job has most likely ended. What waits for long takes turns with the POSTs.
+A next-slot time (GCRA) spaces the calls and sets their mean rate; asyncio-throttle's Throttler behind it is the hard
+cap. Slots are 0.6 % further apart than the rate allows; those missed by a late timer, by up to 0.05 s, are made up for.
+Each slot goes to the waiting call with the highest priority: a login, then a POST, then reads in order of arrival, and
+among polls the one whose job has most likely ended. Reads that waited long alternate with POSTs.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from batch.clock import Clock
 
 _PACE: Final = 1.006
-"""The slots are this much further apart than the rate allows, so that the cap is seldom met."""
+"""Factor by which the slots are further apart than the rate allows, so that the cap rarely blocks."""
 _MARGIN: Final = 1.002
-"""The cap's period is this much longer than the rate allows, so that the server's clock sees no more than the rate."""
+"""Factor by which the cap's period is longer than the rate allows, so that the server never sees a higher rate."""
 _CATCH_UP: Final = 0.05
-"""Seconds: slots that a timer missed by no more are made up for; what is longer is a rest, and not saved up."""
+"""Seconds: slots that a late timer missed by no more are made up for; longer gaps are idle time."""
 _SHORTEST: Final = 0.01
-"""Seconds to sleep at least: a timer costs more than a call, and the slots that it misses are made up for."""
+"""Shortest sleep in seconds: a timer costs more than a call, and the slots that it misses are made up for."""
 _RESOLUTION: Final = 0.001
 """Seconds below which no timer is set: event loops round to them."""
 _RETRY: Final = 0.002
-"""Seconds after which a full cap is asked again; the slots make that rare."""
+"""Seconds between two tries to enter a full cap; the slots make that rare."""
 _SAID_AGAIN: Final = 1.0
-"""Seconds by which a pause must grow to be said once more."""
+"""Seconds by which a pause must grow to be reported again."""
 _HELD: Final = 3600.0
-"""Seconds to the next turn, as far as anybody knows, where nothing passes."""
+"""Seconds to the next slot to assume while all calls are held."""
 _PATIENCE: Final = 5.0
-"""Seconds that a question or a poll that is due waits behind POSTs; then it goes before every other one."""
+"""Seconds for which a read or a due poll waits behind POSTs; then every other slot is its."""
 
 
 def cap_limits(rate: float) -> tuple[int, float, float]:
@@ -62,17 +62,17 @@ def hard_cap(rate: float) -> Throttler:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """One call that waits."""
+    """A waiting call."""
 
     kind: CallKind
     since: float
     future: asyncio.Future[bool]
     job_uuid: str = ""
-    """Of a poll that the schedule puts in order."""
+    """Job of a poll that the schedule orders, else empty."""
 
 
 class Gate:
-    """Every call to the server passes here, once per try; the one logout passes at once."""
+    """The rate limiter that every call to the server passes, once per try; only the logout does not wait."""
 
     def __init__(
         self,
@@ -82,10 +82,10 @@ class Gate:
         clock: Clock,
         paused: Callable[[float], None] | None = None,
     ) -> None:
-        """Let the first call pass at once; ``rate``: calls per second, above 0.
+        """Let the first call pass immediately; ``rate``: calls per second, above 0.
 
-        ``cap``: entered before each call; waits where ``cap_limits`` says. ``paused``: called with the seconds of a
-        pause that the server asked for.
+        ``cap``: entered before each call; waits as ``cap_limits`` defines. ``paused``: called with the seconds of a
+        pause that the server requested.
         """
         if not rate > 0:
             raise ValueError(f"the rate must be above 0, not {rate}")
@@ -97,26 +97,26 @@ class Gate:
         self._next = -math.inf
         self._closed_until = -math.inf
         self._ends = self._held_from = math.inf
-        """``_held_from``: when nothing passes any more; unless that is infinity no POST does already."""
+        """``_held_from``: when all calls are held; while it is finite, POSTs are held already."""
         self._arrival = asyncio.Event()
-        """Set where the next turn may come sooner than was reckoned."""
+        """Set when the next slot may be wanted sooner than computed."""
         self.polls = PollSchedule(clock, self._arrival.set)
         self._logins: dict[_Waiter, None] = {}
         self._posts: dict[_Waiter, None] = {}
         self._questions: dict[_Waiter, None] = {}
-        """Who waits, in the order they came; of polls those that the schedule does not know."""
+        """Waiting calls in order of arrival; polls only where the schedule does not know their job."""
         self._held: dict[str, _Waiter] = {}
-        """Polls that the schedule puts in order, by job uuid."""
+        """Polls that the schedule orders, by job uuid."""
         self._is_posts_turn = False
         self._server: asyncio.Task[None] | None = None
-        """Gives out the turns while somebody waits."""
+        """Hands out the slots while calls wait."""
         self.calls = 0
-        """How many were let pass."""
+        """Number of calls that passed."""
 
     async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:
-        """Return True when the call may be made; False when the wait was cut: then it must not be made.
+        """Return True when the call may be made, False when the wait was cut: then it must not be made.
 
-        ``job_uuid``: of a poll's job.
+        ``job_uuid``: the job of a poll.
         """
         if kind is not CallKind.LOGOUT and not await self._admit(kind, job_uuid):
             return False
@@ -124,7 +124,7 @@ class Gate:
         return True
 
     def pause(self, seconds: float) -> None:
-        """Let no call pass for ``seconds`` from now; a longer pause already under way stays."""
+        """Let no call pass for ``seconds`` from now; a longer pause in force stays."""
         until = self._clock.monotonic() + seconds
         if self._paused is not None and until > self._closed_until + _SAID_AGAIN:
             self._paused(seconds)
@@ -132,41 +132,41 @@ class Gate:
         self._cut_late()
 
     def slow_down(self) -> bool:
-        """Take in that the server's own limiter refused a call: pause everybody and lower the rate for a while.
+        """Handle a refusal of the server's own limiter: pause all calls and lower the rate for a while.
 
-        True: whoever was refused may call again, as the pause comes first.
+        Returns True: the refused call may be repeated, as the pause comes first.
         """
         if pause := self.rate.slow_down():
             self.pause(pause)
         return True
 
     def set_rate(self, rate: float, cap: AbstractAsyncContextManager[object]) -> None:
-        """Let ``rate`` calls per second pass from now on; ``cap``: as at the start, for that rate."""
+        """Let ``rate`` calls per second pass from now on; ``cap``: as in the constructor, for that rate."""
         last, self._cap = self._next - self._interval, cap
         self._interval = _PACE / self.rate.set_most(rate)
         self._next = last + self._interval
         self._begin_turn_anew()
 
     def hold(self, grace: float) -> None:
-        """Cut every wait of a POST, also of who comes yet; let the others pass for ``grace`` seconds more."""
+        """Cut the waits of all present and later POSTs; let other calls pass for ``grace`` seconds more."""
         self._held_from = self._clock.monotonic() + grace
         self._cut_late()
         self._begin_turn_anew()
 
     def release(self) -> None:
-        """Let everything pass again."""
+        """Let all calls pass again."""
         self._held_from = math.inf
         self._begin_turn_anew()
 
     def stop(self, grace: float) -> None:
-        """Cut every wait of a POST, and those whose turn comes in ``grace`` seconds or later; also of who comes yet."""
+        """Cut the waits of POSTs, and of calls whose slot comes after ``grace`` seconds; later arrivals too."""
         self._held_from = math.inf
         self._ends = min(self._ends, self._clock.monotonic() + grace)
         self._cut_late()
         self._begin_turn_anew()
 
     async def _admit(self, kind: CallKind, job_uuid: str) -> bool:
-        """Wait for the turn; False when that was cut."""
+        """Wait for a slot; return False when the wait was cut."""
         if self._is_late(kind, len(self._logins) + len(self._posts) + len(self._questions)):
             return False
         waiter = _Waiter(kind, self._clock.monotonic(), asyncio.get_running_loop().create_future())
@@ -177,7 +177,7 @@ class Gate:
             self._remove(waiter)
             self._rest_if_empty()
             raise
-        # The stop may have come in the very moment of the turn.
+        # The stop may have come in the same moment as the slot.
         return is_passed and not self._is_forbidden(kind)
 
     def _enqueue(self, waiter: _Waiter, job_uuid: str) -> None:
@@ -199,7 +199,7 @@ class Gate:
         return self._logins if kind is CallKind.LOGIN else self._questions
 
     def _remove(self, waiter: _Waiter) -> None:
-        """Take who does not wait any more out of the queue."""
+        """Take a call that no longer waits out of its queue."""
         if not waiter.job_uuid:
             self._line(waiter.kind).pop(waiter, None)
         elif self._held.get(waiter.job_uuid) is waiter:
@@ -207,7 +207,7 @@ class Gate:
             self.polls.remove(waiter.job_uuid)
 
     def _end(self, waiter: _Waiter, *, is_passed: bool) -> None:
-        """End a wait; who gave up in this very moment has no use for it."""
+        """End a wait; it may have been cancelled in the same moment."""
         self._remove(waiter)
         if not waiter.future.done():
             waiter.future.set_result(is_passed)
@@ -227,7 +227,7 @@ class Gate:
         return not (self._logins or self._posts or self._questions or self._held)
 
     async def _serve(self) -> None:
-        """Give out turn after turn until nobody waits: sleep until the next slot, enter the cap, set the slot after."""
+        """Hand out slots until no call waits: sleep until the next slot, enter the cap, set the slot after it."""
         while not self._is_empty:
             await self._sleep_until_due()
             if (rest := self._rest()) > 0:
@@ -235,7 +235,7 @@ class Gate:
                 continue
             async with self._cap:
                 pass
-            # A pause may have come while the cap was full.
+            # A pause may have started while the cap was full.
             await self._sleep_until_due()
             if (waiter := self._choose()) is not None:
                 now, due = self._clock.monotonic(), self._due
@@ -245,7 +245,7 @@ class Gate:
         self._server = None
 
     def _rest(self) -> float:
-        """Return for how many seconds nobody wants a turn: only polls wait, and none is due."""
+        """Return for how many seconds no slot is wanted: only polls wait, and none is due."""
         if self._logins or self._posts or self._questions:
             return 0.0
         return self.polls.next_due() - self._clock.monotonic()
@@ -257,7 +257,7 @@ class Gate:
                 await self._arrival.wait()
 
     def _choose(self) -> _Waiter | None:
-        """Return whose turn it is; None where those that wanted one have left."""
+        """Return the call that gets the slot; None where those that waited are gone."""
         if self._logins:
             return next(iter(self._logins))
         post, question = next(iter(self._posts), None), next(iter(self._questions), None)
@@ -274,7 +274,7 @@ class Gate:
         return self._held[picked] if picked is not None else None
 
     async def _sleep_until_due(self) -> None:
-        while (early := self._due - self._clock.monotonic()) > _RESOLUTION:  # noqa: ASYNC110 - nobody sets an event
+        while (early := self._due - self._clock.monotonic()) > _RESOLUTION:  # noqa: ASYNC110 - no event is set
             await asyncio.sleep(max(early, _SHORTEST))
 
     @property
@@ -286,7 +286,7 @@ class Gate:
         return kind is CallKind.CLONE and min(self._ends, self._held_from) < math.inf
 
     def _is_late(self, kind: CallKind, before: int) -> bool:
-        """Whether the call may not be made any more, after a stop or in a pause, with so many others before it."""
+        """Return whether the call can no longer be made, after a stop or in a pause, with ``before`` others first."""
         turn = max(self._due, self._clock.monotonic()) + before * self._interval
         return self._is_forbidden(kind) or turn >= self._ends
 

@@ -1,11 +1,11 @@
-"""After the pool: clones that were made are shared, then given to their owners. Both may be done again.
+"""Hand-overs after the pool: clones are shared, then given to their owners. Both calls are idempotent.
 
-Shared first: an account that gives a clone away may lose the right to share it. Nothing is recorded before: a process
-that dies in between leaves the hand-over open, and the next one does all of it again.
+Sharing comes first: an account that gives a clone away may lose the right to share it. Nothing is recorded before the
+calls: a process that dies between them leaves the hand-over open, and the next one repeats all of it.
 
-A refusal of ChangeResourceOwner is followed by the question whose the clone is, as ZStack refuses to give an account
-what it has (ID.1004). A hand-over is no part of a Clone's digest: an owner may be changed after the clone was made, and
-is another hand-over then.
+After a refusal of ChangeResourceOwner the owner is queried, as ZStack refuses to give an account what it has (ID.1004).
+A hand-over is not part of a Clone's digest: its owner may be changed after the clone was made, and is another hand-over
+then.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from batch.zstack.answers import NoAnswer, NotSent
 
 _DEFINITE: Final = frozenset({ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS})
-"""Refusals that are of this one clone, as far as anybody can tell; after any other no hand-over can succeed now."""
+"""Classes of refusals that concern this one clone; after any other no hand-over can succeed now."""
 _PAUSE_EVERY: Final = 512
 NOT_OURS: Final = "ZCLONE.NOT_OURS"
-"""Error code of a hand-over that is not tried, as only the manifest says that the clone is this run's."""
+"""Error code of a hand-over that is not tried, as only the manifest says that this run made the clone."""
 
 
 class FinalStates(Protocol):
@@ -42,21 +42,21 @@ class FinalStates(Protocol):
 
     @property
     def hand_overs(self) -> HandOverResults:
-        """What became of hand-overs so far."""
+        """Results of the hand-overs so far."""
 
 
 class HandOverResults(Protocol):
-    """What a manifest says of hand-overs."""
+    """Results of hand-overs according to a manifest."""
 
     def is_done(self, key: str, wanted: HandOver) -> bool:
-        """Whether the target was handed over exactly so."""
+        """Return whether the target was handed over exactly as ``wanted``."""
 
     def is_refused(self, key: str, wanted: HandOver) -> bool:
-        """Whether the server refused exactly that when it was asked last."""
+        """Return whether the server's last answer refused exactly ``wanted``."""
 
 
 def count_hand_overs(plan: Plan, past: FinalStates) -> Handed:
-    """Count the hand-overs of the plan's clones that are made; a plan without any is not walked."""
+    """Count the hand-overs of the plan's existing clones; a plan without hand-overs is not iterated."""
     done, left, refused = 0, 0, 0
     for clone in plan.clones() if plan.hand_overs else ():
         wanted = clone.hand_over
@@ -77,7 +77,7 @@ def _is_made(clone: Clone, past: FinalStates) -> bool:
 
 
 def waiting_clones(plan: Plan, past: FinalStates) -> Iterator[Clone | None]:
-    """Stream the Clones that are made and not handed over as they should be; None now and then while skipping."""
+    """Yield the existing Clones that are not handed over as wanted; None now and then while skipping others."""
     for number, clone in enumerate(plan.clones()):
         wanted = clone.hand_over
         if wanted is not None and _is_made(clone, past) and not past.hand_overs.is_done(clone.key, wanted):
@@ -98,10 +98,10 @@ async def hand_over_all(  # noqa: PLR0913 - the composition root names each part
     uuid_of: Callable[[Clone], str | None],
     grace: float = GRACE,
 ) -> None:
-    """Hand over every clone that is made and not handed over as the plan says; refusals are in the journal.
+    """Hand over every existing clone that is not handed over as the plan wants; the journal records refusals.
 
-    ``uuid_of``: of the clone as it was made; None: nothing is done to it. Raises RunStoppedError where the server does
-    not answer or no hand-over can succeed: the same run goes on later.
+    ``uuid_of``: returns the uuid of a clone that this run made, None where the clone is not to be touched. Raises
+    RunStoppedError where the server does not answer or no hand-over can succeed: the same run continues later.
     """
     phase = _Phase(registrar, journal, clock, uuid_of)
     waiting = waiting_clones(plan, past)
@@ -110,7 +110,7 @@ async def hand_over_all(  # noqa: PLR0913 - the composition root names each part
 
 
 class _Phase:
-    """The hand-over of one clone after the other."""
+    """Hands over one clone after the other."""
 
     def __init__(
         self, registrar: Registrar, journal: HandOverJournal, clock: Clock, uuid_of: Callable[[Clone], str | None]
@@ -129,7 +129,7 @@ class _Phase:
         try:
             failed = await self._answer(uuid, clone.hand_over)
         except CallCutError:
-            # It stays open, and those whose turn came may still be done.
+            # It stays open; others whose slot came may still be completed.
             return
         if failed is None:
             self._note(clone, uuid)

@@ -1,9 +1,9 @@
-"""How long api jobs take, learned from polls: a hazard for each span of ages, so that one poll teaches for all jobs.
+"""Estimates from polls how long api jobs take: a hazard for each age interval, so that each poll informs all jobs.
 
-A poll that finds a job running says that it outlives its age; one that finds it ended says only that it ended after the
-poll before. Both are evidence about the spans of ages in between (interval-censored survival, as in a Kaplan-Meier
-estimate): jobs that take long are not overlooked because short ones end first. Our own wait for the rate is no part of
-it. Nothing is learned from jobs that were under way in an outage.
+A poll that finds a job running shows that it outlives its age; one that finds it ended shows only that it ended after
+the previous poll. Both are evidence about the intervals between (interval-censored survival, as in a Kaplan-Meier
+estimate): long jobs are not underestimated because short ones end first. The wait for the rate limiter is not part of
+it. Jobs that ran during an outage are not sampled.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from math import exp, expm1, log, log1p
 from typing import Final
 
 _FIRST: Final = 0.02
-"""Seconds: the end of the first span, and the soonest age at which a job is asked about."""
+"""Seconds: the end of the first interval, and the earliest age at which a job is polled."""
 _GROWTH: Final = 1.06
-"""Each span of ages is this much longer than the one before."""
+"""Factor by which each interval is longer than the one before."""
 _SPANS: Final = 280
-"""Up to almost 3 days."""
+"""Number of intervals: up to almost 3 days."""
 _PRIOR: Final = 0.02
-"""Share of jobs that end in a span of which nothing is known."""
+"""Prior: share of jobs that end in an interval without samples."""
 _PRIOR_WEIGHT: Final = 0.3
-"""How many jobs that guess is worth."""
+"""Weight of the prior, in jobs."""
 _SURE: Final = 0.98
-"""No span ends all jobs for sure."""
+"""Largest share of jobs that may end in one interval."""
 _REMEMBERED: Final = 512.0
-"""After so many ends old evidence counts half: a server may get slower."""
+"""Ends after which old samples count half: a server may get slower."""
 _LOG_GROWTH: Final = log(_GROWTH)
 
 
 class JobTimes:
-    """The share of jobs that end in each span of ages; ages are seconds since the POST was answered."""
+    """The share of jobs that end in each age interval; ages are seconds since the POST was answered."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Start without samples."""
         self._ends = [0.0] * _SPANS
         self._seen = [0.0] * _SPANS
         self._total = 0.0
         self._hazard = [0.0] * (_SPANS + 1)
-        """Cumulative: ``exp(-hazard[n])`` is the share of jobs that outlive n spans."""
+        """Cumulative: ``exp(-hazard[n])`` is the share of jobs that outlive n intervals."""
         self._is_stale = True
         self.refresh()
 
     @property
     def has_ends(self) -> bool:
-        """Whether any job was seen to end."""
+        """Whether any job's end was observed."""
         return self._total > 0.0
 
     def note_running(self, before: float, age: float) -> None:
-        """Take in that a job runs at ``age``; that it ran at ``before`` was taken in already."""
+        """Add the sample that a job runs at ``age``; that it ran at ``before`` was added already."""
         for span in range(_span_of(before), _span_of(age)):
             self._seen[span] += 1.0
         self._is_stale = True
 
     def note_end(self, before: float, age: float) -> None:
-        """Take in that a job that ran at ``before`` had ended at ``age``: its end is shared among the spans between."""
+        """Add the sample that a job ran at ``before`` and had ended at ``age``; spread the end over the intervals."""
         first, last = _span_of(before), _span_of(age)
         hazard = self._hazard
         shares = [exp(-hazard[span]) - exp(-hazard[span + 1]) for span in range(first, last + 1)]
@@ -69,7 +69,7 @@ class JobTimes:
         self._is_stale = True
 
     def age_at(self, chance: float, *, running_at: float) -> float:
-        """Return the age by which a job that ran at age ``running_at`` has ended with this ``chance``."""
+        """Return the age by which a job that ran at age ``running_at`` has ended with probability ``chance``."""
         hazard = self._hazard
         wanted = self._hazard_at(running_at) - log1p(-chance)
         span = bisect_left(hazard, wanted)
@@ -79,11 +79,11 @@ class JobTimes:
         return _age_of(span - 1 + (wanted - below) / (above - below))
 
     def chance(self, age: float, *, running_at: float) -> float:
-        """Return how likely a job that ran at age ``running_at`` has ended at ``age``."""
+        """Return the probability that a job that ran at age ``running_at`` has ended at ``age``."""
         return -expm1(self._hazard_at(running_at) - self._hazard_at(age))
 
     def refresh(self) -> None:
-        """Draw the conclusions of what was taken in since; the answers below rest on the last time."""
+        """Recompute the hazards from the samples; ``age_at`` and ``chance`` use the last result."""
         if not self._is_stale:
             return
         self._is_stale, whole = False, 0.0
@@ -92,7 +92,7 @@ class JobTimes:
             self._hazard[span] = whole
 
     def quantile(self, share: float) -> float:
-        """Return the age by which this share of jobs has ended; 0 while none was seen to end."""
+        """Return the age by which this share of jobs has ended; 0 while no end was observed."""
         self.refresh()
         return self.age_at(share, running_at=0.0) if self.has_ends else 0.0
 
@@ -109,10 +109,10 @@ class JobTimes:
 
 
 def _span_of(age: float) -> int:
-    """Return the number of the span that ``age`` lies in."""
+    """Return the index of the interval that contains ``age``."""
     return min(_SPANS - 1, int(log(age / _FIRST) / _LOG_GROWTH) + 1) if age >= _FIRST else 0
 
 
 def _age_of(place: float) -> float:
-    """Return the age at so many spans; the first span begins at 0."""
+    """Return the age at ``place`` intervals; the first interval begins at 0."""
     return _FIRST * _GROWTH ** (place - 1.0) if place >= 1.0 else place * _FIRST

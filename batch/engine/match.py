@@ -1,4 +1,4 @@
-"""Whether a model service the server shows is the clone that was asked for."""
+"""Compares a visible model service with a Clone, to decide whether it is that clone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COMPARED = (
     "requestCpu",
     "requestMemory",
 )
-"""Parameters every server version answers as they were asked for; the others may be dropped, defaulted or recased."""
+"""Parameters that every server version returns as requested; others may be dropped, defaulted or normalised."""
 
 _IMAGES = "architectureImages"
 _ARCHITECTURE = "cpuArchitecture"
@@ -29,7 +29,7 @@ _SHOWN_IMAGES = "modelServiceImages"
 
 
 def differences(clone: Clone, service: Service) -> list[str]:
-    """Name the compared parameters that differ; a field the server does not show is no evidence."""
+    """Return the names of the parameters that differ; a field that the server does not show is no evidence."""
     if service.uuid != clone.resource_uuid:
         return ["uuid"]
     differing = [
@@ -46,7 +46,7 @@ def differences(clone: Clone, service: Service) -> list[str]:
 
 
 def _is_among(image: JsonValue, shown: list[JsonValue]) -> bool:
-    """Whether a row with all that ``image`` asks for is shown."""
+    """Return whether some shown row has all values of ``image``."""
     assert isinstance(image, dict)
     return any(
         isinstance(row, dict) and all(_is_same(name, value, row.get(name)) for name, value in image.items())
@@ -56,11 +56,11 @@ def _is_among(image: JsonValue, shown: list[JsonValue]) -> bool:
 
 def _is_same(name: str, asked: JsonValue, shown: JsonValue) -> bool:
     if name == _ARCHITECTURE:
-        # X86_64 is asked for, x86_64 shown.
+        # X86_64 is requested, x86_64 shown.
         return str(asked).lower() == str(shown).lower()
     return _plain(asked) == _plain(shown)
 
 
 def _plain(value: JsonValue) -> JsonValue:
-    """As the server keeps it: strings are trimmed there."""
+    """Return the value as the server stores it: strings are trimmed."""
     return value.strip() if isinstance(value, str) else value

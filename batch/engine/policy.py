@@ -1,4 +1,4 @@
-"""The numbers of the retry policy, and the waits computed from them."""
+"""The parameters of the retry policy, and the waits computed from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How patient a run is. Durations in seconds."""
+    """Parameters of the retry policy. Durations in seconds."""
 
     attempts: int = 4
     """POSTs per target, over all resumes."""
@@ -20,31 +20,31 @@ class Policy:
     at_most_once: bool = False
     """Never send again after an unanswered POST: for servers that do not honour resourceUuid."""
     settle_delay: float = 1.0
-    """Before a uuid that was not visible is looked for again; doubles each time."""
+    """Before the next look at a uuid that was not visible; doubles each time."""
     looks: int = 3
-    """How often a uuid must be invisible before a POST is taken as not executed."""
+    """Looks that must show nothing before a POST is taken as not executed."""
     misses: int = 4
-    """How many 404 in a row an accepted api job may answer (another node may lag behind)."""
+    """Consecutive 404 answers of an accepted api job that are tolerated (another node may lag behind)."""
     blind_looks: int = 8
-    """How many queries in a row may fail before the clone is left uncertain."""
+    """Consecutive looks that may fail before the clone is left uncertain."""
     job_memory: float = 3600.0
-    """How long after its POST a job uuid may be sent again; later the server may have forgotten it."""
+    """How long after its POST a job uuid may be sent again; later the server may have purged its row."""
     free_sends: int = 16
-    """POSTs in a row that charge no attempt: after a dead session, or a node that was not ready."""
+    """Consecutive POSTs that charge no attempt: after a dead session, or from a node that is not ready."""
     backoff_base: float = 0.5
     backoff_cap: float = 20.0
 
     def backoff(self, failures: int, chance: float) -> float:
-        """Full jitter: anything up to the doubled base; ``chance`` in [0, 1)."""
+        """Return a wait with full jitter: up to the doubled base; ``chance`` in [0, 1)."""
         return chance * min(self.backoff_cap, self.backoff_base * 2.0 ** min(failures, 16))
 
     def window(self, api_timeout: float | None) -> float:
-        """Seconds from the first POST until an api job is no longer waited for."""
+        """Return the seconds from the first POST after which an api job is no longer polled."""
         if self.timeout is not None:
             return self.timeout
         return (self.api_timeout if api_timeout is None else api_timeout) + self.grace
 
     def over_at(self, sent_at: float, api_timeout: float | None) -> float:
-        """When the server can no longer execute a POST of ``sent_at``, seconds since the epoch."""
+        """Return when the server can no longer execute a POST of ``sent_at``, in seconds since the epoch."""
         longest = self.api_timeout if api_timeout is None else api_timeout
         return sent_at + max(self.timeout or 0.0, longest) + self.grace

@@ -1,7 +1,7 @@
-"""The schedule of polls: which api job is asked about next, and when, by how likely it has ended.
+"""The schedule of polls: which api job is polled next, and when, by the probability that it has ended.
 
-A poll costs a call of the rate. While clones wait for a place in flight an end is to be noticed soon, so that a job is
-asked about as soon as there is a fair chance; otherwise only once it has probably ended.
+A poll costs a call of the rate. While clones wait for a place in flight, an end should be noticed soon, so a job is
+polled at a low probability; otherwise only once it has probably ended.
 """
 
 from __future__ import annotations
@@ -21,103 +21,104 @@ if TYPE_CHECKING:
     from batch.zstack.answers import PollAnswer
 
 _CHANCE_WHILE_CLONES_WAIT: Final = 0.1
-"""The chance of an end that is worth a call while clones wait for a place."""
+"""Probability of an end that is worth a call while clones wait for a place."""
 _CHANCE_WHILE_NONE_WAITS: Final = 0.6
-"""The chance that is worth one while none waits."""
+"""Probability that is worth a call while none waits."""
 _ENDS_IN_A_ROW: Final = 3
-"""So many ends without a POST after them show that no clone waits for a place."""
+"""Consecutive ends without a POST after which no clone is assumed to wait for a place."""
 _SHORTEST: Final = 0.02
 """Seconds between two polls of one job, at least."""
 _SHORTEST_SHARE: Final = 0.05
-"""Of a job's age: the time to its next poll, at least."""
+"""Share of a job's age until its next poll, at least."""
 _LONGEST: Final = 1.0
-"""Seconds between two polls of one job, at most; jobs slower than any before are asked about all the same."""
+"""Seconds between two polls of one job, at most; applies also to jobs slower than any before."""
 _LONGEST_SHARE: Final = 0.25
-"""The same as a part of the job's age, where that is more."""
+"""The same as a share of the job's age, where that is more."""
 SURE: Final = 0.98
-"""The chance of an end at which the web hook of a job should have come."""
+"""Probability of an end at which the web hook of a job should have arrived."""
 DOUBTED: Final = 0.6
-"""The same once the hook of another job did not come."""
+"""The same after the web hook of another job did not arrive."""
 _HOOK_TIME: Final = 3.0
-"""Seconds that it may be late: the server repeats it after 2 s (zstack/README.md 7)."""
+"""Seconds by which a web hook may be late: the server repeats it after 2 s (zstack/README.md 7)."""
 _LONGEST_HOOKED: Final = 60.0
-"""Seconds between two polls of a job whose web hook is awaited while no end is known, at most; or its age."""
+"""Seconds between two polls of a job whose web hook is awaited while no end was observed, at most; or its age."""
 _FIRST_HOOKED: Final = 10.0
-"""The same of a job that runs alone, and where a hook did not come: do any come at all? Later twice the time of slow
-jobs, or this where that is more."""
+"""The same for a job that runs alone, and after a missing web hook, to find out whether any arrive. Later twice the
+time of slow jobs, or this where that is more."""
 _SLOW: Final = 0.95
 _CONSIDERED: Final = 16
-"""Jobs that are due and compared with each other."""
+"""Due jobs that are compared with each other."""
 _REFRESH: Final = 0.05
-"""Seconds between two reckonings of all times."""
+"""Seconds between two recomputations of all due times."""
 
 
 class Hold(NamedTuple):
-    """A poll that may wait until its job has probably ended. Seconds since the epoch."""
+    """How long a poll may wait for its job's probable end. Seconds since the epoch."""
 
     sent_at: float
     deadline: float
-    """It waits no longer than that."""
+    """Latest time of the poll."""
 
 
 @dataclass(slots=True)
 class _Job:
-    """One api job that runs, as far as anybody knows. Times by the monotonic clock, ages in seconds."""
+    """An api job that runs as far as is known. Times by the monotonic clock, ages in seconds."""
 
     started_at: float
     running_at: float = 0.0
-    """The age at which it was last seen to run."""
+    """The age at which it was last seen running."""
     asked_at: float = 0.0
     deadline: float = math.inf
     teaches: bool = True
-    """Whether its times are learned from."""
+    """Whether its times are sampled."""
     has_hook: bool = False
-    """Whether this process sent it and the server took it, so that a web hook would tell its end."""
+    """Whether this process sent it and the server accepted it, so that a web hook would report its end."""
     is_alone: bool = False
     """Whether no other job ran when it began."""
     due: float | None = None
-    """When its poll should go; None while none waits."""
+    """When its poll should be made; None while none waits."""
 
 
 class PollSchedule:
-    """Knows the jobs that run from the POSTs and polls that pass, and puts the waiting polls in order."""
+    """Tracks the running jobs by their POSTs and polls, and orders the waiting polls."""
 
     def __init__(self, clock: Clock, on_change: Callable[[], None]) -> None:
-        """``on_change`` is called when a waiting poll may be due sooner than was said."""
+        """Start empty; ``on_change`` is called when a waiting poll may be due sooner than computed."""
         self._clock = clock
         self._on_change = on_change
         self.times = JobTimes()
         self._hooked: float | None = None
-        """The chance of an end at which a job is polled whose web hook has not come; None: none is awaited."""
+        """Probability of an end at which a job is polled whose web hook did not arrive; None: web hooks are not
+        awaited."""
         self._jobs: dict[str, _Job] = {}
         self._queue: list[tuple[float, str]] = []
-        """The waiting polls by the time they are due; one whose time is not its job's any more is out of date."""
+        """The waiting polls by due time; an entry whose time is not its job's due time is stale."""
         self._ends_since_post = 0
         self._is_stale = False
         self._refreshed_at = -math.inf
 
     @property
     def is_busy(self) -> bool:
-        """Whether any job may run."""
+        """Return whether any job may be running."""
         return bool(self._jobs)
 
     def begin(self, job_uuid: str, *, is_accepted: bool = False) -> None:
-        """Take in that a job may run from now on: its POST was answered, or lost."""
+        """Add a job that may run from now on: its POST was answered or lost."""
         self._jobs[job_uuid] = _Job(self._clock.monotonic(), has_hook=is_accepted, is_alone=not self._jobs)
 
     def expect(self, job_uuid: str, hold: Hold | None) -> None:
-        """Take in that a job is about to be asked about; without ``hold`` at once."""
+        """Prepare the poll of a job; without ``hold`` it is due immediately."""
         now, time = self._clock.monotonic(), self._clock.time()
         job = self._jobs.get(job_uuid)
         if job is None and hold is not None:
-            # An earlier process sent it: it was seen to run a moment ago, and its whole time is not known for sure.
+            # An earlier process sent it: it is taken as running now, and its start is not exactly known.
             age = max(0.0, time - hold.sent_at)
             job = self._jobs[job_uuid] = _Job(now - age, age, teaches=False)
         if job is not None:
             job.deadline = now if hold is None else now + hold.deadline - time
 
     def note(self, job_uuid: str, answer: PollAnswer, *, is_exact: bool = False) -> None:
-        """Learn from the answer to a poll; ``is_exact``: the job ended just now."""
+        """Add the sample of a poll's answer; ``is_exact``: the job ended just now."""
         job = self._jobs.get(job_uuid)
         if job is None or isinstance(answer, NotSent | NoAnswer):
             return
@@ -131,7 +132,7 @@ class PollSchedule:
             if job.due is None:
                 del self._jobs[job_uuid]
             else:
-                # Somebody else asked: whoever still waits gets the same answer at once.
+                # Another caller polled: a poll that still waits gets the same answer immediately.
                 job.deadline, job.teaches = self._clock.monotonic(), False
         self._change()
 
@@ -145,19 +146,19 @@ class PollSchedule:
                 self.times.note_end(age if is_exact else job.running_at, age)
 
     def note_post(self) -> None:
-        """Take in that a POST waits for its turn."""
+        """Record that a POST waits for a slot."""
         if self._ends_since_post >= _ENDS_IN_A_ROW:
             self._change()
         self._ends_since_post = 0
 
     def await_hooks(self, chance: float | None) -> None:
-        """Poll the jobs of this process only once they have ended with this chance; None: no web hook tells of that."""
+        """Poll the jobs of this process only at this probability of an end; None: web hooks do not report it."""
         if self._hooked != chance:
             self._hooked = chance
             self._change()
 
     def hasten(self, job_uuid: str) -> bool:
-        """Let the waiting poll of a job be due now; False where none waits."""
+        """Make the waiting poll of a job due now; return False where none waits."""
         job = self._jobs.get(job_uuid)
         if job is None or job.due is None:
             return False
@@ -167,22 +168,22 @@ class PollSchedule:
         return True
 
     def learn_nothing(self) -> None:
-        """Learn nothing from the jobs that run now: an outage made all of them look slow."""
+        """Exclude the running jobs from sampling: an outage made all of them look slow."""
         for job in self._jobs.values():
             job.teaches = False
 
     def is_known(self, job_uuid: str) -> bool:
-        """Whether a poll of the job can be put in order."""
+        """Return whether polls of the job can be scheduled."""
         return job_uuid in self._jobs
 
     def add(self, job_uuid: str) -> None:
-        """Put a waiting poll in the queue."""
+        """Schedule a waiting poll."""
         job = self._jobs[job_uuid]
         job.due = self._due(job)
         heapq.heappush(self._queue, (job.due, job_uuid))
 
     def remove(self, job_uuid: str) -> None:
-        """Take a poll that does not wait any more out of the queue."""
+        """Remove a poll that no longer waits."""
         self._jobs[job_uuid].due = None
 
     def next_due(self) -> float:
@@ -193,7 +194,7 @@ class PollSchedule:
         return self._queue[0][0] if self._queue else math.inf
 
     def pick(self) -> str | None:
-        """Take the poll out of the queue whose job has most likely ended, of those that are due; None: none is."""
+        """Take the due poll whose job has most likely ended out of the queue; None where none is due."""
         now = self._clock.monotonic()
         due: list[tuple[float, str]] = []
         while len(due) < _CONSIDERED and self.next_due() <= now:
@@ -213,7 +214,7 @@ class PollSchedule:
         return job is not None and job.due == due
 
     def _chance(self, job: _Job, now: float) -> float:
-        """Return how likely the job has ended; above 1 past its deadline."""
+        """Return the probability that the job has ended; above 1 past its deadline."""
         if now >= job.deadline:
             return 1.0 + now - job.deadline
         return self.times.chance(now - job.started_at, running_at=job.running_at)
@@ -240,7 +241,7 @@ class PollSchedule:
         self._on_change()
 
     def _refresh(self) -> None:
-        """Reckon the times of all waiting polls anew, now and then."""
+        """Recompute the due times of all waiting polls, at most once in ``_REFRESH`` seconds."""
         now = self._clock.monotonic()
         if not self._is_stale or now - self._refreshed_at < _REFRESH:
             return

@@ -1,4 +1,4 @@
-"""The pool: reconcile what an earlier process left open, let one clone go alone, then wave after wave."""
+"""The pool of a run: reconcile open clones, run one canary clone alone, then one wave after the other."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from batch.engine.survey import RunHistory, Survey
 
 _SLOW: Final = 0.95
-"""Which share of the jobs a deadline leaves room for."""
+"""Share of the jobs that must be able to end before the deadline."""
 _log = structlog.get_logger()
 
 Work: TypeAlias = tuple[Clone, Step]
 
 
 class Pool:
-    """The pool's work and the two reasons to end it early that only the sum of clones shows."""
+    """Settles the Clones of a run; stops it early at the failure limit or the deadline."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Pool:
         polls: PollSchedule,
         proof: Proof,
     ) -> None:
-        """Nothing is sent before ``run``."""
+        """Prepare; nothing is sent before ``run``."""
         self._plan = plan
         self._past = past
         self._limits = limits
@@ -60,16 +60,16 @@ class Pool:
         self._deadline = None if limits.deadline is None else deps.clock.monotonic() + limits.deadline
         self._failures = FailureLimit(past, limits.max_failures)
         self._edited: dict[str, Clone] = {}
-        """What the plan has now for targets with an open attempt that was sent otherwise."""
+        """Present Clones of the plan whose open attempt was sent with another body."""
         self._deferred: list[Work] = []
-        """What waits for the proof that the server honours resourceUuid."""
+        """Work that waits for confirmation that the server honours resourceUuid."""
         self._unproven: list[tuple[Clone, End]] = []
-        """What ended uncertain only because that proof had not come."""
+        """Clones that ended uncertain only because that confirmation was missing."""
         self.stopped_by: RunStoppedError | None = None
 
     async def run(self, survey: Survey) -> None:
-        """Reconcile, canary, pool, in waves if asked for; then the isolated ones alone."""
-        # What the plan leaves out is asked about, and never sent.
+        """Reconcile, run the canary, then the pool wave by wave; at last the quarantined Clones alone."""
+        # Clones outside the plan are polled, and never sent.
         opened = (*survey.open, *(clone._replace(body=b"") for clone in survey.outside))
         deps, found = self._deps, sort_by_deaths(opened, self._past)
         removed = frozenset(clone.key for clone in opened if not clone.body)
@@ -94,7 +94,7 @@ class Pool:
         return clone, first_step_of_new(clone, self._past, self._deps.policy, now=self._deps.clock.time())
 
     def _as_long_as_readable(self, clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
-        """Ask for the Stop where the plan cannot be read on: what is in flight settles, but retries nothing."""
+        """Request the Stop where the plan can no longer be read: clones in flight settle, but retry nothing."""
         try:
             yield from clones
         except Exception as error:
@@ -102,9 +102,9 @@ class Pool:
             raise
 
     async def _in_waves(self, queue: Iterator[Work | None], settled: int) -> None:
-        """Start wave after wave as long as the ones before went well; ``settled`` of the targets are not in the queue.
+        """Start wave after wave as long as the earlier ones went well; ``settled`` targets are not in the queue.
 
-        A wave that an earlier process began goes on.
+        A wave that an earlier process began is continued.
         """
         waves = wave_sizes(self._limits.waves, self._plan.count)
         for number, size in enumerate(waves, 1):
@@ -114,7 +114,7 @@ class Pool:
             await self._pool(take_first(queue, left) if number < len(waves) else queue)
 
     async def _pool(self, queue: Iterator[Work | None]) -> None:
-        """Settle the queue: one at a time until the server is known to honour resourceUuid, then all at once."""
+        """Settle the queue: one at a time until the server is known to honour resourceUuid, then concurrently."""
         try:
             async with asyncio.TaskGroup() as group:
                 if not self._deps.policy.at_most_once:
@@ -125,7 +125,7 @@ class Pool:
         await self._end_deferred()
 
     async def _prove(self, queue: Iterator[Work | None], group: asyncio.TaskGroup) -> None:
-        """Settle one Clone after the other; once one is proof its job may still run in ``group``."""
+        """Settle one Clone after the other; once one confirms resourceUuid, its job may continue in ``group``."""
         while not self._is_canary_over():
             try:
                 work = next(queue)
@@ -144,7 +144,7 @@ class Pool:
         await dispatch(queue, self._settle, workers=self._limiter.workers, is_stopped=self._is_over)
 
     async def _end_deferred(self) -> None:
-        """Settle what may not be sent again, as nothing proved that the server honours resourceUuid."""
+        """Settle what may not be sent again, as nothing confirmed that the server honours resourceUuid."""
         deferred, self._deferred = self._deferred, []
         for clone, step in deferred:
             if not self._deps.stop.requested:
@@ -152,14 +152,14 @@ class Pool:
                 await self._advance(clone, step.otherwise, None)
 
     async def _end_held_back(self, left: Iterator[Work]) -> None:
-        """Record what is known of open Clones that failures hold back: a rerun would find them just so, for ever."""
+        """Record what is known of open Clones that failures hold back: otherwise no rerun would ever change them."""
         if self._deps.stop.code in HELD_BACK:
             for clone, step in left:
                 if isinstance(step, Send) and step.otherwise is not None:
                     await self._advance(clone._replace(body=b""), step, None)
 
     def _may_start(self, number: int, *, of: int, left: int, size: int) -> bool:
-        """Ask for the Stop where a wave before this one, not yet begun, did not settle within ``max_failures``."""
+        """Return whether a wave may start; request the Stop where the waves before it exceeded ``max_failures``."""
         trouble = self._failures.trouble() if number > 1 and left == size else None
         if trouble is not None:
             self._deps.stop.request(f"wave {number} of {of} is not started: {trouble}", EndReason.WAVE)
@@ -169,7 +169,7 @@ class Pool:
         return True
 
     async def _take_up(self, clones: tuple[Clone, ...]) -> None:
-        """Where a process died: put on record with whom, so that the next one can count."""
+        """After the death of a process record the continued Clones, so that the next process can count."""
         intents = self._past.intents if self._past.is_cut_off else {}
         known = ((clone.key, intents[clone.key]) for clone in clones if clone.key in intents)
         if keys := [key for key, intent in known if intent.state is not State.PLANNED]:
@@ -183,7 +183,7 @@ class Pool:
             await self._end_deferred()
 
     def _resumed(self, clone: Clone, intent: Intent) -> Work:
-        """Return how an open Clone goes on: an attempt is asked about as what it was sent as."""
+        """Return how an open Clone continues: an attempt is polled as it was sent."""
         step = resumed_step(clone, intent, self._deps.policy, now=self._deps.clock.time())
         if isinstance(step, Send | Look) or is_same(clone, intent):
             return clone, step
@@ -191,7 +191,7 @@ class Pool:
         return without_body(intent), step
 
     async def _reconcile(self, opened: tuple[Clone, ...]) -> list[Work]:
-        """Ask about every open Clone before anything new is sent; return those that are not settled by that."""
+        """Poll every open Clone before anything new is sent; return those that this does not settle."""
         intents = dict(self._past.intents)
         going_on: list[Work] = []
 
@@ -213,7 +213,7 @@ class Pool:
             self._deferred.append(left)
 
     async def _carry_on(self, work: Work, pause_at: Callable[[Step], bool] | None) -> Work | None:
-        """Settle; return what is left to do where it is not settled, None where nothing can be done now."""
+        """Settle; return the remaining work, None where the Clone is settled or nothing can be done now."""
         clone, step = work
         edited = None if clone.body else self._edited.get(clone.key)
         after = await self._advance(clone, step, pause_at if edited is None else _or_send(pause_at))
@@ -228,7 +228,7 @@ class Pool:
     async def _send_edited(
         self, sent: Clone, step: Send, edited: Clone, pause_at: Callable[[Step], bool] | None
     ) -> Work | None:
-        """Go on with what the job file has now; under another uuid only after a definite end of every attempt."""
+        """Continue with the edited target; under another uuid only after a definite end of every attempt."""
         is_same_uuid = sent.resource_uuid == edited.resource_uuid
         while not is_same_uuid and (step.needs_proof or step.open_jobs):
             after = await self._advance(sent, after_no_send(step), _or_send(None))
@@ -240,7 +240,7 @@ class Pool:
         return work if pause_at is not None else await self._carry_on(work, None)
 
     async def _advance(self, clone: Clone, step: Step, pause_at: Callable[[Step], bool] | None) -> Step | None:
-        """Settle, and turn what no clone of this run can survive into a Stop, so that the others settle first."""
+        """Settle; turn an error that stops the run into a Stop, so that the other Clones settle first."""
         try:
             step = await settle(clone, step, self._deps, pause_at=pause_at)
         except CallCutError:
@@ -260,7 +260,7 @@ class Pool:
         if end.is_unproven:
             self._unproven.append((clone, end))
         if self._deps.is_honoured():
-            # Now that there is the proof, the next process learns more or sends again: nobody waits for the operator.
+            # With that confirmation the next process learns more or sends again: nothing waits for the operator.
             while self._unproven:
                 clone, end = self._unproven.pop()
                 record_end(clone, end._replace(until=None), self._deps)
@@ -274,7 +274,7 @@ class Pool:
         return self._deps.is_honoured() or self._is_over()
 
     def _is_over(self) -> bool:
-        """Whether nothing more may be started; asks for the Stop when a clone could not end within the deadline."""
+        """Return whether nothing more may start; request the Stop when a clone could not end before the deadline."""
         slow = self._polls.times.quantile(_SLOW)
         if self._deadline is not None and self._deps.clock.monotonic() + slow >= self._deadline:
             self._deps.stop.request("the deadline is near", EndReason.DEADLINE)

@@ -1,4 +1,4 @@
-"""The two things ``settle`` needs from the world, as Protocols: real parts and simulated ones are interchangeable."""
+"""The Protocols of what ``settle`` and the hand-overs depend on: real and simulated parts are interchangeable."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Api(Protocol):
-    """ZStack, one call each; every call passes the Gate, and none raises for what the server may answer.
+    """ZStack, one method a call; every call passes the Gate, and none raises for an answer of the server.
 
-    Where the wait for its turn was cut ``is_cut`` holds for the answer: the call was not made.
+    Where the wait for a slot was cut, ``is_cut`` is True for the answer: the call was not made.
     """
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
@@ -25,62 +25,65 @@ class Api(Protocol):
         """GET /v1/api-jobs/{job_uuid}."""
 
     async def find(self, resource_uuid: str) -> FindAnswer:
-        """GET /v1/ai/model-services/{resource_uuid}; a dead session is renewed inside."""
+        """GET /v1/ai/model-services/{resource_uuid}; renews a dead session itself."""
 
     async def renew(self) -> None:
-        """Replace the dead session, once for all callers. Raises RunStoppedError where it cannot."""
+        """Replace the dead session, once for all callers. Raises RunStoppedError where that fails."""
 
 
 class RunApi(Protocol):
-    """The Api of a run, as ``settle`` uses it: its polls are put in order with those of all other Clones."""
+    """The Api of a run, as ``settle`` uses it: polls are scheduled among those of all Clones."""
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
         """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID."""
 
     async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
-        """GET /v1/api-jobs/{job_uuid}; with ``hold`` once the job has probably ended, and not before others' turn.
+        """GET /v1/api-jobs/{job_uuid}; with ``hold`` once the job has probably ended, in the schedule's order.
 
-        Raises CallCutError where the wait for its turn was cut.
+        Raises CallCutError where the wait for a slot was cut.
         """
 
     async def find(self, resource_uuid: str) -> FindAnswer:
-        """GET /v1/ai/model-services/{resource_uuid}. Raises CallCutError where the wait for its turn was cut."""
+        """GET /v1/ai/model-services/{resource_uuid}. Raises CallCutError where the wait for a slot was cut."""
 
     async def renew(self) -> None:
-        """Replace the dead session, once for all callers. Raises RunStoppedError where it cannot."""
+        """Replace the dead session, once for all callers. Raises RunStoppedError where that fails."""
 
 
 class Journal(Protocol):
     """The manifest as ``settle`` writes it."""
 
     def commit(self, record: Record) -> Awaitable[None]:
-        """Append; done when durable. Raises ManifestError once anything failed: nothing may be sent then."""
+        """Append a record; awaiting it makes it durable.
+
+        Raises ManifestError after any failure: nothing may be sent then.
+        """
 
     def note(self, record: Record) -> None:
         """Append without waiting; durable with the next commit or at close."""
 
     async def take_up(self, keys: Sequence[str]) -> None:
-        """Append, durably, that Clones which were in flight when a process died are gone on with by this one."""
+        """Append, durably, that this process continues Clones that were in flight when a process died."""
 
     def on_failure(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` at once when anything could not be made durable."""
+        """Call ``hook`` immediately when anything could not be made durable."""
 
 
 class Registrar(Protocol):
-    """ZStack as hand-overs need it; every call passes the Gate, and none raises for what the server may answer.
+    """ZStack as hand-overs need it; every call passes the Gate, and none raises for an answer of the server.
 
-    Each raises CallCutError where the wait for its turn was cut.
+    Each raises CallCutError where the wait for a slot was cut.
     """
 
     async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
-        """Let accounts use a resource; None: done. Doing it again changes nothing."""
+        """Share a resource with accounts; None: done. Idempotent."""
 
     async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
-        """Make an account the owner of a resource; None: it is, whoever made it so."""
+        """Make an account the owner of a resource; None: it is the owner, whoever made it so."""
 
 
 class HandOverJournal(Protocol):
     """The manifest as hand-overs write it."""
 
     def note_hand_over(self, line: HandedOver) -> None:
-        """Append without waiting; durable a moment later or at close."""
+        """Append without waiting; durable shortly after or at close."""

@@ -1,7 +1,7 @@
-"""The proof that the server honours resourceUuid, looked for while the first clone's job still runs.
+"""Confirms that the server honours resourceUuid, by looks while the first clone's job still runs.
 
-A clone that is visible under a uuid that this plan derived, and shows what was asked for, was made under that uuid:
-nobody else has it. The look decides nothing about the clone itself, which goes on to its end as any other.
+A visible clone under a uuid that this plan derived, with the requested parameters, was made under that uuid: no one
+else has it. The look decides nothing about the clone itself, which is settled like any other.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
     from batch.model import Clone
 
 _FIRST: Final = 0.15
-"""Seconds from the job's beginning to the first look, and between two looks at least."""
+"""Seconds from the start of the job to the first look, and the shortest time between two looks."""
 _PART: Final = 0.2
-"""Of the job's age: the time to the next look."""
+"""Share of the job's age until the next look."""
 
 
 class Proof:
-    """Whether it is known that the server honours resourceUuid: by a record, or by a look of this process."""
+    """Whether the server is known to honour resourceUuid: by a record, or by a look of this process."""
 
     def __init__(self, api: RunApi, clock: Clock, *, is_recorded: Callable[[], bool]) -> None:
-        """``is_recorded``: whether the manifest shows it."""
+        """Start; ``is_recorded`` returns whether the manifest shows it."""
         self._api = api
         self._clock = clock
         self._is_recorded = is_recorded
         self._is_seen = False
 
     def is_given(self) -> bool:
-        """Whether it is known by now."""
+        """Return whether it is known by now."""
         return self._is_seen or self._is_recorded()
 
     def note_end(self, clone: Clone, end: End) -> None:
-        """Take in how a Clone settled: one that shows it is proof, also where the record of its attempt was lost.
+        """Check a settled Clone: one under its own uuid is confirmation, also where the record of its attempt was lost.
 
-        What its own job showed was made by that, whatever the job file asks for now.
+        The result of its own job counts, whatever the job file requests now.
         """
         if end.state is State.CLONED and end.service is not None and not clone.is_given and clone.body:
             is_own = not end.adopted and end.service.uuid == clone.resource_uuid
             self._is_seen = self._is_seen or is_own or not differences(clone, end.service)
 
     async def watch(self, clone: Clone, work: asyncio.Task[None], *, is_sent: Callable[[], bool]) -> None:
-        """Look for the clone now and then while ``work`` brings it to its end; return once it is proof, or settled.
+        """Look for the clone while ``work`` settles it; return once it is visible under its uuid, or settled.
 
-        ``is_sent``: whether a job may be at work on it.
+        ``is_sent``: returns whether a job may be executing.
         """
         began: float | None = None
         while not work.done() and not self._is_seen:
@@ -69,6 +69,6 @@ class Proof:
         try:
             answer = await self._api.find(clone.resource_uuid)
         except (CallCutError, RunStoppedError):
-            # The work itself meets what stops the run.
+            # The work itself meets the error that stops the run.
             return
         self._is_seen = isinstance(answer, Found) and not differences(clone, answer.service)

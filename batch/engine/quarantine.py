@@ -1,10 +1,9 @@
-"""The quarantine: Clones in whose flight process after process died run alone at the end, then are set aside.
+"""The quarantine: Clones that were in flight in several killed processes run alone at the end, then are set aside.
 
-A killed process dies with every Clone in flight, so that only one that is counted several times is suspected.
-
-A start without an end is a death; the next process records which targets it takes up (``taken_up``). After more than
-three deaths a target goes alone and last; after one more it is uncertain with ZCLONE.QUARANTINED until ``zclone retry
---state uncertain``.
+A killed process dies with every Clone in flight, so that only a repeated count makes one suspect. A start without an
+end is a death; the next process records which targets it continues (``taken_up``). After more than three deaths a
+target runs alone and last; after one more it is uncertain with ZCLONE.QUARANTINED until ``zclone retry --state
+uncertain``.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from batch.model import Clone, Intent
 
 _MOST_DEATHS: Final = 3
-"""With more of them a Clone goes alone; with one more than that it died alone."""
+"""Deaths above which a Clone runs alone; with one more than that it died alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenClones:
-    """The open Clones of a run, by how many processes died with them."""
+    """The open Clones of a run, by the number of processes that died with them."""
 
     ordinary: tuple[Clone, ...]
     isolated: tuple[Clone, ...]
@@ -36,12 +35,12 @@ class OpenClones:
 
 
 def sort_by_deaths(opened: tuple[Clone, ...], past: RunHistory) -> OpenClones:
-    """Sort the open Clones; those that were set aside before are left out."""
+    """Group the open Clones by deaths; those that were set aside before are left out."""
     intents = past.intents
     ordinary, isolated, quarantined = [], [], []
     for clone in opened:
         intent = intents[clone.key]
-        # What is planned again was taken back by a process that lived.
+        # Planned again: a living process withdrew the attempt.
         deaths = 0 if intent.state is State.PLANNED else intent.deaths + past.is_cut_off
         if deaths > _MOST_DEATHS + 1:
             quarantined.append((clone, intent))

@@ -1,7 +1,8 @@
-"""Whether the management node executes requests: while it starts or stops, POSTs wait.
+"""Tracks whether the management node executes requests: while it starts or stops, POSTs wait.
 
-A node that is not ready takes a POST and ends its job at once without executing it, so that only jobs tell. After a few
-such ends in a row nobody sends for a while; then one POST at a time tries, and the first other end lets all go on.
+A node that is not ready accepts a POST and ends its job at once without executing it, so that only jobs show its state.
+After a few such ends in a row no POST is sent for a while; then one POST at a time probes, and the first other end
+releases all.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ if TYPE_CHECKING:
     from batch.engine.stop import Stop
 
 _IN_A_ROW: Final = 3
-"""Refusals for the node's state with no other end of a job between them, after which POSTs wait."""
+"""Consecutive refusals for the node's state, with no other end of a job between them, after which POSTs wait."""
 _FIRST: Final = 2.0
 _CAP: Final = 60.0
 _STEP: Final = 0.25
-"""Seconds after which one that waits looks again."""
+"""Seconds between two checks of a waiting POST."""
 LONGEST: Final = 1800.0
-"""Seconds that the node may be unready before the run stops with exit code 4."""
+"""Seconds for which the node may be unready before the run stops with exit code 4."""
 
 _log = structlog.get_logger()
 
 
 class Readiness:
-    """Ready at first."""
+    """State of the management node; ready at first."""
 
     def __init__(self, clock: Clock, *, longest: float = LONGEST) -> None:
-        """``longest``: seconds that the node may be unready."""
+        """Start ready; the run stops after ``longest`` seconds without a ready node."""
         self._clock = clock
         self._longest = longest
         self._since: float | None = None
@@ -42,24 +43,24 @@ class Readiness:
         self._in_a_row = 0
         self._tries = 0
         self._counted_from = 0.0
-        """Ends of POSTs sent before this are of an earlier try. Seconds since the epoch."""
+        """Ends of POSTs sent before this belong to an earlier probe. Seconds since the epoch."""
         self._held_at: float | None = None
         self._released = asyncio.Event()
 
     def hold(self) -> None:
-        """Let no POST go until ``release``, whatever the node's state."""
+        """Let no POST pass until ``release``, whatever the node's state."""
         self._held_at = self._clock.monotonic() if self._held_at is None else self._held_at
         self._released.clear()
 
     def release(self) -> None:
-        """Let POSTs go again; the time in between does not count as one in which the node was unready."""
+        """Let POSTs pass again; the held time does not count as unready."""
         if self._held_at is not None and self._since is not None:
             self._since += self._clock.monotonic() - self._held_at
         self._held_at = None
         self._released.set()
 
     async def wait(self, stop: Stop) -> float:
-        """Return when a POST may go, or at the Stop; for how many seconds it waited.
+        """Wait until a POST may be sent, or until the Stop; return the seconds waited.
 
         Raises RunStoppedError when the node stays unready too long.
         """
@@ -81,7 +82,7 @@ class Readiness:
         return self._clock.monotonic() - began
 
     def _try_now(self, now: float) -> None:
-        """Let one POST go; the next one only after a pause, as the answer to this one may be lost."""
+        """Let one POST pass; the next one only after a pause, as its answer may be lost."""
         self._tries += 1
         self._counted_from = self._clock.time()
         self._next_at = now + self._pause()
@@ -90,7 +91,7 @@ class Readiness:
         return min(_CAP, _FIRST * 2.0**self._tries) * (0.75 + 0.5 * self._clock.random())
 
     def note(self, answer: object, *, sent_at: float) -> None:
-        """Take in the answer to a POST of ``sent_at``, or to a poll of its job."""
+        """Evaluate the answer to a POST of ``sent_at``, or to a poll of its job."""
         if _is_unready(answer):
             self._in_a_row += 1
             if self._since is None and self._in_a_row >= _IN_A_ROW:
@@ -106,7 +107,7 @@ class Readiness:
                 self._since = None
 
     def _was_taken(self, answer: object, sent_at: float) -> bool:
-        """Whether the answer shows that the node executes what it is sent."""
+        """Return whether the answer shows that the node executes requests."""
         if isinstance(answer, Running):
             return self._clock.time() - sent_at >= _FIRST
         return isinstance(answer, Done | Refused)

@@ -1,4 +1,4 @@
-"""The records of one Clone beside ``sent``: most are noted without waiting, as nothing is sent on their strength."""
+"""The records of one Clone other than ``sent``: most are appended without waiting, as no call depends on them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class NotHonouredError(RunStoppedError):
-    """The server does not give a clone the uuid it was asked for, so that a retry could make a second clone."""
+    """The server does not give a clone the requested uuid, so that a retry could make a second clone."""
 
     exit_code = ExitCode.FAILED
     reason = EndReason.RESOURCE_UUID
 
 
 async def record_accepted(clone: Clone, ticket: Ticket, deps: Dependencies) -> None:
-    """Record that the server knows the attempt's job; durable on return where nothing on record says how long it may.
+    """Record that the server knows the job; durable on return where its apiTimeout is the longest so far.
 
-    Without that line the next process would take a lost POST's time for over too early.
+    Without that line the next process would treat a lost POST as expired too early.
     """
     record = Record(
         State.ACCEPTED,
@@ -41,10 +41,10 @@ async def record_accepted(clone: Clone, ticket: Ticket, deps: Dependencies) -> N
 
 
 def return_attempt(clone: Clone, step: Ticket | Send, deps: Dependencies, *, ended: str | None = None) -> None:
-    """Record that the attempt was never executed, so that it is not charged; those before it that are open stay so.
+    """Record that the attempt was never executed: it is not charged, and earlier open attempts stay open.
 
     ``ended``: its job uuid where the job ended without being executed: of a request that arrived twice only the last
-    end is known, so that the job is asked about again.
+    end is known, so that the job is polled again.
     """
     open_jobs, at = step.open_jobs, deps.clock.time()
     if not open_jobs:
@@ -59,7 +59,7 @@ def return_attempt(clone: Clone, step: Ticket | Send, deps: Dependencies, *, end
             step.attempt - 1,
             job_uuid=job_uuid if job_uuid != UNKNOWN_JOB else None,
             error_code="ZCLONE.UNCERTAIN",
-            error="an earlier attempt may still be at work",
+            error="an earlier attempt may still be executing",
             open_jobs=(*others, *(() if ended is None else (ended,)), *_lost(job_uuid)),
         )
     )
@@ -75,7 +75,7 @@ def _lost(job_uuid: str) -> tuple[str, ...]:
 
 
 def record_end(clone: Clone, end: End, deps: Dependencies) -> None:
-    """Record how a Clone settled. Raises NotHonouredError where it has another uuid than it was asked for."""
+    """Record how a Clone settled. Raises NotHonouredError where it has another uuid than requested."""
     made = end.service
     is_uncertain = end.state is State.UNCERTAIN
     deps.journal.note(
@@ -101,17 +101,17 @@ def record_end(clone: Clone, end: End, deps: Dependencies) -> None:
         deps.budget.reward()
     if clone.resource_uuid not in ("", made.uuid) and not deps.policy.at_most_once:
         raise NotHonouredError(
-            f"{clone.key}: asked for the uuid {clone.resource_uuid}, the server made {made.uuid}; it does not honour "
+            f"{clone.key}: requested the uuid {clone.resource_uuid}, the server made {made.uuid}; it does not honour "
             "resourceUuid, so an unanswered request could be cloned twice: check the clone, then use --at-most-once"
         )
 
 
 def _to_look_for(clone: Clone) -> str:
-    """Say how the operator finds the clone on a server where its uuid may not show it."""
+    """Return how the operator finds the clone on a server where its uuid may not show it."""
     name = clone.params.get("name")
     return f"look for a clone of {clone.source_uuid}" + (f" named {name}" if name is not None else "")
 
 
 def _others(end: End) -> tuple[str, ...]:
-    """Return the open jobs beside ``job_uuid``, with those whose uuids were lost among them."""
+    """Return the open jobs other than ``job_uuid``, including a placeholder for those whose uuids were lost."""
     return (UNKNOWN_JOB, *end.open_jobs) if end.job_uuid == UNKNOWN_JOB else end.open_jobs

@@ -1,8 +1,8 @@
-"""Where a Clone begins in this process, by what its manifest says, and when an open one has been asked about.
+"""The first step of a Clone in this process, from its manifest records, and whether an open one is reconciled.
 
-Fresh and resumed Clones take one path: a resumed one is a Clone whose first step follows from its records. A pause
-between two processes is not charged to its timeout: its next POST begins a new window, and each attempt's deadline
-stands in its ``sent`` record.
+Fresh and resumed Clones take one path: a resumed one is a Clone whose first step follows from its records. The time
+between two processes does not count towards its timeout: its next POST begins a new window, and each attempt's deadline
+is in its ``sent`` record.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
-    """Where a Clone goes on, by what its manifest says; ``now`` in seconds since the epoch.
+    """Return the step at which a Clone continues, from its records; ``now`` in seconds since the epoch.
 
-    Times on record that lie in the future were written by a clock that was wrong.
+    Recorded times that lie in the future were written by a wrong clock.
     """
     open_jobs = intent.open_jobs if intent.job_uuid is None else (intent.job_uuid, *intent.open_jobs)
     if not open_jobs:
@@ -52,7 +52,7 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
 
 
 def first_step_of_new(clone: Clone, past: RunHistory, policy: Policy, *, now: float) -> Step:
-    """Where a Clone without records begins: in a repaired manifest, where lines were lost, it is looked for first."""
+    """Return the first step of a Clone without records: a look first where lines of a repaired manifest were lost."""
     if not past.is_repaired:
         return look_before(clone, Send(1, has_predecessor=past.has_predecessor(clone.key)), now=now)
     lost = Intent("", State.UNCERTAIN, "", "", "", 0, None, now, now, open_jobs=(UNKNOWN_JOB,))
@@ -60,7 +60,7 @@ def first_step_of_new(clone: Clone, past: RunHistory, policy: Policy, *, now: fl
 
 
 def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) -> Step:
-    """Where a Clone with records goes on; one with nothing open under another uuid than now begins anew."""
+    """Return the step at which a Clone with records continues; Send where its uuid changed and nothing is open."""
     step = first_step(intent, policy, now=now)
     if not isinstance(step, Send):
         return step
@@ -69,12 +69,12 @@ def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) ->
 
 
 def look_before(clone: Clone, step: Step, *, now: float) -> Step:
-    """Have a uuid of the user's own looked for before the first POST: whatever has it by then is not ours."""
+    """Look for a user's own uuid before the first POST: a service that already has it is not ours."""
     if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.otherwise is None):
         return step
     return Look(Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor), Why.GIVEN)
 
 
 def is_reconciled(step: Step) -> bool:
-    """Whether a resumed Clone has been asked about: known to run, or about to be sent again."""
+    """Return whether a resumed Clone is reconciled: its job is known to run, or it is about to be sent again."""
     return isinstance(step, Send | Resend) or (isinstance(step, Poll) and step.polls > 0 and step.ticket.answered)

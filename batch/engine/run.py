@@ -1,4 +1,4 @@
-"""One run: the pool with everything it needs."""
+"""One run of the engine: assembles the pool with everything it needs."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
 ) -> None:
     """Settle every Clone of the plan that is not final yet; ``found`` is the plan's ``survey`` against ``past``.
 
-    Returns when all were tried or the Stop was obeyed; what happened is in the journal. Raises RunStoppedError where
-    the run must be resumed later, UnreachableError where it came to nothing at all, ManifestError where the journal
-    failed: nothing was sent after that. NotHonouredError where the server does not honour resourceUuid.
+    Returns when all were tried or the Stop took effect; the journal has the results. Raises RunStoppedError where the
+    run must be resumed later, UnreachableError where nothing was ever sent, ManifestError where the journal failed:
+    nothing was sent after that. NotHonouredError where the server does not honour resourceUuid.
     """
     if past.was_dishonoured and not at_most_once:
         raise NotHonouredError(_NOT_HONOURED)
@@ -68,7 +68,7 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
         budget,
         readiness,
         is_honoured=proof.is_given,
-        # What it said of one job holds for those that got no answer, whichever process heard it.
+        # The apiTimeout of one job holds for unanswered ones too, whichever process received it.
         api_timeout=lambda: past.api_timeout,
     )
     journal.on_failure(lambda: stop.request("the manifest could not be written", EndReason.JOURNAL))
@@ -80,7 +80,7 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
 
 
 def _starters(limits: Limits, clock: Clock, controls: Controls | None) -> tuple[ConcurrencyLimiter, Readiness]:
-    """Return what is asked before a clone is begun, and before it is sent, as ``controls`` have it."""
+    """Return what limits the start of a clone and its POST, connected to ``controls``."""
     limiter, readiness = ConcurrencyLimiter(limits.concurrency, clock), Readiness(clock)
     if controls is not None:
         controls.attach(limiter, readiness)
@@ -94,6 +94,6 @@ def _stop_at_deadline(limits: Limits, stop: Stop) -> None:
 
 
 def _end_of(error: RunStoppedError, past: RunHistory) -> ZcloneError:
-    """Return the error that the run ends with: a run that never sent anything came to nothing at all."""
+    """Return the error that the run ends with: UnreachableError where nothing was ever sent."""
     is_begun = error.reason is EndReason.DENIED or past.was_sent
     return error if is_begun else UnreachableError(f"{error}; nothing was sent", error.reason)

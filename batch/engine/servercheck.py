@@ -1,10 +1,11 @@
-"""Asking the server what it would say to each clone, one alone first: a server that ignores the tag would clone.
+"""Checks every clone on the server without making it, one alone first: a server that ignores the tag would clone.
 
 With the system tag ``ephemeral::validationOnly`` a message passes every check and is not executed, and its job ends as
-``{}`` (zstack/README.md 5). Every request has a resource uuid of its own that no run ever uses, so that whatever a
-server makes of it can be found and deleted, and no target's own uuid is used up.
+``{}`` (zstack/README.md 5). Every request has a resource uuid of its own that no run ever uses, so that a clone made by
+mistake can be found and deleted, and no target's own uuid is used up.
 
-These uuids are derived, so that asking again finds what was made instead of making a second. Nothing is journalled.
+These uuids are derived, so that repeating the check finds such a clone instead of making a second. Nothing is
+journalled.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _BACK_OFF: Final = 1.0
 _POLL_FIRST: Final = 0.2
 _POLL_LAST: Final = 5.0
 _POLL_TIME: Final = 300.0
-"""Seconds until a job that only checks is given up; the checks themselves take milliseconds."""
+"""Seconds after which a job that only checks is given up; the checks themselves take milliseconds."""
 
 
 class CheckOutcome(StrEnum):
-    """What the server says to one clone."""
+    """Result of the check of one clone."""
 
     OK = "ok"
     REFUSED = "refused"
@@ -44,7 +45,7 @@ class CheckOutcome(StrEnum):
 
 
 class CheckResult(NamedTuple):
-    """The outcome, and of the others than ok ZStack's code, its words and what can be done."""
+    """The outcome and, unless it is ok, ZStack's code, its message and a hint."""
 
     outcome: CheckOutcome
     code: str | None = None
@@ -53,10 +54,10 @@ class CheckResult(NamedTuple):
 
 
 class MadeError(Exception):
-    """The server made a model service although it was asked only to check."""
+    """The server made a model service although the request was only a check."""
 
     def __init__(self, key: str, uuid: str) -> None:
-        """``key``: of the target; ``uuid``: of what was made."""
+        """Name the target by ``key`` and the model service that was made by ``uuid``."""
         super().__init__(uuid)
         self.key = key
         self.uuid = uuid
@@ -65,10 +66,10 @@ class MadeError(Exception):
 async def check_all(
     requests: Iterator[Clone], report: Callable[[Clone, CheckResult], None], *, api: Api, clock: Clock, workers: int
 ) -> None:
-    """Send every request, which carry the tag and uuids of their own, and report the verdict on each.
+    """Check every request, which carries the tag and a uuid of its own, and report each result.
 
-    Until one was found ok and then not to exist, they go one by one. Raises MadeError at the first thing made,
-    RunStoppedError where it cannot be known whether something was, or no request can succeed.
+    Until one was ok and its resource verified to be absent, requests go one by one. Raises MadeError at the first clone
+    made, RunStoppedError where it is unknown whether one was made, or no request can succeed.
     """
     check = _Check(api, clock)
     for request in requests:
@@ -87,7 +88,7 @@ async def check_all(
 
 
 class _Check:
-    """One request after another, each repeated under the same resource uuid until its answer is clear."""
+    """Checks one request after another, each repeated under the same resource uuid until its answer is clear."""
 
     def __init__(self, api: Api, clock: Clock) -> None:
         self._api = api
@@ -104,7 +105,7 @@ class _Check:
                 return CheckResult(CheckOutcome.OK)
             if not isinstance(answer, Refused):
                 await self.require_absent(request)
-                verdict = CheckResult(CheckOutcome.UNCLEAR, error=getattr(answer, "reason", "its job is not known"))
+                verdict = CheckResult(CheckOutcome.UNCLEAR, error=getattr(answer, "reason", "its job is unknown"))
                 continue
             verdict = _refusal(answer.error)
             if not await self._may_repeat(request, answer.error, number):
@@ -122,7 +123,7 @@ class _Check:
         return error.error_class is not ErrorClass.PERMANENT and (error.retries is None or number < error.retries)
 
     async def require_absent(self, request: Clone) -> None:
-        """Raise MadeError where the request's resource exists, RunStoppedError where that cannot be learnt."""
+        """Raise MadeError where the request's resource exists, RunStoppedError where that is unknown."""
         answer = await self._api.find(request.resource_uuid)
         for number in range(1, _TRIES):
             if isinstance(answer, Absent | Found):
@@ -133,7 +134,7 @@ class _Check:
             raise MadeError(request.key, request.resource_uuid)
         if not isinstance(answer, Absent):
             raise RunStoppedError(
-                f"server check of {request.key}: it cannot be learnt whether the server made {request.resource_uuid}: "
+                f"server check of {request.key}: it is unknown whether the server made {request.resource_uuid}: "
                 "look for it and delete it"
             )
 

@@ -1,4 +1,4 @@
-"""Bring one Clone to its end: do what each step says, record it, decide on the answer, again.
+"""Settles one Clone: takes a step, records it, and lets ``decisions`` choose the next.
 
 Resumed and fresh Clones take one path: a fresh one starts at Send, a resumed one at Poll.
 """
@@ -46,18 +46,18 @@ if TYPE_CHECKING:
 
 
 _DENIED = ("ID.1002", "SYS.1019", "LICENSE.")
-"""Codes of refusals that stand whatever is sent and however often one logs in."""
+"""Codes of refusals that neither another request nor another login changes."""
 
 
 _RECORD_EVERY = 4
-"""After so many tries of which no byte left, one after the other, a POST is recorded anew."""
+"""Tries in a row that never reached the server after which a POST is recorded again."""
 _RECORD_AFTER = 15.0
-"""Seconds after which it is too: less than what a later process adds to the time that a job may take."""
+"""Seconds after which it is recorded again too: less than what a later process adds to a job's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What ``settle`` needs beside the Clone and its step."""
+    """The dependencies of ``settle``: API, journal, clock, policy, and the limits shared by all Clones."""
 
     api: RunApi
     journal: Journal
@@ -67,28 +67,28 @@ class Dependencies:
     budget: RetryBudget
     readiness: Readiness
     is_honoured: Callable[[], bool]
-    """Whether it is known that the server honours resourceUuid."""
+    """Returns whether the server is known to honour resourceUuid."""
     api_timeout: Callable[[], float]
-    """Returns the longest time that the server said it may work on any job of the run, in seconds."""
+    """Returns the longest apiTimeout that the server reported for any job of the run, in seconds."""
 
     def known(self) -> Knowledge:
-        """Return what decisions rest on now."""
+        """Return the present context of decisions."""
         return Knowledge(self.policy, self.clock.time(), self.is_honoured(), self.api_timeout())
 
 
 async def settle(
     clone: Clone, step: Step, deps: Dependencies, *, pause_at: Callable[[Step], bool] | None = None
 ) -> Step:
-    """Go on from ``step`` until End, or until a step that ``pause_at`` names or that may not be done; return that step.
+    """Continue from ``step`` until End, or until a step that ``pause_at`` selects or that is forbidden; return it.
 
-    Raises CallCutError where the Stop cut the wait for a poll or look, RunStoppedError where the whole run cannot go
-    on, ManifestError where the journal failed.
+    Raises CallCutError where the Stop cut the wait of a poll or look, RunStoppedError where the whole run cannot
+    continue, ManifestError where the journal failed.
     """
     while not isinstance(step, End):
         if pause_at is not None and pause_at(step):
             return step
         if isinstance(step, Send) and not clone.body:
-            # Its target left the job file, or this part of it: it is settled as what is known of it.
+            # Its target left the job file, or this shard of it: it settles by what is known of it.
             if step.otherwise is None:
                 return step
             if _has_failed(step.otherwise):
@@ -109,7 +109,7 @@ def _has_failed(step: Step) -> bool:
 
 
 def _is_forbidden(step: Step, deps: Dependencies) -> bool:
-    """Tell whether the step would send after the Stop, or again without the proof that this is safe."""
+    """Return whether the step would send after the Stop, or again without confirmation that this is safe."""
     return isinstance(step, Send) and (deps.stop.requested or (step.needs_proof and not deps.is_honoured()))
 
 
@@ -139,7 +139,7 @@ async def _abort(step: Abort, clone: Clone, deps: Dependencies) -> Step:
     if step.is_unsent:
         return_attempt(clone, step.ticket, deps)
     elif step.is_job_over:
-        # Of a request that arrived twice only the last end is known: the job is asked about again.
+        # Of a request that arrived twice only the last end is known: the job is polled again.
         return_attempt(clone, step.ticket, deps, ended=step.ticket.job_uuid)
     error = step.error
     text = str(error)
@@ -166,7 +166,7 @@ async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
 
 
 async def _wait_to_send(step: Send, deps: Dependencies) -> float:
-    """Wait for the retry budget and the node; return for how many seconds, which are not charged to the Clone."""
+    """Wait for the retry budget and the node; return the seconds waited, which do not count for the Clone."""
     began = deps.clock.monotonic()
     if step.is_retry:
         await deps.budget.reserve(retry_cost(is_after_silence=step.is_after_silence), deps.stop)
@@ -214,7 +214,7 @@ def _is_overdue(step: Send, deps: Dependencies) -> bool:
 
 
 async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cost: float, failures: int = 0) -> Step:
-    """Submit a retry, and tell the budget whether the server answered where it had a ``cost``."""
+    """Submit a retry; where it had a ``cost``, report to the budget whether the server answered."""
     answer = await deps.api.submit(clone, ticket.job_uuid)
     if cost:
         deps.budget.note_retry(cost, is_answered=not isinstance(answer, NotSent | NoAnswer))
@@ -224,7 +224,7 @@ async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cos
 async def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Dependencies, *, failures: int) -> Step:
     now = deps.clock.time()
     if isinstance(answer, NoAnswer) and now - ticket.sent_at > _RECORD_AFTER and not deps.policy.at_most_once:
-        # It waited for its turn since it was recorded, or for its answer: the server may have it only now.
+        # It waited for a slot or an answer since it was recorded: it may have reached the server only now.
         ticket = ticket._replace(sent_at=now)
         await deps.journal.commit(_sent_record(clone, ticket))
     deps.readiness.note(answer, sent_at=ticket.sent_at)
@@ -246,15 +246,15 @@ async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
             return step
         return_attempt(clone, step.ticket, deps)
         return Send(step.ticket.attempt, open_jobs=step.ticket.open_jobs, has_predecessor=step.ticket.has_predecessor)
-    # Until now no byte of it left: its time begins anew.
+    # No byte of it was sent until now: its time starts again.
     now = deps.clock.time()
     first = step.ticket.first_sent_at + max(0.0, now - step.ticket.sent_at)
     ticket = step.ticket._replace(sent_at=now, first_sent_at=first)
-    # The pauses for the server's rate limiter are long after the first few.
+    # After the first few, the pauses for the server's rate limiter are long.
     is_late = now - step.ticket.sent_at > _RECORD_AFTER
     is_due = step.failures % _RECORD_EVERY == 0 or (step.is_limited and step.failures > _RECORD_EVERY) or is_late
     if is_due and not deps.policy.at_most_once:
-        # The next process counts from the last POST when the server can no longer execute it.
+        # The next process computes from the last POST when the server can no longer execute it.
         await deps.journal.commit(_sent_record(clone, ticket))
     return await _submit_again(ticket, clone, deps, cost=cost, failures=step.failures)
 
@@ -273,7 +273,7 @@ async def _poll(step: Poll, clone: Clone, deps: Dependencies) -> Step:
 
 
 def _hold(step: Poll, deps: Dependencies) -> Hold:
-    """Return how long a poll may wait: one after a miss asks whether a node lags behind, whatever the job's age."""
+    """Return how long a poll may wait: after a 404 the delay depends on the misses, not on the job's age."""
     deadline = step.ticket.deadline
     if step.misses:
         deadline = min(deadline, deps.clock.time() + deps.policy.settle_delay * 2.0 ** (step.misses - 1))

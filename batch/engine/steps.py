@@ -1,8 +1,8 @@
-"""The steps of one Clone's protocol and what they carry; ``decisions`` says which one follows, ``settle`` does them.
+"""The steps of one Clone's protocol and their data; ``decisions`` chooses the next step, ``settle`` executes it.
 
-Send -> Poll -> End, and through Look wherever an answer leaves open whether the clone was made. The resource uuid is
-the same in every step. The job uuid changes with each attempt; those that had no definite end are kept as open jobs,
-and a Clone fails only once every one of them has ended and a last look shows nothing.
+Send -> Poll -> End, with Look wherever an answer leaves open whether the clone was made. The resource uuid is the same
+in every step. The job uuid changes with each attempt; those without a definite end are kept as open jobs, and a Clone
+fails only once every one of them has ended and a last look shows nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ RESOURCE_UUID: Final = "ZCLONE.RESOURCE_UUID"
 
 
 class Why(StrEnum):
-    """Why the resource is looked for."""
+    """Why a look at the resource is needed."""
 
     GIVEN = "given"
-    """Its uuid is the user's own and nothing was sent yet: whatever has it is not ours."""
+    """Its uuid is the user's own and nothing was sent yet: a service that has it is not ours."""
     LOST = "lost"
-    """The POST had no answer and its job is not known."""
+    """The POST had no answer and its job is unknown."""
     ENDED = "ended"
     """The job failed: a definite end."""
     STOPPED = "stopped"
@@ -33,13 +33,13 @@ class Why(StrEnum):
     OVERDUE = "overdue"
     """The job did not end in time."""
     FORGOTTEN = "forgotten"
-    """The job did not end in time, and the server, which knew it once, knows it no more."""
+    """The job did not end in time, and the server, which once knew it, no longer does."""
     EMPTY = "empty"
     """The job succeeded without showing what it made."""
 
 
 class Ticket(NamedTuple):
-    """One attempt, as its durable record has it. Times in seconds since the epoch."""
+    """One attempt, as its durable record describes it. Times in seconds since the epoch."""
 
     attempt: int
     job_uuid: str
@@ -47,49 +47,52 @@ class Ticket(NamedTuple):
     first_sent_at: float
     deadline: float
     answered: bool = False
-    """Whether the server ever admitted to know the job."""
+    """Whether the server ever confirmed that it knows the job."""
     resumed: bool = False
     """Whether an earlier process sent it."""
     reopened: bool = False
     """Whether an earlier process left it uncertain."""
     open_jobs: tuple[str, ...] = ()
-    """Job uuids of earlier attempts that had no definite end."""
+    """Job uuids of earlier attempts without a definite end."""
     is_repeat: bool = False
     """Whether the job uuid was sent twice, so that an answer to one POST, or one end, says nothing about the other."""
     has_repeats: bool = False
-    """Whether that is so of any open job."""
+    """Whether the job uuid of any open job was sent twice."""
     is_mixed: bool = False
-    """Whether an open job was sent with another body, so that what is found cannot be compared with this one."""
+    """Whether an open job was sent with another body, so that a visible clone cannot be compared with this one."""
     has_predecessor: bool = False
-    """Whether the manifest knows of an earlier attempt, or lost lines that may have held one."""
+    """Whether the manifest records an earlier attempt, or lost lines may have recorded one."""
     has_sent_line: bool = True
-    """Whether a line of the manifest shows that it was sent; without one, lost lines may have held it."""
+    """Whether a line of the manifest shows that it was sent; otherwise it was on lost lines."""
     api_timeout: float | None = None
-    """The longest time that the server said it may work on one of the jobs, in seconds; None where it did not say."""
+    """The longest apiTimeout that the server reported for one of the jobs, in seconds; None where it reported none."""
     free: int = 0
-    """POSTs in a row that charged no attempt."""
+    """Consecutive POSTs that charged no attempt."""
 
 
 class Send(NamedTuple):
-    """Record and POST. ``job_uuid`` is the old one where that had no definite end, None for a new one."""
+    """Record and POST.
+
+    ``job_uuid`` is the old one where that had no definite end, None for a new one.
+    """
 
     attempt: int
     job_uuid: str | None = None
     first_sent_at: float | None = None
     otherwise: Step | None = None
-    """What follows when the Clone's time is up or it cannot be sent; None for the first one."""
+    """The step that follows when the Clone's time is up or it cannot be sent; None for the first POST."""
     is_after_silence: bool = False
     """Whether the last POST went unanswered."""
     open_jobs: tuple[str, ...] = ()
     needs_proof: bool = False
-    """Whether something sent before may have been executed: sent only to a server that honours resourceUuid."""
+    """Whether an earlier POST may have been executed: sent only to a server that honours resourceUuid."""
     is_mixed: bool = False
     has_predecessor: bool = False
     free: int = 0
     has_repeats: bool = False
     api_timeout: float | None = None
     over_at: float | None = None
-    """When the server can no longer execute what was sent before, in seconds since the epoch."""
+    """When the server can no longer execute the earlier POSTs, in seconds since the epoch."""
 
     @property
     def is_retry(self) -> bool:
@@ -99,7 +102,7 @@ class Send(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Resend:
-    """POST again under the record already written: no byte of the last try left."""
+    """POST again under the record already written: the last try never reached the server."""
 
     ticket: Ticket
     failures: int
@@ -108,20 +111,20 @@ class Resend:
 
 
 class Poll(NamedTuple):
-    """Ask the job."""
+    """Query the api job."""
 
     ticket: Ticket
     polls: int = 0
     misses: int = 0
-    """404 answers in a row."""
+    """Consecutive 404 answers."""
     error: ApiError | None = None
-    """What the POST itself was refused with, where that left open whether it ran."""
+    """The error of the POST, where that left open whether it executed."""
     at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Ask for the resource."""
+    """Query the resource."""
 
     ticket: Ticket
     why: Why
@@ -132,12 +135,12 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """Ask the jobs of earlier attempts, one after the other, before the Clone may fail; then look once more."""
+    """Poll the jobs of earlier attempts, one after the other, before the Clone may fail; then look once more."""
 
     look: Look
     pending: tuple[str, ...]
     open: tuple[str, ...] = ()
-    """Those asked so far that had no definite end."""
+    """Jobs polled so far that had no definite end."""
     is_last: bool = False
     """Whether no later process would send again."""
 
@@ -152,18 +155,19 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """No request of this run can succeed."""
+    """End the run: none of its requests can succeed."""
 
     ticket: Ticket
     error: ApiError
     is_unsent: bool = False
-    """Whether this is the POST's own answer and proves that nothing was executed."""
+    """Whether the error is the POST's own answer and proves that nothing was executed."""
     is_job_over: bool = False
-    """Whether the job ended with it, not executed. Without either of the two the attempt stays as it is on record."""
+    """Whether the job ended with the error, not executed. Without either of the two the attempt stays as it is
+    recorded."""
 
 
 class End(NamedTuple):
-    """Settled."""
+    """End of a Clone's protocol."""
 
     state: State
     attempt: int
@@ -172,17 +176,17 @@ class End(NamedTuple):
     code: str | None = None
     text: str | None = None
     made_elsewhere: bool = False
-    """Whether the clone existed before this manifest knew of an attempt to make it."""
+    """Whether the clone existed before this manifest recorded an attempt to make it."""
     job_uuid: str | None = None
     open_jobs: tuple[str, ...] = ()
-    """The uncertain ones' other open jobs."""
+    """Other open jobs of an uncertain Clone."""
     until: float | None = None
-    """When an uncertain one waits for the operator: once the server can no longer execute the last POST, and where no
-    later process would send again. Seconds since the epoch."""
+    """When an uncertain Clone waits for the operator: once the server can no longer execute the last POST, and no later
+    process would send again. Seconds since the epoch."""
     is_unproven: bool = False
-    """Whether ``until`` stands only as long as it is not known that the server honours resourceUuid."""
+    """Whether ``until`` holds only while it is not known that the server honours resourceUuid."""
 
 
 Doing: TypeAlias = Send | Resend | Poll | Look | Review | Renew | Abort
-"""Steps after which there is another."""
+"""Steps that another one follows."""
 Step: TypeAlias = Doing | End

@@ -1,8 +1,8 @@
-"""The run's wish to end: asked for once, seen by everybody, and able to wake who sleeps before a send.
+"""The request to end a run: made once, visible to all, and able to wake tasks that sleep before a send.
 
-Waits at the rate limiter whose turn comes after the grace are cut at once, and a cut wait makes no call; the others
-pass at the rate until the grace ends. The clone of a cut poll or look stays open. The one logout passes rate and pause.
-Login and plan, which leave nothing in flight, are cancelled.
+Waits at the rate limiter for slots after the grace period are cut at once, and a cut wait makes no call; other calls
+pass at the rate until the grace period ends. The clone of a cut poll or look stays open. The one logout passes rate and
+pause. Login and plan, which leave nothing in flight, are cancelled.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 GRACE: Final = 30.0
-"""Seconds that what is in flight gets to settle after a Stop."""
+"""Seconds that clones in flight have to settle after a Stop."""
 
 
 class Stop:
-    """Not asked for at first; the first reason stays."""
+    """The stop request of a run; the first reason is kept."""
 
     def __init__(self) -> None:
-        """Nothing asked for yet."""
+        """Start without a request."""
         self.reason: str | None = None
         self.code: EndReason | None = None
-        """The kind of ``reason``; None where that has no name."""
+        """Code of ``reason``; None where it has none."""
         self._asked = asyncio.Event()
         self.is_draining = False
-        """Whether what is in flight has all the time it needs."""
+        """Whether clones in flight may take all the time they need."""
         self._hooks: list[Callable[[], None]] = []
         self._drain_hooks: list[Callable[[], None]] = []
 
@@ -43,7 +43,7 @@ class Stop:
         return self.reason is not None
 
     def on_request(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` at the request, such as what tells the Gate; a drain is none yet."""
+        """Call ``hook`` at the request; a drain does not count as one."""
         self._hooks.append(hook)
 
     def on_drain(self, hook: Callable[[], None]) -> None:
@@ -51,13 +51,13 @@ class Stop:
         self._drain_hooks.append(hook)
 
     def request(self, reason: str, code: EndReason | None) -> None:
-        """Ask for the end; later reasons are not kept, but one after a drain is."""
+        """Request the end of the run; later reasons are not kept, except after a drain."""
         if not self.requested or self.is_draining:
             self.is_draining = False
             self._ask(reason, code, self._hooks)
 
     def drain(self, reason: str, code: EndReason | None) -> None:
-        """Ask for the end once all that is in flight has settled, however long that takes."""
+        """Request the end once everything in flight has settled, however long that takes."""
         if not self.requested:
             self.is_draining = True
             self._ask(reason, code, self._drain_hooks)
@@ -69,16 +69,16 @@ class Stop:
             hook()
 
     async def wait(self) -> None:
-        """Return once the end was asked for."""
+        """Wait until the end is requested."""
         await self._asked.wait()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait ``seconds``, or less when the end is asked for."""
+        """Wait ``seconds``, or until the end is requested."""
         if seconds > 0:
             await self._wait_for(timeout=seconds)
 
     async def sleep_until(self, event: asyncio.Event) -> None:
-        """Wait until ``event`` is set, or the end is asked for."""
+        """Wait until ``event`` is set, or the end is requested."""
         await self._wait_for(event)
 
     async def _wait_for(self, *events: asyncio.Event, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -93,7 +93,7 @@ class Stop:
 
 
 async def before_stop(work: Coroutine[None, None, _Result], stop: Stop) -> _Result | None:
-    """Return what ``work`` comes to; at the Stop cancel it and return None, for what leaves nothing in flight."""
+    """Return the result of ``work``; at the Stop cancel it and return None: for work that leaves nothing in flight."""
     running = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -111,7 +111,7 @@ async def before_stop(work: Coroutine[None, None, _Result], stop: Stop) -> _Resu
 
 
 async def within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:
-    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; what is cut off then is in the journal."""
+    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; the journal has what is cancelled then."""
     running, timers = asyncio.ensure_future(work), []
 
     def end_later() -> None:

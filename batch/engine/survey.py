@@ -1,4 +1,4 @@
-"""What a run finds before it sends anything: changed targets, and the Clones behind the manifest's open intents."""
+"""Compares plan and manifest before anything is sent: open Clones, edited targets, settled ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NAMED = 10
 _PAUSE_EVERY = 512
 _KEPT_DIGITS = 12
-"""Hex digits of a digest that a settled Clone keeps."""
+"""Hex digits of the digest that the manifest's fold keeps of a settled Clone."""
 
 
 class RunHistory(Protocol):
@@ -25,7 +25,7 @@ class RunHistory(Protocol):
 
     @property
     def intents(self) -> Mapping[str, Intent]:
-        """Clones that are not final but were recorded before."""
+        """Clones with records that are not final, by key."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -33,19 +33,19 @@ class RunHistory(Protocol):
 
     @property
     def counts(self) -> Mapping[State, int]:
-        """Clones by state, kept up to date while the run appends."""
+        """Clones by state, updated while the run appends."""
 
     @property
     def settled(self) -> Mapping[State, int]:
-        """Clones by final state, without the others."""
+        """Clones by final state; others are not counted."""
 
     @property
     def canary_passed(self) -> bool:
-        """Whether the server was seen to honour resourceUuid."""
+        """Whether the manifest shows that the server honours resourceUuid."""
 
     @property
     def unasked(self) -> Mapping[str, str]:
-        """By key: the uuid of a clone of which no line shows that it was asked for, as that was lost to damage."""
+        """By key the uuid of each clone whose ``sent`` line was lost to damage."""
 
     @property
     def was_sent(self) -> bool:
@@ -53,48 +53,48 @@ class RunHistory(Protocol):
 
     @property
     def was_dishonoured(self) -> bool:
-        """Whether the server ever made a clone under another uuid than it was asked for."""
+        """Whether the server ever made a clone under another uuid than requested."""
 
     @property
     def api_timeout(self) -> float:
-        """The longest time that the server said it may work on a job, in seconds; 0 where it never did."""
+        """The longest apiTimeout that the server reported for a job, in seconds; 0 where it reported none."""
 
     @property
     def is_repaired(self) -> bool:
         """Whether lines were lost to damage, so that any target may have been sent."""
 
     def has_predecessor(self, key: str) -> bool:
-        """Whether a target that is as if nothing had been sent may have been sent before."""
+        """Return whether a target without open records may have been sent before."""
 
     def final(self, key: str) -> tuple[State, int] | None:
-        """Return the final state and the first 48 bits of the digest it was sent with (0: not on record), or None."""
+        """Return the final state and the first 48 bits of the sent digest (0: not recorded), or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The open Clones in the plan's order, then those whose target left the job file."""
+    """The open Clones in the order of the plan, then those whose target left the job file, and what else was found."""
 
     open: tuple[Clone, ...]
     changed: tuple[str, ...]
-    """Keys that were sent with another body than the plan has now, and nobody knows what became of them."""
+    """Keys of targets that were sent with another body than the plan has now, with unknown results."""
     is_nothing_left: bool = False
-    """Whether every target of the plan is settled for good."""
+    """Whether every target of the plan is settled finally."""
     settled: Counter[State] = field(default_factory=Counter)
-    """The plan's targets that are, by state."""
+    """Settled targets of the plan, by state."""
     outdated: tuple[str, ...] = ()
-    """Keys of what was made with another body than the plan has now."""
+    """Keys of clones that were made with another body than the plan has now."""
     taken: tuple[str, ...] = ()
-    """Keys of targets whose resourceUuid an attempt of another target in doubt was sent with."""
+    """Keys of targets whose resourceUuid was sent in an attempt of another target, with unknown result."""
     is_honoured: bool = False
-    """Whether a clone has the uuid that the plan derives, though no line shows that it was asked for."""
+    """Whether a clone has the uuid that the plan derives, though its ``sent`` line was lost."""
     outside: tuple[Clone, ...] = ()
-    """Open ones that the job file has as they were sent, and the plan, a part of it, leaves out."""
+    """Open Clones of targets that are unchanged in the job file but outside this plan, which is a part of it."""
 
 
 def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey:
-    """Walk the plan once against the manifest; where nothing was ever sent there is nothing to find.
+    """Compare the plan with the manifest in one pass; where nothing was ever sent, there is nothing to find.
 
-    ``whole``: the plan of all targets that the job file has, where ``plan`` is a part of it.
+    ``whole``: the plan of all targets of the job file, where ``plan`` is a part of it.
     """
     if not past.intents and not past.counts.keys() - {State.PLANNED}:
         return Survey((), (), is_nothing_left=plan.count == 0)
@@ -113,7 +113,7 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
             taken.append(clone.key)
         if intent is not None:
             found.append(clone)
-            # A repaired manifest may not know what was sent: that is no sign of a change.
+            # A repaired manifest may not know what was sent: a missing digest is no sign of a change.
             if intent.state is not State.PLANNED and intent.digest not in ("", clone.digest):
                 changed.append(clone.key)
         elif final is not None:
@@ -142,7 +142,7 @@ def _outside(whole: Plan, intents: Mapping[str, Intent]) -> dict[str, Clone]:
 
 
 def is_same(clone: Clone, intent: Intent) -> bool:
-    """Whether the job file still has what the last attempt was sent as, as far as the manifest knows."""
+    """Return whether the job file still has the target as its last attempt was sent, as far as the manifest knows."""
     return intent.resource_uuid in ("", clone.resource_uuid) and intent.digest in ("", clone.digest)
 
 
@@ -154,8 +154,8 @@ def refuse_changes(changed: tuple[str, ...]) -> None:
     """Raise ManifestMismatchError naming the targets that were edited while their last attempt is in doubt."""
     if changed:
         raise ManifestMismatchError(
-            f"changed since they were sent, and what became of them is not known: {_join(changed)}; change them back "
-            "until they have settled, or say --accept-changes: what is found to be made stays as it is, what must be "
+            f"changed after they were sent, and the outcome is unknown: {_join(changed)}; change them back "
+            "until they have settled, or use --accept-changes: clones that exist stay as they are, and what must be "
             "sent again is sent as the file has it now"
         )
 
@@ -164,13 +164,13 @@ def refuse_taken(taken: tuple[str, ...]) -> None:
     """Raise ManifestMismatchError naming the targets whose resourceUuid may become another target's clone."""
     if taken:
         raise ManifestMismatchError(
-            f"their resourceUuid was sent for another target, and what became of that is not known: {_join(taken)}; "
+            f"their resourceUuid was sent for another target, and the outcome is unknown: {_join(taken)}; "
             "give them another one, or change it back until the other has settled"
         )
 
 
 def describe_outdated(outdated: tuple[str, ...], *, is_strict: bool) -> str | None:
-    """Describe the clones that were made as the job file no longer says; None where there are none.
+    """Describe the clones that differ from the job file as it is now; None where there are none.
 
     Raises ManifestMismatchError instead where ``is_strict``.
     """
@@ -189,7 +189,7 @@ def _join(keys: tuple[str, ...]) -> str:
 
 
 def find_unrecorded(plan: Plan, past: RunHistory, opened: frozenset[str]) -> Iterator[Clone | None]:
-    """Stream the Clones nothing was recorded of; None now and then while skipping the others."""
+    """Yield the Clones without records; None now and then while skipping others."""
     if not opened and not past.settled:
         yield from plan.clones()
         return
@@ -204,5 +204,5 @@ def find_unrecorded(plan: Plan, past: RunHistory, opened: frozenset[str]) -> Ite
 
 
 def without_body(intent: Intent) -> Clone:
-    """Return what an attempt was sent as, without its body: enough to ask about it, never sent again."""
+    """Return the Clone of an attempt without its body: enough to poll and look for it, never to send it."""
     return Clone(intent.key, intent.source_uuid, intent.resource_uuid, b"", intent.digest)

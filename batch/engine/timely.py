@@ -1,4 +1,4 @@
-"""A gate through which calls that have become too old while they waited do not pass."""
+"""A gate that rejects calls which waited too long."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from batch.engine.gate import Gate
 
 NOT_AFTER: Final[ContextVar[float]] = ContextVar("not_after", default=inf)
-"""Monotonic seconds after which the present task's call must not be sent that makes or deletes a clone."""
+"""Monotonic seconds after which a call of this task that makes or deletes a clone must not be sent."""
 
 
 class TimelyGate:
-    """A Gate that holds back what makes or deletes a clone and comes too late."""
+    """A Gate that rejects calls that make or delete a clone after their deadline."""
 
     def __init__(self, gate: Gate, clock: Clock) -> None:
-        """Wait at ``gate``; ``clock``: that of ``NOT_AFTER``."""
+        """Wait at ``gate``; ``clock`` is the clock of ``NOT_AFTER``."""
         self._gate = gate
         self._clock = clock
 
@@ -34,5 +34,5 @@ class TimelyGate:
         self._gate.pause(seconds)
 
     def slow_down(self) -> bool:
-        """Take in that the server's own rate limiter refused a call."""
+        """Handle a refusal of the server's own rate limiter."""
         return self._gate.slow_down()

@@ -1,6 +1,7 @@
 """Waves: the queue cut into parts that follow each other; waiting targets stay in the one shared iterator.
 
-A wave is judged by all targets that settled so far, not by its own: a resumed run needs to know no places.
+A wave is judged by all targets that settled so far, not by its own, so that a resumed run need not know which target
+was in which wave.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ _Item = TypeVar("_Item")
 
 
 def wave_sizes(waves: Sequence[Wave], targets: int) -> tuple[int, ...]:
-    """Return how many of the plan's ``targets`` go in each wave; what is left over is the last one.
+    """Return how many of the plan's ``targets`` each wave has; the rest forms the last one.
 
-    Shares are rounded up. Waves beyond the last target are left out; at least one is left, however small the plan.
+    Shares are rounded up. Waves beyond the last target are omitted; at least one is returned, however small the plan.
     """
     found, left = [], targets
     for wave in waves:
@@ -31,7 +32,7 @@ def wave_sizes(waves: Sequence[Wave], targets: int) -> tuple[int, ...]:
 
 
 def take_first(queue: Iterator[_Item | None], count: int) -> Iterator[_Item | None]:
-    """Yield the next ``count`` items of ``queue``, and what stands for none between them, and take no more from it."""
+    """Yield the next ``count`` items of ``queue`` and the None placeholders between them, and take no more from it."""
     while count:
         try:
             item = next(queue)

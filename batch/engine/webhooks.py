@@ -1,8 +1,8 @@
-"""Web hooks: what the server says of a job's end by itself, and when that counts as the answer to a poll.
+"""Web hooks: the server's reports of ended jobs, and when one counts as the answer to a poll.
 
-Whoever knows the listener's path can send anything. A success counts where it names a job of this process that has no
-answer yet and shows the very uuid that was asked for; it then takes the place of the poll's answer and is recorded as
-that is. A failure costs a poll, which asks the server itself. A hook that does not come costs a later poll.
+Anyone who knows the listener's path can send anything. A success counts where it names a job of this process that has
+no answer yet and shows exactly the requested uuid; it then replaces the poll's answer and is recorded like it. A
+failure triggers a poll, which queries the server itself. A missing web hook only delays the poll.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from batch.zstack.answers import NoAnswer, PollAnswer
 
 _MISSED_IN_A_ROW: Final = 3
-"""Ends that only polls told of, with no hook between them, after which no hook is waited for."""
+"""Consecutive ends reported by polls alone after which web hooks are no longer awaited."""
 _MOST_REMEMBERED: Final = 65536
 
 _log = structlog.get_logger()
 
 
 class HookVerdict(StrEnum):
-    """What a web hook is good for."""
+    """Effect of a received web hook."""
 
     ANSWER = "answer"
     """It is the answer to a poll of its job."""
     POLL = "poll"
-    """Its job is asked about at once."""
+    """Its job is polled at once."""
     IGNORED = "ignored"
 
 
 def judge_hook(hook: Done | NoAnswer, resource_uuid: str) -> HookVerdict:
-    """Decide on a web hook of a job that was to make ``resource_uuid``; of a failure it shows no service."""
+    """Decide on a web hook of a job that was to make ``resource_uuid``; for a failure it shows no service."""
     match hook:
         case Done(Service(uuid)) if uuid == resource_uuid:
             return HookVerdict.ANSWER
@@ -52,22 +52,22 @@ def judge_hook(hook: Done | NoAnswer, resource_uuid: str) -> HookVerdict:
 
 @dataclass(slots=True, eq=False)
 class HookedJob:
-    """One job uuid that was sent with the address of a web hook."""
+    """One job uuid that was sent with the URL of a web hook."""
 
     resource_uuid: str
     hook_answer: asyncio.Future[Done]
-    """The answer that a web hook brings."""
+    """The answer, once a web hook delivers it."""
     is_urgent: bool = False
-    """Whether a web hook said that it ended, and no poll was made since."""
+    """Whether a web hook reported its end, and no poll was made since."""
     has_hook: bool = False
-    """Whether any web hook of it came."""
+    """Whether any web hook of it arrived."""
     is_over: bool = False
     """Whether its end is known."""
 
     async def first_answer(self, poll: Callable[[], Coroutine[None, None, PollAnswer]]) -> tuple[PollAnswer, bool]:
-        """Return the answer of the web hook or of ``poll``, whichever is first, and whether it is the web hook's.
+        """Return the first answer of the web hook and ``poll``, and whether it is the web hook's.
 
-        A poll that is second is cancelled, and has ended by then; ``poll`` may raise for itself.
+        The slower poll is cancelled and awaited; ``poll`` may raise by itself.
         """
         if self.hook_answer.done():
             return self.hook_answer.result(), True
@@ -89,10 +89,10 @@ def _has_end(polled: asyncio.Future[PollAnswer]) -> bool:
 
 
 class WebHooks:
-    """The jobs of one process whose ends the server was asked to tell."""
+    """The jobs of one process whose ends the server reports."""
 
     def __init__(self, polls: PollSchedule) -> None:
-        """Tell ``polls`` from now on which job's poll may wait, and which one is due."""
+        """Start to await web hooks: tell ``polls`` which polls may be delayed, and which are due."""
         self._polls = polls
         self._jobs: dict[str, HookedJob] = {}
         self._missed = 0
@@ -100,7 +100,7 @@ class WebHooks:
         polls.await_hooks(SURE)
 
     def expect(self, job_uuid: str, resource_uuid: str) -> None:
-        """Take in that a job's POST, which is on record, is about to leave."""
+        """Register a job whose recorded POST is about to be sent."""
         job = self._jobs.get(job_uuid)
         if job is not None:
             job.is_over = False
@@ -110,7 +110,7 @@ class WebHooks:
             del self._jobs[next(iter(self._jobs))]
 
     def end(self, job: HookedJob) -> None:
-        """Take in that the end of a job is known, by its web hook or by a poll."""
+        """Record that the end of a job is known, by its web hook or by a poll."""
         job.is_over = True
         if job.has_hook:
             return
@@ -122,21 +122,21 @@ class WebHooks:
             _log.warning("webhook.missing", jobs=self._missed, hint=hint)
 
     def running(self, job_uuid: str) -> HookedJob | None:
-        """Return the job where a web hook may still bring its answer."""
+        """Return the job where a web hook may still deliver its answer."""
         job = self._jobs.get(job_uuid)
         return None if job is None or job.is_over else job
 
     def knows(self, job_uuid: str) -> bool:
-        """Whether a web hook of that job is worth reading."""
+        """Return whether a web hook of that job should be read."""
         return job_uuid in self._jobs
 
     def receive(self, job_uuid: str, hook: Done | NoAnswer) -> HookVerdict:
-        """Take in a web hook; return what it was good for."""
+        """Process a web hook; return its effect."""
         job = self._jobs.get(job_uuid)
         verdict = HookVerdict.IGNORED if job is None else judge_hook(hook, job.resource_uuid)
         if job is None or not isinstance(hook, Done) or verdict is HookVerdict.IGNORED:
             return HookVerdict.IGNORED
-        # Also one that comes after its poll shows that web hooks arrive.
+        # A web hook that arrives after the poll also shows that web hooks work.
         self._missed, job.has_hook = 0, True
         self._polls.await_hooks(SURE)
         if job.is_over or job.hook_answer.done():
