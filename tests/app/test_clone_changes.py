@@ -1,4 +1,4 @@
-"""The executor against a server of a few lines that keeps its promises: what is recorded, sent, left and unknown."""
+"""``ChangeExecutor`` against a minimal fake server: what is recorded, sent, left and unknown."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def item(key: str) -> Item:
 
 @dataclass
 class Server:
-    """Executes a DELETE under each job uuid once, unless it is told how a job ends."""
+    """Executes a DELETE under each job uuid once, unless ``ends`` says how its job ends."""
 
     path: Path
     there: set[str] = field(default_factory=lambda: {key * 32 for key in KEYS})
     used: set[str] = field(default_factory=set)
     ends: dict[str, PollAnswer] = field(default_factory=dict)
-    """How every job of a clone ends instead, by its uuid."""
+    """How every job of a clone ends instead, by the clone's uuid."""
     jobs: dict[str, PollAnswer] = field(default_factory=dict)
     sent: list[tuple[str, str]] = field(default_factory=list)
     looks: int = 0
@@ -130,7 +130,7 @@ class Scene:
 
 
 class Removal(CloneDeletion):
-    """The product's own change, but that the server of a few lines says what speaks against it."""
+    """The product's own change, with objections from the fake server."""
 
     async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
         return await cast("Server", self._verifier).objections(page)
@@ -156,7 +156,7 @@ async def made(scene: Scene) -> None:
 
 
 async def test_each_delete_is_recorded_before_it_is_sent(scene: Scene) -> None:
-    """One DELETE a clone, in the order given, its job uuid on disk by then; what is gone is recorded as undone."""
+    """One DELETE per clone, in the given order, its job uuid on disk by then; a deleted clone is recorded as undone."""
     await made(scene)
     done = await scene.delete()
     assert [uuid for uuid, _ in scene.server.sent] == [key * 32 for key in KEYS]
@@ -166,8 +166,8 @@ async def test_each_delete_is_recorded_before_it_is_sent(scene: Scene) -> None:
     assert undone == [key * 32 for key in KEYS]
 
 
-async def test_what_comes_into_use_after_the_listing_is_left(scene: Scene) -> None:
-    """A look is good for ten seconds: a clone on which something runs by then is left."""
+async def test_a_clone_used_after_the_listing_is_left(scene: Scene) -> None:
+    """A lookup is valid for ten seconds: a clone on which something runs after that is left."""
     await made(scene)
     clock = HandClock()
 
@@ -193,9 +193,7 @@ async def test_what_comes_into_use_after_the_listing_is_left(scene: Scene) -> No
         (Refused(ApiError(ErrorClass.NODE, "SYS.1010", "starting")), ["b"], []),
     ],
 )
-async def test_an_end_that_is_not_known_is_unknown(
-    end: PollAnswer, left: list[str], unknown: list[str], scene: Scene
-) -> None:
+async def test_an_unknown_end_is_unknown(end: PollAnswer, left: list[str], unknown: list[str], scene: Scene) -> None:
     """A job without a definite end is unknown, one that failed leaves its clone; the others are deleted."""
     await made(scene)
     scene.server.ends["b" * 32] = end
@@ -203,8 +201,8 @@ async def test_an_end_that_is_not_known_is_unknown(
     assert (sorted(done.left), sorted(done.unknown), done.done) == (left, unknown, {"a", "c"})
 
 
-async def test_a_success_that_shows_no_effect_is_unknown(scene: Scene) -> None:
-    """A clone that is still there after its DELETE succeeded is neither undone nor left."""
+async def test_a_success_without_effect_is_unknown(scene: Scene) -> None:
+    """A clone that still exists after its DELETE succeeded is neither undone nor left."""
     await made(scene)
     scene.server.there = Sticky(scene.server.there)
     done = await scene.delete()
@@ -212,7 +210,7 @@ async def test_a_success_that_shows_no_effect_is_unknown(scene: Scene) -> None:
 
 
 class Sticky(set[str]):
-    """Keeps the first clone whatever is deleted."""
+    """Keeps the first clone despite its DELETE."""
 
     def discard(self, element: object) -> None:
         if element != "a" * 32:
@@ -221,7 +219,7 @@ class Sticky(set[str]):
 
 @dataclass
 class Dates:
-    """A server that shows a clone as it was asked for, used by nobody, with these dates."""
+    """Shows a clone as requested and unused, with these dates."""
 
     created: str
     changed: str
@@ -247,10 +245,10 @@ class Dates:
         ("an hour later", 86_400.0, True),
     ],
 )
-async def test_a_change_after_its_own_job_is_seen_however_late_a_clone_was_found(
+async def test_a_change_after_the_clones_own_job_is_detected(
     changed: str, found_after: float, *, is_left: bool
 ) -> None:
-    """What was changed later than the job can have lasted is left, also where the run went on a day later."""
+    """What was changed later than the job can have lasted is left, also if the run resumed a day later."""
     server = Dates("Nov 25, 2025 11:51:50 AM", changed)
     deletion = CloneDeletion(
         cast("Verifier", server),
@@ -266,8 +264,8 @@ async def test_a_change_after_its_own_job_is_seen_however_late_a_clone_was_found
     assert [why.text.partition(":")[0] for why in found.values()] == ["changed"] * is_left
 
 
-async def test_refusals_that_executed_nothing_are_sent_anew(scene: Scene) -> None:
-    """After a dead session the DELETE goes once more, under another job uuid that is on record too."""
+async def test_refusals_that_executed_nothing_are_sent_again(scene: Scene) -> None:
+    """After a dead session the DELETE is sent once more, under another job uuid that is recorded too."""
     await made(scene)
     scene.server.ends["a" * 32] = Refused(ApiError(ErrorClass.RENEW, "ID.1001", "expired"))
     scene.server.on_send = lambda: scene.server.ends.clear() if len(scene.server.sent) > 1 else None
@@ -278,7 +276,7 @@ async def test_refusals_that_executed_nothing_are_sent_anew(scene: Scene) -> Non
     assert scene.server.generation == 1
 
 
-async def test_a_recorded_delete_goes_again_under_its_own_job_uuid(scene: Scene) -> None:
+async def test_a_recorded_delete_is_repeated_under_its_own_job_uuid(scene: Scene) -> None:
     """What an earlier process recorded and the server does not know is sent under the same job uuid."""
     await made(scene)
     line = begun("b", at=time.time())
@@ -289,8 +287,8 @@ async def test_a_recorded_delete_goes_again_under_its_own_job_uuid(scene: Scene)
     assert len(recorded(scene.manifest.path)) == 3
 
 
-async def test_a_delete_that_goes_again_is_on_record_anew(scene: Scene) -> None:
-    """One that leaves long after its record has another with its new time: a later process counts from that."""
+async def test_a_repeated_delete_is_recorded_again(scene: Scene) -> None:
+    """A DELETE sent long after its record is recorded again with its new time, from which a later process counts."""
     await made(scene)
     line = begun("b", at=time.time() - 600)
     await scene.manifest.commit_operation(line)
@@ -300,8 +298,8 @@ async def test_a_delete_that_goes_again_is_on_record_anew(scene: Scene) -> None:
     assert [time.time() - at > 300 for at in times] == [True, False]
 
 
-async def test_a_job_that_runs_for_ever_is_over_at_last(scene: Scene) -> None:
-    """What the server can no longer execute is in doubt no longer, though it says that it runs: it is sent anew."""
+async def test_a_job_that_never_ends_expires_at_last(scene: Scene) -> None:
+    """What the server can no longer execute is no longer in doubt, although its job still runs: it is sent again."""
     await made(scene)
     line = begun("b", at=time.time() - 4000)
     scene.server.jobs[line.job_uuid] = Running()
@@ -311,7 +309,7 @@ async def test_a_job_that_runs_for_ever_is_over_at_last(scene: Scene) -> None:
 
 
 async def test_a_recorded_delete_that_ended_is_not_sent_again(scene: Scene) -> None:
-    """Where its job succeeded the clone is undone, and no second DELETE leaves."""
+    """If its job succeeded the clone is undone, and no second DELETE is sent."""
     await made(scene)
     line = begun("b", at=time.time())
     scene.server.jobs[line.job_uuid] = Done(None)
@@ -321,8 +319,8 @@ async def test_a_recorded_delete_that_ended_is_not_sent_again(scene: Scene) -> N
     assert "b" * 32 not in [uuid for uuid, _ in scene.server.sent]
 
 
-async def test_what_was_refused_in_an_earlier_process_is_tried_anew(scene: Scene) -> None:
-    """A DELETE that an earlier process was refused, such as for a right since given, goes under another job uuid."""
+async def test_a_delete_refused_in_an_earlier_process_is_retried(scene: Scene) -> None:
+    """A DELETE that an earlier process was refused, such as for a missing right, is sent under another job uuid."""
     await made(scene)
     line = begun("b", at=time.time())
     scene.server.jobs[line.job_uuid] = Refused(ApiError(ErrorClass.PERMANENT, "SYS.1006", "no"))
@@ -342,8 +340,8 @@ async def test_a_delete_that_may_still_be_executed_is_unknown(
     assert (sorted(done.left), sorted(done.unknown), done.done) == (left, unknown, {"a", "c"})
 
 
-async def test_looks_that_nothing_comes_of_end_the_command(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where every look is too old by the time of its DELETE nothing is sent, and the command ends with 4."""
+async def test_lookups_that_are_always_too_old_end_the_command(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every lookup is too old by the time of its DELETE nothing is sent, and the command exits with 4."""
     await made(scene)
     monkeypatch.setattr(Stop, "sleep", no_sleep)
     with pytest.raises(RunStoppedError, match="within 10 s"):
@@ -352,7 +350,7 @@ async def test_looks_that_nothing_comes_of_end_the_command(scene: Scene, monkeyp
 
 
 class HandClock(SystemClock):
-    """Its monotonic seconds pass where the test says, and ``step`` at each look."""
+    """A clock whose monotonic seconds pass as the test says, and ``step`` at each lookup."""
 
     def __init__(self, *, step: float = 0.0) -> None:
         super().__init__()
@@ -368,8 +366,8 @@ async def no_sleep(_stop: Stop, _seconds: float) -> None:
     """Return at once."""
 
 
-async def test_where_use_cannot_be_asked_nothing_is_deleted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look that fails ends the command before any DELETE, whatever was listed."""
+async def test_nothing_is_deleted_if_usage_cannot_be_queried(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed lookup ends the command before any DELETE."""
     await made(scene)
     refused = CallFailedError("query of instance groups", NoAnswer("HTTP 502"))
 

@@ -1,4 +1,4 @@
-"""The change of ``verify --fix`` against a server of a few lines: what is set, set again, left and unknown."""
+"""The Change of ``verify --fix`` against a minimal fake server: what is set, set again, left and unknown."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def item(wanted: Mapping[str, Any] = WANTED, *, digest: str = "d1") -> Item:
 
 @dataclass
 class Server:
-    """One service, which obeys each PUT once a job uuid; what is in ``deaf`` it ignores."""
+    """One service, which executes each PUT once per job uuid; it ignores the fields in ``deaf``."""
 
     path: Path
     fields: dict[str, Any]
@@ -119,8 +119,8 @@ def earlier(*fields: str, digest: str = "d1", age: float = 0.0) -> MendingLine:
     return MendingLine("a", time.time() - age, UUID, JOB, fields, digest)
 
 
-async def test_one_put_sets_all_fields_and_is_on_record_before_and_after(scene: Scene) -> None:
-    """The fields that drifted go in one PUT, with the values of the job file; a line before it, a line after it."""
+async def test_one_put_sets_all_fields_and_is_recorded_before_and_after(scene: Scene) -> None:
+    """The drifted fields go in one PUT, with the values of the job file; a line before it, a line after it."""
     done = await scene.mend()
     assert [fields for _, fields in scene.server.puts] == [{"name": "n", "requestCpu": 2}]
     assert (done.done, done.left, done.unknown) == ({"a"}, {}, {})
@@ -136,31 +136,31 @@ async def test_only_what_was_listed_is_set(scene: Scene) -> None:
     assert scene.server.fields["requestCpu"] == 9
 
 
-async def test_a_put_that_was_executed_is_not_sent_again(scene: Scene) -> None:
-    """Where an earlier process's PUT has set everything nothing is sent, and the line after it is written."""
+async def test_an_executed_put_is_not_sent_again(scene: Scene) -> None:
+    """If an earlier process's PUT has set everything nothing is sent, and the line after it is written."""
     scene.server.fields |= {"name": "n", "requestCpu": 2}
     scene.server.jobs[JOB] = Done(None)
     done = await scene.mend(begun=earlier("name", "requestCpu"))
     assert (done.done, scene.server.puts, scene.mended()) == ({"a"}, [], [["name", "requestCpu"]])
 
 
-async def test_a_put_that_the_server_does_not_know_goes_again_under_its_job_uuid(scene: Scene) -> None:
+async def test_a_put_unknown_to_the_server_is_repeated_under_its_job_uuid(scene: Scene) -> None:
     """What was recorded and not received is sent under the same job uuid, so that it is executed once."""
     done = await scene.mend(begun=earlier("name", "requestCpu"))
     assert done.done == {"a"}
     assert [job for job, _ in scene.server.puts] == [JOB]
 
 
-async def test_what_was_changed_again_since_is_set_again(scene: Scene) -> None:
-    """A field that drifted anew after an earlier process's PUT succeeded is set by another PUT."""
+async def test_a_field_changed_again_is_set_again(scene: Scene) -> None:
+    """A field that drifted again after an earlier process's PUT succeeded is set by another PUT."""
     scene.server.jobs[JOB] = Done(None)
     done = await scene.mend(begun=earlier("name", "requestCpu"))
     assert done.done == {"a"}
     assert [job == JOB for job, _ in scene.server.puts] == [False]
 
 
-async def test_a_field_that_the_server_does_not_take_is_left(scene: Scene) -> None:
-    """A PUT that succeeds and changes nothing is not sent again; the field stays drifted and is named."""
+async def test_a_field_the_server_ignores_is_left(scene: Scene) -> None:
+    """A PUT that succeeds and changes nothing is not sent again; the field stays drifted and is reported."""
     scene.server.deaf.add("requestCpu")
     done = await scene.mend()
     assert (done.done, len(scene.server.puts)) == (set(), 1)
@@ -173,7 +173,7 @@ async def test_a_field_that_the_server_does_not_take_is_left(scene: Scene) -> No
 async def test_an_earlier_put_of_another_job_file_is_waited_for(
     age: float, puts: int, *, is_in_sync: bool, scene: Scene
 ) -> None:
-    """While a PUT with values that are no longer asked for may still be executed the target is unknown."""
+    """While a PUT with outdated values may still be executed the target is unknown."""
     if is_in_sync:
         scene.server.fields |= {"name": "n", "requestCpu": 2}
     done = await scene.mend(begun=earlier("name", "requestCpu", digest="d0", age=age))

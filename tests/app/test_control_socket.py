@@ -1,4 +1,4 @@
-"""The socket of ``zclone control``: where it stands, who may use it, and what it answers to nonsense."""
+"""The socket of ``zclone control``: its path, who may use it, and its answers to garbage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADER = Header("j", "default", "u", simulated=False, tool="t", created_at=1.0, 
 
 
 class Scene:
-    """A run that takes orders."""
+    """A run that accepts control commands."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,8 +52,8 @@ class Scene:
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m" * 200 + ".jsonl"])
 @pytest.mark.parametrize("depth", [0, 40])
-async def test_it_is_found_however_long_the_path_is(name: str, depth: int, tmp_path: Path) -> None:
-    """A folder and a name beyond the 108 bytes of a socket's path are no hindrance; a socket left behind neither."""
+async def test_the_socket_is_found_at_a_long_path(name: str, depth: int, tmp_path: Path) -> None:
+    """A folder and a name beyond the 108 bytes of a socket's path work, and so does a socket left behind."""
     folder = tmp_path.joinpath(*["deep"] * depth)
     folder.mkdir(parents=True, exist_ok=True)
     scene = Scene(folder / name)
@@ -69,8 +69,8 @@ async def test_it_is_found_however_long_the_path_is(name: str, depth: int, tmp_p
             left.bind(address)
 
 
-async def test_a_process_says_how_far_it_is(tmp_path: Path) -> None:
-    """Whoever watches learns the calls, the rate and the waves; where no process listens all is zero."""
+async def test_a_process_reports_its_progress(tmp_path: Path) -> None:
+    """The answer has calls, rate and waves; if no process listens everything is zero."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         scene.controls.set_rate(20.0)
@@ -81,7 +81,7 @@ async def test_a_process_says_how_far_it_is(tmp_path: Path) -> None:
 
 
 async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whom the kernel names as another user gets no answer and changes nothing, whatever the socket's mode."""
+    """A process of another user gets no answer and changes nothing, whatever the socket's mode."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         monkeypatch.setattr(control_server, "peer_uid", lambda _: 12345)
@@ -90,8 +90,8 @@ async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.
     assert not scene.controls.is_paused
 
 
-async def test_a_socket_of_another_user_is_given_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who listens beside the manifest must be its owner."""
+async def test_a_socket_of_another_user_gets_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that listens beside the manifest must belong to the manifest's owner."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         monkeypatch.setattr(control, "peer_uid", lambda _: 12345)
@@ -102,8 +102,8 @@ async def test_a_socket_of_another_user_is_given_no_order(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     "line", [b"", b"\n", b"[]\n", b'{"request": 7}\n', b'{"request": ["rm -rf"]}\n', b"x" * 70_000]
 )
-async def test_nonsense_changes_nothing(line: bytes, tmp_path: Path) -> None:
-    """What is no request is answered with an error, or not at all, and the next request is applied."""
+async def test_garbage_changes_nothing(line: bytes, tmp_path: Path) -> None:
+    """An invalid request is answered with an error, or not at all, and the next request is applied."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         with control.socket_address(scene.path) as address:
@@ -120,7 +120,7 @@ async def test_nonsense_changes_nothing(line: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rounds", range(8))
 async def test_a_connection_made_as_the_run_ends_is_closed(rounds: int, tmp_path: Path) -> None:
-    """However far the event loop is with it, nothing of it is left."""
+    """Nothing of it is left, however far the event loop has handled it."""
     scene = Scene(tmp_path / "m.jsonl")
     with socket.socket(socket.AF_UNIX) as other:
         other.settimeout(60)
@@ -132,8 +132,8 @@ async def test_a_connection_made_as_the_run_ends_is_closed(rounds: int, tmp_path
         assert await asyncio.to_thread(other.recv, 1) == b""
 
 
-async def test_a_run_that_ends_takes_no_orders_but_shows_what_is_in_force(tmp_path: Path) -> None:
-    """After a stop an order is refused with the reason; the question alone is answered."""
+async def test_an_ending_run_accepts_no_commands_but_shows_its_limits(tmp_path: Path) -> None:
+    """After a stop a command is refused with the reason; a query alone is answered."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         scene.stop.request("SIGTERM", EndReason.SIGNAL)
@@ -143,8 +143,8 @@ async def test_a_run_that_ends_takes_no_orders_but_shows_what_is_in_force(tmp_pa
         assert (await scene.order())["rate"] == 10.0
 
 
-async def test_a_run_that_drains_takes_other_limits_and_no_pause(tmp_path: Path) -> None:
-    """What is in flight may be asked about faster; a pause would never end."""
+async def test_a_draining_run_accepts_new_limits_but_no_pause(tmp_path: Path) -> None:
+    """Clones in flight may be polled faster; a pause would never end."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         assert (await scene.order("drain"))["draining"]
@@ -153,8 +153,8 @@ async def test_a_run_that_drains_takes_other_limits_and_no_pause(tmp_path: Path)
             await scene.order("pause")
 
 
-async def test_where_no_socket_can_be_made_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system without sockets that is told, and nothing else changes."""
+async def test_a_run_continues_without_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without sockets is reported, and nothing else changes."""
 
     def refuse(_manifest: Path) -> socket.socket:
         raise OSError(95, "Operation not supported")

@@ -1,4 +1,4 @@
-"""What the log is told of a Clone: one line when it settles, after its Record, and nothing that opens its job."""
+"""The log of a Clone: one line when it settles, after its Record, without the job uuid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SENT = Record(State.SENT, "key", 1_700_000_000.25, 1, UUID, UUID, UUID, UUID)
 
 @pytest.fixture(autouse=True)
 def _every_level() -> Iterator[None]:
-    """Whatever another test made of the log."""
+    """Reset the log level that another test may have set."""
     before = structlog.get_config()
     structlog.reset_defaults()
     yield
@@ -29,7 +29,7 @@ def _every_level() -> Iterator[None]:
 
 
 class Paper:
-    """A journal that takes everything."""
+    """A journal that accepts everything."""
 
     async def commit(self, record: Record) -> None: ...
     def note(self, record: Record) -> None: ...
@@ -39,7 +39,7 @@ class Paper:
 
 
 class Heard:
-    """Who listens."""
+    """A listener that keeps what it gets."""
 
     def __init__(self) -> None:
         self.failed: list[Record] = []
@@ -58,8 +58,8 @@ def told(*records: Record) -> tuple[list[Any], Heard]:
     return lines, heard
 
 
-def test_a_settled_clone_is_one_line() -> None:
-    """Key, state, attempts, the start of its job's uuid, its clone and the seconds since its first POST are told."""
+def test_a_settled_clone_logs_one_line() -> None:
+    """The line has key, state, attempts, start of the job uuid, the clone and the seconds since its first POST."""
     again = Record(State.SENT, "key", SENT.at + 2, 2, UUID, UUID, "f" * 32, UUID)
     accepted = Record(State.ACCEPTED, "key", SENT.at + 3, 2)
     cloned = Record(State.CLONED, "key", SENT.at + 4.3336, 2, clone_uuid=UUID)
@@ -74,8 +74,8 @@ def test_a_settled_clone_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE])
-def test_what_is_no_clone_is_a_warning(state: State) -> None:
-    """A target that ends without a clone is warned of in the server's words; what was never sent has no seconds."""
+def test_a_target_without_a_clone_logs_a_warning(state: State) -> None:
+    """The warning has the server's words; a target that was never sent has no seconds."""
     failed = Record(state, "key", 1.0, 1, error_code="SYS.1003", error="no such source")
     (line,), heard = told(failed)
     about = {"key": "key", "state": state.value, "attempts": 1, "error_code": "SYS.1003"}

@@ -1,4 +1,4 @@
-"""``--ping-url``: one deadline over everything, no redirect followed, no proxy used."""
+"""``--ping-url``: one deadline for everything, no redirect followed, no proxy used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def listener(talk: Talk) -> Iterator[tuple[str, list[bytes]]]:
-    """Serve ``talk`` on a socket: give its url and the requests that came."""
+    """Serve ``talk`` on a socket; yield the url and the received requests."""
     seen: list[bytes] = []
     over = threading.Event()
     server = socket.create_server(("127.0.0.1", 0))
@@ -81,17 +81,17 @@ def is_no_http(connection: socket.socket, _over: threading.Event) -> None:
 
 
 def test_a_ping_is_one_post() -> None:
-    """A ping that is taken is one POST to the url, the event behind it, and nothing is said."""
+    """A successful ping is one POST to the url followed by the event, without a message."""
     with listener(takes_it) as (url, seen):
         reports.ping(f"{url}/ping/x/", "start")
     assert [request.partition(b" HTTP")[0] for request in seen] == [b"POST /ping/x/start"]
 
 
 @pytest.mark.parametrize("talk", [drips, continues, is_silent, is_no_http])
-def test_no_server_holds_up_a_run(
+def test_no_server_delays_a_run(
     talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever a server does with a ping, it is given up at one deadline and said without the url."""
+    """Whatever a server does with a ping, it is abandoned at one deadline and reported without the url."""
     monkeypatch.setattr(reports, "_TIMEOUT", 0.3)
     with listener(talk) as (url, seen):
         reports.ping(f"{url}/s3cret", "start")
@@ -104,7 +104,7 @@ def test_no_server_holds_up_a_run(
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(status: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """A redirect is no delivery, and nothing is sent where it leads."""
+    """A redirect is no delivery, and nothing is sent to its target."""
     with listener(takes_it) as (elsewhere, led):
 
         def redirects(connection: socket.socket, _over: threading.Event) -> None:
@@ -118,7 +118,7 @@ def test_a_redirect_is_not_followed(status: int, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
-def test_no_proxy_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy of the environment gets no ping."""
     with listener(takes_it) as (proxy, led), listener(takes_it) as (url, seen):
         monkeypatch.setenv(name, proxy)
@@ -126,21 +126,21 @@ def test_no_proxy_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(seen), led) == (1, [])
 
 
-def test_what_is_no_url_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """A url that no request can be made of is said and nothing more."""
+def test_an_invalid_url_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """A url that no request can be sent to is reported, and nothing more."""
     for url in ("http://[::1", "http://127.0.0.1:99999/x", "http://127.0.0.1/a b\n"):
         reports.ping(url, "start")
         assert "the ping start was not delivered" in capsys.readouterr().err
 
 
 def refused() -> str:
-    """Return a url at which nobody listens."""
+    """Return a url at which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_a_failure_says_why(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused connection, an answer that is an error, silence, a certificate and no HTTP are told apart."""
+    """A refused connection, an error status, silence, a certificate and a non-HTTP answer have different messages."""
     monkeypatch.setattr(reports, "_TIMEOUT", 2.0)
 
     def told(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The extra [otel]: one span per settled clone, made of what is on record; without a provider there is nothing."""
+"""The extra [otel]: one span per settled clone, made from its record; without a provider there is none."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def attributes(span: ReadableSpan) -> dict[str, object]:
 
 
 async def test_each_settled_clone_is_one_span(exporter: InMemorySpanExporter) -> None:
-    """A span spans from first POST to end, its status and attributes are the record's, job uuids are shortened."""
+    """A span lasts from first POST to end, its status and attributes are the record's, job uuids are shortened."""
     with Tracing(tracer_to(exporter), job="nightly", run="r1") as tracing:
         journal = LoggingJournal(Paper(), failed=lambda _: None, settled=tracing.settled, open_before=())
         journal.note(sent("a", AT))
@@ -92,8 +92,8 @@ async def test_each_settled_clone_is_one_span(exporter: InMemorySpanExporter) ->
     assert JOB_UUID not in made.to_json()
 
 
-async def test_a_resumed_clone_began_with_its_first_post(exporter: InMemorySpanExporter) -> None:
-    """What an earlier process sent begins where that process recorded it."""
+async def test_a_resumed_clones_span_begins_with_its_first_post(exporter: InMemorySpanExporter) -> None:
+    """What an earlier process sent begins at the time that process recorded."""
     before = Intent("a", State.ACCEPTED, "source", "r" * 32, "d" * 32, 1, JOB_UUID, AT + 2, AT)
     with Tracing(tracer_to(exporter), job="nightly", run="r1") as tracing:
         journal = LoggingJournal(Paper(), failed=lambda _: None, settled=tracing.settled, open_before=[before])
@@ -102,8 +102,8 @@ async def test_a_resumed_clone_began_with_its_first_post(exporter: InMemorySpanE
     assert span.start_time == int(AT * 1e9)
 
 
-def test_an_exporter_that_fails_costs_spans_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever the tracer raises, the run does not hear of it; the number of lost spans is told at the end."""
+def test_a_failing_exporter_loses_only_spans(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing the tracer raises reaches the run; the number of lost spans is reported at the end."""
 
     class Broken:
         def start_span(self, *_: object, **__: object) -> object:
@@ -117,12 +117,12 @@ def test_an_exporter_that_fails_costs_spans_only(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("has_provider", [True, False])
-def test_a_run_is_traced_only_where_a_provider_is(
+def test_a_run_is_traced_only_with_a_provider(
     tmp_path: Path,
     child_env: dict[str, str],
     has_provider: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """With a provider of the process's own a run leaves a span per clone; without one it does not even import it."""
+    """With a provider set by the process a run leaves a span per clone; without one it does not import the extra."""
     (tmp_path / "job.yaml").write_text(
         "version: 1\nname: job\ntargets: [90d425a802ff44eeb530f21587633700]\n", encoding="utf-8"
     )
