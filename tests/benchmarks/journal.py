@@ -1,8 +1,8 @@
-"""The journal under a full pool: clones a second, and how long a record waits to be durable before its POST may leave.
+"""The journal under a full pool: clones a second, and how long a record waits to be durable before its POST.
 
-Each of the workers commits a ``sent`` record and then notes its end, as a run does: back to back, where the wait is the
-work of all the others, and paced like a run, where it is the journal's own. Beside it the same disk with nothing in
-between: batches of the same bytes, each appended and synced in turn.
+Each worker commits a ``sent`` record and then notes its end, as a run does: back to back, where the wait is the work of
+all the others, and paced like a run, where it is the journal's own. Beside it the same disk without a journal: batches
+of the same bytes, each appended and synced in turn.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Commits:
 
 
 def journal(workers: int, clones: int = CLONES, *, pause: float = 0.0) -> Commits:
-    """Record ``clones`` by ``workers`` at a time, each of which pauses so many seconds between its clones."""
+    """Record ``clones`` by ``workers`` at a time, each of which pauses ``pause`` seconds between its clones."""
     waits: list[float] = []
 
     async def worker(manifest: Manifest, keys: Iterator[str]) -> None:

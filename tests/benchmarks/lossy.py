@@ -1,7 +1,7 @@
-"""Clones over a server of which 2 % of the answers to POSTs are lost and 3 % of the jobs fail for the moment.
+"""Clones over a server that loses 2 % of the answers to POSTs and fails 3 % of the jobs temporarily.
 
-Whole processes at 200 calls a second: time, calls, and what the node's books say of duplicates and holes. The scripts
-send what fails in any way once, or up to four times as zclone does. The size is the number of clones.
+Whole processes at 200 calls a second: time, calls, and the duplicates and gaps in the node's ledger. The scripts send
+what fails in any way once, or up to four times as zclone does. The size is the number of clones.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ faults:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run, by the node's books."""
+    """One run, by the node's ledger."""
 
     seconds: float
     calls: float
-    """A target."""
+    """Per target."""
     duplicates: int
     """Clones beyond the first of a target."""
     holes: int

@@ -43,7 +43,7 @@ LENGTHS: dict[str, Callable[[Random], float]] = {
 RATES = (10.0, 40.0, 100.0, 200.0)
 PLACES = (8, 64, 200)
 CHOSEN = ((40.0, 64), (100.0, 200))
-"""Rates and places that are measured with whole processes."""
+"""Rates and concurrencies that are measured with whole processes."""
 SPANS = {"2-6 s": (2.0, 6.0), "3 s": (3.0, 3.0)}
 
 
@@ -54,9 +54,9 @@ class Result:
     seconds: float
     bound: float
     calls: float
-    """A clone."""
+    """Per clone."""
     late: float = 0.0
-    """Median seconds from the end of a job to the poll that told of it."""
+    """Median seconds from the end of a job to the poll that reported it."""
 
     @property
     def ratio(self) -> float:
@@ -65,7 +65,7 @@ class Result:
 
 
 def bound(mean: float, longest: float, *, clones: int, rate: float, places: int) -> float:
-    """Return the seconds that a client which knew every end at once would come near to."""
+    """Return the seconds that a client which knew every end at once would need."""
     return mean + max(2 * clones / rate, clones * mean / places) + longest
 
 

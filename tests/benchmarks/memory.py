@@ -1,4 +1,4 @@
-"""Peak memory of a whole run by number of targets and form of the job file, and of finding a doubled key at its end."""
+"""Peak memory of a run by number of targets and form of the job file, and of finding a duplicate key at its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(write: Callable[[Path, int], None], targets: int) -> Spent:
 
 
 def refuse(targets: int) -> Spent:
-    """Let ``validate`` find that the last row doubles the first."""
+    """Let ``validate`` find that the last row duplicates the first."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder, targets)

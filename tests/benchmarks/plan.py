@@ -1,4 +1,4 @@
-"""What validating and planning cost by number of targets: microseconds of processor time each, and peak memory."""
+"""Cost of validating and planning by number of targets: microseconds of processor time each, and peak memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10_000, 100_000, 1_000_000)
 LIST_SIZES = (20_000, 1_000_000)
-"""Targets of a YAML list: the most that it has without a warning, and very many."""
+"""Targets of a YAML list: the most without a warning, and very many."""
 _CHILD = """
 import json, resource, sys, time
 from pathlib import Path
@@ -90,7 +90,7 @@ def costs(write: Callable[[Path, int], None], targets: int) -> PlanCost:
 
 
 def lists(sizes: Sequence[int]) -> list[int]:
-    """Return how long the YAML lists are where the largest of ``sizes`` is asked for."""
+    """Return the lengths of the YAML lists if the largest of ``sizes`` is wanted."""
     return sorted({min(size, max(sizes)) for size in LIST_SIZES})
 
 

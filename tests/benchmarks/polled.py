@@ -42,7 +42,7 @@ def rate(one: Result) -> float:
 
 
 def calls(one: Result) -> float:
-    """Return calls a clone."""
+    """Return calls per clone."""
     return (one.seen.posts + one.seen.polls) / one.seen.posts
 
 

@@ -1,4 +1,4 @@
-"""How often an api job is asked for, how late its end is noticed, and what share of the ideal speed that leaves.
+"""How often an api job is polled, how late its end is noticed, and what share of the ideal speed that leaves.
 
 The ideal knows each end at once: the lengths of all jobs, divided by the clones in flight. The sizes are milliseconds
 that a job takes; each is drawn up to 30 % shorter or longer.
@@ -38,7 +38,7 @@ def measure(milliseconds: int, turns: int = TURNS) -> Figures:
 
 
 def efficiency(seen: Figures) -> float:
-    """Return the ideal's time over the run's; the clone that goes alone at first counts for both."""
+    """Return the ideal's time over the run's; the first clone, which goes alone, counts for both."""
     alone = seen.drawn / seen.posts
     return (alone + (seen.drawn - alone) / WORKERS) / seen.makespan
 

@@ -1,6 +1,7 @@
-"""Share of a core that a run takes while the gate lets as many calls pass as a ZStack server admits.
+"""Share of a core that a run takes while the gate passes as many calls as a ZStack server admits.
 
-The sizes are calls a second. A long run less a short one, so that starting up, planning and ending count for nothing.
+The sizes are calls a second. The figures are a long run less a short one, so that start-up, planning and ending do not
+count.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LONG = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Steady:
-    """What lies between a short run and a long one."""
+    """The difference between a short run and a long one."""
 
     processor: float
     """Seconds of processor time."""

@@ -1,4 +1,4 @@
-"""The gate on the real clock: how much of the asked rate is reached, the fullest second, and what waiting costs."""
+"""The gate on the real clock: the share of the rate that is reached, the fullest second, and the cost of waiting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Kept:
     """One round at one rate."""
 
     mean: float
-    """Calls a second, over the asked rate."""
+    """Calls a second, over the set rate."""
     worst: int
     """Most calls in any one second."""
     processor: float
@@ -35,7 +35,7 @@ class Kept:
 
 
 def measure(rate: float, waiters: int, seconds: float = SECONDS) -> Kept:
-    """Let ``waiters`` pass the gate again and again for ``seconds``."""
+    """Let ``waiters`` pass the gate repeatedly for ``seconds``."""
     passed: list[float] = []
 
     async def wait(gate: Gate) -> None:

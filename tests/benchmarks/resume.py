@@ -1,6 +1,6 @@
 """``run`` of a finished manifest to its exit, and ``status`` of it: seconds, processor time and peak memory by size.
 
-Nobody listens at the endpoint: a run that asked the server anything would fail.
+Nothing listens at the endpoint: a run that called the server would fail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 
 
 def commands(folder: Path) -> dict[str, Callable[[], Spent]]:
-    """Return what is measured on the manifest in ``folder``."""
+    """Return the commands to measure on the manifest in ``folder``."""
     env = settings(folder, URL)
     return {
         "run": partial(spend, run_job(), cwd=folder, env=env),

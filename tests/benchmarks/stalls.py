@@ -29,11 +29,11 @@ class Stall:
 
     seconds: float
     processor: float
-    """Processor time of the main thread in it; the rest it waited."""
+    """Processor time of the main thread in it; the rest was waiting."""
     collector: float
-    """Spent in the garbage collector."""
+    """Time in the garbage collector."""
     seen: str
-    """Where the main thread was most often in the stall; empty where nobody could look."""
+    """The most frequent place of the main thread in the stall; empty if none was sampled."""
 
 
 def measure(targets: int, workers: int = _WORKERS) -> list[Stall]:

@@ -38,7 +38,7 @@ ON_A_MANIFEST = {
 
 
 def commands(small: Path, large: Path) -> dict[str, Callable[[], Spent]]:
-    """Return what is measured: a job in the one folder, a finished run in the other."""
+    """Return the commands to measure: a job in one folder, a finished run in the other."""
     made: dict[str, Callable[[], Spent]] = {}
     made["python -c pass"] = partial(spend, [sys.executable, "-c", "pass"], cwd=small, env=settings(small))
     for name, arguments in ON_A_JOB.items():

@@ -1,4 +1,4 @@
-"""What each target costs before the first POST, and how much memory a run takes, by number of targets."""
+"""Cost per target before the first POST, and the memory of a run, by number of targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A million targets, by marker: flat memory at the first start and at a resume, and a manifest read back in time."""
+"""A million targets (by marker): flat memory at the first start and at a resume, and a manifest read back in time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_MIB: Final = 300
 
 
 def run_until_posts(folder: Path, served: NodeProcess, count: int) -> tuple[float, float]:
-    """Start the command and kill it once the node got ``count`` POSTs; seconds until then and its peak in MiB."""
+    """Start the command and kill it after ``count`` POSTs; return the seconds until then and its peak in MiB."""
     began = time.monotonic()
     process = start(["run", "job.yaml", "--progress", "none", "--log-file", "log"], cwd=folder, url=served.url)
     while served.ledger()["calls"].get("submit", 0) < count:

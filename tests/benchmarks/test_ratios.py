@@ -1,6 +1,6 @@
 """The benchmarks at small sizes, against bounds that hold on a busy machine: ``pytest -n 0 -m bench tests/benchmarks``.
 
-The goals themselves are for the tables, on a quiet machine; these tell that something became slow by a factor.
+The goals themselves need the tables and a quiet machine; these tests detect a slowdown by a factor.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def test_zclone_keeps_up_with_a_bare_loop(*, extras: bool) -> None:
     assert ratio(found["zclone"], found["bare"], lambda one: one.rate) > 1 / 3
 
 
-def test_polling_costs_no_more_than_the_polls() -> None:
-    """With api jobs zclone makes the calls of a bare loop that polls as it does, at a third of its speed at least."""
+def test_polling_adds_only_the_cost_of_the_polls() -> None:
+    """With api jobs zclone makes the calls of a bare loop with the same polls, at a third of its speed at least."""
     contenders = {
         "bare": partial(polled.measure, partial(throughput.loop, "tuned", workers=polled.WORKERS), TARGETS),
         "zclone": partial(polled.measure, throughput.ours, TARGETS),
@@ -52,14 +52,14 @@ def test_a_run_at_the_servers_limit_leaves_the_core_to_others() -> None:
 
 @pytest.mark.parametrize(("asked", "waiters"), [(7.5, 1), (10, 8), (40, 64), (200, 512)])
 def test_the_rate_is_reached_and_never_exceeded(asked: float, waiters: int) -> None:
-    """The gate gives at least 0.97 of the asked rate, and in no second more than one call above it."""
+    """The gate reaches at least 0.97 of the set rate, and exceeds it in no second by more than one call."""
     kept = rate.measure(asked, waiters, 3.0)
     assert kept.mean > 0.97
     assert kept.worst <= int(asked) + 1
 
 
 def test_records_share_their_commits() -> None:
-    """With 64 in flight the journal records at least three times what it records one after the other."""
+    """With 64 in flight the journal records at least three times as much as one after the other."""
     found = interleaved({"many": partial(journal.journal, 64, 4000), "one": partial(journal.journal, 1, 500)}, ROUNDS)
     assert ratio(found["many"], found["one"], lambda one: one.rate) > 3
 
@@ -74,8 +74,8 @@ def test_resuming_takes_no_memory_per_target() -> None:
     assert peaks[1] - peaks[0] < 16
 
 
-def test_a_list_costs_no_more_than_a_few_times_the_lines() -> None:
-    """A target of a YAML list is planned in at most four times what one of JSON lines takes, without more memory."""
+def test_a_list_costs_at_most_four_times_the_lines() -> None:
+    """A target of a YAML list is planned in at most four times the time of a JSON line, without more memory."""
     lines, listed = costs(write_rows, 20_000), costs(write_list, 20_000)
     assert listed.planned < 4 * lines.planned
     assert listed.peak_mib < lines.peak_mib + 32
@@ -102,20 +102,20 @@ def test_reports_grow_with_their_rows_only(ending: str, tmp_path: Path) -> None:
     assert sizes[1] < min(11 * sizes[0], 400 * 5_000)
 
 
-def test_an_api_job_is_asked_for_a_few_times_and_not_late() -> None:
+def test_an_api_job_is_polled_a_few_times_and_not_late() -> None:
     """Jobs of a second are polled at most three times, and most ends are noticed within half of their length."""
     seen = polls.measure(1_000)
     assert seen.polls <= 3 * seen.posts
     assert share(seen.late, 0.5) < 0.5
 
 
-def test_the_loop_is_never_held_for_long() -> None:
-    """In a run of 20,000 targets nothing keeps the event loop busy for a quarter of a second."""
+def test_the_loop_never_stalls_for_long() -> None:
+    """In a run of 20,000 targets nothing blocks the event loop for a quarter of a second."""
     found = interleaved({"run": partial(stalls.measure, 20_000)}, ROUNDS)["run"]
     assert middle(found, lambda stalled: max(one.processor for one in stalled)) < 0.25
 
 
-def test_lost_answers_cost_no_duplicate_and_no_hole() -> None:
+def test_lost_answers_cause_no_duplicate_and_no_gap() -> None:
     """Of 300 clones with 2 % lost answers and 3 % failing jobs each is made once, with and without web hooks."""
     for name, run in lossy.contenders(300).items():
         if name.startswith("zclone"):

@@ -1,4 +1,4 @@
-"""Memory that does not grow with the number of targets."""
+"""Memory does not grow with the number of targets."""
 
 from __future__ import annotations
 

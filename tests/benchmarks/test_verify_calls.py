@@ -1,4 +1,4 @@
-"""What ``verify`` costs for 10,000 clones: calls and memory."""
+"""The cost of ``verify`` for 10,000 clones: calls and memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_MEMORY: Final = 150 * 1024
 
 
 async def write_run(folder: Path, url: str, *, tag: bool) -> list[dict[str, object]]:
-    """Write job file and manifest of a finished run; return its clones as they are to be made on the node."""
+    """Write job file and manifest of a finished run; return its clones as the node has to make them."""
     tags = "userTags: ['team::search']" if tag else ""
     (folder / "job.yaml").write_text(
         f"version: 1\nname: j\nlimits: {{rate: 1000/s}}\ndefaults: {{{tags}}}\ntargets:\n  - {{from: rows.csv}}\n",
@@ -57,7 +57,7 @@ async def write_run(folder: Path, url: str, *, tag: bool) -> list[dict[str, obje
 
 @pytest.mark.bench
 @pytest.mark.parametrize(("tag", "most_calls"), [(False, 60), (True, 130)])
-def test_verify_asks_in_pages(
+def test_verify_queries_in_pages(
     tmp_path: Path, serve_node: Callable[..., str], child_env: dict[str, str], *, tag: bool, most_calls: int
 ) -> None:
     """Of 10,000 clones all are in sync after at most 60 calls, 130 with user tags, in at most 150 MiB."""

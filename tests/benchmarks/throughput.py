@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 SIZES = (20_000,)
 WORKERS = 64
 FASTEST = f"{MAX_RATE:.0f}/s"
-"""No rate at all cannot be asked for."""
+"""A rate has to be set; this one is never reached."""
 _SLOWER = {"threads": 10, "parallel": 50, "xargs": 50}
-"""How many times fewer targets a contender gets, to end in the time of the others."""
+"""How many times fewer targets a contender gets, to end in the same time as the others."""
 _CURL = ["curl", "-sf", "-o", "/dev/null", "-X", "POST", "-H", "Content-Type: application/json;charset=UTF-8"]
 
 

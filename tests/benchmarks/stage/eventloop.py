@@ -1,4 +1,4 @@
-"""The fastest event loop there is, for both halves of a benchmark."""
+"""The fastest event loop available, for both halves of a benchmark."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs one command and tells what it took: ``python -S launcher.py FILE CORE COMMAND...``; stderr goes to FILE.
+"""Run one command and print its cost: ``python -S launcher.py FILE CORE COMMAND...``; stderr goes to FILE.
 
-A process of its own because Linux counts the peak memory of whoever started a process as that process's own, and this
-one is small.
+It is a process of its own because Linux counts the peak memory of the parent as that of the child, and this one is
+small.
 """
 
 import json

@@ -1,8 +1,8 @@
 """A server that answers clone requests as fast as Python can, so that the client under test is the slow half.
 
-It keeps the wire's shapes and none of its rules: no credentials, no checks, no faults. ``GET /__figures`` tells what it
-saw, by its own clock. ``python -m tests.benchmarks.stage.light_server [SECONDS [SPREAD]]``: with seconds every clone is
-an api job of that length, drawn up to SPREAD (a share) shorter or longer; without, the answer comes with the POST.
+It has the wire's formats and none of its rules: no credentials, no checks, no faults. ``GET /__figures`` reports its
+counts, by its own clock. ``python -m tests.benchmarks.stage.light_server [SECONDS [SPREAD]]``: with seconds every clone
+is an api job of that length, drawn up to SPREAD (a share) shorter or longer; without, the answer comes with the POST.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _inventory(resource: bytes, name: bytes) -> bytes:
 
 
 class Book:
-    """What the server saw."""
+    """What the server received."""
 
     def __init__(self, seconds: float | None, spread: float) -> None:
         self._seconds = seconds
@@ -78,7 +78,7 @@ class Book:
         self.late: list[float] = []
 
     def post(self, head: bytes, body: bytes) -> tuple[int, bytes]:
-        """Clone at once, or begin a job."""
+        """Clone at once, or start a job."""
         now = time.monotonic()
         self.posts += 1
         self.first = self.first or now
@@ -97,7 +97,7 @@ class Book:
         return 202, b'{"location":"%s","apiTimeout":1800000}' % location
 
     def poll(self, job: bytes) -> tuple[int, bytes]:
-        """Tell of a job; the first answer that it ended is when the client noticed."""
+        """Answer a poll; the first answer that the job ended is when the client noticed."""
         now = time.monotonic()
         self.polls += 1
         known = self._jobs.get(job)
@@ -111,7 +111,7 @@ class Book:
         return 200, answer
 
     def figures(self) -> bytes:
-        """Tell everything counted; seconds."""
+        """Return all counts and times, in seconds."""
         fields = {
             "posts": self.posts,
             "polls": self.polls,

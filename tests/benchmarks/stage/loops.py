@@ -1,6 +1,6 @@
 """The scripts one would write instead of zclone: ``python -m tests.benchmarks.stage.loops NAME URL ROWS WORKERS``.
 
-None of them keeps a journal, a rate or a retry. All make the same requests: X-Job-UUID, resourceUuid, JSON both ways.
+None of them has a journal, a rate or retries. All make the same requests: X-Job-UUID, resourceUuid, JSON both ways.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _request(line: bytes) -> tuple[str, bytes]:
 
 
 class _Polls:
-    """Waits before polls as zclone's: when it asks is its policy, not its cost."""
+    """Waits before polls as long as zclone does, so that only the cost differs, not the policy."""
 
     def __init__(self) -> None:
         self._times = JobTimes()
@@ -70,7 +70,7 @@ class _Polls:
 
 
 async def tuned(url: str, lines: Iterator[bytes], workers: int) -> None:
-    """The fastest loop that aiohttp gives, as measured."""
+    """The fastest loop with aiohttp, as measured."""
     connector = aiohttp.TCPConnector(limit=0)
     polls = _Polls()
 
@@ -98,7 +98,7 @@ async def tuned(url: str, lines: Iterator[bytes], workers: int) -> None:
 
 
 async def naive(url: str, lines: Iterator[bytes], workers: int) -> None:
-    """A task for every target behind a semaphore, as it is written first."""
+    """A task for every target behind a semaphore, the obvious first version."""
     turn = asyncio.Semaphore(workers)
 
     async def clone(session: aiohttp.ClientSession, row: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batch.model import Clone
 
 URL = "http://127.0.0.1:9/zstack"
-"""The endpoint of these manifests: a port at which nobody is."""
+"""The endpoint of these manifests: a port at which nothing listens."""
 _FAILS_EACH = 50
 _PER_COMMIT = 64
 """Clones whose records become durable together, as in a run with as many in flight."""

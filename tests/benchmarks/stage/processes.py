@@ -1,4 +1,4 @@
-"""Contenders and the light server as processes, each half on a core of its own, and what they spent."""
+"""Contenders and the light server as processes, each half on its own core, and their cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXTRAS = ("uvloop", "orjson")
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a process and the children it waited for took."""
+    """The cost of a process and of the children it waited for."""
 
     seconds: float
     processor: float
@@ -34,7 +34,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the light server saw, in seconds of its own clock."""
+    """What the light server measured, in seconds of its own clock."""
 
     posts: int
     polls: int
@@ -45,7 +45,7 @@ class Figures:
     drawn: float
     """Length of all api jobs together."""
     late: list[float]
-    """From the end of each api job to the poll that told of it, sorted."""
+    """From the end of each api job to the poll that reported it, sorted."""
     processor: float
     """Processor time of the server: near ``seconds``, the server was the slow half."""
 
@@ -57,12 +57,12 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class LightServer:
-    """A served one."""
+    """A running light server."""
 
     url: str
 
     def figures(self) -> Figures:
-        """Ask for everything counted."""
+        """Query all counts."""
         with urllib.request.urlopen(self.url.removesuffix("/zstack") + "/__figures", timeout=60) as answer:
             return Figures(**json.load(answer))
 

@@ -43,7 +43,7 @@ class Table:
         print(f"\n{title}\n{columns[0]:34}" + self._line(columns[1:]), flush=True)
 
     def row(self, name: str, *cells: object) -> None:
-        """Print one row; numbers get three digits that count."""
+        """Print one row; numbers get three significant digits."""
         print(f"{name:34}" + self._line([_cell(cell) for cell in cells]), flush=True)
 
     def _line(self, cells: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Scripts as people write them: ``python -m tests.benchmarks.stage.scripts NAME URL ROWS WORKERS RATE [TRIES]``.
 
 Each clone is a POST, then a poll every second until its job has ended, as the vendor's SDK does it, all behind a rate
-limiter. None of them keeps a journal. With TRIES above 1 what fails in any way is sent again, as a new request.
+limiter. None of them has a journal. With TRIES above 1 what fails in any way is sent again, as a new request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """zclone with a heartbeat in its event loop: ``python -m tests.benchmarks.stage.watched FILE ARGUMENT...``.
 
-The heart beats every 2 ms; a thread looks at it, and at what the main thread does when it is late. FILE gets the worst
-stalls as JSON. In a stall with little processor time the main thread waited: for the disk, another thread or a core.
+The heart beats every 2 ms; a thread checks it, and samples the main thread when it is late. FILE gets the worst stalls
+as JSON. In a stall with little processor time the main thread waited: for the disk, another thread or a core.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 _BEAT = 0.002
 _LATE = 0.005
-"""Seconds after which the thread looks where the main thread is."""
+"""Seconds after which the thread samples the main thread."""
 _KEPT = 20
 _FRAMES = 4
 
 
 class Heart:
-    """Beats in the loop, and keeps the longest pauses between two beats with what was seen in them."""
+    """Beats in the loop, and keeps the longest pauses between two beats with the samples taken in them."""
 
     def __init__(self) -> None:
         self.stalls: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class Heart:
 
 
 def _place(frame: FrameType) -> str:
-    """Name the innermost frames of zclone's own code, or of the rest where none of it is there."""
+    """Return the innermost frames of zclone's own code, or of other code if there are none."""
     frames = traceback.extract_stack(frame)
     own = [at for at in frames if f"{os.sep}batch{os.sep}" in at.filename] or frames
     return " < ".join(f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in reversed(own[-_FRAMES:]))
@@ -83,7 +83,7 @@ def _seconds(stall: dict[str, Any]) -> float:
 
 
 def watch(heart: Heart) -> None:
-    """Let the heart beat in the loop of every asyncio.Runner of this process."""
+    """Add the heart to the loop of every asyncio.Runner of this process."""
     make = asyncio.Runner
 
     def runner(**options: Any) -> asyncio.Runner:
