@@ -1,4 +1,4 @@
-"""What all tests share: the command as a child process, and the search for secrets that got out."""
+"""Fixtures of all tests: the command as a child process, and the search for leaked secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.nodes import announced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# How long an example takes says how loaded the machine is.
+# The time of an example depends on the load of the machine.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -39,7 +39,7 @@ _LARGEST: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """Secrets no test may find anywhere but where it put them itself: files named *.secret."""
+    """Secrets that may appear only where a test put them itself: files named *.secret."""
 
     session: str = "5ec2e7aa5e5510a40000c0ffee0badd1"
     password: str = 'plänted "pass/wörd"'
@@ -48,7 +48,7 @@ class Planted:
 
 PLANTED: Final = Planted()
 PART: Final = 26
-"""Characters in a row that are as good as a whole secret."""
+"""Consecutive characters that count as a whole secret."""
 
 
 def _forms() -> Iterator[bytes]:
@@ -71,17 +71,17 @@ def _forms() -> Iterator[bytes]:
 
 FORMS: Final = tuple(_forms())
 PYTHONPATH: Final = os.pathsep.join([str(ROOT), str(Path(confined.__file__).parent)])
-"""The code under test, and what keeps a child process on this machine."""
+"""The code under test, and the ban on network access for child processes."""
 
 
 def leaks(data: bytes) -> bool:
-    """Tell whether ``data`` holds a planted secret in any form."""
+    """Return whether ``data`` holds a planted secret in any form."""
     return any(form in data for form in FORMS)
 
 
 @pytest.fixture(autouse=True)
 def _no_secret_in_files(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Search what a test left in its directory."""
+    """Search the files that a test left in its directory."""
     folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     for path in folder.rglob("*") if folder else ():
@@ -92,21 +92,21 @@ def _no_secret_in_files(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_secret_is_kept() -> Iterator[None]:
-    """Let no test redact what another one calls a secret."""
+    """Let no test redact the registered secrets of another one."""
     yield
     vars(SECRETS).update(vars(Secrets()))
 
 
 @pytest.fixture(autouse=True)
 def _messages_are_text() -> Iterator[None]:
-    """Let no test write messages in the form that another one asked for."""
+    """Let no test write messages in the format that another one set."""
     yield
     set_style()
 
 
 @pytest.fixture(autouse=True)
 def _stays_here() -> Iterator[None]:
-    """Fail a test of which anything wanted to leave this machine, also where its error was swallowed."""
+    """Fail a test that tried to leave this machine, also if its error was swallowed."""
     del confined.refused[:]
     yield
     assert confined.refused == []
@@ -125,13 +125,13 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 @pytest.fixture
 def planted() -> Planted:
-    """Give the secrets to plant."""
+    """Return the secrets to plant."""
     return PLANTED
 
 
 @pytest.fixture
 def child_env() -> dict[str, str]:
-    """Give an environment without settings, in which ``python -m batch`` is the code under test."""
+    """Return an environment without settings, in which ``python -m batch`` is the code under test."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
     return ours | {"PYTHONPATH": PYTHONPATH, "COLUMNS": "100", "NO_COLOR": "1"}
 
@@ -150,7 +150,7 @@ def zclone(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subproces
 
 @pytest.fixture
 def interrupt(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command, end it by SIGTERM when a manifest in the test's directory holds a clone, and return its end."""
+    """Run the command, send SIGTERM when a manifest in the test's directory holds a clone, and return the result."""
 
     def call(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         given = [str(argument) for argument in arguments]
@@ -168,7 +168,7 @@ def interrupt(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., subpro
 
 @pytest.fixture
 def serve_node(child_env: dict[str, str]) -> Iterator[Callable[..., str]]:
-    """Start embedded nodes as processes of their own: called with flags of ``simulate``, it gives the url."""
+    """Start embedded nodes as separate processes: called with flags of ``simulate``, it returns the url."""
     nodes: list[forkserver.Process[bytes]] = []
 
     def start(*flags: str) -> str:

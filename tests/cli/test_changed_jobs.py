@@ -1,4 +1,4 @@
-"""Job files that are edited between two starts of a run: what is made stays, what is open is sent as it is now."""
+"""Job files edited between two starts of a run: what is made stays, what is open is sent as the file is now."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def states(folder: Path) -> Counter[str]:
     return Counter({record["key"]: record["state"] for record in records(folder)}.values())
 
 
-def test_mend_in_defaults_and_retry(tmp_path: Path, zclone: Run) -> None:
-    """What failed is sent as the file has it now; what is cloned is told in one line and stays as it was made."""
+def test_fix_defaults_and_retry(tmp_path: Path, zclone: Run) -> None:
+    """What failed is sent as the file is now; what is cloned is reported in one line and stays as it was made."""
     write(tmp_path, cpu=4, fault=f"{{fault: fail, code: SYS.1007, source: {SOURCES[0]}}}")
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     first = {record["key"]: record["digest"] for record in records(tmp_path) if record["state"] == "sent"}
@@ -56,8 +56,8 @@ def test_mend_in_defaults_and_retry(tmp_path: Path, zclone: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "retry"])
-def test_what_is_in_doubt_is_refused_before_anything_is_written(command: str, tmp_path: Path, zclone: Run) -> None:
-    """A changed target whose attempt nobody knows the end of is refused by its name; --accept-changes goes on."""
+def test_a_changed_target_in_doubt_is_refused_before_any_write(command: str, tmp_path: Path, zclone: Run) -> None:
+    """A changed target whose attempt has no known end is refused by name; --accept-changes continues."""
     faults = f"{{fault: fail, code: SYS.1007, source: {SOURCES[0]}}}, {{fault: orphan, source: {SOURCES[1]}}}"
     write(tmp_path, cpu=4, fault=faults)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 4
@@ -73,9 +73,7 @@ def test_what_is_in_doubt_is_refused_before_anything_is_written(command: str, tm
     assert zclone(command, "job.yaml", "--simulate=f.yaml", "--accept-changes").returncode in {3, 4}
 
 
-def test_a_retry_that_reaches_no_server_opens_nothing(
-    tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
-) -> None:
+def test_a_retry_without_a_server_reopens_nothing(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
     """What failed stays failed, and nothing is written."""
     write(tmp_path, cpu=4, fault=f"{{fault: fail, code: SYS.1007, source: {SOURCES[0]}}}", count=2)
     url = serve_node("--faults", str(tmp_path / "f.yaml"))

@@ -34,7 +34,7 @@ SWITCHES: Final = switches(COMMAND, ["run"])
     ],
 )
 def test_simulate_takes_faults_and_never_the_job(given: str, expected: str) -> None:
-    """After a space --simulate takes a preset, or a YAML file where a job is named beside it."""
+    """After a space --simulate takes a preset, or a YAML file if a job is named beside it."""
     assert read_arguments(given.split(), SWITCHES) == expected.split()
 
 

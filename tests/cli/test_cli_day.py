@@ -1,4 +1,4 @@
-"""The operator's day as processes: retry, parts of a job, what is left for others, watching, a dead log."""
+"""The operator's day as processes: retry, parts of a job, outputs for other programs, watching, a broken log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAMPLE = re.compile(r'(zclone_\w+)\{job="job"(?:,(?:state|reason)="(\w+)")?\} ([
 
 
 def write(folder: Path, *, fails: int = 0, attempts: int = 1, text: str = "{}") -> None:
-    """Write eight targets, the first with ``text`` as its parameters, and faults that fail the first of them."""
+    """Write eight targets, the first with ``text`` as its parameters, and faults that make the first of them fail."""
     params = [text] + ["{}"] * (len(SOURCES) - 1)
     pairs = zip(SOURCES, params, strict=True)
     targets = "".join(f"  - {{uuid: {source}, params: {one}}}\n" for source, one in pairs)
@@ -55,8 +55,8 @@ def states(manifest: Path) -> Counter[object]:
     return Counter({record["key"]: record["state"] for record in records(manifest)}.values())
 
 
-def test_retry_opens_what_failed_and_nothing_else(tmp_path: Path, zclone: Run) -> None:
-    """Failed targets go again under their uuids with attempts from 1; those with another code stay as they are."""
+def test_retry_reopens_only_what_failed(tmp_path: Path, zclone: Run) -> None:
+    """Failed targets are sent again under their uuids with attempts from 1; those with another code stay."""
     write(tmp_path, fails=2)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     write(tmp_path)
@@ -75,7 +75,7 @@ def test_retry_opens_what_failed_and_nothing_else(tmp_path: Path, zclone: Run) -
 
 
 def test_retry_sends_what_the_job_says_now(tmp_path: Path, zclone: Run) -> None:
-    """A failed target may be mended in the job file; its retry is no change of something already made."""
+    """A failed target may be fixed in the job file; its retry is no change of an existing clone."""
     write(tmp_path, fails=1)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     write(tmp_path, text="{requestCpu: 2}")
@@ -85,7 +85,7 @@ def test_retry_sends_what_the_job_says_now(tmp_path: Path, zclone: Run) -> None:
 
 
 def test_retry_takes_a_part(tmp_path: Path, zclone: Run) -> None:
-    """retry --only opens the failed ones of the part and does nothing else; of a shard it finds the manifest."""
+    """retry --only reopens the failed targets of the part and does nothing else; with --shard it finds the manifest."""
     write(tmp_path, fails=2)
     job = tmp_path / "job.yaml"
     job.write_text(
@@ -105,7 +105,7 @@ def test_retry_takes_a_part(tmp_path: Path, zclone: Run) -> None:
 
 
 def test_retry_takes_an_expression(tmp_path: Path, zclone: Run) -> None:
-    """retry --only takes state and code as list does, and with them what the plan knows; a state must be retriable."""
+    """retry --only takes state and code as list does, and the fields of the plan; a state must be retriable."""
     write(tmp_path, fails=2)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     write_faults(tmp_path, fails=0)
@@ -122,15 +122,15 @@ def test_retry_takes_an_expression(tmp_path: Path, zclone: Run) -> None:
 
 
 def test_retry_needs_a_run(tmp_path: Path, zclone: Run) -> None:
-    """Without a manifest there is nothing to try again, and none is made."""
+    """Without a manifest there is nothing to retry, and none is created."""
     write(tmp_path)
     done = zclone("retry", "job.yaml", "--simulate=f.yaml")
     assert done.returncode == 2
     assert not (tmp_path / MANIFEST).exists()
 
 
-def test_only_sends_what_it_names(tmp_path: Path, zclone: Run) -> None:
-    """--only limits a run; the next run without it does the rest; a field that is not known is an error."""
+def test_only_limits_a_run(tmp_path: Path, zclone: Run) -> None:
+    """--only limits a run; the next run without it does the rest; an unknown field is an error."""
     write(tmp_path)
     one = zclone("run", "job.yaml", "--simulate=f.yaml", "--only", f"key={SOURCES[0]}")
     assert (one.returncode, states(tmp_path / MANIFEST)) == (0, {"cloned": 1}), one.stderr
@@ -142,7 +142,7 @@ def test_only_sends_what_it_names(tmp_path: Path, zclone: Run) -> None:
 
 
 def test_shards_make_the_whole(tmp_path: Path, zclone: Run) -> None:
-    """Every target is in exactly one part, under the uuid it has in the whole."""
+    """Every target is in exactly one shard, under the uuid it has in the whole."""
     write(tmp_path)
     for number in range(3):
         done = zclone("run", "job.yaml", "--simulate=f.yaml", "--shard", f"{number}/3")
@@ -155,7 +155,7 @@ def test_shards_make_the_whole(tmp_path: Path, zclone: Run) -> None:
 
 @pytest.fixture
 def pings() -> Iterator[tuple[str, list[str]]]:
-    """Give a dead man's switch: its url and what it was told."""
+    """Run a dead man's switch; yield its url and the pings it received."""
     told: list[str] = []
 
     class Switch(http.server.BaseHTTPRequestHandler):
@@ -176,8 +176,8 @@ def pings() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def test_what_a_run_leaves_for_others(tmp_path: Path, zclone: Run, pings: tuple[str, list[str]]) -> None:
-    """A run pings its start and its exit code, and leaves metrics and a report, also where targets failed."""
+def test_a_run_leaves_pings_metrics_and_a_report(tmp_path: Path, zclone: Run, pings: tuple[str, list[str]]) -> None:
+    """A run pings its start and its exit code, and writes metrics and a report, also if targets failed."""
     write(tmp_path, fails=1)
     url, told = pings
     flags = ("--ping-url", url, "--metrics-file", "z.prom", "--report", "r.json")
@@ -191,8 +191,8 @@ def test_what_a_run_leaves_for_others(tmp_path: Path, zclone: Run, pings: tuple[
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["counts"]["cloned"] == len(SOURCES) - 1
 
 
-def test_nothing_left_for_others_changes_the_exit_code(tmp_path: Path, child_env: dict[str, str]) -> None:
-    """A ping that nobody takes and a report that became impossible are said, and the run ends as it ends."""
+def test_failing_outputs_do_not_change_the_exit_code(tmp_path: Path, child_env: dict[str, str]) -> None:
+    """A failed ping and a report that can no longer be written are reported, and the exit code is the same."""
     write(tmp_path)
     command = [sys.executable, "-m", "batch", "run", "job.yaml", "--simulate=f.yaml", "--rate", "5/s"]
     with subprocess.Popen(
@@ -244,7 +244,7 @@ def _a_long_name(_folder: Path) -> str:
 
 @pytest.mark.parametrize("place", [_no_ending, _a_folder, _no_folder, _a_pipe, _a_device, _a_long_name])
 @pytest.mark.parametrize("flag", ["--report", "--metrics-file"])
-def test_an_output_that_cannot_be_written_is_told_before_the_run(
+def test_an_unwritable_output_is_reported_before_the_run(
     flag: str, place: Callable[[Path], str], tmp_path: Path, zclone: Run, pings: tuple[str, list[str]]
 ) -> None:
     """A report or metrics that cannot be written end the command with 2 before anything else is done."""
@@ -261,15 +261,15 @@ def test_an_output_that_cannot_be_written_is_told_before_the_run(
 
 
 def samples(file: Path) -> dict[tuple[str, str | None], float]:
-    """Read a file of metrics; every line must be one."""
+    """Read a metrics file; every line must be a sample."""
     lines = file.read_text(encoding="utf-8").splitlines()
     found = [SAMPLE.fullmatch(line) for line in lines if not line.startswith("#")]
     assert None not in found
     return {(sample[1], sample[2]): float(sample[3]) for sample in found if sample is not None}
 
 
-async def test_metrics_are_kept_while_a_run_goes_on(tmp_path: Path) -> None:
-    """From its start a run leaves now and then that it lives and how far it is, and each time a whole file."""
+async def test_metrics_are_updated_during_a_run(tmp_path: Path) -> None:
+    """From its start a run writes regularly that it is alive and its progress, each time a whole file."""
     counts = {State.PLANNED: 8}
     file, seen = tmp_path / "z.prom", set[float]()
     async with write_live_metrics(file, job="job", counts=lambda: counts, every=0.0):
@@ -285,8 +285,8 @@ async def test_metrics_are_kept_while_a_run_goes_on(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["z.prom"]  # noqa: PTH208 - a coroutine may not walk a Path
 
 
-def test_metrics_that_cannot_be_written_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the metrics cannot be written a run says so once, however often it tries, and goes on."""
+def test_unwritable_metrics_are_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run reports once that it cannot write the metrics, however often it tries, and continues."""
     writer = _Writer(tmp_path / "absent" / "z.prom")
     for _ in range(3):
         writer.put("text")
@@ -296,10 +296,10 @@ def test_metrics_that_cannot_be_written_are_told_once(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "gb2312"])
-def test_data_is_utf8_whatever_the_locale(
+def test_data_is_utf8_in_every_locale(
     form: str, encoding: str, tmp_path: Path, zclone: Run, child_env: dict[str, str]
 ) -> None:
-    """What ``list`` prints for programs is UTF-8 in every locale, and no character of it is an escape."""
+    """The machine-readable output of ``list`` is UTF-8 in every locale, without escapes."""
     name = "\u79df\u6237-\u00e9"
     write(tmp_path, text=f"{{name: {name}}}")
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 0
@@ -311,7 +311,7 @@ def test_data_is_utf8_whatever_the_locale(
 
 
 def test_watch_ends_with_the_process(tmp_path: Path, zclone: Run) -> None:
-    """status --watch shows the last state once and leaves with the run's exit code when its process has ended."""
+    """status --watch shows the last state once and exits with the run's exit code when its process has ended."""
     write(tmp_path, fails=1)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     done = zclone("status", MANIFEST, "--watch")
@@ -321,7 +321,7 @@ def test_watch_ends_with_the_process(tmp_path: Path, zclone: Run) -> None:
 
 
 def test_watch_notices_that_the_process_was_killed(tmp_path: Path, child_env: dict[str, str]) -> None:
-    """status --watch follows a running process; where that is killed it says so, with the command, and exits 4."""
+    """status --watch follows a running process; if that is killed it says so, with the command, and exits with 4."""
     write(tmp_path)
     command = [sys.executable, "-m", "batch"]
     with subprocess.Popen(
@@ -347,8 +347,8 @@ def test_watch_notices_that_the_process_was_killed(tmp_path: Path, child_env: di
 
 
 @pytest.mark.parametrize("reader", ["head -1 >/dev/null", "sleep 3", "true"])
-def test_a_log_nobody_reads_changes_nothing(tmp_path: Path, child_env: dict[str, str], reader: str) -> None:
-    """Whoever reads the log may stop reading or leave: the manifest and the exit code are the same."""
+def test_a_log_without_a_reader_changes_nothing(tmp_path: Path, child_env: dict[str, str], reader: str) -> None:
+    """The reader of the log may stop reading or exit: manifest and exit code are the same."""
     write(tmp_path)
     command = f"{{ {sys.executable} -m batch run job.yaml --simulate=f.yaml; echo $? >code; }} 2>&1 | {reader}"
     subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, env=child_env, check=True, timeout=200)
@@ -356,8 +356,8 @@ def test_a_log_nobody_reads_changes_nothing(tmp_path: Path, child_env: dict[str,
     assert states(tmp_path / MANIFEST) == {"cloned": len(SOURCES)}
 
 
-def test_a_full_log_disk_changes_nothing(tmp_path: Path, zclone: Run) -> None:
-    """A log that cannot be written is told at the end; the manifest and the exit code are the same."""
+def test_a_full_log_disk_is_reported_at_the_end(tmp_path: Path, zclone: Run) -> None:
+    """A log that cannot be written is reported at the end; manifest and exit code are the same."""
     write(tmp_path)
     done = zclone("run", "job.yaml", "--simulate=f.yaml", "--log-file", "/dev/full")
     assert done.returncode == 0, done.stderr
@@ -375,7 +375,7 @@ def test_a_full_log_disk_changes_nothing(tmp_path: Path, zclone: Run) -> None:
     ],
 )
 def test_the_shell_completes_from_the_manifest(tmp_path: Path, zclone: Run, line: str, expected: set[str]) -> None:
-    """Keys and codes are completed from the manifest on the line, or from the job's; without one nothing is said."""
+    """Keys and codes are completed from the manifest on the line, or from the job's; without one there is no output."""
     write(tmp_path, fails=1)
     assert zclone("run", "job.yaml", "--simulate=f.yaml").returncode == 3
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_ZCLONE_COMPLETE": "complete_bash"}

@@ -35,7 +35,7 @@ MANIFEST = "job.simulated.manifest.jsonl"
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    """Give a job of three targets, and a node script under which clones take no time."""
+    """Write a job of three targets, and a node script under which clones take no time."""
     (tmp_path / "quick.yaml").write_text("version: 1\nnode: {latency: [0, 0.01]}\n", encoding="utf-8")
     return write_job(tmp_path / "job.yaml", SOURCES[:3])
 
@@ -58,7 +58,7 @@ def node_clones(state: Path) -> Counter[str]:
 
 @pytest.fixture
 def start(tmp_path: Path, child_env: dict[str, str]) -> Callable[..., Process[str]]:
-    """Start the command and go on beside it."""
+    """Start the command and return while it runs."""
 
     def begin(*arguments: str) -> Process[str]:
         return forkserver.start_text(arguments, cwd=tmp_path, env=child_env, new_session=True)
@@ -76,7 +76,7 @@ def read_until(process: Process[str], event: str) -> str:
     return seen
 
 
-def test_a_finished_run_again_does_nothing(job: Path, zclone: Run, tmp_path: Path) -> None:
+def test_rerunning_a_finished_run_does_nothing(job: Path, zclone: Run, tmp_path: Path) -> None:
     """A finished run started again makes no call, starts no node and leaves the manifest byte-identical."""
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     before = (tmp_path / MANIFEST).read_bytes()
@@ -92,7 +92,7 @@ def test_a_finished_run_again_does_nothing(job: Path, zclone: Run, tmp_path: Pat
     [("junk", "is no state of a node; name another file"), ('{"e":"row" garbage', "job.simulated.node.jsonl:1: ")],
 )
 def test_a_node_that_cannot_start_says_why(job: Path, zclone: Run, tmp_path: Path, state: str, reason: str) -> None:
-    """Where the embedded node does not start the run ends with 1 and one line with the reason."""
+    """If the embedded node does not start the run exits with 1 and one line with the reason."""
     (tmp_path / "job.simulated.node.jsonl").write_text(state + "\n", encoding="utf-8")
     refused = zclone("run", "--simulate=quick.yaml", job)
     assert refused.returncode == 1
@@ -101,8 +101,8 @@ def test_a_node_that_cannot_start_says_why(job: Path, zclone: Run, tmp_path: Pat
     assert reason in said
 
 
-def test_a_held_manifest_is_left_alone(job: Path, zclone: Run, tmp_path: Path) -> None:
-    """A second process on one manifest exits 75 at once and starts nothing."""
+def test_a_locked_manifest_is_left_alone(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A second process on one manifest exits with 75 at once and starts nothing."""
     (tmp_path / MANIFEST).touch(mode=0o600)
     with (tmp_path / MANIFEST).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -111,10 +111,10 @@ def test_a_held_manifest_is_left_alone(job: Path, zclone: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_the_first_signal_ends_in_good_order(
+def test_the_first_signal_shuts_down_cleanly(
     name: str, tmp_path: Path, job: Path, start: Callable[..., Process[str]], zclone: Run
 ) -> None:
-    """After a signal nothing more is sent, what is in flight settles, and exit 4 names the command to run again."""
+    """After a signal nothing more is sent, what is in flight settles, and exit 4 names the command to rerun."""
     write_job(job, SOURCES[:6])
     process = start("run", "--simulate=quick.yaml", "--rate", "2/s", "job.yaml")
     read_until(process, "clone.settled")
@@ -133,10 +133,10 @@ def test_the_first_signal_ends_in_good_order(
     assert node_clones(tmp_path / "job.simulated.node.jsonl") == dict.fromkeys(SOURCES[:6], 1)
 
 
-def test_rows_that_change_under_a_run_end_it_in_good_order(
+def test_rows_that_change_during_a_run_shut_it_down_cleanly(
     tmp_path: Path, job: Path, start: Callable[..., Process[str]], zclone: Run
 ) -> None:
-    """Rows that change meanwhile end the run with exit 4; what was sent settles, and the same command goes on."""
+    """Rows that change meanwhile end the run with exit 4; what was sent settles, and the same command resumes."""
     sources = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 61)]
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'"{source}"\n' for source in sources), encoding="utf-8")
@@ -156,10 +156,10 @@ def test_rows_that_change_under_a_run_end_it_in_good_order(
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_the_second_signal_leaves_at_once(
+def test_a_second_signal_exits_at_once(
     name: str, code: int, tmp_path: Path, job: Path, start: Callable[..., Process[str]], zclone: Run
 ) -> None:
-    """The same signal a second later leaves without waiting; the manifest is valid, the same command goes on."""
+    """The same signal a second later exits without waiting; the manifest is valid, the same command resumes."""
     slow = tmp_path / "slow.yaml"
     slow.write_text("version: 1\nnode: {latency: [9, 9]}\n", encoding="utf-8")
     process = start("run", "--simulate=slow.yaml", "job.yaml")
@@ -175,8 +175,8 @@ def test_the_second_signal_leaves_at_once(
     assert states(tmp_path / MANIFEST) == {"cloned": 3}
 
 
-def test_edited_targets_that_are_cloned_are_told_and_stay(job: Path, zclone: Run, tmp_path: Path) -> None:
-    """New targets are added, changed ones that are cloned stay as made and are told in one line; --strict refuses."""
+def test_edited_targets_that_are_cloned_are_reported_and_stay(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """New targets are added, changed clones stay as made and are reported in one line; --strict refuses."""
     zclone("run", "--simulate=quick.yaml", job)
     write_job(job, SOURCES[:4])
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
@@ -198,12 +198,12 @@ def test_edited_targets_that_are_cloned_are_told_and_stay(job: Path, zclone: Run
 
 @pytest.fixture
 def real(serve_node: Callable[..., str], tmp_path: Path, job: Path) -> dict[str, str]:
-    """Give the settings of a node that stands for a real server."""
+    """Return the settings of a node that stands for a real server."""
     return {"ZSTACK_API_URL": serve_node("--faults", str(tmp_path / "quick.yaml")), "ZSTACK_SESSION_ID": SESSION}
 
 
 def test_a_real_endpoint(job: Path, zclone: Run, real: dict[str, str], tmp_path: Path) -> None:
-    """Settings from the environment open a real endpoint; the session is in no artefact."""
+    """Settings from the environment select a real endpoint; no output holds the session."""
     done = zclone("run", job, env=real)
     assert done.returncode == 0, done.stderr
     assert states(tmp_path / "job.manifest.jsonl") == {"cloned": 3}
@@ -221,7 +221,7 @@ def test_a_rehearsal_is_not_a_run(job: Path, zclone: Run, real: dict[str, str]) 
 
 
 def test_an_unreachable_server(job: Path, zclone: Run, tmp_path: Path) -> None:
-    """Where nobody listens the exit code is 5, and the manifest knows of no target sent."""
+    """If nothing listens the exit code is 5, and the manifest has no target that was sent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -242,8 +242,8 @@ def test_an_unreachable_server(job: Path, zclone: Run, tmp_path: Path) -> None:
         (["job.yaml", "--password", "hunter2"], "ZSTACK_PASSWORD_FILE"),
     ],
 )
-def test_what_cannot_be_used_exits_2(arguments: list[str], hint: str, job: Path, zclone: Run, tmp_path: Path) -> None:
-    """Usage, settings and job files that cannot be used exit 2, name what is wrong, and leave nothing behind."""
+def test_unusable_input_exits_with_2(arguments: list[str], hint: str, job: Path, zclone: Run, tmp_path: Path) -> None:
+    """Usage, settings and job files that cannot be used exit with 2, name what is wrong, and leave nothing behind."""
     before = sorted(path.name for path in tmp_path.iterdir())
     done = zclone("run", *arguments)
     assert done.returncode == 2, done.stderr
@@ -253,8 +253,8 @@ def test_what_cannot_be_used_exits_2(arguments: list[str], hint: str, job: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_every_problem_of_a_job_file_is_told(job: Path, zclone: Run) -> None:
-    """A broken job file is told with every problem as file:line:column, exit 2."""
+def test_every_problem_of_a_job_file_is_reported(job: Path, zclone: Run) -> None:
+    """A broken job file is reported with every problem as file:line:column, exit 2."""
     write_job(job, SOURCES[:2], params="{requestCpus: 1}")
     done = zclone("run", "--simulate", job)
     assert done.returncode == 2
@@ -265,7 +265,7 @@ def test_every_problem_of_a_job_file_is_told(job: Path, zclone: Run) -> None:
     assert checked.stdout.count("::error file=") == 2
 
 
-def test_flags_are_variables_too(job: Path, zclone: Run, tmp_path: Path) -> None:
+def test_flags_have_variables(job: Path, zclone: Run, tmp_path: Path) -> None:
     """Each flag is read from ZCLONE_<FLAG>, and the command line wins."""
     env = {"ZCLONE_SIMULATE": "quick.yaml", "ZCLONE_RUN": "second", "ZCLONE_LOG_FORMAT": "console"}
     done = zclone("run", job, "--log-format", "json", env=env)
@@ -274,8 +274,8 @@ def test_flags_are_variables_too(job: Path, zclone: Run, tmp_path: Path) -> None
     assert json.loads(done.stderr.splitlines()[0])["event"]
 
 
-def test_a_full_log_disk_costs_the_log_only(job: Path, zclone: Run, tmp_path: Path) -> None:
-    """A log that cannot be written changes neither exit code nor manifest; what was lost is told."""
+def test_a_full_log_disk_loses_only_the_log(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A log that cannot be written changes neither exit code nor manifest; the loss is reported."""
     done = zclone("run", "--simulate=quick.yaml", "--log-file", "/dev/full", job)
     assert done.returncode == 0, done.stderr
     assert "log lines were lost" in done.stderr
@@ -283,7 +283,7 @@ def test_a_full_log_disk_costs_the_log_only(job: Path, zclone: Run, tmp_path: Pa
 
 
 def test_a_stalled_reader_of_stderr_ends_no_run(job: Path, tmp_path: Path, child_env: dict[str, str]) -> None:
-    """A reader of stderr that stays but stops reading changes neither exit code nor manifest."""
+    """A reader of stderr that stays open but stops reading changes neither exit code nor manifest."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
@@ -298,16 +298,16 @@ def test_a_stalled_reader_of_stderr_ends_no_run(job: Path, tmp_path: Path, child
     assert states(tmp_path / MANIFEST) == {"cloned": 3}
 
 
-def test_a_pipe_that_nobody_reads_is_refused(job: Path, zclone: Run, tmp_path: Path) -> None:
-    """A log file that is a pipe without a reader is an error at once: waiting for one could last for ever."""
+def test_a_pipe_without_a_reader_is_refused(job: Path, zclone: Run, tmp_path: Path) -> None:
+    """A log file that is a pipe without a reader is an error at once: waiting for one might never end."""
     os.mkfifo(tmp_path / "log")
     done = zclone("run", "--simulate=quick.yaml", "--log-file", "log", job)
     assert (done.returncode, done.stderr) == (2, "zclone: log: nobody reads this pipe\n")
     assert not (tmp_path / MANIFEST).exists()
 
 
-def test_data_that_cannot_be_written_is_one_message(job: Path, zclone: Run, child_env: dict[str, str]) -> None:
-    """A full disk behind stdout is told in one line with exit code 1, without a traceback."""
+def test_unwritable_stdout_is_one_message(job: Path, zclone: Run, child_env: dict[str, str]) -> None:
+    """A full disk behind stdout is reported in one line with exit code 1, without a traceback."""
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     command = [sys.executable, "-m", "batch", "list", MANIFEST]
     with Path("/dev/full").open("wb") as full:
@@ -318,7 +318,7 @@ def test_data_that_cannot_be_written_is_one_message(job: Path, zclone: Run, chil
 
 
 def test_a_log_file_has_every_detail(job: Path, zclone: Run, tmp_path: Path) -> None:
-    """A log file has JSON lines with the sends too, mode 0600, and stderr only the end."""
+    """A log file has JSON lines including the sends, mode 0600, and stderr only the ends."""
     done = zclone("run", "--simulate=quick.yaml", "--log-file", "run.log", job)
     events = [json.loads(line) for line in (tmp_path / "run.log").read_text(encoding="utf-8").splitlines()]
     assert Counter(event["event"] for event in events)["clone.sent"] == 3
@@ -327,8 +327,8 @@ def test_a_log_file_has_every_detail(job: Path, zclone: Run, tmp_path: Path) -> 
     assert [line for line in done.stderr.splitlines() if not line.startswith("took ")] == ["3 of 3 targets cloned"]
 
 
-def test_a_reader_that_leaves_is_no_error(job: Path, zclone: Run, tmp_path: Path, child_env: dict[str, str]) -> None:
-    """`zclone list … | head -1` ends quietly with exit code 0, and so does a run whose stdout is closed."""
+def test_a_reader_that_exits_is_no_error(job: Path, zclone: Run, tmp_path: Path, child_env: dict[str, str]) -> None:
+    """`zclone list … | head -1` ends quietly with exit code 0, and so does a run with a closed stdout."""
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     reading, writing = os.pipe()
     os.close(reading)
@@ -348,8 +348,8 @@ def test_a_reader_that_leaves_is_no_error(job: Path, zclone: Run, tmp_path: Path
     assert shell.returncode == 0
 
 
-def test_rows_can_be_chosen(job: Path, zclone: Run) -> None:
-    """`list` filters by state and code, `show` tells one target's story, an unknown key is an error."""
+def test_rows_can_be_filtered(job: Path, zclone: Run) -> None:
+    """`list` filters by state and code, `show` prints one target's history, an unknown key is an error."""
     zclone("run", "--simulate=quick.yaml", job)
     assert len(json.loads(zclone("list", MANIFEST, "--state", "cloned", "-o", "json").stdout)) == 3
     assert json.loads(zclone("list", MANIFEST, "--state", "failed", "-o", "json").stdout) == []
@@ -358,8 +358,8 @@ def test_rows_can_be_chosen(job: Path, zclone: Run) -> None:
 
 
 @pytest.mark.parametrize("only", ["key=nobody", "source=x*", "sample:0%"])
-def test_what_matches_nothing_is_refused(job: Path, zclone: Run, only: str) -> None:
-    """``run`` with an ``--only`` that keeps no target ends with 2, names it and leaves no manifest."""
+def test_an_only_that_matches_nothing_is_refused(job: Path, zclone: Run, only: str) -> None:
+    """``run`` with an ``--only`` that matches no target exits with 2, names it and leaves no manifest."""
     done = zclone("run", "--simulate=quick.yaml", job, "--only", only)
     assert done.returncode == 2
     assert only in done.stderr
@@ -367,8 +367,8 @@ def test_what_matches_nothing_is_refused(job: Path, zclone: Run, only: str) -> N
     assert not (job.parent / MANIFEST).exists()
 
 
-def test_what_matches_nothing_later_is_an_answer(job: Path, zclone: Run) -> None:
-    """In ``list``, and for states and codes in ``retry``, nothing is an answer, said on stderr; for keys it is not."""
+def test_a_later_empty_match_is_an_answer(job: Path, zclone: Run) -> None:
+    """In ``list``, and for states and codes in ``retry``, no match is an answer on stderr; for keys it is not."""
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0
     before = (job.parent / MANIFEST).read_bytes()
     assert zclone("run", "--simulate=quick.yaml", job, "--only", "key=nobody").returncode == 2
@@ -385,14 +385,14 @@ def added(job: Path, before: bytes) -> list[bytes]:
     return (job.parent / MANIFEST).read_bytes().removeprefix(before).splitlines()
 
 
-def test_an_empty_shard_is_in_order(job: Path, zclone: Run) -> None:
-    """A part of ``--shard`` that no target falls into ends with 0, as Indexed Jobs need it."""
+def test_an_empty_shard_is_valid(job: Path, zclone: Run) -> None:
+    """A ``--shard`` without targets exits with 0, as Indexed Jobs need it."""
     codes = [zclone("run", "--simulate=quick.yaml", job, "--shard", f"{part}/9").returncode for part in range(9)]
     assert codes == [0] * 9
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path, job: Path, zclone: Run) -> None:
-    """``run`` and ``plan`` of a file with a header and no rows end with 2 and its name."""
+    """``run`` and ``plan`` of a file with a header and no rows exit with 2 and its name."""
     job.write_text(f"version: 1\nname: job\ntargets: [{{from: r.csv, uuid: {SOURCES[0]}}}]\n", encoding="utf-8")
     (tmp_path / "r.csv").write_text("id,tenant\n", encoding="utf-8")
     for command in ("run", "plan"):

@@ -1,4 +1,4 @@
-"""Commands that ask the server and change nothing there: plan, doctor, discover; and what run refuses after asking."""
+"""Commands that query the server and change nothing there: plan, doctor, discover; and what run then refuses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def uuid_of(number: int) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a directory of the test's own, without settings."""
+    """Work in a new directory, without settings."""
     monkeypatch.chdir(tmp_path)
     for name in ("ZSTACK_API_URL", "ZSTACK_SESSION_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def serve(
     folder: Path, serve_node: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Callable[[], Any]]:
-    """Start a node with services named qwen-N and name it in the settings; gives a function that reads its ledger."""
+    """Start a node with services named qwen-N and name it in the settings; yield a function that reads its ledger."""
 
     def start(services: int, *, version: str = "5.5.22") -> Callable[[], Any]:
         rows = "".join(f"  - {{uuid: '{uuid_of(n)}', name: qwen-{n}}}\n" for n in range(services))
@@ -69,10 +69,10 @@ def test_discover_writes_a_job_of_more_than_a_page(
     assert "no operator" in capsys.readouterr().err
 
 
-def test_doctor_tells_what_is_and_changes_nothing(
+def test_doctor_reports_and_changes_nothing(
     serve: Callable[..., Callable[[], Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`doctor` tells settings, credentials, version, permission and clock, without a call that changes anything."""
+    """`doctor` reports settings, credentials, version, permission and clock, without a call that changes anything."""
     ledger = serve(1, version="5.3.40")
     assert run_command(["doctor"]) == 0
     told = capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_doctor_tells_what_is_and_changes_nothing(
 
 @pytest.mark.usefixtures("folder")
 def test_doctor_fails_where_a_run_would(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without settings `doctor` exits 2, with an unreachable server 5, and says which it is."""
+    """Without settings `doctor` exits with 2, with an unreachable server 5, and says which it is."""
     assert run_command(["doctor"]) == 2
     monkeypatch.setenv("ZSTACK_API_URL", "http://127.0.0.1:9/zstack")
     monkeypatch.setenv("ZSTACK_SESSION_ID", SESSION)
@@ -104,7 +104,7 @@ def test_doctor_fails_where_a_run_would(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_a_plan_is_checked_against_the_server(
     folder: Path, serve: Callable[..., Callable[[], Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`plan` tells sources that do not exist and parameters too new for the server, with places; run refuses too."""
+    """`plan` reports missing sources and parameters too new for the server, with places; run refuses too."""
     ledger = serve(1, version="5.3.40")
     job = folder / "job.yaml"
     params = "{containerCommand: x}"
@@ -120,7 +120,7 @@ def test_a_plan_is_checked_against_the_server(
 
 
 @pytest.mark.parametrize("command", [["plan", "job.yaml", "-o", "json"], ["discover"], ["doctor"]])
-def test_warnings_are_no_data(
+def test_warnings_go_to_stderr(
     command: list[str],
     folder: Path,
     serve: Callable[..., Callable[[], Any]],
@@ -129,7 +129,7 @@ def test_warnings_are_no_data(
 ) -> None:
     """Commands without a log warn of the connection and of misspelt variables on stderr; stdout has data only."""
     serve(1)
-    # A node on loopback gives no cause to warn.
+    # A node on loopback gives no reason to warn.
     monkeypatch.setattr("batch.zstack.client.transport_warnings", lambda _: ("in clear",))
     monkeypatch.setenv("ZSTACK_SESION_ID", "x")
     (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(0)}\n", encoding="utf-8")
@@ -141,13 +141,13 @@ def test_warnings_are_no_data(
     assert command[0] == "doctor" or "in clear" not in told.out
 
 
-def test_what_the_server_resets_is_told(
+def test_fields_the_server_resets_are_reported(
     folder: Path,
     serve_node: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Size and system that the source has and nothing sends are told as lost, unless `keep` copies them."""
+    """Size and system that the source has and nothing sends are reported as lost, unless `keep` copies them."""
     rows = "".join(f"  - {{uuid: '{uuid_of(n)}', fields: {{size: {5 * n}, system: {n == 1}}}}}\n" for n in range(2))
     (folder / "node.yaml").write_text(f"version: 1\nsources:\n{rows.lower()}", encoding="utf-8")
     monkeypatch.setenv("ZSTACK_API_URL", serve_node("--faults", str(folder / "node.yaml")))
@@ -178,7 +178,7 @@ sources:
 """
 
 
-def test_sources_of_other_accounts_are_told_with_their_place(
+def test_sources_of_other_accounts_are_reported_with_their_place(
     folder: Path,
     serve_node: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
@@ -212,20 +212,20 @@ def test_sources_of_other_accounts_are_told_with_their_place(
     assert "warning: the owners of the sources are not known: GetResourceAccount" in capsys.readouterr().err
 
 
-def test_many_sources_are_asked_for_in_pages(
+def test_many_sources_are_queried_in_pages(
     folder: Path,
     serve: Callable[..., Callable[[], Any]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of too many sources to compare each is still asked for once, and the absent ones have their places."""
+    """With too many sources to compare each is still looked up once, and missing ones have their places."""
     monkeypatch.setattr("batch.app.sources.MOST_COMPARED", 100)
     ledger = serve(MANY)
     rows = [uuid_of(number) for number in range(MANY)]
     twins = [f"{{uuid: '{uuid_of(number)}', id: 't{number}'}}" for number in range(MANY)]
     (folder / "job.yaml").write_text(HEAD + "".join(f"  - {row}\n" for row in rows + twins), encoding="utf-8")
     assert run_command(["plan", "job.yaml", "-o", "curl"]) == 0
-    # One call proves the session; the others are the pages of 200.
+    # One call checks the session; the others are the pages of 200.
     assert ledger()["calls"]["query"] == 1 + -(-MANY // 200)
     with (folder / "job.yaml").open("a", encoding="utf-8") as stream:
         stream.write(f"  - {uuid_of(MANY)}\n")
@@ -234,10 +234,10 @@ def test_many_sources_are_asked_for_in_pages(
     assert f"job.yaml:{4 + 2 * MANY}:5: targets[{2 * MANY}]: the source {uuid_of(MANY)}" in capsys.readouterr().err
 
 
-def test_a_plan_says_why(
+def test_a_plan_explains_each_parameter(
     folder: Path, serve: Callable[..., Callable[[], Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The JSON plan fits its schema and tells each parameter's layer and the source's differing value."""
+    """The JSON plan fits its schema and gives each parameter's layer and the source's differing value."""
     serve(1)
     text = (
         "version: 1\nname: j\nlimits: {deadline: 1s, rate: 1/s}\ndefaults: {params: {requestCpu: 77}}\n"
@@ -278,10 +278,10 @@ def test_a_plan_without_an_endpoint(folder: Path, capsys: pytest.CaptureFixture[
     assert run_command(["validate", "job.yaml"]) == 0
 
 
-def test_a_plan_of_a_run_that_began_reads_its_manifest(
+def test_a_plan_of_a_begun_run_reads_its_manifest(
     folder: Path, serve: Callable[..., Callable[[], Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`plan` shows the run as it is pinned, not the clones that its query finds by now, and how many are left."""
+    """`plan` shows the run as it is pinned, not what its query finds now, and how many targets are left."""
     serve(3)
     (folder / "job.yaml").write_text(
         f"{HEAD}  - query: [name~=qwen%]\n    params: {{requestCpu: 2}}\n", encoding="utf-8"

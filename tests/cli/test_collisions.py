@@ -80,7 +80,7 @@ WAYS: Final = (same_path, symlink, hard_link)
 
 
 def require_refused(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str | Path) -> None:
-    """The run exits 2, names both files, and no file is made, changed or taken away."""
+    """Check that the run exits with 2, names both files, and creates, changes or removes no file."""
     before = contents(folder)
     assert run_command([*RUN, *map(str, flags)]) == 2
     assert "is the same file as" in capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_no_output_replaces_an_input(
 def test_no_output_replaces_another(
     output: str, other: str, way: Callable[[Path, str], Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two outputs that are one file, by its path, a link or an inode, are refused before anything is opened."""
+    """Two outputs that are one file, by path, link or inode, are refused before anything is opened."""
     if output == other:
         return
     there = folder / OUTPUTS[other]
@@ -129,7 +129,7 @@ def test_the_nodes_state_replaces_no_input(folder: Path, capsys: pytest.CaptureF
 
 
 def test_no_output_replaces_a_saved_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan that a run does is not overwritten by that run."""
+    """The plan that a run executes is not overwritten by that run."""
     (folder / "job.yaml").write_text(JOB.replace("endpoint", "# endpoint"), encoding="utf-8")
     assert run_command(["plan", "job.yaml", "--out", "plan.json"]) == 0
     before = contents(folder)
@@ -150,7 +150,7 @@ def test_a_report_does_not_replace_its_manifest(way: Callable[[Path, str], Path]
 
 
 def test_a_nodes_state_is_not_its_faults(folder: Path, zclone: Run) -> None:
-    """``simulate`` refuses to keep its state in its file of faults, and in a file that no node wrote."""
+    """``simulate`` refuses to keep its state in its file of faults, or in a file that no node wrote."""
     (folder / "noted.txt").write_text("no end of line", encoding="utf-8")
     before = contents(folder)
     same = zclone("simulate", "--port", "0", "--faults", "faults.yaml", "--state", "./faults.yaml")
@@ -161,7 +161,7 @@ def test_a_nodes_state_is_not_its_faults(folder: Path, zclone: Run) -> None:
     assert contents(folder) == before
 
 
-def test_outputs_that_are_files_of_their_own_are_written(folder: Path, zclone: Run) -> None:
+def test_distinct_outputs_are_written(folder: Path, zclone: Run) -> None:
     """A run writes every output that is a file of its own, links among them, and keeps the links."""
     for name in OUTPUTS.values():
         if name != "m.json":

@@ -34,7 +34,7 @@ JOB: Final = "version: 1\nname: job\ntargets:\n  - d76744cb53f9378abf42b907df3ef
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a job and a manifest, and the current one."""
+    """A folder with a job and a manifest, as the current directory."""
     (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
     make_manifest(tmp_path / MANIFEST, targets=20)
     monkeypatch.chdir(tmp_path)
@@ -70,8 +70,8 @@ def test_output_is_a_format_everywhere() -> None:
         "doctor --engine",
     ],
 )
-def test_what_is_no_choice_is_refused_in_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A value that is not one of an option's is refused with the option and all that it takes."""
+def test_an_invalid_choice_is_refused_in_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid value is refused with the option and its valid values."""
     name, flag = words.split()
     assert run_command([name, "job.yaml", flag, "nope"]) == 2
     said = capsys.readouterr().err
@@ -92,10 +92,10 @@ def test_what_is_no_choice_is_refused_in_one_line(words: str, capsys: pytest.Cap
         *("verify --simulate job.yaml --manifest", "rollback --simulate job.yaml --manifest", "discover --out"),
     ],
 )
-def test_a_folder_in_the_place_of_a_file_is_refused(
+def test_a_folder_in_place_of_a_file_is_refused(
     words: str, path: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Wherever a command wants a file a folder or an empty name is refused in a line, without a traceback."""
+    """A command that needs a file refuses a folder or an empty name in one line, without a traceback."""
     before = sorted(folder.iterdir())
     assert run_command([*words.split(), path]) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_out_is_a_file_everywhere() -> None:
 def test_a_file_given_as_a_format_is_refused_with_the_next_step(
     arguments: list[str], flag: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file behind ``-o``, as earlier versions took it, ends with 2, writes nothing and names ``--out``."""
+    """A file after ``-o``, as earlier versions took it, exits with 2, writes nothing and names ``--out``."""
     before = sorted(folder.iterdir())
     assert run_command([*arguments, flag, "my file.html"]) == 2
     assert "--out 'my file.html'" in capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_a_file_given_as_a_format_is_refused_with_the_next_step(
 
 
 def test_list_has_no_file_and_says_how_to_write_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file behind ``list -o`` is refused with the redirection that writes it."""
+    """A file after ``list -o`` is refused with the redirection that writes it."""
     assert run_command(["list", MANIFEST, "-o", "rows.csv"]) == 2
     assert "> rows.csv" in capsys.readouterr().err
     assert not (folder / "rows.csv").exists()
@@ -131,7 +131,7 @@ def test_list_has_no_file_and_says_how_to_write_one(folder: Path, capsys: pytest
 def test_a_file_in_the_variable_of_the_format_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file in ZCLONE_OUTPUT is refused as one behind ``-o`` is."""
+    """A file in ZCLONE_OUTPUT is refused like one after ``-o``."""
     monkeypatch.setenv("ZCLONE_OUTPUT", "report.html")
     assert run_command(["report", MANIFEST]) == 2
     assert "--out report.html" in capsys.readouterr().err
@@ -142,7 +142,7 @@ def test_a_file_in_the_variable_of_the_format_is_refused(
 def test_a_report_on_stdout_is_the_report_of_a_file(
     form: ReportOutput, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``report -o FORMAT`` writes to stdout what ``--out`` with that ending writes, CSV without the mark."""
+    """``report -o FORMAT`` writes to stdout what ``--out`` with that extension writes, CSV without the BOM."""
     monkeypatch.setattr("time.time", lambda: 1_795_437_900.0)
     assert run_command(["report", MANIFEST, "-o", form.value]) == 0
     shown = capsys.readouterr().out
@@ -153,8 +153,8 @@ def test_a_report_on_stdout_is_the_report_of_a_file(
     assert (folder / "r.txt").read_bytes() == (folder / f"r.{form.value}").read_bytes()
 
 
-def test_a_report_wants_a_format_or_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``report`` with neither says how to give one; an ending that is no format is refused."""
+def test_a_report_needs_a_format_or_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``report`` with neither says how to give one; an unknown extension is refused."""
     before = sorted(folder.iterdir())
     assert run_command(["report", MANIFEST]) == 2
     assert "--out report.html" in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_a_report_wants_a_format_or_a_file(folder: Path, capsys: pytest.CaptureF
 
 
 def test_reports_have_one_set_of_formats() -> None:
-    """The formats of ``report -o`` are the endings that ``--out`` knows."""
+    """The formats of ``report -o`` are the extensions that ``--out`` knows."""
     assert {f".{form.value}" for form in ReportOutput} == set(ENDINGS)
 
 
@@ -183,25 +183,25 @@ def test_a_schema_goes_to_out(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert (folder / "plan.schema.json").read_text(encoding="utf-8") == printed
 
 
-def test_a_new_job_file_is_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_job_file_has_one_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``init --out FILE`` is ``init FILE``; both at once are refused, and neither is job.yaml."""
     assert run_command(["init", "--out", "a.yaml"]) == 0
     assert run_command(["init", "b.yaml"]) == 0
     assert (folder / "a.yaml").read_bytes() == (folder / "b.yaml").read_bytes()
     assert run_command(["init", "c.yaml", "--out", "d.yaml"]) == 2
     assert "named twice" in capsys.readouterr().err
-    assert run_command(["init"]) == 2  # job.yaml is there already, and kept
+    assert run_command(["init"]) == 2  # job.yaml exists and is kept
     assert (folder / "job.yaml").read_text(encoding="utf-8") == JOB
     assert not list(folder.glob("[cd].yaml"))
 
 
-def test_discovered_services_come_in_both_formats(
+def test_discover_writes_yaml_and_json(
     folder: Path,
     serve_node: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """``discover`` writes one valid job as YAML or JSON, to stdout or to a file whose ending decides."""
+    """``discover`` writes one valid job as YAML or JSON, to stdout or to a file whose extension decides."""
     uuids = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 4)]
     rows = [{"uuid": uuid, "name": f"向量\u2028检索-{number}"} for number, uuid in enumerate(uuids)]
     (folder / "node.yaml").write_text(json.dumps({"version": 1, "sources": rows}), encoding="utf-8")
@@ -218,7 +218,7 @@ def test_discovered_services_come_in_both_formats(
     for name in ("printed.json", "printed.yaml", "found.json", "found.yaml"):
         planned = Planning(load(folder / name), run=None, started_at=0.0).plan()
         assert [clone.source_uuid for clone in planned.clones()] == uuids
-    # Chinese is readable; what would end the comment is not there as it is.
+    # Chinese is readable; a character that would end the comment is escaped.
     assert f'  - "{uuids[0]}"  # "向量\\u2028检索-0"' in (folder / "found.yaml").read_text(encoding="utf-8")
     modeline = "# yaml-language-server: $schema=./job.schema.json\n"
     assert (folder / "found.yaml").read_text(encoding="utf-8").startswith(modeline)

@@ -1,4 +1,4 @@
-"""``zclone control`` over sockets: a running process obeys at once, and says, records and shows what is in force."""
+"""``zclone control`` over sockets: a running process obeys at once, and logs, records and shows the current limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "job.manifest.jsonl"
 LONGEST = 120.0
-"""Seconds that anything may take on a machine that is busy."""
+"""Seconds that anything may take on a busy machine."""
 
 
 def write_job(folder: Path, count: int, limits: str = "rate: 40/s, concurrency: 32") -> None:
@@ -50,7 +50,7 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def calls(env: dict[str, str], start: float, end: float, *kinds: str) -> int:
-    """Return how many calls (of ``kinds``) came in that span of the node's clock, once it is over."""
+    """Return how many calls (of ``kinds``) arrived in that span of the node's clock, once it is over."""
     until(lambda: nodes.ledger(env["ZSTACK_API_URL"])["now"] > end)
     found = nodes.ledger(env["ZSTACK_API_URL"])
     times = zip(found["call_times"], found["call_kinds"], strict=True)
@@ -62,14 +62,14 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class Operator:
-    """Somebody who gives orders beside a run."""
+    """Sends control commands to a run."""
 
     def __init__(self, zclone: Run, env: dict[str, str]) -> None:
         self._zclone = zclone
         self._env = env
 
     def order(self, *orders: str, job: str = MANIFEST) -> tuple[float, str]:
-        """Give orders; return the node's time at which they were obeyed at the latest, and the answer."""
+        """Send commands; return the node's time by which they were obeyed, and the answer."""
         done = self._zclone("control", job, *orders)
         assert done.returncode == 0, done.stderr
         return nodes.ledger(self._env["ZSTACK_API_URL"])["now"], done.stdout.strip()
@@ -80,10 +80,10 @@ def submits(env: dict[str, str]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_the_node_sees_each_order_obeyed_at_once(
+def test_the_node_sees_each_command_obeyed_at_once(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Serve
 ) -> None:
-    """A run of 2,000 is told 5/s, pause, resume and 100/s: a second later its calls are so, and no clone is lost."""
+    """A run of 2,000 gets 5/s, pause, resume and 100/s: a second later its calls follow, and no clone is lost."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2_000)
     operator = Operator(zclone, env)
@@ -118,7 +118,7 @@ def test_the_node_sees_each_order_obeyed_at_once(
 
 @pytest.mark.timeout(300)
 def test_a_drain_and_a_reload(tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Serve) -> None:
-    """reload takes the file's limits and says what needs a new process; a drained run ends with 4 and nothing open."""
+    """reload takes the file's limits and says what needs a new process; a drained run exits with 4 and nothing open."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 400, "rate: 10/s, concurrency: 4")
     operator = Operator(zclone, env)
@@ -158,16 +158,16 @@ def test_a_drain_and_a_reload(tmp_path: Path, zclone: Run, child_env: dict[str, 
     ],
     ids=" ".join,
 )
-def test_what_is_no_order_is_refused(orders: list[str], tmp_path: Path, zclone: Run) -> None:
-    """Exit 2 and the orders that there are, before any process is looked for."""
+def test_an_unknown_command_is_refused(orders: list[str], tmp_path: Path, zclone: Run) -> None:
+    """Exit 2 and the list of commands, before any process is looked for."""
     (tmp_path / MANIFEST).touch()
     refused = zclone("control", MANIFEST, *orders)
     assert refused.returncode == 2
     assert "No such file" not in refused.stderr
 
 
-async def test_where_nobody_takes_orders_that_is_said(tmp_path: Path, zclone: Run) -> None:
-    """No process: 2, and what to do; a run on Temporal: 2, and who sets its rate."""
+async def test_no_process_to_control_is_reported(tmp_path: Path, zclone: Run) -> None:
+    """No process: 2, and what to do; a run on Temporal: 2, and what sets its rate."""
     header = Header("j", "default", "http://127.0.0.1:9/zstack", simulated=False, tool="t", created_at=1.0, job_file="")
     manifest = open_manifest(tmp_path / MANIFEST, header)
     manifest.past.remote = RemoteEngine("temporal", "localhost:7233", "default", "zclone/j/default")

@@ -1,4 +1,4 @@
-"""How a process says that it ended, and that every command and file says the same of it."""
+"""How a process reports its end, and that every command and file reports the same."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SOURCES: Final = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 25)]
 MANIFEST: Final = "job.simulated.manifest.jsonl"
 SLOWLY: Final = ("--rate", "3/s", "--concurrency", "1")
-"""About a clone and a half each second."""
+"""About one and a half clones a second."""
 
 
 def write(folder: Path, *, limits: str, failing: tuple[int, ...] = (), node: str = "", fault: str = "") -> None:
-    """Write a job of 24 targets, and a node on which those that are ``failing`` fail for good."""
+    """Write a job of 24 targets, and a node on which those in ``failing`` fail for good."""
     targets = "".join(f"  - {source}\n" for source in SOURCES)
     (folder / "job.yaml").write_text(
         f"version: 1\nname: job\nlimits: {{rate: 500/s, concurrency: 2, attempts: 1, {limits}}}\ntargets:\n{targets}",
@@ -68,7 +68,7 @@ def states(folder: Path) -> Counter[str]:
 
 
 def told(folder: Path, zclone: Run) -> dict[str, Any]:
-    """Say what manifest, report, metrics and status tell of the end."""
+    """Return the end as manifest, report, metrics and status report it."""
     assert zclone("report", MANIFEST, "--out", "report.json").returncode == 0
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     ended = next(line for line in reversed(lines(folder)) if "ended" in line)
@@ -92,10 +92,10 @@ def told(folder: Path, zclone: Run) -> dict[str, Any]:
         ("max_failures: 3", tuple(range(4, 12)), EndReason.MAX_FAILURES),
     ],
 )
-def test_what_failures_hold_back_ends_with_3_and_one_next_step(
+def test_targets_held_back_by_failures_exit_with_3_and_one_next_step(
     limits: str, failing: tuple[int, ...], reason: EndReason, tmp_path: Path, zclone: Run
 ) -> None:
-    """A wave held back, and max_failures exceeded: exit 3 each time, nothing more is sent, and retry goes on."""
+    """A wave held back, and max_failures exceeded: exit 3 each time, nothing more is sent, and retry continues."""
     write(tmp_path, limits=limits, failing=failing)
     command = ("run", "job.yaml", "--simulate=f.yaml", "--metrics-file", "m.prom")
     first = zclone(*command)
@@ -119,8 +119,8 @@ def test_what_failures_hold_back_ends_with_3_and_one_next_step(
     assert states(tmp_path) == {"cloned": len(SOURCES)}
 
 
-def test_what_only_uncertain_clones_hold_back_is_unfinished(tmp_path: Path, zclone: Run) -> None:
-    """Exit 4: the next start asks about them first, and the wave goes on once they are known."""
+def test_targets_held_back_by_uncertain_clones_exit_with_4(tmp_path: Path, zclone: Run) -> None:
+    """The next start queries them first, and the wave continues once they are known."""
     fault = f"{{fault: orphan, source: {SOURCES[1]}, times: 1}}"
     write(tmp_path, limits="timeout: 1s, waves: [2, rest]", fault=fault)
     command = ("run", "job.yaml", "--simulate=f.yaml", "--metrics-file", "m.prom")
@@ -141,10 +141,10 @@ def test_what_only_uncertain_clones_hold_back_is_unfinished(tmp_path: Path, zclo
         ((), ", honours_resource_uuid: false", "", 3, EndReason.RESOURCE_UUID),
     ],
 )
-def test_the_reason_of_an_early_end_is_told_everywhere(
+def test_the_reason_of_an_early_end_is_reported_everywhere(
     flags: tuple[str, ...], node: str, fault: str, code: int, reason: EndReason, tmp_path: Path, zclone: Run
 ) -> None:
-    """The line that ends a process carries a code; exit code, report, metrics and status follow from it."""
+    """The line that ends a process has a code; exit code, report, metrics and status follow from it."""
     write(tmp_path, limits="timeout: 5s", node=node, fault=fault)
     ended = zclone("run", "job.yaml", "--simulate=f.yaml", "--metrics-file", "m.prom", *flags)
     assert ended.returncode == code, ended.stderr
@@ -201,7 +201,7 @@ def test_a_target_that_left_before_it_was_sent_is_withdrawn(tmp_path: Path, zclo
 
 
 async def take_back(path: Path, key: str) -> None:
-    """Record of a planned target one attempt that ended, as a run does that may not send it again."""
+    """Record for a planned target one attempt that ended, as a run does that may not send it again."""
     manifest = open_manifest(path, Header("job", "default", EMBEDDED, simulated=True))
     at = time.time()
     manifest.note(Record(State.SENT, key, at, 1, SOURCES[0], "a" * 32, "b" * 32, "c" * 32, at + 60.0, open_jobs=()))
@@ -222,7 +222,7 @@ def test_a_target_that_left_after_its_attempts_ended_is_withdrawn(tmp_path: Path
     assert states(tmp_path) == {"cloned": 19, "withdrawn": 1}
 
 
-def test_what_only_leaves_out_is_not_withdrawn(tmp_path: Path, zclone: Run, interrupt: Run) -> None:
+def test_targets_outside_only_are_not_withdrawn(tmp_path: Path, zclone: Run, interrupt: Run) -> None:
     """A part of the job says nothing of the other targets."""
     keys = [f"t{number}" for number in range(6)]
     write_plain(tmp_path, keys)
@@ -237,7 +237,7 @@ def test_what_only_leaves_out_is_not_withdrawn(tmp_path: Path, zclone: Run, inte
 def test_a_run_killed_before_its_plan_was_written_is_no_success(
     tmp_path: Path, zclone: Run, child_env: dict[str, str]
 ) -> None:
-    """Reports and status say that no run is recorded yet: no exit code, a JUnit error, and the command that goes on."""
+    """Reports and status say that no run is recorded yet: no exit code, a JUnit error, and the command to resume."""
     write_plain(tmp_path, ["a", "b"])
     manifest = tmp_path / "job.manifest.jsonl"
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -278,10 +278,8 @@ def test_hand_overs_are_counted_alike_after_owners_changed(tmp_path: Path, zclon
     assert "4 of 4 clones handed over" in (tmp_path / "r.md").read_text(encoding="utf-8")
 
 
-def test_a_clone_that_hangs_is_named_with_the_time_it_has(
-    tmp_path: Path, zclone: Run, child_env: dict[str, str]
-) -> None:
-    """Log and status say what is waited for once the rest has settled, since when and until when."""
+def test_a_hanging_clone_is_named_with_its_time(tmp_path: Path, zclone: Run, child_env: dict[str, str]) -> None:
+    """Log and status say what the run waits for once the rest has settled, since when and until when."""
     write(tmp_path, limits="timeout: 31m", fault=f"{{fault: orphan, source: {SOURCES[-1]}, times: 1}}")
     process = subprocess.Popen(
         [sys.executable, "-m", "batch", "run", "job.yaml", "--simulate=f.yaml"],
@@ -304,8 +302,8 @@ def test_a_clone_that_hangs_is_named_with_the_time_it_has(
     assert "pace" not in status
 
 
-def test_a_good_end_names_time_rate_manifest_and_report(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The last line of a run that cloned all has its time, its rate and its files; later there was nothing to do."""
+def test_a_success_names_time_rate_manifest_and_report(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The last line of a run that cloned everything has its time, rate and files; a rerun had nothing to do."""
     write(folder, limits="")
     command = ["run", "job.yaml", "--simulate", "--report", "r.html"]
     assert run_command(command) == 0
@@ -316,8 +314,8 @@ def test_a_good_end_names_time_rate_manifest_and_report(folder: Path, capfd: pyt
     assert capfd.readouterr().err.splitlines()[-1] == f"nothing was left to do; {files}"
 
 
-def test_an_end_with_3_names_retry_with_its_flags(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Where targets failed for good, the last line is the command that tries them again, and it does."""
+def test_exit_3_names_retry_with_its_flags(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """If targets failed for good, the last line is the command that retries them, and it works."""
     write(folder, limits="", failing=(3, 4))
     assert run_command(["run", "job.yaml", "--simulate=f.yaml", "--run", "my", "--manifest", "m.jsonl"]) == 3
     last = capfd.readouterr().err.splitlines()[-1]
@@ -326,7 +324,7 @@ def test_an_end_with_3_names_retry_with_its_flags(folder: Path, capfd: pytest.Ca
     assert run_command(retry.split()[1:]) == 0
 
 
-def test_who_holds_a_manifest_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_process_that_holds_a_manifest_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Exit 75 names the process and since when it runs, and not one that ended before."""
     write(folder, limits="")
     assert run_command(["run", "job.yaml", "--simulate"]) == 0

@@ -1,4 +1,4 @@
-"""``zclone verify --fix`` over sockets: what drifted and can be set is set once, and the rest is named."""
+"""``zclone verify --fix`` over sockets: drifted fields that can be set are set once, the rest is reported."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DRIFTS: Final[dict[str, dict[str, Any]]] = {
     "t177": {"requestCpu": 9},
     "t199": {"requestMemory": 9, "readme": "x"},
 }
-"""With one user tag that is taken away, 20 fields of 8 kinds."""
+"""Together with one user tag that is removed, 20 fields of 8 kinds."""
 UNTAGGED: Final = "t33"
 LEFT: Final = {
     ("drifted", "t33"): ["userTags"],
@@ -67,7 +67,7 @@ def updates(env: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def drift(env: dict[str, str]) -> None:
-    """Change 20 fields of 14 clones behind the run's back."""
+    """Change 20 fields of 14 clones outside the run."""
     changes = {uuid_of(key): fields for key, fields in DRIFTS.items()}
     nodes.tamper(env["ZSTACK_API_URL"], {"change": changes, "tags": {uuid_of(UNTAGGED): []}})
 
@@ -81,10 +81,10 @@ def kill_after(count: int, folder: Path, env: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_every_field_that_can_be_set_is_set_once(
+def test_every_settable_field_is_set_once(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Serve
 ) -> None:
-    """Of 20 drifted fields of 8 kinds, 16 are set once by the server's books through 5 kills, the others are named."""
+    """Of 20 drifted fields of 8 kinds, 16 are set once in the server's ledger through 5 kills, 4 are reported."""
     env = serve(tmp_path, serve_node, latency=[0.05, 0.15])
     write_job(tmp_path, 200)
     assert zclone("run", "job.yaml", "--concurrency", "32", env=env).returncode == 0
@@ -110,8 +110,8 @@ def test_every_field_that_can_be_set_is_set_once(
     assert zclone("run", "job.yaml", env=env).returncode == 0
 
 
-def test_nothing_is_set_unasked(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """Listed first; without --yes and a terminal 2, and nothing is sent; with it all is in sync: 0."""
+def test_nothing_is_set_without_confirmation(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """The fields are listed first; without --yes and a terminal: 2, and nothing is sent; with it all is in sync: 0."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 4)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -130,8 +130,8 @@ def test_nothing_is_set_unasked(tmp_path: Path, zclone: Run, serve_node: Serve) 
     assert zclone("verify", "job.manifest.jsonl", "--fix", "--yes", env=env).returncode == 2
 
 
-def test_an_edited_target_is_set_as_the_file_has_it_now(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """What the job file asks for now is what counts, as for every verification, and the listing says edited."""
+def test_an_edited_target_is_set_as_the_file_is_now(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """The current job file counts, as for every verification, and the listing says edited."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 3)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -146,7 +146,7 @@ def test_an_edited_target_is_set_as_the_file_has_it_now(tmp_path: Path, zclone: 
 
 
 def test_a_refused_put_leaves_its_field_drifted(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """A value that the server refuses stays drifted with its error: 3; while another process has the manifest: 75."""
+    """A value that the server refuses stays drifted with its error: 3; while another process holds the manifest: 75."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2)
     assert zclone("run", "job.yaml", env=env).returncode == 0

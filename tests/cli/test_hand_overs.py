@@ -1,4 +1,4 @@
-"""Hand-overs and waves, end to end over sockets: killed, refused, mended, held back."""
+"""Hand-overs and waves, end to end over sockets: killed, refused, fixed, held back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ledger(env: dict[str, str]) -> Any:
 
 
 def owners(env: dict[str, str]) -> dict[str, tuple[int, list[str]]]:
-    """By owner: how often its clone was given away, and with whom it is shared."""
+    """By owner: how often its clone was handed over, and with whom it is shared."""
     made = ledger(env)["clones"]
     assert len(made) == len({row["owner"] for row in made})
     return {row["owner"]: (row["given"], row["shared"]) for row in made}
@@ -69,7 +69,7 @@ def tenants(**changes: object) -> list[dict[str, object]]:
 def test_killed_between_clone_and_hand_over(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Callable[..., str]
 ) -> None:
-    """After kill -9 amid the hand-overs the same command does the rest: every clone is given away exactly once."""
+    """After kill -9 during the hand-overs the same command does the rest: every clone is handed over exactly once."""
     env = serve(tmp_path, serve_node, *tenants())
     job = write_job(tmp_path, share=f", share_with: [{PARTNER}]")
     process = subprocess.Popen(
@@ -98,8 +98,8 @@ def test_killed_between_clone_and_hand_over(
 
 
 @pytest.mark.slow
-def test_an_answer_lost_on_the_way(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """A server that gave a clone away and could not say so is asked whose it is: no hand-over fails for that."""
+def test_a_lost_answer_to_a_hand_over(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """After a hand-over without an answer the server is queried for the owner: no hand-over fails."""
     faults = "[{fault: row_missing, on: owner, requests: 1}]"
     env = serve(tmp_path, serve_node, *tenants(), faults=faults)
     done = zclone("run", write_job(tmp_path, count=2), env=env)
@@ -107,10 +107,10 @@ def test_an_answer_lost_on_the_way(tmp_path: Path, zclone: Run, serve_node: Call
     assert {given for given, _ in owners(env).values()} == {1}
 
 
-def test_a_refused_hand_over_is_told_and_tried_again(
+def test_a_refused_hand_over_is_reported_and_retried(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """The clone stays cloned, the exit code is 3, lists tell of it; with the owner mended the same command ends."""
+    """The clone stays cloned, the exit code is 3, lists show it; once the owner is fixed the same command ends."""
     env = serve(tmp_path, serve_node, *tenants(quota=0))
     job = write_job(tmp_path)
     planned = zclone("plan", job, "--details", env=env)
@@ -139,8 +139,8 @@ def test_a_refused_hand_over_is_told_and_tried_again(
     assert ledger(env)["clones_made"] == TENANTS
 
 
-def test_without_the_right_to_give_away(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """Who is not admin is warned at plan; the clone is made and shared, the run ends with 3, and admin finishes it."""
+def test_without_the_right_to_hand_over(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """A non-admin account is warned at plan; the clone is made and shared, the run exits with 3, admin finishes it."""
     env = serve(tmp_path, serve_node, *tenants(password="p"))
     login = {"ZSTACK_API_URL": env["ZSTACK_API_URL"], "ZSTACK_ACCOUNT": "t0", "ZSTACK_PASSWORD": "p"}
     rows = f"  - {{uuid: {SOURCE}, owner: '{account(1)}', share_with: ['{PARTNER}']}}\n"
@@ -168,7 +168,7 @@ def test_without_the_right_to_give_away(tmp_path: Path, zclone: Run, serve_node:
 
 
 def test_a_rehearsal_hands_over_too(tmp_path: Path, zclone: Run) -> None:
-    """In a rehearsal the accounts are made up as sources are, and only the first run has something to do."""
+    """A rehearsal makes up the accounts like the sources, and only the first run has something to do."""
     job = write_job(tmp_path, count=2)
     done = zclone("run", "--simulate", "calm", job)
     assert done.returncode == 0, done.stderr
@@ -177,7 +177,7 @@ def test_a_rehearsal_hands_over_too(tmp_path: Path, zclone: Run) -> None:
 
 
 def test_waves_are_held_back_by_a_failure(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """A failing wave ends the run with exit code 3 and its reason; mended and retried, the rest follows."""
+    """A failing wave ends the run with exit code 3 and its reason; fixed and retried, the rest follows."""
     sources = [f"{number:012x}4aaa8{number:015x}" for number in range(12)]
     known = json.dumps([{"uuid": uuid} for uuid in sources])
     (tmp_path / "node.yaml").write_text(
@@ -202,10 +202,10 @@ def test_waves_are_held_back_by_a_failure(tmp_path: Path, zclone: Run, serve_nod
     assert ledger(env)["clones_made"] == 13
 
 
-def test_a_clone_is_handed_over_under_the_uuid_it_has(
+def test_a_clone_is_handed_over_under_its_actual_uuid(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """On a server that draws uuids of its own, it is the clone that is given away, not the uuid that was asked for."""
+    """On a server that chooses its own uuids the clone is handed over, not the requested uuid."""
     env = serve(tmp_path, serve_node, *tenants())
     script = (tmp_path / "node.yaml").read_text(encoding="utf-8")
     (tmp_path / "own.yaml").write_text(

@@ -1,4 +1,4 @@
-"""``--help`` and ``zclone help``: what a stranger reads first."""
+"""``--help`` and ``zclone help``: what a newcomer reads first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_options_are_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
-    """`run` has its options under What to run, How fast, Output and Server, in this order, and under no other head."""
+    """`run` has the option groups What to run, How fast, Output and Server, in this order, and no other."""
     text = help_of("run", capsys)
     heads = re.findall(r"^╭─ (.+?) ─", text, re.MULTILINE)
     assert heads == ["Arguments", "What to run", "How fast", "Output", "Server"] == ["Arguments", *GROUPS]
@@ -37,7 +37,7 @@ def test_options_are_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_no_flag_has_a_word_for_a_value(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_flag_has_a_metavar(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """No help shows a type in angle brackets, such as <bool> or <path>, or braces around an argument."""
     text = help_of(name, capsys)
     assert not re.search(r"<[a-z]+[|>\[]", text)
@@ -47,7 +47,7 @@ def test_no_flag_has_a_word_for_a_value(name: str, capsys: pytest.CaptureFixture
 
 
 def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """`zclone help COMMAND` is `zclone COMMAND --help`, without COMMAND the list of all; unknown ones end with 2."""
+    """`zclone help COMMAND` is `zclone COMMAND --help`, without COMMAND the list of all; unknown ones exit with 2."""
     assert run_command(["help", "plan"]) == 0
     assert capsys.readouterr().out == help_of("plan", capsys)
     assert run_command(["help"]) == 0
@@ -57,7 +57,7 @@ def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_first_steps_work_in_an_empty_folder(tmp_path: Path, child_env: dict[str, str]) -> None:
-    """The commands that `zclone --help` begins with run as they stand, without a checkout, settings or a server."""
+    """The first commands of `zclone --help` run as they stand, without a checkout, settings or a server."""
     steps = [line.split("   ")[0].strip() for line in EPILOG.splitlines() if line.startswith("zclone ")]
     assert [step.split()[1] for step in steps] == ["init", "plan", "run", "list"]
     shown = ""

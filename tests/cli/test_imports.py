@@ -38,7 +38,7 @@ NETWORK: Final = frozenset(
 LOG: Final = NETWORK | {"structlog", "rich", "batch.log", "batch.progress", "opentelemetry"}
 JOB: Final = LOG | {"yaml", "openpyxl", "batch.jobfile", "batch.plan", "batch.settings.reader"}
 ANY: Final = JOB | {"batch.manifest", "batch.report", "batch.zstack"}
-"""Each has those before it. pydantic is not among them: typer itself reads arguments with it."""
+"""Each list includes those before it. pydantic is not among them: typer itself reads arguments with it."""
 
 ABSENT: Final[dict[str, frozenset[str]]] = {
     "--version": ANY | {"pydantic"},
@@ -62,14 +62,14 @@ ABSENT: Final[dict[str, frozenset[str]]] = {
         ["aiohttp.web", "openpyxl", "batch.simulator", "batch.temporal", "temporalio", "opentelemetry.sdk"]
     ),
 }
-"""By command, the modules and packages that it does not import."""
+"""The modules and packages that each command does not import."""
 OF_COMMANDS: Final = frozenset(
     ["typer", "rich", "structlog", "pydantic", "batch.cli", "batch.app", "batch.engine", "batch.manifest"]
 )
 
 
 def imported(code: str, arguments: Sequence[str], folder: Path, env: dict[str, str]) -> set[str]:
-    """Return the modules that a new interpreter has in the end."""
+    """Return the modules that a new interpreter has imported at exit."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
@@ -80,7 +80,7 @@ def imported(code: str, arguments: Sequence[str], folder: Path, env: dict[str, s
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with a job, of which the first test makes the manifest."""
+    """Return a folder with a job, whose manifest the first test makes."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "job.yaml").write_text(f"version: 1\nname: job\ntargets: [{{uuid: {KEY}}}]\n", encoding="utf-8")
     return folder
@@ -88,7 +88,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("line", ABSENT)
 def test_a_command_imports_only_what_it_needs(line: str, finished: Path, child_env: dict[str, str]) -> None:
-    """No command imports a listed module; what the interpreter has at its start does not count."""
+    """No command imports a listed module, except those the interpreter has at its start."""
     if not (finished / MANIFEST).exists():
         imported(_COMMAND, ["run", "--simulate", "job.yaml"], finished, child_env)
     # A variable of a flag is read by every command.

@@ -1,4 +1,4 @@
-"""``zclone list``: which columns and rows, how wide, and whose data the CSV is."""
+"""``zclone list``: columns, rows, width, and the contents of its CSV."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "json", "table"])
 def test_columns_and_limit(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """--columns names columns in their order, --limit how many rows, in every format; what is unknown is refused."""
+    """--columns sets columns and their order, --limit the number of rows, in every format; others are refused."""
     assert run_command(["list", MANIFEST, "-o", form, "--columns", "state, key", "--limit", "3"]) == 0
     out = capsys.readouterr().out
     if form == "csv":
@@ -52,8 +52,8 @@ def test_columns_and_limit(form: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("columns", ["kay", "key,key", "", "key,"])
-def test_columns_that_are_none_are_refused(columns: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown column, an empty one and one that is named twice end with 2 before anything is shown."""
+def test_invalid_columns_are_refused(columns: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown column, an empty one and a repeated one exit with 2 before anything is shown."""
     assert run_command(["list", MANIFEST, "--columns", columns]) == 2
     shown = capsys.readouterr()
     assert (shown.out, "--columns" in shown.err) == ("", True)
@@ -77,7 +77,7 @@ targets:
 
 @pytest.fixture
 def tenants(folder: Path) -> Path:
-    """A run of three tenants, each with an owner; the rows of the file stand in another order by now."""
+    """A run of three tenants, each with an owner; the rows of the file were reordered since."""
     (folder / "tenants.csv").write_text(TENANTS, encoding="utf-8")
     (folder / "t.yaml").write_text(TENANT_JOB, encoding="utf-8")
     assert run_command(["run", "t.yaml", "--simulate", "--rate", "500/s", "--progress", "none", "-q"]) == 0
@@ -88,8 +88,8 @@ def tenants(folder: Path) -> Path:
 
 @pytest.mark.parametrize("named", ["t.yaml", "t.simulated.manifest.jsonl"])
 @pytest.mark.usefixtures("tenants")
-def test_the_operators_own_spreadsheet_comes_back(named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """--columns names the columns of the job's rows, its parameters, owner and shares, beside the results."""
+def test_the_operators_own_spreadsheet_is_reproduced(named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--columns takes the columns of the job's rows, its parameters, owner and shares, beside the results."""
     wanted = "id,租户,note,params.requestCpu,owner,share_with,state,clone_uuid".replace("id,", "key,")
     capsys.readouterr()
     assert run_command(["list", named, "--columns", wanted, "-o", "csv"]) == 0
@@ -111,8 +111,8 @@ def test_the_operators_own_spreadsheet_comes_back(named: str, capsys: pytest.Cap
 
 
 @pytest.mark.usefixtures("tenants")
-def test_owner_and_shares_are_listed_where_the_job_has_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They stand behind the name in every format; without the job file they are left out, and that is said."""
+def test_owner_and_shares_are_listed_if_the_job_has_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They follow the name in every format; without the job file they are left out, which is reported."""
     capsys.readouterr()
     assert run_command(["list", "t.yaml", "-o", "csv"]) == 0
     head = next(csv.reader(io.StringIO(capsys.readouterr().out)))
@@ -128,7 +128,7 @@ def test_owner_and_shares_are_listed_where_the_job_has_them(folder: Path, capsys
 
 
 def test_the_values_of_a_matrix_are_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--columns also names the axes of a matrix, and what its `include` adds; a column of a row hides an axis."""
+    """--columns also takes the axes of a matrix, and what its `include` adds; a column of a row hides an axis."""
     (folder / "m.yaml").write_text(
         f"""version: 1
 name: m
@@ -158,7 +158,7 @@ targets:
 
 @pytest.mark.parametrize("plain", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_states_have_colours_on_a_terminal(plain: dict[str, str], child_env: dict[str, str], folder: Path) -> None:
-    """A state is green where it is cloned, red where it failed, yellow otherwise; none where colours are unwanted."""
+    """A state is green if it is cloned, red if it failed, yellow otherwise; none if colours are disabled."""
     coloured = {name: value for name, value in child_env.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
     terminal = Terminal(["list", MANIFEST, "--limit", "15"], cwd=folder, env=coloured | plain, size=(100, 24))
     try:
@@ -176,7 +176,7 @@ def test_states_have_colours_on_a_terminal(plain: dict[str, str], child_env: dic
 
 @pytest.mark.parametrize("columns", [60, 100])
 def test_a_table_fits_the_terminal(columns: int) -> None:
-    """On a terminal a table has the main columns, and no line is wider than it is; elsewhere it has all."""
+    """On a terminal a table has the main columns and fits its width; elsewhere it has all."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     command = [sys.executable, "-m", "batch", "list", MANIFEST]
@@ -201,7 +201,7 @@ def test_a_table_fits_the_terminal(columns: int) -> None:
 
 
 def test_only_a_report_guards_cells(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """CSV of `list` has each text as JSON Lines have it; a report in CSV has a ' before what looks like a formula."""
+    """CSV of `list` has each text as JSON Lines have it; a report in CSV puts a ' before what looks like a formula."""
     crc, lines = 0, []
     for batch, body in enumerate(Maker(20, slots=16, seed=1, crash=False, hostile=True).bodies()):
         sealed, crc = seal([body.replace(b'"svc-', b'"=vc-')], crc, batch=batch)

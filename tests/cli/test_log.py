@@ -1,4 +1,4 @@
-"""Logs: one event is one line, no secret and no control character gets out, and no sink can stop a run."""
+"""Logs: one event is one line, no secret or control character is written, and no sink can stop a run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def logged(style: log.Format, act: Callable[[Any], None], *, level: int = log.IN
 
 
 @pytest.mark.parametrize("style", list(log.Format))
-def test_steering_characters_are_escaped(style: log.Format) -> None:
+def test_control_characters_are_escaped(style: log.Format) -> None:
     """Whatever a server puts into event, key or value, one event is one line of printable text."""
     name = "a" + STEERING
     lines = logged(style, lambda logger: logger.info(name, **{"k" + STEERING: "v" + STEERING}))
@@ -73,8 +73,8 @@ def test_steering_characters_are_escaped(style: log.Format) -> None:
     assert text[:-1].isprintable()
 
 
-def test_a_console_line_says_what_happened() -> None:
-    """On a console a clone's end is time, mark, key, state, code, attempt, seconds, text; job and run stand once."""
+def test_a_console_line_has_its_fields_in_order() -> None:
+    """On a console a clone's end is time, mark, key, state, code, attempt, seconds, text; job and run appear once."""
     paper = Pad()
     log.configure(paper, style=log.Format.CONSOLE, columns=lambda: 60)
     log.bind(job="migrate", run="default")
@@ -96,8 +96,8 @@ def test_a_console_line_says_what_happened() -> None:
 
 
 @pytest.mark.parametrize("columns", [0, None])
-def test_a_console_line_is_whole_where_no_terminal_cuts_it(columns: int | None) -> None:
-    """In a file, and on a terminal that does not say how wide it is, a console line keeps all of its text."""
+def test_a_console_line_is_not_cut_without_a_width(columns: int | None) -> None:
+    """In a file, and on a terminal of unknown width, a console line keeps all of its text."""
     paper = Pad()
     log.configure(paper, style=log.Format.CONSOLE, columns=None if columns is None else lambda: 0)
     structlog.get_logger().info("x.done", text="t" * 500)
@@ -106,7 +106,7 @@ def test_a_console_line_is_whole_where_no_terminal_cuts_it(columns: int | None) 
 
 @given(st.text(alphabet=st.characters()), st.text())
 def test_json_lines_keep_the_value(value: str, other: str) -> None:
-    """A JSON line gives back exactly the text that was logged."""
+    """A JSON line holds exactly the text that was logged."""
     (line,) = logged(log.Format.JSON, lambda logger: logger.info("clone.settled", value=value, other=other))
     decoded = json.loads(line)
     assert decoded["value"] == value
@@ -140,7 +140,7 @@ def plainly(level: str, name: str, fields: dict[str, Any], bound: dict[str, str]
     text = json.dumps(
         log._without_secrets({**first, **fields, **first, **behind}), ensure_ascii=False, separators=(",", ":")
     )
-    # What ``escape`` would change is written as JSON writes it.
+    # JSON's own escapes are used for what ``escape`` would change.
     return "".join(json.dumps(char)[1:-1] if escape(char) != char else char for char in text).encode() + b"\n"
 
 
@@ -150,10 +150,10 @@ def plainly(level: str, name: str, fields: dict[str, Any], bound: dict[str, str]
     bound=st.dictionaries(st.sampled_from(["job", "run", "token"]), TEXTS),
     fields=st.dictionaries(NAMES.filter(lambda key: key not in ("event", "exc_info", "self")), VALUES, max_size=4),
 )
-def test_every_event_is_written_as_step_by_step(
+def test_every_event_equals_the_reference_encoding(
     level: str, name: str, bound: dict[str, str], fields: dict[str, Any]
 ) -> None:
-    """Whatever is told, the line is the one of an encoder that merges, redacts, encodes and escapes one by one."""
+    """Every line equals that of an encoder that merges, redacts, encodes and escapes one by one."""
     pad = Pad()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log, "SECRETS", secrets := redaction.Secrets())
@@ -176,7 +176,7 @@ def test_the_time_is_written_to_the_microsecond() -> None:
 
 @pytest.mark.parametrize("style", list(log.Format))
 def test_secrets_are_redacted_in_every_form(style: log.Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registered secret leaves in no form: raw, hashed, base64, url- or JSON-encoded, quoted, nor in a traceback."""
+    """A registered secret is written in no form: raw, hashed, base64, url- or JSON-encoded, quoted, in a traceback."""
     secret = "hün\"ter\\/2' "
     secrets = redaction.Secrets()
     secrets.add(secret)
@@ -209,7 +209,7 @@ def test_secrets_are_redacted_in_every_form(style: log.Format, monkeypatch: pyte
 
 
 def test_fields_named_like_secrets_are_redacted() -> None:
-    """A field whose name says secret never shows its value."""
+    """A field whose name denotes a secret never shows its value."""
     names = ("password", "Authorization", "session_id", "sessionUuid", "access_key_secret", "token", "cookie")
     flat = dict.fromkeys(names, "visible")
     for fields in (flat, {"headers": flat}, {"calls": [{"headers": flat}]}):
@@ -230,8 +230,8 @@ def test_tracebacks_have_no_locals() -> None:
     assert b"local value" not in b"".join(logged(log.Format.JSON, act))
 
 
-def test_a_form_within_another_is_looked_for_once() -> None:
-    """Of forms that hold each other only the shortest is looked for, and so all are found."""
+def test_a_form_within_another_is_searched_once() -> None:
+    """Of forms that contain each other only the shortest is searched for, and so all are found."""
     secrets = redaction.Secrets()
     secrets.add("hunter22")
     encoded = secrets._encode()
@@ -240,8 +240,8 @@ def test_a_form_within_another_is_looked_for_once() -> None:
         assert secrets.are_in(b'{"error":"%s"}' % form.encode())
 
 
-def test_what_follows_a_key_id_is_redacted() -> None:
-    """Whatever stands behind an access key's id and a colon goes, plain, percent-encoded, in hex and in base64."""
+def test_text_after_a_key_id_is_redacted() -> None:
+    """Whatever follows an access key's id and a colon is redacted, plain, percent-encoded, in hex and in base64."""
     secrets = redaction.Secrets()
     for _ in range(2):
         secrets.add_key_id("AKID0123")
@@ -256,7 +256,7 @@ def test_what_follows_a_key_id_is_redacted() -> None:
 
 
 def test_a_flush_returns_when_all_is_written() -> None:
-    """What was logged before a flush is with the reader after it, without waiting for more lines to gather."""
+    """What was logged before a flush has reached the reader after it, without waiting for more lines."""
     written: list[bytes] = []
     sink = Sink(written.append)
     log.configure(sink, style=log.Format.JSON)
@@ -270,14 +270,14 @@ def test_a_flush_returns_when_all_is_written() -> None:
 
 
 def test_short_values_are_no_secrets() -> None:
-    """A value under four characters is not registered: redacting it would redact the log away."""
+    """A value under four characters is not registered: redacting it would redact most of the log."""
     secrets = redaction.Secrets()
     secrets.add("abc")
     assert secrets.redact("abcdef") == "abcdef"
 
 
-def test_a_dead_sink_loses_lines_and_nothing_else() -> None:
-    """A sink that fails never raises into the run; what it lost is counted and its reason kept."""
+def test_a_failing_sink_only_loses_lines() -> None:
+    """A sink that fails never raises into the run; lost lines are counted and the reason is kept."""
 
     def dead(_: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -289,7 +289,7 @@ def test_a_dead_sink_loses_lines_and_nothing_else() -> None:
     assert "No space left" in sink.reason
 
 
-def test_a_sink_that_sleeps_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sleeping_writer_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of several threads are all written soon, each thread's in its order, whenever the writer fell asleep."""
     monkeypatch.setattr("batch.sink._LINGER", 0.0)
     paper, complete = Paper(), threading.Event()
@@ -305,7 +305,7 @@ def test_a_sink_that_sleeps_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(400):
             target.put(b"%d %d\n" % (thread, number))
             if number % 3 == thread:
-                # Let the writer come to its sleep.
+                # Let the writer fall asleep.
                 threading.Event().wait(1e-5)
 
     threads = [threading.Thread(target=tell, args=(number,)) for number in range(3)]
@@ -337,8 +337,8 @@ def test_a_stalled_sink_never_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     reading.set()
 
 
-def test_levels_below_the_asked_one_are_not_written() -> None:
-    """Details are written only where they were asked for."""
+def test_levels_below_the_set_one_are_not_written() -> None:
+    """Details are written only if enabled."""
 
     def act(logger: Any) -> None:
         logger.debug("clone.sent")
@@ -348,7 +348,7 @@ def test_levels_below_the_asked_one_are_not_written() -> None:
     assert len(logged(log.Format.JSON, act, level=log.DEBUG)) == 2
 
 
-def test_a_descriptor_that_takes_little_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one write leaves over is written by the next, to the last byte."""
     taken = bytearray()
 
@@ -362,15 +362,15 @@ def test_a_descriptor_that_takes_little_gets_everything(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("value", "shown"), [("lone \ud800", b"lone \\\\ud800"), (1 << 70, b"1180591620717411303424")])
-def test_values_that_json_has_no_common_form_of_are_logged(value: object, shown: bytes) -> None:
+def test_values_without_a_common_json_form_are_logged(value: object, shown: bytes) -> None:
     """A lone surrogate or a huge number costs no line."""
     (line,) = logged(log.Format.JSON, lambda logger: logger.info("clone.settled", value=value))
     assert shown.replace(b"\\\\", b"\\") in line
     assert line.decode().isprintable() or line.endswith(b"\n")
 
 
-def test_secrets_apart_and_overlapping_are_redacted_once_each() -> None:
-    """Two secrets that overlap become one mark, two apart one each, and what lies between them stays."""
+def test_separate_and_overlapping_secrets_are_redacted_once_each() -> None:
+    """Two overlapping secrets become one mark, two separate ones one each, and the text between them stays."""
     secrets = redaction.Secrets()
     secrets.add_all(["hunter22", "er22secret"])
     assert not secrets.are_in(b'{"error":"none"}')

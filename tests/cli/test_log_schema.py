@@ -1,4 +1,4 @@
-"""The schema of log lines: it has every event that the code logs, and the lines of real runs meet it."""
+"""The schema of log lines: it has every event that the code logs, and the lines of real runs conform to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CODE: Final = Path(batch.__file__).parent
 
 
 def logged() -> Iterator[tuple[str, set[str], bool]]:
-    """Yield event, fields, and whether there are fields that only the run knows, of each place that logs."""
+    """Yield event, fields, and whether some fields are known only at run time, for each place that logs."""
     for path in CODE.rglob("*.py"):
         if path.parent.name == "simulator":
             continue
@@ -40,7 +40,7 @@ def logged() -> Iterator[tuple[str, set[str], bool]]:
 
 
 def test_the_schema_has_every_event_and_no_other() -> None:
-    """An event or a field that the code logs and the schema does not have is found here, and the other way round."""
+    """The schema has every event and field that the code logs, and the code logs all that the schema has."""
     found = list(logged())
     assert {event for event, _, _ in found} | {MESSAGE} == set(EVENTS)
     for event, fields, has_more in found:
@@ -71,7 +71,7 @@ def test_lines_of_a_run_meet_the_schema(faults: str, tmp_path: Path, monkeypatch
 
 
 async def test_a_heartbeat_meets_the_schema() -> None:
-    """So does the line that tells now and then how far a run is."""
+    """The periodic line with a run's progress conforms to the schema too."""
     with capture_logs() as events:
         async with heartbeat(World().board, first=0.0, every=0.0):
             for _ in range(10):
@@ -84,7 +84,7 @@ async def test_a_heartbeat_meets_the_schema() -> None:
 
 @pytest.mark.parametrize("flag", ["", "--manifest", "--report", "--plan", "--log"])
 def test_every_schema_is_draft_7(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """All published schemas are of the draft that most editors and validators know."""
+    """All published schemas are of the draft that most editors and validators support."""
     assert run_command(["schema", *filter(None, [flag])]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"

@@ -1,4 +1,4 @@
-"""A very long YAML list of targets: a warning and no reason to stop."""
+"""A very long YAML list of targets is a warning and no error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     "command", [("validate", "job.yaml"), ("plan", "job.yaml"), ("run", "--simulate", "job.yaml", "--progress", "none")]
 )
-def test_every_command_warns_of_a_long_list_and_goes_on(
+def test_every_command_warns_of_a_long_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
-    """``validate``, ``plan`` and ``run`` say once on stderr where the list stands and how long it is, and go on."""
+    """``validate``, ``plan`` and ``run`` report place and length of the list once on stderr, and continue."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ZSTACK_API_URL", raising=False)
     monkeypatch.setattr("batch.jobfile.targets.LONG_LIST", 2)

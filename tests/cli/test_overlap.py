@@ -24,7 +24,7 @@ MANIFEST: Final = "job.simulated.manifest.jsonl"
 
 @pytest.fixture
 def folder(tmp_path: Path, zclone: Run) -> Path:
-    """Have a run of which one target is made."""
+    """A run with one target cloned."""
     write(tmp_path, run="default")
     assert zclone(*RUN, "--only", f"key={SOURCES[0]}").returncode == 0
     assert cloned(tmp_path / MANIFEST) == 1
@@ -43,7 +43,7 @@ def cloned(manifest: Path) -> int:
 
 
 def test_another_process_is_waited_for_skipped_or_refused(folder: Path, zclone: Run, child_env: dict[str, str]) -> None:
-    """fail: 75; skip: 0 and one line; wait: goes on once the lock is free; nothing is done while it is not."""
+    """fail: 75; skip: 0 and one line; wait: continues once the lock is free; nothing is done before."""
     manifest = folder / MANIFEST
     before = manifest.read_bytes()
     with manifest.open("rb") as held:
@@ -63,8 +63,8 @@ def test_another_process_is_waited_for_skipped_or_refused(folder: Path, zclone: 
     assert cloned(manifest) == len(SOURCES)
 
 
-def test_a_wait_that_is_over_ends_with_75(folder: Path, zclone: Run) -> None:
-    """A lock that is not given back in time: 75, and nothing was written."""
+def test_a_wait_that_is_over_exits_with_75(folder: Path, zclone: Run) -> None:
+    """A lock that is not released in time: 75, and nothing was written."""
     manifest = folder / MANIFEST
     before = manifest.read_bytes()
     with manifest.open("rb") as held:
@@ -75,7 +75,7 @@ def test_a_wait_that_is_over_ends_with_75(folder: Path, zclone: Run) -> None:
 
 
 def test_another_run_of_the_job_is_an_overlap_too(folder: Path, zclone: Run) -> None:
-    """Tonight's start is skipped, or waits, while last night's run of `run: nightly-${time}` goes on."""
+    """Tonight's start is skipped, or waits, while last night's run of `run: nightly-${time}` is active."""
     write(folder, run="nightly-${time}")
     assert zclone(*RUN, "--only", f"key={SOURCES[0]}").returncode == 0
     (last,) = folder.glob("job.nightly*manifest.jsonl")
@@ -88,7 +88,7 @@ def test_another_run_of_the_job_is_an_overlap_too(folder: Path, zclone: Run) -> 
 
 
 @pytest.mark.parametrize("how", ["wait", "wait:", "wait:0s", "later", "wait:soon"])
-def test_what_is_no_answer_to_an_overlap_is_refused(how: str, folder: Path, zclone: Run) -> None:
+def test_an_invalid_overlap_policy_is_refused(how: str, folder: Path, zclone: Run) -> None:
     """Anything but fail, skip and wait:TIME is refused with 2."""
     refused = zclone(*RUN, "--on-overlap", how)
     assert refused.returncode == 2

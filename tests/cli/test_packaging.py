@@ -1,4 +1,4 @@
-"""What is shipped: the wheel runs, the sdist can be tested, and neither has what it should not."""
+"""What is shipped: the wheel runs, the sdist can be tested, and neither has anything it should not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_has_the_whole_house(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_has_every_module(wheel: zipfile.ZipFile) -> None:
     """The wheel has every module, the typing marker, the licence and the command, and no test."""
     names = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "batch").rglob("*.py")}
@@ -43,8 +43,8 @@ def test_the_wheel_has_the_whole_house(wheel: zipfile.ZipFile) -> None:
     assert "batch/app/starter.yaml" in names
 
 
-def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
-    """The metadata has version, licence, Python version and the four packages the tool stands on."""
+def test_the_wheels_metadata(wheel: zipfile.ZipFile) -> None:
+    """The metadata has version, licence, Python version and the four main dependencies."""
     metadata = wheel.read(f"zclone-{__version__}.dist-info/METADATA").decode()
     for line in (f"Version: {__version__}", "License-Expression: Apache-2.0", "Requires-Python: >=3.11"):
         assert line in metadata
@@ -73,8 +73,8 @@ def built_names(folder: Path, out: Path) -> set[str]:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.parametrize("is_checkout", [True, False], ids=["checkout", "unpacked sdist"])
-def test_what_git_does_not_track_is_not_shipped(is_checkout: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
-    """Secrets, environments and modules that lie in the folders stay out of wheel and sdist; what is tracked is in."""
+def test_untracked_files_are_not_shipped(is_checkout: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """Secrets, environments and untracked modules in the folders stay out of wheel and sdist; tracked files are in."""
     folder = tmp_path / "checkout"
     tracked = [
         "pyproject.toml",
@@ -102,15 +102,15 @@ def test_what_git_does_not_track_is_not_shipped(is_checkout: bool, tmp_path: Pat
 
 
 def test_an_editable_install_follows_the_checkout(tmp_path: Path) -> None:
-    """It holds the path of the checkout and no copy of a module, which would hide what is edited."""
+    """It has the path of the checkout and no copy of a module, which would hide edits."""
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["editable"])
     names = zipfile.ZipFile(wheel).namelist()
     assert [name for name in names if name.endswith(".pth")]
     assert not [name for name in names if name.endswith(".py")]
 
 
-def test_the_images_context_is_what_it_is_built_of() -> None:
-    """Only what the Dockerfile copies is sent to whoever builds, less what could be a secret."""
+def test_the_build_context_holds_only_what_the_image_needs() -> None:
+    """Only what the Dockerfile copies is in the build context, except what could be a secret."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     copied = set(re.findall(r"^COPY (?!--)(.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
     wanted = {name.split("/")[0] for line in copied for name in line.split()}
@@ -141,7 +141,7 @@ def normal(name: str) -> str:
     [("batch", ("speed", "otel", "temporal", "excel")), ("tests", ("speed", "otel", "temporal", "excel", "test"))],
 )
 def test_every_imported_distribution_is_declared(folder: str, extras: tuple[str, ...]) -> None:
-    """Whatever the code imports is named in pyproject.toml with a lowest version, and not only brought by others."""
+    """Every imported package is in pyproject.toml with a lowest version, and does not only come with others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     declared = {normal(line.partition(">=")[0]) for line in wanted if ">=" in line}
@@ -161,7 +161,7 @@ def test_the_licence_is_apache_2() -> None:
 
 
 def pins(lock: str) -> dict[str, int]:
-    """Each locked version, and how many hashes of its files are there."""
+    """Each locked version, and the number of hashes of its files."""
     text = (ROOT / ".ci" / lock).read_text(encoding="utf-8").replace("\\\n", " ")
     found = {
         line.split("==")[0]: line.count(" --hash=sha256:") for line in text.splitlines() if not line.startswith("#")
@@ -194,8 +194,8 @@ def test_the_locks_are_exact_have_hashes_and_name_no_host(lock: str, wanted: str
     assert not [line for line in text.splitlines() if line.startswith("-")]
 
 
-def test_the_image_has_the_versions_that_were_tested() -> None:
-    """Whatever runs in the image, or builds it, is locked to the version that CI tests with."""
+def test_the_image_has_the_tested_versions() -> None:
+    """Everything that runs in the image, or builds it, is locked to the version that CI tests with."""
     tested = (ROOT / ".ci" / "requirements.txt").read_text(encoding="utf-8")
     lines = [(ROOT / ".ci" / lock).read_text(encoding="utf-8").splitlines() for lock in ("image.txt", "build.txt")]
     versions = {line.split(" ")[0] for line in (*lines[0], *lines[1]) if "==" in line and not line.startswith(" ")}
@@ -203,8 +203,8 @@ def test_the_image_has_the_versions_that_were_tested() -> None:
     assert {version for version in versions if f"\n{version} " not in f"\n{tested}"} == set()
 
 
-def test_only_hashed_packages_get_into_ci_and_image() -> None:
-    """CI and the image install packages by the locks' hashes, and the project without looking for anything more."""
+def test_only_hashed_packages_are_installed_in_ci_and_image() -> None:
+    """CI and the image install packages by the locks' hashes, and the project without resolving anything more."""
     for name, locks in (("Dockerfile", ("build.txt", "image.txt")), (".ci/install", ("requirements.txt",))):
         text = (ROOT / name).read_text(encoding="utf-8")
         for lock in locks:
@@ -212,7 +212,7 @@ def test_only_hashed_packages_get_into_ci_and_image() -> None:
         assert re.search(r"pip\"? install [^\n]*--no-deps ", text), name
 
 
-def test_the_image_runs_as_nobody_and_hears_signals() -> None:
+def test_the_image_is_unprivileged_and_handles_signals() -> None:
     """The image has a numeric user, an exec-form entrypoint, a stop signal, and no secret or host."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert text.count("\nFROM ") == 2

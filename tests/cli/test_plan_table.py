@@ -1,4 +1,4 @@
-"""``zclone plan``: the summary by kind of change, single targets, rehearsals, and what fits a terminal."""
+"""``zclone plan``: the summary by kind of change, single targets, rehearsals, and the width of a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def uuid_of(number: int) -> str:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    """Give a job of twelve targets: two get more CPUs, one has an owner, four values of the rest are grouped."""
+    """Write a job of twelve targets: two get more CPUs, one has an owner, four values of the rest are grouped."""
     rows = "".join(
         f"  - {{uuid: {uuid_of(number)}, id: t{number}, params: {{name: '${{source.name}}-arm', "
         f"requestCpu: {2 if number < 2 else 4}}}{f', owner: {uuid_of(99)}' if not number else ''}}}\n"
@@ -47,7 +47,7 @@ def job(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def env(tmp_path: Path, serve_node: Callable[..., str]) -> dict[str, str]:
-    """Give the settings of a server with the job's sources, of which three have a size."""
+    """Return the settings of a server with the job's sources, of which three have a size."""
     rows = [
         {"uuid": uuid_of(n), "name": f"s{n}", "fields": {"size": 5 if n < 3 else 0, "requestCpu": 2}}
         for n in range(SERVICES)
@@ -85,7 +85,7 @@ def test_the_summary_groups_what_changes(zclone: Run, env: dict[str, str]) -> No
 
 @pytest.mark.usefixtures("job")
 def test_single_targets_are_shown_in_full(zclone: Run, env: dict[str, str]) -> None:
-    """--details shows each target with each parameter, --only those it matches, in every format; images are whole."""
+    """--details shows each target with each parameter, --only those it matches, in every format; images in full."""
     one = zclone("plan", "job.yaml", "--only", "key=t1", env=env)
     assert one.returncode == 0, one.stderr
     assert one.stdout.splitlines()[0].split() == ["KEY", "SOURCE", "CLONE", "NAME"]
@@ -106,10 +106,10 @@ def test_single_targets_are_shown_in_full(zclone: Run, env: dict[str, str]) -> N
     assert (both.returncode, "--out saves the whole plan" in both.stderr) == (2, True)
 
 
-def test_an_undone_target_is_left_and_gets_its_next_uuid(
+def test_an_undone_target_is_planned_under_its_next_uuid(
     tmp_path: Path, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was undone is not done, and the plan shows the uuid that the next run asks for."""
+    """An undone target counts as left, and the plan shows the uuid that the next run requests."""
     text = job.read_text(encoding="utf-8").replace("${source.name}", "s")
     job.write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -149,7 +149,7 @@ rearchitect: {{to: [AARCH64], images: [{{from: registry.example.com/, to: arm/}}
 """
 
 
-def test_a_plan_is_rehearsed_as_the_run_is(tmp_path: Path, zclone: Run) -> None:
+def test_a_plan_is_rehearsed_like_the_run(tmp_path: Path, zclone: Run) -> None:
     """`plan --simulate` needs no settings, changes no file, reads the rehearsal's manifest and checks on its node."""
     (tmp_path / "job.yaml").write_text(REHEARSED, encoding="utf-8")
     first = zclone("plan", "job.yaml", "--simulate", "--server-check")
@@ -170,7 +170,7 @@ def test_a_plan_is_rehearsed_as_the_run_is(tmp_path: Path, zclone: Run) -> None:
 def test_a_node_with_sources_is_found_planned_and_cloned(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """`simulate --sources N` serves N services by name, so that discover, query, plan and run can be rehearsed."""
+    """`simulate --sources N` serves N named services, so that discover, query, plan and run can be rehearsed."""
     env = {"ZSTACK_API_URL": serve_node("--sources", "12"), "ZSTACK_SESSION_ID": SESSION}
     found = zclone("discover", "name~=qwen-1%", "--out", "found.yaml", env=env)
     assert found.returncode == 0, found.stderr
@@ -189,7 +189,7 @@ def test_a_node_with_sources_is_found_planned_and_cloned(
 def test_a_plan_fits_the_terminal(
     columns: int, flags: list[str], job: Path, child_env: dict[str, str], env: dict[str, str]
 ) -> None:
-    """On a terminal the table of the summary is as wide as it; of details each target's own line is."""
+    """On a terminal the table of the summary fits its width, and with --details each target's own line does."""
     shown = run_in_terminal(["plan", "job.yaml", *flags], job, child_env | env, columns)
     lines = [line for line in shown.splitlines() if "requestCpu" in line or line.startswith("t1 ")]
     assert lines
@@ -208,7 +208,7 @@ def run_in_terminal(arguments: list[str], job: Path, env: dict[str, str], column
 def test_a_pager_shows_a_plan_on_a_terminal(
     tmp_path: Path, job: Path, zclone: Run, child_env: dict[str, str], env: dict[str, str]
 ) -> None:
-    """On a terminal the operator's pager gets the table, and may leave before its end; elsewhere there is none."""
+    """On a terminal the operator's pager gets the table, and may exit early; elsewhere there is none."""
     (tmp_path / "pager").write_text('#!/bin/sh\necho "$LESS" > style; head -n 2 > paged\n', encoding="utf-8")
     (tmp_path / "pager").chmod(0o755)
     paged = {"PAGER": f"{tmp_path}/pager --all", "TERM": "xterm"}

@@ -1,4 +1,4 @@
-"""What `plan` and `doctor --job` find out about images, tags, GPU specs, accounts and model centres."""
+"""What `plan` and `doctor --job` report about images, tags, GPU specs, accounts and model centres."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def target(number: int, *, image: str | None = None, **more: Any) -> str:
 
 @pytest.fixture
 def serve(tmp_path: Path, serve_node: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Start a node with 300 sources and what a migration names; work in a folder of the test's own."""
+    """Start a node with 300 sources and what a migration references; work in a new folder."""
     monkeypatch.chdir(tmp_path)
 
     def start(*, away: int | None = None, account: dict[str, Any] | None = None) -> str:
@@ -79,10 +79,10 @@ def write(folder: Path, *targets: str, image: str = GOOD) -> None:
     (folder / "job.yaml").write_text(JOB % image + "".join(targets), encoding="utf-8")
 
 
-def test_all_that_a_migration_lacks_is_named_at_its_place(
+def test_everything_a_migration_lacks_is_reported_at_its_place(
     tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An image that is missing, unfit or disabled, an unknown GPU spec or tag, and a model centre that is away."""
+    """An image that is missing, unfit or disabled, an unknown GPU spec or tag, and an unreachable model centre."""
     url = serve(away=3)
     bad = [
         target(0, image=LOST),
@@ -110,7 +110,9 @@ def test_all_that_a_migration_lacks_is_named_at_its_place(
     assert ledger(url)["calls"].get("submit", 0) == 0
 
 
-def test_a_default_is_named_once(tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_problem_of_a_default_is_reported_once(
+    tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """What all targets take from `defaults:` is one problem, at the place of the default."""
     serve()
     write(tmp_path, *(target(number) for number in range(20)), image=WRONG)
@@ -123,7 +125,7 @@ def test_a_default_is_named_once(tmp_path: Path, serve: Callable[..., str], caps
 def test_three_hundred_targets_cost_fifteen_calls(
     tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each kind is asked about once, in pages, whatever the number of targets."""
+    """Each kind is queried once, in pages, whatever the number of targets."""
     url = serve()
     write(tmp_path, *(target(number) for number in range(300)))
     assert run_command(["plan", "job.yaml"]) == 0, capsys.readouterr().err
@@ -133,7 +135,7 @@ def test_three_hundred_targets_cost_fifteen_calls(
 def test_what_the_account_may_not_see_is_a_warning(
     tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For an account that is not admin a missing image may be there, and a query that is denied says nothing."""
+    """For an account that is not admin a missing image may exist, and a denied query proves nothing."""
     denied = ["QueryPciDeviceSpec"]
     serve(account={"uuid": TENANT, "name": "t", "password": "pw", "denied": denied})
     write(tmp_path, target(0, image=LOST))
@@ -143,7 +145,7 @@ def test_what_the_account_may_not_see_is_a_warning(
     assert "warning: the GPU specs that the plan names are not checked: " in err
 
 
-def test_what_an_account_sees_is_judged(
+def test_a_visible_image_that_does_not_fit_is_an_error(
     tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An image that the account sees and that does not fit is an error for everybody."""
@@ -153,10 +155,10 @@ def test_what_an_account_sees_is_judged(
     assert f"the image {DISABLED} is Disabled" in capsys.readouterr().err
 
 
-def test_too_many_to_ask_about_are_told(
+def test_too_many_references_are_not_queried(
     tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beyond a bound a kind is not asked about, which is said; the others are."""
+    """Beyond a bound a kind is not queried, which is reported; the others are."""
     url = serve()
     monkeypatch.setattr("batch.app.preflight.MOST_COMPARED", 2)
     write(tmp_path, *(target(number, image=f"{number:032x}") for number in range(3)))
@@ -166,10 +168,10 @@ def test_too_many_to_ask_about_are_told(
     assert ledger(url)["calls"]["queryPciDeviceSpec"] == 1
 
 
-def test_doctor_tells_the_same_in_short(
+def test_doctor_reports_the_same_in_short(
     tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`doctor --job` says that everything is there, or the first five problems and how many more there are."""
+    """`doctor --job` says that everything exists, or the first five problems and how many more there are."""
     serve()
     write(tmp_path, target(0), target(1))
     assert run_command(["doctor", "--job", "job.yaml"]) == 0

@@ -1,4 +1,4 @@
-"""Progress: both views tell what the manifest counts, and neither can end a run."""
+"""Progress: both views show the manifest's counts, and neither can end a run."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def test_in_flight_is_what_was_sent_and_is_not_settled() -> None:
     assert (seen.in_flight, seen.settled) == (5, 5)
 
 
-def test_a_frame_shows_the_newest_failures_unarmed() -> None:
-    """The last failures are shown with ZStack's code, their text unable to steer the terminal."""
+def test_a_frame_shows_the_newest_failures_escaped() -> None:
+    """The last failures are shown with ZStack's code and their text escaped."""
     world = World()
     for number in range(5):
         world.board.fail(failure(f"error {number}\x1b]0;x\x07"))
@@ -109,8 +109,8 @@ def test_a_frame_shows_the_newest_failures_unarmed() -> None:
     assert "\x07" not in shown
 
 
-def test_hints_stand_below_their_failures() -> None:
-    """Each error of the server has its hint on a line of its own, in the operator's language; others have none."""
+def test_hints_follow_their_failures() -> None:
+    """Each error of the server has its hint on a separate line, in the operator's language; others have none."""
     hints: dict[Language, str] = {"en": CODES["SYS.1007"].hint, "zh": CODES["SYS.1007"].hint_zh}
     for language, hint in hints.items():
         world = World(language)
@@ -120,8 +120,8 @@ def test_hints_stand_below_their_failures() -> None:
         assert [line.partition(": ")[2] for line in lines] == ["没有主机 (1 of 2)", hint, "too many (4 of 5)"]
 
 
-async def test_a_lowered_rate_is_told_by_view_and_heartbeat() -> None:
-    """While the server's own limiter refuses more: the rate in force beside what was asked for; later that alone."""
+async def test_a_lowered_rate_is_in_view_and_heartbeat() -> None:
+    """While the server's own limiter refuses more: the rate in force beside the set one; later only the set one."""
     world, rate = World(), [8.5]
     world.board = Board(
         100,
@@ -147,7 +147,7 @@ async def test_a_lowered_rate_is_told_by_view_and_heartbeat() -> None:
 def test_the_log_says_when_the_servers_limiter_lowered_the_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A warning with the rate from then on and with what was asked for."""
+    """The warning has the new rate and the set one."""
     monkeypatch.chdir(tmp_path)
     sources = ", ".join(f"{number:012x}4aaa8{number:015x}" for number in range(1, 31))
     Path("job.yaml").write_text(f"version: 1\nname: j\ntargets: [{sources}]\n", encoding="utf-8")
@@ -160,8 +160,8 @@ def test_the_log_says_when_the_servers_limiter_lowered_the_rate(
     assert all((event["level"], event["limit"]) == ("warning", 40.0) and event["rate"] < 40.0 for event in lowered)
 
 
-async def test_the_heartbeat_comes_soon_and_again() -> None:
-    """Without a terminal a log line tells now and then how far the run is."""
+async def test_heartbeats_begin_early_and_repeat() -> None:
+    """Without a terminal a log line regularly reports the run's progress."""
     world = World()
     with capture_logs() as events:
         async with heartbeat(world.board, first=0.0, every=0.0):
@@ -173,7 +173,7 @@ async def test_the_heartbeat_comes_soon_and_again() -> None:
 
 
 async def test_a_lost_terminal_ends_the_view_only() -> None:
-    """When the terminal goes away the run goes on without a view."""
+    """When the terminal closes the run continues without a view."""
 
     class Gone(io.StringIO):
         def write(self, _: str) -> int:
@@ -187,8 +187,8 @@ async def test_a_lost_terminal_ends_the_view_only() -> None:
     assert reached
 
 
-def test_once_the_rest_has_settled_it_is_told_what_is_waited_for() -> None:
-    """No speed tells when the last clone ends: its key, since when, and until when it can last take the ETA's place."""
+def test_once_the_rest_has_settled_the_view_shows_what_it_waits_for() -> None:
+    """As no speed predicts the last clone's end, its key, since when, and until when replace the ETA."""
     world = World()
     intents = [
         Intent(key, State.ACCEPTED, "5" * 32, "6" * 32, "7" * 32, 1, "8" * 32, at, at, at + 1860)
@@ -220,7 +220,7 @@ def test_once_the_rest_has_settled_it_is_told_what_is_waited_for() -> None:
     assert (undated.seconds, undated.left) == (1.0, None)
 
 
-def test_the_bar_fills_the_width_in_blocks_where_the_terminal_has_them() -> None:
+def test_the_bar_fills_the_width() -> None:
     """The first line is as wide as the terminal: of blocks where it shows them in one column, of ASCII elsewhere."""
     world = World()
     world.board.look()
@@ -234,7 +234,7 @@ def test_the_bar_fills_the_width_in_blocks_where_the_terminal_has_them() -> None
 
 
 def test_the_view_names_wave_hand_overs_and_the_stop() -> None:
-    """The view says which wave goes, then how far the hand-overs are, and that nothing new is sent after a stop."""
+    """The view shows the current wave, then the progress of hand-overs, and that nothing new is sent after a stop."""
     world, stops = World(), [False]
     world.board = Board(
         100,
@@ -263,7 +263,7 @@ def test_the_view_names_wave_hand_overs_and_the_stop() -> None:
 
 
 def test_a_view_that_became_narrower_leaves_no_line_behind() -> None:
-    """Rows that the terminal made of a line that is too wide by now are erased before the next frame."""
+    """Rows that the terminal made of a line that became too wide are erased before the next frame."""
     paper = io.StringIO()
     console = Console(file=paper, width=30, force_terminal=True)
     lines = [Text("a" * 80), Text(""), Text("b" * 30)]
@@ -278,6 +278,6 @@ def test_a_view_that_became_narrower_leaves_no_line_behind() -> None:
     [("utf-8", "en_US.UTF-8", True), ("utf-8", "", True), ("utf-8", "zh_CN.UTF-8", False), ("ascii", "C", False)],
 )
 def test_blocks_are_drawn_where_they_are_one_column_wide(encoding: str, locale: str, *, has: bool) -> None:
-    """Blocks want UTF-8, and no East-Asian locale, whose terminals may show them in two columns."""
+    """Blocks need UTF-8 and a locale that is not East Asian, whose terminals may show them in two columns."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     assert has_blocks(Console(file=stream), {"LANG": locale}) is has

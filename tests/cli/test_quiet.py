@@ -1,4 +1,4 @@
-"""What cron and log collectors get on stderr: nothing of a good night, and JSON only where that was asked for."""
+"""What cron and log collectors get on stderr: nothing after a success, and JSON only if set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN: Final = ["run", "job.yaml", "--rate", "500/s"]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a job, and with faults by which one target fails."""
+    """A folder with a job, and with faults that make one target fail."""
     (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\ntargets: [{', '.join(SOURCES)}]\n", encoding="utf-8")
     (tmp_path / "broken.yaml").write_text("version: 1\nname: j\nnme: k\ntargets: []\n", encoding="utf-8")
     fault = f"{{fault: fail, code: SYS.1007, source: {SOURCES[0]}}}"
@@ -30,15 +30,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_good_night_writes_nothing(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    """With --quiet a run that clones all, and one with nothing left to do, write nothing; a log file has all of it."""
+def test_a_quiet_success_writes_nothing(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    """With --quiet a run that clones everything, or has nothing to do, writes nothing; a log file has all of it."""
     for _ in range(2):
         assert run_command([*RUN, "--simulate", "--quiet", "--log-file", "log.jsonl"]) == 0
         assert capfd.readouterr() == ("", "")
     assert "clone.settled" in (folder / "log.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_bad_night_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_quiet_run_prints_its_failures(capfd: pytest.CaptureFixture[str]) -> None:
     """With --quiet, what failed is on stderr all the same: its line of the log, the summary and the next command."""
     assert run_command([*RUN, "--simulate=fail.yaml", "--quiet"]) == 3
     told = capfd.readouterr().err
@@ -63,7 +63,7 @@ def test_a_bad_night_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_every_line_is_json(arguments: list[str], code: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """With --log-format json every line of stderr is a line of the published schema, summary and errors too."""
+    """With --log-format json every line of stderr conforms to the published schema, summary and errors too."""
     assert run_command([*arguments, "--log-format", "json"]) == code
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     for line in lines:
@@ -71,15 +71,15 @@ def test_every_line_is_json(arguments: list[str], code: int, text: str, capfd: p
     assert any(text in line.get("text", "") for line in lines)
 
 
-def test_a_view_is_no_json(capfd: pytest.CaptureFixture[str]) -> None:
-    """A live view that was asked for by name is refused where it would break --quiet or a JSON log."""
+def test_a_live_view_contradicts_quiet_and_json(capfd: pytest.CaptureFixture[str]) -> None:
+    """A live view that is set explicitly is refused with --quiet or a JSON log."""
     for flags in (["--quiet"], ["--log-format", "json"]):
         assert run_command([*RUN, "--simulate", "--progress", "live", *flags]) == 2
         assert "--progress live" in capfd.readouterr().err
 
 
 def test_outputs_are_named_after_the_run(folder: Path) -> None:
-    """${run}, ${date} and ${name} in the names of report, metrics and log are those of the run, whose start counts."""
+    """${run}, ${date} and ${name} in the names of report, metrics and log are those of the run at its start."""
     text = (folder / "job.yaml").read_text(encoding="utf-8")
     (folder / "job.yaml").write_text(f"{text}run: night-${{date}}\ntimezone: Asia/Shanghai\n", encoding="utf-8")
     names = ["--report", "${run}.html", "--metrics-file", "${name}-${date}.prom", "--log-file", "$${name}.${name}.log"]
@@ -92,7 +92,7 @@ def test_outputs_are_named_after_the_run(folder: Path) -> None:
 
 
 def test_a_later_process_of_a_run_writes_the_same_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """${date} is of the run's start, whatever day it is when the run goes on."""
+    """${date} is the day of the run's start, whenever the run resumes."""
     command = [*RUN, "--simulate", "--report", "${date}.html"]
     assert run_command(command) == 0
     (first,) = folder.glob("*.html")
@@ -112,10 +112,10 @@ def test_a_later_process_of_a_run_writes_the_same_files(folder: Path, monkeypatc
         (["--report", "${run}.html", "--log-file", "default.html"], "same file"),
     ],
 )
-def test_an_output_that_cannot_be_named_is_told_before_the_run(
+def test_an_invalid_output_name_is_reported_before_the_run(
     flags: list[str], told: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An unknown name, a folder that is not there and a collision are told once the name is known; nothing is sent."""
+    """An unknown name, a missing folder and a collision are reported once the name is known; nothing is sent."""
     (folder / "j.yaml").write_bytes((folder / "job.yaml").read_bytes())
     assert run_command(["run", "j.yaml", "--simulate", *flags]) == 2
     assert told in capfd.readouterr().err

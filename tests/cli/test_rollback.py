@@ -28,7 +28,7 @@ ROLLBACK: Final = ("rollback", "job.yaml", "--yes")
 
 
 def left(text: str) -> dict[str, str]:
-    """Return why each target is left by the last summary of a rollback, by key."""
+    """Return by key why each target is left, from the last summary of a rollback."""
     lines = [line for line in text.splitlines() if line]
     last = max(number for number, line in enumerate(lines) if ", run " in line)
     words = [line.split(maxsplit=2) for line in lines[last + 1 :]]
@@ -44,7 +44,7 @@ def uuids(numbers: Iterable[int]) -> set[str]:
     return {uuid_of(f"t{number}") for number in numbers}
 
 
-def test_what_the_run_made_is_deleted_and_made_anew(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+def test_clones_of_the_run_are_deleted_and_recreated(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
     """Without --yes nothing; then all; again nothing; the next run makes them under the next generation's uuids."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 12)
@@ -72,14 +72,14 @@ EIGHT: Final = {
 
 
 def tamper_eight(url: str) -> None:
-    """Five clones are changed, and something runs on three."""
+    """Change five clones, and run something on three."""
     changes = {uuid_of(f"t{number}"): {"requestCpu": 3} for number in range(10, 15)}
     groups = {uuid_of(f"t{number}"): [f"{number:032x}"] for number in range(20, 23)}
     nodes.tamper(url, {"change": changes, "groups": groups})
 
 
 def kill_after(count: int, folder: Path, env: dict[str, str]) -> None:
-    """Start a rollback and kill it once it has deleted ``count`` clones more."""
+    """Start a rollback and kill it once it has deleted ``count`` more clones."""
     wanted = len(deleted(env)) + count
     with forkserver.start_text(ROLLBACK, cwd=folder, env=env) as process:
         while len(deleted(env)) < wanted:
@@ -88,10 +88,10 @@ def kill_after(count: int, folder: Path, env: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_exactly_what_is_as_it_was_made_is_deleted(
+def test_only_unchanged_unused_clones_are_deleted(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Serve
 ) -> None:
-    """Of 200 clones 5 changed, 3 in use and 2 foreign are left and named, whatever is killed; 190 are made anew."""
+    """Of 200 clones 5 changed, 3 in use and 2 foreign are left and reported, through all kills; 190 are recreated."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -115,12 +115,12 @@ def test_exactly_what_is_as_it_was_made_is_deleted(
     assert deleted(env) == uuids(ours)
 
 
-def test_what_was_changed_in_any_way_is_left(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """A field nobody asked for, a tag, an owner, an edit of the job file, a target that left it: left and named."""
+def test_changed_clones_are_left(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """A field nobody requested, a tag, an owner, an edit of the job file, a target that left it: left and reported."""
     env = serve(tmp_path, serve_node)
     job = write_job(tmp_path, 7)
     assert zclone("run", "job.yaml", env=env).returncode == 0
-    time.sleep(4)  # the server's dates count whole seconds, and the clone's own are its job's
+    time.sleep(4)  # the server's dates are whole seconds, and the clone's own are its job's
     order: dict[str, object] = {
         "change": {uuid_of("t1"): {"description": "mine"}},
         "tags": {uuid_of("t2"): []},
@@ -142,8 +142,8 @@ def test_what_was_changed_in_any_way_is_left(tmp_path: Path, zclone: Run, serve_
     assert deleted(env) == uuids([0, 5, 6])
 
 
-def test_what_an_account_cannot_see_is_left(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """An account that sees nothing of the clones deletes nothing, and proves nothing gone; admin deletes them."""
+def test_clones_an_account_cannot_see_are_left(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """An account that sees none of the clones deletes nothing, and proves nothing gone; admin deletes them."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 3, more=f", owner: '{TENANT}'")
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -157,10 +157,8 @@ def test_what_an_account_cannot_see_is_left(tmp_path: Path, zclone: Run, serve_n
     assert deleted(env) == uuids(range(3))
 
 
-def test_a_uuid_of_the_users_own_is_deleted_where_the_file_has_it(
-    tmp_path: Path, zclone: Run, serve_node: Serve
-) -> None:
-    """A clone under the job file's `resourceUuid` is deleted; its target then wants another uuid: exit 2."""
+def test_a_user_given_uuid_is_deleted_if_the_file_has_it(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """A clone under the job file's `resourceUuid` is deleted; its target then needs another uuid: exit 2."""
     env = serve(tmp_path, serve_node)
     own = "7" * 12 + "4" + "7" * 3 + "8" + "7" * 15
     write_job(tmp_path, 2, more="").write_text(
@@ -174,7 +172,7 @@ def test_a_uuid_of_the_users_own_is_deleted_where_the_file_has_it(
 
 
 async def test_a_uuid_that_only_the_manifest_has_is_left(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """A service of somebody else that a manifest says was asked for and made, and that is as asked for: left, named."""
+    """Somebody else's service that a manifest claims was requested and made, and that matches: left, reported."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 1, head=HEAD.replace("tag: true\n", ""))
     path, uuid = tmp_path / "job.manifest.jsonl", "90d425a802ff44eeb530f21587633700"
@@ -193,10 +191,8 @@ async def test_a_uuid_that_only_the_manifest_has_is_left(tmp_path: Path, zclone:
     assert left(done.stdout) == {"t0": "foreign: its uuid is neither derived nor in the job file"}
 
 
-def test_nothing_is_deleted_while_another_process_works_or_the_rate_is_too_low(
-    tmp_path: Path, zclone: Run, serve_node: Serve
-) -> None:
-    """A manifest that is held: 75; a rate below which no DELETE follows its look in time, or a manifest as JOB: 2."""
+def test_rollback_needs_a_free_manifest_and_a_sufficient_rate(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """A locked manifest: 75; a rate too low for each DELETE to follow its lookup in time, or a manifest as JOB: 2."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -208,8 +204,8 @@ def test_nothing_is_deleted_while_another_process_works_or_the_rate_is_too_low(
     assert deleted(env) == set()
 
 
-def test_where_use_cannot_be_asked_nothing_is_deleted(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """Where the server does not say on which clones anything runs, the command fails before it deletes anything."""
+def test_nothing_is_deleted_if_usage_cannot_be_queried(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """If the server does not say on which clones anything runs, the command fails before it deletes anything."""
     write_job(tmp_path, 2)
     rule = {"fault": "error_500", "on": "queryModelServiceInstanceGroup", "probability": 1.0}
     script = {"version": 1, "node": {"latency": [0, 0.01]}, "sources": [{"uuid": SOURCE}], "faults": [rule]}
@@ -222,8 +218,8 @@ def test_where_use_cannot_be_asked_nothing_is_deleted(tmp_path: Path, zclone: Ru
     assert deleted(env) == set()
 
 
-async def test_a_run_that_may_go_on_on_temporal_is_refused(tmp_path: Path, zclone: Run) -> None:
-    """A run whose engine is elsewhere, with targets that have no end: 75, and nothing is asked or deleted."""
+async def test_a_run_still_active_on_temporal_is_refused(tmp_path: Path, zclone: Run) -> None:
+    """A run whose engine is Temporal, with targets that have no end: 75, and nothing is queried or deleted."""
     write_job(tmp_path, 2)
     url = "http://127.0.0.1:9/zstack"
     header = Header("j", "default", url, simulated=False, tool="t", created_at=1.0, job_file="job.yaml")

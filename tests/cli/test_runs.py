@@ -21,12 +21,12 @@ DAY: Final = 86_400
 SOURCES: Final = [f"{number:012x}4aaa8{number:015x}" for number in range(1, 9)]
 RUN: Final = ("run", "nightly.yaml", "--simulate=f.yaml")
 BRIEFLY: Final = ("--deadline", "3s", "--rate", "1/s")
-"""Ends before four targets are cloned, which take eight calls."""
+"""A deadline before four targets are cloned, which take eight calls."""
 
 
 @pytest.fixture
 def at(tmp_path: Path) -> At:
-    """Give the environment in which a command finds the clock at a time, in seconds after the next midnight (UTC)."""
+    """Return an environment in which the command's clock shows a time, in seconds after the next midnight (UTC)."""
     flag = tmp_path / "flag"
     flag.touch()
     midnight = (time.time() // DAY + 1) * DAY
@@ -64,7 +64,7 @@ def made(folder: Path) -> dict[str, int]:
     return found
 
 
-def test_the_same_command_after_midnight_goes_on(job: Path, zclone: Run, interrupt: Run, at: At) -> None:
+def test_the_same_command_after_midnight_resumes(job: Path, zclone: Run, interrupt: Run, at: At) -> None:
     """Stopped at 23:59, the same command at 00:05 does the rest of the same run, says so, and every hint names it."""
     yesterday, today = name(-60), name(300)
     first = interrupt(*RUN, "--rate", "3/s", "--concurrency", "1", env=at(-60))
@@ -104,8 +104,8 @@ def test_an_older_unfinished_run_is_warned_of_and_the_new_one_begins(
     assert list(found.values()) == [len(SOURCES)]
 
 
-def test_new_run_begins_the_run_of_now(job: Path, zclone: Run, at: At) -> None:
-    """Also where an unfinished one is left; where it has a manifest, or nothing is rendered, exit 2 and no change."""
+def test_new_run_begins_the_current_run(job: Path, zclone: Run, at: At) -> None:
+    """Also if an unfinished one is left; if it has a manifest, or nothing is rendered, exit 2 and no change."""
     assert zclone(*RUN, *BRIEFLY, env=at(-60)).returncode == 4
     begun = zclone(*RUN, "--new-run", env=at(300))
     assert begun.returncode == 0, begun.stderr
@@ -121,7 +121,7 @@ def test_new_run_begins_the_run_of_now(job: Path, zclone: Run, at: At) -> None:
 
 
 def test_other_commands_mean_the_newest_run(job: Path, zclone: Run, at: At) -> None:
-    """Days later `retry` and every MANIFEST given as the job file are about the run that has a manifest."""
+    """Days later `retry` and every MANIFEST given as the job file mean the newest run with a manifest."""
     fault = f"faults: [{{fault: fail, code: SYS.1007, source: {SOURCES[0]}}}]\n"
     script = (job / "f.yaml").read_text(encoding="utf-8")
     (job / "f.yaml").write_text(script + fault, encoding="utf-8")
@@ -135,7 +135,7 @@ def test_other_commands_mean_the_newest_run(job: Path, zclone: Run, at: At) -> N
     assert zclone("status", "absent.yaml").returncode == 2
 
 
-def test_another_run_at_work_is_an_overlap(job: Path, zclone: Run, at: At) -> None:
+def test_another_active_run_is_an_overlap(job: Path, zclone: Run, at: At) -> None:
     """A process that holds another run of the job: 75; one named by --run, another shard or a rehearsal is none."""
     assert zclone(*RUN, *BRIEFLY, env=at(-60)).returncode == 4
     assert zclone(*RUN, *BRIEFLY, "--run", "mine", env=at(-60)).returncode == 4
@@ -230,7 +230,7 @@ def test_a_run_of_shards_is_settled_once_all_of_them_are(job: Path, zclone: Run)
 
 
 def test_prune_says_how_many_to_keep(job: Path, zclone: Run) -> None:
-    """--prune without --keep, and the other way round, is refused, and removes nothing."""
+    """--prune without --keep, and the reverse, is refused and removes nothing."""
     run_named(job, zclone, "one")
     for flags in (["--prune"], ["--keep", "1"]):
         assert zclone("runs", "nightly.yaml", *flags).returncode == 2

@@ -1,4 +1,4 @@
-"""`plan --server-check`: what the server would say, asked without making anything, and the canary that proves it."""
+"""`plan --server-check`: the server's verdict without making anything, and the canary that proves it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHECKED: Final = Identities("j", "default").of_check(GOOD)
 
 @pytest.fixture
 def serve(tmp_path: Path, serve_node: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Start a node with lines of its own and name it in the settings; gives a function that reads its ledger."""
+    """Start a node with its own lines and name it in the settings; yield a function that reads its ledger."""
     monkeypatch.chdir(tmp_path)
 
     def start(node: str = "", more: str = "") -> Callable[[], Any]:
@@ -53,7 +53,7 @@ def write_job(folder: Path, *targets: str) -> None:
 def test_each_clone_is_checked_and_nothing_is_made(
     tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A refusal comes with the server's code beside the targets that are fine, exit code 2; nothing exists after it."""
+    """A refusal comes with the server's code beside the targets that are fine, exit code 2; nothing is made."""
     sources = f"sources: [{{uuid: {GOOD}, name: a}}]\n"
     ledger = serve("", sources)
     write_job(
@@ -83,8 +83,8 @@ def test_without_the_flag_nothing_is_sent(tmp_path: Path, serve: Serve) -> None:
     assert "submit" not in ledger()["calls"]
 
 
-def test_the_table_tells_every_verdict(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has the server's answer below each target, and a plan that it would take whole exits 0."""
+def test_the_table_has_every_verdict(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has the server's answer below each target, and a fully accepted plan exits with 0."""
     serve("", f"sources: [{{uuid: {GOOD}}}]\n")
     write_job(tmp_path, GOOD)
     assert run_command(["plan", "job.yaml", "--details", "--server-check"]) == 0
@@ -92,10 +92,10 @@ def test_the_table_tells_every_verdict(tmp_path: Path, serve: Serve, capsys: pyt
 
 
 @pytest.mark.parametrize("fault", ["", "faults: [{fault: lost_reply, on: submit, requests: 1}]\n"])
-def test_a_server_that_ignores_the_tag_is_caught_by_the_first(
+def test_a_server_that_ignores_the_tag_is_detected_by_the_first(
     fault: str, tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One clone goes alone; what it made is named with the way to delete it, and no other is sent."""
+    """One clone goes alone; what it made is reported with the way to delete it, and no other is sent."""
     ledger = serve(", honours_validation_only: false", f"sources: [{{uuid: {GOOD}}}]\n{fault}")
     write_job(tmp_path, GOOD, *(f"{{uuid: {GOOD}, id: t{number}}}" for number in range(9)))
     assert run_command(["plan", "job.yaml", "--server-check"]) == 1
@@ -105,7 +105,7 @@ def test_a_server_that_ignores_the_tag_is_caught_by_the_first(
     assert f"/v1/ai/model-services/{CHECKED}?deleteMode=Permissive'" in told.err
     assert told.out == ""
     assert [row["uuid"] for row in ledger()["clones"]] == [CHECKED]
-    # Asked again, the same uuid is found; nothing more is made, and a run still has the target's own uuid.
+    # A second check finds the same uuid; nothing more is made, and a run still has the target's own uuid.
     assert run_command(["plan", "job.yaml", "--server-check"]) == 1
     assert ledger()["clones_made"] == 1
     assert resource_uuid("j", "default", GOOD) != CHECKED
@@ -114,7 +114,7 @@ def test_a_server_that_ignores_the_tag_is_caught_by_the_first(
 
 
 def test_a_refused_canary_proves_nothing(tmp_path: Path, serve: Serve) -> None:
-    """Targets that the server refuses go one by one: the first that it does not refuse is the canary."""
+    """Refused targets go one by one: the first that is not refused is the canary."""
     ledger = serve(", honours_validation_only: false", f"sources: [{{uuid: {GOOD}}}]\n")
     bad = [f"{{uuid: {GOOD}, id: bad{number}, systemTags: ['no::such']}}" for number in range(3)]
     write_job(tmp_path, *bad, *(f"{{uuid: {GOOD}, id: t{number}}}" for number in range(9)))
@@ -125,7 +125,7 @@ def test_a_refused_canary_proves_nothing(tmp_path: Path, serve: Serve) -> None:
 def test_a_check_needs_an_endpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without settings there is nobody to ask, and that is told as an error."""
+    """Without settings there is no server to query, which is an error."""
     monkeypatch.chdir(tmp_path)
     write_job(tmp_path, GOOD)
     assert run_command(["plan", "job.yaml", "--server-check"]) == 2
@@ -133,7 +133,7 @@ def test_a_check_needs_an_endpoint(
 
 
 def test_a_missing_answer_is_no_refusal(tmp_path: Path) -> None:
-    """Refusals end with 2; where there are none and an answer is missing, the command wants to be run again."""
+    """Refusals exit with 2; without any, a missing answer asks for another try of the command."""
     write_job(tmp_path, GOOD, f"{{uuid: {GOOD}, id: b}}", f"{{uuid: {GOOD}, id: c}}")
     found = list(Planning(load(tmp_path / "job.yaml"), run=None, started_at=0.0).plan().clones())
     verdicts, codes = CheckSummary(), list[ExitCode]()

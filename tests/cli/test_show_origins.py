@@ -1,4 +1,4 @@
-"""`show`: which layer set each parameter, as long as the job file still gives what was sent."""
+"""`show`: which layer set each parameter, if the job file still gives what was sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MANIFEST: Final = "job.simulated.manifest.jsonl"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Rehearse the job in a directory of the test's own."""
+    """Rehearse the job in a new directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
     (tmp_path / "rows.csv").write_text(f"uuid,id,team,params.name\n{UUID},row,t,n\n", encoding="utf-8")
@@ -44,8 +44,8 @@ def shown(key: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [" ".join(line.split()) for line in lines[start:]]
 
 
-def test_every_layer_is_named_as_the_plan_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Defaults, file entry, row, target, source and rendering are told with their places, also after the run."""
+def test_every_layer_is_named_as_in_the_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Defaults, file entry, row, target, source and rendering are shown with their places, also after the run."""
     assert shown(KEY, capsys) == [
         "parameters, by job.yaml, as they were sent:",
         "type defaults, job.yaml:3:27",
@@ -64,8 +64,8 @@ def test_every_layer_is_named_as_the_plan_did(folder: Path, capsys: pytest.Captu
     assert shown("row", capsys)[1] == "type defaults, job.yaml:4:27"
 
 
-def test_what_is_not_known_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A job file that was edited, moved, taken for another job or lost its target is no witness."""
+def test_unknown_origins_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job file that was edited, moved, swapped for another job or lost its target proves nothing."""
     path = folder / "job.yaml"
     path.write_text(JOB.replace("requestCpu: 2", "requestCpu: 3"), encoding="utf-8")
     assert shown(KEY, capsys)[0].endswith("job.yaml has changed since they were sent")
@@ -81,5 +81,5 @@ def test_what_is_not_known_is_said(folder: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("folder")
 def test_no_value_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """Only names, layers and places are told: the values stay in the job file."""
+    """Only names, layers and places are shown: the values stay in the job file."""
     assert not {"App", "'t'", '"t"'} & set(" ".join(shown("row", capsys)).split())

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_what_is_said_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Text for people goes to stderr, a line at a time, its control characters escaped."""
+def test_messages_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text for people goes to stderr, line by line, its control characters escaped."""
     say("first\nsecond \x1b[2J\u202e")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "first\nsecond \\x1b[2J\\u202e\n"
 
 
-def test_what_is_said_has_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registered secret is redacted from what is said."""
+def test_messages_have_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered secret is redacted from messages."""
     monkeypatch.setattr("batch.app.messages.SECRETS", secrets := redaction.Secrets())
     secrets.add("hunter2")
     say("refused: hunter2")
@@ -52,13 +52,13 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """--version tells name and version."""
+    """--version prints name and version."""
     assert run_command(["--version"]) == 0
     assert re.fullmatch(r"zclone \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_init_writes_a_valid_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The job file init writes is valid, and a file that is there is kept."""
+    """The job file init writes is valid, and an existing file is kept."""
     job = tmp_path / "new.yaml"
     assert run_command(["init", str(job)]) == 0
     text = job.read_text(encoding="utf-8")
@@ -69,14 +69,14 @@ def test_init_writes_a_valid_job(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 
 def test_an_error_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be done is said in one line, without a traceback."""
+    """An error is reported in one line, without a traceback."""
     assert run_command(["status", "absent.jsonl"]) == 2
     assert capsys.readouterr().err == "zclone: absent.jsonl: No such file or directory\n"
 
 
 @pytest.mark.parametrize("no_color", [False, True])
 def test_the_live_view(no_color: bool, tmp_path: Path, child_env: dict[str, str]) -> None:  # noqa: FBT001 - a parameter
-    """On a terminal the run shows itself live, hides no cursor, uses no colour under NO_COLOR, and ends with a sum."""
+    """On a terminal the run shows a live view, keeps the cursor, obeys NO_COLOR, and ends with a summary."""
     (tmp_path / "quick.yaml").write_text("version: 1\nnode: {latency: [0, 0.01]}\n", encoding="utf-8")
     (tmp_path / "job.yaml").write_text(
         "version: 1\nname: job\ntargets: [90d425a802ff44eeb530f21587633700]\n", encoding="utf-8"
@@ -92,8 +92,8 @@ def test_the_live_view(no_color: bool, tmp_path: Path, child_env: dict[str, str]
     assert bool(re.search(r"\x1b\[[\d;]*3[1-7]m", seen)) is not no_color
 
 
-def test_a_terminal_that_takes_nothing_ends_no_run(tmp_path: Path, child_env: dict[str, str]) -> None:
-    """A terminal whose other end stopped reading costs the view, not the run: exit code and manifest are the same."""
+def test_a_stalled_terminal_ends_no_run(tmp_path: Path, child_env: dict[str, str]) -> None:
+    """A terminal whose other end stopped reading loses the view, not the run: exit code and manifest are the same."""
     targets = "".join(f"  - {number:012x}4aaa8{number:015x}\n" for number in range(1, 31))
     text = f"version: 1\nname: job\nlimits: {{rate: 25/s}}\ntargets:\n{targets}"
     (tmp_path / "job.yaml").write_text(text, encoding="utf-8")

@@ -31,7 +31,7 @@ QUICK: Final = "version: 1\nnode: {latency: [0, 0.01]}\n"
 SERVICES: Final = 300
 GPUS: Final = ((1, "NVIDIA-A100"), (2, "AMD"))
 LEGACY: Final = frozenset(range(0, SERVICES, 43))
-"""Seven services whose image is of another registry."""
+"""Seven services with an image of another registry."""
 
 
 def uuid_of(number: int) -> str:
@@ -56,7 +56,7 @@ def write_sources(path: Path, names: dict[str, str], images: dict[str, str] | No
 
 @pytest.fixture
 def estate(tmp_path: Path, serve_node: Callable[..., str]) -> dict[str, str]:
-    """Give the settings of a server with 300 services, seven of them with images of another registry."""
+    """Return the settings of a server with 300 services, seven of them with images of another registry."""
     names = {uuid_of(number): f"service-{number}" for number in range(SERVICES)}
     images = {uuid_of(number): image_of(number) for number in range(SERVICES)}
     script = write_sources(tmp_path / "node.yaml", names, images)
@@ -83,7 +83,7 @@ def write_rules(folder: Path, rules: dict[str, str]) -> None:
 
 
 def test_the_migration(tmp_path: Path, zclone: Run, estate: dict[str, str]) -> None:
-    """Seven uncovered sources are told at plan and nothing is sent; once mended, 300 clones have the derived images."""
+    """Seven sources without a rule are reported at plan and nothing is sent; then 300 clones get the derived images."""
     job = write_migration(tmp_path)
     refused = zclone("plan", job, env=estate)
     assert refused.returncode == 2
@@ -121,7 +121,7 @@ def expected(number: int) -> tuple[str, Any, Any]:
 
 
 def test_a_migration_to_other_gpus(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """A GPU vendor without a rule is told at plan and nothing is sent; once mended the clone has the derived specs."""
+    """A GPU vendor without a rule is reported at plan and nothing is sent; then the clone has the derived specs."""
     rows = [{"uuid": uuid_of(n), "fields": {"vendorToSpecUuidsMap": {vendor: [uuid_of(9)]}}} for n, vendor in GPUS]
     script = tmp_path / "node.yaml"
     script.write_text(QUICK + f"sources: {json.dumps(rows)}\n", encoding="utf-8")
@@ -159,7 +159,7 @@ def names_in(state: Path) -> set[str]:
 
 
 def test_the_nightly_keeps_its_names(tmp_path: Path, zclone: Run, child_env: dict[str, str]) -> None:
-    """A resumed nightly clones what its query found at first, under the names of then, whatever changed since."""
+    """A resumed nightly clones what its query first found, under the names of that time, despite later changes."""
     (tmp_path / "nightly.yaml").write_text(NIGHTLY, encoding="utf-8")
     write_sources(tmp_path / "node.yaml", {uuid_of(number): f"qwen-{number}" for number in range(1, 7)})
     flags = ["--simulate=node.yaml", "--run", "nightly-1", "--manifest", "n.manifest.jsonl", "nightly.yaml"]
@@ -185,7 +185,7 @@ def test_the_nightly_keeps_its_names(tmp_path: Path, zclone: Run, child_env: dic
 
 
 def test_a_nightly_resumed_after_midnight_keeps_its_date(tmp_path: Path, zclone: Run) -> None:
-    """The date of a run is that of its first start, also when it goes on another day."""
+    """The date of a run is that of its first start, also when it resumes on another day."""
     (tmp_path / "nightly.yaml").write_text(NIGHTLY, encoding="utf-8")
     write_sources(tmp_path / "node.yaml", {uuid_of(1): "qwen"})
     path = tmp_path / "nightly.old.simulated.manifest.jsonl"
@@ -213,12 +213,12 @@ def account(number: int) -> str:
 
 
 def partners(number: int) -> str:
-    """Name the accounts beside a tenant's own that use its service: none, one or two."""
+    """Name the accounts besides a tenant's own that use its service: none, one or two."""
     return ";".join(account(number + one) for one in range(1, number % 3 + 1))
 
 
 def test_the_onboarding(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """Forty tenants own a clone each and share it; reordered rows are the same clones, one more is one more clone."""
+    """Forty tenants own a clone each and share it; reordered rows are the same clones, a new row is a new clone."""
     script = write_sources(tmp_path / "node.yaml", {uuid_of(1): "chat"})
     known = [{"uuid": account(number), "name": f"account{number}"} for number in range(43)]
     text = script.read_text(encoding="utf-8").replace("latency:", "invent_accounts: false, latency:")
@@ -245,12 +245,12 @@ def test_the_onboarding(tmp_path: Path, zclone: Run, serve_node: Callable[..., s
         f"tenant{number}-chat": (account(number), 1, list(filter(None, partners(number).split(";"))))
         for number in range(41)
     }
-    # The session is proven by a query at each of the two starts; the source was asked for once.
+    # A query at each of the two starts checks the session; the source was queried once.
     assert ledger(env["ZSTACK_API_URL"])["calls"]["query"] == 3
 
 
 def test_a_saved_plan_of_another_major_version_is_refused(tmp_path: Path, zclone: Run) -> None:
-    """A plan that another major version saved is not run: its rules may be others; a newer minor version runs it."""
+    """A plan saved by another major version is refused, as its rules may differ; a newer minor version runs it."""
     (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\ntargets: [{uuid_of(1)}]\n", encoding="utf-8")
     assert zclone("plan", "job.yaml", "--out", "a.plan").returncode == 0
     saved = read_saved((tmp_path / "a.plan").read_text(encoding="utf-8"))
@@ -265,8 +265,10 @@ def test_a_saved_plan_of_another_major_version_is_refused(tmp_path: Path, zclone
     assert done.returncode == 0, done.stderr
 
 
-def test_a_saved_plan_is_done_exactly_or_refused(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """`run --plan` does what was saved; a changed job file, source or saved plan is refused and nothing is sent."""
+def test_a_saved_plan_is_executed_exactly_or_refused(
+    tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
+) -> None:
+    """`run --plan` executes what was saved; a changed job file, source or saved plan is refused and nothing is sent."""
     script = write_sources(tmp_path / "node.yaml", {uuid_of(1): "chat", uuid_of(2): "rank"})
     env = {"ZSTACK_API_URL": serve_node("--faults", str(script)), "ZSTACK_SESSION_ID": SESSION}
     job = tmp_path / "saved.yaml"

@@ -1,4 +1,4 @@
-"""``zclone verify`` over sockets: what was changed behind the run's back is named, and nothing else."""
+"""``zclone verify`` over sockets: changes outside the run are reported, and nothing else."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def verified(zclone: Run, *arguments: str, env: dict[str, str], exits: int) -> d
 
 
 def named(found: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
-    """The fields of each finding by verdict and key."""
+    """Return the fields of each finding by verdict and key."""
     return {(one["verdict"], one["key"]): [field["field"] for field in one["differences"]] for one in found["findings"]}
 
 
@@ -80,7 +80,7 @@ SEVEN: Final = {
 
 
 def tamper_seven(url: str) -> None:
-    """Three fields changed, two clones deleted, one service with a key of its own, one with the tag of another's."""
+    """Three fields changed, two clones deleted, one service with its own key, one with the tag of another clone."""
     nodes.tamper(
         url,
         {
@@ -96,8 +96,8 @@ def tamper_seven(url: str) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_exactly_what_was_changed_is_named(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """Of 200 tagged clones three drifted, two are gone, and one service is extra and one a duplicate: these seven."""
+def test_exactly_the_changes_are_reported(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """Of 200 tagged clones three drifted, two are missing, one service is extra and one a duplicate: these seven."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 200)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -126,7 +126,7 @@ def test_exactly_what_was_changed_is_named(tmp_path: Path, zclone: Run, serve_no
 
 
 def reopen_and_mend(zclone: Run, env: dict[str, str]) -> None:
-    """Let the run make the two missing clones anew, and put the other five right behind its back."""
+    """Let the run recreate the two missing clones, and fix the other five outside the run."""
     unsaid = zclone("verify", "job.yaml", "--reopen", env=env)
     assert (unsaid.returncode, "add --yes" in unsaid.stderr, "missing" in unsaid.stdout) == (2, True, True)
     said = zclone("verify", "job.yaml", "--reopen", "--yes", env=env)
@@ -151,10 +151,10 @@ def reopen_and_mend(zclone: Run, env: dict[str, str]) -> None:
     )
 
 
-def test_a_run_that_is_not_done_is_open(
+def test_an_unfinished_run_is_open(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Callable[..., str]
 ) -> None:
-    """Of a run killed with clones in flight verify says 4, names none of them missing, and says how to go on."""
+    """For a run killed with clones in flight verify exits with 4, reports none as missing, and says how to continue."""
     env = serve(tmp_path, serve_node, latency=[0, 8])
     write_job(tmp_path, 40, head=HEAD.replace("16", "40"))
     process = subprocess.Popen(
@@ -173,7 +173,7 @@ def test_a_run_that_is_not_done_is_open(
     found = verified(zclone, env=env, exits=4)
     assert found["counts"]["missing"] == 0
     assert found["counts"]["open"] >= 1
-    # What settled in the last moment before the kill may not be on record yet.
+    # What settled just before the kill may not be recorded yet.
     recorded = manifest.read_text(encoding="utf-8").count('"state":"cloned"')
     assert found["counts"]["in-sync"] == recorded > 0
     assert found["counts"]["open"] + found["counts"]["in-sync"] == 40
@@ -184,25 +184,23 @@ def test_a_run_that_is_not_done_is_open(
     assert (tmp_path / "job.manifest.jsonl").read_bytes() == before
 
 
-def test_what_another_account_does_not_see_is_unknown(
-    tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
-) -> None:
-    """Clones that were given away are unknown to whoever cannot see them, and in sync for admin."""
+def test_clones_of_another_account_are_unknown(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """Clones that were given away are unknown to accounts that cannot see them, and in sync for admin."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 5, more=f", owner: '{TENANT}'")
     assert zclone("run", "job.yaml", env=env).returncode == 0
     found = verified(zclone, env=as_account(env, "other"), exits=4)
     assert (found["counts"]["unknown"], found["counts"]["missing"], found["is_admin"]) == (5, 0, False)
     assert verified(zclone, env=env, exits=0)["counts"]["in-sync"] == 5
-    # The manifest alone does not say whose clones have a new owner.
+    # The manifest alone does not say which clones have a new owner.
     alone = zclone("verify", "job.manifest.jsonl", "-o", "json", env=as_account(env, "other"))
     assert (alone.returncode, json.loads(alone.stdout)["counts"]["unknown"]) == (4, 5)
 
 
-def test_missing_is_said_to_the_account_that_made_it(
+def test_missing_is_reported_only_to_an_account_that_would_see_it(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """A clone that is gone is missing for admin and its maker, and unknown for any other account."""
+    """A missing clone is missing for admin and its maker, and unknown for any other account."""
     env = serve(tmp_path, serve_node)
     tenant = as_account(env, "tenant")
     write_job(tmp_path, 3)
@@ -217,7 +215,7 @@ def test_missing_is_said_to_the_account_that_made_it(
 
 
 def test_owner_and_shares_are_compared(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """An owner or a share that is not as the job says is a drift for admin; others are not shown the shares."""
+    """An owner or a share that differs from the job is a drift for admin; others do not see the shares."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2, more=f", owner: '{TENANT}', share_with: ['{OTHER}']")
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -233,7 +231,7 @@ def test_owner_and_shares_are_compared(tmp_path: Path, zclone: Run, serve_node: 
 def test_an_edited_target_is_compared_with_the_file_as_it_is(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """What the file changed since is marked, and compared with what the file says now."""
+    """An edited target is marked, and compared with the current file."""
     env = serve(tmp_path, serve_node)
     job = write_job(tmp_path, 3)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -246,7 +244,9 @@ def test_an_edited_target_is_compared_with_the_file_as_it_is(
     assert (found["edited"], found["findings"]) == (1, [])
 
 
-def test_what_the_server_never_shows_is_no_verdict(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+def test_a_field_the_server_never_shows_has_no_verdict(
+    tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
+) -> None:
     """A field that no inventory has is not shown; one that another clone's has is null, and so a drift."""
     env = serve(tmp_path, serve_node, version="5.3.30")
     job = write_job(tmp_path, 3)
@@ -263,8 +263,8 @@ def test_what_the_server_never_shows_is_no_verdict(tmp_path: Path, zclone: Run, 
     ]
 
 
-def test_other_ends_are_listed_under_their_state(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """What failed is named with its error, and counts as 3."""
+def test_other_ends_are_listed_by_state(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """A failed target is reported with its error, and counts as 3."""
     env = serve(tmp_path, serve_node)
     job = write_job(tmp_path, 2)
     bad = f"  - {{uuid: '{'9' * 32}', id: bad}}\n"
@@ -278,7 +278,7 @@ def test_other_ends_are_listed_under_their_state(tmp_path: Path, zclone: Run, se
 def test_a_manifest_alone_is_compared_by_existence_and_name(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """Without its job file a run is verified as far as the manifest goes: is it there, and is it called so."""
+    """Without its job file a run is verified from the manifest alone: whether each clone exists, and has its name."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 4).rename(tmp_path / "moved.yaml")
     assert zclone("run", "moved.yaml", env=env).returncode == 0
@@ -295,7 +295,7 @@ def test_a_manifest_alone_is_compared_by_existence_and_name(
 def test_the_manifest_of_another_job_or_server_is_refused(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """A job file of another name, another endpoint and a run without a manifest end with 2 and name both sides."""
+    """A job file of another name, another endpoint and a run without a manifest exit with 2 and name both sides."""
     env = serve(tmp_path, serve_node)
     job = write_job(tmp_path, 1)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -311,7 +311,7 @@ def test_the_manifest_of_another_job_or_server_is_refused(
 
 
 def test_a_rehearsal_is_verified_on_its_own_node(tmp_path: Path, zclone: Run) -> None:
-    """`verify --simulate` asks the embedded node of the rehearsal; without it a rehearsal is no run."""
+    """`verify --simulate` queries the embedded node of the rehearsal; without it a rehearsal is no run."""
     write_job(tmp_path, 3)
     assert zclone("run", "job.yaml", "--simulate").returncode == 0
     found = verified(zclone, "--simulate", env={}, exits=0)
@@ -320,10 +320,10 @@ def test_a_rehearsal_is_verified_on_its_own_node(tmp_path: Path, zclone: Run) ->
     assert (refused.returncode, "--simulate" in refused.stderr) == (2, True)
 
 
-def test_beside_a_running_process_a_rate_is_wanted(
+def test_verify_beside_a_running_process_needs_a_rate(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Callable[..., str]
 ) -> None:
-    """While a process runs, verify without --rate ends with 75; with it, what both come to is said."""
+    """While a process runs, verify without --rate exits with 75; with it, the sum of both is printed."""
     env = serve(tmp_path, serve_node, latency=[20, 20])
     write_job(tmp_path, 3, head=HEAD.replace("1000/s", "30/s"))
     process = subprocess.Popen(
@@ -347,7 +347,7 @@ def test_beside_a_running_process_a_rate_is_wanted(
         process.communicate(timeout=200)
 
 
-def test_a_given_uuid_is_used_up(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+def test_a_given_uuid_is_not_used_twice(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
     """A target whose own `resourceUuid` was undone is a problem of the plan, with its place, until it has another."""
     env = serve(tmp_path, serve_node)
     job = write_job(tmp_path, 2)
@@ -373,8 +373,8 @@ def holds(zclone: Run, manifest: str) -> str:
     return done.stdout
 
 
-def test_a_proof_holds_whatever_was_found(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """A target that the file has since is open, and tags that may not be asked for are unknown: the proof says both."""
+def test_a_proof_holds_for_every_verdict(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """A target added to the file since is open, and tags that may not be queried are unknown: the proof says both."""
     env = serve(tmp_path, serve_node)
     node = json.loads((tmp_path / "node.yaml").read_text(encoding="utf-8"))
     node["accounts"][0]["denied"] = ["QueryUserTag"]
@@ -395,8 +395,8 @@ def test_a_proof_holds_whatever_was_found(tmp_path: Path, zclone: Run, serve_nod
     assert "3 in-sync, 2 open" in holds(zclone, "all.jsonl")
 
 
-def test_what_was_handed_over_is_handed_over_again(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """A clone that is made again is given to its owner like the first one was."""
+def test_a_recreated_clone_is_handed_over_again(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
+    """A clone that is made again is given to its owner like the first one."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2, more=f", owner: '{TENANT}'")
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -409,10 +409,10 @@ def test_what_was_handed_over_is_handed_over_again(tmp_path: Path, zclone: Run, 
     assert verified(zclone, env=env, exits=0)["counts"]["in-sync"] == 2
 
 
-def test_a_held_manifest_is_not_reopened(
+def test_a_locked_manifest_is_not_reopened(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Callable[..., str]
 ) -> None:
-    """While a process runs, nothing is recorded beside it, whatever the rate: exit code 75."""
+    """While a process runs, nothing is recorded beside it, at any rate: exit code 75."""
     env = serve(tmp_path, serve_node, latency=[20, 20])
     write_job(tmp_path, 1)
     process = subprocess.Popen(
@@ -434,7 +434,7 @@ def test_a_held_manifest_is_not_reopened(
 
 
 def test_a_shard_is_verified_as_that_part_only(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """The tags of other shards are no strangers, their targets are not open, and it is said that it is a part."""
+    """The tags of other shards are not extra, their targets are not open, and the output says that it is a part."""
     env = serve(tmp_path, serve_node)
     job = write_job(tmp_path, 4)
     # No tag can hold these keys: hashes stand for them.

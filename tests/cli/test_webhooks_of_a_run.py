@@ -1,4 +1,4 @@
-"""``run --webhook-listen``: a run that hears of ends, what is refused before anything is sent, and the secret path."""
+"""``run --webhook-listen``: a run notified of ends, what is refused before anything is sent, and the secret path."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_most_clones_cost_one_call(
     zclone: Callable[..., subprocess.CompletedProcess[str]], serve_node: Callable[..., str]
 ) -> None:
-    """The server tells the ends, so that fewer jobs are polled than there are; every target is cloned once."""
+    """The server reports the ends, so that fewer jobs are polled than exist; every target is cloned once."""
     url = serve_node()
     env = {"ZSTACK_API_URL": url, "ZSTACK_SESSION_ID": SESSION}
     done = zclone(*RUN, "--webhook-listen", "127.0.0.1:0", env=env)
@@ -47,10 +47,10 @@ def test_most_clones_cost_one_call(
     assert "webhook.missing" not in done.stderr
 
 
-def test_hooks_that_arrive_nowhere_cost_polls_only(
+def test_undeliverable_hooks_cost_polls_only(
     zclone: Callable[..., subprocess.CompletedProcess[str]], serve_node: Callable[..., str]
 ) -> None:
-    """Where the server cannot reach the URL, the run polls, says so, and ends as without."""
+    """If the server cannot reach the URL, the run polls, says so, and ends as without."""
     url = serve_node()
     env = {"ZSTACK_API_URL": url, "ZSTACK_SESSION_ID": SESSION}
     flags = ("--webhook-listen", "127.0.0.1:0", "--webhook-url", "http://127.0.0.1:9")
@@ -60,10 +60,10 @@ def test_hooks_that_arrive_nowhere_cost_polls_only(
     assert "webhook.missing" in done.stderr
 
 
-def test_the_path_is_nowhere_to_be_read(
+def test_the_path_appears_nowhere(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither log, manifest, report nor stderr has it, at every level of detail."""
+    """Log, manifest, report and stderr do not have it, at every level of detail."""
     monkeypatch.setattr("batch.zstack.webhook.secrets.token_hex", lambda _: TOKEN)
     flags = ["--simulate", "--webhook-listen", "127.0.0.1:0", "--log-file", "log", "--report", "report.json"]
     assert run_command([*RUN, *flags]) == ExitCode.OK
@@ -104,19 +104,19 @@ def test_the_path_is_nowhere_to_be_read(
         (["--webhook-listen", "127.0.0.1:0", "--engine", "temporal"], "--engine temporal"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_invalid_listener_settings_are_refused(
     flags: list[str], word: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A wildcard without the URL, what is no address, and another engine end with 2; nothing is written."""
+    """A wildcard without the URL, an invalid address, and another engine exit with 2; nothing is written."""
     assert run_command([*RUN, "--simulate", *flags] if "--engine" not in flags else [*RUN, *flags]) == ExitCode.USAGE
     assert word in capfd.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["job.yaml"]
 
 
-def test_a_port_in_use_ends_before_anything_is_sent(
+def test_a_port_in_use_exits_before_anything_is_sent(
     zclone: Callable[..., subprocess.CompletedProcess[str]], serve_node: Callable[..., str]
 ) -> None:
-    """Nothing is cloned where the ends could not be heard of."""
+    """Nothing is cloned if the listener cannot start."""
     url = serve_node()
     env = {"ZSTACK_API_URL": url, "ZSTACK_SESSION_ID": SESSION}
     with socket.create_server(("127.0.0.1", 0)) as taken:

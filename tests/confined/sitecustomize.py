@@ -1,7 +1,7 @@
-"""Nothing of a test leaves this machine: connecting, sending or asking a name server elsewhere raises.
+"""Nothing of a test leaves this machine: connecting to, sending to or resolving another host raises.
 
 ``conftest.py`` loads this into the tests' own process; children load it by themselves, because its folder is on their
-PYTHONPATH. It is an audit hook of the interpreter: neither asyncio nor a thread gets round it.
+PYTHONPATH. It is an audit hook of the interpreter: neither asyncio nor a thread can avoid it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import sys
 from typing import Any, Final
 
 refused: Final[list[str]] = []
-"""What this process tried."""
+"""What this process attempted."""
 _ASKING: Final = frozenset({"socket.getaddrinfo", "socket.gethostbyname"})
 _SENDING: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 _HERE: Final = frozenset({"", "localhost", "None"})
 
 
 class LeftTheMachineError(RuntimeError):
-    """A test, or what it tests, wanted to speak with another host."""
+    """A test, or the code under test, tried to reach another host."""
 
 
 def is_here(host: object) -> bool:
