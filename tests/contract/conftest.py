@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tell the stories that are marked so on both engines: on Temporal in the slow set."""
+    """Run the marked scenarios on both engines: on Temporal in the slow set."""
     if "operator" in metafunc.fixturenames:
         engines: list[object] = ["local"]
         if metafunc.definition.get_closest_marker("both_engines") is not None:
@@ -26,13 +26,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> str:
-    """Name the engine that runs take."""
+    """Return the engine of the runs."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Give a Temporal server that stays."""
+    """Run a Temporal server for the session."""
     with temporal_server(tmp_path_factory.mktemp("temporal")) as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""A server whose answer to each POST, poll and look a test decides, and that keeps true books of what it made."""
+"""A server whose answer to each POST, poll and lookup a test decides, and that keeps a true ledger of what it made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.forkserver import Process
 
 PREFLIGHT: Final = "0" * 32
-"""The uuid that a client looks for to see whether its credentials work."""
+"""The uuid that a client queries to check its credentials."""
 GIVEN: Final = {"ZSTACK_SESSION_ID": SESSION}
 PASSWORD: Final = {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
 _PATIENCE: Final = 200.0
@@ -26,46 +26,46 @@ _PATIENCE: Final = 200.0
 
 
 Act: TypeAlias = "Callable[[ScriptedNode, ApiJob], bytes | None]"
-"""What becomes of a POST; returns its answer, None: the connection ends without one."""
+"""Handles a POST; returns its answer, or None to close the connection without one."""
 
 
 @dataclass(eq=False)
 class ApiJob:
-    """One POST, and what became of it."""
+    """One POST and its fate."""
 
     uuid: str
     source: str
     params: dict[str, Any]
     result: bytes | None = None
-    """What a poll answers; None: 202, it is running."""
+    """The answer to a poll; None: 202, it is running."""
     is_known: bool = True
-    """Whether a poll finds its row; else 404."""
+    """Whether a poll finds its row; otherwise 404."""
     polls: int = 0
 
     @property
     def resource(self) -> str:
-        """The resource uuid that was asked for."""
+        """The requested resource uuid."""
         return str(self.params.get("resourceUuid", ""))
 
 
 @dataclass
 class ScriptedNode:
-    """``acts`` by source say what becomes of its first, second, … POST; the last one repeats; ``accept`` for others."""
+    """``acts`` by source handle its first, second, … POST; the last one repeats; ``accept`` handles the others."""
 
     acts: dict[str, list[Act]] = field(default_factory=dict)
     honours: bool = True
-    """Whether a clone gets the uuid that it was asked to have."""
+    """Whether a clone gets the requested uuid."""
     look: Callable[[str], bytes | None] | None = None
-    """Answers a look at a uuid; bytes or None, a dropped connection. Not set: the truth."""
+    """Answers a lookup of a uuid with bytes, or None to drop the connection. Not set: the truth."""
     poll: Callable[[ApiJob], bytes] | None = None
     """Answers a poll of a known job; not set: the truth."""
     gate: Callable[[Seen], bytes | None] | None = None
-    """Answers any call before anything else looks at it; None: goes on."""
+    """Answers any call before anything else sees it; None: continue."""
     jobs: list[ApiJob] = field(default_factory=list)
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Every clone by its uuid, and what was there before."""
+    """Every clone by its uuid, and what existed before."""
     sources_of: list[str] = field(default_factory=list)
-    """The source of each clone, one entry a clone."""
+    """The source of each clone, one entry per clone."""
     given: list[str] = field(default_factory=list)
     """Resources whose owner was changed."""
     logins: int = 0
@@ -115,7 +115,7 @@ class ScriptedNode:
         return self.shown(uuid)
 
     def shown(self, uuid: str) -> bytes:
-        """The truth about a uuid."""
+        """Return the truth about a uuid."""
         return answer(200, {"inventories": [self.made[uuid]] if uuid in self.made else []})
 
     async def _query(self, seen: Seen) -> bytes:
@@ -165,7 +165,7 @@ def accepted(job: ApiJob, api_timeout: float = 1800.0) -> bytes:
 
 
 def failed(code: str, *inner: str) -> bytes:
-    """The end of a job that failed with a code, caused by the inner ones."""
+    """Return the end of a job that failed with a code, caused by the inner ones."""
     cause: dict[str, object] = {}
     for name in reversed(inner):
         cause = {"cause": {"code": name, "description": "inner", "details": "", **cause}}
@@ -173,7 +173,7 @@ def failed(code: str, *inner: str) -> bytes:
 
 
 def outcome(job: ApiJob) -> bytes:
-    """The truth about a job."""
+    """Return the truth about a job."""
     return answer(202, {}) if job.result is None else job.result
 
 
@@ -189,7 +189,7 @@ def keep_running(node: ScriptedNode, job: ApiJob) -> bytes:
 
 
 def lose_row(node: ScriptedNode, job: ApiJob) -> bytes:
-    """202, and the work goes on without a row that a poll would find."""
+    """202, and the work continues without a row that a poll would find."""
     job.is_known = False
     return accepted(job)
 
@@ -216,7 +216,7 @@ def refuse(code: str, *inner: str) -> Act:
 
 
 def make_and_refuse(code: str, *inner: str) -> Act:
-    """202, the clone is made, and the job ends with a code all the same."""
+    """202, the clone is made, and the job nevertheless ends with a code."""
 
     def act(node: ScriptedNode, job: ApiJob) -> bytes:
         node.execute(job)
@@ -227,7 +227,7 @@ def make_and_refuse(code: str, *inner: str) -> Act:
 
 
 def turn_away(status: int, text: str) -> Act:
-    """Answer at once with a status and a text, in which {job} stands for the job uuid; nothing is taken."""
+    """Answer at once with a status and a text, in which {job} stands for the job uuid; nothing is executed."""
 
     def act(node: ScriptedNode, job: ApiJob) -> bytes:
         job.is_known = False
@@ -245,7 +245,7 @@ class Operator:
         self.env = env | GIVEN | {"ZSTACK_API_URL": url}
 
     def write_job(self, *targets: str, limits: str = "", run: str = "default", more: str = "") -> None:
-        """Each target as YAML: a source uuid or a map in braces. ``limits`` is added to a rate."""
+        """Write each target as YAML: a source uuid or a map in braces. ``limits`` is added to a rate."""
         rows = "".join(f"  - {target}\n" for target in targets)
         limits = ", ".join(filter(None, ("rate: 200/s", limits)))
         text = f"version: 1\nname: job\nrun: {run}\nlimits: {{{limits}}}\n{more}targets:\n{rows}"
@@ -257,7 +257,7 @@ class Operator:
     async def zclone(
         self, *arguments: str, patience: float | None = None, env: dict[str, str] | None = None
     ) -> int | None:
-        """Return the exit code; None where it did not end in time. ``said`` has what it printed."""
+        """Return the exit code, or None if it did not end in time. ``said`` has its output."""
         process = self.start(*arguments, env=env)
         is_late = False
         try:
@@ -275,7 +275,7 @@ class Operator:
         return await self.zclone("run", "job.yaml", *arguments, patience=patience, env=env)
 
     async def run_until_settled(self, *, most: int) -> int | None:
-        """Run the same command again, as the README says, until it exits 0 or 3, at most so often."""
+        """Rerun the same command, as the README says, until it exits with 0 or 3, at most ``times`` times."""
         code = None
         for _ in range(most):
             code = await self.run()
@@ -300,7 +300,7 @@ class Operator:
         return self.folder / name
 
     def lines(self, name: str = "job.manifest.jsonl") -> Iterator[dict[str, Any]]:
-        """The lines of the manifest that can be read."""
+        """Return the readable lines of the manifest."""
         for text in self.manifest(name).read_bytes().splitlines():
             try:
                 yield json.loads(text)
@@ -308,11 +308,11 @@ class Operator:
                 continue
 
     def states(self, name: str = "job.manifest.jsonl") -> dict[str, str]:
-        """The last state of every target that has a record."""
+        """Return the last state of every target that has a record."""
         return {line["key"]: line["state"] for line in self.lines(name) if "state" in line}
 
     def damage(self, is_meant: Callable[[dict[str, Any]], bool]) -> int:
-        """Spoil the lines of records that are meant, key and all; return how many."""
+        """Corrupt the selected lines of records, keys included; return how many."""
         spoilt = 0
         texts = self.manifest().read_bytes().splitlines(keepends=True)
         for number, text in enumerate(texts):
@@ -323,18 +323,18 @@ class Operator:
         return spoilt
 
     async def repair(self) -> None:
-        """Put what ``zclone repair`` saves in the place of the manifest."""
+        """Replace the manifest by what ``zclone repair`` saves."""
         code = await self.zclone("repair", self.manifest().name, "--out", "repaired.jsonl")
         assert code == 0, self.said
         self.manifest("repaired.jsonl").replace(self.manifest())
 
 
 def with_clock_set(seconds: float, flag: Path) -> dict[str, str]:
-    """Variables under which the command's wall clock is wrong by ``seconds`` from its start on."""
+    """Return variables under which the command's wall clock is wrong by ``seconds`` from its start on."""
     flag.touch()
     return {"CLOCK_JUMPS": str(seconds), "CLOCK_FLAG": str(flag)}
 
 
 def serve(node: ScriptedNode) -> WireServer:
-    """A server on loopback, to be entered."""
+    """Return a server on loopback, to be entered."""
     return WireServer(node.handle)

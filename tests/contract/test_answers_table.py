@@ -1,7 +1,7 @@
 """The table of answers, line by line: answer, class, what the engine does, what the user reads.
 
 Each answer is decoded by the client's own tables and driven through the engine's own ``settle``, once with the server
-saying the same for ever and no clone visible, and once with the clone visible after all.
+always saying the same and no clone visible, and once with the clone visible after all.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ DETAILS: Final = "details: 'x' = 1, 详细信息"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. ``ends``: what comes of it if the server says so for ever and shows no clone."""
+    """One line of the table. ``ends``: the end if the server always says so and shows no clone."""
 
     line: str
     answer: tuple[int, str] | SubmitAnswer
-    """Status and body, or what the transport makes of a broken connection."""
+    """Status and body, or how the transport reports a broken connection."""
     kind: str
     """The error's class, or the kind of answer."""
     step: str
     """What the engine does next."""
     ends: str
     hint: tuple[str, str] = ("", "")
-    """Part of what the user reads to act on, English and Chinese."""
+    """Part of the user's hint, English and Chinese."""
     at: str = "post"
     has_clone: str = "cloned after 1"
-    """What comes of it if the clone is visible."""
+    """The end if the clone is visible."""
 
 
 def error(code: str, details: str = DETAILS, **more: object) -> str:
@@ -125,7 +125,7 @@ IMMEDIATE: Final = [
     ),
     *(Row("proxy", (status, "<html>"), "NoAnswer", "Look", "uncertain after 1", at="find") for status in (429, 502)),
 ]
-"""What comes back at once: from the POST, and where it says so from the query that looks for the clone."""
+"""Immediate answers: from the POST, and where they apply from the query that looks for the clone."""
 
 DENIED: Final = ("permission", "授权")
 AGENT: Final = ("could not reach an agent", "无法连接代理")
@@ -246,14 +246,14 @@ LINES: Final = {
         *("unknown prefix", "sdk"),
     ),
 }
-"""The lines of both tables in their order: what comes at once, and codes (zstack/README.md 10 and 11)."""
+"""The lines of both tables in their order: immediate answers, and codes (zstack/README.md 10 and 11)."""
 
 ROWS: Final = [*IMMEDIATE, *CODES]
 
 
 @dataclass
 class Answering:
-    """A server that says the row's answer for ever, and heals where the engine waits for that."""
+    """A server that always gives the row's answer, and recovers where the engine waits for that."""
 
     row: Row
     has_clone: bool
@@ -306,7 +306,7 @@ def reply(answer: tuple[int, str]) -> Reply:
 
 
 def decide(row: Row) -> tuple[SubmitAnswer | PollAnswer | FindAnswer, Step]:
-    """Decode the row's answer and let the engine's table say the next step."""
+    """Decode the row's answer and let the engine's table decide the next step."""
     policy = Policy()
     if row.at == "post":
         answer = decoded_post(row, "en")
@@ -319,7 +319,7 @@ def decide(row: Row) -> tuple[SubmitAnswer | PollAnswer | FindAnswer, Step]:
 
 
 def run(row: Row, *, has_clone: bool = False, language: Language = "en") -> tuple[str, str]:
-    """Settle a clone against the row; return what it came to and what the user reads."""
+    """Settle a clone against the row; return its end and what the user reads."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     api = Answering(row, has_clone, language)
@@ -359,7 +359,7 @@ def test_each_line_has_its_class_and_its_step(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=identity)
 def test_each_line_comes_to_its_end(row: Row) -> None:
-    """If the server says so for ever and no clone is visible, each line comes to its own end."""
+    """If the server always says so and no clone is visible, each line comes to its own end."""
     ends, told = run(row)
     assert ends == row.ends
     if isinstance(row.answer, tuple) and row.kind in {"permanent", "fatal", "ambiguous", "transient"}:
@@ -368,7 +368,7 @@ def test_each_line_comes_to_its_end(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.hint[1]], ids=identity)
-def test_each_line_is_told_in_chinese(row: Row) -> None:
+def test_each_line_has_a_chinese_hint(row: Row) -> None:
     """A Chinese reader gets ZStack's words unchanged and what to do in Chinese."""
     assert isinstance(row.answer, tuple)
     told = run(row, language="zh")[1]
@@ -377,15 +377,15 @@ def test_each_line_is_told_in_chinese(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=identity)
-def test_a_clone_that_was_made_after_all_is_found(row: Row) -> None:
-    """Where the answer leaves open whether it ran, a visible clone is adopted and nothing is sent again."""
+def test_a_clone_made_after_all_is_found(row: Row) -> None:
+    """If the answer leaves open whether it ran, a visible clone is adopted and nothing is sent again."""
     if isinstance(row.answer, NotSent) or (row.kind == "transient" and row.at == "post"):
         pytest.skip("nothing was executed: there is nothing to find")
     assert run(row, has_clone=True)[0] == row.has_clone
 
 
 def said_by(answer: tuple[int, str]) -> str:
-    """Give ZStack's own words in an answer."""
+    """Return ZStack's own words in an answer."""
     status, body = answer
     return str(json.loads(body)["error"]["details"]) if status == 503 else body
 

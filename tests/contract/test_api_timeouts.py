@@ -1,4 +1,4 @@
-"""Failed wants an unknown job to be older than what the server said it may work on any job."""
+"""Failed requires an unknown job to be older than the longest time the server stated for any job."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEN_HOURS = 36_000.0
 
 
 def lose_row_of(seconds: float) -> Act:
-    """202 with an apiTimeout; the work goes on without a row."""
+    """202 with an apiTimeout; the work continues without a row."""
 
     def act(_: ScriptedNode, job: ApiJob) -> bytes:
         job.is_known = False
@@ -54,7 +54,7 @@ def lose_row_of(seconds: float) -> Act:
     ],
 )
 @pytest.mark.both_engines
-async def test_what_the_server_said_it_may_work_is_waited_for(
+async def test_a_stated_api_timeout_is_waited_for(
     acts: list[Act], node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
     """Two hours after a POST that the server may work on for longer nothing is failed; then its clone appears."""
@@ -68,10 +68,10 @@ async def test_what_the_server_said_it_may_work_is_waited_for(
     assert await operator.run(env=later) == 0, operator.said
 
 
-async def test_what_the_server_said_of_one_job_holds_for_one_without_an_answer(
+async def test_one_jobs_api_timeout_applies_to_jobs_without_an_answer(
     node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
-    """An apiTimeout of ten hours on record for another target's job: two hours after a lost POST nothing is failed."""
+    """With an apiTimeout of ten hours recorded for another target, nothing is failed two hours after a lost POST."""
 
     def take_long(served: ScriptedNode, job: ApiJob) -> bytes:
         served.execute(job)

@@ -1,4 +1,4 @@
-"""What may be concluded from times on record, and from the lines of a version that recorded less."""
+"""Conclusions from recorded times, and from the lines of a version that recorded less."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ YEAR = 365 * 86_400.0
 async def test_a_process_with_a_clock_that_is_behind_ends_nothing(
     node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
-    """A POST of a minute ago may still be executed, although a process in between believed it was last year."""
+    """A POST of a minute ago may still be executed, although a process in between had a clock a year behind."""
     node.acts[A] = [queue]
     operator.write_job(B, A, limits="timeout: 2s, attempts: 1, concurrency: 1")
     assert await operator.run() in {3, 4}, operator.said
@@ -50,7 +50,7 @@ async def test_a_process_with_a_clock_that_is_behind_ends_nothing(
 
 
 @pytest.mark.slow
-async def test_looks_that_fail_after_its_time_are_no_end_of_the_reruns(
+async def test_failing_lookups_after_the_timeout_leave_exit_4(
     node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
     """While the server cannot say whether a clone exists a rerun can settle it: exit 4, also after its time."""
@@ -78,7 +78,7 @@ def sealed(lines: list[dict[str, Any]]) -> bytes:
 
 
 async def begun_by_older_version(operator: Operator, node: ScriptedNode, *records: dict[str, Any]) -> None:
-    """Leave the manifest of a run in which B was cloned and then ``records`` were written, by a process now dead."""
+    """Write the manifest of a run in which B was cloned and then ``records`` were written, by a dead process."""
     operator.write_job(B, A, limits="timeout: 2s, attempts: 2, concurrency: 1")
     node.acts[A] = [refuse("SYS.1003")]
     assert await operator.run() == 3, operator.said
@@ -114,7 +114,7 @@ def pending(node: ScriptedNode, job: str) -> ApiJob:
 async def test_an_older_versions_first_attempt_is_not_ended_by_its_second(
     node: ScriptedNode, operator: Operator
 ) -> None:
-    """The older version sent a second job uuid while the first was open and did not say so: it stays open."""
+    """The older version sent a second job uuid while the first was open and did not record that: it stays open."""
     await begun_by_older_version(
         operator, node, sent(1, JOBS[0]), {"state": "accepted", "attempt": 1, "job_uuid": JOBS[0]}, sent(2, JOBS[1])
     )
@@ -130,10 +130,8 @@ async def test_an_older_versions_first_attempt_is_not_ended_by_its_second(
 
 
 @pytest.mark.slow
-async def test_an_older_versions_attempt_that_was_taken_back_may_have_run(
-    node: ScriptedNode, operator: Operator
-) -> None:
-    """The older version took an attempt back where a look was refused: its job is asked about before failed is said."""
+async def test_an_older_versions_withdrawn_attempt_may_have_run(node: ScriptedNode, operator: Operator) -> None:
+    """The older version took an attempt back after a refused lookup: its job is queried before it counts as failed."""
     await begun_by_older_version(operator, node, sent(1, JOBS[0]), {"state": "planned", "attempt": 0})
     first = pending(node, JOBS[0])
     node.acts[A] = [refuse("ID.1003")]

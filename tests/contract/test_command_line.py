@@ -1,4 +1,4 @@
-"""The command against a node as operators open it: each credential, a server without a good certificate, chaos."""
+"""The command against a node as operators configure it: each credential, a server without a good certificate, chaos."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_each_credential_clones(
 def test_a_wrong_password_is_sent_once_and_nothing_else(
     tmp_path: Path, zclone: Run, serve_node: Callable[..., str]
 ) -> None:
-    """A wrong password ends the command with 5 after one login; no clone was asked for."""
+    """A wrong password ends the command with 5 after one login; no clone was requested."""
     write_job(tmp_path, 3)
     url = serve_node()
     done = zclone(
@@ -102,7 +102,7 @@ def test_a_wrong_password_is_sent_once_and_nothing_else(
 
 
 def test_hints_follow_the_locale(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
-    """What ZStack said is recorded as it was; what to do is shown in the operator's language."""
+    """ZStack's message is recorded unchanged; the hint is in the operator's language."""
     (tmp_path / "node.yaml").write_text("version: 1\nnode: {latency: [0, 0], invent_sources: false}\n", "utf-8")
     url = serve_node("--faults", str(tmp_path / "node.yaml"))
     for locale, hint in (("en_US.UTF-8", "check the uuids"), ("zh_CN.UTF-8", "请检查 UUID")):
@@ -118,8 +118,8 @@ def test_hints_follow_the_locale(tmp_path: Path, zclone: Run, serve_node: Callab
         assert hint not in error
 
 
-async def test_insecure_is_loud_and_on_record(tmp_path: Path, child_env: dict[str, str]) -> None:
-    """An unknown certificate ends in 5; with --insecure the run goes on, warns, and says so in manifest and status."""
+async def test_insecure_is_warned_of_and_recorded(tmp_path: Path, child_env: dict[str, str]) -> None:
+    """An unknown certificate exits with 5; with --insecure the run warns, and manifest and status say so."""
     made: list[str] = []
 
     def handler(seen: Seen) -> bytes:
@@ -152,8 +152,8 @@ async def test_insecure_is_loud_and_on_record(tmp_path: Path, child_env: dict[st
     assert "warning   the server's certificate is NOT checked" in status
 
 
-def test_a_chaos_rehearsal_outlives_its_sessions(tmp_path: Path, zclone: Run) -> None:
-    """A rehearsal whose node ends sessions logs in again and goes on to its end, by the same command."""
+def test_a_chaos_rehearsal_survives_its_sessions(tmp_path: Path, zclone: Run) -> None:
+    """A rehearsal whose node ends sessions logs in again and reaches its end, by the same command."""
     (tmp_path / "dying.yaml").write_text(
         "version: 1\npreset: chaos\nseed: 3\nfaults: [{fault: expire_sessions, requests: 4}]\n", encoding="utf-8"
     )

@@ -1,6 +1,6 @@
-"""One contract, two worlds: the served node over a socket, and the in-memory network of the simulation.
+"""One contract in two environments: the served node over a socket, and the in-memory network of the simulation.
 
-Every chapter is told by the real client in both; the answers must be the same, and must be those written here.
+The real client plays every scenario in both; the answers must be the same, and must be those written here.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class Unwatched(Witness):
     """The contract has more calls than a run makes, and judges them itself."""
 
     def called(self, process: Process, request: Request, at: float) -> None:
-        """Look away."""
+        """Ignore the call."""
 
     def answered(self, process: Process, request: Request, outcome: Outcome) -> None:
-        """Look away."""
+        """Ignore the answer."""
 
 
 class Brisk(SystemClock):
-    """Real time, in which nobody waits long."""
+    """Real time with short waits."""
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(min(seconds, 0.005))
@@ -89,7 +89,7 @@ class Brisk(SystemClock):
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a chapter plays."""
+    """The environment of a scenario."""
 
     node: Node
     make: Make
@@ -112,7 +112,7 @@ async def ended(client: Client, job: str, clock: Clock) -> object:
 
 
 async def cloned(stage: Stage, client: Client, what: Clone, job: str) -> list[object]:
-    """Send, send again, poll to the end and look."""
+    """Send, send again, poll to the end and look up."""
     first = await client.submit(what, job)
     again = await client.submit(what, job)
     return [first, again, await ended(client, job, stage.clock), await attempt(client.find(what.resource_uuid))]
@@ -243,7 +243,7 @@ def with_fault(on: str = "submit") -> Chapter:
 
 @dataclass(frozen=True)
 class Story:
-    """A chapter, the node it plays on, and kinds of answers it must have, in order."""
+    """A scenario, the node it runs on, and the kinds of answers it must have, in order."""
 
     name: str
     chapter: Chapter
@@ -335,7 +335,7 @@ async def attempt(call: Awaitable[object]) -> object:
 
 
 async def guarded(chapter: Chapter, stage: Stage) -> list[object]:
-    """Play a chapter; what stops it is its last answer."""
+    """Run a scenario; the error that stops it is its last answer."""
     try:
         return await chapter(stage)
     except ZcloneError as failed:
@@ -343,7 +343,7 @@ async def guarded(chapter: Chapter, stage: Stage) -> list[object]:
 
 
 def shape(answer: object) -> object:
-    """Give what must be equal: everything but wordings of broken connections, addresses and the time of day."""
+    """Return what must be equal: everything but the texts of broken connections, addresses and times."""
     if isinstance(answer, Done | Found) and answer.service is not None:
         return type(answer).__name__, answer.service.uuid, answer.service.name, undated(dict(answer.service.fields))
     if isinstance(answer, NoAnswer):
@@ -401,15 +401,15 @@ def in_memory(told: Story) -> list[object]:
 
 
 @pytest.mark.parametrize("told", STORIES, ids=lambda told: told.name)
-def test_both_worlds_answer_alike(told: Story) -> None:
-    """The client hears the same from the served node over a socket and from the simulation's network."""
+def test_both_environments_answer_alike(told: Story) -> None:
+    """The client gets the same answers from the served node over a socket and from the simulation's network."""
     served, simulated = asyncio.run(over_a_socket(told)), in_memory(told)
     assert not told.kinds or [kind(answer) for answer in served] == told.kinds.split()
     assert [shape(answer) for answer in served] == [shape(answer) for answer in simulated]
 
 
-def test_unique_sessions_end_with_a_message_in_both_worlds() -> None:
-    """Of two clients that end each other's sessions one is stopped, and both tell the reason, in three logins each."""
+def test_unique_sessions_end_with_a_message_in_both_environments() -> None:
+    """Of two clients that end each other's sessions one is stopped; both report why, within three logins each."""
     (fight,) = [told for told in STORIES if told.name == "unique-sessions"]
     for answers in (asyncio.run(over_a_socket(fight)), in_memory(fight)):
         *_, logins, first, second = answers
@@ -419,7 +419,7 @@ def test_unique_sessions_end_with_a_message_in_both_worlds() -> None:
             assert "enable.unique.session" in str(warnings)
 
 
-def test_every_fault_has_its_story() -> None:
+def test_every_fault_has_its_scenario() -> None:
     """Every kind of fault that needs no clock is part of the contract."""
     told = {rule.fault.kind for one in STORIES for rule in one.options.faults}
     with_a_clock = "slow late delayed twice restart fail_then_create two_runs purged row_missing"

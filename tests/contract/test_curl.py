@@ -53,7 +53,7 @@ EXAMPLE: Final = (
     f"-X POST -d '{json.dumps({'params': PARAMS}, separators=(',', ':'))}' \\\n"
     f"{PLACE}/v1/ai/model-services/{SOURCE}"
 )
-"""As the API page has it."""
+"""As on the API page."""
 NASTY: Final = 'it\'s "$HOME" `id` $(id) \\ !! ${x} 例\nsecond line & ; | %s'
 
 
@@ -82,7 +82,7 @@ def result(location: str) -> dict[str, Any]:
 
 
 def comparable(inventory: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what differs between two clones."""
+    """Omit what differs between two clones."""
     rows = [
         {name: row[name] for name in ("cpuArchitecture", "vmImageUuid", "dockerImage")}
         for row in inventory["modelServiceImages"]
@@ -102,7 +102,7 @@ def planned_curl(
 
 
 def test_the_vendors_example_is_accepted(serve_node: Callable[..., str], child_env: dict[str, str]) -> None:
-    """The API page's curl example gets a 202 from the node and a 200 with what it asked for at the poll."""
+    """The API page's curl example gets a 202 from the node and a 200 with the requested clone at the poll."""
     url = serve_node()
     done = sh(EXAMPLE.replace(PLACE, url).replace("curl ", "curl -sS -w '\\n%{http_code}' ", 1), child_env)
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_nothing_in_a_body_reaches_the_shell(
     assert result(json.loads(pasted.stdout)["location"])["description"] == NASTY
 
 
-def test_an_unnamed_endpoint_is_asked_for(
+def test_a_missing_endpoint_comes_from_the_shell(
     serve_node: Callable[..., str],
     child_env: dict[str, str],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""What planned and the exit codes may mean: 3 where a rerun settles nothing, 4 where it may, 0 over what is done."""
+"""What planned and the exit codes mean: 3 if a rerun settles nothing, 4 if it may, 0 if everything is done."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ async def test_a_refused_second_attempt_does_not_plan_the_first_again(
 
 
 @pytest.mark.both_engines
-async def test_what_a_fatal_end_left_is_looked_for(node: ScriptedNode, operator: Operator) -> None:
-    """A job made the clone and ended with a licence error: a clone that is there is not planned, nor is the exit 3."""
+async def test_a_fatal_end_is_followed_by_a_lookup(node: ScriptedNode, operator: Operator) -> None:
+    """A job made the clone and ended with a licence error: an existing clone is not planned, nor is the exit 3."""
     node.acts[A] = [make_and_refuse("LICENSE.1003")]
     operator.write_job(B, A)
     code = await operator.run()
@@ -64,7 +64,7 @@ async def test_what_a_fatal_end_left_is_looked_for(node: ScriptedNode, operator:
 @pytest.mark.slow
 @pytest.mark.both_engines
 async def test_an_orphan_that_a_rerun_sends_again_is_unfinished(node: ScriptedNode, operator: Operator) -> None:
-    """A job runs for ever (its node crashed), no timeout set: where the next start makes the clone, this one ends 4."""
+    """A job never ends (its node crashed), no timeout set: as the next start makes the clone, this one exits with 4."""
     node.acts[A] = [lambda _, job: accepted(job, api_timeout=1.0), accept]
     operator.write_job(B, A)
     first = await operator.run(patience=120)
@@ -73,8 +73,8 @@ async def test_an_orphan_that_a_rerun_sends_again_is_unfinished(node: ScriptedNo
     assert first == 4
 
 
-async def test_a_server_that_shows_nothing_needs_the_operator(node: ScriptedNode, operator: Operator) -> None:
-    """The first clone's job ends with {} and its uuid is not there, so resourceUuid is not honoured: exit 3."""
+async def test_a_server_that_shows_no_clone_needs_the_operator(node: ScriptedNode, operator: Operator) -> None:
+    """The first clone's job ends with {} and its uuid does not exist, so resourceUuid is not honoured: exit 3."""
 
     def empty(_: ScriptedNode, job: ApiJob) -> bytes:
         job.result = answer(200, {})
@@ -85,10 +85,10 @@ async def test_a_server_that_shows_nothing_needs_the_operator(node: ScriptedNode
     assert [await operator.run() for _ in range(2)] == [3, 3], operator.said
 
 
-async def test_another_engine_that_is_away_does_not_say_that_nothing_was_sent(
+async def test_an_unreachable_engine_does_not_mean_that_nothing_was_sent(
     node: ScriptedNode, operator: Operator
 ) -> None:
-    """An attempt is on record and the next start is for a Temporal that nobody reaches: exit 4, not 5."""
+    """An attempt is recorded and the next start is for an unreachable Temporal: exit 4, not 5."""
     node.acts[A] = [keep_running]
     operator.write_job(A, limits="timeout: 2s")
     assert await operator.run() == 4, operator.said
@@ -97,8 +97,8 @@ async def test_another_engine_that_is_away_does_not_say_that_nothing_was_sent(
     assert "127.0.0.1:1" in operator.said
 
 
-async def test_what_was_left_to_temporal_may_have_been_sent(tmp_path: Path) -> None:
-    """A run that an earlier process started there is unfinished when it cannot be asked, though no line is copied."""
+async def test_a_run_left_to_temporal_may_have_sent(tmp_path: Path) -> None:
+    """Such a run of an earlier process is unfinished while it cannot be queried, though no line is copied."""
     header = Header("job", "default", "http://127.0.0.1/zstack", simulated=False)
     manifest = open_manifest(tmp_path / "job.manifest.jsonl", header)
     with pytest.raises(UnreachableError), unfinished_once_sent(manifest):

@@ -1,7 +1,7 @@
-"""What failed, conflict and planned may mean: the real command against a server with an answer for each attempt.
+"""What failed, conflict and planned mean: the real command against a server with an answer for each attempt.
 
-A clone is never called what it is not: failed needs the end of every job uuid ever sent, nothing leaves sent or
-accepted without an answer about that very job, and our own clone is no conflict.
+No state claims too much: failed needs the end of every job uuid ever sent, nothing leaves sent or accepted without an
+answer about that very job, and our own clone is no conflict.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ STOPPING = [
     pytest.param(answer(403, "wrong accessKey signature"), id="signature"),
     pytest.param(answer(404, "no api mapping to /v1/ai/model-services"), id="restarting node"),
 ]
-"""Refusals of a look that no call of this run survives."""
+"""Refusals of a lookup that no call of this run survives."""
 GONE = {None, "planned", "failed", "conflict", "withdrawn", "undone"}
-"""States that say: no clone of ours will ever be there."""
+"""States that claim: our clone will never exist."""
 OWN = "0a0a0a0a0a0a4a0a8a0a0a0a0a0a0a0a"
 OTHER = "0b0b0b0b0b0b4b0b8b0b0b0b0b0b0b0b"
 ACCOUNT = "7" * 12 + "4" + "7" * 3 + "8" + "7" * 15
@@ -58,13 +58,14 @@ def with_uuid(uuid: str, source: str = A, **params: str) -> str:
     return f"{{uuid: {source}, params: {{resourceUuid: {uuid}{shown}}}}}"
 
 
-# --- A look that is refused takes no attempt back ---------------------------------------------------------------------
+# --- A refused lookup takes no attempt back
+# -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("refusal", STOPPING)
 @pytest.mark.both_engines
-async def test_a_refused_look_takes_no_attempt_back(refusal: bytes, node: ScriptedNode, operator: Operator) -> None:
-    """A POST whose answer was lost stays open while looks are refused: never exit 5; then its clone is found."""
+async def test_a_refused_lookup_takes_no_attempt_back(refusal: bytes, node: ScriptedNode, operator: Operator) -> None:
+    """A POST with a lost answer stays open while lookups are refused: never exit 5; then its clone is found."""
     node.acts[A] = [lose_answer]
     node.look = lambda _: refusal
     operator.write_job(A, limits="timeout: 60s, attempts: 2")
@@ -78,7 +79,7 @@ async def test_a_refused_look_takes_no_attempt_back(refusal: bytes, node: Script
     assert (operator.states(), node.sources_of, len(node.posts())) == ({A: "cloned"}, [A], 1)
 
 
-async def test_in_flight_stays_in_flight_when_looks_are_refused(node: ScriptedNode, operator: Operator) -> None:
+async def test_clones_in_flight_stay_in_flight_when_lookups_are_refused(node: ScriptedNode, operator: Operator) -> None:
     """Of thirty clones in flight when a licence ends, none that was sent is planned again."""
     node.acts = {source: [lose_answer] for source in SOURCES[1:]}
     node.look = lambda _: failed("LICENSE.1003")
@@ -92,8 +93,8 @@ async def test_in_flight_stays_in_flight_when_looks_are_refused(node: ScriptedNo
     assert sorted(node.sources_of) == SOURCES
 
 
-async def test_a_refused_look_makes_no_second_clone_at_most_once(node: ScriptedNode, operator: Operator) -> None:
-    """A server that ignores resourceUuid, an answer lost, a look refused: at most once is still at most one."""
+async def test_a_refused_lookup_makes_no_second_clone_at_most_once(node: ScriptedNode, operator: Operator) -> None:
+    """A server that ignores resourceUuid, a lost answer, a refused lookup: at most once is still at most one."""
     node.honours = False
     node.acts[A] = [lose_answer]
     node.look = lambda _: failed("LICENSE.1003")
@@ -108,10 +109,10 @@ async def test_a_refused_look_makes_no_second_clone_at_most_once(node: ScriptedN
 
 @pytest.mark.parametrize("flags", [(), ("--accept-changes",)], ids=["plain", "changes accepted"])
 @pytest.mark.parametrize("edited", [with_uuid(OTHER), with_uuid(OWN, name="another")], ids=["uuid", "name"])
-async def test_an_edit_after_a_refused_look(
+async def test_an_edit_after_a_refused_lookup(
     edited: str, flags: tuple[str, ...], node: ScriptedNode, operator: Operator
 ) -> None:
-    """A target edited while nobody knows whether its clone exists: no second clone, and our own is no conflict."""
+    """A target edited while its clone may exist: no second clone, and our own is no conflict."""
     node.acts[A] = [lose_answer, accept]
     node.look = lambda uuid: failed("LICENSE.1003") if node.posts() else node.shown(uuid)
     operator.write_job(with_uuid(OWN, name="one"), limits="timeout: 2s")
@@ -123,7 +124,7 @@ async def test_an_edit_after_a_refused_look(
     assert list(node.made) == [OWN]
 
 
-async def test_a_target_that_leaves_after_a_refused_look_is_asked_about(node: ScriptedNode, operator: Operator) -> None:
+async def test_a_target_that_leaves_after_a_refused_lookup_is_queried(node: ScriptedNode, operator: Operator) -> None:
     """A target that leaves the job file while its attempt is open is not forgotten: its clone is found."""
     node.acts[A] = [lose_answer]
     node.look = lambda _: failed("LICENSE.1003")
@@ -147,7 +148,7 @@ async def test_a_target_that_leaves_after_a_refused_look_is_asked_about(node: Sc
 async def test_a_second_attempt_does_not_end_the_first(
     first: Act, seconds: int, second: str, node: ScriptedNode, operator: Operator
 ) -> None:
-    """While the first job runs, or nobody knows that it does not, the end of another attempt is no failure."""
+    """While the first job runs, or may run, the end of another attempt is no failure."""
     node.acts[A] = [first, refuse(second)]
     operator.write_job(A, limits=f"timeout: {seconds}s")
     for _ in range(2):
@@ -182,7 +183,7 @@ async def test_a_refused_repetition_ends_nothing(refusal: Act, node: ScriptedNod
 async def test_a_job_that_runs_for_hours_is_not_failed(
     node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
-    """202 at every poll, an apiTimeout of ten hours, and a clock two hours on after a kill: never failed."""
+    """202 at every poll, an apiTimeout of ten hours, and a clock two hours ahead after a kill: never failed."""
     node.acts[A] = [lambda _, job: accepted(job, api_timeout=36_000.0)]
     operator.write_job(A, limits="timeout: 2s, attempts: 1")
     await operator.run_and_kill(node)
@@ -197,10 +198,12 @@ async def test_a_job_that_runs_for_hours_is_not_failed(
 @pytest.mark.parametrize(
     "codes", [("SYS.1001",), ("MODEL_CENTER.1042",), ("LICENSE.1003", "SYS.1001")], ids=lambda codes: codes[0]
 )
-async def test_what_may_still_run_is_not_failed(codes: tuple[str, ...], node: ScriptedNode, operator: Operator) -> None:
+async def test_work_that_may_still_run_is_not_failed(
+    codes: tuple[str, ...], node: ScriptedNode, operator: Operator
+) -> None:
     """A job that ended with a code that leaves its work running is not failed before the server's own time is over.
 
-    So it is where only a cause says that, and the run stops for the code above it.
+    The same holds if only a cause says that, and the run stops for the code above it.
     """
     node.acts[A] = [refuse(*codes)]
     operator.write_job(A, limits="timeout: 3s, attempts: 2")
@@ -213,7 +216,7 @@ async def test_what_may_still_run_is_not_failed(codes: tuple[str, ...], node: Sc
 
 
 @pytest.mark.both_engines
-async def test_rows_that_come_and_go_are_no_end(node: ScriptedNode, operator: Operator) -> None:
+async def test_rows_that_appear_and_disappear_are_no_end(node: ScriptedNode, operator: Operator) -> None:
     """A job that is unknown at every other poll runs: it is waited for and not sent again."""
     node.acts[A] = [keep_running]
     running = {True: answer(202, {}), False: answer(404, "the job has been expired")}
@@ -229,13 +232,14 @@ async def test_rows_that_come_and_go_are_no_end(node: ScriptedNode, operator: Op
     assert len(node.posts()) == 1
 
 
-# --- What stands in an error's causes ---------------------------------------------------------------------------------
+# --- The causes of an error
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("inner", ["LICENSE.1003", "ID.1002", "ID.1001", "PORTAL.1000"])
 @pytest.mark.both_engines
 async def test_a_cause_takes_nothing_back(inner: str, node: ScriptedNode, operator: Operator) -> None:
-    """A job that failed after it made the clone is looked at, whatever its error's causes are: one POST, exit 0."""
+    """After a job that failed although it made the clone, the clone is looked up, with any causes: one POST, exit 0."""
     node.acts[A] = [make_and_refuse("SYS.1006", inner)]
     operator.write_job(A, limits="timeout: 5s")
     assert await operator.run() == 0, operator.said
@@ -246,7 +250,7 @@ async def test_a_cause_takes_nothing_back(inner: str, node: ScriptedNode, operat
 async def test_the_causes_of_one_target_do_not_stop_the_others(
     inner: str, node: ScriptedNode, operator: Operator
 ) -> None:
-    """A target whose jobs always fail with an inner session or licence error stops nobody: the others are cloned."""
+    """A target whose jobs always fail with an inner session or licence error stops no other: those are cloned."""
     node.acts[A] = [refuse("SYS.1006", inner)]
     operator.write_job(A, B, C, limits="timeout: 3s, attempts: 2")
     await operator.run_until_settled(most=2)
@@ -258,8 +262,8 @@ async def test_the_causes_of_one_target_do_not_stop_the_others(
 
 
 @pytest.mark.both_engines
-async def test_a_foreign_service_is_never_taken(node: ScriptedNode, operator: Operator) -> None:
-    """A given resourceUuid that is somebody's service: conflict, no POST, and its owner stays who it is."""
+async def test_a_foreign_service_is_never_adopted(node: ScriptedNode, operator: Operator) -> None:
+    """A given resourceUuid that is somebody else's service: conflict, no POST, and its owner is unchanged."""
     node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
     operator.write_job(f"{{uuid: {A}, owner: {ACCOUNT}, params: {{resourceUuid: {OWN}}}}}", limits="timeout: 5s")
     assert await operator.run() == 3, operator.said
@@ -268,8 +272,8 @@ async def test_a_foreign_service_is_never_taken(node: ScriptedNode, operator: Op
 
 
 @pytest.mark.both_engines
-async def test_a_clone_of_another_run_is_not_taken(node: ScriptedNode, operator: Operator) -> None:
-    """The clone that the first run made under a given resourceUuid is a conflict for a second run, not its own."""
+async def test_a_clone_of_another_run_is_not_adopted(node: ScriptedNode, operator: Operator) -> None:
+    """The clone that the first run made under a given resourceUuid is a conflict for a second run."""
     operator.write_job(with_uuid(OWN))
     assert await operator.run() == 0, operator.said
     assert await operator.run("--run", "second") == 3, operator.said
@@ -279,7 +283,7 @@ async def test_a_clone_of_another_run_is_not_taken(node: ScriptedNode, operator:
 
 @pytest.mark.both_engines
 async def test_our_own_clone_under_a_given_uuid_is_found(node: ScriptedNode, operator: Operator) -> None:
-    """Under a given resourceUuid too a POST whose answer was lost is ours: its clone is taken as made."""
+    """Under a given resourceUuid too a POST with a lost answer is ours: its clone is adopted."""
     node.acts[A] = [lose_answer]
     operator.write_job(with_uuid(OWN), limits="timeout: 5s")
     assert await operator.run() == 0, operator.said
@@ -288,7 +292,7 @@ async def test_our_own_clone_under_a_given_uuid_is_found(node: ScriptedNode, ope
 
 @pytest.mark.parametrize("uuid", [A, B, resource_uuid("job", "default", B)], ids=["source", "another", "derived"])
 async def test_a_given_uuid_that_is_not_free_is_refused(uuid: str, node: ScriptedNode, operator: Operator) -> None:
-    """A resourceUuid that is a source's or another target's is a mistake of the job file: exit 2, nothing sent."""
+    """A resourceUuid that is a source's or another target's is an error of the job file: exit 2, nothing sent."""
     operator.write_job(with_uuid(uuid), B)
     assert await operator.run() == 2, operator.said
     assert node.posts() == []
@@ -313,7 +317,7 @@ async def test_an_edited_uuid_is_not_sent_while_the_old_one_is_open(node: Script
 
 
 async def test_our_own_clone_is_no_conflict_after_an_edit(node: ScriptedNode, operator: Operator) -> None:
-    """A clone made from the job file as it was is ours, although the file asks for another name by now."""
+    """A clone made from the earlier job file is ours, although the file now asks for another name."""
     node.acts[A] = [lose_answer]
     operator.write_job(f"{{uuid: {A}, params: {{name: one}}}}", limits="timeout: 2s")
     node.look = lambda _: None
@@ -328,7 +332,7 @@ async def test_our_own_clone_is_no_conflict_after_an_edit(node: ScriptedNode, op
 
 
 async def test_an_old_end_does_not_end_what_was_sent_after_it(node: ScriptedNode, operator: Operator) -> None:
-    """Failed, retried, sent, killed, those lines damaged, repaired: the first job's end says nothing of the second."""
+    """Failed, retried, sent, killed, those lines damaged, repaired: the first job's end is not the second's."""
     node.acts[A] = [refuse("SYS.1003"), keep_running, accept]
     operator.write_job(A, limits="timeout: 3s")
     assert await operator.run() == 3, operator.said
@@ -348,10 +352,11 @@ async def test_an_old_end_does_not_end_what_was_sent_after_it(node: ScriptedNode
     assert (operator.states(), node.sources_of) == ({A: "cloned"}, [A])
 
 
-# --- What a stop may say ----------------------------------------------------------------------------------------------
+# --- The meaning of a stop
+# ------------------------------------------------------------------------------------------------
 
 
-async def test_nothing_was_cloned_only_where_nothing_was_sent(node: ScriptedNode, operator: Operator) -> None:
+async def test_exit_5_only_if_nothing_was_sent(node: ScriptedNode, operator: Operator) -> None:
     """Exit 5 only before the first record of a POST, whatever refuses the next start."""
 
     def closed(seen: Seen) -> bytes:

@@ -1,4 +1,4 @@
-"""Whatever has a given resourceUuid before anything was sent is not ours, however the looks went."""
+"""A service that had a given resourceUuid before anything was sent is not ours, whatever the lookups answered."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GIVEN = f"{{uuid: {A}, owner: {ACCOUNT}, params: {{resourceUuid: {OWN}}}}}"
 
 @pytest.mark.slow
 @pytest.mark.both_engines
-async def test_looks_without_an_answer_before_the_first_post(node: ScriptedNode, operator: Operator) -> None:
-    """Eight looks before the first POST are answered by a node that starts: the next start asks again and ends it."""
+async def test_lookups_without_an_answer_before_the_first_post(node: ScriptedNode, operator: Operator) -> None:
+    """Eight lookups before the first POST are answered by a node that starts: the next start settles it."""
     node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
     node.look = lambda _: failed("SYS.1010")
     operator.write_job(B, GIVEN)
@@ -37,8 +37,10 @@ async def test_looks_without_an_answer_before_the_first_post(node: ScriptedNode,
     assert (node.posts(A), node.given) == ([], [])
 
 
-async def test_a_foreign_service_is_not_taken_once_looks_are_allowed(node: ScriptedNode, operator: Operator) -> None:
-    """While looks are denied nothing is sent for a given uuid; when they are allowed the service is somebody's."""
+async def test_a_foreign_service_is_not_adopted_once_lookups_are_allowed(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """While lookups are denied nothing is sent for a given uuid; once they are allowed the service is foreign."""
     node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
     node.look = lambda _: answer(503, error("SYS.1006", "permission denied, the account is not the owner"))
     operator.write_job(B, GIVEN)
@@ -51,8 +53,8 @@ async def test_a_foreign_service_is_not_taken_once_looks_are_allowed(node: Scrip
 
 
 @pytest.mark.both_engines
-async def test_a_given_uuid_that_somebody_took_meanwhile_is_a_conflict(node: ScriptedNode, operator: Operator) -> None:
-    """Somebody takes the given uuid between the look and the POST: it is no clone of ours, and never exit 0."""
+async def test_a_given_uuid_taken_by_others_meanwhile_is_a_conflict(node: ScriptedNode, operator: Operator) -> None:
+    """Somebody takes the given uuid between the lookup and the POST: it is no clone of ours, and never exit 0."""
 
     def taken(node: ScriptedNode, job: ApiJob) -> bytes:
         node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
@@ -67,8 +69,8 @@ async def test_a_given_uuid_that_somebody_took_meanwhile_is_a_conflict(node: Scr
 
 
 @pytest.mark.both_engines
-async def test_given_uuids_that_were_exchanged_in_flight(node: ScriptedNode, operator: Operator) -> None:
-    """Two targets whose given uuids were exchanged while one was in flight: two clones or no exit 0."""
+async def test_given_uuids_swapped_in_flight(node: ScriptedNode, operator: Operator) -> None:
+    """Two targets whose given uuids were swapped while one was in flight: two clones or no exit 0."""
     node.acts[A] = [keep_running, accept]
 
     def rows(one: str, other: str) -> list[str]:
@@ -88,7 +90,7 @@ async def test_given_uuids_that_were_exchanged_in_flight(node: ScriptedNode, ope
 
 
 @pytest.mark.both_engines
-async def test_a_given_uuid_that_is_in_flight_is_nobody_elses(node: ScriptedNode, operator: Operator) -> None:
+async def test_a_given_uuid_in_flight_belongs_to_no_other_target(node: ScriptedNode, operator: Operator) -> None:
     """A target that leaves the file in flight keeps its given uuid: another that takes it is not cloned by that."""
     node.acts[A] = [keep_running]
     operator.write_job(f"{{uuid: {A}, params: {{resourceUuid: {OWN}}}}}", limits="timeout: 3s")

@@ -1,4 +1,4 @@
-"""Only what this run made is handed over, and only what it made is called its clone."""
+"""Only what this run made is handed over, and only what it made counts as its clone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ACCOUNT = "7" * 12 + "4" + "7" * 3 + "8" + "7" * 15
 GIVEN_AWAY = f"{{uuid: {A}, owner: {ACCOUNT}}}"
 UUID = resource_uuid("job", "default", A)
-"""What the target's clone is asked to be called."""
+"""The uuid requested for the target's clone."""
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ UUID = resource_uuid("job", "default", A)
     ],
 )
 @pytest.mark.both_engines
-async def test_what_existed_before_is_not_handed_over_after_a_free_attempt(
+async def test_an_earlier_clone_is_not_handed_over_after_an_uncharged_attempt(
     first: str, node: ScriptedNode, operator: Operator
 ) -> None:
-    """A uuid in use when the first POST that could be executed came is not ours to give away."""
+    """A uuid in use at the time of the first executable POST is not ours to hand over."""
     node.made[UUID] = {"uuid": UUID, "name": "another team's"}
     node.acts[A] = [refuse(first), accept]
     operator.env |= {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
@@ -42,10 +42,8 @@ async def test_what_existed_before_is_not_handed_over_after_a_free_attempt(
 
 
 @pytest.mark.both_engines
-async def test_status_and_report_agree_with_the_run_on_what_existed_before(
-    node: ScriptedNode, operator: Operator
-) -> None:
-    """A hand-over of what existed before is refused: exit 3, nothing to go on with, and the report says the same."""
+async def test_status_and_report_agree_with_the_run_on_an_earlier_clone(node: ScriptedNode, operator: Operator) -> None:
+    """A hand-over of an earlier clone is refused: exit 3, nothing left to do, and the report says the same."""
     node.made[UUID] = {"uuid": UUID, "name": "another folder's"}
     operator.write_job(GIVEN_AWAY, limits="timeout: 20s")
     assert await operator.run() == 3, operator.said
@@ -57,8 +55,8 @@ async def test_status_and_report_agree_with_the_run_on_what_existed_before(
 
 
 @pytest.mark.both_engines
-async def test_what_a_collision_made_is_not_handed_over(node: ScriptedNode, operator: Operator) -> None:
-    """The first job tells SYS.1000 and a clone is there: nothing shows whose it is, so it stays, with exit 3."""
+async def test_a_clone_after_a_collision_is_not_handed_over(node: ScriptedNode, operator: Operator) -> None:
+    """The first job reports SYS.1000 and a clone exists: nothing shows whose it is, so it stays, with exit 3."""
     node.acts[A] = [make_and_refuse("SYS.1000")]
     operator.write_job(B, GIVEN_AWAY)
     assert await operator.run() == 3, operator.said
@@ -66,8 +64,8 @@ async def test_what_a_collision_made_is_not_handed_over(node: ScriptedNode, oper
 
 
 @pytest.mark.slow
-async def test_a_clone_of_the_source_before_an_edit_is_told_as_changed(node: ScriptedNode, operator: Operator) -> None:
-    """A target whose source was edited in flight: what the first attempt made is told as changed, refused if strict."""
+async def test_a_clone_made_before_an_edit_is_reported_as_changed(node: ScriptedNode, operator: Operator) -> None:
+    """For a target edited in flight, what the first attempt made is reported as changed, refused if strict."""
     node.acts = {A: [keep_running], B: [refuse("SYS.1000")]}
     operator.write_job(f"{{uuid: {A}, id: x}}", limits="timeout: 3s, concurrency: 1")
     await operator.run_and_kill(node)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 async def test_the_end_of_a_repetition_is_not_the_end_of_the_first_post(
     first: Act, limits: str, code: str, node: ScriptedNode, operator: Operator
 ) -> None:
-    """The first POST runs without a row, its repetition under the same job uuid fails: not failed, it may yet be."""
+    """The first POST runs without a row, its repetition under the same job uuid fails: not failed, it may succeed."""
     node.acts[A] = [first, refuse(code)]
     operator.write_job(B, A, limits=limits)
     for _ in range(2):
@@ -40,8 +40,8 @@ async def test_the_end_of_a_repetition_is_not_the_end_of_the_first_post(
 
 @pytest.mark.slow
 @pytest.mark.both_engines
-async def test_a_job_that_was_accepted_is_not_sent_under_its_uuid_again(node: ScriptedNode, operator: Operator) -> None:
-    """A job uuid that the server answered with 202 is never used for another POST, by a later process neither."""
+async def test_an_accepted_job_uuid_is_not_sent_again(node: ScriptedNode, operator: Operator) -> None:
+    """A job uuid that the server answered with 202 is never used for another POST, not by a later process either."""
     node.acts[A] = [lose_row]
     operator.write_job(B, A, limits="timeout: 4s")
     for _ in range(2):
@@ -53,7 +53,7 @@ async def test_a_job_that_was_accepted_is_not_sent_under_its_uuid_again(node: Sc
 
 @pytest.mark.both_engines
 async def test_an_edited_uuid_is_not_sent_after_the_end_of_a_repetition(node: ScriptedNode, operator: Operator) -> None:
-    """A repetition ended, the given uuid is changed and the target is tried again: one clone, not two."""
+    """A repetition ended, the given uuid is changed and the target is retried: one clone, not two."""
     node.acts[A] = [queue, refuse("ID.1003"), accept]
     operator.write_job(B, f"{{uuid: {A}, params: {{resourceUuid: 0a0a0a0a0a0a4a0a8a0a0a0a0a0a0a0a}}}}")
     await operator.run()
@@ -64,7 +64,7 @@ async def test_an_edited_uuid_is_not_sent_after_the_end_of_a_repetition(node: Sc
 
 
 @pytest.mark.both_engines
-async def test_what_was_sent_twice_has_not_ended_by_a_review(node: ScriptedNode, operator: Operator) -> None:
+async def test_a_lookup_does_not_end_a_job_uuid_sent_twice(node: ScriptedNode, operator: Operator) -> None:
     """Its repetition ended as not executed, the next job uuid failed: the first POST may still run, so not failed."""
     node.acts[A] = [queue, refuse("SYS.1010"), refuse("ID.1003")]
     operator.write_job(B, A)

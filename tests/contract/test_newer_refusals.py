@@ -1,4 +1,4 @@
-"""What the operator of a newer server gets: few calls where all is denied, and errors in the own language."""
+"""Operators of newer servers get few calls if everything is denied, and errors in their own language."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ async def test_a_denied_batch_is_sent_once(code: str, details: str, node: Script
 
 @pytest.mark.parametrize("code", ["SYS.1019", "ID.1002"])
 @pytest.mark.both_engines
-async def test_a_denied_api_is_asked_once(code: str, node: ScriptedNode, operator: Operator) -> None:
-    """Where the whole API is denied the first answer ends the run: one POST for 100 targets, exit 3, reason denied."""
+async def test_a_denied_api_is_called_once(code: str, node: ScriptedNode, operator: Operator) -> None:
+    """If the whole API is denied the first answer ends the run: one POST for 100 targets, exit 3, reason denied."""
     node.acts = {source: [deny(code, "operation[API:x] is denied: no permission")] for source in MANY}
     operator.write_job(*MANY)
     assert await operator.run() == 3, operator.said
@@ -61,10 +61,10 @@ async def test_a_denied_api_is_asked_once(code: str, node: ScriptedNode, operato
 
 
 @pytest.mark.both_engines
-async def test_who_may_only_clone_clones(engine: str, node: ScriptedNode, operator: Operator) -> None:
+async def test_an_account_that_may_only_clone_clones(engine: str, node: ScriptedNode, operator: Operator) -> None:
     """An account to which the query's API is denied by SYS.1019 is warned and clones all the same.
 
-    On Temporal it is the worker that is warned, when it starts: here before the query is denied.
+    On Temporal the worker is warned at its start: here before the query is denied.
     """
     refused = answer(503, {"error": {"code": "SYS.1019", "details": "operation[API:Query] is denied: no permission"}})
     node.gate = lambda seen: refused if seen.call.startswith("GET /v1/ai/model-services") else None
@@ -81,7 +81,7 @@ SHOWN = [("en_US.UTF-8", "en-US", "correct the parameter"), ("zh_CN.UTF-8", "zh-
 async def test_errors_in_the_operators_language(
     lang: str, tag: str, hint: str, node: ScriptedNode, operator: Operator
 ) -> None:
-    """LANG decides in which language the server's message is recorded, and it and the hint are shown."""
+    """LANG sets the language in which the server's message is recorded and shown, and that of the hint."""
     asked: list[str] = []
 
     def overhear(seen: Seen) -> None:
@@ -102,7 +102,7 @@ async def test_errors_in_the_operators_language(
 
 
 async def test_wide_characters_of_a_source(node: ScriptedNode, operator: Operator) -> None:
-    """``plan`` with a server warns of a character above U+FFFF that a source's own name brings in, once."""
+    """``plan`` with a server warns once of a character above U+FFFF that comes from a source's own name."""
     source = {"uuid": MANY[0], "name": "qwen \U0001f680"}
     node.gate = lambda seen: answer(200, {"inventories": [source]}) if MANY[0] in seen.target else None
     operator.write_job(f"{{uuid: {MANY[0]}, params: {{name: '${{source.name}}-x'}}}}")

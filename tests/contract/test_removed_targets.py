@@ -1,4 +1,4 @@
-"""What becomes of a target that the plan of this process leaves out while an attempt of it is on record."""
+"""What happens to a target that the plan of this process leaves out while an attempt of it is recorded."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ async def test_a_signal_between_two_attempts_and_a_removed_target(node: Scripted
 
 
 @pytest.mark.parametrize("by", ["edit", *(pytest.param(by, marks=pytest.mark.slow) for by in ("only", "retry"))])
-async def test_a_target_that_is_left_out_does_not_fail_with_attempts_left(
+async def test_a_left_out_target_does_not_fail_with_attempts_left(
     by: str, node: ScriptedNode, operator: Operator
 ) -> None:
-    """What --only leaves out, or what comes back to the job file, is sent again while it has attempts left."""
+    """A target that --only leaves out, or that returns to the job file, is sent again while it has attempts left."""
     node.acts = {A: [keep_running, accept], B: [refuse("SYS.1003"), accept] if by == "retry" else [accept]}
     limits = "timeout: 20s, concurrency: 1"
     if by == "retry":
@@ -104,12 +104,12 @@ async def test_a_target_that_is_left_out_does_not_fail_with_attempts_left(
 
 @pytest.mark.both_engines
 @pytest.mark.parametrize(("name", "state"), [("of another folder", "uncertain"), ("wanted", "cloned")])
-async def test_what_only_leaves_out_is_compared_all_the_same(
+async def test_targets_outside_only_are_compared_all_the_same(
     name: str, state: str, node: ScriptedNode, operator: Operator
 ) -> None:
-    """A service under the uuid of an unanswered attempt is that clone only where it shows what the job file asks for.
+    """A service under the uuid of an unanswered attempt is that clone only if it shows what the job file asks for.
 
-    So it is too where --only leaves its target out.
+    The same holds if --only leaves its target out.
     """
     node.acts[A] = [queue]
     operator.write_job(B, f"{{uuid: {A}, params: {{name: wanted}}}}", limits="timeout: 2s, attempts: 1")
@@ -132,8 +132,8 @@ async def test_a_clone_in_doubt_is_not_forgotten_with_its_target(node: ScriptedN
     assert code != 0, operator.said
 
 
-async def test_status_agrees_with_the_run_on_what_left_the_file(node: ScriptedNode, operator: Operator) -> None:
-    """A target that left the job file before it was sent is nothing to go on with, for status as for the run."""
+async def test_status_agrees_with_the_run_on_removed_targets(node: ScriptedNode, operator: Operator) -> None:
+    """A target that left the job file before it was sent leaves nothing to do, for status as for the run."""
     node.acts[B] = [NO_SUCH_API]
     operator.write_job(A, B, limits=LIMITS)
     assert await operator.run() == 4, operator.said

@@ -1,4 +1,4 @@
-"""What a repaired manifest may say, and what may be sent after a repair."""
+"""What a repaired manifest may claim, and what may be sent after a repair."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def names_a(line: dict[str, Any]) -> bool:
     return "planned" in line or line.get("key") == A
 
 
-# --- The page that names a target is lost together with its records ---------------------------------------------------
+# --- The page that names a target is lost together with its records
+# -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ async def test_lost_planned_and_sent_lines_make_no_second_clone(
 
 
 async def test_lost_planned_and_sent_lines_are_no_failure(node: ScriptedNode, operator: Operator) -> None:
-    """What was sent on lost lines may still come to exist: a refusal of what is sent now is no end of it."""
+    """What lost lines sent may still come to exist: a refusal of what is sent now does not end it."""
     node.acts[A] = [queue, refuse("ID.1003")]
     operator.write_job(A, limits="timeout: 2s, attempts: 1")
     await operator.run()
@@ -74,8 +75,8 @@ async def test_lost_planned_and_sent_lines_are_no_failure(node: ScriptedNode, op
 
 
 @pytest.mark.slow
-async def test_nothing_was_sent_is_not_said_of_lost_lines(node: ScriptedNode, operator: Operator) -> None:
-    """After a repair nobody knows that nothing was sent: a server that refuses the next start is exit 4, never 5."""
+async def test_lost_lines_may_have_sent_something(node: ScriptedNode, operator: Operator) -> None:
+    """After a repair something may have been sent: a server that refuses the next start is exit 4, never 5."""
     node.acts[A] = [keep_running]
     operator.write_job(A, limits="timeout: 2s")
     await operator.run_and_kill(node)
@@ -93,7 +94,7 @@ async def test_nothing_was_sent_is_not_said_of_lost_lines(node: ScriptedNode, op
 
 
 async def test_a_lost_sent_line_does_not_accuse_the_server(node: ScriptedNode, operator: Operator) -> None:
-    """A cloned line whose sent line is lost shows nothing about resourceUuid: the rest is cloned by a rerun."""
+    """A cloned line whose sent line is lost proves nothing about resourceUuid: the rest is cloned by a rerun."""
     operator.write_job(A, limits="timeout: 5s")
     assert await operator.run() == 0, operator.said
     assert operator.damage(lambda line: line.get("state") == "sent") == 1
@@ -104,7 +105,7 @@ async def test_a_lost_sent_line_does_not_accuse_the_server(node: ScriptedNode, o
 
 
 async def test_a_foreign_service_is_not_handed_over_after_a_repair(node: ScriptedNode, operator: Operator) -> None:
-    """A given resourceUuid that nothing was ever sent for belongs to somebody: a repair does not make it ours."""
+    """A given resourceUuid that nothing was ever sent for is foreign: a repair does not make it ours."""
     node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
     node.acts[B] = [keep_running]
     given = f"{{uuid: {A}, owner: {ACCOUNT}, params: {{resourceUuid: {OWN}}}}}"
@@ -120,10 +121,10 @@ async def test_a_foreign_service_is_not_handed_over_after_a_repair(node: Scripte
 
 
 @pytest.mark.slow
-async def test_our_own_clone_is_no_conflict_where_its_sent_line_is_lost(
+async def test_our_own_clone_is_no_conflict_if_its_sent_line_is_lost(
     node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
-    """A clone made from the job file as it was is ours, although nothing on record says how it was asked for."""
+    """A clone made from the earlier job file is ours, although no record says how it was requested."""
     node.acts[A] = [lose_answer]
     node.look = lambda _: None
     operator.write_job(f"{{uuid: {A}, params: {{name: one}}}}", limits="timeout: 2s, attempts: 1")
@@ -139,13 +140,13 @@ async def test_our_own_clone_is_no_conflict_where_its_sent_line_is_lost(
 
 
 @pytest.mark.slow
-async def test_a_repaired_manifest_can_be_opened_whatever_a_retry_lost(node: ScriptedNode, operator: Operator) -> None:
-    """Failed, retried, sent, accepted, cloned, with the retried line lost: after a repair the run goes on."""
+async def test_a_repaired_manifest_can_be_opened_after_a_lost_retry(node: ScriptedNode, operator: Operator) -> None:
+    """Failed, retried, sent, accepted, cloned, with the retried line lost: after a repair the run continues."""
     node.acts[A] = [refuse("SYS.1003"), accept]
     operator.write_job(A, limits="timeout: 5s")
     assert await operator.run() == 3, operator.said
     assert await operator.zclone("retry", "job.yaml") == 0, operator.said
-    # The line after it, sent, cannot be verified any more and is lost with it.
+    # The line after it, sent, can no longer be verified and is lost with it.
     assert operator.damage(lambda line: "retried" in line) == 1
     await operator.repair()
     assert await operator.run() == 0, operator.said
@@ -155,7 +156,7 @@ async def test_a_repaired_manifest_can_be_opened_whatever_a_retry_lost(node: Scr
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["started", "planned", "plan", "accepted", "sent", "cloned", "failed", "ended"])
 async def test_one_lost_line_of_each_kind(which: str, node: ScriptedNode, operator: Operator) -> None:
-    """Whatever one kind of line is lost: after a repair one clone each, and nothing that exists is called failed."""
+    """After the loss of any one kind of line and a repair: one clone each, and nothing that exists is called failed."""
     node.acts = {A: [accept], B: [refuse("SYS.1003"), accept]}
     operator.write_job(A, B, limits="timeout: 5s, concurrency: 1")
     assert await operator.run() == 3, operator.said

@@ -1,7 +1,7 @@
-"""What a whole run may come to: the real command against a server that answers each call as the test says.
+"""The end of a whole run: the real command against a server that answers each call as the test says.
 
-At most once is at most one whatever happens; a run that sent nothing says so; a node that is away costs no target; a
-wave is judged by what the job file has; a session or a server that cannot work is not tried without end.
+At most once is at most one under any answers; a run that sent nothing says so; an unavailable node costs no target; a
+wave is judged by what the job file has; a session or a server that cannot work is not retried without end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 AWAY = 6.0
 """Seconds for which a node stops, boots or refuses all callers."""
 OVER_LIMIT = answer(429, "Rate limit exceeded")
-"""The server's own limiter, before anything is looked at."""
+"""The server's own limiter, which answers before any other check."""
 MONTH = 30 * 86_400.0
 
 
@@ -57,7 +57,7 @@ MONTH = 30 * 86_400.0
 async def test_a_stop_before_the_plan_is_recorded_is_never_success(
     rows: tuple[str, ...], only: tuple[str, ...], node: ScriptedNode, operator: Operator
 ) -> None:
-    """A run stopped before it recorded what its job file asks for now has not done it: exit 4, and a rerun does it."""
+    """A run stopped before it recorded what its job file asks for now is not done: exit 4, and a rerun does it."""
     named = "{uuid: %s, params: {name: '${source.name}-copy'}}"
     operator.write_job(named % A)
     assert await operator.run() == 0, operator.said
@@ -90,7 +90,7 @@ async def test_a_stop_before_the_plan_is_recorded_is_never_success(
 @pytest.mark.parametrize("honours", [False, True], ids=["ignores the uuid", "honours it"])
 @pytest.mark.both_engines
 async def test_at_most_once_is_at_most_one(act: Act, node: ScriptedNode, operator: Operator, *, honours: bool) -> None:
-    """However its job ends, a target that may have been cloned is not sent again, by this process or the next ones."""
+    """Whatever the end of its job, a target that may have been cloned is not sent again, by any process."""
     node.honours = honours
     node.acts[A] = [act]
     operator.write_job(A, limits="timeout: 3s")
@@ -100,8 +100,8 @@ async def test_at_most_once_is_at_most_one(act: Act, node: ScriptedNode, operato
     assert (node.sources_of, len(node.posts())) == ([A], 1)
 
 
-async def test_at_most_once_outlives_damage_and_repair(node: ScriptedNode, operator: Operator) -> None:
-    """A damaged sent line and a repair: the target has no job uuid any more, is asked about and never sent."""
+async def test_at_most_once_survives_damage_and_repair(node: ScriptedNode, operator: Operator) -> None:
+    """A damaged sent line and a repair: the target has no job uuid any more, is queried and never sent."""
     node.honours = False
     node.acts[A] = [lose_answer, accept]
     operator.write_job(A, limits="timeout: 2s")
@@ -113,7 +113,7 @@ async def test_at_most_once_outlives_damage_and_repair(node: ScriptedNode, opera
     assert node.sources_of == [A]
 
 
-async def test_at_most_once_outlives_a_retry_of_another_target(node: ScriptedNode, operator: Operator) -> None:
+async def test_at_most_once_survives_a_retry_of_another_target(node: ScriptedNode, operator: Operator) -> None:
     """A retry of what failed for good sends nothing again that may have been cloned."""
     node.honours = False
     node.acts = {A: [lose_answer, accept], B: [refuse("SYS.1003"), accept]}
@@ -143,7 +143,7 @@ async def test_nothing_is_sent_again_without_proof(node: ScriptedNode, operator:
 
 
 async def test_a_lost_answer_is_not_repeated_without_proof(node: ScriptedNode, operator: Operator) -> None:
-    """Where nothing showed yet that the server honours resourceUuid, an unanswered POST makes no second clone."""
+    """Until something proves that the server honours resourceUuid, an unanswered POST makes no second clone."""
     node.honours = False
     node.acts[A] = [lose_answer]
     operator.write_job(A, B, limits="timeout: 5s")
@@ -156,9 +156,7 @@ async def test_a_lost_answer_is_not_repeated_without_proof(node: ScriptedNode, o
 
 
 @pytest.mark.parametrize("env", [{}, PASSWORD], ids=["given session", "password"])
-async def test_sends_that_charge_no_attempt_are_bounded(
-    env: dict[str, str], node: ScriptedNode, operator: Operator
-) -> None:
+async def test_uncharged_sends_are_bounded(env: dict[str, str], node: ScriptedNode, operator: Operator) -> None:
     """Answers lost while every job ends for its session: a few POSTs, and the run ends by itself."""
     if env:
         operator.env.pop("ZSTACK_SESSION_ID")
@@ -172,7 +170,8 @@ async def test_sends_that_charge_no_attempt_are_bounded(
     assert len(node.posts()) <= 10
 
 
-# --- A node that is away ----------------------------------------------------------------------------------------------
+# --- An unavailable node
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -184,15 +183,15 @@ async def test_sends_that_charge_no_attempt_are_bounded(
         pytest.param(OVER_LIMIT, id="rate limit"),
     ],
 )
-async def test_a_node_that_is_away_costs_no_target(refusal: bytes, node: ScriptedNode, operator: Operator) -> None:
-    """What a node says of itself for some seconds charges no attempt: everything is cloned, and nothing failed."""
+async def test_an_unavailable_node_costs_no_target(refusal: bytes, node: ScriptedNode, operator: Operator) -> None:
+    """What a node reports about itself for some seconds charges no attempt: everything is cloned."""
     since: list[float] = []
 
     def away(seen: Seen) -> bytes | None:
         if not since and seen.method == "POST" and node.sources_of:
             since.append(time.monotonic())
         if "/api-jobs/" in seen.target and refusal is not OVER_LIMIT:
-            # What a poll hears is its job's own end.
+            # The answer to a poll is its job's own end.
             return None
         return refusal if since and time.monotonic() < since[0] + AWAY else None
 
@@ -203,8 +202,8 @@ async def test_a_node_that_is_away_costs_no_target(refusal: bytes, node: Scripte
     assert not [line for line in operator.lines() if line.get("state") in {"failed", "uncertain"}]
 
 
-async def test_jobs_that_end_because_the_node_stops_cost_no_target(node: ScriptedNode, operator: Operator) -> None:
-    """The same where the POST is taken and its job ends with the node's code."""
+async def test_jobs_that_end_as_the_node_stops_cost_no_target(node: ScriptedNode, operator: Operator) -> None:
+    """The same if the POST is accepted and its job ends with the node's code."""
     since: list[float] = []
 
     def act(node: ScriptedNode, job: ApiJob) -> bytes:
@@ -224,7 +223,7 @@ async def test_jobs_that_end_because_the_node_stops_cost_no_target(node: Scripte
 
 
 @pytest.mark.parametrize("act", [refuse("SYS.1003"), queue], ids=["failed", "uncertain"])
-async def test_a_target_that_left_holds_no_wave_back(act: Act, node: ScriptedNode, operator: Operator) -> None:
+async def test_a_removed_target_holds_no_wave_back(act: Act, node: ScriptedNode, operator: Operator) -> None:
     """What left the job file after it failed, or was lost, is no part of the plan: the next wave starts."""
     node.acts[B] = [act]
     waves = "timeout: 2s, attempts: 1, waves: [2, rest]"
@@ -236,8 +235,8 @@ async def test_a_target_that_left_holds_no_wave_back(act: Act, node: ScriptedNod
     assert sorted(node.sources_of) == sorted([A, *SOURCES[2:5]])
 
 
-async def test_a_target_that_left_starts_no_wave(node: ScriptedNode, operator: Operator) -> None:
-    """A wave's place is not filled by what left the job file: the next one waits until the plan's own were tried."""
+async def test_a_removed_target_starts_no_wave(node: ScriptedNode, operator: Operator) -> None:
+    """What left the job file does not count for its wave: the next one waits until the plan's own were tried."""
     node.acts = {A: [lose_answer], B: [refuse("SYS.1003")]}
     node.look = lambda _: None
     waves = "timeout: 2s, attempts: 1, waves: [1, rest]"
@@ -250,8 +249,8 @@ async def test_a_target_that_left_starts_no_wave(node: ScriptedNode, operator: O
     assert (len(node.posts(B)), len(node.posts(C))) == (1, 0)
 
 
-async def test_a_failure_that_left_does_not_count_towards_max_failures(node: ScriptedNode, operator: Operator) -> None:
-    """max_failures counts the plan's targets: failures that left the job file stop nothing, and stay on record: 3."""
+async def test_a_removed_failure_does_not_count_towards_max_failures(node: ScriptedNode, operator: Operator) -> None:
+    """max_failures counts the plan's targets: failures that left the job file stop nothing, and stay recorded: 3."""
     node.acts = {source: [refuse("SYS.1003")] for source in SOURCES[:10]}
     operator.write_job(*SOURCES[:12], limits="concurrency: 1, max_failures: 2")
     await operator.run()

@@ -1,4 +1,4 @@
-"""Sessions that end in the middle of a run: the real engine and client against the served node."""
+"""Sessions that end during a run: the real engine and client against the served node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUICK = NodeOptions(latency=(0.0, 0.0), check_seconds=0.0)
 EXPIRIES = 10
 WORKERS = 50
 BETWEEN = 110
-"""POSTs between two expiries: more than are under way at once, so that no two fall together."""
+"""POSTs between two expiries: more than are under way at once, so that no two coincide."""
 
 
 class Leaping(SystemClock):

@@ -27,6 +27,6 @@ def test_every_section_has_rows() -> None:
     assert expected | newer <= present
 
 
-def test_each_row_has_a_name_of_its_own() -> None:
+def test_each_row_has_a_unique_name() -> None:
     """A failing row is found by its section and fact."""
     assert len({one.id for one in ROWS}) == len(ROWS)

@@ -1,4 +1,4 @@
-"""The conformance table, section 13: newer servers, and what clients that others wrote send."""
+"""The conformance table, section 13: newer servers, and the requests of clients by others."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fails(code: str, **how: Any) -> tuple[FaultRule, ...]:
 
 
 def text_body(text: str) -> Ask:
-    """Send a clone request whose body is written as it stands."""
+    """Send a clone request with a literal body."""
     return ask(f"POST {SERVICES}/{SOURCE}", text.encode(), X_Job_UUID=job_uuid())
 
 

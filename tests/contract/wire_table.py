@@ -53,14 +53,14 @@ _PATIENCE: Final = 5.0
 
 @dataclass(frozen=True)
 class Ask:
-    """One request, written to the socket as it stands."""
+    """A literal request for the socket."""
 
     method: str
     path: str
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     is_poll: bool = False
-    """Ask again while the answer is 202, or a legacy result that is being processed."""
+    """Repeat while the answer is 202, or a legacy result that is being processed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Has:
-    """Holds of a text that has all of these parts."""
+    """Equals a text that has all of these parts."""
 
     parts: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class Has:
 
 
 class Absent:
-    """Holds of a member that is not there."""
+    """Equals a missing member."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def row(section: str, fact: str, *asks: Ask, is_: tuple[int, Any], **switches: A
 
 
 def ask(line: str, body: Any = None, *, session: str | None = SESSION, **headers: str) -> Ask:
-    """Make a request of ``GET /v1/…``; a body that is no bytes is written as JSON."""
+    """Make a request of ``GET /v1/…``; a body that is not bytes is written as JSON."""
     method, _, path = line.partition(" ")
     sent = {"Content-Type": "application/json;charset=UTF-8"}
     if session is not None:
@@ -158,7 +158,7 @@ def login(name: str = "admin", password: str = "password") -> Ask:
 
 
 def member(value: Any, path: str) -> Any:
-    """Walk into JSON; ``Absent`` where a step is not there, ``#`` is the length of a list."""
+    """Walk into JSON; ``Absent`` if a step is missing, ``#`` is the length of a list."""
     for step in path.split("|"):
         if step == "#":
             return len(value)
@@ -171,7 +171,7 @@ def member(value: Any, path: str) -> Any:
 
 
 async def play(one: Row) -> Answer:
-    """Send a row's requests to a node of its own; its last answer."""
+    """Send a row's requests to a new node; return its last answer."""
     async with running(replace(OPTIONS, **one.switches)) as server:
         answer = Answer(0, {}, "")
         for request in one.asks:
@@ -195,7 +195,7 @@ def _date() -> str:
 
 
 async def send(url: str, request: Ask) -> Answer:
-    """Write one request to a connection of its own and read all of the answer."""
+    """Write one request to a new connection and read the whole answer."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     lines = [f"{request.method} {request.path} HTTP/1.1", f"Host: {address.netloc}", "Connection: close"]
