@@ -1,4 +1,4 @@
-"""One system call of the real command made to fail, or made its last: strace as the hand that does it."""
+"""One system call of the real command made to fail, or made its last, by strace."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ PROBE: Final = "import os; os.fsync(os.open('.', os.O_RDONLY))"
 
 
 class Fault(StrEnum):
-    """What happens at the call, as strace says it."""
+    """What happens at the call, in strace's syntax."""
 
     KILL = "signal=SIGKILL"
     EIO = "error=EIO"
     ENOSPC = "error=ENOSPC"
     LIE = "retval=40"
-    """40 bytes are said to be written that never reach the disk."""
+    """40 bytes are reported as written that never reach the disk."""
     NONE_TAKEN = "retval=0"
-    """A socket that takes no byte this time."""
+    """A socket that accepts no byte this time."""
 
 
 class Where(StrEnum):
     """Which of the process's calls are counted."""
 
     DISK = "disk"
-    """Those on the manifest, by whichever thread."""
+    """Those on the manifest, by any thread."""
     NETWORK = "network"
     """Those of the event loop's thread, which are the sockets'."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The ``when``-th ``call`` meets the ``fault``."""
+    """The ``when``-th ``call`` gets the ``fault``."""
 
     where: Where
     call: str
@@ -67,12 +67,12 @@ class Point:
         return f"{self.call}-{self.fault.name.lower()}-{self.when}"
 
     def number(self) -> int:
-        """Different for each point, for uuids of its own."""
+        """Different for each point, so that each has its own uuids."""
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:5])
 
 
 def require_strace(folder: Path) -> None:
-    """Skip where there is no strace or nothing may be traced."""
+    """Skip if there is no strace or tracing is not allowed."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed (Debian: apt-get install strace)")
     probe = ["strace", "-o", "/dev/null", "-e", "inject=fsync:error=EIO", sys.executable, "-c", PROBE]
@@ -81,7 +81,7 @@ def require_strace(folder: Path) -> None:
 
 
 def warmed(folder: Path) -> Path:
-    """Compile the modules once for all processes and put asyncio's loop in the place of uvloop's."""
+    """Compile the modules once for all processes and replace uvloop's loop by asyncio's."""
     (folder / "uvloop.py").write_text('raise ImportError("left out")\n', encoding="utf-8")
     env = environment() | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -98,7 +98,7 @@ class Scene:
     folder: Path
     node: NodeProcess
     warm: Path
-    """What ``warmed`` made."""
+    """The folder of ``warmed``."""
 
     def sources(self) -> list[str]:
         return [f"{self.point.number():012x}4000a{number:015x}" for number in range(1, TARGETS + 1)]
@@ -146,7 +146,7 @@ class Scene:
         return self.zclone(*RUN)
 
     def zclone(self, *arguments: str) -> int:
-        """Run a command that nothing happens to."""
+        """Run a command without a fault."""
         code, _, said = finish(list(arguments), cwd=self.folder, url=self.node.url)
         (self.folder / "said.txt").write_text(said, encoding="utf-8")
         return code
@@ -155,27 +155,27 @@ class Scene:
         return (self.folder / "said.txt").read_text(encoding="utf-8")
 
     def trace(self) -> list[str]:
-        """The calls in the order of their ends, those that were interrupted put together again."""
+        """Return the calls in the order of their ends, interrupted ones joined again."""
         return list(_whole((self.folder / "trace.txt").read_text(encoding="utf-8").splitlines()))
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The clones of this point's sources."""
+        """Return the clones of this point's sources."""
         mine = set(self.sources())
         return [clone for clone in self.node.ledger()["clones"] if clone["source"] in mine]
 
     def posted(self) -> set[str]:
-        """Those of this point's sources that were ever POSTed."""
+        """Return those of this point's sources that were ever POSTed."""
         return set(self.node.ledger()["posts_per_source"]) & set(self.sources())
 
     def recorded(self) -> set[str]:
-        """The sources with an attempt on record."""
+        """Return the sources with a recorded attempt."""
         manifest = self.folder / MANIFEST
         if not manifest.stat().st_size:
             return set()
         return {record.key for record in scan(manifest) if isinstance(record, Record) and record.attempt}
 
     def settle(self) -> int:
-        """The same command until it says 0 or 3; what a lying disk damaged is repaired as the message says."""
+        """Rerun the same command until it exits with 0 or 3; repair what a lying disk damaged as the message says."""
         code = self.run()
         for _ in range(5):
             if code in {0, 3}:
@@ -186,7 +186,7 @@ class Scene:
         return code
 
     def repair(self) -> None:
-        """Do what the refusal asks for: repair, or move a file away whose very header is lost."""
+        """Do what the refusal asks for: repair, or move a file away whose header is lost."""
         assert self.point.fault is Fault.LIE, self.said()
         manifest, repaired = self.folder / MANIFEST, self.folder / "job.repaired.manifest.jsonl"
         repaired.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ class Scene:
             manifest.unlink()
 
     def check(self) -> None:
-        """Ledger against manifest: none duplicated, none lost, none made up."""
+        """Compare ledger and manifest: none duplicated, none lost, none made up."""
         made = {clone["uuid"]: clone["source"] for clone in self.ledger()}
         assert sorted(made.values()) == self.sources()
         listed = list(rows(self.folder / MANIFEST))
@@ -217,29 +217,29 @@ def _whole(lines: Iterable[str]) -> Iterator[str]:
 
 
 def is_hit(scene: Scene, code: int) -> bool:
-    """Whether the point was reached: a check that was never made must not pass."""
+    """Return whether the point was reached: a check that was never made must not pass."""
     if scene.point.fault is Fault.KILL:
         return code == -9
     return any("(INJECTED)" in line for line in scene.trace())
 
 
 def posts_after_failure(trace: Iterable[str]) -> list[float]:
-    """Seconds from the injected failure of the manifest to each POST that left after it."""
+    """Return the seconds from the injected failure of the manifest to each later POST."""
     lines = iter(trace)
     failed = next(line for line in lines if _is_failure(line))
     return [_at(line) - _at(failed) for line in lines if re.search(r'sendto\(.*"POST', line)]
 
 
 def _at(line: str) -> float:
-    """When the call began, seconds since the epoch."""
+    """Return when the call began, in seconds since the epoch."""
     return float(line.split()[1])
 
 
 def failures(trace: Iterable[str]) -> int:
-    """How often the manifest's call was made to fail."""
+    """Return how often the manifest's call was made to fail."""
     return sum(map(_is_failure, trace))
 
 
 def _is_failure(line: str) -> bool:
-    """A line of the log, which goes through a pipe, may fail by the same count: that is no failure of the manifest."""
+    """Return whether the line is a failure of the manifest: a line of the log, which is a pipe, may fail too."""
     return "(INJECTED)" in line and "<pipe:" not in line

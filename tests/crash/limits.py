@@ -1,4 +1,4 @@
-"""The command under less than it needs: a full disk, few descriptors, a bounded file size."""
+"""The command with less than it needs: a full disk, few descriptors, a bounded file size."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def limited(resource: str, limit: int, command: list[str]) -> list[str]:
-    """The command with ``resource``, such as RLIMIT_NOFILE, bounded."""
+    """Return the command with ``resource``, such as RLIMIT_NOFILE, bounded."""
     return [sys.executable, "-c", _LIMITED, resource, str(limit), *command]
 
 
 def mount(*arguments: str) -> None:
-    """Mount, or skip the test where that is not allowed."""
+    """Mount, or skip the test if that is not allowed."""
     done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"mount is not allowed here: {done.stderr.strip()}")
@@ -35,7 +35,7 @@ def mount(*arguments: str) -> None:
 
 @contextmanager
 def small_disk(folder: Path, *, size: str) -> Iterator[Path]:
-    """A disk of ``size`` in ``folder``; may be remounted."""
+    """Mount a disk of ``size`` in ``folder``; it may be remounted."""
     folder.mkdir()
     if os.geteuid() != 0:
         pytest.skip("only root may mount; test_a_file_that_may_not_grow is the same fault without root")

@@ -32,7 +32,7 @@ class NodeProcess:
     process: Process[bytes] | subprocess.Popen[bytes]
 
     def ledger(self) -> dict[str, Any]:
-        """Everything the node counted, by its own clock."""
+        """Return all of the node's counts, by its own clock."""
         read: dict[str, Any] = ledger(self.url)
         return read
 
@@ -51,7 +51,7 @@ def node(faults: str, *, seed: int = 1, cwd: Path) -> Iterator[NodeProcess]:
 
 
 def environment(url: str | None = None) -> dict[str, str]:
-    """The settings of a run against ``url`` and nothing else of ZStack's."""
+    """Return the settings of a run against ``url`` and no other ZSTACK variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ZSTACK_", "ZCLONE_"))}
     root = Path(__file__).resolve().parents[2]
     kept["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests" / "confined")])
@@ -63,7 +63,7 @@ def environment(url: str | None = None) -> dict[str, str]:
 def start(
     arguments: list[str], *, cwd: Path, url: str | None, settings: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start the command with its output caught; ``settings``: what it has instead of the node's session."""
+    """Start the command with its output captured; ``settings`` replace the node's session."""
     env = environment(url)
     if settings is not None:
         del env["ZSTACK_SESSION_ID"]
@@ -93,7 +93,7 @@ def kill_after(arguments: list[str], seconds: float, *, cwd: Path, url: str) -> 
 
 
 def write_job(folder: Path, count: int, **limits: object) -> Path:
-    """A job of ``count`` targets with names of their own."""
+    """Write a job of ``count`` targets with distinct names."""
     rows = "\n".join(
         json.dumps({"uuid": f"{number:032x}", "params": {"name": f"clone-{number}", "requestCpu": 4}})
         for number in range(1, count + 1)
@@ -109,7 +109,7 @@ def write_job(folder: Path, count: int, **limits: object) -> Path:
 
 
 def rows(manifest: str, *, cwd: Path) -> list[dict[str, Any]]:
-    """What ``zclone list`` says of a manifest."""
+    """Return the rows of ``zclone list`` for a manifest."""
     code, out, err = finish(["list", manifest, "-o", "json"], cwd=cwd, url=None)
     assert code == 0, err
     listed: list[dict[str, Any]] = json.loads(out)

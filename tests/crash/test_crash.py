@@ -20,12 +20,12 @@ RUN = ["run", "job.yaml", "--progress", "none", "--log-file", "run.log"]
 
 
 def seeds() -> list[object]:
-    """One seed by default; the other 19 are asked for by their marker."""
+    """Return one seed by default; the marker selects the other 19."""
     return [pytest.param(seed, marks=[] if seed == 1 else [pytest.mark.slow]) for seed in range(1, 21)]
 
 
 def settle_by_rerunning(served: NodeProcess, folder: Path) -> None:
-    """Repeat the command until it says 0; what was set aside after five deaths wants a retry, as it says itself."""
+    """Rerun the command until it exits with 0; a target quarantined after five crashes needs a retry."""
     for _ in range(8):
         code, out, err = finish(RUN, cwd=folder, url=served.url)
         if code == 0:
@@ -40,7 +40,7 @@ def settle_by_rerunning(served: NodeProcess, folder: Path) -> None:
 
 
 def check(served: NodeProcess, folder: Path) -> None:
-    """Ledger against manifest: none duplicated, none lost, none made up."""
+    """Compare ledger and manifest: none duplicated, none lost, none made up."""
     made = served.ledger()["clones"]
     listed = rows("job.manifest.jsonl", cwd=folder)
     assert Counter(clone["source"] for clone in made) == Counter(f"{n:032x}" for n in range(1, TARGETS + 1))

@@ -1,4 +1,4 @@
-"""A manifest that is moved, deleted or cut under a run, and a repair of one that a run is writing."""
+"""A manifest that is moved, deleted or truncated during a run, and a repair of one that a run is writing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUN = ["run", "../job.yaml", "--progress", "none"]
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeProcess]:
-    """A node whose jobs take as long as the parameter says, in seconds; default: next to no time."""
+    """A node whose jobs take as long as the parameter says, in seconds; default: almost no time."""
     latency = getattr(request, "param", 0.01)
     (tmp_path / "node.yaml").write_text(f"version: 1\nnode: {{latency: [{latency}, {latency}]}}\n", encoding="utf-8")
     (tmp_path / "work").mkdir()
@@ -63,7 +63,7 @@ def delete_folder(folder: Path) -> None:
 
 
 def lose(lose: Callable[[Path], None], folder: Path, served: NodeProcess) -> tuple[int, str]:
-    """Run in ``folder`` and lose its manifest after the first POSTs; return the exit code and what was said."""
+    """Run in ``folder`` and lose its manifest after the first POSTs; return the exit code and the output."""
     left = ["--metrics-file", str(folder.parent / "z.prom"), "--report", str(folder.parent / "r.json")]
     process = subprocess.Popen(
         [*ZCLONE, *RUN, *left], cwd=folder, env=environment(served.url), stderr=subprocess.PIPE, text=True
@@ -81,7 +81,7 @@ def lose(lose: Callable[[Path], None], folder: Path, served: NodeProcess) -> tup
 def test_a_manifest_that_vanishes_ends_the_run(
     how: Callable[[Path], None], tmp_path: Path, served: NodeProcess
 ) -> None:
-    """A manifest that is moved, deleted, replaced or cut ends the run with 1, last metrics and a report if it can."""
+    """A manifest that is moved, deleted, replaced or truncated ends the run with 1, final metrics and a report."""
     write_job(tmp_path, 400, rate="40/s")
     code, said = lose(how, tmp_path / "work", served)
     assert code == 1, said
@@ -98,7 +98,7 @@ def test_a_manifest_that_vanishes_ends_the_run(
 
 @pytest.mark.parametrize("served", [300], indirect=True)
 def test_a_manifest_that_vanishes_is_noticed_between_two_writes(tmp_path: Path, served: NodeProcess) -> None:
-    """Also while there is nothing to write a run says that its manifest is gone."""
+    """A run notices the loss of its manifest also while it writes nothing."""
     write_job(tmp_path, 3, rate="40/s")
     process = subprocess.Popen(
         [*ZCLONE, *RUN], cwd=tmp_path / "work", env=environment(served.url), stderr=subprocess.PIPE, text=True
@@ -119,8 +119,8 @@ def test_a_manifest_that_vanishes_is_noticed_between_two_writes(tmp_path: Path, 
     process.communicate(timeout=200)
 
 
-def test_the_same_command_goes_on_after_a_lost_manifest(tmp_path: Path, served: NodeProcess) -> None:
-    """After a manifest was deleted under a run the same command clones the rest, and none twice."""
+def test_the_same_command_resumes_after_a_lost_manifest(tmp_path: Path, served: NodeProcess) -> None:
+    """After a manifest was deleted during a run the same command clones the rest, and none twice."""
     write_job(tmp_path, 60, rate="40/s")
     assert lose(delete, tmp_path / "work", served)[0] == 1
     assert finish([*RUN, "--rate", "500/s"], cwd=tmp_path / "work", url=served.url)[0] == 0
@@ -128,7 +128,7 @@ def test_the_same_command_goes_on_after_a_lost_manifest(tmp_path: Path, served: 
     assert sorted(made) == [f"{number:032x}" for number in range(1, 61)]
 
 
-def test_a_manifest_that_a_process_writes_is_not_repaired(tmp_path: Path, served: NodeProcess) -> None:
+def test_a_manifest_in_use_is_not_repaired(tmp_path: Path, served: NodeProcess) -> None:
     """``repair`` refuses a manifest that a run holds, with exit code 75, and writes nothing."""
     write_job(tmp_path, 400, rate="40/s")
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The process and its surroundings: full disks, few descriptors, stopped clocks, signals, many runners at once."""
+"""The process and its environment: full disks, few descriptors, stopped clocks, signals, many runners at once."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ def wait_for_posts(served: NodeProcess, count: int) -> None:
 
 
 def check(served: NodeProcess, manifest: Path, count: int) -> None:
-    """Ledger against manifest: none duplicated, none lost, none made up."""
+    """Compare ledger and manifest: none duplicated, none lost, none made up."""
     made = {clone["uuid"]: clone["source"] for clone in served.ledger()["clones"]}
     assert sorted(made.values()) == [f"{number:032x}" for number in range(1, count + 1)]
     assert {row.clone_uuid: row.source_uuid for row in rows(manifest)} == made
 
 
 def check_nothing_unrecorded(served: NodeProcess, manifest: Path) -> None:
-    """Every POST has its record."""
+    """Check that every POST has its record."""
     recorded = {record.key for record in scan(manifest) if isinstance(record, Record) and record.attempt}
     assert set(served.ledger()["posts_per_source"]) <= recorded
 
 
 def test_a_disk_that_fills_up(tmp_path: Path, served: NodeProcess) -> None:
-    """On a full tmpfs the command exits 1 with no POST unrecorded; with room again the same command ends the run."""
+    """On a full tmpfs the command exits with 1 and every POST is recorded; with room again a rerun ends the run."""
     write_job(tmp_path, 40, rate="500/s", concurrency=8)
     with small_disk(tmp_path / "small", size="8k") as disk:
         command = [*RUN, "--manifest", "small/m.jsonl"]
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, served: NodeProcess) -> None:
         check(served, disk / "m.jsonl", 40)
 
 
-def test_a_file_that_may_not_grow(tmp_path: Path, served: NodeProcess) -> None:
+def test_a_file_size_limit(tmp_path: Path, served: NodeProcess) -> None:
     """A write cut short by RLIMIT_FSIZE is cut back, exit 1; without the limit the same command ends the run."""
     write_job(tmp_path, 20, rate="500/s", concurrency=4)
     code, said = ended(limited("RLIMIT_FSIZE", 5000, [*ZCLONE, *RUN]), tmp_path, served.url)
@@ -98,7 +98,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path, served: NodeProcess) -> None:
     check(served, tmp_path / MANIFEST, 20)
 
 
-def test_logs_that_cannot_be_written_cost_the_logs_only(tmp_path: Path, served: NodeProcess) -> None:
+def test_unwritable_logs_lose_only_the_logs(tmp_path: Path, served: NodeProcess) -> None:
     """With /dev/full as stderr and as log file every target is cloned and the exit code is 0."""
     write_job(tmp_path, 3, rate="500/s")
     with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123 - a device
@@ -116,7 +116,7 @@ def test_logs_that_cannot_be_written_cost_the_logs_only(tmp_path: Path, served: 
 
 
 def test_few_descriptors(tmp_path: Path, served: NodeProcess) -> None:
-    """With 24 descriptors and 64 clones in flight asked for, every target is cloned once and the exit code is 0."""
+    """With 24 descriptors and a concurrency of 64, every target is cloned once and the exit code is 0."""
     write_job(tmp_path, 60, rate="1000/s", concurrency=64)
     code, said = ended(limited("RLIMIT_NOFILE", 24, [*ZCLONE, *RUN]), tmp_path, served.url)
     assert code == 0, said
@@ -124,7 +124,7 @@ def test_few_descriptors(tmp_path: Path, served: NodeProcess) -> None:
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
-def test_a_stopped_process_goes_on_without_a_burst(seconds: int, tmp_path: Path, served: NodeProcess) -> None:
+def test_a_stopped_process_resumes_without_a_burst(seconds: int, tmp_path: Path, served: NodeProcess) -> None:
     """After SIGSTOP and SIGCONT the rate is still kept, and every target is cloned once."""
     write_job(tmp_path, 30, rate="30/s", concurrency=16)
     process = start([*ZCLONE, *RUN], tmp_path, served.url)
@@ -167,7 +167,7 @@ def test_a_second_signal_leaves_a_valid_manifest(name: str, code: int, tmp_path:
     while "Stopping: " not in (line := process.stderr.readline()):
         assert line, "the signal was not told"
     while process.poll() is None:
-        # Within the first second it is still the same one.
+        # Within the first second it still counts as the same signal.
         process.send_signal(getattr(signal, name))
         time.sleep(0.1)
     process.communicate(timeout=200)
@@ -179,7 +179,7 @@ def test_a_second_signal_leaves_a_valid_manifest(name: str, code: int, tmp_path:
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "| head -0"])
 def test_closed_streams_change_nothing(closed: str, tmp_path: Path, served: NodeProcess) -> None:
-    """With closed streams, or a reader that left, every target is cloned and nothing strange gets into the manifest."""
+    """With closed streams, or a reader that exited, every target is cloned and the manifest has only its lines."""
     write_job(tmp_path, 3, rate="500/s")
     command = f"set -o pipefail; {' '.join([*ZCLONE, *RUN])} {closed}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(served.url), timeout=200, check=False)
@@ -188,7 +188,7 @@ def test_closed_streams_change_nothing(closed: str, tmp_path: Path, served: Node
 
 
 def test_one_of_eight_runners_wins(tmp_path: Path, served: NodeProcess) -> None:
-    """Of eight started at once seven exit 75 without a call; kill -9 of the winner frees the manifest for the next."""
+    """Of eight started at once seven exit with 75 without a call; kill -9 of the winner frees the manifest."""
     write_job(tmp_path, 20, rate="10/s")
     runners = [start([*ZCLONE, *RUN], tmp_path, served.url) for _ in range(8)]
     give_up = time.monotonic() + 200
@@ -236,7 +236,7 @@ def test_an_unusable_manifest_ends_before_any_call(kind: str, tmp_path: Path, se
 
 
 def test_a_read_only_folder_ends_before_any_call(tmp_path: Path, served: NodeProcess) -> None:
-    """Where nothing can be written: exit 2, one line, no call."""
+    """In a folder that cannot be written: exit 2, one line, no call."""
     write_job(tmp_path, 2)
     with small_disk(tmp_path / "small", size="64k") as disk:
         mount("-o", "remount,ro", str(disk))

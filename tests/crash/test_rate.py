@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RATE = 40
 LATE = 0.1
-"""Seconds by which one call may be later on its way than another, on a machine with other work to do.
+"""Seconds by which calls may be delayed on their way, on a machine with other work to do.
 
 ``engine/test_gate.py`` counts to the call, on the client's clock.
 """
@@ -32,7 +32,7 @@ faults: [{fault: fail, code: SYS.1011, probability: 0.1}]
 
 
 def most_within(times: list[float], seconds: float) -> int:
-    """Most calls in any window of so many seconds."""
+    """Return the most calls in any window of ``seconds``."""
     first = most = 0
     for last, at in enumerate(times):
         while at - times[first] >= seconds:
@@ -48,7 +48,7 @@ def check_never_passed(times: list[float], rate: float) -> None:
 
 
 def arrivals(tmp_path: Path) -> tuple[list[float], list[str]]:
-    """Run 200 targets at 40/s of which one in ten fails for now; return when calls arrived, in seconds, and of what."""
+    """Run 200 targets at 40/s of which one in ten fails temporarily; return when which calls arrived, in seconds."""
     (tmp_path / "faults.yaml").write_text(TRANSIENT, encoding="utf-8")
     write_job(tmp_path, 200, rate=f"{RATE}/s", concurrency=64, attempts=8)
     with node("faults.yaml", cwd=tmp_path) as served:
@@ -60,14 +60,14 @@ def arrivals(tmp_path: Path) -> tuple[list[float], list[str]]:
 
 
 @pytest.mark.timeout(300)
-def test_the_asked_rate_is_never_passed(tmp_path: Path) -> None:
-    """No more calls arrive than the rate allows, but for late ones."""
+def test_the_set_rate_is_never_exceeded(tmp_path: Path) -> None:
+    """No more calls arrive than the rate allows, except for delayed ones."""
     times, _ = arrivals(tmp_path)
     check_never_passed(sorted(times), RATE)
 
 
 @pytest.mark.bench
-def test_the_asked_rate_is_kept(tmp_path: Path) -> None:
+def test_the_set_rate_is_kept(tmp_path: Path) -> None:
     """While there is work 0.95 of the rate arrive."""
     times, kinds = arrivals(tmp_path)
     submits = [at for at, kind in zip(times, kinds, strict=True) if kind == "submit"]
@@ -77,8 +77,8 @@ def test_the_asked_rate_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_finished_run_started_again_does_nothing(tmp_path: Path) -> None:
-    """0 calls, and the manifest stays as it is, byte for byte."""
+def test_rerunning_a_finished_run_does_nothing(tmp_path: Path) -> None:
+    """0 calls, and the manifest stays byte-identical."""
     write_job(tmp_path, 30, rate="200/s", concurrency=16)
     with node("calm", cwd=tmp_path) as served:
         command = ["run", "job.yaml", "--progress", "none"]
@@ -100,7 +100,7 @@ node: {latency: [0.05, 0.1]}
 faults: [{fault: rate_limited, seconds: 3600, on: submit}]
 """
 SOON = 150
-"""Seconds within which a command has ended on a slow machine too: what a stop cut short shows in the calls."""
+"""Seconds within which a command ends on a slow machine too: the calls show what a stop cut short."""
 
 
 def begin(folder: Path, served: NodeProcess, *options: str) -> subprocess.Popen[str]:
@@ -118,7 +118,7 @@ def wait_for(served: NodeProcess, is_there: Callable[[dict[str, Any]], bool]) ->
 
 
 def check_left(served: NodeProcess, rate: float) -> dict[str, int]:
-    """Every session that was opened is closed, and no call but the logout came above the rate; return the calls."""
+    """Check that every opened session is closed, and that only the logout exceeded the rate; return the calls."""
     ledger = served.ledger()
     calls: dict[str, int] = ledger["calls"]
     assert calls.get("logout", 0) == calls.get("login", 0)
@@ -132,7 +132,7 @@ def check_left(served: NodeProcess, rate: float) -> dict[str, int]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("asked", "rate"), [("1/h", 1 / 3600), ("60/h", 1 / 60), ("10/min", 1 / 6)])
 def test_a_stop_does_not_wait_for_a_slow_rate(asked: str, rate: float, tmp_path: Path) -> None:
-    """Where the next call's turn is far away SIGTERM ends the run with 4 before it comes, at the login too."""
+    """With the next call's turn far away SIGTERM ends the run with 4 before it comes, at the login too."""
     (tmp_path / "node.yaml").write_text(ENDLESS, encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as served:
         process = begin(tmp_path, served, "--rate", asked)
@@ -150,7 +150,7 @@ def test_a_stop_does_not_wait_for_a_slow_rate(asked: str, rate: float, tmp_path:
     ("asked", "rate", "posts"), [("30/min", 0.5, 1), pytest.param("40/s", 40, 1, marks=pytest.mark.slow)]
 )
 def test_a_stop_ends_with_the_grace_at_any_rate(asked: str, rate: float, posts: int, tmp_path: Path) -> None:
-    """With clones in flight that never end polls go on at the rate, and the run ends after 30 s; they stay open."""
+    """With clones in flight that never end polls continue at the rate, and the run ends after 30 s; they stay open."""
     (tmp_path / "node.yaml").write_text(ENDLESS, encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as served:
         process = begin(tmp_path, served, "--rate", asked)
@@ -179,7 +179,7 @@ def test_a_deadline_does_not_wait_for_a_slow_rate(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_deadline_does_not_wait_for_a_pause(tmp_path: Path) -> None:
-    """While the server asks to come back in an hour the deadline ends the run; the log says for how long it waited."""
+    """While the server asks to come back in an hour the deadline ends the run; the log says how long it waited."""
     (tmp_path / "node.yaml").write_text(AWAY, encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as served:
         process = begin(tmp_path, served, "--rate", "40/s", "--deadline", "4s")

@@ -1,4 +1,4 @@
-"""``zclone repair`` as an operator meets it: a damaged manifest, the message, the repair, the same command again."""
+"""``zclone repair`` as an operator uses it: a damaged manifest, the message, the repair, the same command again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MANIFEST = "job.manifest.jsonl"
 
 
 @pytest.mark.parametrize("damage", ["flipped", "dropped", "swapped", "doubled"])
-def test_a_damaged_manifest_is_refused_repaired_and_gone_on_with(damage: str, tmp_path: Path) -> None:
-    """The run refuses with the line and names repair; the repaired manifest asks the server: no clone twice."""
+def test_a_damaged_manifest_is_refused_repaired_and_resumed(damage: str, tmp_path: Path) -> None:
+    """The run refuses with the line and names repair; after it the server is queried: no clone twice."""
     write_job(tmp_path, 4, rate="500/s")
     with node("calm", cwd=tmp_path) as served:
         assert finish(RUN, cwd=tmp_path, url=served.url)[0] == 0

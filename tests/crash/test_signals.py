@@ -1,4 +1,4 @@
-"""Stops as they come: from nohup, a terminal that closes, GNU timeout, a process group, and to process 1."""
+"""Stops from all sources: nohup, a terminal that closes, GNU timeout, a process group, and process 1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"]
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeProcess]:
-    """A node whose jobs take as long as the parameter says, in seconds; default: next to no time."""
+    """A node whose jobs take as long as the parameter says, in seconds; default: almost no time."""
     latency = getattr(request, "param", 0.01)
     (tmp_path / "node.yaml").write_text(f"version: 1\nnode: {{latency: [{latency}, {latency}]}}\n", encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as running:
@@ -34,7 +34,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeProce
 
 
 def start(command: list[str], folder: Path, url: str) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a session of its own; what it says goes to ``said.txt``."""
+    """Start ``command`` in a new session; its output goes to ``said.txt``."""
     with (folder / "said.txt").open("wb") as said:
         return subprocess.Popen(
             command,
@@ -65,7 +65,7 @@ def last_line(folder: Path) -> dict[str, Any]:
 
 
 def require_settled(folder: Path, served: NodeProcess) -> None:
-    """The process ended early in good order: its last line says so, and nothing is in flight."""
+    """Check that the process ended early and cleanly: its last line says so, and nothing is in flight."""
     ended = last_line(folder)
     assert ended.get("exit") == 4, ended
     assert ended["reason"]
@@ -75,7 +75,7 @@ def require_settled(folder: Path, served: NodeProcess) -> None:
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-def test_a_signal_that_was_ignored_stays_ignored(name: str, tmp_path: Path, served: NodeProcess) -> None:
+def test_an_ignored_signal_stays_ignored(name: str, tmp_path: Path, served: NodeProcess) -> None:
     """A signal that is ignored when the command begins is ignored by the run, which ends with 0."""
     write_job(tmp_path, 15, rate="30/s")
     command = f"trap '' {name.removeprefix('SIG')}; exec {' '.join([*ZCLONE, *RUN])}"
@@ -86,7 +86,7 @@ def test_a_signal_that_was_ignored_stays_ignored(name: str, tmp_path: Path, serv
 
 
 def test_nohup_survives_a_hang_up(tmp_path: Path, served: NodeProcess) -> None:
-    """Under nohup a SIGHUP changes nothing, and SIGTERM still ends the run in good order."""
+    """Under nohup a SIGHUP changes nothing, and SIGTERM still ends the run cleanly."""
     write_job(tmp_path, 200, rate="20/s")
     process = start(["nohup", *ZCLONE, *RUN], tmp_path, served.url)
     wait_for_submits(served, 1)
@@ -115,8 +115,8 @@ def exit_code_of(child: int) -> int:
 
 
 @pytest.mark.parametrize("progress", ["none", "live", "plain"])
-def test_a_terminal_that_closes_ends_the_run_in_good_order(progress: str, tmp_path: Path, served: NodeProcess) -> None:
-    """When its terminal closes the run settles what is in flight and ends with 4."""
+def test_a_closing_terminal_shuts_the_run_down_cleanly(progress: str, tmp_path: Path, served: NodeProcess) -> None:
+    """When its terminal closes the run settles what is in flight and exits with 4."""
     write_job(tmp_path, 200, rate="20/s")
     child, terminal = in_a_terminal([*ZCLONE, "run", "job.yaml", "--progress", progress], tmp_path, served.url)
     wait_for_submits(served, 2)
@@ -126,8 +126,8 @@ def test_a_terminal_that_closes_ends_the_run_in_good_order(progress: str, tmp_pa
 
 
 @pytest.mark.parametrize("progress", ["none", "live", "plain"])
-def test_a_terminal_that_closes_under_nohup_changes_nothing(progress: str, tmp_path: Path, served: NodeProcess) -> None:
-    """When SIGHUP is ignored the run outlives its terminal and ends with 0."""
+def test_a_closing_terminal_under_nohup_changes_nothing(progress: str, tmp_path: Path, served: NodeProcess) -> None:
+    """When SIGHUP is ignored the run outlives its terminal and exits with 0."""
     write_job(tmp_path, 20, rate="30/s")
     run = " ".join([*ZCLONE, "run", "job.yaml", "--progress", progress])
     child, terminal = in_a_terminal(["bash", "-c", f"trap '' HUP; exec {run}"], tmp_path, served.url)
@@ -137,7 +137,7 @@ def test_a_terminal_that_closes_under_nohup_changes_nothing(progress: str, tmp_p
 
 
 def stop_under_timeout(folder: Path, served: NodeProcess) -> None:
-    """One run under GNU timeout, which gets its own stop and hands it to the command and to its group."""
+    """Stop one run under GNU timeout, which forwards its own stop to the command and to its group."""
     begun = submits(served)
     process = start(["timeout", "600", *ZCLONE, *RUN], folder, served.url)
     wait_for_submits(served, begun + 2)
@@ -153,20 +153,20 @@ def stop_many_under_timeout(folder: Path, served: NodeProcess, *, runs: int) -> 
 
 
 def test_one_stop_of_timeout_is_one_stop(tmp_path: Path, served: NodeProcess) -> None:
-    """GNU timeout sends its signal to the command and to its group: each of a few runs ends in good order."""
+    """GNU timeout sends its signal to the command and to its group: each of a few runs ends cleanly."""
     stop_many_under_timeout(tmp_path, served, runs=4)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_hundred_stops_of_timeout(tmp_path: Path, served: NodeProcess) -> None:
-    """Of 200 runs under GNU timeout 200 end in good order."""
+    """Of 200 runs under GNU timeout 200 end cleanly."""
     stop_many_under_timeout(tmp_path, served, runs=200)
 
 
 @pytest.mark.parametrize("name", SIGNALS)
 @pytest.mark.parametrize("served", [0.3], indirect=True)
-def test_the_same_signal_at_once_is_the_same_stop(name: str, tmp_path: Path, served: NodeProcess) -> None:
+def test_repeated_signals_at_once_are_one_stop(name: str, tmp_path: Path, served: NodeProcess) -> None:
     """One signal delivered several times in a row is one stop: what is in flight settles."""
     write_job(tmp_path, 200, rate="50/s")
     process = start([*ZCLONE, *RUN], tmp_path, served.url)
@@ -196,7 +196,7 @@ def first_process(command: list[str], folder: Path, url: str) -> tuple[subproces
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_process_1_obeys_a_stop(name: str, tmp_path: Path, served: NodeProcess) -> None:
-    """As process 1 of a container, where a signal without a handler does nothing, a stop ends the run in good order."""
+    """As process 1 of a container, where a signal without a handler does nothing, a stop ends the run cleanly."""
     write_job(tmp_path, 200, rate="20/s")
     outer, inner = first_process([*ZCLONE, *RUN], tmp_path, served.url)
     wait_for_submits(served, 2)

@@ -1,4 +1,4 @@
-"""The long one: thousands of clones while the node is killed again and again; ``pytest -m soak`` tells its figures."""
+"""Thousands of clones while the node is killed repeatedly; ``pytest -m soak`` prints the figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ACCOUNT = {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
 
 @dataclass
 class MortalNode:
-    """A node on one port with one state file, however often it is killed."""
+    """A node on one port with one state file, across its kills."""
 
     folder: Path
     random: random.Random
@@ -42,7 +42,7 @@ class MortalNode:
         self.start()
 
     def start(self) -> None:
-        """Serve with what the last one left."""
+        """Start with the state of the killed one."""
         options = ["--port", str(self.port), "--faults", "flaky", "--state", "node.jsonl", "--seed", str(self.kills)]
         process = subprocess.Popen(
             [*ZCLONE, "simulate", *options], stdout=subprocess.PIPE, cwd=self.folder, env=environment()
@@ -51,7 +51,7 @@ class MortalNode:
         self.serving = NodeProcess(json.loads(process.stdout.readline())["url"], process)
 
     def kill(self) -> dict[str, Any]:
-        """Take the ledger, then SIGKILL."""
+        """Read the ledger, then SIGKILL."""
         assert self.serving is not None
         ledger = self.serving.ledger()
         self.serving.process.kill()
@@ -76,7 +76,7 @@ class MortalNode:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_a_node_that_dies_again_and_again_costs_no_clone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_node_killed_repeatedly_costs_no_clone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """5,000 targets under faults, the node killed every 5 to 40 s: exit 0, one clone each, none twice, none lost."""
     write_job(tmp_path, TARGETS, rate="60/s", concurrency=64, timeout="90s", attempts=8)
     mortal = MortalNode(tmp_path, random.Random(5))

@@ -1,6 +1,6 @@
-"""The real command, killed or failed at its every Nth system call: one clone per target, and nothing hidden.
+"""The real command, killed or failed at every Nth system call: one clone per target, and nothing hidden.
 
-12 targets on a served node. By default one point of each kind runs; the marker ``proof`` has all of them.
+It has 12 targets on a served node. By default one point of each kind runs; the marker ``proof`` has all of them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
 
 WRITES, SYNCS, SENDS, RECEIPTS = 12, 13, 22, 30
-"""How many of each call a calm run surely makes; a point that is not reached fails."""
+"""How many of each call an undisturbed run surely makes; a point that is not reached fails."""
 
 AT_THAT_MOMENT = 0.2
-"""Seconds; the next POSTs of a run that went on would come after the polls, 0.25 s later and more."""
+"""Seconds; the next POSTs of a continued run would come after the polls, 0.25 s later and more."""
 
 
 def points(*, where: Where, call: str, fault: Fault, whens: range, default: int) -> Iterator[ParameterSet]:
@@ -90,16 +90,16 @@ def scene(point: Point, served: tuple[NodeProcess, Path], tmp_path: Path) -> Sce
 
 
 @pytest.mark.parametrize("point", KILLS)
-def test_killed_at_any_call_the_same_command_goes_on(scene: Scene) -> None:
-    """SIGKILL at the Nth write, fdatasync, fsync, sendto or recvfrom: run again, exit 0, one clone per target."""
+def test_after_a_kill_at_any_call_the_same_command_resumes(scene: Scene) -> None:
+    """SIGKILL at the Nth write, fdatasync, fsync, sendto or recvfrom: rerun, exit 0, one clone per target."""
     assert is_hit(scene, scene.inject())
     assert scene.settle() == 0
     scene.check()
 
 
 @pytest.mark.parametrize("point", FAILURES)
-def test_a_disk_that_fails_ends_the_sending(scene: Scene) -> None:
-    """EIO or ENOSPC at the Nth write or sync of the manifest: not tried again, no POST follows, exit 1, a rerun works.
+def test_a_failing_disk_ends_the_sending(scene: Scene) -> None:
+    """EIO or ENOSPC at the Nth write or sync of the manifest: no retry, no later POST, exit 1, a rerun works.
 
     A POST whose own record was durable may be on its way at that very moment; there is none without a record.
     """
@@ -114,7 +114,7 @@ def test_a_disk_that_fails_ends_the_sending(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("point", LIES)
-def test_a_disk_that_lies_is_found_out(scene: Scene) -> None:
+def test_a_lying_disk_is_detected(scene: Scene) -> None:
     """Bytes that never reached the disk are noticed by the next run; repaired, it ends with one clone per target."""
     assert is_hit(scene, scene.inject())
     assert b"\0" not in (scene.folder / MANIFEST).read_bytes()
@@ -123,7 +123,7 @@ def test_a_disk_that_lies_is_found_out(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("point", RENAMES)
-def test_a_report_is_old_or_new_and_never_half(scene: Scene) -> None:
+def test_a_report_is_old_or_new_and_never_partial(scene: Scene) -> None:
     """Killed or failed at its rename, a report stays as it was; written again it is whole."""
     report = scene.folder / "r.json"
     assert scene.run() == 0
@@ -135,8 +135,8 @@ def test_a_report_is_old_or_new_and_never_half(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("point", NETWORK)
-def test_a_network_that_fails_costs_no_clone(scene: Scene) -> None:
-    """EIO, or no byte taken, at the Nth sendto or recvfrom: reconciled within the same run, one clone per target."""
+def test_a_failing_network_costs_no_clone(scene: Scene) -> None:
+    """EIO, or no byte accepted, at the Nth sendto or recvfrom: reconciled within the same run, one clone per target."""
     code = scene.inject()
     assert is_hit(scene, code)
     assert scene.settle() == 0

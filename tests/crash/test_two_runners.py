@@ -1,4 +1,4 @@
-"""Two processes that know nothing of each other's manifest, on one server: each target is cloned once all the same."""
+"""Two processes without each other's manifest, on one server: each target is cloned once all the same."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def served(tmp_path: Path) -> Iterator[NodeProcess]:
 
 
 def host(folder: Path) -> Path:
-    """A machine of its own, with the same job."""
+    """Another machine with the same job."""
     folder.mkdir()
     write_job(folder, COUNT, rate="60/s", concurrency=8)
     return folder
 
 
 def run_both(hosts: list[Path], served: NodeProcess) -> None:
-    """Start them together; whoever could not learn an end runs once more."""
+    """Start them together; a process that could not learn an end runs once more."""
     processes = [start(RUN, cwd=folder, url=served.url) for folder in hosts]
     said = [process.communicate(timeout=250)[1] for process in processes]
     for process, folder, text in zip(processes, hosts, said, strict=True):
@@ -44,7 +44,7 @@ def run_both(hosts: list[Path], served: NodeProcess) -> None:
 
 
 def check(hosts: list[Path], served: NodeProcess) -> None:
-    """One clone each in the ledger, and every manifest names exactly these."""
+    """Check that the ledger has one clone each, and that every manifest names exactly these."""
     made = {clone["uuid"]: clone["source"] for clone in served.ledger()["clones"]}
     assert sorted(made.values()) == [f"{number:032x}" for number in range(1, COUNT + 1)]
     for folder in hosts:
@@ -60,8 +60,8 @@ def test_two_hosts_without_a_manifest(tmp_path: Path, served: NodeProcess) -> No
     assert adopted > 0
 
 
-def test_a_copied_manifest_in_the_middle_of_a_run(tmp_path: Path, served: NodeProcess) -> None:
-    """A killed run gone on with from its manifest and from a copy at once makes one clone each."""
+def test_a_manifest_copied_during_a_run(tmp_path: Path, served: NodeProcess) -> None:
+    """A killed run resumed from its manifest and from a copy at once makes one clone each."""
     hosts = [host(tmp_path / "one"), host(tmp_path / "two")]
     first = start(RUN, cwd=hosts[0], url=served.url)
     wait_for_posts(served, 6)
