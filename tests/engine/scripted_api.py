@@ -1,4 +1,4 @@
-"""Dependencies with scripted answers on a virtual clock: what an Api may answer, one answer per call."""
+"""Dependencies with scripted answers on a virtual clock: one answer of the Api per call."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ CLONE = Clone("a", "d76744cb53f9378abf42b907df3efb6e", RESOURCE_UUID, b"{}", "0"
 
 
 def service(uuid: str = RESOURCE_UUID, **fields: str | int) -> Service:
-    """What the server shows of the clone."""
+    """Return what the server shows of the clone."""
     shown = {"name": "x", "requestCpu": 4, **fields}
     return Service(uuid, str(shown["name"]), dict(shown))
 
 
 class ScriptedApi:
-    """Answers each call with the next line of the script and insists that it is a call of that kind."""
+    """Answers each call with the next line of the script and checks that it is a call of that kind."""
 
     def __init__(self, script: list[tuple[str, object]]) -> None:
         self.script = script
@@ -123,7 +123,7 @@ class MemoryJournal:
 
 @dataclass
 class MemoryPast:
-    """The Past of a MemoryJournal, folded anew at each look."""
+    """The Past of a MemoryJournal, folded again at each access."""
 
     journal: MemoryJournal
     intents: Mapping[str, Intent] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class MemoryPast:
 
 @dataclass
 class Told:
-    """What one settle came to."""
+    """The result of one settle."""
 
     step: Step
     calls: list[tuple[str, str]]
@@ -194,7 +194,7 @@ def new_dependencies(
     stop: Stop | None = None,
     is_honoured: bool = True,
 ) -> Dependencies:
-    """What settle needs, on a virtual clock."""
+    """Return what settle needs, on a virtual clock."""
     policy = policy or Policy()
     return Dependencies(
         api,

@@ -1,4 +1,4 @@
-"""The server's own rate limiter: everybody pauses, the rate is lowered and grows back, and no clone is charged."""
+"""The server's own rate limiter: all calls pause, the rate is lowered and grows back, and no clone is charged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMITED = NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
 
 @dataclass
 class LimitedServer:
-    """Admits ``limit`` calls in any ``window`` seconds; some callers ask through a gate as long as the test lasts."""
+    """Admits ``limit`` calls in any ``window`` seconds; some callers use a gate as long as the test lasts."""
 
     limit: int
     window: float
@@ -76,7 +76,7 @@ def test_the_rate_finds_what_the_server_admits(rate: float) -> None:
 
 
 def test_a_limiter_of_a_minute_is_not_hammered() -> None:
-    """12,000 in any minute, asked for twice as many: a call in a hundred is refused at most."""
+    """12,000 in any minute, at twice the rate: a call in a hundred is refused at most."""
     server = LimitedServer(12_000, 60.0, 400.0, seconds=200.0)
     server.run()
     refused, used = server.after_the_first_refusal(150.0)
@@ -84,8 +84,8 @@ def test_a_limiter_of_a_minute_is_not_hammered() -> None:
     assert used > 0.5
 
 
-def test_pauses_double_while_refusals_follow_each_other_and_begin_anew_after_them() -> None:
-    """From about a second up to half a minute; calls that were under way when the first one came change nothing."""
+def test_pauses_double_with_consecutive_refusals_and_then_reset() -> None:
+    """From about a second up to half a minute; calls under way at the first one change nothing."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(3))
     rate = AdaptiveRate(50.0, clock)
@@ -102,8 +102,8 @@ def test_pauses_double_while_refusals_follow_each_other_and_begin_anew_after_the
     loop.close()
 
 
-def test_the_rate_grows_back_to_what_was_asked_for() -> None:
-    """A server that refuses nothing more is asked as often as before within minutes, and never more often."""
+def test_the_rate_grows_back_to_the_set_one() -> None:
+    """A server that refuses nothing more is called as often as before within minutes, and never more often."""
     loop = VirtualLoop()
     rate = AdaptiveRate(50.0, VirtualClock(loop, Random(3)))
     loop.now += rate.slow_down()
@@ -116,7 +116,7 @@ def test_the_rate_grows_back_to_what_was_asked_for() -> None:
 
 
 def test_a_limited_post_costs_the_clone_nothing() -> None:
-    """No poll, no look, no attempt, no wait of its own and nothing of the retry budget, however often it comes."""
+    """No poll, no lookup, no attempt, no wait of its own and nothing of the retry budget, however often it comes."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     script = [*[("submit", LIMITED)] * 11, ("submit", Accepted(None)), ("poll", Done(service()))]
@@ -129,22 +129,22 @@ def test_a_limited_post_costs_the_clone_nothing() -> None:
     assert [kind for kind, _ in api.calls] == ["submit"] * 12 + ["poll"]
     assert len({argument for kind, argument in api.calls if kind == "submit"}) == 1
     assert loop.now < 1.0
-    # It is recorded anew where the pauses are long: the next process counts from when it left.
+    # It is recorded again if the pauses are long: the next process counts from when it was sent.
     assert 1 < sum(record.state is State.SENT for record in journal.records) < 12
 
 
 class _NoBudget:
-    """A budget that allows no retry and takes first POSTs."""
+    """A budget that allows no retry and accepts first POSTs."""
 
     def note_first(self) -> None:
-        """Take it."""
+        """Accept it."""
 
     def reward(self) -> None:
-        """Take it."""
+        """Accept it."""
 
 
-def test_each_change_of_the_rate_is_told_with_its_value() -> None:
-    """A refusal that lowers it, and its return to what was asked for; growing back is not told call by call."""
+def test_each_change_of_the_rate_is_reported_with_its_value() -> None:
+    """A refusal that lowers it, and its return to the set rate; growing back is not reported call by call."""
     loop, told = VirtualLoop(), list[float]()
     rate = AdaptiveRate(100.0, VirtualClock(loop, Random(1)))
     rate.on_change = lambda now, _: told.append(now)

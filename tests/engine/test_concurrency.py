@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def loop() -> Iterator[VirtualLoop]:
-    """One that is closed also where nothing ran on it."""
+    """A loop that is closed although nothing ran on it."""
     loop = VirtualLoop()
     yield loop
     loop.close()
@@ -45,7 +45,7 @@ class LimiterStage:
             self.limiter.note(Done(None))
 
 
-def test_the_limit_is_what_the_operator_allows_from_the_start(loop: VirtualLoop) -> None:
+def test_the_limit_starts_at_the_set_concurrency(loop: VirtualLoop) -> None:
     """Ended jobs raise it no further."""
     stage = LimiterStage(200, loop)
     assert stage.limiter.limit == 200
@@ -65,8 +65,8 @@ def test_trouble_halves_the_limit_once_a_round(trouble: NoAnswer | NotSent, loop
         loop.now += 0.6
 
 
-def test_after_trouble_the_limit_is_won_back_in_rounds(loop: VirtualLoop) -> None:
-    """As many ended jobs as the limit raise it by an eighth of what the operator allows, and never above that."""
+def test_after_trouble_the_limit_recovers_in_rounds(loop: VirtualLoop) -> None:
+    """As many ended jobs as the limit raise it by an eighth of the set concurrency, and never above that."""
     stage = LimiterStage(16, loop)
     stage.trouble()
     assert stage.limiter.limit == 8
@@ -78,7 +78,7 @@ def test_after_trouble_the_limit_is_won_back_in_rounds(loop: VirtualLoop) -> Non
     assert stage.limiter.limit == 16
 
 
-def test_what_says_nothing_about_load_changes_nothing(loop: VirtualLoop) -> None:
+def test_answers_unrelated_to_load_change_nothing(loop: VirtualLoop) -> None:
     """A lost connection, an accepted job, the server's own rate limit and a call that was not made are no trouble."""
     stage = LimiterStage(16, loop)
     over_limit, cut = NotSent("HTTP 429", is_over_limit=True), NotSent("stopped", is_held_back=True)
@@ -87,8 +87,8 @@ def test_what_says_nothing_about_load_changes_nothing(loop: VirtualLoop) -> None
     assert stage.limiter.limit == 16
 
 
-def test_nobody_is_let_in_above_the_limit_and_who_came_first_is_first(loop: VirtualLoop) -> None:
-    """After a halving the next one enters when enough have left; who gave up waiting is passed over."""
+def test_the_limit_holds_and_waiters_enter_in_order(loop: VirtualLoop) -> None:
+    """After a halving the next one enters when enough have left; a waiter that gave up is skipped."""
     stage = LimiterStage(4, loop)
     entered: list[int] = []
 
@@ -137,8 +137,8 @@ def test_an_overloaded_server_gets_fewer_clones_at_a_time() -> None:
     assert max(when_sent[f"k{number}"] for number in range(45, 55)) <= 20
 
 
-def test_whoever_waits_for_a_place_leaves_at_the_stop() -> None:
-    """A clone that got its place after the Stop is not begun."""
+def test_a_waiter_for_a_slot_leaves_at_the_stop() -> None:
+    """A clone that got its slot after the Stop is not begun."""
     scene = Scene(count=20, limits=Limits(concurrency=8, rate=1000.0))
     scene.server.takes = 5.0
     scene.run(at=(8.0, lambda: scene.stop.request("signal", EndReason.SIGNAL)))

@@ -1,4 +1,4 @@
-"""Limits changed while a run goes on: each holds at once, and no clone is lost by any."""
+"""Limits changed during a run: each applies at once, and none loses a clone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Stage(Scene):
 
 
 @pytest.mark.parametrize("rate", [4.0, 0.5, 200.0])
-def test_another_rate_holds_from_the_next_call(rate: float) -> None:
+def test_a_new_rate_applies_from_the_next_call(rate: float) -> None:
     """Lower or higher, from one tenth of a second on calls are as far apart as the new rate has them."""
     stage = Stage(count=400, concurrency=40)
     stage.play((4.0, lambda: stage.controls.set_rate(rate)), (24.0, lambda: stage.controls.set_rate(RATE)))
@@ -63,8 +63,8 @@ def test_another_rate_holds_from_the_next_call(rate: float) -> None:
     assert min(later - earlier for earlier, later in pairwise(after)) >= min(1 / rate, 0.05) - 0.051
 
 
-def test_a_rate_of_one_an_hour_is_left_at_once() -> None:
-    """Who waits for a turn far away gets the next one by the new rate."""
+def test_a_wait_at_one_call_an_hour_is_cut_short() -> None:
+    """A caller that waits for a turn far away gets the next one by the new rate."""
     stage = Stage(count=5, rate=1 / 3600.0)
     assert stage.play((30.0, lambda: stage.controls.set_rate(10.0))) == {"cloned": 5}
     assert stage.loop.now < 60
@@ -86,7 +86,7 @@ def test_concurrency_grows_and_shrinks_at_once() -> None:
 
 
 def test_a_pause_sends_nothing_and_loses_nothing() -> None:
-    """No POST leaves in a pause; what is in flight settles; after it the rest is cloned, each with one POST."""
+    """No POST is sent in a pause; what is in flight settles; after it the rest is cloned, each with one POST."""
     stage = Stage(count=200, concurrency=30)
     found = stage.play((2.0, stage.controls.pause), (_HOURS, stage.controls.resume))
     assert found == {"cloned": 200}
@@ -98,8 +98,8 @@ def test_a_pause_sends_nothing_and_loses_nothing() -> None:
     assert stage.server.count("submit") == 200
 
 
-def test_one_pause_after_the_other() -> None:
-    """Each holds as the first one did."""
+def test_consecutive_pauses() -> None:
+    """Each holds like the first one."""
     stage = Stage(count=200, concurrency=30)
     pause, resume = stage.controls.pause, stage.controls.resume
     assert stage.play((2.0, pause), (100.0, resume), (101.0, pause), (_HOURS, resume)) == {"cloned": 200}
@@ -108,14 +108,14 @@ def test_one_pause_after_the_other() -> None:
 
 
 def test_a_long_job_stays_open_through_a_pause() -> None:
-    """After the grace nothing is asked; the job that ended meanwhile is found when the run goes on."""
+    """After the grace nothing is polled; the job that ended meanwhile is found when the run resumes."""
     stage = Stage(count=3, takes=600.0)
     assert stage.play((900.0, stage.controls.pause), (_HOURS, stage.controls.resume)) == {"cloned": 3}
     assert stage.calls(900.0 + GRACE + 0.1, _HOURS) == []
 
 
-def test_what_was_held_back_is_on_record_anew() -> None:
-    """A POST that leaves hours after its record has a new one before: a later process counts from that."""
+def test_a_delayed_post_is_recorded_again() -> None:
+    """A POST sent hours after its record gets a new one before: a later process counts from that."""
     stage = Stage(count=60, concurrency=30, rate=10.0)
     stage.play((2.5, stage.controls.pause), (_HOURS, stage.controls.resume))
     sent = [(record.key, record.at - EPOCH) for record in stage.journal.records if record.state is State.SENT]
@@ -135,7 +135,7 @@ def test_a_stop_ends_a_pause_within_the_grace() -> None:
     assert set(stage.past.counts) <= {State.CLONED, State.PLANNED}
 
 
-def test_a_drain_ends_once_all_in_flight_has_settled() -> None:
+def test_a_drain_ends_once_everything_in_flight_has_settled() -> None:
     """Nothing new is sent, and jobs longer than any grace are waited for."""
     stage = Stage(count=200, concurrency=30, takes=300.0)
     stage.play((450.0, stage.controls.drain))
@@ -147,7 +147,7 @@ def test_a_drain_ends_once_all_in_flight_has_settled() -> None:
 
 
 def test_a_signal_after_a_drain_ends_it_within_the_grace() -> None:
-    """A stop counts though the run is draining: what does not settle in 30 s stays open."""
+    """A stop counts although the run is draining: what does not settle in 30 s stays open."""
     stage = Stage(count=200, concurrency=30, takes=300.0)
     stop = lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)  # noqa: E731 - too short for a def
     stage.play((450.0, stage.controls.drain), (460.0, stop))
@@ -156,8 +156,8 @@ def test_a_signal_after_a_drain_ends_it_within_the_grace() -> None:
     assert stage.past.counts[State.ACCEPTED] > 0
 
 
-def test_what_is_asked_before_a_pool_begins_holds_from_its_start() -> None:
-    """A pause and another concurrency that came while the run was prepared; asked twice, each counts once."""
+def test_commands_before_a_pool_begins_apply_from_its_start() -> None:
+    """A pause and another concurrency that came while the run was prepared; sent twice, each counts once."""
     stage = Stage(count=60, concurrency=8)
     controls = stage.controls
     controls.resume()
@@ -173,7 +173,7 @@ def test_what_is_asked_before_a_pool_begins_holds_from_its_start() -> None:
 
 
 def test_a_pause_is_taken_back_before_a_pool_begins() -> None:
-    """The run goes as if there had been none."""
+    """The run proceeds as if there had been none."""
     stage = Stage(count=5)
     stage.controls.pause()
     stage.controls.resume()
@@ -181,8 +181,8 @@ def test_a_pause_is_taken_back_before_a_pool_begins() -> None:
     assert stage.loop.now < 60
 
 
-def test_a_run_that_ends_takes_no_pause() -> None:
-    """After a stop nothing is held, and a resume of an earlier pause lets no call go; a drain changes nothing."""
+def test_an_ending_run_accepts_no_pause() -> None:
+    """After a stop nothing is paused, and a resume of an earlier pause lets no call go; a drain changes nothing."""
     stage = Stage(count=200, concurrency=30)
     controls = stage.controls
 

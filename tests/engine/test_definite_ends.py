@@ -1,4 +1,4 @@
-"""What "failed" means: a definite end of every attempt's job and a last look; and what is never sent again."""
+"""What "failed" means: a definite end of every attempt's job and a last lookup; and what is never sent again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def refused(
     may_go_on: bool = False,
     may_have_run: bool = False,
 ) -> Refused:
-    """A refusal as the client classifies it."""
+    """Return a refusal as the client classifies it."""
     return Refused(ApiError(error_class, code, "text", retries, may_go_on=may_go_on, may_have_run=may_have_run))
 
 
@@ -70,7 +70,7 @@ STARTING = refused(ErrorClass.NODE, "SYS.1010", None)
 
 
 def end(told: Told) -> tuple[State, str | None]:
-    """State and error code it settled with, and that these are on record."""
+    """Return state and error code it settled with, and check that these are recorded."""
     assert isinstance(told.step, End)
     last = told.records[-1]
     assert (last.state, last.error_code) == (told.step.state, told.step.code)
@@ -78,7 +78,7 @@ def end(told: Told) -> tuple[State, str | None]:
 
 
 def intent(state: State = State.UNCERTAIN, *, age: float = 60.0, attempt: int = 2, **more: object) -> Intent:
-    """An attempt sent ``age`` seconds ago under job b, with job a still open."""
+    """Return an attempt sent ``age`` seconds ago under job b, with job a still open."""
     at = EPOCH - age
     known = Intent(
         "a", state, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, attempt, "b" * 32, at, at, open_jobs=("a" * 32,)
@@ -93,7 +93,7 @@ def resumed(past: Intent, *script: tuple[str, object], policy: Policy | None = N
 
 
 def test_a_refused_attempt_does_not_end_the_one_before() -> None:
-    """The second POST is refused for good while the first may still run: uncertain, and the first job is asked."""
+    """The second POST is refused for good while the first may still run: uncertain, and the first job is polled."""
     told = resumed(intent(), ("poll", NO), ("find", Absent()), ("poll", Running()))
     assert end(told) == (State.UNCERTAIN, "ID.1003")
     assert told.calls[-1] == ("poll", "a" * 32)
@@ -101,13 +101,13 @@ def test_a_refused_attempt_does_not_end_the_one_before() -> None:
 
 
 def test_an_earlier_attempt_may_have_made_the_clone() -> None:
-    """The job of the first POST tells of the clone though the second was refused."""
+    """The job of the first POST reports the clone though the second was refused."""
     assert end(resumed(intent(), ("poll", NO), ("find", Absent()), ("poll", MADE))) == (State.CLONED, None)
 
 
 @pytest.mark.parametrize("last", [NO, TIMED_OUT], ids=["refused", "timed out"])
-def test_failed_needs_an_end_of_every_job_and_a_last_look(last: Refused) -> None:
-    """Every job has ended, long ago where the server may go on after its answer: looked for once more, then failed."""
+def test_failed_needs_an_end_of_every_job_and_a_last_lookup(last: Refused) -> None:
+    """Every job has ended, long ago if the server may continue after its answer: looked up again, then failed."""
     told = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Absent()))
     assert end(told) == (State.FAILED, "ID.1003")
     late = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Found(service())))
@@ -117,8 +117,8 @@ def test_failed_needs_an_end_of_every_job_and_a_last_look(last: Refused) -> None
 @pytest.mark.parametrize(
     "answer", [Unknown(), Running(), LOST, TIMED_OUT, Done(None)], ids=["unknown", "runs", "lost", "timed out", "empty"]
 )
-def test_a_job_that_may_be_at_work_keeps_the_clone_uncertain(answer: object) -> None:
-    """An earlier job without a definite end holds up what the later one was refused with, until its time is over."""
+def test_a_job_that_may_still_run_keeps_the_clone_uncertain(answer: object) -> None:
+    """An earlier job without a definite end defers the refusal of the later one until its time is over."""
     told = resumed(intent(attempt=4), ("poll", NO), ("find", Absent()), ("poll", answer))
     assert end(told) == (State.UNCERTAIN, "ID.1003")
     assert told.records[-1].until == EPOCH - 60 + 1860
@@ -127,20 +127,20 @@ def test_a_job_that_may_be_at_work_keeps_the_clone_uncertain(answer: object) -> 
 
 
 @pytest.mark.parametrize("answer", [Running(), LOST], ids=["runs", "lost"])
-def test_what_runs_or_cannot_be_asked_is_never_failed(answer: object) -> None:
+def test_a_running_or_unreachable_job_is_never_failed(answer: object) -> None:
     """However old, a job that still answers 202 or does not answer is no definite end."""
     told = resumed(intent(age=100 * HOUR), ("poll", NO), ("find", Absent()), ("poll", answer))
     assert end(told)[0] is State.UNCERTAIN
 
 
-def test_unknown_after_all_its_time_is_a_definite_end() -> None:
-    """Jobs that nobody knows any more, and nothing visible over all looks: nothing was made."""
+def test_unknown_after_its_time_is_a_definite_end() -> None:
+    """Jobs that are unknown by then, and nothing visible over all lookups: nothing was made."""
     told = resumed(intent(age=HOUR, attempt=4), ("poll", Unknown()), *LOOKS, ("poll", Unknown()), *LOOKS)
     assert end(told) == (State.FAILED, "ZCLONE.UNANSWERED")
 
 
 def test_lost_lines_count_as_jobs_until_their_time_is_over() -> None:
-    """Of jobs whose uuids were lost nothing can be asked: they are open until the server can no longer execute them."""
+    """Jobs with lost uuids cannot be queried: they are open until the server can no longer execute them."""
     past = intent(attempt=4, open_jobs=(UNKNOWN_JOB,))
     young = resumed(past, ("poll", NO), ("find", Absent()))
     assert end(young)[0] is State.UNCERTAIN
@@ -159,8 +159,8 @@ ENDS = [
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["young", "over"])
 @pytest.mark.parametrize("last", ENDS)
-def test_at_most_once_sends_nothing_where_lines_were_lost(last: Refused, is_over: bool) -> None:  # noqa: FBT001
-    """However the attempt on record ended, another may have been on the lost lines: not sent again, and not failed."""
+def test_at_most_once_sends_nothing_after_lost_lines(last: Refused, is_over: bool) -> None:  # noqa: FBT001
+    """Whatever the end of the recorded attempt, another may have been on the lost lines: not sent again, not failed."""
     past = intent(age=HOUR if is_over else 60.0, attempt=1, open_jobs=(UNKNOWN_JOB,))
     told = resumed(past, ("poll", last), ("find", Absent()), policy=Policy(at_most_once=True))
     assert end(told)[0] is State.UNCERTAIN
@@ -169,14 +169,14 @@ def test_at_most_once_sends_nothing_where_lines_were_lost(last: Refused, is_over
 
 
 @pytest.mark.parametrize("last", ENDS[:3])
-def test_lost_lines_want_the_proof_before_anything_is_sent(last: Refused) -> None:
+def test_lost_lines_need_the_proof_before_anything_is_sent(last: Refused) -> None:
     """A server that may ignore the uuid can have made the clone of the lost attempt: sent only after the proof."""
     told = resumed(intent(attempt=1, open_jobs=(UNKNOWN_JOB,)), ("poll", last), ("find", Absent()), is_honoured=False)
     assert isinstance(told.step, Send)
     assert told.step.needs_proof
 
 
-def test_a_dead_session_sends_nothing_again_where_lines_were_lost() -> None:
+def test_a_dead_session_sends_nothing_again_after_lost_lines() -> None:
     """At most once: the job ended with its session, but one of the lost lines may have been sent."""
     dead = refused(ErrorClass.RENEW, "ID.1001")
     past = intent(attempt=1, open_jobs=(UNKNOWN_JOB,))
@@ -184,8 +184,8 @@ def test_a_dead_session_sends_nothing_again_where_lines_were_lost() -> None:
     assert end(told)[0] is State.UNCERTAIN
 
 
-def test_an_uncertain_clone_without_a_job_uuid_is_looked_for_before_it_is_sent() -> None:
-    """Its lines were lost: the resource is asked for, and only then it is sent again."""
+def test_an_uncertain_clone_without_a_job_uuid_is_looked_up_before_it_is_sent() -> None:
+    """Its lines were lost: the resource is looked up, and only then it is sent again."""
     past = intent(job_uuid=None, open_jobs=(UNKNOWN_JOB,), attempt=1)
     told = resumed(past, *LOOKS, ("submit", Accepted(None)), ("poll", MADE))
     assert end(told) == (State.CLONED, None)
@@ -202,19 +202,19 @@ def test_an_uncertain_clone_without_a_job_uuid_is_looked_for_before_it_is_sent()
 def test_the_time_of_a_post_is_the_longer_of_server_and_operator(
     apitimeout: float | None, timeout: float | None, until: float
 ) -> None:
-    """The server may execute a POST for its own apiTimeout, however short the operator's patience."""
+    """The server may execute a POST for its own apiTimeout, however short the operator's timeout."""
     policy = Policy(timeout=timeout)
     assert policy.over_at(0.0, apitimeout) == until
 
 
-def test_the_servers_time_is_on_record() -> None:
+def test_the_servers_time_is_recorded() -> None:
     """The next process must know how long the server may work on the job."""
     told = tell([("submit", Accepted(36_000.0)), ("poll", MADE)], Send(1))
     assert told.records[1].api_timeout == 36_000.0
 
 
-def test_a_refused_repetition_says_nothing_of_the_first_post() -> None:
-    """A gateway refuses the second POST of a job uuid: its job is polled and the clone looked for, never failed."""
+def test_a_refused_repetition_does_not_end_the_first_post() -> None:
+    """A gateway refuses the second POST of a job uuid: its job is polled and the clone looked up, never failed."""
     step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_proof=True)
     told = tell([("submit", DENIED), ("poll", Unknown()), *LOOKS], step, policy=Policy(attempts=2))
     assert end(told)[0] is State.UNCERTAIN
@@ -223,7 +223,7 @@ def test_a_refused_repetition_says_nothing_of_the_first_post() -> None:
 
 @pytest.mark.parametrize("is_repeat", [False, True])
 def test_only_the_first_posts_own_refusal_takes_an_attempt_back(is_repeat: bool) -> None:  # noqa: FBT001 - both ways
-    """A stop told by the POST itself returns the attempt; where the job uuid was sent before it stays open."""
+    """A stop caused by the POST itself returns the attempt; if the job uuid was sent before it stays open."""
     step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1)) if is_repeat else Send(1)
     journal = stopped([("submit", refused(ErrorClass.FATAL, "LICENSE.1000"))], step)
     assert [r.state for r in journal.records] == [State.SENT] + ([] if is_repeat else [State.PLANNED])
@@ -242,8 +242,8 @@ def test_only_the_first_posts_own_refusal_takes_an_attempt_back(is_repeat: bool)
     ],
     ids=["a look", "the job", "with a cause that may have run"],
 )
-def test_a_stop_takes_nothing_back_that_may_be_at_work(script: list[tuple[str, object]]) -> None:
-    """An answer to a look, or of a job, stops the run and leaves the attempt on record as it is."""
+def test_a_stop_takes_nothing_back_that_may_be_running(script: list[tuple[str, object]]) -> None:
+    """An answer to a lookup, or of a job, stops the run and leaves the recorded attempt as it is."""
     journal = stopped(script, Send(1))
     assert journal.records[-1].state in {State.SENT, State.ACCEPTED}
 
@@ -262,7 +262,7 @@ def test_a_job_that_ends_with_a_stop_is_planned_again_and_remembered() -> None:
 
 
 def stopped(script: list[tuple[str, object]], step: Step) -> MemoryJournal:
-    """Settle CLONE to a stop of the run; return what is on record."""
+    """Settle CLONE to a stop of the run; return the record."""
     loop = VirtualLoop()
     journal = MemoryJournal()
     world = new_dependencies(ScriptedApi(script), journal, VirtualClock(loop, Random(7)), stop=Stop())
@@ -271,8 +271,8 @@ def stopped(script: list[tuple[str, object]], step: Step) -> MemoryJournal:
     return journal
 
 
-def test_a_fatal_end_of_an_earlier_process_is_not_believed_for_ever() -> None:
-    """The licence was renewed since: looked for, then sent again without charging an attempt."""
+def test_a_fatal_end_of_an_earlier_process_is_rechecked() -> None:
+    """The licence was renewed since: looked up, then sent again without charging an attempt."""
     past = intent(State.ACCEPTED, attempt=1, open_jobs=())
     told = resumed(past, ("poll", refused(ErrorClass.FATAL, "LICENSE.1000")), ("find", Absent()), ("submit", MADE))
     assert end(told) == (State.CLONED, None)
@@ -280,7 +280,7 @@ def test_a_fatal_end_of_an_earlier_process_is_not_believed_for_ever() -> None:
 
 
 def test_nothing_is_sent_again_before_the_server_proved_itself() -> None:
-    """Until one clone has the uuid it was asked for, what may have run waits; it is not recorded as anything yet."""
+    """Until one clone has the requested uuid, what may have run waits; no end is recorded yet."""
     lost = [("submit", LOST), ("poll", Unknown()), *LOOKS]
     told = tell(lost, Send(1), is_honoured=False)
     assert isinstance(told.step, Send)
@@ -290,7 +290,7 @@ def test_nothing_is_sent_again_before_the_server_proved_itself() -> None:
     assert isinstance(tell(ended, Send(1), is_honoured=False).step, Send)
 
 
-def test_what_surely_did_not_run_is_sent_again_without_proof() -> None:
+def test_unexecuted_posts_are_sent_again_without_proof() -> None:
     """An answer that nothing was executed is proof enough."""
     never = ("poll", refused(ErrorClass.TRANSIENT, "ID.2003", None))
     told = tell(
@@ -310,13 +310,13 @@ def test_at_most_once_never_repeats_what_may_have_run(error: Refused) -> None:
     assert f"look for a clone of {CLONE.source_uuid} named x" in (told.records[-1].error or "")
 
 
-def test_no_failure_is_told_where_the_uuid_shows_nothing() -> None:
+def test_no_failure_is_reported_if_the_uuid_proves_nothing() -> None:
     """A server that may ignore the uuid can have made the clone under another one: uncertain for good."""
     past = intent(age=HOUR, attempt=4, open_jobs=())
     assert end(resumed(past, ("poll", Unknown()), *LOOKS, is_honoured=False))[0] is State.UNCERTAIN
 
 
-def test_a_success_that_shows_nothing_stops_an_unproven_run() -> None:
+def test_a_success_without_a_clone_stops_an_unproven_run() -> None:
     """200 {} and nothing under the uuid: the server does not honour it, and the run says so."""
     loop = VirtualLoop()
     api = ScriptedApi([("submit", Accepted(None)), ("poll", Done(None)), *LOOKS])
@@ -326,7 +326,7 @@ def test_a_success_that_shows_nothing_stops_an_unproven_run() -> None:
     assert stop.value.reason is EndReason.RESOURCE_UUID
 
 
-def test_a_success_that_shows_nothing_is_never_called_failed() -> None:
+def test_a_success_without_a_clone_is_never_called_failed() -> None:
     """The server said that it made the clone: on a proven server it stays uncertain, however old."""
     past = intent(attempt=4, open_jobs=())
     assert end(resumed(past, ("poll", Done(None)), *LOOKS))[0] is State.UNCERTAIN
@@ -340,8 +340,8 @@ def test_misses_in_a_row_are_reset_by_an_answer() -> None:
     assert end(tell([("submit", Accepted(None)), *flapping, ("poll", MADE)], Send(1))) == (State.CLONED, None)
 
 
-def test_a_uuid_of_the_users_own_is_looked_for_before_the_first_post() -> None:
-    """Whatever has it by then is not ours: a conflict, and nothing is sent."""
+def test_a_given_uuid_is_looked_up_before_the_first_post() -> None:
+    """A service that has it by then is not ours: a conflict, and nothing is sent."""
     start = look_before(GIVEN, Send(1), now=EPOCH)
     assert isinstance(start, Look)
     told = tell([("find", Found(service()))], start, clone=GIVEN)
@@ -352,15 +352,15 @@ def test_a_uuid_of_the_users_own_is_looked_for_before_the_first_post() -> None:
     assert end(free) == (State.CLONED, None)
 
 
-def test_an_account_that_may_not_look_sends_no_uuid_of_the_users_own() -> None:
-    """Nobody could tell whose it is: failed, and nothing was sent."""
+def test_a_given_uuid_is_not_sent_if_lookups_are_denied() -> None:
+    """The owner could not be determined: failed, and nothing was sent."""
     start = look_before(GIVEN, Send(1), now=EPOCH)
     assert end(tell([("find", DENIED)], start, clone=GIVEN)) == (State.FAILED, "SYS.1006")
 
 
 @pytest.mark.parametrize("has_sent_line", [True, False])
-def test_a_uuid_of_the_users_own_is_adopted_only_after_a_post_of_ours(has_sent_line: bool) -> None:  # noqa: FBT001
-    """A collision at the first POST, or a uuid that only lost lines could have sent, is not taken for ours."""
+def test_a_given_uuid_is_adopted_only_after_our_own_post(has_sent_line: bool) -> None:  # noqa: FBT001
+    """A collision at the first POST, or a uuid that only lost lines could have sent, is not adopted."""
     taken = [
         ("submit", Accepted(None)),
         ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)),
@@ -379,12 +379,12 @@ def test_a_uuid_of_the_users_own_is_adopted_only_after_a_post_of_ours(has_sent_l
     [(CLONE, Send(1)), (GIVEN, Send(2)), (GIVEN, Send(1, None, None, End(State.FAILED, 1)))],
     ids=["derived", "a later attempt", "a retry"],
 )
-def test_only_the_first_post_of_a_given_uuid_is_preceded_by_a_look(clone: Clone, step: Send) -> None:
-    """A derived uuid is ours wherever it is, and after our own POST so is a given one."""
+def test_only_the_first_post_of_a_given_uuid_follows_a_lookup(clone: Clone, step: Send) -> None:
+    """A derived uuid is always ours, and after our own POST so is a given one."""
     assert look_before(clone, step, now=EPOCH) is step
 
 
-def test_what_existed_before_the_first_attempt_was_made_elsewhere() -> None:
+def test_a_clone_before_the_first_attempt_was_made_elsewhere() -> None:
     """SYS.1000 at the first attempt and a clone that matches is recorded so; after an earlier attempt it is not."""
     taken = [
         ("submit", Accepted(None)),
@@ -396,8 +396,8 @@ def test_what_existed_before_the_first_attempt_was_made_elsewhere() -> None:
         assert tell(taken, later).records[-1].made_elsewhere is None
 
 
-def test_what_existed_before_is_not_adopted_unseen() -> None:
-    """Of a target that left the job file nothing is known to compare it with; what --only leaves out is compared."""
+def test_an_earlier_service_is_not_adopted_uncompared() -> None:
+    """For a target that left the job file there is nothing to compare with; what --only leaves out is compared."""
     past = intent(State.SENT, attempt=1, open_jobs=())
     taken = refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)
     script: list[tuple[str, object]] = [("poll", taken), ("find", Found(service(name="y")))]
@@ -409,8 +409,8 @@ def test_what_existed_before_is_not_adopted_unseen() -> None:
         assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")
 
 
-def test_a_dead_session_sends_nothing_unseen_where_an_earlier_process_was_in_doubt() -> None:
-    """A later attempt may have ended that the record of the open one does not name: it is looked for before a POST."""
+def test_a_dead_session_sends_nothing_unchecked_after_a_doubtful_process() -> None:
+    """A later attempt that the open record does not name may have ended: it is looked up before a POST."""
     past = intent(State.UNCERTAIN, attempt=1, open_jobs=())
     dead = ("poll", refused(ErrorClass.RENEW, "ID.1001", None))
     told = tell([dead, ("renew", None), ("find", Found(service(name="y")))], first_step(past, Policy(), now=EPOCH))
@@ -426,19 +426,19 @@ def test_a_conflict_at_the_first_attempt_names_its_likely_cause() -> None:
     assert "another folder or host with this job name" in (told.records[-1].error or "")
 
 
-def test_content_that_differs_is_no_conflict_while_an_attempt_may_write_it() -> None:
-    """A row half written shows other content: a conflict is told only after a definite end of every attempt."""
+def test_different_content_is_no_conflict_while_an_attempt_may_write_it() -> None:
+    """A half-written row shows other content: a conflict needs a definite end of every attempt."""
     half = ("find", Found(service(name="y")))
     young = resumed(intent(State.ACCEPTED, open_jobs=(), is_answered=True), *[("poll", Unknown())] * 4, half)
     assert end(young)[0] is State.UNCERTAIN
-    # Nothing is sent again while it is there: once the time is over no rerun settles it, but the operator.
+    # Nothing is sent again while it exists: once the time is over only the operator can settle it.
     assert young.records[-1].until is not None
     old = resumed(intent(age=HOUR), ("poll", Unknown()), half, ("poll", NO), half)
     assert end(old) == (State.CONFLICT, "ZCLONE.CONFLICT")
 
 
-def test_a_service_of_somebody_else_hides_no_clone_of_a_server_that_ignores_the_uuid() -> None:
-    """Without the proof the clone may stand under another uuid: no conflict, which a retry would send again."""
+def test_a_foreign_service_hides_no_clone_of_a_server_that_ignores_the_uuid() -> None:
+    """Without the proof the clone may exist under another uuid: no conflict, which a retry would send again."""
     other, past = ("find", Found(service(name="y"))), intent(age=HOUR, open_jobs=())
     for more in ({"is_honoured": False}, {"policy": Policy(at_most_once=True)}):
         told = resumed(past, ("poll", Unknown()), other, **more)
@@ -448,14 +448,14 @@ def test_a_service_of_somebody_else_hides_no_clone_of_a_server_that_ignores_the_
     assert end(resumed(past, ("poll", NO), other, is_honoured=False)) == (State.CONFLICT, "ZCLONE.CONFLICT")
 
 
-def test_content_is_not_compared_where_an_open_attempt_had_another_body() -> None:
+def test_content_is_not_compared_if_an_open_attempt_had_another_body() -> None:
     """The job file was edited in between: the clone is ours, whichever of the bodies made it."""
     past = intent(is_mixed=True)
     assert end(resumed(past, ("poll", Unknown()), ("find", Found(service(name="y"))))) == (State.CLONED, None)
 
 
-def test_content_that_differs_is_nobodys_where_lines_were_lost() -> None:
-    """The lost lines may have had another body, or none: neither cloned nor a conflict, and the operator looks."""
+def test_different_content_after_lost_lines_belongs_to_no_state() -> None:
+    """The lost lines may have had another body, or none: neither cloned nor a conflict, and the operator decides."""
     past = intent(attempt=0, job_uuid=None, open_jobs=(UNKNOWN_JOB,), is_mixed=True)
     told = resumed(past, ("find", Found(service(name="y"))))
     assert end(told)[0] is State.UNCERTAIN
@@ -473,7 +473,7 @@ def test_a_node_that_is_not_ready_charges_no_attempt() -> None:
     assert len(set(told.jobs)) == 7
 
 
-def test_what_charges_no_attempt_is_bounded() -> None:
+def test_uncharged_attempts_are_bounded() -> None:
     """After so many in a row each further POST charges one."""
     refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]
     policy = Policy(free_sends=2, attempts=2)
@@ -484,7 +484,7 @@ def test_what_charges_no_attempt_is_bounded() -> None:
 
 
 def test_dead_sessions_in_a_row_are_bounded() -> None:
-    """Sessions that die at once end in a charged attempt and then in a failure, not in POSTs for ever."""
+    """Sessions that die at once end in a charged attempt and then in a failure, not in endless POSTs."""
     dead = [("submit", Accepted(None)), ("poll", refused(ErrorClass.RENEW, "ID.1001", None)), ("renew", None)]
     policy = Policy(free_sends=1, attempts=1)
     told = tell(
@@ -496,7 +496,7 @@ def test_dead_sessions_in_a_row_are_bounded() -> None:
 
 
 def test_the_servers_own_rate_limit_is_no_attempt() -> None:
-    """429 "Rate limit exceeded" was not executed: no poll, no look, the same record."""
+    """429 "Rate limit exceeded" was not executed: no poll, no lookup, the same record."""
     busy = NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
     told = tell([("submit", busy)] * 5 + [("submit", MADE)], Send(1))
     assert end(told) == (State.CLONED, None)
@@ -504,7 +504,7 @@ def test_the_servers_own_rate_limit_is_no_attempt() -> None:
 
 
 def test_an_unready_node_is_tried_by_one_post_at_a_time() -> None:
-    """After three such ends in a row POSTs wait; one tries after a pause, and the first other end lets all go on."""
+    """After three such ends in a row POSTs wait; one tries after a pause, and the first other end releases all."""
     loop = VirtualLoop()
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock)
@@ -526,8 +526,8 @@ def test_an_unready_node_is_tried_by_one_post_at_a_time() -> None:
     assert ready == 0.0
 
 
-def test_a_pause_is_no_time_in_which_the_node_was_unready() -> None:
-    """Paused for a day while the node was unready, the run goes on; unready for as long as may be, it ends."""
+def test_a_pause_does_not_count_as_unready_time() -> None:
+    """Paused for a day while the node was unready, the run continues; unready up to the limit, it ends."""
     loop = VirtualLoop()
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock, longest=HOUR)
@@ -545,8 +545,8 @@ def test_a_pause_is_no_time_in_which_the_node_was_unready() -> None:
     run_virtual(loop, story())
 
 
-def test_a_job_that_runs_shows_that_the_node_is_ready() -> None:
-    """A node that is not ready ends a job at once: one that still runs was taken."""
+def test_a_running_job_shows_that_the_node_is_ready() -> None:
+    """A node that is not ready ends a job at once: one that still runs was accepted."""
     loop = VirtualLoop()
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock)
@@ -582,7 +582,7 @@ def test_a_node_that_stays_unready_stops_the_run() -> None:
 
 
 def test_a_stop_ends_the_wait_for_the_node() -> None:
-    """Whoever waits goes on at the Stop; its POST is then not sent."""
+    """A waiting clone continues at the Stop; its POST is then not sent."""
     loop = VirtualLoop()
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock)
@@ -597,8 +597,8 @@ def test_a_stop_ends_the_wait_for_the_node() -> None:
 
 
 @pytest.mark.parametrize("kind", ["poll", "find", "review"])
-def test_a_wait_that_the_stop_cut_leaves_the_clone_open(kind: str) -> None:
-    """A poll or look that was not made is no answer: the step is left for the next run."""
+def test_a_wait_cut_by_the_stop_leaves_the_clone_open(kind: str) -> None:
+    """A poll or lookup that was not made is no answer: the step is left for the next run."""
     loop = VirtualLoop()
     stop, journal = Stop(), MemoryJournal()
     stop.request("signal", EndReason.SIGNAL)
@@ -614,8 +614,8 @@ def test_a_wait_that_the_stop_cut_leaves_the_clone_open(kind: str) -> None:
     assert journal.records == []
 
 
-def test_a_repetition_that_the_stop_holds_back_stays_open() -> None:
-    """No byte of the second POST left, but the first of that job uuid may be at work."""
+def test_a_repetition_prevented_by_the_stop_stays_open() -> None:
+    """No byte of the second POST was sent, but the first of that job uuid may still run."""
     loop = VirtualLoop()
     stop, journal = Stop(), MemoryJournal()
     script: list[tuple[str, object]] = [("submit", NotSent("refused"))]
@@ -629,7 +629,7 @@ def test_a_repetition_that_the_stop_holds_back_stays_open() -> None:
 
 
 def test_times_of_a_wrong_clock_count_as_now() -> None:
-    """A deadline and a POST recorded 30 days ahead hold nobody up for 30 days."""
+    """A deadline and a POST recorded 30 days ahead delay nothing for 30 days."""
     ahead = EPOCH + 30 * 86_400
     past = replace(intent(open_jobs=()), sent_at=ahead, first_sent_at=ahead, deadline=ahead + 1860)
     step = first_step(past, Policy(), now=EPOCH)
@@ -638,7 +638,7 @@ def test_times_of_a_wrong_clock_count_as_now() -> None:
 
 
 def test_a_later_line_with_an_earlier_time_corrects_the_first() -> None:
-    """So a clone that was sent by a wrong clock has its time over like any other."""
+    """A clone that was sent under a wrong clock thus has its time over like any other."""
     sent = Record(State.SENT, "a", EPOCH + 1e7, 1, job_uuid="b" * 32)
     known = functools.reduce(
         next_intent, [sent, Record(State.UNCERTAIN, "a", EPOCH, 1, job_uuid="b" * 32, open_jobs=())], None
@@ -649,7 +649,7 @@ def test_a_later_line_with_an_earlier_time_corrects_the_first() -> None:
     assert step.ticket.sent_at == EPOCH
 
 
-def test_a_look_before_that_nobody_answers_leaves_the_target_planned() -> None:
+def test_an_unanswered_lookup_before_the_post_leaves_the_target_planned() -> None:
     """Nothing was sent, and nothing is known: the next run looks again."""
     start = Look(Ticket(0, "", EPOCH, EPOCH, EPOCH), Why.GIVEN)
     told = tell([("find", LOST)] * Policy().blind_looks, start, clone=GIVEN)
@@ -657,8 +657,8 @@ def test_a_look_before_that_nobody_answers_leaves_the_target_planned() -> None:
     assert told.records == []
 
 
-def test_a_job_that_is_forgotten_ends_once_its_time_is_over() -> None:
-    """Unknown to a server that once admitted it, overdue, and nothing visible: failed when it can run no more."""
+def test_a_forgotten_job_ends_once_its_time_is_over() -> None:
+    """Unknown to a server that once accepted it, overdue, and nothing visible: failed when it can run no more."""
     past = intent(State.ACCEPTED, attempt=4, open_jobs=(), is_answered=True, deadline=EPOCH - 1)
     assert end(resumed(past, ("poll", Unknown()), *LOOKS))[0] is State.UNCERTAIN
     old = replace(past, sent_at=EPOCH - HOUR, first_sent_at=EPOCH - HOUR)
@@ -667,7 +667,7 @@ def test_a_job_that_is_forgotten_ends_once_its_time_is_over() -> None:
 
 
 GONE = CLONE._replace(body=b"")
-"""Its target left the job file."""
+"""A clone whose target left the job file."""
 
 
 @pytest.mark.parametrize(
@@ -678,9 +678,7 @@ GONE = CLONE._replace(body=b"")
     ],
     ids=["its job", "an earlier job"],
 )
-def test_what_left_the_job_file_waits_for_the_operator(
-    open_jobs: tuple[str, ...], script: list[tuple[str, object]]
-) -> None:
+def test_a_removed_target_waits_for_the_operator(open_jobs: tuple[str, ...], script: list[tuple[str, object]]) -> None:
     """No later process sends it either, so that its uncertain end has a time, whatever attempts are left."""
     past = intent(open_jobs=open_jobs, deadline=EPOCH - 1)
     told = tell(script, first_step(past, Policy(), now=EPOCH), clone=GONE)
@@ -689,11 +687,11 @@ def test_what_left_the_job_file_waits_for_the_operator(
 
 
 NAMELESS = GONE._replace(resource_uuid="", digest="")
-"""A repair kept nothing of it but its key."""
+"""A clone of which a repair kept only its key."""
 
 
-def test_what_is_known_by_its_key_alone_is_not_looked_for() -> None:
-    """Its uuid was on lines that were lost and its target is not in the plan: it waits for the operator."""
+def test_a_target_known_only_by_its_key_is_not_looked_up() -> None:
+    """Its uuid was on lost lines and its target is not in the plan: it waits for the operator."""
     past = intent(attempt=0, resource_uuid="", digest="", job_uuid=None, open_jobs=(UNKNOWN_JOB,))
     told = tell([], first_step(past, Policy(), now=EPOCH), clone=NAMELESS)
     assert end(told)[0] is State.UNCERTAIN
@@ -701,8 +699,8 @@ def test_what_is_known_by_its_key_alone_is_not_looked_for() -> None:
     assert told.records[-1].open_jobs == (UNKNOWN_JOB,)
 
 
-def test_what_is_known_by_its_job_alone_is_asked_for_there() -> None:
-    """A job tells what it made, and of what stops the run, also where nobody knows the uuid that was asked for."""
+def test_a_target_known_only_by_its_job_is_polled() -> None:
+    """The job reports what it made, and what stops the run, also if the requested uuid is unknown."""
     past = intent(resource_uuid="", digest="", open_jobs=())
     start = first_step(past, Policy(), now=EPOCH)
     made = tell([("poll", MADE)], start, clone=NAMELESS)
@@ -711,8 +709,8 @@ def test_what_is_known_by_its_job_alone_is_asked_for_there() -> None:
         tell([("poll", Running()), ("poll", refused(ErrorClass.FATAL))], start, clone=NAMELESS)
 
 
-def test_a_post_that_left_late_is_not_over_early() -> None:
-    """Refused connections for ten minutes, then 202 without a row: a POST is as old as when its first byte left."""
+def test_a_post_sent_late_does_not_expire_early() -> None:
+    """Refused connections for ten minutes, then 202 without a row: a POST is as old as its first sent byte."""
     loop = VirtualLoop()
     clock, policy, journal = VirtualClock(loop, Random(7)), Policy(attempts=1), MemoryJournal()
     away: list[tuple[str, object]] = [("submit", NotSent("cannot connect"))] * 100

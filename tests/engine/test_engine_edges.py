@@ -1,4 +1,4 @@
-"""The rare branches of the engine: each refusal at each place, stops while waiting, and what is not there."""
+"""The rare branches of the engine: each refusal at each place, stops while waiting, and missing things."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ LOOKS = [("find", Absent())] * Policy().looks
 
 
 def refused(error_class: ErrorClass, *, retries: int | None = None) -> Refused:
-    """A refusal of that class."""
+    """Return a refusal of that class."""
     return Refused(ApiError(error_class, "SYS.1000", "text", retries))
 
 
 def fresh_tale(*script: tuple[str, object], policy: Policy | None = None) -> Told:
-    """Settle a Clone nothing was recorded of."""
+    """Settle a Clone without a record."""
     return tell(list(script), Send(1), policy=policy)
 
 
 def told(tale: Told) -> State:
-    """The state it settled in."""
+    """Return the state it settled in."""
     assert isinstance(tale.step, End)
     return tale.step.state
 
 
 def settled_under(stop: Stop, start: Send | Resend, *, seconds: float = 0.01) -> tuple[object, MemoryJournal]:
-    """Settle CLONE from ``start`` with a Stop asked for after ``seconds``; nothing may be called."""
+    """Settle CLONE from ``start`` with a Stop requested after ``seconds``; nothing may be called."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     policy, journal = Policy(backoff_base=60.0, backoff_cap=60.0), MemoryJournal()
@@ -100,20 +100,20 @@ def test_a_stop_ends_the_wait_before_a_further_attempt() -> None:
 
 
 def test_a_stop_ends_the_wait_before_a_repetition_and_returns_the_attempt() -> None:
-    """No byte of it had left: the attempt is planned again."""
+    """No byte of it was sent: the attempt is planned again."""
     step, journal = settled_under(Stop(), Resend(TICKET, 3))
     assert isinstance(step, Send)
     assert (step.attempt, step.job_uuid) == (2, None)
     assert [(record.state, record.attempt) for record in journal.records] == [(State.PLANNED, 1)]
 
 
-def test_a_stop_gives_no_attempt_back_whose_job_uuid_was_sent_before() -> None:
-    """The first sending may have been executed: the attempt stays on record as it is."""
+def test_a_stop_returns_no_attempt_whose_job_uuid_was_sent_before() -> None:
+    """The first sending may have been executed: the attempt stays recorded as it is."""
     step = Resend(TICKET._replace(is_repeat=True), 3)
     assert settled_under(Stop(), step) == (step, MemoryJournal())
 
 
-def test_a_job_that_no_request_can_follow_stops_the_run_though_no_look_is_answered() -> None:
+def test_a_fatal_job_error_stops_the_run_without_a_lookup() -> None:
     """The job's own error stops the run, with the attempt as that error left it."""
     fatal = ApiError(ErrorClass.FATAL, "ID.1000", "text")
     look = Look(TICKET, Why.STOPPED, fatal)
@@ -123,7 +123,7 @@ def test_a_job_that_no_request_can_follow_stops_the_run_though_no_look_is_answer
 
 @pytest.mark.parametrize("is_same_uuid", [True, False])
 def test_an_edited_target_is_never_sent_under_an_old_job_uuid(*, is_same_uuid: bool) -> None:
-    """With the same resourceUuid the old job stays open beside the new one; with another it starts afresh."""
+    """With the same resourceUuid the old job stays open beside the new one; with another it starts anew."""
     step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), open_jobs=("c" * 32,))
     edited = after_edit(step, is_same_uuid=is_same_uuid)
     assert (edited.attempt, edited.job_uuid) == (2, None)
@@ -132,8 +132,8 @@ def test_an_edited_target_is_never_sent_under_an_old_job_uuid(*, is_same_uuid: b
 
 
 @pytest.mark.parametrize("first", [Accepted(None), LOST], ids=["accepted", "not answered"])
-def test_a_stop_after_a_dead_session_leaves_the_old_job_to_ask_about(first: object) -> None:
-    """A request that reached the server twice may have made a clone though the end it tells is that of the session."""
+def test_a_stop_after_a_dead_session_leaves_the_old_job_open(first: object) -> None:
+    """A request that reached the server twice may have made a clone although its end is a dead session."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
     policy, stop = Policy(), Stop()
@@ -160,8 +160,8 @@ def test_a_stop_after_a_dead_session_leaves_the_old_job_to_ask_about(first: obje
     assert again.ticket.job_uuid == first_sent.job_uuid
 
 
-def test_a_stop_asked_for_before_leaves_no_wait() -> None:
-    """Whoever wants to sleep after the request does not."""
+def test_a_stop_requested_before_leaves_no_wait() -> None:
+    """A sleep after the request returns at once."""
     stop, asked = Stop(), []
     stop.on_request(lambda: asked.append("hook"))
     stop.request("one", EndReason.SIGNAL)
@@ -177,8 +177,8 @@ def test_a_post_refused_as_fatal_stops_the_run() -> None:
         fresh_tale(("submit", refused(ErrorClass.FATAL)))
 
 
-def test_a_look_refused_as_fatal_stops_the_run() -> None:
-    """The credentials ended while the clone was looked for."""
+def test_a_lookup_refused_as_fatal_stops_the_run() -> None:
+    """The credentials ended while the clone was looked up."""
     with pytest.raises(RunStoppedError):
         fresh_tale(("submit", LOST), ("poll", Unknown()), ("find", refused(ErrorClass.FATAL)))
 
@@ -190,25 +190,25 @@ def test_a_post_refused_for_its_session_is_sent_under_a_new_one() -> None:
     assert {record.attempt for record in tale.records} == {1}
 
 
-def test_a_post_refused_for_a_moment_is_sent_again() -> None:
+def test_a_post_refused_temporarily_is_sent_again() -> None:
     """Not executed and not visible: another attempt."""
     tale = fresh_tale(("submit", refused(ErrorClass.TRANSIENT)), ("find", Absent()), ("submit", MADE))
     assert (told(tale), tale.records[-1].attempt) == (State.CLONED, 2)
 
 
-def test_an_ambiguous_refusal_of_the_post_is_asked_about() -> None:
-    """A 500 to the POST may have been executed: its job is polled and its uuid looked for before it is sent again."""
+def test_an_ambiguous_refusal_of_the_post_is_reconciled() -> None:
+    """A 500 to the POST may have been executed: its job is polled and its uuid looked up before it is sent again."""
     tale = fresh_tale(("submit", refused(ErrorClass.AMBIGUOUS)), ("poll", Unknown()), *LOOKS, ("submit", MADE))
     assert (told(tale), tale.kinds.count("submit")) == (State.CLONED, 2)
 
 
-def test_a_failure_is_uncertain_where_the_account_may_not_look() -> None:
-    """The job failed, but a request that arrived twice has two ends: without a last look nothing is called failed."""
+def test_a_failure_is_uncertain_if_the_account_may_not_look() -> None:
+    """The job failed, but a request that arrived twice has two ends: failed needs a last lookup."""
     denied = refused(ErrorClass.PERMANENT, retries=0)
     assert told(fresh_tale(("submit", Accepted(None)), ("poll", denied), ("find", denied))) is State.UNCERTAIN
 
 
-def test_an_overdue_job_nobody_admitted_keeps_its_uuid() -> None:
+def test_an_overdue_job_that_was_never_confirmed_keeps_its_uuid() -> None:
     """A job without a definite end whose poll has no answer past the deadline is sent again as it was."""
     at = EPOCH - 3000.0
     past = Intent("a", State.UNCERTAIN, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, "b" * 32, at, at)
@@ -216,15 +216,15 @@ def test_an_overdue_job_nobody_admitted_keeps_its_uuid() -> None:
     assert tale.jobs == ["b" * 32]
 
 
-def test_the_sender_itself_never_calls_an_unanswered_post_failed() -> None:
+def test_the_sending_process_never_calls_an_unanswered_post_failed() -> None:
     """A clock that jumps ahead makes a fresh POST look old; only a later process may call it dead."""
     old = Ticket(4, "b" * 32, EPOCH - 90_000, EPOCH - 90_000, EPOCH + 60)
     tale = tell([("poll", Unknown()), *LOOKS], Poll(old, at_once=True))
     assert told(tale) is State.UNCERTAIN
 
 
-def test_an_attempt_that_was_returned_leaves_those_before_it_in_doubt() -> None:
-    """The last never left, but the one before it may be under way: its job is asked, then its clone is looked for."""
+def test_a_returned_attempt_leaves_those_before_it_in_doubt() -> None:
+    """The last was never sent, but the one before it may run: its job is polled, then its clone is looked up."""
     open_jobs = ("b" * 32,)
     past = Intent(
         "a", State.PLANNED, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, None, EPOCH, EPOCH, open_jobs=open_jobs
@@ -237,7 +237,7 @@ def test_an_attempt_that_was_returned_leaves_those_before_it_in_doubt() -> None:
 
 
 def tell_of_one_that_left(script: list[tuple[str, object]]) -> tuple[Step, MemoryJournal]:
-    """A clone that was accepted before its target left the job file."""
+    """Settle a clone that was accepted before its target left the job file."""
     gone = Clone(CLONE.key, CLONE.source_uuid, RESOURCE_UUID, b"", CLONE.digest)
     past = Intent(
         "a", State.ACCEPTED, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, "b" * 32, EPOCH, EPOCH, EPOCH + 60
@@ -264,15 +264,15 @@ DEAD_SESSION: list[tuple[str, object]] = [("poll", Running()), ("poll", DEAD), (
     ],
     ids=["its session died", "it failed"],
 )
-def test_what_left_the_job_file_is_never_sent(script: list[tuple[str, object]]) -> None:
-    """Its row is gone and with it the body: only questions are asked, and it is planned again with its attempts."""
+def test_a_removed_target_is_never_sent(script: list[tuple[str, object]]) -> None:
+    """Its row is gone and with it the body: it is only queried, and planned again with its attempts."""
     step, journal = tell_of_one_that_left([*script])
     assert isinstance(step, Send)
     assert {record.state for record in journal.records} == {State.PLANNED}
 
 
-def test_what_left_the_job_file_is_looked_for_when_its_session_died() -> None:
-    """It cannot be sent again, but its clone may be there."""
+def test_a_removed_target_is_looked_up_after_a_dead_session() -> None:
+    """It cannot be sent again, but its clone may exist."""
     step, journal = tell_of_one_that_left([*DEAD_SESSION, ("find", Found(service()))])
     assert isinstance(step, End)
     assert [record.state for record in journal.records] == [State.CLONED]
@@ -285,11 +285,11 @@ def test_a_service_of_another_uuid_is_no_match() -> None:
 
 
 def polls(loop: VirtualLoop) -> PollSchedule:
-    """A schedule without a gate, for answers that come at once."""
+    """Return a schedule without a gate, for answers that come at once."""
     return PollSchedule(VirtualClock(loop, Random(1)), lambda: None)
 
 
-def test_a_call_held_back_says_nothing_about_the_server() -> None:
+def test_a_call_held_back_does_not_count_as_a_failure() -> None:
     """However many the run itself turns away, the breaker stays closed."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(1))
@@ -307,8 +307,8 @@ def test_a_call_held_back_says_nothing_about_the_server() -> None:
 OVER_LIMIT = NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
 
 
-def test_what_the_servers_limiter_refuses_shows_that_the_server_is_there() -> None:
-    """However many it refuses, that is no outage; after one, and as the answer to a look before a POST, it ends it."""
+def test_a_refusal_of_the_servers_limiter_is_no_outage() -> None:
+    """However many it refuses, that is no outage; after one, and at a lookup before a POST, a refusal ends it."""
     loop = VirtualLoop()
     breaker = Breaker(VirtualClock(loop, Random(1)))
     refused = [("submit", OVER_LIMIT)] * 60
@@ -330,8 +330,8 @@ def test_what_the_servers_limiter_refuses_shows_that_the_server_is_there() -> No
 
 @pytest.mark.parametrize("is_away", [False, True])
 @pytest.mark.parametrize("kind", ["poll", "find"])
-def test_a_cut_question_is_no_answer(kind: str, is_away: bool) -> None:  # noqa: FBT001 - a parameter
-    """A poll or look whose wait at the gate was cut raises, so that nothing is decided on it, in an outage too."""
+def test_a_cut_query_is_no_answer(kind: str, is_away: bool) -> None:  # noqa: FBT001 - a parameter
+    """A poll or lookup whose wait at the gate was cut raises, so that nothing is decided on it, in an outage too."""
     loop = VirtualLoop()
     breaker = Breaker(VirtualClock(loop, Random(1)))
     lost = [("submit", NotSent("refused"))] * (10 * is_away)
@@ -347,7 +347,7 @@ def test_a_cut_question_is_no_answer(kind: str, is_away: bool) -> None:  # noqa:
     run_virtual(loop, main())
 
 
-def test_what_leaves_nothing_in_flight_ends_with_the_stop() -> None:
+def test_work_without_a_clone_in_flight_ends_with_the_stop() -> None:
     """``before_stop`` gives the work's result, raises its error, and cancels it at the stop."""
     loop = VirtualLoop()
 
@@ -365,14 +365,14 @@ def test_what_leaves_nothing_in_flight_ends_with_the_stop() -> None:
             await before_stop(work(1, UnreachableError("away")), stop)
         assert await before_stop(work(100), stop) is None
         assert loop.now == 10
-        # A call that the stop cut is reported as an error; what is no error of ours is raised all the same.
+        # A call that the stop cut is reported as an error; a foreign error is raised all the same.
         assert await before_stop(work(0, UnreachableError("cut")), stop) is None
 
     run_virtual(loop, main())
 
 
-def test_no_post_asks_whether_the_server_is_back() -> None:
-    """While the server is away a look goes ahead of each POST, which leaves only once that was answered."""
+def test_a_lookup_tests_whether_the_server_is_back_before_a_post() -> None:
+    """While the server is away a lookup precedes each POST, which is sent only after its answer."""
     loop = VirtualLoop()
     breaker = Breaker(VirtualClock(loop, Random(1)))
     away = [("submit", NotSent("refused"))] * 10 + [("find", NoAnswer("silence"))]
@@ -386,7 +386,7 @@ def test_no_post_asks_whether_the_server_is_back() -> None:
 
 
 def test_a_gap_in_the_queue_lets_others_run() -> None:
-    """None among the items is no item: whoever waits comes first, and the pool goes on."""
+    """None among the items is no item: waiters come first, and the pool continues."""
     seen: list[str] = []
 
     async def main() -> None:
@@ -401,7 +401,7 @@ def test_a_gap_in_the_queue_lets_others_run() -> None:
     assert seen == ["other", "item"]
 
 
-def test_a_plan_that_cannot_be_read_on_asks_for_the_stop() -> None:
+def test_an_unreadable_plan_requests_the_stop() -> None:
     """What was made before settles, nothing more is begun, and the reason is raised."""
     journal, stop = MemoryJournal(), Stop()
     past = MemoryPast(journal)
@@ -419,8 +419,8 @@ def test_a_plan_that_cannot_be_read_on_asks_for_the_stop() -> None:
     assert past.settled[State.CLONED] == len(planned)
 
 
-async def test_items_that_break_off_take_no_work_along() -> None:
-    """What cannot be read on ends the pool only after the work under way is done, and no more is begun."""
+async def test_items_that_break_off_cancel_no_work() -> None:
+    """A failing iterator ends the pool only after the work under way is done, and no more is begun."""
     begun, done = list[int](), list[int]()
 
     def items() -> Iterator[int]:
@@ -438,7 +438,7 @@ async def test_items_that_break_off_take_no_work_along() -> None:
     assert sorted(begun) == sorted(done) == [0, 1, 2]
 
 
-def test_a_long_search_for_what_is_left_gives_way() -> None:
+def test_a_long_search_for_open_targets_yields() -> None:
     """Among many settled targets the stream pauses now and then."""
     planned = [Clone(f"k{n}", "0" * 32, f"{n:032x}", b"{}", "0" * 32) for n in range(1200)]
 
@@ -465,7 +465,7 @@ def run_plan(
     stop: Stop,
     at_most_once: bool = False,
 ) -> None:
-    """A run of ``plan`` over scripted answers, in virtual time."""
+    """Run ``plan`` over scripted answers, in virtual time."""
     loop = VirtualLoop()
     gate = virtual_gate(10_000.0, loop)
     run_virtual(
@@ -486,7 +486,7 @@ def run_plan(
 
 
 def run_over(script: list[tuple[str, object]], count: int, *, at_most_once: bool, limits: Limits) -> MemoryPast:
-    """A run over scripted answers to ``count`` clones, each with CLONE's resource uuid."""
+    """Run scripted answers to ``count`` clones, each with CLONE's resource uuid."""
     planned = [Clone(f"k{n}", "0" * 32, RESOURCE_UUID, b"{}", "0" * 32, CLONE.params) for n in range(count)]
     plan = Plan("job", "default", "0" * 32, count, lambda: iter(planned))
     journal = MemoryJournal()
@@ -496,7 +496,7 @@ def run_over(script: list[tuple[str, object]], count: int, *, at_most_once: bool
 
 
 def test_at_most_once_needs_no_canary() -> None:
-    """Where the resource uuid protects nothing there is nothing to prove with the first clone: all start at once."""
+    """Without protection by the resource uuid the first clone proves nothing: all start at once."""
     script: list[tuple[str, object]] = [("submit", LOST), ("submit", LOST), ("poll", MADE), ("poll", MADE)]
     past = run_over(script, 2, at_most_once=True, limits=Limits(concurrency=2))
     assert past.counts == {State.CLONED: 2}

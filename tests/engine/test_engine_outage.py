@@ -1,4 +1,4 @@
-"""A total outage under load: retries stay few, the run pauses and goes on by itself."""
+"""A total outage under load: retries stay few, the run pauses and resumes by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def most_in_a_minute(times: list[float]) -> int:
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
-def test_retries_during_an_outage_stay_within_a_tenth_of_the_first_attempts(concurrency: int) -> None:
+def test_retries_in_an_outage_stay_within_a_tenth_of_the_first_attempts(concurrency: int) -> None:
     """While the server is away at most a tenth of the first attempts, or ten a minute, is sent again."""
     scene = Scene(count=2000, limits=Limits(concurrency=concurrency))
     scene.server.takes = 0.0

@@ -11,7 +11,7 @@ from tests.simulation.virtual import EPOCH
 
 
 @pytest.mark.parametrize(("removed", "is_over"), [(frozenset(), True), (frozenset({"gone"}), False)])
-def test_a_target_that_left_the_job_file_counts_for_nothing(removed: frozenset[str], *, is_over: bool) -> None:
+def test_a_removed_target_counts_for_nothing(removed: frozenset[str], *, is_over: bool) -> None:
     """Its failure in this run is left out, and so is what it settled as."""
     journal = MemoryJournal()
     failures = FailureLimit(MemoryPast(journal), 2)
@@ -36,9 +36,9 @@ def test_a_target_that_left_the_job_file_counts_for_nothing(removed: frozenset[s
         ({State.CLONED: 20, State.UNCERTAIN: 1}, 5, False, True),
     ],
 )
-def test_counts_alone_tell_what_ends_a_run(
+def test_counts_alone_decide_the_end_of_a_run(
     counts: dict[State, int], most: float | None, *, excess: bool, trouble: bool
 ) -> None:
-    """Whoever adds up the clones of several parts of a run judges their sum as a run judges itself."""
+    """The sum over several parts of a run is judged like a run."""
     assert (excess_of(counts, most) is not None) is excess
     assert (trouble_of(counts, most) is not None) is trouble

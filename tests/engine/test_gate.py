@@ -24,7 +24,7 @@ HOUR = 3600.0
 
 
 def on_gate(rate: float, script: Callable[[Gate, VirtualLoop], Awaitable[None]]) -> None:
-    """Run the script with a Gate on a virtual clock; nothing of the Gate's may be left running after it."""
+    """Run the script with a Gate on a virtual clock; nothing of the Gate may be left running after it."""
     loop = VirtualLoop()
 
     async def main() -> int:
@@ -35,7 +35,7 @@ def on_gate(rate: float, script: Callable[[Gate, VirtualLoop], Awaitable[None]])
 
 
 def passes(gate: Gate, loop: VirtualLoop, waiters: int, calls: int) -> tuple[list[float], list[int]]:
-    """Times and order of ``calls`` passes by ``waiters`` tasks."""
+    """Return times and order of ``calls`` passes by ``waiters`` tasks."""
     times: list[float] = []
     order: list[int] = []
 
@@ -99,7 +99,7 @@ def test_both_caps_hold_to_one_schedule(rate: float, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("rate", [0.5, 1, 7.5, 40])
-def test_the_cap_holds_where_the_slots_do_not(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cap_holds_without_the_slots(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a distance between the slots the cap alone keeps every second to floor(rate) + 1, fractions too."""
     monkeypatch.setattr("batch.engine.gate._PACE", 0.0)
     times = times_of(rate, 16, max(20, int(rate * 8)))
@@ -108,7 +108,7 @@ def test_the_cap_holds_where_the_slots_do_not(rate: float, monkeypatch: pytest.M
 
 
 def test_one_caller_at_a_time_enters_the_cap() -> None:
-    """However many wait, the cap meets one of them after the other."""
+    """However many wait, they enter the cap one after the other."""
     inside, most = 0, 0
 
     class Slow:
@@ -129,8 +129,8 @@ def test_one_caller_at_a_time_enters_the_cap() -> None:
 
 
 @pytest.mark.parametrize("rate", [10, 100, 3000])
-def test_rest_is_not_saved_up(rate: float) -> None:
-    """After a long rest calls are spaced as ever, or go together as far as one timer serves them."""
+def test_idle_time_is_not_saved_up(rate: float) -> None:
+    """After a long idle time calls are spaced as ever, or go together as far as one timer serves them."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         for _ in range(100):
@@ -148,7 +148,7 @@ def test_rest_is_not_saved_up(rate: float) -> None:
 @pytest.mark.parametrize("late", [0.005, 0.02])
 @pytest.mark.parametrize("rate", [7.5, 40, 200])
 def test_late_timers_cost_no_calls(rate: float, late: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What every third timer oversleeps is made good: 0.99 of the rate is reached, and no second is too full."""
+    """The delay of late timers is made up: 0.99 of the rate is reached, and no second is too full."""
     sleep, number = asyncio.sleep, 0
 
     async def oversleep(seconds: float) -> None:
@@ -169,13 +169,13 @@ def test_calls_are_spaced_evenly() -> None:
 
 
 def test_waiters_pass_in_the_order_they_came() -> None:
-    """Nobody overtakes, however many wait."""
+    """No waiter overtakes another, however many wait."""
     loop = VirtualLoop()
     _, order = passes(virtual_gate(500, loop), loop, 300, 1500)
     assert order == sorted(order)
 
 
-def test_the_gate_counts_what_it_let_pass() -> None:
+def test_the_gate_counts_passed_calls() -> None:
     """Every call that passed is counted, also the logout, and none that was cut."""
 
     async def script(gate: Gate, _: VirtualLoop) -> None:
@@ -192,7 +192,7 @@ def test_the_gate_counts_what_it_let_pass() -> None:
 
 
 def test_nothing_passes_during_a_pause() -> None:
-    """A pause holds every call back, also those that already wait, and a shorter one does not end it early."""
+    """A pause holds every call back, also waiting ones, and a shorter one does not end it early."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         times = []
@@ -214,7 +214,7 @@ def test_nothing_passes_during_a_pause() -> None:
     on_gate(10, script)
 
 
-def test_a_pause_that_comes_while_the_cap_is_full_is_kept() -> None:
+def test_a_pause_that_begins_while_the_cap_is_full_is_kept() -> None:
     """A call that a full cap holds back when the server asks to come back later waits for that, too."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(1))
@@ -237,8 +237,8 @@ def test_a_pause_that_comes_while_the_cap_is_full_is_kept() -> None:
     assert run_virtual(loop, main()) >= 20.5
 
 
-def test_each_pause_is_told_with_its_length() -> None:
-    """A pause is told once, and again when the server asks for one that ends more than a second later."""
+def test_each_pause_is_reported_with_its_length() -> None:
+    """A pause is reported once, and again when the server asks for one that ends more than a second later."""
     loop = VirtualLoop()
     told: list[float] = []
 
@@ -252,8 +252,8 @@ def test_each_pause_is_told_with_its_length() -> None:
     assert told == [7.0, 900.0]
 
 
-def test_a_stop_turns_away_posts_and_lets_polls_pass() -> None:
-    """After a stop a POST is cut at once, also one that already waits; a poll passes at its time."""
+def test_a_stop_rejects_posts_and_lets_polls_pass() -> None:
+    """After a stop a POST is cut at once, also a waiting one; a poll passes at its time."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         assert await gate.wait(POST)
@@ -271,8 +271,8 @@ def test_a_stop_turns_away_posts_and_lets_polls_pass() -> None:
 
 
 @pytest.mark.parametrize("rate", [1 / HOUR, 1 / 60, 0.1, 0.5, 2, 40])
-def test_a_stop_lets_those_pass_whose_turn_comes_within_the_grace(rate: float) -> None:
-    """Of a hundred polls that wait, those whose turn comes in the 30 s pass at the rate; the others are cut at once."""
+def test_a_stop_lets_calls_pass_whose_turn_is_within_the_grace(rate: float) -> None:
+    """Of a hundred waiting polls, those whose turn comes in the 30 s pass at the rate; the others are cut at once."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         await gate.wait(ASK)
@@ -296,8 +296,8 @@ def test_a_stop_lets_those_pass_whose_turn_comes_within_the_grace(rate: float) -
 
 
 @pytest.mark.parametrize("kind", [POST, ASK])
-def test_who_comes_after_the_stop_is_cut_where_its_turn_is_too_late(kind: CallKind) -> None:
-    """At 1/h a poll that comes within the grace is told at once that it will not pass, as a POST is."""
+def test_a_call_after_the_stop_is_cut_if_its_turn_is_too_late(kind: CallKind) -> None:
+    """At 1/h a poll that comes within the grace is rejected at once, like a POST."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         await gate.wait(ASK)
@@ -310,7 +310,7 @@ def test_who_comes_after_the_stop_is_cut_where_its_turn_is_too_late(kind: CallKi
 
 
 def test_a_stop_cuts_a_pause() -> None:
-    """A pause longer than the grace cuts who waits for its end, whether the stop or the pause came first."""
+    """A pause longer than the grace cuts the calls that wait for its end, whether stop or pause came first."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         gate.pause(900)
@@ -350,12 +350,12 @@ def test_after_the_grace_only_the_logout_passes() -> None:
     on_gate(1 / HOUR, script)
 
 
-def test_a_post_whose_turn_comes_with_the_stop_is_cut() -> None:
+def test_a_post_whose_turn_coincides_with_the_stop_is_cut() -> None:
     """A stop in the very moment of its turn still holds a POST back."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         await gate.wait(POST)
-        # After the timer that wakes the POST and before it goes on.
+        # After the timer that wakes the POST and before it continues.
         loop.call_at(1.006 + 5e-10, gate.stop, 30)
         assert not await gate.wait(POST)
         assert loop.now == 1.006
@@ -363,7 +363,7 @@ def test_a_post_whose_turn_comes_with_the_stop_is_cut() -> None:
     on_gate(1, script)
 
 
-def test_those_who_leave_the_queue_keep_nobody_waiting() -> None:
+def test_cancelled_waiters_delay_no_other() -> None:
     """Cancelled waiters cost no call, whether they are first in the queue or not, and nothing is left running."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
@@ -383,7 +383,7 @@ def test_those_who_leave_the_queue_keep_nobody_waiting() -> None:
     on_gate(1, script)
 
 
-def test_who_comes_as_the_last_one_leaves_is_let_in() -> None:
+def test_a_new_waiter_passes_as_the_last_one_is_cancelled() -> None:
     """One who begins to wait in the moment in which all others are cancelled passes at its time."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
@@ -399,7 +399,7 @@ def test_who_comes_as_the_last_one_leaves_is_let_in() -> None:
 
 
 @pytest.mark.parametrize("kind", [ASK, CallKind.POLL])
-def test_who_gives_up_in_the_moment_of_its_turn_costs_a_slot_at_most(kind: CallKind) -> None:
+def test_a_waiter_cancelled_at_its_turn_costs_a_slot_at_most(kind: CallKind) -> None:
     """Cancelled just before or just after its turn was given: the next one passes at the next slot."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
@@ -421,8 +421,8 @@ def test_who_gives_up_in_the_moment_of_its_turn_costs_a_slot_at_most(kind: CallK
     on_gate(1, script)
 
 
-def test_a_turn_that_nobody_wants_any_more_is_not_lost() -> None:
-    """Who leaves while the cap is full takes its turn along; a poll that is held passes at its own time."""
+def test_the_turn_of_a_cancelled_waiter_is_not_lost() -> None:
+    """A waiter cancelled while the cap is full gives up its turn; a delayed poll passes at its own time."""
     loop = VirtualLoop()
 
     class Full:
@@ -450,7 +450,7 @@ def test_a_turn_that_nobody_wants_any_more_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
-def test_a_rate_that_would_wait_for_ever_is_refused(rate: float) -> None:
+def test_an_invalid_rate_is_refused(rate: float) -> None:
     """A rate must be above 0."""
     loop = VirtualLoop()
     with pytest.raises(ValueError, match="above 0"):

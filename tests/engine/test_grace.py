@@ -1,4 +1,4 @@
-"""What becomes of work under way after a Stop."""
+"""Work under way after a Stop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_stop_after_the_end_changes_nothing() -> None:
     assert stop.requested
 
 
-async def test_who_cancels_the_caller_cancels_the_work() -> None:
+async def test_cancelling_the_caller_cancels_the_work() -> None:
     """A cancel from outside reaches the work, and the caller."""
     seen: list[str] = []
     task = asyncio.create_task(within_grace(endless(seen), Stop(), 60.0))

@@ -1,4 +1,4 @@
-"""A failed job that left its row behind: what is there is compared with what was asked for, and never deleted."""
+"""A failed job that left its row behind: the row is compared with the request, and never deleted."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CLASSES = (ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS, ErrorClass.TRANSIENT)
 
 
 def left(found: Service, error_class: ErrorClass = ErrorClass.PERMANENT) -> Told:
-    """A job that ended with an error of ``error_class`` and left ``found``."""
+    """Settle a job that ended with an error of ``error_class`` and left ``found``."""
     failed = Refused(ApiError(error_class, "SYS.1007", "the tag is doubled", 0))
     return tell([("submit", Accepted(None)), ("poll", failed), ("find", Found(found))], Send(1))
 
 
 @pytest.mark.parametrize("error_class", CLASSES)
-def test_what_a_failed_job_left_whole_is_the_clone(error_class: ErrorClass) -> None:
-    """A row with everything as asked for is cloned, told as found by its uuid: one POST, and no second clone."""
+def test_a_complete_row_of_a_failed_job_is_the_clone(error_class: ErrorClass) -> None:
+    """A row with everything as requested is cloned, recorded as found by its uuid: one POST, and no second clone."""
     told = left(service(), error_class)
     assert isinstance(told.step, End)
     assert told.kinds == ["submit", "poll", "find"]
@@ -36,8 +36,8 @@ def test_what_a_failed_job_left_whole_is_the_clone(error_class: ErrorClass) -> N
 
 @pytest.mark.parametrize("error_class", CLASSES)
 @pytest.mark.parametrize(("name", "value"), [("name", "half"), ("requestCpu", "0")])
-def test_what_a_failed_job_left_half_is_for_the_operator(error_class: ErrorClass, name: str, value: str) -> None:
-    """A row that differs is a conflict that names the field; the uuid stands on record, and nothing more is sent."""
+def test_an_incomplete_row_of_a_failed_job_is_a_conflict(error_class: ErrorClass, name: str, value: str) -> None:
+    """A row that differs is a conflict that names the field; the uuid is recorded, and nothing more is sent."""
     told = left(service(**{name: value}), error_class)
     assert isinstance(told.step, End)
     assert told.kinds == ["submit", "poll", "find"]
@@ -48,7 +48,7 @@ def test_what_a_failed_job_left_half_is_for_the_operator(error_class: ErrorClass
 
 
 def test_a_field_the_server_does_not_show_is_no_difference() -> None:
-    """Older servers answer fewer fields: what is not shown cannot differ."""
+    """Older servers answer fewer fields: a missing one cannot differ."""
     told = left(Service(RESOURCE_UUID, "x", {"name": "x"}))
     assert told.records[-1].state is State.CLONED
 
@@ -74,7 +74,7 @@ WHOLE: list[JsonValue] = [
         ([{"cpuArchitecture": "x86_64", "vmImageUuid": "a" * 32, "dockerImage": "r/x86:2"}], ["architectureImages"]),
     ],
 )
-def test_a_clone_without_its_images_is_half(shown: list[JsonValue] | None, expected: list[str]) -> None:
-    """Every architecture has the image that was asked for, in whatever case and order the server shows them."""
+def test_a_clone_without_its_images_is_incomplete(shown: list[JsonValue] | None, expected: list[str]) -> None:
+    """Every architecture has the requested image, in any case and order the server shows them."""
     clone = CLONE._replace(params={"architectureImages": ASKED})
     assert differences(clone, Service(RESOURCE_UUID, "x", {"modelServiceImages": shown})) == expected

@@ -1,4 +1,4 @@
-"""Hand-overs: clones that are made are shared and given away, once each, whatever is in the way."""
+"""Hand-overs: existing clones are shared and given away, once each, despite obstacles."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class HandedPast(MemoryPast):
 
 @dataclass
 class Stage:
-    """Some clones that were made, and the phase after the pool."""
+    """Some existing clones, and the phase after the pool."""
 
     wanted: list[HandOver | None] = field(default_factory=lambda: [BOTH] * 6)
     states: list[State] = field(default_factory=lambda: [State.CLONED] * 6)
@@ -130,7 +130,7 @@ class Stage:
 
 
 def test_every_clone_is_shared_and_then_given_away() -> None:
-    """Each clone is shared before it is given away, and both are on record once they are done."""
+    """Each clone is shared before it is given away, and both are recorded once they are done."""
     stage = Stage()
     assert stage.run() == Handed(done=6)
     for clone in stage.plan().clones():
@@ -138,15 +138,15 @@ def test_every_clone_is_shared_and_then_given_away() -> None:
     assert {line.clone_uuid for line in stage.past.hand_overs.lines} == {clone.resource_uuid for clone in clones(6)}
 
 
-def test_only_what_is_asked_for_is_done() -> None:
+def test_only_requested_hand_overs_are_done() -> None:
     """Without share_with nothing is shared, without owner nothing given away, without either nothing done."""
     stage = Stage(wanted=[HandOver(ACCOUNT), HandOver(None, (PARTNER,)), None], states=[State.CLONED] * 3)
     assert stage.run() == Handed(done=2)
     assert stage.server.calls == [("give", clones(2)[0].resource_uuid), ("share", clones(2)[1].resource_uuid)]
 
 
-def test_a_clone_that_nothing_shows_to_be_ours_is_not_handed_over() -> None:
-    """It is refused on record without a call, and the others are done."""
+def test_a_clone_not_proven_to_be_ours_is_not_handed_over() -> None:
+    """It is refused in the record without a call, and the others are done."""
     foreign = clones(6)[2].key
     stage = Stage(uuid_of=lambda clone: None if clone.key == foreign else clone.resource_uuid)
     assert stage.run() == Handed(done=5, refused=1)
@@ -154,8 +154,8 @@ def test_a_clone_that_nothing_shows_to_be_ours_is_not_handed_over() -> None:
     assert stage.count() == {"share": 5, "give": 5}
 
 
-def test_only_clones_that_are_made_are_handed_over() -> None:
-    """Conflicts, failed and undone targets, and those that are not settled, have nothing to hand over."""
+def test_only_existing_clones_are_handed_over() -> None:
+    """Conflicts, failed and undone targets, and unsettled ones, have nothing to hand over."""
     stage = Stage(
         states=[State.CLONED, State.CONFLICT, State.FAILED, State.UNDONE, State.UNCERTAIN, State.SENT],
     )
@@ -163,7 +163,7 @@ def test_only_clones_that_are_made_are_handed_over() -> None:
     assert stage.count() == {"share": 1, "give": 1}
 
 
-def test_what_is_on_record_is_not_done_again() -> None:
+def test_recorded_hand_overs_are_not_repeated() -> None:
     """A second run asks the server for nothing; a changed owner or share is another hand-over."""
     stage = Stage()
     stage.run()
@@ -176,8 +176,8 @@ def test_what_is_on_record_is_not_done_again() -> None:
 
 @pytest.mark.parametrize("error_class", [ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS])
 @pytest.mark.parametrize("kind", ["share", "give"])
-def test_a_refusal_is_recorded_and_the_others_go_on(kind: str, error_class: ErrorClass) -> None:
-    """What the server refuses is told with its words and tried again by the next run; a share refused is not given."""
+def test_a_refusal_is_recorded_and_the_others_continue(kind: str, error_class: ErrorClass) -> None:
+    """What the server refuses is reported with its words and retried by the next run; a share refused is not given."""
     bad = clones(6)[1].resource_uuid
     stage = Stage(server=Accounts(lambda call, uuid: refused(error_class) if (call, uuid) == (kind, bad) else None))
     assert stage.run() == Handed(done=5, refused=1)
@@ -200,7 +200,7 @@ def test_a_refusal_is_recorded_and_the_others_go_on(kind: str, error_class: Erro
     ],
 )
 def test_without_an_answer_the_run_ends(answer: Refused | NotSent | NoAnswer, told: str) -> None:
-    """Where no hand-over can succeed now, nothing is recorded as refused and the rest is left for the next run."""
+    """If no hand-over can succeed now, none is recorded as refused and the rest is left for the next run."""
     stage = Stage(server=Accounts(lambda call, uuid: answer))
     with pytest.raises(RunStoppedError) as stopped:
         stage.run()
@@ -218,7 +218,7 @@ def test_after_a_stop_nothing_more_is_begun() -> None:
     assert stage.count() == {"share": 2, "give": 2}
 
 
-def test_a_call_that_the_stop_cut_leaves_its_hand_over_open() -> None:
+def test_a_call_cut_by_the_stop_leaves_its_hand_over_open() -> None:
     """It is no refusal and no end of the run: those whose turn came are still handed over."""
 
     def refusal(kind: str, uuid: str) -> None:
@@ -231,23 +231,23 @@ def test_a_call_that_the_stop_cut_leaves_its_hand_over_open() -> None:
     assert len(stage.past.hand_overs.lines) == 1
 
 
-def test_what_outlasts_the_grace_stays_open() -> None:
-    """A hand-over cut off by the end is not on record, so that the next run does all of it again."""
+def test_a_hand_over_that_outlasts_the_grace_stays_open() -> None:
+    """A hand-over cut off by the end is not recorded, so that the next run does all of it again."""
     stage = Stage()
     found = stage.run(at=(0.1, lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)))
     assert found == Handed(open=6)
     assert stage.run() == Handed(done=6)
 
 
-def test_the_uuid_is_the_one_it_was_made_with() -> None:
-    """On a server that draws uuids of its own, it is those that are handed over."""
+def test_the_actual_uuid_is_handed_over() -> None:
+    """On a server that chooses its own uuids, those are handed over."""
     stage = Stage(uuid_of=lambda clone: f"made-{clone.key}")
     stage.run()
     assert {uuid for _, uuid in stage.server.calls} == {f"made-k{number}" for number in range(6)}
 
 
 def test_a_plan_without_hand_overs_is_not_walked() -> None:
-    """Counting what is left costs nothing where the job asks for nothing."""
+    """Counting the open ones costs nothing if the job asks for none."""
     stage = Stage(wanted=[None] * 6)
 
     def walked() -> object:

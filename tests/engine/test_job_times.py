@@ -16,7 +16,7 @@ JOBS = 400
 
 
 def polled(seconds: Callable[[Random], float], *, chance: float = 0.2) -> tuple[JobTimes, list[float], float]:
-    """Jobs asked about one after the other, as soon as an end is that likely: what was learned, times, polls a job."""
+    """Poll jobs one after the other, as soon as an end is that likely: what was learned, times, polls per job."""
     times, random, lengths, polls = JobTimes(), Random(1), [], 0
     for _ in range(JOBS):
         length, age, running_at = seconds(random), 0.0, 0.0
@@ -47,15 +47,15 @@ DISTRIBUTIONS = {
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_quantiles_are_those_of_the_jobs(name: str, share: float) -> None:
-    """Whatever the distribution: a quantile lies near the jobs' own, or where none of them ends."""
+    """For any distribution a quantile lies near the jobs' own, or in a gap between them."""
     times, lengths, _ = polled(DISTRIBUTIONS[name])
     learned = times.quantile(share)
     assert lengths[int(JOBS * (share - 0.1))] * 0.85 <= learned <= lengths[int(JOBS * min(0.999, share + 0.1))] * 1.25
 
 
 @pytest.mark.parametrize("name", ["instant", "constant"])
-def test_jobs_that_are_alike_are_polled_hardly_more_than_once(name: str) -> None:
-    """Once it is known when they end, the first poll finds them ended."""
+def test_similar_jobs_are_polled_hardly_more_than_once(name: str) -> None:
+    """Once their length is known, the first poll finds them ended."""
     _, _, polls = polled(DISTRIBUTIONS[name], chance=0.6)
     assert polls < 2.2
 
@@ -69,7 +69,7 @@ def test_nothing_is_known_at_first() -> None:
     assert times.age_at(0.1, running_at=10.0) - 10.0 > times.age_at(0.1, running_at=1.0) - 1.0
 
 
-def test_short_jobs_that_end_first_do_not_make_long_ones_look_short() -> None:
+def test_early_short_jobs_do_not_make_long_ones_look_short() -> None:
     """Of ten jobs of 1 s and ten that were seen to run at 5 s half have not ended by 5 s."""
     times = JobTimes()
     for _ in range(10):
@@ -80,7 +80,7 @@ def test_short_jobs_that_end_first_do_not_make_long_ones_look_short() -> None:
     assert times.chance(4.9, running_at=2.0) < 0.05
 
 
-def test_a_server_that_gets_slower_is_followed() -> None:
+def test_a_slower_server_is_followed() -> None:
     """After as many slow jobs as fast ones before them most are thought to be slow."""
     times = JobTimes()
     for seconds in (1.0, 9.0):

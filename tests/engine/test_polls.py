@@ -1,4 +1,4 @@
-"""Which job is asked about next, and when: the schedule of polls, alone and behind a gate."""
+"""Which job is polled next, and when: the schedule of polls, alone and behind a gate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stage:
         self.changes += 1
 
     def teach(self, seconds: float, times: int = 50) -> None:
-        """Let jobs of this length be seen to run just before their end, and to end."""
+        """Show jobs of this length running just before their end, and then ended."""
         for number in range(times):
             job = f"taught-{number}"
             self.polls.begin(job)
@@ -52,7 +52,7 @@ class Stage:
         self.loop.now += 1.0
 
     def due_in(self, job: str) -> float:
-        """Put the job's poll in the queue and tell in how many seconds it is due."""
+        """Put the job's poll in the queue and return in how many seconds it is due."""
         self.polls.expect(job, HOLD)
         self.polls.add(job)
         return self.polls.next_due() - self.loop.now
@@ -60,27 +60,27 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """Its loop is closed, though nothing ran on it."""
+    """A stage whose loop is closed, although nothing ran on it."""
     loop = VirtualLoop()
     yield Stage(loop)
     loop.close()
 
 
-def test_the_first_poll_comes_when_jobs_have_ended_so_far(stage: Stage) -> None:
-    """Jobs that took 3 s are asked about after about 3 s."""
+def test_the_first_poll_comes_at_the_usual_length_of_jobs(stage: Stage) -> None:
+    """Jobs that took 3 s are polled after about 3 s."""
     stage.teach(3.0)
     stage.polls.begin("a")
     assert 2.5 <= stage.due_in("a") <= 3.2
 
 
-def test_an_instant_job_is_asked_about_after_20_ms(stage: Stage) -> None:
+def test_an_instant_job_is_polled_after_20_ms(stage: Stage) -> None:
     """Jobs of 5 ms: no sooner than that, and hardly later."""
     stage.teach(0.005)
     stage.polls.begin("a")
     assert 0.02 <= stage.due_in("a") <= 0.03
 
 
-def test_while_clones_wait_for_a_place_polls_come_sooner(stage: Stage) -> None:
+def test_polls_come_sooner_while_clones_wait_for_a_slot(stage: Stage) -> None:
     """Three ends without a POST after them show that none waits; the next POST, that one does."""
     for seconds in (2.0, 3.0, 4.0, 5.0, 6.0):
         stage.teach(seconds, 10)
@@ -113,7 +113,7 @@ def test_the_job_that_has_most_likely_ended_goes_first(stage: Stage) -> None:
 
 
 def test_a_poll_waits_no_longer_than_its_deadline(stage: Stage) -> None:
-    """A clone whose time is over is asked about, however long jobs take."""
+    """A clone whose time is over is polled, however long jobs take."""
     stage.teach(3000.0, 3)
     stage.polls.begin("a")
     now = EPOCH + stage.loop.now
@@ -124,7 +124,7 @@ def test_a_poll_waits_no_longer_than_its_deadline(stage: Stage) -> None:
     assert stage.polls.pick() == "a"
 
 
-def test_a_job_slower_than_all_before_is_asked_about_in_growing_steps(stage: Stage) -> None:
+def test_a_job_slower_than_all_before_is_polled_in_growing_steps(stage: Stage) -> None:
     """At most a second or a quarter of its age later, so that an hour costs a few dozen polls."""
     stage.teach(1.0)
     stage.polls.begin("a")
@@ -140,8 +140,8 @@ def test_a_job_slower_than_all_before_is_asked_about_in_growing_steps(stage: Sta
     assert polls < 60
 
 
-def test_a_job_of_an_earlier_process_is_put_in_order_and_not_learned_from(stage: Stage) -> None:
-    """Nobody knows for sure when its POST arrived."""
+def test_a_job_of_an_earlier_process_is_queued_but_not_learned_from(stage: Stage) -> None:
+    """It is unknown when its POST arrived."""
     stage.loop.now = 50.0
     assert stage.due_in("old") > 0.0
     stage.loop.now += 1000.0
@@ -171,7 +171,7 @@ def test_an_outage_teaches_nothing_about_jobs(stage: Stage) -> None:
 
 
 def test_no_answer_teaches_nothing(stage: Stage) -> None:
-    """A poll that was lost or cut leaves the job as it was, and one that is not known any more is forgotten."""
+    """A poll that was lost or cut leaves the job as it was, and an unknown job is forgotten."""
     stage.polls.begin("a")
     for answer in (NoAnswer("lost"), NotSent("cut", is_held_back=True)):
         stage.polls.note("a", answer)
@@ -203,8 +203,8 @@ async def passes(gate: Gate, name: str, seen: list[str], kind: CallKind, job: st
         seen.append(name)
 
 
-def test_a_login_goes_before_a_post_and_a_post_before_questions() -> None:
-    """Whoever came first: each slot goes to the most urgent call that waits."""
+def test_logins_go_before_posts_and_posts_before_queries() -> None:
+    """Each slot goes to the most urgent waiting call, whichever came first."""
 
     async def script(gate: Gate, _: VirtualLoop) -> None:
         seen: list[str] = []
@@ -227,8 +227,8 @@ def test_a_login_goes_before_a_post_and_a_post_before_questions() -> None:
     on_gate(2, script)
 
 
-def test_nobody_waits_for_ever_behind_posts() -> None:
-    """A question and a poll that have waited for five seconds take turns with the POSTs."""
+def test_no_call_starves_behind_posts() -> None:
+    """A query and a poll that have waited for five seconds take turns with the POSTs."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         seen: list[str] = []
@@ -245,7 +245,7 @@ def test_nobody_waits_for_ever_behind_posts() -> None:
     on_gate(10, script)
 
 
-def test_a_held_poll_keeps_no_other_call_waiting() -> None:
+def test_a_delayed_poll_delays_no_other_call() -> None:
     """While it waits for its job a POST passes at once, and the poll at its time."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
@@ -262,8 +262,8 @@ def test_a_held_poll_keeps_no_other_call_waiting() -> None:
     on_gate(10, script)
 
 
-def test_a_second_poll_of_a_job_is_a_question_like_any_other() -> None:
-    """The schedule puts one poll of a job in order; its answer does not leave the other one waiting for ever."""
+def test_a_second_poll_of_a_job_is_an_ordinary_query() -> None:
+    """The schedule queues one poll per job; its answer does not leave the other one waiting."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         gate.polls.begin("job")
@@ -279,8 +279,8 @@ def test_a_second_poll_of_a_job_is_a_question_like_any_other() -> None:
     on_gate(100, script)
 
 
-def test_a_poll_that_is_given_up_leaves_the_queue() -> None:
-    """Whoever asks again later gets its turn."""
+def test_a_cancelled_poll_leaves_the_queue() -> None:
+    """A later poll of the job gets its turn."""
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         gate.polls.begin("job")
@@ -298,7 +298,7 @@ def test_a_poll_that_is_given_up_leaves_the_queue() -> None:
 
 
 @pytest.mark.parametrize(("rate", "concurrency"), [(10.0, 64), (40.0, 200)])
-def test_where_the_rate_is_what_is_short_a_clone_costs_two_calls(rate: float, concurrency: int) -> None:
+def test_if_the_rate_is_short_a_clone_costs_two_calls(rate: float, concurrency: int) -> None:
     """Polls wait until POSTs leave calls over, and by then their jobs have ended."""
     scene = Scene(count=200, limits=Limits(rate=rate, concurrency=concurrency), rate=rate)
     scene.server.takes = 3.0
@@ -307,8 +307,8 @@ def test_where_the_rate_is_what_is_short_a_clone_costs_two_calls(rate: float, co
     assert scene.loop.now < 2 * 200 / rate + 3 * 3.0
 
 
-def test_where_places_are_short_an_end_is_noticed_soon() -> None:
-    """With calls to spare the end of a job frees its place within a twentieth of its length."""
+def test_if_slots_are_short_an_end_is_noticed_soon() -> None:
+    """With calls to spare the end of a job frees its slot within a twentieth of its length."""
     scene = Scene(count=100, limits=Limits(rate=100.0, concurrency=8), rate=100.0)
     scene.server.takes = 4.0
     assert scene.run() == {"cloned": 100}

@@ -1,4 +1,4 @@
-"""The proof that the server honours resourceUuid: looked for while the first clone's job runs."""
+"""The proof that the server honours resourceUuid: looked up while the first clone's job runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEVER = float("inf")
 
 
 def scene(shows: Callable[[float], FindAnswer], *, is_given: bool = False) -> Scene:
-    """Twenty clones of ten seconds; ``shows``: the answer to a look so many seconds after the POST."""
+    """Run twenty clones of ten seconds; ``shows``: the answer to a lookup so many seconds after the POST."""
     found = Scene(count=20, limits=Limits(concurrency=8, rate=100.0), rate=100.0)
     found.server.takes = JOB
     planned = [clone._replace(params={"name": "x"}, is_given=is_given) for clone in clones(20)]
@@ -65,7 +65,7 @@ def submits(found: Scene) -> list[float]:
     ],
 )
 def test_the_pool_opens_once_the_clone_is_visible_and_matches(appears: float, matches: float) -> None:
-    """Whenever the row appears: the second POST leaves soon after it shows what was asked for, or at the job's end."""
+    """Whenever the row appears: the second POST is sent soon after it shows what was requested, or at the job's end."""
     found = scene(lambda age: Absent() if age < appears else row("x" if age >= matches else "half"))
     assert found.run() == {State.CLONED: 20}
     second = submits(found)[1]
@@ -85,8 +85,8 @@ def test_the_pool_opens_once_the_clone_is_visible_and_matches(appears: float, ma
     ],
     ids=["no answer", "refused", "stopped", "cut"],
 )
-def test_a_look_that_comes_to_nothing_decides_nothing(answer: FindAnswer | Exception) -> None:
-    """The first clone goes on alone to its own end."""
+def test_an_inconclusive_lookup_decides_nothing(answer: FindAnswer | Exception) -> None:
+    """The first clone continues alone to its own end."""
 
     def show(_: float) -> FindAnswer:
         if isinstance(answer, Exception):
@@ -98,15 +98,15 @@ def test_a_look_that_comes_to_nothing_decides_nothing(answer: FindAnswer | Excep
     assert submits(found)[1] >= JOB
 
 
-def test_a_uuid_of_the_users_own_is_no_proof() -> None:
-    """Whoever has it may have had it before: the pool opens at the job's end, and nothing looks for it meanwhile."""
+def test_a_given_uuid_is_no_proof() -> None:
+    """A service may have had it before: the pool opens at the job's end, and nothing looks it up meanwhile."""
     found = scene(lambda _: row(), is_given=True)
     found.run()
     assert submits(found)[1] >= JOB
     assert not [at for at, kind, _ in found.server.log if kind == "find" and 0.1 < at < JOB]
 
 
-def test_what_fails_after_the_proof_is_no_proof_lost() -> None:
+def test_a_failure_after_the_proof_does_not_undo_it() -> None:
     """The clone that proved the server ends as any other, and an error of its journal ends the whole run."""
     found = scene(lambda _: row())
 
@@ -136,8 +136,8 @@ def test_what_fails_after_the_proof_is_no_proof_lost() -> None:
         (End(State.CLONED, 1, None), CLONE._replace(resource_uuid=""), False),
     ],
 )
-def test_what_is_found_under_a_derived_uuid_is_proof(end: End, clone: Clone, *, is_proof: bool) -> None:
-    """Also where the record of its attempt was lost, so that nothing in the manifest shows it yet."""
+def test_a_clone_under_a_derived_uuid_is_proof(end: End, clone: Clone, *, is_proof: bool) -> None:
+    """Also if the record of its attempt was lost, so that nothing in the manifest shows it yet."""
     loop = VirtualLoop()
     proof = Proof(ScriptedApi([]), VirtualClock(loop, Random(1)), is_recorded=lambda: False)
     proof.note_end(clone, end)

@@ -1,4 +1,4 @@
-"""Clones in whose flight process after process died are found by counting, run alone at the end, and set aside."""
+"""Clones in flight at repeated crashes are found by counting, run alone at the end, and quarantined."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ def scene(*intents: Intent, is_cut_off: bool = True) -> Scene:
     return found
 
 
-def test_clones_in_flight_at_a_death_are_counted_before_they_are_asked_about() -> None:
-    """The next process counts on even if this one dies of its first question."""
+def test_clones_in_flight_at_a_crash_are_counted_before_they_are_queried() -> None:
+    """The next process continues the count even if this one crashes at its first query."""
     found = scene(left(0, State.SENT, 0), left(1, State.ACCEPTED, 2), left(2, State.UNCERTAIN, 0))
     found.run()
     assert found.journal.taken_up == [("k0", "k1", "k2")]
 
 
-def test_nothing_is_counted_after_an_orderly_end() -> None:
-    """A process that ended in order died of nothing."""
+def test_nothing_is_counted_after_a_clean_end() -> None:
+    """A process that ended cleanly did not crash."""
     found = scene(left(0, State.SENT, 3), is_cut_off=False)
     found.run()
     assert found.journal.taken_up == []
 
 
-def test_what_was_not_in_flight_is_not_counted() -> None:
-    """An attempt that was taken back killed nobody."""
+def test_clones_not_in_flight_are_not_counted() -> None:
+    """An attempt that was taken back crashed nothing."""
     found = scene(replace(left(0, State.PLANNED, 9), job_uuid=None))
     found.run()
     assert found.journal.taken_up == []
     assert found.past.counts == {State.CLONED: 6}
 
 
-def test_after_four_deaths_a_clone_goes_alone_and_last() -> None:
-    """Everything else is settled before it is asked about, and it is counted just then."""
+def test_after_four_crashes_a_clone_goes_alone_and_last() -> None:
+    """Everything else is settled before it is queried, and it is counted just then."""
     found = scene(left(0, State.SENT, 3), left(1, State.SENT, 2))
     found.run()
     assert found.journal.taken_up == [("k1",), ("k0",)]
@@ -74,8 +74,8 @@ def test_after_four_deaths_a_clone_goes_alone_and_last() -> None:
 
 
 @pytest.mark.parametrize("state", [State.SENT, State.ACCEPTED, State.UNCERTAIN])
-def test_after_a_death_alone_it_is_set_aside(state: State) -> None:
-    """It ends as uncertain, with a code, its uuid and what to do; nothing is sent or asked."""
+def test_after_a_crash_alone_it_is_quarantined(state: State) -> None:
+    """It ends as uncertain, with a code, its uuid and what to do; nothing is sent or queried."""
     found = scene(left(0, state, 4))
     assert found.run() == {State.UNCERTAIN: 1, State.CLONED: 5}
     record = next(record for record in found.journal.records if record.key == "k0")
@@ -86,7 +86,7 @@ def test_after_a_death_alone_it_is_set_aside(state: State) -> None:
     assert not any(what in {"k0", "b" * 31 + "0"} for _, _, what in found.server.log)
 
 
-def test_what_was_set_aside_stays_so() -> None:
+def test_a_quarantined_clone_stays_so() -> None:
     """Later runs leave it alone and write nothing about it."""
     found = scene(left(0, State.UNCERTAIN, 0, QUARANTINED), is_cut_off=False)
     found.run()
@@ -94,7 +94,7 @@ def test_what_was_set_aside_stays_so() -> None:
     assert not any(what in {"k0", "b" * 31 + "0"} for _, _, what in found.server.log)
 
 
-def test_what_goes_alone_without_a_proof_is_not_sent_again() -> None:
+def test_a_suspect_without_a_proof_is_not_sent_again() -> None:
     """Nothing shows that the server honours resourceUuid: it ends uncertain with the time from which it waits."""
     found = scene(left(0, State.SENT, 3))
     no = Refused(ApiError(ErrorClass.PERMANENT, "SYS.1007", "no"))
@@ -105,7 +105,7 @@ def test_what_goes_alone_without_a_proof_is_not_sent_again() -> None:
     assert [what for _, kind, what in found.server.log if kind == "submit"] == ["k1", "k2", "k3", "k4", "k5"]
 
 
-def test_a_stop_leaves_those_alone_for_the_next_run() -> None:
+def test_a_stop_leaves_suspects_for_the_next_run() -> None:
     """They are last, so that a signal may come before their turn."""
     found = scene(left(0, State.SENT, 3))
     found.server.takes = 50.0

@@ -1,4 +1,4 @@
-"""What a run may spend on second POSTs, and how many clones it keeps in flight."""
+"""The budget of a run for second POSTs, and how many clones it keeps in flight."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RETRY = retry_cost(is_after_silence=False)
 
 
 class Spender:
-    """A budget, and the times at which its retries were let through."""
+    """A budget, and the times at which its retries passed."""
 
     def __init__(self) -> None:
         self.loop = VirtualLoop()
@@ -84,13 +84,13 @@ def test_the_first_posts_of_an_earlier_minute_do_not_count() -> None:
 
 
 def test_an_answered_retry_costs_nothing() -> None:
-    """However many are needed: what was answered does not burden the server."""
+    """However many are needed: an answered retry does not burden the server."""
     spender = Spender()
     assert set(spender.run(spender.spend(2000, is_answered=True))) == {0.0}
 
 
 def test_an_answer_ends_the_outage() -> None:
-    """As soon as any call is answered the clones that are parked go on."""
+    """As soon as any call is answered the waiting clones continue."""
     spender = Spender()
     spender.loop.call_later(7.0, spender.budget.note, Accepted(None))
     times = spender.run(spender.spend(15))
@@ -98,14 +98,14 @@ def test_an_answer_ends_the_outage() -> None:
 
 
 def test_a_lost_call_ends_no_outage() -> None:
-    """Neither a call that did not leave nor one without an answer says that the server is back."""
+    """Neither a call that was not sent nor one without an answer says that the server is back."""
     spender = Spender()
     for answer in (NotSent("refused"), NoAnswer("lost")):
         spender.loop.call_later(7.0, spender.budget.note, answer)
     assert spender.run(spender.spend(11))[10] >= 60.0
 
 
-def test_a_retry_holds_its_place_while_it_is_under_way() -> None:
+def test_a_retry_counts_while_it_is_under_way() -> None:
     """Ten unanswered ones leave no room for an eleventh, however long their answers take."""
     spender = Spender()
 
@@ -119,7 +119,7 @@ def test_a_retry_holds_its_place_while_it_is_under_way() -> None:
 
 
 @pytest.mark.parametrize(("cost", "most"), [(retry_cost(is_after_silence=True), 50), (RETRY, 100)])
-def test_an_empty_bucket_leaves_the_floor(cost: float, most: int) -> None:
+def test_an_empty_bucket_leaves_the_minimum(cost: float, most: int) -> None:
     """500 tokens pay for 50 retries after silence or 100 others; then ten a minute, whatever the ratio allows."""
     spender = Spender()
     for _ in range(2_000):
@@ -146,15 +146,15 @@ def test_clones_made_by_their_first_post_fill_the_bucket() -> None:
     assert times[101] >= 60.0
 
 
-def test_whoever_cannot_pay_leaves_at_the_stop() -> None:
-    """A parked clone does not hold the end of the run up."""
+def test_a_waiting_retry_leaves_at_the_stop() -> None:
+    """A waiting clone does not delay the end of the run."""
     spender = Spender()
     spender.loop.call_later(5.0, spender.stop.request, "signal", EndReason.SIGNAL)
     run_virtual(spender.loop, spender.spend(11))
     assert spender.loop.now == 5.0
 
 
-def test_a_parked_clone_is_not_charged() -> None:
+def test_a_waiting_retry_is_not_charged() -> None:
     """Waiting for the budget neither fails a clone nor uses up its time or its attempts."""
     loop = VirtualLoop()
     clock, policy, journal = VirtualClock(loop, Random(7)), Policy(timeout=30.0), MemoryJournal()
@@ -176,8 +176,8 @@ def test_a_parked_clone_is_not_charged() -> None:
     assert loop.now > 60.0
 
 
-def test_a_clone_that_never_left_has_its_whole_time() -> None:
-    """Where no byte of the POST left during an outage, its timeout begins with the POST that does leave."""
+def test_a_clone_that_was_never_sent_has_its_whole_time() -> None:
+    """If no byte of the POST was sent during an outage, its timeout begins with the POST that is sent."""
     scene = Scene(count=3, limits=Limits(timeout=20.0))
     scene.server.away = True
     assert scene.run(at=(120.0, lambda: setattr(scene.server, "away", False))) == {State.CLONED: 3}

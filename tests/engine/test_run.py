@@ -51,7 +51,7 @@ def clones(count: int) -> list[Clone]:
 
 @dataclass
 class Server:
-    """Makes each accepted clone ``takes`` seconds after its POST; away or refusing when told so."""
+    """Makes each accepted clone ``takes`` seconds after its POST; away or refusing when set so."""
 
     loop: VirtualLoop
     takes: float = 1.0
@@ -115,10 +115,10 @@ class Scene:
     stop: Stop = field(default_factory=Stop)
     intents: dict[str, Intent] = field(default_factory=dict)
     rate: float = 10_000.0
-    """Of the gate."""
+    """The gate's rate."""
     controls: Controls | None = None
     planned: list[Clone] | None = None
-    """None: ``count`` of them."""
+    """The planned clones; None: ``count`` of them."""
     has_hooks: bool = False
     """Whether the server was asked for web hooks."""
 
@@ -158,14 +158,14 @@ class Scene:
 
 
 def test_every_target_is_cloned_once() -> None:
-    """A calm run sends one POST per target and ends with all of them cloned."""
+    """An undisturbed run sends one POST per target and ends with all of them cloned."""
     scene = Scene()
     assert scene.run() == {"cloned": 20}
     assert scene.server.count("submit") == 20
 
 
 def test_the_servers_own_time_is_durable_before_it_is_relied_on() -> None:
-    """The first answer with an apiTimeout, and none that says no more, waits for the disk as a POST does."""
+    """The first answer with an apiTimeout, and no later one without news, waits for the disk like a POST."""
     scene, committed = Scene(count=3), list[Record]()
     scene.journal.before_commit = committed.append
     assert scene.run() == {"cloned": 3}
@@ -173,8 +173,8 @@ def test_the_servers_own_time_is_durable_before_it_is_relied_on() -> None:
     assert [record.api_timeout for record in committed if record.state is State.ACCEPTED] == [1800.0]
 
 
-def test_a_post_without_an_answer_is_recorded_anew_where_its_turn_came_late() -> None:
-    """The next process counts from when it left, not from before it waited for the rate."""
+def test_a_delayed_post_without_an_answer_is_recorded_again() -> None:
+    """The next process counts from when it was sent, not from before it waited for the rate."""
     scene = Scene(count=2, rate=0.01, limits=Limits(attempts=1))
     scene.server.answer = lambda clone: NoAnswer("lost") if clone.key == "k1" else None
     scene.run()
@@ -193,7 +193,7 @@ def test_the_first_clone_goes_alone() -> None:
     assert submits[0] < settled <= submits[1]
 
 
-def test_a_canary_that_fails_leaves_the_next_one_alone() -> None:
+def test_after_a_failed_canary_the_next_clone_goes_alone() -> None:
     """A permanent failure proves nothing about resourceUuid: the next clone goes alone too."""
     scene = Scene()
     refused = Refused(ApiError(ErrorClass.PERMANENT, "HTTP.400", "no", 0))
@@ -213,7 +213,7 @@ def test_a_server_that_ignores_the_uuid_stops_the_run() -> None:
 
 
 def test_a_refusal_of_the_first_post_leaves_the_run_unfinished() -> None:
-    """A server without the API: an attempt is on record, so the run is to be resumed (exit code 4)."""
+    """A server without the API: an attempt is recorded, so the run has to be resumed (exit code 4)."""
     scene = Scene()
     scene.server.answer = lambda clone: Refused(ApiError(ErrorClass.FATAL, "HTTP.404", "no api mapping"))
     with pytest.raises(RunStoppedError, match="no api mapping"):
@@ -222,8 +222,8 @@ def test_a_refusal_of_the_first_post_leaves_the_run_unfinished() -> None:
     assert scene.past.counts == {State.PLANNED: 1}
 
 
-def test_a_refusal_in_mid_run_leaves_it_to_be_resumed() -> None:
-    """After clones were made the same refusal ends the run early, and names what it is."""
+def test_a_refusal_during_a_run_leaves_it_to_be_resumed() -> None:
+    """After clones were made the same refusal ends the run early, with its reason."""
     scene = Scene()
     refused = Refused(ApiError(ErrorClass.FATAL, "LICENSE.1000", "expired"))
     scene.server.answer = lambda clone: refused if clone.key == "k9" else None
@@ -233,7 +233,7 @@ def test_a_refusal_in_mid_run_leaves_it_to_be_resumed() -> None:
     assert scene.past.counts[State.CLONED] >= 8
 
 
-def test_no_more_clones_are_in_flight_than_asked() -> None:
+def test_no_more_clones_are_in_flight_than_set() -> None:
     """Concurrency bounds the clones between POST and end."""
     scene = Scene(count=60, limits=Limits(concurrency=5))
     scene.run()
@@ -245,7 +245,7 @@ def test_no_more_clones_are_in_flight_than_asked() -> None:
 
 
 def test_a_stop_sends_nothing_more_and_settles_what_is_in_flight() -> None:
-    """After the request no POST leaves; clones in flight are polled to their end."""
+    """After the request no POST is sent; clones in flight are polled to their end."""
     scene = Scene(count=200)
     scene.run(at=(3.0, lambda: scene.stop.request("SIGTERM", EndReason.SIGNAL)))
     submits = [at for at, kind, _ in scene.server.log if kind == "submit"]
@@ -267,8 +267,8 @@ def test_the_grace_ends() -> None:
     assert scene.loop.now == pytest.approx(33.0, abs=0.5)
 
 
-def test_open_intents_are_asked_about_before_anything_new_is_sent() -> None:
-    """A resumed run asks for every open clone first; a running one goes on beside the new ones."""
+def test_open_attempts_are_queried_before_anything_new_is_sent() -> None:
+    """A resumed run queries every open clone first; a running one continues beside the new ones."""
     open_ = clones(20)[5:8]
     scene = Scene(
         intents={
@@ -296,7 +296,7 @@ def test_open_intents_are_asked_about_before_anything_new_is_sent() -> None:
 
 
 @pytest.mark.parametrize(("attempts", "is_over"), [(2, False), (1, True)])
-def test_the_proof_lets_the_next_process_send_what_had_ended_before_it(attempts: int, *, is_over: bool) -> None:
+def test_the_proof_lets_the_next_process_resend_what_had_ended_before(attempts: int, *, is_over: bool) -> None:
     """An attempt in doubt that ended before the proof came has no end of its time after it, while attempts are left."""
     one, two = clones(2)
     known = "k0", State.SENT, one.source_uuid, one.resource_uuid, one.digest, 1, "c" * 32
@@ -309,8 +309,8 @@ def test_the_proof_lets_the_next_process_send_what_had_ended_before_it(attempts:
     assert [what for _, kind, what in scene.server.log if kind == "submit"] == [two.key]
 
 
-def test_a_target_that_left_the_job_file_is_asked_about_and_never_sent() -> None:
-    """Its open intent is reconciled; where nothing shows, nothing is sent for it, and it is uncertain."""
+def test_a_removed_target_is_queried_and_never_sent() -> None:
+    """Its open attempt is reconciled; if nothing shows, nothing is sent for it, and it is uncertain."""
     gone = Intent("gone", State.SENT, "f" * 32, "e" * 32, "d" * 32, 1, "c" * 32, EPOCH - 5, EPOCH - 5)
     scene = Scene(intents={"gone": gone})
     assert scene.run() == {"cloned": 20, "uncertain": 1}
@@ -318,8 +318,8 @@ def test_a_target_that_left_the_job_file_is_asked_about_and_never_sent() -> None
     assert "gone" not in {what for _, kind, what in scene.server.log if kind == "submit"}
 
 
-def test_a_target_that_left_the_job_file_between_two_attempts_is_left_alone() -> None:
-    """Its attempts have ended and it is planned again: without a body nothing is asked, sent or recorded."""
+def test_a_target_removed_between_two_attempts_is_left_alone() -> None:
+    """Its attempts have ended and it is planned again: without a body nothing is queried, sent or recorded."""
     scene = Scene(count=2)
     gone = Intent("gone", State.PLANNED, "5" * 32, "6" * 32, "7" * 32, 1, None, EPOCH, EPOCH)
     scene.intents["gone"] = gone
@@ -328,8 +328,8 @@ def test_a_target_that_left_the_job_file_between_two_attempts_is_left_alone() ->
     assert not any(what in {"gone", gone.resource_uuid} for _, _, what in scene.server.log)
 
 
-def test_a_manifest_that_shows_another_uuid_stops_the_next_run_too() -> None:
-    """Once the server made a clone under another uuid than it was asked for nothing is sent, except at most once."""
+def test_a_manifest_with_another_uuid_stops_the_next_run_too() -> None:
+    """Once the server made a clone under another uuid than requested nothing is sent, except at most once."""
     scene = Scene()
     scene.past.was_dishonoured = True
     with pytest.raises(NotHonouredError, match="look for clones, use --at-most-once"):
@@ -337,7 +337,7 @@ def test_a_manifest_that_shows_another_uuid_stops_the_next_run_too() -> None:
     assert scene.server.log == []
 
 
-def test_a_long_list_of_failures_holds_up_no_signal_while_nothing_is_proven() -> None:
+def test_a_long_list_of_failures_delays_no_signal_before_the_proof() -> None:
     """Settled targets are skipped in pieces, between which the loop turns, also before the first proof."""
     scene = Scene(count=1200)
     scene.journal.records += [Record(State.FAILED, clone.key, EPOCH, 1) for clone in clones(1199)]
@@ -346,7 +346,7 @@ def test_a_long_list_of_failures_holds_up_no_signal_while_nothing_is_proven() ->
 
 
 def test_a_changed_target_that_was_sent_is_refused_by_name() -> None:
-    """The refusal comes before any call, names the key, and --accept-changes goes on."""
+    """The refusal comes before any call, names the key, and --accept-changes continues."""
     clone = clones(20)[4]
     intents = {
         "k4": Intent(
@@ -388,8 +388,8 @@ def test_the_deadline_stops_sending_in_time() -> None:
     assert scene.loop.now <= 11.0
 
 
-def test_an_outage_pauses_the_run_and_it_goes_on_by_itself() -> None:
-    """During a total outage a handful of tries a minute leave; when the server is back every target is cloned once."""
+def test_an_outage_pauses_the_run_which_resumes_by_itself() -> None:
+    """In a total outage a handful of tries a minute are sent; when the server is back every target is cloned once."""
     scene = Scene(count=60)
     scene.loop.call_later(3.0, lambda: setattr(scene.server, "away", True))
     counts = scene.run(at=(603.0, lambda: setattr(scene.server, "away", False)))
@@ -441,7 +441,7 @@ def test_every_post_has_its_durable_record_first() -> None:
 @pytest.mark.parametrize("state", [State.ACCEPTED, State.SENT])
 @pytest.mark.parametrize("rate", [1 / 3600, 1 / 60, 0.1, 1, 7.5, 40])
 def test_a_stop_ends_within_the_grace_at_any_rate(rate: float, state: State) -> None:
-    """Clones in flight are asked about at the rate for at most 30 s; whose poll or look was cut stays as it was."""
+    """Clones in flight are polled at the rate for at most 30 s; a cut poll or lookup leaves its clone as it was."""
     open_ = clones(8)
     scene = Scene(
         count=8,
@@ -467,7 +467,7 @@ def test_a_stop_ends_within_the_grace_at_any_rate(rate: float, state: State) -> 
     assert all(later - sooner > 0.9 / rate for sooner, later in pairwise(times) if rate < 1)
     assert not set(scene.past.counts) - {State.SENT, State.ACCEPTED}
     if rate < 0.1:
-        # Nobody's turn comes within the grace: there is nothing to wait for but the time between two polls.
+        # No turn comes within the grace: the only wait is the time between two polls.
         assert len(times) == 1
         assert scene.loop.now < 20
 
@@ -480,10 +480,8 @@ def test_a_stop_ends_within_the_grace_at_any_rate(rate: float, state: State) -> 
         pytest.param("f" * 32, False, False, id="another one"),
     ],
 )
-def test_a_clone_whose_sent_line_is_lost_shows_what_the_server_does(
-    uuid: str, *, is_given: bool, is_shown: bool
-) -> None:
-    """Nobody else has the uuid that the plan derives: a clone that has it shows that resourceUuid is honoured."""
+def test_a_clone_without_its_sent_line_proves_the_server(uuid: str, *, is_given: bool, is_shown: bool) -> None:
+    """No other service has the derived uuid: a clone that has it shows that resourceUuid is honoured."""
     (asked,) = clones(1)
     journal = MemoryJournal([Record(State.CLONED, asked.key, EPOCH, 1, clone_uuid=uuid)])
     past = MemoryPast(journal, unasked={asked.key: uuid})
@@ -492,8 +490,8 @@ def test_a_clone_whose_sent_line_is_lost_shows_what_the_server_does(
 
 
 @pytest.mark.parametrize("open_jobs", [(), ("e" * 32,)], ids=["one attempt", "two attempts"])
-def test_what_was_sent_under_another_uuid_fails_once_every_attempt_is_over(open_jobs: tuple[str, ...]) -> None:
-    """The job file gives another uuid now: the old one has its end first, and ``retry`` sends it as it is now."""
+def test_an_attempt_under_another_uuid_fails_once_every_attempt_is_over(open_jobs: tuple[str, ...]) -> None:
+    """The job file now gives another uuid: the old one gets its end first, and ``retry`` sends it as it is now."""
     clone, old = clones(3)[2], EPOCH - 7200
     sent = (clone.source_uuid, "f" * 32, "9" * 32, 1, "c" * 32, old, old)
     scene = Scene(count=3, intents={"k2": Intent("k2", State.UNCERTAIN, *sent, open_jobs=open_jobs)})

@@ -25,7 +25,7 @@ def refused(error_class: ErrorClass, *, retries: int | None = None) -> Script:
 
 
 def check(script: Script, clones: int = 1) -> list[CheckResult]:
-    """Check the same clone so often; the script must be used up."""
+    """Check the same clone ``times`` times; the script must be used up."""
     loop = VirtualLoop()
     api, told = ScriptedApi(list(script)), list[CheckResult]()
 
@@ -40,41 +40,41 @@ def check(script: Script, clones: int = 1) -> list[CheckResult]:
     return told
 
 
-def test_the_first_one_found_ok_must_not_exist() -> None:
-    """Only of the canary it is asked whether something was made; the others are believed."""
+def test_only_the_first_accepted_one_is_checked_for_existence() -> None:
+    """Only for the canary is it checked whether something was made; the others are believed."""
     told = check([*SENT, ("find", Absent()), *SENT, *SENT], clones=3)
     assert [verdict.outcome for verdict in told] == [CheckOutcome.OK] * 3
 
 
 def test_a_canary_that_exists_stops_everything() -> None:
-    """A job that ends empty and a resource that is there all the same is a server that clones."""
+    """A job that ends empty although the resource exists is a server that clones."""
     with pytest.raises(MadeError) as caught:
         check([*SENT, ("find", Found(service()))], clones=3)
     assert caught.value.uuid == RESOURCE_UUID
 
 
 def test_an_answer_with_an_inventory_stops_everything() -> None:
-    """Whatever a later job shows as made is told, under the uuid that the server says."""
+    """Whatever a later job shows as made is reported, under the server's uuid."""
     made = [("submit", Accepted(None)), ("poll", Done(service("f" * 32)))]
     with pytest.raises(MadeError) as caught:
         check([*SENT, ("find", Absent()), *made], clones=2)
     assert caught.value.uuid == "f" * 32
 
 
-def test_a_canary_whose_absence_cannot_be_learnt_stops_everything() -> None:
+def test_a_canary_whose_absence_cannot_be_proven_stops_everything() -> None:
     """Without proof that nothing was made no second one is sent."""
     with pytest.raises(RunStoppedError, match=RESOURCE_UUID):
         check([*SENT, *[("find", NoAnswer("reset"))] * 4], clones=2)
 
 
 def test_refusals_before_the_canary_go_one_by_one() -> None:
-    """A refusal is told with code, words and hint, and the next one is the canary."""
+    """A refusal is reported with code, words and hint, and the next one is the canary."""
     told = check([*refused(ErrorClass.PERMANENT), *SENT, ("find", Absent())], clones=2)
     assert told == [CheckResult(CheckOutcome.REFUSED, "SYS.1", "no", "hint"), CheckResult(CheckOutcome.OK)]
 
 
-def test_doubtful_answers_are_asked_again_under_the_same_uuid() -> None:
-    """After an error that may hide an execution the resource is looked for first; a dead session is renewed."""
+def test_doubtful_answers_are_queried_again_under_the_same_uuid() -> None:
+    """After an error that may hide an execution the resource is looked up first; a dead session is renewed."""
     doubtful = [*refused(ErrorClass.AMBIGUOUS, retries=1), ("find", Absent())]
     assert check([*doubtful, *doubtful])[0].outcome is CheckOutcome.REFUSED
     again = [*refused(ErrorClass.RENEW), ("renew", None), *refused(ErrorClass.TRANSIENT), *SENT, ("find", Absent())]
@@ -83,8 +83,8 @@ def test_doubtful_answers_are_asked_again_under_the_same_uuid() -> None:
         check([*refused(ErrorClass.AMBIGUOUS), ("find", Found(service()))])
 
 
-def test_an_error_that_fits_all_stops_everything() -> None:
-    """A wrong licence or clock is told once and not for every target."""
+def test_an_error_that_applies_to_all_stops_everything() -> None:
+    """A wrong licence or clock is reported once and not for every target."""
     with pytest.raises(RunStoppedError, match="SYS.1: no"):
         check(refused(ErrorClass.FATAL), clones=5)
 
@@ -107,7 +107,7 @@ def test_a_canary_without_an_answer_stops_everything() -> None:
     assert sum(kind == "submit" for kind, _ in api.calls) == 4
 
 
-def test_an_answer_at_once_needs_no_poll() -> None:
-    """A refusal of the POST itself is the verdict; the target is not asked about."""
+def test_an_immediate_answer_needs_no_poll() -> None:
+    """A refusal of the POST itself is the verdict; the target is not queried."""
     told = check([("submit", Refused(ApiError(ErrorClass.PERMANENT, "SYS.1007", "no", 0, "hint")))])
     assert [verdict.outcome for verdict in told] != [CheckOutcome.OK]

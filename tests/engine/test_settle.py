@@ -1,4 +1,4 @@
-"""One Clone to its end: every answer of the server, and what it makes of the clone."""
+"""One Clone to its end: every answer of the server, and the resulting state."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ MADE = Done(service())
 
 
 def error(error_class: ErrorClass, code: str = "SYS.1000", retries: int | None = None) -> Refused:
-    """An error of ``error_class`` as the client classifies it."""
+    """Return an error of ``error_class`` as the client classifies it."""
     return Refused(ApiError(error_class, code, "text", retries, may_go_on=code in {"SYS.1001", "SYS.1015"}))
 
 
 def fresh(*script: tuple[str, object], policy: Policy | None = None) -> Told:
-    """Settle a Clone nothing was recorded of."""
+    """Settle a Clone without a record."""
     return tell(list(script), Send(1), policy=policy)
 
 
 def end(told: Told) -> tuple[State, int]:
-    """The state and attempts it settled with."""
+    """Return the state and attempts it settled with."""
     assert isinstance(told.step, End)
     last = told.records[-1]
     assert (last.state, last.attempt) == (told.step.state, told.step.attempt)
@@ -73,7 +73,7 @@ def test_duplicate_job_uuid_is_a_yes() -> None:
 
 
 def test_a_lost_answer_is_reconciled_by_its_own_job() -> None:
-    """A reset POST is asked about under its own job uuid before anything is sent again."""
+    """A reset POST is polled under its own job uuid before anything is sent again."""
     told = fresh(("submit", LOST), ("poll", MADE))
     assert end(told) == (State.CLONED, 1)
     assert len(told.jobs) == 1
@@ -87,7 +87,7 @@ def test_a_lost_answer_is_reconciled_by_the_resource() -> None:
 
 
 def test_a_post_is_sent_again_only_after_the_resource_stayed_invisible() -> None:
-    """Job unknown and clone invisible through all looks: both uuids again, as a new recorded attempt."""
+    """Job unknown and clone invisible through all lookups: both uuids again, as a new recorded attempt."""
     absent = [("find", Absent())] * Policy().looks
     told = fresh(("submit", LOST), ("poll", Unknown()), *absent, ("submit", Accepted(None)), ("poll", MADE))
     assert end(told) == (State.CLONED, 2)
@@ -96,7 +96,7 @@ def test_a_post_is_sent_again_only_after_the_resource_stayed_invisible() -> None
 
 
 def test_a_failed_job_is_retried_under_a_new_job_uuid() -> None:
-    """Any terminal result uses the job uuid up: after a look the retry has a new one and the same resource uuid."""
+    """Any terminal result uses the job uuid up: after a lookup the retry has a new one and the same resource uuid."""
     told = fresh(
         ("submit", Accepted(None)),
         ("poll", error(ErrorClass.TRANSIENT, "SYS.1011")),
@@ -109,7 +109,7 @@ def test_a_failed_job_is_retried_under_a_new_job_uuid() -> None:
 
 
 def test_a_failed_job_whose_clone_exists_is_adopted() -> None:
-    """SYS.1001 though created: the resource uuid is looked for before any retry and before failed is written."""
+    """SYS.1001 though created: the resource uuid is looked up before any retry and before failed is written."""
     told = fresh(
         ("submit", Accepted(None)), ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1001")), ("find", Found(service()))
     )
@@ -125,21 +125,21 @@ def test_a_visible_uuid_with_other_content_is_a_conflict() -> None:
 
 
 def test_a_permanent_error_fails_without_retry() -> None:
-    """SYS.1007 and the like: one POST, one look, failed with ZStack's code."""
+    """SYS.1007 and the like: one POST, one lookup, failed with ZStack's code."""
     told = fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.PERMANENT, "SYS.1007", 0)), ("find", Absent()))
     assert end(told) == (State.FAILED, 1)
     assert (told.records[-1].error_code, told.records[-1].error) == ("SYS.1007", "text")
 
 
-def test_a_refused_post_fails_after_one_look() -> None:
-    """A 400 text was not executed; nothing is called failed without a last look."""
+def test_a_refused_post_fails_after_one_lookup() -> None:
+    """A 400 text was not executed; nothing is called failed without a last lookup."""
     refused = ("submit", error(ErrorClass.PERMANENT, "HTTP.400", 0))
     assert end(fresh(refused, ("find", Absent()))) == (State.FAILED, 1)
     assert end(fresh(refused, ("find", Found(service())))) == (State.CLONED, 1)
 
 
 def test_transient_errors_are_retried_until_the_attempts_are_spent() -> None:
-    """Four attempts, then failed: each told by the server and none visible."""
+    """Four attempts, then failed: each reported by the server and none visible."""
     one = [("submit", Accepted(None)), ("poll", error(ErrorClass.TRANSIENT, "SYS.1011")), ("find", Absent())]
     told = fresh(*one * 4)
     assert end(told) == (State.FAILED, 4)
@@ -154,20 +154,20 @@ def test_sys_1000_is_retried_once() -> None:
 
 
 def test_unanswered_attempts_end_uncertain_and_never_failed() -> None:
-    """Lost, unknown and invisible to the last attempt: don't know is not failed."""
+    """Lost, unknown and invisible to the last attempt: unknown is not failed."""
     one = [("submit", LOST), ("poll", Unknown()), *[("find", Absent())] * Policy().looks]
     assert end(fresh(*one * 4)) == (State.UNCERTAIN, 4)
 
 
 def test_at_most_once_never_sends_again_after_an_unanswered_post() -> None:
-    """Where the resource uuid protects nothing, an unanswered POST is uncertain."""
+    """If the resource uuid protects nothing, an unanswered POST is uncertain."""
     policy = Policy(at_most_once=True)
     told = fresh(("submit", LOST), ("poll", Unknown()), *[("find", Absent())] * policy.looks, policy=policy)
     assert end(told) == (State.UNCERTAIN, 1)
 
 
-def test_a_job_that_never_ends_is_given_up_at_its_deadline() -> None:
-    """202 for ever ends at the deadline with a look at the resource uuid, and uncertain when nothing is visible."""
+def test_a_job_that_never_ends_is_abandoned_at_its_deadline() -> None:
+    """Endless 202s end at the deadline with a lookup of the resource uuid, and uncertain when nothing is visible."""
     policy = Policy(timeout=2.0)
     script: list[tuple[str, object]] = [("submit", Accepted(1800.0))]
     script += [("poll", Running())] * 4 + [("find", Absent())] * policy.looks
@@ -177,7 +177,7 @@ def test_a_job_that_never_ends_is_given_up_at_its_deadline() -> None:
 
 
 def test_a_job_that_never_ends_is_adopted_when_its_clone_is_visible() -> None:
-    """202 for ever though the clone exists: adopted."""
+    """Endless 202s though the clone exists: adopted."""
     told = fresh(
         ("submit", Accepted(None)),
         ("poll", Running()),
@@ -214,7 +214,7 @@ def test_a_fatal_error_stops_the_run_and_returns_the_attempt() -> None:
         fresh(("submit", Accepted(None)), ("poll", error(ErrorClass.FATAL, "LICENSE.1000")), ("find", Absent()))
 
 
-def test_another_uuid_than_asked_for_stops_the_run() -> None:
+def test_another_uuid_than_requested_stops_the_run() -> None:
     """inventory.uuid != the resource uuid: the server does not honour resourceUuid, unless the run is at most once."""
     other = Done(service("1" * 32))
     with pytest.raises(NotHonouredError, match="--at-most-once"):
@@ -222,7 +222,7 @@ def test_another_uuid_than_asked_for_stops_the_run() -> None:
     assert end(fresh(("submit", other), policy=Policy(at_most_once=True))) == (State.CLONED, 1)
 
 
-def test_a_success_that_shows_nothing_is_looked_up() -> None:
+def test_a_success_without_a_clone_is_looked_up() -> None:
     """200 {} is believed only when the resource uuid is visible."""
     assert end(fresh(("submit", Accepted(None)), ("poll", Done(None)), ("find", Found(service())))) == (
         State.CLONED,
@@ -234,25 +234,25 @@ def test_a_success_that_shows_nothing_is_looked_up() -> None:
 
 
 def test_an_accepted_job_may_be_unknown_for_a_moment() -> None:
-    """404 right after 202 may be another node lagging behind: asked again before the resource is looked for."""
+    """404 right after 202 may be another node lagging behind: polled again before the resource is looked up."""
     told = fresh(("submit", Accepted(None)), ("poll", Unknown()), ("poll", Unknown()), ("poll", MADE))
     assert end(told) == (State.CLONED, 1)
 
 
-def test_a_question_nobody_answers_ends_uncertain() -> None:
-    """When neither the job nor the resource can be asked, the clone is uncertain."""
+def test_unanswered_queries_end_uncertain() -> None:
+    """When neither the job nor the resource can be queried, the clone is uncertain."""
     told = fresh(("submit", LOST), ("poll", Unknown()), *[("find", LOST)] * Policy().blind_looks)
     assert end(told) == (State.UNCERTAIN, 1)
 
 
 def test_an_account_that_may_not_look_cannot_prove_absence() -> None:
-    """A permission denial at the look leaves a lost POST uncertain."""
+    """A permission denial at the lookup leaves a lost POST uncertain."""
     told = fresh(("submit", LOST), ("poll", Unknown()), ("find", error(ErrorClass.PERMANENT, "SYS.1006", 0)))
     assert end(told) == (State.UNCERTAIN, 1)
 
 
 def intent(state: State, *, attempt: int = 1, age: float = 10.0) -> Intent:
-    """What a manifest says of a clone sent ``age`` seconds ago."""
+    """Return what a manifest says of a clone sent ``age`` seconds ago."""
     at = EPOCH - age
     deadline = at + 1860 if state is State.ACCEPTED else None
     return Intent("a", state, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, attempt, "b" * 32, at, at, deadline)
@@ -264,8 +264,8 @@ def resumed(past: Intent, *script: tuple[str, object], policy: Policy | None = N
 
 
 @pytest.mark.parametrize("state", [State.SENT, State.ACCEPTED, State.UNCERTAIN])
-def test_a_resumed_clone_is_asked_about_first(state: State) -> None:
-    """An open intent is polled under its own job uuid before anything is sent."""
+def test_a_resumed_clone_is_queried_first(state: State) -> None:
+    """An open attempt is polled under its own job uuid before anything is sent."""
     told = resumed(intent(state), ("poll", MADE))
     assert end(told) == (State.CLONED, 1)
     assert told.calls == [("poll", "b" * 32)]
@@ -282,13 +282,13 @@ def test_an_old_job_uuid_is_not_sent_again() -> None:
 
 
 def test_a_restart_does_not_reset_the_deadline() -> None:
-    """The deadline comes from the manifest: past it, one 202 is enough to look for the resource."""
+    """The deadline comes from the manifest: past it, one 202 is enough to look up the resource."""
     told = resumed(intent(State.ACCEPTED, age=1900), ("poll", Running()), ("find", Found(service())))
     assert end(told) == (State.CLONED, 1)
 
 
 def test_an_uncertain_clone_is_sent_again_by_the_next_run() -> None:
-    """A rerun asks again, and where nothing shows it sends under a new job uuid with a window of its own."""
+    """A rerun queries again, and if nothing shows it sends under a new job uuid with a new window."""
     looks = [("find", Absent())] * Policy().looks
     told = resumed(
         intent(State.UNCERTAIN, age=5000), ("poll", Running()), *looks, ("submit", Accepted(1800.0)), ("poll", MADE)
@@ -313,7 +313,7 @@ def test_an_uncertain_clone_whose_job_failed_gets_a_new_window() -> None:
     assert end(told) == (State.CLONED, 2)
 
 
-def test_what_a_server_may_still_be_doing_is_not_awaited_for_ever() -> None:
+def test_a_server_that_may_still_work_is_not_awaited_without_end() -> None:
     """An ambiguous end without attempts left is uncertain within the clone's time, and failed once that is over."""
     looks = [("find", Absent())] * Policy().looks
     ended = ("poll", error(ErrorClass.AMBIGUOUS, "SYS.1001"))
@@ -323,7 +323,7 @@ def test_what_a_server_may_still_be_doing_is_not_awaited_for_ever() -> None:
     assert end(old) == (State.FAILED, 4)
 
 
-def test_attempts_are_counted_over_resumes() -> None:
+def test_attempts_are_counted_across_resumes() -> None:
     """The fourth attempt of an earlier process was the last one."""
     looks = [("find", Absent())] * Policy().looks
     told = resumed(intent(State.SENT, attempt=4), ("poll", Unknown()), *looks)
@@ -337,7 +337,7 @@ def test_an_unanswered_target_fails_once_its_last_post_is_surely_dead() -> None:
     assert end(told) == (State.FAILED, 4)
 
 
-def test_time_that_is_up_ends_the_retries() -> None:
+def test_a_clones_timeout_ends_the_retries() -> None:
     """No POST is sent after the clone's timeout: it settles as what is known by then."""
     told = fresh(
         ("submit", Accepted(None)),

@@ -1,4 +1,4 @@
-"""What a plan and what is on record come to together: which targets are open, edited, outdated or asked for twice."""
+"""What a plan and the records imply: which targets are open, edited, outdated or requested twice."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_clone_made_before_an_edit_is_outdated(digest: str, outdated: tuple[st
 
 @pytest.mark.parametrize(("uuid", "taken"), [(RESOURCE_UUID, ("b",)), ("9" * 32, ())])
 def test_a_given_uuid_of_an_attempt_in_doubt_is_taken(uuid: str, taken: tuple[str, ...]) -> None:
-    """A target may not be given the uuid that another one's attempt may still become."""
+    """A target may not be given the uuid that another one's attempt may still get."""
     past = past_of(sent("a"))
     assert survey(plan_of(clone("a"), clone("b", uuid=uuid, is_given=True)), past).taken == taken
 
@@ -79,19 +79,19 @@ def test_a_given_uuid_of_an_attempt_in_doubt_is_taken(uuid: str, taken: tuple[st
     [(RESOURCE_UUID, False, True), (RESOURCE_UUID, True, False), ("9" * 32, False, False)],
 )
 def test_a_clone_under_the_derived_uuid_proves_without_its_record(made: str, *, is_given: bool, expected: bool) -> None:
-    """Where the record of what was asked for is lost, a clone with the uuid that the plan derives still proves."""
+    """If the record of the request is lost, a clone with the uuid that the plan derives still proves."""
     past = past_of(Record(State.CLONED, "a", EPOCH, 1, clone_uuid=made))
     assert survey(plan_of(clone("a", is_given=is_given), clone("b")), past).is_honoured is expected
 
 
-def test_an_open_target_that_left_the_job_file_comes_last() -> None:
-    """It is asked about as what it was sent as, and has no body to be sent again with."""
+def test_a_removed_open_target_comes_last() -> None:
+    """It is queried as it was sent, and has no body to be sent again with."""
     found = survey(plan_of(clone("b")), past_of(sent("gone"), sent("b", uuid="8" * 32)))
     assert [(one.key, one.body) for one in found.open] == [("b", b"{}"), ("gone", b"")]
 
 
-def test_what_a_part_leaves_out_is_asked_about_as_the_job_file_has_it() -> None:
-    """An open target outside the part is its whole Clone where it was sent as such; edited, it is as if it had left."""
+def test_targets_outside_a_part_are_queried_as_the_job_file_has_them() -> None:
+    """An open target outside the part is its whole Clone if it was sent as such; edited, it counts as removed."""
     whole = plan_of(clone("a"), clone("b"), clone("c", digest=EDITED), clone("new"))
     past = past_of(sent("b", uuid="8" * 32), sent("c", uuid="9" * 32), sent("a"))
     found = survey(plan_of(clone("a")), past, whole=whole)
@@ -112,8 +112,8 @@ def test_targets_that_stop_a_run_are_named(refuse: Callable[[tuple[str, ...]], N
         refuse(named(100))
 
 
-def test_outdated_clones_are_told_and_refused_where_strict() -> None:
-    """Told without ``--strict``, an error with it, nothing where there are none."""
+def test_outdated_clones_are_reported_and_refused_if_strict() -> None:
+    """Reported without ``--strict``, an error with it, nothing if there are none."""
     assert describe_outdated((), is_strict=True) is None
     told = describe_outdated(named(100), is_strict=False)
     assert told is not None
@@ -122,8 +122,8 @@ def test_outdated_clones_are_told_and_refused_where_strict() -> None:
         describe_outdated(named(100), is_strict=True)
 
 
-def test_a_target_of_a_repaired_manifest_is_looked_for_first() -> None:
-    """Where lines were lost any target may have been sent: without a look it is sent only in a whole manifest."""
+def test_a_target_of_a_repaired_manifest_is_looked_up_first() -> None:
+    """After lost lines any target may have been sent: without a lookup it is sent only in a whole manifest."""
     whole, repaired = ManifestFold(), ManifestFold()
     repaired.is_repaired = True
     assert isinstance(first_step_of_new(clone("a"), whole, Policy(), now=EPOCH), Send)
