@@ -116,8 +116,8 @@ def _retry(seen: Summary, path: Path, states: Mapping[State, int]) -> str:
     """Return the command that tries again what failed, is in conflict or was set aside."""
     is_set_aside = any(cluster.code == QUARANTINED for cluster in seen.clusters)
     if is_set_aside and not (states.get(State.FAILED) or states.get(State.CONFLICT)):
-        return command_for(seen.header, path, State.UNCERTAIN, QUARANTINED)
-    return retry_command(seen.header, path, states)
+        return command_for(seen.header, path, State.UNCERTAIN, QUARANTINED, shard=seen.shard)
+    return retry_command(seen.header, path, states, shard=seen.shard)
 
 
 @contextmanager

@@ -257,4 +257,6 @@ def next_command(job: Job | None, targets: Targets, path: Path) -> str:
     file = targets.header.job_file if job is None else job.path
     words = ["zclone run", shell_path(Path(file or "JOB"))]
     words += ["--simulate"] if targets.header.simulated else []
+    # Without its part of the targets, the command would do those of the other parts as well.
+    words += ["--shard", targets.plan.shard] if targets.plan is not None and targets.plan.shard else []
     return " ".join([*words, "--manifest", shell_path(path), "--run", targets.header.run])

@@ -74,6 +74,11 @@ class Summary:
         return has_ended and is_over and not (self.handed.open or self.handed.refused)
 
     @property
+    def shard(self) -> str:
+        """The part of the job that the plan is of, ``K/N``; empty where it is of all of it."""
+        return "" if self.plan is None else self.plan.shard
+
+    @property
     def oldest(self) -> Intent | None:
         """Of the clones in flight the one that was sent first."""
         in_flight = (intent for intent in self.open if intent.state in (State.SENT, State.ACCEPTED))

@@ -140,6 +140,11 @@ class ReportData:
     verification: VerificationSection | None = None
     """What became of the clones on the server, where somebody looked."""
 
+    @property
+    def shard(self) -> str:
+        """The part of the job that the plan is of, ``K/N``; empty where it is of all of it."""
+        return "" if self.plan is None else self.plan.shard
+
 
 def read_report_data(path: Path) -> ReportData:
     """Return what the manifest at ``path`` says, also while a run writes to it; some 1 KB of memory a target.

@@ -68,12 +68,15 @@ def _group(report: ReportData, kind: tuple[State, str, str], targets: list[Targe
         count=len(targets),
         keys=tuple(target.key for target in targets[:_EXAMPLES]),
         error=targets[0].error or "",
-        command=command_for(report.header, report.path, state, code),
+        command=command_for(report.header, report.path, state, code, shard=report.shard),
     )
 
 
-def command_for(header: Header, manifest: Path, state: State, code: str = "") -> str:
-    """Return the command line that goes on with such targets; ``JOB`` stands where the manifest knows no job file."""
+def command_for(header: Header, manifest: Path, state: State, code: str = "", *, shard: str = "") -> str:
+    """Return the command line that goes on with such targets; ``JOB`` stands where the manifest knows no job file.
+
+    ``shard``: the part of the job that the manifest's plan is of, ``K/N``; empty where none is on record.
+    """
     words: list[str] = []
     is_retry = state in (State.FAILED, State.CONFLICT) or code == QUARANTINED
     if is_retry:
@@ -82,20 +85,22 @@ def command_for(header: Header, manifest: Path, state: State, code: str = "") ->
     words += ["--run", header.run] if header.run != "default" else []
     # Without its part of the targets, the command would do those of the other parts as well.
     part = _PART.search(manifest.name)
-    words += ["--shard", f"{part[1]}/{part[2]}"] if part else []
-    if manifest.name != _default_name(header, part[0] if part else ""):
+    shard = shard or (f"{part[1]}/{part[2]}" if part else "")
+    words += ["--shard", shard] if shard else []
+    if manifest.name != _default_name(header, shard):
         words += ["--manifest", str(manifest)]
     job = shell_path(header.job_file or "JOB")
     return " ".join(["zclone", "retry" if is_retry else "run", job, *map(shlex.quote, words)])
 
 
-def retry_command(header: Header, manifest: Path, counts: Mapping[State, int]) -> str:
+def retry_command(header: Header, manifest: Path, counts: Mapping[State, int], *, shard: str = "") -> str:
     """Return the command line that tries again what failed, or what is in conflict where nothing did."""
     is_conflict = counts.get(State.CONFLICT) and not counts.get(State.FAILED)
-    return command_for(header, manifest, State.CONFLICT if is_conflict else State.FAILED)
+    return command_for(header, manifest, State.CONFLICT if is_conflict else State.FAILED, shard=shard)
 
 
-def _default_name(header: Header, part: str) -> str:
+def _default_name(header: Header, shard: str) -> str:
     stem = header.job_file.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
     run = [] if header.run == "default" else [header.run]
-    return ".".join([stem, *run, *(["simulated"] if header.simulated else [])]) + part + ".manifest.jsonl"
+    part = [f"shard-{shard.replace('/', '-of-')}"] if shard else []
+    return ".".join([stem, *run, *(["simulated"] if header.simulated else []), *part, "manifest.jsonl"])

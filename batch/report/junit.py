@@ -60,7 +60,8 @@ def _details(report: ReportData, target: TargetData, reason: str) -> Iterator[st
     yield f"source: {target.source_uuid}"
     yield f"attempts: {0 if target.last is None else target.last.attempt}"
     if target.state is not State.UNDONE:
-        yield f"next: {command_for(report.header, report.path, target.state, target.error_code or '')}"
+        code, shard = target.error_code or "", report.shard
+        yield f"next: {command_for(report.header, report.path, target.state, code, shard=shard)}"
 
 
 def _attribute(text: str) -> str:

@@ -88,9 +88,10 @@ def _next_step(summary: Summary, manifest: Path, now: float) -> Iterator[str]:
     # What `verify --reopen` recorded a run makes again; after any other end it is for the operator to say.
     is_reopened = summary.counts[State.UNDONE] and summary.ended and summary.ended.exit_code == ExitCode.UNFINISHED
     if code is ExitCode.UNFINISHED or not is_recorded or is_reopened:
-        yield f"next      {escape(command_for(summary.header, manifest, State.PLANNED))}"
+        yield f"next      {escape(command_for(summary.header, manifest, State.PLANNED, shard=summary.shard))}"
     elif code is ExitCode.FAILED and reason in HELD_BACK:
-        yield f"next      {_held_back(reason, retry_command(summary.header, manifest, summary.counts))}"
+        retry = retry_command(summary.header, manifest, summary.counts, shard=summary.shard)
+        yield f"next      {_held_back(reason, retry)}"
 
 
 def _held_back(reason: EndReason | None, retry: str) -> str:

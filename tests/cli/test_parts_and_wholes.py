@@ -1,0 +1,59 @@
+"""A part of a job keeps to its part, and a merged run is one: whatever command is named, and whichever names it."""
+
+from __future__ import annotations
+
+import shlex
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests import nodes
+from tests.cli.test_verify import serve, write_job
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+    Serve = Callable[..., str]
+
+HEAD: Final = "version: 1\nname: j\nlimits: {rate: 1000/s}\ntargets:\n"
+PARTS: Final = [f"job.shard-{number}-of-2.manifest.jsonl" for number in (0, 1)]
+
+
+def live(env: dict[str, str]) -> list[str]:
+    """Return the uuids of the clones that are there."""
+    return [row["uuid"] for row in nodes.ledger(env["ZSTACK_API_URL"])["clones"] if not row["deleted"]]
+
+
+def made(env: dict[str, str]) -> int:
+    """Return how many clones were ever made."""
+    return len(nodes.ledger(env["ZSTACK_API_URL"])["clones"])
+
+
+def command_in(text: str, name: str) -> list[str]:
+    """Return the arguments of the last ``zclone NAME`` that a text tells the operator to run."""
+    return shlex.split(text[text.rindex(f"zclone {name}") :].splitlines()[0])[1:]
+
+
+@pytest.mark.parametrize("name", [PARTS[1], "part.jsonl"])
+def test_what_is_told_next_of_a_part_does_no_other(tmp_path: Path, zclone: Run, serve_node: Serve, name: str) -> None:
+    """The commands that status, verify and a run's end name for a shard's manifest leave the other targets alone."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 6, head=HEAD)
+    assert zclone("run", "job.yaml", "--shard", "1/2", "--manifest", name, env=env).returncode == 0
+    count = made(env)
+    assert 0 < count < 6
+    nodes.tamper(env["ZSTACK_API_URL"], {"delete": live(env)[:1]})
+    reopened = zclone("verify", "job.yaml", "--manifest", name, "--reopen", "--yes", env=env)
+    told = [command_in(reopened.stderr, "run"), command_in(zclone("status", name, env=env).stdout, "run")]
+    assert all(("--shard", "1/2") in pairwise(words) for words in told), told
+    nodes.control(env["ZSTACK_API_URL"], {"faults": {"version": 1, "faults": [{"fault": "fail", "code": "SYS.1003"}]}})
+    failed = zclone(*told[0], env=env)
+    assert failed.returncode == 3, failed.stderr
+    nodes.control(env["ZSTACK_API_URL"], {"faults": {"version": 1, "faults": []}})
+    again = zclone(*command_in(failed.stderr, "retry"), env=env)
+    assert (again.returncode, made(env)) == (0, count + 1), again.stderr
+    assert f"{count} of {count} targets cloned" in again.stderr
