@@ -1,4 +1,7 @@
-"""The manifest: the append-only journal of one run, and the only truth about it. Its writer is imported when used."""
+"""The manifest: the append-only journal of one run and the only truth about it.
+
+Its writer is imported lazily.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Walk a manifest's lines, checking each against the one before, and tell a torn tail from damage.
+"""Iterates over a manifest's lines, checks each against the one before, and distinguishes a torn tail from damage.
 
-Damage with no line of a later batch after it is a torn tail: that batch's fsync never returned, so nothing of
-it was promised. With one it hit what was durable, and only ``zclone repair`` goes on from there. A torn tail that ends
-as a batch does may have been durable all the same: see ``lost_batch``.
+Damage that no line of a later batch follows is a torn tail: that batch's fsync never returned, so none of it was
+promised to be durable. Damage before such a line hit durable records, and only ``zclone repair`` can continue from
+there. A torn tail that ends like a complete batch may have been durable all the same: see ``lost_batch``.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ _CANDIDATES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of bytes up to a seal or the end of a line."""
+    """A range of bytes up to a seal or the end of a line."""
 
     body: bytes
     """Without its seal where it is intact."""
     is_intact: bool
-    """Whether it follows what stands before it."""
+    """Whether its checksum follows from the line before it."""
     has_end: bool = True
     """Whether it ends with a seal or the end of a line."""
 
 
 class DamagedError(ManifestError):
-    """Durable lines of the manifest are not what was written."""
+    """Durable lines of the manifest differ from what was written."""
 
 
 class Scan:
-    """One pass over a manifest from its start: iterate to get the unsealed body of every line, or take ``chunks``.
+    """One pass over a manifest from its start: iterate to get the unsealed body of every line, or use ``chunks``.
 
     ``read(offset, size)`` returns bytes, none at the end. Raises DamagedError at damage in the middle.
     """
 
     def __init__(self, read: Callable[[int, int], bytes]) -> None:
-        """Nothing read yet."""
+        """Start at the beginning; nothing is read yet."""
         self._read = read
         self.line = 0
-        """Lines found good so far."""
+        """Number of verified lines so far."""
         self.offset = 0
-        """Bytes of the good lines; what stands after them at the end is the torn tail."""
+        """Bytes of the verified lines; the bytes after them at the end are the torn tail."""
         self.crc = 0
-        """Checksum of the last good line."""
+        """Checksum of the last verified line."""
         self.last = b""
-        """Body of the last good line, which names its batch."""
+        """Body of the last verified line, which contains its batch number."""
 
     def __iter__(self) -> Iterator[bytes]:
         for bodies in self.chunks():
@@ -74,7 +74,7 @@ class Scan:
                 yield body
 
     def feed(self, take: Callable[[Iterator[bytes]], None]) -> None:
-        """Give ``take`` the rest of the bodies, many at a time; ``line`` is right also where it raises."""
+        """Call ``take`` with the rest of the bodies, many at a time; ``line`` is correct also where it raises."""
         for bodies in self.chunks():
             left = iter(bodies)
             try:
@@ -83,7 +83,7 @@ class Scan:
                 self.line -= length_hint(left)
 
     def chunks(self) -> Iterator[list[bytes]]:
-        """Yield the bodies many at a time: ``line`` and ``offset`` are then those of the last."""
+        """Yield the bodies many at a time: ``line`` and ``offset`` are then those of the last one."""
         tail = b""
         while chunk := self._read(self.offset + len(tail), _CHUNK):
             *lines, tail = (tail + chunk).split(b"\n")
@@ -93,11 +93,11 @@ class Scan:
             if len(bodies) < len(lines) or len(tail) > MAX_LINE:
                 self._require_torn(sys.maxsize)
                 return
-        # A writer may have gone on since the last read: what it appended is no damage.
+        # A writer may have continued since the last read: what it appended is no damage.
         self._require_torn(self.offset + len(tail))
 
     def _follow(self, lines: list[bytes]) -> list[bytes]:
-        """Return the bodies up to the first line that is not good."""
+        """Return the bodies up to the first line that cannot be verified."""
         crc = self.crc
         bodies: list[bytes] = []
         for line in lines:
@@ -115,7 +115,7 @@ class Scan:
 
     @property
     def batch(self) -> int:
-        """Number of the batch that the next line is of, if it is the next the writer wrote."""
+        """Number of the batch that the next line belongs to, if the writer wrote it next."""
         if not self.last:
             return 0
         found = decode(self.last)
@@ -125,7 +125,7 @@ class Scan:
         return number if found.get("more") is True else number + 1
 
     def segments(self, until: int = sys.maxsize) -> Iterator[Segment]:
-        """Yield what stands between the last good line and ``until``, split at seals: a lost newline hides nothing."""
+        """Yield the segments from the last verified line to ``until``, split at seals: a lost newline hides nothing."""
         offset, rest = self.offset, b""
         before: tuple[int, ...] = (self.crc,)
         while chunk := self._read(offset, min(_CHUNK, until - offset)):
@@ -151,7 +151,7 @@ class Scan:
                 raise DamagedError("damaged, and durable records follow; nothing was sent")
 
     def _stated_batch(self, piece: bytes, expected: int) -> object:
-        """Return the batch that a line names although its checksum does not fit: the line before it may be gone.
+        """Return the batch number of a line whose checksum does not fit: the line before it may be gone.
 
         ``expected`` where only the number itself is damaged, or where there is none.
         """
@@ -164,9 +164,9 @@ class Scan:
 
 
 def _segment(piece: bytes, stated: bytes | None, before: tuple[int, ...]) -> tuple[Segment, tuple[int, ...]]:
-    """Judge ``piece`` by the checksums that may stand ``before`` it; return also those that the next may follow.
+    """Verify ``piece`` with the checksums that may come ``before`` it; return also those that the next may follow.
 
-    These are the one its seal states, for damage in the body, and those computed, for damage in the seal.
+    These are the one in its seal, for damage in the body, and the computed ones, for damage in the seal.
     """
     for crc in before:
         good = unseal(piece, crc) or unseal(piece[1:], crc)
@@ -180,7 +180,7 @@ def _segment(piece: bytes, stated: bytes | None, before: tuple[int, ...]) -> tup
 
 @contextlib.contextmanager
 def errors_at(path: Path, scan: Scan) -> Iterator[None]:
-    """Put the path, and the line that was read last, before the message of what goes wrong inside."""
+    """Prefix the messages of errors raised in the block with the path and the line that was read last."""
     try:
         yield
     except DamagedError as error:

@@ -1,9 +1,10 @@
-"""Whether a run is finished, by the last line of its manifest: no record is read, every checksum is.
+"""Detects a finished run by the last line of its manifest, verifying every checksum without parsing the records.
 
-Kept for the budget of a million targets: to fold their lines takes three times the six seconds that a rerun may.
+Needed for the time budget of a million targets: folding their lines takes three times the six seconds allowed for a
+rerun.
 
-The end of a process counts its targets by state. When all are settled, the chain of checksums holds and no input
-changed, a rerun reads nothing else, calls nobody and writes nothing; with hand-overs only after exit code 0.
+The end line of a process counts its targets by state. When all are settled, the chain of checksums holds and no input
+changed, a rerun reads nothing else, makes no call and writes nothing; with hand-overs only after exit code 0.
 """
 
 from __future__ import annotations
@@ -32,27 +33,27 @@ _USUAL: Final = b'{"state":"'
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """What the last process left behind: nothing to do, as long as the plan is still ``plan``."""
+    """A finished run: there is nothing to do, as long as the plan is still ``plan``."""
 
     header: Header
     plan: PlanLine
     pins: Pins
     counts: Counter[State]
-    """Targets by state, all of them final or withdrawn; as many final ones as the plan has."""
+    """Targets by state, all of them final or withdrawn; the final ones are as many as the plan has."""
     users: Users
 
 
 def read_finished(path: Path) -> FinishedRun | None:
-    """Return how the run at ``path`` ended, None where it did not end, or where only a fold can tell.
+    """Return the finished run at ``path``; None where it is not finished, or only a fold can tell.
 
-    Without the lock: a process that has it and wrote nothing has changed nothing. Believed is only a file that could
-    be gone on with: no link, nobody else's, and nobody else may write to it.
+    Works without the lock: a process that has it and wrote nothing has changed nothing. Trusts only a file that could
+    be opened for writing: no link, owned by this user, and writable by no one else.
     """
     disk = Disk()
     try:
         handle = disk.open(path)
     except (UsageError, OSError):
-        # Whoever opens the manifest to go on with it says what is wrong with it, and where.
+        # Opening the manifest for writing reports the problem, with its place.
         return None
     try:
         manifest = Reading(handle)
@@ -65,7 +66,7 @@ def read_finished(path: Path) -> FinishedRun | None:
 
 
 def last_end(path: Path) -> EndedLine | None:
-    """Return how the last process ended, by its last line; None where it runs, or was killed.
+    """Return the end of the last process, from the last line; None where it is running, or was killed.
 
     Raises UsageError where the file cannot be opened.
     """
@@ -83,17 +84,17 @@ def _last_end(manifest: Reading) -> EndedLine | None:
 
 
 def _settled_end(manifest: Reading) -> EndedLine | None:
-    """Return the last line where it says that every target is settled for good; it is not yet known to be true."""
+    """Return the last line where it says that every target is settled finally; the chain is not verified yet."""
     line = _last_end(manifest)
     if line is None or not line.counts:
         return None
-    # What was undone a run makes again.
+    # A run makes undone targets again.
     is_over = all((state.is_final and state is not State.UNDONE) or state is State.WITHDRAWN for state in line.counts)
     return line if is_over else None
 
 
 def _verify_chain(manifest: Reading, ended: EndedLine) -> FinishedRun | None:
-    """Follow the chain of checksums from the first line to the last."""
+    """Verify the chain of checksums from the first line to the last."""
     header: Header | None = None
     plan: PlanLine | None = None
     pinned, users = PinFold(), Users()

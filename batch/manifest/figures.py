@@ -1,4 +1,4 @@
-"""A whole manifest in a few figures, for ``status``, the summary of a run and its exit code."""
+"""The summary of a whole manifest, for ``status``, the end of a run and its exit code."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Cluster:
 
     state: State
     code: str
-    """ZStack's code or the tool's own; empty where there was none."""
+    """Error code of ZStack or of zclone; empty where there was none."""
     count: int
     key: str
-    """One of them; empty where the one that was known is open again."""
+    """Key of one of them; empty where the known one is open again."""
     error: str
-    """What was said of the first of them."""
+    """Error text of the first of them."""
     until: float | None = None
-    """When the last POST of the uncertain ones can no longer be executed, seconds since the epoch."""
+    """When the last POST of uncertain ones can no longer be executed, seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures of one manifest."""
+    """The summary of one manifest."""
 
     header: Header
     plan: PlanLine | None
@@ -52,23 +52,23 @@ class Summary:
     started: StartedLine | None
     """The last process that wrote."""
     ended: EndedLine | None
-    """How that process ended; None while it runs or where it was killed."""
+    """End of that process; None while it runs or where it was killed."""
     settled_at: tuple[float, ...]
     """When the last few clones settled, seconds since the epoch."""
     torn_bytes: int
-    """Bytes after the last whole line: a write under way or one cut short."""
+    """Bytes after the last whole line: a write in progress or one cut short."""
     queries: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
-    """The conditions of each ``query:``, and the uuids that were found: the sources of its targets."""
+    """The uuids that each ``query:`` returned, by its conditions: the sources of its targets."""
     handed: Handed = field(default_factory=Handed)
-    """Hand-overs as the last process counted them, or as far as the manifest alone can tell."""
+    """Hand-overs as the last process counted them, or as far as they follow from the manifest alone."""
     open: tuple[Intent, ...] = ()
-    """What was begun and is not settled."""
+    """Clones that were started and are not settled."""
     controlled: ControlledLine | None = None
-    """What is in force in the last process, where that was changed."""
+    """Limits in force in the last process, where they were changed."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether the last process ended in good order, every target has its end, and no hand-over is left."""
+        """Whether the last process ended in order, every target is settled, and no hand-over is left."""
         is_over = all(state.is_final or state is State.WITHDRAWN for state in self.counts)
         has_ended = self.ended is not None and self.plan is not None
         return has_ended and is_over and not (self.handed.open or self.handed.refused)
@@ -80,17 +80,17 @@ class Summary:
 
     @property
     def oldest(self) -> Intent | None:
-        """Of the clones in flight the one that was sent first."""
+        """The clone in flight that was sent first."""
         in_flight = (intent for intent in self.open if intent.state in (State.SENT, State.ACCEPTED))
         return min(in_flight, key=lambda intent: intent.first_sent_at, default=None)
 
     def overdue(self, now: float, *, is_refused: bool) -> int:
-        """How many of the open ones no rerun settles by itself; ``now`` in seconds since the epoch."""
+        """Return how many open clones no rerun settles by itself; ``now`` in seconds since the epoch."""
         return sum(waits_for_operator(intent, now, is_refused=is_refused) for intent in self.open)
 
 
 class _Figures:
-    """Folds lines into what ManifestFold does not keep."""
+    """Folds what ManifestFold does not keep."""
 
     def __init__(self) -> None:
         self.past = ManifestFold()
@@ -102,7 +102,7 @@ class _Figures:
         self.controlled: ControlledLine | None = None
 
     def add(self, line: Line) -> None:
-        """Take in a line."""
+        """Add a line."""
         self.past.add(line)
         if isinstance(line, Record):
             self._add_record(line)
@@ -126,7 +126,7 @@ class _Figures:
             self._take_back(record)
 
     def _take_back(self, record: Record) -> None:
-        """Forget a failure that was opened again."""
+        """Remove a failure that was reopened."""
         for kind in ((State.FAILED, record.error_code or ""), (State.CONFLICT, record.error_code or "")):
             known = self.clusters.pop(kind, None)
             if known is not None:
@@ -156,7 +156,7 @@ class _Figures:
 
 
 def summary(path: Path) -> Summary:
-    """Return the figures of the manifest at ``path``. Raises UsageError or ManifestError where it cannot be read."""
+    """Return the summary of the manifest at ``path``. Raises UsageError or ManifestError where it cannot be read."""
     figures = _Figures()
     with reading(path) as manifest:
         for body in manifest.bodies():

@@ -1,4 +1,4 @@
-"""The seam between the manifest and the disk: few calls, so that a simulated disk can lose what was not synced."""
+"""The file operations of the manifest: few, so that a simulated disk can lose what was not synced."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ _NETWORK: Final = frozenset(
 )
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _INSTANT: Final = 0.05
-"""Seconds; far longer than anybody takes to ask for the lock."""
+"""Seconds; far longer than a check of the lock takes."""
 
 
 class Files(Protocol):
-    """What the manifest asks of a disk. Handles are small integers. Every call may raise OSError."""
+    """The disk as the manifest uses it. Handles are small integers. Every method may raise OSError."""
 
     def create(self, path: Path) -> int:
-        """Make a new file, 0600 whatever the umask, for appending. Raises FileExistsError."""
+        """Create a file for appending, mode 0600 whatever the umask. Raises FileExistsError."""
 
     def open(self, path: Path) -> int:
-        """Open an existing file for reading and appending. Raises UsageError where it is not safely ours alone."""
+        """Open an existing file for reading and appending. Raises UsageError where others could change it."""
 
     def lock(self, handle: int, path: Path) -> None:
-        """Take the file for this process until it is closed. Raises ManifestLockedError where another has it."""
+        """Lock the file for this process until it is closed. Raises ManifestLockedError where another has it."""
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes from ``offset``; none at the end."""
 
     def append(self, handle: int, data: bytes) -> int:
-        """Write at the end; return how many bytes were taken, which may be fewer."""
+        """Write at the end; return the number of bytes written, which may be fewer than given."""
 
     def truncate(self, handle: int, size: int) -> None:
-        """Cut the file to ``size`` bytes."""
+        """Truncate the file to ``size`` bytes."""
 
     def sync(self, handle: int) -> None:
-        """Return when everything written is durable."""
+        """Make everything written durable."""
 
     def sync_directory(self, path: Path) -> None:
-        """Return when the directory entry of ``path`` is durable."""
+        """Make the directory entry of ``path`` durable."""
 
     def is_whole(self, handle: int, path: Path, size: int) -> bool:
-        """Whether ``path`` still names the file and at least ``size`` bytes are in it."""
+        """Return whether ``path`` still names the file and it has at least ``size`` bytes."""
 
     def close(self, handle: int) -> None:
-        """Give the handle, and with it the lock, back."""
+        """Close the handle, which releases the lock."""
 
     def is_remote(self, handle: int) -> bool:
-        """Whether the file lies on a network file system, where locks may not hold between hosts."""
+        """Return whether the file is on a network file system, where locks may not hold between hosts."""
 
 
 class Disk:
-    """Files on the real disk."""
+    """The real disk."""
 
     def create(self, path: Path) -> int:
-        """Make a new file, 0600 whatever the umask, for appending. Raises FileExistsError."""
+        """Create a file for appending, mode 0600 whatever the umask. Raises FileExistsError."""
         return outputs.create(path)
 
     def open(self, path: Path) -> int:
-        """Open an existing file for reading and appending. Raises UsageError where it is not safely ours alone."""
+        """Open an existing file for reading and appending. Raises UsageError where others could change it."""
         if path.is_symlink():
             raise UsageError(f"{path}: is a symbolic link; name the manifest itself")
         handle = outputs.open_existing(path)
@@ -78,9 +78,9 @@ class Disk:
         return handle
 
     def lock(self, handle: int, path: Path) -> None:
-        """Take the file for this process until it is closed. Raises ManifestLockedError where another has it."""
+        """Lock the file for this process until it is closed. Raises ManifestLockedError where another has it."""
         if not _try_lock(handle):
-            # ``is_held`` of another process may have asked in this very instant.
+            # ``is_held`` of another process may have probed the lock at the same instant.
             time.sleep(_INSTANT)
             if not _try_lock(handle):
                 raise ManifestLockedError(f"{path}: another process holds this manifest; nothing was sent", path)
@@ -93,19 +93,19 @@ class Disk:
         return os.pread(handle, size, offset)
 
     def append(self, handle: int, data: bytes) -> int:
-        """Write at the end; return how many bytes were taken, which may be fewer."""
+        """Write at the end; return the number of bytes written, which may be fewer than given."""
         return os.write(handle, data)
 
     def truncate(self, handle: int, size: int) -> None:
-        """Cut the file to ``size`` bytes."""
+        """Truncate the file to ``size`` bytes."""
         os.ftruncate(handle, size)
 
     def sync(self, handle: int) -> None:
-        """Return when everything written is durable."""
+        """Make everything written durable."""
         os.fdatasync(handle)
 
     def sync_directory(self, path: Path) -> None:
-        """Return when the directory entry of ``path`` is durable."""
+        """Make the directory entry of ``path`` durable."""
         handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(handle)
@@ -113,7 +113,7 @@ class Disk:
             os.close(handle)
 
     def is_whole(self, handle: int, path: Path, size: int) -> bool:
-        """Whether ``path`` still names the file and at least ``size`` bytes are in it."""
+        """Return whether ``path`` still names the file and it has at least ``size`` bytes."""
         held = os.fstat(handle)
         try:
             return os.path.samestat(held, os.lstat(path)) and held.st_size >= size
@@ -121,11 +121,11 @@ class Disk:
             return False
 
     def close(self, handle: int) -> None:
-        """Give the handle, and with it the lock, back."""
+        """Close the handle, which releases the lock."""
         os.close(handle)
 
     def is_remote(self, handle: int) -> bool:
-        """Whether the file lies on a network file system, where locks may not hold between hosts."""
+        """Return whether the file is on a network file system, where locks may not hold between hosts."""
         device = os.fstat(handle).st_dev
         wanted = f"{os.major(device)}:{os.minor(device)}"
         try:

@@ -1,4 +1,4 @@
-"""What a manifest says about every Clone: bits for those that are settled, objects for the others only."""
+"""The fold of a manifest: a few bits for every settled Clone, objects for the open ones only."""
 
 from __future__ import annotations
 
@@ -38,66 +38,65 @@ _PREFIX_DIGITS: Final = 12
 
 
 def digest_prefix(digest: str) -> int:
-    """Return as much of a Clone's digest as is kept of a settled one."""
+    """Return the prefix of a Clone's digest that is kept of a settled one."""
     return int(digest[:_PREFIX_DIGITS], 16)
 
 
 class ManifestFold:
     """The fold of a manifest's lines, added in their order.
 
-    A settled Clone is 16 bytes of a table: its state, attempts and a prefix of its digest. An open one keeps its
-    records; they become an Intent when asked for.
+    A settled Clone takes 16 bytes in a table: its state, attempts and a prefix of its digest. An open one keeps its
+    records; ``intents`` folds them.
     """
 
     def __init__(self) -> None:
-        """Nothing known."""
+        """Start empty."""
         self.plan: PlanLine | None = None
-        """The plan that the last finished ``write_plan`` recorded."""
+        """The plan that the last completed ``write_plan`` recorded."""
         self._table = KeyTable()
         self._open: dict[str, list[Record]] = {}
         self._finals = [0] * len(_STATES)
         self._was_honoured = False
         self.pinned = PinFold()
-        """What the plans so far took from the server."""
+        """Values that the plans so far took from the server."""
         self._deaths = Deaths()
         self.users = Users()
-        """Who began and who adopted it."""
+        """Users who began and who adopted it."""
         self.remote: RemoteEngine | None = None
-        """The engine that the last process on record followed; None where it was the engine itself.
+        """The remote engine of the last recorded process; None where the process was the engine itself.
 
-        Whoever opens the manifest to write sets its own, which the first line then has.
-        """
+        A process that opens the manifest for writing sets its own, which its first line then records."""
         self._retried: set[int] = set()
         self._made_elsewhere: set[int] = set()
         self.was_sent = False
         """Whether any attempt was ever recorded."""
         self.was_dishonoured = False
-        """Whether the server ever made a clone under another uuid than it was asked for."""
+        """Whether the server ever made a clone under another uuid than requested."""
         self.unasked: dict[str, str] = {}
-        """By key: the uuid of a clone of which no line shows that it was asked for, as that was lost to damage."""
+        """By key the uuid of each clone whose ``sent`` line was lost to damage."""
         self.api_timeout = 0.0
-        """The longest time that the server said it may work on a job, in seconds."""
+        """The longest apiTimeout that the server reported for a job, in seconds."""
         self.is_repaired = False
-        """Whether lines were lost to damage, so that there may have been attempts that are not on record."""
+        """Whether lines were lost to damage, so that there may have been attempts without a record."""
         self.is_at_most_once = False
-        """Whether a process before this one ran with --at-most-once."""
+        """Whether an earlier process ran with --at-most-once."""
         self.hand_overs = HandOverFold()
         self.undone = UndoneFold()
 
     def take_in(self, record: Record) -> None:
-        """Take in a record as it is written. Raises ManifestError where it opens a settled Clone."""
+        """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""
         is_given_back = record.state is State.PLANNED and (record.attempt or record.open_jobs)
         if (record.state in _OPEN or is_given_back) and not self._is_open(record.key):
             raise ManifestError(f"{record.key} is settled and cannot be {record.state}")
         self.add(record)
 
     def add_all(self, bodies: Iterable[bytes]) -> None:
-        """Take in unsealed lines, as ``add`` does each."""
+        """Parse and add unsealed lines."""
         for body in bodies:
             self.add(parse_line(body))
 
     def add(self, line: Line) -> None:
-        """Take in a line; ``finish`` must be called after the last one that was read.
+        """Add a line; ``finish`` must be called after the last one.
 
         Raises ManifestError for a settled Clone that changes its state.
         """
@@ -117,12 +116,12 @@ class ManifestFold:
         self._open.setdefault(record.key, []).append(record)
 
     def _close(self, key: str) -> list[Record]:
-        """Return the records of a Clone that is open no longer; none where it was not."""
+        """Close an open Clone and return its records; none where it was not open."""
         self._deaths.forget(key)
         return self._open.pop(key, [])
 
     def _end(self, record: Record) -> None:
-        """Take in a record after which no attempt is under way."""
+        """Add a record after which no attempt is in flight."""
         if record.state is State.UNDONE and (self.final(record.key) or (None,))[0] is not State.UNDONE:
             self.undone.add(record)
             self.hand_overs.forget(record.key)
@@ -137,7 +136,7 @@ class ManifestFold:
         self._settle(record.key, _CODE_OF[record.state], record.attempt)
 
     def finish(self) -> None:
-        """Look at what the lines left open: a Clone that was settled before is not, unless it was sent once more."""
+        """Close the Clones that the lines left open though they were settled before, unless they were sent again."""
         for key in list(self._open):
             if not self._is_open(key):
                 _require_stale(key, self._close(key), self._table.get(hash(key)) or 0)
@@ -146,7 +145,7 @@ class ManifestFold:
         hashed = hash(key)
         value = self._table.get(hashed)
         state = _UNKNOWN if value is None else value & _STATE
-        if state == _WITHDRAWN or (is_planned and state == _UNDONE):  # in the job file again, or made again
+        if state == _WITHDRAWN or (is_planned and state == _UNDONE):  # in the job file again, or cloned again
             self._finals[state] -= 1
         elif state != _UNKNOWN:
             return state == _PLANNED
@@ -163,7 +162,7 @@ class ManifestFold:
         elif isinstance(line, HandedOver):
             self.hand_overs.add(line)
         elif isinstance(line, RepairedLine):
-            # What was sent on the lost lines is unknown.
+            # The attempts of the lost lines are unknown.
             self.is_repaired = self.was_sent = True
         else:
             if isinstance(line, StartedLine):
@@ -173,16 +172,16 @@ class ManifestFold:
             self._deaths.add(line, self._open)
 
     def reserve(self, targets: int) -> None:
-        """Allocate for so many at once."""
+        """Allocate for this many targets at once."""
         self._table.reserve(targets)
 
     def expect(self, keys: Iterable[str]) -> None:
-        """Take in planned targets; those already known stay as they are."""
+        """Add planned targets; known ones keep their state."""
         self._table.add(map(hash, keys), _PLANNED)
 
     def _give_back(self, record: Record) -> None:
-        """Take in that an attempt was never sent; with none before it the Clone is as if nothing had been."""
-        # Without a word of open jobs it was written before they were on record, and took back what may be at work.
+        """Add a record that an attempt was never sent; without an earlier one the Clone is as if never sent."""
+        # A record without open jobs predates them: the attempt that it withdrew may still be executing.
         is_old = record.open_jobs is None and not record.retried and record.key in self._open
         if record.attempt or record.open_jobs or is_old:
             self._go_on(record)
@@ -193,7 +192,7 @@ class ManifestFold:
             self._is_open(record.key, is_planned=True)
 
     def _reopen(self, key: str) -> None:
-        """Take in that a target that had failed is as if nothing had been: its attempts count from the start."""
+        """Reset a failed target as if it was never sent: its attempts count from the start."""
         records, hashed = self._close(key), hash(key)
         value = self._table.get(hashed) or _PLANNED
         state = value & _STATE
@@ -219,24 +218,24 @@ class ManifestFold:
             self._table.put(hashed, self._settle_again(key, value, before, records))
 
     def _settle_again(self, key: str, value: int, before: int, records: Sequence[Record]) -> int:
-        """Return the value of a Clone that had settled ``before``: only ``undone`` changes it."""
+        """Return the new value of a Clone that had settled ``before``: only ``undone`` changes it."""
         _require_stale(key, records, before)
         is_state, was_state = value & _STATE, before & _STATE
         is_repeated = was_state == _UNDONE and _attempts(value) <= _attempts(before)
         if is_state in (was_state, _WITHDRAWN) or is_repeated:
             return before
         if is_state != _UNDONE:
-            raise ManifestError(f"{key} is {_STATES[was_state]} and then {_STATES[is_state]}")
+            raise ManifestError(f"{key} is {_STATES[was_state]} and cannot become {_STATES[is_state]}")
         self._finals[was_state] -= 1
         self._finals[is_state] += 1
         return before - was_state + is_state
 
     def is_planned(self, key: str) -> bool:
-        """Whether the manifest knows the target at all."""
+        """Return whether the manifest has the target at all."""
         return self._table.get(hash(key)) is not None
 
     def final(self, key: str) -> tuple[State, int] | None:
-        """Return a settled Clone's state and ``digest_prefix`` (0: not on record); None where it is not settled."""
+        """Return a settled Clone's state and ``digest_prefix`` (0: not recorded); None where it is not settled."""
         value = self._table.get(hash(key))
         if value is None or value & _STATE in _UNSENT:
             return None
@@ -244,9 +243,9 @@ class ManifestFold:
 
     @property
     def intents(self) -> Mapping[str, Intent]:
-        """Every Clone that is neither settled nor untouched, made anew at each call.
+        """Every Clone with records that is not settled, by key; built at each call.
 
-        One that is ``planned`` again has attempts that count, though none of them is under way.
+        One that is ``planned`` again has attempts that count, though none is in flight.
         """
         return {
             key: intent_of(records, deaths=self._deaths.of(key, records), has_predecessor=self.has_predecessor(key))
@@ -254,11 +253,11 @@ class ManifestFold:
         }
 
     def was_made_elsewhere(self, key: str) -> bool:
-        """Whether a target's clone existed before this manifest knew of an attempt to make it."""
+        """Return whether a target's clone existed before this manifest recorded an attempt to make it."""
         return hash(key) in self._made_elsewhere
 
     def has_predecessor(self, key: str) -> bool:
-        """Whether a target that is as if nothing had been sent may have been sent before."""
+        """Return whether a target without open records may have been sent before."""
         return self.is_repaired or hash(key) in self._retried
 
     def overdue(self, now: float, *, is_refused: bool = False) -> list[str]:
@@ -272,13 +271,13 @@ class ManifestFold:
 
     @property
     def settled(self) -> Counter[State]:
-        """How many targets are in each final state; cheap enough to be asked at every clone's end."""
+        """Number of targets in each final state; cheap enough to be called at the end of every clone."""
         found = ((_STATES[code], number) for code, number in enumerate(self._finals) if number)
         return Counter({state: number for state, number in found if state is not State.WITHDRAWN})
 
     @property
     def counts(self) -> Counter[State]:
-        """How many targets are in each state; states with none are left out."""
+        """Number of targets in each state; states without targets are left out."""
         counts = self.settled
         counts.update(records[-1].state for records in self._open.values())
         counts[State.WITHDRAWN] = self._finals[_WITHDRAWN]
@@ -286,7 +285,7 @@ class ManifestFold:
 
     @property
     def canary_passed(self) -> bool:
-        """Whether the server ever made a clone under the uuid it was asked for."""
+        """Whether the server ever made a clone under the requested uuid."""
         return self._was_honoured
 
 

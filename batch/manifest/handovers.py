@@ -1,4 +1,4 @@
-"""Hand-overs as the manifest has them: one line each, and what they come to at 16 bytes a target."""
+"""Hand-over lines of the manifest and their fold, at 16 bytes a target."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from batch.manifest.kinds import PlanLine
 
 _FORGOTTEN: Final = 1 << 63
-"""Beyond every mark."""
+"""Larger than every value of ``_mark``."""
 _MASK: Final = (1 << 62) - 1
 
 
 def encode_handed_over(line: HandedOver) -> bytes:
-    """Return the open body."""
+    """Return the line's open body."""
     shares: list[JsonValue] = list(line.wanted.share_with)
     return encode(
         [
@@ -36,7 +36,7 @@ def encode_handed_over(line: HandedOver) -> bytes:
 
 
 def parse_handed_over(found: Mapping[str, Any]) -> HandedOver:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     texts = {name: found.get(name) for name in ("handed_over", "clone_uuid", "owner", "error_code", "error")}
     at, shares = found.get("at"), found.get("share_with", [])
     is_whole = isinstance(texts["handed_over"], str) and isinstance(texts["clone_uuid"], str)
@@ -51,22 +51,22 @@ def parse_handed_over(found: Mapping[str, Any]) -> HandedOver:
 
 
 def hand_over_error(line: HandedOver) -> str | None:
-    """Say what went wrong, as every list and report does; None where nothing did."""
+    """Return the error text for lists and reports; None where there was no error."""
     return None if line.error_code is None else f"hand-over refused: {line.error or ''}"
 
 
 class HandOverFold:
-    """What became of every hand-over: the last line about a target counts."""
+    """The fold of hand-over lines: the last line about a target counts."""
 
     def __init__(self) -> None:
-        """None so far."""
+        """Start empty."""
         self._table = KeyTable()
         self.done = 0
-        """Targets that were handed over, whatever the job file asks for now."""
+        """Targets that were handed over, whatever the job file wants now."""
         self.refused = 0
 
     def add(self, line: HandedOver) -> None:
-        """Take in a line."""
+        """Add a line."""
         hashed, is_refused = hash(line.key), line.error_code is not None
         before = self._table.get(hashed)
         if before not in (None, _FORGOTTEN):
@@ -75,7 +75,7 @@ class HandOverFold:
         self._count(1, is_refused=is_refused)
 
     def forget(self, key: str) -> None:
-        """Take in that a target's clone is undone: the next one is not handed over yet."""
+        """Forget a target whose clone is undone: its next clone is not handed over yet."""
         before = self._table.get(hash(key))
         if before not in (None, _FORGOTTEN):
             self._count(-1, is_refused=bool(before & 1))
@@ -86,18 +86,18 @@ class HandOverFold:
         self.done += step * (not is_refused)
 
     def is_done(self, key: str, wanted: HandOver) -> bool:
-        """Whether the target was handed over exactly so."""
+        """Return whether the target was handed over exactly as ``wanted``."""
         return self._table.get(hash(key)) == _mark(wanted)
 
     def is_refused(self, key: str, wanted: HandOver) -> bool:
-        """Whether the server refused exactly that when it was asked last."""
+        """Return whether the server's last answer refused exactly ``wanted``."""
         return self._table.get(hash(key)) == _mark(wanted) | 1
 
 
 def estimate_hand_overs(plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int) -> Handed:
-    """Return what a manifest alone can tell: which targets have a hand-over only the job file says.
+    """Return the hand-overs as far as they follow from the manifest: only the job file says which targets have one.
 
-    So those that have no clone are taken to have one, and what is open is no more than the truth.
+    Targets without a clone are assumed to have one, so the number of open ones is a lower bound.
     """
     total = 0 if plan is None else plan.hand_overs
     without = sum(counts.values()) - counts.get(State.CLONED, 0)

@@ -1,4 +1,4 @@
-"""The first line of a manifest: whose it is."""
+"""The first line of a manifest, and the lines that name its users."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 FORMAT: Final = "zclone-manifest"
 VERSION: Final = 1
 PROCESSES: Final = (b'{"started":', b'{"adopted_by":')
-"""How the lines begin that tell whose a manifest is."""
+"""Prefixes of the lines that name the manifest's users."""
 _FLAGS: Final = ("at_most_once", "tag")
 _IDENTITY: Final = ("job", "run", "endpoint", "simulated")
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The identity of the run a manifest belongs to, and who created it when."""
+    """The identity of a manifest's run, and when and by what it was created."""
 
     job: str
     run: str
@@ -36,9 +36,9 @@ class Header:
     created_at: float = 0.0
     """Seconds since the epoch."""
     job_file: str = ""
-    """The job file as it was named when the run began; it may have moved since."""
+    """The job file's path as given when the run began; it may have moved since."""
     at_most_once: bool = False
-    """Whether the run began with --at-most-once, which holds for all of it."""
+    """Whether the run began with --at-most-once, which holds for the whole run."""
     tag: bool = False
     """Whether each clone of the run gets a user tag of its job, run and key."""
 
@@ -51,10 +51,10 @@ class Header:
 
 
 def parse_header(body: bytes) -> Header:
-    """Return the header. Raises ManifestError for another format or a newer version; unknown fields are left alone."""
+    """Return the header. Raises ManifestError for another format or a newer version; unknown fields are ignored."""
     found = decode(body)
     if found.get("format") != FORMAT:
-        raise ManifestError("the file is no zclone manifest")
+        raise ManifestError("the file is not a zclone manifest")
     version = found.get("version")
     if version != VERSION:
         raise ManifestError(f"the manifest has version {version}, this zclone reads version {VERSION}: use a newer one")
@@ -86,7 +86,7 @@ def _text(found: dict[str, Any], name: str) -> str:
 
 
 def own_user() -> str:
-    """Return the name of this process's user, the number where it has none, such as in a container."""
+    """Return the name of this process's user; the number where it has none, as in a container."""
     number = os.geteuid()
     try:
         return pwd.getpwuid(number).pw_name
@@ -103,27 +103,27 @@ def this_process(
 
 @dataclass(slots=True)
 class Users:
-    """Who began a manifest, where, and who adopted it since; folded from its lines."""
+    """The user who began a manifest, and those who adopted it since; folded from its lines."""
 
     begun_by: str = ""
-    """Empty where nothing was written yet, or by an older zclone that did not say."""
+    """Empty where nothing was written yet, or by an older zclone that did not record it."""
     host: str = ""
     adopted_by: frozenset[str] = frozenset()
 
     def add(self, line: object) -> None:
-        """Take in a line."""
+        """Add a line."""
         if isinstance(line, StartedLine) and not self.host:
             self.begun_by, self.host = line.user, line.host
         elif isinstance(line, AdoptedLine):
             self.adopted_by |= {line.user}
 
     def is_foreign(self, user: str) -> bool:
-        """Whether ``user`` neither began the manifest nor adopted it."""
+        """Return whether ``user`` neither began the manifest nor adopted it."""
         return self.begun_by not in {"", user} and user not in self.adopted_by
 
 
 def require_same(found: Header, wanted: Header) -> None:
-    """Raise ManifestMismatchError naming the first field in which the manifest is of something else."""
+    """Raise ManifestMismatchError naming the first field in which the manifest belongs to something else."""
     for name in _IDENTITY:
         theirs, ours = getattr(found, name), getattr(wanted, name)
         if theirs == ours:

@@ -1,4 +1,4 @@
-"""What is known of a Clone that is not settled, from its records one after the other."""
+"""Folds the records of one open Clone into its Intent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
 
 
 def intent_of(records: Iterable[Record], *, deaths: int = 0, has_predecessor: bool = False) -> Intent:
-    """Return what an open Clone's ``records``, at least one, come to."""
+    """Return the Intent of an open Clone's ``records``, at least one."""
     intent: Intent | None = None
     for record in records:
         intent = next_intent(intent, record)
@@ -27,7 +27,7 @@ def intent_of(records: Iterable[Record], *, deaths: int = 0, has_predecessor: bo
 
 
 def next_intent(before: Intent | None, record: Record) -> Intent:
-    """Return what is known of an open Clone after ``record``."""
+    """Return the Intent of an open Clone after ``record``."""
     is_new = record.state is State.SENT
     restarts = before is None or (is_new and before.state in _RESTARTS)
     known = before or Intent(record.key, record.state, "", "", "", 0, None, record.at, record.at)
@@ -61,19 +61,19 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
 
 
 def _loses_jobs(known: Intent, record: Record) -> bool:
-    """Whether a repair left this record: what was sent on the lost lines may be as young as it is."""
+    """Return whether a repair wrote this record: the lost lines may have recorded an attempt as late as it."""
     return UNKNOWN_JOB in (record.open_jobs or ()) and UNKNOWN_JOB not in known.open_jobs
 
 
 def jobs_after(job_uuid: str | None, open_jobs: tuple[str, ...], record: Record) -> tuple[str | None, tuple[str, ...]]:
-    """Return the job uuid of the last attempt and those of earlier ones that had no definite end, after ``record``."""
+    """Return the job uuid of the last attempt and those of earlier ones without a definite end, after ``record``."""
     if record.retried and record.state is State.PLANNED:
         return None, ()
     if record.open_jobs is None and record.state is State.SENT and job_uuid not in (None, record.job_uuid):
-        # Written before open jobs were on record: none of those sent so far had an end that it shows.
+        # Written before open jobs were recorded: none of those sent so far had an end that it shows.
         return record.job_uuid, (*open_jobs, str(job_uuid))
     if record.state is State.PLANNED and record.open_jobs is not None:
-        # The last attempt was taken back: it was never executed.
+        # The last attempt was withdrawn: it was never executed.
         return None, record.open_jobs
     if record.state is State.SENT:
         return record.job_uuid, open_jobs if record.open_jobs is None else record.open_jobs
@@ -83,31 +83,31 @@ def jobs_after(job_uuid: str | None, open_jobs: tuple[str, ...], record: Record)
 
 
 class Deaths:
-    """How many processes died with a Clone in flight; only those taken up after a death cost memory."""
+    """The number of processes that died with a Clone in flight; only Clones continued after a death use memory."""
 
     def __init__(self) -> None:
-        """Nobody died."""
+        """Start without deaths."""
         self.is_cut_off = False
-        """Whether the last process on record has no end."""
+        """Whether the last recorded process has no end."""
         self._taken_up: dict[str, tuple[int, int]] = {}
 
     def add(self, line: Line, records: Mapping[str, Sequence[Record]]) -> None:
-        """Take in a line that is no clone record; ``records`` are those of the open Clones."""
+        """Add a line that is not a clone record; ``records`` are those of the open Clones."""
         if isinstance(line, TakenUpLine):
             for key in line.keys:
                 known = records.get(key, ())
                 self._taken_up[key] = self.of(key, known) + 1, len(known)
         elif isinstance(line, StartedLine):
-            # Where the engine is elsewhere nothing was in flight with the process.
+            # With a remote engine nothing was in flight in the process itself.
             self.is_cut_off = line.remote is None
         elif isinstance(line, EndedLine):
             self.is_cut_off = False
 
     def forget(self, key: str) -> None:
-        """Take in that a Clone is not open any more: if it is once more, nobody has died of that yet."""
+        """Forget a Clone that is not open any more: should it open again, its deaths count from zero."""
         self._taken_up.pop(key, None)
 
     def of(self, key: str, records: Sequence[Record]) -> int:
-        """Count since the Clone was last left uncertain: a process survived that."""
+        """Return the deaths since the Clone was last left uncertain: a process survived that."""
         count, seen = self._taken_up.get(key, (0, 0))
         return 0 if any(record.state is State.UNCERTAIN for record in records[seen:]) else count

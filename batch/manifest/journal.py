@@ -1,4 +1,4 @@
-"""The manifest as one process writes it: group commits in a thread, one at a time; the first failure ends it."""
+"""The manifest as one process writes it: group commits in a thread, one at a time; the first failure is final."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 _LINGER: Final = 0.2
-"""Seconds a note may wait for a commit to go with, so that ``status`` and a crash see it soon."""
+"""Seconds for which a note may wait for a commit, so that ``status`` and a crash see it soon."""
 _PAGES_PER_COMMIT: Final = 4
 
 
 class Manifest:
-    """The journal of one run, locked by this process. ``commit`` and ``note`` are what ``settle`` needs of it."""
+    """The journal of one run, locked by this process; ``settle`` uses ``commit`` and ``note``."""
 
     def __init__(
         self,
@@ -49,50 +49,50 @@ class Manifest:
         in_thread: InThread | None,
         clock: Callable[[], float],
     ) -> None:
-        """Made by ``open_manifest``. ``clock``: seconds since the epoch."""
+        """Keep the parts; only ``open_manifest`` calls this. ``clock``: returns seconds since the epoch."""
         self.path = path
         self.header = header
         self.past = past
-        """What the file said when it was opened, and since then whatever this process appended."""
+        """The fold of the file as it was opened, and of everything this process appended since."""
         self.warnings: list[str] = []
-        """What the operator should know of the file; filled while it is opened."""
+        """Warnings about the file for the operator; filled while it is opened."""
         self.admitted: tuple[str, ...] = ()
-        """Warnings this process goes on with, such as a certificate that is not checked: its first line has them."""
+        """Accepted warnings, such as a certificate that is not verified: the first line of the process records them."""
         self._writer = writer
         self._thread: ThreadPoolExecutor | None = None
         self._in_thread = in_thread or self._run_in_thread
         self._clock = clock
         self._pending: list[bytes] = []
-        self._waiting: list[asyncio.Future[None]] = []  # who waits for what is pending to be durable
-        self._flight: list[asyncio.Future[None]] | None = None  # who waits for the write under way, if any
+        self._waiting: list[asyncio.Future[None]] = []  # waiters for the pending lines to be durable
+        self._flight: list[asyncio.Future[None]] | None = None  # waiters for the write in progress, if any
         self._timer: asyncio.TimerHandle | None = None
         self.failure: str | None = None  # why nothing more can be written
         self._on_failure: list[Callable[[], None]] = []
         self._started = self._closed = self._left = False
 
     def commit(self, record: Record) -> Awaitable[None]:
-        """Append; done when durable. Raises ManifestError once anything failed: nothing may be sent then."""
+        """Append durably once awaited. Raises ManifestError after any failure: nothing may be sent then."""
         self._record(record)
         return self._durable()
 
     def commit_operation(self, line: Operation) -> Awaitable[None]:
-        """Append, like ``commit``."""
+        """Append a line, like ``commit``."""
         self._take_in(line, encode_operation(line))
         return self._durable()
 
     def note(self, record: Record) -> None:
-        """Append without waiting: durable with the next commit, a moment later, or at close."""
+        """Append without waiting: durable with the next commit, shortly after, or at close."""
         self._record(record)
         self._linger()
 
     async def take_up(self, keys: Sequence[str]) -> None:
-        """Record durably that this process goes on with targets that were in flight when the one before it died."""
+        """Record durably that this process continues targets that were in flight when the one before it died."""
         for start in range(0, len(keys), records.PAGE):
             line = TakenUpLine(tuple(keys[start : start + records.PAGE]), self._clock())
             await self.commit_operation(line)
 
     async def adopt(self, user: str) -> None:
-        """Record durably that ``user`` goes on with what another one began."""
+        """Record durably that ``user`` continues a run that another user began."""
         line = AdoptedLine(user, self.past.users.begun_by, self._clock())
         await self.commit_operation(line)
 
@@ -107,24 +107,24 @@ class Manifest:
         self._linger()
 
     async def flush(self) -> None:
-        """Return when every note so far is durable."""
+        """Make every note so far durable."""
         await self._drain()
 
     def on_failure(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` at once when a write fails, so that no POST follows whose own record is durable."""
+        """Call ``hook`` immediately when a write fails, so that no POST follows whose own record is durable."""
         self._on_failure.append(hook)
 
     def look(self) -> Path | None:
-        """Fail, between two writes, where the file was moved, deleted or cut; return where it can still be read."""
+        """Fail, between two writes, where the file was moved, deleted or cut; return a path where it can be read."""
         if self.failure is None and not self._closed and not self._writer.is_whole():
             self._fail(LOST)
             self._wake(self._waiting)
         return self._writer.lost_file
 
     async def write_plan(self, plan: Plan, new: Iterable[tuple[str, str]]) -> None:
-        """Record the plan's targets that ``past`` does not know, as (key, source uuid), then the plan itself.
+        """Record the plan's targets that ``past`` does not have, as (key, source uuid), then the plan itself.
 
-        Nothing is written, nor ``new`` looked at, where the last plan on record is the same and no line was lost.
+        Nothing is written, nor ``new`` iterated, where the last recorded plan is the same and no line was lost.
         """
         known = self.past.plan
         is_same = known is not None and known.is_of(plan)
@@ -158,10 +158,10 @@ class Manifest:
     async def close(
         self, exit_code: int, reason: str | None = None, *, code: EndReason | None = None, handed: Handed | None = None
     ) -> None:
-        """Make every note durable, record the end if anything was recorded, and give the lock back.
+        """Make every note durable, record the end if anything was recorded, and release the lock.
 
-        ``code``: the kind of ``reason``; ``handed``: the hand-overs of the whole plan, where they were counted.
-        Raises ManifestError where the journal failed, now or before. Closing again does nothing.
+        ``code``: the code of ``reason``; ``handed``: the hand-overs of the whole plan, where they were counted. Raises
+        ManifestError where the journal failed, now or before. Closing again does nothing.
         """
         if self._closed:
             return
@@ -176,7 +176,7 @@ class Manifest:
             self._release()
 
     def _final_counts(self, exit_code: int) -> Counter[State]:
-        """Return none where the targets may be settled and their hand-overs not: then a fold must tell."""
+        """Return no counts where all targets may be settled but not their hand-overs: then only a fold can tell."""
         plan = self.past.plan
         return self.past.counts if exit_code == 0 or plan is None or not plan.hand_overs else Counter()
 
@@ -191,7 +191,7 @@ class Manifest:
     def _release(self) -> None:
         self._stop_timer()
         self._left = True
-        # A write under way still needs the file: its landing comes here again.
+        # A write in progress still needs the file: its completion calls this again.
         if self._flight is None:
             self._writer.close()
             if self._thread is not None:
@@ -215,7 +215,7 @@ class Manifest:
         self._pending.append(body)
 
     def _begin(self) -> None:
-        """Say who writes, before the first line."""
+        """Record this process, before its first other line."""
         tool, once, remote = self.header.tool, self.past.is_at_most_once, self.past.remote
         line = this_process(self._clock(), tool, self.admitted, at_most_once=once, remote=remote)
         self._pending.append(records.encode_started(line))
@@ -230,15 +230,15 @@ class Manifest:
         return self._durable()
 
     def _durable(self) -> asyncio.Future[None]:
-        """Return what is done when all that was appended so far is durable."""
+        """Return a future that is done when everything appended so far is durable."""
         durable = _join(self._waiting)
         if self._flight is None and len(self._waiting) == 1:
-            # Not at once: whoever else has something to record in this turn of the loop goes along.
+            # Deferred by one loop iteration, so that concurrent records share one fsync.
             asyncio.get_running_loop().call_soon(self._flush)
         return durable
 
     def _flush(self) -> None:
-        """Start writing what is pending, unless a write is under way: then its landing starts the next."""
+        """Start writing the pending lines, unless a write is in progress: then its completion starts the next."""
         if self._flight is not None or not self._pending or self.failure is not None:
             return
         self._stop_timer()
@@ -246,7 +246,7 @@ class Manifest:
         self._flight, self._waiting = self._waiting, []
         try:
             write: asyncio.Future[None] = asyncio.ensure_future(self._in_thread(partial(self._writer.write, bodies)))
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it: there may be no thread to be had
+        except Exception as error:  # noqa: BLE001 - the waiters get it: there may be no thread to be had
             write = asyncio.get_running_loop().create_future()
             write.set_exception(error)
         write.add_done_callback(self._landed)
@@ -294,7 +294,7 @@ class Manifest:
 
 
 def _join(waiting: list[asyncio.Future[None]]) -> asyncio.Future[None]:
-    """Return a future of the caller's own: one who is cancelled takes neither the record nor the others along."""
+    """Return a future for one caller: its cancellation affects neither the record nor other callers."""
     joined = asyncio.get_running_loop().create_future()
     waiting.append(joined)
     return joined

@@ -1,4 +1,4 @@
-"""The kinds of lines that stand after a manifest's header, as values."""
+"""The kinds of lines after a manifest's header, as values."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlanLine:
-    """The plan the targets on record are of."""
+    """The plan that the recorded targets belong to."""
 
     digest: str
     inputs: str
     targets: int
     at: float
     hand_overs: int = 0
-    """How many of the targets have one."""
+    """Number of targets that have a hand-over."""
     shard: str = ""
-    """``K/N`` where the targets are exactly that part of a plan; empty where an older zclone did not say."""
+    """``K/N`` where the targets are exactly that shard of a plan; empty where an older zclone did not record it."""
     whole: str = ""
-    """Digest of the plan that the shard is of."""
+    """Digest of the whole plan of which this is a shard."""
 
     @classmethod
     def of(cls, plan: Plan, at: float) -> PlanLine:
@@ -34,20 +34,20 @@ class PlanLine:
         return cls(plan.digest, plan.inputs, plan.count, at, plan.hand_overs, plan.shard, plan.whole)
 
     def is_of(self, plan: Plan) -> bool:
-        """Whether recording ``plan`` would say nothing new."""
+        """Return whether ``plan`` is already recorded by this line."""
         return (self.digest, self.inputs, self.shard) == (plan.digest, plan.inputs, plan.shard)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedLine:
-    """Targets not seen in an earlier plan, as (key, source uuid)."""
+    """Targets that no earlier plan had, as (key, source uuid)."""
 
     targets: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteEngine:
-    """Where the engine of a run is that goes on without the process that started it."""
+    """The engine of a run that continues without the process that started it."""
 
     engine: str
     address: str
@@ -64,13 +64,13 @@ class StartedLine:
     host: str
     tool: str
     warnings: tuple[str, ...] = ()
-    """What the operator was warned of and went on with, such as a certificate that is not checked."""
+    """Warnings that the operator accepted, such as a certificate that is not verified."""
     user: str = ""
-    """Who runs it: a name, or a number where there is none; empty where an older zclone did not say."""
+    """The user who runs it: a name, or a number where there is none; empty where an older zclone did not record it."""
     at_most_once: bool = False
-    """Whether nothing is sent again that may have been executed, in this process and all later ones."""
+    """Whether nothing that may have been executed is sent again, in this process and all later ones."""
     remote: RemoteEngine | None = None
-    """The engine whose records the process writes; None where it is the engine itself."""
+    """The remote engine whose records the process writes; None where it is the engine itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +79,22 @@ class ConnectedLine:
 
     at: float
     account: str | None
-    """Uuid of the account that its clones belong to; None where the server did not say."""
+    """Uuid of the account that its clones belong to; None where the server did not report it."""
     rate: float
-    """Calls a second that it makes at most."""
+    """Maximum calls a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlledLine:
-    """The limits of a running process were changed; what is in force from now on."""
+    """The limits of a running process were changed; the fields are the limits from now on."""
 
     at: float
     order: str
-    """As it was given, such as ``rate=40/s``."""
+    """The order as given, such as ``rate=40/s``."""
     rate: float
-    """Calls a second at most."""
+    """Maximum calls a second."""
     concurrency: int
-    """Clones in flight at most."""
+    """Maximum clones in flight."""
     is_paused: bool
     is_draining: bool
 
@@ -122,12 +122,12 @@ class MendingLine:
     fields: tuple[str, ...]
     """The parameters that it sets."""
     digest: str
-    """Of the source uuid and the body that the job file asks for."""
+    """Digest of the source uuid and the body that the job file requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class MendedLine:
-    """What the last PUT to a clone set is as it was asked for."""
+    """The fields that the last PUT to a clone set have the requested values."""
 
     key: str
     at: float
@@ -143,16 +143,16 @@ class EndedLine:
     exit_code: int
     reason: str | None
     counts: Counter[State] = field(default_factory=Counter)
-    """Targets on record by state; empty where an older zclone did not say."""
+    """Recorded targets by state; empty where an older zclone did not record them."""
     code: EndReason | None = None
-    """The kind of ``reason``; None where that has no name, or a newer zclone's."""
+    """Code of ``reason``; None where it has none, or one of a newer zclone."""
     handed: Handed | None = None
-    """The plan's hand-overs; None where the process did not look at the whole plan."""
+    """The plan's hand-overs; None where the process did not read the whole plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakenUpLine:
-    """A process goes on with these targets, which were in flight when the one before it died."""
+    """A process continues these targets, which were in flight when the one before it died."""
 
     keys: tuple[str, ...]
     at: float
@@ -164,28 +164,28 @@ class RepairedLine:
 
     at: float
     damaged: int
-    """Stretches of bytes that could not be verified."""
+    """Number of byte ranges that could not be verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergedLine:
-    """A manifest of a shard whose lines, but for its header and plans, follow in this one."""
+    """A manifest of a shard whose lines, except its header and plans, follow in this one."""
 
     path: str
-    """As it was named on the command line."""
+    """Path as given on the command line."""
     shard: str
     """``K/N``."""
     lines: int
-    """Whole lines that it had."""
+    """Number of its whole lines."""
     checksum: str
-    """Of the last of them: 8 hex digits, which follow from all lines."""
+    """Checksum of the last of them: 8 hex digits, which depend on all lines."""
     at: float
     """When it was merged, seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdoptedLine:
-    """A user goes on with what another one began, by ``--adopt-manifest``."""
+    """A user continues a run that another user began, by ``--adopt-manifest``."""
 
     user: str
     begun_by: str
@@ -194,7 +194,7 @@ class AdoptedLine:
 
 @dataclass(frozen=True, slots=True)
 class UnknownLine:
-    """A kind that a later zclone of the same format version writes; left alone."""
+    """A kind that a later zclone of the same format version writes; ignored."""
 
 
 Line: TypeAlias = (

@@ -2,8 +2,8 @@
 
 ``{…,"batch":7,"more":true,"crc":"0a1b2c3d"}``: the checksum is the CRC-32 of the bytes before ``,"crc":``, started from
 the checksum of the line before. ``batch`` numbers the group commit that wrote the line: 8 is written only after the
-fsync of 7 returned. ``more`` says that the line after belongs to the same batch. So a reader can tell a torn tail, of
-which nothing was ever promised, from damage to what was durable.
+fsync of 7 returned. ``more`` says that the next line belongs to the same batch. So a reader can distinguish a torn
+tail, which was never promised to be durable, from damage to durable lines.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 SEAL: Final = 18
 """Length of ``,"crc":"0a1b2c3d"}``."""
 MAX_LINE: Final = 4 << 20
-"""Longer lines are never written, so a reader need not hold more."""
+"""Longer lines are never written, so a reader need not buffer more."""
 LEAST_TIME: Final = -62_135_596_800
-"""Seconds since the epoch: the year 1. A clock that is set wrong may show years before 1970, and they are recorded."""
+"""Seconds since the epoch of the year 1. A wrong clock may show years before 1970, and they are recorded."""
 MOST_TIME: Final = 253_402_300_800
-"""Seconds since the epoch: the year 10000."""
+"""Seconds since the epoch of the year 10000."""
 _BATCH: Final = re.compile(rb',"batch":\d+(?:,"more":true)?$')
 _SEAL: Final = b',"crc":"%08x"}'
 
@@ -36,18 +36,17 @@ _SEAL: Final = b',"crc":"%08x"}'
 def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
     """Return the open body of a line: a JSON object without its closing brace, fields that are None left out.
 
-    Whatever could move a terminal's cursor or is no character is escaped. Raises ValueError for numbers that JSON
-    cannot hold.
+    Control sequences and noncharacters are escaped. Raises ValueError for numbers that JSON cannot represent.
     """
     present = {name: value for name, value in fields if value is not None}
     try:
         return escape_json(jsoncodec.encode(present))[:-1].encode()
     except ValueError:
-        raise ValueError("a number that is infinite or none has no place in a manifest") from None
+        raise ValueError("a manifest cannot hold NaN or infinity") from None
 
 
 def seal(bodies: Sequence[bytes], crc: int, *, batch: int) -> tuple[bytes, int]:
-    """Return the whole lines of a batch after a line with checksum ``crc``, and the checksum of the last of them."""
+    """Return the sealed lines of a batch after a line with checksum ``crc``, and the checksum of the last of them."""
     last, more = b',"batch":%d' % batch, b',"batch":%d,"more":true' % batch
     parts: list[bytes] = []
     for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
@@ -58,7 +57,7 @@ def seal(bodies: Sequence[bytes], crc: int, *, batch: int) -> tuple[bytes, int]:
 
 
 def unseal(line: bytes, crc: int) -> tuple[bytes, int] | None:
-    """Return the body of a line without its newline and its checksum; None where it does not follow ``crc``."""
+    """Return the body of a line without its newline, and its checksum; None where it does not follow ``crc``."""
     body = line[:-SEAL]
     crc = zlib.crc32(body, crc)
     return (body, crc) if body and line[-SEAL:] == _SEAL % crc else None
@@ -70,17 +69,17 @@ def without_batch(body: bytes) -> bytes:
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """Return the fields of an unsealed body. Raises ManifestError where it is no JSON object."""
+    """Return the fields of an unsealed body. Raises ManifestError where it is not a JSON object."""
     try:
         # Only an object ends with a brace.
         found: dict[str, Any] = jsoncodec.decode_own(body + b"}")
     except (ValueError, RecursionError):
-        raise ManifestError("a line with a good checksum is no JSON object: it was not written by zclone") from None
+        raise ManifestError("a line with a good checksum is not a JSON object: it was not written by zclone") from None
     return found
 
 
 def require(found: Mapping[str, Any], name: str, kind: type) -> Any:
-    """Return the field ``name``. Raises ManifestError where it is no ``kind``, or negative."""
+    """Return the field ``name``. Raises ManifestError where it is not a ``kind``, or negative."""
     value = found.get(name)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ManifestError(f"a line has no {kind.__name__} as {name}")
@@ -95,5 +94,5 @@ def number(found: Mapping[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ManifestError(f"a line has no number as {name}")
     if not (0 if name == "api_timeout" else LEAST_TIME) <= value < MOST_TIME:
-        raise ManifestError(f"a line has an absurd time as {name}: it was not written by zclone")
+        raise ManifestError(f"a line has an impossible time as {name}: it was not written by zclone")
     return float(value)

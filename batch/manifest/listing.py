@@ -1,4 +1,4 @@
-"""The targets of a manifest one by one: ``list``'s rows in the order of the plan, and ``show``'s story of one."""
+"""The targets of a manifest: the rows of ``list`` in the order of the plan, the records of one for ``show``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything on record about one target."""
+    """All records of one target."""
 
     header: Header
     key: str
@@ -32,11 +32,11 @@ class Story:
     records: tuple[Record, ...]
     """In the order of time; none while the target is only planned."""
     hand_overs: tuple[HandedOver, ...] = ()
-    """All after its clone was made."""
+    """All hand-overs after its clone was made."""
 
 
 def story(path: Path, key: str) -> Story | None:
-    """Return what is on record about ``key``; None where the manifest does not know it."""
+    """Return the records of ``key``; None where the manifest does not have it."""
     records, hand_overs = [], []
     source: str | None = None
     with reading(path) as manifest:
@@ -55,7 +55,7 @@ def story(path: Path, key: str) -> Story | None:
 
 
 def clone_lines(path: Path) -> Iterator[tuple[int, Record]]:
-    """Yield line number and record of each clone that is on record as made."""
+    """Yield line number and record of each clone that is recorded as made."""
     with reading(path) as manifest:
         for number, body in enumerate(manifest.bodies(), 2):
             line = parse_line(body)
@@ -64,9 +64,9 @@ def clone_lines(path: Path) -> Iterator[tuple[int, Record]]:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """Yield every target in the order of the plan, at 40 bytes of memory each.
+    """Yield every target in the order of the plan, using 40 bytes of memory for each.
 
-    What is written after the call began is left out. Raises UsageError or ManifestError where the file cannot be read.
+    Lines written after the call began are left out. Raises UsageError or ManifestError where the file cannot be read.
     """
     with reading(path) as manifest:
         index = _Index()
@@ -76,7 +76,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class _Index:
-    """Where a target is first named, first sent, and last recorded: offsets by ordinal, 0 for nowhere."""
+    """Offsets of the lines where a target is first named, first sent and last recorded, by ordinal; 0 for none."""
 
     def __init__(self) -> None:
         self._ordinals = KeyTable()
@@ -84,7 +84,7 @@ class _Index:
         self._sent = array("Q")
         self._last = array("Q")
         self._refused: dict[int, int] = {}
-        """Where a hand-over that was refused last is recorded."""
+        """Offset of the line of a hand-over that was refused last."""
 
     def add(self, line: Line, place: int) -> None:
         if isinstance(line, Record):

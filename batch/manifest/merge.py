@@ -1,4 +1,4 @@
-"""Write the manifests of all shards of one run into a new one, which every command reads like that of a whole run."""
+"""Merges the manifests of all shards of one run into a new one, which every command reads like that of a whole run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PINNED: Final = b'{"pinned":'
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """What a merge wrote."""
+    """Result of a merge."""
 
     path: Path
     shards: int
@@ -46,7 +46,7 @@ class Merge:
 
 @dataclass(slots=True)
 class _Shard:
-    """What one manifest says of itself."""
+    """The manifest of one shard."""
 
     path: Path
     header: Header
@@ -67,11 +67,11 @@ class _Shard:
 def merge(
     paths: Sequence[Path], out: Path, *, tool: str, files: Files | None = None, clock: Callable[[], float] = time.time
 ) -> Merge:
-    """Write ``out`` from the manifests of all shards of one run; those stay as they are.
+    """Write ``out`` from the manifests of all shards of one run; those are not changed.
 
-    ``tool``: who writes it. ``clock``: seconds since the epoch. Raises UsageError where a file cannot be used,
-    ManifestMismatchError naming what does not belong together, ManifestLockedError where a process writes to one of
-    them, ManifestError where one is damaged or ``out`` cannot be written.
+    ``tool``: name and version of the writer. ``clock``: returns seconds since the epoch. Raises UsageError where a file
+    cannot be used, ManifestMismatchError naming what does not belong together, ManifestLockedError where a process
+    writes to one of them, ManifestError where one is damaged or ``out`` cannot be written.
     """
     with ExitStack() as locks:
         for path in paths:
@@ -80,7 +80,7 @@ def merge(
         _require_one_run(shards)
         _require_all(shards)
         _require_disjoint(shards)
-        # One whose process was killed comes last: so the end of the new file is no end of a process either.
+        # A shard whose process was killed comes last, so that the new file has no end of a process either.
         shards.sort(key=lambda shard: shard.ended is None)
         header = replace(
             shards[0].header,
@@ -94,7 +94,7 @@ def merge(
 
 
 def _read(path: Path) -> _Shard:
-    """Fold a manifest. Raises ManifestMismatchError where it is not known to be of a shard."""
+    """Fold a manifest. Raises ManifestMismatchError where it is not known to belong to a shard."""
     past, plan, ended = ManifestFold(), None, None
     with reading(path) as manifest:
         for body in manifest.bodies():
@@ -109,7 +109,7 @@ def _read(path: Path) -> _Shard:
         lines, crc = manifest.scan.line, manifest.scan.crc
     if plan is None:
         raise ManifestMismatchError(
-            f"{path}: no plan of a shard is on record: it is of a whole run, or of an older zclone, or the run never "
+            f"{path}: no plan of a shard is recorded: it belongs to a whole run or an older zclone, or the run never "
             "began; only what `zclone run --shard K/N` wrote can be merged"
         )
     number, of = _numbers(path, plan.shard)
@@ -119,7 +119,7 @@ def _read(path: Path) -> _Shard:
 def _numbers(path: Path, shard: str) -> tuple[int, int]:
     number, _, of = shard.partition("/")
     if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-        raise ManifestError(f"{path}: its plan is of the shard {shard!r}, which is no K/N: not written by zclone")
+        raise ManifestError(f"{path}: its plan is of the shard {shard!r}, which is not K/N: not written by zclone")
     return int(number), int(of)
 
 
@@ -145,7 +145,7 @@ def _require_all(shards: Sequence[_Shard]) -> None:
     for shard in shards:
         twin = by_number.setdefault(shard.number, shard)
         if twin is not shard:
-            raise ManifestMismatchError(f"overlap: {twin.path} and {shard.path} are both of shard {shard.name}")
+            raise ManifestMismatchError(f"overlap: {twin.path} and {shard.path} both belong to shard {shard.name}")
     missing = [f"{number}/{shards[0].of}" for number in range(shards[0].of) if number not in by_number]
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
@@ -153,7 +153,7 @@ def _require_all(shards: Sequence[_Shard]) -> None:
 
 
 def _require_disjoint(shards: Sequence[_Shard]) -> None:
-    """Raise ManifestMismatchError for a target that is on record in two shards."""
+    """Raise ManifestMismatchError for a target that is recorded in two shards."""
     seen = KeyTable(4)
     suspects: dict[int, set[str]] = {}
     for ordinal, shard in enumerate(shards):
@@ -187,13 +187,13 @@ def _bodies(shards: Sequence[_Shard], header: Header, at: float, counts: Counter
     for shard in shards:
         yield _encode_merged(MergedLine(str(shard.path), shard.name, shard.lines, f"{shard.crc:08x}", at))
     for number, shard in enumerate(shards):
-        # The plans of all shards are made of the same pins: once is enough.
+        # The plans of all shards have the same pins: once is enough.
         left_out = (_PLAN, _PINNED) if number else (_PLAN,)
         with reading(shard.path) as manifest:
             yield from (without_batch(body) for body in manifest.bodies() if not body.startswith(left_out))
     plan = shards[0].plan
     targets, hand_overs = (sum(getattr(shard.plan, name) for shard in shards) for name in ("targets", "hand_overs"))
-    # Without the inputs: no process has checked that the files still say what the whole plan says.
+    # Without the digest of the inputs: no process has verified that they still give the whole plan.
     yield encode_plan(PlanLine(plan.whole, "", targets, max(shard.plan.at for shard in shards), hand_overs))
     ended = [shard.ended for shard in shards if shard.ended is not None]
     if len(ended) == len(shards):
@@ -206,7 +206,7 @@ def _encode_merged(merged: MergedLine) -> bytes:
 
 
 def _end(ended: Sequence[EndedLine], counts: Counter[State]) -> EndedLine:
-    """Return the end of a run whose shards ended so: the worst one says why."""
+    """Return the end line for a run whose shards ended with ``ended``: the worst one gives the reason."""
     worst = min(ended, key=lambda end: _WORST.index(end.exit_code) if end.exit_code in _WORST else len(_WORST))
     handed = [end.handed for end in ended if end.handed is not None]
     total = None

@@ -1,6 +1,7 @@
-"""Create a manifest or open one to go on with it: lock, check, fold, cut a torn tail.
+"""Creates a manifest or opens one for writing: lock, verify, fold, cut a torn tail.
 
-A killed process may have left lines, or the very name, that were not synced: whatever is acted on is synced first.
+A killed process may have left lines, or the file name itself, that were not synced: everything is synced before it is
+acted on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _START: Final = b'{"format":"zclone-manifest",'
 _TELLING: Final = 8
-"""Fewer bytes than this tell nothing; they are kept aside whatever they are."""
+"""A tail of fewer bytes is kept aside without further analysis."""
 _COPY: Final = 1 << 20
 
 
@@ -45,12 +46,12 @@ def open_manifest(
     in_thread: InThread | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Manifest:
-    """Return the manifest at ``path``, locked and made new if there is none; ``header`` says whose it must be.
+    """Return the manifest at ``path``, locked, and created if there is none; it must belong to ``header``'s run.
 
-    ``files``: the disk (default: the real one). ``in_thread``: how a blocking write is run (default: in a thread of
-    its own). ``clock``: seconds since the epoch. Raises UsageError where the file cannot or must not be used,
-    ManifestLockedError where another process has it, ManifestMismatchError where it is of another run, ManifestError
-    where it is damaged.
+    ``files``: the disk (default: the real one). ``in_thread``: how a blocking write is run (default: in a thread of its
+    own). ``clock``: returns seconds since the epoch. Raises UsageError where the file cannot or must not be used,
+    ManifestLockedError where another process has it, ManifestMismatchError where it belongs to another run,
+    ManifestError where it is damaged.
     """
     disk = files or Disk()
     try:
@@ -92,13 +93,13 @@ class _Opening:
         self._handle = handle
         self._path = path
         self.header = header
-        """The file's own once ``fold`` has read it: it knows when the run first began."""
+        """The file's own header once ``fold`` has read it, with the time when the run first began."""
         self._clock = clock
         self._is_known = False
         self.warnings: list[str] = []
 
     def fold(self) -> tuple[FileEnd, ManifestFold]:
-        """Read the whole file, or write the header of an empty one."""
+        """Fold the whole file, or write the header of an empty one."""
         if self._files.is_remote(self._handle):
             self.warnings.append(f"{self._path}: lies on a network file system: a lock may not keep out another host")
         past = ManifestFold()
@@ -114,8 +115,8 @@ class _Opening:
             writer.write([self.header.body()])
         elif lost:
             self._note_lost_batch(writer, past, lost)
-        # Every time: a process that was killed may have left lines, or the very name, that are not durable yet, and a
-        # later batch tells the next reader that they are.
+        # At every opening: a killed process may have left lines, or the file name itself, that are not durable yet,
+        # while a later batch makes the next reader take them as durable.
         self._files.sync(self._handle)
         self._files.sync_directory(self._path)
         return writer.end, past
@@ -125,8 +126,8 @@ class _Opening:
         for line in lost:
             past.add(line)
         self.warnings.append(
-            f"{self._path}: what was cut may have been durable and damaged since: what may have been sent on the "
-            "strength of it is looked for before it is sent again"
+            f"{self._path}: the cut lines may have been durable and damaged since: targets that may have been sent "
+            "because of them are looked for before they are sent again"
         )
 
     def _read(self, offset: int, size: int) -> bytes:
@@ -150,7 +151,7 @@ class _Opening:
         start = self._read(0, len(_START)).rstrip(b"\0")
         alike = sum(one == other for one, other in zip(start, _START, strict=False))
         if len(start) >= _TELLING and 2 * alike < len(start):
-            raise ManifestError(f"{self._path}: is no zclone manifest")
+            raise ManifestError(f"{self._path}: is not a zclone manifest")
 
     def _cut_tail(self, scan: Scan) -> None:
         first = self._read(scan.offset, 1)
@@ -186,7 +187,10 @@ class _Opening:
 
 
 def remove_settled(path: Path) -> bool:
-    """Remove a manifest under its lock; False where a process has it, or it is not settled. Raises UsageError."""
+    """Remove a manifest under its lock; return False where a process has it, or it is not settled.
+
+    Raises UsageError.
+    """
     disk = Disk()
     try:
         handle = disk.open(path)

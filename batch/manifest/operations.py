@@ -1,4 +1,4 @@
-"""Lines of what a process does beside cloning: it takes over, connects, is controlled, deletes, updates."""
+"""Lines for what a process does besides cloning: continue targets, connect, change limits, delete, update."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Operation: TypeAlias = (
 
 
 def encode_operation(line: Operation) -> bytes:
-    """Return the open body."""
+    """Return the line's open body."""
     if isinstance(line, AdoptedLine):
         return encode([("adopted_by", line.user), ("begun_by", line.begun_by), ("at", line.at)])
     if isinstance(line, TakenUpLine):
@@ -60,7 +60,7 @@ def _uuids(line: DeletingLine | MendingLine) -> list[tuple[str, JsonValue]]:
 
 
 def parse_connected(found: Mapping[str, Any]) -> ConnectedLine:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     account = found.get("account")
     if not isinstance(account, str | None):
         raise ManifestError("a line has no text as account")
@@ -68,7 +68,7 @@ def parse_connected(found: Mapping[str, Any]) -> ConnectedLine:
 
 
 def parse_controlled(found: Mapping[str, Any]) -> ControlledLine:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     order, concurrency = require(found, "controlled", str), require(found, "concurrency", int)
     is_paused, is_draining = found.get("paused") is True, found.get("draining") is True
     rate = number(found, "rate")
@@ -76,30 +76,30 @@ def parse_controlled(found: Mapping[str, Any]) -> ControlledLine:
 
 
 def parse_deleting(found: Mapping[str, Any]) -> DeletingLine:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     key, clone, job = (require(found, name, str) for name in ("deleting", "clone_uuid", "job_uuid"))
     return DeletingLine(key, number(found, "at"), clone, job)
 
 
 def parse_mending(found: Mapping[str, Any]) -> MendingLine:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     key, clone, job, digest = (require(found, name, str) for name in ("mending", "clone_uuid", "job_uuid", "digest"))
     return MendingLine(key, number(found, "at"), clone, job, _texts(found, "fields"), digest)
 
 
 def parse_mended(found: Mapping[str, Any]) -> MendedLine:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     key, clone = (require(found, name, str) for name in ("mended", "clone_uuid"))
     return MendedLine(key, number(found, "at"), clone, _texts(found, "fields"))
 
 
 def parse_adopted(found: Mapping[str, Any]) -> AdoptedLine:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     return AdoptedLine(require(found, "adopted_by", str), require(found, "begun_by", str), number(found, "at"))
 
 
 def parse_taken_up(found: Mapping[str, Any]) -> TakenUpLine:
-    """Read the fields of a line. Raises ManifestError where one has the wrong type."""
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     return TakenUpLine(_texts(found, "taken_up"), number(found, "at"))
 
 

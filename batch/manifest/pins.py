@@ -1,4 +1,4 @@
-"""The pins of a run, gathered from the lines that added to them."""
+"""The pins of a run, merged from the lines that added to them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class PinFold:
-    """Starts with no pins; those who hold ``pins`` see what is added."""
+    """The pins so far; ``pins`` is a live view."""
 
     def __init__(self) -> None:
-        """Nothing pinned."""
+        """Start without pins."""
         self._sources: dict[str, Mapping[str, JsonValue]] = {}
         self._queries: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.pins = Pins(self._sources, self._queries)

@@ -1,4 +1,4 @@
-"""Open a manifest without its lock, also while a run writes to it."""
+"""Opens a manifest for reading without its lock, also while a run writes to it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _USUAL_LINE: Final = 1 << 10
 
 
 class Reading:
-    """One pass over a manifest, and lines again by their place. Made by ``reading``."""
+    """One pass over a manifest, and access to lines by offset. Created by ``reading``."""
 
     def __init__(self, handle: int) -> None:
-        """``handle`` stays the caller's."""
+        """Read from ``handle``, which the caller closes."""
         self._handle = handle
         self.scan = Scan(self.read)
         self.header = Header("", "", "", simulated=False)
-        """The manifest's own once ``bodies`` was begun."""
+        """The manifest's own header once ``bodies`` was started."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes."""
@@ -45,7 +45,7 @@ class Reading:
             else:
                 self.header = parse_header(body)
         if self.scan.line == 0:
-            raise ManifestError("is no zclone manifest, or nothing was written to it yet")
+            raise ManifestError("is not a zclone manifest, or nothing was written to it yet")
 
     @property
     def place(self) -> int:
@@ -53,7 +53,7 @@ class Reading:
         return self.scan.offset - len(self.scan.last) - SEAL - 1
 
     def body_at(self, place: int) -> bytes:
-        """Return the body of the line at an offset that ``place`` gave."""
+        """Return the body of the line at an offset that ``place`` returned."""
         size = _USUAL_LINE
         while (end := (data := self.read(place, size)).find(b"\n")) < 0:
             if len(data) < size:
@@ -63,11 +63,11 @@ class Reading:
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return os.fstat(self._handle).st_size
 
     def torn_bytes(self) -> int:
-        """Bytes after the last good line, once ``bodies`` has ended."""
+        """Return the number of bytes after the last verified line, once ``bodies`` has ended."""
         return max(0, self.size - self.scan.offset)
 
 
@@ -75,7 +75,7 @@ class Reading:
 def _open_for_reading(path: Path) -> Iterator[int]:
     """Open ``path`` for reading. Raises UsageError where it cannot be opened."""
     try:
-        # O_NONBLOCK: a FIFO in the manifest's place must not hang the command.
+        # O_NONBLOCK: a FIFO in the manifest's place must not block the command.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
@@ -87,7 +87,7 @@ def _open_for_reading(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Reading]:
-    """Open ``path``; errors inside name it. Raises UsageError where it cannot be opened."""
+    """Open ``path``; errors raised in the block name it. Raises UsageError where it cannot be opened."""
     with _open_for_reading(path) as handle:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise UsageError(f"{path}: is no regular file")
@@ -98,12 +98,12 @@ def reading(path: Path) -> Iterator[Reading]:
 
 @contextlib.contextmanager
 def kept_free(path: Path) -> Iterator[None]:
-    """Keep every process from writing to the manifest meanwhile.
+    """Keep other processes from writing to the manifest during the block.
 
     Raises ManifestLockedError where one has its lock, UsageError where it cannot be opened.
     """
     with _open_for_reading(path) as handle:
-        # Where there are no locks nobody holds one.
+        # Where locks are not supported, no process holds one.
         with contextlib.suppress(OSError):
             _take_shared(handle, path)
         yield
@@ -117,10 +117,9 @@ def _take_shared(handle: int, path: Path) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has the manifest's lock; also True where that cannot be found out.
+    """Return whether a process has the manifest's lock; True also where that cannot be determined.
 
-    The lock is held for an instant to ask; ``Disk.lock`` waits that long. Raises UsageError where ``path`` cannot be
-    opened.
+    Takes the lock for an instant; ``Disk.lock`` waits that long. Raises UsageError where ``path`` cannot be opened.
     """
     with _open_for_reading(path) as handle:
         try:
@@ -131,7 +130,7 @@ def is_held(path: Path) -> bool:
 
 
 def last_started(path: Path) -> StartedLine | None:
-    """Return the last process that began to write; None where it ended, or none did.
+    """Return the start line of the last process; None where it ended, or there was none.
 
     Raises UsageError, ManifestError.
     """

@@ -1,4 +1,4 @@
-"""Lines after the header, written and read: clone records, planned pages, plans, starts and ends."""
+"""Encodes and parses the lines after the header: clone records, planned pages, plans, starts and ends."""
 
 from __future__ import annotations
 
@@ -47,32 +47,32 @@ _KINDS: Final[dict[str, type]] = {
     "attempt": int,
     "open_jobs": list,
 }
-"""Of the fields of a clone's record; numbers may be whole."""
+"""Types of a clone record's fields; floats may be whole numbers."""
 _NEEDED: Final = frozenset({"key", "at", "attempt"})
 
 
 def encode_record(record: Record) -> bytes:
-    """Return the open body, state first. Raises ValueError for times that JSON cannot hold."""
+    """Return the line's open body, state first. Raises ValueError for times that JSON cannot represent."""
     values: dict[str, JsonValue] = record._asdict()
     values["open_jobs"] = None if record.open_jobs is None else list(record.open_jobs)
     return encode(values.items())
 
 
 def encode_plan(plan: PlanLine) -> bytes:
-    """Return the open body."""
+    """Return the line's open body."""
     head: list[tuple[str, JsonValue]] = [("plan", plan.digest), ("inputs", plan.inputs), ("targets", plan.targets)]
     part: list[tuple[str, JsonValue]] = [("shard", plan.shard or None), ("whole", plan.whole or None)]
     return encode([*head, ("at", plan.at), ("hand_overs", plan.hand_overs or None), *part])
 
 
 def encode_planned(targets: Sequence[tuple[str, str]]) -> bytes:
-    """Return the open body; a target whose key is its source uuid takes half the space."""
+    """Return the line's open body; a target whose key is its source uuid takes half the space."""
     page: list[JsonValue] = [key if key == source else [key, source] for key, source in targets]
     return encode([("planned", page)])
 
 
 def encode_pinned(pins: Pins) -> Iterator[bytes]:
-    """Yield open bodies that together say ``pins``, each of a bounded size."""
+    """Yield open bodies that together contain ``pins``, each of a limited size."""
     page: dict[str, JsonValue] = {}
     size = 0
     for uuid, fields_of in pins.sources.items():
@@ -90,7 +90,7 @@ def encode_pinned(pins: Pins) -> Iterator[bytes]:
 
 
 def encode_started(started: StartedLine) -> bytes:
-    """Return the open body."""
+    """Return the line's open body."""
     warnings: list[JsonValue] = list(started.warnings)
     return encode(
         [
@@ -107,7 +107,7 @@ def encode_started(started: StartedLine) -> bytes:
 
 
 def encode_ended(ended: EndedLine) -> bytes:
-    """Return the open body."""
+    """Return the line's open body."""
     counts: dict[str, JsonValue] = {state.value: count for state, count in ended.counts.items()}
     handed: JsonValue = None if ended.handed is None else {**asdict(ended.handed)}
     return encode(
@@ -123,12 +123,12 @@ def encode_ended(ended: EndedLine) -> bytes:
 
 
 def encode_repaired(repaired: RepairedLine) -> bytes:
-    """Return the open body."""
+    """Return the line's open body."""
     return encode([("repaired", repaired.at), ("damaged", repaired.damaged)])
 
 
 def parse_line(body: bytes) -> Line:
-    """Return what an unsealed body says; its first field names its kind.
+    """Return the value of an unsealed body; its first field names its kind.
 
     Raises ManifestError where a field has the wrong type.
     """
@@ -137,13 +137,13 @@ def parse_line(body: bytes) -> Line:
     if parse is not None:
         return parse(found)
     if "state" in found:
-        # Passed over, its target would be sent again.
+        # If it was ignored, its target would be sent again.
         raise ManifestError("a clone's record that does not begin with its state was not written by zclone")
     return UnknownLine()
 
 
 def parse_record(body: bytes) -> Record:
-    """Return the clone record in ``body``. Raises ManifestError where it is something else."""
+    """Return the clone record in ``body``. Raises ManifestError where it is another kind of line."""
     return _parse_record(decode(body))
 
 
@@ -187,7 +187,7 @@ def _parse_record(found: dict[str, Any]) -> Record:
     for name, value in found.items():
         kind = _KINDS.get(name)
         if kind is None or value is None:
-            # A later version's field, or one that does not apply.
+            # A field of a later version, or one that does not apply.
             continue
         if kind is str and value.__class__ is str:
             values[name] = value
@@ -210,7 +210,7 @@ def _parse_ended(found: dict[str, Any]) -> EndedLine:
         require(found, "exit", int),
         reason and str(reason),
         counts,
-        # A newer zclone may know more reasons.
+        # A newer zclone may have more reasons.
         EndReason(code) if code in set(EndReason) else None,
         _parse_handed(require(found, "handed", dict)) if "handed" in found else None,
     )
@@ -230,7 +230,7 @@ def _state(name: str) -> State:
 def _parse_pins(found: dict[str, Any]) -> Pins:
     sources = require(found, "pinned", dict)
     if not all(isinstance(fields_of, dict) for fields_of in sources.values()):
-        raise ManifestError("a pinned line holds something that is no source")
+        raise ManifestError("a pinned line holds an entry that is not a source")
     if "query" not in found:
         return Pins(sources)
     conditions, uuids = (tuple(map(str, require(found, name, list))) for name in ("query", "found"))
@@ -243,7 +243,7 @@ def _target(entry: Any) -> tuple[str, str]:
     match entry:
         case [str(key), str(source)]:
             return key, source
-    raise ManifestError("a planned line holds something that is no target")
+    raise ManifestError("a planned line holds an entry that is not a target")
 
 
 _PARSERS: Final[dict[str, Callable[[dict[str, Any]], Line]]] = {
@@ -264,4 +264,4 @@ _PARSERS: Final[dict[str, Callable[[dict[str, Any]], Line]]] = {
     "mending": parse_mending,
     "mended": parse_mended,
 }
-"""By the first field of the line."""
+"""Parsers by the first field of the line."""

@@ -1,4 +1,4 @@
-"""Write what can be verified of a damaged manifest into a new one, and mark what cannot be known as uncertain.
+"""Writes the verifiable lines of a damaged manifest to a new one, and marks targets with unknown state as uncertain.
 
 A target that failed before the damage is uncertain too: the lost lines may have retried it. In a repaired manifest any
 target without records is looked for before it is sent.
@@ -35,38 +35,38 @@ if TYPE_CHECKING:
 
 CODE: Final = "ZCLONE.REPAIRED"
 """Error code of the targets that a repair left uncertain."""
-_TEXT: Final = "records of this target were lost or damaged: the server must be asked"
+_TEXT: Final = "records of this target were lost or damaged: the server must be queried"
 _KEY: Final = re.compile(rb'"key":("(?:[^"\\]|\\.)*")')
 _OTHER_STATE: Final = re.compile(rb'\{"state":"(?!sent")(?:' + "|".join(State).encode() + rb')"')
-"""How a record begins on the strength of which nothing is sent."""
+"""Prefix of records that permit no POST."""
 _OTHER_KIND: Final = re.compile(rb'\{"(?!state":)[a-z_]+":')
-"""How a line begins that is no record."""
+"""Prefix of lines that are no records."""
 _RETRIABLE: Final = (State.FAILED, State.CONFLICT)
 _ENDS: Final = (State.CLONED, *_RETRIABLE)
-"""Of one attempt after the other; that a clone was undone stays true of its uuid."""
+"""States that end one attempt after another; that a clone was undone stays true of its uuid."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What a repair kept and what it could not know."""
+    """Result of a repair."""
 
     path: Path
     kept: int
-    """Lines taken over, the header among them."""
+    """Lines that were copied, including the header."""
     damaged: int
-    """Stretches of bytes that could not be verified."""
+    """Number of byte ranges that could not be verified."""
     uncertain: int
-    """Targets that the server must be asked about."""
+    """Targets for which the server must be queried."""
 
 
 def repair_manifest(
     path: Path, out: Path, *, files: Files | None = None, clock: Callable[[], float] = time.time
 ) -> RepairReport:
-    """Write a new manifest ``out`` with every line of ``path`` that can be verified; ``path`` stays as it is.
+    """Write a new manifest ``out`` with every line of ``path`` that can be verified; ``path`` is not changed.
 
-    A target that a lost or damaged line may have been about is left ``uncertain``. Raises UsageError where a file
-    cannot be used, ManifestLockedError where a process writes to ``path``, ManifestError where the header is lost or
-    where the new file cannot be written.
+    A target that a lost or damaged line may have named is left ``uncertain``. Raises UsageError where a file cannot be
+    used, ManifestLockedError where a process writes to ``path``, ManifestError where the header is lost or the new file
+    cannot be written.
     """
     with kept_free(path), reading(path) as manifest:
         findings = _Findings()
@@ -82,7 +82,7 @@ def repair_manifest(
 
 @dataclass(slots=True)
 class _Target:
-    """What the verified lines say of one target."""
+    """What the verified lines record of one target."""
 
     source_uuid: str
     resource_uuid: str | None = None
@@ -92,9 +92,9 @@ class _Target:
     attempt: int = 0
     state: State = State.PLANNED
     is_made: bool = False
-    """Whether a clone of it is on record that was not undone since."""
+    """Whether a clone is recorded that was not undone since."""
     place: int = -1
-    """Number of the segment that holds the state."""
+    """Number of the segment that contains the state."""
 
 
 class _Findings:
@@ -103,14 +103,14 @@ class _Findings:
     def __init__(self) -> None:
         self.damaged = 0
         self.uncertain: dict[str, _Target] = {}
-        """Targets whose state cannot be known."""
+        """Targets whose state is unknown."""
         self._targets: dict[str, _Target] = {}
         self._named: dict[str, int] = {}
-        """The last damaged segment that names a target."""
+        """The last damaged segment that names each target."""
         self._failed: dict[str, State] = {}
-        """The state of targets that failed and were not opened again since."""
+        """State of targets that failed and were not reopened since."""
         self._unlinked: set[str] = set()
-        """Keys of which the record that opened them again is lost."""
+        """Keys whose reopening record is lost."""
         self._missed = -1
         """The last damaged segment."""
 
@@ -154,11 +154,11 @@ class _Findings:
         self._named |= {_unquote(quoted): number for quoted in _KEY.findall(damaged)}
 
     def close(self) -> None:
-        """Decide who is uncertain.
+        """Determine the uncertain targets.
 
-        Nobody knows how many lines a damaged stretch held, nor of whom, so whoever is not settled may have been sent,
-        and whoever had failed before it may have been retried, sent and cloned. Other ends stay, unless something
-        damaged names them later.
+        The number of lines in a damaged range and their targets are unknown: any target that is not settled may have
+        been sent, and any that had failed before may have been retried, sent and cloned. Other ends stay, unless a
+        damaged line names the target later.
         """
         for key, target in self._targets.items():
             is_named = key in self._unlinked or self._named.get(key, -1) > target.place
@@ -180,7 +180,7 @@ def _unquote(quoted: bytes) -> str:
 
 
 def _bodies(segments: Iterator[Segment], findings: _Findings, at: float) -> Iterator[bytes]:
-    """Yield the open bodies of the new file; of an uncertain target no end is taken over."""
+    """Yield the open bodies of the new file; no end of an uncertain target is copied."""
     for segment in segments:
         if not segment.is_intact:
             continue
@@ -188,7 +188,7 @@ def _bodies(segments: Iterator[Segment], findings: _Findings, at: float) -> Iter
         if not (isinstance(line, Record) and line.state in _ENDS and line.key in findings.uncertain):
             yield without_batch(segment.body)
         if isinstance(line, Record) and line.state is State.UNDONE and line.key in findings.uncertain:
-            # In place of the line that may be lost, without which what follows would be of a clone that is gone.
+            # Replaces the line that may be lost: without it the following lines would refer to a clone that is gone.
             yield encode_record(Record(State.PLANNED, line.key, line.at))
     for key, target in findings.uncertain.items():
         yield encode_record(_uncertain(key, target, at))
@@ -211,15 +211,16 @@ def _uncertain(key: str, target: _Target | Intent, at: float) -> Record:
 
 
 def lost_batch(tail: Iterator[Segment], past: ManifestFold, at: float) -> list[Record | RepairedLine]:
-    """Return what a torn tail leaves uncertain, to be recorded in its place: none where it was never durable.
+    """Return the records to write in place of a torn tail: none where it was never durable.
 
-    A write that was cut short does not end as a batch does. One that does, and is damaged, may have been durable, so
-    that POSTs have left on its strength: then whoever a ``sent`` line in it names, or anybody where that is illegible.
+    A write that was cut short does not end like a complete batch. A damaged tail that does may have been durable, so
+    that POSTs may have left: then the targets of its ``sent`` lines are uncertain, or all targets where one is
+    illegible.
     """
     named: dict[str, None] = {}
     is_torn, names_nobody = True, False
     for number, segment in enumerate(tail):
-        # Where the last newline is damaged, one byte is left behind the seal.
+        # Where the last newline is damaged, one byte is left after the seal.
         is_torn = segment.is_intact and not number if segment.has_end else len(segment.body) > 1
         if segment.has_end and not _OTHER_STATE.match(segment.body):
             keys = [key for key in map(_unquote, _KEY.findall(segment.body)) if past.is_planned(key)]

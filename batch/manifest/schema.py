@@ -28,12 +28,12 @@ _SEALED: Final[dict[str, Schema]] = {
 
 _FIELDS: Final = describe(array(TEXT, least=1), "names of the parameters that UpdateModelService sets")
 _AT_MOST_ONCE: Final = describe(
-    FLAG, "nothing is sent again that may have been executed, in this process and all later ones"
+    FLAG, "nothing that may have been executed is sent again, in this process and all later ones"
 )
 
 
 def manifest_schema() -> Schema:
-    """Return the schema that every line of a manifest meets; unknown fields are allowed and ignored."""
+    """Return the schema that every line of a manifest matches; unknown fields are allowed and ignored."""
     kinds = {
         "header": _header_schema(),
         "plan": _plan_schema(),
@@ -81,9 +81,9 @@ def _header_schema() -> Schema:
 def _started_schema() -> Schema:
     warnings = describe(
         array(TEXT, least=1),
-        "what the operator was warned of and went on with, such as a certificate that is not checked",
+        "warnings that the operator accepted, such as a certificate that is not verified",
     )
-    user = describe(TEXT, "name of who runs it, the number where there is none")
+    user = describe(TEXT, "name of the user who runs it, the number where there is none")
     return _line(
         {"started": _TIME, "pid": COUNT, "host": TEXT, "tool": TEXT},
         {"user": user, "warnings": warnings, "at_most_once": _AT_MOST_ONCE, **_remote_schemas()},
@@ -97,22 +97,22 @@ def _connected_schema() -> Schema:
 
 
 def _controlled_schema() -> Schema:
-    order = describe(TEXT, "what zclone control was given; the other fields are what is in force since")
+    order = describe(TEXT, "the order given to zclone control; the other fields are the limits since")
     rate = describe({"type": "number"}, "calls a second at most")
     concurrency = describe({"type": "integer", "minimum": 1}, "clones in flight at most")
-    paused = describe(FLAG, "nothing new is sent, and after 30 s nothing is asked")
+    paused = describe(FLAG, "nothing new is sent, and after 30 s no call is made")
     draining = describe(FLAG, "nothing new is sent, and the process ends once all in flight has settled")
     required = {"controlled": order, "at": _TIME, "rate": rate, "concurrency": concurrency}
     return _line(required, {"paused": paused, "draining": draining})
 
 
 def _remote_schemas() -> dict[str, Schema]:
-    engine = describe(TEXT, "where it is not the process itself: temporal")
+    engine = describe(TEXT, "the engine, where it is not the process itself: temporal")
     return {"engine": engine, "address": TEXT, "namespace": TEXT, "workflow_id": TEXT}
 
 
 def _adopted_schema() -> Schema:
-    user = describe(TEXT, "who goes on with it, by --adopt-manifest")
+    user = describe(TEXT, "the user who continues it, by --adopt-manifest")
     return _line({"adopted_by": user, "begun_by": TEXT, "at": _TIME})
 
 
@@ -132,7 +132,7 @@ def _ended_schema() -> Schema:
     }
     reason_code = {
         "enum": [reason.value for reason in EndReason],
-        "description": "the kind of reason; what a newer zclone adds means unfinished",
+        "description": "code of reason; unknown codes of a newer zclone mean unfinished",
     }
     return _line(
         {"ended": _TIME, "exit": COUNT},
@@ -142,13 +142,13 @@ def _ended_schema() -> Schema:
 
 def _taken_up_schema() -> Schema:
     keys = describe(
-        array(TEXT), "keys of targets that were in flight when the process before died; counted to find the culprit"
+        array(TEXT), "keys of targets that were in flight when the process before died; counted for the quarantine"
     )
     return _line({"taken_up": keys, "at": _TIME})
 
 
 def _repaired_schema() -> Schema:
-    damaged = describe(COUNT, "stretches of bytes that could not be verified")
+    damaged = describe(COUNT, "byte ranges that could not be verified")
     return _line({"repaired": _TIME, "damaged": damaged})
 
 
@@ -165,13 +165,13 @@ def _handed_over_schema() -> Schema:
 
 
 def _deleting_schema() -> Schema:
-    key = describe(TEXT, "key of a target whose clone is about to be deleted; a record with `undone` says that it is")
+    key = describe(TEXT, "key of a target whose clone is about to be deleted; `undone` is recorded once it is")
     return _line({"deleting": key, "at": _TIME, "clone_uuid": TEXT, "job_uuid": HEX})
 
 
 def _mending_schema() -> Schema:
-    key = describe(TEXT, "key of a target whose clone is about to be updated; `mended` says that it is as asked for")
-    digest = describe(TEXT, "of the source uuid and the body that the job file asks for")
+    key = describe(TEXT, "key of a target whose clone is about to be updated; `mended` follows")
+    digest = describe(TEXT, "of the source uuid and the body that the job file requests")
     uuids: dict[str, Schema] = {"clone_uuid": TEXT, "job_uuid": HEX}
     return _line({"mending": key, "at": _TIME, **uuids, "fields": _FIELDS, "digest": digest})
 
@@ -235,7 +235,7 @@ def _clone_schema() -> Schema:
             "error_code": TEXT,
             "error": TEXT,
             "retried": describe(
-                FLAG, "opened again by `zclone retry`: planned where it had failed, uncertain where set aside"
+                FLAG, "reopened by `zclone retry`: planned where it had failed, uncertain where set aside"
             ),
             "open_jobs": {
                 "type": "array",
@@ -244,6 +244,6 @@ def _clone_schema() -> Schema:
             },
             "api_timeout": describe(SECONDS, "seconds that the server said it may work on the job"),
             "until": describe(SECONDS, "when the server can no longer execute the last POST, seconds since the epoch"),
-            "made_elsewhere": describe(FLAG, "it existed before this manifest knew of an attempt to make it"),
+            "made_elsewhere": describe(FLAG, "it existed before this manifest recorded an attempt to make it"),
         },
     )

@@ -1,4 +1,4 @@
-"""The targets of a manifest by key, read from the file again when asked for: some 40 bytes of memory each."""
+"""The targets of a manifest by key, read from the file on demand; they take some 40 bytes of memory each."""
 
 from __future__ import annotations
 
@@ -37,44 +37,44 @@ if TYPE_CHECKING:
 
 _NOBODY: Final = 0
 _UNKNOWN: Final = 1
-"""In place of an account: none was on record, or several made attempts."""
+"""Placeholder for an account: none was recorded, or several made attempts."""
 _NEW_OWNER: Final = 1
 _SHARED: Final = 2
 _COPY: Final = 1 << 20
 
 
 class TargetState(NamedTuple):
-    """What the manifest says of one target, as far as it can be compared with the server."""
+    """What the manifest records of one target, for comparison with the server."""
 
     key: str
     source_uuid: str
     state: State
     clone_uuid: str | None
-    """Of the clone that is made, or that an attempt under way is to have."""
+    """Uuid of the clone that is made, or that an attempt in flight is to make."""
     name: str | None
     attempts: int
     digest: str
-    """Of what was sent last; empty where nothing was, or that is not on record."""
+    """Digest of what was sent last; empty where nothing was sent or it is not recorded."""
     error_code: str | None
     error: str | None
     account: str | None
-    """Who made all attempts; None where that is not known."""
+    """The account that made all attempts; None where it is unknown."""
     has_new_owner: bool
-    """Whether anybody tried to give the clone away."""
+    """Whether a hand-over tried to give the clone away."""
     is_shared: bool = False
-    """Whether anybody tried to share it."""
+    """Whether a hand-over tried to share it."""
     at: float = 0.0
     """When its last record was written, in seconds since the epoch."""
     asked_uuid: str | None = None
-    """The uuid that the last attempt was to have; None where no attempt is on record."""
+    """The uuid that the last attempt requested; None where no attempt is recorded."""
     asked_at: float = 0.0
     """When that attempt was recorded."""
     is_foreign: bool = False
-    """Whether the clone existed before this manifest knew of an attempt to make it."""
+    """Whether the clone existed before this manifest recorded an attempt to make it."""
 
 
 class Targets:
-    """Every target of a manifest, in the order in which they are first named. Made by ``open_targets``."""
+    """Every target of a manifest, in the order in which they are first named. Created by ``open_targets``."""
 
     def __init__(self, manifest: Reading, most: int | None = None) -> None:
         """Read the first ``most`` lines, all where that is None. Raises ManifestError."""
@@ -91,23 +91,23 @@ class Targets:
         self._pinned = PinFold()
         self.undone = UndoneFold()
         self.deleting: dict[str, DeletingLine] = {}
-        """By key: the last DELETE of a clone that is not known to be gone."""
+        """By key the last DELETE of a clone that is not confirmed to be gone."""
         self.mending: dict[str, MendingLine] = {}
-        """By key: the last PUT to a clone that is not known to have set its fields."""
+        """By key the last PUT to a clone whose fields are not confirmed to be set."""
         self.plan: PlanLine | None = None
-        """The last one on record."""
+        """The last recorded plan."""
         self.plans: set[str] = set()
-        """Digests of all that are."""
+        """Digests of all recorded plans."""
         self.has_hand_overs = False
         """Whether any of them had hand-overs."""
         self.is_merged = False
-        """Whether they are those of all shards of a run."""
+        """Whether the manifest is a merge of all shards of a run."""
         self.rate: float | None = None
-        """Calls a second of the last process that connected, None where it did not say."""
+        """Calls a second of the last process that connected, None where it was not recorded."""
         self.api_timeout: float | None = None
-        """The most seconds that the server said it may work on a clone, None where it never did."""
+        """The longest apiTimeout that the server reported for a clone, in seconds; None where it reported none."""
         self.ended: EndedLine | None = None
-        """How the last process ended."""
+        """End of the last process."""
         for body in manifest.bodies():
             self._add(parse_line(body), manifest.place)
             if manifest.scan.line == most:
@@ -123,17 +123,17 @@ class Targets:
 
     @property
     def pins(self) -> Pins:
-        """What the plans took from the server."""
+        """Values that the plans took from the server."""
         return self._pinned.pins
 
     @property
     def lines(self) -> int:
-        """Whole lines, the header among them."""
+        """Number of whole lines, including the header."""
         return self._manifest.scan.line
 
     @property
     def checksum(self) -> str:
-        """Checksum of the last of them, 8 hex digits: it follows from all lines."""
+        """Checksum of the last of them, 8 hex digits, which depend on all lines."""
         return self._manifest.read(self._manifest.scan.offset - SEAL - 1, SEAL)[-10:-2].decode()
 
     def sha256(self) -> str:
@@ -146,7 +146,7 @@ class Targets:
         return total.hexdigest()
 
     def line_of(self, ordinal: int) -> int:
-        """Return the number, from 1, of the line that a target was recorded in last."""
+        """Return the number, from 1, of the last line that records a target."""
         place, offset, line = self._last[ordinal] or self._named[ordinal], 0, 1
         while offset < place:
             data = self._manifest.read(offset, min(_COPY, place - offset))
@@ -156,7 +156,7 @@ class Targets:
 
     @property
     def later_lines(self) -> int:
-        """Whole lines after those that were read."""
+        """Return the number of whole lines after those that were read."""
         offset, count = self._manifest.scan.offset, 0
         while data := self._manifest.read(offset, _COPY):
             count += data.count(b"\n")
@@ -164,7 +164,7 @@ class Targets:
         return count
 
     def find(self, key: str) -> int | None:
-        """Return the ordinal of a target, None where it is not on record. Exact but for keys that share a hash."""
+        """Return the ordinal of a target, None where it is not recorded. Exact except for keys that share a hash."""
         ordinal = self._ordinals.get(hash(key))
         return ordinal if ordinal is not None and self._name_of(ordinal)[0] == key else None
 
@@ -246,7 +246,7 @@ class Targets:
             self._maker[ordinal] = self._caller if maker in (_NOBODY, self._caller) else _UNKNOWN
         elif record.state is State.UNDONE:
             self.undone.add(record)
-            # What comes after is another clone.
+            # Later records belong to another clone.
             self._maker[ordinal], self._flags[ordinal], self._sent[ordinal] = _NOBODY, 0, 0
             self.deleting.pop(record.key, None)
             self.mending.pop(record.key, None)
@@ -265,7 +265,7 @@ class Targets:
         return ordinal
 
     def _name_of(self, ordinal: int) -> tuple[str, str]:
-        """Return key and source uuid; the page of planned targets that was read last is kept."""
+        """Return key and source uuid; the page of planned targets that was read last is cached."""
         place = self._named[ordinal]
         if self._page[0] != place:
             line = parse_line(self._manifest.body_at(place))

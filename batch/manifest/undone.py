@@ -1,4 +1,4 @@
-"""Which clones were undone, and how often: a deleted uuid stays occupied, so the next clone of a target has another."""
+"""Counts how often each target's clone was undone: a deleted uuid stays occupied, so the next clone has another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UndoneFold:
     """Generations by key, and the uuids that are used up; some 20 bytes each."""
 
     def __init__(self) -> None:
-        """None so far."""
+        """Start empty."""
         self._generations = KeyTable(2)
         self._uuids = KeyTable(1)
 
@@ -22,7 +22,7 @@ class UndoneFold:
         return len(self._generations) > 0
 
     def add(self, record: Record) -> None:
-        """Take in that the clone of a target was undone."""
+        """Add a record that the clone of a target was undone."""
         self._generations.put(hash(record.key), self.generation(record.key) + 1)
         for uuid in filter(None, (record.clone_uuid, record.resource_uuid)):
             self._uuids.put(hash(uuid), 1)
@@ -32,5 +32,5 @@ class UndoneFold:
         return self._generations.get(hash(key)) or 0
 
     def has_uuid(self, uuid: str) -> bool:
-        """Whether a clone that was undone had this uuid."""
+        """Return whether a clone that was undone had this uuid."""
         return self._uuids.get(hash(uuid)) is not None

@@ -1,4 +1,4 @@
-"""The blocking half of the journal: whole batches, durable or cut back."""
+"""The blocking half of the journal: writes whole batches, durably or not at all."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from batch.manifest.files import Files
 
 _BATCH: Final = 256
-"""Lines of a new file's batch."""
-LOST: Final = "it was moved, deleted or cut by somebody else: put it back, or run the same command to begin it anew"
-MEND: Final = ": mend that, then run the same command again"
+"""Lines in a batch of a new file."""
+LOST: Final = "it was moved, deleted or cut by another process: put it back, or run the same command to start a new one"
+MEND: Final = ": fix that, then run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
 class FileEnd:
-    """Where the next line goes: offset in bytes, checksum of the last line, number of the next batch."""
+    """End of the file: offset in bytes, checksum of the last line, number of the next batch."""
 
     offset: int
     crc: int
@@ -35,19 +35,19 @@ class Writer:
     """Appends batches of open bodies; blocking, one at a time. It owns the end of the file."""
 
     def __init__(self, files: Files, handle: int, end: FileEnd, *, path: Path) -> None:
-        """``handle`` is of the file ``path``, locked, and everything up to ``end`` durable."""
+        """Append to the locked file ``path`` with descriptor ``handle``, which is durable up to ``end``."""
         self._files = files
-        # The folder in which the command was begun may be moved, and its relative names with it.
+        # The folder in which the command was started may be moved, and its relative names with it.
         self._path = path.absolute()
         self._handle = handle
         self.end = end
         self.lost_file: Path | None = None
-        """Where the file can be read until ``close``, once ``is_whole`` found it moved, deleted or cut."""
+        """A path to read the file until ``close``, once ``is_whole`` found it moved, deleted or cut."""
 
     def write(self, bodies: list[bytes]) -> None:
-        """Append the lines as one batch and return when they are durable.
+        """Append the lines as one batch and make them durable.
 
-        Raises OSError with the file cut back, or unchanged where it was moved, deleted or cut by somebody else.
+        Raises OSError with the file cut back, or unchanged where another process moved, deleted or cut it.
         """
         if not self.is_whole():
             raise OSError(LOST)
@@ -56,7 +56,7 @@ class Writer:
             self._append(data)
             self._files.sync(self._handle)
         except OSError:
-            # Best effort: what stays is a torn tail, which the next process cuts. A failed fsync is not tried again.
+            # Best effort: what remains is a torn tail, which the next process cuts. A failed fsync is not retried.
             with contextlib.suppress(OSError):
                 self._files.truncate(self._handle, self.end.offset)
             raise
@@ -68,21 +68,21 @@ class Writer:
             view = view[self._files.append(self._handle, bytes(view) if len(view) < len(data) else data) :]
 
     def is_whole(self) -> bool:
-        """Whether ``path`` has always named the file, with all that was written to it."""
+        """Return whether ``path`` has always named the file, with everything written to it."""
         if self.lost_file is None and not self._files.is_whole(self._handle, self._path, self.end.offset):
             self.lost_file = Path(f"/proc/self/fd/{self._handle}")
         return self.lost_file is None
 
     def close(self) -> None:
-        """Give the file and its lock back."""
+        """Close the file, which releases its lock."""
         self._files.close(self._handle)
 
 
 def write_manifest(out: Path, bodies: Iterator[bytes], files: Files, *, last: Sequence[bytes] = ()) -> int:
     """Write a whole manifest and return the number of its lines.
 
-    ``last`` are a batch of their own, so that all before it are durable. Raises UsageError where ``out`` cannot be
-    made, ManifestError where it cannot be written.
+    ``last`` lines are a batch of their own, so that all before them are durable. Raises UsageError where ``out`` cannot
+    be created, ManifestError where it cannot be written.
     """
     try:
         handle = files.create(out)

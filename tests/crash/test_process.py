@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, served: NodeProcess) -> None:
         command = [*RUN, "--manifest", "small/m.jsonl"]
         code, _, said = finish(command, cwd=tmp_path, url=served.url)
         assert code == 1, said
-        assert "No space left on device); nothing more is sent: mend that, then run the same command again" in said
+        assert "No space left on device); nothing more is sent: fix that, then run the same command again" in said
         check_nothing_unrecorded(served, disk / "m.jsonl")
         assert len(posts(served.ledger())) < 40
         mount("-o", "remount,size=1m", str(disk))

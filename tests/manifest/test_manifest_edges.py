@@ -166,7 +166,7 @@ def test_pins_without_sources_make_no_page() -> None:
     assert list(encode_pinned(Pins())) == []
 
 
-@pytest.mark.parametrize(("body", "why"), [(b"[1", "no JSON"), (b"[", "no JSON"), (b'{"a":', "no JSON")])
+@pytest.mark.parametrize(("body", "why"), [(b"[1", "not a JSON"), (b"[", "not a JSON"), (b'{"a":', "not a JSON")])
 def test_a_line_that_is_no_object_was_not_written_by_us(body: bytes, why: str) -> None:
     """A good checksum over something else than a JSON object is not taken for a record."""
     with pytest.raises(ManifestError, match=why):

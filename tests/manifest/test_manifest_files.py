@@ -138,7 +138,7 @@ def test_foreign_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "important.txt"
     path.write_text("do not lose this\n" * 3)
     path.chmod(0o600)
-    with pytest.raises(ManifestError, match="no zclone manifest"):
+    with pytest.raises(ManifestError, match="not a zclone manifest"):
         open_manifest(path, HEADER)
     assert path.read_text() == "do not lose this\n" * 3
 
@@ -167,7 +167,7 @@ def test_other_tool_and_time_do_not_matter() -> None:
     ("found", "wanted", "message"),
     [
         (b'"version":1', b'"version":2', "version 2.*use a newer one"),
-        (b'"format":"zclone-manifest"', b'"format":"zclone-something"', "no zclone manifest"),
+        (b'"format":"zclone-manifest"', b'"format":"zclone-something"', "not a zclone manifest"),
         (b'"job":"job"', b'"job":["job"]', "no text as job"),
         (b'"version":1', b'"version":1,"later":{"a":[1]}', None),
     ],

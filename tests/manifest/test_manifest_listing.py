@@ -211,7 +211,7 @@ def test_damage_is_named_with_its_line(path: Path) -> None:
 def test_empty_file_is_no_manifest(tmp_path: Path) -> None:
     """A file without a whole header has no figures."""
     (tmp_path / "m").write_bytes(b"")
-    with pytest.raises(ManifestError, match="no zclone manifest"):
+    with pytest.raises(ManifestError, match="not a zclone manifest"):
         summary(tmp_path / "m")
 
 

@@ -183,7 +183,7 @@ async def test_gaps_and_twins_are_refused_by_name(tmp_path: Path) -> None:
     paths = [await shard(tmp_path, number) for number in (0, 2)]
     with pytest.raises(ManifestMismatchError, match="gap: no manifest of shard 1/3$"):
         merge(paths, tmp_path / "all", tool="zclone test")
-    with pytest.raises(ManifestMismatchError, match="are both of shard 0/3"):
+    with pytest.raises(ManifestMismatchError, match="both belong to shard 0/3"):
         merge([paths[0], *paths], tmp_path / "all", tool="zclone test")
     paths[0].unlink()
     many = await shard(tmp_path, 0, 14)
@@ -202,7 +202,7 @@ async def test_only_a_shards_manifest_is_merged(tmp_path: Path) -> None:
         merge([tmp_path / "whole"], tmp_path / "all", tool="zclone test")
     forged = await begin(tmp_path / "forged", replace(part(0, 2, ["k"]), shard="5/2"), ["k"])
     await forged.close(0)
-    with pytest.raises(ManifestError, match="no K/N"):
+    with pytest.raises(ManifestError, match="not K/N"):
         merge([tmp_path / "forged"], tmp_path / "all", tool="zclone test")
 
 

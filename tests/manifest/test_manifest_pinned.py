@@ -59,7 +59,7 @@ async def test_later_pins_add_to_the_first(tmp_path: Path) -> None:
 
 def test_a_pinned_line_of_another_shape_is_damage() -> None:
     """A pinned line that holds no sources is refused, not skipped."""
-    with pytest.raises(ManifestError, match="no source"):
+    with pytest.raises(ManifestError, match="not a source"):
         parse_line(b'{"pinned":{"a":1}')
 
 

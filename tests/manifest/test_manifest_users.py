@@ -67,7 +67,7 @@ def record(**fields: object) -> str:
 def test_numbers_that_nothing_writes_are_refused_with_their_line(
     state: str, fields: dict[str, object], tmp_path: Path
 ) -> None:
-    """NaN, infinity, negative attempts and absurd times end every reading with file and line, never a traceback."""
+    """NaN, infinity, negative attempts and impossible times end every reading with file and line, never a traceback."""
     good = record(key="another")
     path = write(tmp_path / "m", good, record(state=state, **fields), good)
     with pytest.raises(ManifestError, match="m: line 3: "):

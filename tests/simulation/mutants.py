@@ -232,7 +232,7 @@ def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
 
     def require(self: opening._Opening) -> None:
         if self._read(0, 1):
-            raise ManifestError("is no zclone manifest")
+            raise ManifestError("is not a zclone manifest")
 
     patch.setattr(opening._Opening, "_require_ours", require)
 
