@@ -35,20 +35,16 @@ WebHookUrl = Annotated[
         "--webhook-url", metavar="URL", text="How the server reaches --webhook-listen, such as through a TLS proxy."
     ),
 ]
-EPILOG = """
-[bold]First steps[/bold]
-
-zclone init --example migrate                      a job file, with the rows that it names
-
-zclone plan --simulate migrate-arm64.yaml          what would be sent; no settings needed
-
-zclone run --simulate migrate-arm64.yaml           rehearse it on an embedded node
-
-zclone list migrate-arm64.simulated.manifest.jsonl
+EPILOG = """\b
+First steps:
+  zclone init --example migrate               a job file and its rows
+  zclone plan --simulate migrate-arm64.yaml   what would be sent; no settings
+  zclone run --simulate migrate-arm64.yaml    rehearse it on an embedded node
+  zclone list migrate-arm64.simulated.manifest.jsonl
 
 Then ZSTACK_API_URL=https://... ZSTACK_SESSION_ID_FILE=..., and the same without --simulate.
 
-[bold]Exit codes of run[/bold]   0 all cloned, 1 broken, 2 usage, 3 needs you, 4 run it again, 5 unreachable, 75 locked
+Exit codes of run: 0 all cloned, 1 broken, 2 usage, 3 needs you, 4 run it again, 5 unreachable, 75 locked
 """
 
 app = typer.Typer(
@@ -58,7 +54,8 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they show local variables, and with them secrets
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # rich takes longer to import than most commands to run
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 

@@ -22,10 +22,11 @@ def endpoint_options(flags: dict[str, Any]) -> EndpointOptions:
 
 
 WHAT: Final = "What to run"
+OUTPUT: Final = "Output"
 GROUPS: Final = {
     WHAT: frozenset[str](),
     "How fast": frozenset({"--rate", "--concurrency", "--deadline", "--share"}),
-    "Output": frozenset(
+    OUTPUT: frozenset(
         {"--progress", "--log-format", "--log-file", "--quiet", "--report", "--metrics-file", "--ping-url", "--output"}
         | {"--out", "--proof", "--verified", "--format", "--watch", "--columns", "--limit", "--details", "--help"}
     ),

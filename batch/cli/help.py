@@ -1,13 +1,14 @@
-"""How ``--help`` looks: options in groups, names of values without brackets; and the command ``help``."""
+"""How ``--help`` looks: arguments, then options in groups; and the command ``help``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from batch.cli.declare import GROUPS, WHAT
+from batch.cli.declare import GROUPS, OUTPUT
+from batch.cli.terminal import has_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,57 +16,61 @@ if TYPE_CHECKING:
 OfCommand = Annotated[
     str | None, typer.Argument(metavar="COMMAND", help="Such as run; without it the list of all.", show_default=False)
 ]
+_WHOLE: Final = 1000
+"""Characters to which no first sentence of a command is cut."""
 
 
 class Command(TyperCommand):
     """A command of which ``--help`` shows the options by group."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters in the order of their groups."""
-        return _in_groups(super().get_params(ctx))
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and the groups of options."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *GROUPS)}
+        for param in self.get_params(ctx):
+            is_argument = param.param_type_name == "argument"
+            title = "Arguments" if is_argument else getattr(param, "rich_help_panel", None) or OUTPUT
+            sections[title] += _rows([param], ctx)
+        for title, rows in sections.items():
+            _write_section(formatter, title, rows)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words behind the command's name."""
-        return _plain(super().collect_usage_pieces(ctx))
+        """Return the words behind the command's name, without braces around the name of an argument."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
 
 class Group(TyperGroup):
-    """The command with the subcommands; its own options are one group."""
+    """The command with the subcommands."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters."""
-        found = _without_values(super().get_params(ctx))
-        for param in found:
-            param.rich_help_panel = "Options"
-        return found
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, and the first sentence of each command."""
+        _write_section(formatter, "Options", _rows(self.get_params(ctx), ctx))
+        commands = [(name, command.get_short_help_str(_WHOLE)) for name, command in self.commands.items()]
+        _write_section(formatter, "Commands", commands)
 
-
-def _without_values(params: Iterable[Any]) -> list[Any]:
-    """Take away the word for a value from options that have none, such as --help, and the types of arguments."""
-    found = list(params)
-    for param in found:
-        if param.param_type_name == "argument":
-            # Its name stands there already; <path> or <list[str]> beside it says less.
-            param.display_type_rich = _show_nothing
-        elif param.is_flag:
-            param.metavar = ""
-    return found
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the last paragraphs at the margin: they are no part of the commands' section."""
+        formatter.dedent()
+        super().format_epilog(ctx, formatter)
+        formatter.indent()
 
 
-def _show_nothing(ctx: object) -> None:
-    """Return no type, as typer asks for it with the context of the command."""
+def _rows(params: Iterable[Any], ctx: Any) -> list[tuple[str, str]]:
+    """Return the name and the text of each option or argument that is not hidden."""
+    records = ((param, param.get_help_record(ctx)) for param in params)
+    # Of an argument typer gives the type as well: <path> says less than its name.
+    return [
+        (param.metavar if param.param_type_name == "argument" else record[0], record[1])
+        for param, record in records
+        if record is not None
+    ]
 
 
-def _in_groups(params: Iterable[Any]) -> list[Any]:
-    """Sort options by group; those that typer adds are of the output."""
-    found = _without_values(params)
-    for param in found:
-        if not param.rich_help_panel and param.param_type_name == "option":
-            param.rich_help_panel = "Output"
-    order = list(GROUPS)
-    return sorted(found, key=lambda param: order.index(param.rich_help_panel or WHAT))
+def _write_section(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
+    """Write a list of names and texts below ``title``, and nothing where it is empty."""
+    if rows:
+        with formatter.section(_style(title, bold=True)):
+            formatter.write_dl([(_style(name, fg="cyan", bold=True), text) for name, text in rows])
 
 
-def _plain(pieces: Iterable[str]) -> list[str]:
-    """Take the braces away that stand around the name of a whole argument."""
-    return [piece.replace("{", "").replace("}", "") for piece in pieces]
+def _style(text: str, **style: Any) -> str:
+    return typer.style(text, **style) if has_colours() else text

@@ -53,13 +53,14 @@ class Painted(NamedTuple):
     def line(self) -> str:
         """Return the line, escaped."""
         end = self.at + len(self.word)
-        if not self.word or self.text[self.at : end] != self.word or not _has_colours():
+        if not self.word or self.text[self.at : end] != self.word or not has_colours():
             return _safe(self.text)
         before, word, after = _safe(self.text[: self.at]), _safe(self.word), _safe(self.text[end:])
         return f"{before}\x1b[{_COLOURS[self.colour]}m{word}\x1b[0m{after}"
 
 
-def _has_colours() -> bool:
+def has_colours() -> bool:
+    """Whether stdout is a terminal that shows colours, and nobody forbids them."""
     return is_terminal(_STDOUT) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

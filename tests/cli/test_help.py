@@ -28,11 +28,11 @@ def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_options_are_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     """`run` has the option groups What to run, How fast, Output and Server, in this order, and no other."""
     text = help_of("run", capsys)
-    heads = re.findall(r"^╭─ (.+?) ─", text, re.MULTILINE)
+    heads = re.findall(r"^(\S[^:]*):$", text, re.MULTILINE)
     assert heads == ["Arguments", "What to run", "How fast", "Output", "Server"] == ["Arguments", *GROUPS]
-    how_fast = text.split("─ How fast")[1].split("╰")[0]
+    how_fast = text.split("\nHow fast:")[1].split("\n\n")[0]
     assert set(re.findall(r"--[a-z-]+", how_fast)) == {"--rate", "--concurrency", "--deadline"}
-    server = text.split("─ Server")[1].split("╰")[0]
+    server = text.split("\nServer:")[1].split("\n\n")[0]
     assert {"--insecure", "--ca-file", "--trust-endpoint", "--context"} <= set(re.findall(r"--[a-z-]+", server))
 
 
@@ -44,6 +44,17 @@ def test_no_flag_has_a_metavar(name: str, capsys: pytest.CaptureFixture[str]) ->
     usage = text.split("Usage:")[1].splitlines()[0]
     assert not re.search(r"\{|\[\[", usage)
     assert name != "validate" or usage.strip().endswith("[OPTIONS] JOB...")
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_a_narrow_terminal(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every help is at most 80 columns wide where the terminal is, and no sentence of the list of commands is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(name, capsys)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "...\n" not in text.partition("\nCommands:")[2]
 
 
 def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +69,8 @@ def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_first_steps_work_in_an_empty_folder(tmp_path: Path, child_env: dict[str, str]) -> None:
     """The first commands of `zclone --help` run as they stand, without a checkout, settings or a server."""
-    steps = [line.split("   ")[0].strip() for line in EPILOG.splitlines() if line.startswith("zclone ")]
+    lines = [line.strip() for line in EPILOG.splitlines()]
+    steps = [line.split("   ")[0] for line in lines if line.startswith("zclone ")]
     assert [step.split()[1] for step in steps] == ["init", "plan", "run", "list"]
     shown = ""
     for step in steps:

@@ -42,9 +42,8 @@ ANY: Final = JOB | {"batch.manifest", "batch.report", "batch.zstack"}
 
 ABSENT: Final[dict[str, frozenset[str]]] = {
     "--version": ANY | {"pydantic"},
-    # typer writes help with rich.
-    "--help": (ANY | {"pydantic"}) - {"rich"},
-    "run --help": ANY - {"rich"},
+    "--help": ANY | {"pydantic"},
+    "run --help": ANY,
     f"status {MANIFEST}": JOB,
     "status job.yaml": JOB,
     f"list {MANIFEST}": JOB,

@@ -92,6 +92,15 @@ def test_the_live_view(no_color: bool, tmp_path: Path, child_env: dict[str, str]
     assert bool(re.search(r"\x1b\[[\d;]*3[1-7]m", seen)) is not no_color
 
 
+@pytest.mark.parametrize("no_color", [False, True])
+def test_help_on_a_terminal(no_color: bool, tmp_path: Path, child_env: dict[str, str]) -> None:  # noqa: FBT001 - a parameter
+    """On a terminal the names in --help have a colour, and under NO_COLOR none."""
+    env = {name: value for name, value in child_env.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    seen = on_terminal(["plan", "--help"], tmp_path, env | ({"NO_COLOR": "1"} if no_color else {}))
+    assert ("--server-check\x1b[0m" in seen) is not no_color
+    assert ("\x1b[" in seen) is not no_color
+
+
 def test_a_stalled_terminal_ends_no_run(tmp_path: Path, child_env: dict[str, str]) -> None:
     """A terminal whose other end stopped reading loses the view, not the run: exit code and manifest are the same."""
     targets = "".join(f"  - {number:012x}4aaa8{number:015x}\n" for number in range(1, 31))
