@@ -1,4 +1,4 @@
-"""ZStack's API: parameters, credentials, the client, and what its answers mean. The client is imported when used."""
+"""ZStack's API: parameters, credentials, the client, and the meaning of its answers. The client is imported lazily."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> object:
-    """Import aiohttp only where a server is called: the parameter table in this package is read without one."""
+    """Import aiohttp only where a server is called: the parameter table in this package is used without it."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

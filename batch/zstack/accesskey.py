@@ -1,7 +1,8 @@
-"""AccessKey: each request is signed with its date, written in the server's own time zone, which is found by trying.
+"""AccessKey: each request is signed with its date, written in the server's time zone, which is found by trial.
 
-The server compares wall-clock values and by default ignores the zone in the date (zstack/README.md 3), so that a right
-instant in a wrong zone is refused. A refusal for the date comes before anything is executed: trying is harmless.
+The server compares wall-clock values and by default ignores the zone in the date (zstack/README.md 3), so that a
+correct instant in a wrong zone is refused. A refusal for the date comes before anything is executed, so trials are
+harmless.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 ACTIONS_PATH: Final = "/v1/management-nodes/actions"
 NOTABLE_SKEW: Final = 60.0
-"""Seconds between the clocks that are told to the operator."""
+"""Seconds between the clocks from which on the operator is warned."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _HALVES: Final = {
@@ -48,7 +49,7 @@ _HALVES: Final = {
     765: "Pacific/Chatham",
     825: "Pacific/Chatham",
 }
-"""Minutes east of UTC of the zones that are not whole hours, and a region the server can parse."""
+"""Zones, in minutes east of UTC, that are not whole hours, each with a region that the server can parse."""
 
 
 def _by_offset(minutes: int) -> str:
@@ -58,7 +59,7 @@ def _by_offset(minutes: int) -> str:
 
 
 def _by_gmt(minutes: int) -> str:
-    """Return the zone's name such as GMT+08:00; ``minutes`` east of UTC."""
+    """Return the name of a zone such as GMT+08:00; ``minutes`` east of UTC."""
     offset = _by_offset(minutes)
     return f"GMT{offset[:3]}:{offset[3:]}"
 
@@ -68,7 +69,7 @@ _SPELLINGS: Final[tuple[Callable[[int, str], str], ...]] = (
     lambda minutes, _: _by_gmt(minutes),
     lambda minutes, _: _by_offset(minutes),
 )
-"""How a date may name its zone, by minutes east of UTC and region; servers differ in what they read."""
+"""Formats for the zone in a date, from minutes east of UTC and region; servers differ in which they can parse."""
 
 
 class AccessKey:
@@ -77,7 +78,7 @@ class AccessKey:
     generation = 0
 
     def __init__(self, auth: AccessKeyAuth, send: HttpCall, clock: Clock, language: Language) -> None:
-        """Start in UTC with this machine's clock; ``open`` finds the server's."""
+        """Start in UTC with this machine's clock; ``open`` determines the server's."""
         self._key_id = auth.key_id
         self._secret = auth.secret.encode()
         self._send = send
@@ -90,13 +91,13 @@ class AccessKey:
         self.secrets = (auth.secret,)
 
     def headers(self, method: str, path: str) -> Mapping[str, str]:
-        """Date and signature of one call."""
+        """Return date and signature of one call."""
         date = self._date()
         plain = unquote(path.partition("?")[0])
         return {"Date": date, "Authorization": sign(self._key_id, self._secret, f"{method}\n{date}\n{plain}")}
 
     async def open(self) -> tuple[str, ...]:
-        """Find the server's time and zone, then prove the key."""
+        """Determine the server's time and zone, then check the key."""
         await self._read_clock()
         failure = await self._find_date()
         if failure is not None:
@@ -110,23 +111,23 @@ class AccessKey:
         )
 
     def lost(self, generation: int) -> None:
-        """Note an end that should not be; another process's jobs may have had a session that ended."""
+        """Record an unexpected end; another process's jobs may have had a session that ended."""
         self._is_dead = self._is_dead or generation == self.generation
 
     async def renew(self) -> None:
         """Raise RunStoppedError where the key no longer works: its sessions do not expire."""
         if self._is_dead:
             raise LoginLostError(
-                "the server calls the AccessKey's session ended: check that the key is enabled, then run again"
+                "the server reports the AccessKey's session as ended: check that the key is enabled, then run again"
             )
 
     async def resync(self) -> str | None:
-        """Find time and zone again, such as after a change to summer time."""
+        """Determine time and zone again, for instance after a change to summer time."""
         await self._read_clock()
         return await self._find_date()
 
     async def close(self) -> str | None:
-        """Leave nothing behind: keys have no sessions to close."""
+        """Do nothing: keys have no sessions to close."""
         return None
 
     async def _probe(self) -> FindAnswer:
@@ -140,9 +141,9 @@ class AccessKey:
             self._skew = server - (before + self._clock.time()) / 2
 
     async def _find_date(self) -> str | None:
-        """Find a zone and a spelling of it that the server takes; return why there is none, None where there is.
+        """Find a zone and a format that the server accepts; return why there is none, or None.
 
-        A spelling that the server cannot read is left for the next one: each is tried once.
+        A format that the server cannot parse is skipped: each is tried once.
         """
         unread: list[str] = []
         for zone in (self._zone, *zones(time.localtime(self._clock.time()).tm_gmtoff // 60)):
@@ -153,7 +154,7 @@ class AccessKey:
                 unread.append(headers["Date"])
                 if len(unread) == len(_SPELLINGS):
                     return f"the server cannot read the date of a signed request: tried {', '.join(map(repr, unread))}"
-                # From the one that was refused: another call may have gone on from it meanwhile.
+                # Start from the refused one: another call may have changed it meanwhile.
                 self._spelling = spelling = (spelling + 1) % len(_SPELLINGS)
                 headers, reply = await self._try_date()
             if reply is None or not is_skew(reply.status, reply.text):
@@ -161,7 +162,7 @@ class AccessKey:
         return "the server refuses the request's date in every time zone (requestTimeTooSkewed): its clocks disagree"
 
     async def _try_date(self) -> tuple[Mapping[str, str], Reply | None]:
-        """Return the headers of a signed question and its answer; None where there was none."""
+        """Return the headers of a signed query and its answer; None where there was none."""
         headers = self.headers("GET", PROBE_PATH)
         reply = await self._send("GET", PROBE_PATH, headers=headers)
         return headers, reply if isinstance(reply, Reply) else None
@@ -177,13 +178,13 @@ class AccessKey:
 
 
 def sign(key_id: str, secret: bytes, text: str) -> str:
-    r"""Make the Authorization header over ``METHOD\nDate\n/v1/path`` (zstack/README.md 3)."""
+    r"""Return the Authorization header over ``METHOD\nDate\n/v1/path`` (zstack/README.md 3)."""
     digest = hmac.new(secret, text.encode(), hashlib.sha1).digest()
     return f"ZStack {key_id}:{base64.b64encode(digest).decode('ascii')}"
 
 
 def current_time(reply: Reply) -> float | None:
-    """Seconds since the epoch by the server: getCurrentTime's answer, or else its Date header."""
+    """Return the server's time in seconds since the epoch: from getCurrentTime's answer, else from its Date header."""
     try:
         times = as_object(json_object(reply.body).get("currentTime")) or {}
     except BadReplyError:
@@ -193,7 +194,7 @@ def current_time(reply: Reply) -> float | None:
 
 
 def zones(local: int) -> list[tuple[int, str]]:
-    """Every offset in use, minutes east of UTC with a name the server parses; the likeliest first."""
+    """Return every offset in use, in minutes east of UTC, with a name the server can parse; the most likely first."""
     # POSIX names count westwards.
     whole = {hours * 60: f"Etc/GMT{-hours:+d}" for hours in range(-12, 15)}
     named = whole | _HALVES | {0: "UTC", 480: "Asia/Shanghai"}

@@ -1,7 +1,7 @@
-"""``CloneModelServiceAction``: one clone, in the manner of the vendor's SDK, over the same client as everything else.
+"""``CloneModelServiceAction``: one clone with the interface of the vendor's SDK, over zclone's client.
 
 The attributes are the API page's parameters; None leaves one out. For many clones use a job file: a single action has
-no journal, so that a lost process cannot go on with it.
+no journal, so that it cannot be continued after its process died.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
     from batch.model import JsonValue
 
 TIMEOUT: Final = 1860.0
-"""Seconds to wait where the server names no apiTimeout: its default, and a minute."""
+"""Seconds to wait where the server reports no apiTimeout: its default, and a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of the action. With neither, nobody knows: ``resource_uuid`` says what to look for."""
+    """Result of the action; with neither clone nor error it is unknown: ``resource_uuid`` says what to look for."""
 
     resource_uuid: str
-    """The uuid the clone was asked to have."""
+    """The uuid that the clone is to have."""
     inventory: Service | None = None
     error: ApiError | None = None
     reason: str = ""
-    """Why neither is there."""
+    """Why there is neither."""
 
 
 @dataclass(slots=True, kw_only=True)
 class CloneModelServiceAction:
-    """Set ``uuid``, whatever differs from the source, and how to reach ZStack; then ``await action.call()``.
+    """Set ``uuid``, the parameters that differ from the source, and the connection; then ``await action.call()``.
 
     ``settings`` as ``batch.zstack.settings.Settings``, or ``url`` and ``sessionId``.
     """
@@ -90,13 +90,14 @@ class CloneModelServiceAction:
     sessionId: str | None = field(default=None, repr=False)  # noqa: N815
     settings: Settings | None = None
     _drawn: str | None = field(default=None, init=False, repr=False)
-    """The resourceUuid drawn for the caller; a resource of that uuid can be nobody else's."""
+    """The resourceUuid drawn for the caller; no other resource can have it."""
 
     async def call(self, client: Client | None = None) -> Result:
-        """Clone, wait for the end and say what it was. Over ``client`` where one is given; it stays open.
+        """Clone, wait for the end and return the result.
 
-        A lost answer is resolved by asking for the job and for the clone's uuid. Raises UsageError for what cannot be
-        sent and UnreachableError where ZStack cannot be reached or refuses the credentials.
+        Uses ``client`` where one is given; it stays open. After a lost answer the job and the clone's uuid are queried.
+        Raises UsageError for what cannot be sent and UnreachableError where ZStack cannot be reached or refuses the
+        credentials.
         """
         clone = self._clone()
         if client is not None:
@@ -106,7 +107,7 @@ class CloneModelServiceAction:
             return await _Call(own, clone, is_ours=self.resourceUuid == self._drawn).run()
 
     def body(self) -> dict[str, JsonValue]:
-        """Build the request's body: parameters inside ``params``, tags beside it."""
+        """Return the request's body: parameters inside ``params``, tags beside it."""
         named = {row.name: getattr(self, row.name, None) for row in fields(self)}
         body: dict[str, JsonValue] = {"params": {name: named[name] for name in BODY_PARAMS if named[name] is not None}}
         tags = {name: named[name] for name in ("systemTags", "userTags") if named[name] is not None}
@@ -130,7 +131,7 @@ class CloneModelServiceAction:
 
 
 class _Call:
-    """One action under way: sent, polled, and looked for where the answer was lost."""
+    """One call of the action: POST, polls, and a query of the clone where the answer was lost."""
 
     def __init__(self, client: Client, clone: Clone, *, is_ours: bool) -> None:
         self._client = client
@@ -149,7 +150,7 @@ class _Call:
         return await poll_to_end(lambda: self._client.poll(self._job_uuid), self._client.clock, seconds=seconds)
 
     async def _look(self, answer: PollAnswer) -> Result:
-        """Ask for the clone where its job left open whether there is one."""
+        """Query the clone where its job left open whether there is one."""
         if (isinstance(answer, Done) and answer.service is not None) or (
             isinstance(answer, Refused) and not (self._is_ours and _may_run(answer))
         ):
@@ -164,7 +165,7 @@ class _Call:
         if isinstance(answer, Refused):
             return Result(uuid, error=answer.error)
         reason = (
-            answer.reason if isinstance(answer, NotSent | NoAnswer) else "its job did not say and no clone is visible"
+            answer.reason if isinstance(answer, NotSent | NoAnswer) else "its job has no result and no clone is visible"
         )
         return Result(uuid, reason=reason)
 

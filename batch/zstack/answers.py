@@ -1,7 +1,7 @@
-"""What ZStack can answer, as values: the client makes them, the engine decides on them.
+"""ZStack's answers as values: the client creates them, the engine decides on them.
 
-Source: zstack/README.md 6 and 10; a 503 without a JSON error is a proxy and never a job's result, a 404 at the poll has
-three meanings and never means "did not happen".
+Source: zstack/README.md 6 and 10; a 503 without a JSON error is a proxy's and never a job's result, a 404 at the poll
+has three meanings and never means "not executed".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ErrorClass(StrEnum):
-    """What an error means for the target and the run."""
+    """Meaning of an error for the target and the run."""
 
     PERMANENT = "permanent"
     """The same request will fail again; nothing was executed."""
@@ -28,14 +28,14 @@ class ErrorClass(StrEnum):
     TRANSIENT = "transient"
     """Not executed; retry with backoff."""
     NODE = "node"
-    """Not executed; the management node starts, stops or is not ready: everybody waits, and no attempt is charged."""
+    """Not executed; the management node starts, stops or is not ready: all POSTs wait, and no attempt is charged."""
     AMBIGUOUS = "ambiguous"
-    """May have been executed: look for the resource uuid before anything."""
+    """May have been executed: look for the resource uuid first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiError:
-    """A refusal or failure in ZStack's words, classified."""
+    """A refusal or failure with ZStack's text, classified."""
 
     error_class: ErrorClass
     code: str
@@ -47,7 +47,7 @@ class ApiError:
     hint: str = ""
     """One line: what the operator can do; ``classify.hint_of`` derives it for errors on record."""
     may_go_on: bool = False
-    """Whether the server may still be at work on the request after it answered with this."""
+    """Whether the server may still be executing the request after it answered with this."""
     may_have_run: bool = False
     """Whether a cause below a ``FATAL`` error leaves open whether this request was executed."""
 
@@ -70,7 +70,7 @@ class Accepted:
     """202 to the POST."""
 
     api_timeout: float | None
-    """Seconds; None when the answer carried none."""
+    """Seconds; None where the answer has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +87,18 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request or its job failed, in ZStack's own words."""
+    """The request or its job failed, with ZStack's error."""
 
     error: ApiError
 
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Surely not executed: no byte left (DNS, refused, TLS), or the server's limiter refused it; safe to repeat."""
+    """Certainly not executed: no byte was sent (DNS, refused, TLS), or the server's limiter refused it; repeatable."""
 
     reason: str
     is_held_back: bool = False
-    """Its wait at the gate was cut because the run is to end; says nothing about the server."""
+    """The wait at the gate was cut because the run is stopping; says nothing about the server."""
     is_over_limit: bool = False
     """The server's own rate limiter refused it."""
 
@@ -109,19 +109,19 @@ class NoAnswer:
 
     reason: str
     retry_after: float | None = None
-    """Seconds the server or proxy asked to stay away; None where it did not ask."""
+    """Seconds after which the server or proxy asks to retry; None where it does not."""
     is_push_back: bool = False
-    """Asked to come back later, or not answered in time: fewer clones in flight might help."""
+    """The server asked to retry later, or did not answer in time: fewer clones in flight might help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """202 at the poll: the row exists and is not done. Also the orphan of a crashed node, for ever."""
+    """202 at the poll: the row exists and is not done. Also a row left by a crashed node, which never changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """404 at the poll: never accepted, purged, or its row was lost though it ran."""
+    """404 at the poll: never accepted, purged, or its row was lost though it was executed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +142,10 @@ FindAnswer: TypeAlias = Found | Absent | Refused | NotSent | NoAnswer
 
 
 def is_cut(answer: object) -> bool:
-    """Whether a call was not made because its wait at the gate was cut."""
+    """Return whether a call was not made because its wait at the gate was cut."""
     return isinstance(answer, NotSent) and answer.is_held_back
 
 
 def is_over_limit(answer: object) -> bool:
-    """Whether the server's own rate limiter refused the call."""
+    """Return whether the server's own rate limiter refused the call."""
     return isinstance(answer, NotSent) and answer.is_over_limit

@@ -1,7 +1,7 @@
-"""Who calls: a given session, a session opened with a password, or an AccessKey that signs each request.
+"""Credentials: an existing session, a session opened with a password, or an AccessKey that signs each request.
 
-All three answer the same questions: which headers a call carries, what to do when the server says the session ended,
-and how to leave. Source: zstack/README.md 2.
+All three implement one Protocol: the headers of a call, the reaction to an ended session, and the close. Source:
+zstack/README.md 2.
 """
 
 from __future__ import annotations
@@ -32,53 +32,53 @@ LOGIN_PATH: Final = "/v1/accounts/login"
 SESSIONS_PATH: Final = "/v1/accounts/sessions"
 PROBE_UUID: Final = "0" * 32
 PROBE_PATH: Final = f"/v1/ai/model-services/{PROBE_UUID}"
-"""The cheapest authorised call, and the very one that looks for clones: an empty list is a good answer."""
+"""The cheapest authorised call, and the same that looks for clones: an empty list is a good answer."""
 YOUNG: Final = 60.0
-"""Seconds: a session that ended sooner was ended by somebody."""
+"""Seconds: a session that ended sooner was ended by someone."""
 MOST_YOUNG: Final = 3
-"""So many young ends in a row stop the run."""
+"""Consecutive young ends that stop the run."""
 PREFLIGHT_TRIES: Final = 3
 _ENDED_BY_OTHERS: Final = (
     f"sessions in a row ended within {YOUNG:.0f} s: something else logs in with this account and the server allows one "
     "session per user (enable.unique.session); use an account of its own for each run, or an AccessKey"
 )
 _FIRST_LOGIN_TRIES: Final = 4
-"""Fewer than of a password that worked before: a lost answer may have been a refusal, and refusals lock accounts."""
+"""Fewer than for a password that worked before: a lost answer may have been a refusal, and refusals lock accounts."""
 _LOGIN_TRIES: Final = 5
 _LOGOUT_TIME: Final = 10.0
 
 
 class Access(Protocol):
-    """How calls are authorised."""
+    """Authorises calls."""
 
     @property
     def generation(self) -> int:
-        """Number of the present session; grows with each login."""
+        """Number of the present session; incremented by each login."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must never be shown although it goes over the wire."""
+        """Values that must never be shown although they are sent."""
 
     def headers(self, method: str, path: str) -> Mapping[str, str]:
-        """Headers of one call; ``path`` starts with /v1."""
+        """Return the headers of one call; ``path`` starts with /v1."""
 
     async def open(self) -> tuple[str, ...]:
-        """Prove that the credentials work; return warnings. Raises UnreachableError."""
+        """Check that the credentials work; return warnings. Raises UnreachableError."""
 
     def lost(self, generation: int) -> None:
-        """Note that the server called this generation's session dead."""
+        """Record that the server reported this generation's session as dead."""
 
     async def renew(self) -> None:
-        """Replace the session if it is dead, once for all callers. Raises RunStoppedError where it cannot."""
+        """Replace the session if it is dead, once for all callers. Raises RunStoppedError where that fails."""
 
     async def resync(self) -> str | None:
-        """After a refusal for the request's date: find the server's time again; None where that may help, else why not.
+        """After a refusal for the request's date determine the server's time again; return None where that may help.
 
-        The reason is for the operator; empty where there is nothing to say.
+        Otherwise return the reason for the operator; empty where there is none.
         """
 
     async def close(self) -> str | None:
-        """Leave the server as it was found; return a warning where that did not work."""
+        """Leave no session behind; return a warning where that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ class _Open:
 
 
 class GivenSession:
-    """A session somebody else opened: it cannot be renewed and is not closed."""
+    """A session that someone else opened: it cannot be renewed and is not closed."""
 
     generation = 0
 
     def __init__(self, auth: SessionAuth, send: HttpCall, clock: Clock, language: Language) -> None:
-        """Keep the header ready."""
+        """Prepare the header."""
         self._clock = clock
         self._headers = {"Authorization": f"OAuth {auth.uuid}"}
         self._send = send
@@ -104,18 +104,18 @@ class GivenSession:
         self.secrets = (auth.uuid,)
 
     def headers(self, method: str, path: str) -> Mapping[str, str]:  # noqa: ARG002 - the same for every call
-        """Headers of one call."""
+        """Return the headers of one call."""
         return self._headers
 
     async def open(self) -> tuple[str, ...]:
-        """Ask for a resource that does not exist: works with a live session only."""
+        """Query a resource that does not exist: that needs a live session."""
         return await check_access(self._probe, self._clock)
 
     async def _probe(self) -> FindAnswer:
         return await probe(self._send, self._headers, self._language)
 
     def lost(self, generation: int) -> None:
-        """Note the end."""
+        """Record the end."""
         self._is_dead = self._is_dead or generation == self.generation
 
     async def renew(self) -> None:
@@ -127,7 +127,7 @@ class GivenSession:
             )
 
     async def resync(self) -> str | None:
-        """No date is sent."""
+        """Return the empty reason: no date is sent."""
         return ""
 
     async def close(self) -> str | None:
@@ -138,12 +138,12 @@ class GivenSession:
 class PasswordLogin:
     """One session for all workers, opened with account and password, and closed at the end.
 
-    A login is in flight at most once. One that was not answered is tried again after 2, 4 and 8 s, for a session that
-    ended also after 16 s. What the server refused is never tried again: a second wrong password may lock the account.
+    At most one login is in flight. An unanswered login is repeated after 2, 4 and 8 s, for a session that ended also
+    after 16 s. A refused login is never repeated: a second wrong password may lock the account.
     """
 
     def __init__(self, auth: PasswordAuth, send: HttpCall, clock: Clock, language: Language) -> None:
-        """Nothing is sent yet."""
+        """Prepare; nothing is sent yet."""
         digest = hashlib.sha512(auth.password.encode()).hexdigest()
         credentials = {"accountName": auth.account, "password": digest}
         self._body = jsoncodec.encode({"logInByAccount": credentials}).encode()
@@ -162,12 +162,12 @@ class PasswordLogin:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The password, its digest (as good as the password) and the session."""
+        """The password, its digest (equivalent to the password) and the session."""
         session = () if self._session is None else (self._session.uuid,)
         return (self._password, self._digest, *session)
 
     def headers(self, method: str, path: str) -> Mapping[str, str]:  # noqa: ARG002 - the same for every call
-        """Headers of one call."""
+        """Return the headers of one call."""
         return {} if self._session is None else {"Authorization": f"OAuth {self._session.uuid}"}
 
     async def open(self) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ class PasswordLogin:
         return ()
 
     def lost(self, generation: int) -> None:
-        """Note the end of a session."""
+        """Record the end of a session."""
         self._dead = max(self._dead, generation)
 
     async def renew(self) -> None:
@@ -185,16 +185,16 @@ class PasswordLogin:
             await self._single_flight(tries=_LOGIN_TRIES, error=LoginLostError)
 
     async def resync(self) -> str | None:
-        """No date is sent."""
+        """Return the empty reason: no date is sent."""
         return ""
 
     async def close(self) -> str | None:
-        """Log out; tell also of sessions that somebody ended, where the run came through."""
+        """Log out; warn also of sessions that someone ended, where the run succeeded."""
         ended = _ENDED_BY_OTHERS if self._is_disturbed else None
         return "; ".join(filter(None, (ended, await self._log_out()))) or None
 
     async def _log_out(self) -> str | None:
-        """Leave no session: the server holds a forgotten one for two hours, and 500 of them per user."""
+        """Close the session: the server keeps a forgotten one for two hours, and 500 of them per user."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=_LOGOUT_TIME)
         if self._session is None:
@@ -217,7 +217,7 @@ class PasswordLogin:
         if self._task is None:
             self._task = asyncio.create_task(self._login(tries, error))
             self._task.add_done_callback(self._login_ended)
-        # A cancelled caller must not take the login of all the others with it.
+        # A cancelled caller must not cancel the login of all others.
         await asyncio.shield(self._task)
 
     def _login_ended(self, task: asyncio.Task[None]) -> None:
@@ -241,7 +241,7 @@ class PasswordLogin:
                 raise CallCutError(reason)
             if isinstance(answer, Refused) and answer.error.error_class not in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
                 break
-        raise error(f"the login did not work: {reason}")
+        raise error(f"the login failed: {reason}")
 
     async def _try_login(self) -> str | Refused | NotSent | NoAnswer:
         reply = await self._send("PUT", LOGIN_PATH, body=self._body, kind=CallKind.LOGIN)
@@ -275,7 +275,10 @@ async def probe(send: HttpCall, headers: Mapping[str, str], language: Language) 
 
 
 async def check_access(ask: Callable[[], Awaitable[FindAnswer]], clock: Clock) -> tuple[str, ...]:
-    """Probe, again where there is no answer; return warnings. Raises UnreachableError for wrong credentials."""
+    """Probe, repeatedly where there is no answer; return warnings.
+
+    Raises UnreachableError for wrong credentials.
+    """
     answer = await ask()
     for number in range(1, PREFLIGHT_TRIES):
         if not isinstance(answer, NoAnswer):

@@ -1,4 +1,4 @@
-"""The API around the clone: queries in pages, owners, shares, permissions (zstack/README.md 8 and 9)."""
+"""The API around the clone: paged queries, owners, shares, permissions (zstack/README.md 8 and 9)."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ if TYPE_CHECKING:
     from batch.zstack.lookups import Lookup
 
 PAGE: Final = 200
-"""Rows of a query's page; the server cuts at 1,000 without a word."""
+"""Rows of a query's page; the server silently cuts at 1,000."""
 CLONE_MESSAGE: Final = "org.zstack.ai.message.APICloneModelServiceMsg"
 OWNER_MESSAGE: Final = "org.zstack.header.identity.APIChangeResourceOwnerMsg"
 SHARE_MESSAGE: Final = "org.zstack.header.identity.APIShareResourceMsg"
 _UUIDS_A_QUESTION: Final = 100
-"""So many uuids fit a URL, each with the name of its parameter."""
+"""Number of uuids that fit a URL, each with the name of its parameter."""
 
 
 class Account(NamedTuple):
-    """Who owns something."""
+    """An account that owns resources."""
 
     uuid: str
     name: str | None
 
     def __str__(self) -> str:
-        """Show name and uuid, control characters escaped."""
+        """Return name and uuid, control characters escaped."""
         return f"{self.name!r} ({self.uuid})" if self.name else self.uuid
 
 
 class Identity(NamedTuple):
-    """Who is calling."""
+    """The calling account."""
 
     account: Account | None
-    """None where the answers do not say."""
+    """None where the answers do not show it."""
     is_admin: bool
-    """Whether it sees what belongs to any account."""
+    """Whether it sees the resources of all accounts."""
 
 
 class AuxiliaryApi:
-    """Questions and side jobs over one client; each raises CallFailedError where it comes to nothing."""
+    """Queries and side jobs over one client; each raises CallFailedError where it fails."""
 
     def __init__(self, client: Client) -> None:
         """Share the client's gate, credentials and connections."""
@@ -60,22 +60,22 @@ class AuxiliaryApi:
         self._permissions: dict[str, bool | None] = {}
 
     async def support_apis(self) -> frozenset[str]:
-        """Ask which API messages the server knows, such as APICloneModelServiceMsg."""
+        """Return the API messages that the server supports, such as APICloneModelServiceMsg."""
         answer = await self._caller.ask("GetSupportAPIs", "PUT", ACTIONS_PATH, {"getSupportAPIs": {}})
         names = answer.get("supportApis")
         return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
     async def server_time(self) -> float | None:
-        """Ask for the server's clock, seconds since the epoch."""
+        """Return the server's time in seconds since the epoch."""
         answer = await self._caller.ask("GetCurrentTime", "PUT", ACTIONS_PATH, {"getCurrentTime": {}})
         milliseconds = as_number((as_object(answer.get("currentTime")) or {}).get("MillionSeconds"))
         return None if milliseconds is None else milliseconds / 1000
 
     async def query(self, conditions: Sequence[str] = (), fields: Sequence[str] = ()) -> AsyncIterator[Service]:
-        """Stream all model services that meet every condition, page by page, in the order of their uuids.
+        """Yield all model services that meet every condition, page by page, in the order of their uuids.
 
-        ``fields``: only these (uuid always); all where empty. A service that appears or goes between two pages may
-        be missed or shown twice: the server has no snapshots.
+        ``fields``: only these (uuid always); all where empty. A service that appears or disappears between two pages
+        may be missed or repeated: the server has no snapshots.
         """
         start, is_last = 0, False
         while not is_last:
@@ -88,13 +88,13 @@ class AuxiliaryApi:
             is_last = not rows or (len(rows) < PAGE if total is None else start >= total)
 
     async def services(self, uuids: Iterable[str], fields: Sequence[str] = ()) -> AsyncIterator[Service]:
-        """Stream those of these model services that are visible, in any order, in batches that fit a URL."""
+        """Yield those of these model services that are visible, in any order, in batches that fit a URL."""
         for batch in batches(uuids):
             async for service in self.query([f"uuid?={','.join(batch)}"], fields):
                 yield service
 
     async def change_owner(self, uuid: str, account_uuid: str) -> None:
-        """Give a resource to another account."""
+        """Make another account the owner of a resource."""
         path = f"/v1/account/{segment(account_uuid)}/resources"
         await self._caller.finish("ChangeResourceOwner", "POST", path, {"params": {"resourceUuid": uuid}})
 
@@ -104,7 +104,7 @@ class AuxiliaryApi:
         await self._caller.finish("ShareResource", "PUT", "/v1/accounts/resources/actions", {"shareResource": share})
 
     async def owners(self, uuids: Iterable[str]) -> dict[str, Account]:
-        """Ask whose these resources are; those that are not visible are left out."""
+        """Return the owners of these resources; those that are not visible are left out."""
         found: dict[str, Account] = {}
         for batch in batches(uuids, _UUIDS_A_QUESTION):
             path = f"/v1/resources/accounts?{urlencode([('resourceUuids', uuid) for uuid in batch])}"
@@ -115,18 +115,18 @@ class AuxiliaryApi:
         return found
 
     async def rows(self, lookup: Lookup, uuids: Iterable[str]) -> dict[str, Mapping[str, JsonValue]]:
-        """Ask for those of these resources that are visible; their rows by uuid."""
+        """Return the rows of those of these resources that are visible, by uuid."""
         return await look_up(self._caller, lookup, uuids)
 
     async def own_account(self) -> Account | None:
-        """Ask who is calling; None where the answers do not say."""
+        """Return the calling account; None where the answers do not show it."""
         return (await self.identity()).account
 
     async def identity(self) -> Identity:
-        """Ask who is calling, and whether that account sees everything.
+        """Return the calling account, and whether it sees everything.
 
-        An account other than admin sees itself only (zstack/README.md 8), so the only one in sight is the caller, and
-        whoever sees an admin is one.
+        An account other than admin sees itself only (zstack/README.md 8), so the only visible one is the caller, and an
+        account that sees an admin is one.
         """
         is_admin = False
         for conditions in ("q=type%3DSystemAdmin&", ""):
@@ -139,7 +139,7 @@ class AuxiliaryApi:
         return Identity(None, is_admin)
 
     async def check_permission(self, api: str = CLONE_MESSAGE) -> bool | None:
-        """Ask once whether this account may call ``api``; None where the answer does not say."""
+        """Return whether this account may call ``api``, with a single query; None where the answer does not say."""
         body: JsonValue = {"checkApiPermission": {"apiNames": [api]}}
         if api not in self._permissions:
             answer = await self._caller.ask("CheckApiPermission", "PUT", "/v1/accounts/permissions/actions", body)
@@ -157,10 +157,10 @@ class AuxiliaryApi:
 
 
 class Ownership:
-    """Shares and gives resources over one client; every call passes its gate.
+    """Shares resources and changes their owners over one client; every call passes its gate.
 
-    ShareResource of what is shared already changes nothing. ChangeResourceOwner to who is the owner already fails as
-    ID.1004, so what a lost answer left behind is told from a failure by asking whose the resource is.
+    ShareResource of what is already shared changes nothing. ChangeResourceOwner to the present owner fails as ID.1004;
+    the owner is queried then, to distinguish a lost answer from a failure.
     """
 
     def __init__(self, client: Client) -> None:
@@ -168,7 +168,7 @@ class Ownership:
         self._api = AuxiliaryApi(client)
 
     async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
-        """Let accounts use a resource; None: done."""
+        """Share a resource with accounts; None: done."""
         try:
             await self._api.share_resource([uuid], accounts)
         except CallFailedError as failed:

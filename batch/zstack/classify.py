@@ -1,7 +1,7 @@
-"""From an answer in ZStack's words to an ``ApiError``: by code, then global code, then text as a last resort.
+"""Classifies ZStack's errors as ``ApiError``: by code, then global code, then text as a last resort.
 
-Source: zstack/README.md 10 and 11. Error texts are kept verbatim but made safe to show: one line, nothing invisible, at
-most 2,048 characters.
+Source: zstack/README.md 10 and 11. Error texts are kept verbatim but made safe to display: one line, no invisible
+characters, at most 2,048 characters.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Language: TypeAlias = Literal["en", "zh"]
 
 LONGEST_TEXT: Final = 2048
-"""Characters of an error text."""
+"""Maximum characters of an error text."""
 _DEEPEST = 16
 _MOST_NODES = 256
 _LONGEST_CODE = 128
@@ -79,25 +79,25 @@ def from_http(status: int, text: str, language: Language = "en") -> ApiError:
 
 
 def hint_of(code: str | None, text: str | None, language: Language = "en") -> str:
-    """Return what the operator can do about an error on record; empty where it is none of ZStack's.
+    """Return what the operator can do about a recorded error; empty where the error is not ZStack's.
 
-    ``code`` and ``text`` as in ``ApiError``; ``text`` may stand within other words.
+    ``code`` and ``text`` as in ``ApiError``; ``text`` may be part of a longer text.
     """
     rule = _rule_on_record(code or "", text or "")
     return "" if rule is None else _hint(rule, language)
 
 
 def with_hint(code: str | None, text: str | None, language: Language = "en") -> str | None:
-    """Return ``text`` as lists, logs and reports show it: its hint in parentheses behind it.
+    """Return ``text`` as lists, logs and reports show it: followed by its hint in parentheses.
 
-    A text that holds its hint already, as older manifests have it, stays as it is.
+    A text that contains its hint, as in older manifests, is not changed.
     """
     hint = missing_hint(code, text, language)
     return f"{text} ({hint})" if hint else text
 
 
 def missing_hint(code: str | None, text: str | None, language: Language = "en") -> str:
-    """Return the hint of an error on record; empty where it has none, or ``text`` holds it in either language."""
+    """Return the hint of a recorded error; empty where it has none, or ``text`` contains it in either language."""
     rule = _rule_on_record(code or "", text or "")
     if rule is None or not text or f"({rule.hint})" in text or f"({rule.hint_zh})" in text:
         return ""
@@ -106,17 +106,17 @@ def missing_hint(code: str | None, text: str | None, language: Language = "en") 
 
 def safe_text(text: str, longest: int = LONGEST_TEXT) -> str:
     r"""Escape control, bidirectional and separator characters (``\n``, ``\x1b``, ``\u2028``), then cut."""
-    # Twice the length is enough to cut from, and bounds the work on a megabyte of details.
+    # Twice the length is enough to cut from, and limits the work on a megabyte of details.
     return cut(escape(text[: 2 * longest]), longest)
 
 
 def is_skew(status: int, text: str) -> bool:
-    """Whether a signed request was refused because its date is too far from the server's time."""
+    """Return whether a signed request was refused because its date is too far from the server's time."""
     return status == 403 and _SKEW.search(text) is not None
 
 
 def is_unread_date(status: int, text: str) -> bool:
-    """Whether a signed request was refused because the server cannot read its date."""
+    """Return whether a signed request was refused because the server cannot parse its date."""
     return status == 400 and _DATE_FORM.search(text) is not None and not _TYPE_COMPLAINT.search(text)
 
 
@@ -131,7 +131,7 @@ def _hint(rule: Rule, language: Language) -> str:
 
 
 def _rule_on_record(code: str, text: str) -> Rule | None:
-    """Return the rule of an error that ``from_error`` or ``from_http`` made; None where zclone gave the code."""
+    """Return the rule of an error that ``from_error`` or ``from_http`` made; None where zclone made the code."""
     if not code or code.startswith("ZCLONE."):
         return None
     status = _STATUS.fullmatch(code)
@@ -139,7 +139,7 @@ def _rule_on_record(code: str, text: str) -> Rule | None:
 
 
 def _walk(error: Mapping[str, JsonValue]) -> Iterator[Mapping[str, JsonValue]]:
-    """Each error of the tree once, outer ones first; depth and number are bounded, so that no cycle holds it."""
+    """Yield each error of the tree once, outer ones first; depth and number are limited, so that cycles end."""
     level: list[Mapping[str, JsonValue]] = [error]
     seen: set[int] = set()
     for _ in range(_DEEPEST):
@@ -162,7 +162,7 @@ def _causes(node: Mapping[str, JsonValue]) -> Iterator[Mapping[str, JsonValue]]:
 
 
 def _texts(node: Mapping[str, JsonValue]) -> Iterator[str]:
-    """Yield what the error says; what newer servers say in the caller's language only where it adds something."""
+    """Yield the texts of an error; those in the caller's language, of newer servers, only where they add something."""
     names = ("description", "details", "elaboration", "message", "i18nDetails")
     description, details, elaboration, *localized = (as_text(node.get(name)) or "" for name in names)
     said = f"{description}: {details}: {elaboration}"
@@ -187,8 +187,8 @@ def _rule(code: str) -> Rule | None:
 def _decide(nodes: list[Mapping[str, JsonValue]]) -> tuple[str, Rule, bool]:
     """Return code, rule and ``may_have_run``: the class is that of the outermost error, or a more cautious one.
 
-    A cause below it may turn "not executed" into "may have run", never the other way, and says nothing about the whole
-    run; it may tell more about an error that may have run: its own code, how often to retry, and a hint.
+    A cause below it may turn "not executed" into "may have run", never the other way, and does not affect the whole
+    run; for an error that may have run it may give a more exact code, number of retries, and hint.
     """
     code, rule = _judge(nodes[0])
     causes = [_judge(node) for node in nodes[1:]]
@@ -218,7 +218,7 @@ def _judge(node: Mapping[str, JsonValue]) -> tuple[str, Rule]:
 
 
 def _meaning(code: str, text: str) -> Rule:
-    """Return the rule of a code, or of the text where the code says little."""
+    """Return the rule of a code, or of the text where the code is not specific."""
     known = _rule(code)
     rule = known or _by_family(code) or UNKNOWN
     if rule.catch_all or known is None:
@@ -231,7 +231,7 @@ def _by_family(code: str) -> Rule | None:
 
 
 def _by_text(code: str, text: str, *, is_known: bool) -> Rule | None:
-    """Return what the text of a catch-all or unknown ``code`` means; only SYS.1006 stands for everything."""
+    """Return the meaning of the text of a catch-all or unknown ``code``; of the catch-alls only SYS.1006 needs it."""
     if _BAD_CHARACTERS.search(text):
         return BAD_CHARACTERS
     if is_known and code != "SYS.1006":

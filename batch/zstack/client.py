@@ -1,7 +1,7 @@
-"""The client: the engine's Api over one endpoint, with credentials that look after themselves.
+"""The client: the engine's Api over one endpoint, which renews its credentials itself.
 
-``connect`` makes one, ``preflight`` proves that it can work before anything is sent, ``close`` leaves the server as it
-was found. Answers are values; the only errors raised are ours.
+``connect`` creates one, ``preflight`` checks before anything is sent that it can work, ``close`` leaves no session
+behind. Answers are values; only errors of zclone are raised.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 SERVICES_PATH: Final = "/v1/ai/model-services"
 JOBS_PATH: Final = "/v1/api-jobs"
 _LANGUAGES: Final = {"en": "en-US", "zh": "zh-CN"}
-"""Newer servers tell errors in the caller's language, at polls too (zstack/README.md 11)."""
+"""Newer servers return errors in the caller's language, at polls too (zstack/README.md 11)."""
 _MOST_REMEMBERED: Final = 65536
 _OVER_LIMIT: Final = "Rate limit exceeded"
-"""The server's own limiter, before anything was looked at; another 429 is a proxy's (zstack/README.md 11)."""
+"""Text of the server's own limiter, which answers first of all; any other 429 is a proxy's (zstack/README.md 11)."""
 _LIMIT_TRIES: Final = 20
-"""How often a call that may be repeated is made while that limiter refuses it; the gate's pauses come between."""
+"""Tries of a repeatable call while that limiter refuses it; the gate's pauses come between."""
 
 
 async def connect(
@@ -55,9 +55,9 @@ async def connect(
     language: Language = "en",
     secrets: Secrets | None = None,
 ) -> Client:
-    """Make a client in the running event loop; nothing is sent yet. Raises UsageError for a CA file that is none.
+    """Return a client in the running event loop; nothing is sent yet. Raises UsageError for an invalid CA file.
 
-    ``secrets`` gets the credentials and every session that is opened, so that its owner redacts them too.
+    ``secrets`` receives the credentials and every session that is opened, so that its owner redacts them too.
     """
     return Client(settings, gate=gate or NoRateGate(), clock=clock or SystemClock(), language=language, secrets=secrets)
 
@@ -75,14 +75,14 @@ class Client:
         http: Transport | None = None,
         secrets: Secrets | None = None,
     ) -> None:
-        """Use ``connect``; ``http`` stands in for the network."""
+        """Use ``connect`` instead; ``http`` replaces the network."""
         self.url = settings.url
         self.version: Version | None = None
         self.warnings: tuple[str, ...] = transport_warnings(settings)
         self.language: Language = language
         self.clock = clock
         self.web_hook: str | None = None
-        """The address to which the server is asked to send the end of each clone's job."""
+        """The URL to which the server is asked to report the end of each clone's job."""
         self._gate = gate
         self._http: Transport = http or Http(settings, gate)
         self._access = self._make_access(settings.auth)
@@ -100,7 +100,7 @@ class Client:
         await self.close()
 
     async def preflight(self) -> None:
-        """Reach the server, learn its version, prove the credentials. Raises UnreachableError; nothing was cloned."""
+        """Reach the server, read its version, check the credentials. Raises UnreachableError; nothing was cloned."""
         await self._ask_version()
         self.warnings += await self._access.open()
 
@@ -108,7 +108,7 @@ class Client:
         """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID (zstack/README.md 4)."""
         generation = self._access.generation
         named = {"X-Job-UUID": job_uuid} | ({} if self.web_hook is None else {"X-Web-Hook": self.web_hook})
-        # Before it is sent: an answer that is lost leaves a job whose end may be that this very session was dead.
+        # Before the POST: where its answer is lost, the job may end because this very session was dead.
         self._remember(job_uuid, generation)
         reply = await self.authorised(
             "POST",
@@ -140,7 +140,7 @@ class Client:
         return without_job_uuid(answer, job_uuid)
 
     async def find(self, resource_uuid: str) -> FindAnswer:
-        """GET /v1/ai/model-services/{resource_uuid} (zstack/README.md 8); a dead session is renewed inside."""
+        """GET /v1/ai/model-services/{resource_uuid} (zstack/README.md 8); renews a dead session itself."""
         answer = await self._find(resource_uuid)
         if _is_dead_session(answer):
             await self._access.renew()
@@ -158,22 +158,22 @@ class Client:
     async def renew(self) -> None:
         """Log in again where the present session is known to be dead, once for all callers.
 
-        Raises RunStoppedError where it cannot: no password, a refused one, or sessions that end each other.
+        Raises RunStoppedError where that fails: no password, a refused one, or sessions that end each other.
         """
         await self._access.renew()
 
     @property
     def generation(self) -> int:
-        """Number of the session in use; ``replace_session`` wants the one a refused call was made with."""
+        """Number of the session in use; ``replace_session`` takes the one that a refused call was made with."""
         return self._access.generation
 
     async def replace_session(self, generation: int) -> None:
-        """Replace the session of that number if it is still in use. Raises RunStoppedError where it cannot."""
+        """Replace the session of that number if it is still in use. Raises RunStoppedError where that fails."""
         self._access.lost(generation)
         await self._access.renew()
 
     async def close(self) -> None:
-        """Log out of a session of our own, then close the connections; what did not work joins ``warnings``."""
+        """Log out of a session of our own, then close the connections; failures are added to ``warnings``."""
         try:
             warning = await self._access.close()
             self.warnings += () if warning is None else (warning,)
@@ -190,7 +190,7 @@ class Client:
         kind: CallKind = CallKind.QUESTION,
         job_uuid: str = "",
     ) -> Outcome:
-        """One call without credentials of its own; answers that ask for a pause pause the gate."""
+        """Make one call without credentials; answers that ask for a pause pause the gate."""
         spoken = {"Accept-Language": _LANGUAGES[self.language], **(headers or {})}
         sign = (headers or {}).get("Authorization", "")
 
@@ -198,7 +198,7 @@ class Client:
             reply = await self._http.call(method, path, body=body, headers=spoken, kind=kind, job_uuid=job_uuid)
             return self._looked_at(reply, sign)
 
-        # A POST is the engine's to repeat: its record says when it left.
+        # The engine repeats POSTs itself: its records have the time of each.
         outcome, left = await call(), 0 if kind in {CallKind.CLONE, CallKind.LOGOUT} else _LIMIT_TRIES
         while isinstance(outcome, NotSent) and outcome.is_over_limit and self._gate.slow_down() and left:
             outcome, left = await call(), left - 1
@@ -213,7 +213,10 @@ class Client:
         headers: Mapping[str, str] | None = None,
         kind: CallKind = CallKind.QUESTION,
     ) -> Outcome:
-        """One call with credentials. A signature refused for its date was not executed and is made anew, once."""
+        """Make one call with credentials.
+
+        A call refused for the date of its signature was not executed and is signed again, once.
+        """
         more, sign = headers or {}, self._access.headers
         call = partial(self.plain, method, path, body=body, kind=kind)
         reply = await call(headers={**sign(method, path), **more})
@@ -237,7 +240,7 @@ class Client:
             raise UnreachableError(f"cannot reach ZStack at {self.url}: {answer.reason}")
         if isinstance(answer, Refused) and answer.error.error_class in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
             raise UnreachableError(f"ZStack at {self.url} is not ready: {reason_of(answer)}")
-        # Whoever lacks GetVersion may be fine otherwise: the credentials' probe tells.
+        # An account without GetVersion may work otherwise: the credentials' probe shows that.
         self.version = self._version_of(answer) if isinstance(answer, Reply) else None
 
     async def _get_version(self) -> Reply | Refused | NotSent | NoAnswer:
@@ -252,7 +255,7 @@ class Client:
         try:
             text = as_text(json_object(reply.body).get("version"))
         except BadReplyError as error:
-            raise UnreachableError(f"no ZStack at {self.url}: {error}") from None
+            raise UnreachableError(f"no ZStack server at {self.url}: {error}") from None
         return None if text is None else parse_version(text)
 
     def _make_access(self, auth: Auth) -> Access:
@@ -263,7 +266,7 @@ class Client:
         return GivenSession(auth, self.plain, self.clock, self.language)
 
     def _remember(self, job_uuid: str, generation: int) -> None:
-        """Which session a job was sent with: its end shows at the poll, when another may be in use."""
+        """Remember the session that a job was sent with: its end shows at the poll, when another may be in use."""
         self._opened_under[job_uuid] = generation
         if len(self._opened_under) > _MOST_REMEMBERED:
             del self._opened_under[next(iter(self._opened_under))]
@@ -286,7 +289,7 @@ class Client:
         seconds = pause_asked(reply, self.clock.time())
         if seconds is not None:
             self._gate.pause(seconds)
-        return NoAnswer(f"HTTP {reply.status}: asked to come back later", seconds, is_push_back=True)
+        return NoAnswer(f"HTTP {reply.status}: asked to retry later", seconds, is_push_back=True)
 
 
 def _is_dead_session(answer: object) -> bool:

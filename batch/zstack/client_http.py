@@ -1,7 +1,7 @@
-"""The only door to the network: one aiohttp session, one endpoint, every call through the gate.
+"""The only module with network access: one aiohttp session, one endpoint, every call through the gate.
 
-One call is one request: redirects, proxies, foreign cookies and second tries are switched off. No exception of aiohttp
-leaves this module (their reprs carry the Authorization header).
+One call is one request: redirects, proxies, foreign cookies and repeats are switched off. No exception of aiohttp
+leaves this module (their reprs contain the Authorization header).
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ if TYPE_CHECKING:
 JSON_TYPE: Final = "application/json;charset=UTF-8"
 """Without the charset the server reads bodies as Latin-1 (zstack/README.md 1)."""
 _CONNECT = 10.0
-"""Seconds until a connection must stand, its TLS included."""
+"""Seconds to connect, TLS included."""
 _SILENCE = 30.0
 """Seconds without a byte of the answer, once the request is sent."""
 _TOTAL = 60.0
-"""Seconds of a whole call."""
+"""Seconds for a whole call."""
 _KEEP_ALIVE: Final = 4.0
-"""Seconds, below what servers and proxies keep: a POST on a connection that is just being closed is an ambiguity."""
+"""Seconds, below the keep-alive of servers and proxies: a POST on a connection that is being closed may be
+ambiguous."""
 _LARGE: Final = 1 << 16
-"""Bytes of a request's body that are sent at once."""
+"""Bytes of a request's body that are sent in one piece."""
 _RECEIVED: Final = 1 << 16
-"""Bytes that a connection may have received unread: all of them are parsed before anything else has its turn."""
+"""Bytes that a connection may receive unread: all of them are parsed before other tasks run."""
 _LONGEST_HEADER: Final = 8190
-"""Characters of one header's value in an answer."""
+"""Maximum characters of one header's value in an answer."""
 
 
 class Http:
-    """One endpoint. Make it inside a running event loop, and close it."""
+    """HTTP access to one endpoint. Create it in a running event loop, and close it."""
 
     def __init__(self, settings: Settings, gate: RateGate) -> None:
-        """Raise UsageError where the CA file cannot be read."""
+        """Prepare the session. Raises UsageError where the CA file cannot be read."""
         self._gate = gate
         self._prefix = str(URL(settings.url)).rstrip("/")
         self._cookie: dict[str, str] = {}
@@ -88,9 +89,9 @@ class Http:
         kind: CallKind = CallKind.QUESTION,
         job_uuid: str = "",
     ) -> Outcome:
-        """One call: ``path`` is percent-encoded and starts with /v1; NotSent where its wait at the gate was cut.
+        """Make one call: ``path`` is percent-encoded and starts with /v1; NotSent where its wait at the gate was cut.
 
-        Raises ValueError for a path or a header that no request can carry.
+        Raises ValueError for a path or a header that no request can have.
         """
         headers = {**(headers or {}), **self._cookie}
         _check_request(path, headers)
@@ -116,7 +117,7 @@ class Http:
         response = await self._session.request(
             method,
             URL(self._prefix + path, encoded=True),
-            # aiohttp sends a file in pieces, which does not hold up the others.
+            # aiohttp sends a file in pieces, so that other tasks run meanwhile.
             data=body if body is None or len(body) <= _LARGE else io.BytesIO(body),
             headers=headers,
             allow_redirects=False,
@@ -127,7 +128,7 @@ class Http:
             _check_headers(response)
             whole = await _whole(response.content)
         finally:
-            # An answer that was read to its end has given its connection back already.
+            # An answer that was read to its end has already released its connection.
             response.close()
         fields = response.headers
         self._keep_cookie(fields.getall("Set-Cookie", ()))
@@ -136,7 +137,7 @@ class Http:
         return Reply(response.status, plain, fields.get("Date"), fields.get("Retry-After"))
 
     def _keep_cookie(self, cookies: Sequence[str]) -> None:
-        """Without it the server makes an HTTP session of its own for every single call (zstack/README.md 1)."""
+        """Keep the cookie: without it the server creates an HTTP session for every call (zstack/README.md 1)."""
         for text in cookies:
             name, _, value = text.partition(";")[0].strip().partition("=")
             if name == "JSESSIONID" and len(value) <= 128 and value.isascii() and value.replace(".", "").isalnum():
@@ -145,10 +146,10 @@ class Http:
 
 def _check_request(path: str, headers: Mapping[str, str]) -> None:
     if not path.startswith("/") or " " in path or not _is_plain(path):
-        raise ValueError(f"{path!r} is no path of a request")
+        raise ValueError(f"{path!r} is not the path of a request")
     for name, value in headers.items():
         if not _is_plain(value):
-            raise ValueError(f"the header {name} has characters that no header can carry")
+            raise ValueError(f"the header {name} has characters that are invalid in a header")
 
 
 def _is_plain(text: str) -> bool:
@@ -181,7 +182,7 @@ def _socket(peer: aiohttp.AddrInfoType) -> socket.socket:
 
 
 class _Resolver(AbstractResolver):
-    """Names that lead to the machine's own link are refused: there live metadata services. Literal addresses pass."""
+    """Refuses names that resolve to link-local addresses, as metadata services have; literal addresses pass."""
 
     def __init__(self) -> None:
         self._resolver = aiohttp.ThreadedResolver()
@@ -192,9 +193,9 @@ class _Resolver(AbstractResolver):
         try:
             found = await self._resolver.resolve(host, port, family)
         except UnicodeError:
-            raise OSError(f"{host} cannot be the name of a host") from None
+            raise OSError(f"{host} is not a valid host name") from None
         if any(is_link_local(entry["host"]) for entry in found):
-            raise OSError(f"{host} leads to a link-local address; give the address itself if that is meant")
+            raise OSError(f"{host} resolves to a link-local address; give the address itself if that is intended")
         return found
 
     async def close(self) -> None:
@@ -202,7 +203,7 @@ class _Resolver(AbstractResolver):
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | bool:
-    """Return how certificates are checked; True for http. Raises UsageError where the CA file cannot be used."""
+    """Return how certificates are verified; True for http. Raises UsageError where the CA file cannot be used."""
     if not settings.url.startswith("https:"):
         return True
     try:

@@ -1,9 +1,9 @@
-"""One call, one request: what aiohttp does more than that, and what its errors mean for a call.
+"""Makes aiohttp send each call as exactly one request, and maps its errors to answers.
 
-aiohttp's session repeats GET, PUT and DELETE after a lost connection; a client middleware turns what it repeats them
-for into an exception of ours. The same middleware counts how often a request is resumed between its head and its
+aiohttp's session repeats GET, PUT and DELETE after a lost connection; a client middleware turns the errors that trigger
+this into an exception of ours. The same middleware counts how often a request is resumed between its head and its
 answer's: it gives up after ten arrivals of interim answers, which aiohttp skips, and where the answer was there before
-the request, which kept connections would otherwise give out as the next one's.
+the request, which a kept connection would otherwise return as that of the next request.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 LONGEST_LINE: Final = 64 * 1024
-"""Bytes of one line of an answer's head that are read at all."""
+"""Maximum bytes of one line of an answer's head."""
 _MOST_INTERIM: Final = 10
-"""Times that interim answers (status 1xx) may arrive before the final one."""
+"""Maximum arrivals of interim answers (status 1xx) before the final one."""
 
 
 class NoReplyError(Exception):
-    """A request ended without a reply; ``outcome`` says how."""
+    """A request ended without a reply; ``outcome`` is the result of its call."""
 
     def __init__(self, outcome: NotSent | NoAnswer) -> None:
         """Keep ``outcome`` for the caller."""
@@ -36,15 +36,15 @@ class NoReplyError(Exception):
 
 
 class SentOnce:
-    """aiohttp's client middleware for one request: it is sent once, and its answer follows it.
+    """aiohttp client middleware for one request: it is sent once, and its answer follows it.
 
-    aiohttp sends GET, PUT and DELETE a second time after two errors of its own; they become another one here. It skips
-    interim answers without a word, and takes what a kept connection received unasked for the answer. Both show in how
-    often the request is resumed once its head is sent: for each arrival of interim answers once more, or never.
+    aiohttp sends GET, PUT and DELETE a second time after two errors of its own; they are replaced here. It skips
+    interim answers silently, and takes data that a kept connection received early for the answer. Both show in how
+    often the request is resumed once its head is sent: once more for each arrival of interim answers, or never.
     """
 
     def __init__(self) -> None:
-        """Make one for each request, and give it as ``trace_request_ctx`` too."""
+        """Create one for each request, and pass it as ``trace_request_ctx`` too."""
         self.resumed: int | None = None
         """None until the head of the request is sent."""
 
@@ -60,12 +60,12 @@ class SentOnce:
             raise NoReplyError(no_answer(error)) from None
         if not self.resumed:
             response.close()
-            raise BadReplyError("the server sent an answer before it was asked")
+            raise BadReplyError("the server sent an answer before the request")
         return response
 
     @types.coroutine
     def _watch(self, steps: Generator[Any, Any, aiohttp.ClientResponse]) -> Generator[Any, Any, aiohttp.ClientResponse]:
-        """Await ``steps``, counting. Raises BadReplyError after too many interim answers."""
+        """Await ``steps``, counting resumptions. Raises BadReplyError after too many interim answers."""
         try:
             awaited = next(steps)
             while True:
@@ -91,15 +91,15 @@ class SentOnce:
 async def start_watch(
     _session: aiohttp.ClientSession, context: types.SimpleNamespace, _sent: aiohttp.TraceRequestHeadersSentParams
 ) -> None:
-    """Begin to count: aiohttp's trace signal ``on_request_headers_sent``."""
+    """Start to count: aiohttp's trace signal ``on_request_headers_sent``."""
     context.trace_request_ctx.resumed = 0
 
 
 def _not_sent(error: Exception) -> str:
-    """Say why without what aiohttp's own text may carry."""
+    """Return the reason without what aiohttp's own text may contain."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = getattr(error.certificate_error, "verify_message", "") or "not valid"
-        return safe_text(f"the server's certificate is not accepted: {reason}", 300)
+        return safe_text(f"the server's certificate was rejected: {reason}", 300)
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return "the TLS handshake failed: is the endpoint https, with TLS 1.2 or later?"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -110,13 +110,13 @@ def _not_sent(error: Exception) -> str:
 
 
 def no_answer(error: Exception) -> NoAnswer:
-    """Say what became of a request whose connection stood, without what aiohttp's own text may carry."""
+    """Return the result of a request whose connection was open, without what aiohttp's own text may contain."""
     if isinstance(error, TimeoutError):
         return NoAnswer("no answer in time", is_push_back=True)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return NoAnswer("the server closed the connection without an answer")
     if isinstance(error, aiohttp.ClientPayloadError):
-        return NoAnswer("the answer broke off")
+        return NoAnswer("the answer was cut off")
     if isinstance(error, aiohttp.ClientResponseError):
         return NoAnswer(f"the answer is not HTTP, or has a line of more than {LONGEST_LINE:,} bytes in its head")
     return NoAnswer(f"the connection was lost ({type(error).__name__})")

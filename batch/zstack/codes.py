@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001 - the Chinese hints have Chinese punctuation
-"""ZStack's error codes as data: what each means for a target, how often to retry, and what the operator can do.
+"""ZStack's error codes as data: their meaning for a target, how often to retry, and what the operator can do.
 
-Source: zstack/README.md 10 and 11. A code stands here by itself or through its family (the part before the dot).
+Source: zstack/README.md 10 and 11. A code is listed itself or through its family (the part before the dot).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ P, F, R, T, N, A = (
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one code means."""
+    """Meaning of one code."""
 
     error_class: ErrorClass
     retries: int | None
@@ -33,9 +33,9 @@ class Rule:
     hint_zh: str = ""
     """The same in Chinese."""
     catch_all: bool = False
-    """Whether the code says little, so that any other known code of the same error tells more."""
+    """Whether the code is unspecific, so that any other known code of the same error is preferred."""
     may_go_on: bool = False
-    """Whether the server may still be at work on the request after it answered with this code."""
+    """Whether the server may still be executing the request after it answered with this code."""
 
 
 _CREDENTIALS = Rule(F, 0, "check the account's credentials, then run again", "请检查账户凭据后重新运行")
@@ -60,12 +60,12 @@ _AGENT = Rule(
 _UNDONE = Rule(
     A,
     None,
-    "the server was undoing something; it is looked at before a retry",
+    "the server was rolling back; its state is checked before a retry",
     "服务端回滚中，将先核实再重试",
     may_go_on=True,
 )
 _ELSEWHERE = Rule(
-    P, 0, "not an error this API should give: ask ZStack's support", "此接口不应返回该错误，请联系 ZStack 支持"
+    P, 0, "this API should not return this error: contact ZStack's support", "此接口不应返回该错误，请联系 ZStack 支持"
 )
 _UNSUPPORTED = Rule(P, 0, "this server cannot do it", "该服务器不支持此操作")
 
@@ -75,7 +75,7 @@ DENIED: Final = Rule(
     "ask an administrator for the permission, or use the account that owns the resource",
     "请联系管理员授权，或使用资源所属账户",
 )
-"""A permission denial, whichever code it hides behind."""
+"""A permission denial, under whatever code."""
 AGENT_FAILED: Final = _AGENT
 BAD_CHARACTERS: Final = Rule(
     A,
@@ -83,15 +83,15 @@ BAD_CHARACTERS: Final = Rule(
     "the server's database refuses characters above U+FFFF, such as emoji: `zclone validate` names their places",
     "服务器数据库不支持 U+FFFF 以上的字符（如表情符号）：`zclone validate` 会指出其位置",
 )
-"""MySQL's "Incorrect string value", whichever code it hides behind: its tables may hold UTF-8 of three bytes only."""
+"""MySQL's "Incorrect string value", under whatever code: its tables may hold UTF-8 of three bytes only."""
 UNKNOWN: Final = Rule(
     A,
     1,
-    "unknown code: it is checked whether the clone exists, then retried once",
+    "unknown code: zclone checks whether the clone exists, then retries once",
     "未知错误码：将先核实克隆是否存在，再重试一次",
     may_go_on=True,
 )
-"""A code that no row and no family has."""
+"""Rule for a code that has neither a row nor a family."""
 
 CODES: Final = {
     "SYS.1000": Rule(
@@ -102,7 +102,11 @@ CODES: Final = {
         catch_all=True,
     ),
     "SYS.1001": Rule(
-        A, None, "the server timed out; the work may still go on", "服务端超时，操作可能仍在进行", may_go_on=True
+        A,
+        None,
+        "the server timed out; the request may still be executing",
+        "服务端超时，操作可能仍在进行",
+        may_go_on=True,
     ),
     "SYS.1002": Rule(
         A, 1, "the resource could not be made; see the causes", "资源创建失败，请查看原因", catch_all=True
@@ -131,7 +135,7 @@ CODES: Final = {
     "SYS.1014": _UNSUPPORTED,
     "SYS.1015": _AGENT,
     "SYS.1016": _AGENT,
-    "SYS.1017": Rule(P, 0, "somebody cancelled it on the server", "该操作已在服务端被取消"),
+    "SYS.1017": Rule(P, 0, "it was cancelled on the server", "该操作已在服务端被取消"),
     "SYS.1018": DENIED,
     "SYS.1019": Rule(
         F,
@@ -139,7 +143,7 @@ CODES: Final = {
         "this account may not call the API at all: ask an administrator for the permission",
         "该账户无权调用此接口：请联系管理员授权",
     ),
-    "SYS.1091": Rule(P, 0, "see the text; sending the same again gives the same", "请查看错误文本；重试结果相同"),
+    "SYS.1091": Rule(P, 0, "see the text; a retry would fail in the same way", "请查看错误文本；重试结果相同"),
     "ID.1000": _CREDENTIALS,
     "ID.1001": Rule(R, None, "the session ended", "会话已失效"),
     "ID.1002": Rule(
@@ -175,13 +179,13 @@ CODES: Final = {
     "TAG.1001": Rule(P, 0, "give each tag once", "每个标签只能写一次"),
     "TAG.1002": Rule(P, 0, "no more tags are allowed: delete some", "标签数量已达上限：请删除部分标签"),
 }
-"""Codes with a meaning of their own."""
+"""Rules of single codes."""
 
 CATCH_ALL: Final = frozenset(code for code, rule in CODES.items() if rule.catch_all)
-"""Codes that say little."""
+"""Unspecific codes."""
 
 FAMILIES: Final = {"LICENSE": _LICENSE, "LOGIN_CONTROL": _LOCKED, "LONG_JOB": _ELSEWHERE, "PROGRESS": _ELSEWHERE}
-"""Meaning of a whole family of codes."""
+"""Rules of whole families of codes."""
 
 GLOBAL_CODES: Final = {"ORG_ZSTACK_IDENTITY_10020": "ID.1001"}
 """The newer servers' ``globalErrorCode`` and the code it stands for."""
@@ -191,16 +195,19 @@ GLOBAL_FAMILIES: Final = {
     "ORG_ZSTACK_AI_": Rule(
         A,
         1,
-        "an error of the AI plugin: it is checked whether the clone exists, then retried once",
+        "an error of the AI plugin: zclone checks whether the clone exists, then retries once",
         "AI 插件错误：将先核实克隆是否存在，再重试一次",
         may_go_on=True,
     ),
 }
-"""What a ``globalErrorCode``, or a code, that begins so means where the error has no known code."""
+"""Rules by prefix of a ``globalErrorCode``, or of a code, for errors without a known code."""
 
 HTTP: Final = {
     "authorization": Rule(
-        F, 0, "the credentials' form was refused: check the ZSTACK_* settings", "凭据格式被拒绝：请检查 ZSTACK_* 设置"
+        F,
+        0,
+        "the format of the credentials was refused: check the ZSTACK_* settings",
+        "凭据格式被拒绝：请检查 ZSTACK_* 设置",
     ),
     "skew": Rule(
         F,
@@ -221,9 +228,9 @@ HTTP: Final = {
     "server error": Rule(
         A,
         1,
-        "the server broke on it: malformed values, or trouble on the server; it is checked whether it ran",
+        "the server failed on the request: malformed values or an internal error; its state is checked",
         "服务端处理异常：参数格式有误或服务端故障；将核实是否已执行",
     ),
     "refused": Rule(P, 0, "the server or a gateway before it refused the request", "请求被服务器或前置网关拒绝"),
 }
-"""Immediate answers that carry no ZStack code."""
+"""Immediate answers without a ZStack code."""

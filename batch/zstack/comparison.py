@@ -1,7 +1,7 @@
-"""Whether a model service shows what was asked for, field by field. Pure.
+"""Compares a model service with the requested parameters, field by field, for ``verify``. Pure.
 
-Source: zstack/README.md 1 and 4: nulls are left out of answers, texts are trimmed, architectures are written in lower
-case, images stand in a table of their own.
+Source: zstack/README.md 1 and 4: nulls are left out of answers, texts are trimmed, architectures are in lower case,
+images are rows of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ARCHITECTURES: Final = "cpuArchitectures"
 
 
 class Difference(NamedTuple):
-    """One field that is not as it was asked for."""
+    """One field that differs from the request."""
 
     field: str
     """Such as ``requestCpu`` or ``architectureImages[AARCH64].dockerImage``."""
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What one inventory says of one intent."""
+    """Result of comparing one inventory with one request."""
 
     differences: tuple[Difference, ...] = ()
     unseen: tuple[tuple[str, Difference], ...] = ()
@@ -69,7 +69,7 @@ def shown_names(inventory: Mapping[str, JsonValue]) -> Iterator[str]:
 
 
 def _image_differences(wanted: list[JsonValue], found: list[JsonValue]) -> Iterator[tuple[str, Difference]]:
-    """Yield what differs, after the name of the image's field, empty for a whole image that is not there."""
+    """Yield the differences, each after the name of the image's field, empty for a whole image that is missing."""
     rows = [row for row in found if isinstance(row, dict)]
     for image in wanted:
         assert isinstance(image, dict)
@@ -79,7 +79,7 @@ def _image_differences(wanted: list[JsonValue], found: list[JsonValue]) -> Itera
         if not same:
             yield "", Difference(place, image, None)
             continue
-        # A server may hold several images of one architecture: the one that fits best counts.
+        # A server may have several images of one architecture: the closest match counts.
         best = min((_row_differences(place, image, row) for row in same), key=len)
         yield from best
 
@@ -98,7 +98,7 @@ def _is_same(name: str, wanted: JsonValue, found: JsonValue) -> bool:
     if name == _ARCHITECTURES:
         return _architectures(wanted) == _architectures(found)
     if isinstance(wanted, dict) and isinstance(found, str):
-        # A map is one text in some answers.
+        # Some answers have a map as one text.
         try:
             found = json.loads(found)
         except ValueError:
@@ -112,7 +112,7 @@ def _architectures(value: JsonValue) -> frozenset[str]:
 
 
 def _plain(value: JsonValue) -> object:
-    """Return the value as the server keeps it; true is not 1."""
+    """Return the value as the server stores it; true is not 1."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""From bytes of a server to checked values: strict, bounded, and with one error for everything that is wrong."""
+"""Decodes bytes of a server into checked values: strict, with limits, and with one error for all problems."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from batch.model import JsonValue
 
 LARGEST = 4 * 1024 * 1024
-"""Bytes of a reply, before and after its content encoding is undone."""
+"""Maximum bytes of a reply, before and after its content encoding is decoded."""
 DEEPEST = 64
-"""Levels of nesting in a reply."""
+"""Maximum levels of nesting in a reply."""
 
 
 class BadReplyError(Exception):
-    """The bytes are no usable answer; the message says why and repeats nothing of them."""
+    """The bytes are not a usable answer; the message gives the reason and quotes nothing of them."""
 
 
 def json_object(body: bytes) -> dict[str, JsonValue]:
@@ -36,7 +36,7 @@ def json_object(body: bytes) -> dict[str, JsonValue]:
 
 
 def inflate(body: bytes, encoding: str) -> bytes:
-    """Undo a Content-Encoding that was sent although none was asked for. Raises BadReplyError, also for bombs."""
+    """Decode a Content-Encoding that was sent without being requested. Raises BadReplyError, also for bombs."""
     name = encoding.strip().lower()
     if name in {"", "identity"}:
         return body
@@ -51,22 +51,22 @@ def inflate(body: bytes, encoding: str) -> bytes:
     if len(plain) > LARGEST:
         raise BadReplyError(f"the answer is larger than {LARGEST} bytes")
     if not undo.eof:
-        raise BadReplyError("the answer broke off")
+        raise BadReplyError("the answer was cut off")
     return plain
 
 
 def as_object(value: JsonValue) -> dict[str, JsonValue] | None:
-    """``value`` where it is an object."""
+    """Return ``value`` where it is an object, else None."""
     return value if isinstance(value, dict) else None
 
 
 def as_text(value: JsonValue) -> str | None:
-    """``value`` where it is a string."""
+    """Return ``value`` where it is a string, else None."""
     return value if isinstance(value, str) else None
 
 
 def as_number(value: JsonValue) -> float | None:
-    """``value`` where it is a number and not a boolean."""
+    """Return ``value`` where it is a number and not a boolean, else None."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

@@ -1,4 +1,4 @@
-"""Questions and side jobs around a run: synchronous questions with retries, and asynchronous jobs brought to an end.
+"""Calls around a run: synchronous queries with retries, and asynchronous jobs polled to their end.
 
 Only for calls that may be repeated; the clone itself has its own protocol in the engine.
 """
@@ -29,14 +29,14 @@ _WORTH_A_RETRY: Final = frozenset({ErrorClass.TRANSIENT, ErrorClass.NODE, ErrorC
 
 
 class Caller:
-    """Calls through a client, with credentials, until there is an answer. Each raises CallCutError after a stop."""
+    """Repeats calls with credentials until there is an answer. Each raises CallCutError after a stop."""
 
     def __init__(self, client: Client) -> None:
         """Share the client's gate, credentials and connections."""
         self._client = client
 
     async def ask(self, what: str, method: str, path: str, body: JsonValue = None) -> dict[str, JsonValue]:
-        """One synchronous question that may be repeated; ``what`` names it in errors. Raises CallFailedError."""
+        """Make one synchronous call that may be repeated; ``what`` names it in errors. Raises CallFailedError."""
         data = None if body is None else jsoncodec.encode(body).encode()
         failed: Refused | NotSent | NoAnswer = NotSent("not tried")
         for number in range(_TRIES):
@@ -78,7 +78,7 @@ class Caller:
         if isinstance(answer, Done | Refused):
             return answer
         known = not isinstance(answer, Unknown)
-        return NoAnswer("its job did not end in time" if known else "its job is not known to the server")
+        return NoAnswer("its job did not end in time" if known else "its job is unknown to the server")
 
     async def _poll(self, job_uuid: str) -> PollAnswer:
         reply = _made(await self._client.plain("GET", f"{JOBS_PATH}/{job_uuid}"))
@@ -107,7 +107,7 @@ class Caller:
 
 
 def _made(reply: Outcome) -> Outcome:
-    """Return what a call came to. Raises CallCutError where it was not made."""
+    """Return the result of a call. Raises CallCutError where it was not made."""
     if is_cut(reply):
         raise CallCutError(NOT_ADMITTED.reason)
     return reply

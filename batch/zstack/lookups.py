@@ -1,4 +1,4 @@
-"""Rows of resources by their uuids, in pages that fit a URL (zstack/README.md 8 and 11)."""
+"""Queries rows of resources by their uuids, in pages that fit a URL (zstack/README.md 8 and 11)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 UUIDS_A_QUERY: Final = 200
-"""So many uuids of 32 digits fit the server's 8 KiB for a request's head, with room for everything else."""
+"""Number of uuids of 32 digits that fit the server's 8 KiB for a request's head, with room for everything else."""
 
 
 class Lookup(NamedTuple):
-    """One kind of resource: how it is asked for, and what is asked of it."""
+    """One kind of resource: its path and the requested fields."""
 
     api: str
     path: str
@@ -36,7 +36,10 @@ MODEL_CENTERS: Final = Lookup("QueryModelCenter", "/v1/ai/model-centers", ("stat
 
 
 async def look_up(caller: Caller, lookup: Lookup, uuids: Iterable[str]) -> dict[str, Mapping[str, JsonValue]]:
-    """Return the rows of those of ``uuids`` that are visible. Raises CallFailedError, also where some are held back."""
+    """Return the rows of those of ``uuids`` that are visible.
+
+    Raises CallFailedError, also where the answer is incomplete.
+    """
     found: dict[str, Mapping[str, JsonValue]] = {}
     for batch in batches(uuids):
         arguments = [("q", f"uuid?={','.join(batch)}"), ("limit", str(len(batch)))]
@@ -44,7 +47,7 @@ async def look_up(caller: Caller, lookup: Lookup, uuids: Iterable[str]) -> dict[
         query = urlencode(arguments, quote_via=quote, safe=",")
         answer = await caller.ask(lookup.api, "GET", f"{lookup.path}?{query}")
         rows, total = answer.get("inventories"), as_number(answer.get("total"))
-        # Without a total nobody knows whether the server cut its answer.
+        # Without a total it is unknown whether the server cut its answer.
         if not isinstance(rows, list) or len(rows) < (len(batch) if total is None else total):
             raise CallFailedError(lookup.api, NoAnswer("the answer is not complete"))
         for row in map(as_object, rows):

@@ -1,4 +1,4 @@
-"""The parameters of CloneModelService in one table: validation, JSON Schema, docs and simulator all read it.
+"""The parameters of CloneModelService in one table: validation, JSON Schema, docs and simulator all use it.
 
 The request's fields are in ``zstack/action.py``, what is compared in ``engine/match.py``, what ``verify --fix`` can set
 in ``zstack/service_jobs.py``.
@@ -42,21 +42,22 @@ class Param:
     max_bytes: int | None = None
     """Length of the database column, UTF-8 bytes for TEXT and characters for VARCHAR; None where none is known."""
     in_params: bool = True
-    """False for the url's uuid and for the tags, which stand beside ``params``."""
+    """False for the url's uuid and for the tags, which are beside ``params``."""
 
 
 IMAGE_FIELDS: Final = {"cpuArchitecture": 32, "vmImageUuid": 32, "dockerImage": 255}
 """Fields of an architectureImages row and the length of their columns."""
 
 ARCHITECTURES: Final = ("X86_64", "AARCH64")
-"""As requests spell them on the API page; answers use lower case."""
+"""Spelling in requests, as on the API page; answers use lower case."""
 
 QUERY_OPERATORS: Final = ("!=", ">=", "<=", "!?=", "!~=", "~=", "?=", "=", ">", "<", "is null", "not null")
-"""Of QueryModelService, in the order in which the server looks for them in a condition (zstack/README.md 8)."""
+"""Operators of QueryModelService, in the order in which the server searches a condition for them (zstack/README.md
+8)."""
 
 
 def split_condition(text: str) -> tuple[str, str, str] | None:
-    """Read a query condition as the server does: its first operator in the server's order, at its first occurrence.
+    """Parse a query condition as the server does: its first operator in the server's order, at its first occurrence.
 
     Return field, operator and value; None where there is no operator.
     """
@@ -117,7 +118,7 @@ PARAMS: Final = {row.name: row for row in _ROWS}
 """Every parameter of the API page by name, in the page's order."""
 
 BODY_PARAMS: Final = {name: row for name, row in PARAMS.items() if row.in_params}
-"""The parameters that stand inside ``params`` of the body."""
+"""The parameters that are inside ``params`` of the body."""
 
 
 Version: TypeAlias = tuple[int, int, int]
@@ -125,11 +126,11 @@ _VERSION = re.compile(r"\s*v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 
 
 def parse_version(text: str) -> Version | None:
-    """Read ``5.3.46`` and what may follow it; None where it is no version."""
+    """Parse ``5.3.46`` with an optional suffix; None where it is not a version."""
     match = _VERSION.match(text)
     return None if match is None else (int(match[1]), int(match[2]), int(match[3] or 0))
 
 
 def too_new(names: Iterable[str], version: Version) -> dict[str, Version]:
-    """Tell which of these parameters the server does not know yet, and since when ZStack has them."""
+    """Return the parameters among ``names`` that the server does not support yet, with their first version."""
     return {name: PARAMS[name].since for name in names if name in PARAMS and PARAMS[name].since > version}

@@ -1,4 +1,4 @@
-"""Waiting for one api job outside a run's pool: side jobs, single actions and server checks."""
+"""Polls one api job outside a run's pool: for side jobs, single actions and server checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from batch.clock import Clock
 
 MISSES: Final = 3
-"""How often a job may be unknown: another node of the server may lag behind."""
+"""Consecutive 404 answers that end the wait: another node of the server may lag behind."""
 _GROWTH: Final = 1.5
 
 
@@ -27,7 +27,7 @@ async def poll_to_end(
 ) -> PollAnswer:
     """Poll at intervals that grow from ``first`` to ``last`` seconds until the job ended; return the last answer.
 
-    That is no end where ``seconds`` have passed or the job was unknown ``misses`` times.
+    It is not an end where ``seconds`` have passed or the job was unknown ``misses`` times.
     """
     ends, pause, missed = clock.monotonic() + seconds, first, 0
     answer: PollAnswer = NoAnswer("its job did not end in time")

@@ -1,4 +1,4 @@
-"""The questions that read clones back, in pages whose URLs stay below 8 KiB (zstack/README.md 8 and 9)."""
+"""Queries that read clones back, in pages whose URLs stay below 8 KiB (zstack/README.md 8 and 9)."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _TAGS_PATH: Final = "/v1/user-tags"
 _SHARES_PATH: Final = "/v1/accounts/resources"
 _GROUPS_PATH: Final = "/v1/ai/model-services/instances/groups/"
 _SMALL_ROWS: Final = 1000
-"""Rows of a page of tags or shares: as many as the server gives where no limit is said."""
+"""Rows of a page of tags or shares: the server's maximum without a limit."""
 
 
 class Services(NamedTuple):
-    """The model services among those asked for that this account sees."""
+    """Those of the queried model services that this account sees."""
 
     by_uuid: Mapping[str, Mapping[str, JsonValue]]
     is_complete: bool
-    """Whether the answer has as many as the server says that there are."""
+    """Whether the answer has as many rows as the server reports in total."""
 
 
 class ReadBack:
-    """Reads clones back over one client; each call raises CallFailedError where it comes to nothing."""
+    """Reads clones back over one client; each method raises CallFailedError where it fails."""
 
     def __init__(self, client: Client) -> None:
         """Share the client's gate, credentials and connections."""
         self._caller = Caller(client)
 
     async def services(self, uuids: Sequence[str]) -> Services:
-        """Ask for at most ``UUIDS_A_QUERY`` model services, with all their fields: one call."""
+        """Query at most ``UUIDS_A_QUERY`` model services, with all their fields, in one call."""
         found: dict[str, Mapping[str, JsonValue]] = {}
-        # Without a total nobody knows whether the server cut its answer.
+        # Without a total it is unknown whether the server cut its answer.
         most = 0.0
         async for rows, total in self._pages(SERVICES_PATH, f"uuid?={','.join(uuids)}", UUIDS_A_QUERY):
             found.update((str(row["uuid"]), row) for row in rows if as_text(row.get("uuid")))
@@ -53,16 +53,16 @@ class ReadBack:
         return Services({uuid: row for uuid, row in found.items() if uuid in wanted}, len(found) >= most)
 
     async def tags(self, uuids: Sequence[str]) -> dict[str, set[str]]:
-        """Ask for the user tags of at most ``UUIDS_A_QUERY`` resources, by uuid."""
+        """Query the user tags of at most ``UUIDS_A_QUERY`` resources, by uuid."""
         found: dict[str, set[str]] = {uuid: set() for uuid in uuids}
         async for row in self._rows(_TAGS_PATH, f"resourceUuid?={','.join(uuids)}"):
             found.get(str(row.get("resourceUuid")), set()).add(str(row.get("tag")))
         return found
 
     async def tagged(self, prefix: str) -> AsyncIterator[tuple[str, str]]:
-        """Stream resource uuid and tag of every user tag that begins with ``prefix``.
+        """Yield resource uuid and tag of every user tag that begins with ``prefix``.
 
-        The server ignores case and takes ``_`` for any character, so what else it finds is left out.
+        The server ignores case and treats ``_`` as a wildcard, so its other matches are left out.
         """
         async for row in self._rows(_TAGS_PATH, f"tag~={prefix}%"):
             uuid, tag = as_text(row.get("resourceUuid")), as_text(row.get("tag"))
@@ -70,7 +70,7 @@ class ReadBack:
                 yield uuid, tag
 
     async def shares(self, uuids: Sequence[str]) -> dict[str, set[str]]:
-        """Ask with which accounts at most ``UUIDS_A_QUERY`` resources are shared; for admin only."""
+        """Query with which accounts at most ``UUIDS_A_QUERY`` resources are shared; for admin only."""
         found: dict[str, set[str]] = {uuid: set() for uuid in uuids}
         condition = f"resourceUuid?={','.join(uuids)}"
         async for row in self._rows(_SHARES_PATH, condition, sort="+resourceUuid"):
@@ -78,9 +78,9 @@ class ReadBack:
         return found
 
     async def used(self, uuids: Sequence[str]) -> set[str]:
-        """Ask on which of at most ``UUIDS_A_QUERY`` model services anything runs.
+        """Query on which of at most ``UUIDS_A_QUERY`` model services anything runs.
 
-        Raises CallFailedError also where an answer does not say it of every row.
+        Raises CallFailedError also where an answer does not show it for every row.
         """
         condition = f"modelServiceUuid?={','.join(uuids)}"
         found = {as_text(row.get("modelServiceUuid")) or "" async for row in self._rows(_GROUPS_PATH, condition)}
@@ -89,9 +89,9 @@ class ReadBack:
         return found
 
     async def _rows(self, path: str, condition: str, *, sort: str = "+uuid") -> AsyncIterator[dict[str, JsonValue]]:
-        """Stream all rows. Raises CallFailedError, after the last one, where they are not as many as the server says.
+        """Yield all rows. Raises CallFailedError, after the last one, where their number is not the server's total.
 
-        What is not among them is not known to be absent where it does not say how many there are.
+        Without a total, missing rows are not known to be absent.
         """
         count, most = 0, 0.0
         async for rows, total in self._pages(path, condition, _SMALL_ROWS, sort=sort):
@@ -105,7 +105,7 @@ class ReadBack:
     async def _pages(
         self, path: str, condition: str, size: int, *, sort: str = "+uuid"
     ) -> AsyncIterator[tuple[list[dict[str, JsonValue]], float | None]]:
-        """Stream the rows page by page, with how many the server says that there are in all, None where it does not."""
+        """Yield the rows page by page, with the server's total, None where it reports none."""
         start = 0
         while True:
             page = {"start": start, "limit": size, "replyWithCount": "true"}

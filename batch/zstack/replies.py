@@ -1,6 +1,6 @@
-"""What one HTTP reply means for each of the three calls of the protocol. Pure. Source: zstack/README.md 5, 6, 8 and 10.
+"""Interprets HTTP replies to each of the three calls of the protocol. Pure. Source: zstack/README.md 5, 6, 8 and 10.
 
-A reply that is not plainly ZStack's own is ``NoAnswer``: a proxy's page never becomes a job's result.
+A reply that is not clearly ZStack's own is ``NoAnswer``: a proxy's page never becomes a job's result.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _LONGEST_TIMEOUT = 7 * 86400.0
 
 
 def read_refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
-    """Read a status other than 2xx; None for 2xx. A 503 with a JSON error is ZStack, one without it a proxy."""
+    """Interpret a status other than 2xx; None for 2xx.
+
+    A 503 with a JSON error is ZStack's, one without it a proxy's.
+    """
     if reply.status < 200 or 300 <= reply.status < 400:
         return NoAnswer(f"HTTP {reply.status}: redirects are not followed; give the endpoint's final address")
     if reply.status < 300:
@@ -56,7 +59,7 @@ def read_refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
 
 
 def read_submit(reply: Reply, job_uuid: str, language: Language = "en") -> SubmitAnswer:
-    """Read the answer to a POST that was sent under ``job_uuid``."""
+    """Interpret the answer to a POST that was sent under ``job_uuid``."""
     if reply.status == 400 and _is_duplicate(reply.text, job_uuid):
         return Duplicate()
     refused = read_refusal(reply, language)
@@ -70,11 +73,11 @@ def read_submit(reply: Reply, job_uuid: str, language: Language = "en") -> Submi
             return _read_end(answer, language)
     except BadReplyError as error:
         return NoAnswer(f"HTTP {reply.status}: {error}")
-    return NoAnswer(f"HTTP {reply.status} is no answer to a clone request")
+    return NoAnswer(f"HTTP {reply.status} is not an answer to a clone request")
 
 
 def read_poll(reply: Reply, language: Language = "en") -> PollAnswer:
-    """Read the answer to a poll. Nothing but a job's own error is ever a failure."""
+    """Interpret the answer to a poll. Only a job's own error is a failure."""
     if reply.status == 404:
         return NoAnswer("HTTP 404 with a web page") if _is_page(reply) else Unknown()
     try:
@@ -83,11 +86,11 @@ def read_poll(reply: Reply, language: Language = "en") -> PollAnswer:
             return _poll_body(reply.status, answer, language)
     except BadReplyError as error:
         return NoAnswer(f"HTTP {reply.status}: {error}")
-    return NoAnswer(f"HTTP {reply.status} is no answer to a poll")
+    return NoAnswer(f"HTTP {reply.status} is not an answer to a poll")
 
 
 def read_job_end(reply: Reply, language: Language = "en") -> PollAnswer:
-    """Read a poll of a job that makes no model service: whatever its result shows, it is a success."""
+    """Interpret a poll of a job that makes no model service: any result is a success."""
     if reply.status != 200:
         return read_poll(reply, language)
     try:
@@ -98,9 +101,9 @@ def read_job_end(reply: Reply, language: Language = "en") -> PollAnswer:
 
 
 def read_hook(body: bytes, success: str) -> Done | NoAnswer:
-    """Read a web hook's body; ``success`` is its header of that name (zstack/README.md 7).
+    """Interpret a web hook's body; ``success`` is its header of that name (zstack/README.md 7).
 
-    A failure is no more than an end of which nothing is known, as is an empty success: the job itself is to be asked.
+    A failure only means an end with unknown result, as does an empty success: the job itself must be polled.
     """
     if success == "false" or not body.strip():
         return Done(None)
@@ -109,10 +112,10 @@ def read_hook(body: bytes, success: str) -> Done | NoAnswer:
 
 
 def read_find(reply: Reply, resource_uuid: str, language: Language = "en") -> FindAnswer:
-    """Read the answer to a query by uuid: always a list, empty where nothing is visible."""
+    """Interpret the answer to a query by uuid: always a list, empty where nothing is visible."""
     refused = read_refusal(reply, language)
     if isinstance(refused, Refused) and refused.error.code == _API_DENIED:
-        # It is the query that the account may not call: nothing is said of the API that clones.
+        # The account may not call the query: that says nothing about the API that clones.
         return Refused(replace(refused.error, error_class=ErrorClass.PERMANENT))
     if refused is not None:
         return refused
@@ -123,11 +126,11 @@ def read_find(reply: Reply, resource_uuid: str, language: Language = "en") -> Fi
     if not services:
         return Absent()
     match = next((service for service in services if service.uuid == resource_uuid), None)
-    return NoAnswer("the answer shows other resources than asked for") if match is None else Found(match)
+    return NoAnswer("the answer shows other resources than requested") if match is None else Found(match)
 
 
 def inventories(answer: Mapping[str, JsonValue]) -> list[Service]:
-    """Take the services out of a query's answer. Raises BadReplyError."""
+    """Return the services in a query's answer. Raises BadReplyError."""
     rows = answer.get("inventories")
     if not isinstance(rows, list):
         raise BadReplyError("the answer has no list of inventories")
@@ -135,7 +138,7 @@ def inventories(answer: Mapping[str, JsonValue]) -> list[Service]:
 
 
 def service(value: JsonValue) -> Service:
-    """Take one inventory. Raises BadReplyError where it is none."""
+    """Return one inventory as a Service. Raises BadReplyError where it is not one."""
     fields = as_object(value)
     uuid = as_text(fields.get("uuid")) if fields is not None else None
     if fields is None or not uuid:
@@ -144,7 +147,7 @@ def service(value: JsonValue) -> Service:
 
 
 def json_error(reply: Reply) -> dict[str, JsonValue] | None:
-    """Take the ``error`` object of a reply; None where the reply has none."""
+    """Return the ``error`` object of a reply; None where the reply has none."""
     if reply.body.lstrip()[:1] != b"{":
         return None
     try:
@@ -175,7 +178,7 @@ def _read_end(answer: Mapping[str, JsonValue], language: Language) -> Done | Ref
     if error is not None:
         tree = as_object(error)
         if not tree:
-            raise BadReplyError("the answer's error is no error of ZStack")
+            raise BadReplyError("the answer's error is not an error of ZStack")
         return Refused(from_error(tree, language))
     inventory = answer.get("inventory")
     if inventory is not None:

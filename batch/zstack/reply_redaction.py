@@ -1,7 +1,7 @@
-"""Our own secrets in what a server says of an error: it may quote what it was sent, escaped in any way that JSON has.
+"""Redacts our own secrets in error texts of a server, which may quote the request, escaped in any way that JSON allows.
 
-They are looked for in the decoded texts, before anything is cut. What is no error stays as it is: the login's answer
-brings the session, and names are compared with what was asked for.
+They are searched in the decoded texts, before anything is cut. Everything else is kept: the login's answer has the
+session, and names are compared with the requested ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def without_secrets(reply: Reply, secrets: Secrets, *, authorization: str) -> Re
 def _redactor(secrets: Secrets, authorization: str) -> Callable[[str], str]:
     if not authorization.startswith(_SIGNED):
         return secrets.redact
-    # A signature is of one call only, and not kept beyond it.
+    # A signature is valid for one call only, and not kept after it.
     own = Secrets()
     own.add(authorization.rpartition(":")[2])
     return lambda text: own.redact(secrets.redact(text))
@@ -69,7 +69,7 @@ def _redact(value: JsonValue, redact: Callable[[str], str]) -> JsonValue:
 
 
 def without_job_uuid(answer: _Answer, job_uuid: str) -> _Answer:
-    """Shorten the job's uuid in a refusal's text: whoever reads it in a log could ask for the job's result."""
+    """Shorten the job's uuid in a refusal's text: a reader of the log could otherwise query the job's result."""
     if not isinstance(answer, Refused):
         return answer
     return replace(answer, error=replace(answer.error, text=answer.error.text.replace(job_uuid, f"{job_uuid[:8]}…")))

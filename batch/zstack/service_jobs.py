@@ -1,4 +1,4 @@
-"""``DeleteModelService`` and ``UpdateModelService``: one call under a job uuid of the caller's, and the end of its job.
+"""``DeleteModelService`` and ``UpdateModelService``: one call under the caller's job uuid, and the end of its job.
 
 Source: zstack/README.md 11.
 """
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from batch.zstack.client import Client
 
 GRACE: Final = 60.0
-"""Seconds after a job's apiTimeout in which the server may still be at work on it."""
+"""Seconds after a job's apiTimeout in which the server may still be executing it."""
 LONGEST_JOB: Final = 1800.0 + GRACE
-"""Seconds after which the server executes a job no more, by its default apiTimeout."""
+"""Seconds after which the server no longer executes a job, by its default apiTimeout."""
 SETTABLE: Final = frozenset(
     {
         "name",
@@ -51,7 +51,7 @@ SETTABLE: Final = frozenset(
 
 
 class ServiceJobs:
-    """Deletes and updates model services over one client. Sent twice under one job uuid, a call is executed once."""
+    """Deletes and updates model services over one client; a call repeated under one job uuid is executed once."""
 
     def __init__(self, client: Client) -> None:
         """Share the client's gate, credentials and connections."""
@@ -86,9 +86,9 @@ class ServiceJobs:
 
     @property
     def generation(self) -> int:
-        """Number of the session in use, which ``renew`` wants of the refused call's."""
+        """Number of the session in use; ``renew`` takes the one of the refused call."""
         return self._client.generation
 
     async def renew(self, generation: int) -> None:
-        """Log in again after a refusal for a dead session. Raises RunStoppedError where that cannot be."""
+        """Log in again after a refusal for a dead session. Raises RunStoppedError where that fails."""
         await self._client.replace_session(generation)

@@ -1,4 +1,4 @@
-"""Where ZStack is and how it is opened, as values. Whatever is secret in them never shows in a repr."""
+"""The endpoint and credentials of ZStack, as values. Secrets in them never appear in a repr."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 CONTEXT_PATH = "/zstack"
-"""Where the server mounts its REST API (zstack/README.md 1)."""
+"""Context path of the server's REST API (zstack/README.md 1)."""
 _TOKEN = re.compile(r"[!-~]+")
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionAuth:
-    """A session somebody else opened; it is used and left as it is."""
+    """A session that someone else opened; it is used and not closed."""
 
     uuid: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what no header can carry."""
+        """Reject values that no header can have."""
         _require_token("session", self.uuid)
 
 
@@ -47,7 +47,7 @@ class AccessKeyAuth:
     secret: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what no header can carry."""
+        """Reject values that no header can have."""
         _require_token("access key id", self.key_id)
 
 
@@ -56,19 +56,19 @@ Auth: TypeAlias = SessionAuth | PasswordAuth | AccessKeyAuth
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything the client must be told. ``url`` is as ``endpoint_url`` returns it."""
+    """Connection settings of the client. ``url`` is as ``endpoint_url`` returns it."""
 
     url: str
     auth: Auth
     ca_file: Path | None = None
     insecure: bool = False
-    """Accept any certificate; loud wherever it is shown."""
+    """Accept any certificate; warned of wherever it is shown."""
 
 
 def endpoint_url(text: str) -> str:
-    """Check and complete an endpoint: ``http(s)://host[:port][/context]``; the context is /zstack where none is given.
+    """Validate and complete an endpoint: ``http(s)://host[:port][/context]``; the default context is /zstack.
 
-    Raises UsageError naming what is wrong; credentials in the text are not repeated.
+    Raises UsageError naming the problem; credentials in the text are not repeated.
     """
     if not _TOKEN.fullmatch(text):
         raise UsageError("the endpoint must be a URL without spaces or control characters")
@@ -84,7 +84,7 @@ def endpoint_url(text: str) -> str:
 
 
 def transport_warnings(settings: Settings) -> tuple[str, ...]:
-    """Say what anybody between here and the server could do; for the operator and the manifest, without secrets."""
+    """Return warnings about insecure transport, for the operator and the manifest, without secrets."""
     host = urlsplit(settings.url).hostname or ""
     if settings.url.startswith("http:"):
         if host == "localhost" or host.startswith("127.") or host == "::1":
@@ -96,7 +96,7 @@ def transport_warnings(settings: Settings) -> tuple[str, ...]:
 
 
 def is_link_local(address: str) -> bool:
-    """Whether an IP address belongs to the machine's own link, where clouds keep their metadata services."""
+    """Return whether an IP address is link-local, where clouds have their metadata services."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -123,4 +123,4 @@ def _require_plain(parts: SplitResult) -> None:
 
 def _require_token(what: str, value: str) -> None:
     if not _TOKEN.fullmatch(value):
-        raise UsageError(f"the {what} is empty or has spaces, line breaks or other characters that no header can carry")
+        raise UsageError(f"the {what} is empty or has spaces, line breaks or other characters invalid in a header")

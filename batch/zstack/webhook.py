@@ -1,7 +1,7 @@
-"""The listener for web hooks: the server POSTs the end of a job to a path that nobody can guess (zstack/README.md 7).
+"""The listener for web hooks: the server POSTs the end of a job to a secret path (zstack/README.md 7).
 
-Whatever comes is answered 200, as the server repeats anything else 14 times; the engine decides what it is good for.
-The path is new in each process and in no log line.
+Every request is answered 200, as the server repeats any other 14 times; the engine decides on its effect. The path is
+new in each process and appears in no log line.
 """
 
 from __future__ import annotations
@@ -23,29 +23,32 @@ if TYPE_CHECKING:
     from batch.zstack.answers import Done, NoAnswer
 
 LARGEST_HOOK: Final = 1 << 20
-"""Bytes of a body that are read at most; the job of a larger one is polled."""
+"""Maximum bytes of a body; the job of a larger one is polled."""
 _READ_TIME: Final = 10.0
-"""Seconds that a body may take."""
+"""Seconds within which a body must be read."""
 _TOKEN_BYTES: Final = 16
 _SILENT: Final = logging.Logger("webhook", logging.CRITICAL + 1)  # noqa: LOG001 - nobody else may set it up
-"""What aiohttp logs of a malformed request has its path."""
+"""aiohttp's log of a malformed request contains its path."""
 
 
 class Receiver(Protocol):
-    """Who is told of web hooks."""
+    """Receives web hooks."""
 
     def knows(self, job_uuid: str) -> bool:
-        """Whether a web hook of that job is worth reading."""
+        """Return whether a web hook of that job should be read."""
 
     def receive(self, job_uuid: str, hook: Done | NoAnswer) -> object:
-        """Take in a web hook."""
+        """Process a web hook."""
 
 
 class HookListener:
-    """An async context that listens; ``url`` is what the server is asked to call."""
+    """An async context that listens; ``url`` is the URL that the server calls."""
 
     def __init__(self, host: str, port: int, *, base: str | None, receiver: Receiver) -> None:
-        """``port`` 0 takes a free one. ``base``: the URL under which the server reaches it, None for host and port."""
+        """Prepare to listen; ``port`` 0 selects a free one.
+
+        ``base``: the URL under which the server reaches it, None for host and port.
+        """
         self._host = host
         self._port = port
         self._base = base
@@ -58,7 +61,7 @@ class HookListener:
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
-        """Listen. Raises UsageError where that is impossible."""
+        """Start to listen. Raises UsageError where that is impossible."""
         app = web.Application(client_max_size=LARGEST_HOOK)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
@@ -91,13 +94,13 @@ class HookListener:
         return web.Response()
 
     def _is_ours(self, request: web.Request) -> bool:
-        # A proxy may have put a path of its own before it.
+        # A proxy may have prefixed a path of its own.
         path = request.rel_url.raw_path.rpartition("/")[2]
         return hmac.compare_digest(path.encode(), self.token.encode())
 
 
 async def _read(request: web.Request) -> bytes | None:
-    """Return the body; None where it is too long, too slow or broke off."""
+    """Return the body; None where it is too long, too slow or cut off."""
     try:
         async with asyncio.timeout(_READ_TIME):
             return await request.read()

@@ -1,4 +1,4 @@
-"""What passes between the client's parts: a reply as it came, the rate's gate, time, and the error of a failed call."""
+"""Types shared by the client's parts: a raw reply, the rate gate, the transport, and the error of a failed call."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ LONGEST_PAUSE = 900.0
 
 
 class RateGate(Protocol):
-    """Where every call waits for the rate; the engine owns it."""
+    """The rate limiter that every call waits at; the engine owns it."""
 
     async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:
-        """Return True when the call may be made; False when the run was asked to end: then it must not be made.
+        """Return True when the call may be made; False when the run is stopping: then it must not be made.
 
-        ``job_uuid``: of a poll's job.
+        ``job_uuid``: the job of a poll.
         """
 
     def pause(self, seconds: float) -> None:
         """Let no call pass for ``seconds`` from now."""
 
     def slow_down(self) -> bool:
-        """Take in that the server's own rate limiter refused a call; whether it may be made again at its next turn."""
+        """Handle a refusal of the server's own rate limiter; return whether the call may be repeated."""
 
 
 class NoRateGate:
-    """A gate without a rate, for single questions outside a run."""
+    """A gate without a rate, for single queries outside a run."""
 
     async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:  # noqa: ARG002 - all are alike here
-        """Pass at once."""
+        """Pass immediately."""
         return True
 
     def pause(self, seconds: float) -> None:
-        """Let the caller decide: there is nobody else to hold back."""
+        """Do nothing: the caller decides, as there are no other calls to hold back."""
 
     def slow_down(self) -> bool:
-        """Let the caller decide when it calls again."""
+        """Let the caller decide when it repeats the call."""
         return False
 
 
 class Reply(NamedTuple):
-    """One whole HTTP answer, decoded from its content encoding and within the size limit."""
+    """One whole HTTP answer, with its content encoding decoded and within the size limit."""
 
     status: int
     body: bytes
     date: str | None = None
-    """The Date header as it came."""
+    """The Date header as received."""
     retry_after: str | None = None
-    """The Retry-After header as it came."""
+    """The Retry-After header as received."""
 
     @property
     def text(self) -> str:
-        """The body as text; bytes that are not UTF-8 are shown as escapes."""
+        """Return the body as text; bytes that are not UTF-8 are shown as escapes."""
         return self.body.decode("utf-8", "backslashreplace")
 
 
 Outcome: TypeAlias = Reply | NotSent | NoAnswer
-"""What one HTTP call comes to."""
+"""Result of one HTTP call."""
 
 
 class Transport(Protocol):
@@ -81,14 +81,14 @@ class Transport(Protocol):
         kind: CallKind = CallKind.QUESTION,
         job_uuid: str = "",
     ) -> Outcome:
-        """``path`` starts with /v1 and is percent-encoded; NotSent where the wait for the turn of ``kind`` was cut."""
+        """Make one call; ``path`` starts with /v1, percent-encoded; NotSent where its wait at the gate was cut."""
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close all connections."""
 
 
 class HttpCall(Protocol):
-    """One HTTP call through the gate; it never raises for what a network or server does."""
+    """One HTTP call through the gate; it never raises for failures of network or server."""
 
     async def __call__(
         self,
@@ -99,18 +99,18 @@ class HttpCall(Protocol):
         headers: Mapping[str, str] | None = None,
         kind: CallKind = CallKind.QUESTION,
     ) -> Outcome:
-        """``path`` starts with /v1 and is percent-encoded, with its query."""
+        """Make one call; ``path`` starts with /v1 and is percent-encoded, with its query."""
 
 
-NOT_ADMITTED: Final = NotSent("the run was asked to end", is_held_back=True)
-"""What a call comes to whose wait at the gate was cut."""
+NOT_ADMITTED: Final = NotSent("the run is stopping", is_held_back=True)
+"""Result of a call whose wait at the gate was cut."""
 
 
 class CallFailedError(RunStoppedError):
-    """A question to ZStack came to nothing; ``answer`` says how."""
+    """A call to ZStack failed; ``answer`` is its result."""
 
     def __init__(self, what: str, answer: Refused | NotSent | NoAnswer) -> None:
-        """Name the question in ``what``, such as "query of model services"."""
+        """Name the call in ``what``, such as "query of model services"."""
         is_denied = isinstance(answer, Refused) and answer.error.error_class in {ErrorClass.PERMANENT, ErrorClass.FATAL}
         super().__init__(f"{what}: {reason_of(answer)}", EndReason.DENIED if is_denied else EndReason.OUTAGE)
         self.exit_code = ExitCode.FAILED if is_denied else self.exit_code
@@ -118,12 +118,12 @@ class CallFailedError(RunStoppedError):
 
 
 def reason_of(answer: Refused | NotSent | NoAnswer) -> str:
-    """One line for the operator."""
+    """Return the reason in one line for the operator."""
     return str(answer.error) if isinstance(answer, Refused) else answer.reason
 
 
 def http_date(value: str | None) -> float | None:
-    """Seconds since the epoch of an HTTP date; None where it is none."""
+    """Return an HTTP date in seconds since the epoch; None where it is invalid."""
     if value is None:
         return None
     try:
@@ -133,10 +133,10 @@ def http_date(value: str | None) -> float | None:
 
 
 def pause_asked(reply: Reply, now: float) -> float | None:
-    """Seconds the answer asks to stay away, at most LONGEST_PAUSE; None where it asks for nothing usable.
+    """Return the seconds after which the answer asks to retry, at most LONGEST_PAUSE; None where it asks for none.
 
-    A date counts from the server's own Date header, so that clocks that differ do not matter; ``now`` (seconds since
-    the epoch) serves where there is none.
+    A date counts from the server's own Date header, so that clock differences do not matter; ``now`` (seconds since the
+    epoch) is used where there is none.
     """
     asked = (reply.retry_after or "").strip()
     seconds = float(asked[:12]) if asked.isascii() and asked.isdigit() else None
@@ -147,7 +147,7 @@ def pause_asked(reply: Reply, now: float) -> float | None:
 
 
 def segment(uuid: str) -> str:
-    """Make one path segment of a uuid, whatever it holds. Raises ValueError for an empty one: that is another API."""
+    """Return a uuid as one escaped path segment. Raises ValueError for an empty one: that is another API."""
     if not uuid:
         raise ValueError("a uuid must not be empty")
     if uuid.isascii() and uuid.isalnum():

@@ -74,7 +74,7 @@ class ScriptedApi:
         self._next("renew", "")
 
 
-CUT = NotSent("the run was asked to end", is_held_back=True)
+CUT = NotSent("the run is stopping", is_held_back=True)
 
 
 class GatedApi:

@@ -140,7 +140,7 @@ class SimHttp:
         if delivery.delay >= _PATIENCE:
             return NoAnswer("no answer in time", is_push_back=True)
         if delivery.cut is not None:
-            return NoAnswer("the answer broke off")
+            return NoAnswer("the answer was cut off")
         named = {name.lower(): value for name, value in delivery.headers}
         reply = ClientReply(delivery.status, delivery.body, None, named.get("retry-after"))
         return self._garbled(reply)

@@ -221,7 +221,7 @@ async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: fl
         for number in (1, 2, 3):
             reply = await client.plain("POST", "/v1/x", body=b"{}")
             if isinstance(reply, NoAnswer):
-                assert reply.reason == "the server sent an answer before it was asked"
+                assert reply.reason == "the server sent an answer before the request"
                 reply = await client.plain("POST", "/v1/x", body=b"{}")
             assert isinstance(reply, Reply)
             assert json.loads(reply.body) == {"first": number}

@@ -62,10 +62,10 @@ async def test_wrong_host(authority: trustme.CA, ca_file: Path) -> None:
         client(server.url, ca_file) as trusting,
     ):
         refused = await trusting.submit(CLONE, JOB)
-        with pytest.raises(UnreachableError, match="certificate is not accepted"):
+        with pytest.raises(UnreachableError, match="certificate was rejected"):
             await trusting.preflight()
     assert isinstance(refused, NotSent)
-    assert "certificate is not accepted" in refused.reason
+    assert "certificate was rejected" in refused.reason
     assert server.seen == []
 
 
