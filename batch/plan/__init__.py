@@ -1,4 +1,4 @@
-"""The plan: what will be sent, derived from a Job and the run's start; no I/O but reading the job's streams."""
+"""The plan: what will be sent, derived from a Job and the run's start; no I/O except reading the job's streams."""
 
 from batch.plan.answers import Questions, placeholder_uuids, placeholder_value
 from batch.plan.identity import Identities, RunTags, check_request, regenerate, resource_uuid, tag_clones

@@ -1,4 +1,4 @@
-"""What a plan takes from the server: the answers that are pinned, and the questions that are yet to be asked."""
+"""The server's answers that a plan depends on: the pinned ones, and the queries that are still needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
 class Answers:
-    """The answers that are pinned; the server is known to give no others."""
+    """Pinned answers; any other query is answered with nothing."""
 
     def __init__(self, pins: Pins) -> None:
         """Answer from ``pins``."""
@@ -32,34 +32,34 @@ class Answers:
         return self._pins.sources.get(uuid)
 
     def find(self, conditions: tuple[str, ...], rendered: Sequence[str]) -> Sequence[str]:
-        """Return the uuids that a query finds; ``rendered``: the conditions as the server is asked."""
+        """Return the uuids that match a query; ``rendered``: the conditions as they are sent to the server."""
         del rendered
         return self._pins.queries.get(conditions, ())
 
 
 class Questions(Answers):
-    """Takes down every question that no pin answers, and answers it with a placeholder."""
+    """Collects every query that no pin answers, and answers it with a placeholder."""
 
     def __init__(self, pins: Pins) -> None:
-        """Ask nothing that ``pins`` answer."""
+        """Start with the answers in ``pins``."""
         super().__init__(pins)
         self.sources: dict[str, None] = {}
         """Sources of which a field is missing."""
         self.fields: set[str] = set()
         """All fields that are used of any source."""
         self.queries: dict[tuple[str, ...], tuple[str, ...]] = {}
-        """Conditions as the job file writes them, and as they are to be asked."""
+        """Conditions as the job file writes them, and as they are to be sent."""
 
     def __bool__(self) -> bool:
-        """Whether the server has to be asked at all."""
+        """Return whether the server must be queried at all."""
         return bool(self.sources or self.queries)
 
     def source(self, uuid: str) -> Mapping[str, JsonValue]:
-        """Return an inventory that has every field and notes which of them are read."""
+        """Return an inventory that has every field and records which of them are read."""
         return _Placeholders(uuid, self._pins.sources.get(uuid, {}), self)
 
     def find(self, conditions: tuple[str, ...], rendered: Sequence[str]) -> Sequence[str]:
-        """Return what is pinned, or one placeholder."""
+        """Return the pinned uuids, or one placeholder."""
         found = self._pins.queries.get(conditions)
         if found is None:
             self.queries[conditions] = tuple(rendered)
@@ -67,7 +67,7 @@ class Questions(Answers):
 
 
 class _Placeholders(dict[str, "JsonValue"]):
-    """Has every field; what is not known is made up so that it fits the parameter of its name."""
+    """An inventory with every field: unknown ones get a placeholder of the type of the parameter with their name."""
 
     __slots__ = ("_questions", "_uuid")
 
@@ -85,7 +85,7 @@ class _Placeholders(dict[str, "JsonValue"]):
 
 
 def placeholder_value(name: str) -> JsonValue:
-    """Return a value for a field of a source, of the type of the parameter with its name."""
+    """Return a placeholder for a field of a source, of the type of the parameter with its name."""
     param = PARAMS.get(name)
     if param is None or param.type is ParamType.STRING:
         return param.choices[0] if param and param.choices else f"<{name}>"
@@ -93,18 +93,18 @@ def placeholder_value(name: str) -> JsonValue:
 
 
 def placeholder_uuids(conditions: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the uuid of one service in place of what a query finds."""
+    """Return one placeholder uuid for the result of a query."""
     return (hashlib.sha256("\0".join(conditions).encode()).hexdigest()[:DIGEST_HEX],)
 
 
 def render_condition(text: str, names: Mapping[str, str]) -> str:
-    """Render a condition of a ``query:``. Raises RenderError, also where the server would read another condition."""
+    """Render a condition of a ``query:``. Raises RenderError, also where the server would parse another condition."""
     condition = render(text, names)
     parts = split_condition(condition)
     field = "" if parts is None else parts[0]
     if not _FIELD.fullmatch(field):
-        message = f"{quote(condition)} is read by the server as a condition on {quote(field)}, no field"
-        raise RenderError(f"{message}: a value must not hold an operator")
+        message = f"{quote(condition)} is parsed by the server as a condition on {quote(field)}, which is not a field"
+        raise RenderError(f"{message}: a value must not contain an operator")
     return condition
 
 

@@ -1,4 +1,4 @@
-"""One Target to its Clones: merge, render, check, identify, encode. Pure: the same in gives the same out."""
+"""Makes the Clones of one Target: merge, render, check, identify, encode. Pure and deterministic."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CloneBuilder:
     """Makes the Clones of one run of one job."""
 
     def __init__(self, job: Job, run: str, names: Mapping[str, str], source: SourceReader) -> None:
-        """``run``: as ``run_id`` gives it; ``names``: those for ``${…}`` that all targets have."""
+        """Start with ``run`` as ``run_id`` returns it and ``names``, those for ``${…}`` that all targets have."""
         self._identities = Identities(job.name, run)
         self._names = names
         self._read_source = source
@@ -64,7 +64,7 @@ class CloneBuilder:
                 yield combined, clone
 
     def _clone(self, target: Target, label: str, complaints: list[Complaint]) -> Clone:
-        """``label``: what the combination of a matrix adds to the key."""
+        """Return the clone; ``label``: what the combination of a matrix adds to the key."""
         params, system_tags, user_tags = self._merged(target, complaints)
         source = target.uuid
         key = (target.id or source) + label
@@ -175,7 +175,7 @@ class CloneBuilder:
 
 
 def _complain(path: str, error: RenderError, complaints: list[Complaint]) -> None:
-    """Complain of a missing source once for the target, of anything else at ``path``."""
+    """Complain of a missing source once for the target, of other errors at ``path``."""
     if isinstance(error, MissingSourceError):
         complaints.append(Complaint("", str(error), kind=str(error)))
     else:
@@ -201,9 +201,9 @@ def _render_tags(path: str, tags: tuple[str, ...], scope: Scope, complaints: lis
 
 
 def _render_hand_over(asked: HandOver, scope: Scope, complaints: list[Complaint]) -> HandOver | None:
-    """Put values in for ``${…}``; None where that asks for nothing.
+    """Render the hand-over; None where it requests nothing.
 
-    A text of ``share_with`` may come to several uuids separated by ``;``, or to none, as a cell of a CSV file does.
+    A text of ``share_with`` may render to several uuids separated by ``;``, or to none, as a cell of a CSV file does.
     """
     owner = None if asked.owner is None else _render_text("owner", asked.owner, scope, complaints)
     if owner is not None:
@@ -247,6 +247,6 @@ def warn_of_wide(target: Target, clone: Clone, problems: Problems) -> None:
         for complaint in wide_characters(name, body.get(name)):
             problem = target.problem(complaint)
             if not any(wide_characters("", dict(target.columns))):
-                # What is the same in every row is warned of once, without naming a row.
+                # A text that is the same in every row is warned of once, without naming a row.
                 problem = replace(problem, message=complaint.message)
             problems.warn(problem)

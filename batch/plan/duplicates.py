@@ -1,4 +1,4 @@
-"""Two targets with one key or one resource uuid, found in a few bytes of memory for each."""
+"""Finds targets with the same key or resource uuid, with a few bytes of memory for each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from batch.model import Clone
 
 _MOST: Final = 1000
-"""Texts that are looked at again."""
+"""Maximum number of candidates that are compared as texts."""
 
 
 class Duplicates:
-    """Remembers the hashes of keys and of the user's own resource uuids; equal ones are compared by a second walk."""
+    """Stores hashes of keys and of the user's own resource uuids; a second pass compares texts with equal hashes."""
 
     def __init__(self) -> None:
         """Start with no clone."""
@@ -27,8 +27,8 @@ class Duplicates:
         self._candidates: set[str] = set()
 
     def add(self, target: Target, clone: Clone) -> None:
-        """Take one clone."""
-        # Python's own string hash has 64 well-spread bits; equal hashes are compared as texts later.
+        """Add one clone."""
+        # Python's string hash has 64 well-distributed bits; equal hashes are compared as texts later.
         if not self._keys.put(hash(clone.key), 0):
             self._add_candidate(clone.key)
         own = "resourceUuid" in target.layer.params or "resourceUuid" in target.entry.base.params
@@ -36,7 +36,7 @@ class Duplicates:
             self._add_candidate(clone.resource_uuid)
 
     def report(self, walk: Callable[[], Iterator[tuple[Target, Clone]]], problems: Problems) -> None:
-        """Report what two targets have in common; ``walk`` streams all of them once more, where that is needed."""
+        """Report the duplicates; ``walk`` iterates over all targets again, where that is needed."""
         if self._candidates:
             self._compare(walk(), "key", lambda clone: clone.key, problems)
             self._compare(walk(), "resourceUuid", lambda clone: clone.resource_uuid, problems)
@@ -50,7 +50,7 @@ class Duplicates:
     def _compare(
         self, walk: Iterator[tuple[Target, Clone]], what: str, name: Callable[[Clone], str], problems: Problems
     ) -> None:
-        """Find the first place of each candidate: equal hashes are not yet equal keys."""
+        """Report the repetitions of each candidate: equal hashes are not yet equal keys."""
         first: dict[str, Target] = {}
         for target, clone in walk:
             text = name(clone)
@@ -68,8 +68,8 @@ class Duplicates:
             if self._own_uuids.get(hash(clone.source_uuid)) is not None:
                 taken[clone.source_uuid] = f"the source of the target {quote(clone.key)}"
             if not clone.is_given and self._own_uuids.get(hash(clone.resource_uuid)) is not None:
-                taken[clone.resource_uuid] = f"what the target {quote(clone.key)} is made as"
+                taken[clone.resource_uuid] = f"the derived uuid of the target {quote(clone.key)}"
         for target, clone in walk() if taken else ():
             if clone.is_given and clone.resource_uuid in taken:
-                message = f"{clone.resource_uuid} is {taken[clone.resource_uuid]}: give a uuid that nothing has"
+                message = f"{clone.resource_uuid} is {taken[clone.resource_uuid]}: give an unused uuid"
                 problems.add(target.problem(Complaint("params.resourceUuid", message)))

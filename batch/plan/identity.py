@@ -1,4 +1,4 @@
-"""What identifies a Clone: digests, tag, and a resource uuid derived so that a lost manifest makes no second clone."""
+"""The identity of a Clone: digests, tag, and a resource uuid, derived so that a lost manifest makes no second clone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DIGEST_HEX: Final = 32
 VALIDATION_ONLY: Final = "ephemeral::validationOnly"
 """The system tag under which a message is checked and not executed (zstack/README.md 5)."""
 _LONGEST_TAG: Final = 2048
-"""Characters of a tag's column (zstack/README.md 9)."""
+"""Maximum characters of a tag's column (zstack/README.md 9)."""
 _LAST_CHARACTER: Final = "\uffff"
-"""Of those that many servers' tables hold (zstack/README.md 4)."""
+"""Last character that many servers' tables can hold (zstack/README.md 4)."""
 _HASH: Final = re.compile("sha256:[0-9a-f]{64}")
-"""What stands for a key that the server could not keep."""
+"""Replacement for a key that the server could not store."""
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _MODULUS: Final = 1 << 128
 _sha256: Final = hashlib.sha256
@@ -30,24 +30,24 @@ _encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort
 
 
 class Identities:
-    """Derives identities within one run of one job."""
+    """Derives the identities of one run of one job."""
 
     __slots__ = ("_base",)
 
     def __init__(self, job: str, run: str) -> None:
-        """Neither name may hold NUL, so that no two (job, run, key) run together."""
+        """Start with names without NUL, so that different (job, run, key) never hash the same text."""
         self._base = hashlib.sha256(f"zclone\0{job}\0{run}\0".encode())
 
     def of(self, key: str, *, generation: int = 0) -> str:
-        """Return R of ``key``; ``generation`` grows with ``undo``, since a deleted uuid stays occupied."""
+        """Return the resource uuid of ``key``; ``generation``: number of its undone clones."""
         state = self._base.copy()
         state.update(f"{key}\0{generation}".encode())
         return _shape(state.hexdigest())
 
     def of_check(self, key: str) -> str:
-        """Return the uuid under which ``key`` is only checked: no run's, and the same in every check.
+        """Return the uuid under which ``key`` is only checked: unlike any run's, and the same in every check.
 
-        So a server that clones all the same uses up no R, and makes no second one when it is checked again.
+        So a server that clones all the same uses up no run's uuid, and makes no second clone when it is checked again.
         """
         state = self._base.copy()
         state.update(f"{key}\0{VALIDATION_ONLY}".encode())
@@ -55,12 +55,12 @@ class Identities:
 
 
 def _shape(text: str) -> str:
-    # zstack/README.md 4: the server takes only uuids whose version and variant digits are set (v4 here).
+    # zstack/README.md 4: the server accepts only uuids whose version and variant digits are set (v4 here).
     return f"{text[:12]}4{text[13:16]}{_VARIANTS[text[17]]}{text[17:32]}"
 
 
 def resource_uuid(job: str, run: str, key: str, *, generation: int = 0) -> str:
-    """Return R: 32 lower-case hex digits shaped as a v4 uuid, the same for the same arguments for ever."""
+    """Return 32 lower-case hex digits in the form of a v4 uuid, a pure function of the arguments."""
     return Identities(job, run).of(key, generation=generation)
 
 
@@ -84,7 +84,7 @@ def check_request(clone: Clone, identities: Identities) -> Clone:
 
 
 def clone_digest(source_uuid: str, body: bytes) -> str:
-    """Return 32 hex digits over what is sent, to notice a target that was changed after it was sent."""
+    """Return 32 hex digits over the request, to detect a target that was changed after it was sent."""
     return _sha256(source_uuid.encode() + b"\0" + body).hexdigest()[:DIGEST_HEX]
 
 
@@ -94,7 +94,7 @@ def digest_part(plan_digest: str, label: str) -> str:
 
 
 class PlanDigest:
-    """A digest of a set of clones: adding them in any order gives the same."""
+    """A digest of a set of clones, independent of the order in which they are added."""
 
     __slots__ = ("_sum", "count", "hand_overs")
 
@@ -103,7 +103,7 @@ class PlanDigest:
         self._sum = 0
         self.count = 0
         self.hand_overs = 0
-        """How many of the clones have one."""
+        """Number of clones that have a hand-over."""
 
     def add(self, clone: Clone) -> None:
         """Add one clone."""
@@ -148,14 +148,14 @@ class RunTags:
     """The tags of one run: ``zclone::<job>::<run>::<key>``."""
 
     def __init__(self, job: str, run: str) -> None:
-        """Neither name may hold a colon."""
+        """Start with names without a colon."""
         self.prefix = f"zclone::{job}::{run}::"
-        """What all tags of the run, and no others, begin with."""
+        """Prefix of all tags of the run, and of no others."""
 
     def of(self, key: str) -> str:
-        """Return the tag of a target; ``sha256:`` and a hash stand for a key that the server could not keep as it is.
+        """Return the tag of a target; ``sha256:`` and a hash replace a key that the server could not store unchanged.
 
-        It trims texts, refuses what is too long, and often characters above U+FFFF.
+        It trims texts, refuses long ones, and often characters above U+FFFF.
         """
         tag = self.prefix + key
         if len(tag) <= _LONGEST_TAG and tag == tag.strip() and max(tag) <= _LAST_CHARACTER:
@@ -163,12 +163,12 @@ class RunTags:
         return f"{self.prefix}sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
     def key_of(self, tag: str) -> str | None:
-        """Return the key of a tag of the run; None where a hash stands for it."""
+        """Return the key of a tag of the run; None where it is a hash."""
         name = tag.removeprefix(self.prefix)
         return None if _HASH.fullmatch(name) else name
 
     def add(self, clone: Clone) -> Clone:
-        """Return the clone with its tag in the body; its digest stays, since whether a run tags is no part of it."""
+        """Return the clone with its tag in the body; its digest does not change, as it does not cover the run's tag."""
         body = json.loads(clone.body)
         tags = dict.fromkeys((*body.get("userTags", ()), self.of(clone.key)))
         return clone._replace(body=encode_body(body["params"], tuple(body.get("systemTags", ())), tuple(tags)))

@@ -1,4 +1,4 @@
-"""A plan as ``plan --out`` saves it: what it takes to make exactly this plan again, and to notice that it would not."""
+"""A plan as ``plan --out`` saves it: enough to make exactly this plan again, and to detect that it would differ."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """Everything but the job file and those it names, which must be there unchanged."""
+    """A saved plan; the job file and the files it names must be present unchanged."""
 
     job_file: str
     run: str
     started_at: float
-    """Seconds since the epoch: the start that ``${date}`` and ``${time}`` are of."""
+    """Seconds since the epoch: the start that ``${date}`` and ``${time}`` refer to."""
     digest: str
-    """Of the plan."""
+    """Digest of the plan."""
     tool: str
     """Version of zclone that made it."""
     pins: Pins
@@ -63,7 +63,7 @@ class SavedPlan:
             raise UsageError(f"{self.job_file} or a file it names was changed since the plan was saved: plan again")
 
     def require_same_server(self, fresh: Pins) -> None:
-        """Raise UsageError where the server would tell something else now."""
+        """Raise UsageError where the server's answers have changed."""
         if fresh == self.pins:
             return
         changed = [uuid for uuid, fields in self.pins.sources.items() if fresh.sources.get(uuid) != fields]
@@ -73,13 +73,13 @@ class SavedPlan:
 
 
 def read_saved(text: str) -> SavedPlan:
-    """Read a saved plan. Raises UsageError where it is none, or was edited."""
+    """Parse a saved plan. Raises UsageError where it is not one, or was edited."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UsageError("is no saved plan: zclone plan JOB --out FILE makes one")
+        raise UsageError("is not a saved plan: zclone plan JOB --out FILE makes one")
     if found.get("version") != VERSION:
         raise UsageError(f"is a saved plan of format {found.get('version')}, this zclone reads {VERSION}: plan again")
     seal = found.pop("seal", None)

@@ -1,4 +1,4 @@
-"""The planning of one run: what the server must be asked, and under its answers the plan."""
+"""The planning of one run: which queries the server must answer, and the plan from its answers."""
 
 from __future__ import annotations
 
@@ -41,46 +41,46 @@ _NONE: Final = Pins()
 _RUN: Final = re.compile(NAME_PATTERN)
 _REARCHITECT: Final = frozenset({"cpuArchitectures", "architectureImages", "vendorToSpecUuidsMap"})
 _SURROGATE: Final = b"\\ud"
-"""How the escape of a character above U+FFFF begins in a body; so do a few others."""
+"""Prefix of the escape of a character above U+FFFF in a body; a few others share it."""
 
 
 class Setting(NamedTuple):
-    """Where a parameter's value comes from."""
+    """Origin of a parameter's value."""
 
     layer: str
     """``target``, ``from`` (the entry of its file), ``defaults``, ``source`` (``keep``) or ``rearchitect``."""
     place: Place
-    """Of the value as written; of the target for ``source`` and ``rearchitect``."""
+    """Place of the value as written; of the target for ``source`` and ``rearchitect``."""
     rendered: bool = False
-    """Whether it was written with ``$`` and the plan put the values in."""
+    """Whether it was written with ``$`` and rendered by the plan."""
 
     def __str__(self) -> str:
-        """Show layer and place."""
+        """Return layer and place."""
         how = ", rendered" if self.rendered else ""
         return f"{self.layer}{how}, {self.place.file}:{self.place.line}:{self.place.column}"
 
 
 class Draft(NamedTuple):
-    """A plan in which placeholders stand for what the server is yet to be asked; final where that is nothing."""
+    """A plan with placeholders for the server's missing answers; final where none is missing."""
 
     planning: Planning
     plan: Plan
     questions: Questions
 
     def finish(self, more: Pins) -> Plan:
-        """Return the final plan under ``more`` answers. Raises JobFileError."""
+        """Return the final plan with ``more`` answers. Raises JobFileError."""
         return self.planning.answer(more).plan() if self.questions else self.plan
 
 
 class Planning:
-    """One run of one job under the answers of the server that are pinned.
+    """One run of one job with the pinned answers of the server.
 
-    ``draft`` checks all that can be checked without the server and says what it must be asked; ``answer`` returns the
-    planning under the answers, and its ``plan`` is final. Each of these walks the job file anew.
+    ``draft`` checks everything that can be checked without the server and returns the queries that it must answer;
+    ``answer`` returns the planning with the answers, and its ``plan`` is final. Each of these reads the job file again.
     """
 
     def __init__(self, job: Job, *, run: str | None, started_at: float, pins: Pins = _NONE) -> None:
-        """``run``: of ``--run``, None for the job's own. ``started_at``: the same on every resume.
+        """Start with ``run`` of ``--run``, None for the job's own; ``started_at`` is the same on every resume.
 
         Raises UsageError or JobFileError as ``run_id`` does.
         """
@@ -91,26 +91,26 @@ class Planning:
         self._names = {**RunNames.at(started_at, job.name, job.timezone)._asdict(), "run": self.run, **job.vars}
 
     def answer(self, more: Pins) -> Planning:
-        """Return the planning under ``more`` answers of the server."""
+        """Return the planning with ``more`` answers of the server."""
         pins = Pins({**self.pins.sources, **more.sources}, {**self.pins.queries, **more.queries})
         return Planning(self.job, run=self.run, started_at=self.started_at, pins=pins)
 
     def draft(self) -> Draft:
-        """Check and plan every target without the server. Raises JobFileError with every problem of them."""
+        """Check and plan every target without the server. Raises JobFileError with all their problems."""
         questions = Questions(self.pins)
         return Draft(self, self._plan(questions), questions)
 
     def plan(self) -> Plan:
-        """Check and plan every target. Raises JobFileError with every problem of them."""
+        """Check and plan every target. Raises JobFileError with all their problems."""
         return self._plan(Answers(self.pins))
 
     def inputs_digest(self) -> str:
-        """Return 64 hex digits over all that decides the plan: files, run, start, pins and the plan's format.
+        """Return 64 hex digits over everything that determines the plan: files, run, start, pins and the plan's format.
 
-        Empty where a file cannot be read: ``draft`` and ``plan`` then say why.
+        Empty where a file cannot be read: ``draft`` and ``plan`` then report why.
         """
         job, names = self.job, RunNames.at(self.started_at, self.job.name, self.job.timezone)
-        # A row of a from: file may hold ${date} too, so the start counts whenever there may be one.
+        # A row of a from: file may contain ${date} too, so the start counts wherever there may be one.
         total = hashlib.sha256(f"{FORMAT}\0{job.name}\0{self.run}\0{names.date}\0{names.time}\0".encode())
         try:
             own, *others = job.targets.digests()
@@ -120,7 +120,7 @@ class Planning:
         return total.hexdigest()
 
     def refuse_undone(self, was_undone: Callable[[str], bool]) -> None:
-        """Raise JobFileError for each ``resourceUuid`` of the user's that a clone had which was undone."""
+        """Raise JobFileError for each ``resourceUuid`` of the user's whose clone was undone."""
         problems = Problems()
         for target, clone in self._walk(Answers(self.pins), Problems()):
             if clone.is_given and was_undone(clone.resource_uuid):
@@ -134,13 +134,13 @@ class Planning:
         absent: Collection[str] = (),
         resources: ServerResources | None = None,
     ) -> tuple[Problem, ...]:
-        """Check the plan, which has no other problem, against the server; return what is only worth a warning.
+        """Check the plan, which has no other problem, against the server; return the warnings.
 
-        ``version``: of the server, None where it is not known. ``absent``: source uuids that do not exist.
-        ``resources``: what the server shows of the rest that the plan names. Raises JobFileError with every problem,
-        each at the place of what it is about.
+        ``version``: the server's, None where it is unknown. ``absent``: source uuids that do not exist. ``resources``:
+        what the server shows of the other resources that the plan names. Raises JobFileError with all problems, each at
+        its place.
         """
-        # zstack/README.md 4: older servers drop a parameter without a word, and the clone is another one.
+        # zstack/README.md 4: older servers silently drop a parameter, and the clone is another one.
         newer = {
             name: ".".join(map(str, param.since))
             for name, param in BODY_PARAMS.items()
@@ -154,7 +154,7 @@ class Planning:
                 message = f"the source {target.uuid} does not exist on the server, or this account may not see it"
                 problems.add(target.problem(Complaint("", message, kind=message)))
             for name in newer.keys() & clone.params.keys():
-                message = f"{name} needs ZStack {newer[name]}; this server would drop it without a word"
+                message = f"{name} needs ZStack {newer[name]}; this server would silently drop it"
                 problems.add(target.problem(Complaint(f"params.{name}", message)))
             for complaint, is_warning in object_to(clone, resources) if resources is not None else ():
                 (problems.warn if is_warning else problems.add)(target.problem(complaint))
@@ -169,25 +169,25 @@ class Planning:
                 yield target.problem(Complaint("", left.pop(target.uuid)))
 
     def explain(self) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
-        """Stream every clone, and what returns the Setting of each of its parameters.
+        """Yield every clone with a function that returns the Setting of each of its parameters.
 
-        Targets with problems are left out. Raises JobFileError where a file cannot be read on.
+        Targets with problems are left out. Raises JobFileError where a file can no longer be read.
         """
         for target, clone in self.pairs():
             yield clone, partial(_settings, target, clone)
 
     def pairs(self) -> Iterator[tuple[Target, Clone]]:
-        """Stream every clone with the target that it is of, as ``explain`` does."""
+        """Yield every clone with its target, as ``explain`` does."""
         return self._walk(Answers(self.pins), Problems())
 
     def coverage(self) -> Iterator[Coverage]:
-        """Try the rules of ``rearchitect:`` on every source that is pinned."""
+        """Try the rules of ``rearchitect:`` on every pinned source."""
         if self.job.rearchitect is not None:
             targets = partial(self._targets, Answers(self.pins), Problems())
             yield from measure_coverage(self.job.rearchitect, self.pins, targets)
 
     def _walk(self, answers: Answers, problems: Problems) -> Iterator[tuple[Target, Clone]]:
-        """Stream every clone with its target, as CloneBuilder does; those with problems are reported instead."""
+        """Yield every clone with its target, as CloneBuilder does; those with problems are reported instead."""
         build, report = CloneBuilder(self.job, self.run, self._names, answers.source).pairs, problems.add
         for target in self._targets(answers, problems):
             yield from build(target, report)
@@ -213,7 +213,7 @@ class Planning:
         return found
 
     def _plan(self, answers: Answers) -> Plan:
-        # Before the walk: of files edited meanwhile the digest must not be the one of a plan they were not in.
+        # Computed before the pass: files edited meanwhile must not get the digest of a plan without the edit.
         inputs = self.inputs_digest()
         problems = Problems()
         digest = self.check_targets(answers, problems)
@@ -223,7 +223,7 @@ class Planning:
         return Plan(name, self.run, made, digest.count, clones, inputs, digest.hand_overs, problems.warnings)
 
     def check_targets(self, answers: Answers, problems: Problems) -> PlanDigest:
-        """Add the problems of all targets to ``problems``, and return the digest of what has none."""
+        """Add the problems of all targets to ``problems``, and return the digest of the targets without any."""
         digest, duplicates = PlanDigest(), Duplicates()
         try:
             for target, clone in self._walk(answers, problems):
@@ -237,7 +237,7 @@ class Planning:
         return digest
 
     def _stream(self, answers: Answers, digest: str) -> Iterator[Clone]:
-        """Stream the clones of the plan that has ``digest``. Raises JobFileError where they are others by now."""
+        """Yield the clones of the plan that has ``digest``. Raises JobFileError where they have changed."""
         problems = Problems()
         found = PlanDigest()
         for _, clone in self._walk(answers, problems):
@@ -254,7 +254,7 @@ def load_job(path: Path) -> Job:
 
 
 def _check_targets(job: Job, problems: Problems) -> None:
-    # What `run:` comes to decides on no problem of a target.
+    # The value of `run:` affects no problem of a target.
     Planning(job, run=job.name, started_at=0.0).check_targets(Questions(_NONE), problems)
 
 

@@ -1,4 +1,4 @@
-"""A clone's images and GPU specs for other hardware, derived from its source's own, and how far the rules reach."""
+"""Derives a clone's images and GPU specs for other hardware from its source's, and measures the rules' coverage."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from batch.model import JsonValue, Pins, Place
 
 IMAGES_FIELD = "modelServiceImages"
-"""Of a source's inventory."""
+"""Field of a source's inventory."""
 SPECS = "vendorToSpecUuidsMap"
 """The parameter, and the field of a source's inventory that it would copy."""
 
 
 class UncoveredError(Exception):
-    """What a source has does not give what the clone needs; the message says which image or vendor and why."""
+    """The source's images or GPUs do not give what the clone needs; the message says which and why."""
 
 
 class Images:
-    """Applies the rules; ``used`` tells which of them ever matched."""
+    """Applies the rules; ``used`` has those that ever matched."""
 
     def __init__(self, asked: Rearchitect) -> None:
         """Sort the rules of each architecture by the length of their prefix."""
@@ -48,7 +48,7 @@ class Images:
         return [self._image(name, images) for name in architectures]
 
     def _image(self, architecture: str, images: list[dict[str, JsonValue]]) -> JsonValue:
-        """Derive one image from all of the source's that a rule matches, or take the source's own for it."""
+        """Derive one image from all source images that a rule matches, or use the source's own for the architecture."""
         # zstack/README.md 4: answers write x86_64 where requests write X86_64.
         own = [row for row in images if str(row.get("cpuArchitecture", "")).upper() == architecture]
         derived = [self._derive(str(row.get("dockerImage") or ""), architecture) for row in own or images]
@@ -80,7 +80,7 @@ class Images:
 
 
 class Vendors:
-    """Applies the rules for GPU vendors; ``used`` tells which of them ever matched."""
+    """Applies the rules for GPU vendors; ``used`` has those that ever matched."""
 
     def __init__(self, rules: tuple[VendorRule, ...]) -> None:
         """Sort the rules by the length of their prefix: the longest wins."""
@@ -92,7 +92,7 @@ class Vendors:
         """Return the clone's ``vendorToSpecUuidsMap``, None where the source has none. Raises UncoveredError."""
         found = source.get(SPECS)
         if isinstance(found, str | list) and found:
-            raise UncoveredError(f"the source's {SPECS} is no map")
+            raise UncoveredError(f"the source's {SPECS} is not a map")
         if not isinstance(found, dict) or not found:
             return None
         made: dict[str, dict[str, None]] = {}
@@ -113,17 +113,17 @@ class Vendors:
 
 
 class Coverage(NamedTuple):
-    """Distinct sources that need something derived, and the rules none of them needs."""
+    """Distinct sources that need something derived, and the rules that none of them needs."""
 
     to: str
-    """What they are derived for."""
+    """The target architectures or vendors."""
     covered: int
     uncovered: tuple[str, ...]
     unused: tuple[tuple[Place, str], ...]
-    """Where each idle rule stands, and what it is for."""
+    """Place of each unused rule, and its description."""
 
     def lines(self) -> Iterator[str]:
-        """Yield the report; the uncovered are spelt out by the plan's problems."""
+        """Yield the report; the plan's problems describe the uncovered sources."""
         total = self.covered + len(self.uncovered)
         rest = f", {len(self.uncovered)} are not" if self.uncovered else ""
         yield f"rearchitect to {self.to}: {self.covered} of {total} sources are covered{rest}"
@@ -132,7 +132,7 @@ class Coverage(NamedTuple):
 
 
 def measure_coverage(asked: Rearchitect, pins: Pins, targets: Callable[[], Iterable[Target]]) -> Iterator[Coverage]:
-    """Try the rules on every source that is pinned; ``targets`` streams the job's targets."""
+    """Try the rules on every pinned source; ``targets`` yields the job's targets."""
     if asked.to:
         images = Images(asked)
         covered, uncovered = _count(targets(), pins, "architectureImages", lambda source: images.of(source, images.to))
@@ -151,7 +151,7 @@ def measure_coverage(asked: Rearchitect, pins: Pins, targets: Callable[[], Itera
 def _count(
     targets: Iterable[Target], pins: Pins, param: str, derive: Callable[[Mapping[str, JsonValue]], JsonValue]
 ) -> tuple[int, tuple[str, ...]]:
-    """Derive ``param`` for every source of a target that does not give it; those that have nothing do not count."""
+    """Derive ``param`` for every source of a target that does not set it; sources without a value do not count."""
     covered: set[str] = set()
     uncovered: dict[str, None] = {}
     for target in targets:

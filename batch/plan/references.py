@@ -1,4 +1,4 @@
-"""What a clone names on the server beside its source: images, tags, GPU specs, accounts, its source's model centre."""
+"""The resources that a clone names besides its source: images, tags, GPU specs, accounts, its source's model centre."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from batch.model import Clone, JsonValue
 
 CENTER_FIELD: Final = "modelCenterUuid"
-"""Of a source's inventory."""
+"""Field of a source's inventory."""
 _WORD: Final = re.compile(r"\w{1,64}", re.ASCII)
 
 
 class ReferenceKind(StrEnum):
-    """What a uuid names."""
+    """Kind of resource that a uuid names."""
 
     IMAGE = "image"
     TAG = "tag"
@@ -31,25 +31,25 @@ class ReferenceKind(StrEnum):
 
 
 class Reference(NamedTuple):
-    """One uuid of a clone and where it stands in the job file."""
+    """One uuid of a clone and its place in the job file."""
 
     kind: ReferenceKind
     uuid: str
     path: str
     architecture: str | None = None
-    """That the image is named for."""
+    """The architecture that the image is for."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerResources:
-    """What the server shows of the resources that a plan names."""
+    """The server's data about the resources that a plan names."""
 
     rows: Mapping[ReferenceKind, Mapping[str, Mapping[str, JsonValue]]]
-    """By kind and uuid; a kind that could not be asked about is left out, and nothing is said of it."""
+    """Rows by kind and uuid; a kind that could not be queried is missing, and is not checked."""
     centers: Mapping[str, str] = field(default_factory=dict)
     """Uuid of the model centre of each source."""
     shows_all: bool = True
-    """Whether the account sees everything, so that what is not shown does not exist."""
+    """Whether the account sees everything, so that a resource that is not shown does not exist."""
 
 
 def model_centers(inventories: Mapping[str, Mapping[str, JsonValue]]) -> dict[str, str]:
@@ -59,7 +59,7 @@ def model_centers(inventories: Mapping[str, Mapping[str, JsonValue]]) -> dict[st
 
 
 def references(clone: Clone, centers: Mapping[str, str]) -> Iterator[Reference]:
-    """Yield what a clone names; ``centers``: the model centre of each source."""
+    """Yield the references of a clone; ``centers``: the model centre of each source."""
     yield from _images(clone.params.get("architectureImages"))
     yield from _each(ReferenceKind.TAG, "params.tagUuids", clone.params.get("tagUuids"))
     specs = clone.params.get(SPECS)
@@ -93,15 +93,15 @@ def _each(kind: ReferenceKind, path: str, value: JsonValue) -> Iterator[Referenc
 
 
 class ReferenceProblem(NamedTuple):
-    """What is wrong with a reference."""
+    """A problem of a reference."""
 
     complaint: Complaint
     is_warning: bool = False
-    """The account may not see it, so that it may be right."""
+    """The account may not see the resource, so that the reference may be valid."""
 
 
 def object_to(clone: Clone, found: ServerResources) -> Iterator[ReferenceProblem]:
-    """Yield what is wrong with what a clone names, as far as the server shows it."""
+    """Yield the problems of a clone's references, as far as the server's data show them."""
     for reference in references(clone, found.centers):
         objection = judge(reference, found)
         if objection is not None:
@@ -109,7 +109,7 @@ def object_to(clone: Clone, found: ServerResources) -> Iterator[ReferenceProblem
 
 
 def judge(reference: Reference, found: ServerResources) -> ReferenceProblem | None:
-    """Return what is wrong with a reference; None where nothing is, or its kind was not asked about."""
+    """Return the problem of a reference; None where there is none, or its kind was not queried."""
     rows = found.rows.get(reference.kind)
     if rows is None:
         return None
@@ -133,7 +133,7 @@ def _missing(reference: Reference, *, shows_all: bool) -> ReferenceProblem:
 
 
 def _fault(reference: Reference, row: Mapping[str, JsonValue]) -> str | None:
-    """Say why a resource that exists cannot be used; None where it can."""
+    """Return why an existing resource cannot be used; None where it can."""
     if reference.kind is ReferenceKind.CENTER:
         status = row.get("status")
         return None if status in ("Connected", None) else f"is {_word(status)}, needs to be Connected"
@@ -154,5 +154,5 @@ def _image_fault(wanted: str | None, row: Mapping[str, JsonValue]) -> str | None
 
 
 def _word(value: JsonValue) -> str:
-    """Show a word of the server; anything else is quoted, so that it cannot look like a text of ours."""
+    """Return a word of the server; any other text is quoted, so that it cannot look like text of zclone."""
     return value if isinstance(value, str) and _WORD.fullmatch(value) else quote(value)

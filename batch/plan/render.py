@@ -1,4 +1,4 @@
-"""``${…}``: dotted names and ``$$``, looked up and never evaluated; what is put in is not looked at again."""
+"""``${…}``: dotted names and ``$$``, looked up and never evaluated; values are not rendered again."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 SOURCE: Final = "source."
 MAX_NAMES: Final = 1000
-"""In one text; with MAX_VALUE it bounds what a small file can grow into."""
+"""Names in one text; with MAX_VALUE it limits the size that a small file can expand to."""
 MAX_VALUE: Final = 65_536
-"""Characters of one value that is put in."""
+"""Characters of one value."""
 
 
 class RenderError(Exception):
-    """A text cannot be rendered; the message says why."""
+    """A text cannot be rendered; the message gives the reason."""
 
 
 class MissingSourceError(RenderError):
-    """The source does not exist on the server, whatever field of it is needed."""
+    """The source does not exist on the server, whichever field of it is needed."""
 
 
 class _Template(string.Template):
@@ -44,12 +44,12 @@ class _Template(string.Template):
 
 
 class Scope:
-    """The names one target can use; nearer hide farther: columns, matrix, vars, then date, time, run, name."""
+    """The names that one target can use; inner hide outer ones: columns, matrix, vars, then date, time, run, name."""
 
     __slots__ = ("_names", "_source", "_uuid")
 
     def __init__(self, names: Mapping[str, str], uuid: str, source: Callable[[str], Mapping[str, JsonValue]]) -> None:
-        """``source`` is called, with the source's ``uuid``, only when another field of it is met.
+        """Start with ``names``; ``source`` is called with ``uuid`` only when another field of the source is used.
 
         It may raise RenderError.
         """
@@ -83,7 +83,7 @@ class Scope:
 
 
 def render(text: str, scope: Scope | Mapping[str, str]) -> str:
-    """Put values in for ``${name}`` and a dollar for ``$$``. Raises RenderError."""
+    """Replace ``${name}`` by its value and ``$$`` by a dollar. Raises RenderError."""
     if text.count("${") > MAX_NAMES:
         raise RenderError(f"has more than {MAX_NAMES:,} names")
     try:
@@ -96,7 +96,7 @@ def render(text: str, scope: Scope | Mapping[str, str]) -> str:
 
 
 def render_tree(value: JsonValue, scope: Scope) -> JsonValue:
-    """Render every text of ``value``; keys of maps are left as they are. Raises RenderError."""
+    """Render every text of ``value``; keys of maps are not changed. Raises RenderError."""
     if isinstance(value, str):
         return render(value, scope) if "$" in value else value
     if isinstance(value, list):
@@ -107,17 +107,18 @@ def render_tree(value: JsonValue, scope: Scope) -> JsonValue:
 
 
 class RunNames(NamedTuple):
-    """The names that belong to the run: the same on every resume, since its start is fixed."""
+    """The names that belong to the run: the same on every resume, as its start is recorded."""
 
     date: str
-    """Of the run's start in the job's timezone, such as 2026-11-23."""
+    """Date of the run's start in the job's timezone, such as 2026-11-23."""
     time: str
-    """Of the same, such as 010203; a ``b`` is behind it where the clock shows that time of day for the second time."""
+    """Time of the run's start, such as 010203; with a ``b`` where the clock shows that time of day for the second
+    time."""
     name: str
-    """Of the job."""
+    """Name of the job."""
 
     @classmethod
     def at(cls, started_at: float, name: str, zone: tzinfo) -> RunNames:
-        """``started_at``: seconds since the epoch."""
+        """Return the names of a run that started at ``started_at``, in seconds since the epoch."""
         moment = datetime.fromtimestamp(started_at, zone)
         return cls(moment.date().isoformat(), moment.strftime("%H%M%S") + "b" * moment.fold, name)

@@ -89,7 +89,7 @@ def test_query_conditions_are_rendered(tmp_path: Path) -> None:
     [
         ("name=${knid}", "unknown name 'knid'; did you mean kind?"),
         ("name=${", r"\$\{ must be followed by a dotted name"),
-        ("name=a>=b", "'name=a>=b' is read by the server as a condition on 'name=a', no field"),
+        ("name=a>=b", "'name=a>=b' is parsed by the server as a condition on 'name=a', which is not a field"),
     ],
 )
 def test_a_condition_that_cannot_be_asked_has_its_place(condition: str, message: str, tmp_path: Path) -> None:
