@@ -1,8 +1,8 @@
-"""The clones of a run deleted or updated page by page: looked at, recorded, changed, and looked at again.
+"""Delete or update the clones of a run page by page: check, record, send the call, check again.
 
-A call rests on a look that is at most one page and ``_FRESH`` seconds old when it is sent. Its job uuid is recorded
-before; a process that finds it on record asks for its end first, and sends it again under the same job uuid where the
-server does not know that.
+A call is sent only if its check is at most one page and ``_FRESH`` seconds old. Its job uuid is recorded first. A later
+process polls recorded job uuids before anything else, and resends a call under the same job uuid if the server does
+not know it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 ChangeLine: TypeAlias = DeletingLine | MendingLine
 _FRESH: Final = 10.0
-"""Seconds that a look is good for."""
+"""Seconds that the result of a check stays valid."""
 _RECORD_AFTER: Final = 15.0
-"""Seconds after which a call that goes again is recorded anew: a later process counts from its record."""
+"""Seconds after which a resent call is recorded again, because a later process measures its age from the record."""
 _TRIES: Final = 5
-"""Calls about one clone, and looks in a row that nothing came of."""
+"""Limit on calls per clone, and on consecutive checks that led to no call."""
 _NOT_EXECUTED: Final = frozenset({ErrorClass.RENEW, ErrorClass.TRANSIENT, ErrorClass.NODE})
 
 
@@ -44,47 +44,47 @@ class Objection(NamedTuple):
 
     text: str
     is_done: bool = False
-    """Whether the clone is known to be as the change would make it."""
+    """Whether the clone is already in the state that the change would bring about."""
     is_unseen: bool = False
-    """Whether it is not shown, which proves nothing."""
+    """Whether the server does not show the clone, which proves nothing."""
 
 
 class CloneChange(Protocol):
-    """One kind of change: what speaks against it, and how it is recorded and sent."""
+    """One kind of change: the objections to it, and how it is recorded and sent."""
 
     api: str
-    """Such as DeleteModelService."""
+    """Name of the API, such as DeleteModelService."""
     participle: str
-    """Such as deleted."""
+    """Past participle for messages, such as "deleted"."""
     is_repeatable: bool
-    """Whether it is made again where a call that succeeded shows no effect; else nobody knows what became of that."""
+    """Whether the call is repeated if it succeeded without effect; otherwise the clone is then unknown."""
 
     async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
-        """Ask the server; return by key what speaks against changing clones of the page. Raises CallFailedError."""
+        """Query the server and return objections to changing clones of the page, by key. Raises CallFailedError."""
 
     def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
-        """Return what is recorded before the call is sent; ``at``: seconds since the epoch."""
+        """Return the line to record before the call is sent; ``at``: seconds since the epoch."""
 
     def is_same(self, item: Item, line: ChangeLine) -> bool:
-        """Whether a call on record is the one that would be sent now."""
+        """Return whether a recorded call is identical to the one that would be sent now."""
 
     def contradicts(self, item: Item, line: ChangeLine) -> bool:
-        """Whether a call on record, executed late, would undo the one that would be sent now."""
+        """Return whether a recorded call, if executed late, would undo the one that would be sent now."""
 
     async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
         """Send the call."""
 
     def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:
-        """Record that a clone is as it is to be; ``line``: the last call on record, None where there is none."""
+        """Record that a clone has reached the wanted state; ``line``: the last recorded call, if any."""
 
 
 class ChangeExecutor:
-    """One pass over clones to be changed; at its end each is in ``done``, ``left`` or ``unknown``."""
+    """One pass over the clones to change; afterwards each is in ``done``, ``left`` or ``unknown``."""
 
     def __init__(
         self, manifest: Manifest, change: CloneChange, jobs: ServiceJobs, *, clock: Clock, stop: Stop, concurrency: int
     ) -> None:
-        """``concurrency``: calls under way at once."""
+        """``concurrency``: maximum number of concurrent calls."""
         self._manifest = manifest
         self._change = change
         self._service_jobs = jobs
@@ -92,27 +92,27 @@ class ChangeExecutor:
         self._stop = stop
         self._slots = asyncio.Semaphore(concurrency)
         self.done: set[str] = set()
-        """Keys of the clones that are as they are to be."""
+        """Keys of the clones in the wanted state."""
         self.left: dict[str, str] = {}
-        """By key: why a clone was left."""
+        """Reason why a clone was not changed, by key."""
         self.unknown: dict[str, str] = {}
-        """By key: why nobody knows what becomes of a clone."""
+        """Reason why the outcome of a clone is unknown, by key."""
         self._jobs: dict[str, ChangeLine] = {}
-        """By key: calls on record that have no end."""
+        """Recorded calls without a definite end, by key."""
         self._lines: dict[str, ChangeLine] = {}
-        """By key: the last call on record."""
+        """Last recorded call, by key."""
         self._sent: set[str] = set()
-        """Keys of the calls without an end that may have reached the server."""
+        """Keys whose unfinished call may have reached the server."""
         self._doubts: dict[str, str] = {}
-        """By key: why the end of a call is not known."""
+        """Reason why the end of a call is not known, by key."""
         self._ended: dict[str, str] = {}
-        """By key: how a call ended after which no other is sent; empty: it is said to have succeeded."""
+        """Error of the final call, by key; empty if the server reported success. No other call follows it."""
         self._tries: Counter[str] = Counter()
 
     async def run(self, items: Sequence[Item], begun: Mapping[str, ChangeLine]) -> None:
-        """Change the clones of ``items`` in their order; ``begun``: calls that an earlier process recorded.
+        """Change the clones of ``items`` in order; ``begun``: calls recorded by an earlier process.
 
-        Raises RunStoppedError where it cannot go on.
+        Raises RunStoppedError if it cannot continue.
         """
         rest = list(items)
         await self._resume([begun[item.target.key] for item in rest if item.target.key in begun])
@@ -126,7 +126,7 @@ class ChangeExecutor:
             idle = 0 if sent or settled else idle + 1
             if idle == _TRIES:
                 raise RunStoppedError(
-                    f"no {self._change.api} could be sent within {_FRESH:.0f} s of a look at its clone: raise --rate, "
+                    f"no {self._change.api} could be sent within {_FRESH:.0f} s of a check of its clone: raise --rate, "
                     "or wait until the server answers faster",
                     EndReason.OUTAGE,
                 )
@@ -140,7 +140,7 @@ class ChangeExecutor:
             raise RunStoppedError(f"stopped: {self._stop.reason}", self._stop.code)
 
     async def _resume(self, begun: Sequence[ChangeLine]) -> None:
-        """Ask for the ends of calls that an earlier process recorded, sent or not."""
+        """Poll the calls that an earlier process recorded, whether sent or not."""
         self._jobs.update((line.key, line) for line in begun)
         self._lines.update(self._jobs)
         self._sent.update(self._jobs)
@@ -153,21 +153,21 @@ class ChangeExecutor:
             is_refused = isinstance(answer, Refused) and not answer.error.may_go_on
             is_over = not isinstance(answer, Done) and self._clock.time() >= line.at + LONGEST_JOB
             if is_refused or is_over or (isinstance(answer, Done) and self._change.is_repeatable):
-                # What an earlier process was told, and what was changed since, does not bind this one.
+                # The result belongs to the earlier process; the clone may have changed since.
                 self._forget(line.key)
             else:
                 await self._take(line.key, answer, generation)
             return True
 
     async def _go_through(self, page: Sequence[Item]) -> bool:
-        """Look at a page of clones and change those that nothing speaks against; return whether any call was sent."""
+        """Check a page of clones and change those without objections; return whether any call was sent."""
         latest = self._clock.monotonic() + _FRESH
         objections = await self._change.objections(page)
         wanted = [item for item in page if not self._settle(item, objections.get(item.target.key))]
         return any(await _all(self._make(item, latest) for item in wanted))
 
     def _settle(self, item: Item, objection: Objection | None) -> bool:
-        """Decide on a clone that was just looked at; return whether no call about it is wanted."""
+        """Decide on a clone that was just checked; return whether it needs no call."""
         key = item.target.key
         is_at_risk = self._may_be_executed(key) and self._change.contradicts(item, self._jobs[key])
         if objection is not None and objection.is_done and not is_at_risk:
@@ -181,7 +181,7 @@ class ChangeExecutor:
             self.left[key] = objection.text
         elif key in self._ended:
             settled = self.left if self._change.is_repeatable else self.unknown
-            settled[key] = f"{self._change.api} succeeded, and it is not {self._change.participle}"
+            settled[key] = f"{self._change.api} succeeded, but it is not {self._change.participle}"
         elif is_at_risk or (objection is not None and self._may_be_executed(key)):
             why = "the job file was edited since" if objection is None else objection.text
             self.unknown[key] = f"{why}; a {self._change.api} sent before may still be executed"
@@ -195,9 +195,9 @@ class ChangeExecutor:
         return key in self._sent and self._clock.time() < self._jobs[key].at + LONGEST_JOB
 
     async def _make(self, item: Item, latest: float) -> bool:
-        """Record and send one call and wait for its end; return whether it was sent.
+        """Record one call, send it and wait for its end; return whether it was sent.
 
-        ``latest``: monotonic seconds after which it must not be sent.
+        ``latest``: monotonic time after which it must not be sent.
         """
         key = item.target.key
         async with self._slots:
@@ -217,7 +217,7 @@ class ChangeExecutor:
             return True
 
     async def _record(self, item: Item) -> None:
-        """Have the call that is to be sent on record, durably; one that goes again with its new time."""
+        """Record the call durably before it is sent; a resent call is recorded again with its new time."""
         key, now = item.target.key, self._clock.time()
         known = self._jobs.get(key)
         is_same = known is not None and self._change.is_same(item, known)
@@ -231,13 +231,13 @@ class ChangeExecutor:
             self._sent.discard(key)
 
     async def _take(self, key: str, answer: SubmitAnswer | PollAnswer, generation: int) -> None:
-        """Take in how a call ended. Raises CallFailedError where none can succeed."""
+        """Process the answer to a call. Raises CallFailedError if no call can succeed."""
         if isinstance(answer, Done):
             self._end(key, "")
         elif isinstance(answer, Refused):
             await self._take_refusal(key, answer, generation)
         elif not isinstance(answer, Unknown) or self._tries[key] >= _TRIES:
-            # What the server does not know is sent again under the same job uuid.
+            # A job that the server does not know is resent under the same job uuid.
             self._doubts[key] = f"the end of {self._change.api} is not known"
 
     async def _take_refusal(self, key: str, refused: Refused, generation: int) -> None:
@@ -249,7 +249,7 @@ class ChangeExecutor:
         elif error.error_class not in _NOT_EXECUTED or self._tries[key] >= _TRIES:
             self._end(key, str(error))
         else:
-            # Its job uuid is used up: the next call has another.
+            # This job uuid is used up; the next call gets a new one.
             self._forget(key)
             if error.error_class is ErrorClass.RENEW:
                 await self._service_jobs.renew(generation)
@@ -269,7 +269,7 @@ def _is_definite(answer: SubmitAnswer | PollAnswer) -> bool:
 
 
 async def _all(work: Iterable[Coroutine[None, None, bool]]) -> list[bool]:
-    """Run all of ``work`` to its end; raise the first error of any then."""
+    """Run all of ``work`` to completion, then raise the first error, if any."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

@@ -1,4 +1,4 @@
-"""What the shell offers at TAB: files, contexts, keys and error codes. Whatever goes wrong offers nothing."""
+"""Shell completion of files, contexts, keys and error codes; on any error there are no candidates."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ JOBS: Final = (".yaml", ".yml", ".json")
 _SCHEMA: Final = ".schema.json"
 _MOST: Final = 200
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9._:@%+,=\[\]/-]+")
-"""Characters without a meaning to the shell, in any position of a word.
+"""Characters that the shell never interprets, in any position of a word.
 
-The scripts by which shells ask for candidates evaluate the answer, and not all of them quote it: other candidates are
-not offered, or who wrote a manifest, or named a file, could run code at TAB.
+Completion scripts evaluate the candidates, and not all of them quote. Candidates with other characters are left out;
+otherwise the author of a manifest or a file name could run code when TAB is pressed.
 """
 
 
 def files(incomplete: str, endings: tuple[str, ...]) -> list[str]:
-    """Return the files with one of ``endings``, and the folders, whose paths begin so."""
+    """Return the files with one of ``endings``, and the folders, whose paths begin with ``incomplete``."""
     folder, slash, start = incomplete.rpartition("/")
     found: list[str] = []
     with suppress(OSError), os.scandir(folder or slash or ".") as entries:
@@ -41,7 +41,7 @@ def files(incomplete: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def contexts(incomplete: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the contexts of zstack-cli's config that begin so."""
+    """Return the contexts of zstack-cli's config that begin with ``incomplete``."""
     from batch.settings.contexts import context_names
 
     with suppress(ZcloneError):
@@ -50,7 +50,7 @@ def contexts(incomplete: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def keys(incomplete: str, manifests: Iterable[Path]) -> list[str]:
-    """Return the keys in the manifests that begin so."""
+    """Return the keys in the manifests that begin with ``incomplete``."""
     from batch.manifest import rows
 
     found: list[str] = []
@@ -61,7 +61,7 @@ def keys(incomplete: str, manifests: Iterable[Path]) -> list[str]:
 
 
 def codes(incomplete: str, manifests: Iterable[Path]) -> list[str]:
-    """Return the error codes in the manifests that begin so."""
+    """Return the error codes in the manifests that begin with ``incomplete``."""
     from batch.manifest import summary
 
     found: set[str] = set()

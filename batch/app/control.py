@@ -1,6 +1,6 @@
 """``zclone control``: change the limits of a running process through a socket beside its manifest.
 
-A question and an answer are one line of JSON each. Both ends ask the kernel who the other one is (SO_PEERCRED).
+Request and response are one line of JSON each. Both ends verify the peer's user id with SO_PEERCRED.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 _WORDS: Final = ("pause", "resume", "drain", "reload")
 _MOST_CONCURRENCY: Final = 10_000
 _LONGEST_PATH: Final = 107
-"""Bytes of a unix socket's path."""
+"""Maximum length of a unix socket path, in bytes."""
 LONGEST_LINE: Final = 1 << 16
 TIMEOUT: Final = 30.0
-"""Seconds that the other end may take."""
+"""Timeout for the peer, in seconds."""
 _SHORT_TIMEOUT: Final = 1.0
-"""Seconds that it may take to say whether it is stopping."""
+"""Timeout for a state query, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRequest:
-    """What an operator asks for, read and checked."""
+    """A validated request of an operator."""
 
     texts: tuple[str, ...]
     rate: float | None = None
@@ -47,7 +47,7 @@ class ControlRequest:
 
 
 def read_request(texts: Sequence[str]) -> ControlRequest:
-    """Read what is asked for, such as ``rate=40/s``, ``concurrency=32`` and ``pause``. Raises UsageError."""
+    """Parse arguments such as ``rate=40/s``, ``concurrency=32`` and ``pause``. Raises UsageError."""
     rate, concurrency, word = None, None, ""
     for text in texts:
         name, _, value = text.partition("=")
@@ -66,7 +66,7 @@ def read_request(texts: Sequence[str]) -> ControlRequest:
             word = text
         else:
             raise UsageError(
-                f"{text!r:.60} is not for zclone control, or given twice: rate=40/s concurrency=32 {' | '.join(_WORDS)}"
+                f"{text!r:.60} is unknown or repeated; it takes rate=40/s concurrency=32 {' | '.join(_WORDS)}"
             )
     if word == "reload" and (rate is not None or concurrency is not None):
         raise UsageError("reload takes the limits of the job file: leave out rate and concurrency")
@@ -75,7 +75,7 @@ def read_request(texts: Sequence[str]) -> ControlRequest:
 
 @contextmanager
 def socket_address(manifest: Path) -> Iterator[str]:
-    """Yield the path of the socket beside ``manifest``, through the folder's descriptor where it is too long."""
+    """Yield the path of the socket beside ``manifest``, through the folder's descriptor if it is too long."""
     folder = manifest.absolute().parent
     name = f".zclone-{hashlib.sha256(os.fsencode(manifest.name)).hexdigest()[:16]}.sock"
     if len(os.fsencode(folder / name)) <= _LONGEST_PATH:
@@ -101,21 +101,21 @@ def _is_owner(user: int, manifest: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """What the process that runs says of itself; all zero where none answers."""
+    """State reported by the running process; all zero if none answers."""
 
     is_stopping: bool = False
     calls: int = 0
     """Made so far."""
     rate: float = 0.0
-    """Calls a second that may be made."""
+    """Rate limit, in calls per second."""
     rate_in_force: float = 0.0
-    """Fewer than ``rate`` while the server's own limiter refuses more."""
+    """Effective rate: lower than ``rate`` while the server's own limiter refuses more."""
     waves: tuple[int, ...] = ()
-    """How many targets go in each."""
+    """Number of targets per wave."""
 
 
 def query_process(manifest: Path) -> ProcessState:
-    """Ask the process that runs how far it is, for a second at most."""
+    """Query the running process for its state, with a timeout of one second."""
     with suppress(OSError, ZcloneError, ValueError, TypeError, KeyError):
         found = _send(manifest, (), timeout=_SHORT_TIMEOUT)
         rates = float(found["rate"]), float(found["rate_in_force"])
@@ -124,9 +124,9 @@ def query_process(manifest: Path) -> ProcessState:
 
 
 def control_run(manifest: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """Send a request to the process that runs; return its answer: what is in force, how far it is, and a note.
+    """Send a request to the running process; return its answer: limits in force, progress, and a note.
 
-    Raises UsageError where no process answers, or it refuses.
+    Raises UsageError if no process answers, or if it refuses.
     """
     read_request(texts)
     try:
@@ -136,20 +136,20 @@ def control_run(manifest: Path, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _send(manifest: Path, texts: Sequence[str], *, timeout: float) -> dict[str, Any]:
-    """Send a request and return its answer. Raises OSError where no process listens, UsageError, RunStoppedError."""
+    """Send a request and return its answer. Raises OSError if no process listens, UsageError, RunStoppedError."""
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with connected:
         connected.settimeout(timeout)
         with socket_address(manifest) as address:
             connected.connect(address)
         if not _is_owner(peer_uid(connected), manifest):
-            raise UsageError(f"{manifest}: the process that listens beside it is not of the manifest's owner")
+            raise UsageError(f"{manifest}: the process listening on its socket does not belong to the manifest's owner")
         line = b""
         with suppress(OSError):
             connected.sendall(to_json({"request": list(texts)}).encode() + b"\n")
             line = connected.makefile("rb").readline(LONGEST_LINE)
     if not line.endswith(b"\n"):
-        raise RunStoppedError(f"{manifest}: the process ended, or is of another user, and answered nothing", None)
+        raise RunStoppedError(f"{manifest}: the process ended, or belongs to another user, and did not answer", None)
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
         raise UsageError(str(answer["error"]))
@@ -157,13 +157,13 @@ def _send(manifest: Path, texts: Sequence[str], *, timeout: float) -> dict[str, 
 
 
 def _refusal(manifest: Path, error: OSError) -> str:
-    """Return why no process answers, and what to do."""
+    """Return why no process answers, and the next step."""
     started = summary(manifest).started
     if not is_held(manifest):
-        return f"{manifest}: no process runs; zclone run takes --rate and --concurrency"
+        return f"{manifest}: no process is running; zclone run takes --rate and --concurrency"
     if started is not None and started.remote is not None:
         return (
-            f"{manifest}: the run goes on on Temporal, workflow {started.remote.workflow_id}: its workers set the rate "
-            "(zclone worker --rate), and zclone run --engine temporal --cancel ends it"
+            f"{manifest}: the run continues on Temporal, workflow {started.remote.workflow_id}: its workers set the "
+            "rate (zclone worker --rate), and zclone run --engine temporal --cancel ends it"
         )
-    return f"{manifest}: the process cannot be changed while it begins or ends: try again ({error.strerror or error})"
+    return f"{manifest}: the process is starting or ending and takes no changes: try again ({error.strerror or error})"

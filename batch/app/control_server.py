@@ -1,4 +1,4 @@
-"""The socket beside the manifest of a process that runs: ``zclone control`` changes its limits through it."""
+"""The control socket of a running process, beside its manifest; ``zclone control`` connects to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from batch.manifest import Manifest
 
 _ROUNDS_TO_ACCEPT: Final = 4
-"""Rounds of the event loop from a connection to the handler; a server closed in between leaves the connection open."""
+"""Event loop iterations from a connection to its handler; a server closed in between leaves the connection open."""
 
 
 @asynccontextmanager
@@ -46,12 +46,12 @@ async def listen(
     calls: Callable[[], int],
     waves: Sequence[int],
 ) -> AsyncIterator[None]:
-    """Answer requests while the block runs; where no socket can be made, warn and run without.
+    """Serve requests while the block runs; if the socket cannot be created, warn and continue without it.
 
-    ``calls``: how many were made so far; ``waves``: how many targets go in each.
+    ``calls``: number of calls made so far; ``waves``: number of targets per wave.
     """
-    tell = lambda: {"stopping": stop.requested, "calls": calls(), "waves": list(waves)}  # noqa: E731 - too short
-    handler, server = _RequestHandler(setup, manifest, controls, stop, tell), None
+    report = lambda: {"stopping": stop.requested, "calls": calls(), "waves": list(waves)}  # noqa: E731 - too short
+    handler, server = _RequestHandler(setup, manifest, controls, stop, report), None
     try:
         bound = _bind(manifest.path)
         server = await asyncio.start_unix_server(handler.serve, sock=bound, limit=LONGEST_LINE)
@@ -74,14 +74,14 @@ def _unlink(manifest: Path) -> None:
 
 
 def _bind(manifest: Path) -> socket.socket:
-    """Make the socket, for its owner only from its first moment on. Whoever has the manifest's lock owns its name."""
+    """Create the socket, with mode 0600 from the start. The holder of the manifest's lock owns its name."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(bound.fileno(), 0o600)
         with socket_address(manifest) as address:
             with suppress(FileNotFoundError):
                 if stat.S_ISSOCK(Path(address).lstat().st_mode):
-                    # A process that was killed left it behind.
+                    # Left behind by a killed process.
                     Path(address).unlink()
             bound.bind(address)
     except OSError:
@@ -91,31 +91,31 @@ def _bind(manifest: Path) -> socket.socket:
 
 
 class _RequestHandler:
-    """Applies requests to a run, one at a time."""
+    """Applies control requests to a run, one at a time."""
 
     def __init__(
-        self, setup: Setup, manifest: Manifest, controls: Controls, stop: Stop, tell: Callable[[], dict[str, Any]]
+        self, setup: Setup, manifest: Manifest, controls: Controls, stop: Stop, report: Callable[[], dict[str, Any]]
     ) -> None:
         self._setup = setup
         self._manifest = manifest
         self._controls = controls
         self._stop = stop
-        self._tell = tell
+        self._report = report
         self._turn = asyncio.Lock()
         self._busy: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Leave whoever still waits for an answer."""
+        """Cancel the requests that are not answered yet."""
         for task in self._busy:
             task.cancel()
         await asyncio.gather(*self._busy, return_exceptions=True)
 
     def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one question in a task of its own."""
+        """Answer one request in a task of its own."""
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
-        # Also where the task is cancelled before it began.
+        # A callback, because a task cancelled before its first step runs no finally block.
         task.add_done_callback(lambda _: writer.close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,7 +127,7 @@ class _RequestHandler:
                     writer.write(to_json(answer).encode() + b"\n")
                     await writer.drain()
         except (OSError, ValueError, TimeoutError):
-            # The other end is gone, slow, or no zclone: the run goes on.
+            # The peer is gone, slow, or not zclone: the run continues.
             pass
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class _RequestHandler:
                 note = await self._apply(request)
             except ZcloneError as error:
                 return {"error": str(error)}
-        return {**self._in_force(), **self._tell(), "rate_in_force": self._controls.rate_in_force, "note": note}
+        return {**self._in_force(), **self._report(), "rate_in_force": self._controls.rate_in_force, "note": note}
 
     async def _apply(self, request: ControlRequest) -> str:
         """Apply, record and log a request; return a note for the operator. Raises ZcloneError."""
@@ -157,7 +157,7 @@ class _RequestHandler:
             rate, concurrency = limits.rate, limits.concurrency
             names = ("max_failures", "attempts", "timeout", "deadline", "waves")
             others = [name for name in names if getattr(job.limits, name) != getattr(self._setup.job.limits, name)]
-            note = f"not changed in a process that runs: {', '.join(others)}" if others else ""
+            note = f"not changed while a process runs: {', '.join(others)}" if others else ""
         if rate is not None:
             self._controls.set_rate(rate)
         if concurrency is not None:

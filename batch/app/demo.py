@@ -1,4 +1,4 @@
-"""``zclone demo``: each target cloned once in spite of faults and a SIGKILL, on an embedded node."""
+"""``zclone demo``: exactly-once cloning on an embedded node, despite faults and a SIGKILL."""
 
 from __future__ import annotations
 
@@ -57,24 +57,24 @@ faults:
   - {fault: proxy, probability: 0.01, status: 504, executed: true}
   - {fault: error_500, probability: 0.01}
   - {fault: rate_limited, probability: 0.01, seconds: 1}
-  - {fault: purged, probability: 0.01}                  # the api job is forgotten before it is asked about
+  - {fault: purged, probability: 0.01}                  # the api job is purged before it is polled
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """How the tour ended."""
+    """Result of the tour."""
 
     lines: tuple[str, ...]
-    """What the node's ledger and the manifest say."""
+    """Counts from the node's ledger and the manifest."""
     is_proven: bool
-    """Whether each target was cloned once."""
+    """Whether each target was cloned exactly once."""
     manifest: Path
     report: Path
 
 
 def run_demo(folder: Path, environ: Mapping[str, str]) -> Demonstration:
-    """Run the tour in ``folder``, which must not exist. Raises UsageError where it cannot be made."""
+    """Run the tour in ``folder``, which must not exist. Raises UsageError if it cannot be created."""
     _write_job(folder)
     plan = Planning(load(folder / "demo.yaml"), run=None, started_at=time.time()).plan()
     say(
@@ -112,7 +112,7 @@ def _keep(_verified: VerifyResult) -> bool:
 
 
 def new_folder(wanted: Path) -> Path:
-    """Return ``wanted``, or with a number behind it where that exists."""
+    """Return ``wanted``, with a number appended if it exists."""
     names = (wanted if number == 1 else Path(f"{wanted}-{number}") for number in range(1, 1000))
     return next((path for path in names if not path.exists()), wanted)
 
@@ -142,7 +142,7 @@ def _start(folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]
 
 
 def _run_and_kill(folder: Path, environment: dict[str, str]) -> int:
-    """Start a run and kill it once half of the targets are settled; return how many were."""
+    """Start a run and kill it once half of the targets are settled; return how many were settled."""
     run = _start(folder, environment)
     try:
         while run.poll() is None and _count_settled(folder) < TARGETS // 2:
@@ -159,13 +159,13 @@ def _count_settled(folder: Path) -> int:
     try:
         counts = summary(folder / _MANIFEST).counts
     except ZcloneError:
-        # Not there yet, or nothing in it.
+        # The file does not exist yet, or is empty.
         return 0
     return sum(number for state, number in counts.items() if state.is_final)
 
 
 def _run_again(folder: Path, environment: dict[str, str]) -> ExitCode:
-    """Run the same command until there is nothing left to do."""
+    """Repeat the same command until nothing is left to do."""
     for _ in range(_MOST_RUNS):
         run = _start(folder, environment)
         run.wait()
@@ -176,8 +176,8 @@ def _run_again(folder: Path, environment: dict[str, str]) -> ExitCode:
 
 
 def _read_ledger(node: EmbeddedNode) -> tuple[int, int, int]:
-    """Return how many clones were made, how many of them twice, and how many faults happened."""
-    # No proxy of the environment stands between this machine and itself.
+    """Return the number of clones made, of duplicates, and of faults injected."""
+    # Ignore proxy settings of the environment for loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(urljoin(node.url, "/__ledger"), headers={"X-Node-Token": node.token})  # noqa: S310 - http: the node's own
     with opener.open(request, timeout=10) as reply:

@@ -8,14 +8,14 @@ from batch.errors import ExitCode
 
 
 class Diagnosis(NamedTuple):
-    """One line of the examination."""
+    """One line of ``zclone doctor``'s output."""
 
     verdict: str
     """``ok``, ``warn`` or ``FAIL``."""
     what: str
     detail: str
     exit_code: ExitCode = ExitCode.OK
-    """What the command ends with because of it."""
+    """The exit code that this finding causes."""
 
     def __str__(self) -> str:
         return f"{self.verdict:<5}{self.what}: {self.detail}"

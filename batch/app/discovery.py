@@ -1,4 +1,4 @@
-"""The model services of a server that meet conditions, as a job file to start from."""
+"""A job file generated from the model services that match query conditions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from batch.zstack.answers import Service
 
 RATE: Final = 10.0
-"""Calls a second: a page of 200 services each."""
+"""Calls per second; each returns a page of 200 services."""
 
 
 async def find_services(conditions: Sequence[str], options: EndpointOptions) -> list[Service]:
-    """Return uuid and name of every service that meets all conditions. Raises UsageError where too few or many do."""
+    """Return uuid and name of every service that matches all conditions. Raises UsageError for none or too many."""
     found = read_settings(options)
     say_warnings(found.warnings)
     for condition in conditions:
@@ -34,11 +34,11 @@ async def find_services(conditions: Sequence[str], options: EndpointOptions) -> 
             raise UsageError(
                 f"the query condition {condition!r} has no operator: write it like name=value or name~=qwen%"
             )
-    async with Server(found.settings, rate=RATE, environ=options.environ, tell=say_warnings) as server:
+    async with Server(found.settings, rate=RATE, environ=options.environ, warn_of=say_warnings) as server:
         auxiliary = AuxiliaryApi(await server.client())
         services = [service async for service in auxiliary.query(conditions, fields=("uuid", "name"))]
     if not services:
-        raise UsageError("no model service meets the conditions")
+        raise UsageError("no model service matches the conditions")
     if len(services) > LONG_LIST:
         raise UsageError(
             f"{len(services):,} services are more than the {LONG_LIST:,} that one list may hold: "
@@ -48,7 +48,7 @@ async def find_services(conditions: Sequence[str], options: EndpointOptions) -> 
 
 
 def yaml_job(services: Sequence[Service], conditions: Sequence[str], *, has_schema: bool) -> Iterator[str]:
-    """Yield the lines of a job file in YAML; ``has_schema``: whether the schema lies beside it."""
+    """Yield the lines of a YAML job file; ``has_schema``: whether the schema is in the same folder."""
     day = _today()
     if has_schema:
         yield f"# yaml-language-server: $schema=./{SCHEMA}"
@@ -57,13 +57,13 @@ def yaml_job(services: Sequence[Service], conditions: Sequence[str], *, has_sche
     yield f"name: discovered-{day}"
     yield "targets:"
     for service in services:
-        # As JSON: a name may hold line breaks.
+        # JSON, because a name may contain line breaks.
         name = f"  # {to_json(service.name)}" if service.name else ""
         yield f'  - "{service.uuid}"{name}'
 
 
 def json_job(services: Sequence[Service]) -> Iterator[str]:
-    """Yield the lines of a job file in JSON."""
+    """Yield the lines of a JSON job file."""
     targets: list[JsonValue] = [service.uuid for service in services]
     yield from to_json({"version": 1, "name": f"discovered-{_today()}", "targets": targets}, indent=2).split("\n")
 

@@ -1,4 +1,4 @@
-"""Settings, reachability, clock, credentials, version and permission, examined without changing anything."""
+"""``zclone doctor``: read-only checks of settings, reachability, clock, credentials, version and permission."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 RATE: Final = 5.0
 MOST_SKEW: Final = 60.0
-"""Seconds between the clocks after which signed requests and deadlines suffer."""
+"""Clock skew in seconds from which signed requests and deadlines are affected."""
 _CLONE: Final = "APICloneModelServiceMsg"
 _SHOWN: Final = 5
-"""Problems of the job file that are spelt out."""
+"""Number of job file problems that are shown."""
 
 
 async def examine(
     job: Path | None, options: EndpointOptions, engine: Engine = Engine.LOCAL
 ) -> AsyncIterator[Diagnosis]:
-    """Yield a finding as soon as it is known; the ``job`` file's endpoint counts too, and its plan is checked.
+    """Yield findings as they are known; with ``job``, use its endpoint too and check its plan.
 
-    ``engine``: whether Temporal and the endpoint's workers are examined too.
+    ``engine``: whether to check Temporal and the endpoint's workers too.
     """
     try:
         loaded = load(job) if job else None
@@ -63,7 +63,7 @@ async def examine(
 
 async def _examine_endpoint(settings: Settings, options: EndpointOptions, job: Job | None) -> AsyncIterator[Diagnosis]:
     try:
-        async with Server(settings, rate=RATE, environ=options.environ, tell=say_warnings) as server:
+        async with Server(settings, rate=RATE, environ=options.environ, warn_of=say_warnings) as server:
             client = await server.client()
             yield Diagnosis("ok", "reachable, credentials accepted", settings.url)
             async for finding in _examine_server(client):
@@ -77,7 +77,7 @@ async def _examine_endpoint(settings: Settings, options: EndpointOptions, job: J
 
 
 async def _examine_job(job: Job, server: Server) -> AsyncIterator[Diagnosis]:
-    """Say in short whether everything is there that the job file names; ``plan`` says all of it."""
+    """Yield in short whether everything that the job file names exists; ``plan`` shows the details."""
     try:
         async for finding in _check_plan(Planning(job, run=None, started_at=time.time()).draft(), server):
             yield finding
@@ -96,7 +96,7 @@ async def _check_plan(draft: Draft, server: Server) -> AsyncIterator[Diagnosis]:
     plan = draft.finish(pins)
     sources = await read_inventories(plan, auxiliary)
     warnings: list[str] = []
-    resources = await read_resources(plan, sources.by_uuid, auxiliary, tell=warnings.append)
+    resources = await read_resources(plan, sources.by_uuid, auxiliary, warn_of=warnings.append)
     found = draft.planning.answer(pins).check(version=client.version, absent=sources.absent, resources=resources)
     warnings += map(str, found)
     for text in warnings[:_SHOWN]:
@@ -104,7 +104,7 @@ async def _check_plan(draft: Draft, server: Server) -> AsyncIterator[Diagnosis]:
     if len(warnings) > _SHOWN:
         yield Diagnosis("warn", "job file", f"{len(warnings) - _SHOWN} more warnings")
     if not warnings:
-        yield Diagnosis("ok", "job file", f"{plan.count} clones: everything that they name is there")
+        yield Diagnosis("ok", "job file", f"{plan.count} clones, and everything they refer to exists")
 
 
 def _describe(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""What the manifest of a run that began says of its plan, for ``zclone plan``."""
+"""The recorded state of an earlier run, for ``zclone plan``."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from batch.model import Plan
 
 _ENDS: Final = (State.CLONED, State.FAILED, State.CONFLICT)
-"""States that the next run leaves as they are."""
+"""States that the next run does not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierRun:
-    """The run that a plan is of, as far as it went; of a new one only its start."""
+    """The run that a plan belongs to, with its recorded progress; a new run has only a start time."""
 
     began: float
     """Seconds since the epoch."""
     pins: Pins = field(default_factory=Pins)
     path: Path | None = None
-    """Of its manifest; None where it has none."""
+    """Path of its manifest; None if it has none."""
     undone: UndoneFold = field(default_factory=UndoneFold)
-    """Which of its clones were undone: their targets get other uuids."""
+    """The undone clones, whose targets get new uuids."""
 
     def progress(self, plan: Plan) -> RunProgress:
-        """Return how many targets of ``plan`` have their end, and how many are left."""
+        """Return how many targets of ``plan`` are settled and how many are left."""
         if self.path is None:
             return RunProgress({}, plan.count)
         keys = {key for key, _ in plan.listing()}
@@ -46,27 +46,27 @@ class EarlierRun:
 
 
 class RunProgress(NamedTuple):
-    """How far a run went."""
+    """Progress of a run."""
 
     settled: dict[State, int]
-    """Targets by final state."""
+    """Number of targets by final state."""
     left: int
 
     def describe(self, plan: Plan, path: Path) -> str:
         """Return the counts, by the manifest at ``path``."""
-        told = [f"{count} {state.value}" for state, count in self.settled.items()]
-        return f"{plan.count} targets: {', '.join([*told, f'{self.left} left'])}, by {path}"
+        counts = [f"{count} {state.value}" for state, count in self.settled.items()]
+        return f"{plan.count} targets: {', '.join([*counts, f'{self.left} left'])}, by {path}"
 
 
 def find_earlier_run(job: Job, run: str | None, *, at: float, simulated: bool) -> EarlierRun:
-    """Return how far the run went that ``run`` or ``run:`` names ``at`` a time, by its manifest in this folder.
+    """Return the run that ``run``, or ``run:`` rendered for the time ``at``, names, from its manifest in this folder.
 
-    ``simulated``: whether it is a rehearsal. Raises ManifestError where that cannot be read, or is of another job.
+    ``simulated``: whether it is a rehearsal. Raises ManifestError if the manifest is unreadable or of another job.
     """
     path = Path(manifest_name(job.path, run_id(job, run=run, started_at=at), simulated=simulated, shard=None))
     if not path.exists():
         return EarlierRun(at)
     with open_targets(path) as targets:
         if targets.header.job != job.name:
-            raise ManifestMismatchError(f"{path}: is of the job {targets.header.job!r}, and {job.path} of {job.name!r}")
+            raise ManifestMismatchError(f"{path}: is of the job {targets.header.job!r}, but {job.path} is {job.name!r}")
         return EarlierRun(targets.header.created_at, targets.pins, path, targets.undone)

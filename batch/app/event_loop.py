@@ -1,4 +1,4 @@
-"""The event loop of a run, and the signals that stop it: the first one in good order, the second one at once."""
+"""The event loop of a run and its signal handling: the first signal stops gracefully, the second exits at once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME: Final = 1.0
-"""Seconds: GNU timeout and process groups deliver one stop twice, to the process and to its group."""
+"""Seconds within which a repeated signal counts once: GNU timeout signals both the process and its group."""
 
 
 _STDERR: Final = 2
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the factory of uvloop's loop where the extra [speed] is installed; None: asyncio's own."""
+    """Return uvloop's loop factory if the extra [speed] is installed, else None for asyncio's default."""
     try:
         return import_module("uvloop").new_event_loop  # type: ignore[no-any-return]
     except ImportError:
@@ -34,16 +34,16 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextmanager
 def on_signal(stop: Callable[[str], None]) -> Iterator[None]:
-    """Call ``stop`` with the name of the first SIGINT, SIGTERM or SIGHUP; a second one leaves at once.
+    """Call ``stop`` with the name of the first SIGINT, SIGTERM or SIGHUP; exit at once on a second one.
 
-    The same signal within a second of the first counts as one. A signal that was ignored when the block began, as
-    SIGHUP is under nohup, stays ignored. No cleanup is done: the manifest is valid at every moment,
-    and a cleanup could hang.
+    A repetition of the first signal within a second is ignored. A signal that was ignored when the block began, as
+    SIGHUP is under nohup, stays ignored. The exit does no cleanup: the manifest is always valid, and a cleanup could
+    hang.
     """
     loop = asyncio.get_running_loop()
     first: tuple[int, float] | None = None
 
-    # Handlers of the process and not of the loop: a second signal must end a long synchronous step too.
+    # Process-level handlers, not the loop's: a second signal must interrupt a long synchronous step too.
     def receive(number: int, _frame: object) -> None:
         nonlocal first
         now = time.monotonic()
@@ -63,7 +63,7 @@ def on_signal(stop: Callable[[str], None]) -> Iterator[None]:
 
 
 def _say_left() -> None:
-    """Say on a terminal that the process leaves, if it takes that at once: nothing may hold up a second signal."""
+    """Write a notice to the terminal if that does not block: nothing may delay the exit."""
     try:
         if os.isatty(_STDERR) and select.select([], [_STDERR], [], 0)[1]:
             os.write(_STDERR, b"\nLeft.\n")

@@ -1,4 +1,4 @@
-"""The job files that ``zclone init`` writes, with what they name and the schema for editors."""
+"""The job files that ``zclone init`` writes, with the files they refer to and the JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batch.jobfile.schema import job_schema
 from batch.text import to_json
 
 SCHEMA: Final = "job.schema.json"
-"""The name of the schema in the first line of job files."""
+"""File name of the schema, as the modeline of job files gives it."""
 _HERE: Final = Path(__file__).resolve()
 _STARTER: Final = _HERE.with_name("starter.yaml")
 _DEFAULT: Final = Path("job.yaml")
@@ -23,14 +23,14 @@ _FILES: Final = {
     Example.NIGHTLY: ("nightly.yaml",),
     Example.TENANTS: ("onboard-tenants.yaml", "tenants.csv"),
 }
-"""The job file of each, and the files that it names."""
+"""Files of each example: the job file, then the files it refers to."""
 
 
 def write_example(example: Example | None, file: Path | None) -> list[Path]:
-    """Write an example's job file to ``file``, and beside it what it names and the schema; return what was written.
+    """Write an example's job file to ``file``, with its other files and the schema beside it; return the paths.
 
-    ``example``: None for the commented job file to start from. ``file``: None for its own name in this folder. A schema
-    that is there already is kept. Raises UsageError where another file is there already; then none is written.
+    ``example``: None for the commented starter job file. ``file``: None for the default name in this folder. An
+    existing schema is kept. Raises UsageError, and writes nothing, if another of the files exists.
     """
     if example is None:
         texts = {file or _DEFAULT: _STARTER.read_text(encoding="utf-8")}
@@ -48,7 +48,7 @@ def write_example(example: Example | None, file: Path | None) -> list[Path]:
 
 
 def write_schema(folder: Path) -> list[Path]:
-    """Write the schema of job files into ``folder`` unless there is one; return what was written. Raises UsageError."""
+    """Write the job file schema into ``folder`` unless it exists; return the paths written. Raises UsageError."""
     path = folder / SCHEMA
     if path.exists():
         return []
@@ -57,7 +57,7 @@ def write_schema(folder: Path) -> list[Path]:
 
 
 def _read(name: str) -> str:
-    """Return a file of ``jobs/``, which the wheel has as ``batch/examples/``."""
+    """Return the text of a file in ``jobs/``, which a wheel ships as ``batch/examples/``."""
     package = _HERE.parents[1]
     shipped = package / "examples"
     folder = shipped if shipped.is_dir() else package.parent / "jobs"

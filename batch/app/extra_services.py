@@ -1,4 +1,4 @@
-"""Services that have a tag of the run and are none of its clones: duplicates, and those of no target."""
+"""Services that carry a tag of the run but are not its clones: duplicates and extras."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNMADE: Final = frozenset({Verdict.FAILED, Verdict.CONFLICT, Verdict.WITHDRAWN,
 
 
 async def find_extra_services(targets: Targets, readback: ReadBack, verdict: Callable[[int], Verdict]) -> list[Finding]:
-    """Ask for all tags of the run and return what should not have one; ``verdict``: of a target by its ordinal.
+    """Query all tags of the run and return the services that should have none; ``verdict``: by target ordinal.
 
     Raises CallFailedError.
     """
@@ -46,7 +46,7 @@ async def find_extra_services(targets: Targets, readback: ReadBack, verdict: Cal
 
 
 async def _visible(readback: ReadBack, uuids: Sequence[str]) -> set[str]:
-    """Return those that are there: the tags of a deleted service may outlive it."""
+    """Return the services that exist, since the tags of a deleted service may outlive it."""
     found: set[str] = set()
     for start in range(0, len(uuids), UUIDS_A_QUERY):
         found.update((await readback.services(uuids[start : start + UUIDS_A_QUERY])).by_uuid)
@@ -54,9 +54,9 @@ async def _visible(readback: ReadBack, uuids: Sequence[str]) -> set[str]:
 
 
 def _extra(targets: Targets, tags: RunTags, tag: str, uuids: Sequence[str]) -> Iterator[Finding]:
-    """Yield the services whose tag names no target, unless another shard's manifest has it, or may have it."""
+    """Yield the services whose tag names no target, unless the target may belong to another shard."""
     key, shard = tags.key_of(tag), "" if targets.plan is None else targets.plan.shard
-    # Which shard a key is of does not follow from its hash: only the merged manifest tells.
+    # A key's hash does not give its shard; only the merged manifest does.
     if not shard or (key is not None and read_shard(shard).matches(key)):
         for uuid in uuids:
             name = tag.removeprefix(tags.prefix)
@@ -64,12 +64,12 @@ def _extra(targets: Targets, tags: RunTags, tag: str, uuids: Sequence[str]) -> I
 
 
 def _second(targets: Targets, ordinal: int, verdict: Verdict, uuids: Sequence[str]) -> Iterator[Finding]:
-    """Yield the services that have a target's tag and are not its clone."""
+    """Yield the services that carry a target's tag but are not its clone."""
     target = targets.read(ordinal)
     if verdict in _UNMADE:
         for uuid in uuids:
             yield Finding(Verdict.EXTRA, target.key, target.source_uuid, uuid, detail=f"its target is {verdict}")
         return
-    # Of a target under way one service may be there, whatever the manifest knows of its uuid.
+    # An open target may have one service, even if the manifest does not have its uuid yet.
     for uuid in uuids[1:] if verdict is Verdict.OPEN else uuids:
         yield Finding(Verdict.DUPLICATE, target.key, target.source_uuid, uuid, detail=f"beside {target.clone_uuid}")

@@ -1,6 +1,6 @@
-"""``zclone verify --fix``: drifted fields of a run's clones set as the job file asks for.
+"""``zclone verify --fix``: set drifted fields of a run's clones to the values of the job file.
 
-One UpdateModelService sets all fields of a clone that it can. The others are named and stay drifted.
+One UpdateModelService call per clone sets all fields that the API accepts; the others are reported and stay drifted.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ _UNSETTABLE = "UpdateModelService cannot set it"
 
 @dataclass(slots=True)
 class FixResult:
-    """What a verification found, what was to be set of it, and what was; by keys of targets."""
+    """What a verification found, what was to be set, and what was set; by keys of targets."""
 
     found: Verification
-    """What is so once all was set, as a second verification found it; the first one where nothing was."""
+    """The verification after the updates; the first one if nothing was updated."""
     again: str
-    """The command that goes on with the run."""
+    """The command that continues the run."""
     wanted: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """The fields that are to be set."""
+    """The fields to set."""
     left: dict[str, str] = field(default_factory=dict)
-    """Why drifted fields, or all of a target's, are left."""
+    """Reason why some or all drifted fields of a target are left as they are."""
     unknown: dict[str, str] = field(default_factory=dict)
-    """Why nobody knows what becomes of a target."""
+    """Reason why the outcome for a target is unknown."""
     failed: set[str] = field(default_factory=set)
-    """Targets of which a PUT set nothing."""
+    """Targets whose PUT changed nothing."""
     updated: set[str] = field(default_factory=set)
-    """Targets whose fields that were to be set are."""
+    """Targets whose wanted fields are set."""
 
 
 def fix_run(options: VerifyOptions, confirm: Callable[[FixResult], bool]) -> FixResult:
-    """Verify a run and set what drifted. ``confirm``: shown what would be set, and asked whether it may be.
+    """Verify a run and set drifted fields; ``confirm``: receives what would be set, and returns whether to proceed.
 
     Raises UsageError, ManifestError, UnreachableError, RunStoppedError.
     """
@@ -76,20 +76,20 @@ async def _fix(run: LockedRun, confirm: Callable[[FixResult], bool]) -> FixResul
     _sort(items, drifted, run.targets, fix)
     fix.found.remark(fix.left)
     is_agreed = await to_thread(confirm, fix)
-    # What an earlier process left open and nothing is to be set of wants a record, and nothing is sent for it.
+    # A call left open by an earlier process is closed by a record even if nothing is to be set, without a new call.
     keys = (fix.wanted.keys() if is_agreed else set()) | (begun.keys() - fix.wanted.keys())
     work = [item for item in items if item.target.key in keys]
     if work:
         await _update(run, work, CloneUpdate(verifier, ServiceJobs(await run.server.client()), fix.wanted), fix)
         await _verify_again(run, plan, fix)
-    # What was undone a run makes again, and the end of this process must not hide that.
+    # A run clones undone targets again; the ending line of this process must not hide that.
     is_undone = run.manifest.past.counts[State.UNDONE] > 0
     run.exit_code = ExitCode.UNFINISHED if is_undone else fix.found.exit_code
     return fix
 
 
 def _items(targets: Targets, plan: Plan, keys: set[str]) -> Iterator[Item]:
-    """Yield the targets with these keys that have a clone and are in the job file."""
+    """Yield the targets with these keys, if cloned and in the job file."""
     for clone in plan.clones():
         ordinal = targets.find(clone.key) if clone.key in keys else None
         item = None if ordinal is None else Item(ordinal, targets.read(ordinal), clone)
@@ -98,7 +98,7 @@ def _items(targets: Targets, plan: Plan, keys: set[str]) -> Iterator[Item]:
 
 
 def _sort(items: Iterable[Item], drifted: Mapping[str, Finding], targets: Targets, fix: FixResult) -> None:
-    """Tell the fields that are to be set from those that are left."""
+    """Divide the drifted fields into those to set and those to leave."""
     for item in items:
         key = item.target.key
         if key not in drifted:
@@ -107,40 +107,40 @@ def _sort(items: Iterable[Item], drifted: Mapping[str, Finding], targets: Target
         if not has_own_uuid(item, targets):
             fix.left[key] = "its uuid is neither derived nor in the job file"
         elif key in targets.deleting:
-            fix.left[key] = "a DELETE of it is on record: zclone rollback goes on with that"
+            fix.left[key] = "a DELETE of it is on record: zclone rollback continues that"
         else:
             if settable:
                 fix.wanted[key] = settable
             if others:
                 fix.left[key] = f"{', '.join(others)}: {_UNSETTABLE}"
     for key in drifted.keys() - fix.wanted.keys() - fix.left.keys():
-        fix.left[key] = "its target left the job file, which no longer says what it is to be"
+        fix.left[key] = "its target left the job file, which no longer gives its values"
 
 
 def _split(finding: Finding) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the parameters of a finding that can be set, and the fields that cannot."""
+    """Return a finding's parameters that can be set, and its fields that cannot."""
     names = {one.field: one.field.partition("[")[0] for one in finding.differences}
     others = tuple(shown for shown, name in names.items() if name not in SETTABLE)
     return tuple(dict.fromkeys(name for name in names.values() if name in SETTABLE)), others
 
 
 class CloneUpdate:
-    """The change that sets drifted fields: those that were listed, as far as they differ when it looks."""
+    """The change that sets drifted fields: those that were listed and still differ at the check."""
 
     api = "UpdateModelService"
     participle = "set as asked for"
     is_repeatable = True
 
     def __init__(self, verifier: Verifier, jobs: ServiceJobs, listed: Mapping[str, tuple[str, ...]]) -> None:
-        """Share a ``verifier`` that has seen all clones, and so knows which fields the server shows."""
+        """Use a ``verifier`` that has read all clones and so knows which fields the server shows."""
         self._verifier = verifier
         self._jobs = jobs
         self._listed = listed
         self._fields: dict[str, tuple[str, ...]] = {}
-        """By key: what is to be set by the last look."""
+        """Fields to set according to the last check, by key."""
 
     async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
-        """Return by key what speaks against updating clones of the page. Raises CallFailedError."""
+        """Return the objections to updating clones of the page, by key. Raises CallFailedError."""
         findings = await self._verifier.compare_page(page)
         found = ((item.target.key, self._objection(item, findings.get(item.target.key))) for item in page)
         return {key: objection for key, objection in found if objection is not None}
@@ -153,22 +153,22 @@ class CloneUpdate:
             return Objection(": ".join(filter(None, (finding.verdict, finding.detail))), is_unseen=True)
         fields = tuple(name for name in _split(finding)[0] if name in self._listed.get(key, ()))
         if not fields:
-            return Objection("what differs cannot be set or was not listed", is_done=True)
+            return Objection("the differing fields cannot be set or were not listed", is_done=True)
         self._fields[key] = fields
         return None
 
     def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
-        """Return what is recorded before a PUT."""
+        """Return the line to record before a PUT."""
         key, uuid = item.target.key, str(item.target.clone_uuid)
         return MendingLine(key, at, uuid, job_uuid, self._fields[key], _digest(item))
 
     def is_same(self, item: Item, line: ChangeLine) -> bool:
-        """Whether a PUT on record sets the same fields to the same values."""
+        """Return whether a recorded PUT sets the same fields to the same values."""
         wanted = self.line(item, at=line.at, job_uuid=line.job_uuid)
         return line == wanted
 
     def contradicts(self, item: Item, line: ChangeLine) -> bool:
-        """Whether a PUT on record sets values of another job file."""
+        """Return whether a recorded PUT sets values of another job file."""
         return isinstance(line, MendingLine) and line.digest != _digest(item)
 
     async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
@@ -179,7 +179,7 @@ class CloneUpdate:
         return await self._jobs.update(str(item.target.clone_uuid), values, job_uuid)
 
     def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:
-        """Record that what the last PUT was to set, if there was one, is as asked for."""
+        """Record that the fields of the last PUT, if there was one, have the wanted values."""
         if isinstance(line, MendingLine):
             manifest.note_operation(MendedLine(item.target.key, at, line.clone_uuid, line.fields))
 
@@ -190,7 +190,7 @@ def _digest(item: Item) -> str:
 
 
 async def _update(run: LockedRun, work: Sequence[Item], update: CloneUpdate, fix: FixResult) -> None:
-    """Set the fields of ``work``, and say in ``fix`` what became of them."""
+    """Set the fields of ``work`` and store the outcome in ``fix``."""
     jobs, concurrency = ServiceJobs(await run.server.client()), run.job.limits.concurrency
     clock, stop = run.server.clock, run.stop
     executor = ChangeExecutor(run.manifest, update, jobs, clock=clock, stop=stop, concurrency=concurrency)
@@ -203,7 +203,7 @@ async def _update(run: LockedRun, work: Sequence[Item], update: CloneUpdate, fix
 
 
 async def _verify_again(run: LockedRun, plan: Plan, fix: FixResult) -> None:
-    """Let ``fix`` say what a verification finds now, but that a target whose PUT may still be executed is unknown."""
+    """Store a second verification in ``fix``; a target whose PUT may still be executed is unknown."""
     await run.manifest.flush()
     with open_targets(run.path) as targets:
         fix.found, _ = await read_back(targets, plan, run.server, path=run.path)

@@ -1,4 +1,4 @@
-"""The last phase of a run: clones are shared and given to their owners."""
+"""Hand-over, the last phase of a run: clones are shared and their owners changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def is_hand_over_left(plan: Plan, past: ManifestFold) -> bool:
-    """Whether a clone of the plan is made and not handed over, also where the server refused that before."""
+    """Return whether a clone of the plan is cloned but not handed over; a refused hand-over counts as not done."""
     found = count_hand_overs(plan, past)
     return bool(found.open or found.refused)
 
@@ -33,9 +33,9 @@ def is_hand_over_left(plan: Plan, past: ManifestFold) -> bool:
 async def hand_over(
     plan: Plan, manifest: Manifest, client: Client, *, journal: LoggingJournal, workers: int, stop: Stop
 ) -> None:
-    """Hand over each clone of the plan that is not handed over yet, unless the run is stopping.
+    """Hand over each clone of the plan whose hand-over is pending, unless the run is stopping.
 
-    Raises RunStoppedError, and ManifestError where the manifest names another uuid than a clone was asked to have.
+    Raises RunStoppedError, and ManifestError if the manifest has another uuid than the one requested for a clone.
     """
     if not plan.hand_overs or stop.requested:
         return
@@ -54,13 +54,13 @@ async def hand_over(
 
 
 def uuids_of(plan: Plan, manifest: Manifest, made: Mapping[str, str]) -> Callable[[Clone], str | None]:
-    """Return what tells the uuid under which a clone may be handed over; ``made``: by key, what this process made."""
+    """Return a function from a clone to the uuid to hand over, or None; ``made``: uuids this process cloned, by key."""
     past = manifest.past
     edited = _find_edited(plan, manifest) if plan.hand_overs and not past.is_at_most_once else set()
 
     def uuid_of(clone: Clone) -> str | None:
         if past.is_at_most_once:
-            # Of other clones only the manifest says that they are ours.
+            # Clones of earlier processes: only the manifest says that they are ours.
             return made.get(clone.key)
         return None if clone.key in edited or past.was_made_elsewhere(clone.key) else clone.resource_uuid
 
@@ -68,14 +68,14 @@ def uuids_of(plan: Plan, manifest: Manifest, made: Mapping[str, str]) -> Callabl
 
 
 async def warn_of_missing_rights(plan: Plan, auxiliary: AuxiliaryApi) -> None:
-    """Warn of hand-overs that the account may not do; the server would refuse them only once the clones are made."""
+    """Warn of missing permissions for hand-overs before cloning; the server would refuse only afterwards."""
     if not plan.hand_overs:
         return
-    asked = {
+    used = {
         OWNER_MESSAGE: any(clone.hand_over and clone.hand_over.owner for clone in plan.clones()),
         SHARE_MESSAGE: any(clone.hand_over and clone.hand_over.share_with for clone in plan.clones()),
     }
-    denied = [name for name, is_used in asked.items() if is_used and await auxiliary.check_permission(name) is False]
+    denied = [name for name, is_used in used.items() if is_used and await auxiliary.check_permission(name) is False]
     for message in denied:
         say(f"warning: this account may not call {message.rpartition('.')[2]}: the clones cannot be handed over")
 
@@ -83,22 +83,22 @@ async def warn_of_missing_rights(plan: Plan, auxiliary: AuxiliaryApi) -> None:
 def _find_edited(plan: Plan, manifest: Manifest) -> set[str]:
     """Return the keys of clones that were made under another uuid before the job file was edited.
 
-    No uuid that only the manifest names is touched: who can write to it could name any resource. Raises
-    ManifestError with the line of a clone that has another uuid than it was asked to have.
+    A uuid that only the manifest names is never used: anyone who can write the manifest could name any resource.
+    Raises ManifestError with the line of a clone whose uuid is not the requested one.
     """
-    asked = {clone.key: clone for clone in plan.clones() if clone.hand_over is not None}
+    used = {clone.key: clone for clone in plan.clones() if clone.hand_over is not None}
     edited: set[str] = set()
-    # Of a target that was undone, the last of its clones counts.
-    last = {record.key: (line, record) for line, record in clone_lines(manifest.path) if record.key in asked}
+    # For an undone target, its latest clone counts.
+    last = {record.key: (line, record) for line, record in clone_lines(manifest.path) if record.key in used}
     for line, record in last.values():
-        clone = asked[record.key]
+        clone = used[record.key]
         if record.clone_uuid == clone.resource_uuid:
             continue
         final = manifest.past.final(record.key)
         if final is None or final[1] in (0, digest_prefix(clone.digest)):
             raise ManifestError(
-                f"{manifest.path}: line {line} says that {record.key} was made as {record.clone_uuid}, but it was "
-                f"asked to be {clone.resource_uuid}: nothing is handed over; check who wrote the manifest"
+                f"{manifest.path}: line {line} says that {record.key} was made as {record.clone_uuid}, but "
+                f"{clone.resource_uuid} was requested: nothing is handed over; check who wrote the manifest"
             )
         edited.add(record.key)
     return edited

@@ -1,4 +1,4 @@
-"""The columns of a job's targets beside the rows of its manifest."""
+"""Columns of the job file for the rows of its manifest."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class JobColumns:
-    """Reads the columns of a job's targets beside the rows of its manifest; in one order both cost no memory."""
+    """Joins columns of the job file to manifest rows; if both are in the same order it needs no extra memory."""
 
     def __init__(self, manifest: Path, named: Path, columns: Sequence[str]) -> None:
-        """``named``: the file of the command line, the job's or the manifest's. ``columns``: of the job.
+        """``named``: the file on the command line, job file or manifest. ``columns``: those of the job.
 
-        Raises UsageError where the job cannot be read, is another one, or has no such column.
+        Raises UsageError if the job file is unreadable, of another job, or has no such column.
         """
         self._columns = columns
         header = _header(manifest)
@@ -47,7 +47,7 @@ class JobColumns:
         self._require(file, planning)
 
     def of(self, row: Row) -> dict[str, JsonValue]:
-        """Return the values of a target, None for what it has not; all None where it is not in the job file."""
+        """Return the values of a target, None for missing ones; all None if it is not in the job file."""
         found = self._passed.pop(row.key, None)
         while found is None and (pair := next(self._targets, None)) is not None:
             values = self._values(*pair)

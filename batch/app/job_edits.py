@@ -1,7 +1,7 @@
-"""Targets that changed in, left or returned to a job file that was edited since the last run.
+"""Edits of the job file since the last run: targets that were changed, removed or restored.
 
-A target that left the job file is withdrawn by a record, so that every reader counts the same, where no attempt of it
-is under way. What has an end keeps it, and what is in doubt is asked about. ``--only`` and ``--shard`` withdraw
+A target that left the job file gets a ``withdrawn`` record if it has no attempt in progress, so that every reader
+counts the same. A settled target keeps its state, and an uncertain one is queried. ``--only`` and ``--shard`` withdraw
 nothing.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def require_no_late_changes(options: RunOptions, found: Survey) -> None:
-    """Raise ManifestMismatchError for targets that were changed too late; warn of those that are made already."""
+    """Raise ManifestMismatchError for targets edited after they were sent; warn of those already cloned."""
     refuse_taken(found.taken)
     if not options.accept_changes:
         refuse_changes(found.changed)
@@ -40,25 +40,25 @@ def require_no_late_changes(options: RunOptions, found: Survey) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RemainingWork:
-    """What is left to do of a plan, by its manifest."""
+    """The part of a plan that its manifest shows as not done."""
 
     plan: Plan
     found: Survey
     retried: list[Record]
-    """Of the targets that ``retry`` opens again, or that were undone; not yet recorded."""
+    """Records, not yet written, that plan targets again: those of ``retry``, and undone ones."""
     is_done: bool
 
 
 async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifest, *, whole: Plan) -> RemainingWork:
-    """Return what is left to do of ``plan``, a part of ``whole``.
+    """Return the remaining work of ``plan``, a part of ``whole``.
 
-    Raises ManifestMismatchError for targets that were changed too late.
+    Raises ManifestMismatchError for targets edited after they were sent.
     """
     past = manifest.past
     found = await to_thread(survey, plan, past, whole=whole)
     require_no_late_changes(options, found)
     if found.changed or found.outdated:
-        # The clones differ from the job file: a rerun must not take the run for finished by unchanged files.
+        # The clones differ from the job file, so unchanged inputs must not make a rerun take the run as finished.
         plan = replace(plan, inputs="")
     retried = await to_thread(retry_records, manifest, plan, options.retry)
     if options.retry is None:
@@ -68,7 +68,7 @@ async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifes
 
 
 def _undone(manifest: Manifest, plan: Plan) -> list[Record]:
-    """Return the records by which the run makes anew what was undone."""
+    """Return the records that plan undone targets again."""
     past = manifest.past
     if not past.counts[State.UNDONE]:
         return []
@@ -77,7 +77,7 @@ def _undone(manifest: Manifest, plan: Plan) -> list[Record]:
 
 
 async def record_edits_and_retries(manifest: Manifest, rest: RemainingWork, whole: Plan) -> Survey:
-    """Record what changed in the job file and what is retried; return what is found after that."""
+    """Record edits of the job file and retried targets; return the survey after that."""
     is_changed = await record_edits(manifest, whole)
     await record_all(manifest, rest.retried)
     if is_changed or rest.retried:
@@ -86,9 +86,9 @@ async def record_edits_and_retries(manifest: Manifest, rest: RemainingWork, whol
 
 
 async def record_edits(manifest: Manifest, whole: Plan) -> bool:
-    """Record which targets left the job file or are back; durable on return. Return whether there are any.
+    """Record which targets left or returned to the job file, durably; return whether there are any.
 
-    ``whole``: the plan of all targets that the file has, also where a run is only of a part.
+    ``whole``: the plan of all targets in the file, even if the run covers only a part.
     """
     records = await to_thread(lambda: list(_edits(manifest, whole)))
     await record_all(manifest, records)
@@ -99,7 +99,7 @@ async def record_edits(manifest: Manifest, whole: Plan) -> bool:
 
 
 async def record_all(manifest: Manifest, records: Iterable[Record]) -> None:
-    """Append all ``records``; durable on return."""
+    """Append all ``records`` and flush them to disk."""
     for record in records:
         manifest.note(record)
     await manifest.flush()
@@ -127,5 +127,5 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
 
 
 def _is_unsent(intent: Intent | None) -> bool:
-    """Whether no attempt of a planned target can be under way: each was taken back or ended."""
+    """Return whether no attempt of a planned target can be in progress: each was retracted or has ended."""
     return intent is None or (intent.job_uuid is None and not intent.open_jobs)

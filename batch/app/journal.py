@@ -1,6 +1,6 @@
-"""The journal as the engine gets it: it writes to the manifest, then to log, view and traces.
+"""The engine's journal: writes to the manifest first, then to log, view and traces.
 
-A log line comes after its record: what the log says happened is in the manifest.
+A log line follows its record, so everything in the log is also in the manifest.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from batch.zstack.classify import Language
 
 _SHORT: Final = 8
-"""Digits of a job uuid in the log: whoever has the whole one can read the job's result."""
+"""Digits of a job uuid in the log; with the full uuid anyone can read the job's result."""
 _SENT: Final = State.SENT
 _CLONED: Final = State.CLONED
 _OPEN: Final = frozenset({State.PLANNED, State.ACCEPTED})
-"""Not worth a line. Looked up once: to find a member in its enum takes longer than to compare it."""
+"""States without a log line. A constant, because an enum attribute lookup costs more than the comparison."""
 
 
 class ManifestJournal(Journal, HandOverJournal, Protocol):
-    """The manifest as the engine writes it."""
+    """The interface through which the engine writes the manifest."""
 
 
 class OnSettled(Protocol):
-    """Called with each settled clone."""
+    """Callback for each settled clone."""
 
     def __call__(self, record: Record, *, sent_at: float | None, api_job: str) -> None:
-        """``sent_at``: its first POST in seconds since the epoch; ``api_job``: the start of its last job uuid."""
+        """``sent_at``: time of its first POST, seconds since the epoch; ``api_job``: prefix of its last job uuid."""
 
 
 class LoggingJournal:
@@ -52,9 +52,9 @@ class LoggingJournal:
         keeps_uuids: bool = False,
         language: Language = "en",
     ) -> None:
-        """Call ``settled`` with every settled clone, and ``failed`` with those that are anything but cloned.
+        """Call ``settled`` with every settled clone, and ``failed`` with those that are not cloned.
 
-        ``open_before``: what an earlier process sent; ``keeps_uuids``: whether ``made`` is needed;
+        ``open_before``: attempts of an earlier process; ``keeps_uuids``: whether to fill ``made``;
         ``language``: of the hints.
         """
         self._journal = journal
@@ -62,7 +62,7 @@ class LoggingJournal:
         self._settled = settled
         self._sent = {intent.key: (intent.first_sent_at, (intent.job_uuid or "")[:_SHORT]) for intent in open_before}
         self.made: dict[str, str] = {}
-        """The uuids of the clones that this process saw made, by key."""
+        """Uuids of the clones made during this process, by key."""
         self._keeps_uuids = keeps_uuids
         self._language: Language = language
         self._log = structlog.get_logger().bind()
@@ -93,7 +93,7 @@ class LoggingJournal:
             self._log.warning("clone.not_handed_over", **fields, error_code=line.error_code, error=line.error)
 
     def on_failure(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` at once when anything could not be made durable."""
+        """Call ``hook`` as soon as a write or fsync fails."""
         self._journal.on_failure(hook)
 
     def _log_record(self, record: Record) -> None:
@@ -129,7 +129,7 @@ class LoggingJournal:
 
 
 def _redact(record: Record) -> Record:
-    """Redact the clone's name: the server may quote what it was sent."""
+    """Redact the clone's name, since the server may echo what it was sent."""
     name = record.name
     shown = None if name is None else SECRETS.redact(name)
     return record if shown == name else record._replace(name=shown)

@@ -1,4 +1,4 @@
-"""The columns of ``zclone list``: those of the manifest, and those that the job file has for each target."""
+"""The columns of ``zclone list``: those of the manifest and those of the job file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from batch.model import JsonValue, Row
 
 _PLAN: Final = b'{"plan":'
-"""How the line of a plan begins."""
+"""Prefix of a plan line."""
 _AFTER: Final = "name"
-"""The column that those of the hand-over stand behind."""
+"""The column after which the hand-over columns are inserted."""
 
 
 def choose_columns(
     manifest: Path, named: Path, asked: Sequence[str] | None, usual: Sequence[str], *, tell: Callable[[str], None]
 ) -> tuple[tuple[str, ...], Callable[[Row], dict[str, JsonValue]] | None]:
-    """Return the columns to show, and what gives those of them that the job file has; None where there are none.
+    """Return the columns to show, and the reader of those that come from the job file, if any.
 
-    ``asked``: of ``--columns``; None: the ``usual`` ones, with owner and shares where the run has hand-overs; where
-    the job file cannot be read, ``tell`` is called with the reason and they are left out. Raises UsageError.
+    ``asked``: value of ``--columns``; None for the ``usual`` ones, with owner and shares if the run has hand-overs. If
+    the job file is unreadable, these are left out and ``tell`` is called with the reason. Raises UsageError.
     """
     of_job = [name for name in asked or () if name not in COLUMNS]
     if not of_job and (asked is not None or not _has_hand_overs(manifest)):
         return tuple(usual if asked is None else asked), None
-    # Only here is the job file needed, and what reads it.
+    # Imported here, because only these columns need the job file.
     from batch.app.job_columns import JobColumns
 
     if asked is not None:
@@ -54,7 +54,7 @@ def choose_columns(
 
 
 def _has_hand_overs(manifest: Path) -> bool:
-    """Whether any plan on record has one."""
+    """Return whether any recorded plan has hand-overs."""
     with reading(manifest) as found:
         plans = (parse_line(body) for body in found.bodies() if body.startswith(_PLAN))
         return any(isinstance(plan, PlanLine) and plan.hand_overs for plan in plans)

@@ -1,4 +1,4 @@
-"""A run that has been, opened to change its clones: the manifest locked, the server connected, signals heard."""
+"""An earlier run opened to change its clones: manifest locked, server connected, signals handled."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _LEAST_RATE: Final = 1.0
-"""Calls a second: below, no change could follow its look soon enough."""
+"""Calls per second; at a lower rate a change could not be sent while its check is still fresh."""
 _GRACE: Final = 30.0
-"""Seconds that calls under way get to end after a stop."""
+"""Seconds that calls in progress have to finish after a stop."""
 
 
 @dataclass(slots=True)
 class LockedRun:
-    """What a change of clones works on."""
+    """The context of an operation that changes clones."""
 
     job: Job
     path: Path
     """Of the manifest."""
     targets: Targets
-    """As the manifest was when it was locked."""
+    """The manifest's targets at the time it was locked."""
     manifest: Manifest
     server: Server
     stop: Stop
     exit_code: ExitCode = ExitCode.UNFINISHED
-    """What is recorded as the end of the process, if it records anything."""
+    """The exit code recorded when the manifest is closed."""
 
 
 def run_locked(
     options: VerifyOptions, work: Callable[[LockedRun], Awaitable[_Result]], *, command: str, reason: str
 ) -> _Result:
-    """Return what ``work`` comes to on the run that ``options`` name; ``reason``: recorded as that of the end.
+    """Run ``work`` on the run that ``options`` name and return its result; ``reason``: recorded in the ending line.
 
     Raises UsageError, ManifestError, UnreachableError, RunStoppedError.
     """
@@ -98,17 +98,17 @@ async def _lock(
 
 
 def _require_ended(manifest: Manifest) -> None:
-    """Raise ManifestLockedError where clones of a run on Temporal may still be under way without any process here."""
+    """Raise ManifestLockedError if clones of the run may still be in progress on Temporal."""
     past = manifest.past
     if past.remote is not None and any(not state.is_final and state is not State.WITHDRAWN for state in past.counts):
         raise ManifestLockedError(
-            f"{manifest.path}: the run may still go on on Temporal, workflow {past.remote.workflow_id}: follow it to "
-            "its end with zclone run JOB, or end it with --engine temporal --cancel"
+            f"{manifest.path}: the run may still be in progress on Temporal, workflow {past.remote.workflow_id}: "
+            "follow it to its end with zclone run JOB, or end it with --engine temporal --cancel"
         )
 
 
 def _stop(stop: Stop, name: str) -> None:
-    say(f"{name}: nothing is sent any more, calls under way end (up to {_GRACE:.0f} s); a second signal exits at once")
+    say(f"{name}: stopping, waiting up to {_GRACE:.0f} s for calls in progress; a second signal exits at once")
     stop.request(name, EndReason.SIGNAL)
 
 
@@ -118,5 +118,5 @@ def _rate(options: VerifyOptions, job: Job, command: str) -> float:
     except ValueError as error:
         raise UsageError(f"--rate: {error}") from None
     if rate < _LEAST_RATE:
-        raise UsageError(f"--rate: {command} needs at least {_LEAST_RATE:g}/s, so that each call follows its look")
+        raise UsageError(f"--rate: {command} needs at least {_LEAST_RATE:g}/s, so that each call follows its check")
     return rate

@@ -1,4 +1,4 @@
-"""The destination of a command's log: a file, stderr, or above the live view."""
+"""The destination of a command's log: a file, stderr, or the area above the live view."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ STDERR = 2
 
 
 class LiveConsole(Console):
-    """A console that never hides the cursor: a killed process must leave a usable terminal."""
+    """A console that never hides the cursor, so that a killed process leaves a usable terminal."""
 
     def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - rich's own signature
-        """Leave the cursor as it is."""
+        """Do nothing."""
         return False
 
 
 def live_console(wanted: Progress, environ: Mapping[str, str]) -> LiveConsole | None:
-    """Return the console of the live view; None where progress is shown in another way."""
+    """Return the console of the live view; None for other kinds of progress."""
     if sys.stderr is None or wanted in (Progress.PLAIN, Progress.NONE):
         return None
     if wanted is Progress.AUTO and (not is_terminal(STDERR) or environ.get("TERM") == "dumb"):
         return None
-    # Without a buffer of its own: a thread that hangs in one keeps the interpreter from ending.
+    # Unbuffered: a thread that hangs in a buffer's lock would keep the interpreter from exiting.
     stream = io.TextIOWrapper(
         io.FileIO(STDERR, "w", closefd=False), sys.stderr.encoding, "backslashreplace", write_through=True
     )
@@ -46,14 +46,14 @@ def live_console(wanted: Progress, environ: Mapping[str, str]) -> LiveConsole | 
 
 
 def watch_console(environ: Mapping[str, str]) -> LiveConsole | None:
-    """Return the console of ``status --watch``; None where stdout shows no live view."""
+    """Return the console of ``status --watch``; None if stdout shows no live view."""
     if sys.stdout is None or not sys.stdout.isatty() or environ.get("TERM") == "dumb":
         return None
     return LiveConsole(force_terminal=True)
 
 
 def has_blocks(console: Console, environ: Mapping[str, str]) -> bool:
-    """Whether the terminal shows UTF-8, and what is ambiguous in East Asia in one column."""
+    """Return whether the terminal uses UTF-8 and shows East Asian ambiguous characters in one column."""
     locale = next(filter(None, map(environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
     return console.encoding.startswith("utf") and not locale.lower().startswith(("zh", "ja", "ko"))
 
@@ -62,9 +62,9 @@ def has_blocks(console: Console, environ: Mapping[str, str]) -> bool:
 def log_to(
     file: Path | None, *, style: LogFormat, above: Console | None = None, is_quiet: bool = False
 ) -> Iterator[None]:
-    """Send the log to ``file``, else above the live view, else to stderr; report lost lines at the end.
+    """Write the log to ``file``, else above the live view, else to stderr; report lost lines at the end.
 
-    A file gets every detail; a terminal with a live view, and stderr with ``is_quiet``, only warnings. Raises
+    A file gets all lines; a terminal with a live view, and stderr with ``is_quiet``, only warnings and errors. Raises
     UsageError for a file that cannot be opened.
     """
     descriptor = STDERR if file is None else outputs.append(file)
@@ -91,7 +91,7 @@ def _format(wanted: LogFormat, descriptor: int) -> log.Format:
 
 
 def _columns(descriptor: int) -> int:
-    """Return the width of a terminal; 0 where it does not say."""
+    """Return the width of a terminal; 0 if unknown."""
     try:
         return os.get_terminal_size(descriptor).columns
     except OSError:
@@ -99,7 +99,7 @@ def _columns(descriptor: int) -> int:
 
 
 def printer_above(console: Console) -> Callable[[bytes], None]:
-    """Return what prints lines above the live view of ``console``."""
+    """Return a function that prints lines above the live view of ``console``."""
 
     def write(lines: bytes) -> None:
         for line in lines.decode("utf-8", "replace").splitlines():

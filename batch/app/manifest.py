@@ -1,4 +1,4 @@
-"""The manifest of a run: opened, checked for its owner, closed; and the shortcut where it shows a finished run."""
+"""The manifest of a run: open it, check its owner, close it; and a shortcut for a finished run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from batch.manifest import Manifest
 
 EMBEDDED: Final = "embedded node"
-"""What a rehearsal's manifest names as its endpoint: the port is another one each time."""
+"""Endpoint in a rehearsal's manifest, where the port differs each time."""
 
 _LOCK_INTERVAL: Final = 0.5
 """Seconds between two checks of a lock."""
 
 
 def new_header(setup: Setup) -> Header:
-    """Return the header that a new manifest gets, and that an existing one must agree with."""
+    """Return the header for a new manifest, which an existing one must match."""
     settings = setup.settings
     return Header(
         job=setup.job.name,
@@ -51,9 +51,9 @@ def new_header(setup: Setup) -> Header:
 
 
 def finished_result(setup: Setup) -> RunResult | None:
-    """Return the result where an earlier process left nothing to do and no input changed since, else None.
+    """Return the result if an earlier process left nothing to do and no input changed since, else None.
 
-    A process that left a hand-over open, or had one refused, did not write the counts that this needs.
+    The required counts are absent if a process left a hand-over pending or refused.
     """
     options = setup.options
     if options.only or options.shard or options.retry or options.saved:
@@ -64,7 +64,7 @@ def finished_result(setup: Setup) -> RunResult | None:
     try:
         require_same(found.header, new_header(setup))
     except ManifestMismatchError:
-        # Opening the manifest raises this error.
+        # Opening the manifest will raise this error again.
         return None
     if found.users.is_foreign(own_user()):
         return None
@@ -75,7 +75,7 @@ def finished_result(setup: Setup) -> RunResult | None:
 
 
 async def open_run(setup: Setup) -> Manifest:
-    """Lock, repair and fold the manifest of the run, or begin a new one. Raises ManifestError."""
+    """Lock, repair and fold the manifest of the run, or create one. Raises ManifestError."""
     manifest = await lock_manifest(setup.path, new_header(setup))
     manifest.admitted = () if setup.settings is None else transport_warnings(setup.settings)
     manifest.past.is_at_most_once |= setup.options.at_most_once
@@ -83,7 +83,7 @@ async def open_run(setup: Setup) -> Manifest:
 
 
 async def lock_manifest(path: Path, header: Header) -> Manifest:
-    """Open the manifest for writing, as ``open_manifest`` does; the error names the process that has its lock."""
+    """Open the manifest for writing, as ``open_manifest`` does; the error names the process that holds the lock."""
     try:
         return await to_thread(open_manifest, path, header)
     except ManifestLockedError as error:
@@ -92,7 +92,7 @@ async def lock_manifest(path: Path, header: Header) -> Manifest:
 
 
 async def accept_manifest(manifest: Manifest, *, by_flag: bool) -> None:
-    """Accept ``manifest``: one of another user only ``by_flag``, which is recorded; another host is warned of.
+    """Accept ``manifest``: another user's only ``by_flag``, which is recorded; warn of another host.
 
     Raises ManifestMismatchError for one of another user without the flag.
     """
@@ -112,9 +112,9 @@ async def accept_manifest(manifest: Manifest, *, by_flag: bool) -> None:
 async def close_run(
     setup: Setup, manifest: Manifest, code: ExitCode, early: EarlyEnd, *, result: RunResult | None
 ) -> None:
-    """Record how the process ended; ``result``: None where it failed.
+    """Record how the process ended and close the manifest; ``result``: None if it failed.
 
-    Raises ManifestLostError where the manifest was moved or deleted, once report and metrics are written.
+    Raises ManifestLostError, after writing report and metrics, if the manifest was moved or deleted.
     """
     lost_file = manifest.look()
     if lost_file is None:
@@ -128,6 +128,6 @@ async def close_run(
 
 
 def wait_for_lock(path: Path, until: float) -> None:
-    """Return when nobody holds the manifest at ``path``, or at the time ``until`` by the monotonic clock."""
+    """Return when the manifest at ``path`` is unlocked, or at the monotonic time ``until``."""
     while (left := until - time.monotonic()) > 0 and path.exists() and is_held(path):
         time.sleep(min(_LOCK_INTERVAL, left))

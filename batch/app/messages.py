@@ -1,4 +1,4 @@
-"""Messages for the operator: on stderr, where no reader can stop a run, and in the log."""
+"""Messages for the operator, on stderr and in the log; a blocked reader of stderr never stops a run."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from batch.zstack.classify import Language
 
 MESSAGE: Final = "operator.informed"
-"""The event of a message where stderr is a JSON log."""
+"""Log event of a message if stderr is a JSON log."""
 _TIMEOUT: Final = 2.0
-"""Seconds a reader of stderr may take for one text; as the log's."""
+"""Write timeout of stderr in seconds, the same as the log's."""
 
 
 _VIEWS: Final[list[Sink]] = []
-"""What shows messages above the live view, while there is one."""
+"""Printer of messages above the live view, while there is one."""
 
 
 @contextmanager
 def say_above(print_lines: Callable[[bytes], object]) -> Iterator[None]:
-    """Give messages to ``print_lines``, in a thread, as long as the block goes on: the view's own lines stay below."""
+    """Print messages with ``print_lines``, in a thread, during the block, so that the view stays below them."""
     sink = Sink(print_lines)
     _VIEWS.append(sink)
     try:
@@ -46,7 +46,7 @@ Level = Literal["info", "warning", "error"]
 
 @dataclass(slots=True)
 class _Style:
-    """How messages of this process are written."""
+    """Message format of this process."""
 
     is_json: bool = False
     is_quiet: bool = False
@@ -56,15 +56,15 @@ _STYLE: Final = _Style()
 
 
 def set_style(*, is_json: bool = False, is_quiet: bool = False) -> None:
-    """Decide how later messages are written: as lines of a JSON log, and only warnings and errors."""
+    """Set the message format: JSON log lines, or only warnings and errors."""
     _STYLE.is_json, _STYLE.is_quiet = is_json, is_quiet
 
 
 def say(text: str, *, level: Level = "warning") -> None:
-    """Write a message for people to stderr: secrets redacted, control characters escaped line by line.
+    """Write a message to stderr, with secrets redacted and control characters escaped line by line.
 
-    ``level``: what --quiet leaves out is info. Where the reader is gone, or does not read for two seconds, later
-    messages are dropped.
+    ``level``: ``--quiet`` drops info. If the reader is gone, or does not read for two seconds, later messages are
+    dropped.
     """
     if sys.stderr is None or (_STYLE.is_quiet and level == "info"):
         return
@@ -73,7 +73,7 @@ def say(text: str, *, level: Level = "warning") -> None:
     if _VIEWS:
         _VIEWS[-1].put(shown.encode("utf-8", "backslashreplace") + b"\n")
         return
-    # One write: a log line of the other thread must not come between a text and its end.
+    # One write, so that no log line of another thread gets between a message and its line break.
     whole = (shown + "\n").encode(sys.stderr.encoding, "backslashreplace")
     try:
         descriptor = sys.stderr.fileno()
@@ -91,7 +91,7 @@ def _json_line(text: str, level: Level) -> str:
 
 
 def _is_delivered(descriptor: int, text: bytes) -> bool:
-    """Whether the text was read in time; only a daemon thread can block, and the interpreter does not wait for it."""
+    """Return whether the text was read in time; only a daemon thread blocks, which the interpreter does not await."""
     taken: list[bool] = []
 
     def write() -> None:
@@ -108,8 +108,8 @@ def _is_delivered(descriptor: int, text: bytes) -> bool:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Log a warning for the operator."""
-    # Commands that log nothing do without structlog, which imports rich.
+    """Log each warning for the operator."""
+    # Commands without a log avoid importing structlog, which imports rich.
     import structlog
 
     for warning in warnings:
@@ -117,7 +117,7 @@ def warn(warnings: Iterable[str]) -> None:
 
 
 def is_terminal(descriptor: int) -> bool:
-    """Ask the descriptor itself: FORCE_COLOR and the like do not make a terminal."""
+    """Return whether the descriptor is a terminal, regardless of FORCE_COLOR and the like."""
     try:
         return os.isatty(descriptor)
     except OSError:
@@ -125,13 +125,13 @@ def is_terminal(descriptor: int) -> bool:
 
 
 def silence(descriptor: int) -> None:
-    """Point a dead stream nowhere, so that the interpreter's last flush does not fail and change the exit code."""
+    """Redirect a dead stream to /dev/null, so that the final flush cannot fail and change the exit code."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
 def language(environ: Mapping[str, str]) -> Language:
-    """Return the language of hints by the locale: Chinese, else English."""
+    """Return the language of hints for the locale: Chinese or else English."""
     locale = next(filter(None, map(environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
     return "zh" if locale.lower().startswith("zh") else "en"

@@ -1,7 +1,7 @@
-"""The embedded node of a rehearsal: a child process that simulates ZStack.
+"""The embedded node of a rehearsal, a child process that simulates ZStack.
 
-A process, so that it survives Ctrl-C long enough for clones to settle, dies with its parent by a pipe, and is reached
-over a real socket.
+It is a process of its own so that it survives Ctrl-C while clones settle, ends with its parent by way of a pipe, and
+is reached over a real socket.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _OF_A_PROGRAM: Final = re.compile(r"PATH|LANG|LC_[A-Z]+|TZ|TMPDIR|LD_LIBRARY_PAT
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedNode:
-    """The address of an embedded node and its credentials: a session, and an account that outlives sessions."""
+    """Address and credentials of an embedded node: a session, and an account that outlives sessions."""
 
     url: str
     session: str
     account: str
     password: str = field(repr=False)
     token: str = field(repr=False)
-    """The token that its ledger requires."""
+    """Token for the ledger."""
 
 
 @contextmanager
 def embedded_node(environ: Mapping[str, str], *, faults: str, state: Path) -> Iterator[EmbeddedNode]:
-    """Run a node as a child process. Raises ZcloneError where it does not start.
+    """Run a node as a child process. Raises ZcloneError if it does not start.
 
-    It ends when its stdin closes, so with this process. It has its own session, so that Ctrl-C reaches the run only,
-    which then settles what is in flight.
+    The node ends when its stdin closes, and so with this process. It runs in its own session, so that Ctrl-C reaches
+    only the run, which then settles the clones in flight.
     """
     node = subprocess.Popen(  # noqa: S603 - our own interpreter and module # nosec B603
         [sys.executable, "-P", "-m", "batch.simulator", faults, str(state)],
@@ -63,7 +63,7 @@ def embedded_node(environ: Mapping[str, str], *, faults: str, state: Path) -> It
 
 
 def node_state(manifest: Path) -> Path:
-    """Return the state file of a rehearsal's node, beside the manifest. Raises UsageError where that is a folder."""
+    """Return the state file of a rehearsal's node, beside the manifest. Raises UsageError if that is a folder."""
     return outputs.beside(manifest, ".node.jsonl")
 
 
@@ -89,20 +89,20 @@ def _end(node: subprocess.Popen[bytes]) -> None:
 
 
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment that runs this very code, with only the variables that Python needs to start."""
+    """Return the environment for a child that runs this code, with only the variables that Python needs."""
     ours = {name: value for name, value in environ.items() if _OF_A_PROGRAM.fullmatch(name)}
     code = str(Path(__file__).resolve().parents[2])
     return ours | {"PYTHONPATH": os.pathsep.join(filter(None, (code, ours.get("PYTHONPATH"))))}
 
 
 def require_faults(faults: str) -> None:
-    """Raise UsageError where ``faults`` is neither a preset's name nor a fault file in order."""
+    """Raise UsageError if ``faults`` is neither the name of a preset nor a valid fault file."""
     if faults not in PRESETS:
         fault_options(faults)
 
 
 def fault_options(faults: str, *, seed: int | None = None) -> NodeOptions:
-    """Read a preset's name or a fault file. Raises UsageError with the place of what is wrong in it."""
+    """Return the options of a preset or a fault file. Raises UsageError with the position of an error in it."""
     from batch.simulator.script import ScriptError, load_faults
 
     try:

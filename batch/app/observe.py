@@ -1,4 +1,4 @@
-"""Observers of a run in progress: log, live view or heartbeat, metrics, traces and the check of its manifest."""
+"""Observers of a run in progress: log, live view or heartbeat, metrics, traces and a check of the manifest file."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from batch.model import Plan, State
 
 _TIMEOUT: Final = 5.0
-"""Seconds the last metrics of a run may take."""
+"""Timeout for the last metrics of a run, in seconds."""
 _INTERVAL: Final = 1.0
-"""Seconds between two looks at the manifest's name."""
+"""Seconds between two checks that the manifest is still at its path."""
 
 
 @asynccontextmanager
@@ -46,9 +46,9 @@ async def observe(
     stop: Stop,
     controls: Controls | None = None,
 ) -> AsyncIterator[LoggingJournal]:
-    """Start every observer that the options ask for, and yield the journal that feeds log, view and traces.
+    """Start the observers that the options select; yield the journal that feeds log, view and traces.
 
-    ``calls``: how many were made so far; ``rate``: the limit, in calls per second, where no ``controls`` change it.
+    ``calls``: number of calls made so far; ``rate``: limit in calls per second, unless ``controls`` change it.
     """
     past, clock = manifest.past, SystemClock()
     board = Board(
@@ -88,7 +88,7 @@ def _view(setup: Setup, board: Board) -> AbstractAsyncContextManager[None]:
 
 @asynccontextmanager
 async def _live_view(console: LiveConsole, board: Board, environ: Mapping[str, str]) -> AsyncIterator[None]:
-    """Show the live view; messages stand above it."""
+    """Show the live view, with messages above it."""
     async with live(board, new_view(console), has_blocks=has_blocks(console, environ)):
         with say_above(printer_above(console)):
             yield
@@ -98,10 +98,10 @@ async def _live_view(console: LiveConsole, board: Board, environ: Mapping[str, s
 async def write_live_metrics(
     file: Path | None, *, job: str, counts: Callable[[], Mapping[State, int]], every: float = BEAT
 ) -> AsyncIterator[None]:
-    """Write the metrics of a running run, at once and every ``every`` seconds; ``file`` None: none.
+    """Write the metrics of a run in progress at once and then every ``every`` seconds, unless ``file`` is None.
 
-    The event loop makes them, so that their age shows a run that hangs; a thread writes them, so that a disk that
-    hangs delays nothing.
+    The event loop renders them, so that their age reveals a hung run; a thread writes them, so that a hung disk delays
+    nothing.
     """
     if file is None:
         yield
@@ -117,7 +117,7 @@ async def write_live_metrics(
 
 
 class _Writer:
-    """Replaces a file, each time in a thread; while one write is under way, later ones are skipped."""
+    """Replaces a file in a thread; writes requested while one is in progress are skipped."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -130,7 +130,7 @@ class _Writer:
             self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the last write, so that it does not replace the final metrics."""
+        """Wait for the last write, so that it cannot replace the final metrics."""
         if self._thread is not None:
             self._thread.join(_TIMEOUT)
 
@@ -145,7 +145,7 @@ class _Writer:
 
 @asynccontextmanager
 async def watch_manifest(manifest: Manifest, *, every: float = _INTERVAL) -> AsyncIterator[None]:
-    """Check ``every`` few seconds that the manifest is still there, and report at once where it is not."""
+    """Check every ``every`` seconds that the manifest still exists; report a loss at once."""
     manifest.on_failure(lambda: say(f"zclone: {manifest.failure}"))
 
     def look() -> None:

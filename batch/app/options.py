@@ -1,4 +1,4 @@
-"""What a command line asks of a run; imported by every command, so it imports nothing heavy."""
+"""Command-line options of a run; every command imports this module, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batch.settings.endpoints import EndpointOptions
 
 PRESETS: Final = ("calm", "flaky", "chaos")
-"""The faults ``--simulate`` and ``simulate --faults`` know by name."""
+"""Names of the fault presets for ``--simulate`` and ``simulate --faults``."""
 
 
 class Progress(StrEnum):
@@ -27,7 +27,7 @@ class Progress(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How log lines look; auto is console on a terminal and json elsewhere."""
+    """Format of log lines; auto is console on a terminal and json elsewhere."""
 
     AUTO = "auto"
     JSON = "json"
@@ -35,7 +35,7 @@ class LogFormat(StrEnum):
 
 
 class Engine(StrEnum):
-    """What executes a run."""
+    """Where a run is executed."""
 
     LOCAL = "local"
     TEMPORAL = "temporal"
@@ -50,12 +50,12 @@ class Example(StrEnum):
 
 
 class Overlap(NamedTuple):
-    """What a run does where another process holds its manifest, or that of another run of the same job."""
+    """What a run does if another process holds its manifest, or that of another run of the same job."""
 
     is_skipped: bool = False
-    """Whether it ends well without having done anything."""
+    """Whether to exit 0 without doing anything."""
     patience: float = 0.0
-    """Seconds that it waits for the lock."""
+    """Seconds to wait for the lock."""
 
 
 _FAIL: Final = Overlap()
@@ -63,7 +63,7 @@ _FAIL: Final = Overlap()
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The command line of ``run`` or ``retry``; None: as the job file says."""
+    """Options of ``run`` and ``retry``; None means the job file decides."""
 
     job: Path
     simulate: str | None
@@ -74,35 +74,35 @@ class RunOptions:
     deadline: str | None
     accept_changes: bool
     new_run: bool
-    """Whether to begin the run that ``run:`` names now, even if an earlier one is unfinished."""
+    """Whether to start the run that ``run:`` names now, even if an earlier one is unfinished."""
     strict: bool
-    """Whether a job file that changed targets which are already cloned is refused."""
+    """Whether to refuse a job file in which cloned targets were edited."""
     at_most_once: bool
     progress: Progress
     log_format: LogFormat
     log_file: Path | None
     is_quiet: bool
-    """Whether stderr gets only warnings and worse."""
+    """Whether stderr gets only warnings and errors."""
     endpoint: EndpointOptions
     only: tuple[str, ...] = ()
     shard: str | None = None
     retry: RetryFilter | None = None
-    """What ``retry`` retries; None for ``run``."""
+    """Targets that ``retry`` selects; None for ``run``."""
     report: Path | None = None
     metrics_file: Path | None = None
     ping_url: str | None = None
     adopt_manifest: bool = False
     tag: bool = False
-    """Whether the clones of a run that begins now get its user tag, whatever the job file says."""
+    """Whether clones of a new run get its user tag, regardless of the job file."""
     saved: SavedPlan | None = None
-    """The plan of ``--plan``, which the run must agree with."""
+    """The plan of ``--plan``, which the run must match."""
     plan_file: Path | None = None
     """The file that ``saved`` was read from."""
     engine: Engine | None = None
-    """None: that of the last start."""
+    """None for the engine of the last start."""
     cancel: bool = False
-    """Whether the run on Temporal is told to end."""
+    """Whether to end the run on Temporal."""
     on_overlap: Overlap = _FAIL
     webhook_listen: str | None = None
-    """HOST:PORT; None: the server is not asked to tell the ends of jobs."""
+    """HOST:PORT to listen on; None for no web hooks."""
     webhook_url: str | None = None

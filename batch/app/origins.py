@@ -1,7 +1,7 @@
-"""Which layer set each parameter of a target, from its manifest and the present job file.
+"""The origin of each parameter of a target: the layer that set it, from the manifest and the current job file.
 
-The manifest holds no parameters, only the digest of what was sent. Where the job file still gives that digest, its
-layers are those of the run; where it does not, they are unknown.
+The manifest has no parameters, only a digest of what was sent. If the job file still yields that digest, its layers are
+those of the run; otherwise they are unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UNKNOWN: Final = "parameters: their origin is not known:"
 
 
 def origin_lines(manifest: Path, story: Story) -> Iterator[str]:
-    """Yield one line for each parameter, or one that says why they are unknown."""
+    """Yield one line per parameter, or one that says why the origins are unknown."""
     try:
         found = _explain(manifest, story)
     except UsageError as error:
@@ -48,7 +48,7 @@ def origin_lines(manifest: Path, story: Story) -> Iterator[str]:
 
 
 def _explain(manifest: Path, story: Story) -> tuple[Clone, Mapping[str, Setting]] | None:
-    """Find the target in the job file. Raises UsageError where the file is missing or cannot be read."""
+    """Return the target in the job file, if present. Raises UsageError if the file is missing or unreadable."""
     header = story.header
     if not header.job_file:
         raise UsageError("the manifest does not name the job file")
@@ -64,7 +64,7 @@ def _explain(manifest: Path, story: Story) -> tuple[Clone, Mapping[str, Setting]
 
 
 def read_pins(path: Path) -> Pins:
-    """Return what the manifest at ``path`` pins."""
+    """Return the pins of the manifest at ``path``."""
     found = PinFold()
     with reading(path) as manifest:
         for body in manifest.bodies():

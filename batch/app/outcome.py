@@ -35,7 +35,7 @@ _CLUSTERED: Final = {State.FAILED, State.CONFLICT, State.UNCERTAIN}
 
 
 class EarlyEnd(NamedTuple):
-    """Why a run ended before everything was tried, as a text and as a reason code where there is one."""
+    """Why a run ended before everything was tried: a text, and a reason code if there is one."""
 
     text: str | None = None
     reason: EndReason | None = None
@@ -46,13 +46,13 @@ class RunResult:
     """The result of a run."""
 
     states: Counter[State]
-    """The plan's targets by state."""
+    """Number of the plan's targets by state."""
     hand_overs: Handed = field(default_factory=Handed)
     early: EarlyEnd = field(default_factory=EarlyEnd)
     overdue: int = 0
-    """How many of the uncertain targets no rerun can settle."""
+    """Number of uncertain targets that no rerun can settle."""
     made: int = 0
-    """How many clones this process made."""
+    """Number of clones made by this process."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -61,9 +61,9 @@ class RunResult:
 
 
 def read_result(plan: Plan, past: ManifestFold, early: EarlyEnd, *, is_part: bool) -> RunResult:
-    """Count what the manifest says of the plan.
+    """Return the result of a run from its plan and manifest.
 
-    ``is_part``: whether the plan is what ``--only`` left; of a whole one all that is on record counts.
+    ``is_part``: whether ``--only`` reduced the plan; for a whole plan every recorded target counts.
     """
     states, overdue = tally(plan, past, now=time.time(), is_refused=early.reason in REFUSED, is_part=is_part)
     return RunResult(states, count_hand_overs(plan, past), early, overdue)
@@ -72,10 +72,10 @@ def read_result(plan: Plan, past: ManifestFold, early: EarlyEnd, *, is_part: boo
 def tally(
     plan: Plan, past: ManifestFold, *, now: float, is_refused: bool = False, is_part: bool = False
 ) -> tuple[Counter[State], int]:
-    """Count what is on record by state, or of a part its targets, and those that no rerun settles.
+    """Return the number of targets by state, and of those that no rerun settles; of a part only its own targets.
 
-    What a run that ended before had no time to record is planned. ``now``: seconds since the epoch; ``is_refused``:
-    the server refused every request.
+    Targets that are not on record count as planned. ``now``: seconds since the epoch; ``is_refused``: whether the
+    server refused every request.
     """
     if not is_part:
         counts = Counter(past.counts)
@@ -93,7 +93,7 @@ def tally(
 
 
 def summary_text(path: Path, result: RunResult, *, again: str, language: Language) -> str:
-    """Return what the run came to, failures by kind, and the command to run next; ``again``: the run's own."""
+    """Return the summary: counts, failures by kind, and the next command; ``again``: the run's own command."""
     reason = result.early.reason
     is_needed = result.states.keys() & _CLUSTERED or result.hand_overs.refused or reason in HELD_BACK
     seen = summary(path) if is_needed else None
@@ -113,7 +113,7 @@ def summary_text(path: Path, result: RunResult, *, again: str, language: Languag
 
 
 def _retry(seen: Summary, path: Path, states: Mapping[State, int]) -> str:
-    """Return the command that tries again what failed, is in conflict or was set aside."""
+    """Return the command that retries failed, conflicting or quarantined targets."""
     is_set_aside = any(cluster.code == QUARANTINED for cluster in seen.clusters)
     if is_set_aside and not (states.get(State.FAILED) or states.get(State.CONFLICT)):
         return command_for(seen.header, path, State.UNCERTAIN, QUARANTINED, shard=seen.shard)
@@ -122,9 +122,9 @@ def _retry(seen: Summary, path: Path, states: Mapping[State, int]) -> str:
 
 @contextmanager
 def unfinished_once_sent(manifest: Manifest) -> Iterator[None]:
-    """Turn UnreachableError into an unfinished run once anything was sent: exit code 5 means that nothing was.
+    """Turn UnreachableError into an unfinished run if anything was sent, as exit code 5 means that nothing was.
 
-    What an earlier process left to Temporal may have been sent, though no line is copied from there yet.
+    A run that an earlier process started on Temporal may have sent requests whose lines are not copied yet.
     """
     was_remote = manifest.past.remote is not None
     try:
@@ -137,7 +137,7 @@ def unfinished_once_sent(manifest: Manifest) -> Iterator[None]:
 
 @contextmanager
 def unfinished_by_inputs() -> Iterator[None]:
-    """Turn JobFileError of files changed meanwhile into an unfinished run: exit code 2 means that nothing was sent."""
+    """Turn JobFileError for inputs changed during the run into an unfinished run, as exit code 2 means nothing sent."""
     try:
         yield
     except JobFileError as changed:
@@ -145,9 +145,9 @@ def unfinished_by_inputs() -> Iterator[None]:
 
 
 def stop_text(setup: Setup, signal: str, counts: Mapping[State, int], *, is_local: bool) -> str:
-    """Return what is said at the first signal: what happens now, and how to leave at once.
+    """Return the message for the first signal: what happens now, and how to exit at once.
 
-    ``counts``: the targets by state. On a terminal a new line is begun, since what is typed is shown there.
+    ``counts``: targets by state. On a terminal it begins with a line break, because the terminal echoes ``^C``.
     """
     in_flight = counts.get(State.SENT, 0) + counts.get(State.ACCEPTED, 0)
     if not is_local:
@@ -163,7 +163,7 @@ def stop_text(setup: Setup, signal: str, counts: Mapping[State, int], *, is_loca
 
 
 def success_text(setup: Setup, result: RunResult, *, seconds: float) -> str:
-    """Return the last line of a run that cloned all: time, rate, manifest and report."""
+    """Return the last line of a successful run: duration, rate, manifest and report."""
     files = [f"manifest {setup.path}"]
     files += [f"report {setup.options.report}"] if setup.options.report is not None else []
     if not result.made:

@@ -1,4 +1,4 @@
-"""Names of a run's outputs that hold ``${run}``, ``${date}`` or ``${name}``."""
+"""Templates in the names of a run's output files: ``${run}``, ``${date}`` and ``${name}``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def is_template(path: Path) -> bool:
-    """Whether the name is only known once the run is."""
+    """Return whether the name depends on the run."""
     return "${" in str(path)
 
 
 def name_outputs(options: RunOptions, job: Job, *, run: str, began: float) -> RunOptions:
-    """Return ``options`` with the names of report, metrics and log rendered.
+    """Return ``options`` with the names of report, metrics and log file rendered.
 
-    ``began``: the run's start, in seconds since the epoch, so that a run that goes on after midnight writes the same
-    files. Raises UsageError for an unknown name.
+    ``began``: start of the run, seconds since the epoch, so that a run past midnight keeps writing the same files.
+    Raises UsageError for an unknown name.
     """
     names = {"run": run, "date": RunNames.at(began, job.name, job.timezone).date, "name": job.name}
 

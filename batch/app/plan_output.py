@@ -1,4 +1,4 @@
-"""A plan as a JSON document or curl commands, and what it costs."""
+"""A plan as a JSON document or curl commands, and its estimated cost."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from batch.schema import Schema
 
 _CALLS: Final = 2
-"""Per target where all goes well: the POST and one poll."""
+"""Calls per target without failures: the POST and one poll."""
 _CALLS_TO_HAND_OVER: Final = 4
-"""Share and give: the call and one poll each."""
+"""Calls per hand-over: share and change of owner, each with one poll."""
 
 
 def hand_over_of(clone: Clone) -> dict[str, JsonValue]:
-    """Return owner and share_with where the clone has them."""
+    """Return the clone's owner and share_with, if set."""
     if clone.hand_over is None:
         return {}
     found: dict[str, JsonValue] = {"owner": clone.hand_over.owner, "share_with": [*clone.hand_over.share_with]}
@@ -52,7 +52,7 @@ def json_plan(preview: Preview) -> Iterator[str]:
 
 
 def plan_schema() -> Schema:
-    """Return the JSON Schema of the document: it is published, so that scripts may rely on it."""
+    """Return the JSON Schema of the document, a published format that scripts may rely on."""
     rendered = describe(FLAG, "whether values were put in for ${…}")
     place = {"file": TEXT, "line": COUNT, "column": COUNT}
     digest = {**TEXT, "pattern": "^[0-9a-f]{32}"}
@@ -105,9 +105,9 @@ def _fields(clone: Clone, settings: Mapping[str, Setting], source: Mapping[str, 
 
 
 def curl(plan: Plan, *, url: str | None) -> Iterator[str]:
-    """Yield a runnable command for each target; the session comes from the shell's own ZSTACK_SESSION_ID.
+    """Yield a runnable command per target, with the session from the shell's ZSTACK_SESSION_ID.
 
-    Hand-overs follow each command as comments: they must wait for the clone's job.
+    Hand-overs follow each command as comments, because they must wait for the clone's job.
     """
     base = '"${ZSTACK_API_URL:?with its /zstack}"' if url is None else shlex.quote(url)
     for clone in plan.clones():
@@ -123,7 +123,7 @@ def curl(plan: Plan, *, url: str | None) -> Iterator[str]:
 
 
 def _curl(call: str, body: str) -> str:
-    # The session by a pipe: every user of the machine can read the arguments of a process.
+    # The session goes through a pipe, because every user of the machine can read process arguments.
     return (
         """: "${ZSTACK_SESSION_ID:?}" && printf 'Authorization: OAuth %s\\n' "$ZSTACK_SESSION_ID" | """
         f"curl -sS -X {call} -H @- -H 'Content-Type: application/json;charset=UTF-8' -d {shlex.quote(body)}"
@@ -131,7 +131,7 @@ def _curl(call: str, body: str) -> str:
 
 
 def describe_cost(plan: Plan, limits: Limits, *, left: int) -> str:
-    """Describe how many calls and seconds the ``left`` targets take at least, and whether that fits the deadline."""
+    """Return the minimum calls and seconds for the ``left`` targets, and whether that fits the deadline."""
     calls = _CALLS * left + _CALLS_TO_HAND_OVER * min(plan.hand_overs, left)
     seconds = calls / limits.rate
     took = f"{_share(plan, left)}, about {calls} calls, at {limits.rate:g}/s {seconds:.0f} s or more"

@@ -1,4 +1,4 @@
-"""A plan as text: a summary of what changes, grouped by kind, or each target with each of its parameters."""
+"""A plan as text: a summary of changes grouped by kind, or every target with all its parameters."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 _HEADS: Final = ("PARAMETER", "CLONES", "VALUE", "SET BY")
 _COLUMN: Final = 34
-"""Columns of a terminal for a key or uuid."""
+"""Width of a key or uuid, in terminal columns."""
 _LONGEST: Final = 60
-"""Characters of a value, other than the names of images."""
+"""Maximum length of a value, except image names."""
 _SPELT_OUT: Final = 3
-"""Different values of a parameter that have a line each; of more there is a number and an example."""
+"""Maximum number of distinct values listed per parameter; beyond it a count and an example are shown."""
 _COUNTED: Final = 1_000
-"""Different values of a parameter that are told apart."""
+"""Maximum number of distinct values counted per parameter."""
 _REFUSALS: Final = 20
-"""Targets with the server's refusal that a summary names."""
+"""Maximum number of refused targets in a summary."""
 _IMAGES: Final = "architectureImages"
 
 
 class _Kind(NamedTuple):
-    """One way in which clones get a value for a parameter."""
+    """A parameter and how clones get its value."""
 
     param: str
     how: str
@@ -45,10 +45,10 @@ class _Group:
     count: int = 0
     values: Counter[str] = field(default_factory=Counter)
     places: set[str] = field(default_factory=set)
-    """Where they are written; more than one are not told."""
+    """Positions in the job file; shown only if there is just one."""
 
     def add(self, value: str, place: str) -> None:
-        """Count one clone."""
+        """Add one clone."""
         self.count += 1
         if value in self.values or len(self.values) < _COUNTED:
             self.values[value] += 1
@@ -56,7 +56,7 @@ class _Group:
             self.places.add(place)
 
     def rows(self, kind: _Kind) -> Iterator[tuple[str, str, str, str]]:
-        """Yield a row for each value, or one where there are many."""
+        """Yield one row per value, or a single row for many values."""
         (place,) = self.places if len(self.places) == 1 else ("",)
         how = f"{kind.how}, {place}" if place else kind.how
         if len(self.values) <= _SPELT_OUT:
@@ -67,9 +67,9 @@ class _Group:
 
 
 def summary_lines(preview: Preview, *, size: int | None = None) -> Iterator[str]:
-    """Yield how many clones, calls and seconds, and each kind of change with its count and old and new values.
+    """Yield the number of clones, calls and seconds, then each kind of change with count, old and new values.
 
-    ``size``: the columns of the terminal that lines are cut to; None: they are whole.
+    ``size``: terminal width to cut lines to; None to keep them whole.
     """
     yield from plan_lines(preview)
     rows = [row for kind, group in _groups(preview).items() for row in group.rows(kind)]
@@ -80,7 +80,7 @@ def summary_lines(preview: Preview, *, size: int | None = None) -> Iterator[str]
 
 
 def _groups(preview: Preview) -> dict[_Kind, _Group]:
-    """Return what the clones get, by kind; those of one parameter stand together."""
+    """Return the clones' values by kind, with those of one parameter adjacent."""
     groups: dict[_Kind, _Group] = {}
     for clone, settings in preview.clones():
         source, is_known = preview.differences(clone), clone.source_uuid in preview.inventories
@@ -98,7 +98,7 @@ def _groups(preview: Preview) -> dict[_Kind, _Group]:
 
 
 def plan_lines(preview: Preview) -> Iterator[str]:
-    """Yield whose plan it is, how far its run went, and what is left at least costs."""
+    """Yield job and run, the progress so far, and the minimum cost of the rest."""
     plan = preview.requests()
     progress = preview.earlier.progress(plan)
     yield f"job {plan.job}, run {plan.run}"
@@ -108,7 +108,7 @@ def plan_lines(preview: Preview) -> Iterator[str]:
 
 
 def _align(rows: list[tuple[str, str, str, str]], size: int | None) -> Iterator[str]:
-    """Yield the rows under their heads; on a terminal the values are cut so that what sets them is still seen."""
+    """Yield the rows under their headings; on a terminal values are cut so that the last column stays visible."""
     cells = [[escape(cell) for cell in row] for row in (_HEADS, *rows)]
     param, count, value, how = (max(map(width, column)) for column in zip(*cells, strict=True))
     if size is not None:
@@ -130,10 +130,10 @@ def _refusals(preview: Preview) -> Iterator[str]:
 
 
 def details(preview: Preview, *, size: int | None = None) -> Iterator[str]:
-    """Yield a heading, one line a target, and below it one for each parameter: value, layer and place.
+    """Yield a heading, then one line per target followed by one per parameter: value, layer and position.
 
-    What the source has is shown before the arrow where the server was asked and it differs. ``size``: the columns of
-    the terminal: where they are too few for the heading's four, source and clone have a line of their own.
+    The source's value precedes an arrow if the server was queried and it differs. ``size``: terminal width; if it is
+    too narrow for four columns, source and clone get lines of their own.
     """
     is_wide = size is None or size >= 4 * _COLUMN
     yield _row("KEY", "SOURCE", "CLONE", "NAME") if is_wide else fit(_row("KEY", "NAME"), size or 0)
@@ -157,12 +157,12 @@ def details(preview: Preview, *, size: int | None = None) -> Iterator[str]:
 
 
 def _row(*cells: str) -> str:
-    # Escaped before it is measured.
+    # Escape before measuring the width.
     return " ".join(pad(escape(cell), _COLUMN - 1) for cell in cells).rstrip()
 
 
 def _change(param: str, value: JsonValue, source: dict[str, JsonValue], *, is_known: bool) -> str:
-    """Show the value that a clone gets, and before an arrow the source's where that is another one."""
+    """Return the clone's value, preceded by the source's and an arrow if they differ."""
     if param in source:
         return f"{_short(param, source[param])} -> {_short(param, value)}"
     return f"{_short(param, value)}{', as the source has it' if is_known else ''}"
@@ -178,7 +178,7 @@ def _describe(verdict: CheckResult) -> str:
 
 
 def _short(param: str, value: JsonValue) -> str:
-    # The end of an image's name is what tells one from another.
+    # Image names differ mostly at their ends, so they are not cut.
     if param == _IMAGES and isinstance(value, list):
         return ", ".join(_image(row) for row in value) or "[]"
     return cut(to_json(value), _LONGEST)

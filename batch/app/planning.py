@@ -1,4 +1,4 @@
-"""The plan of a run: what the manifest pinned comes first, the server is asked for the rest and that is pinned too."""
+"""The plan of a run: pinned answers from the manifest, then answers of the server, which are pinned in turn."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from batch.zstack.params import Version
 
 _ANY_TIME: Final = 365 * 86400.0
-"""Seconds that what is in flight at a drain has to settle."""
+"""Seconds that clones in flight have to settle when the run drains."""
 NO_VERSION: Final = "the server did not report its version: it silently drops parameters that it does not know"
 _PLAIN_FIELDS: Final = BODY_PARAMS.keys() - {"architectureImages", "resourceUuid", "tagUuids"}
-"""Parameters that are columns of the source's inventory too, so that only they need be fetched."""
+"""Parameters that are also columns of the source's inventory, so that no others need fetching."""
 
 
 def make_server(setup: Setup, *, stop: Stop) -> Server:
-    """Return the run's server, not yet reached; once ``stop`` is requested only what is in flight is asked about."""
+    """Return the run's server, not yet connected; once ``stop`` is requested, only clones in flight are polled."""
     server = Server(
         setup.settings,
         rate=setup.limits.rate,
@@ -62,7 +62,7 @@ def _log_rate(rate: float, limit: float) -> None:
 
 
 def make_draft(setup: Setup, started_at: float) -> Draft:
-    """Plan a run that begins at ``started_at`` as far as that goes without the server. Raises JobFileError."""
+    """Plan a run that starts at ``started_at``, as far as possible without the server. Raises JobFileError."""
     saved = setup.options.saved
     draft = _draft(setup, started_at, Pins() if saved is None else saved.pins)
     if saved is not None:
@@ -77,9 +77,9 @@ def _draft(setup: Setup, started_at: float, pins: Pins) -> Draft:
 
 
 async def make_plan(setup: Setup, manifest: Manifest, server: Server, *, draft: Draft | None) -> Plan:
-    """Return the plan as at the run's first start, and pin what the server answers.
+    """Return the plan as of the run's first start, and pin the server's answers.
 
-    ``draft``: of a new run. Raises JobFileError.
+    ``draft``: the draft of a new run. Raises JobFileError.
     """
     plan, undone = await _make_plan(setup, manifest, server, draft=draft), manifest.past.undone
     if undone:
@@ -105,7 +105,7 @@ async def _make_plan(setup: Setup, manifest: Manifest, server: Server, *, draft:
 
 
 async def _make_saved(setup: Setup, saved: SavedPlan, manifest: Manifest, server: Server) -> Plan:
-    """Return the plan as it was saved. Raises UsageError where the job, or before the first start a source, differs."""
+    """Return the saved plan. Raises UsageError if the job has changed or, before the first start, a source has."""
     draft = await to_thread(make_draft, setup, saved.started_at)
     if manifest.past.plan is None and (saved.pins.sources or saved.pins.queries):
         planning = Planning(setup.job, run=setup.identity, started_at=saved.started_at)
@@ -115,7 +115,7 @@ async def _make_saved(setup: Setup, saved: SavedPlan, manifest: Manifest, server
 
 
 async def fetch_pins(draft: Draft, server: Server) -> Pins:
-    """Ask the server what the plan takes from it and no pin has; sources that do not exist are left out."""
+    """Query the server for everything that the plan needs and no pin has; missing sources are left out."""
     questions = draft.questions
     if not questions:
         return Pins()
@@ -125,7 +125,7 @@ async def fetch_pins(draft: Draft, server: Server) -> Pins:
         for conditions, rendered in questions.queries.items()
     }
     if queries:
-        # What is asked of the sources depends on which are found.
+        # The questions about sources depend on which are found.
         questions = (await to_thread(draft.planning.answer(Pins({}, queries)).draft)).questions
     return Pins(await _inventories(questions, auxiliary, is_rehearsal=server.is_rehearsal), queries)
 
@@ -135,7 +135,7 @@ async def _find(
 ) -> tuple[str, ...]:
     found = tuple([service.uuid async for service in auxiliary.query(rendered, fields=("uuid",))])
     if server.is_rehearsal and not found:
-        server.tell([f"rehearsal: the embedded node has nothing for {list(conditions)}: one service is made up"])
+        server.warn_of([f"rehearsal: the embedded node has nothing for {list(conditions)}: one service is made up"])
         return placeholder_uuids(conditions)
     return found
 
@@ -143,7 +143,7 @@ async def _find(
 async def _inventories(
     questions: Questions, auxiliary: AuxiliaryApi, *, is_rehearsal: bool
 ) -> dict[str, Mapping[str, JsonValue]]:
-    """Return the used fields of every source that exists; a rehearsal's are made up where they do not."""
+    """Return the used fields of every existing source; a rehearsal makes up the missing ones."""
     fields = sorted(questions.fields)
     wanted = fields if questions.fields <= _PLAIN_FIELDS else ()
     found: dict[str, Mapping[str, JsonValue]] = {}
@@ -156,7 +156,7 @@ async def _inventories(
 
 
 def job_and_run(job: Path | None, run: str | None, plan: Path | None) -> tuple[Path, str | None, SavedPlan | None]:
-    """Put JOB, ``--run`` and ``--plan`` together; the plan names job and run. Raises UsageError."""
+    """Combine JOB, ``--run`` and ``--plan``; a plan names job and run itself. Raises UsageError."""
     if plan is None:
         if job is None:
             raise UsageError("Missing argument JOB: the job file, or --plan FILE")
@@ -166,12 +166,12 @@ def job_and_run(job: Path | None, run: str | None, plan: Path | None) -> tuple[P
     except (OSError, UnicodeDecodeError, UsageError) as error:
         raise UsageError(f"{plan}: {getattr(error, 'strerror', None) or error}") from None
     if run not in {None, saved.run} or job not in {None, Path(saved.job_file)}:
-        raise UsageError(f"{plan}: is a plan of {saved.job_file}, run {saved.run}: leave out JOB and --run")
+        raise UsageError(f"{plan}: is a plan for {saved.job_file}, run {saved.run}: leave out JOB and --run")
     return Path(saved.job_file), saved.run, saved
 
 
 def check_version(setup: Setup, manifest: Manifest, version: Version | None) -> None:
-    """Raise JobFileError for every parameter that the server is too old for."""
+    """Raise JobFileError if the server is too old for some parameters, naming each."""
     if version is None:
         warn([NO_VERSION])
         return

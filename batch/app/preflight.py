@@ -1,4 +1,4 @@
-"""What a plan names on the server, asked for before anything is sent: each kind once, in pages."""
+"""Preflight check of the resources that a plan refers to: one paged query per kind, before anything is sent."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ async def read_resources(
     inventories: Mapping[str, Mapping[str, JsonValue]],
     auxiliary: AuxiliaryApi,
     *,
-    tell: Callable[[str], None] = say,
+    warn_of: Callable[[str], None] = say,
 ) -> ServerResources:
-    """Ask for everything that the clones of ``plan`` name; what cannot be asked about is said through ``tell``.
+    """Query every resource that the clones of ``plan`` refer to; pass warnings about unchecked ones to ``warn_of``.
 
-    ``inventories``: of the sources, for their model centres.
+    ``inventories``: those of the sources, for their model centres.
     """
     centers = model_centers(inventories)
     named = _distinct(plan, centers)
@@ -47,21 +47,21 @@ async def read_resources(
         if not uuids:
             continue
         if len(uuids) > MOST_COMPARED:
-            tell(f"warning: the {kind}s that the plan names are not checked: there are more than {MOST_COMPARED:,}")
+            warn_of(f"warning: the {kind}s that the plan names are not checked: there are more than {MOST_COMPARED:,}")
             continue
         try:
             rows[kind] = await auxiliary.rows(lookup, uuids)
         except CallFailedError as error:
-            tell(f"warning: the {kind}s that the plan names are not checked: {error}")
+            warn_of(f"warning: the {kind}s that the plan names are not checked: {error}")
     found = ServerResources(rows, centers)
     if not any(judge(reference, found) for reference in named):
-        # Nobody has to walk the plan for what is all in order.
+        # If nothing is missing, the plan need not be walked for positions.
         return ServerResources({}, centers)
     return replace(found, shows_all=await _shows_all(auxiliary))
 
 
 def _distinct(plan: Plan, centers: Mapping[str, str]) -> Collection[Reference]:
-    """Gather what the clones name, each once and without its place; not much more than can be asked about."""
+    """Return the distinct references of the clones without positions, stopping soon after the maximum per query."""
     found: dict[Reference, None] = {}
     counts: Counter[ReferenceKind] = Counter()
     for clone in plan.clones():
@@ -74,7 +74,7 @@ def _distinct(plan: Plan, centers: Mapping[str, str]) -> Collection[Reference]:
 
 
 async def _shows_all(auxiliary: AuxiliaryApi) -> bool:
-    """Whether the account is an admin's, which sees every resource; False where the server does not say."""
+    """Return whether the account is an admin and so sees every resource; False if the server does not say."""
     try:
         return await auxiliary.check_permission(OWNER_MESSAGE) is True
     except CallFailedError:

@@ -1,4 +1,4 @@
-"""The setup of a run: command line, job file and settings, before the manifest is opened."""
+"""The setup of a run from command line, job file and settings, before the manifest is opened."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything a run needs that can be known before the manifest is touched."""
+    """Everything that a run needs and that is known before the manifest is opened."""
 
     options: RunOptions
     job: Job
     limits: Limits
     settings: Settings | None
-    """None for a rehearsal: its node is started only when there is something to do."""
+    """None for a rehearsal, whose node starts only if there is work."""
     identity: str
-    """The run's id."""
+    """Id of the run."""
     path: Path
-    """Of the manifest."""
+    """Path of the manifest."""
     warnings: tuple[str, ...]
-    """Of the settings."""
+    """Warnings about the settings."""
     console: LiveConsole | None
-    """Of the live view; None where progress is shown otherwise."""
+    """Console of the live view; None for other kinds of progress."""
     began: float
-    """When the command began, in seconds since the epoch: a new run is named and planned by it."""
+    """Start of the command, seconds since the epoch; a new run is named and planned for this time."""
     run_flag: tuple[str, ...]
-    """The ``--run`` option that names the same run tomorrow; empty where the command does so without it."""
+    """The ``--run`` option that a later command needs to name the same run; empty if none."""
     is_rate_set: bool
-    """Whether the operator or the job file set the rate."""
+    """Whether command line or job file set the rate."""
     web_hook: HookAddress | None
-    """Where web hooks are listened for; None: nowhere."""
+    """Address for web hooks; None for no web hooks."""
 
     @property
     def language(self) -> Language:
@@ -69,9 +69,9 @@ class Setup:
 
 
 def prepare(options: RunOptions) -> Setup:
-    """Load the job file and resolve the settings, before anything is opened for writing or sent.
+    """Load the job file and resolve the settings, without opening a file for writing or sending anything.
 
-    Raises UsageError, JobFileError among them; refused too is a run that would write one of its files over another.
+    Raises UsageError, including JobFileError, also for outputs that would overwrite an input or each other.
     """
     read_filter(options.only, shard=options.shard, fields=PLANNED)
     web_hook = read_hook_address(options)
@@ -84,7 +84,7 @@ def prepare(options: RunOptions) -> Setup:
     require_distinct(_outputs(options, path), [*_inputs(options, job), *_settings_files(options, job)])
     settings, warnings = _settings(job, options)
     return Setup(
-        # Its own name, also where `run:` names another one by now.
+        # An unfinished run keeps its name, even if `run:` now yields another.
         options=replace(options, run=identity),
         job=job,
         limits=limits_of(job.limits, options),
@@ -101,7 +101,7 @@ def prepare(options: RunOptions) -> Setup:
 
 
 def _console(options: RunOptions) -> LiveConsole | None:
-    """Return the console of the live view: none where every line of stderr is JSON, or only warnings are wanted."""
+    """Return the console of the live view; None if stderr is JSON or only for warnings."""
     if not options.is_quiet and options.log_format is not LogFormat.JSON:
         return live_console(options.progress, options.endpoint.environ)
     if options.progress is Progress.LIVE:
@@ -110,7 +110,7 @@ def _console(options: RunOptions) -> LiveConsole | None:
 
 
 def _identify(options: RunOptions, job: Job, at: float) -> tuple[str, Path, tuple[str, ...]]:
-    """Return identity and manifest of the run that the options mean, and ``run_flag``.
+    """Return identity and manifest of the run that the options select, and its ``run_flag``.
 
     Raises UsageError, ManifestLockedError.
     """
@@ -141,7 +141,7 @@ def _settings(job: Job, options: RunOptions) -> tuple[Settings | None, tuple[str
 
 
 def limits_of(limits: Limits, options: RunOptions) -> Limits:
-    """Return the limits in force where the job file has ``limits``: flags count more. Raises UsageError."""
+    """Return the job file's ``limits`` overridden by flags. Raises UsageError."""
     try:
         return replace(
             limits,

@@ -1,4 +1,4 @@
-"""``zclone plan``: the plan of a run, checked against the server where the settings name one, or a rehearsal's node."""
+"""``zclone plan``: the plan of a run, checked against the server or a rehearsal's node, if there is one."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ if TYPE_CHECKING:
     from batch.zstack.settings import Settings
 
 MOST_NAMED: Final = 20
-"""Uncovered sources that are named."""
+"""Maximum number of uncovered sources that are listed."""
 OFFLINE: Final = "no endpoint in the settings: sources, differences and the server's version are not checked"
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A final plan, and what the server shows of it."""
+    """A final plan with the server's data about it."""
 
     planning: Planning
     plan: Plan
-    """Of the job file alone; ``requests`` is what would be sent of it."""
+    """The plan of the job file; ``requests`` is the part that would be sent."""
     earlier: EarlierRun
     inventories: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
-    """Of the sources, as the server shows them; empty where it was not asked."""
+    """Source inventories by uuid; empty if the server was not queried."""
     verdicts: CheckSummary | None = None
-    """The server's verdicts on the clones; None where it was not asked."""
+    """Results of ``--server-check``; None without it."""
     only: Sequence[str] = ()
-    """The filters of ``--only``: what is shown, of the whole plan."""
+    """Filters of ``--only``, which select the targets to show."""
 
     def clones(self) -> Iterator[tuple[Clone, Callable[[], Mapping[str, Setting]]]]:
-        """Stream the chosen clones as they would be sent, and where their parameters come from."""
+        """Yield the selected clones as they would be sent, with the origins of their parameters."""
         tags, identities = RunTags(self.plan.job, self.plan.run), Identities(self.plan.job, self.plan.run)
         is_wanted = clone_filter(read_filter(self.only, shard=None, fields=PLANNED))
         for clone, settings in self.planning.explain():
@@ -75,18 +75,18 @@ class Preview:
                 yield sent, settings
 
     def requests(self) -> Plan:
-        """Return the chosen part of the plan, with its clones as they would be sent."""
+        """Return the selected part of the plan, with its clones as they would be sent."""
         plan = regenerate(self.plan, self.earlier.undone.generation)
         return select(tag_clones(plan) if self.planning.job.tag else plan, only=self.only, shard=None)
 
     def require_usable(self) -> None:
-        """Raise UsageError where ``only`` keeps nothing, JobFileError for a uuid of the user's that was undone."""
+        """Raise UsageError if ``only`` matches nothing, JobFileError for an undone uuid of the user's own."""
         require_match(self.plan, self.only)
         if self.earlier.undone:
             self.planning.refuse_undone(self.earlier.undone.has_uuid)
 
     def differences(self, clone: Clone) -> dict[str, JsonValue]:
-        """Return the source's values of the parameters that the clone gets other ones for."""
+        """Return the source's values of the parameters in which the clone will differ."""
         source = self.inventories.get(clone.source_uuid)
         if source is None:
             return {}
@@ -94,12 +94,12 @@ class Preview:
         return {name: value for name, value in shown.items() if _normalise(value) != _normalise(clone.params[name])}
 
     def resets(self, clone: Clone) -> dict[str, JsonValue]:
-        """Return what the source has and the clone will not: the server sets these to 0 and false when left out."""
+        """Return the source's values that the clone will lose: omitted, the server sets these to 0 or false."""
         source = self.inventories.get(clone.source_uuid, {})
         return {name: source[name] for name in KEEPABLE if name not in clone.params and source.get(name)}
 
     def warn_of_resets(self) -> None:
-        """Warn how many clones lose a value that ``keep`` would copy."""
+        """Warn of clones that lose a value which ``keep`` would copy."""
         count = sum(bool(self.resets(clone)) for clone in self.plan.clones()) if self.inventories else 0
         if count:
             keep = ", ".join(KEEPABLE)
@@ -113,7 +113,7 @@ def _value(source: Mapping[str, JsonValue], name: str) -> JsonValue:
 
 
 def _normalise(value: JsonValue) -> JsonValue:
-    """Fold the case of architectures and drop null fields, in which answers and requests differ."""
+    """Fold the case of architectures and drop null fields, since answers and requests differ in both."""
     if isinstance(value, list):
         return [_normalise(item) for item in value]
     if isinstance(value, dict):
@@ -131,9 +131,9 @@ async def preview_plan(
     faults: str | None = None,
     server_check: bool = False,
 ) -> Preview:
-    """Plan a run, from what ``earlier`` has pinned. Raises JobFileError with all problems, UnreachableError.
+    """Plan a run with the pins of ``earlier``. Raises JobFileError with all problems, UnreachableError.
 
-    ``faults``: of an embedded node that stands in for the server; None: the settings name it.
+    ``faults``: faults of an embedded node used instead of the server; None for the server of the settings.
     """
     read_filter(only, shard=None, fields=PLANNED)
     if faults is not None:
@@ -160,9 +160,9 @@ async def preview_plan(
 def _server(
     draft: Draft, endpoint: EndpointOptions, *, faults: str | None, server_check: bool, earlier: EarlierRun
 ) -> Iterator[Server | None]:
-    """Return the server to query, not yet reached; None where the settings name none and the plan needs none.
+    """Return the server to query, not yet connected; None if the settings name none and the plan needs none.
 
-    An embedded node gets a copy of the rehearsal's state, so that a plan changes nothing there.
+    An embedded node gets a copy of the rehearsal's state, so that planning does not change it.
     """
     job = draft.planning.job
     if faults is None:
@@ -186,11 +186,11 @@ def _connect(
     faults: str | None = None,
 ) -> Server:
     rate, environ = job.limits.rate, endpoint.environ
-    return Server(settings, rate=rate, environ=environ, manifest=manifest, faults=faults, tell=say_warnings)
+    return Server(settings, rate=rate, environ=environ, manifest=manifest, faults=faults, warn_of=say_warnings)
 
 
 def save_plan(shown: Preview, file: Path) -> None:
-    """Write the plan for ``run --plan``; an existing file is kept. Raises UsageError."""
+    """Write the plan for ``run --plan``; never overwrites a file. Raises UsageError."""
     planning = shown.planning
     saved = SavedPlan(
         str(planning.job.path), planning.run, planning.started_at, shown.plan.digest, __version__, planning.pins
@@ -222,7 +222,7 @@ async def _check(draft: Draft, server: Server, earlier: EarlierRun) -> Preview:
         await _name_uncovered(coverage, server)
     plan = draft.finish(pins)
     for warning in plan.warnings:
-        # Those that depend on what the server shows of the sources.
+        # Questions that depend on the sources' inventories.
         if warning not in draft.plan.warnings:
             say(str(warning))
     client = await server.client()
@@ -230,7 +230,7 @@ async def _check(draft: Draft, server: Server, earlier: EarlierRun) -> Preview:
         say(NO_VERSION)
     auxiliary = AuxiliaryApi(client)
     sources = await read_inventories(plan, auxiliary)
-    # The node of a rehearsal makes up what a clone names once it is made.
+    # A rehearsal's node makes up missing resources only when a clone is made.
     absent = () if server.is_rehearsal else sources.absent
     resources = None if server.is_rehearsal else await read_resources(plan, sources.by_uuid, auxiliary)
     for warning in planning.check(version=client.version, absent=absent, resources=resources):
@@ -244,7 +244,7 @@ async def _check(draft: Draft, server: Server, earlier: EarlierRun) -> Preview:
 
 
 async def _name_uncovered(coverage: Coverage, server: Server) -> None:
-    """Say which sources no rule covers, by uuid and name."""
+    """Report the sources that no rule covers, by uuid and name."""
     shown = coverage.uncovered[:MOST_NAMED]
     if not shown:
         return
@@ -257,7 +257,7 @@ async def _name_uncovered(coverage: Coverage, server: Server) -> None:
 
 
 def _warn_of_same_names(plan: Plan) -> None:
-    """Warn of names that several clones get: ZStack allows it, people mix them up."""
+    """Warn of names given to several clones: ZStack allows them, but people mix them up."""
     seen: dict[JsonValue, int] = {}
     for clone in plan.clones():
         name = clone.params.get("name")

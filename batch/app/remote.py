@@ -1,4 +1,4 @@
-"""A run whose engine is Temporal: found or started there, its records copied into the manifest."""
+"""A run on Temporal: find or start it, and copy its records into the manifest."""
 
 from __future__ import annotations
 
@@ -40,44 +40,44 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Remote:
-    """The run on Temporal, as far as it is known."""
+    """The known state of the run on Temporal."""
 
     run: RemoteRun
     opened: Open | None
-    """None: no workflow of it is open."""
+    """None if it has no open workflow."""
     is_cancelled: bool
     calls: int = 0
-    """How many calls it made, as far as this process knows."""
+    """Number of calls it made, as last reported."""
 
 
 async def find_remote(setup: Setup, manifest: Manifest) -> Remote | None:
-    """Return the run where its engine is Temporal, None where this process is the engine.
+    """Return the run if its engine is Temporal, None if this process is the engine.
 
-    Raises ManifestLockedError where the run continues on Temporal and the command is for another engine, or a retry;
-    UnreachableError where Temporal cannot be asked; UsageError for flags that do not fit.
+    Raises ManifestLockedError if the run continues on Temporal but the command is for another engine or a retry,
+    UnreachableError if Temporal cannot be reached, UsageError for incompatible flags.
     """
     last, options = manifest.past.remote, setup.options
     wanted = options.engine or (Engine.LOCAL if last is None else Engine.TEMPORAL)
     if options.cancel and wanted is Engine.LOCAL:
-        raise UsageError("--cancel: ends a run on Temporal: add --engine temporal; Ctrl-C ends this one")
+        raise UsageError("--cancel: ends a run on Temporal: add --engine temporal; Ctrl-C stops a local run")
     if wanted is Engine.LOCAL and last is None:
         return None
     if wanted is Engine.TEMPORAL and setup.web_hook is not None:
         raise UsageError(NOT_ON_TEMPORAL)
     if setup.settings is None:
-        raise UsageError("--engine temporal: its workers cannot reach the embedded node of --simulate: leave out one")
+        raise UsageError("--engine temporal: its workers cannot reach the embedded node of --simulate: use one only")
     run = await _connect(setup, is_takeover=wanted is Engine.LOCAL)
     place = run.connection
     if last is not None and (last.address, last.namespace) != (place.address, place.namespace):
-        # Where to connect to a manifest never says: credentials go there.
+        # The address never comes from a manifest, because credentials are sent there.
         raise UnreachableError(
-            f"the run was started on Temporal at {last.address}, namespace {last.namespace}, and may go on there; the "
-            f"TEMPORAL_* variables say {place.address}, namespace {place.namespace}: set TEMPORAL_ADDRESS and "
+            f"the run was started on Temporal at {last.address}, namespace {last.namespace}, and may continue there; "
+            f"the TEMPORAL_* variables say {place.address}, namespace {place.namespace}: set TEMPORAL_ADDRESS and "
             "TEMPORAL_NAMESPACE to where it was started"
         )
     opened = await run.find()
     if opened is not None and (wanted is Engine.LOCAL or options.retry is not None):
-        what = "retry it once that ended" if options.retry else "follow it with --engine temporal"
+        what = "retry once it has ended" if options.retry else "follow it with --engine temporal"
         raise ManifestLockedError(f"the run continues on Temporal, workflow {run.id}: {what}, or end it with --cancel")
     if wanted is Engine.LOCAL:
         manifest.past.remote = None
@@ -92,7 +92,7 @@ async def _connect(setup: Setup, *, is_takeover: bool) -> RemoteRun:
     try:
         connection = await connect_temporal(setup.options.endpoint.environ)
     except UsageError as error:
-        # Whether the run goes on there is not known, so that nobody may take it over.
+        # The run may still continue there, so no other engine may take it over.
         raise (UnreachableError(str(error)) if is_takeover else error) from None
     from batch.temporal.command import RemoteRun
 
@@ -101,10 +101,10 @@ async def _connect(setup: Setup, *, is_takeover: bool) -> RemoteRun:
 
 
 def require_same_plan(remote: Remote, plan: Plan) -> None:
-    """Raise ManifestLockedError where the run goes on with another plan."""
+    """Raise ManifestLockedError if the run continues with another plan."""
     if remote.opened is not None and remote.opened.digest != plan.digest:
         raise ManifestLockedError(
-            f"the workflow {remote.run.id} goes on with another plan than the job file has now: "
+            f"the workflow {remote.run.id} continues with another plan than that of the job file: "
             "change the file back to follow it, or end it first: zclone run JOB --engine temporal --cancel"
         )
 
@@ -112,7 +112,7 @@ def require_same_plan(remote: Remote, plan: Plan) -> None:
 async def clone_remotely(
     setup: Setup, plan: Plan, manifest: Manifest, *, whole: Plan, remote: Remote, stop: Stop
 ) -> EarlyEnd:
-    """Do what is left of ``plan``, a part of ``whole``, on Temporal; return why run or process ended early, if so."""
+    """Execute the rest of ``plan``, a part of ``whole``, on Temporal; return why it ended early, if it did."""
     rest = await find_remaining_work(setup.options, plan, manifest, whole=whole)
     require_same_plan(remote, rest.plan)
     if stop.requested or (rest.is_done and remote.opened is None):
@@ -156,7 +156,7 @@ async def _observe(remote: Remote, work: _Work, *, rate: float) -> Ending | None
 
 
 async def _ask_worker(remote: Remote, setup: Setup, stop: Stop) -> Facts | None:
-    """Return what a worker knows; None at the Stop. Raises UsageError for a rate below that of the workers."""
+    """Return a worker's facts, or None after a stop. Raises UsageError for a rate below that of the workers."""
     alone = f"no worker answers yet at {remote.run.queue}: start one with zclone worker"
     facts = await before_stop(remote.run.ask_worker(lambda: say(alone)), stop)
     rate = setup.limits.rate
@@ -169,9 +169,9 @@ async def _ask_worker(remote: Remote, setup: Setup, stop: Stop) -> Facts | None:
 
 
 async def _follow(remote: Remote, work: _Work, journal: LoggingJournal) -> Ending | None:
-    """Start the run or go on following it, until it ends or the Stop: then it goes on without this process.
+    """Start or follow the run until it ends, or until a stop, after which it continues without this process.
 
-    Return why the run ended early. Raises UnreachableError where it never sent anything.
+    Return why the run ended early, if it did. Raises UnreachableError for an outage before anything was sent.
     """
     from batch.temporal.messages import Ending
     from batch.temporal.pages import Work
@@ -208,7 +208,7 @@ _UNREACHED: Final = (EndReason.OUTAGE, EndReason.LOGIN)
 
 
 class _OutageNotice:
-    """Says once for each silence why nobody answers."""
+    """Logs once per outage why nothing answers."""
 
     def __init__(self) -> None:
         self._said: str | None = None
@@ -220,7 +220,7 @@ class _OutageNotice:
 
 
 class _Sink:
-    """The manifest as lines of pages go into it."""
+    """Writes the lines of pages into the manifest."""
 
     def __init__(self, remote: Remote, manifest: Manifest, journal: LoggingJournal) -> None:
         self._remote = remote

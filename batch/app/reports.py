@@ -1,4 +1,4 @@
-"""The report, metrics and pings of a run; no failure here changes how the run ends."""
+"""Report, metrics and pings of a run; a failure here never changes its exit code."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from batch.manifest import Manifest
 
 _TIMEOUT: Final = 5.0
-"""Seconds a ping may take."""
+"""Timeout of a ping, in seconds."""
 
 
 def require_usable_outputs(options: RunOptions) -> None:
-    """Raise UsageError, before anything is sent, for files and addresses that cannot be used."""
+    """Raise UsageError for unusable output files and addresses, before anything is sent."""
     if options.report is not None:
         from batch.report.write import require_ending
 
         require_ending(options.report)
     for path in (options.report, options.metrics_file):
         if path is not None and is_template(path):
-            # Looked at again once the run is known that it is named after.
+            # Checked again once the template is rendered.
             continue
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: the folder {path.parent} does not exist")
@@ -49,9 +49,9 @@ def require_usable_outputs(options: RunOptions) -> None:
 
 
 def ping(url: str | None, what: str) -> None:
-    """Ping a dead man's switch: POST to ``url``/start or ``url``/EXITCODE, without proxy and redirects.
+    """Ping a dead man's switch: POST to ``url``/start or ``url``/EXITCODE, without proxy or redirects.
 
-    It takes five seconds at most. A failure is reported without the url, which is a secret.
+    Takes at most five seconds. A failure is reported without the url, which is a secret.
     """
     if url is None:
         return
@@ -65,41 +65,41 @@ def ping(url: str | None, what: str) -> None:
         else:
             failures.append("")
 
-    # A socket's timeout bounds each of its waits, and not how many there are; a name server's answer has none.
+    # A socket timeout bounds each wait but not their number, and name resolution has none.
     thread = threading.Thread(target=deliver, name="ping", daemon=True)
     thread.start()
     thread.join(_TIMEOUT)
-    failure = failures[0] if failures else "no answer in time"
+    failure = failures[0] if failures else "timed out"
     if failure:
         say(f"the ping {what} was not delivered: {failure}")
 
 
 def _why(error: Exception) -> str:
-    """Return the reason of a failure in words, without any part of the url."""
+    """Return the reason of a failure, without any part of the url."""
     if isinstance(error, HTTPError):
-        return f"the answer is HTTP {error.code}"
+        return f"HTTP status {error.code}"
     reason = error.reason if isinstance(error, URLError) else error
     match reason:
         case TimeoutError():
-            return "no answer in time"
+            return "timed out"
         case ssl.SSLCertVerificationError():
-            # What stands behind the comma names the host.
+            # The part after the comma names the host.
             return f"the certificate is not valid: {reason.verify_message.partition(',')[0]}"
         case OSError(strerror=str(text)):
             return text
         case ValueError() | InvalidURL():
-            return "is no usable url"
+            return "the url is not usable"
         case HTTPException():
-            return f"the answer is no HTTP ({type(reason).__name__})"
+            return f"the answer is not HTTP ({type(reason).__name__})"
         case _:
             return type(reason).__name__
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Treats a redirect as an error: the ping is meant for one address only."""
+    """Treats a redirect as an error, because the ping is meant for one address only."""
 
     def redirect_request(self, *_: object) -> None:
-        """Follow nothing."""
+        """Do not follow the redirect."""
 
 
 def _post(url: str) -> None:
@@ -112,7 +112,7 @@ def _post(url: str) -> None:
 
 @contextmanager
 def write_outputs(manifest: Path, options: RunOptions) -> Iterator[None]:
-    """Write report and metrics however the block ends, except where the manifest was lost: then they are written."""
+    """Write report and metrics when the block ends, unless the manifest was lost and they are already written."""
     is_lost = False
     try:
         yield
@@ -125,7 +125,7 @@ def write_outputs(manifest: Path, options: RunOptions) -> Iterator[None]:
 
 
 def write_outputs_of_lost(manifest: Manifest, lost_file: Path, options: RunOptions) -> None:
-    """Write the metrics from memory, and the report from the open file, of a manifest that was moved or deleted."""
+    """Write metrics from memory and the report from the open file for a manifest that was moved or deleted."""
     job, counts = manifest.header.job, manifest.past.counts
     _write(options, lost_file, lambda: lost_metrics(job, counts, exit_code=int(ExitCode.BROKEN), at=time.time()))
 

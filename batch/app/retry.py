@@ -1,4 +1,4 @@
-"""``zclone retry``: failed targets are planned anew, then the run goes on with them like with any other."""
+"""``zclone retry``: plan failed targets again; the run then treats them like any other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batch.model import Plan, Row
 
 RETRIABLE = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
-"""Of the uncertain only those that were set aside: the others go on by themselves."""
+"""The only uncertain targets to retry are quarantined ones; a plain run continues the others."""
 
 
 _RESULTS: Final = ("state=", "state!=", "code=", "code!=")
@@ -32,22 +32,22 @@ class RetryFilter:
 
     states: frozenset[State]
     codes: frozenset[str]
-    """None means whatever the code."""
+    """None matches any code."""
     only: Filter = field(default_factory=Filter)
-    """What ``--only`` says of state and code."""
+    """The terms of ``--only`` on state and code."""
 
 
 def split_words(only: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the words of ``--only`` that are about results, and those that the plan can answer."""
+    """Divide the words of ``--only`` into those about results and those about the plan."""
     words = [word for expression in only for word in expression.split()]
     of_results = tuple(word for word in words if word.startswith(_RESULTS))
     return of_results, tuple(word for word in words if word not in of_results)
 
 
 def read_retry_filter(states: list[State] | None, codes: list[str] | None, only: Iterable[str] = ()) -> RetryFilter:
-    """Read ``--state``, ``--code`` and what ``--only`` says of both.
+    """Combine ``--state``, ``--code`` and the terms of ``--only`` on both.
 
-    A state in ``--only`` stands in the place of the default one. Raises UsageError for a state that cannot be retried.
+    A state in ``--only`` replaces the default. Raises UsageError for a state that cannot be retried.
     """
     results = read_filter(only, shard=None, fields=("state", "code"))
     named = [state for state in RETRIABLE if results.matches_field("state", state.value)]
@@ -61,9 +61,9 @@ def read_retry_filter(states: list[State] | None, codes: list[str] | None, only:
 
 
 def retry_records(manifest: Manifest, plan: Plan, wanted: RetryFilter | None) -> list[Record]:
-    """Return the records that let the run send the ``wanted`` targets of the plan anew, under the same uuids.
+    """Return the records that plan the ``wanted`` targets again, under the same uuids.
 
-    ``wanted``: None for ``run``, which retries none.
+    ``wanted``: None for ``run``, which retries nothing.
     """
     if wanted is None:
         return []
@@ -80,7 +80,7 @@ def _is_meant(row: Row, wanted: RetryFilter) -> bool:
 
 
 def _retry(row: Row) -> Record:
-    """Plan it anew so that what was set aside, and may have been sent, is asked about first; its attempts count on."""
+    """Plan the target again; a quarantined one keeps its attempts and is queried first, as it may have been sent."""
     if row.state is State.UNCERTAIN:
         return Record(State.UNCERTAIN, row.key, time.time(), row.attempts, retried=True)
     return Record(State.PLANNED, row.key, time.time(), 0, error_code=row.error_code, retried=True)

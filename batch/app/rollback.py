@@ -1,4 +1,4 @@
-"""``zclone rollback``: deletes what a run made, where it is as it was made and nothing runs on it."""
+"""``zclone rollback``: delete a run's clones that are unchanged and not in use."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RollbackResult:
-    """What a rollback found, and then did. Keys of targets, with the reason where there is one."""
+    """What a rollback found and did, by keys of targets, with a reason if there is one."""
 
     job: str
     run: str
     wanted: dict[str, str] = field(default_factory=dict)
-    """The uuid of each clone that is to be deleted, the newest first."""
+    """Uuids of the clones to delete, newest first."""
     gone: list[str] = field(default_factory=list)
-    """Clones that somebody else deleted."""
+    """Clones that are already gone."""
     left: dict[str, str] = field(default_factory=dict)
     undone: set[str] = field(default_factory=set)
     unknown: dict[str, str] = field(default_factory=dict)
     is_done: bool = False
-    """Whether it was agreed to, and came to its end."""
+    """Whether the operator confirmed and the rollback completed."""
 
     @property
     def exit_code(self) -> ExitCode:
-        """Return 4 where anything is unknown or was not done, else 3 where anything was left, else 0."""
+        """Return 4 if anything is unknown or was not done, else 3 if anything was left, else 0."""
         if self.unknown or not self.is_done:
             return ExitCode.UNFINISHED
         return ExitCode.FAILED if self.left else ExitCode.OK
 
 
 def roll_back(options: VerifyOptions, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:
-    """Roll a run back. ``confirm``: shown what would be deleted and left, and asked whether it may be.
+    """Roll a run back; ``confirm``: receives what would be deleted and left, and returns whether to proceed.
 
     Raises UsageError, ManifestError, UnreachableError, RunStoppedError.
     """
@@ -69,7 +69,7 @@ async def _roll_back(run: LockedRun, confirm: Callable[[RollbackResult], bool]) 
 
 
 async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:
-    """Roll a run back that is locked; ``plan``: of the job file as it is now. Raises RunStoppedError."""
+    """Roll back a locked run; ``plan``: the plan of the current job file. Raises RunStoppedError."""
     targets, manifest, server = run.targets, run.manifest, run.server
     client, header = await server.client(), targets.header
     auxiliary, readback = AuxiliaryApi(client), ReadBack(client)
@@ -109,7 +109,7 @@ def _begun(candidates: Candidates, targets: Targets) -> bool:
 
 
 async def _survey(candidates: Candidates, deletion: CloneDeletion, found: RollbackResult) -> None:
-    """Look at every clone once: that is what is listed."""
+    """Check every clone once, for the list to confirm."""
     page: list[Item] = []
     for start in range(0, len(candidates.items), UUIDS_A_QUERY):
         page = list(candidates.items[start : start + UUIDS_A_QUERY])

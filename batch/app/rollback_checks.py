@@ -1,4 +1,4 @@
-"""What speaks against deleting a clone: asked of the manifest once, and of the server right before a DELETE."""
+"""Objections to deleting a clone, from the manifest once and from the server right before each DELETE."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from batch.zstack.service_jobs import ServiceJobs
 
 _OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
-_SHARED: Final = "it was shared, and this account does not see what others run on it: roll back as admin"
+_SHARED: Final = "it was shared, and this account cannot see whether others use it: roll back as admin"
 
 
 class Candidates(NamedTuple):
-    """The targets of a run that a rollback has something to say of."""
+    """The targets of a run, as a rollback classifies them."""
 
     items: tuple[Item, ...]
-    """Those whose clone this run made, the newest first."""
+    """Targets whose clone this run made, newest first."""
     objections: Mapping[str, Objection]
-    """By key: what the manifest or the job file says against deleting one of them."""
+    """Objections from manifest and job file, by key."""
     left: Mapping[str, str]
-    """By key: why the others are left."""
+    """Reason why the other targets are left, by key."""
 
 
 def find_candidates(targets: Targets, plan: Plan) -> Candidates:
-    """Tell what this run made from what it did not; ``plan``: with the uuids of the present generations."""
+    """Separate the clones of this run from others; ``plan``: with the uuids of the current generations."""
     items: list[Item] = []
     objections: dict[str, Objection] = {}
     left: dict[str, str] = {}
@@ -58,7 +58,7 @@ def find_candidates(targets: Targets, plan: Plan) -> Candidates:
             if change:
                 objections[item.target.key] = Objection(change)
         elif item.target.state in _OPEN:
-            left[item.target.key] = f"{item.target.state}: nobody knows yet whether it is made; zclone run settles it"
+            left[item.target.key] = f"{item.target.state}: not known yet whether it exists; zclone run settles it"
     items.sort(key=lambda item: item.target.at, reverse=True)
     return Candidates(tuple(items), objections, left)
 
@@ -76,31 +76,31 @@ def _items(targets: Targets, plan: Plan) -> Iterator[Item]:
 
 
 def _foreign(item: Item, targets: Targets) -> str:
-    """Return why a clone is not this run's; empty where it is."""
+    """Return why a clone is not this run's; empty if it is."""
     target = item.target
     if target.is_foreign:
-        return "foreign: it was there before this run asked for it"
+        return "foreign: it existed before this run requested it"
     if target.asked_uuid is None or target.asked_uuid != target.clone_uuid:
         return "foreign: no attempt of this run to make it is on record"
     return "" if has_own_uuid(item, targets) else "foreign: its uuid is neither derived nor in the job file"
 
 
 def has_own_uuid(item: Item, targets: Targets) -> bool:
-    """Whether a clone's uuid follows from job, run, key and generation, or stands in the job file."""
+    """Return whether a clone's uuid is derived from job, run, key and generation, or given in the job file."""
     header, key = targets.header, item.target.key
     own = resource_uuid(header.job, header.run, key, generation=targets.undone.generation(key))
     return item.target.clone_uuid in (own, None if item.clone is None else item.clone.resource_uuid)
 
 
 def _change(item: Item) -> str:
-    """Return how a target changed since its clone was made; empty where it did not."""
+    """Return how a target was edited since its clone was made; empty if it was not."""
     if item.clone is None:
         return "edited: its target left the job file"
     return "" if item.target.digest == item.clone.digest else "edited: its target was changed since it was made"
 
 
 class CloneDeletion:
-    """The change that deletes clones: asks for their content and use; all answers are of now."""
+    """The change that deletes clones, after a fresh check of their content and use."""
 
     api = "DeleteModelService"
     participle = "deleted"
@@ -116,10 +116,10 @@ class CloneDeletion:
         objections: Mapping[str, Objection],
         longest_job: float,
     ) -> None:
-        """Say nothing yet.
+        """Prepare without calling the server.
 
-        ``objections``: what manifest and job file say, whatever the server shows; ``longest_job``: seconds that the
-        server works on a clone at most.
+        ``objections``: those of manifest and job file, which hold whatever the server shows; ``longest_job``: maximum
+        duration of a clone's job on the server, in seconds.
         """
         self._verifier = verifier
         self._readback = readback
@@ -129,15 +129,15 @@ class CloneDeletion:
         self._longest_job = longest_job
 
     def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
-        """Return what is recorded before a DELETE."""
+        """Return the line to record before a DELETE."""
         return DeletingLine(item.target.key, at, str(item.target.clone_uuid), job_uuid)
 
     def is_same(self, item: Item, line: ChangeLine) -> bool:
-        """Whether a DELETE on record is of the same clone."""
+        """Return whether a recorded DELETE is for the same clone."""
         return line.clone_uuid == item.target.clone_uuid
 
     def contradicts(self, item: Item, line: ChangeLine) -> bool:  # noqa: ARG002 - two DELETEs never do
-        """One DELETE undoes no other."""
+        """Return False: a DELETE never contradicts another."""
         return False
 
     async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
@@ -145,11 +145,11 @@ class CloneDeletion:
         return await self._jobs.delete(str(item.target.clone_uuid), job_uuid)
 
     def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:  # noqa: ARG002
-        """Record that a clone is gone, whoever deleted it."""
+        """Record that a clone is gone, regardless of who deleted it."""
         manifest.note(undone_record(item.target, at))
 
     async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
-        """Return by key what speaks against deleting clones of the page. Raises CallFailedError."""
+        """Return the objections to deleting clones of the page, by key. Raises CallFailedError."""
         findings = await self._verifier.compare_page(page)
         used = await self._readback.used([str(item.target.clone_uuid) for item in page])
         found = ((item.target.key, self._objection(item, findings.get(item.target.key), used)) for item in page)
@@ -176,10 +176,10 @@ class CloneDeletion:
 
 
 def _was_touched(item: Item, inventory: Mapping[str, JsonValue], longest_job: float) -> bool:
-    """Whether a clone was changed later than its own job can have done it, by the server's own two dates.
+    """Return whether a clone was changed after its own job, by its creation and last-operation dates on the server.
 
-    They have no zone, and count whole seconds. Where they cannot be read only equal ones are innocent. A clone may have
-    been found long after its job, which took ``longest_job`` seconds at most.
+    The dates have no time zone and whole seconds. Unreadable dates count as unchanged only if they are equal. A clone
+    may have been found long after its job, which took at most ``longest_job`` seconds.
     """
     created, changed = inventory.get("createDate"), inventory.get("lastOpDate")
     if created == changed or changed is None:
@@ -192,10 +192,10 @@ def _was_touched(item: Item, inventory: Mapping[str, JsonValue], longest_job: fl
 
 
 def _read_date(value: JsonValue) -> datetime | None:
-    """Read a date such as ``Nov 25, 2025 11:51:50 AM``, as Java's formats of any version have it."""
+    """Parse a date such as ``Nov 25, 2025 11:51:50 AM``, in the formats of all Java versions."""
     words = " ".join(str(value).replace(",", " ").split())
     try:
-        # Both are of one zone, which nobody names.
+        # Both dates are in one zone, which is not given; UTC serves for their difference.
         return datetime.strptime(words, "%b %d %Y %I:%M:%S %p").replace(tzinfo=UTC)
     except ValueError:
         return None

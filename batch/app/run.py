@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 def run_job(options: RunOptions) -> ExitCode:
-    """Begin a run or resume it, and return what it came to. Raises ZcloneError where nothing could be begun."""
+    """Start or resume a run and return its exit code. Raises ZcloneError if it could not start."""
     require_usable_outputs(options)
     ping(options.ping_url, "start")
     code = ExitCode.BROKEN
@@ -76,9 +76,9 @@ def run_job(options: RunOptions) -> ExitCode:
 
 
 def _run_alone(options: RunOptions) -> ExitCode:
-    """Run once no other process holds the manifest, as ``on_overlap`` has it. Raises ManifestLockedError.
+    """Run once no other process holds the manifest, as ``on_overlap`` says. Raises ManifestLockedError.
 
-    After a wait everything is read again: the other process may have ended the run, or begun it.
+    After a wait all inputs are read again, because the other process may have started or finished the run.
     """
     overlap = options.on_overlap
     until = time.monotonic() + overlap.patience
@@ -94,7 +94,7 @@ def _run_alone(options: RunOptions) -> ExitCode:
             left = until - time.monotonic()
             if left <= 0:
                 raise
-            say(f"{error.held}: another process holds this manifest: waiting up to {left:.0f} s for its end")
+            say(f"{error.held}: another process holds this manifest: waiting up to {left:.0f} s for it to end")
             wait_for_lock(error.held, until)
 
 
@@ -113,10 +113,10 @@ def _run(setup: Setup) -> ExitCode:
 
 @dataclass(slots=True)
 class _Engine:
-    """What executes the run, once that is known."""
+    """The engine of the run, once known."""
 
     remote: Remote | None = None
-    """None: this process."""
+    """None if this process is the engine."""
     manifest: Manifest | None = None
     """None until it is open."""
 
@@ -141,10 +141,10 @@ def _stop(setup: Setup, stop: Stop, engine: _Engine, signal: str) -> None:
 
 
 async def _run_manifest(setup: Setup, stop: Stop, engine: _Engine, *, deadline: float | None) -> RunResult:
-    """Plan, open the manifest, do what is left, and close the manifest whatever happens.
+    """Plan, open the manifest, execute the remaining work, and always close the manifest.
 
-    ``engine`` gets the run on Temporal, where it is there. ``deadline``: by the loop's time. What walks the whole plan
-    or manifest does so in a thread, so that a signal is answered at once meanwhile.
+    ``engine`` receives the run on Temporal, if there is one. ``deadline``: in the loop's time. Walks of the whole plan
+    or manifest run in a thread, so that signals are handled meanwhile.
     """
     draft = await to_thread(_draft_new_run, setup)
     manifest = await open_run(setup)
@@ -164,7 +164,7 @@ async def _run_manifest(setup: Setup, stop: Stop, engine: _Engine, *, deadline: 
 
 
 def _draft_new_run(setup: Setup) -> Draft | None:
-    """Plan a run that has no manifest yet, so that a job file that cannot be used leaves none behind."""
+    """Plan a run without a manifest, so that an invalid job file leaves no manifest behind."""
     if setup.path.exists():
         return None
     if setup.options.retry is not None:
@@ -212,16 +212,16 @@ async def _clone_rest(
     stop: Stop,
     deadline: float | None,
 ) -> EarlyEnd:
-    """Do what is left to do of ``plan``, a part of ``whole``, and return why the run ended early, if it did.
+    """Execute the remaining work of ``plan``, a part of ``whole``; return why the run ended early, if it did.
 
-    ``deadline``: by the loop's time; what went by since the start is not the pool's.
+    ``deadline``: in the loop's time; the pool gets only the time that is left of it.
     """
     rest = await find_remaining_work(setup.options, plan, manifest, whole=whole)
     plan = rest.plan
     if rest.is_done or stop.requested:
         await record_edits(manifest, whole)
         if plan.shard and plan.count == 0:
-            # On record all the same: `merge` wants every shard.
+            # Record an empty plan, because `merge` requires every shard.
             await manifest.write_plan(plan, ())
         return EarlyEnd(stop.reason, stop.code)
     client = await before_stop(server.client(), stop)
@@ -234,7 +234,7 @@ async def _clone_rest(
         left = max(0.0, deadline - asyncio.get_running_loop().time())
         setup = replace(setup, limits=replace(setup.limits, deadline=left))
     await to_thread(check_version, setup, manifest, client.version)
-    # Nothing is written before all checks have passed.
+    # Write nothing before all checks have passed.
     manifest.note_operation(connection)
     found = await record_edits_and_retries(manifest, rest, whole)
     with unfinished_by_inputs():
@@ -244,7 +244,7 @@ async def _clone_rest(
 async def _clone(
     setup: Setup, plan: Plan, manifest: Manifest, found: Survey, *, server: Server, client: Client, stop: Stop
 ) -> EarlyEnd:
-    """Reconcile open clones, settle the rest and hand over what is made."""
+    """Reconcile open clones, settle the rest and hand over the finished ones."""
     past, limits = manifest.past, setup.limits
     await manifest.write_plan(plan, (pair for pair in plan.listing() if not past.is_planned(pair[0])))
     structlog.get_logger().info("run.started", targets=plan.count, rate=limits.rate)
@@ -279,11 +279,11 @@ async def _clone(
 def _summarise(setup: Setup, result: RunResult) -> ExitCode:
     code, early = result.exit_code, result.early
     structlog.get_logger().info("run.ended", exit_code=int(code), reason=early.text, reason_code=early.reason)
-    # The summary is the last that is said.
+    # The summary must be the last output.
     log.flush()
     if early.text:
         say(f"stopped early: {early.text}")
-    # As typed, and with the run that the command means where tomorrow it would mean another.
+    # The command as typed, with --run if it would name another run later.
     again = shlex.join(["zclone", *sys.argv[1:], *setup.run_flag])
     text = summary_text(setup.path, result, again=again, language=setup.language)
     if code is ExitCode.OK:

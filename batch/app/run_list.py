@@ -1,4 +1,4 @@
-"""``zclone runs``: every run of a job with its state, and the settled ones that are removed."""
+"""``zclone runs``: list the runs of a job with their states, and remove settled ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def describe_runs(job: Path) -> list[DescribedRun]:
-    """Return every run of the job file with a manifest in this folder, the newest first.
+    """Return every run of the job file with a manifest in this folder, newest first.
 
     Raises UsageError, and ManifestError for a damaged manifest.
     """
@@ -26,7 +26,7 @@ def describe_runs(job: Path) -> list[DescribedRun]:
 
 
 def _describe(path: Path) -> DescribedRun:
-    # Asked before the look: a process that ends in between has written its end by then.
+    # Check the lock before reading: a process that ends in between has then written its ending line.
     held = is_held(path)
     found = summary(path)
     is_running = held and found.ended is None
@@ -36,7 +36,7 @@ def _describe(path: Path) -> DescribedRun:
 
 
 def list_open_runs(job: Path, environ: Mapping[str, str]) -> list[RemoteRow]:
-    """Return the runs of the job file that are open on Temporal, where settings name one; none where it is silent."""
+    """Return the job's open runs on Temporal; empty without settings or, with a warning, if it does not answer."""
     if not any(environ.get(name) for name in ("TEMPORAL_ADDRESS", "TEMPORAL_PROFILE")):
         return []
     import asyncio
@@ -53,7 +53,7 @@ def list_open_runs(job: Path, environ: Mapping[str, str]) -> list[RemoteRow]:
 
 
 def prune_runs(runs: Sequence[DescribedRun], *, keep: int) -> Iterator[Path]:
-    """Remove the manifests of settled runs but the ``keep`` newest, with the state of a rehearsal's node; yield each.
+    """Remove the manifests of all settled runs but the ``keep`` newest, with rehearsal state; yield each path.
 
     A run of several shards is settled once all of them are.
     """

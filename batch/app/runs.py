@@ -1,8 +1,8 @@
-"""The runs of a job that have a manifest in the current folder, and which of them a command resumes.
+"""The runs of a job with manifests in the current folder, and the one that a command resumes.
 
-Which run the plain command means follows from the manifests in the folder: their headers say whose they are and when
-they began, their last lines whether they are finished. A run is the plain command's own where ``run:``, rendered at its
-beginning, gives its name; one of ``--run`` is not.
+A command without ``--run`` selects a run by the manifests in the folder: headers give job and start time, last lines
+whether the run is finished. It considers only runs whose name is ``run:`` rendered at their start, never runs that
+were named with ``--run``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch.manifest import Header
 
 JOB_FILES: Final = frozenset({".yaml", ".yml", ".json"})
-"""How the name of a job file ends; a manifest's ends otherwise."""
+"""Suffixes of job files, which distinguish them from manifests."""
 _ENDING: Final = ".manifest.jsonl"
 _SHARD: Final = re.compile(r"\.shard-(\d+-of-\d+)$")
 _DATED: Final = re.compile(r"(?<!\$)(?:\$\$)*\$\{(date|time)\}")
@@ -47,18 +47,18 @@ class KnownRun:
 
     @property
     def name(self) -> str:
-        """Its identity."""
+        """Id of the run."""
         return self.header.run
 
     @property
     def is_finished(self) -> bool:
-        """Whether its last process ended with 0 or 3."""
+        """Whether its last process exited with 0 or 3."""
         end = last_end(self.path)
         return end is not None and end.exit_code in _FINISHED
 
 
 def manifest_name(job: Path, run: str, *, simulated: bool, shard: str | None) -> str:
-    """Name a run's manifest where ``--manifest`` does not."""
+    """Return the default name of a run's manifest."""
     parts = [job.stem, *([run] if run != "default" else []), *(["simulated"] if simulated else [])]
     return ".".join(parts) + _part(shard) + _ENDING
 
@@ -68,15 +68,15 @@ def _part(shard: str | None) -> str:
 
 
 def known_runs(job: Path, *, simulated: bool, shard: str | None) -> list[KnownRun]:
-    """Return the runs of the job file that have their manifest in the current folder, the newest first."""
+    """Return the runs of the job file with a manifest in the current folder, newest first."""
     found = [one for one in _manifests(job) if one.header.simulated == simulated and _shard_of(one.path) == shard]
     return sorted(found, key=lambda one: (one.header.created_at, one.name), reverse=True)
 
 
 def all_runs(job: Path) -> list[KnownRun]:
-    """Return every run of the job file with a manifest in the current folder, parts and rehearsals too, newest first.
+    """Return all runs of the job file with manifests in the current folder, including shards and rehearsals.
 
-    Raises UsageError where ``job`` is no file.
+    Newest first. Raises UsageError if ``job`` is not a file.
     """
     if not job.is_file():
         raise UsageError(f"{job}: no such file")
@@ -84,17 +84,17 @@ def all_runs(job: Path) -> list[KnownRun]:
 
 
 def manifest_of(path: Path, run: str | None) -> Path:
-    """Return the manifest that ``path`` and ``--run`` mean: itself, or that of a run of the job file, or its newest.
+    """Return the manifest for ``path`` and ``--run``: the path itself, or a run of the job file, by default the newest.
 
     Raises UsageError.
     """
     if path.suffix.lower() not in JOB_FILES:
         if run is not None:
-            raise UsageError(f"{path} is a manifest, and has one run: --run goes with a job file")
+            raise UsageError(f"{path} is a manifest, which has only one run: use --run with a job file")
         return path
     found = all_runs(path)
     if not found:
-        raise UsageError(f"{path}: no run of this job has a manifest in this folder; zclone run begins one")
+        raise UsageError(f"{path}: no run of this job has a manifest in this folder; zclone run starts one")
     if run is None:
         return found[0].path
     named = next((one.path for one in found if one.name == run), None)
@@ -106,7 +106,7 @@ def manifest_of(path: Path, run: str | None) -> Path:
 
 
 def find_manifest(job: Path, *, run: str | None, simulated: bool) -> Path:
-    """Return the manifest of a run of the job file, of the newest where ``run`` is None. Raises UsageError."""
+    """Return the manifest of a run of the job file, the newest if ``run`` is None. Raises UsageError."""
     found = [one for one in _manifests(job) if one.header.simulated is simulated and run in (None, one.name)]
     if not found:
         kind = "rehearsal" if simulated else "run"
@@ -124,20 +124,20 @@ def _manifests(job: Path) -> Iterator[KnownRun]:
             with reading(path) as manifest:
                 next(manifest.bodies(), None)
         except (UsageError, ManifestError):
-            # Opening it for a command reports what is wrong.
+            # Skip unreadable files; opening one for a command reports the error.
             continue
         if Path(manifest.header.job_file).name == job.name:
             yield KnownRun(path, manifest.header)
 
 
 def read_start_time(path: Path, otherwise: float) -> float:
-    """Return when the run of a manifest began, in seconds since the epoch; ``otherwise`` where there is none yet."""
+    """Return the start of a manifest's run, seconds since the epoch; ``otherwise`` if there is no manifest."""
     try:
         with reading(path) as manifest:
             next(manifest.bodies(), None)
             return manifest.header.created_at
     except (UsageError, ManifestError):
-        # Opening it for the run reports what is wrong.
+        # Opening it for the run reports the error.
         return otherwise
 
 
@@ -147,24 +147,24 @@ def _shard_of(path: Path) -> str | None:
 
 
 def is_dated(job: Job) -> bool:
-    """Whether ``run:`` holds ``${date}`` or ``${time}``."""
+    """Return whether ``run:`` contains ``${date}`` or ``${time}``."""
     return _DATED.search(job.run) is not None
 
 
 def run_to_resume(job: Job, *, simulated: bool, shard: str | None, at: float, is_new: bool) -> KnownRun | None:
-    """Return the unfinished run that the plain command resumes; None: it begins the run that ``run:`` names now.
+    """Return the unfinished run that a command without ``--run`` resumes; None to start the one ``run:`` names now.
 
-    ``at``: now, in seconds since the epoch; ``is_new``: ``--new-run``. Raises UsageError where the new run has a
-    manifest already, ManifestLockedError where a process holds another run.
+    ``at``: now, seconds since the epoch; ``is_new``: ``--new-run``. Raises UsageError if the new run already has a
+    manifest, ManifestLockedError if a process holds another run.
     """
     if not is_dated(job):
         if is_new:
-            raise UsageError("--new-run: `run:` holds neither ${date} nor ${time}, so it always names the same run")
+            raise UsageError("--new-run: `run:` contains neither ${date} nor ${time}, so it always names the same run")
         return None
     from batch.plan import run_id
 
     now = run_id(job, run=None, started_at=at)
-    # The plain command neither begins nor resumes a run that was named by --run.
+    # Runs named with --run are neither started nor resumed without it.
     found = [
         one
         for one in known_runs(job.path, simulated=simulated, shard=shard)
@@ -175,7 +175,7 @@ def run_to_resume(job: Job, *, simulated: bool, shard: str | None, at: float, is
     recent = [one for one in open_runs if at - one.header.created_at < _resume_window(job)]
     if is_new:
         if any(one.name == now for one in found):
-            raise UsageError(f"--new-run: the run {now} has a manifest already")
+            raise UsageError(f"--new-run: the run {now} already has a manifest")
         recent = []
     chosen = recent[0] if recent else None
     _report_choice(job, chosen, [one for one in open_runs if one is not chosen and one.name != now], now=now)
@@ -192,7 +192,7 @@ def _refuse_overlap(found: list[KnownRun], now: str) -> None:
 
 
 def holder_text(path: Path) -> str:
-    """Say which process has the manifest and since when, as far as it is on record."""
+    """Return which process holds the manifest and since when, as far as recorded."""
     try:
         started = last_started(path)
     except (UsageError, ManifestError):

@@ -1,4 +1,4 @@
-"""``--only`` and ``--shard``: which targets of a plan or of a manifest a command is about."""
+"""``--only`` and ``--shard``: selection of targets from a plan or a manifest."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from batch.report.expression import Filter
 
 PLANNED: Final = frozenset({"key", "source", "name", "tag"})
-"""What is known of a target before it is sent."""
+"""Fields of a planned target."""
 RECORDED: Final = frozenset({"key", "source", "name", "state", "code"})
-"""What a manifest knows of one."""
+"""Fields of a recorded target."""
 
 
 def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
-    """Return the part of ``plan`` that ``--only`` and ``--shard`` name, or all of it. Raises UsageError."""
+    """Return the part of ``plan`` that ``--only`` and ``--shard`` select, or all of it. Raises UsageError."""
     wanted = read_filter(only, shard=shard, fields=PLANNED)
     if not wanted:
         return plan
@@ -40,7 +40,7 @@ def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
     for clone in clones():
         count += 1
         hand_overs += clone.hand_over is not None
-    # The part claims no input files, so that the whole plan is never taken for checked because a part of it was.
+    # A part has no digest of the input files, so that a checked part never makes the whole plan count as checked.
     digest = digest_part(plan.digest, wanted.label)
     part = replace(plan, digest=digest, count=count, clones=clones, inputs="", hand_overs=hand_overs)
     if shard is None or only:
@@ -49,13 +49,13 @@ def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
 
 
 def clone_filter(wanted: Filter) -> Callable[[Clone], bool]:
-    """Return what tells whether a clone of a plan meets a filter over ``PLANNED``."""
+    """Return a predicate for clones that match a filter over ``PLANNED``."""
     has_tags = "tag" in wanted.fields()
     return lambda clone: wanted.matches(_fields(clone, has_tags=has_tags))
 
 
 def require_match(plan: Plan, only: Sequence[str]) -> None:
-    """Raise UsageError where ``--only`` alone keeps nothing of ``plan``; an empty part of a ``--shard`` is in order."""
+    """Raise UsageError if ``--only`` matches nothing of ``plan``; an empty shard is allowed."""
     if only and not select(plan, only=only, shard=None).count:
         shown = " ".join(f"--only {shlex.quote(expression)}" for expression in only)
         raise UsageError(f"{shown} matches none of the {plan.count:,} targets: zclone plan shows their keys")
@@ -75,7 +75,10 @@ def _fields(clone: Clone, *, has_tags: bool) -> dict[str, Collection[str]]:
 def select_rows(
     manifest: Path, *, only: Sequence[str], shard: str | None, states: frozenset[State], codes: frozenset[str]
 ) -> Iterator[Row]:
-    """Yield the targets of a manifest that meet every condition; no ``states`` or ``codes``: any. Raises UsageError."""
+    """Yield the targets of a manifest that match all conditions; empty ``states`` or ``codes`` match any.
+
+    Raises UsageError.
+    """
     wanted = read_filter(only, shard=shard, fields=RECORDED)
     return (
         row
@@ -85,7 +88,7 @@ def select_rows(
 
 
 def is_chosen(row: Row, wanted: Filter) -> bool:
-    """Whether a target of a manifest meets a filter over ``RECORDED``."""
+    """Return whether a target of a manifest matches a filter over ``RECORDED``."""
     return wanted.matches(
         {
             "key": (row.key,),

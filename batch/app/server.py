@@ -1,4 +1,4 @@
-"""The connection of a command to its server or embedded node: opened when first needed, closed with a logout."""
+"""A command's connection to its server or embedded node: opened on first use, closed with a logout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """An async context; ``client`` may be asked for as often as needed."""
+    """A lazily connected server, as an async context manager."""
 
     def __init__(
         self,
@@ -38,15 +38,15 @@ class Server:
         environ: Mapping[str, str],
         manifest: Path = Path(),
         faults: str | None = None,
-        tell: Callable[[Iterable[str]], None] = warn,
+        warn_of: Callable[[Iterable[str]], None] = warn,
         paused: Callable[[float], None] | None = None,
     ) -> None:
-        """Connect to nothing yet.
+        """Prepare without connecting.
 
         ``settings``: None for an embedded node with ``faults``, which keeps its state beside ``manifest``.
-        ``environ``: of the process, for the operator's language and the embedded node.
-        ``tell``: how the operator is warned: in the log or, for commands without one, by ``say_warnings``.
-        ``paused``: called with the seconds of a pause that the server asked for; None: ``say_pause``.
+        ``environ``: the process environment, for the operator's language and the embedded node.
+        ``warn_of``: reports warnings, in the log or, for commands without one, with ``say_warnings``.
+        ``paused``: called with the seconds of a pause that the server requested; None for ``say_pause``.
         """
         self.clock = SystemClock()
         self.gate = Gate(rate, cap=hard_cap(rate), clock=self.clock, paused=paused or say_pause)
@@ -56,10 +56,10 @@ class Server:
         self._environ = environ
         self._manifest = manifest
         self._faults = faults or ""
-        self.tell = tell
+        self.warn_of = warn_of
         self._stack = AsyncExitStack()
         self._client: Client | None = None
-        self._told = 0
+        self._warned = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,22 +67,22 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A login that still waits for its turn must not hold up the end.
+        # A login that still waits at the gate must not delay the exit.
         self.gate.stop(0.0)
         await self._stack.aclose()
         self._warn()
 
     async def client(self) -> Client:
-        """Return the client, connected and proven the first time. Raises UnreachableError."""
+        """Return the client; the first call connects it and checks the login. Raises UnreachableError."""
         if self._client is None:
             settings = self._stack.enter_context(self._endpoint())
-            # What an embedded node is opened with is no secret, and words such as its "password" are in many texts.
+            # An embedded node's credentials are not secret, and redacting its password "password" would garble texts.
             secrets = Secrets() if self.is_rehearsal else SECRETS
             connecting = connect(
                 settings, gate=self._passage, clock=self.clock, language=language(self._environ), secrets=secrets
             )
             self._client = await self._stack.enter_async_context(await connecting)
-            # Before the first byte is sent, credentials among them.
+            # Before the first byte, and so before any credentials, is sent.
             self._warn()
             await self._client.preflight()
             self._warn()
@@ -90,9 +90,9 @@ class Server:
 
     def _warn(self) -> None:
         if self._client is not None:
-            self.tell(self._client.warnings[self._told :])
+            self.warn_of(self._client.warnings[self._warned :])
             log.flush()
-            self._told = len(self._client.warnings)
+            self._warned = len(self._client.warnings)
 
     @contextmanager
     def _endpoint(self) -> Iterator[Settings]:
@@ -100,7 +100,7 @@ class Server:
             yield self._settings
             return
         with embedded_node(self._environ, faults=self._faults, state=node_state(self._manifest)) as node:
-            # An account, because faults end sessions.
+            # An account rather than a session, because faults end sessions.
             yield Settings(node.url, PasswordAuth(node.account, node.password))
 
 
@@ -111,12 +111,12 @@ def say_warnings(warnings: Iterable[str]) -> None:
 
 
 def say_pause(seconds: float) -> None:
-    """Report that the server asked to wait."""
-    say(f"the server is busy: no calls for {seconds:.0f} s, as it asked")
+    """Report a pause that the server requested."""
+    say(f"the server is busy: pausing for {seconds:.0f} s, as it requested")
 
 
 async def describe_connection(client: Client, *, rate: float) -> ConnectedLine:
-    """Return as which account a run clones, where the server tells: only that account and admin see its clones."""
+    """Return the line with the cloning account, if the server tells it; only that account and admin see its clones."""
     try:
         account = await AuxiliaryApi(client).own_account()
     except CallFailedError:

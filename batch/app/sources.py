@@ -1,8 +1,8 @@
-"""A plan's sources as the server has them: which exist, what is in them, and whose they are.
+"""The sources of a plan on the server: existence, inventories and owners.
 
-Only ``plan`` asks whether all sources exist. In a run a missing source is that target's own failure (SYS.1003), and a
-million targets would cost 5,000 calls before the first POST. Up to 20,000 sources are compared; of more only the uuids
-are asked for, in pages of 200.
+Only ``plan`` checks that all sources exist. In a run a missing source fails its own target (SYS.1003), and a million
+targets would cost 5,000 calls before the first POST. Up to 20,000 sources are compared; for more, only the existence of
+their uuids is queried, in pages of 200.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from batch.zstack.auxiliary import AuxiliaryApi
 
 MOST_COMPARED: Final = 20_000
-"""Sources whose inventories and owners are held to compare them; of more it is only asked whether they exist."""
+"""Maximum number of sources whose inventories and owners are kept for comparison."""
 _SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Inventories:
-    """What the server shows of a plan's sources."""
+    """The server's data about a plan's sources."""
 
     by_uuid: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
-    """Empty where there are too many."""
+    """Inventories by source uuid; empty if there are too many."""
     absent: Collection[str] = ()
 
 
 async def read_inventories(plan: Plan, auxiliary: AuxiliaryApi) -> Inventories:
-    """Ask for every source of ``plan``, once each and in pages. Raises CallFailedError."""
+    """Query every distinct source of ``plan``, in pages. Raises CallFailedError."""
     wanted = list(islice(_distinct(plan), MOST_COMPARED + 1))
     if len(wanted) > MOST_COMPARED:
         return Inventories(absent=await _find_absent(_distinct(plan), auxiliary))
@@ -51,9 +51,9 @@ async def read_inventories(plan: Plan, auxiliary: AuxiliaryApi) -> Inventories:
 
 
 def _distinct(plan: Plan) -> Iterator[str]:
-    """Yield each source once, at a few bytes of memory each."""
+    """Yield the distinct sources, with a few bytes of memory each."""
     seen = KeyTable(1)
-    # Two sources with one 64-bit hash would cost a check, no clone: the server looks at every source once more.
+    # A collision of 64-bit hashes skips one check, and no clone: the server validates every source again.
     return (clone.source_uuid for clone in plan.clones() if seen.put(hash(clone.source_uuid), 0))
 
 
@@ -65,9 +65,9 @@ async def _find_absent(uuids: Iterator[str], auxiliary: AuxiliaryApi) -> set[str
 
 
 async def warn_of_owners(planning: Planning, sources: Iterable[str], auxiliary: AuxiliaryApi) -> None:
-    """Warn, with their places, of sources that are another account's: their clones belong to whoever clones.
+    """Warn, with positions, of sources of other accounts: their clones will belong to the account that clones.
 
-    zstack/README.md 4: the owner of a clone is the caller's account, whosever the source is.
+    zstack/README.md 4: a clone is owned by the caller's account, regardless of the source's owner.
     """
     try:
         own = await auxiliary.own_account()
@@ -89,7 +89,7 @@ async def warn_of_owners(planning: Planning, sources: Iterable[str], auxiliary: 
 
 
 def take_fields(fields: Mapping[str, JsonValue], names: Iterable[str]) -> dict[str, JsonValue]:
-    """Take what a plan can use of an inventory: of an image its architecture and its two names."""
+    """Return the inventory fields that a plan can use; of an image its architecture and its two names."""
     taken = {name: fields.get(name) for name in names}
     images = taken.get(IMAGES_FIELD)
     if isinstance(images, list):

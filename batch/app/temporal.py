@@ -1,4 +1,4 @@
-"""Temporal as the application reaches it: with the operator's settings and keys; what ``doctor`` says of it."""
+"""Access to Temporal with the operator's settings and keys, and its checks for ``doctor``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _INSTALL: Final = "pip install 'zclone[temporal]'"
 _PACKAGES: Final = frozenset({"temporalio", "cryptography"})
 _KEY: Final = re.compile("[0-9a-fA-F]{64}")
 _HEARD: Final = 70.0
-"""Seconds after which a worker that has not asked for a task is gone: each asks at least every minute."""
+"""Seconds without a poll after which a worker counts as gone; each polls at least once a minute."""
 
 
 @contextmanager
 def needs_extra() -> Iterator[None]:
-    """Turn an import that fails for want of the extra into a UsageError with the command that installs it."""
+    """Turn an ImportError for the missing extra into a UsageError with the install command."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -40,9 +40,9 @@ def needs_extra() -> Iterator[None]:
 
 
 async def connect_temporal(environ: Mapping[str, str]) -> Connection:
-    """Connect as the TEMPORAL_* variables say, with the keys of ZCLONE_TEMPORAL_KEY_FILE.
+    """Connect according to the TEMPORAL_* variables, with the keys of ZCLONE_TEMPORAL_KEY_FILE.
 
-    Raises UsageError for settings or a missing extra, UnreachableError where Temporal or the namespace is not there.
+    Raises UsageError for bad settings or a missing extra, UnreachableError for an unreachable server or namespace.
     """
     with needs_extra():
         from batch.temporal.connection import connect
@@ -50,7 +50,7 @@ async def connect_temporal(environ: Mapping[str, str]) -> Connection:
 
 
 def read_keys(environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """Return the keys for payloads, none where ZCLONE_TEMPORAL_KEY_FILE is not set. Raises UsageError."""
+    """Return the payload keys, empty if ZCLONE_TEMPORAL_KEY_FILE is not set. Raises UsageError."""
     name = environ.get(TEMPORAL_KEY_FILE)
     if not name:
         return ()
@@ -59,15 +59,15 @@ def read_keys(environ: Mapping[str, str]) -> tuple[bytes, ...]:
     SECRETS.add_all(texts.values())
     wrong = next((number for number, text in texts.items() if _KEY.fullmatch(text) is None), None if texts else 1)
     if wrong is not None:
-        hint = "each line is 64 hex digits, as openssl rand -hex 32 writes them"
-        raise UsageError(f"{TEMPORAL_KEY_FILE}: {name}:{wrong}: is no key: {hint}")
+        hint = "each line is 64 hex digits, as from openssl rand -hex 32"
+        raise UsageError(f"{TEMPORAL_KEY_FILE}: {name}:{wrong}: not a key: {hint}")
     return tuple(map(bytes.fromhex, texts.values()))
 
 
 async def find_open_runs(environ: Mapping[str, str], job: str) -> list[OpenRun]:
-    """Return the runs of a job that are open on Temporal.
+    """Return the open runs of a job on Temporal.
 
-    Raises UsageError, and UnreachableError where Temporal cannot be asked.
+    Raises UsageError, and UnreachableError if Temporal does not answer.
     """
     connection = await connect_temporal(environ)
     from batch.temporal.command import open_runs
@@ -76,7 +76,7 @@ async def find_open_runs(environ: Mapping[str, str], job: str) -> list[OpenRun]:
 
 
 async def examine_temporal(environ: Mapping[str, str], endpoint: str) -> AsyncIterator[Diagnosis]:
-    """Yield what is found of Temporal, and of the workers of an endpoint."""
+    """Yield findings about Temporal and the workers of an endpoint."""
     try:
         connection = await connect_temporal(environ)
         key = f"encrypted with the key {connection.keys[0]}" if connection.keys else "not encrypted"
@@ -99,10 +99,10 @@ def _of_pollers(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagno
         if silence > _HEARD:
             continue
         if poller.identity is None:
-            yield Diagnosis("warn", "worker", f"{escape(poller.text)} takes tasks, and is no worker of this zclone")
+            yield Diagnosis("warn", "worker", f"{escape(poller.text)} takes tasks but is not a worker of this zclone")
             continue
         workers.append(poller.identity)
-        yield Diagnosis("ok", "worker", f"{escape(str(poller.identity))}; last heard of {silence:.0f} s ago")
+        yield Diagnosis("ok", "worker", f"{escape(str(poller.identity))}; last poll {silence:.0f} s ago")
         wrong = mismatch(keys, poller.identity.keys, escape(poller.identity.name))
         if wrong is not None:
             yield Diagnosis("FAIL", "key", wrong, ExitCode.USAGE)
@@ -110,13 +110,13 @@ def _of_pollers(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagno
 
 
 def _of_shares(workers: Sequence[WorkerIdentity]) -> Diagnosis:
-    """Judge whether the workers together make the calls that their rate promises."""
+    """Return a finding on whether the workers' shares add up to their rate."""
     if not workers:
         detail = "no worker takes tasks of this endpoint: start one with zclone worker --rate N/s --share K/N"
         return Diagnosis("FAIL", "workers", detail, ExitCode.UNREACHABLE)
     rates = sorted({one.rate for one in workers})
     if len(rates) > 1:
-        detail = f"they have different rates: {', '.join(f'{rate:g}/s' for rate in rates)}: each must say the same"
+        detail = f"the rates differ: {', '.join(f'{rate:g}/s' for rate in rates)}: use the same --rate for all"
         return Diagnosis("FAIL", "rate", detail, ExitCode.USAGE)
     total = sum(one.share for one in workers)
     detail = f"those of {len(workers)} workers add up to {total} of {rates[0]:g}/s"

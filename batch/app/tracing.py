@@ -1,6 +1,6 @@
-"""The extra [otel]: one span per settled clone, where OpenTelemetry was configured before zclone started.
+"""The extra [otel]: one span per settled clone if OpenTelemetry was configured before zclone started.
 
-Nothing is imported otherwise. Spans are made in a thread of their own, so that no exporter slows or stops a run.
+Otherwise nothing is imported. Spans are created in a separate thread, so that no exporter slows or stops a run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _NANO: Final = 1_000_000_000
 _QUEUED: Final = 20_000
 _PATIENCE: Final = 2.0
-"""Seconds the last spans may take at the end of a run."""
+"""Timeout for the last spans at the end of a run, in seconds."""
 
 
 def current_tracer() -> Tracer | None:
-    """Return the tracer of the provider this process was started with, such as by ``opentelemetry-instrument``."""
+    """Return the tracer of a provider configured at startup, such as by ``opentelemetry-instrument``, if any."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
@@ -36,10 +36,10 @@ def current_tracer() -> Tracer | None:
 
 
 class Tracing:
-    """A queue of settled clones and the thread that makes their spans; without a tracer it does nothing."""
+    """Creates spans of settled clones in a thread; without a tracer it does nothing."""
 
     def __init__(self, tracer: Tracer | None, *, job: str, run: str) -> None:
-        """``job`` and ``run`` are on every span."""
+        """Store ``job`` and ``run`` as attributes of every span."""
         self._tracer = tracer
         self._of_run: dict[str, str | int] = {"zclone.job": job, "zclone.run": run}
         self._settled: queue.Queue[tuple[Record, float | None, str] | None] = queue.Queue(_QUEUED)
@@ -47,14 +47,14 @@ class Tracing:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Start the thread, where there is a tracer."""
+        """Start the thread, if there is a tracer."""
         if self._tracer is not None:
             self._thread = threading.Thread(target=self._work, args=(self._tracer,), name="tracing", daemon=True)
             self._thread.start()
         return self
 
     def settled(self, record: Record, *, sent_at: float | None, api_job: str) -> None:
-        """Make a span of a clone that came to its end; ``sent_at``: its first POST, in seconds since the epoch."""
+        """Queue the span of a settled clone; ``sent_at``: time of its first POST, seconds since the epoch."""
         if self._thread is None:
             return
         try:
@@ -79,7 +79,7 @@ class Tracing:
             record, sent_at, api_job = settled
             try:
                 self._make(tracer, record, record.at if sent_at is None else sent_at, api_job)
-            except Exception:  # noqa: BLE001 - whatever an exporter raises: it costs the span and is counted
+            except Exception:  # noqa: BLE001 - any error of an exporter loses this span, which is counted
                 self._lost += 1
 
     def _make(self, tracer: Tracer, record: Record, sent_at: float, api_job: str) -> None:
@@ -87,7 +87,7 @@ class Tracing:
             "clone", start_time=int(sent_at * _NANO), attributes=self._of_run | _attributes(record, api_job)
         )
         if record.state is not State.CLONED:
-            # Without the server's text, which may repeat what was sent.
+            # Without the server's text, which may echo what was sent.
             span.set_status(_error_status())
         span.end(end_time=int(record.at * _NANO))
 

@@ -1,8 +1,8 @@
-"""The clones of a run read back page by page, and each compared with what the job file asks for.
+"""Read the clones of a run back page by page, and compare each with the job file.
 
-Missing is said only where the answer proves it: a query shows an account what it owns or may use, so the account that
-made a clone is on record, as are hand-overs; admin sees everything. A field that one inventory lacks and another has is
-null, since answers leave nulls out; one that none has is not shown.
+A clone is reported missing only if the answer proves it. A query shows an account what it owns or may use, so the
+manifest records the account that made each clone, and hand-overs; admin sees everything. Answers omit null fields: a
+field that one inventory lacks and another has is null, and a field that none has is not shown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _OPEN: Final = frozenset({State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN})
 _VERDICTS: Final = tuple(Verdict)
 _INVISIBLE: Final = (
-    "not visible to this account, which proves nothing: verify as admin, or as the account that made it if it was "
+    "not visible to this account, which proves nothing: verify as admin, or as the account that made it, if it was "
     "never given away"
 )
 _INCOMPLETE: Final = "the server's answer was not complete"
@@ -40,7 +40,7 @@ _TAGS: Final = "userTags"
 
 
 class Item(NamedTuple):
-    """A target on record, and what the job file says of it now; None where it has left the file."""
+    """A recorded target with its clone in the current job file; None if it left the file."""
 
     ordinal: int
     target: TargetState
@@ -48,17 +48,17 @@ class Item(NamedTuple):
 
 
 class _Answers(NamedTuple):
-    """What the server says of one page of clones."""
+    """The server's answers about one page of clones."""
 
     services: Services
     tags: Mapping[str, set[str]]
     owners: Mapping[str, str]
     shares: Mapping[str, set[str]] | None
-    """None where this account may not ask."""
+    """None if this account may not query it."""
 
 
 class Verifier:
-    """One pass over the targets of a run; ``found`` is filled, and ``verdicts`` by the ordinals of ``targets``."""
+    """One pass over the targets of a run, which fills ``found`` and the verdicts by ordinal."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Verifier:
         readback: ReadBack,
         auxiliary: AuxiliaryApi,
     ) -> None:
-        """``plan``: with its clones as they were sent; None where there is no job file."""
+        """``plan``: the plan with its clones as they were sent; None without a job file."""
         self._targets = targets
         self._plan = plan
         self._found = found
@@ -83,18 +83,18 @@ class Verifier:
         self._shown: set[str] = set()
         self._edited: set[int] = set()
         self.services: Mapping[str, Mapping[str, JsonValue]] = {}
-        """The clones of the last page that was compared alone, as the server shows them."""
+        """Inventories of the last page given to ``compare_page``."""
         self._failure = ""
-        """Why nothing more is asked."""
+        """Reason why no further queries are made."""
         is_unchanged = plan is not None and targets.plans == {plan.digest}
         self._owners_are_known = is_unchanged or not targets.has_hand_overs
 
     def verdict(self, ordinal: int) -> Verdict:
-        """Return what is said of a target, once ``run`` has ended."""
+        """Return the verdict on a target, once ``run`` has ended."""
         return _VERDICTS[self._codes[ordinal]]
 
     async def run(self) -> None:
-        """Ask for everything and judge it."""
+        """Query and judge all targets."""
         items = self._items()
         while page := list(islice(items, UUIDS_A_QUERY)):
             await self._compare(page)
@@ -106,7 +106,7 @@ class Verifier:
         self._found.edited = len(self._edited)
 
     def _items(self) -> Iterator[Item]:
-        """Yield the targets that have a clone; all others are judged on the way."""
+        """Yield the targets that have a clone, and judge all others."""
         seen = bytearray(len(self._targets))
         for clone in () if self._plan is None else self._plan.clones():
             ordinal = self._targets.find(clone.key)
@@ -120,10 +120,10 @@ class Verifier:
                 yield from self._comparable(Item(ordinal, self._targets.read(ordinal), None))
 
     def _is_expected(self) -> bool:
-        """Whether a target of the job file that is not on record is one that this run has yet to make."""
+        """Return whether this run still has to clone job file targets that are not on record."""
         plan = self._targets.plan
-        # A part that --only left claims no input files; a shard's plan is that part of the file already, and what was
-        # merged of all shards is the whole.
+        # A plan reduced by --only has no digest of inputs; a shard's plan covers just its part of the file, and a
+        # merged manifest covers all of it.
         return plan is None or self._targets.is_merged or bool(plan.inputs or plan.shard)
 
     def _comparable(self, item: Item) -> Iterator[Item]:
@@ -158,7 +158,7 @@ class Verifier:
         self._judge_page(page, answers)
 
     async def compare_page(self, page: Sequence[Item]) -> dict[str, Finding]:
-        """Ask for a page of clones, once more if need be; return by key what is not in sync. Raises CallFailedError."""
+        """Query a page of clones, twice if needed; return those not in sync, by key. Raises CallFailedError."""
         self._drifts.clear()
         self._unseen.clear()
         self._found.findings.clear()
@@ -205,7 +205,7 @@ class Verifier:
             self._report(item, Verdict.UNKNOWN, detail=_INVISIBLE)
 
     def _is_maker(self, item: Item) -> bool:
-        """Whether this account made the clone, and nobody can have given it away."""
+        """Return whether this account made the clone and it cannot have been given away."""
         account = self._identity.account
         is_own = account is not None and account.uuid == item.target.account
         has_new_owner = item.target.has_new_owner or _owner(item) is not None or not self._owners_are_known
@@ -224,7 +224,7 @@ class Verifier:
         self._unseen += ((item.ordinal, shown, difference) for shown, difference in result.unseen)
 
     def _metadata_differences(self, item: Item, answers: _Answers) -> Iterator[Difference]:
-        """Yield what differs in tags, owner and shares."""
+        """Yield differences in tags, owner and shares."""
         if item.clone is None:
             return
         uuid = str(item.target.clone_uuid)
@@ -243,7 +243,7 @@ class Verifier:
             yield from (Difference("share_with", one, None) for one in shares if one not in answers.shares[uuid])
 
     def _resolve(self) -> None:
-        """Decide on what an inventory did not have: where the server shows the field of another clone, it is null."""
+        """Decide on fields absent from an inventory: null if the server shows the field of another clone."""
         for ordinal, shown, difference in self._unseen:
             if shown in self._shown:
                 self._drifts[ordinal].append(difference)
@@ -254,7 +254,7 @@ class Verifier:
             self._report(item, Verdict.DRIFTED, differences=differences)
 
     async def _compare_tags(self) -> None:
-        """Find the services that have a tag of this run and are not its clones."""
+        """Find the services that carry a tag of this run but are not its clones."""
         try:
             strangers = await find_extra_services(self._targets, self._readback, self.verdict)
         except CallFailedError as error:

@@ -1,4 +1,4 @@
-"""``zclone verify``: a run's clones read back from the server and compared with what the job file asks for."""
+"""``zclone verify``: read a run's clones back from the server and compare them with the job file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """The command line of ``verify``."""
+    """Options of ``verify`` and ``rollback``."""
 
     path: Path
     """The job file, or a manifest."""
@@ -53,33 +53,32 @@ class VerifyOptions:
     run: str | None = None
     manifest: Path | None = None
     simulate: str | None = None
-    """Faults of the embedded node, where a rehearsal is meant."""
+    """Faults of the embedded node, for a rehearsal."""
     rate: str | None = None
     proof: Path | None = None
-    """Where the proof is written."""
+    """File for the proof."""
     reopen: bool = False
-    """Whether what is missing is recorded as undone."""
+    """Whether to record missing clones as undone."""
     adopt_manifest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What a verification came to."""
+    """The result of a verification."""
 
     found: Verification
     path: Path
-    """Of the manifest."""
+    """Path of the manifest."""
     again: str
-    """The command that goes on with the run."""
+    """The command that continues the run."""
     missing: tuple[TargetState, ...]
-    """The targets whose clones are gone."""
+    """Targets whose clones are gone."""
 
 
 def verify_run(options: VerifyOptions, confirm: Callable[[VerifyResult], bool]) -> VerifyResult:
-    """Verify a run; the server is only read.
+    """Verify a run without changing anything on the server.
 
-    ``confirm``: called before anything is recorded by ``options.reopen``. Raises UsageError, ManifestError,
-    UnreachableError.
+    ``confirm``: called before ``options.reopen`` records anything. Raises UsageError, ManifestError, UnreachableError.
     """
     job, path = find_run(options)
     if options.proof is not None:
@@ -105,7 +104,7 @@ async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> V
 async def _reopen(
     options: VerifyOptions, job: Job | None, path: Path, confirm: Callable[[VerifyResult], bool]
 ) -> VerifyResult:
-    """Verify with the manifest locked, and record what is missing as undone."""
+    """Verify with the manifest locked, and record missing clones as undone."""
     with open_targets(path, 1) as targets:
         header = replace(targets.header, tool=f"zclone {__version__}")
     manifest = await lock_manifest(path, header)
@@ -118,13 +117,13 @@ async def _reopen(
             for target in verified.missing:
                 manifest.note(undone_record(target, time.time()))
     finally:
-        # A rerun has something to do: 4, and not what was found.
+        # Recorded as 4, not as the result of the verification, because a rerun now has work to do.
         await manifest.close(ExitCode.UNFINISHED, "missing clones were recorded as undone")
     return verified
 
 
 def undone_record(target: TargetState, at: float) -> Record:
-    """Return the record that a target's clone is gone; ``at``: seconds since the epoch."""
+    """Return the record that a target's clone was undone; ``at``: seconds since the epoch."""
     uuid = target.clone_uuid
     return Record(State.UNDONE, target.key, at, target.attempts, resource_uuid=uuid, clone_uuid=uuid)
 
@@ -138,10 +137,10 @@ def _require_own_file(proof: Path, job: Job | None, path: Path) -> None:
 
 
 def find_run(options: VerifyOptions) -> tuple[Job | None, Path]:
-    """Return the job, None where only a manifest was named, and the path of the manifest."""
+    """Return the job, or None if only a manifest was given, and the path of the manifest."""
     if options.path.suffix.lower() not in JOB_FILES:
         if options.run is not None or options.manifest is not None:
-            raise UsageError(f"{options.path} is a manifest: --run and --manifest go with a job file")
+            raise UsageError(f"{options.path} is a manifest: use --run and --manifest with a job file")
         return None, options.path
     job = jobfile.load(options.path)
     path = options.manifest or find_manifest(options.path, run=options.run, simulated=options.simulate is not None)
@@ -149,19 +148,18 @@ def find_run(options: VerifyOptions) -> tuple[Job | None, Path]:
 
 
 def require_same_job(job: Job | None, targets: Targets, path: Path) -> None:
-    """Raise ManifestMismatchError for a manifest of another job, RunStoppedError for one without a job and a plan."""
+    """Raise ManifestMismatchError for a manifest of another job, RunStoppedError for one without job and plan."""
     header = targets.header
     if job is not None and job.name != header.job:
-        raise ManifestMismatchError(f"{path}: is of the job {header.job!r}, and {job.path} of {job.name!r}")
+        raise ManifestMismatchError(f"{path}: is of the job {header.job!r}, but {job.path} is {job.name!r}")
     if job is None and targets.plan is None:
-        raise RunStoppedError(f"{path}: no plan is on record yet: there is nothing to verify before the run begins")
+        raise RunStoppedError(f"{path}: has no plan yet: there is nothing to verify before the run starts")
 
 
 def _rate(options: VerifyOptions, job: Job | None, targets: Targets, path: Path) -> float:
-    """Return the calls a second of this command.
+    """Return the rate of this command, in calls per second.
 
-    Raises UsageError, and ManifestLockedError where another process calls the server and the operator does not say how
-    fast this one may.
+    Raises UsageError, and ManifestLockedError if another process is running and the operator gave no ``--rate``.
     """
     try:
         rate = None if options.rate is None else read_rate(options.rate)
@@ -173,22 +171,22 @@ def _rate(options: VerifyOptions, job: Job | None, targets: Targets, path: Path)
     theirs = limits.rate if targets.rate is None else targets.rate
     if rate is None:
         raise ManifestLockedError(
-            f"{path}: a process is running, and its limit of {theirs:g}/s does not bind this one: wait for its end, or "
-            "say with --rate how many calls a second come on top of that"
+            f"{path}: a process is running, and its limit of {theirs:g}/s does not cover this one: wait for it to end, "
+            "or give the additional calls per second with --rate"
         )
-    say(f"a process is running at up to {theirs:g}/s: with this one's {rate:g}/s up to {theirs + rate:g}/s together")
+    say(f"a process is running at up to {theirs:g}/s: together with {rate:g}/s of this one up to {theirs + rate:g}/s")
     return rate
 
 
 def server_of_run(options: VerifyOptions, settings: Settings | None, *, path: Path, rate: float) -> Server:
-    """Return the server of the run with the manifest ``path``: a rehearsal's own node where there are no settings."""
+    """Return the server of the run with the manifest ``path``; without settings, a rehearsal's node."""
     return Server(
         settings,
         rate=rate,
         environ=options.endpoint.environ,
         manifest=path,
         faults=options.simulate or PRESETS[0],
-        tell=say_warnings,
+        warn_of=say_warnings,
     )
 
 
@@ -204,7 +202,7 @@ async def _verify(
 async def read_back(
     targets: Targets, plan: Plan | None, server: Server, *, path: Path
 ) -> tuple[Verification, Verifier]:
-    """Verify over an open server; ``path``: of the manifest."""
+    """Verify over an open server connection; ``path``: that of the manifest."""
     header, began, before = targets.header, time.time(), server.gate.calls
     client = await server.client()
     auxiliary = AuxiliaryApi(client)
@@ -230,18 +228,18 @@ async def read_back(
 
 
 def settings_of(options: VerifyOptions, job: Job | None, targets: Targets, path: Path) -> Settings:
-    """Return the settings, which must name the manifest's endpoint. Raises UsageError."""
+    """Return the settings, whose endpoint must be the manifest's. Raises UsageError."""
     found = read_settings(options.endpoint, None if job is None else job.endpoint)
     say_warnings(found.warnings)
     if found.settings.url != targets.header.endpoint:
         raise ManifestMismatchError(
-            f"{path}: is of {targets.header.endpoint!r}, and the settings name {found.settings.url!r}"
+            f"{path}: is of {targets.header.endpoint!r}, but the settings name {found.settings.url!r}"
         )
     return found.settings
 
 
 async def read_plan(job: Job, targets: Targets, server: Server) -> Plan:
-    """Return the plan of the job file as it is now, with the tags of the run. Raises JobFileError."""
+    """Return the plan of the current job file, with the tags of the run. Raises JobFileError."""
     header = targets.header
     planning = Planning(job, run=header.run, started_at=header.created_at, pins=targets.pins)
     draft = await to_thread(planning.draft)
@@ -253,7 +251,7 @@ async def read_plan(job: Job, targets: Targets, server: Server) -> Plan:
 
 
 def next_command(job: Job | None, targets: Targets, path: Path) -> str:
-    """Return the command that goes on with the run."""
+    """Return the command that continues the run."""
     file = targets.header.job_file if job is None else job.path
     words = ["zclone run", shell_path(Path(file or "JOB"))]
     words += ["--simulate"] if targets.header.simulated else []

@@ -1,4 +1,4 @@
-"""``status --watch``: the live view of a run that another process does, from its manifest and what it answers."""
+"""``status --watch``: a live view of another process's run, from its manifest and control socket."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MOST_FAILURES = 3
 
 
 def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
-    """Redraw the view every ``every`` seconds until no process writes; False where stdout is no terminal.
+    """Redraw the view every ``every`` seconds while a process writes; return False if stdout is not a terminal.
 
-    Raises UsageError or ManifestError where the manifest cannot be read.
+    Raises UsageError or ManifestError if the manifest cannot be read.
     """
     console = watch_console(environ)
     if console is None:
@@ -36,7 +36,7 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
     speed = CallRate()
 
     def look() -> Snapshot | None:
-        # Asked before the look: a process that ends in between has written its end by then.
+        # Check the lock before reading: a process that ends in between has then written its ending line.
         held = is_held(manifest)
         found = summary(manifest)
         is_running = held and found.ended is None
@@ -53,7 +53,7 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
 def snapshot_of(
     found: Summary, process: ProcessState, calls_rate: float, *, now: float, language: Language
 ) -> Snapshot:
-    """Return what the view shows of a manifest and its process; ``now``: seconds since the epoch."""
+    """Return the snapshot of a manifest and its process; ``now``: seconds since the epoch."""
     counts, times = found.counts, found.settled_at
     in_flight = counts[State.SENT] + counts[State.ACCEPTED]
     left = counts[State.PLANNED] + in_flight

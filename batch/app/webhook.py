@@ -1,4 +1,4 @@
-"""``--webhook-listen``: the listener for web hooks of a run, from its two flags to the engine."""
+"""``--webhook-listen``: the web hook listener of a run, configured by two flags."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from batch.engine.polls import PollSchedule
     from batch.zstack.client import Client
 
-NOT_ON_TEMPORAL = "--webhook-listen: is for runs of this process: leave it out with --engine temporal"
+NOT_ON_TEMPORAL = "--webhook-listen: only for local runs: leave it out with --engine temporal"
 
 
 class HookAddress(NamedTuple):
-    """Where to listen, and the URL under which the server gets there."""
+    """The address to listen on, and the URL by which the server reaches it."""
 
     host: str
     port: int
     url: str | None
-    """Without a slash at its end; None for host and port."""
+    """Without a trailing slash; None to use host and port."""
 
 
 def read_hook_address(options: RunOptions) -> HookAddress | None:
-    """Read ``--webhook-listen`` and ``--webhook-url``; None where web hooks are not wanted. Raises UsageError."""
+    """Read ``--webhook-listen`` and ``--webhook-url``; None if web hooks are not wanted. Raises UsageError."""
     text, url = options.webhook_listen, options.webhook_url
     if text is None:
         if url is not None:
-            raise UsageError("--webhook-url: says where web hooks reach this machine: add --webhook-listen HOST:PORT")
+            raise UsageError("--webhook-url: requires --webhook-listen HOST:PORT")
         return None
     if options.engine is Engine.TEMPORAL:
         raise UsageError(NOT_ON_TEMPORAL)
@@ -49,14 +49,14 @@ def read_hook_address(options: RunOptions) -> HookAddress | None:
         raise UsageError(f"--webhook-listen: must be HOST:PORT such as 10.0.0.5:9100 or [::1]:9100, not {text!r:.80}")
     if url is None and ("%" in host or _is_wildcard(host)):
         raise UsageError(
-            f"--webhook-listen {text}: stands for every address of this machine: add --webhook-url URL, under which "
-            "the server reaches it"
+            f"--webhook-listen {text}: means all addresses of this machine: add --webhook-url URL, by which the "
+            "server reaches it"
         )
     return HookAddress(host, int(digits), None if url is None else _check_url(url))
 
 
 def _is_wildcard(host: str) -> bool:
-    """Whether a host stands for every address, in any spelling."""
+    """Return whether a host is a wildcard address, in any spelling."""
     try:
         return socket.inet_aton(host) == bytes(4)
     except OSError:
@@ -69,7 +69,7 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _check_url(url: str) -> str:
-    """Return the URL without a slash at its end. Raises UsageError."""
+    """Return the URL without a trailing slash. Raises UsageError."""
     if not (url.isascii() and url.isprintable()) or set(url) & set(" ?#") or not _is_of_http(url):
         raise UsageError(
             "--webhook-url: must be http://HOST[:PORT][/PATH] or https://…, without user, query or fragment"
@@ -87,9 +87,9 @@ def _is_of_http(url: str) -> bool:
 
 @asynccontextmanager
 async def web_hooks(address: HookAddress | None, client: Client, polls: PollSchedule) -> AsyncIterator[WebHooks | None]:
-    """Listen while the block goes on, and have ``client`` ask for web hooks; None where ``address`` is.
+    """Listen during the block and make ``client`` request web hooks; yield None if ``address`` is None.
 
-    Raises UsageError where nothing can listen there.
+    Raises UsageError if the address cannot be bound.
     """
     if address is None:
         yield None
@@ -98,7 +98,7 @@ async def web_hooks(address: HookAddress | None, client: Client, polls: PollSche
 
     hooks = WebHooks(polls)
     async with HookListener(address.host, address.port, base=address.url, receiver=hooks) as listener:
-        # The server may quote its headers in an error.
+        # The server may echo request headers in an error.
         SECRETS.add(listener.token)
         structlog.get_logger().info("webhook.listening", address=listener.address)
         client.web_hook = listener.url

@@ -1,4 +1,4 @@
-"""``zclone worker``: makes the calls of runs on Temporal, at its share of the endpoint's rate."""
+"""``zclone worker``: make the calls of runs on Temporal, at a share of the endpoint's rate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def run_worker(endpoint: EndpointOptions, *, rate: str, share: str, metrics_file: Path | None) -> ExitCode:
-    """Work until a signal. Raises UsageError, and UnreachableError where ZStack or Temporal is not there."""
+    """Work until a signal arrives. Raises UsageError, and UnreachableError if ZStack or Temporal is unreachable."""
     whole, part = _rate_of(rate), _share_of(share)
     found = read_settings(endpoint)
     say_warnings(found.warnings)
@@ -70,7 +70,7 @@ async def _work(
 
 
 def _end(stop: Stop, name: str) -> None:
-    say(f"{name}: takes no more calls, those under way end (up to 30 s); a second signal exits at once", level="info")
+    say(f"{name}: stopping, waiting up to 30 s for calls in progress; a second signal exits at once", level="info")
     stop.request(name, EndReason.SIGNAL)
 
 
@@ -82,7 +82,7 @@ def _rate_of(text: str) -> float:
 
 
 def _share_of(text: str) -> Fraction:
-    """Return a fraction such as 1/3 as a number above 0 and up to 1. Raises UsageError."""
+    """Parse a fraction such as 1/3, above 0 and up to 1. Raises UsageError."""
     try:
         share = Fraction(text)
     except (ValueError, ZeroDivisionError):

@@ -49,7 +49,7 @@ class Waiting:
     seconds: float
     """Since then."""
     until: float | None
-    """When it is given up at the latest, in seconds since the epoch; None where that is not on record."""
+    """When it is given up at the latest, in seconds since the epoch; None if that is not on record."""
     left: float | None
     """Seconds until then."""
 
@@ -72,7 +72,7 @@ class Snapshot:
     waiting: Waiting | None = None
     """Takes the place of the two where nothing is left to be sent."""
     phase: str = ""
-    """Which wave goes, or how many clones are handed over; empty where neither is."""
+    """Which wave goes, or how many clones are handed over; empty if neither is."""
     is_stopping: bool = False
     """Whether nothing new is sent any more."""
     is_paused: bool = False
@@ -192,7 +192,7 @@ class Board:
 
 
 def wave_text(settled: int, waves: Sequence[int]) -> str:
-    """Return which of ``waves``, by their sizes, goes; empty where there is one or none."""
+    """Return which of ``waves``, by their sizes, goes; empty if there is one or none."""
     if len(waves) < 2:
         return ""
     ends = tuple(accumulate(waves))

@@ -144,7 +144,7 @@ class _Pen:
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the last action, not for ever."""
+        """Wait for the last action, not forever."""
         if self._thread is not None:
             self._thread.join(_PATIENCE)
 

@@ -149,7 +149,7 @@ class ReportData:
 def read_report_data(path: Path) -> ReportData:
     """Return what the manifest at ``path`` says, also while a run writes to it; some 1 KB of memory a target.
 
-    Raises UsageError or ManifestError where it cannot be read.
+    Raises UsageError or ManifestError if it cannot be read.
     """
     # Asked before the look: a process that ends in between has written its end by then.
     was_held = is_held(path)

@@ -28,7 +28,7 @@ class Term:
     is_not: bool = False
 
     def matches(self, values: Iterable[str]) -> bool:
-        """Whether any of the field's values fits, or none of them where it is ``!=``."""
+        """Return whether any of the field's values fits, or none of them where it is ``!=``."""
         return any(fnmatchcase(value, self.pattern) for value in values) is not self.is_not
 
 
@@ -40,7 +40,7 @@ class KeyRange:
     end: float
 
     def matches(self, key: str) -> bool:
-        """Whether ``key`` is in the share."""
+        """Return whether ``key`` is in the share."""
         spot = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) / _SPREAD
         return self.start <= spot < self.end
 
@@ -62,11 +62,11 @@ class Filter:
         return frozenset(term.field for term in self.terms)
 
     def matches_field(self, name: str, value: str) -> bool:
-        """Whether the terms about one field allow this value."""
+        """Return whether the terms about one field allow this value."""
         return all(term.matches((value,)) for term in self.terms if term.field == name)
 
     def matches(self, values: Mapping[str, Collection[str]]) -> bool:
-        """Whether a target with these values by field, ``key`` among them, is chosen."""
+        """Return whether a target with these values by field, ``key`` among them, is chosen."""
         (key,) = values["key"]
         return all(part.matches(key) for part in self.parts) and all(
             term.matches(values.get(term.field, ())) for term in self.terms

@@ -31,7 +31,7 @@ class Failures:
 
     state: State
     code: str
-    """ZStack's code or the tool's own; empty where there was none."""
+    """ZStack's code or the tool's own; empty if there was none."""
     cause: str
     """What was said, with uuids and numbers taken out."""
     count: int

@@ -39,7 +39,7 @@ class Figures:
     is_recorded: bool
     """Whether any process came so far as to record its plan."""
     reason: EndReason | None
-    """Why the last process ended early; None where it did not, runs, or was killed."""
+    """Why the last process ended early; None if it did not, runs, or was killed."""
 
     @property
     def targets(self) -> int:
@@ -48,7 +48,7 @@ class Figures:
 
     @property
     def exit_code(self) -> ExitCode | None:
-        """What a run that ended so would exit with; None where no run is recorded yet."""
+        """What a run that ended so would exit with; None if no run is recorded yet."""
         if not self.is_recorded:
             return None
         return exit_code(self.counts, self.handed, self.reason, overdue=self.overdue)

@@ -123,7 +123,7 @@ def _proof_error(file: Path, why: str) -> ProofError:
 
 
 def _read(data: bytes, file: Path) -> dict[str, Any]:
-    """Return the document. Raises ProofError where it is not, byte by byte, what was written."""
+    """Return the document. Raises ProofError if it is not, byte by byte, what was written."""
     body, seal = data[:-_SEAL_SIZE], data[-_SEAL_SIZE:]
     if seal != _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}\n':
         raise _proof_error(file, "its SHA-256 is not that of its content")
@@ -139,7 +139,7 @@ def _read(data: bytes, file: Path) -> dict[str, Any]:
 
 
 def _is_well_formed(proof: dict[str, Any]) -> bool:
-    """Whether everything is there that a check reads: a hash says nothing of who wrote the document."""
+    """Return whether everything is there that a check reads: a hash says nothing of who wrote the document."""
     manifest, server, counts = (proof.get(name) for name in ("manifest", "server", "counts"))
     if not (isinstance(manifest, dict) and isinstance(server, dict) and isinstance(counts, dict)):
         return False
@@ -151,7 +151,7 @@ def _is_well_formed(proof: dict[str, Any]) -> bool:
 
 
 def _are_rows(rows: Any, verdict: int) -> bool:
-    """Whether ``rows`` are lists with a verdict at the place ``verdict``."""
+    """Return whether ``rows`` are lists with a verdict at the place ``verdict``."""
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) > verdict for row in rows):
         return False
     return all(isinstance(row[verdict], str) and row[verdict] in _KNOWN for row in rows)

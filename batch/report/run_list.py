@@ -42,7 +42,7 @@ class RemoteRow:
 
 
 def run_lines(runs: Sequence[DescribedRun], remote: Sequence[RemoteRow] = ()) -> list[str]:
-    """Return a table of the runs; only its heads where there are none."""
+    """Return a table of the runs; only its heads if there are none."""
     heads = ["RUN", "BEGAN", "STATE", "CLONED", "MANIFEST OR WORKFLOW" if remote else "MANIFEST"]
     table = [heads, *map(_cells, runs), *map(_remote_cells, remote)]
     widths = [max(map(width, column)) for column in zip(*table, strict=True)]

@@ -111,7 +111,7 @@ def _hand_over_lines(handed: Handed) -> Iterator[str]:
 
 
 def handed_text(handed: Handed) -> str:
-    """Say how many of the clones that are to be handed over are; empty where none is to be."""
+    """Say how many of the clones that are to be handed over are; empty if none is to be."""
     total = handed.done + handed.open + handed.refused
     refused = f", {handed.refused} refused" if handed.refused else ""
     return f"{handed.done} of {total} clones handed over{refused}" if total else ""

@@ -31,7 +31,7 @@ class VerificationSection(NamedTuple):
 
 
 def read_verification(path: Path, header: Header) -> VerificationSection:
-    """Read the document of ``verify -o json``. Raises UsageError where it is none, or not of the run of ``header``."""
+    """Read the document of ``verify -o json``. Raises UsageError if it is none, or not of the run of ``header``."""
     try:
         document = decode_own(path.read_bytes())
         found = _verification(document)

@@ -86,7 +86,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def require_ending(out: Path) -> None:
-    """Raise UsageError where no format has the ending of ``out``."""
+    """Raise UsageError if no format has the ending of ``out``."""
     if out.suffix.lower() not in ENDINGS:
         raise UsageError(f"{out}: a report ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
 

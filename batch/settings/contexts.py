@@ -58,7 +58,7 @@ def check_url(name: str, text: str) -> str:
 
 
 def find_context(environ: Mapping[str, str], name: str | None) -> Context | None:
-    """Take the context called ``name``, or the config file's current one; None where there is no such file."""
+    """Take the context called ``name``, or the config file's current one; None if there is no such file."""
     path = config_path(environ)
     if path is None or (not environ.get(CONFIG) and name is None and not path.is_file()):
         return None
@@ -76,7 +76,7 @@ def find_context(environ: Mapping[str, str], name: str | None) -> Context | None
 
 
 def context_names(environ: Mapping[str, str]) -> list[str]:
-    """Return the names of all contexts; none where there is no file. Raises UsageError as ``read_config`` does."""
+    """Return the names of all contexts; none if there is no file. Raises UsageError as ``read_config`` does."""
     path = config_path(environ)
     if path is None or not path.is_file():
         return []
@@ -85,7 +85,7 @@ def context_names(environ: Mapping[str, str]) -> list[str]:
 
 
 def config_path(environ: Mapping[str, str]) -> Path | None:
-    """Return where the contexts are read from; None where no variable says it and there is no home."""
+    """Return where the contexts are read from; None if no variable says it and there is no home."""
     given, home = environ.get(CONFIG), environ.get("HOME")
     return Path(given) if given else Path(home, ".zstack-cli", "config.yaml") if home else None
 

@@ -51,7 +51,7 @@ class Endpoint:
     """The context that names it, where it was looked at."""
 
     def require_trusted(self, what: str) -> None:
-        """Raise UntrustedEndpointError where ``what``, the operator's credentials, may not go there."""
+        """Raise UntrustedEndpointError if ``what``, the operator's credentials, may not go there."""
         if not self.is_trusted:
             raise UntrustedEndpointError(self.url, what)
 
@@ -59,7 +59,7 @@ class Endpoint:
 def find_endpoint(
     own: str | None, of_job: str | None, *, trusted: str | None, current: Callable[[], Context | None]
 ) -> Endpoint | None:
-    """Return the environment's endpoint, else the job file's, else that of the current context; None where none is.
+    """Return the environment's endpoint, else the job file's, else that of the current context; None if none is.
 
     ``own``, ``of_job`` and ``trusted`` (by flag) are urls as ``endpoint_url`` returns them; ``current`` reads
     zstack-cli's file, only where it matters.

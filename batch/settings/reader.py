@@ -140,7 +140,7 @@ class _Reader:
         self._warnings.append(text)
 
     def text(self, names: Sequence[str]) -> str | None:
-        """Read the value on which all set names agree; None where none is set."""
+        """Read the value on which all set names agree; None if none is set."""
         values = [(name, self._value(name)) for name in names if self._environ.get(name)]
         files = [f"{name}_FILE" for name in names if name in SECRET_NAMES]
         values += [

@@ -45,7 +45,7 @@ def read_secret(name: str, path: Path, environ: Mapping[str, str]) -> str:
 
 
 def check_certificates(path: Path) -> None:
-    """Raise UsageError where ``path`` is not a file that can be read to its end."""
+    """Raise UsageError if ``path`` is not a file that can be read to its end."""
     try:
         status = path.stat()
     except OSError as error:
@@ -57,7 +57,7 @@ def check_certificates(path: Path) -> None:
 
 
 def _exposure(path: Path, status: os.stat_result, *, is_mounted: bool) -> str:
-    """Return what is wrong with the file's owner or mode, and the command that fixes it; empty where nothing is."""
+    """Return what is wrong with the file's owner or mode, and the command that fixes it; empty if nothing is."""
     mode = status.st_mode
     if not stat.S_ISREG(mode):
         return "is no regular file"
@@ -71,7 +71,7 @@ def _exposure(path: Path, status: os.stat_result, *, is_mounted: bool) -> str:
 
 
 def is_operators(path: Path, environ: Mapping[str, str]) -> bool:
-    """Whether a service manager gave the file to this service: systemd's credentials, Docker's secrets."""
+    """Return whether a service manager gave the file to this service: systemd's credentials, Docker's secrets."""
     folders = [_DOCKER]
     if environ.get("CREDENTIALS_DIRECTORY"):
         folders.append(Path(environ["CREDENTIALS_DIRECTORY"]))
@@ -79,12 +79,12 @@ def is_operators(path: Path, environ: Mapping[str, str]) -> bool:
 
 
 def is_below(path: Path, folder: Path) -> bool:
-    """Whether ``path`` leads to something below ``folder``, links followed."""
+    """Return whether ``path`` leads to something below ``folder``, links followed."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_mounted(path: Path, environ: Mapping[str, str]) -> bool:
-    """Whether a service manager put the file there for this service alone, with owner and mode of its own choice.
+    """Return whether a service manager mounted the file for this service, with owner and mode of its own choice.
 
     systemd's credentials are 0440 and root's where an access list lets the service's user in; Docker's secrets are
     0444; Kubernetes writes 0644 by default.
@@ -93,7 +93,7 @@ def _is_mounted(path: Path, environ: Mapping[str, str]) -> bool:
 
 
 def _is_in_secret_volume(real: Path) -> bool:
-    """Whether a file lies in a secret volume of Kubernetes.
+    """Return whether a file lies in a secret volume of Kubernetes.
 
     That is a tmpfs in which root's link ``..data`` leads to root's folder with the files, such as ``..2026_11_23``.
     """
@@ -109,7 +109,7 @@ def _is_in_secret_volume(real: Path) -> bool:
 
 
 def _is_tmpfs(device: int) -> bool:
-    """Whether a device number is of a tmpfs, as the kernel's table of this process's mounts has it."""
+    """Return whether a device number is of a tmpfs, as the kernel's table of this process's mounts has it."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -27,7 +27,7 @@ _JSON: Final = "application/json"
 
 
 def is_loopback(address: str | None) -> bool:
-    """Tell whether an address, or the name ``localhost``, is this machine's own."""
+    """Return whether an address, or the name ``localhost``, is this machine's own."""
     if address is None:
         return False
     if address.casefold() == "localhost":
@@ -39,7 +39,7 @@ def is_loopback(address: str | None) -> bool:
 
 
 def is_loopback_url(url: str) -> bool:
-    """Tell whether a URL names this machine by an address, or as ``localhost``; another name may lead anywhere."""
+    """Return whether a URL names this machine by an address, or as ``localhost``; another name may lead anywhere."""
     try:
         return is_loopback(urlsplit(url).hostname)
     except ValueError:
@@ -93,6 +93,6 @@ class Guard:
 
 
 def _is_from_here(request: web.Request) -> bool:
-    """Whether neither Host nor Origin names another machine: DNS can lead a foreign name to this one."""
+    """Return whether neither Host nor Origin names another machine: DNS can lead a foreign name to this one."""
     origin = request.headers.get("Origin")
     return is_loopback_url(f"//{request.headers.get('Host', '')}") and (origin is None or is_loopback_url(origin))

@@ -64,7 +64,7 @@ class Call:
         return LEGACY_ROW + self.id if self.is_legacy else self.id
 
     def values(self, name: str) -> list[str]:
-        """Return every value of a parameter; none where it is absent or no text."""
+        """Return every value of a parameter; none if it is absent or no text."""
         given = self.fields.get(name)
         items = given if isinstance(given, list) else [given]
         return [item for item in items if isinstance(item, str)]

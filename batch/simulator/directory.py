@@ -83,7 +83,7 @@ class Directory:
         return session.account
 
     def is_valid(self, uuid: str, now: float) -> bool:
-        """Tell whether the session is alive; does not slide it."""
+        """Return whether the session is alive; does not slide it."""
         session = self.sessions.get(uuid)
         return session is not None and session.expires > now
 

@@ -37,7 +37,7 @@ class RateLimiter:
         self._times: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def admits(self, request: Request, now: float) -> bool:
-        """Tell whether the request may go on. Who comes through no proxy shares the budget of the unknown."""
+        """Return whether the request may go on. Who comes through no proxy shares the budget of the unknown."""
         if self._limit is None:
             return True
         times = self._times[_client(request)]

@@ -58,7 +58,7 @@ class Execution:
                 self._send(call, now)
 
     def hook_answered(self, hook: WebHook, now: float, *, ok: bool) -> None:
-        """Repeat a web hook that was not taken, up to the number of tries; then it is given up for ever."""
+        """Repeat a web hook that was not taken, up to the number of tries; then it is given up forever."""
         options = self._context.options
         if not ok and hook.attempt < options.hook_tries:
             again = WebHook(hook.url, hook.headers, hook.body, hook.attempt + 1)

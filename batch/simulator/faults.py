@@ -45,11 +45,11 @@ class FaultKind(StrEnum):
     """The node dies while it answers and refuses connections for ``seconds``."""
 
     ORPHAN = "orphan"
-    """202, but the message was never sent: processing for ever."""
+    """202, but the message was never sent: processing forever."""
     ORPHAN_500 = "orphan_500"
-    """The row is written, then sending fails: 500, and processing for ever."""
+    """The row is written, then sending fails: 500, and processing forever."""
     RESULT_LOST = "result_lost"
-    """Executed, but the row stays processing for ever."""
+    """Executed, but the row stays processing forever."""
     ROW_MISSING = "row_missing"
     """The row's insert fails: 202, executed, 404 at each poll."""
     PURGED = "purged"
@@ -167,7 +167,7 @@ _HTML: Final = (("Content-Type", "text/html"),)
 
 
 def delivery_before(fault: Fault) -> Delivery | None:
-    """Return what is delivered where the node never sees the request; None where it does."""
+    """Return what is delivered where the node never sees the request; None if it does."""
     if fault.kind is FaultKind.PROXY and not fault.executed:
         return _proxy_page(fault)
     return _BEFORE[fault.kind](fault) if fault.kind in _BEFORE else None

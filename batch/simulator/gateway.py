@@ -35,7 +35,7 @@ class Route:
 
     @property
     def only(self) -> ApiDefinition | None:
-        """The path's one API, which any verb reaches; None where several share the path."""
+        """The path's one API, which any verb reaches; None if several share the path."""
         first = self.apis[0]
         is_alone = len({api.name for api in self.apis}) == 1 and not first.shares_path
         return first if is_alone else None

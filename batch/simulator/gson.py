@@ -20,7 +20,7 @@ class MalformedJsonError(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """Parse ``text``; None where there is nothing but blanks. Raises MalformedJsonError, RecursionError."""
+    """Parse ``text``; None if there is nothing but blanks. Raises MalformedJsonError, RecursionError."""
     text = text.removeprefix("\ufeff")
     try:
         return json.loads(text, strict=False, parse_constant=str)

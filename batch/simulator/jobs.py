@@ -40,7 +40,7 @@ class JobRow:
 
 
 class JobStore:
-    """Rows are purged by creation time once done; processing ones never are, so a lost job answers 202 for ever."""
+    """Rows are purged by creation time once done; processing ones never are, so a lost job answers 202 forever."""
 
     def __init__(self, *, retention: float, cache_size: int, duplicate_window: float) -> None:
         """Durations in seconds."""

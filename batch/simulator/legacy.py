@@ -84,7 +84,7 @@ def _query(fields: Json) -> query.NodeQuery:
 
 
 def _list(fields: Json, name: str) -> list[Any]:
-    """Return a field that is a list, empty where it is left out. Raises UnreadableMessageError for anything else."""
+    """Return a field that is a list, empty if it is left out. Raises UnreadableMessageError for anything else."""
     value = fields.get(name)
     if value is not None and not isinstance(value, list):
         raise UnreadableMessageError(f"Expected BEGIN_ARRAY but was {json.dumps(value)} at path $.{name}")

@@ -45,7 +45,7 @@ def _require_path(context: NodeContext, call: Call) -> None:
 
 
 def is_validation_only(call: Call) -> bool:
-    """Tell whether the message ends, successfully, after its checks."""
+    """Return whether the message ends, successfully, after its checks."""
     return VALIDATION_ONLY in call.system_tags
 
 

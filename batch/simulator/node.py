@@ -142,7 +142,7 @@ class Node:
         self._execution.hook_answered(hook, now, ok=ok)
 
     def restart(self, now: float, *, seconds: float) -> None:
-        """Die and come back: refused for ``seconds``, cache empty, jobs under way processing for ever."""
+        """Die and come back: refused for ``seconds``, cache empty, jobs under way processing forever."""
         self.advance(now)
         self._timers.forget()
         self._jobs.restart()

@@ -240,7 +240,7 @@ def _in(value: Any, text: str) -> bool:
 
 
 def _compare(value: Any, text: str) -> float | None:
-    """Sign of ``value - text``; None where one of them is no number or missing."""
+    """Sign of ``value - text``; None if one of them is no number or missing."""
     if value is None:
         return None
     try:

@@ -46,7 +46,7 @@ class Resource:
     """What was asked for, or a source's given fields."""
     source: str | None = None
     origin: Resource | None = None
-    """The source's row; None where the source is made up from its uuid."""
+    """The source's row; None if the source is made up from its uuid."""
     digest: int = 0
     """Hash of what was asked for without resourceUuid."""
     job: str | None = None
@@ -135,7 +135,7 @@ class ResourceStore:
             row.public = row.public and not everybody
 
     def may_use(self, row: Resource, account: str, *, is_admin: bool) -> bool:
-        """Tell whether the account owns the resource or has it shared."""
+        """Return whether the account owns the resource or has it shared."""
         return is_admin or row.owner == account or row.public or account in row.shared
 
     def of_kind(self, kind: str) -> Iterator[Resource]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def restore(context: NodeContext, jobs: JobStore, events: Iterable[Json], now: float) -> int:
-    """Apply ``events`` in order; how many there were. What was under way stays processing for ever.
+    """Apply ``events`` in order; how many there were. What was under way stays processing forever.
 
     Raises StateError for events no node wrote, or one with other accounts or sources.
     """

@@ -37,7 +37,7 @@ class StateFile:
     def open(cls, path: Path, *, wait: float = 10.0) -> StateFile:
         """Lock and repair the file; wait up to ``wait`` seconds for a dying node.
 
-        Raises StateError, OSError, and UsageError where the file is not safely ours.
+        Raises StateError, OSError, and UsageError if the file is not safely ours.
         """
         fd = outputs.open_or_create(path)
         try:

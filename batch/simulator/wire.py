@@ -112,7 +112,7 @@ def timestamp(seconds: float, utc_offset: float) -> str:
 
 
 def is_resource_uuid(text: str) -> bool:
-    """Tell whether the node accepts ``text`` as a resourceUuid: lower case, version 1-5, RFC variant."""
+    """Return whether the node accepts ``text`` as a resourceUuid: lower case, version 1-5, RFC variant."""
     return _UUID.fullmatch(text) is not None
 
 

@@ -146,7 +146,7 @@ class Calls:
         return cast("FindAnswer", reply.answer)
 
     async def renew(self) -> None:
-        """Raise RunStoppedError where a worker could not log in again; that it has to goes with the next call."""
+        """Raise RunStoppedError if a worker could not log in again; that it has to goes with the next call."""
         if self._ending is not None:
             raise self._ending
 
@@ -166,7 +166,7 @@ class Calls:
             del self._dead[next(iter(self._dead))]
 
     async def _call(self, name: str, what: Submit | Ask | Give, retries: RetryPolicy) -> Reply:
-        """Raise RunStoppedError where the worker that had it cannot log in again."""
+        """Raise RunStoppedError if the worker that had it cannot log in again."""
         self.made += 1
         try:
             reply: Reply = await workflow.execute_activity(
@@ -227,7 +227,7 @@ class PagePast:
             self._finals[record.key] = record.state
 
     def has_predecessor(self, key: str) -> bool:
-        """Whether a target that is as if nothing had been sent may have been sent before."""
+        """Return whether a target that is as if nothing had been sent may have been sent before."""
         return self.is_repaired or key in self._lost
 
     def final(self, key: str) -> tuple[State, int] | None:

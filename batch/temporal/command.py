@@ -112,7 +112,7 @@ class RemoteRun:
         self._parent: WorkflowHandle[object, object] = self._client.get_workflow_handle(self.id)
 
     async def find(self) -> Open | None:
-        """Return the run where it goes on, None where no workflow of it is open. Raises UnreachableError."""
+        """Return the run where it goes on, None if no workflow of it is open. Raises UnreachableError."""
         with self.connection.questions():
             try:
                 found = await self._parent.describe(rpc_timeout=PATIENCE)
@@ -149,7 +149,7 @@ class RemoteRun:
                 return facts
 
     async def begin(self, work: Work) -> Open:
-        """Start the parent. Raises ManifestLockedError where somebody else just did, UsageError for huge bodies."""
+        """Start the parent. Raises ManifestLockedError if somebody else just did, UsageError for huge bodies."""
         parts = await to_thread(parts_of, work)
         past = work.past
         course = Course(

@@ -45,7 +45,7 @@ class Connection:
 
     @contextmanager
     def questions(self) -> Iterator[None]:
-        """Raise UnreachableError where Temporal does not answer what the block asks."""
+        """Raise UnreachableError if Temporal does not answer what the block asks."""
         try:
             yield
         except RPCError as error:
@@ -121,7 +121,7 @@ async def connect(
 
 
 async def _require_namespace(client: Client, address: str) -> None:
-    """Raise UnreachableError where the namespace is not there: there no run would be found, and none is."""
+    """Raise UnreachableError if the namespace is not there: there no run would be found, and none is."""
     request = DescribeNamespaceRequest(namespace=client.namespace)
     try:
         await client.workflow_service.describe_namespace(request, timeout=PATIENCE)

@@ -68,7 +68,7 @@ class Encryption(PayloadCodec):
 
 
 def mismatch(mine: Sequence[str], theirs: Sequence[str], who: str) -> str | None:
-    """Return why two processes cannot read each other's payloads, None where they can; by the names of their keys."""
+    """Return why two processes cannot read each other's payloads, None if they can; by the names of their keys."""
     if theirs and theirs[0] not in mine:
         return f"{who} encrypts with the key {theirs[0]}: {_lack(mine)}"
     if mine and mine[0] not in theirs:

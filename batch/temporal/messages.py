@@ -59,7 +59,7 @@ class Reply:
     """What a worker has to say of a call."""
 
     answer: object = None
-    """One of ``batch.zstack.answers``; None where a hand-over was done."""
+    """One of ``batch.zstack.answers``; None if a hand-over was done."""
     session: str = ""
     """Name of the session that the call was made with."""
     ending: Ending | None = None
@@ -73,7 +73,7 @@ class Facts:
     rate: float
     """Calls per second that all workers of the endpoint make together."""
     version: tuple[int, int, int] | None
-    """The server's; None where it did not say."""
+    """The server's; None if it did not say."""
     keys: tuple[str, ...] = ()
     """Names of the keys that the worker has for payloads; the first encrypts."""
 

@@ -138,7 +138,7 @@ class PageWorkflow:
                 await workflow.wait_condition(self._is_urgent, timeout=_EVERY)
 
     def _is_urgent(self) -> bool:
-        """Whether something changed that starts or stops other pages."""
+        """Return whether something changed that starts or stops other pages."""
         now, told, orders = self._report(), self._told, self._orders
         assert orders is not None
         is_narrow = now.left < orders.places <= told.left

@@ -56,7 +56,7 @@ class RunWorkflow:
 
     @workflow.run
     async def run(self, course: Course) -> Ending | None:
-        """Return why the run ended early, None where everything was tried."""
+        """Return why the run ended early, None if everything was tried."""
         begun = 0
         while not self._is_done:
             try:
@@ -181,7 +181,7 @@ class RunWorkflow:
             self._end(_GONE)
 
     def _may_begin(self) -> bool:
-        """Whether there are places for one more page, and nothing holds it back."""
+        """Return whether there are places for one more page, and nothing holds it back."""
         course = self._course
         if course.ending is not None or course.next_page >= course.pages:
             return False
@@ -194,7 +194,7 @@ class RunWorkflow:
         return self._may_begin_wave(is_quiet=not active)
 
     def _may_begin_wave(self, *, is_quiet: bool) -> bool:
-        """Whether the next page is no wave's first, or the waves before it settled within ``max_failures``."""
+        """Return whether the next page is no wave's first, or the waves before it settled within ``max_failures``."""
         first = 0
         for part in self._course.parts:
             if first == self._course.next_page:

@@ -53,7 +53,7 @@ _CLASSES: Final[dict[str, type]] = {
 
 
 def _defaults_of(kind: Any) -> dict[str, object]:
-    """Return the default of each field; MISSING where it has none, or makes one anew."""
+    """Return the default of each field; MISSING if it has none, or makes one anew."""
     if is_dataclass(kind):
         return {field.name: field.default for field in fields(kind)}
     return {name: kind._field_defaults.get(name, MISSING) for name in kind._fields}

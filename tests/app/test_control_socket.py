@@ -85,7 +85,7 @@ async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         monkeypatch.setattr(control_server, "peer_uid", lambda _: 12345)
-        with pytest.raises(RunStoppedError, match="answered nothing"):
+        with pytest.raises(RunStoppedError, match="did not answer"):
             await scene.order("pause")
     assert not scene.controls.is_paused
 
@@ -95,7 +95,7 @@ async def test_a_socket_of_another_user_gets_no_command(tmp_path: Path, monkeypa
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
         monkeypatch.setattr(control, "peer_uid", lambda _: 12345)
-        with pytest.raises(UsageError, match="not of the manifest's owner"):
+        with pytest.raises(UsageError, match="does not belong to the manifest's owner"):
             await scene.order("pause")
 
 

@@ -154,10 +154,10 @@ def test_a_failure_says_why(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
     assert told(refused()) == os.strerror(errno.ECONNREFUSED)
     with listener(is_absent) as (url, _):
-        assert told(url) == "the answer is HTTP 404"
+        assert told(url) == "HTTP status 404"
     with listener(is_no_http) as (url, _):
-        assert told(url).startswith("the answer is no HTTP")
-    assert told("http://[::1") == "is no usable url"
+        assert told(url).startswith("the answer is not HTTP")
+    assert told("http://[::1") == "the url is not usable"
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)

@@ -130,7 +130,7 @@ def test_a_drain_and_a_reload(tmp_path: Path, zclone: Run, child_env: dict[str, 
         write_job(tmp_path, 400, "rate: 20/s, concurrency: 6, timeout: 5m")
         reloaded = zclone("control", MANIFEST, "reload")
         assert reloaded.stdout.strip() == "20 calls/s, 6 in flight at most"
-        assert "not changed in a process that runs: timeout" in reloaded.stderr
+        assert "not changed while a process runs: timeout" in reloaded.stderr
         (tmp_path / "job.yaml").write_text("version: 1\nname: j\nlimits: {rate: fast}\ntargets: []\n", encoding="utf-8")
         broken = zclone("control", MANIFEST, "reload")
         assert (broken.returncode, "job.yaml:3" in broken.stderr) == (2, True), broken.stderr
@@ -177,4 +177,4 @@ async def test_no_process_to_control_is_reported(tmp_path: Path, zclone: Run) ->
     assert (remote.returncode, "zclone worker --rate" in remote.stderr) == (2, True), remote.stderr
     await manifest.close(4)
     nobody = zclone("control", MANIFEST, "pause")
-    assert (nobody.returncode, "no process runs" in nobody.stderr) == (2, True), nobody.stderr
+    assert (nobody.returncode, "no process is running" in nobody.stderr) == (2, True), nobody.stderr

@@ -175,7 +175,7 @@ def test_doctor_reports_the_same_in_short(
     serve()
     write(tmp_path, target(0), target(1))
     assert run_command(["doctor", "--job", "job.yaml"]) == 0
-    assert "ok   job file: 2 clones: everything that they name is there" in capsys.readouterr().out
+    assert "ok   job file: 2 clones, and everything they refer to exists" in capsys.readouterr().out
     write(tmp_path, *(target(number, image=f"{number:032x}") for number in range(7)))
     assert run_command(["doctor", "--job", "job.yaml"]) == 2
     out = capsys.readouterr().out

@@ -103,7 +103,7 @@ def test_only_unchanged_unused_clones_are_deleted(
         kill_after(20, tmp_path, child_env | env)
     done = zclone(*ROLLBACK, env=env)
     assert done.returncode == 3, done.stderr + done.stdout
-    foreign = dict.fromkeys(("t0", "t1"), "foreign: it was there before this run asked for it")
+    foreign = dict.fromkeys(("t0", "t1"), "foreign: it existed before this run requested it")
     assert left(done.stdout) == EIGHT | foreign
     ours = set(range(2, 200)) - {*range(10, 15), *range(20, 23)}
     assert deleted(env) == uuids(ours)

@@ -307,7 +307,7 @@ def test_the_manifest_of_another_job_or_server_is_refused(
     renamed = zclone("verify", "job.yaml", "--manifest", "job.manifest.jsonl", env=env)
     assert (renamed.returncode, "is of the job 'j'" in renamed.stderr) == (2, True)
     both = zclone("verify", "job.manifest.jsonl", "--run", "default", env=env)
-    assert (both.returncode, "go with a job file" in both.stderr) == (2, True)
+    assert (both.returncode, "with a job file" in both.stderr) == (2, True)
 
 
 def test_a_rehearsal_is_verified_on_its_own_node(tmp_path: Path, zclone: Run) -> None:
@@ -341,7 +341,7 @@ def test_verify_beside_a_running_process_needs_a_rate(
         assert (refused.returncode, "30/s" in refused.stderr, refused.stdout) == (75, True, "")
         beside = zclone("verify", "job.yaml", "--rate", "5/s", env=env)
         assert beside.returncode == 4, beside.stderr
-        assert "up to 35/s together" in beside.stderr
+        assert "of this one up to 35/s" in beside.stderr
     finally:
         process.kill()
         process.communicate(timeout=200)
