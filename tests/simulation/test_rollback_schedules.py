@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from batch.app import rollback_look
+from batch.app import rollback_checks
 from batch.app.clone_changes import ChangeExecutor
 from batch.app.rollback_checks import CloneDeletion
 from batch.manifest.undone import UndoneFold
@@ -78,9 +78,14 @@ MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
     "a DELETE is recorded after it": (ChangeExecutor, "_record", record_after, 40),
     "the generation is not raised": (UndoneFold, "add", generation_not_raised, 40),
     "use is asked once, at the start": (ReadBack, "used", used_at_the_start, 150),
-    "a foreign clone is the run's": (rollback_look, "_foreign", lambda _item, _targets: "", 60),
-    "an edited target is as it was": (rollback_look, "_change", lambda _item: "", 60),
-    "the server's dates are not looked at": (rollback_look, "_was_touched", lambda _item, _fields, _longest: False, 60),
+    "a foreign clone is the run's": (rollback_checks, "_foreign", lambda _item, _targets: "", 60),
+    "an edited target is as it was": (rollback_checks, "_change", lambda _item: "", 60),
+    "the server's dates are not looked at": (
+        rollback_checks,
+        "_was_touched",
+        lambda _item, _fields, _longest: False,
+        60,
+    ),
 }
 """What is planted, and the number of schedules within which it must be found."""
 
