@@ -256,11 +256,11 @@ class Verifier:
     async def _compare_tags(self) -> None:
         """Find the services that carry a tag of this run but are not its clones."""
         try:
-            strangers = await find_extra_services(self._targets, self._readback, self.verdict)
+            extra = await find_extra_services(self._targets, self._readback, self.verdict)
         except CallFailedError as error:
-            strangers = [Finding(Verdict.UNKNOWN, TAGS, detail=str(error))]
-        self._found.findings += strangers
-        self._found.counts.update(finding.verdict for finding in strangers)
+            extra = [Finding(Verdict.UNKNOWN, TAGS, detail=str(error))]
+        self._found.findings += extra
+        self._found.counts.update(finding.verdict for finding in extra)
 
 
 def _user_tags(clone: Clone) -> list[str]:

@@ -1,4 +1,4 @@
-"""Progress: a live view on a terminal, a heartbeat in the log elsewhere; both only read what the manifest counts."""
+"""Progress: a live view on a terminal, else a heartbeat in the log; both only read the manifest's counts."""
 
 from batch.progress.board import Board, CallRate, Failure, Snapshot, Waiting, first_sent, time_left, wave_text
 from batch.progress.frame import draw_frame

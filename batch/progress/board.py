@@ -1,4 +1,4 @@
-"""How a run goes: the manifest's counts, the speed of the last seconds, the time left, and the newest failures."""
+"""Progress data of a run: the manifest's counts, current speed, time left, and the latest failures."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from batch.zstack.classify import Language
 
 SETTLED: Final = (State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE)
-"""States in which nothing is under way for a target."""
+"""States in which no attempt of a target is in progress."""
 _SHOWN_FAILURES: Final = 3
 _WINDOW: Final = 15.0
-"""Seconds over which speeds are measured."""
+"""Window for measuring speeds, in seconds."""
 _ENOUGH: Final = 10
-"""Clones settled within the window that tell the speed; with fewer the whole run does."""
+"""Minimum number of clones settled in the window for its speed to count; with fewer, the whole run's speed does."""
 _FEW: Final = 100
-"""Clones in flight of which it costs little to find the one that was sent first."""
+"""Maximum number of clones in flight that are searched for the one sent first."""
 _NINETY: Final = 1.28
-"""Standard deviations above the mean that nine of ten stay below."""
+"""The 90 % quantile of the normal distribution, in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A target that did not end as a clone: ZStack's words, and what the operator can do."""
+    """A target that was not cloned: ZStack's error, and a hint for the operator."""
 
     record: Record
     text: str
@@ -41,55 +41,55 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The clone in flight that was sent first, once the rest has settled: no speed tells when it ends."""
+    """The oldest clone in flight once the rest has settled, when no speed predicts the end."""
 
     key: str
     since: float
-    """When it was first sent, in seconds since the epoch."""
+    """Time of its first POST, seconds since the epoch."""
     seconds: float
     """Since then."""
     until: float | None
-    """When it is given up at the latest, in seconds since the epoch; None if that is not on record."""
+    """Latest time at which it is given up, seconds since the epoch; None if not recorded."""
     left: float | None
-    """Seconds until then."""
+    """Seconds until the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One look at a run; rates are per second over the last seconds, ``eta`` in seconds and None while unknown."""
+    """State of a run at one time; rates are per second over the window, ``eta`` is in seconds, None while unknown."""
 
     total: int
     counts: Mapping[State, int]
     in_flight: int
     calls_rate: float
     limit: float
-    """0 where the calls are not known."""
+    """0 if the calls are not known."""
     elapsed: float
     eta: float | None
     failures: tuple[Failure, ...]
     eta_late: float | None = None
-    """In nine cases of ten the rest takes no longer, should the clones go on settling as they did."""
+    """90 % upper bound of the time left, if clones keep settling as before."""
     waiting: Waiting | None = None
-    """Takes the place of the two where nothing is left to be sent."""
+    """Replaces both estimates once nothing is left to send."""
     phase: str = ""
-    """Which wave goes, or how many clones are handed over; empty if neither is."""
+    """Current wave or progress of hand-overs; empty if neither applies."""
     is_stopping: bool = False
-    """Whether nothing new is sent any more."""
+    """Whether the run has stopped sending."""
     is_paused: bool = False
-    """Whether nothing new is sent until an operator says so."""
+    """Whether an operator paused the run."""
     concurrency: int | None = None
-    """Clones in flight at most, where an operator changed that; None elsewhere."""
+    """Concurrency set by an operator during the run; None if not changed."""
     lowered_to: float | None = None
-    """The rate in force where the server's own limiter lowered it; None: ``limit``."""
+    """Effective rate while the server's own limiter lowers it; None if it is ``limit``."""
 
     @property
     def settled(self) -> int:
-        """Targets that came to an end, of earlier runs too."""
+        """Number of settled targets, including those of earlier processes."""
         return sum(self.counts.get(state, 0) for state in SETTLED)
 
 
 class Board:
-    """What the two views read: the manifest's counts, the calls made, and the newest failures."""
+    """Data source of both views: the manifest's counts, the calls made, and the latest failures."""
 
     def __init__(  # noqa: PLR0913 - each thing that the views show comes from a source of its own
         self,
@@ -108,12 +108,12 @@ class Board:
         hand_overs: Callable[[], str] = lambda: "",
         in_force: Callable[[], float] | None = None,
     ) -> None:
-        """Read ``counts`` by state from the manifest, ``calls`` made so far; ``limit`` in calls per second.
+        """Use the manifest's ``counts`` by state and the number of ``calls``; ``limit`` in calls per second.
 
-        ``language``: of the hints. ``waiting``: the clone that was sent first of those in flight; asked for where only
-        few are, and nothing is left to be sent. ``waves``: how many targets go in each, in their order.
-        ``hand_overs``: how far they are, asked for once every target has settled. ``in_force``: the calls per second
-        that may be made just now; None: ``limit``.
+        ``language``: that of the hints. ``waiting``: returns the oldest clone in flight; called only if few are left
+        and nothing is left to send. ``waves``: number of targets per wave, in order. ``hand_overs``: returns their
+        progress; called once every target has settled. ``in_force``: returns the current rate limit; None for
+        ``limit``.
         """
         self._total = total
         self._counts = counts
@@ -135,12 +135,12 @@ class Board:
         self._first: tuple[float, int] | None = None
 
     def fail(self, record: Record) -> None:
-        """Remember a target that did not end as a clone."""
+        """Add a target that was not cloned."""
         hint = hint_of(record.error_code, record.error, self._language)
         self._failures.append(Failure(record, record.error or "", hint))
 
     def look(self) -> Snapshot:
-        """Take a sample and tell how the run goes."""
+        """Take a sample and return the state of the run."""
         now, counts = self._monotonic(), dict(self._counts())
         settled = sum(counts.get(state, 0) for state in SETTLED)
         calls_rate = self._calls_rate.take(now, self._calls())
@@ -179,7 +179,7 @@ class Board:
         return wave_text(settled, self._waves)
 
     def _speed(self, now: float, settled: int) -> tuple[int, float]:
-        """Return how many clones settled in how many seconds: enough of them to count on."""
+        """Return a number of settled clones and the seconds they took, from a window with enough of them."""
         if self._first is None:
             self._first = now, settled
         self._samples.append((now, settled))
@@ -192,7 +192,7 @@ class Board:
 
 
 def wave_text(settled: int, waves: Sequence[int]) -> str:
-    """Return which of ``waves``, by their sizes, goes; empty if there is one or none."""
+    """Return the current wave, given the sizes of all ``waves``; empty for one or none."""
     if len(waves) < 2:
         return ""
     ends = tuple(accumulate(waves))
@@ -200,16 +200,16 @@ def wave_text(settled: int, waves: Sequence[int]) -> str:
 
 
 class CallRate:
-    """Calls a second, from how many were made at each look."""
+    """Call rate, from samples of the total number of calls."""
 
     def __init__(self) -> None:
-        """Know of no look."""
+        """Start without samples."""
         self._samples: deque[tuple[float, int]] = deque()
 
     def take(self, at: float, calls: int) -> float:
-        """Take in a look, ``at`` in seconds; return the calls a second since the first one in the window."""
+        """Add a sample at ``at`` seconds; return the calls per second since the first sample in the window."""
         if self._samples and calls < self._samples[-1][1]:
-            # Another process.
+            # Another process has started.
             self._samples.clear()
         self._samples.append((at, calls))
         while len(self._samples) > 1 and at - self._samples[1][0] >= _WINDOW:
@@ -219,7 +219,7 @@ class CallRate:
 
 
 def first_sent(intents: Iterable[Intent], *, now: float) -> Waiting | None:
-    """Return the one in flight that was sent first; ``now``: seconds since the epoch."""
+    """Return the oldest clone in flight; ``now``: seconds since the epoch."""
     in_flight = (intent for intent in intents if intent.state in (State.SENT, State.ACCEPTED))
     first = min(in_flight, key=lambda intent: intent.first_sent_at, default=None)
     if first is None:
@@ -229,10 +229,10 @@ def first_sent(intents: Iterable[Intent], *, now: float) -> Waiting | None:
 
 
 def time_left(left: int, *, settled: int, seconds: float) -> tuple[float | None, float | None]:
-    """Return the likely time for ``left`` clones, and one kept in nine cases of ten; None while too little is known.
+    """Return the expected time for ``left`` clones and its 90 % upper bound; None while too little is known.
 
-    ``settled`` clones took ``seconds``. Clones that settle independently vary by the root of their number, those seen
-    as well as those to come.
+    ``settled`` clones took ``seconds``. For independent clones the standard deviation of a count is its square root,
+    for those seen as well as for those to come.
     """
     if settled <= 0 or seconds <= 0:
         return None, None

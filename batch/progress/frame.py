@@ -1,7 +1,7 @@
 """One frame of the live view, fitted to its terminal.
 
-Blocks where the terminal shows UTF-8 and East-Asian ambiguous characters in one column; ASCII elsewhere, where the
-ambiguous characters of others count as two columns.
+The bar uses block characters if the terminal shows UTF-8 and East Asian ambiguous characters in one column, else ASCII;
+in the latter case ambiguous characters in foreign text count as two columns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COLOURS: Final = {
 def draw_frame(seen: Snapshot, *, width: int, height: int, has_blocks: bool = False) -> list[Text]:
     """Return the lines of one frame, none wider than ``width`` columns, at most ``height`` of them.
 
-    ``has_blocks``: whether the bar is made of blocks; else nothing but what others wrote is beyond ASCII.
+    ``has_blocks``: whether to draw block characters; otherwise everything but foreign text is ASCII.
     """
     lines = [*_time_lines(seen, width, has_blocks=has_blocks), *_wrap(_figures(seen), width), *_waiting(seen.waiting)]
     shown = [_failure_lines(failure) for failure in seen.failures]
@@ -97,7 +97,7 @@ def _waiting(waiting: Waiting | None) -> Iterator[Text]:
 
 
 def _failure_lines(failure: Failure) -> list[Text]:
-    """Return the failure, its code before its key so that no key is too long for it, and the hint."""
+    """Return the failure and its hint; the code precedes the key, so that no long key hides it."""
     record, style = failure.record, _COLOURS.get(failure.record.state, "")
     kind = " ".join(filter(None, (str(record.state), record.error_code)))
     lines = [Text(f"{escape(kind)} {escape(record.key)}: {escape(failure.text)}", style=style)]
@@ -105,7 +105,7 @@ def _failure_lines(failure: Failure) -> list[Text]:
 
 
 def _wrap(parts: Iterable[Text], width: int) -> Iterator[Text]:
-    """Yield lines of whole parts."""
+    """Wrap ``parts`` into lines without splitting a part."""
     line = Text()
     for part in parts:
         if line and line.cell_len + len(_GAP) + part.cell_len > width:
@@ -116,7 +116,7 @@ def _wrap(parts: Iterable[Text], width: int) -> Iterator[Text]:
 
 
 def _fit(line: Text, width: int, *, ambiguous: int) -> Text:
-    """Cut a line that could be too wide."""
+    """Cut a line to ``width`` columns."""
     line.no_wrap = True
     wide = columns(line.plain, ambiguous=ambiguous)
     if sum(wide) <= width:

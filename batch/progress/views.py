@@ -1,4 +1,4 @@
-"""A live view on a terminal, a heartbeat in the log elsewhere; neither can end a run."""
+"""The live view on a terminal and the heartbeat in the log; neither can end a run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _FIRST_BEAT: Final = 2.0
 BEAT: Final = 15.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 _FRAME: Final = 0.25
 _PATIENCE: Final = 0.5
-"""Seconds that the last frames may take each."""
+"""Timeout for each of the last frames, in seconds."""
 
 
 @asynccontextmanager
@@ -76,16 +76,16 @@ def _waiting(waiting: Waiting | None) -> dict[str, object]:
 
 @asynccontextmanager
 async def live(board: Board, view: Live, *, has_blocks: bool = False) -> AsyncIterator[None]:
-    """Redraw the view four times a second, and once more at the end; ``has_blocks`` as for ``draw_frame``.
+    """Redraw the view four times per second and once at the end; ``has_blocks`` as for ``draw_frame``.
 
-    A terminal that went away ends it quietly, and one that takes no output misses frames and holds up nothing.
+    A closed terminal ends the view silently; a blocked one misses frames and delays nothing.
     """
     pen = _Pen()
     before: list[Text] = []
 
     def draw() -> None:
         size = view.console.size
-        # The last line is the cursor's once the view ends.
+        # Leave the last line to the cursor after the view.
         frame = draw_frame(board.look(), width=size.width, height=max(1, size.height - 1), has_blocks=has_blocks)
 
         def show() -> None:
@@ -108,7 +108,7 @@ async def live(board: Board, view: Live, *, has_blocks: bool = False) -> AsyncIt
 
 
 def show_until(look: Callable[[], Snapshot | None], view: Live, *, every: float, has_blocks: bool) -> None:
-    """Draw what ``look`` returns every ``every`` seconds until that is None; a terminal that went away ends it too."""
+    """Draw the result of ``look`` every ``every`` seconds until it is None or the terminal is closed."""
     before: list[Text] = []
     with suppress(OSError), view:
         while (seen := look()) is not None:
@@ -120,20 +120,20 @@ def show_until(look: Callable[[], Snapshot | None], view: Live, *, every: float,
 
 
 def erase_folds(console: Console, lines: Iterable[Text], *, width: int) -> None:
-    """Erase the rows that a terminal made more of ``lines`` when it became narrower: rich counts each as one row."""
+    """Erase the extra rows of ``lines`` that a narrower terminal wrapped, as rich counts each line as one row."""
     folds = sum((line.cell_len - 1) // max(1, width) for line in lines if line.cell_len)
     if folds:
         console.control(Control(*[(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)] * folds))
 
 
 class _Pen:
-    """Draws in a thread, one thing at a time; what would have to wait is left out."""
+    """Draws in a thread, one action at a time; actions that would have to wait are dropped."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
 
     def use(self, action: Callable[[], None]) -> None:
-        """Begin ``action``, unless the one before it is still waiting for the terminal."""
+        """Start ``action``, unless the previous one is still waiting for the terminal."""
 
         def quietly() -> None:
             with suppress(OSError):
@@ -144,14 +144,14 @@ class _Pen:
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the last action, not forever."""
+        """Wait for the last action, with a timeout."""
         if self._thread is not None:
             self._thread.join(_PATIENCE)
 
 
 @asynccontextmanager
 async def ticking(action: Callable[[], None], first: float, every: float) -> AsyncIterator[None]:
-    """Do ``action`` after ``first`` seconds and then every ``every`` seconds; an OSError ends that and nothing else."""
+    """Run ``action`` after ``first`` seconds and then every ``every`` seconds; an OSError ends only this loop."""
 
     async def tick() -> None:
         await asyncio.sleep(first)
@@ -169,5 +169,5 @@ async def ticking(action: Callable[[], None], first: float, every: float) -> Asy
 
 
 def new_view(console: Console) -> Live:
-    """Make the view of ``live``; it redraws only on request, in the run's own loop."""
+    """Return the view for ``live``, which redraws only on request, in the run's own loop."""
     return Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)

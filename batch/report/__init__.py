@@ -1,1 +1,1 @@
-"""Reports: pure folds of a manifest's rows and figures into text, and the exit code they mean."""
+"""Reports: pure functions from a manifest's rows and figures to text and exit code."""

@@ -1,4 +1,4 @@
-"""A whole manifest in one pass, for the reports: every target with its times, and every process that wrote."""
+"""Report data, read from a manifest in one pass: every target with its times, and every process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ENDS: Final = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNCE
 
 @dataclass(slots=True)
 class Span:
-    """A target in flight: from its first POST until it settled. Times are seconds since the epoch."""
+    """A period in which a target was in flight, from its first POST until it settled; seconds since the epoch."""
 
     sent_at: list[float]
-    """One for each attempt; an end found without a POST has none before it but its own time."""
+    """Time of each attempt; a span without a POST has only the time of its end."""
     accepted_at: float | None = None
     ended_at: float | None = None
     """None while it is in flight."""
@@ -35,37 +35,37 @@ class Span:
 
 @dataclass(slots=True)
 class TargetData:
-    """One target: what ``list`` shows of it, and when it was in flight."""
+    """One target, with the fields of ``list`` and its times in flight."""
 
     key: str
     source_uuid: str
     last: Record | None = None
     spans: list[Span] = field(default_factory=list)
     hand_over: HandedOver | None = None
-    """The last try."""
+    """The last hand-over attempt."""
 
     @property
     def is_refused(self) -> bool:
-        """Whether there is a clone that could not be handed over."""
+        """Whether the server refused the clone's hand-over."""
         return self.state is State.CLONED and self.hand_over is not None and self.hand_over.error_code is not None
 
     @property
     def error_code(self) -> str | None:
-        """Of the target, or of the hand-over of its clone."""
+        """Error code of the target or of its clone's hand-over."""
         if self.is_refused and self.hand_over is not None:
             return self.hand_over.error_code
         return None if self.last is None else self.last.error_code
 
     @property
     def error(self) -> str | None:
-        """What was said with it."""
+        """Error text of the target or of its clone's hand-over."""
         if self.is_refused and self.hand_over is not None:
             return hand_over_error(self.hand_over)
         return None if self.last is None else self.last.error
 
     @property
     def state(self) -> State:
-        """Where the target stands."""
+        """Current state of the target."""
         return State.PLANNED if self.last is None else self.last.state
 
     def row(self) -> Row:
@@ -89,7 +89,7 @@ class TargetData:
         )
 
     def add(self, record: Record) -> None:
-        """Take in the next record of this target."""
+        """Process the next record of this target."""
         self.source_uuid = self.source_uuid or record.source_uuid or ""
         self.last = record
         span = self.spans[-1] if self.spans and self.spans[-1].ended_at is None else None
@@ -115,30 +115,30 @@ def _close(span: Span | None, record: Record) -> None:
 
 @dataclass(slots=True)
 class Process:
-    """One process that wrote, from its first line to its last."""
+    """One process, from its first line in the manifest to its last."""
 
     started: StartedLine
     last_at: float
     ended: EndedLine | None = None
-    """None while it runs or where it was killed."""
+    """None while it runs, or if it was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """Everything a report says."""
+    """All data of a report."""
 
     path: Path
     header: Header
     plan: PlanLine | None
     processes: tuple[Process, ...]
     targets: tuple[TargetData, ...]
-    """In the order of the plan."""
+    """Targets in plan order."""
     is_running: bool
-    """Whether the last process goes on."""
+    """Whether the last process is still running."""
     torn_bytes: int
-    """Bytes after the last whole line: a write under way or one cut short."""
+    """Number of bytes after the last complete line: a write in progress or a torn one."""
     verification: VerificationSection | None = None
-    """What became of the clones on the server, where somebody looked."""
+    """Result of ``verify``, if given."""
 
     @property
     def shard(self) -> str:
@@ -147,11 +147,11 @@ class ReportData:
 
 
 def read_report_data(path: Path) -> ReportData:
-    """Return what the manifest at ``path`` says, also while a run writes to it; some 1 KB of memory a target.
+    """Read the manifest at ``path``, even while a run writes to it, in about 1 KB of memory per target.
 
     Raises UsageError or ManifestError if it cannot be read.
     """
-    # Asked before the look: a process that ends in between has written its end by then.
+    # Check the lock before reading: a process that ends in between has then written its ending line.
     was_held = is_held(path)
     with reading(path) as manifest:
         reader = _Reader()
@@ -169,7 +169,7 @@ def read_report_data(path: Path) -> ReportData:
 
 
 class _Reader:
-    """Takes in line after line."""
+    """Accumulates the lines of a manifest."""
 
     def __init__(self) -> None:
         self.plan: PlanLine | None = None

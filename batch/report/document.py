@@ -1,4 +1,4 @@
-"""The report as one JSON document, and its JSON Schema: the format is published, so that scripts may rely on it."""
+"""The report as a JSON document and its JSON Schema, a published format that scripts may rely on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSION: Final = 1
 
 
 def json_report(report: ReportData, *, at: float, language: Language = "en") -> Iterator[str]:
-    """Yield the document, a target a line; ``at``: when it is written, in seconds since the epoch."""
+    """Yield the document, one line per target; ``at``: time of writing, seconds since the epoch."""
     yield to_json(_head(report, at)).removesuffix("}") + ', "targets": ['
     separator = "\n"
     for target in report.targets:
@@ -83,8 +83,8 @@ def report_schema() -> Schema:
         "code": MAYBE_TEXT,
         "cause": TEXT,
         "count": COUNT,
-        "keys": describe(array(TEXT), "the first of them"),
-        "command": describe(TEXT, "what to run next"),
+        "keys": describe(array(TEXT), "the first of their keys"),
+        "command": describe(TEXT, "the next command"),
     }
     kinds: dict[str, Schema] = {"key": TEXT, "source_uuid": TEXT, "state": states, "attempts": COUNT}
     times: dict[str, Schema] = {"started_at": _TIME, "settled_at": _TIME}
@@ -95,16 +95,16 @@ def report_schema() -> Schema:
         **dict.fromkeys(("job", "run", "endpoint", "tool"), TEXT),
         "simulated": describe(FLAG, "a rehearsal on the embedded node"),
         **dict.fromkeys(("written_at", "began_at", "last_at"), _TIME),
-        "seconds": {"type": "number", "minimum": 0, "description": "while a process ran"},
+        "seconds": {"type": "number", "minimum": 0, "description": "total run time of all processes"},
         "plan_digest": MAYBE_TEXT,
         "exit_code": {
             "type": ["integer", "null"],
-            "description": "what a run that ended so would exit with; null where no run is recorded yet",
+            "description": "exit code of a run that ends in this state; null if no run is recorded yet",
         },
         "reason": {"enum": [*EndReason, None], "description": "why the last process ended early"},
         "retries": COUNT,
         "counts": record({state.value: COUNT for state in State}),
-        "verification": {"type": ["object", "null"], "description": "what `zclone verify -o json` wrote"},
+        "verification": {"type": ["object", "null"], "description": "the output of `zclone verify -o json`"},
         "failures": array(record(failure)),
         "targets": array(record(target)),
     }

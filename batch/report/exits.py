@@ -1,4 +1,4 @@
-"""What a run's end means to the shell: the exit code and the manifest never disagree."""
+"""The exit code of a run, computed from its manifest so that the two never disagree."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UNFINISHED: Final = (State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN)
-"""States that running the same command again goes on from."""
+"""States that a rerun continues from."""
 NOT_CLONED: Final = (State.FAILED, State.CONFLICT, State.UNDONE)
-"""States that a rerun leaves alone, though there is no clone."""
+"""States without a clone that a rerun does not change."""
 
 _NONE: Final = Handed()
 REFUSED: Final = frozenset({EndReason.DENIED, EndReason.RESOURCE_UUID})
-"""Reasons for which a rerun comes to the same end."""
+"""Reasons that would end a rerun in the same way."""
 _IN_DOUBT: Final = (State.SENT, State.ACCEPTED, State.UNCERTAIN)
 
 
@@ -26,8 +26,8 @@ def exit_code(
 ) -> ExitCode:
     """Return 0 only if every target is cloned and handed over, 4 while a rerun can settle anything, 3 otherwise.
 
-    A rerun tries again what the server refused to hand over; nothing but that being left is 3. ``reason``: why the
-    last process ended early; ``overdue``: how many of the uncertain no rerun settles by itself.
+    If only refused hand-overs are left, the code is 3, although a rerun retries them. ``reason``: why the last process
+    ended early; ``overdue``: number of uncertain targets that no rerun settles by itself.
     """
     is_left = bool(handed.open or counts.get(State.PLANNED))
     in_doubt = sum(counts.get(state, 0) for state in _IN_DOUBT) - overdue

@@ -1,4 +1,4 @@
-"""Filters of targets: ``--only 'state=failed code=SYS.1006'``, ``sample:1%`` and ``--shard K/N``."""
+"""Target filters: ``--only 'state=failed code=SYS.1006'``, ``sample:1%`` and ``--shard K/N``."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _SPREAD: Final = 1 << 64
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """``field=pattern`` or ``field!=pattern``; in patterns ``*`` and ``?`` stand for anything."""
+    """A term ``field=pattern`` or ``field!=pattern``, with the wildcards ``*`` and ``?``."""
 
     field: str
     pattern: str
     is_not: bool = False
 
     def matches(self, values: Iterable[str]) -> bool:
-        """Return whether any of the field's values fits, or none of them where it is ``!=``."""
+        """Return whether any of the field's values matches the pattern; for ``!=``, whether none does."""
         return any(fnmatchcase(value, self.pattern) for value in values) is not self.is_not
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """Targets whose key falls into a share of all; the same ones each time, whatever the others are."""
+    """A share of the targets by hash of their keys, independent of the other targets."""
 
     start: float
     end: float
 
     def matches(self, key: str) -> bool:
-        """Return whether ``key`` is in the share."""
+        """Return whether ``key`` belongs to the share."""
         spot = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) / _SPREAD
         return self.start <= spot < self.end
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Everything a target must meet to be chosen."""
+    """A conjunction of terms and key ranges."""
 
     terms: tuple[Term, ...] = ()
     parts: tuple[KeyRange, ...] = ()
@@ -58,15 +58,15 @@ class Filter:
         return bool(self.terms or self.parts)
 
     def fields(self) -> frozenset[str]:
-        """Return the names of the fields it looks at."""
+        """Return the names of the fields it uses."""
         return frozenset(term.field for term in self.terms)
 
     def matches_field(self, name: str, value: str) -> bool:
-        """Return whether the terms about one field allow this value."""
+        """Return whether all terms on the field ``name`` match ``value``."""
         return all(term.matches((value,)) for term in self.terms if term.field == name)
 
     def matches(self, values: Mapping[str, Collection[str]]) -> bool:
-        """Return whether a target with these values by field, ``key`` among them, is chosen."""
+        """Return whether a target with these values by field, including ``key``, matches."""
         (key,) = values["key"]
         return all(part.matches(key) for part in self.parts) and all(
             term.matches(values.get(term.field, ())) for term in self.terms
@@ -74,9 +74,9 @@ class Filter:
 
 
 def read_filter(only: Iterable[str], *, shard: str | None, fields: Collection[str]) -> Filter:
-    """Read what ``--only`` and ``--shard`` say; every term must hold.
+    """Parse ``--only`` and ``--shard`` into a filter whose terms must all match.
 
-    Raises UsageError naming the term that cannot be read, or whose field is none of ``fields``.
+    Raises UsageError for an invalid term, or one whose field is not in ``fields``.
     """
     terms: list[Term] = []
     parts: list[KeyRange] = []
@@ -102,12 +102,12 @@ def _refusal(word: str, fields: Collection[str]) -> str:
     elif term is not None and term["field"] in ("state", "code"):
         why = "a plan has no results yet: use it with zclone retry or zclone list"
     else:
-        why = f"{known} (or != ; * stands for anything) or sample:1%"
+        why = f"{known} (or !=, with the wildcard *) or sample:1%"
     return f"{word!r} is not a filter here: {why}"
 
 
 def read_shard(text: str) -> KeyRange:
-    """Read ``K/N``: K counts from 0. Raises UsageError."""
+    """Parse ``K/N``, where K counts from 0. Raises UsageError."""
     found = _SHARD.fullmatch(text)
     if found is None or not 0 <= (number := int(found["number"])) < (of := int(found["of"])):
         raise UsageError(f"--shard: {text!r} is not K/N with K from 0 to N-1, such as 0/4")

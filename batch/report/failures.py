@@ -1,4 +1,4 @@
-"""Targets that did not end well, gathered by code and shared cause, each with the command that tries them again."""
+"""Unsuccessful targets, grouped by code and cause, each group with the command to run next."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class Failures:
 
     state: State
     code: str
-    """ZStack's code or the tool's own; empty if there was none."""
+    """Error code of ZStack or zclone; empty if there is none."""
     cause: str
-    """What was said, with uuids and numbers taken out."""
+    """Error text without uuids and numbers."""
     count: int
     keys: tuple[str, ...]
-    """The first of them."""
+    """The first of their keys."""
     error: str
-    """What was said of the first, word for word."""
+    """Original error text of the first target."""
     command: str
-    """What to run; it takes every target with this code."""
+    """The next command; it selects every target with this code."""
 
 
 def cause_of(error: str) -> str:
-    """Return the error without what differs from target to target: uuids and numbers."""
+    """Return the error text without uuids and numbers, which differ between targets."""
     return _VARYING.sub(lambda found: "<uuid>" if found["uuid"] else "<n>", error)
 
 
 def failures(report: ReportData) -> list[Failures]:
-    """Return the groups, the largest first."""
+    """Return the groups, largest first."""
     groups: dict[tuple[State, str, str], list[TargetData]] = {}
     for target in report.targets:
         if target.state in _BAD or target.is_refused:
@@ -73,9 +73,9 @@ def _group(report: ReportData, kind: tuple[State, str, str], targets: list[Targe
 
 
 def command_for(header: Header, manifest: Path, state: State, code: str = "", *, shard: str = "") -> str:
-    """Return the command line that goes on with such targets; ``JOB`` stands where the manifest knows no job file.
+    """Return the command that continues such targets, with the placeholder JOB if no job file is recorded.
 
-    ``shard``: the part of the job that the manifest's plan is of, ``K/N``; empty where none is on record.
+    ``shard``: the part of the job in the manifest's plan, ``K/N``; empty if none is recorded.
     """
     words: list[str] = []
     is_retry = state in (State.FAILED, State.CONFLICT) or code == QUARANTINED
@@ -83,7 +83,7 @@ def command_for(header: Header, manifest: Path, state: State, code: str = "", *,
         words += [*(["--state", state.value] if state is not State.FAILED else []), *(["--code", code] if code else [])]
     words += ["--simulate"] if header.simulated else []
     words += ["--run", header.run] if header.run != "default" else []
-    # Without its part of the targets, the command would do those of the other parts as well.
+    # Without --shard the command would process the targets of the other shards too.
     part = _PART.search(manifest.name)
     shard = shard or (f"{part[1]}/{part[2]}" if part else "")
     words += ["--shard", shard] if shard else []
@@ -94,7 +94,7 @@ def command_for(header: Header, manifest: Path, state: State, code: str = "", *,
 
 
 def retry_command(header: Header, manifest: Path, counts: Mapping[State, int], *, shard: str = "") -> str:
-    """Return the command line that tries again what failed, or what is in conflict where nothing did."""
+    """Return the command that retries failed targets or, if there are none, conflicting ones."""
     is_conflict = counts.get(State.CONFLICT) and not counts.get(State.FAILED)
     return command_for(header, manifest, State.CONFLICT if is_conflict else State.FAILED, shard=shard)
 

@@ -1,4 +1,4 @@
-"""The figures of a report that every format shows."""
+"""Figures that all report formats show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 NO_RUN: Final = "no run recorded yet"
-"""What is said of a manifest whose process was killed before it recorded its plan."""
+"""Text for a manifest whose process was killed before it recorded its plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,36 +26,36 @@ class Figures:
 
     counts: Counter[State]
     retries: int
-    """POSTs beyond the first of their target."""
+    """Number of POSTs after the first of each target."""
     began: float
     """Seconds since the epoch."""
     until: float
-    """The last thing on record; the same unit."""
+    """Time of the last record, seconds since the epoch."""
     seconds: float
-    """While a process ran; the pauses between processes are left out."""
+    """Total run time of all processes, without the pauses between them."""
     handed: Handed
     overdue: int
-    """How many of the uncertain no rerun settled by itself, at the last thing on record."""
+    """Number of uncertain targets that no rerun settles by itself, as of the last record."""
     is_recorded: bool
-    """Whether any process came so far as to record its plan."""
+    """Whether any process recorded its plan."""
     reason: EndReason | None
-    """Why the last process ended early; None if it did not, runs, or was killed."""
+    """Why the last process ended early; None if it did not, is running, or was killed."""
 
     @property
     def targets(self) -> int:
-        """Targets of the job; those that were withdrawn are none."""
+        """Number of targets of the job, without withdrawn ones."""
         return self.counts.total() - self.counts[State.WITHDRAWN]
 
     @property
     def exit_code(self) -> ExitCode | None:
-        """What a run that ended so would exit with; None if no run is recorded yet."""
+        """Exit code of a run that ends in this state; None if no run is recorded yet."""
         if not self.is_recorded:
             return None
         return exit_code(self.counts, self.handed, self.reason, overdue=self.overdue)
 
 
 def figures(report: ReportData) -> Figures:
-    """Count once over every target."""
+    """Compute the figures in one pass over the targets."""
     sends = [sum(len(span.sent_at) for span in target.spans) for target in report.targets]
     began = min((process.started.at for process in report.processes), default=report.header.created_at)
     counts = Counter(target.state for target in report.targets)

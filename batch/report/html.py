@@ -1,4 +1,4 @@
-"""The report as one HTML file: everything inline, under a policy that lets it load and send nothing."""
+"""The report as one self-contained HTML file, with a content security policy that forbids loading and sending."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LONGEST: Final = 600
 
 
 def html_report(report: ReportData, *, at: float) -> str:
-    """Return the page; ``at``: when it is written, seconds since the epoch."""
+    """Return the page; ``at``: time of writing, seconds since the epoch."""
     style, script = _part("page.css"), _part("page.js")
     known, header = figures(report), report.header
     verdict = "running" if report.is_running else _VERDICTS[known.exit_code]
@@ -113,7 +113,7 @@ def _card(word: str, value: object) -> str:
 
 
 def _times(report: ReportData, known: Figures) -> str:
-    """Return start, end and wall clock; the pauses between processes are part of that."""
+    """Return start, end and wall-clock duration, which includes the pauses between processes."""
     end = _word("running") if report.is_running else _time(known.until)
     wall = duration(max(0.0, known.until - known.began))
     return f"{_time(known.began)} &ndash; {end} UTC &middot; {_word('wall')} {wall}"

@@ -1,4 +1,4 @@
-"""The report as JUnit XML, which CI systems show as a list of tests: one test case a target."""
+"""The report as JUnit XML for CI systems, with one test case per target."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _case(report: ReportData, target: TargetData, suite: str, language: Language
 
 
 def _details(report: ReportData, target: TargetData, reason: str) -> Iterator[str]:
-    """Yield what GitLab shows of a failure, which leaves out its attributes."""
+    """Yield the text of a failure; GitLab shows only the text and ignores attributes."""
     yield f"{target.error_code}: {reason}" if target.error_code else reason
     yield f"source: {target.source_uuid}"
     yield f"attempts: {0 if target.last is None else target.last.attempt}"

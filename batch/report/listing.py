@@ -1,4 +1,4 @@
-"""``zclone list``: one row a target, as a table, JSON, JSON Lines or CSV; streamed, whatever the number of targets."""
+"""``zclone list``: one row per target as a table, JSON, JSON Lines or CSV, streamed for any number of targets."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ COLUMNS: Final = (
     "settled_at",
 )
 HAND_OVER_COLUMNS: Final = ("owner", "share_with")
-"""Of the job file: the accounts that a clone is given to and shared with."""
+"""Columns from the job file: the accounts that own a clone and share it."""
 SHORT: Final = ("key", "state", "clone_uuid", "name", "error")
-"""The columns of a table on a terminal."""
+"""Default columns of a table on a terminal."""
 _STATE: Final = "state"
 _MEASURED_ROWS: Final = 1_000
-"""Rows that decide on the widths of a table; later ones may stick out."""
+"""Number of leading rows that determine column widths; later rows may be wider."""
 _WIDEST: Final = 60
 _NARROWEST: Final = 4
 _GIVING_WAY: Final = {"error": 20, "owner": 9, "share_with": 9, "name": 12, "clone_uuid": 9}
-"""How narrow these columns become before the others do, in this order."""
+"""Minimum widths of the columns that shrink first, in this order."""
 _GAP: Final = "  "
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212", "\t", "\r", "\n", "\0")
 
 
 class ListFormat(StrEnum):
-    """How ``list`` prints."""
+    """Output format of ``list``."""
 
     TABLE = "table"
     JSON = "json"
@@ -62,19 +62,19 @@ class TableLine(NamedTuple):
 
     text: str
     state: str = ""
-    """Of the target; empty in the heading."""
+    """State of the target; empty in the heading."""
     at: int = 0
-    """Where the state stands in the text; nowhere in a table without that column."""
+    """Position of the state in the text; None in a table without that column."""
 
 
 def read_columns(text: str) -> tuple[str, ...]:
-    """Return the columns that a comma-separated list names. Raises UsageError for an empty or repeated one."""
+    """Parse a comma-separated list of columns. Raises UsageError for an empty or repeated one."""
     names = tuple(name.strip() for name in text.split(","))
     for place, name in enumerate(names):
         if not name:
             raise UsageError(f"--columns: {text!r} has an empty name; known are {', '.join(COLUMNS)}")
         if name in names[:place]:
-            raise UsageError(f"--columns: {name} is named twice")
+            raise UsageError(f"--columns: {name} is given twice")
     return names
 
 
@@ -87,10 +87,10 @@ def render_rows(
     of_job: Callable[[Row], _Values] | None = None,
     is_guarded: bool = True,
 ) -> Iterator[str]:
-    """Yield the rows as text, line by line with the newline; ``language``: of the hints.
+    """Yield the rows as lines of text with newlines; ``language``: that of the hints.
 
-    ``of_job``: gives the columns that a Row has not. ``is_guarded``: whether no cell of CSV is left that a spreadsheet
-    takes for a formula.
+    ``of_job``: returns the columns that come from the job file. ``is_guarded``: whether to escape CSV cells that a
+    spreadsheet would evaluate as formulas.
     """
     if form is ListFormat.TABLE:
         return (line.text + "\n" for line in table_lines(rows, language, columns=columns, of_job=of_job))
@@ -115,7 +115,7 @@ def _values(
 
 
 def row_values(row: Row, language: Language = "en") -> dict[str, JsonValue]:
-    """Return a row as a JSON object: the columns in their order, times as ISO 8601 in UTC, errors with their hint."""
+    """Return a row as a JSON object: columns in order, times in ISO 8601 UTC, errors with their hint."""
     values: dict[str, JsonValue] = {name: getattr(row, name) for name in COLUMNS}
     error = with_hint(row.error_code, row.error, language)
     times = {"started_at": iso(row.started_at), "settled_at": iso(row.settled_at)}
@@ -130,7 +130,7 @@ def _cell(value: JsonValue) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        # As cells of a table of targets are written.
+        # The same separator as in CSV tables of targets.
         return ";".join(map(str, value))
     return to_json(value) if isinstance(value, list | dict | bool) else str(value)
 
@@ -154,7 +154,7 @@ def _csv(rows: Iterable[_Values], columns: Sequence[str], clean: Callable[[str],
 
 
 def defuse(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula, its control characters shown."""
+    """Escape a cell so that no spreadsheet evaluates it as a formula; control characters are made visible."""
     is_formula = cell.startswith(_FORMULA) or cell.strip().startswith(_FORMULA)
     return ("'" if is_formula else "") + escape(cell)
 
@@ -167,7 +167,7 @@ def table_lines(
     of_job: Callable[[Row], _Values] | None = None,
     size: int | None = None,
 ) -> Iterator[TableLine]:
-    """Yield a heading and a line for each row; ``size``: the columns of the terminal that cells are cut to."""
+    """Yield a heading and one line per row; ``size``: terminal width that cells are cut to fit."""
     values = _values(rows, language, columns, of_job)
     lines = ([cut(escape(cell), _WIDEST) for cell in _cells(row)] for row in values)
     measured = [[name.upper() for name in columns], *islice(lines, _MEASURED_ROWS)]
@@ -186,7 +186,7 @@ def table_lines(
 
 
 def _narrow(columns: Sequence[str], widths: Sequence[int], size: int) -> list[int]:
-    """Return widths that come to at most ``size`` columns: some give way first, then the widest of all."""
+    """Return widths with a sum of at most ``size``: certain columns shrink first, then the widest."""
     found = dict(zip(columns, widths, strict=True))
     over = sum(widths) + len(_GAP) * (len(widths) - 1) - size
     for name, least in _GIVING_WAY.items():

@@ -1,4 +1,4 @@
-"""The report as Markdown, to paste into a ticket or a chat."""
+"""The report as Markdown, for tickets and chats."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST: Final = 300
 
 
 def markdown_report(report: ReportData, *, at: float, language: Language = "en") -> Iterator[str]:
-    """Yield the lines with their newlines; ``at``: when it is written, seconds since the epoch."""
+    """Yield lines with newlines; ``at``: time of writing, seconds since the epoch."""
     known, header = figures(report), report.header
     rehearsal = ", a rehearsal on the embedded node" if header.simulated else ""
     yield f"# {_code(header.job)}, run {_code(header.run)}\n\n"
@@ -72,12 +72,12 @@ def _rows(report: ReportData) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """Quote a text of others: in a code span nothing is markup, a mention, an address or an entity."""
+    """Quote foreign text as a code span, in which markup, mentions, links and entities have no effect."""
     longest = max(map(len, _BACKTICKS.findall(text)), default=0)
     fence, blank = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{blank}{escape(text)}{blank}{fence}" if text else ""
 
 
 def _cell(text: str) -> str:
-    """Quote it within a table, where a bar ends the cell in a code span too."""
+    """Quote foreign text for a table cell, which a pipe would end even inside a code span."""
     return _code(text.replace("|", "\\x7c"))

@@ -1,4 +1,4 @@
-"""A run's figures in Prometheus' text format, for the textfile collector of node_exporter."""
+"""Metrics in Prometheus' text format, for the textfile collector of node_exporter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def final_metrics(summary: Summary, *, at: float) -> Iterator[str]:
-    """Yield the lines of a run that is over; ``at``: now, in seconds since the epoch, as all times here."""
+    """Yield the metrics of a finished run; ``at``: now, seconds since the epoch."""
     job, started, ended = summary.header.job, summary.started, summary.ended
     yield from _targets(job, summary.counts)
     if started is not None:
@@ -29,7 +29,7 @@ def final_metrics(summary: Summary, *, at: float) -> Iterator[str]:
 
 
 def lost_metrics(job: str, counts: Mapping[State, int], *, exit_code: int, at: float) -> Iterator[str]:
-    """Yield the lines of a run that ends at ``at`` and whose manifest cannot be read any more."""
+    """Yield the metrics of a run that ends at ``at`` and whose manifest is lost."""
     yield from _targets(job, counts)
     yield from _end_of_run(job, at, exit_code)
     yield from _liveness(job, running=0, at=at)
@@ -43,14 +43,14 @@ def _end_of_run(job: str, at: float, exit_code: int) -> Iterator[str]:
 
 
 def live_metrics(job: str, counts: Mapping[State, int], *, began: float, at: float) -> Iterator[str]:
-    """Yield the lines of a run that is going on; a killed one leaves them, ever older."""
+    """Yield the metrics of a run in progress; after a kill they remain, with an old timestamp."""
     yield from _targets(job, counts)
     yield from _gauge(job, "zclone_run_start_timestamp_seconds", began, "When the last process started.")
     yield from _liveness(job, running=1, at=at)
 
 
 def worker_metrics(*, calls: int, rate: float, at: float) -> Iterator[str]:
-    """Yield the lines of a worker; ``rate``: its own limit in calls per second."""
+    """Yield the metrics of a worker; ``rate``: its own limit in calls per second."""
     figures = (
         ("zclone_worker_calls", calls, "Calls since the worker started."),
         ("zclone_worker_rate", rate, "Calls per second that the worker makes at most."),
@@ -67,7 +67,7 @@ def _liveness(job: str, *, running: int, at: float) -> Iterator[str]:
 
 
 def _targets(job: str, counts: Mapping[State, int]) -> Iterator[str]:
-    # The run's id is no label: each night's run would add series that never end.
+    # Without a run label, because each nightly run would add new time series.
     yield _head("zclone_targets", "Targets of the last run by state.")
     for state in State:
         yield f'zclone_targets{{job="{_escape_label(job)}",state="{state.value}"}} {counts.get(state, 0)}\n'

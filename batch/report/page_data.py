@@ -1,4 +1,4 @@
-"""What the report's script draws, as compact JSON that cannot end the element it stands in."""
+"""The data for the report's script, as compact JSON that is safe inside a script element."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _LONGEST_ERROR: Final = 400
 
 
 def page_data(report: ReportData, words: Mapping[Language, Mapping[str, str]]) -> str:
-    """Return the data; times are whole milliseconds from the run's first line.
+    """Return the data, with times in whole milliseconds since the run's first line.
 
-    ``words``: those of the page in each language; the hints of the run's errors are added to them.
+    ``words``: the page's texts in each language, to which the hints of the run's errors are added.
     """
     known = figures(report)
 
@@ -54,12 +54,12 @@ def page_data(report: ReportData, words: Mapping[Language, Mapping[str, str]]) -
         "words": {language: {**texts, **_hints(targets, language)} for language, texts in words.items()},
     }
     data |= {"codes": [*codes.texts], "errors": [*errors.texts], "hints": [*hints.texts]}
-    # In a script element only "<" can begin markup; JSON strings may hold it escaped.
+    # In a script element only "<" can start markup, and JSON strings may escape it.
     return jsoncodec.encode(data).replace("<", "\\u003c")
 
 
 class _Texts:
-    """Texts that repeat, each once; number 0 is the empty one."""
+    """A table of distinct texts; number 0 is the empty text."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {"": 0}
@@ -82,7 +82,7 @@ def _hint(target: TargetData, language: Language) -> str:
 
 
 def _hints(targets: Iterable[TargetData], language: Language) -> dict[str, JsonValue]:
-    """Return the hints of all errors by their English text."""
+    """Return the hints of all errors, keyed by their English text."""
     failed = (target for target in targets if target.error_code)
     return {hint: _hint(target, language) for target in failed if (hint := _hint(target, "en"))}
 
@@ -96,18 +96,18 @@ def _bar(bar: Bar, ms: Callable[[float], int]) -> JsonValue:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One span of a target in its lane."""
+    """A bar of the timeline: one span of a target, in its lane."""
 
     target: int
-    """Its place in the plan, from 0."""
+    """Position of the target in the plan, from 0."""
     lane: int
     span: Span
     until: float
-    """When it ended, or how far it is known to have come; seconds since the epoch."""
+    """End of the span, or the last known time; seconds since the epoch."""
 
 
 def lanes(targets: Iterable[TargetData], *, until: float) -> list[Bar]:
-    """Give every span the lowest lane that is free when it starts; ``until``: the last thing on record."""
+    """Assign each span the lowest lane that is free at its start; ``until``: time of the last record."""
     spans = [(span.sent_at[0], number, span) for number, target in enumerate(targets) for span in target.spans]
     spans.sort(key=lambda entry: entry[:2])
     busy: list[tuple[float, int]] = []
@@ -124,6 +124,6 @@ def lanes(targets: Iterable[TargetData], *, until: float) -> list[Bar]:
 
 
 def pauses(processes: Sequence[Process]) -> list[tuple[float, float]]:
-    """Return when no process wrote: from the last line of one to the start of the next."""
+    """Return the periods without a process: from the last line of one to the start of the next."""
     pairs = itertools.pairwise(processes)
     return [(one.last_at, after.started.at) for one, after in pairs if after.started.at > one.last_at]

@@ -1,7 +1,7 @@
-"""The proof of a verification: one canonical JSON document that can be checked offline against the manifest.
+"""The proof of a verification: a canonical JSON document that can be checked offline against the manifest.
 
-``{…,"sha256":"<64 hex digits>"}`` and a line break: keys sorted, no blanks, ASCII; the hash is that of all bytes before
-``,"sha256":``. It shows accident and not forgery, as whoever changes the document can compute the hash anew.
+Its form is ``{…,"sha256":"<64 hex digits>"}`` and a line break: sorted keys, no whitespace, ASCII. The hash covers all
+bytes before ``,"sha256":``. It detects accidents, not forgery, since a forger can recompute the hash.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ VERSION: Final = 1
 _SEAL: Final = b',"sha256":"'
 _SEAL_SIZE: Final = len(_SEAL) + 64 + len(b'"}\n')
 _ROW: Final = 3
-_STRANGER: Final = 0
-"""Where the verdict stands in a target's row and in a stranger's."""
+_EXTRA: Final = 0
+"""Index of the verdict in the row of a target and in that of an extra finding."""
 _KNOWN: Final = frozenset(verdict.value for verdict in Verdict)
 _OPEN: Final = frozenset({State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN})
 _OF_CLONES: Final = frozenset({Verdict.IN_SYNC, Verdict.DRIFTED, Verdict.MISSING, Verdict.UNKNOWN})
@@ -39,7 +39,7 @@ _encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort
 
 
 def proof_texts(found: Verification, targets: Targets, verdict: Callable[[int], Verdict]) -> Iterator[str]:
-    """Yield the document in pieces; ``verdict``: of a target by its ordinal."""
+    """Yield the document in pieces; ``verdict``: returns a target's verdict by ordinal."""
     total = hashlib.sha256()
     for text in _body(found, targets, verdict):
         total.update(text.encode("ascii"))
@@ -48,7 +48,7 @@ def proof_texts(found: Verification, targets: Targets, verdict: Callable[[int], 
 
 
 def _body(found: Verification, targets: Targets, verdict: Callable[[int], Verdict]) -> Iterator[str]:
-    """Yield the document without its end. ``targets`` is its one long value, and stands where its name sorts it."""
+    """Yield the document without its hash; the long ``targets`` array is streamed at its sorted position."""
     head = _head(found, targets)
     before = {name: value for name, value in head.items() if name < "targets"}
     yield _encode(before).removesuffix("}") + ',"targets":['
@@ -60,7 +60,7 @@ def _body(found: Verification, targets: Targets, verdict: Callable[[int], Verdic
 
 def _head(found: Verification, targets: Targets) -> dict[str, JsonValue]:
     counts: dict[str, JsonValue] = {name.value: found.counts[name] for name in Verdict}
-    strangers: list[JsonValue] = [[one.verdict.value, one.key, one.clone_uuid] for one in found.strangers]
+    extra: list[JsonValue] = [[one.verdict.value, one.key, one.clone_uuid] for one in found.extra_findings]
     manifest: JsonValue = {"lines": targets.lines, "checksum": targets.checksum, "sha256": targets.sha256()}
     server: JsonValue = {"address": found.endpoint, "version": found.server_version, "account": found.account}
     return {
@@ -76,7 +76,7 @@ def _head(found: Verification, targets: Targets) -> dict[str, JsonValue]:
         "ended_at": iso(found.ended_at),
         "exit_code": int(found.exit_code),
         "counts": counts,
-        "strangers": strangers,
+        "strangers": extra,
         "unrecorded": found.unrecorded,
     }
 
@@ -87,9 +87,9 @@ def _row(target: TargetState, verdict: Verdict) -> list[JsonValue]:
 
 
 def check_proof(file: Path, manifest: Path) -> str:
-    """Recompute a proof offline and return one line that says what holds.
+    """Check a proof offline and return one line that states what holds.
 
-    Raises ProofError naming what does not, UsageError where a file cannot be read.
+    Raises ProofError naming what does not hold, UsageError for an unreadable file.
     """
     try:
         data = file.read_bytes()
@@ -103,18 +103,18 @@ def check_proof(file: Path, manifest: Path) -> str:
             _require_same_targets(proof["targets"], targets, file)
             later = targets.later_lines
     except ManifestError as error:
-        # It names the line.
+        # The error names the line.
         raise ProofError(f"does not hold: {error}") from None
-    counts = Counter(row[_ROW] for row in proof["targets"]) + Counter(row[_STRANGER] for row in proof["strangers"])
+    counts = Counter(row[_ROW] for row in proof["targets"]) + Counter(row[_EXTRA] for row in proof["strangers"])
     counts[Verdict.OPEN] += proof["unrecorded"]
     if counts != Counter(proof["counts"]):
-        raise _proof_error(file, "its counts are not those of its list")
+        raise _proof_error(file, "its counts do not match its list")
     if proof["exit_code"] != exit_code_of(counts):
-        raise _proof_error(file, f"its counts come to the exit code {exit_code_of(counts):d}")
+        raise _proof_error(file, f"its counts mean exit code {exit_code_of(counts):d}")
     shown = ", ".join(f"{count} {name}" for name, count in proof["counts"].items() if count) or "no targets"
     return (
         f"{file} holds: {proof['job']}, run {proof['run']}, {proof['ended_at']}: {shown}; "
-        f"lines 1 to {proof['manifest']['lines']} of {manifest} are those of then, {later} came later"
+        f"lines 1 to {proof['manifest']['lines']} of {manifest} are unchanged, {later} were added later"
     )
 
 
@@ -123,23 +123,23 @@ def _proof_error(file: Path, why: str) -> ProofError:
 
 
 def _read(data: bytes, file: Path) -> dict[str, Any]:
-    """Return the document. Raises ProofError if it is not, byte by byte, what was written."""
+    """Parse the document. Raises ProofError if any byte has changed."""
     body, seal = data[:-_SEAL_SIZE], data[-_SEAL_SIZE:]
     if seal != _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}\n':
-        raise _proof_error(file, "its SHA-256 is not that of its content")
+        raise _proof_error(file, "its SHA-256 does not match its content")
     try:
         proof = json.loads(body + b"}")
     except ValueError:
         raise _proof_error(file, "is no JSON") from None
     if not isinstance(proof, dict) or (proof.get("format"), proof.get("version")) != (FORMAT, VERSION):
-        raise UsageError(f"{file}: is no proof that this zclone can read")
+        raise UsageError(f"{file}: is not a proof that this version of zclone can read")
     if not _is_well_formed(proof):
-        raise _proof_error(file, "has not the fields of a proof")
+        raise _proof_error(file, "lacks fields of a proof")
     return proof
 
 
 def _is_well_formed(proof: dict[str, Any]) -> bool:
-    """Return whether everything is there that a check reads: a hash says nothing of who wrote the document."""
+    """Return whether all fields that a check reads are present; a valid hash does not guarantee that."""
     manifest, server, counts = (proof.get(name) for name in ("manifest", "server", "counts"))
     if not (isinstance(manifest, dict) and isinstance(server, dict) and isinstance(counts, dict)):
         return False
@@ -147,21 +147,23 @@ def _is_well_formed(proof: dict[str, Any]) -> bool:
     texts += [server.get("address"), manifest.get("checksum"), manifest.get("sha256")]
     numbers = (manifest.get("lines"), proof.get("unrecorded"), *counts.values())
     is_typed = all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)
-    return is_typed and _are_rows(proof.get("targets"), _ROW) and _are_rows(proof.get("strangers"), _STRANGER)
+    return is_typed and _are_rows(proof.get("targets"), _ROW) and _are_rows(proof.get("strangers"), _EXTRA)
 
 
 def _are_rows(rows: Any, verdict: int) -> bool:
-    """Return whether ``rows`` are lists with a verdict at the place ``verdict``."""
+    """Return whether ``rows`` are lists with a verdict at index ``verdict``."""
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) > verdict for row in rows):
         return False
     return all(isinstance(row[verdict], str) and row[verdict] in _KNOWN for row in rows)
 
 
-def _require_same_lines(told: dict[str, Any], targets: Targets, manifest: Path) -> None:
-    if targets.lines < told["lines"]:
-        raise ProofError(f"does not hold: {manifest}: line {targets.lines} is the last, of {told['lines']} there were")
-    if (targets.checksum, targets.sha256()) != (told["checksum"], told["sha256"]):
-        raise ProofError(f"does not hold: {manifest}: line {told['lines']} does not follow from the same lines as then")
+def _require_same_lines(recorded: dict[str, Any], targets: Targets, manifest: Path) -> None:
+    if targets.lines < recorded["lines"]:
+        raise ProofError(
+            f"does not hold: {manifest}: ends at line {targets.lines}, but the proof covers {recorded['lines']}"
+        )
+    if (targets.checksum, targets.sha256()) != (recorded["checksum"], recorded["sha256"]):
+        raise ProofError(f"does not hold: {manifest}: line {recorded['lines']} or an earlier one has changed")
 
 
 def _require_same_run(proof: dict[str, Any], targets: Targets, file: Path) -> None:
@@ -169,7 +171,7 @@ def _require_same_run(proof: dict[str, Any], targets: Targets, file: Path) -> No
     digest = "" if plan is None else plan.digest
     theirs = (proof["job"], proof["run"], proof["server"]["address"], proof["plan_digest"])
     if theirs != (header.job, header.run, header.endpoint, digest):
-        raise _proof_error(file, "names another job, run, server or plan than the manifest")
+        raise _proof_error(file, "is for another job, run, server or plan than the manifest")
 
 
 def _require_same_targets(rows: list[Any], targets: Targets, file: Path) -> None:
@@ -179,7 +181,7 @@ def _require_same_targets(rows: list[Any], targets: Targets, file: Path) -> None
         target, verdict = targets.read(ordinal), Verdict(row[_ROW])
         if row != _row(target, verdict) or verdict not in _possible(target.state):
             line = targets.line_of(ordinal)
-            raise _proof_error(file, f"says of {target.key} what line {line} of the manifest does not")
+            raise _proof_error(file, f"contradicts line {line} of the manifest about {target.key}")
 
 
 def _possible(state: State) -> frozenset[Verdict]:

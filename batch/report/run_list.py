@@ -1,4 +1,4 @@
-"""``zclone runs``: one line a manifest."""
+"""``zclone runs``: one line per manifest."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class DescribedRun:
     counts: Counter[State]
     is_running: bool
     is_settled: bool
-    """Whether no command has anything left to do."""
+    """Whether nothing is left to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteRow:
-    """A run that is open on Temporal."""
+    """An open run on Temporal."""
 
     run: str
     began_at: float
@@ -42,7 +42,7 @@ class RemoteRow:
 
 
 def run_lines(runs: Sequence[DescribedRun], remote: Sequence[RemoteRow] = ()) -> list[str]:
-    """Return a table of the runs; only its heads if there are none."""
+    """Return a table of the runs; only the heading if there are none."""
     heads = ["RUN", "BEGAN", "STATE", "CLONED", "MANIFEST OR WORKFLOW" if remote else "MANIFEST"]
     table = [heads, *map(_cells, runs), *map(_remote_cells, remote)]
     widths = [max(map(width, column)) for column in zip(*table, strict=True)]

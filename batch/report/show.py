@@ -1,4 +1,4 @@
-"""``zclone show``: everything on record about one target."""
+"""``zclone show``: all records of one target."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SHOWN_JOB_DIGITS: Final = 8
 
 
 def show_lines(story: Story, language: Language = "en") -> list[str]:
-    """Return the story of one target, attempt by attempt.
+    """Return the history of one target, attempt by attempt.
 
-    Of a job uuid only the start is shown: whoever knows all of it may ask the server for the job's result.
+    Job uuids are shortened, because with the full one anyone can read the job's result from the server.
     """
     lines = [f"key          {escape(story.key)}", f"source_uuid  {escape(story.source_uuid)}"]
     if not story.records:

@@ -1,4 +1,4 @@
-"""``zclone status`` and the summary at a run's end: counts, pace, failures by kind, and the command to run next."""
+"""``zclone status`` and the summary at the end of a run: counts, pace, failures by kind, and the next command."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def status_lines(
     language: Language = "en",
     is_stopping: bool = False,
 ) -> list[str]:
-    """Return what ``zclone status`` prints.
+    """Return the lines of ``zclone status``.
 
-    ``is_held``: whether a process has the manifest's lock. ``now``: seconds since the epoch, for the time left.
-    ``language``: of the hints. ``is_stopping``: whether that process sends nothing new any more.
+    ``is_held``: whether a process holds the manifest's lock. ``now``: seconds since the epoch, for the time left.
+    ``language``: that of the hints. ``is_stopping``: whether that process has stopped sending.
     """
     is_running = summary.ended is None and is_held
     header = summary.header
@@ -68,7 +68,7 @@ def status_lines(
 
 
 def _queries(queries: Mapping[tuple[str, ...], Sequence[str]]) -> Iterator[str]:
-    """Yield what was found for each ``query:``, as that decides which sources are cloned."""
+    """Yield the results of each ``query:``, which determine the sources."""
     for conditions, uuids in queries.items():
         more = f" and {len(uuids) - _MOST_UUIDS} more" if len(uuids) > _MOST_UUIDS else ""
         shown = ", ".join(map(escape, uuids[:_MOST_UUIDS]))
@@ -85,7 +85,7 @@ def _next_step(summary: Summary, manifest: Path, now: float) -> Iterator[str]:
     reason = None if summary.ended is None else summary.ended.code
     code = exit_code(summary.counts, summary.handed, reason, overdue=summary.overdue(now, is_refused=reason in REFUSED))
     is_recorded = summary.plan is not None or summary.counts
-    # What `verify --reopen` recorded a run makes again; after any other end it is for the operator to say.
+    # A run clones again what `verify --reopen` recorded; after any other end the operator decides.
     is_reopened = summary.counts[State.UNDONE] and summary.ended and summary.ended.exit_code == ExitCode.UNFINISHED
     if code is ExitCode.UNFINISHED or not is_recorded or is_reopened:
         yield f"next      {escape(command_for(summary.header, manifest, State.PLANNED, shard=summary.shard))}"
@@ -100,7 +100,7 @@ def _held_back(reason: EndReason | None, retry: str) -> str:
 
 
 def count_lines(counts: Mapping[State, int]) -> list[str]:
-    """Return one line a state that has targets, in the order of the protocol."""
+    """Return one line per state that has targets, in protocol order."""
     return [f"  {state.value:<10}{counts[state]:>9}" for state in State if counts.get(state)]
 
 
@@ -111,7 +111,7 @@ def _hand_over_lines(handed: Handed) -> Iterator[str]:
 
 
 def handed_text(handed: Handed) -> str:
-    """Say how many of the clones that are to be handed over are; empty if none is to be."""
+    """Return the progress of hand-overs; empty if there are none."""
     total = handed.done + handed.open + handed.refused
     refused = f", {handed.refused} refused" if handed.refused else ""
     return f"{handed.done} of {total} clones handed over{refused}" if total else ""
@@ -134,7 +134,7 @@ def _process(summary: Summary, *, is_running: bool, is_stopping: bool) -> str:
 
 
 def _engine(summary: Summary) -> Iterator[str]:
-    """Yield where the run is that may go on without a process here, and the command that shows it."""
+    """Yield the place of a run on Temporal, which continues without a local process, and the command that shows it."""
     remote = None if summary.started is None else summary.started.remote
     if remote is not None:
         place = f"--address {quote(remote.address)} --namespace {quote(remote.namespace)}"
@@ -153,7 +153,7 @@ def _limits(line: ControlledLine | None) -> Iterator[str]:
 
 
 def limits_text(line: ControlledLine) -> str:
-    """Say what is in force."""
+    """Return the limits in force."""
     phase = ", draining" if line.is_draining else ", paused" if line.is_paused else ""
     return f"{line.rate:g} calls/s, {line.concurrency} in flight at most{phase}"
 
@@ -161,7 +161,7 @@ def limits_text(line: ControlledLine) -> str:
 def _pace(summary: Summary, now: float) -> Iterator[str]:
     oldest = summary.oldest
     if oldest is not None and not summary.counts.get(State.PLANNED):
-        # The rest has settled: how fast it did says nothing of the last ones.
+        # The rest has settled, and its pace says nothing about the last ones.
         until = "" if oldest.deadline is None else f", until {iso(oldest.deadline)} at the latest"
         yield f"waiting   for {escape(oldest.key)}, sent {iso(oldest.first_sent_at)}{until}"
         return
@@ -174,7 +174,7 @@ def _pace(summary: Summary, now: float) -> Iterator[str]:
 
 
 def cluster_lines(clusters: Sequence[Cluster], language: Language = "en") -> list[str]:
-    """Return the largest groups of targets that ended alike, with an example of each."""
+    """Return the largest groups of targets with the same outcome, each with an example."""
     lines = [_cluster(cluster, language) for cluster in clusters[:_MOST_CLUSTERS]]
     more = len(clusters) - _MOST_CLUSTERS
     return lines if more <= 0 else [*lines, f"  … and {more} more kinds"]
@@ -184,7 +184,7 @@ def _cluster(cluster: Cluster, language: Language) -> str:
     error = cut(escape(with_hint(cluster.code, cluster.error, language) or ""), _LONGEST_ERROR)
     code = escape(cluster.code) or "no code"
     example = f" (such as {escape(cluster.key)})" if cluster.key else ""
-    until = "" if cluster.until is None else f"; the server is asked again until {iso(cluster.until)}"
+    until = "" if cluster.until is None else f"; retried until {iso(cluster.until)}"
     return f"  {cluster.count} {cluster.state.value} with {code}: {error}{example}{until}"
 
 
@@ -200,11 +200,11 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
     overdue: int = 0,
     language: Language = "en",
 ) -> list[str]:
-    """Return the text at a run's end.
+    """Return the summary at the end of a run.
 
-    ``manifest``: its path; ``again``: the run's own command, as typed; ``retry``: the one that tries again what
-    failed; ``reason``: why the run ended early; ``overdue``: how many of the uncertain no rerun settles by itself;
-    ``language``: of the hints.
+    ``manifest``: its path; ``again``: the run's command as typed; ``retry``: the command that retries failed targets;
+    ``reason``: why the run ended early; ``overdue``: number of uncertain targets that no rerun settles by itself;
+    ``language``: that of the hints.
     """
     cloned, total = counts.get(State.CLONED, 0), counts.total() - counts.get(State.WITHDRAWN, 0)
     head = f"{cloned} of {total} targets cloned"

@@ -1,4 +1,4 @@
-"""Times and durations as reports show them."""
+"""Format times and durations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def iso(seconds: float | None) -> str | None:
-    """Return a time as ISO 8601 in UTC with milliseconds; None stays None, and what no calendar holds is a number."""
+    """Format a time as ISO 8601 in UTC with milliseconds; None stays None, a time out of range becomes a number."""
     if seconds is None:
         return None
     try:
@@ -17,7 +17,7 @@ def iso(seconds: float | None) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    """Format a duration for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
     whole = round(seconds)
     if whole < 100:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""What ``verify`` found: verdicts, one line a finding, one JSON document, and the exit code."""
+"""The results of ``verify``: verdicts, one line per finding, a JSON document, and the exit code."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 FORMAT: Final = "zclone-verification"
 VERSION: Final = 1
 TAGS: Final = "(tags of the run)"
-"""In place of a key where the server did not say which services have them."""
+"""Placeholder for a key if the server did not report the tagged services."""
 _LONGEST: Final = 80
-"""Characters of a value in the table."""
+"""Maximum length of a value in the table."""
 
 
 class Verdict(StrEnum):
-    """What is said of a target or, for the two tags that lead nowhere, of a service."""
+    """Verdict on a target or, for EXTRA and DUPLICATE, on a service."""
 
     IN_SYNC = "in-sync"
     DRIFTED = "drifted"
     MISSING = "missing"
     DUPLICATE = "duplicate"
-    """A second service has the tag of a target."""
+    """A second service carries a target's tag."""
     EXTRA = "extra"
-    """A service has a tag of the run that is no target's."""
+    """A service carries a tag of the run that belongs to no target."""
     UNKNOWN = "unknown"
-    """The server's answer proves neither that the clone is there nor that it is not."""
+    """The server's answer proves neither that the clone exists nor that it does not."""
     OPEN = "open"
     """The run has not finished with the target: planned, sent, accepted or uncertain."""
     FAILED = "failed"
@@ -59,22 +59,22 @@ _DIFFERENT: Final = (
 
 
 class Finding(NamedTuple):
-    """One line of the report: whatever is neither in sync nor open."""
+    """One line of the report, for anything that is neither in sync nor open."""
 
     verdict: Verdict
     key: str
-    """Of the target; of an extra service what stands for it in its tag."""
+    """Key of the target; for an extra service, the key in its tag."""
     source_uuid: str = ""
     clone_uuid: str | None = None
     differences: tuple[Difference, ...] = ()
     is_edited: bool = False
-    """Whether the job file has changed since the clone was made: it is compared with the file as it is now."""
+    """Whether the target was edited since the clone was made; the comparison is with the current file."""
     detail: str = ""
 
 
 @dataclass(slots=True)
 class Verification:
-    """Everything that one ``verify`` found."""
+    """All results of one ``verify``."""
 
     job: str
     run: str
@@ -86,25 +86,25 @@ class Verification:
     ended_at: float = 0.0
     server_version: str | None = None
     account: str | None = None
-    """Uuid of the account that asked."""
+    """Uuid of the account that queried."""
     is_admin: bool = False
     plan_digest: str = ""
     shard: str = ""
-    """``K/N`` where the manifest is of exactly that part of the job."""
+    """``K/N`` if the manifest is of exactly that part of the job."""
     has_intent: bool = True
-    """Whether there was a job file to compare with; without one only existence and names are."""
+    """Whether there was a job file to compare with; without one, only existence and names are compared."""
     counts: Counter[Verdict] = field(default_factory=Counter)
     edited: int = 0
-    """Targets that the job file has changed since they were made."""
+    """Number of targets edited since their clones were made."""
     not_shown: Counter[str] = field(default_factory=Counter)
-    """Fields that the server shows of no clone, and how many targets have them."""
+    """Fields that the server shows for no clone, with their number of targets."""
     findings: list[Finding] = field(default_factory=list)
     unrecorded: int = 0
-    """Open targets of the job file that are not in the manifest."""
+    """Number of open targets of the job file that are not in the manifest."""
     calls: int = 0
 
     def remark(self, details: Mapping[str, str], verdict: Verdict | None = None) -> None:
-        """Say why, by key, in the finding of each target; ``verdict``: what is said of it from now on."""
+        """Set the detail of findings by key, and their verdict if ``verdict`` is given."""
         found = {one.key: one for one in self.findings}
         for key, why in details.items():
             before = found.get(key, Finding(Verdict.IN_SYNC, key))
@@ -115,26 +115,26 @@ class Verification:
         self.findings = list(found.values())
 
     @property
-    def strangers(self) -> list[Finding]:
-        """The findings that are of no target: services with a tag of the run, and tags that could not be asked for."""
+    def extra_findings(self) -> list[Finding]:
+        """Findings without a target: services with a tag of the run, and tags that could not be queried."""
         return [one for one in self.findings if one.verdict in _OF_SERVICES or (one.key, one.source_uuid) == (TAGS, "")]
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the counts come to."""
+        """Exit code for the counts."""
         return exit_code_of(self.counts)
 
 
 def exit_code_of(counts: Mapping[Verdict, int]) -> ExitCode:
-    """Return 4 where anything is unknown or open, else 3 where anything differs or failed, else 0."""
+    """Return 4 if anything is unknown or open, else 3 if anything differs or failed, else 0."""
     if any(counts.get(verdict) for verdict in _UNSURE):
         return ExitCode.UNFINISHED
     return ExitCode.FAILED if any(counts.get(verdict) for verdict in _DIFFERENT) else ExitCode.OK
 
 
 def verification_lines(found: Verification, *, again: str) -> Iterator[str]:
-    """Yield the summary, then one line a finding; ``again``: the command that goes on with the run."""
-    total = found.counts.total() - len(found.strangers)
+    """Yield the summary, then one line per finding; ``again``: the command that continues the run."""
+    total = found.counts.total() - len(found.extra_findings)
     shown = ", ".join(f"{found.counts[verdict]} {verdict}" for verdict in Verdict if found.counts[verdict])
     part = f", shard {found.shard} only" if found.shard else ""
     yield escape(f"{found.job}, run {found.run}{part}: {total} targets: {shown or 'none'}")
@@ -168,7 +168,7 @@ def _short(value: JsonValue) -> str:
 
 
 def verification_document(found: Verification) -> Iterator[str]:
-    """Yield one JSON document, a finding a line; ``zclone schema --verify`` describes it."""
+    """Yield one JSON document, one line per finding; ``zclone schema --verify`` describes it."""
     yield to_json(_head(found)).removesuffix("}") + ', "findings": ['
     separator = ""
     for finding in found.findings:
@@ -216,15 +216,15 @@ def verification_schema() -> Schema:
     """Return the schema of the document; readers must ignore fields they do not know."""
     difference: dict[str, Schema] = {
         "field": describe(TEXT, "such as requestCpu or architectureImages[AARCH64].dockerImage"),
-        "wanted": describe({}, "as it was asked for"),
-        "found": describe({}, "as the server shows it; null where it has no value"),
+        "wanted": describe({}, "value in the job file"),
+        "found": describe({}, "value on the server; null if it has none"),
     }
     finding: dict[str, Schema] = {
         "verdict": {"enum": [verdict.value for verdict in Verdict]},
         "key": TEXT,
         "source_uuid": MAYBE_TEXT,
         "clone_uuid": MAYBE_TEXT,
-        "edited": describe(FLAG, "compared with the job file as it is now"),
+        "edited": describe(FLAG, "whether the target was edited since; compared with the current job file"),
         "differences": array(record(difference)),
         "detail": MAYBE_TEXT,
     }
@@ -233,8 +233,8 @@ def verification_schema() -> Schema:
         "version": {"const": VERSION},
         **dict.fromkeys(("job", "run", "endpoint", "manifest", "tool", "plan_digest"), TEXT),
         **dict.fromkeys(("server_version", "account"), MAYBE_TEXT),
-        "shard": describe(MAYBE_TEXT, "K/N where the manifest is of exactly that part of the job"),
-        "is_admin": describe(FLAG, "whether the account that asked sees everything"),
+        "shard": describe(MAYBE_TEXT, "K/N if the manifest is of exactly that part of the job"),
+        "is_admin": describe(FLAG, "whether the querying account sees everything"),
         **dict.fromkeys(("began_at", "ended_at"), describe(MAYBE_TEXT, "ISO 8601, UTC, milliseconds")),
         "calls": COUNT,
         "exit_code": {"enum": [0, 3, 4]},

@@ -1,4 +1,4 @@
-"""What ``verify -o json`` wrote, read again for a section of the report."""
+"""The section of a report made from the output of ``verify -o json``."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 
 class VerificationSection(NamedTuple):
-    """A verification as the report shows it."""
+    """A verification for display in a report."""
 
     document: dict[str, Any]
-    """As it was written."""
+    """The document as written."""
     lines: tuple[str, ...]
-    """The summary, then one line a finding."""
+    """The summary, then one line per finding."""
 
     @property
     def ended_at(self) -> str:
-        """When it ended, as ISO 8601."""
+        """End of the verification, in ISO 8601."""
         return str(self.document.get("ended_at"))
 
 
 def read_verification(path: Path, header: Header) -> VerificationSection:
-    """Read the document of ``verify -o json``. Raises UsageError if it is none, or not of the run of ``header``."""
+    """Read the document of ``verify -o json``. Raises UsageError for another document, or one of another run."""
     try:
         document = decode_own(path.read_bytes())
         found = _verification(document)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path}: is nothing that `zclone verify -o json` wrote") from None
+        raise UsageError(f"{path}: is not output of `zclone verify -o json`") from None
     if (found.job, found.run, found.endpoint) != (header.job, header.run, header.endpoint):
-        raise UsageError(f"{path}: is of the job {found.job!r}, run {found.run!r}, and not of the manifest's")
+        raise UsageError(f"{path}: is of the job {found.job!r}, run {found.run!r}, not of the manifest's")
     return VerificationSection(document, tuple(verification_lines(found, again=f"zclone run {header.job_file}")))
 
 
 def _verification(document: dict[str, Any]) -> Verification:
-    """Return the document as a value. Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+    """Parse the document. Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
     if (document["format"], document["version"]) != (FORMAT, VERSION):
         raise ValueError("another format")
     job, run, endpoint, manifest, tool = (

@@ -1,4 +1,4 @@
-"""The words of the HTML report in both its languages."""
+"""Texts of the HTML report in both languages."""
 
 # ruff: noqa: RUF001 - Chinese punctuation
 from __future__ import annotations

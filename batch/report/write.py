@@ -1,4 +1,4 @@
-"""Write a report atomically: the file is there whole, or as it was before."""
+"""Write a report atomically: the file is complete, or as it was before."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def write_report(
     is_over: bool = False,
     verified: Path | None = None,
 ) -> None:
-    """Write the report of ``manifest``; ``at``: now, in seconds since the epoch.
+    """Write the report of ``manifest``; ``at``: now, seconds since the epoch.
 
-    ``ending``: one of ``ENDINGS``, which decides the format; by default that of ``out``. ``language``: of the hints.
-    ``is_over``: whether the process that has the manifest is this one, at its end. ``verified``: a file that
-    ``verify -o json`` wrote, for a section of HTML, Markdown and JSON.
-    Raises UsageError for another ending or a file that cannot be written, and what reading a manifest raises.
+    ``ending``: one of ``ENDINGS``, which selects the format; defaults to that of ``out``. ``language``: that of the
+    hints. ``is_over``: whether the lock's holder is this process, at its end. ``verified``: a file with the output of
+    ``verify -o json``, for a section in HTML, Markdown and JSON.
+    Raises UsageError for another ending or an unwritable file, and the errors of reading a manifest.
     """
     if ending is None:
         require_ending(out)
@@ -52,14 +52,14 @@ def write_report(
     if is_over:
         report = replace(report, is_running=False)
     texts = _texts(report, ending, at, language)
-    # With the mark, spreadsheets read the file as UTF-8.
+    # The byte order mark makes spreadsheets read the file as UTF-8.
     outputs.replace(out, chain([_BOM], texts) if ending == ".csv" else texts, mode=outputs.PRIVATE)
 
 
 def report_lines(
     manifest: Path, ending: str, *, at: float, language: Language = "en", verified: Path | None = None
 ) -> Iterator[str]:
-    """Return the lines of the report of ``manifest`` without their newlines; arguments as for ``write_report``."""
+    """Return the report of ``manifest`` as lines without newlines; arguments as for ``write_report``."""
     return _lines(_texts(_read(manifest, verified), ending, at, language))
 
 
@@ -76,7 +76,7 @@ def _inputs(manifest: Path, verified: Path | None) -> list[outputs.NamedFile]:
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of texts that break anywhere, without their newlines."""
+    """Yield lines without newlines from pieces of text that may break anywhere."""
     begun = ""
     for text in texts:
         *whole, begun = (begun + text).split("\n")
@@ -86,9 +86,9 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def require_ending(out: Path) -> None:
-    """Raise UsageError if no format has the ending of ``out``."""
+    """Raise UsageError if the ending of ``out`` selects no format."""
     if out.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{out}: a report ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+        raise UsageError(f"{out}: a report's name must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
 
 
 def _texts(report: ReportData, ending: str, at: float, language: Language) -> Iterator[str]:

@@ -69,10 +69,10 @@ async def test_a_proof_holds_also_when_the_run_went_on(tmp_path: Path) -> None:
     line = check_proof(proof, path)
     assert "holds: job, run run" in line
     assert "6 in-sync" in line
-    assert line.endswith("0 came later")
+    assert line.endswith("0 were added later")
     manifest.note(sent(KEYS[-1]))
     await manifest.close(4)
-    assert check_proof(proof, path).endswith("2 came later")
+    assert check_proof(proof, path).endswith("2 were added later")
 
 
 async def test_a_proof_is_canonical(tmp_path: Path) -> None:
@@ -123,15 +123,21 @@ def resealed(proof: Path, change: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda proof: proof.update(job="other"), "names another job"),
+        (lambda proof: proof.update(job="other"), "is for another job"),
         (lambda proof: proof["targets"].pop(), "lists 7 targets, the manifest 8"),
-        (lambda proof: proof["targets"][3].__setitem__(3, "in-sync"), r"says of key-3 what line \d+"),
-        (lambda proof: proof["targets"][0].__setitem__(2, "2" * 32), r"says of key-0 what line \d+"),
-        (lambda proof: proof["counts"].update(drifted=1), "its counts are not those of its list"),
-        (lambda proof: proof.update(exit_code=0), "its counts come to the exit code 4"),
-        (lambda proof: proof.update(unrecorded=0), "its counts are not those of its list"),
-        (lambda proof: proof["manifest"].update(sha256="0" * 64), r"line \d+ does not follow"),
-        (lambda proof: proof["manifest"].update(lines=99), r"line \d+ is the last, of 99"),
+        (
+            lambda proof: proof["targets"][3].__setitem__(3, "in-sync"),
+            r"contradicts line \d+ of the manifest about key-3",
+        ),
+        (
+            lambda proof: proof["targets"][0].__setitem__(2, "2" * 32),
+            r"contradicts line \d+ of the manifest about key-0",
+        ),
+        (lambda proof: proof["counts"].update(drifted=1), "its counts do not match its list"),
+        (lambda proof: proof.update(exit_code=0), "its counts mean exit code 4"),
+        (lambda proof: proof.update(unrecorded=0), "its counts do not match its list"),
+        (lambda proof: proof["manifest"].update(sha256="0" * 64), r"line \d+ or an earlier one has changed"),
+        (lambda proof: proof["manifest"].update(lines=99), r"ends at line \d+, the proof covers 99"),
     ],
 )
 async def test_what_the_manifest_does_not_say_is_named(
@@ -166,7 +172,7 @@ async def test_a_document_of_another_shape_is_no_proof(change: Callable[[Any], N
     await (await write_manifest(tmp_path)).close(4)
     proof, path = write_proof(tmp_path)
     resealed(proof, change)
-    with pytest.raises(ProofError, match="the proof file itself, .*: has not the fields of a proof"):
+    with pytest.raises(ProofError, match="the proof file itself, .*: lacks fields of a proof"):
         check_proof(proof, path)
 
 
@@ -179,7 +185,7 @@ async def test_what_is_no_proof_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         check_proof(proof, tmp_path / "none")
     resealed(proof, lambda document: document.update(version=2))
-    with pytest.raises(UsageError, match="no proof that this zclone can read"):
+    with pytest.raises(UsageError, match="not a proof that this version of zclone can read"):
         check_proof(proof, path)
     body = b"no json"
     proof.write_bytes(body + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n')

@@ -64,11 +64,11 @@ async def test_a_report_has_what_was_found(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"run": "other"}, "run 'other', and not of the manifest's"),
-        ({"format": "other"}, "is nothing that"),
-        ({"counts": 5}, "is nothing that"),
-        ({"counts": {"novel": 1}}, "is nothing that"),
-        ({"findings": [{}]}, "is nothing that"),
+        ({"run": "other"}, "run 'other', not of the manifest's"),
+        ({"format": "other"}, "is not output of"),
+        ({"counts": 5}, "is not output of"),
+        ({"counts": {"novel": 1}}, "is not output of"),
+        ({"findings": [{}]}, "is not output of"),
     ],
 )
 async def test_another_document_is_refused(changes: dict[str, object], named: str, tmp_path: Path) -> None:
