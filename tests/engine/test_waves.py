@@ -1,4 +1,4 @@
-"""Waves: how large they are, when the next one starts, and where a resumed run goes on."""
+"""Waves: their size, when the next one starts, and where a resumed run continues."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def started(events: list[MutableMapping[str, Any]]) -> list[tuple[int, int]]:
         (STAGED, 0, (0,)),
     ],
 )
-def test_what_is_left_is_the_last_wave(waves: tuple[Wave, ...], targets: int, expected: tuple[int, ...]) -> None:
+def test_the_rest_is_the_last_wave(waves: tuple[Wave, ...], targets: int, expected: tuple[int, ...]) -> None:
     """Shares are rounded up, waves beyond the last target left out, and the rest goes last."""
     assert wave_sizes(waves, targets) == expected
 
 
-def test_a_part_of_the_queue_takes_no_more_than_its_own() -> None:
-    """Items that stand for none are passed on and not counted; what is not asked for stays in the queue."""
+def test_a_part_of_the_queue_takes_only_its_own() -> None:
+    """Items that stand for none are passed on and not counted; what is not requested stays in the queue."""
     queue = iter([1, None, 2, 3])
     assert list(take_first(queue, 2)) == [1, None, 2]
     assert list(take_first(queue, 5)) == [3]
 
 
 def test_a_wave_starts_when_the_one_before_it_settled() -> None:
-    """No clone of a wave is sent before every clone of the ones before has its end."""
+    """No clone of a wave is sent before every clone of the earlier ones has its end."""
     run = scene()
     with capture_logs() as events:
         assert run.run() == {"cloned": 20}
@@ -76,7 +76,7 @@ def test_a_wave_starts_when_the_one_before_it_settled() -> None:
 
 
 def test_any_failure_holds_the_next_wave_back() -> None:
-    """Without max_failures one failed clone is enough; the others of its wave go on, and the run says why it ended."""
+    """Without max_failures one failed clone is enough; the rest of its wave continues; the run says why it ended."""
     run = scene()
     run.server.answer = refusing("k2")
     with capture_logs() as events:
@@ -99,7 +99,7 @@ def test_a_wave_may_fail_within_max_failures(max_failures: float, failing: tuple
 
 
 def settled(run: Scene, states: list[State]) -> None:
-    """Put on record what an earlier process left."""
+    """Record what an earlier process left."""
     for number, state in enumerate(states):
         run.journal.records.append(Record(state, f"k{number}", EPOCH, 1))
 
@@ -114,8 +114,8 @@ def settled(run: Scene, states: list[State]) -> None:
         ([State.CLONED] * 20, []),
     ],
 )
-def test_a_resumed_run_goes_on_in_its_wave(states: list[State], expected: list[tuple[int, int]]) -> None:
-    """Targets that settled before count; a wave that was begun goes on, the next one is judged by all before it."""
+def test_a_resumed_run_continues_in_its_wave(states: list[State], expected: list[tuple[int, int]]) -> None:
+    """Targets that settled before count; a wave that was begun continues, the next one is judged by all before it."""
     run = scene()
     settled(run, states)
     with capture_logs() as events:
@@ -124,7 +124,7 @@ def test_a_resumed_run_goes_on_in_its_wave(states: list[State], expected: list[t
 
 
 def test_an_uncertain_clone_has_not_settled() -> None:
-    """A wave with a clone that nobody can tell of is not followed by the next, whatever may fail."""
+    """A wave with an uncertain clone is not followed by the next, whatever may fail."""
     run = scene(max_failures=math.inf)
     settled(run, [State.CLONED, State.UNCERTAIN])
     uuids = (clones(2)[1].source_uuid, clones(2)[1].resource_uuid, clones(2)[1].digest)
@@ -136,8 +136,8 @@ def test_an_uncertain_clone_has_not_settled() -> None:
     assert run.stop.reason == "wave 3 of 4 is not started: 1 clones are uncertain"
 
 
-def test_what_was_in_flight_counts_in_its_wave() -> None:
-    """A clone that an earlier process sent takes its place in the wave that goes on."""
+def test_clones_in_flight_count_in_their_wave() -> None:
+    """A clone that an earlier process sent takes its place in the wave that continues."""
     run = scene()
     settled(run, [State.CLONED] * 3)
     clone = clones(4)[3]
@@ -168,7 +168,7 @@ HELD = [
 
 
 def held(limits: Limits, before: int) -> tuple[Scene, str]:
-    """One clone, failures up to ``before``, and a target in flight, which is asked about; its job uuid."""
+    """Run one clone, failures up to ``before``, and a target in flight, which is queried; return its job uuid."""
     run = Scene(count=before + 2, limits=limits)
     settled(run, [State.CLONED, *[State.FAILED] * (before - 1)])
     clone, job = clones(before + 1)[before], "5" * 32
@@ -178,8 +178,10 @@ def held(limits: Limits, before: int) -> tuple[Scene, str]:
 
 
 @pytest.mark.parametrize(("limits", "before", "reason"), HELD)
-def test_what_failures_hold_back_waits_for_the_operator(limits: Limits, before: int, reason: EndReason) -> None:
-    """An attempt in doubt that is not sent again says from when on no rerun learns more: exit 4 has an end."""
+def test_an_attempt_held_back_by_failures_waits_for_the_operator(
+    limits: Limits, before: int, reason: EndReason
+) -> None:
+    """An attempt in doubt that is not sent again records from when on no rerun learns more: exit 4 has an end."""
     run, _ = held(limits, before)
     assert run.run() == {"cloned": 1, "failed": before - 1, "uncertain": 1}
     assert run.stop.code is reason
@@ -189,10 +191,8 @@ def test_what_failures_hold_back_waits_for_the_operator(limits: Limits, before: 
 
 
 @pytest.mark.parametrize(("limits", "before", "reason"), HELD)
-def test_what_failures_hold_back_after_a_definite_end_is_planned(
-    limits: Limits, before: int, reason: EndReason
-) -> None:
-    """An attempt that ended and is not sent again is in flight no longer: 3, as only the operator goes on."""
+def test_an_attempt_held_back_after_a_definite_end_is_planned(limits: Limits, before: int, reason: EndReason) -> None:
+    """An attempt that ended and is not sent again is no longer in flight: 3, as only the operator can continue."""
     run, job = held(limits, before)
     run.server.ends[job] = Refused(ApiError(ErrorClass.TRANSIENT, "ID.2003", "later", None))
     assert run.run() == {"cloned": 1, "failed": before - 1, "planned": 1}
@@ -202,7 +202,7 @@ def test_what_failures_hold_back_after_a_definite_end_is_planned(
 
 
 @pytest.mark.parametrize(("limits", "before", "reason"), HELD)
-def test_what_failures_hold_back_may_run_on(limits: Limits, before: int, reason: EndReason) -> None:
+def test_a_job_held_back_by_failures_may_run_on(limits: Limits, before: int, reason: EndReason) -> None:
     """A job that the server still works at is not sent again in any case: nothing is recorded of it."""
     run, job = held(limits, before)
     key = f"k{before}"
@@ -213,7 +213,7 @@ def test_what_failures_hold_back_may_run_on(limits: Limits, before: int, reason:
     assert run.server.count("submit") == 0
 
 
-def test_what_waits_for_the_proof_in_a_later_wave_is_settled_when_that_is_held_back() -> None:
+def test_clones_waiting_for_the_proof_are_settled_when_their_wave_is_held_back() -> None:
     """Nothing proves that the server honours resourceUuid: each is uncertain with its time, not only the first."""
     run = scene()
     for clone in clones(20):
@@ -225,7 +225,7 @@ def test_what_waits_for_the_proof_in_a_later_wave_is_settled_when_that_is_held_b
     assert run.server.count("submit") == 0
 
 
-def test_what_waits_for_the_proof_is_left_as_it_is_at_a_stop() -> None:
+def test_clones_waiting_for_the_proof_are_unchanged_at_a_stop() -> None:
     """Asked to end meanwhile, the run records no more of what it may not send again."""
     run = Scene(count=20)
     for clone in clones(20):

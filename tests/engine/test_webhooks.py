@@ -1,4 +1,4 @@
-"""Web hooks in the engine: which one is an answer, which one makes a poll due, and what is done where none comes."""
+"""Web hooks in the engine: which one is an answer, which one makes a poll due, and what happens if none comes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOTHING = NoAnswer("no result of a job")
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """Its loop is closed, though nothing ran on it."""
+    """A stage whose loop is closed, although nothing ran on it."""
     loop = VirtualLoop()
     yield Stage(loop)
     loop.close()
@@ -51,20 +51,20 @@ def stage() -> Iterator[Stage]:
         (NOTHING, UUID, HookVerdict.IGNORED),
     ],
 )
-def test_what_each_hook_is_good_for(told: Done | NoAnswer, asked_for: str, verdict: HookVerdict) -> None:
-    """A success under the uuid that was asked for is an answer, an end that shows nothing a reason to ask."""
+def test_the_use_of_each_hook(told: Done | NoAnswer, asked_for: str, verdict: HookVerdict) -> None:
+    """A success under the requested uuid is an answer, an end that shows nothing a reason to poll."""
     assert judge_hook(told, asked_for) is verdict
 
 
 @dataclass
 class HookedScene(Scene):
-    """A run whose server calls web hooks: each job's end is told ``late`` seconds afterwards, where ``tells`` says."""
+    """A run whose server calls web hooks: each job's end is reported ``late`` seconds afterwards, as ``tells`` says."""
 
     has_hooks: bool = True
     late: float = 0.02
     told: list[str] = field(default_factory=list)
     missing: frozenset[int] = frozenset()
-    """Numbers of the jobs, from 0, that are not told of."""
+    """Numbers of the jobs, from 0, that have no hook."""
     content: Done | None = None
     """What every hook says; None: what was made."""
 
@@ -90,7 +90,7 @@ class HookedScene(Scene):
 
 
 def test_a_clone_costs_one_call() -> None:
-    """Where every hook comes, nobody polls, and every clone is recorded as one that a poll told of."""
+    """If every hook comes, nothing is polled, and every clone is recorded as one that a poll reported."""
     scene = HookedScene(count=100, limits=Limits(concurrency=10))
     scene.server.takes = 2.0
     assert scene.run() == {State.CLONED: 100}
@@ -101,8 +101,8 @@ def test_a_clone_costs_one_call() -> None:
     assert {record.clone_uuid for record in made} == set(scene.server.made)
 
 
-def test_a_hook_that_does_not_come_costs_a_later_poll() -> None:
-    """A job of which nothing is told is asked about once its hook should have come, and no other one is."""
+def test_a_missing_hook_costs_a_later_poll() -> None:
+    """A job without a hook is polled once its hook should have come, and no other one is."""
     scene = HookedScene(count=100, limits=Limits(concurrency=10), missing=frozenset({40, 70}))
     scene.server.takes = 2.0
     assert scene.run() == {State.CLONED: 100}
@@ -111,8 +111,8 @@ def test_a_hook_that_does_not_come_costs_a_later_poll() -> None:
     assert scene.server.count("poll") <= 4
 
 
-def test_hooks_that_never_come_are_given_up() -> None:
-    """After three ends that only polls told of, jobs are polled as without web hooks, and that is said once."""
+def test_hooks_that_never_come_are_abandoned() -> None:
+    """After three ends that only polls reported, jobs are polled as without web hooks, which is reported once."""
     scene = HookedScene(count=60, limits=Limits(concurrency=4), missing=frozenset(range(60)))
     scene.server.takes = 2.0
     with structlog.testing.capture_logs() as events:
@@ -132,7 +132,7 @@ def test_hooks_that_come_again_are_awaited_again() -> None:
 
 
 def test_a_failure_makes_the_poll_due_and_nothing_else() -> None:
-    """What a hook says of an end without a service is asked about at once, one call a clone."""
+    """What a hook says of an end without a service is polled at once, one call per clone."""
     scene = HookedScene(count=20, limits=Limits(concurrency=10), content=ENDED)
     scene.server.takes = 2.0
     assert scene.run() == {State.CLONED: 20}
@@ -177,7 +177,7 @@ def hooks_here() -> tuple[WebHooks, PollSchedule]:
 
 
 def test_only_the_first_hook_of_a_job_counts() -> None:
-    """A doubled or late hook changes nothing, and one of a job that was never sent is not even read."""
+    """A duplicate or late hook changes nothing, and one of a job that was never sent is not even read."""
 
     async def main() -> None:
         hooks, _ = hooks_here()
@@ -197,8 +197,8 @@ def test_only_the_first_hook_of_a_job_counts() -> None:
     in_loop(main())
 
 
-def test_a_job_whose_post_leaves_again_is_awaited_again() -> None:
-    """Its end was told as nobody waited any more; of more jobs than are remembered the oldest is let go."""
+def test_a_job_whose_post_is_repeated_is_awaited_again() -> None:
+    """Its end was reported when nothing waited for it; beyond the remembered number of jobs the oldest is dropped."""
 
     async def main() -> None:
         hooks, _ = hooks_here()
@@ -215,8 +215,8 @@ def test_a_job_whose_post_leaves_again_is_awaited_again() -> None:
     in_loop(main())
 
 
-def test_a_poll_that_was_first_is_the_answer() -> None:
-    """Where both come at once, an end that the server itself told stands; "running" gives way to the hook."""
+def test_a_poll_that_came_first_is_the_answer() -> None:
+    """If both come at once, an end that the server itself reported stands; "running" gives way to the hook."""
 
     async def main() -> None:
         hooks, _ = hooks_here()
@@ -236,7 +236,7 @@ def test_a_poll_that_was_first_is_the_answer() -> None:
 
 
 def test_a_cancelled_wait_cancels_its_poll() -> None:
-    """Nothing is left waiting at the gate for a clone that was given up."""
+    """Nothing stays at the gate for a clone that was abandoned."""
     states = []
 
     async def poll() -> PollAnswer:
@@ -272,16 +272,16 @@ def test_a_job_with_a_hook_is_polled_once_the_hook_should_have_come(stage: Stage
     assert 2.5 <= stage.due_in("b") <= 3.2
 
 
-def test_a_post_without_an_answer_is_asked_about_as_without_hooks(stage: Stage) -> None:
-    """Nobody knows whether its job exists, so that no hook may ever come."""
+def test_a_post_without_an_answer_is_polled_as_without_hooks(stage: Stage) -> None:
+    """It is unknown whether its job exists, so that no hook may ever come."""
     stage.teach(3.0)
     stage.polls.await_hooks(SURE)
     stage.polls.begin("lost")
     assert stage.due_in("lost") < 3.3
 
 
-def test_one_of_an_earlier_process_is_polled_as_without_hooks(stage: Stage) -> None:
-    """Its hook leads to a path that nobody listens on any more."""
+def test_a_job_of_an_earlier_process_is_polled_as_without_hooks(stage: Stage) -> None:
+    """Its hook leads to a path that nothing listens on any more."""
     stage.teach(3.0)
     stage.polls.await_hooks(SURE)
     stage.polls.expect("old", Hold(EPOCH + stage.loop.now, EPOCH + 1e6))
@@ -289,8 +289,8 @@ def test_one_of_an_earlier_process_is_polled_as_without_hooks(stage: Stage) -> N
     assert stage.polls.next_due() - stage.loop.now < 3.3
 
 
-def test_while_nothing_is_known_the_first_job_tells_whether_hooks_come(stage: Stage) -> None:
-    """The job that goes alone is asked about after ten seconds and the hook's time, those beside it much later."""
+def test_the_first_job_shows_whether_hooks_come(stage: Stage) -> None:
+    """The job that goes alone is polled after ten seconds and the hook's time, those beside it much later."""
     stage.polls.await_hooks(SURE)
     stage.polls.begin("first", is_accepted=True)
     assert 12.0 <= stage.due_in("first") <= 14.0
@@ -308,7 +308,7 @@ def test_while_nothing_is_known_the_first_job_tells_whether_hooks_come(stage: St
 
 
 def test_a_few_ends_are_enough_to_miss_a_hook_soon(stage: Stage) -> None:
-    """After five jobs of two seconds one whose hook is lost is asked about within twenty."""
+    """After five jobs of two seconds one whose hook is lost is polled within twenty."""
     stage.teach(2.0, times=5)
     stage.polls.await_hooks(SURE)
     stage.polls.begin("a", is_accepted=True)
@@ -316,7 +316,7 @@ def test_a_few_ends_are_enough_to_miss_a_hook_soon(stage: Stage) -> None:
 
 
 def test_a_poll_is_hastened_only_while_it_waits(stage: Stage) -> None:
-    """A job that nobody waits for is not in the queue; one that waits is due at once, and the gate is woken."""
+    """A job that nothing waits for is not in the queue; one that waits is due at once, and the gate is woken."""
     stage.polls.await_hooks(SURE)
     stage.polls.begin("a", is_accepted=True)
     assert not stage.polls.hasten("a")
