@@ -1,4 +1,4 @@
-"""Job files for the tests of this room."""
+"""Job files for the tests of this package."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIBRARY: Final = re.compile(r"(not (?:YAML|JSON|CSV): ).*")
-"""What a parser says in words of its own, which the table leaves out."""
+"""A parser's own words, which the table leaves out."""
 TABLE: Final = Path(__file__).with_name("bad_job_files.txt")
 
 
@@ -39,12 +39,12 @@ CASES: Final = list(read_table())
 
 
 def test_the_table_is_large() -> None:
-    """At least sixty ways to get a job file wrong are pinned."""
+    """At least sixty kinds of bad job files are in the table."""
     assert len(CASES) >= 100
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_problem_is_told_with_its_place(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_problem_is_reported_with_its_place(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad job file ends with exit code 2 and all its problems, each as file:line:column: path: message."""
     monkeypatch.chdir(tmp_path)
     for name, text in case.files.items():
@@ -56,10 +56,10 @@ def test_every_problem_is_told_with_its_place(case: Case, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("envelope", ["limits: {rate: 10}", "default: {}", "timezone: Asia/Nowhere"])
-def test_what_only_the_plan_finds_is_told_beside_the_envelope(
+def test_problems_of_the_plan_are_reported_beside_the_envelopes(
     envelope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault of the envelope hides none of the targets, not even what shows once `${…}` has a value."""
+    """A problem of the envelope hides none of the targets, not even what shows once `${…}` has a value."""
     monkeypatch.chdir(tmp_path)
     uuid = "d76744cb53f9378abf42b907df3efb6e"
     targets = f'targets:\n  - {uuid}\n  - {{uuid: {uuid}, id: b, params: {{name: "${{tennant}}"}}}}\n  - {uuid}\n'
@@ -72,8 +72,8 @@ def test_what_only_the_plan_finds_is_told_beside_the_envelope(
     assert twice.startswith("job.yaml:7:5: targets[2]: the key ")
 
 
-def test_without_names_nothing_is_rendered(tmp_path: Path) -> None:
-    """Where `vars` has problems no name of theirs is called unknown."""
+def test_without_valid_vars_nothing_is_rendered(tmp_path: Path) -> None:
+    """If `vars` has problems none of its names is called unknown."""
     path = tmp_path / "job.yaml"
     text = 'vars: {a b: c, d: e}\ntargets: [{uuid: d76744cb53f9378abf42b907df3efb6e, params: {name: "${d}"}}]\n'
     path.write_text(f"version: 1\nname: j\n{text}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The example jobs, the reference beside them, the schema and what ``init`` writes: all say what the loader does."""
+"""The example jobs, the reference beside them, the schema and what ``init`` writes agree with the loader."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES: Final = {"quickstart.yaml", "migrate-arm64.yaml", "nightly.yaml", "onboar
 MODELINE: Final = "# yaml-language-server: $schema=./job.schema.json\n"
 SCHEMA: Final = job_schema()
 ONLY_THE_LOADER: Final = {
-    # What a schema cannot say: identity, texts after rendering, files, bytes, and places of their own.
+    # What a schema cannot express: identity, texts after rendering, files, bytes, and places.
     "duplicate top key", "duplicate targets", "duplicate key in a target", "two targets with one key",
     "an id that is another uuid", "one resourceUuid twice", "unknown name in run", "run with a slash",
     "waves after the rest", "owner rendered to no uuid",
@@ -38,7 +38,7 @@ ONLY_THE_LOADER: Final = {
     "control character", "C1 control character", "line break in a name",
     "architecture twice", "rearchitect vendors twice",
     "merge key", "target without uuid", "from with id", "matrix with problems",
-    # YAML 1.1 of the editor's own parser reads these as what the schema wants.
+    # YAML 1.1 of the editor's own parser reads these as the types of the schema.
     "boolean yes", "insecure yes", "octal integer", "name is empty", "version as 1.0", "tag on the file",
     "targets is an alias",
 }  # fmt: skip
@@ -104,7 +104,7 @@ def test_quickstart_holds_the_body_of_the_api_page() -> None:
 
 @pytest.mark.parametrize("arguments", [[], *(["--example", name] for name in ("migrate", "nightly", "tenants"))])
 def test_what_init_writes_is_valid(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``zclone init`` writes plans as it stands, fits the schema, and names one that lies beside it."""
+    """What ``zclone init`` writes plans as it stands, fits the schema, and names the one beside it."""
     monkeypatch.chdir(tmp_path)
     assert run_command(["init", *arguments]) == 0
     (path,) = Path().glob("*.yaml")
@@ -118,7 +118,7 @@ def test_what_init_writes_is_valid(arguments: list[str], tmp_path: Path, monkeyp
 def test_an_example_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It goes where it is told, with what it names; a file that is there ends with 2 before any is written."""
+    """It is written to the given place, with its input files; an existing file exits with 2 before any is written."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "new").mkdir()
     assert run_command(["init", "new/mine.yaml", "--example", "tenants"]) == 0
@@ -146,7 +146,7 @@ def test_every_parameter_shows_in_editors() -> None:
 
 def undescribed(schema: Any, path: str) -> Iterator[str]:
     if isinstance(schema, dict):
-        # What is only a condition on keys has no type of its own.
+        # A mere condition on keys has no type of its own.
         keys = schema.get("properties", {}) if "type" in schema else {}
         found = {name: value for name, value in keys.items() if isinstance(value, dict)}
         for name, value in found.items():
@@ -177,7 +177,7 @@ def is_yaml(case: Case) -> bool:
 
 @pytest.mark.parametrize("case", [case for case in BAD if is_yaml(case)], ids=lambda case: case.name)
 def test_the_schema_refuses_what_the_loader_refuses(case: Case) -> None:
-    """An editor with the schema marks the golden table's files, but for what no schema can say."""
+    """An editor with the schema marks the golden table's files, except for what no schema can express."""
     assert errors(case.files["job.yaml"])
 
 

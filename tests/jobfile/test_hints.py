@@ -1,4 +1,4 @@
-"""Mistakes of shape: what people bring from other tools is refused with what to write instead."""
+"""Formats of other tools are refused with what to write instead."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def problems(folder: Path, job: str, **files: str) -> list[str]:
     ],
 )
 def test_json_that_is_no_json_lines_is_one_problem_with_the_command(tmp_path: Path, text: str, command: str) -> None:
-    """A JSON list, or objects over many lines, is told once, at its first line, with the command that rewrites it."""
+    """A JSON list, or objects over many lines, is reported once, at its first line, with a command to rewrite it."""
     (problem,) = problems(tmp_path, LINES, r_jsonl=text)
     assert problem.startswith(("r.jsonl:1:1: is JSON, but not JSON Lines", "r.jsonl:2:1: is JSON, but not JSON Lines"))
     assert f"`{command}`" in problem
@@ -48,7 +48,7 @@ def test_json_that_is_no_json_lines_is_one_problem_with_the_command(tmp_path: Pa
 
 @pytest.mark.parametrize("uuid", [UUID, "1" * 32, f"{'1' * 10}e{'1' * 21}"])
 def test_a_bare_uuid_is_shown_in_quotes(tmp_path: Path, uuid: str) -> None:
-    """A line that is a uuid without quotes is told so, whatever JSON would read there."""
+    """A line that is a uuid without quotes is reported as such, whatever JSON would read there."""
     assert problems(tmp_path, LINES, r_jsonl=f'"{OTHER}"\n{uuid}\n') == [
         f'r.jsonl:2:1: not JSON: a uuid alone stands in quotes: "{uuid}"'
     ]
@@ -64,7 +64,7 @@ def test_a_bare_uuid_is_shown_in_quotes(tmp_path: Path, uuid: str) -> None:
         (f"targets:\n  - uuid: {UUID}\n    matrix: {{<<: {{a: [b]}}, c: [d]}}\n", "job.yaml:5:14"),
     ],
 )
-def test_merge_keys_are_refused_wherever_they_stand(tmp_path: Path, job: str, place: str) -> None:
+def test_merge_keys_are_refused_everywhere(tmp_path: Path, job: str, place: str) -> None:
     """``<<`` is a problem at its place in every map of the job file, and the rest is read without it."""
     assert problems(tmp_path, job) == [
         f"{place}: merge keys (<<) are not read: write the keys here, or under `defaults`"
@@ -86,7 +86,7 @@ def test_merge_keys_are_refused_wherever_they_stand(tmp_path: Path, job: str, pl
         ("{memory: 4}", "did you mean requestMemory?"),
     ],
 )
-def test_a_near_shape_is_told_what_to_write(tmp_path: Path, params: str, hint: str) -> None:
+def test_a_similar_syntax_is_refused_with_the_right_one(tmp_path: Path, params: str, hint: str) -> None:
     """Templates without quotes, foreign templates, maps for texts and other systems' words name what to write."""
     found = problems(tmp_path, f"vars: {{x: y}}\ntargets:\n  - {{uuid: {UUID}, params: {params}}}\n")
     assert hint in found[0]
@@ -102,7 +102,7 @@ def test_a_near_shape_is_told_what_to_write(tmp_path: Path, params: str, hint: s
         ("vendorToSpecUuidsMap", '"{""NVIDIA"": []}"', "JSON Lines (.jsonl)"),
     ],
 )
-def test_a_map_or_list_in_a_cell_names_the_way(tmp_path: Path, column: str, cell: str, hint: str) -> None:
+def test_a_map_or_list_in_a_cell_names_the_alternative(tmp_path: Path, column: str, cell: str, hint: str) -> None:
     """A cell with brackets, or for a parameter that no cell can hold, names the separator or the file that can."""
     (problem,) = problems(tmp_path, CSV, r_csv=f"uuid,params.{column}\n{UUID},{cell}\n")
     assert problem.startswith(f"r.csv:2:1: params.{column}: a cell ")
@@ -110,14 +110,14 @@ def test_a_map_or_list_in_a_cell_names_the_way(tmp_path: Path, column: str, cell
 
 
 @pytest.mark.parametrize("name", ["Tenants.XLS", "tenants.ods"])
-def test_another_spreadsheet_is_to_be_saved_as_csv(tmp_path: Path, name: str) -> None:
+def test_another_spreadsheet_format_is_refused(tmp_path: Path, name: str) -> None:
     """A file of a spreadsheet program is refused with the formats that are read."""
     (problem,) = problems(tmp_path, f"targets: [{{from: {name}}}]\n")
     assert problem.endswith(": save the sheet as .xlsx or CSV")
 
 
-def test_a_number_as_an_id_is_put_in_quotes(tmp_path: Path) -> None:
-    """An ``id`` that JSON writes as a number is told to be a text; YAML's is one already."""
+def test_a_number_as_an_id_needs_quotes(tmp_path: Path) -> None:
+    """An ``id`` that JSON writes as a number has to be a text; YAML's is one already."""
     (problem,) = problems(tmp_path, LINES, r_jsonl=f'{{"uuid": "{UUID}", "id": 1}}')
     assert problem.endswith("not 1: put it in quotes")
     (tmp_path / "job.yaml").write_text(f"{HEAD}targets: [{{uuid: {UUID}, id: 1}}]\n")

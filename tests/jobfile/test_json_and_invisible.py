@@ -1,4 +1,4 @@
-"""Job files in JSON, and characters that make a YAML file read otherwise than it looks."""
+"""Job files in JSON, and characters that make a YAML file read differently from how it looks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_json_dumps_writes_is_a_job_file(
 
 
 def test_numbers_are_texts_as_written(tmp_path: Path) -> None:
-    """A number in JSON keeps its digits where text is wanted, and null takes away."""
+    """A number in JSON keeps its digits where text is wanted, and null removes the parameter."""
     path = tmp_path / "job.json"
     path.write_text(
         '{"version":1,"name":"j","defaults":{"params":{"readme":"x"}},"targets":[{"uuid":"'
@@ -96,8 +96,8 @@ def test_places_in_json(tmp_path: Path, text: str, told: str) -> None:
     assert told in problem_of(path)
 
 
-def test_a_flow_map_that_is_no_json_is_yaml(tmp_path: Path) -> None:
-    """A file that begins with ``{`` and is no JSON is read as YAML."""
+def test_a_flow_map_that_is_not_json_is_yaml(tmp_path: Path) -> None:
+    """A file that begins with ``{`` and is not JSON is read as YAML."""
     path = tmp_path / "job.yaml"
     path.write_text(f"{{version: 1, name: j, targets: [{UUID}]}}\n")
     assert [clone.source_uuid for clone in clones_of(path)] == [UUID]
@@ -117,7 +117,7 @@ def test_json_above_16_mib_is_refused(tmp_path: Path, name: str) -> None:
     [("# harmless ", "defaults: {params: {name: x}}\n"), ('vars: {a: "x', 'y"}\n'), ("b: |\n  x", "y\n")],
 )
 def test_invisible_characters_are_refused(tmp_path: Path, char: str, before: str, after: str) -> None:
-    """A line break or text direction mark that is not seen is refused in comments and texts, with place and escape."""
+    """An invisible line break or text direction mark is refused in comments and texts, with place and escape."""
     path = tmp_path / "job.yaml"
     path.write_bytes(f"{HEAD}{before}{char}{after}".encode())
     *lines, last = before.split("\n")
@@ -127,8 +127,8 @@ def test_invisible_characters_are_refused(tmp_path: Path, char: str, before: str
     assert problem_of(path) == f":{4 + len(lines)}:{len(last) + 1}: {message}"
 
 
-def test_windows_line_ends_are_fine(tmp_path: Path) -> None:
-    """CR before LF is a line end as any other, also at the end of what is read at once."""
+def test_windows_line_ends_are_valid(tmp_path: Path) -> None:
+    """CR before LF is a line end as any other, also at the end of a chunk."""
     path = tmp_path / "job.yaml"
     path.write_bytes(HEAD.replace("\n", "\r\n").encode() + (b"#" * 77 + b"\r\n") * 30_000)
     assert len(clones_of(path)) == 1
@@ -137,7 +137,7 @@ def test_windows_line_ends_are_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("char", LINE_BREAKS + DIRECTIONS)
-def test_they_are_found_wherever_chunks_end(tmp_path: Path, char: str) -> None:
+def test_invisible_characters_are_found_across_chunks(tmp_path: Path, char: str) -> None:
     """An invisible character that is read in two parts is found all the same."""
     path = tmp_path / "job.yaml"
     chunk = (1 << 20) + (1 << 16)
@@ -148,7 +148,7 @@ def test_they_are_found_wherever_chunks_end(tmp_path: Path, char: str) -> None:
 
 
 @pytest.mark.parametrize("char", LINE_BREAKS[:3] + DIRECTIONS)
-def test_rows_may_hold_them_as_data(tmp_path: Path, char: str) -> None:
+def test_rows_may_hold_invisible_characters_as_data(tmp_path: Path, char: str) -> None:
     """Cells of CSV and texts of JSON Lines may hold them where the parameter may, and messages show them escaped."""
     path = tmp_path / "job.yaml"
     path.write_text("version: 1\nname: j\ntargets: [{from: r.csv}, {from: r.jsonl}]\n")
@@ -175,7 +175,7 @@ def test_rows_may_hold_them_as_data(tmp_path: Path, char: str) -> None:
     ],
 )
 def test_many_problems_are_capped(tmp_path: Path, shape: str) -> None:
-    """However many keys a section has that nobody knows, a hundred are told and the others counted."""
+    """However many unknown keys a section has, a hundred are reported and the others counted."""
     names = [f"k{number}" for number in range(10_000)]
     path = tmp_path / "job.yaml"
     body = shape.format(keys="\n".join(f"{name}: 1" for name in names), flow=", ".join(f"{name}: 1" for name in names))
@@ -185,7 +185,7 @@ def test_many_problems_are_capped(tmp_path: Path, shape: str) -> None:
     assert int(lines[-1].rpartition("… and ")[2].split()[0]) >= 9_900
 
 
-def test_exclude_takes_no_time(tmp_path: Path) -> None:
+def test_exclude_is_fast(tmp_path: Path) -> None:
     """20,000 combinations and 4,000 rows of ``exclude`` are matched, the same as one by one."""
     draw = random.Random(7)
     axes = {"a": [f"a{n}" for n in range(200)], "b": [f"b{n}" for n in range(100)]}

@@ -1,4 +1,4 @@
-"""The loader: what a job file says is what comes out, and nothing a file holds can hurt."""
+"""The loader reads what a job file says, and no content of a file can harm it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_order_of_sections_does_not_matter(expand: Expand) -> None:
 
 
 def test_anchors_are_shared_between_targets(expand: Expand) -> None:
-    """An anchored value can be used again by its alias, across sections too."""
+    """An anchored value can be reused by its alias, across sections too."""
     text = (
         f"{HEAD}defaults: {{params: &p {{requestCpu: 2}}}}\ntargets:\n"
         f"  - uuid: {UUID}\n    params: *p\n  - uuid: 21cb9f654e9d3feab962ce3f5eec5796\n    params: *p\n"
@@ -141,15 +141,15 @@ def test_units(reader: object, text: str, value: float | None) -> None:
         (b"version: 1\nname: a\x07b\n", "2:8: not YAML: "),
     ],
 )
-def test_surprising_bytes_are_named(tmp_path: Path, data: bytes, message: str) -> None:
-    """Bytes that are not UTF-8 text are refused with their place and the cure."""
+def test_invalid_bytes_are_reported(tmp_path: Path, data: bytes, message: str) -> None:
+    """Bytes that are not UTF-8 text are refused with their place and the remedy."""
     path = tmp_path / "job.yaml"
     path.write_bytes(data)
     assert problems_of(path).startswith(f"{path}:{message}")
 
 
-def test_16_mib_without_a_target_are_told_to_move(tmp_path: Path) -> None:
-    """What is no target, and each target, has at most 16 MiB; the place is that of the last target before."""
+def test_16_mib_without_a_target_are_refused(tmp_path: Path) -> None:
+    """The text outside targets, and each target, has at most 16 MiB; the place is that of the last target before."""
     path = tmp_path / "job.yaml"
     path.write_bytes(b"#" * (16 * 1024 * 1024 + 1))
     cure = "no target ends in the next 16 MiB: move the targets to a JSON Lines or CSV file"
@@ -167,14 +167,14 @@ def test_anchors_of_targets_are_kept_up_to_16_mib(tmp_path: Path) -> None:
 
 
 def test_a_pipe_above_16_mib_is_refused(tmp_path: Path) -> None:
-    """A job file that is no regular file is read once, so it has at most 16 MiB."""
+    """A job file that is not a regular file is read once, so it has at most 16 MiB."""
     path = tmp_path / "job.yaml"
     path.symlink_to("/dev/zero")
     assert "larger than 16 MiB, and no file that can be read twice: move the targets" in problems_of(path)
 
 
 def test_a_list_above_20000_targets_is_warned_of(tmp_path: Path) -> None:
-    """A YAML list of 20,000 targets is taken silently, a longer one with a warning that has its place and count."""
+    """A YAML list of 20,000 targets is accepted silently, a longer one with a warning that has its place and count."""
     path = tmp_path / "job.yaml"
     rows = [f"  - {number:032x}\n" for number in range(20_001)]
     path.write_text(f"{HEAD}targets:\n{''.join(rows[:-1])}")
@@ -236,14 +236,14 @@ def test_places_are_exact_in_a_streamed_file(tmp_path: Path, last: str, message:
 
 
 def test_sections_after_a_very_long_line_are_read(expand: Expand) -> None:
-    """Targets and the names of files count wherever they stand in a line of megabytes, as does what follows it."""
+    """Targets and the names of files count at any place of a line of megabytes, as does what follows it."""
     rows = ", ".join(f"{{uuid: '{number:032x}'}}" for number in range(60_000))
     found = expand(f"version: 1\ntargets: [{rows}, {{from: rows.jsonl}}]\nname: late\n", rows_jsonl=f'"{UUID}"')
     assert (len(found), found[-1].source_uuid) == (60_001, UUID)
 
 
-def test_a_streamed_file_changed_under_the_run_is_refused(tmp_path: Path) -> None:
-    """A large job file that is not what was checked any more is refused before any of it is used."""
+def test_a_streamed_file_changed_during_a_run_is_refused(tmp_path: Path) -> None:
+    """A large job file that differs from what was checked is refused before any of it is used."""
     path = tmp_path / "job.yaml"
     rows = (f"  - {{uuid: '{number:032x}', params: {{yaml: {'x' * 100_000}}}}}\n" for number in range(170))
     path.write_text(f"{HEAD}targets:\n" + "".join(rows))
@@ -263,7 +263,7 @@ def test_at_most_a_hundred_problems_are_printed(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
-    """A job file that is not there or is a folder is refused by name."""
+    """A missing job file, or a folder in its place, is refused by name."""
     missing = "missing.yaml:1:1: cannot be read: No such file or directory"
     assert f"{missing}; `zclone init FILE` writes a job file" in problems_of(tmp_path / "missing.yaml")
     (tmp_path / "mising.yml").touch()
@@ -271,8 +271,8 @@ def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
     assert "cannot be read: Is a directory; name a job file in it" in problems_of(tmp_path)
 
 
-def test_a_tab_is_named(tmp_path: Path) -> None:
-    """A line that a tab indents is refused with what to write instead."""
+def test_a_tab_is_reported(tmp_path: Path) -> None:
+    """A line indented with a tab is refused with what to write instead."""
     path = tmp_path / "job.yaml"
     path.write_text(HEAD + "defaults:\n\tparams: {requestCpu: 8}\n")
     assert "indent with spaces, not with tabs" in problems_of(path)
@@ -313,8 +313,8 @@ LADDER: Final = "a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [*a{n - 1}]\n" for n in r
         "cycle",
     ],
 )
-def test_bombs_are_refused_by_a_process_that_lives(tmp_path: Path, text: str, message: str) -> None:
-    """Bombs and abysses end with exit 2, within seconds and 300 MiB, and never with a signal."""
+def test_bombs_are_refused_within_limits(tmp_path: Path, text: str, message: str) -> None:
+    """Bombs and deep nesting end with exit 2, within seconds and 300 MiB, and never with a signal."""
     path = tmp_path / "job.yaml"
     path.write_text(text)
     script = (
@@ -366,7 +366,7 @@ PIECES: Final = st.sampled_from(
 
 
 def check_fuzzed(path: Path, data: bytes) -> None:
-    """Whatever the bytes, there is a plan or there are problems with places."""
+    """Check that any bytes give a plan or problems with places."""
     path.write_bytes(data)
     try:
         clones = list(Planning(load(path), run=None, started_at=0.0).draft().plan.clones())
@@ -402,15 +402,15 @@ EDITS: Final = st.lists(
 
 
 def edited(edits: list[tuple[int, int, str]]) -> bytes:
-    """Put texts in the place of some characters of a whole job file."""
+    """Replace some characters of a whole job file by texts."""
     text = WHOLE
     for start, length, piece in edits:
         text = text[:start] + piece + text[start + length :]
     return text.encode(errors="surrogatepass")
 
 
-def test_the_whole_job_is_one(tmp_path: Path) -> None:
-    """What the fuzzed files are edits of has every section and is planned."""
+def test_the_fuzzed_job_is_complete(tmp_path: Path) -> None:
+    """The job that the fuzzed files are edits of has every section and is planned."""
     path = tmp_path / "job.yaml"
     path.write_bytes(edited([]))
     assert Planning(load(path), run=None, started_at=0.0).draft().plan.count == 5

@@ -16,7 +16,7 @@ def problem(line: int, column: int, path: str = "a.b", message: str = "is wrong"
 
 
 def test_the_caret_stands_below_the_column() -> None:
-    """A problem is its line and a caret, also behind wide characters, tabs and what cannot be printed."""
+    """A problem is its line and a caret, also after wide characters, tabs and unprintable ones."""
     lines = {1: "name: x", 2: "克隆:\tx\x07"}
     found = render_text([problem(1, 7), problem(2, 5), problem(9, 1, "")], lambda place: lines.get(place.line))
     assert found.splitlines() == [
@@ -51,7 +51,7 @@ def test_github_annotations_are_escaped() -> None:
 
 
 def test_source_lines_are_read_from_the_file(tmp_path: Path) -> None:
-    """The line of a place is read where there is one."""
+    """The line of a place is read if there is one."""
     path = tmp_path / "job.yaml"
     path.write_bytes(b"a\r\nb\xff\n")
     assert source_line(Place(str(path), 1, 1)) == "a"

@@ -1,4 +1,4 @@
-"""One fault in many places is one problem with a count, so that a hundred problems are a hundred faults."""
+"""One cause in many places is one problem with a count, so that a hundred problems have a hundred causes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def problems(folder: Path, job: str, **files: str) -> list[str]:
     return [line.removeprefix(f"{folder}/") for line in str(caught.value).splitlines()]
 
 
-def test_a_fault_of_a_column_is_one_problem(tmp_path: Path) -> None:
-    """The same fault in a column of many rows is told at the first of them, with how many there are."""
+def test_a_problem_of_a_column_is_reported_once(tmp_path: Path) -> None:
+    """The same problem in a column of many rows is reported at the first of them, with their number."""
     rows = [f"{number:032},{'four' if number > 9 else number}," for number in range(500)]
     rows[20] += "x" * 300
     table = "\n".join(["uuid,params.requestCpu,params.name", *rows])
@@ -40,8 +40,8 @@ def test_a_fault_of_a_column_is_one_problem(tmp_path: Path) -> None:
     ]
 
 
-def test_a_fault_of_many_lines_is_one_problem(tmp_path: Path) -> None:
-    """Lines that are no JSON, and values of the wrong type, are told once each, by what they have in common."""
+def test_a_problem_of_many_lines_is_reported_once(tmp_path: Path) -> None:
+    """Lines that are not JSON, and values of the wrong type, are reported once each, by what they have in common."""
     lines = [json.dumps({"uuid": f"{number:032}", "params": {"name": number}}) for number in range(300)]
     lines[5] = lines[9] = "[1]"
     found = problems(tmp_path, "targets: [{from: r.jsonl}]\n", r_jsonl="\n".join(lines))
@@ -52,7 +52,7 @@ def test_a_fault_of_many_lines_is_one_problem(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_is_wrong_for_many_rows_is_one_problem(tmp_path: Path) -> None:
-    """What the entry writes and many rows make wrong is told once, with the first of the rows."""
+    """A value of the entry that many rows make wrong is reported once, with the first of the rows."""
     table = "\n".join(["id,cpu", *(f"{number},four" for number in range(40))])
     job = f"targets:\n  - {{from: r.csv, uuid: {UUID}, params: {{requestCpu: '${{cpu}}'}}}}\n"
     (problem,) = problems(tmp_path, job, r_csv=table)
@@ -61,7 +61,7 @@ def test_an_entry_that_is_wrong_for_many_rows_is_one_problem(tmp_path: Path) -> 
 
 
 def test_a_missing_source_is_one_problem(tmp_path: Path) -> None:
-    """A source that the server does not have is told at its first target, with how many targets need it."""
+    """A source that the server does not have is reported at its first target, with the number of targets."""
     (tmp_path / "job.yaml").write_text(
         f"{HEAD}targets:\n  - {UUID}\n"
         + "".join(
@@ -82,8 +82,8 @@ def test_a_missing_source_is_one_problem(tmp_path: Path) -> None:
         assert problem.message.endswith(" (in 40 targets)")
 
 
-def test_two_targets_with_one_key_are_told_each(tmp_path: Path) -> None:
-    """Each key that two rows have is a problem of its own: the rows are named."""
+def test_each_duplicate_key_is_reported(tmp_path: Path) -> None:
+    """Each key that two rows have is a problem of its own, with the rows."""
     rows = [f"{number % 50:032}" for number in range(100)]
     found = problems(tmp_path, "targets: [{from: r.csv}]\n", r_csv="\n".join(["uuid", *rows]))
     assert len(found) == 50

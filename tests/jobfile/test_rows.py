@@ -67,7 +67,7 @@ def test_there_are_enough_spellings() -> None:
 
 @pytest.mark.parametrize(("name", "meant"), [*SPELLINGS, *KEYS])
 def test_no_near_miss_is_dropped(tmp_path: Path, name: str, meant: str) -> None:
-    """A name spelt nearly like a parameter or key is an error, in CSV, JSON Lines and YAML, told once."""
+    """A name spelt nearly like a parameter or key is an error, in CSV, JSON Lines and YAML, reported once."""
     from_csv = problems_of(tmp_path, "targets: [{from: r.csv}]\n", r_csv=f"uuid,{name}\n{UUID},4\n{OTHER},5\n")
     assert len([line for line in from_csv if line.startswith("r.csv:1:1: ") and meant in line]) == 1, from_csv
     rows = "".join(json.dumps({"uuid": uuid, name: "4"}) + "\n" for uuid in (UUID, OTHER))
@@ -98,7 +98,7 @@ def test_no_column_of_rules_is_dropped(tmp_path: Path, name: str) -> None:
 
 
 def test_a_column_that_a_template_names_is_a_value(expand: Expand) -> None:
-    """A column spelt like a parameter or key is a value where ``${…}`` of entry, defaults or row names it exactly."""
+    """A column spelt like a parameter or key is a value if ``${…}`` of entry, defaults or row names it exactly."""
     job = f'{HEAD}targets: [{{from: r.csv, uuid: {UUID}, params: {{name: "${{Name}}-${{Size}}"}}}}]\n'
     (clone,) = expand(job, r_csv="id,Name,Size\nx,chat,7\n")
     assert clone.params == {"name": "chat-7"}
@@ -109,7 +109,7 @@ def test_a_column_that_a_template_names_is_a_value(expand: Expand) -> None:
 
 
 @pytest.mark.parametrize("used", ["$${Name}", "${Names}", "Name"])
-def test_an_escaped_or_other_name_is_no_use(tmp_path: Path, used: str) -> None:
+def test_an_escaped_or_other_name_does_not_count(tmp_path: Path, used: str) -> None:
     """A dollar for the shell, another name or the bare word do not make a column a value."""
     job = f'targets: [{{from: r.csv, params: {{description: "{used}"}}}}]\nvars: {{Names: x}}\n'
     assert "r.csv:1:1: Name: is only a value for ${Name}, which nothing uses; did you mean params.name?" in problems_of(
@@ -119,7 +119,7 @@ def test_an_escaped_or_other_name_is_no_use(tmp_path: Path, used: str) -> None:
 
 @pytest.mark.parametrize("char", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
 def test_only_line_breaks_end_lines(tmp_path: Path, char: str) -> None:
-    """A cell or JSON text with a separator that no editor shows as a line break moves no row and no place."""
+    """A cell or JSON text with a separator that no editor shows as a line break shifts no row and no place."""
     job = f"targets: [{{from: r.csv, uuid: {UUID}}}]\n"
     told = problems_of(tmp_path, job, r_csv=f"id,note\na,x{char}y\nb\n")
     assert told == ["r.csv:3:1: has 1 cells, the header 2"]
@@ -129,7 +129,7 @@ def test_only_line_breaks_end_lines(tmp_path: Path, char: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_csv_lines_end_as_they_like(tmp_path: Path, end: str) -> None:
+def test_csv_accepts_all_line_ends(tmp_path: Path, end: str) -> None:
     """Rows end at LF, CR or both, places count them, and a quoted cell holds them."""
     table = end.join(["id,note", f'a,"x{end}y"', "", ",", " , ", "b"]) + end
     told = problems_of(tmp_path, f"targets: [{{from: r.csv, uuid: {UUID}}}]\n", r_csv=table)
@@ -139,8 +139,8 @@ def test_csv_lines_end_as_they_like(tmp_path: Path, end: str) -> None:
     assert problem.startswith("r.csv:7:1: is not UTF-8: save it as UTF-8, or write its encoding")
 
 
-def test_what_the_entry_writes_names_the_row(tmp_path: Path) -> None:
-    """A value of the entry that is wrong for a row is told with the entry's place and the row's."""
+def test_a_problem_of_an_entry_names_the_row(tmp_path: Path) -> None:
+    """A value of the entry that is wrong for a row is reported with the entry's place and the row's."""
     job = f'targets:\n  - from: r.csv\n    uuid: {UUID}\n    params: {{name: "${{t}}", requestCpu: "${{cpu}}"}}\n'
     told = problems_of(tmp_path, job, r_csv=f"id,t,cpu\na,,4\nb,{'x' * 256},4\nc,y,four\nd,z,5\n")
     row = f"; in the row at {tmp_path}/r.csv:"
@@ -161,7 +161,7 @@ def test_what_the_entry_writes_names_the_row(tmp_path: Path) -> None:
         ("r.ndjson", "\n"),
     ],
 )
-def test_a_file_without_rows_is_told(tmp_path: Path, name: str, text: str) -> None:
+def test_a_file_without_rows_is_reported(tmp_path: Path, name: str, text: str) -> None:
     """A file of targets without a row is an error that names it, also beside other targets."""
     job = f"targets: [{UUID}, {{from: {name}, uuid: {OTHER}}}]\n"
     (told,) = problems_of(tmp_path, job, **{name.replace(".", "_"): text})
@@ -180,14 +180,14 @@ def test_a_blank_row_is_no_clone(expand: Expand) -> None:
     ("name", "text"), [("r_csv", "id,tenant\n,acme\n"), ("r_csv", "tenant\nacme\n"), ("r_jsonl", '{"tenant": "acme"}')]
 )
 def test_a_row_without_uuid_needs_an_id(tmp_path: Path, name: str, text: str) -> None:
-    """A row that takes the entry's source needs an id of its own."""
+    """A row that takes the entry's source needs its own id."""
     (told,) = problems_of(tmp_path, f"targets: [{{from: {name.replace('_', '.')}, uuid: {UUID}}}]\n", **{name: text})
     assert told.endswith("has no uuid of its own, so it needs an id")
 
 
 @pytest.mark.parametrize("row", [f"{UUID},,x", f"{UUID},a,x"])
-def test_two_equal_rows_are_told(tmp_path: Path, row: str) -> None:
-    """Two rows that differ in nothing are two targets with one key."""
+def test_two_equal_rows_are_reported(tmp_path: Path, row: str) -> None:
+    """Two identical rows are two targets with one key."""
     (told,) = problems_of(tmp_path, "targets: [{from: r.csv}]\n", r_csv=f"uuid,id,note\n{row}\n{row}\n")
     assert told.startswith("r.csv:3:1: the key ")
 

@@ -1,4 +1,4 @@
-"""The JSON Schema and ``validate`` are two readers of one grammar: what one takes the other takes."""
+"""The JSON Schema and ``validate`` accept the same job files."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ BEYOND: Final = {
     *("unknown name", "shell variable", "brace not closed", "expression", "jsonl unknown name in the entry"),
     *("rendered to a wrong type", "owner rendered to no uuid", "from missing file"),
 }
-"""Bad by how the YAML is written, by other places of the file, by what ``${…}`` comes to, or by another file."""
+"""Bad because of the YAML syntax, other places of the file, the value of ``${…}``, or another file."""
 GOOD: Final = [
     *(f"version: {text}\nname: j\n{TARGETS}" for text in GOOD_VERSIONS),
     *(f"version: 1\nname: {text}\n{TARGETS}" for text in GOOD_NAMES),
@@ -240,8 +240,8 @@ def fits(text: str) -> bool:
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_both_take_it(tmp_path: Path, text: str) -> None:
-    """A value that ``validate`` takes fits the schema, in every way in which YAML writes it."""
+def test_both_accept_it(tmp_path: Path, text: str) -> None:
+    """A value that ``validate`` accepts fits the schema, in every YAML notation."""
     assert (is_valid(tmp_path, text), fits(text)) == (True, True)
 
 
@@ -252,7 +252,7 @@ def test_both_refuse_it(tmp_path: Path, text: str) -> None:
 
 
 def test_every_bad_file_is_refused_by_both_or_beyond_a_schema() -> None:
-    """Of the table of bad job files the schema takes those alone that are bad by what no schema can say."""
+    """Of the table of bad job files the schema accepts only those that are bad in ways no schema can express."""
     taken = set()
     for case in CASES:
         try:
@@ -266,7 +266,7 @@ def test_every_bad_file_is_refused_by_both_or_beyond_a_schema() -> None:
 
 
 def suggestions(schema: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each default and example with the schema that it stands in."""
+    """Yield each default and example with its schema."""
     if isinstance(schema, dict):
         if "default" in schema and path.rpartition("/")[2] != "properties":
             yield path, schema, schema["default"]
@@ -280,7 +280,7 @@ def suggestions(schema: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def test_what_editors_insert_is_valid() -> None:
-    """Every default and example fits the schema that it stands in."""
+    """Every default and example fits its schema."""
     found = list(suggestions(SCHEMA, ""))
     assert {"10/s", "20/s", 8, False} <= {value for _, _, value in found if isinstance(value, str | int)}
     for path, schema, value in found:
@@ -288,7 +288,7 @@ def test_what_editors_insert_is_valid() -> None:
         assert jsonschema.Draft7Validator(own).is_valid(value), (path, value)
 
 
-def test_no_name_of_a_class_is_shown() -> None:
+def test_no_class_name_is_shown() -> None:
     """Names and titles in the schema are those of the job file, and never of our classes."""
     assert not [name for name in SCHEMA["definitions"] if name.endswith("Model")]
     assert "Model" not in {word for word in str(SCHEMA).replace("'", " ").split() if word.endswith("Model")}

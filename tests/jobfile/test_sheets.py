@@ -1,4 +1,4 @@
-"""Excel workbooks as tables: what cells mean, and what Excel does not have or has lost is refused with its place."""
+"""Excel workbooks as tables: the values of cells; what Excel does not have or has lost is refused with its place."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def problems(folder: Path, data: bytes, *, keys: str = "") -> list[str]:
     return [str(problem).removeprefix(f"{folder}/") for problem in caught.value.problems]
 
 
-def test_a_sheet_is_read_as_csv_is(tmp_path: Path) -> None:
-    """Numbers, truth values, dates, blanks, empty rows and nameless columns mean what they mean in CSV."""
+def test_a_sheet_is_read_like_csv(tmp_path: Path) -> None:
+    """Numbers, booleans, dates, blanks, empty rows and nameless columns mean the same as in CSV."""
     rows: list[list[Any]] = [
         [],
         [" uuid", "id", "params.requestCpu", "params.system", "params.yaml", None, "备注", "day", "at", "share"],
@@ -80,7 +80,7 @@ def test_a_sheet_is_read_as_csv_is(tmp_path: Path) -> None:
 
 
 def test_one_of_several_sheets_is_named(tmp_path: Path) -> None:
-    """`sheet:` names it; without the key, or with a name that is not there, the workbook is refused with the names."""
+    """`sheet:` names it; without the key, or with an unknown name, the workbook is refused with the names."""
     data = workbook({"Notes": [["x"]], "Tenants": [["uuid"], [UUID]]})
     assert [clone.key for clone in clones(tmp_path, data, keys=", sheet: Tenants")] == [UUID]
     assert problems(tmp_path, data) == [
@@ -99,15 +99,15 @@ def test_one_of_several_sheets_is_named(tmp_path: Path) -> None:
         ("#REF!", "rows.xlsx:3:2: the cell has the error #REF!"),
     ],
 )
-def test_what_excel_does_not_have_is_refused(tmp_path: Path, cell: object, problem: str) -> None:
-    """A number whose digits were lost, a formula without a value and an error are told at their cell."""
+def test_lost_values_are_refused(tmp_path: Path, cell: object, problem: str) -> None:
+    """A number whose digits were lost, a formula without a value and an error are reported at their cell."""
     data = workbook({"S": [["uuid", "params.description"], [UUID, "a"], [OTHER, cell]]})
     (found,) = problems(tmp_path, data)
     assert found.startswith(problem)
 
 
-def test_rows_have_their_own_problems(tmp_path: Path) -> None:
-    """A wrong value is told at its row, a wrong column at the header, without a line of the file's bytes."""
+def test_problems_of_a_sheet_have_its_rows(tmp_path: Path) -> None:
+    """A wrong value is reported at its row, a wrong column at the header, without a line of the file's bytes."""
     data = workbook({"S": [["uuid", "params.requestCpu"], [UUID, "four"], ["short", 4]]})
     found = problems(tmp_path, data)
     assert [line.split(":")[1] for line in found] == ["2", "3"]
@@ -125,17 +125,17 @@ def test_rows_have_their_own_problems(tmp_path: Path) -> None:
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an .xls file or has a password"),
         (workbook({"S": [["uuid"]]})[:-200], "is no .xlsx workbook"),
     ],
-    # A workbook holds the time at which it was made, and ids must be the same in every process.
+    # A workbook holds its creation time, and ids must be the same in every process.
     ids=["text", "nothing", "an old workbook", "half a workbook"],
 )
-def test_what_is_no_workbook_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
-    """Text, an empty or cut file, an older format and a password are one problem each."""
+def test_an_invalid_workbook_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+    """Text, an empty or truncated file, an older format and a password are one problem each."""
     (problem,) = problems(tmp_path, data)
     assert problem.startswith(f"rows.xlsx:1:1: {why}")
 
 
 def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The size once unpacked is looked at before anything is."""
+    """The unpacked size is checked before anything is unpacked."""
     monkeypatch.setattr("batch.jobfile.sheets._LARGEST", 1 << 20)
     data = io.BytesIO(workbook({"S": [["uuid"], [UUID]]}))
     with zipfile.ZipFile(data, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -143,8 +143,8 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypa
     assert "once it is unpacked" in problems(tmp_path, data.getvalue())[0]
 
 
-def test_without_the_extra_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where openpyxl is not installed the message names the extra, and CSV."""
+def test_without_the_extra_the_alternatives_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If openpyxl is not installed the message names the extra, and CSV."""
     real = builtins.__import__
 
     def without(name: str, *more: Any, **named: Any) -> Any:
@@ -171,8 +171,8 @@ def test_image_rules_may_be_a_sheet(tmp_path: Path) -> None:
     assert [(rule.prefix, rule.to, rule.place.line) for rule in rearchitect.rules] == [("a/", "b/", 2)]
 
 
-def test_a_workbooks_warnings_are_nobodys(tmp_path: Path) -> None:
-    """What openpyxl warns of, such as a date out of range, is no error of the command."""
+def test_a_workbooks_warnings_are_suppressed(tmp_path: Path) -> None:
+    """A warning of openpyxl, such as a date out of range, is no error of the command."""
     data = workbook({"S": [["uuid", "day"], [UUID, date(2026, 1, 1)]]})
     old = zipfile.ZipFile(io.BytesIO(data))
     new = io.BytesIO()
@@ -186,6 +186,6 @@ def test_a_workbooks_warnings_are_nobodys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "meant"), [*SPELLINGS, *KEYS])
 def test_no_near_miss_is_dropped(tmp_path: Path, name: str, meant: str) -> None:
-    """A column spelt nearly like a parameter or key is an error of its header, told once."""
+    """A column spelt nearly like a parameter or key is an error of its header, reported once."""
     found = problems(tmp_path, workbook({"s": [["uuid", name], [UUID, 4], [OTHER, 5]]}))
     assert len([line for line in found if line.startswith("rows.xlsx:1:1: ") and meant in line]) == 1, found

@@ -36,7 +36,7 @@ def problems(folder: Path, table: str | bytes, *, keys: str = "", more: str = ""
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "gbk", "utf-16", "utf-8"])
-def test_a_table_is_read_in_the_encoding_and_with_the_delimiter_that_are_written(tmp_path: Path, encoding: str) -> None:
+def test_a_table_is_read_with_its_encoding_and_delimiter(tmp_path: Path, encoding: str) -> None:
     """``encoding`` and ``delimiter`` beside ``from`` say how a CSV file is written."""
     found = clones(tmp_path, CHINESE.encode(encoding), keys=f', delimiter: ";", encoding: {encoding}')
     assert [(clone.key, clone.params) for clone in found] == [
@@ -78,7 +78,7 @@ def test_another_delimiter_or_encoding_is_refused_with_the_key_to_write(
     ],
 )
 def test_an_unknown_delimiter_or_encoding_has_its_place(tmp_path: Path, keys: str, problem: str) -> None:
-    """A value of ``delimiter`` or ``encoding`` that no table has is refused where it stands."""
+    """An unsupported value of ``delimiter`` or ``encoding`` is refused at its place."""
     assert problems(tmp_path, f"uuid\n{UUID}\n", keys=keys)[0].startswith(problem)
 
 
@@ -97,7 +97,7 @@ def test_the_keys_of_a_table_belong_to_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_what_spreadsheets_add_is_left_out(tmp_path: Path, end: str) -> None:
+def test_additions_of_spreadsheets_are_ignored(tmp_path: Path, end: str) -> None:
     """The ``sep=`` line, blanks around names and cells, empty rows, and columns without name and value do not count."""
     lines = [
         "sep=,",
@@ -133,12 +133,12 @@ def test_spreadsheets_booleans_are_booleans(tmp_path: Path, cell: str, value: bo
 
 
 def test_unused_columns_may_have_any_name_and_value(tmp_path: Path) -> None:
-    """A column that nothing uses and that resembles no parameter or key may be called anything."""
+    """An unused column that resembles no parameter or key may have any name."""
     (clone,) = clones(tmp_path, f'uuid,备注,"Cost, EUR",#,1st\n{UUID},随便,"1,5",=A1,x\n')
     assert clone.params == {}
 
 
-def test_names_of_values_are_in_any_script(tmp_path: Path) -> None:
+def test_names_of_values_may_be_in_any_script(tmp_path: Path) -> None:
     """Columns and ``vars`` with names in other scripts than Latin are values for ``${…}``."""
     (clone,) = clones(
         tmp_path,
@@ -157,8 +157,8 @@ def test_a_cell_holds_what_the_server_stores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gbk"])
-def test_image_rules_are_read_as_every_table(tmp_path: Path, encoding: str) -> None:
-    """A file of image rules has blanks, empty rows, nameless columns and ``sep=`` left out, and the same keys."""
+def test_image_rules_are_read_like_every_table(tmp_path: Path, encoding: str) -> None:
+    """A file of image rules has blanks, empty rows, nameless columns and ``sep=`` ignored, and the same keys."""
     (tmp_path / "rules.csv").write_bytes("sep=;\r\n from; to ;;备注\r\n\r\n a/ ;b/\u3000;;\r\n".encode(encoding))
     job = tmp_path / "job.yaml"
     keys = f'file: rules.csv, delimiter: ";", encoding: {encoding}'
@@ -178,7 +178,7 @@ def test_image_rules_are_read_as_every_table(tmp_path: Path, encoding: str) -> N
     "table", ["from,to,from\na/,b/,c/\n", "from,to\na/,b/,c/\n", "from;to\na/;b/\n", 'from,to\n"a\n']
 )
 def test_a_bad_file_of_image_rules_is_refused_at_its_line(tmp_path: Path, table: str) -> None:
-    """Doubled columns, surplus cells, another delimiter and open quotes are problems of the file of rules."""
+    """Duplicate columns, surplus cells, another delimiter and open quotes are problems of the file of rules."""
     (tmp_path / "rules.csv").write_text(table)
     job = tmp_path / "job.yaml"
     job.write_text(f"{HEAD}rearchitect: {{to: [AARCH64], file: rules.csv}}\ntargets: [{UUID}]\n")

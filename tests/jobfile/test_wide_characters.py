@@ -1,4 +1,4 @@
-"""Characters above U+FFFF, which databases of three-byte UTF-8 refuse: a warning and no reason to stop."""
+"""Characters above U+FFFF, which databases of three-byte UTF-8 refuse, are a warning and no error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ YAML: Final = [
 
 @pytest.mark.parametrize(("row", "place", "position"), YAML)
 def test_yaml(row: str, place: str, position: int, tmp_path: Path) -> None:
-    """A character in any parameter, nested or a tag, plain or escaped, is warned of at its value."""
+    """A character in any parameter, nested or in a tag, plain or escaped, is warned of at its value."""
     (warning,) = warnings_of(tmp_path, f"targets:\n  - {row}\n")
     assert warning == f"{place}: {WARNING} {position}: many ZStack databases refuse it"
 
@@ -72,7 +72,7 @@ def test_one_place_is_warned_of_once(tmp_path: Path) -> None:
 
 
 def test_a_column_is_warned_of_in_each_row(tmp_path: Path) -> None:
-    """A character that comes from a row's column is warned of where it is used, with the row."""
+    """A character from a row's column is warned of where it is used, with the row."""
     rows = "".join(f"{UUID},{n},{ROCKET if n % 2 else 'x'}\n" for n in range(4))
     (tmp_path / "a.csv").write_text(f"uuid,id,title\n{rows}", encoding="utf-8")
     found = warnings_of(tmp_path, "defaults: {params: {name: '${title}'}}\ntargets: [{from: a.csv}]\n")
@@ -88,14 +88,14 @@ def test_many_warnings_are_counted(tmp_path: Path) -> None:
     assert found[-1].endswith("warning: … and 50 more")
 
 
-def test_other_characters_are_no_matter(tmp_path: Path) -> None:
+def test_other_characters_are_not_warned_of(tmp_path: Path) -> None:
     """Characters up to U+FFFF, whose escapes look alike, and backslashes are not warned of."""
     text = json.dumps({"uuid": UUID, "params": {"name": "한국어 \ud7a3 \uffff 中文", "description": "C:\\ud83d"}})
     (tmp_path / "a.jsonl").write_text(text + "\n", encoding="utf-8")
     assert warnings_of(tmp_path, "targets: [{from: a.jsonl}]\n") == []
 
 
-def test_keys_of_maps_are_looked_at_too() -> None:
+def test_keys_of_maps_are_checked_too() -> None:
     """The name of a GPU vendor is sent as well."""
     (complaint,) = wide_characters("params", {"vendorToSpecUuidsMap": {ROCKET: [UUID]}})
     assert complaint.path == "params.vendorToSpecUuidsMap"
@@ -105,7 +105,7 @@ def test_keys_of_maps_are_looked_at_too() -> None:
 def test_commands_warn(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """``validate`` and ``plan`` warn on stderr and end as without the warning."""
+    """``validate`` and ``plan`` warn on stderr and exit as without the warning."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ZSTACK_API_URL", raising=False)
     text = f"{HEAD}targets:\n  - {{uuid: {UUID}, params: {{name: a{ROCKET}}}}}\n"
