@@ -30,7 +30,10 @@ class FakeFile:
 
 
 class FakeDisk:
-    """Files in memory; what was not synced is lost at ``power_cut``. ``fault`` may raise or say how much is taken."""
+    """Files in memory; what was not synced is lost at ``power_cut``.
+
+    ``fault`` may raise or say how much is accepted.
+    """
 
     def __init__(self) -> None:
         self.files: dict[Path, FakeFile] = {}
@@ -151,7 +154,7 @@ def short(state: State, key: str) -> Record:
 
 
 async def write_run(disk: FakeDisk, targets: int, *, sent: Callable[[str], Record] = sent) -> None:
-    """A run of ``targets`` targets in batches of different sizes; every fifth fails, the last stays sent."""
+    """Write a run of ``targets`` targets in batches of different sizes; every fifth fails, the last stays sent."""
     manifest = open_fake(disk)
     keys = [f"target-{number}" for number in range(targets)]
     await manifest.write_plan(plan(keys), ((key, f"source of {key}") for key in keys))

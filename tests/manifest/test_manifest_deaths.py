@@ -1,4 +1,4 @@
-"""How many processes died with a clone in flight, as the manifest has it."""
+"""How many processes crashed with a clone in flight, according to the manifest."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def folded(bodies: Iterable[bytes]) -> ManifestFold:
     return past
 
 
-def test_a_start_without_an_end_is_a_death() -> None:
-    """Only of the last process: its successor counted the deaths before."""
+def test_a_start_without_an_end_is_a_crash() -> None:
+    """Only of the last process: its successor counted the crashes before."""
     assert not folded([]).is_cut_off
     assert folded([STARTED]).is_cut_off
     assert not folded([STARTED, ENDED]).is_cut_off
     assert folded([STARTED, STARTED, ENDED, STARTED]).is_cut_off
 
 
-def test_a_process_that_follows_an_engine_elsewhere_dies_alone() -> None:
-    """Nothing is in flight with it, so its start without an end is no death; which engine it followed is known."""
+def test_a_process_that_follows_another_engine_crashes_alone() -> None:
+    """Nothing is in flight with it, so its start without an end is no crash; its engine is known."""
     remote = RemoteEngine("temporal", "127.0.0.1:7233", "default", "zclone/u/job/run")
     followed = encode_started(StartedLine(1.0, 1, "h", "t", remote=remote))
     assert folded([STARTED, followed]).remote == remote
@@ -50,28 +50,28 @@ def test_a_process_that_follows_an_engine_elsewhere_dies_alone() -> None:
     assert folded([followed, STARTED]).remote is None
 
 
-def test_each_taking_up_is_one_death_more() -> None:
-    """Also where nothing else was recorded of the clone in between."""
+def test_each_start_that_takes_up_a_clone_is_a_crash() -> None:
+    """Also if nothing else was recorded of the clone in between."""
     past = folded([STARTED, record(State.SENT), STARTED, taken_up("a"), STARTED, taken_up("a", "b")])
     assert past.intents["a"].deaths == 2
 
 
-def test_an_uncertain_end_was_survived() -> None:
+def test_an_uncertain_end_resets_the_count() -> None:
     """The count begins anew."""
     bodies = [record(State.SENT), taken_up("a"), taken_up("a"), record(State.UNCERTAIN)]
     assert folded(bodies).intents["a"].deaths == 0
     assert folded([*bodies, taken_up("a")]).intents["a"].deaths == 1
 
 
-def test_a_clone_made_open_again_has_no_deaths() -> None:
-    """What it was before it failed is over."""
+def test_a_reopened_clone_has_no_crashes() -> None:
+    """Those before its failure no longer count."""
     long = [record(State.SENT), record(State.ACCEPTED), taken_up("a"), record(State.FAILED)]
     again = encode_record(Record(State.PLANNED, "a", 6.0, 0, retried=True))
     assert folded([*long, again, record(State.SENT)]).intents["a"].deaths == 0
 
 
 def test_keys_like_words_of_the_format_are_keys() -> None:
-    """Whatever the targets are called, a line about several is no clone record."""
+    """Whatever the names of the targets, a line about several is no clone record."""
     keys = ("a", "key", "b", "c", "attempt", "d")
     assert folded([taken_up(*keys), taken_up("x", "a", *keys)]).counts == {}
     assert parse_line(taken_up(*keys)) == TakenUpLine(keys, 3.0)

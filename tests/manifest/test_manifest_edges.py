@@ -1,4 +1,4 @@
-"""The seldom branches of the journal: what no run writes, and what only a foreign or damaged file holds."""
+"""The rare branches of the journal: what no run writes, and what only a foreign or damaged file holds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, hex_
 
 
 async def written(folder: Path, *records: Record | DeletingLine) -> Path:
-    """A manifest with these records of the targets a and b."""
+    """Write a manifest with these records of the targets a and b."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(plan(["a", "b"]), [("a", "a"), ("b", "b")])
@@ -39,7 +39,7 @@ async def written(folder: Path, *records: Record | DeletingLine) -> Path:
 
 
 def sealed(*bodies: bytes) -> bytes:
-    """Lines as another writer might have sealed them: with a good checksum and whatever in them."""
+    """Return lines as another writer might have sealed them: with a valid checksum and any content."""
     crc, lines = 0, []
     for body in bodies:
         whole, crc = seal([body], crc, batch=1)
@@ -51,7 +51,7 @@ def scan(data: bytes) -> Scan:
     return Scan(lambda offset, size: data[offset : offset + size])
 
 
-async def test_a_delete_is_on_record_until_its_clone_is_gone(tmp_path: Path) -> None:
+async def test_a_delete_is_recorded_until_its_clone_is_gone(tmp_path: Path) -> None:
     """The last DELETE of a clone is known by its job uuid, until the clone is undone; each is durable once awaited."""
     first, last = (DeletingLine("a", at, hex_id(1), hex_id(number)) for at, number in ((30.0, 8), (40.0, 9)))
     path = await written(tmp_path, sent("a"), cloned("a"), first, last)
@@ -63,14 +63,14 @@ async def test_a_delete_is_on_record_until_its_clone_is_gone(tmp_path: Path) -> 
         assert targets.deleting == {}
 
 
-def test_a_line_about_a_deletion_is_whole() -> None:
-    """One without its uuids is refused: nobody could ask what became of it."""
+def test_an_incomplete_line_about_a_deletion_is_refused() -> None:
+    """Without its uuids its end could not be queried."""
     with pytest.raises(ManifestError, match="a line has no str as job_uuid"):
         parse_line(encode([("deleting", "a"), ("at", 1.0), ("clone_uuid", hex_id(1))]))
 
 
-async def test_of_the_clones_in_flight_the_oldest_is_told(tmp_path: Path) -> None:
-    """What is waited for longest is the one that was sent first; what has settled or is uncertain is not in flight."""
+async def test_the_oldest_clone_in_flight_is_reported(tmp_path: Path) -> None:
+    """The longest wait is for the clone sent first; what has settled or is uncertain is not in flight."""
     uncertain = Record(State.UNCERTAIN, "a", 20.0, 1, error_code="ZCLONE.UNCERTAIN", error="who knows")
     one = summary(await written(tmp_path, sent("a", at=10.0), sent("b", at=5.0)))
     assert one.oldest is not None
@@ -78,8 +78,8 @@ async def test_of_the_clones_in_flight_the_oldest_is_told(tmp_path: Path) -> Non
     assert summary(await written(tmp_path, sent("a"), uncertain)).oldest is None
 
 
-async def test_nothing_is_written_to_a_file_that_has_lost_its_name() -> None:
-    """It was moved or deleted since: the commit fails, so that nothing is sent, and says what to do."""
+async def test_nothing_is_written_to_a_file_that_lost_its_name() -> None:
+    """After it was moved or deleted the commit fails, so that nothing is sent, and says what to do."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.commit(sent("a"))
@@ -90,8 +90,8 @@ async def test_nothing_is_written_to_a_file_that_has_lost_its_name() -> None:
     assert file.data == before
 
 
-def test_a_damaged_batch_number_is_no_sign_of_a_later_batch() -> None:
-    """In the last line it is damage of that line alone, although it names a batch that nobody has written."""
+def test_a_damaged_batch_number_does_not_imply_a_later_batch() -> None:
+    """In the last line it is damage of that line alone, although it names a batch that was never written."""
     good = sealed(encode([("format", "zclone-manifest")]), encode([("started", 1.0)]))
     last, _ = seal([encode([("ended", 2.0)])], int(good[-11:-3], 16), batch=2)
     read = scan(good + last.replace(b'"batch":2', b'"batch":6'))
@@ -104,8 +104,8 @@ def retried(key: str, code: str = "SYS.1007") -> Record:
     return Record(State.PLANNED, key, 30.0, 0, error_code=code, retried=True)
 
 
-async def test_a_retried_failure_is_not_counted_any_more(tmp_path: Path) -> None:
-    """Of two targets that failed alike one opened again leaves one failure; the other opened again leaves none."""
+async def test_a_retried_failure_no_longer_counts(tmp_path: Path) -> None:
+    """Of two equal failures one reopened leaves one failure; the other reopened leaves none."""
     ends = (sent("a"), failed("a"), sent("b"), failed("b"))
     assert [cluster.count for cluster in summary(await written(tmp_path, *ends)).clusters] == [2]
     one = summary(await written(tmp_path, *ends, retried("b")))
@@ -115,8 +115,8 @@ async def test_a_retried_failure_is_not_counted_any_more(tmp_path: Path) -> None
     assert summary(await written(tmp_path, *ends, retried("a"), retried("b"))).clusters == ()
 
 
-async def test_a_retried_conflict_is_not_counted_any_more(tmp_path: Path) -> None:
-    """A conflict that was opened again is no failure of the run; nor is what was opened again without having ended."""
+async def test_a_retried_conflict_no_longer_counts(tmp_path: Path) -> None:
+    """A reopened conflict is no failure of the run; nor is what was reopened without having ended."""
     conflict = Record(State.CONFLICT, "a", 20.0, 1, error_code="ZCLONE.CONFLICT", error="somebody else's")
     assert len(summary(await written(tmp_path, sent("a"), conflict)).clusters) == 1
     assert summary(await written(tmp_path, sent("a"), conflict, retried("a", "ZCLONE.CONFLICT"))).clusters == ()
@@ -124,7 +124,7 @@ async def test_a_retried_conflict_is_not_counted_any_more(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("state", [State.CLONED, State.UNDONE])
-def test_what_was_made_cannot_be_opened_again(state: State) -> None:
+def test_an_existing_clone_cannot_be_reopened(state: State) -> None:
     """A manifest in which a cloned or undone target is retried is refused: a second clone would be made."""
     past = ManifestFold()
     lines = [sent("a"), cloned("a"), *([Record(state, "a", 25.0, 1)] if state is State.UNDONE else [])]
@@ -133,7 +133,7 @@ def test_what_was_made_cannot_be_opened_again(state: State) -> None:
 
 
 def test_a_settled_clone_that_was_sent_again_is_refused() -> None:
-    """A POST of a later attempt after the end is found out, also where the target was then opened again."""
+    """A POST of a later attempt after the end is detected, also if the target was then reopened."""
     for after in ((), (retried("a"),)):
         past = ManifestFold()
         with pytest.raises(ManifestError, match="a is failed and was sent again"):  # noqa: PT012 - found by either
@@ -142,7 +142,7 @@ def test_a_settled_clone_that_was_sent_again_is_refused() -> None:
 
 
 def test_a_repeated_line_of_a_settled_clone_is_harmless() -> None:
-    """The same POST on record once more after its end changes nothing."""
+    """The same POST recorded once more after its end changes nothing."""
     past = ManifestFold()
     past.add_all(encode_record(record) for record in (sent("a"), cloned("a"), sent("a")))
     past.finish()
@@ -150,8 +150,8 @@ def test_a_repeated_line_of_a_settled_clone_is_harmless() -> None:
     assert past.intents == {}
 
 
-def test_lines_of_later_versions_are_left_alone() -> None:
-    """A line whose kind is not known, or that only looks like a known one, changes no state."""
+def test_lines_of_later_versions_are_ignored() -> None:
+    """A line of an unknown kind, or that only looks like a known one, changes no state."""
     past = ManifestFold()
     past.add_all([b'{"process":"x","ended":1', b'{"novel":1', b'{"started":1.0,"pid":1,"host":"h","tool":"t"'])
     past.finish()
@@ -160,31 +160,29 @@ def test_lines_of_later_versions_are_left_alone() -> None:
 
 
 def test_pins_without_sources_make_no_page() -> None:
-    """Where only queries are pinned, no page without content is written."""
+    """If only queries are pinned, no page without content is written."""
     (body,) = encode_pinned(Pins(queries={("type=Endpoint",): (hex_id(1),)}))
     assert decode(body) == {"pinned": {}, "query": ["type=Endpoint"], "found": [hex_id(1)]}
     assert list(encode_pinned(Pins())) == []
 
 
 @pytest.mark.parametrize(("body", "why"), [(b"[1", "not a JSON"), (b"[", "not a JSON"), (b'{"a":', "not a JSON")])
-def test_a_line_that_is_no_object_was_not_written_by_us(body: bytes, why: str) -> None:
-    """A good checksum over something else than a JSON object is not taken for a record."""
+def test_a_line_that_is_not_an_object_is_refused(body: bytes, why: str) -> None:
+    """A valid checksum over something other than a JSON object is not taken for a record."""
     with pytest.raises(ManifestError, match=why):
         decode(body)
 
 
 def test_a_line_without_a_batch_number_is_refused() -> None:
-    """Where the next batch cannot be numbered nothing can be appended."""
+    """If the next batch cannot be numbered nothing can be appended."""
     followed = scan(sealed(encode([("novel", 1)])).replace(b'"batch":1', b'"botch":1'))
     followed.last = b'{"botch":1'
     with pytest.raises(ManifestError, match="has no batch number"):
         _ = followed.batch
 
 
-def test_where_mounts_cannot_be_read_no_file_system_is_called_remote(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without /proc nobody knows the file system: no warning is made up."""
+def test_without_proc_no_file_system_is_called_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc the file system is unknown: there is no warning."""
 
     def refuse(*_: object, **__: object) -> str:
         raise PermissionError(13, "denied")
@@ -196,8 +194,8 @@ def test_where_mounts_cannot_be_read_no_file_system_is_called_remote(
     os.close(handle)
 
 
-async def test_a_manifest_that_shrinks_while_it_is_read_is_told(tmp_path: Path) -> None:
-    """A reader whose file was cut meanwhile says so instead of going on for ever."""
+async def test_a_manifest_that_shrinks_while_it_is_read_is_reported(tmp_path: Path) -> None:
+    """A reader whose file was truncated meanwhile says so instead of reading on forever."""
     path = await written(tmp_path, sent("a"))
     with pytest.raises(ManifestError, match="became shorter"), reading(path) as manifest:  # noqa: PT012 - one pass
         places = [manifest.place for _ in manifest.bodies()]
@@ -221,7 +219,7 @@ def _states(path: Path) -> dict[State, int]:
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_lock_that_cannot_be_taken_is_no_lock(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file system has no locks the run ends at once: an error of flock is never taken for the lock."""
+    """If the file system has no locks the run ends at once: an error of flock is never taken for the lock."""
 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -231,7 +229,7 @@ def test_a_lock_that_cannot_be_taken_is_no_lock(code: int, tmp_path: Path, monke
         open_manifest(tmp_path / "m", HEADER)
 
 
-def test_a_line_that_only_has_fields_of_a_process_is_none(tmp_path: Path) -> None:
+def test_a_line_with_fields_of_a_process_ends_no_process(tmp_path: Path) -> None:
     """A later version's line that has the fields of an end of a process, but not first, ends no process."""
     path = tmp_path / "m"
     path.write_bytes(sealed(HEADER.body(), b'{"novel":1,"ended":1.0,"planned":["a"]'))
@@ -241,8 +239,8 @@ def test_a_line_that_only_has_fields_of_a_process_is_none(tmp_path: Path) -> Non
     assert found.counts == {}
 
 
-async def test_whoever_only_looked_does_not_keep_the_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock that was free again a moment later is taken: another process had only asked whether it is held."""
+async def test_a_brief_lock_does_not_keep_the_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that is free again a moment later is taken: another process had only checked it."""
     took = fcntl.flock
     refusals = [True]
 
@@ -259,7 +257,7 @@ async def test_whoever_only_looked_does_not_keep_the_run_out(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("name", ["key", "at", "attempt"])
-def test_a_record_without_what_every_record_has_is_refused(name: str) -> None:
+def test_a_record_without_a_required_field_is_refused(name: str) -> None:
     """A clone's record that lacks its key, time or attempt is an error that names the field."""
     body = dict(decode(encode_record(sent("a"))).items())
     del body[name]
@@ -267,15 +265,15 @@ def test_a_record_without_what_every_record_has_is_refused(name: str) -> None:
         parse_line(encode(body.items()))
 
 
-def test_what_was_made_elsewhere_is_remembered() -> None:
-    """Of a settled target it stays known that its clone existed before any attempt on record."""
+def test_a_clone_made_elsewhere_is_remembered() -> None:
+    """Of a settled target it stays known that its clone existed before any recorded attempt."""
     past = ManifestFold()
     past.add_all(map(encode_record, (sent("a"), cloned("a")._replace(made_elsewhere=True), sent("b"), cloned("b"))))
     assert [past.was_made_elsewhere(key) for key in "ab"] == [True, False]
 
 
-def test_a_clone_settled_and_opened_again_has_no_deaths_of_before() -> None:
-    """However many records it has by then, nobody has died of a target since it was opened again."""
+def test_a_settled_and_reopened_clone_has_no_earlier_crashes() -> None:
+    """Whatever its number of records, no process has crashed with it since it was reopened."""
     accepted = Record(State.ACCEPTED, "a", 20.0, 1)
     past = ManifestFold()
     past.add_all(map(encode_record, (sent("a"), accepted)))
@@ -292,7 +290,7 @@ def test_an_overdue_clone_waits_for_the_operator() -> None:
     assert [past.overdue(now) for now in (29.0, 30.0)] == [[], ["a"]]
 
 
-def test_a_server_that_refuses_all_leaves_the_overdue_to_the_operator() -> None:
+def test_a_server_that_refuses_everything_leaves_overdue_clones_to_the_operator() -> None:
     """What was sent or accepted and is overdue then waits for the operator; what is planned again is not in doubt."""
     past = ManifestFold()
     kept = Record(State.PLANNED, "b", 20.0, 1, open_jobs=())

@@ -1,4 +1,4 @@
-"""The file itself: who may have it, with which mode, and what is refused."""
+"""The manifest's file: its owner, its mode, and what is refused."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def hold(path: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_mode_is_0600_whatever_the_umask(tmp_path: Path) -> None:
-    """With a umask of 000 only the owner can read the manifest and what is kept aside."""
+def test_mode_is_0600_with_any_umask(tmp_path: Path) -> None:
+    """With a umask of 000 only the owner can read the manifest and the files kept aside."""
     path = tmp_path / "m"
     before = os.umask(0)
     try:
@@ -68,7 +68,7 @@ def test_mode_is_0600_whatever_the_umask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mask", [0o077, 0o777])
 def test_narrow_umask_does_no_harm(tmp_path: Path, mask: int) -> None:
-    """Even a umask that takes everything away leaves the owner his manifest."""
+    """Even a umask that removes everything leaves the owner the manifest."""
     before = os.umask(mask)
     try:
         make(tmp_path / "m")
@@ -88,7 +88,7 @@ def test_symlink_is_refused(tmp_path: Path) -> None:
 
 
 def test_dangling_symlink_is_refused(tmp_path: Path) -> None:
-    """Nor does one make a file where it points to."""
+    """Nor is a file created at its destination."""
     (tmp_path / "m").symlink_to(tmp_path / "victim")
     with pytest.raises(UsageError, match="symbolic link"):
         open_manifest(tmp_path / "m", HEADER)
@@ -96,7 +96,7 @@ def test_dangling_symlink_is_refused(tmp_path: Path) -> None:
 
 
 def test_hard_link_is_refused(tmp_path: Path) -> None:
-    """A file with a second name may be somebody else's."""
+    """A file with a second name may belong to somebody else."""
     make(tmp_path / "m")
     (tmp_path / "other").hardlink_to(tmp_path / "m")
     with pytest.raises(UsageError, match="hard links"):
@@ -105,7 +105,7 @@ def test_hard_link_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
-    """A manifest that others can write to is no truth about a run."""
+    """A manifest that others can write to cannot be trusted."""
     make(tmp_path / "m")
     (tmp_path / "m").chmod(mode)
     with pytest.raises(UsageError, match="chmod 600"):
@@ -114,14 +114,14 @@ def test_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
-    """A manifest that belongs to another user is not gone on with."""
+    """A manifest that belongs to another user is not resumed."""
     make(tmp_path / "m")
     os.chown(tmp_path / "m", 12345, -1)
     with pytest.raises(UsageError, match="another user"):
         open_manifest(tmp_path / "m", HEADER)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_an_irregular_path_is_refused(tmp_path: Path) -> None:
     """A directory, a FIFO or a missing directory ends the command at once with one line, and never hangs it."""
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "none" / "m", Path("/dev/zero")):
@@ -134,7 +134,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_foreign_file_is_left_alone(tmp_path: Path) -> None:
-    """A file that is no manifest is refused and keeps every byte."""
+    """A file that is not a manifest is refused and keeps every byte."""
     path = tmp_path / "important.txt"
     path.write_text("do not lose this\n" * 3)
     path.chmod(0o600)
@@ -147,7 +147,7 @@ def test_foreign_file_is_left_alone(tmp_path: Path) -> None:
     ("field", "other"), [("job", "x"), ("run", "x"), ("endpoint", "https://x"), ("simulated", True)]
 )
 def test_manifest_of_another_run_is_refused(field: str, other: object) -> None:
-    """Job, run, endpoint and kind must be those of the header; the message names the field that is not."""
+    """Job, run, endpoint and kind must be those of the header; the message names the field that differs."""
     disk = FakeDisk()
     asyncio.run(open_fake(disk).close(0))
     with pytest.raises(ManifestMismatchError, match=f"line 1: {field}:") as caught:
@@ -156,7 +156,7 @@ def test_manifest_of_another_run_is_refused(field: str, other: object) -> None:
 
 
 def test_other_tool_and_time_do_not_matter() -> None:
-    """A manifest is gone on with by a later zclone, and keeps the time at which its run began."""
+    """A manifest is resumed by a later zclone, and keeps the time at which its run began."""
     disk = FakeDisk()
     asyncio.run(open_fake(disk).close(0))
     manifest = open_fake(disk, replace(HEADER, tool="zclone 9", created_at=9.0))
@@ -173,7 +173,7 @@ def test_other_tool_and_time_do_not_matter() -> None:
     ],
 )
 def test_header_of_another_version(found: bytes, wanted: bytes, message: str | None) -> None:
-    """A newer format is refused, fields that this version does not know are left alone."""
+    """A newer format is refused, unknown fields are ignored."""
     line, _ = seal([HEADER.body().replace(found, wanted)], 0, batch=0)
     disk = FakeDisk()
     disk.put(line)
@@ -187,21 +187,21 @@ def test_header_of_another_version(found: bytes, wanted: bytes, message: str | N
 
 
 def test_network_file_system_is_warned_of() -> None:
-    """On a network file system the operator is told that the lock may not hold."""
+    """On a network file system the operator is warned that the lock may not hold."""
     disk = FakeDisk()
     disk.remote = True
     assert "network file system" in open_fake(disk).warnings[0]
 
 
 def test_local_file_system_is_not_warned_of(tmp_path: Path) -> None:
-    """On a local disk there is nothing to warn of."""
+    """On a local disk there is no warning."""
     manifest = open_manifest(tmp_path / "m", HEADER)
     assert manifest.warnings == []
     asyncio.run(manifest.close(0))
 
 
 def test_one_of_eight_racers_gets_the_manifest(tmp_path: Path) -> None:
-    """Of processes that start at once one gets the manifest; SIGKILL frees it for the next."""
+    """Of processes started at once one gets the manifest; SIGKILL frees it for the next."""
     path = tmp_path / "m"
     racers = [hold(path) for _ in range(8)]
     try:
@@ -241,7 +241,7 @@ def test_replaced_file_is_noticed(tmp_path: Path) -> None:
         open_manifest(tmp_path / "m", HEADER, files=Racing())
 
 
-def test_unreadable_disk_is_told() -> None:
+def test_an_unreadable_disk_is_reported() -> None:
     """An I/O error while the manifest is read ends the command and says so."""
     disk = FakeDisk()
     asyncio.run(open_fake(disk).close(0))

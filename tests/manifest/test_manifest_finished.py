@@ -1,4 +1,4 @@
-"""A finished run is told from its manifest's last line, and only where nothing else can be true."""
+"""A finished run is recognised by its manifest's last line, if nothing contradicts it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = ["a", "b", "c"]
 
 
 async def whole_run(*, leave_open: bool = False, planned: int = len(KEYS)) -> FakeDisk:
-    """A run of KEYS with pins, the last one failed; ``planned``: what its plan says it has."""
+    """Write a run of KEYS with pins, the last one failed; ``planned``: what its plan says it has."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_pins(Pins({"source": {"size": 1}}))
@@ -38,7 +38,7 @@ def on_disk(disk: FakeDisk, folder: Path) -> Path:
     return path
 
 
-async def test_a_finished_run_is_told_with_its_counts_plan_and_pins(tmp_path: Path) -> None:
+async def test_a_finished_run_has_its_counts_plan_and_pins(tmp_path: Path) -> None:
     """They are those of the fold."""
     disk = await whole_run()
     found = read_finished(on_disk(disk, tmp_path))
@@ -55,11 +55,11 @@ async def test_a_run_with_work_left_is_not_finished(tmp_path: Path) -> None:
 
 
 async def test_targets_outside_the_plan_need_a_fold(tmp_path: Path) -> None:
-    """Where the record has more targets than the plan, the plan's own are not counted by the last line."""
+    """If the record has more targets than the plan, the last line does not count the plan's own."""
     assert read_finished(on_disk(await whole_run(planned=2), tmp_path)) is None
 
 
-async def test_a_process_that_went_on_takes_the_end_back(tmp_path: Path) -> None:
+async def test_a_resumed_process_cancels_the_end(tmp_path: Path) -> None:
     """Only the very last line counts."""
     disk = await whole_run()
     manifest = open_fake(disk)
@@ -69,7 +69,7 @@ async def test_a_process_that_went_on_takes_the_end_back(tmp_path: Path) -> None
     assert read_finished(on_disk(disk, tmp_path)) is not None
 
 
-async def test_damage_anywhere_is_left_to_who_opens_the_manifest(tmp_path: Path) -> None:
+async def test_damage_is_left_to_the_opening_of_the_manifest(tmp_path: Path) -> None:
     """Neither a flipped bit nor a cut leaves a finished run behind."""
     disk = await whole_run()
     path = on_disk(disk, tmp_path)
@@ -81,8 +81,8 @@ async def test_damage_anywhere_is_left_to_who_opens_the_manifest(tmp_path: Path)
         assert read_finished(path) is None, place
 
 
-async def test_what_others_could_have_put_there_is_not_believed(tmp_path: Path) -> None:
-    """A link, a second name or a file that others may write to is left to who opens the manifest and refuses it."""
+async def test_a_file_that_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
+    """A link, a second name or a file that others may write to is left to the opening, which refuses it."""
     path = on_disk(await whole_run(), tmp_path)
     link, second = tmp_path / "link", tmp_path / "second"
     link.symlink_to(path)
@@ -96,7 +96,7 @@ async def test_what_others_could_have_put_there_is_not_believed(tmp_path: Path) 
 
 @pytest.mark.parametrize("text", ["", "\n", "no manifest\n", '{"ended":1.0,"counts":{"cloned":1}}\n'])
 def test_other_files_are_not_finished_runs(tmp_path: Path, text: str) -> None:
-    """Nor is a file that is not there."""
+    """Nor is a missing file."""
     path = tmp_path / "file"
     assert read_finished(path) is None
     path.write_text(text)

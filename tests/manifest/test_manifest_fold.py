@@ -34,7 +34,7 @@ def view(past: ManifestFold) -> tuple[Any, ...]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Record]:
-    """What an engine that keeps the protocol writes about some clones, interleaved."""
+    """Generate what an engine that keeps the protocol writes about some clones, interleaved."""
     records: list[Record] = []
     state = dict.fromkeys(_KEYS, State.PLANNED)
     attempts = dict.fromkeys(_KEYS, 0)
@@ -73,13 +73,13 @@ def expected_counts(records: list[Record]) -> dict[State, int]:
 
 @given(histories())
 def test_counts_are_those_of_the_last_records(records: list[Record]) -> None:
-    """Every target counts once, in the state that its last record gives it."""
+    """Every target counts once, in the state of its last record."""
     assert fold(records).counts == expected_counts(records)
 
 
 @given(histories(), st.data())
 def test_fold_is_prefix_stable(records: list[Record], data: st.DataObject) -> None:
-    """What is folded of a prefix does not depend on what follows, and going on from it is the same as all at once."""
+    """The fold of a prefix does not depend on what follows, and continuing it equals folding all at once."""
     cut = data.draw(st.integers(0, len(records)))
     past = fold(records[:cut])
     assert past.counts == expected_counts(records[:cut])
@@ -90,7 +90,7 @@ def test_fold_is_prefix_stable(records: list[Record], data: st.DataObject) -> No
 
 @given(histories())
 def test_fold_is_idempotent(records: list[Record]) -> None:
-    """The same records once more change nothing."""
+    """Repeating the same records changes nothing."""
     assert view(fold(records + records)) == view(fold(records))
 
 
@@ -134,11 +134,11 @@ def _any_record(state: State, key: str, attempt: int, *, is_bare: bool) -> Recor
         max_size=40,
     )
 )
-def test_written_is_read(records: list[Record]) -> None:
-    """What a process takes in as it writes, up to the first record it refuses, is what the next one reads."""
+def test_a_writer_folds_like_a_reader(records: list[Record]) -> None:
+    """What a process accepts as it writes, up to the first record it refuses, is what the next one reads."""
     writing, written = ManifestFold(), list[Record]()
     for record in records:
-        # Only an attempt that was sent is ever given back, and only a settled target is ever planned once more.
+        # Only an attempt that was sent is ever returned, and only a settled target is ever planned again.
         is_under_way = record.key in writing.intents
         if record.state is State.PLANNED and (record.retried if is_under_way else record.attempt):
             continue
@@ -159,7 +159,7 @@ def test_undone_follows_a_clone() -> None:
 
 
 def test_final_remembers_the_digest_that_was_sent() -> None:
-    """A settled clone keeps enough of its digest to see that the job file was changed."""
+    """A settled clone keeps enough of its digest to detect an edit of the job file."""
     past = fold([sent("a"), cloned("a")])
     assert past.final("a") == (State.CLONED, digest_prefix(hex_id(0xD1 << 120)))
     assert past.final("b") is None
@@ -167,7 +167,7 @@ def test_final_remembers_the_digest_that_was_sent() -> None:
 
 
 def test_a_clone_whose_sent_line_is_lost_keeps_its_uuid() -> None:
-    """Nothing on record shows that it was asked for: it is no proof here, and the plan can tell whether it is one."""
+    """No record shows that it was requested: it is no proof here, and the plan can decide whether it is one."""
     lost = cloned("a")
     past = fold([lost, sent("b"), cloned("b")])
     assert past.unasked == {"a": lost.clone_uuid}
@@ -175,8 +175,8 @@ def test_a_clone_whose_sent_line_is_lost_keeps_its_uuid() -> None:
     assert fold([lost]).was_dishonoured is False
 
 
-def test_the_longest_time_that_the_server_gave_a_job_is_kept() -> None:
-    """Also of clones that are made since, as it holds for jobs that got no answer."""
+def test_the_longest_stated_api_timeout_is_kept() -> None:
+    """Also of clones that are made since, as it applies to jobs that got no answer."""
     records = [
         short(State.ACCEPTED, key)._replace(job_uuid=hex_id(1), api_timeout=seconds)
         for key, seconds in (("a", 60.0), ("b", 36_000.0), ("c", None))
@@ -186,7 +186,7 @@ def test_the_longest_time_that_the_server_gave_a_job_is_kept() -> None:
 
 
 def test_planned_target_is_not_an_intent() -> None:
-    """A target that was only planned counts, and nothing of it is under way."""
+    """A target that was only planned counts, and has no attempt."""
     past = fold([], planned=["a", "b"])
     assert past.counts == {State.PLANNED: 2}
     assert not past.intents
@@ -196,7 +196,7 @@ def test_planned_target_is_not_an_intent() -> None:
 
 
 def test_returned_attempt_is_not_charged() -> None:
-    """A record ``planned`` takes an attempt back: without one before it the clone is as if never touched."""
+    """A record ``planned`` takes an attempt back: without one before it the clone is untouched."""
     assert not fold([sent("a"), Record(State.PLANNED, "a", 11.0, 0, open_jobs=())]).intents
     again = fold([sent("a"), sent("a", 2), Record(State.PLANNED, "a", 11.0, 1, open_jobs=())])
     assert again.intents["a"].attempt == 1
@@ -204,7 +204,7 @@ def test_returned_attempt_is_not_charged() -> None:
 
 
 def test_intent_joins_the_records_of_its_attempts() -> None:
-    """An intent has resource uuid, digest, last job uuid, the last attempt's deadline and when the first one was."""
+    """An intent has resource uuid, digest, last job uuid, the last attempt's deadline and the time of the first one."""
     accepted = Record(State.ACCEPTED, "a", 12.0, 1, job_uuid=hex_id(1), deadline=99.0)
     intent = fold([sent("a", at=10.0), accepted]).intents["a"]
     assert (intent.state, intent.job_uuid, intent.deadline) == (State.ACCEPTED, hex_id(1), 99.0)
@@ -214,8 +214,8 @@ def test_intent_joins_the_records_of_its_attempts() -> None:
     assert (later.sent_at, later.first_sent_at) == (20.0, 10.0)
 
 
-def test_uncertain_starts_the_time_anew() -> None:
-    """The first attempt after ``uncertain`` anchors a new deadline."""
+def test_uncertain_restarts_the_time() -> None:
+    """The first attempt after ``uncertain`` sets a new deadline."""
     unknown = Record(State.UNCERTAIN, "a", 15.0, 1, error_code="X", error="lost")
     intent = fold([sent("a", at=10.0), unknown]).intents["a"]
     assert (intent.job_uuid, intent.error_code, intent.first_sent_at) == (hex_id(1), "X", 10.0)
@@ -223,7 +223,7 @@ def test_uncertain_starts_the_time_anew() -> None:
 
 
 def test_unknown_state_is_refused() -> None:
-    """A state of a newer zclone is not guessed at."""
+    """A state of a newer zclone is not guessed."""
     for line in (
         b'{"state":"paused","key":"a","at":1.0,"attempt":1,"name":"b","batch":1',
         b'{"state":"paused","key":"a"',
@@ -234,7 +234,7 @@ def test_unknown_state_is_refused() -> None:
 
 @given(st.text(), st.text())
 def test_every_text_survives(key: str, error: str) -> None:
-    """Whatever a key or a server's text holds, it is one line and comes back as it was."""
+    """Any key or text of a server is one line and is read back unchanged."""
     record = Record(State.FAILED, key, 1.5, 3, error=error)
     body = encode_record(record)
     assert b"\n" not in body
@@ -243,7 +243,7 @@ def test_every_text_survives(key: str, error: str) -> None:
 
 
 def test_terminal_sequences_are_escaped() -> None:
-    """A manifest printed to a terminal moves no cursor and turns no writing round."""
+    """A manifest printed to a terminal moves no cursor and changes no text direction."""
     assert encode([("a", "\x1b[2J\x9b\u202e\u2028名")]) == '{"a":"\\u001b[2J\\u009b\\u202e\\u2028名"'.encode()
 
 
@@ -275,8 +275,8 @@ _RECORDS = st.builds(
 @example(Record(State.FAILED, "\x7f", 2.0, 1))
 @example(Record(State.FAILED, "\x00\u2028/é", 2.0, 1))
 @example(Record(State.FAILED, "\ud800", 2.0, 1 << 70))
-def test_record_comes_back(record: Record) -> None:
-    """Reading a record is the inverse of writing it, where its times lie in the years 1 to 9999."""
+def test_record_round_trip(record: Record) -> None:
+    """Reading a record is the inverse of writing it, if its times lie in the years 1 to 9999."""
     times = (record.at, record.deadline or 0.0, record.until or 0.0, record.api_timeout or 0.0)
     if all(LEAST_TIME <= time < MOST_TIME for time in times) and times[-1] >= 0:
         assert parse_line(encode_record(record)) == record
@@ -301,12 +301,12 @@ def test_record_comes_back(record: Record) -> None:
     ],
 )
 def test_wrong_types_are_refused(body: bytes) -> None:
-    """A line with a good checksum and wrong content was not written by zclone: an error, not a guess."""
+    """A line with a valid checksum and wrong content was not written by zclone: an error, not a guess."""
     with pytest.raises(ManifestError):
         parse_line(body)
 
 
-def test_unknown_kinds_and_fields_are_left_alone() -> None:
+def test_unknown_kinds_and_fields_are_ignored() -> None:
     """Lines and fields that a later version of the same format adds do no harm."""
     past = ManifestFold()
     past.add_all([b'{"weather":"fine","batch":1', encode_record(cloned("a")) + b',"later":[1],"batch":2'])
@@ -317,7 +317,7 @@ def test_unknown_kinds_and_fields_are_left_alone() -> None:
 
 @pytest.mark.parametrize("record", [sent("a"), cloned("a"), failed("a")], ids=lambda record: record.state)
 def test_a_record_in_any_order_of_fields_is_read_or_refused(record: Record) -> None:
-    """Another writer's record is never passed over: state first is read, anything else is refused."""
+    """Another writer's record is never skipped: state first is read, anything else is refused."""
     body = decode(encode_record(record))
     before = [encode_planned([("a", "a")]), *([] if record.state is State.SENT else [encode_record(sent("a"))])]
     ends = {"state": body.pop("state"), "key": body.pop("key")}
@@ -329,7 +329,7 @@ def test_a_record_in_any_order_of_fields_is_read_or_refused(record: Record) -> N
         ManifestFold().add_all([*before, encode([*body.items(), *ends.items()])])
 
 
-def test_number_of_another_type_has_no_place() -> None:
+def test_other_number_types_are_refused() -> None:
     """What JSON lines of a manifest never hold is refused when written."""
     with pytest.raises(TypeError):
         encode([("a", {"b": b"1"})])  # type: ignore[dict-item]

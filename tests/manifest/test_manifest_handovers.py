@@ -1,4 +1,4 @@
-"""Hand-overs on record: written, folded in a few bytes, listed with their clones, and never taken for finished."""
+"""Recorded hand-overs: written, folded in a few bytes, listed with their clones, and never taken for finished."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def folded(*lines: HandedOver) -> ManifestFold:
 
 
 @pytest.mark.parametrize("line", [done(), refused(), done(KEYS[2], OTHER), done(wanted=HandOver(None, ("b" * 32,)))])
-def test_a_line_says_what_was_done(line: HandedOver) -> None:
+def test_a_line_round_trip(line: HandedOver) -> None:
     """What is written is read again."""
     assert parse_line(encode_handed_over(line)) == line
 
 
 def test_the_last_line_of_a_target_counts() -> None:
-    """A refusal that is made good is no refusal; another owner or share is another hand-over."""
+    """A refusal that was fixed is no refusal; another owner or share is another hand-over."""
     past = folded(refused(), done(), done("two"), refused("two", OTHER), refused(KEYS[2]), refused(KEYS[2]))
     overs = past.hand_overs
     assert (overs.done, overs.refused) == (1, 2)
@@ -81,14 +81,14 @@ def test_the_last_line_of_a_target_counts() -> None:
         {"handed_over": "k", "at": "1", "clone_uuid": "e"},
     ],
 )
-def test_a_line_that_says_nothing_is_refused(fields: dict[str, object]) -> None:
+def test_an_invalid_line_is_refused(fields: dict[str, object]) -> None:
     """A line with a field of another type is damage, not a hand-over."""
     with pytest.raises(ManifestError):
         ManifestFold().add_all([json.dumps(fields, separators=(",", ":")).encode()[:-1]])
 
 
 async def run_of(ends: Callable[[Manifest], None], code: int, *, last: Record | None = None) -> FakeDisk:
-    """A run of KEYS that all hand over, ended with ``code``; ``last``: how the last target ended."""
+    """Write a run of KEYS that all hand over, ended with ``code``; ``last``: how the last target ended."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(replace(plan(list(KEYS)), hand_overs=len(KEYS)), ((key, key) for key in KEYS))
@@ -117,7 +117,7 @@ def one_refused(manifest: Manifest) -> None:
     manifest.note_hand_over(refused(KEYS[1]))
 
 
-async def test_a_run_is_finished_once_all_is_handed_over(tmp_path: Path) -> None:
+async def test_a_run_is_finished_once_everything_is_handed_over(tmp_path: Path) -> None:
     """The shortcut of a finished run is taken only after exit code 0: clones alone are not all of the work."""
     assert read_finished(on_disk(await run_of(lambda manifest: None, 4), tmp_path)) is None
     assert read_finished(on_disk(await run_of(one_refused, 3), tmp_path)) is None
@@ -126,7 +126,7 @@ async def test_a_run_is_finished_once_all_is_handed_over(tmp_path: Path) -> None
     assert (found.counts, found.plan.hand_overs) == ({State.CLONED: 3}, 3)
 
 
-async def test_what_was_refused_is_told_everywhere(tmp_path: Path) -> None:
+async def test_a_refusal_is_reported_everywhere(tmp_path: Path) -> None:
     """List, show, status and every report have the refusal beside the clone, which stays cloned."""
     path = on_disk(await run_of(one_refused, 3), tmp_path)
     listed = {row.key: (row.state, row.error_code, row.error) for row in rows(path)}
@@ -160,8 +160,8 @@ async def test_what_was_refused_is_told_everywhere(tmp_path: Path) -> None:
     assert 'failures="1"' in (tmp_path / "report.xml").read_text(encoding="utf-8")
 
 
-async def test_what_is_done_is_told_too(tmp_path: Path) -> None:
-    """A story ends with the hand-over, its lines meet the schema, and a failed target has none to wait for."""
+async def test_a_finished_hand_over_is_reported_too(tmp_path: Path) -> None:
+    """A history ends with the hand-over, its lines meet the schema, and a failed target has none to wait for."""
     path = on_disk(await run_of(all_done, 0), tmp_path)
     shown = story(path, KEYS[2])
     assert shown is not None
@@ -175,15 +175,15 @@ async def test_what_is_done_is_told_too(tmp_path: Path) -> None:
 
 
 def test_the_exit_code_counts_hand_overs() -> None:
-    """0 only if every clone is handed over too; 4 while one is open; 3 where one was refused."""
+    """0 only if every clone is handed over too; 4 while one is open; 3 if one was refused."""
     made = {State.CLONED: 2}
     assert exit_code(made, Handed(done=2)) == ExitCode.OK
     assert exit_code(made, Handed(done=1, refused=1)) == ExitCode.FAILED
     assert exit_code(made, Handed(open=1, refused=1)) == ExitCode.UNFINISHED
 
 
-def test_the_end_says_what_to_do_about_them() -> None:
-    """The summary tells how many clones were handed over, and the command that tries the rest again."""
+def test_the_summary_says_how_to_retry_hand_overs() -> None:
+    """The summary has the number of clones handed over, and the command that retries the rest."""
     lines = ending_lines(
         Counter({State.CLONED: 2}), (), manifest="m", again="zclone run j", handed=Handed(done=1, refused=1)
     )

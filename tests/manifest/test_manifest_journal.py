@@ -1,4 +1,4 @@
-"""The journal: nothing is promised before it is durable, and the first failure is the last."""
+"""The journal: nothing is confirmed before it is durable, and the first failure is final."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ async def test_commits_share_an_fsync_under_load() -> None:
     await manifest.close(0)
 
 
-async def test_what_comes_during_a_write_goes_with_the_next() -> None:
-    """A record that arrives while a write is under way is durable after the next one, without another reason for it."""
+async def test_a_record_during_a_write_joins_the_next_batch() -> None:
+    """A record that arrives while a write is under way is durable after the next one, without another trigger."""
     disk, may_land = FakeDisk(), asyncio.Event()
     manifest = open_manifest(PATH, HEADER, files=disk, in_thread=held(may_land))
     first = asyncio.ensure_future(manifest.commit(sent("a")))
@@ -91,7 +91,7 @@ async def test_one_write_at_a_time() -> None:
 
 
 async def test_thread_is_the_default(tmp_path: Path) -> None:
-    """On the real disk a write runs in a thread of its own and the file holds it afterwards."""
+    """On the real disk a write runs in a separate thread and the file holds it afterwards."""
     path = tmp_path / "m.jsonl"
     manifest = open_manifest(path, HEADER)
     await asyncio.gather(*(manifest.commit(sent(f"k{number}")) for number in range(10)))
@@ -100,7 +100,7 @@ async def test_thread_is_the_default(tmp_path: Path) -> None:
 
 
 async def test_cancelled_waiter_does_not_lose_its_record() -> None:
-    """A record whose waiter was cancelled is written all the same, and the other waiters are not disturbed."""
+    """A record whose waiter was cancelled is written all the same, and the other waiters are not affected."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     first = asyncio.ensure_future(manifest.commit(sent("a")))
@@ -126,8 +126,8 @@ async def test_note_is_durable_at_close() -> None:
     assert b'"exit":3,"reason":"SIGTERM"' in disk.data
 
 
-async def test_note_does_not_wait_for_ever() -> None:
-    """A note becomes durable soon though nobody commits."""
+async def test_a_note_becomes_durable_soon() -> None:
+    """A note becomes durable soon although nothing commits."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     disk.synced.clear()
@@ -150,7 +150,7 @@ async def test_close_without_records_leaves_the_file_alone() -> None:
     assert disk.data == before
 
 
-async def test_closed_journal_takes_nothing() -> None:
+async def test_closed_journal_rejects_records() -> None:
     """A record after close is an error, not a loss."""
     manifest = open_fake(FakeDisk())
     await manifest.close(0)
@@ -175,7 +175,7 @@ def fail_once(operation: str, number: int, code: int) -> Callable[[str], int | N
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("operation", ["append", "sync"])
 @pytest.mark.parametrize("number", range(1, 8))
-async def test_failure_poisons_the_journal_for_ever(operation: str, number: int, code: int) -> None:
+async def test_a_failure_of_the_journal_is_final(operation: str, number: int, code: int) -> None:
     """After a failed write or fsync every pending and later commit raises, and nothing more is written or synced."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -201,7 +201,7 @@ async def test_failure_poisons_the_journal_for_ever(operation: str, number: int,
     assert set(past.intents) == {f"k{record}" for record in durable}
 
 
-async def test_failed_fsync_is_not_tried_again() -> None:
+async def test_failed_fsync_is_not_retried() -> None:
     """A failed fsync is final: the pages may already be marked clean."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -214,8 +214,8 @@ async def test_failed_fsync_is_not_tried_again() -> None:
     assert disk.log.count("sync") == 1
 
 
-async def test_short_writes_are_gone_on_with() -> None:
-    """A write that takes fewer bytes than it was given is continued, not repeated."""
+async def test_short_writes_are_continued() -> None:
+    """A write that accepts fewer bytes than given is continued, not repeated."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     disk.fault = lambda operation: 7 if operation == "append" else None
@@ -226,7 +226,7 @@ async def test_short_writes_are_gone_on_with() -> None:
 
 
 async def test_short_write_before_no_space_is_cut_back() -> None:
-    """What a full disk took of a batch is cut off again, so that the file ends with a whole record."""
+    """What a full disk accepted of a batch is cut off again, so that the file ends with a whole record."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.commit(sent("a"))
@@ -247,7 +247,7 @@ async def test_short_write_before_no_space_is_cut_back() -> None:
     assert disk.data == whole
 
 
-async def test_failed_note_is_told_at_close() -> None:
+async def test_a_failed_note_raises_at_close() -> None:
     """A note that could not be written is not swallowed: close raises."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -258,7 +258,7 @@ async def test_failed_note_is_told_at_close() -> None:
 
 
 async def test_failed_cut_back_leaves_a_torn_tail() -> None:
-    """Where not even the cut works, the next process finds a torn tail and no record of the failed batch."""
+    """If even the cut fails, the next process finds a torn tail and no record of the failed batch."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.commit(sent("a"))
@@ -280,7 +280,7 @@ async def test_failed_cut_back_leaves_a_torn_tail() -> None:
     assert "cut" in again.warnings[0]
 
 
-async def test_power_cut_keeps_what_was_promised() -> None:
+async def test_power_cut_keeps_committed_records() -> None:
     """A power cut right after a commit returned keeps its record."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -291,7 +291,7 @@ async def test_power_cut_keeps_what_was_promised() -> None:
     manifest._stop_timer()
 
 
-async def test_lock_is_given_back_at_close() -> None:
+async def test_lock_is_released_at_close() -> None:
     """While one process has the manifest another is refused; after close it gets it."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -321,7 +321,7 @@ async def test_close_while_a_write_is_under_way() -> None:
 
 
 async def test_cancelled_write_counts_as_a_failure() -> None:
-    """A write whose outcome nobody learned poisons the journal."""
+    """A write of unknown outcome fails the journal for good."""
     flights: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
 
     async def stuck(_work: Callable[[], None]) -> None:
@@ -337,8 +337,8 @@ async def test_cancelled_write_counts_as_a_failure() -> None:
         await commit
 
 
-async def test_a_thread_that_cannot_be_had_is_a_failure() -> None:
-    """Where the write cannot even be begun, whoever waits is told, and nothing is sent."""
+async def test_an_unavailable_thread_is_a_failure() -> None:
+    """If the write cannot even be begun, every waiter gets the error, and nothing is sent."""
 
     def none(_work: Callable[[], None]) -> Awaitable[None]:
         raise RuntimeError("can't start new thread")
@@ -355,7 +355,7 @@ async def test_a_thread_that_cannot_be_had_is_a_failure() -> None:
 
 
 async def test_plan_is_recorded_once() -> None:
-    """Targets are recorded when a plan first has them, and a plan only when it differs from the last."""
+    """Targets are recorded when a plan first has them, and a plan only if it differs from the last."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     keys = [f"k{number}" for number in range(10_000)]
@@ -373,7 +373,7 @@ async def test_plan_is_recorded_once() -> None:
 
 
 async def test_unchanged_targets_are_not_walked() -> None:
-    """When only the inputs' bytes changed, a new plan line is written without a look at the targets."""
+    """When only the inputs' bytes changed, a new plan line is written without reading the targets."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(plan(["a"]), [("a", "a")])
@@ -391,7 +391,7 @@ async def test_unchanged_targets_are_not_walked() -> None:
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
 async def test_number_that_json_cannot_hold_is_refused_before_it_is_queued(number: float) -> None:
-    """A record with a time that is no number raises at once and does not spoil the journal."""
+    """A record with an invalid time raises at once and does not fail the journal."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     for record in (sent("a", at=number), sent("a")._replace(deadline=number)):
@@ -403,7 +403,7 @@ async def test_number_that_json_cannot_hold_is_refused_before_it_is_queued(numbe
 
 
 async def test_a_refused_record_leaves_no_trace() -> None:
-    """A process that could record nothing did not write at all."""
+    """A process that could record nothing wrote nothing."""
     disk = FakeDisk()
     await write_run(disk, 3)
     disk.files[PATH].is_locked = False
@@ -418,8 +418,8 @@ async def test_a_refused_record_leaves_no_trace() -> None:
     assert disk.data == before
 
 
-async def test_a_process_says_once_that_it_began() -> None:
-    """Before the first line of a process, and only there, stands who writes."""
+async def test_a_process_records_its_start_once() -> None:
+    """The line with the process comes before its first other line, and only there."""
     disk = FakeDisk()
     for number in range(2):
         manifest = open_fake(disk)
@@ -432,8 +432,8 @@ async def test_a_process_says_once_that_it_began() -> None:
     assert kinds == [b"started", b"planned", b"plan", b"taken_up", b"state", b"state", b"ended"] * 2
 
 
-async def test_a_process_knows_what_it_wrote() -> None:
-    """Deaths and hand-overs count in the process that records them as in the next one."""
+async def test_a_process_folds_what_it_wrote() -> None:
+    """Crashes and hand-overs count in the process that records them as in the next one."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.commit(sent("a"))
@@ -446,8 +446,8 @@ async def test_a_process_knows_what_it_wrote() -> None:
         assert past.hand_overs.is_done("b", HandOver("owner"))
 
 
-async def test_what_is_refused_is_not_counted() -> None:
-    """A journal that failed or is being closed takes in nothing more, from nobody."""
+async def test_refused_records_are_not_counted() -> None:
+    """A journal that failed or is being closed accepts no more records."""
     for spoil in (_fail, _begin_to_close):
         manifest, ending = await spoil()
         before = manifest.past.counts, manifest.past.intents

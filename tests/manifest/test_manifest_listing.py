@@ -1,4 +1,4 @@
-"""Reading without the lock: figures, rows and stories, also while a run writes."""
+"""Reading without the lock: figures, rows and histories, also while a run writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_of(targets: int) -> bytes:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A run of 12 targets: 0, 5 and 10 failed, 11 stays sent, the others are cloned."""
+    """Write a run of 12 targets: 0, 5 and 10 failed, 11 stays sent, the others are cloned."""
     file = tmp_path / "m"
     file.write_bytes(run_of(12))
     return file
@@ -49,8 +49,8 @@ def test_summary_has_the_figures(path: Path) -> None:
     assert found.torn_bytes == 0
 
 
-def test_what_a_process_went_on_with_is_on_record(tmp_path: Path) -> None:
-    """Warnings a process goes on with stand in its first line, and the next process does not inherit them."""
+def test_a_processs_warnings_are_recorded(tmp_path: Path) -> None:
+    """The warnings at its start are in its first line, and the next process does not inherit them."""
     disk = FakeDisk()
 
     async def run() -> None:
@@ -72,8 +72,8 @@ def test_what_a_process_went_on_with_is_on_record(tmp_path: Path) -> None:
     assert found.warnings == ()
 
 
-def test_summary_counts_uncertain_targets_among_the_troubles(tmp_path: Path) -> None:
-    """An uncertain target is told with its code, and a settled one no longer."""
+def test_the_summary_counts_uncertain_targets_as_problems(tmp_path: Path) -> None:
+    """An uncertain target is counted with its code, and a settled one no longer."""
     disk = FakeDisk()
 
     async def run() -> None:
@@ -95,7 +95,7 @@ def test_summary_counts_uncertain_targets_among_the_troubles(tmp_path: Path) -> 
 
 
 def test_rows_come_in_the_order_of_the_plan(path: Path) -> None:
-    """One row a target, in the plan's order, with the columns folded from its records."""
+    """One row per target, in the plan's order, with the columns folded from its records."""
     found = list(rows(path))
     assert [row.key for row in found] == [f"target-{number}" for number in range(12)]
     assert found[1].clone_uuid is not None
@@ -157,7 +157,7 @@ async def test_reading_while_a_run_writes(tmp_path: Path) -> None:
 
 
 def test_growth_during_a_scan_is_no_damage(path: Path) -> None:
-    """What a writer appends behind a reader's back is not taken for damage."""
+    """What a writer appends during a read is not taken for damage."""
     whole = path.read_bytes()
     cut = whole.rindex(b"\n", 0, -1) - 200
     path.write_bytes(whole[:cut])
@@ -168,7 +168,7 @@ def test_growth_during_a_scan_is_no_damage(path: Path) -> None:
     assert list(lines)
 
 
-def test_story_has_every_record(path: Path) -> None:
+def test_a_history_has_every_record(path: Path) -> None:
     """``show`` has every record of one target, none of the others, and knows a target that was only planned."""
     found = story(path, "target-5")
     assert found is not None
@@ -177,7 +177,7 @@ def test_story_has_every_record(path: Path) -> None:
     assert story(path, "unknown") is None
 
 
-async def test_story_of_a_planned_and_of_an_unplanned_target(tmp_path: Path) -> None:
+async def test_the_history_of_a_planned_and_of_an_unplanned_target(tmp_path: Path) -> None:
     """A target is known by its plan or by its records."""
     path = tmp_path / "m"
     manifest = open_manifest(path, HEADER)

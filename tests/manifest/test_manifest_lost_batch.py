@@ -1,4 +1,4 @@
-"""A last batch that is damaged as a whole may have been durable: what it may have sent is asked about."""
+"""A last batch that is damaged as a whole may have been durable: what it may have sent is queried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = ["a", "b", "c"]
 
 
 async def written(*batches: list[Record]) -> bytes:
-    """A manifest with a plan of a, b and c, and then these batches."""
+    """Write a manifest with a plan of a, b and c, and then these batches."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(plan(KEYS), [(key, f"source of {key}") for key in KEYS])
@@ -28,7 +28,7 @@ async def written(*batches: list[Record]) -> bytes:
 
 
 def opened(data: bytes) -> tuple[FakeDisk, dict[str, tuple[str, ...]], bool]:
-    """Open a manifest: the disk, the targets that may have been sent on lost lines, whether that may be any."""
+    """Open a manifest; return the disk, the targets that lost lines may have sent, and whether that may be any."""
     disk = FakeDisk()
     disk.put(data)
     past = open_fake(disk).past
@@ -37,7 +37,7 @@ def opened(data: bytes) -> tuple[FakeDisk, dict[str, tuple[str, ...]], bool]:
 
 
 async def test_each_bit_of_a_sent_line_leaves_its_target_uncertain() -> None:
-    """The last line is durable and one bit of it flips, its newline included: whoever was sent is asked about first."""
+    """The last line is durable and one bit of it flips, its newline included: its target is queried first."""
     data = await written([sent("a")])
     start = data.rindex(b'{"state":"sent"')
     anybody = 0
@@ -46,7 +46,7 @@ async def test_each_bit_of_a_sent_line_leaves_its_target_uncertain() -> None:
             flipped = bytearray(data)
             flipped[place] ^= 1 << bit
             disk, found, is_repaired = opened(bytes(flipped))
-            # One bit makes another target's key of it: only here, where keys are single letters.
+            # One bit turns its key into another target's: only here, where keys are single letters.
             assert found == {"a": (UNKNOWN_JOB,)} or is_repaired or b'"key":"c"' in flipped, (place, bit)
             assert disk.data.startswith(data[:start])
             anybody += is_repaired
@@ -54,8 +54,8 @@ async def test_each_bit_of_a_sent_line_leaves_its_target_uncertain() -> None:
     assert anybody < 8 * len(b'"key":"a"')
 
 
-async def test_a_line_that_was_cut_short_leaves_nothing_uncertain() -> None:
-    """Its POST never left, as the write had not returned: cut at every byte nothing is asked about."""
+async def test_a_truncated_line_leaves_nothing_uncertain() -> None:
+    """Its POST was never sent, as the write had not returned: cut at every byte nothing is queried."""
     data = await written([sent("a")])
     start = data.rindex(b'{"state":"sent"')
     for end in range(start, len(data)):
@@ -63,8 +63,8 @@ async def test_a_line_that_was_cut_short_leaves_nothing_uncertain() -> None:
         assert (found, is_repaired, disk.data) == ({}, False, data[:start])
 
 
-async def test_a_batch_that_was_cut_short_after_damage_was_never_durable() -> None:
-    """A power cut left sectors of it only: it does not end as a batch does."""
+async def test_a_batch_truncated_after_damage_was_never_durable() -> None:
+    """A power cut left only some sectors of it: it does not end like a batch."""
     data = bytearray(await written([sent("a"), sent("b")]))
     start = data.rindex(b'{"state":"sent","key":"a"')
     data[start + 30] ^= 1
@@ -73,7 +73,7 @@ async def test_a_batch_that_was_cut_short_after_damage_was_never_durable() -> No
 
 
 async def test_every_sent_line_of_the_batch_counts() -> None:
-    """Also those that are as they were written, behind a damaged one; what is on record of each stays known."""
+    """Also intact ones after a damaged one; what is recorded of each stays known."""
     data = bytearray(await written([sent("a")], [cloned("a"), sent("b"), sent("c")]))
     data[data.rindex(b'"key":"b"') + 20] ^= 1
     disk, found, is_repaired = opened(bytes(data))
@@ -87,7 +87,7 @@ async def test_every_sent_line_of_the_batch_counts() -> None:
 
 
 async def test_an_earlier_attempt_stays_known() -> None:
-    """The lost line was a second attempt: the first one's job is asked for, and the lost one may be at work too."""
+    """The lost line was a second attempt: the first one's job is polled, and the lost one may be running too."""
     data = bytearray(await written([sent("a")], [sent("a", 2)]))
     data[-100] ^= 1
     disk = FakeDisk()
@@ -99,8 +99,8 @@ async def test_an_earlier_attempt_stays_known() -> None:
 
 
 @pytest.mark.parametrize("last", [cloned("a"), failed("a")], ids=["cloned", "failed"])
-async def test_an_end_that_is_lost_is_asked_about_as_ever(last: Record) -> None:
-    """Nothing is sent on the strength of an end: the attempt on record is open again, and nothing else is in doubt."""
+async def test_a_lost_end_is_queried_as_usual(last: Record) -> None:
+    """Nothing is sent because of an end: the recorded attempt is open again, and nothing else is in doubt."""
     data = bytearray(await written([sent("a")], [last]))
     data[-60] ^= 1
     disk = FakeDisk()
@@ -110,8 +110,8 @@ async def test_an_end_that_is_lost_is_asked_about_as_ever(last: Record) -> None:
     assert UNKNOWN_JOB not in past.intents["a"].open_jobs
 
 
-async def test_what_had_settled_before_stays_settled() -> None:
-    """A line that names a target whose end is on record cannot have sent it; one that was undone may be made anew."""
+async def test_settled_targets_stay_settled() -> None:
+    """A line that names a target with a recorded end cannot have sent it; an undone one may be made again."""
     undone = Record(State.UNDONE, "b", 30.0)
     data = await written([sent("a")], [cloned("a")], [sent("b")], [cloned("b")], [undone])
     tail, _ = seal([encode_record(sent("a", 2)), encode_record(sent("b", 2))], int(data[-11:-3], 16), batch=7)
@@ -126,7 +126,7 @@ async def test_what_had_settled_before_stays_settled() -> None:
 
 
 async def test_lines_of_processes_leave_nothing_uncertain() -> None:
-    """Starts and ends of processes send nothing; a line of which nothing can be read may have sent anybody."""
+    """Starts and ends of processes send nothing; an illegible line may have sent any target."""
     data = await written([sent("a")], [cloned("a")])
     crc = int(data[-11:-3], 16)
     lines = [
@@ -145,15 +145,15 @@ async def test_lines_of_processes_leave_nothing_uncertain() -> None:
 
 
 async def test_nothing_is_uncertain_before_there_is_a_plan() -> None:
-    """No POST leaves before the plan is durable."""
+    """No POST is sent before the plan is durable."""
     data = await written()
     lines = data.splitlines(keepends=True)
     _, found, is_repaired = opened(lines[0] + b"\0" * 40 + b"\n")
     assert (found, is_repaired) == ({}, False)
 
 
-async def test_it_is_told_once() -> None:
-    """The operator hears that what was cut may have been durable; the next process finds nothing to cut."""
+async def test_it_is_reported_once() -> None:
+    """The operator is told that what was cut may have been durable; the next process finds nothing to cut."""
     data = bytearray(await written([sent("a")]))
     data[-60] ^= 1
     disk = FakeDisk()

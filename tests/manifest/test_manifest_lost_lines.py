@@ -1,4 +1,4 @@
-"""Any subset of a target's lines lost: what repair leaves can be read."""
+"""After the loss of any subset of a target's lines, the repaired manifest can be read."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def lines() -> list[bytes]:
 
 
 @pytest.mark.parametrize("lost", range(1, 1 << (len(BODIES) - 1)), ids=bin)
-def test_what_is_left_can_be_folded(lost: int, tmp_path: Path) -> None:
-    """Whatever lines are spoilt, the repaired file can be folded."""
+def test_the_rest_can_be_folded(lost: int, tmp_path: Path) -> None:
+    """Whichever lines are damaged, the repaired file can be folded."""
     spoilt = [
         b"#" * (len(line) - 19) + line[-19:] if number and lost >> (number - 1) & 1 else line
         for number, line in enumerate(lines())

@@ -1,4 +1,4 @@
-"""The manifests of shards become one: what belongs together is merged, anything else is refused by name."""
+"""The manifests of shards become one: matching parts are merged, anything else is refused by name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def shard(folder: Path, number: int, of: int = 3, **changes: Any) -> Path:
 
 
 async def test_all_shards_become_one_manifest(tmp_path: Path) -> None:
-    """The new file has a fresh chain, every target, the whole plan's digest, and each shard with its last checksum."""
+    """The new file has a new chain, every target, the whole plan's digest, and each shard with its last checksum."""
     paths = [await shard(tmp_path, number) for number in range(3)]
     before = [path.read_bytes() for path in paths]
     found = merge([paths[2], paths[0], paths[1]], tmp_path / "all", tool="zclone test", clock=lambda: 2_000.0)
@@ -80,7 +80,7 @@ async def test_all_shards_become_one_manifest(tmp_path: Path) -> None:
 
 
 async def test_every_reading_command_takes_a_merged_manifest(tmp_path: Path) -> None:
-    """Counts, list, story, reports and the fold of a merged manifest are those of its shards together."""
+    """Counts, list, history, reports and the fold of a merged manifest are those of its shards together."""
     paths = [await shard(tmp_path, number) for number in range(3)]
     out = tmp_path / "all"
     merge(paths, out, tool="zclone test")
@@ -99,7 +99,7 @@ async def test_every_reading_command_takes_a_merged_manifest(tmp_path: Path) -> 
     assert repair_manifest(out, tmp_path / "again").damaged == 0
 
 
-async def test_a_run_goes_on_with_a_merged_manifest(tmp_path: Path) -> None:
+async def test_a_run_resumes_with_a_merged_manifest(tmp_path: Path) -> None:
     """What was in flight in a killed shard is open in the merged manifest, which has no end either."""
     first = await shard(tmp_path, 0, 2)
     manifest = await begin(tmp_path / "killed", part(1, 2, ["x"]), ["x"])
@@ -116,7 +116,7 @@ async def test_a_run_goes_on_with_a_merged_manifest(tmp_path: Path) -> None:
     await again.close(4)
 
 
-async def test_pins_are_taken_over_once(tmp_path: Path) -> None:
+async def test_pins_are_merged_once(tmp_path: Path) -> None:
     """What a query found is in the merged manifest as often as in one shard."""
     paths = []
     for number in range(2):
@@ -133,7 +133,7 @@ async def test_pins_are_taken_over_once(tmp_path: Path) -> None:
 
 
 async def test_at_most_once_of_one_shard_holds_for_all(tmp_path: Path) -> None:
-    """Where one shard was run with --at-most-once, the merged manifest is."""
+    """If one shard was run with --at-most-once, so is the merged manifest."""
     paths = [
         await shard(tmp_path, 0, 2),
         await shard(tmp_path, 1, 2, header=replace(HEADER, at_most_once=True)),
@@ -168,18 +168,16 @@ async def test_the_end_of_a_merged_run_is_that_of_its_worst_shard(tmp_path: Path
         ({"keys": ["new", "t2-3"]}, r"overlap: the target t2-3 is in .*1\.manifest\.jsonl and in .*2\.manifest\.jsonl"),
     ],
 )
-async def test_what_does_not_belong_together_is_refused_by_name(
-    changes: dict[str, Any], named: str, tmp_path: Path
-) -> None:
-    """Another job, run, endpoint, plan or division, and a target in two shards, are named; nothing is written."""
+async def test_mismatched_parts_are_refused_by_name(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
+    """Another job, run, endpoint, plan or division, and a target in two shards, are reported; nothing is written."""
     paths = [await shard(tmp_path, 0), await shard(tmp_path, 1, **changes), await shard(tmp_path, 2)]
     with pytest.raises(ManifestMismatchError, match=named):
         merge(paths, tmp_path / "all", tool="zclone test")
     assert not (tmp_path / "all").exists()
 
 
-async def test_gaps_and_twins_are_refused_by_name(tmp_path: Path) -> None:
-    """A shard that is not given is named, as is one that is given twice."""
+async def test_gaps_and_duplicates_are_refused_by_name(tmp_path: Path) -> None:
+    """A missing shard is reported, and one that is given twice."""
     paths = [await shard(tmp_path, number) for number in (0, 2)]
     with pytest.raises(ManifestMismatchError, match="gap: no manifest of shard 1/3$"):
         merge(paths, tmp_path / "all", tool="zclone test")
@@ -206,8 +204,8 @@ async def test_only_a_shards_manifest_is_merged(tmp_path: Path) -> None:
         merge([tmp_path / "forged"], tmp_path / "all", tool="zclone test")
 
 
-async def test_damage_and_taken_names_are_told(tmp_path: Path) -> None:
-    """A damaged shard is named with its line, and an existing file is kept."""
+async def test_damage_and_existing_files_are_reported(tmp_path: Path) -> None:
+    """A damaged shard is reported with its line, and an existing file is kept."""
     path = await shard(tmp_path, 0, 1)
     with pytest.raises(UsageError, match="File exists"):
         merge([path], path, tool="zclone test")
@@ -226,7 +224,7 @@ async def test_equal_hashes_are_no_overlap(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_runs_of_all_shards_merge(tmp_path: Path, zclone: Run) -> None:
-    """What `run --shard K/N` wrote for each K is merged, an empty shard too, and one left out is named."""
+    """What `run --shard K/N` wrote for each K is merged, an empty shard too, and a missing one is reported."""
     targets = "".join(f"  - {{uuid: d76744cb53f9378abf42b907df3efb6e, id: t{number}}}\n" for number in range(3))
     (tmp_path / "job.yaml").write_text(f"version: 1\nname: job\ntargets:\n{targets}", encoding="utf-8")
     for number in range(5):

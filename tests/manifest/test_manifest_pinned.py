@@ -1,4 +1,4 @@
-"""Pinned lines: what a plan took from the server is there again when the run goes on."""
+"""Pinned lines: what a plan took from the server is reused when the run resumes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_pins_survive_the_process(tmp_path: Path) -> None:
 
 
 async def test_later_pins_add_to_the_first(tmp_path: Path) -> None:
-    """A field that a later plan needs joins those its source has."""
+    """A field that a later plan needs is added to those of its source."""
     manifest = open_manifest(tmp_path / "m", HEADER)
     await manifest.write_pins(Pins({source(1): {"name": "a"}}))
     await manifest.write_pins(Pins({source(1): {"size": 1}}, {CONDITIONS: (source(1),)}))
@@ -58,7 +58,7 @@ async def test_later_pins_add_to_the_first(tmp_path: Path) -> None:
 
 
 def test_a_pinned_line_of_another_shape_is_damage() -> None:
-    """A pinned line that holds no sources is refused, not skipped."""
+    """A pinned line without sources is refused, not skipped."""
     with pytest.raises(ManifestError, match="not a source"):
         parse_line(b'{"pinned":{"a":1}')
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def damaged(tmp_path: Path, *needles: str) -> Path:
-    """A run of a (cloned), b (failed), c (sent) and d (planned), with a byte changed in the line of each needle."""
+    """Write a run of a (cloned), b (failed), c (sent), d (planned), with a byte changed in each needle's line."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(plan(list("abcd")), [(key, f"source of {key}") for key in "abcd"])
@@ -35,7 +35,7 @@ async def damaged(tmp_path: Path, *needles: str) -> Path:
 
 
 async def test_whole_manifest_stays_as_it_is(tmp_path: Path) -> None:
-    """Nothing is uncertain where nothing is damaged."""
+    """Without damage nothing is uncertain."""
     path = await damaged(tmp_path)
     report = repair_manifest(path, tmp_path / "new", clock=lambda: 99.0)
     assert (report.damaged, report.uncertain) == (0, 0)
@@ -65,7 +65,7 @@ async def test_lost_record_leaves_its_clone_uncertain(tmp_path: Path) -> None:
 
 
 async def test_settled_clone_named_by_later_damage_is_uncertain(tmp_path: Path) -> None:
-    """Nobody knows whether a damaged line after a clone's end undid it; of whom it does not name it says nothing."""
+    """A damaged line after a clone's end may have undone it; targets it does not name are not affected."""
     for key, other in (("a", "d"), ("d", "a")):
         path = await damaged(tmp_path)
         lines = path.read_bytes().splitlines(keepends=True)
@@ -78,7 +78,7 @@ async def test_settled_clone_named_by_later_damage_is_uncertain(tmp_path: Path) 
         await manifest.close(0)
 
 
-async def test_a_retry_that_was_lost_is_not_told_as_a_failure(tmp_path: Path) -> None:
+async def test_a_lost_retry_is_not_reported_as_a_failure(tmp_path: Path) -> None:
     """A target that had failed before the damage is uncertain: the lost lines may have retried and cloned it."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -100,7 +100,7 @@ async def test_a_retry_that_was_lost_is_not_told_as_a_failure(tmp_path: Path) ->
 
 
 async def test_lost_page_loses_no_target_that_was_sent(tmp_path: Path) -> None:
-    """Targets of a damaged planned line are known from their own records where they have some."""
+    """Targets of a damaged planned line are known from their own records, if any."""
     path = await damaged(tmp_path, '{"planned":[["a"')
     repair_manifest(path, tmp_path / "new")
     manifest = open_manifest(tmp_path / "new", HEADER)
@@ -110,7 +110,7 @@ async def test_lost_page_loses_no_target_that_was_sent(tmp_path: Path) -> None:
 
 
 async def test_lost_header_cannot_be_repaired(tmp_path: Path) -> None:
-    """Without its header nobody knows whose manifest it is; the message says what to do."""
+    """Without its header the manifest cannot be identified; the message says what to do."""
     path = await damaged(tmp_path, '{"format":"zclone')
     with pytest.raises(ManifestError, match="header is damaged: move the file away"):
         repair_manifest(path, tmp_path / "new")
@@ -126,7 +126,7 @@ async def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
 
 
-async def test_full_disk_is_told(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     """A repair that cannot write its file says so."""
     path = await damaged(tmp_path)
     disk = FakeDisk()
@@ -147,8 +147,8 @@ def test_missing_manifest_is_a_usage_error(tmp_path: Path) -> None:
         repair_manifest(tmp_path / "none", tmp_path / "new")
 
 
-async def test_targets_that_were_only_planned_on_a_lost_line_are_planned_again(tmp_path: Path) -> None:
-    """The plan on record is the same, but not all of its targets are there: the next run writes them, and once."""
+async def test_targets_planned_only_on_a_lost_line_are_planned_again(tmp_path: Path) -> None:
+    """The recorded plan is the same, but some of its targets are missing: the next run writes them, once."""
     path = await damaged(tmp_path, '"planned":')
     repair_manifest(path, tmp_path / "new")
     whole = plan(list("abcd"))

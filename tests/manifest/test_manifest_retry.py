@@ -1,4 +1,4 @@
-"""A failed target that was opened again: what the fold, the figures and a repair make of its record."""
+"""A reopened failed target: what the fold, the figures and a repair make of its record."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def fold(*records: Record) -> ManifestFold:
     return past
 
 
-def test_retried_is_as_if_nothing_had_been() -> None:
-    """An opened target is planned, is no intent, and may be sent with attempt 1 and another body."""
+def test_a_retried_target_starts_anew() -> None:
+    """A reopened target is planned, is no intent, and may be sent with attempt 1 and another body."""
     past = fold(sent("a"), failed("a"), retried("a"))
     assert past.counts == {State.PLANNED: 1}
     assert past.intents == {}
@@ -45,22 +45,22 @@ def test_retried_is_as_if_nothing_had_been() -> None:
 
 @pytest.mark.parametrize("state", [State.CLONED, State.UNDONE])
 def test_only_failures_can_be_retried(state: State) -> None:
-    """What was made stays made: a record that would open it again is refused."""
+    """An existing clone stays: a record that would reopen it is refused."""
     records = [sent("a"), cloned("a"), *([Record(State.UNDONE, "a", 5.0, 1)] if state is State.UNDONE else [])]
     with pytest.raises(ManifestError, match="cannot be retried"):
         fold(*records, retried("a"))
 
 
 def test_without_its_record_a_failure_is_final() -> None:
-    """Nothing but the explicit record opens a failed target: planned alone does not."""
+    """Only the explicit record reopens a failed target: planned alone does not."""
     assert fold(sent("a"), failed("a"), retried("a")._replace(retried=None)).counts == {State.FAILED: 1}
     with pytest.raises(ManifestError):
         fold(sent("a"), failed("a"), sent("a")._replace(attempt=2))
 
 
 @given(text=st.text(max_size=20))
-def test_no_text_opens_a_target(text: str) -> None:
-    """Whatever a key or an error says, it is not taken for the record."""
+def test_no_text_reopens_a_target(text: str) -> None:
+    """No key or error text is taken for the record."""
     hostile = '"retried":true' + text
     record = retried("a")._replace(retried=None, error=hostile, error_code=hostile)
     assert fold(sent("a"), failed("a"), record).counts == {State.FAILED: 1}
@@ -68,7 +68,7 @@ def test_no_text_opens_a_target(text: str) -> None:
 
 @given(failures=st.integers(0, 5), ends_well=st.booleans())
 def test_any_number_of_retries_counts_once(*, failures: int, ends_well: bool) -> None:
-    """However often a target failed and was opened, it is one target in one state."""
+    """However often a target failed and was reopened, it is one target in one state."""
     records = [sent("a"), failed("a"), retried("a")] * failures + [sent("a"), cloned("a") if ends_well else failed("a")]
     assert fold(*records).counts == {records[-1].state: 1}
 
@@ -89,8 +89,8 @@ async def written(folder: Path, *records: Record, damage: bytes = b"") -> Path:
     return path
 
 
-async def test_figures_forget_what_was_opened(tmp_path: Path) -> None:
-    """After a retry neither counts nor failures by kind know the old failure, and list shows it planned."""
+async def test_figures_forget_reopened_failures(tmp_path: Path) -> None:
+    """After a retry neither counts nor failures by kind include the old failure, and list shows it planned."""
     bad = failed("a")._replace(error_code="SYS.1006")
     path = await written(tmp_path, sent("a"), bad, retried("a", "SYS.1006"))
     found = summary(path)
@@ -99,8 +99,8 @@ async def test_figures_forget_what_was_opened(tmp_path: Path) -> None:
     assert [(row.state, row.attempts) for row in rows(path)] == [(State.PLANNED, 0)] * 2
 
 
-async def test_a_lost_retry_makes_a_repair_ask(tmp_path: Path) -> None:
-    """Where the record that opened a target is damaged, what follows it cannot be trusted: it is uncertain."""
+async def test_a_lost_retry_is_uncertain_after_a_repair(tmp_path: Path) -> None:
+    """If the record that reopened a target is damaged, what follows it cannot be trusted: it is uncertain."""
     story = (sent("a"), failed("a"), retried("a"), sent("a")._replace(at=60.0), cloned("a")._replace(at=61.0))
     path = await written(tmp_path, *story, damage=b'"retried":true')
     with pytest.raises(ManifestError):

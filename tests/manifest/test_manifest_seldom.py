@@ -1,4 +1,4 @@
-"""What the journal does at moments a calm run never has: notes under a write, hooks at a failure, deaths taken up."""
+"""The journal at rare moments: notes during a write, hooks at a failure, clones taken up after crashes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def test_a_note_during_a_write_becomes_durable_soon() -> None:
-    """A note that comes while a batch is being written is durable a moment later, though nobody commits or closes."""
+    """A note that comes while a batch is being written is durable a moment later, though nothing commits or closes."""
     disk = FakeDisk()
     release = asyncio.Event()
     manifest = open_manifest(PATH, HEADER, files=disk, in_thread=held(release))
@@ -42,8 +42,8 @@ async def test_a_note_during_a_write_becomes_durable_soon() -> None:
     await manifest.close(0)
 
 
-async def test_whoever_asked_is_told_of_a_failed_write_at_once() -> None:
-    """Hooks hear of the failure before the waiters do, so that no POST slips out in between."""
+async def test_hooks_are_called_at_once_after_a_failed_write() -> None:
+    """Hooks run before the waiters get the failure, so that no POST is sent in between."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     told: list[str] = []
@@ -64,7 +64,7 @@ async def test_whoever_asked_is_told_of_a_failed_write_at_once() -> None:
         await manifest.close(0)
 
 
-async def test_what_was_in_flight_at_a_death_is_taken_up_durably() -> None:
+async def test_clones_in_flight_at_a_crash_are_taken_up_durably() -> None:
     """All keys are on the synced disk when taking up returns, however many lines that takes."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -76,7 +76,7 @@ async def test_what_was_in_flight_at_a_death_is_taken_up_durably() -> None:
     await manifest.close(0)
 
 
-def test_a_line_that_only_has_fields_of_a_plan_is_none() -> None:
+def test_a_line_with_fields_of_a_plan_changes_no_plan() -> None:
     """A later version's line that has the fields of known kinds, but not first, changes no plan."""
     past = ManifestFold()
     past.add_all([encode_record(sent("a")), b'{"novel":1,"plan":"x","planned":["b"]', encode_record(cloned("a"))])
@@ -86,7 +86,7 @@ def test_a_line_that_only_has_fields_of_a_plan_is_none() -> None:
 
 
 def resealed(data: bytes, extra: bytes) -> bytes:
-    """The same lines with ``extra`` after the header, all under checksums that are right."""
+    """Return the same lines with ``extra`` after the header, all with valid checksums."""
     first, *rest = [line[:-SEAL] for line in data.splitlines()]
     crc, lines = 0, []
     for body in (first, extra, *rest):
@@ -96,7 +96,7 @@ def resealed(data: bytes, extra: bytes) -> bytes:
 
 
 async def test_a_finished_run_with_a_line_of_a_later_version_is_finished(tmp_path: Path) -> None:
-    """A line that only has the fields of a plan or a page of pins takes nothing away from what the last line says."""
+    """A line that only has the fields of a plan or a page of pins does not contradict the last line."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     await manifest.write_plan(plan(["a"]), [("a", "a")])
@@ -109,8 +109,8 @@ async def test_a_finished_run_with_a_line_of_a_later_version_is_finished(tmp_pat
     assert found.counts == {State.CLONED: 1}
 
 
-async def test_a_manifest_is_held_as_long_as_its_run_lasts(tmp_path: Path) -> None:
-    """Held while a process has it, free afterwards; a path that cannot be opened is told."""
+async def test_a_manifest_is_locked_while_its_run_lasts(tmp_path: Path) -> None:
+    """Held while a process has it, free afterwards; a path that cannot be opened is reported."""
     manifest = open_manifest(tmp_path / "m", HEADER)
     assert is_held(tmp_path / "m")
     await manifest.close(0)
@@ -120,7 +120,7 @@ async def test_a_manifest_is_held_as_long_as_its_run_lasts(tmp_path: Path) -> No
 
 
 async def test_only_a_free_manifest_may_be_written_to(tmp_path: Path) -> None:
-    """While a process has it that is told; a path that cannot be opened is told too."""
+    """The lock of another process is reported; a path that cannot be opened is reported too."""
     manifest = open_manifest(tmp_path / "m", HEADER)
     with pytest.raises(ManifestLockedError, match="let it end first"), kept_free(tmp_path / "m"):
         pass
@@ -131,10 +131,8 @@ async def test_only_a_free_manifest_may_be_written_to(tmp_path: Path) -> None:
         pass
 
 
-def test_where_there_are_no_locks_a_manifest_is_free_and_may_be_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody can hold a lock where there are none, but who asks whether a run lasts must not be told no."""
+def test_without_locks_a_manifest_is_free_and_may_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lock can be held, but the answer to whether a run lasts must not be no."""
 
     def refuse(_handle: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -147,8 +145,8 @@ def test_where_there_are_no_locks_a_manifest_is_free_and_may_be_held(
 
 
 @pytest.mark.parametrize("is_moved", [True, False])
-async def test_a_moved_manifest_fails_between_two_writes(tmp_path: Path, *, is_moved: bool) -> None:
-    """Asked while nothing is written, a journal whose file was moved fails, and says where the lines are."""
+async def test_a_moved_manifest_is_detected_between_two_writes(tmp_path: Path, *, is_moved: bool) -> None:
+    """A check between writes fails if the file was moved, and says where the lines are."""
     path = tmp_path / "m"
     manifest = open_manifest(path, HEADER)
     await manifest.commit(sent("a"))
@@ -169,8 +167,8 @@ async def test_a_moved_manifest_fails_between_two_writes(tmp_path: Path, *, is_m
         await manifest.close(0)
 
 
-async def test_a_write_in_pieces_is_whole() -> None:
-    """Where the disk takes a few bytes at a time, all lines are there in the end."""
+async def test_a_write_in_pieces_is_complete() -> None:
+    """If the disk accepts a few bytes at a time, all lines are there in the end."""
     disk = FakeDisk()
     manifest = open_fake(disk)
     disk.fault = lambda operation: 7 if operation == "append" else None
@@ -180,7 +178,7 @@ async def test_a_write_in_pieces_is_whole() -> None:
 
 
 async def test_each_made_clone_is_listed_with_its_line(tmp_path: Path) -> None:
-    """Of all records only those of a clone that was made, by the number of their line."""
+    """Of all records only those of existing clones, by the number of their line."""
     manifest = open_manifest(tmp_path / "m", HEADER)
     for line in (sent("a"), sent("b"), cloned("a"), cloned("b")):
         await manifest.commit(line)
@@ -191,7 +189,7 @@ async def test_each_made_clone_is_listed_with_its_line(tmp_path: Path) -> None:
     assert all('"cloned"' in lines[number - 1] and f'"{record.key}"' in lines[number - 1] for number, record in found)
 
 
-async def test_the_last_end_is_told_of_a_manifest_at_rest(tmp_path: Path) -> None:
+async def test_the_last_end_of_a_manifest_at_rest(tmp_path: Path) -> None:
     """None while the process runs, its code when it has ended."""
     manifest = open_manifest(tmp_path / "m", HEADER)
     await manifest.commit(sent("a"))
@@ -202,8 +200,8 @@ async def test_the_last_end_is_told_of_a_manifest_at_rest(tmp_path: Path) -> Non
     assert ended.exit_code == 4
 
 
-async def test_a_tail_is_kept_beside_those_of_earlier_deaths(tmp_path: Path) -> None:
-    """A second torn tail takes the next number and leaves the first one as it is."""
+async def test_a_torn_tail_is_kept_beside_earlier_ones(tmp_path: Path) -> None:
+    """A second torn tail takes the next number and leaves the first one unchanged."""
     path = tmp_path / "m"
     for number in (1, 2):
         manifest = open_manifest(path, HEADER)

@@ -1,4 +1,4 @@
-"""The targets of a manifest one by one, as ``verify`` compares them: what was made, by whom, whose it may be."""
+"""The targets of a manifest one by one, as ``verify`` compares them: what was made, by whom, and its possible owner."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def nothing(_manifest: Manifest) -> None:
 
 
 async def write(path: Path, account: str | None, *records: Record, act: Callable[[Manifest], None] = nothing) -> None:
-    """One process that calls as ``account`` and notes ``records``."""
+    """Write one process that calls as ``account`` and notes ``records``."""
     manifest = open_manifest(path, HEADER, in_thread=inline, clock=lambda: 1_000.0)
     manifest.note_operation(ConnectedLine(1_000.0, account, 20.0))
     await manifest.write_plan(
@@ -53,7 +53,7 @@ def targets_of(path: Path) -> dict[str, TargetState]:
 
 
 async def test_each_target_is_as_its_last_record_says(tmp_path: Path) -> None:
-    """State, uuid, name, digest and error are those of the last record, the uuid of an attempt where no clone is."""
+    """State, uuid, name, digest and error are those of the last record, the uuid of an attempt if there is no clone."""
     path = tmp_path / "m"
     await write(path, ALICE, sent("k0"), cloned("k0"), sent("k1"), failed("k1"), sent("k2"))
     found = targets_of(path)
@@ -66,8 +66,8 @@ async def test_each_target_is_as_its_last_record_says(tmp_path: Path) -> None:
     assert (found["k1"].error_code, found["k2"].clone_uuid, found["k3"].clone_uuid) == ("SYS.1007", hex_id(1), None)
 
 
-async def test_the_longest_time_that_the_server_said_counts(tmp_path: Path) -> None:
-    """How long the server may work on a clone is the most that it said of any; None where it never did."""
+async def test_the_longest_stated_api_timeout_counts(tmp_path: Path) -> None:
+    """How long the server may work on a clone is the longest it stated for any; None if it never did."""
     path = tmp_path / "m"
     await write(path, ALICE, sent("k0"))
     with open_targets(path) as targets:
@@ -83,10 +83,10 @@ async def test_the_longest_time_that_the_server_said_counts(tmp_path: Path) -> N
     ("first", "second", "maker"),
     [(ALICE, ALICE, ALICE), (ALICE, BOB, None), (None, ALICE, None), (ALICE, None, None)],
 )
-async def test_who_made_all_attempts_is_known_or_nobody(
+async def test_the_maker_is_the_account_of_all_attempts(
     first: str | None, second: str | None, maker: str | None, tmp_path: Path
 ) -> None:
-    """The maker is the account of every attempt; of two accounts, or one that is not on record, it is nobody."""
+    """With two accounts, or one that is not recorded, there is no maker."""
     path = tmp_path / "m"
     await write(path, first, sent("k0"))
     await write(path, second, sent("k0", 2), cloned("k0", 2))
@@ -94,7 +94,7 @@ async def test_who_made_all_attempts_is_known_or_nobody(
 
 
 async def test_another_generation_is_another_clone(tmp_path: Path) -> None:
-    """What was undone says nothing of the maker or owner of the clone that is made after it."""
+    """An undone clone does not affect the maker or owner of the next one."""
     path = tmp_path / "m"
 
     def give(manifest: Manifest) -> None:
@@ -109,7 +109,7 @@ async def test_another_generation_is_another_clone(tmp_path: Path) -> None:
         assert (targets.read(0).account, targets.read(0).has_new_owner) == (BOB, False)
 
 
-async def test_what_is_known_of_the_whole_run(tmp_path: Path) -> None:
+async def test_the_facts_of_the_whole_run(tmp_path: Path) -> None:
     """Plan, pins, rate, end, lines and checksums are those of the file; a share is no new owner."""
     path = tmp_path / "m"
 
@@ -138,7 +138,7 @@ async def test_what_is_known_of_the_whole_run(tmp_path: Path) -> None:
 
 
 async def test_the_first_lines_are_read_alone(tmp_path: Path) -> None:
-    """With a number of lines, what comes after them is counted and not believed."""
+    """With a number of lines, what comes after them is counted and not used."""
     path = tmp_path / "m"
     await write(path, ALICE, sent("k0"))
     lines = path.read_bytes().count(b"\n")
@@ -174,8 +174,8 @@ def test_a_bad_line_about_the_connection_is_refused(change: dict[str, object]) -
         parse_connected({"connected": 1.0, "rate": 2.0, "account": ALICE, **change})
 
 
-def test_a_name_that_the_package_has_not_is_an_error() -> None:
-    """Names that are imported when they are used are no reason to take any other."""
+def test_an_unknown_name_of_the_package_is_an_error() -> None:
+    """Lazy imports accept only the package's names."""
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         _ = manifest_package.no_such_name
 
@@ -198,13 +198,13 @@ MENDED = MendedLine("k1", 32.0, hex_id(2), ("name", "requestCpu"))
     ],
     ids=lambda line: type(line).__name__,
 )
-def test_what_is_written_of_an_operation_is_read(line: Operation) -> None:
-    """Each line about what was asked of a run or done to a clone comes back as it was."""
+def test_lines_of_operations_round_trip(line: Operation) -> None:
+    """Each line about a command to a run or an operation on a clone is read as it was written."""
     assert parse_line(encode_operation(line)) == line
 
 
-async def test_what_was_begun_with_a_clone_is_known_until_it_ended(tmp_path: Path) -> None:
-    """A deletion or change without an end stands, one that ended does not, and the rate is the one last asked for."""
+async def test_an_operation_is_open_until_its_end(tmp_path: Path) -> None:
+    """A deletion or change without an end is open, one that ended is not, and the rate is the last one set."""
     path = tmp_path / "m"
 
     def begin(manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def whole() -> bytes:
-    """A manifest of 81 records in batches of different sizes."""
+    """Write a manifest of 81 records in batches of different sizes."""
     disk = FakeDisk()
     asyncio.run(write_run(disk, 41, sent=functools.partial(short, State.SENT)))
     assert disk.data.count(b'"state":') == 81
@@ -45,7 +45,7 @@ def batches() -> tuple[int, ...]:
 
 @functools.cache
 def folds() -> tuple[tuple[Mapping[str, Intent], Mapping[State, int]], ...]:
-    """What the first n lines say, for every n."""
+    """Return what the first n lines say, for every n."""
     past = ManifestFold()
     found = [(dict(past.intents), past.counts)]
     for line in lines()[1:]:
@@ -56,9 +56,9 @@ def folds() -> tuple[tuple[Mapping[str, Intent], Mapping[State, int]], ...]:
 
 
 def outcome(data: bytes) -> int | None:
-    """Open ``data``: None where it is refused, else how many lines were kept, with a warning if any was cut.
+    """Open ``data``; return None if it is refused, else how many lines were kept, with a warning if any was cut.
 
-    Where nobody can read whom the last batch was about, one line more says that lines were lost.
+    If it is unknown which targets the last batch was about, one line more says that lines were lost.
     """
     disk = FakeDisk()
     disk.put(data)
@@ -92,7 +92,7 @@ def test_cut_at_every_byte(part: int) -> None:
 
 @pytest.mark.parametrize("offset", range(0, 160, 3))
 def test_cut_inside_the_header(offset: int) -> None:
-    """A header that was not finished is written anew: nothing was ever sent under it."""
+    """An unfinished header is written anew: nothing was ever sent under it."""
     disk = FakeDisk()
     disk.put(whole()[:offset])
     manifest = open_fake(disk)
@@ -103,13 +103,13 @@ def test_cut_inside_the_header(offset: int) -> None:
 
 
 def expected_after_damage(line: int) -> int | None:
-    """What an open makes of damage that begins in ``line``: None (refused), or the lines kept."""
+    """Return the result of opening after damage that begins in ``line``: None (refused), or the lines kept."""
     return None if batches()[-1] > batches()[line] and line < len(lines()) - 1 else line
 
 
 @pytest.mark.timeout(900)
 def test_bit_flips() -> None:
-    """After any bit flip the manifest is refused, or, if it hit the last batch, read without it and said so."""
+    """After any bit flip the manifest is refused, or, if it hit the last batch, read without it with a warning."""
     draw = random.Random(7)
     for _ in range(10_000):
         place = draw.randrange(len(whole()))
@@ -133,7 +133,7 @@ def test_every_bit_of_the_last_lines() -> None:
 
 @pytest.mark.parametrize("dropped", range(2, 9))
 def test_a_line_dropped_before_the_last_batch(dropped: int) -> None:
-    """A line that is gone is damage, also where only one line of a later batch follows, whose checksum then hangs."""
+    """A missing line is damage, also if only one line of a later batch follows, whose checksum then fails."""
     found = [line for line in lines() if b'"batch":' in line]
     later = json.loads(found[-1])["batch"]
     kept = [*found[:-dropped], *found[len(found) - dropped + 1 :]]
@@ -146,7 +146,7 @@ def test_a_line_dropped_before_the_last_batch(dropped: int) -> None:
 
 @pytest.mark.parametrize("first", range(0, 100, 3))
 def test_zeroed_stretch(first: int) -> None:
-    """A stretch of NUL bytes, as a file system leaves it after a power cut, is noticed wherever it lies."""
+    """A stretch of NUL bytes, as a file system leaves it after a power cut, is noticed anywhere."""
     line = min(first, len(lines()) - 12)
     start = sum(map(len, lines()[:line]))
     data = bytearray(whole())
@@ -157,7 +157,7 @@ def test_zeroed_stretch(first: int) -> None:
 @pytest.mark.parametrize("line", range(1, 250, 11))
 @pytest.mark.parametrize("change", ["dropped", "doubled", "swapped", "merged", "garbled"])
 def test_moved_lines(change: str, line: int) -> None:
-    """Dropped, doubled, swapped, merged and garbled lines are noticed."""
+    """Dropped, duplicated, swapped, merged and garbled lines are noticed."""
     line = min(line, len(lines()) - 5)
     found = list(lines())
     match change:
@@ -175,7 +175,7 @@ def test_moved_lines(change: str, line: int) -> None:
     assert outcome(data) is None
 
 
-def test_error_names_the_line_and_the_repair() -> None:
+def test_the_error_names_the_line_and_the_repair() -> None:
     """Damage in the middle is refused with its line number and the command that helps."""
     data = bytearray(whole())
     data[sum(map(len, lines()[:50])) + 30] ^= 1
@@ -211,7 +211,7 @@ def test_sectors_of_one_batch_may_be_lost_in_any_order() -> None:
 
 
 async def test_append_after_a_torn_tail() -> None:
-    """What is appended after a torn tail was cut stands on a line of its own, and the chain goes on."""
+    """What is appended after a torn tail was cut is a separate line, and the chain continues."""
     for cut in range(1, 60):
         disk = FakeDisk()
         disk.put(whole()[:-cut])
@@ -224,7 +224,7 @@ async def test_append_after_a_torn_tail() -> None:
 
 
 def test_second_torn_tail_does_not_overwrite_the_first() -> None:
-    """Every torn tail is kept under a name of its own."""
+    """Every torn tail is kept under its own name."""
     disk = FakeDisk()
     for number in (1, 2):
         data = lines()[0] + b"torn %d" % number
@@ -236,6 +236,6 @@ def test_second_torn_tail_does_not_overwrite_the_first() -> None:
     ]
 
 
-def test_header_of_this_run_opens() -> None:
-    """The manifest used here is good as it is."""
+def test_the_intact_manifest_opens() -> None:
+    """The manifest used here is valid."""
     assert outcome(whole()) == len(lines())

@@ -1,4 +1,4 @@
-"""Clones that were undone: counted once each, planned anew by a record, and as if nothing had been from then on."""
+"""Undone clones: counted once each, planned again by a record, and from then on like new."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def write(path: Path, *records: Record) -> None:
     await manifest.close(4)
 
 
-async def test_an_undone_clone_is_final_until_it_is_planned_anew(tmp_path: Path) -> None:
-    """Undone it has an end and a uuid that is used up; planned it is open again, in its second generation."""
+async def test_an_undone_clone_is_final_until_it_is_planned_again(tmp_path: Path) -> None:
+    """Undone it has an end and a used-up uuid; planned it is open again, in its second generation."""
     path = tmp_path / "m"
     await write(path, sent("a"), cloned("a"), undone("a"))
     manifest = open_manifest(path, HEADER, in_thread=inline)
@@ -108,7 +108,7 @@ async def test_an_undone_clone_is_not_handed_over(tmp_path: Path, error_code: st
 
 @pytest.mark.parametrize("lost", [b'"state":"undone"', b'"state":"planned"'])
 async def test_a_lost_line_between_two_generations_leaves_the_target_in_doubt(tmp_path: Path, lost: bytes) -> None:
-    """A repaired manifest can be gone on with, and does not take the first clone for the one that is there now."""
+    """A repaired manifest can be resumed, and does not take the first clone for the current one."""
     path = tmp_path / "m"
     again = [sent("a"), sent("a", 2), cloned("a", 2)]
     await write(path, sent("a"), cloned("a"))

@@ -1,4 +1,4 @@
-"""Whose a manifest is, and what no line of one may say."""
+"""The user of a manifest, and contents that no line may have."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOURCE = "000000000001" + "4aaa8" + "000000000000001"
 
 
 def write(path: Path, *lines: str) -> Path:
-    """Write a manifest of these lines, without their closing braces, with good checksums."""
+    """Write a manifest of these lines, without their closing braces, with valid checksums."""
     data, _ = seal([HEADER.body(), *(line.encode() for line in lines)], 0, batch=1)
     path.write_bytes(data)
     path.chmod(0o600)
@@ -64,10 +64,8 @@ def record(**fields: object) -> str:
     ],
     ids=str,
 )
-def test_numbers_that_nothing_writes_are_refused_with_their_line(
-    state: str, fields: dict[str, object], tmp_path: Path
-) -> None:
-    """NaN, infinity, negative attempts and impossible times end every reading with file and line, never a traceback."""
+def test_invalid_numbers_are_refused_with_their_line(state: str, fields: dict[str, object], tmp_path: Path) -> None:
+    """NaN, infinity, negative attempts and absurd times end every reading with file and line, never a traceback."""
     good = record(key="another")
     path = write(tmp_path / "m", good, record(state=state, **fields), good)
     with pytest.raises(ManifestError, match="m: line 3: "):
@@ -83,21 +81,21 @@ def test_numbers_that_nothing_writes_are_refused_with_their_line(
 
 
 @pytest.mark.parametrize("at", ["NaN", "Infinity", "-1e11", "1e300", "true", '"1"'])
-def test_a_header_has_a_usable_time(at: str) -> None:
-    """So has the first line."""
+def test_a_header_has_a_valid_time(at: str) -> None:
+    """The first line is checked too."""
     body = HEADER.body().replace(b'"created_at":1.0', f'"created_at":{at}'.encode())
     with pytest.raises(ManifestError, match="created_at"):
         parse_header(body)
 
 
 def test_a_header_of_a_clock_before_1970_is_read() -> None:
-    """A run that began while the clock was wrong goes on."""
+    """A run that began while the clock was wrong resumes."""
     header = replace(HEADER, created_at=-1.0)
     assert parse_header(header.body()) == header
 
 
 def test_lines_of_processes_are_read_as_written() -> None:
-    """A start carries host and user, an adoption who adopts from whom; a start without a user is an older zclone's."""
+    """A start has host and user, an adoption who adopts from whom; a start without a user is an older zclone's."""
     started = StartedLine(1.0, 7, "host", "zclone", ("w",), "alice")
     assert parse_line(encode_started(started)) == started
     remote = replace(started, remote=RemoteEngine("temporal", "127.0.0.1:7233", "default", "zclone/u/job/run"))
@@ -109,7 +107,7 @@ def test_lines_of_processes_are_read_as_written() -> None:
 
 
 async def test_an_adoption_is_durable(tmp_path: Path) -> None:
-    """Once recorded, whoever opens the manifest again finds who adopted it, and from whom."""
+    """Once recorded, every later opening finds who adopted it, and from whom."""
     path = write(tmp_path / "m", started_by("mallory"))
     manifest = open_manifest(path, HEADER)
     assert manifest.past.users.is_foreign("bob")
@@ -123,8 +121,8 @@ async def test_an_adoption_is_durable(tmp_path: Path) -> None:
     await manifest.close(0)
 
 
-def test_who_began_or_adopted_is_no_stranger() -> None:
-    """The first start counts; whoever adopted it once may go on, and so may who began it."""
+def test_the_first_and_adopting_users_are_accepted() -> None:
+    """The first start counts; a user who adopted it once may continue, and so may the one who began it."""
     users = Users()
     assert not users.is_foreign("bob")
     for line in (StartedLine(1.0, 7, "h", "z", (), "alice"), StartedLine(2.0, 8, "i", "z", (), "bob")):
@@ -139,7 +137,7 @@ def test_who_began_or_adopted_is_no_stranger() -> None:
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container, whose user stands in no table."""
+    """As in a container, whose user is in no table."""
     monkeypatch.setattr(os, "geteuid", lambda: 654_321)
     assert own_user() == "654321"
 
@@ -165,7 +163,7 @@ def begun_by_another(path: Path, url: str) -> None:
 def test_a_manifest_of_another_user_is_adopted_once(
     zclone: Run, job: Path, serve_node: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Without --adopt-manifest exit 2 and no call; with it once, on record; then without. Reading never wants it."""
+    """Without --adopt-manifest exit 2 and no call; with it once, recorded; then without. Reading never needs it."""
     url = serve_node()
     env = {"ZSTACK_API_URL": url, "ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
     path = tmp_path / "job.manifest.jsonl"
@@ -188,7 +186,7 @@ def test_a_manifest_of_another_user_is_adopted_once(
 def test_a_finished_manifest_of_another_user_is_not_believed(
     zclone: Run, job: Path, serve_node: Callable[..., str], tmp_path: Path
 ) -> None:
-    """That all is done is believed of one's own manifest only."""
+    """Only one's own manifest is believed when it says that everything is done."""
     env = {"ZSTACK_API_URL": serve_node(), "ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
     assert zclone("run", job, env=env).returncode == 0
     path = tmp_path / "job.manifest.jsonl"
@@ -214,7 +212,7 @@ sys.exit(run_command(sys.argv[3:]))
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_pods_and_containers_resume_without_adoption(child_env: dict[str, str], tmp_path: Path) -> None:
-    """The same number without a name on another host goes on; another number wants to adopt."""
+    """The same number without a name on another host continues; another number has to adopt."""
     tmp_path.chmod(0o755)
     folder = tmp_path / "work"
     folder.mkdir()
@@ -239,7 +237,7 @@ def test_pods_and_containers_resume_without_adoption(child_env: dict[str, str], 
 
 
 def test_forged_pins_change_no_source(job: Path) -> None:
-    """Whatever a pinned source says of its uuid, a target is cloned from the uuid that stands in the job file."""
+    """Whatever a pinned source says of its uuid, a target is cloned from the uuid in the job file."""
     other = SOURCE.replace("1", "2")
     job.write_text(
         f"version: 1\nname: job\ntargets:\n  - uuid: {SOURCE}\n    params: {{name: '${{source.uuid}}'}}\n",
@@ -250,6 +248,6 @@ def test_forged_pins_change_no_source(job: Path) -> None:
 
 
 def test_status_shows_what_a_query_found(zclone: Run, tmp_path: Path) -> None:
-    """The sources of a ``query:`` come from the manifest once it was asked: ``status`` shows them."""
+    """The sources of a ``query:`` come from the manifest once it was queried: ``status`` shows them."""
     path = write(tmp_path / "m", f'{{"pinned":{{}},"query":["type=Endpoint"],"found":["{SOURCE}"]')
     assert f"query     type=Endpoint: 1 found: {SOURCE}" in zclone("status", path).stdout

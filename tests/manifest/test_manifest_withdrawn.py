@@ -1,4 +1,4 @@
-"""A target that is withdrawn: not final, counted by itself, and open again once it is planned or sent."""
+"""A withdrawn target: not final, counted separately, and open again once it is planned or sent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_withdrawn_target_is_not_final() -> None:
 
 
 @pytest.mark.parametrize("is_planned_first", [True, False])
-async def test_a_withdrawn_target_goes_on_like_any_other(is_planned_first: bool) -> None:  # noqa: FBT001 - a parameter
+async def test_a_withdrawn_target_continues_like_any_other(is_planned_first: bool) -> None:  # noqa: FBT001 - a parameter
     """Planned again, or sent as after a repair, it settles; a later reader counts the same."""
     disk = await withdrawn()
     manifest = open_fake(disk)
@@ -55,7 +55,7 @@ async def test_a_withdrawn_target_goes_on_like_any_other(is_planned_first: bool)
     assert manifest.past.counts == open_fake(disk).past.counts == {State.CLONED: 2}
 
 
-async def test_what_is_made_cannot_be_withdrawn() -> None:
+async def test_a_clone_cannot_be_withdrawn() -> None:
     """A cloned target stays cloned."""
     manifest = open_fake(await withdrawn())
     manifest.note(GONE._replace(key="a"))
@@ -63,7 +63,7 @@ async def test_what_is_made_cannot_be_withdrawn() -> None:
 
 
 async def test_a_run_with_withdrawn_targets_is_finished(tmp_path: Path) -> None:
-    """Its last line tells a rerun that nothing is left."""
+    """Its last line shows a rerun that nothing is left."""
     path = tmp_path / PATH.name
     path.write_bytes((await withdrawn()).data)
     path.chmod(0o600)

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """A manifest of which every target has its end."""
+    """Write a manifest in which every target has its end."""
     path = tmp_path / "made.manifest.jsonl"
     make_manifest(path, targets=6)
     return path
 
 
 def test_a_settled_manifest_is_removed(manifest: Path) -> None:
-    """Where every target has its end and the last process ended too, the file is gone."""
+    """If every target has its end and the last process ended too, the file is deleted."""
     assert remove_settled(manifest)
     assert not manifest.exists()
 
 
-def test_a_manifest_that_a_process_has_stays(manifest: Path) -> None:
-    """Whoever has the lock keeps the file."""
+def test_a_locked_manifest_stays(manifest: Path) -> None:
+    """The process with the lock keeps the file."""
     with manifest.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert not remove_settled(manifest)
@@ -50,7 +50,7 @@ def test_a_manifest_without_an_end_stays(manifest: Path) -> None:
 
 
 def test_a_damaged_manifest_stays(manifest: Path) -> None:
-    """What cannot be read is not removed; where there is no file, or one of another kind, that is said."""
+    """An unreadable manifest is not removed; a missing file, or one of another kind, is reported."""
     manifest.write_bytes(manifest.read_bytes()[:200] + b"x" + manifest.read_bytes()[201:])
     assert not remove_settled(manifest)
     assert manifest.exists()
