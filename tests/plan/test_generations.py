@@ -1,4 +1,4 @@
-"""The clones of later generations: another uuid, the same request otherwise."""
+"""The clones of later generations: another uuid, otherwise the same request."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ HASHES = st.integers(-(2**63), 2**63 - 1).map(lambda value: value or 1)
 
 
 @given(st.lists(st.tuples(st.one_of(HASHES, st.integers(1, 40).map(lambda low: low << 40)), st.integers(0, 255))))
-def test_it_is_a_dict_of_hashes(pairs: list[tuple[int, int]]) -> None:
+def test_it_equals_a_dict_of_hashes(pairs: list[tuple[int, int]]) -> None:
     """Get, put, length and iteration agree with a dict, colliding slots included."""
     table, model = KeyTable(1), dict[int, int]()
     for key, value in pairs:

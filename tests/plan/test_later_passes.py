@@ -81,7 +81,7 @@ def lines(rows: list[dict[str, Any]], *, ascii_only: bool) -> str:
 @FRESH
 @given(ENTRIES, ROWS, st.sampled_from(["ascii", "utf-8"]))
 @example("{from: rows.jsonl}", [{"uuid": OTHER, "params": {"name": "\u00e9"}}], "ascii")
-def test_later_passes_give_what_was_checked(
+def test_later_passes_equal_the_checked_one(
     tmp_path: Path, entry: str, rows: list[dict[str, Any]], encoding: str
 ) -> None:
     """Keys, uuids, bodies, digests, parameters and order are those of the checked walk."""
@@ -134,8 +134,8 @@ def test_a_row_without_uuid_has_that_of_its_entry(tmp_path: Path) -> None:
         [OTHER],
     ],
 )
-def test_rows_that_changed_unseen_end_the_pass_and_never_name_no_source(tmp_path: Path, row: object) -> None:
-    """Where a file changed in spite of its size and time, only uuids are named, and the pass ends in an error."""
+def test_rows_changed_unnoticed_end_the_pass_and_yield_only_uuids(tmp_path: Path, row: object) -> None:
+    """If a file changed with the same size and time, only uuids are yielded, and the pass ends in an error."""
     known = json.dumps({"uuid": OTHER, "params": {"name": "a"}})
     found, _ = expanded(tmp_path, "{from: rows.jsonl}", known.ljust(120))
     path = tmp_path / "rows.jsonl"
@@ -150,7 +150,7 @@ def test_rows_that_changed_unseen_end_the_pass_and_never_name_no_source(tmp_path
 
 
 def test_a_changed_file_is_refused_before_any_of_its_rows(tmp_path: Path) -> None:
-    """A pass over a file with another size or time of change gives no clone of it."""
+    """A pass over a file with another size or modification time yields no clone of it."""
     found, _ = expanded(tmp_path, "{from: rows.jsonl}", json.dumps(OTHER))
     path = tmp_path / "rows.jsonl"
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
@@ -159,7 +159,7 @@ def test_a_changed_file_is_refused_before_any_of_its_rows(tmp_path: Path) -> Non
             next(stream)
 
 
-def test_a_file_that_is_gone_ends_every_pass(tmp_path: Path) -> None:
+def test_a_missing_file_ends_every_pass(tmp_path: Path) -> None:
     """A file that cannot be opened again is an error of any pass, and never a plan of fewer targets."""
     found, _ = expanded(tmp_path, "{from: rows.jsonl}", json.dumps(OTHER))
     (tmp_path / "rows.jsonl").unlink()
@@ -168,8 +168,8 @@ def test_a_file_that_is_gone_ends_every_pass(tmp_path: Path) -> None:
             list(stream)
 
 
-def test_rows_written_over_are_noticed_soon(tmp_path: Path) -> None:
-    """Of a file that is written over under a pass at most a few rows more are taken."""
+def test_overwritten_rows_are_noticed_soon(tmp_path: Path) -> None:
+    """Of a file that is overwritten during a pass at most a few more rows are read."""
     sources = [f"{number:032x}" for number in range(1, 1001)]
     found, _ = expanded(tmp_path, "{from: rows.jsonl}", "\n".join(map(json.dumps, sources)))
     stream = found.clones()
@@ -183,7 +183,7 @@ def test_rows_written_over_are_noticed_soon(tmp_path: Path) -> None:
 
 
 def test_a_file_changed_while_it_is_read_ends_the_pass(tmp_path: Path) -> None:
-    """A file that grows under a pass is noticed at its end, before the targets after it."""
+    """A file that grows during a pass is noticed at its end, before the targets after it."""
     found, checked = expanded(tmp_path, "{from: rows.jsonl}", json.dumps(OTHER))
     stream = found.clones()
     assert next(stream) == checked[0]

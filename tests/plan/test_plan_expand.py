@@ -56,7 +56,7 @@ def clones(folder: Path, targets: str, *, rows_jsonl: str | None = None, rows_cs
 
 
 def test_target_goes_over_entry_over_defaults(tmp_path: Path) -> None:
-    """Merge is parameter by parameter, lists and maps are replaced, null takes away, tags are united."""
+    """Merge is parameter by parameter, lists and maps are replaced, null removes, tags are merged."""
     job = (
         "defaults:\n  params: {name: d, description: d, cpuArchitectures: [X86_64], type: App}\n  userTags: [a, b]\n"
         "targets:\n  - from: rows.jsonl\n    params: {description: e, type: null}\n    userTags: [c]\n"
@@ -85,7 +85,7 @@ def test_merge_laws(low: Layer, mid: Layer, high: Layer) -> None:
 
 
 def test_the_body_is_what_the_api_page_shows(tmp_path: Path) -> None:
-    """The body is ASCII JSON with resourceUuid inside params, tags beside them only where there are any."""
+    """The body is ASCII JSON with resourceUuid inside params, tags beside them only if there are any."""
     first, second = clones(
         tmp_path, f"targets:\n  - {UUID}\n  - {{uuid: {OTHER}, params: {{name: 克隆}}, systemTags: [s]}}\n"
     )
@@ -114,15 +114,15 @@ def test_resource_uuids_never_change() -> None:
     assert resource_uuid("to-arm64", "default", UUID) == "852cba711100416c80fafeaa7630d304"
 
 
-def test_own_resource_uuid_wins(tmp_path: Path) -> None:
-    """A user's resourceUuid is taken, and is no parameter to compare."""
+def test_a_given_resource_uuid_wins(tmp_path: Path) -> None:
+    """A user's resourceUuid is used, and is no parameter to compare."""
     own = "90d425a802ff44eeb530f21587633700"
     (clone,) = clones(tmp_path, f"targets:\n  - {{uuid: {UUID}, params: {{resourceUuid: {own}}}}}\n")
     assert (clone.resource_uuid, clone.params) == (own, {})
 
 
 def test_keys(tmp_path: Path) -> None:
-    """The key is the id, else the source uuid, with the matrix values behind it in order of their names."""
+    """The key is the id, else the source uuid, followed by the matrix values in order of their names."""
     job = (
         f"targets:\n  - {UUID}\n  - {{uuid: {UUID}, id: a}}\n"
         f"  - {{uuid: {OTHER}, matrix: {{tenant: [acme], size: [s, l]}}}}\n"
@@ -211,7 +211,7 @@ def test_rendering(tmp_path: Path) -> None:
 
 @given(st.text(alphabet=string.printable, max_size=40), st.text(max_size=20))
 def test_rendering_never_evaluates(text: str, value: str) -> None:
-    """Whatever a text holds, only names that are given and $$ are replaced, and never in what was put in."""
+    """Whatever a text holds, only given names and $$ are replaced, and never in inserted values."""
     try:
         found = render(text, {"a": value})
     except RenderError:
@@ -224,7 +224,7 @@ def test_rendering_never_evaluates(text: str, value: str) -> None:
 @pytest.mark.parametrize(
     "text", ["${a.__class__}", "${a!r}", "${a:>9}", "${a[0]}", "${__import__('os')}", "${}", "${a"]
 )
-def test_no_code_in_names(text: str) -> None:
+def test_expressions_are_not_names(text: str) -> None:
     """Attributes, indexes, formats and calls are no names."""
     with pytest.raises(RenderError):
         render(text, {"a": "x"})
@@ -254,7 +254,7 @@ def test_source_fields_and_keep_come_from_the_inventory(tmp_path: Path) -> None:
     [(OTHER, "source.name", "does not exist"), (UUID, "source.yaml", "has no yaml"), (UUID, "source.x", "has no x")],
 )
 def test_missing_source_fields_are_problems(tmp_path: Path, uuid: str, text: str, message: str) -> None:
-    """A source or a field of it that is not there is a problem of the plan."""
+    """A missing source, or a missing field of it, is a problem of the plan."""
     with pytest.raises(JobFileError, match=message):
         make(tmp_path, f"{HEAD}targets:\n  - {{uuid: {uuid}, params: {{name: '${{{text}}}'}}}}\n", pins=QWEN)
 
@@ -274,7 +274,7 @@ def test_inputs_change_with_every_input(tmp_path: Path) -> None:
     assert len({found.inputs, *others}) == 5
 
 
-def test_a_file_changed_under_the_run_is_noticed(tmp_path: Path) -> None:
+def test_a_file_changed_during_a_run_is_noticed(tmp_path: Path) -> None:
     """Streaming again ends with an error when the rows are not those that were checked."""
     found = make(tmp_path, HEAD + "targets: [{from: rows.jsonl}]\n", rows_jsonl=json.dumps(UUID))
     (tmp_path / "rows.jsonl").write_text(json.dumps(OTHER))
@@ -283,7 +283,7 @@ def test_a_file_changed_under_the_run_is_noticed(tmp_path: Path) -> None:
 
 
 def test_duplicate_keys_among_many_are_found(tmp_path: Path) -> None:
-    """Among thousands of rows the two with one key are named, in whatever files they stand."""
+    """Among thousands of rows the two with one key are reported, in any files."""
     names = [f"{number:032x}" for number in random.Random(1).sample(range(10**9), 5000)]
     rows = "\n".join(map(json.dumps, names))
     job = f"{HEAD}targets:\n  - from: rows.jsonl\n  - {names[3000]}\n"
@@ -303,7 +303,7 @@ def test_the_order_of_parameters_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_small_file_cannot_grow_without_bound(tmp_path: Path) -> None:
-    """The names in a text and the length of a value put in are bounded."""
+    """The names in a text and the length of an inserted value are bounded."""
     job = "vars: {{a: {a}}}\ntargets:\n  - {{uuid: {uuid}, params: {{readme: '{text}'}}}}\n"
     with pytest.raises(JobFileError, match="longer than 65,536 characters"):
         clones(tmp_path, job.format(a="x" * 65_537, uuid=UUID, text="${a}"))

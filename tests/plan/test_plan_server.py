@@ -1,4 +1,4 @@
-"""What a plan takes from the server: pins, queries, derived images, and what only the server can object to."""
+"""What a plan takes from the server: pins, queries, derived images, and problems that only the server knows."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def rearchitected(folder: Path, *images: dict[str, JsonValue], to: str = "[AARCH
     return params_of(job, Pins({UUID: {"modelServiceImages": list(images)}}))[UUID]
 
 
-def test_a_first_walk_takes_down_what_is_missing(tmp_path: Path) -> None:
-    """Only the sources and fields that a target uses and no pin has are asked for."""
+def test_a_first_walk_collects_missing_sources(tmp_path: Path) -> None:
+    """Only the sources and fields that a target uses and no pin has are queried."""
     job = job_of(
         tmp_path,
         f"  - {{uuid: {UUID}, params: {{name: '${{source.name}}', requestCpu: '${{source.requestCpu}}'}}}}\n"
@@ -72,13 +72,13 @@ def test_a_plan_under_the_same_pins_is_the_same(tmp_path: Path) -> None:
 
 
 def test_a_query_that_finds_nothing_is_a_problem(tmp_path: Path) -> None:
-    """A query without results is told at its place: it is hardly what was meant."""
+    """A query without results is reported at its place: it is hardly what was meant."""
     with pytest.raises(JobFileError, match=r"job\.yaml:5:13: targets\[0\]\.query: finds no model service"):
         params_of(job_of(tmp_path, "  - {query: [name=a]}\n"), Pins({}, {("name=a",): ()}))
 
 
 def test_query_conditions_are_rendered(tmp_path: Path) -> None:
-    """Conditions are rendered with vars and the run's names before they are asked."""
+    """Conditions are rendered with vars and the run's names before they are queried."""
     job = job_of(tmp_path, "  - {query: ['type=${kind}', 'name=${run}-${date}']}\n")
     questions = Planning(job, run="r", started_at=0.0).draft().questions
     assert list(questions.queries.values()) == [("type=App", "name=r-1970-01-01")]
@@ -92,23 +92,23 @@ def test_query_conditions_are_rendered(tmp_path: Path) -> None:
         ("name=a>=b", "'name=a>=b' is parsed by the server as a condition on 'name=a', which is not a field"),
     ],
 )
-def test_a_condition_that_cannot_be_asked_has_its_place(condition: str, message: str, tmp_path: Path) -> None:
-    """A condition with an unknown name, or that the server would read as another one, is told where it stands."""
+def test_an_invalid_condition_is_reported_at_its_place(condition: str, message: str, tmp_path: Path) -> None:
+    """A condition with an unknown name, or that the server would read as another one, is reported at its place."""
     job = job_of(tmp_path, f"  - {UUID}\n  - query: [type=App, '{condition}']\n")
     with pytest.raises(JobFileError, match=rf"job\.yaml:6:23: targets\[1\]\.query\[1\]: {message}"):
         Planning(job, run=None, started_at=0.0).draft()
 
 
 def test_the_longest_rule_wins(tmp_path: Path) -> None:
-    """The rule with the longest prefix derives the image; its VM image is left out where the rule names none."""
+    """The rule with the longest prefix derives the image; its VM image is left out if the rule names none."""
     found = rearchitected(tmp_path, image("r/x86/a:1"))
     assert found["architectureImages"] == [{"cpuArchitecture": "AARCH64", "dockerImage": "r/arm/a:1"}]
     assert found["cpuArchitectures"] == ["AARCH64"]
     assert rearchitected(tmp_path, image("r/b"))["architectureImages"][0]["dockerImage"] == "short/b"
 
 
-def test_an_image_the_source_has_is_taken(tmp_path: Path) -> None:
-    """Where the source has an image of the architecture, in whatever case, and no rule matches, it is kept whole."""
+def test_an_image_the_source_has_is_kept(tmp_path: Path) -> None:
+    """If the source has an image of the architecture, in any case, and no rule matches, it is kept whole."""
     rules = "  - {from: r/, to: s/, cpuArchitecture: AARCH64}\n"
     found = rearchitected(tmp_path, image("r/a"), image("q/x"), image("z/a", "aarch64"), rules=rules)
     assert found["architectureImages"] == [image("z/a", "AARCH64")]
@@ -125,16 +125,16 @@ def test_an_image_the_source_has_is_taken(tmp_path: Path) -> None:
         ([], "has no images"),
     ],
 )
-def test_what_no_rule_covers_is_a_problem_of_the_plan(
+def test_a_source_without_a_rule_is_a_problem_of_the_plan(
     images: list[dict[str, JsonValue]], message: str, tmp_path: Path
 ) -> None:
-    """A source whose images do not give exactly one for each architecture is told at the target's place."""
+    """A source whose images do not give exactly one for each architecture is reported at the target's place."""
     with pytest.raises(JobFileError, match=rf"job\.yaml:10:5: targets\[0\]: rearchitect: .*{message}"):
         rearchitected(tmp_path, *images)
 
 
-def test_own_images_are_left_alone(tmp_path: Path) -> None:
-    """A target with images of its own is not rearchitected and needs no source."""
+def test_given_images_are_left_alone(tmp_path: Path) -> None:
+    """A target with its own images is not rearchitected and needs no source."""
     own = "{cpuArchitectures: [AARCH64], architectureImages: [{cpuArchitecture: AARCH64, dockerImage: own}]}"
     job = job_of(
         tmp_path,
@@ -144,7 +144,7 @@ def test_own_images_are_left_alone(tmp_path: Path) -> None:
     assert params_of(job, Pins())[UUID]["architectureImages"] == [{"cpuArchitecture": "AARCH64", "dockerImage": "own"}]
 
 
-def test_coverage_counts_sources_and_idle_rules(tmp_path: Path) -> None:
+def test_coverage_counts_sources_and_unused_rules(tmp_path: Path) -> None:
     """The report counts distinct sources and names the rules that none of them needs."""
     job = job_of(
         tmp_path,
@@ -170,15 +170,15 @@ def respecified(folder: Path, specs: JsonValue, *, own: str = "") -> Any:
     return params_of(job, Pins({UUID: {"vendorToSpecUuidsMap": specs}}))[UUID].get("vendorToSpecUuidsMap")
 
 
-def test_gpu_vendors_become_others(tmp_path: Path) -> None:
-    """The rule with the longest start, in any case, gives vendor and specs; rows of one vendor are put together."""
+def test_gpu_vendors_are_replaced(tmp_path: Path) -> None:
+    """The rule with the longest prefix, in any case, gives vendor and specs; rows of one vendor are merged."""
     assert respecified(tmp_path, {"NVIDIA": ["x"]}) == {"Huawei": [VM]}
     assert respecified(tmp_path, {"NVIDIA-A100-80G": ["x"]}) == {"Huawei": [OTHER]}
     assert respecified(tmp_path, {"NVIDIA": ["x"], "huawei": [UUID, VM]}) == {"Huawei": [VM, UUID]}
     assert respecified(tmp_path, {"AMD": [], "Nvidia": []}) == {"Hygon": [OTHER], "Huawei": [VM]}
 
 
-def test_a_source_without_gpus_and_own_specs_are_left_alone(tmp_path: Path) -> None:
+def test_a_source_without_gpus_and_given_specs_are_left_alone(tmp_path: Path) -> None:
     """Nothing is derived for a source that has no specs, nor for a target that gives its own."""
     assert respecified(tmp_path, None) is None
     assert respecified(tmp_path, {}) is None
@@ -187,7 +187,7 @@ def test_a_source_without_gpus_and_own_specs_are_left_alone(tmp_path: Path) -> N
 
 
 def test_a_gpu_vendor_without_a_rule_is_a_problem_of_the_plan(tmp_path: Path) -> None:
-    """A vendor that no rule covers is told at the target's place, and counted with the idle rules in the report."""
+    """A vendor without a rule is reported at the target's place, and counted with the unused rules in the report."""
     with pytest.raises(JobFileError, match=r"job\.yaml:10:5: targets\[0\]: rearchitect: no rule .* vendor 'Moore'"):
         respecified(tmp_path, {"NVIDIA": [], "Moore": []})
     job = job_of(tmp_path, f"  - {UUID}\n  - {OTHER}\n  - {VM}\n", more=VENDORS)
@@ -201,7 +201,7 @@ def test_a_gpu_vendor_without_a_rule_is_a_problem_of_the_plan(tmp_path: Path) ->
     ]
 
 
-def test_the_server_is_asked_for_gpu_specs_only_where_a_rule_needs_them(tmp_path: Path) -> None:
+def test_gpu_specs_are_queried_only_if_a_rule_needs_them(tmp_path: Path) -> None:
     """The source's specs are fetched for vendor rules, its images are not."""
     questions = Planning(job_of(tmp_path, f"  - {UUID}\n", more=VENDORS), run=None, started_at=0.0).draft().questions
     assert (list(questions.sources), questions.fields) == ([UUID], {"vendorToSpecUuidsMap"})
@@ -231,7 +231,7 @@ def test_sources_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
 
 
 def test_the_uuid_of_a_source_is_known_without_the_server(tmp_path: Path) -> None:
-    """${source.uuid} is the target's own uuid, beside fields that the server answers and without any question."""
+    """${source.uuid} is the target's own uuid, beside fields that the server answers and without any query."""
     both = "params: {name: '${source.uuid}-${source.name}'}"
     job = job_of(tmp_path, f"  - {{uuid: {UUID}, {both}}}\n")
     assert params_of(job, Pins({UUID: {"name": "x", "uuid": OTHER}}))[UUID]["name"] == f"{UUID}-x"

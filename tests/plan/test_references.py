@@ -1,4 +1,4 @@
-"""What a clone names on the server, and what is said of it."""
+"""What a clone references on the server, and how it is judged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def found(kind: ReferenceKind, uuid: str, *, shows_all: bool = True, **fields: J
 
 
 def test_every_uuid_has_its_place() -> None:
-    """Images, tags, GPU specs, owner, shares and the source's model centre are named with their paths."""
+    """Images, tags, GPU specs, owner, shares and the source's model centre are reported with their paths."""
     named = references(clone(hand_over=HandOver(OWNER, (PARTNER,))), {SOURCE: CENTER})
     assert [(one.kind, one.uuid, one.path, one.architecture) for one in named] == [
         (ReferenceKind.IMAGE, IMAGE, "params.architectureImages[1].vmImageUuid", "AARCH64"),
@@ -51,8 +51,8 @@ def test_every_uuid_has_its_place() -> None:
     ]
 
 
-def test_a_clone_may_name_nothing() -> None:
-    """A bare clone of a source whose model centre is not known needs nothing more."""
+def test_a_clone_may_reference_nothing() -> None:
+    """A bare clone of a source whose model centre is unknown needs nothing more."""
     assert list(references(clone({}), {})) == []
 
 
@@ -70,7 +70,7 @@ def test_a_clone_may_name_nothing() -> None:
     ],
 )
 def test_an_image_must_fit(fields: dict[str, Any], said: str | None) -> None:
-    """It is Ready, Enabled and of the architecture that it is named for; a field that is not shown says nothing."""
+    """It is Ready, Enabled and of the architecture that it is named for; a missing field proves nothing."""
     objections = list(object_to(clone(), found(ReferenceKind.IMAGE, IMAGE, **fields)))
     texts = [one.complaint.message for one in objections]
     assert texts == ([] if said is None else [f"the image {IMAGE} {said}"])
@@ -79,15 +79,15 @@ def test_an_image_must_fit(fields: dict[str, Any], said: str | None) -> None:
 
 @pytest.mark.parametrize(("status", "said"), [("Connected", False), (None, False), ("Disconnected", True)])
 def test_a_model_centre_must_be_connected(status: str | None, *, said: bool) -> None:
-    """It is the source's, so that the source's place is told."""
+    """It is the source's, so that the source's place is reported."""
     fields: dict[str, Any] = {} if status is None else {"status": status}
     objections = list(object_to(clone(), found(ReferenceKind.CENTER, CENTER, **fields)))
     message = f"the model centre of its source {CENTER} is Disconnected, needs to be Connected"
     assert [tuple(one.complaint[:2]) for one in objections] == ([("", message)] if said else [])
 
 
-def test_words_of_the_server_cannot_look_like_ours() -> None:
-    """A status that is no word is quoted and cut, and a model centre that is no uuid is not asked about."""
+def test_texts_of_the_server_are_quoted() -> None:
+    """A status that is no word is quoted and cut, and a model centre that is no uuid is not queried."""
     (objection,) = object_to(clone(), found(ReferenceKind.IMAGE, IMAGE, status="Bad\nerror: all is lost " + "x" * 99))
     assert "\n" not in objection.complaint.message
     assert len(objection.complaint.message) < 160
@@ -101,8 +101,8 @@ def test_words_of_the_server_cannot_look_like_ours() -> None:
 
 
 @pytest.mark.parametrize("kind", [ReferenceKind.IMAGE, ReferenceKind.TAG, ReferenceKind.SPEC, ReferenceKind.ACCOUNT])
-def test_what_is_not_shown_is_missing_to_an_admin_only(kind: ReferenceKind) -> None:
-    """Others may not see all there is, so that they are only warned; a kind nobody asked about is not judged."""
+def test_an_invisible_reference_is_missing_to_an_admin_only(kind: ReferenceKind) -> None:
+    """Others may not see everything, so that they are only warned; a kind that was not queried is not judged."""
     what = clone(hand_over=HandOver(OWNER, ()))
     (certain,) = object_to(what, found(kind, "0" * 32))
     assert (certain.is_warning, certain.complaint.message.endswith("does not exist on the server")) == (False, True)

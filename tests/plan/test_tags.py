@@ -34,7 +34,7 @@ def user_tags(body: bytes | str) -> list[str]:
 
 
 def test_each_clone_is_tagged_and_keeps_its_digest(tmp_path: Path) -> None:
-    """A tag is added behind the job's own, and neither digest nor any other part of the plan changes."""
+    """A tag is added after the job's own, and neither digest nor any other part of the plan changes."""
     (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
     plan = Planning(jobfile.load(tmp_path / "job.yaml"), run="r", started_at=0.0).plan()
     tagged = tag_clones(plan)
@@ -50,7 +50,7 @@ def test_each_clone_is_tagged_and_keeps_its_digest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["k" * 2048, "blank at the end ", "\U0001f600"])
 def test_a_key_that_no_tag_can_hold_is_hashed(key: str) -> None:
-    """What is longer than the column, trimmed or no character of its table is a hash of the key, another for each."""
+    """A key that is longer than the column, trimmed or outside its character set is hashed, each to another value."""
     tags = RunTags("job", "run")
     tag = tags.of(key)
     assert tag.startswith("zclone::job::run::sha256:")
@@ -59,8 +59,8 @@ def test_a_key_that_no_tag_can_hold_is_hashed(key: str) -> None:
     assert (tags.key_of(tag), tags.key_of(tags.of("sha256:a"))) == (None, "sha256:a")
 
 
-def test_a_tag_of_one_run_is_none_of_another() -> None:
-    """What begins like the tags of a run is of that run, also where its name begins like another's."""
+def test_tags_of_one_run_do_not_match_another() -> None:
+    """What begins like the tags of a run is of that run, also if its name begins like another's."""
     assert RunTags("job", "r").of("1::x").startswith(RunTags("job", "r").prefix)
     assert not RunTags("job", "r1").of("x").startswith(RunTags("job", "r").prefix)
 
@@ -92,7 +92,7 @@ def test_a_run_tags_as_it_began(tmp_path: Path, zclone: Run, *, in_file: bool, f
 
 
 def test_a_plan_shows_the_tags_that_are_sent(tmp_path: Path, zclone: Run) -> None:
-    """`plan -o json` and `-o curl` show bodies with the tag where the job file wants one."""
+    """`plan -o json` and `-o curl` show bodies with the tag if the job file wants one."""
     (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
     shown = json.loads(zclone("plan", "job.yaml", "-o", "json").stdout)
     assert [clone["body"]["userTags"][-1] for clone in shown["clones"]] == [

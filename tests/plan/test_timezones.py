@@ -1,4 +1,4 @@
-"""``timezone:``: which date and time of day a run is named by."""
+"""``timezone:``: the date and time of day that name a run."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def job_file(folder: Path, zone: str) -> Path:
     ],
 )
 def test_a_run_is_named_by_the_time_of_its_zone(zone: str, at: str, name: str, tmp_path: Path) -> None:
-    """``${date}`` and ``${time}`` are of the job's time zone, UTC by default, on days when clocks change too."""
+    """``${date}`` and ``${time}`` are in the job's time zone, UTC by default, on days of clock changes too."""
     moment = datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp()
     assert run_id(load(job_file(tmp_path, zone)), run=None, started_at=moment) == name
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"])
 def test_no_two_hours_have_one_name(zone: str, tmp_path: Path) -> None:
-    """Of a year of runs, one every half hour, no two have one name."""
+    """Of a year of runs, one every half hour, no two have the same name."""
     job, begin = load(job_file(tmp_path, f"timezone: {zone}")), datetime(2026, 1, 1, tzinfo=UTC)
     starts = [(begin + timedelta(minutes=30 * number)).timestamp() for number in range(365 * 48)]
     assert len({run_id(job, run=None, started_at=at) for at in starts}) == len(starts)
 
 
 @pytest.mark.parametrize("zone", ["Asia/Shanghia", "Asia", "CST8", "+08:00", "../etc/passwd", "/etc/localtime", "''"])
-def test_an_unknown_zone_is_told_with_its_place(zone: str, tmp_path: Path) -> None:
-    """What is no IANA name is a problem of the file, with line and column, and a near miss with what was meant."""
+def test_an_unknown_zone_is_reported_with_its_place(zone: str, tmp_path: Path) -> None:
+    """An invalid IANA name is a problem of the file, with line and column, and a near miss with its correction."""
     with pytest.raises(JobFileError) as caught:
         load(job_file(tmp_path, f"timezone: {zone}"))
     (problem,) = caught.value.problems
