@@ -1,10 +1,10 @@
 """A server that has imported the product and forks for each command, so that a test's process needs no start-up.
 
-What it forks is a process like any other: its own pid, directory, environment, streams and signals. Functions take the
-arguments of ``zclone``. Where the environment changes how Python itself starts (PYTHON*, LANG, LC_*), the forked
-process becomes a new interpreter. A forked command has its embedded node forked in the same way. ``CLOCK_JUMPS`` sets
-the wall clock of a command forward by so many seconds as soon as the file ``CLOCK_FLAG`` exists; the monotonic clock
-stays true.
+A forked process is like any other: its own pid, directory, environment, streams and signals. Functions take the
+arguments of ``zclone``. If the environment changes how Python itself starts (PYTHON*, LANG, LC_*), the forked process
+becomes a new interpreter. A forked command has its embedded node forked in the same way. ``CLOCK_JUMPS`` sets the wall
+clock of a command forward by so many seconds as soon as the file ``CLOCK_FLAG`` exists; the monotonic clock is
+unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Stream: TypeAlias = Literal["pipe", "stdout", "inherited"]
 
 _AT_START: Final = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_")
-"""Beginnings of the variables that count when an interpreter starts."""
+"""Prefixes of the variables that matter when an interpreter starts."""
 _JUMPS: Final[list[tuple[float, Path]]] = []
 """By how much the wall clock of this process is set forward once a file exists."""
 _NODE: Final = "batch.simulator"
@@ -260,7 +260,7 @@ def _fork_node(
 
 
 def _keep(request: dict[str, Any], control: int, *streams: int) -> None:
-    """Fork the command, tell its pid and exit code; kill it where nobody waits, unless it ``outlives`` that."""
+    """Fork the command, report its pid and exit code; kill it if nothing waits for it, unless it ``outlives`` that."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if not child:
@@ -281,7 +281,7 @@ def _keep(request: dict[str, Any], control: int, *streams: int) -> None:
 
 
 def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
-    """Be ``python -m batch`` with the streams, directory, environment and arguments asked for."""
+    """Become ``python -m batch`` with the given streams, directory, environment and arguments."""
     for wanted, number in enumerate(streams):
         os.dup2(number, wanted)
         os.close(number)

@@ -1,4 +1,4 @@
-"""Names of tests, as tables of rules give them, held against the tests that there are."""
+"""Names of tests in tables of rules, compared with the existing tests."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def _tests_in(file: str) -> frozenset[str]:
 
 
 def unknown_tests(names: Iterable[str]) -> list[str]:
-    """Those of ``file::test`` (file below tests/) that do not exist."""
+    """Return those of ``file::test`` (file below tests/) that do not exist."""
     return [name for name in names if name.partition("::")[2] not in _tests_in(name.partition("::")[0])]

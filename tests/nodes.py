@@ -1,4 +1,4 @@
-"""The books of an embedded node that is a process of its own: read with the token that it said when it was ready."""
+"""The ledger of an embedded node in another process: read with the token that it printed when it was ready."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ _TOKENS: Final[dict[str, str]] = {}
 
 
 def announced(line: bytes) -> str:
-    """Take the line a node writes when it is ready, keep its token, and return its url."""
+    """Read the line a node writes when it is ready, keep its token, and return its url."""
     ready: dict[str, str] = json.loads(line)
     _TOKENS[urljoin(ready["url"], "/")] = ready["token"]
     return ready["url"]
 
 
 def ledger(url: str) -> Any:
-    """Read everything the node at ``url`` counted."""
+    """Read all counts of the node at ``url``."""
     return _ask(url, "/__ledger", None)
 
 
 def tamper(url: str, order: dict[str, object]) -> None:
-    """Change services behind the API's back."""
+    """Change services without the API."""
     _ask(url, "/__tamper", json.dumps(order).encode())
 
 
 def control(url: str, order: dict[str, object]) -> None:
-    """Steer the node: other faults, expired sessions, a restart."""
+    """Control the node: other faults, expired sessions, a restart."""
     _ask(url, "/__control", json.dumps(order).encode())
 
 

@@ -1,4 +1,4 @@
-"""Headless Chromium by its own debugging protocol: what a page logs, asks the network for, shows and answers."""
+"""Headless Chromium by its debugging protocol: what a page logs, requests, shows and answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Page:
 
     socket: aiohttp.ClientWebSocketResponse
     complaints: list[str] = field(default_factory=list)
-    """What the console showed as warning or error, uncaught exceptions and violations of the policy included."""
+    """Warnings and errors of the console, uncaught exceptions and violations of the policy included."""
     requests: list[str] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
     _answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Page:
         return told["result"].get("value")
 
     async def picture(self, path: Path) -> bytes:
-        """Save what the window shows as PNG."""
+        """Save the window as PNG."""
         told = await self.do("Page.captureScreenshot", format="png")
         data = base64.b64decode(told["data"])
         await asyncio.to_thread(path.write_bytes, data)

@@ -1,4 +1,4 @@
-"""A manifest of any size as a run that was killed once and went on would leave it; written without a run."""
+"""A manifest of any size as a run that was killed once and resumed would leave it; written without a run."""
 
 from __future__ import annotations
 

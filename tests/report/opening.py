@@ -1,4 +1,4 @@
-"""How soon the report is ready in a browser: ``python -m tests.report.opening [TARGETS...]``, in ms."""
+"""The time until the report is ready in a browser: ``python -m tests.report.opening [TARGETS...]``, in ms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make README's pictures anew, with Chromium: ``python -m tests.report.pictures``."""
+"""Render README's pictures with Chromium: ``python -m tests.report.pictures``."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 ASSETS: Final = ROOT / ".assets"
 SIZE: Final = (96, 14)
 _FRAME: Final = 0.2
-"""Seconds between two frames at the least."""
+"""Minimum seconds between two frames."""
 _LAST: Final = 4.0
-"""Seconds for which the last one stands."""
+"""Seconds for which the last one is shown."""
 _SIZE: Final = 14
 _CELL: Final = 8.43
 _LINE: Final = 19
 _MARGIN: Final = 16
-"""Pixels of the moving picture: the font, a column and a row of it, and what is left around."""
+"""Pixels of the moving picture: the font, a column and a row of it, and the margin."""
 TARGETS: Final = 60
 NAMES: Final = ("chat", "rerank", "向量检索", "embed")
 FAULTS: Final = """\
@@ -61,7 +61,7 @@ def source(number: int) -> str:
 
 
 def write_job(folder: Path) -> None:
-    """Write a job of 60 targets, three of which fail for reasons of their own."""
+    """Write a job of 60 targets, three of which fail for different reasons."""
     targets = "".join(
         f"  - {{uuid: {source(number)}, id: {NAMES[number % len(NAMES)]}-{number:03}}}\n" for number in range(TARGETS)
     )
@@ -78,7 +78,7 @@ def live_terminal(folder: Path, env: Mapping[str, str], *more: str, size: tuple[
 
 
 def is_telling(screen: Screen) -> bool:
-    """Whether half of the run is shown, with all of its failures."""
+    """Return whether half of the run is shown, with all of its failures."""
     settled = re.search(r"(\d+)/60 ", screen.text)
     return settled is not None and int(settled[1]) >= TARGETS // 2 and screen.text.count("hint: ") == len(FAILING)
 
@@ -91,14 +91,14 @@ def environment() -> dict[str, str]:
 
 
 def record() -> list[tuple[float, Screen]]:
-    """Run in a real terminal and return what it showed, and after how many seconds."""
+    """Run in a real terminal and return its screens, with their times in seconds."""
     frames: list[tuple[float, Screen]] = []
     with tempfile.TemporaryDirectory() as name, closing(live_terminal(Path(name), environment())) as terminal:
         began = time.monotonic()
         for screen in terminal.screens():
             at = time.monotonic() - began
             if frames and at - frames[-1][0] < _FRAME:
-                # The later one of two that are too close; so the last one is there in any case.
+                # Of two that are too close the later one, so that the last one is always kept.
                 frames[-1] = (frames[-1][0], screen)
             elif screen.text:
                 frames.append((at, screen))
@@ -106,9 +106,9 @@ def record() -> list[tuple[float, Screen]]:
 
 
 def moving_picture(frames: list[tuple[float, Screen]]) -> str:
-    """Return an SVG of the frames, one after the other at the speed of the run; the last stands for a few seconds.
+    """Return an SVG of the frames, one after the other at the speed of the run; the last stays for a few seconds.
 
-    Who wants no motion sees the last one. It has no script and loads nothing.
+    With reduced motion only the last one is shown. It has no script and loads nothing.
     """
     starts = [at - frames[0][0] for at, _ in frames]
     total = starts[-1] + _LAST
@@ -147,7 +147,7 @@ def _row(number: int, cells: tuple[Char, ...]) -> str:
 
 
 async def report(out: Path) -> None:
-    """Photograph the report of 300 clones."""
+    """Take a picture of the report of 300 clones."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = make_manifest(folder / "migrate.manifest.jsonl", 300, slots=8, hostile=False)
@@ -158,7 +158,7 @@ async def report(out: Path) -> None:
 
 
 def main() -> None:
-    """Write both."""
+    """Write both pictures."""
     ASSETS.mkdir(exist_ok=True)
     (ASSETS / "live.svg").write_text(moving_picture(record()), encoding="utf-8")
     asyncio.run(report(ASSETS / "report.png"))

@@ -1,4 +1,4 @@
-"""A terminal of a fixed size: a command runs in it for real, and what its screen shows can be read and photographed."""
+"""A terminal of a fixed size in which a command really runs, and whose screen can be read and photographed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.report.browser import Page
 
 _QUIET: Final = 0.03
-"""Seconds without a byte after which a frame is whole."""
+"""Seconds without a byte after which a frame is complete."""
 _PATIENCE: Final = 200.0
 COLOURS: Final = {
     "default": "#d0d4d8",
@@ -45,14 +45,14 @@ pre {{ margin: 0; padding: 18px 22px; font: 15px/1.35 "DejaVu Sans Mono", "Noto 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What a terminal shows at one moment."""
+    """The contents of a terminal at one moment."""
 
     cells: tuple[tuple[Char, ...], ...]
     cursor_shown: bool
 
     @property
     def lines(self) -> list[str]:
-        """Each row's text without the blanks at its end."""
+        """Return each row's text without trailing blanks."""
         return ["".join(cell.data for cell in row).rstrip() for row in self.cells]
 
     @property
@@ -62,14 +62,14 @@ class Screen:
     def colour_of(self, word: str) -> str:
         """Return the colour of the first cell that begins ``word``."""
         for row in self.cells:
-            # The second half of a wide character is an empty cell: give it a place of its own.
+            # The second half of a wide character is an empty cell: give it its own place.
             at = "".join(cell.data or "\0" for cell in row).find(word)
             if at >= 0:
                 return str(row[at].fg)
         raise AssertionError(f"{word!r} is not on the screen:\n{self.text}")
 
     def page(self) -> str:
-        """Return the rows that show something as HTML, cell by cell."""
+        """Return the non-empty rows as HTML, cell by cell."""
         shown = [row for row, line in zip(self.cells, self.lines, strict=True) if line]
         return _PAGE.format(lines="\n".join("".join(map(_span, row)) for row in shown))
 
@@ -92,7 +92,7 @@ class Terminal:
         command: Sequence[str] = (sys.executable, "-m", "batch"),
         patience: float = _PATIENCE,
     ) -> None:
-        """Start zclone, or another command, in ``size`` columns and rows; of NO_COLOR and TERM it gets ``env``'s.
+        """Start zclone, or another command, in ``size`` columns and rows; NO_COLOR and TERM come from ``env``.
 
         ``patience``: seconds that it may take.
         """
@@ -102,7 +102,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        # COLUMNS and LINES would stand before the terminal's own size.
+        # COLUMNS and LINES would override the terminal's own size.
         kept = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
             [*command, *arguments],
@@ -117,7 +117,7 @@ class Terminal:
         self.seen = b""
 
     def screens(self) -> Iterator[Screen]:
-        """Yield the screen whenever the command pauses to write, and once more when it ended."""
+        """Yield the screen whenever the command pauses its output, and once more when it ended."""
         until = time.monotonic() + self._patience
         while chunk := self._read():
             self.seen += chunk
@@ -128,7 +128,7 @@ class Terminal:
         yield self._look()
 
     def until(self, is_wanted: Callable[[Screen], bool]) -> Screen:
-        """Return the first screen that is wanted."""
+        """Return the first screen that ``wanted`` accepts."""
         for screen in self.screens():
             if is_wanted(screen):
                 return screen

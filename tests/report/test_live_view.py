@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "migrate.simulated.manifest.jsonl"
 QUOTED = "“配额”不足…… " * 30
-"""Text with characters that are one or two columns wide, as the terminal likes."""
+"""Text with characters whose width, one or two columns, depends on the terminal."""
 
 
 def states(manifest: Path) -> Counter[str]:
@@ -52,14 +52,14 @@ def seconds(pattern: str, text: str) -> int:
 
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Screen]:
-    """Give the folder and the screen of a run that was killed halfway."""
+    """Return the folder and the screen of a run that was killed halfway."""
     folder = tmp_path_factory.mktemp("halfway")
     with closing(live_terminal(folder, environment())) as terminal:
         return folder, terminal.until(is_telling)
 
 
-def test_the_screen_tells_what_the_manifest_counts(halfway: tuple[Path, Screen]) -> None:
-    """Counts by state add up and are never ahead of the manifest; rate and flights stay below their limits."""
+def test_the_screen_shows_the_manifests_counts(halfway: tuple[Path, Screen]) -> None:
+    """Counts by state add up and are never ahead of the manifest; rate and clones in flight stay below their limits."""
     folder, screen = halfway
     text = screen.text
     cloned, failed = (int(number(rf"(\d+) {state}", text)) for state in ("cloned", "failed"))
@@ -75,7 +75,7 @@ def test_the_screen_tells_what_the_manifest_counts(halfway: tuple[Path, Screen])
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 async def test_the_screen_is_photographed(tmp_path: Path, halfway: tuple[Path, Screen]) -> None:
-    """The last failures stand on the screen with ZStack's code and the hint, and the browser shows it as it is."""
+    """The last failures are on the screen with ZStack's code and the hint, and the browser shows it unchanged."""
     _, screen = halfway
     for code in FAILING.values():
         (at,) = (row for row, line in enumerate(screen.lines) if line.startswith(f"failed {code} "))
@@ -91,7 +91,7 @@ async def test_the_screen_is_photographed(tmp_path: Path, halfway: tuple[Path, S
 
 
 def test_a_message_stands_above_the_view(tmp_path: Path) -> None:
-    """What is said of a signal is a line above the view, which stays one: none of its lines is left behind."""
+    """The message about a signal is a line above the view, of which no line is left behind."""
     # So slow that it is not over before the signal arrives.
     with closing(live_terminal(tmp_path, environment(), "--rate", "8/s")) as terminal:
         terminal.until(lambda seen: re.search("[1-9] cloned", seen.text) is not None)
@@ -103,7 +103,7 @@ def test_a_message_stands_above_the_view(tmp_path: Path) -> None:
     assert messages[0] < bars[0] < messages[-1], screen.text
 
 
-def test_status_watches_in_the_same_view(tmp_path: Path) -> None:
+def test_status_watch_shows_the_same_view(tmp_path: Path) -> None:
     """``status --watch`` shows the view as long as a process has the manifest, then the state as ``status`` does."""
     manifest = make_manifest(tmp_path / "made.manifest.jsonl", 40, hostile=False, crash=False)
     manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(keepends=True)[:90]))
@@ -121,8 +121,8 @@ def test_status_watches_in_the_same_view(tmp_path: Path) -> None:
     assert code == 4
 
 
-def test_a_stop_is_told_to_who_watches(tmp_path: Path) -> None:
-    """While a signal's grace goes on, ``status``, its ``--watch`` and ``control`` say stopping, without a time left."""
+def test_a_stop_is_shown_to_watchers(tmp_path: Path) -> None:
+    """During a signal's grace ``status``, its ``--watch`` and ``control`` say stopping, without a time left."""
     (tmp_path / "slow.yaml").write_text("version: 1\nnode: {latency: [25, 25]}\n", encoding="utf-8")
     (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\ntargets: [{source(1)}, {source(2)}]\n", encoding="utf-8")
     arguments = ["run", "--simulate=slow.yaml", "job.yaml", "--log-file", "run.log"]
@@ -170,7 +170,7 @@ async def test_a_frame_keeps_to_its_terminal(columns: int, rows: int) -> None:
 
 
 def test_a_run_fits_a_narrow_terminal(tmp_path: Path) -> None:
-    """At 40 columns a real run is shown once, without colour where NO_COLOR asks for none."""
+    """At 40 columns a real run is shown once, without colour if NO_COLOR is set."""
     with closing(live_terminal(tmp_path, environment() | {"NO_COLOR": "1"}, size=(40, 10))) as terminal:
         screen = terminal.until(lambda screen: re.search(r"[1-9]\d/60 ", screen.text) is not None)
     assert len(re.findall(r"\d+/60 ", screen.text)) == 1, screen.text

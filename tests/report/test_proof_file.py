@@ -1,4 +1,4 @@
-"""A proof is checked offline: it holds for what it was written of, and for nothing else."""
+"""A proof is checked offline: it holds for the manifest it was written of, and for nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLIPS = 1000
 
 
 async def write_manifest(folder: Path) -> Manifest:
-    """Six clones, a failure, and one target that was never sent."""
+    """Write six clones, a failure, and one target that was never sent."""
     manifest = open_manifest(folder / "m.jsonl", HEADER, in_thread=inline, clock=lambda: 1_000.0)
     await manifest.write_plan(Plan("job", "run", "aa", 8, lambda: iter(()), inputs="in"), ((key, "s") for key in KEYS))
     for key in KEYS[:-1]:
@@ -62,7 +62,7 @@ def write_proof(folder: Path) -> tuple[Path, Path]:
     return proof, manifest
 
 
-async def test_a_proof_holds_also_when_the_run_went_on(tmp_path: Path) -> None:
+async def test_a_proof_still_holds_after_the_run_continued(tmp_path: Path) -> None:
     """It says in one line what holds; lines that came later are counted and no error."""
     manifest = await write_manifest(tmp_path)
     proof, path = write_proof(tmp_path)
@@ -76,7 +76,7 @@ async def test_a_proof_holds_also_when_the_run_went_on(tmp_path: Path) -> None:
 
 
 async def test_a_proof_is_canonical(tmp_path: Path) -> None:
-    """Its keys are sorted, it has no blanks, and its end is the SHA-256 of all before."""
+    """Its keys are sorted, it has no blanks, and it ends with the SHA-256 of everything before."""
     await (await write_manifest(tmp_path)).close(4)
     proof, path = write_proof(tmp_path)
     text = proof.read_text(encoding="ascii")
@@ -91,7 +91,7 @@ async def test_a_proof_is_canonical(tmp_path: Path) -> None:
 
 
 async def test_each_flipped_byte_is_found(tmp_path: Path) -> None:
-    """Of 1,000 bytes of proof or manifest none can be another one: the message names the line or the proof itself."""
+    """Of 1,000 changed bytes of proof or manifest each is found: the message names the line or the proof itself."""
     await (await write_manifest(tmp_path)).close(4)
     proof, path = write_proof(tmp_path)
     rng, seen = Random(1), set()
@@ -112,7 +112,7 @@ async def test_each_flipped_byte_is_found(tmp_path: Path) -> None:
 
 
 def resealed(proof: Path, change: Callable[[Any], None]) -> None:
-    """Forge a proof: whoever writes it can compute its hash."""
+    """Forge a proof with a valid hash."""
     document = json.loads(proof.read_text(encoding="ascii"))
     del document["sha256"]
     change(document)
@@ -140,7 +140,7 @@ def resealed(proof: Path, change: Callable[[Any], None]) -> None:
         (lambda proof: proof["manifest"].update(lines=99), r"ends at line \d+, the proof covers 99"),
     ],
 )
-async def test_what_the_manifest_does_not_say_is_named(
+async def test_a_deviation_from_the_manifest_is_reported(
     change: Callable[[Any], None], named: str, tmp_path: Path
 ) -> None:
     """Everything is recomputed from the manifest's lines, whatever hash the proof has."""
@@ -168,7 +168,7 @@ async def test_what_the_manifest_does_not_say_is_named(
     ],
 )
 async def test_a_document_of_another_shape_is_no_proof(change: Callable[[Any], None], tmp_path: Path) -> None:
-    """Whatever its hash, what lacks a field of a proof is told as the proof file's fault."""
+    """Whatever its hash, a document without a field of a proof is reported as the proof file's error."""
     await (await write_manifest(tmp_path)).close(4)
     proof, path = write_proof(tmp_path)
     resealed(proof, change)
@@ -176,8 +176,8 @@ async def test_a_document_of_another_shape_is_no_proof(change: Callable[[Any], N
         check_proof(proof, path)
 
 
-async def test_what_is_no_proof_is_refused(tmp_path: Path) -> None:
-    """A file that is not there, or a document of another kind, ends with 2."""
+async def test_an_invalid_proof_is_refused(tmp_path: Path) -> None:
+    """A missing file, or a document of another kind, exits with 2."""
     await (await write_manifest(tmp_path)).close(4)
     proof, path = write_proof(tmp_path)
     with pytest.raises(UsageError, match="No such file"):

@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: silent console, nothing asked of the network, both languages, both themes."""
+"""The HTML report in a real browser: silent console, no network requests, both languages, both themes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_the_report_opens_without_a_complaint(tmp_path: Path, targets: int
 
 
 async def test_hints_are_in_the_language_of_the_page(tmp_path: Path) -> None:
-    """What to do about an error is said in the page's language: above the charts, in the table and to the search."""
+    """The hint of an error is in the page's language: above the charts, in the table and in the search."""
     url = await asyncio.to_thread(written, tmp_path, 300)
     hint, advice = hint_of("SYS.1007", "image is not Ready"), hint_of("SYS.1007", "image is not Ready", "zh")
     async with browser(tmp_path) as page:
@@ -73,7 +73,7 @@ async def test_hints_are_in_the_language_of_the_page(tmp_path: Path) -> None:
         assert hint in await page.run("document.getElementById('failures').innerText")
 
 
-async def test_the_lane_picture_shows_failures_retries_and_pauses(tmp_path: Path) -> None:
+async def test_the_timeline_shows_failures_retries_and_pauses(tmp_path: Path) -> None:
     """Cloned, failed and waiting clones and further attempts each have their colour in the picture."""
     url = await asyncio.to_thread(written, tmp_path, 300)
     async with browser(tmp_path) as page:
@@ -86,8 +86,8 @@ async def test_the_lane_picture_shows_failures_retries_and_pauses(tmp_path: Path
         assert await page.run(gap) == 1
 
 
-async def test_search_finds_and_the_policy_holds(tmp_path: Path) -> None:
-    """The table can be searched; hostile text is shown as text; what a page script asks of the network is refused."""
+async def test_search_works_and_the_policy_holds(tmp_path: Path) -> None:
+    """The table can be searched; hostile text is shown as text; network requests of a page script are refused."""
     url = await asyncio.to_thread(written, tmp_path, 300)
     async with browser(tmp_path) as page:
         await look(page, url, LOOKS["light"])
@@ -103,8 +103,8 @@ async def test_search_finds_and_the_policy_holds(tmp_path: Path) -> None:
         assert any("Content Security Policy" in text for text in page.complaints)
 
 
-async def test_what_failed_comes_first(tmp_path: Path) -> None:
-    """Where anything failed, that stands above the charts and at the head of the table, and the header says when."""
+async def test_failures_come_first(tmp_path: Path) -> None:
+    """Failures are above the charts and at the top of the table, and the header has the times."""
     url = await asyncio.to_thread(written, tmp_path, 300)
     async with browser(tmp_path) as page:
         await look(page, url, LOOKS["light"])
@@ -118,8 +118,8 @@ async def test_what_failed_comes_first(tmp_path: Path) -> None:
         assert page.complaints == []
 
 
-async def test_the_table_is_sorted_by_its_heads_and_printed_whole(tmp_path: Path) -> None:
-    """A column's head sorts by it, again the other way round; every row that was found is printed."""
+async def test_the_table_is_sorted_by_its_headings_and_printed_whole(tmp_path: Path) -> None:
+    """A column's heading sorts by it, a second click reverses; every matching row is printed."""
     url = await asyncio.to_thread(written, tmp_path, 300)
     async with browser(tmp_path) as page:
         await look(page, url, LOOKS["light"])
@@ -201,7 +201,7 @@ CONTRAST = """(() => {
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_everything_is_read_without_colour_and_on_a_phone(tmp_path: Path, theme: str) -> None:
+async def test_the_report_is_readable_without_colour_and_on_a_phone(tmp_path: Path, theme: str) -> None:
     """Text has a contrast of 4.5 : 1, cloned and failed differ in lightness, and no phone scrolls sideways."""
     url = await asyncio.to_thread(written, tmp_path, 300)
     async with browser(tmp_path) as page:
@@ -221,7 +221,7 @@ async def test_everything_is_read_without_colour_and_on_a_phone(tmp_path: Path, 
 
 
 async def test_the_table_downloads_as_csv(tmp_path: Path) -> None:
-    """The download holds the rows that were found, with the mark of UTF-8 and no formula."""
+    """The download holds the matching rows, with the UTF-8 byte order mark and no formula."""
     url = await asyncio.to_thread(written, tmp_path, 300)
     async with browser(tmp_path) as page:
         await look(page, url, LOOKS["light"])

@@ -53,7 +53,7 @@ def counts(manifest: Path) -> Counter[str]:
     return Counter({line["key"]: line["state"] for line in lines if "state" in line}.values())
 
 
-def test_json_meets_its_schema(manifest: Path) -> None:
+def test_json_conforms_to_its_schema(manifest: Path) -> None:
     """The JSON report is valid by the published schema and counts what the manifest counts."""
     document = json.loads(report(manifest, ".json"))
     jsonschema.Draft7Validator(report_schema()).validate(document)
@@ -63,7 +63,7 @@ def test_json_meets_its_schema(manifest: Path) -> None:
 
 
 def test_csv_is_safe_to_open(manifest: Path) -> None:
-    """CSV begins with the mark of UTF-8, quotes every cell and defuses formulas."""
+    """CSV begins with the UTF-8 byte order mark, quotes every cell and neutralises formulas."""
     text = report(manifest, ".csv")
     assert text.startswith("\ufeff")
     rows = list(csv.reader(text.removeprefix("\ufeff").splitlines()))
@@ -71,15 +71,15 @@ def test_csv_is_safe_to_open(manifest: Path) -> None:
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@", "\t", "-"))]
 
 
-def test_junit_is_what_ci_reads(manifest: Path) -> None:
-    """One test case a target: failed targets are failures, and the totals agree."""
+def test_junit_counts_each_target_once(manifest: Path) -> None:
+    """One test case per target: failed targets are failures, and the totals agree."""
     suite = ET.fromstring(report(manifest, ".xml"))[0]
     assert suite.get("tests") == str(len(suite)) == str(TARGETS)
     assert suite.get("failures") == str(len(suite.findall(".//failure"))) == str(counts(manifest)["failed"])
 
 
-def test_junit_says_why_where_gitlab_looks(manifest: Path) -> None:
-    """The text of a failure has the reason, the source, the attempts and the next command."""
+def test_a_junit_failure_has_its_reason_in_the_text(manifest: Path) -> None:
+    """The text of a failure, which GitLab shows, has the reason, the source, the attempts and the next command."""
     case = next(case for case in ET.fromstring(report(manifest, ".xml"))[0] if case.find("failure") is not None)
     failure = case.find("failure")
     assert failure is not None
@@ -91,8 +91,8 @@ def test_junit_says_why_where_gitlab_looks(manifest: Path) -> None:
     assert command == f"next: zclone retry migrate.yaml --code {failure.get('type')} --manifest {manifest}"
 
 
-def test_a_target_set_aside_is_retried_by_its_state(manifest: Path) -> None:
-    """The next command of a quarantined target is the one that takes it up again; a rerun would not ask about it."""
+def test_a_quarantined_target_is_retried_by_its_state(manifest: Path) -> None:
+    """Its next command is the one that retries it; a rerun would not query it."""
     header = read_report_data(manifest).header
     command = command_for(header, manifest, State.UNCERTAIN, QUARANTINED)
     assert command.startswith(f"zclone retry migrate.yaml --state uncertain --code {QUARANTINED}")
@@ -105,7 +105,7 @@ CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_markdown_quotes_every_text_of_others(tmp_path: Path, trap: str) -> None:
+def test_markdown_quotes_every_foreign_text(tmp_path: Path, trap: str) -> None:
     """In a ticket no text of server, job or manifest is markup, a mention or an address: all of it is code."""
     path = tmp_path / "trap.manifest.jsonl"
     header = Header(trap, trap, trap, simulated=False, tool=trap, created_at=1.0, job_file=trap)
@@ -133,7 +133,7 @@ def sealed(bodies: list[bytes]) -> bytes:
 
 
 def test_html_is_one_file_under_a_strict_policy(manifest: Path) -> None:
-    """Nothing is loaded from anywhere, no style or script is allowed but the two inside, and data cannot end them."""
+    """Nothing is loaded, no style or script is allowed but the two inside, and data cannot end them."""
     text = report(manifest, ".html")
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
     assert policy is not None
@@ -151,8 +151,8 @@ def test_html_of_a_thousand_is_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_run_in_the_middle_has_a_report(manifest: Path, ending: str) -> None:
-    """A report can be made at any moment: of a torn manifest, and of one in which nothing was sent yet."""
+def test_an_unfinished_run_has_a_report(manifest: Path, ending: str) -> None:
+    """A report can be made at any moment: of a torn manifest, and of one without anything sent."""
     lines = manifest.read_bytes().splitlines(keepends=True)
     manifest.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:40])
     assert report(manifest, ending)
@@ -160,8 +160,8 @@ def test_a_run_in_the_middle_has_a_report(manifest: Path, ending: str) -> None:
     assert report(manifest, ending)
 
 
-def test_a_running_run_is_said_to_run(manifest: Path) -> None:
-    """The page says running while a process has the manifest, and killed where one has no end and holds it no more."""
+def test_an_active_run_is_shown_as_running(manifest: Path) -> None:
+    """The page says running while a process has the manifest, and killed if it ended without an end line."""
     pill = '<span class="pill {}" data-t="{}">'
     lines = manifest.read_bytes().splitlines(keepends=True)
     manifest.write_bytes(b"".join(lines[:-1]))
@@ -178,7 +178,7 @@ def test_a_running_run_is_said_to_run(manifest: Path) -> None:
 
 
 def test_a_report_is_replaced_whole(manifest: Path, tmp_path: Path) -> None:
-    """A damaged manifest leaves the report of before as it was, and nothing half-written beside it."""
+    """A damaged manifest leaves the earlier report unchanged, and nothing half-written beside it."""
     before = report(manifest, ".html")
     data = bytearray(manifest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -189,14 +189,14 @@ def test_a_report_is_replaced_whole(manifest: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made.manifest.jsonl", "report.html"]
 
 
-def test_an_unknown_ending_is_refused(manifest: Path) -> None:
-    """A file whose ending names no format is refused with those that do."""
+def test_an_unknown_extension_is_refused(manifest: Path) -> None:
+    """A file whose extension names no format is refused with those that do."""
     with pytest.raises(UsageError, match=r"\.html, \.md, \.csv, \.xml or \.json"):
         write_report(manifest, manifest.with_name("report.pdf"), at=NOW)
 
 
 def test_lanes_never_overlap(manifest: Path) -> None:
-    """Two clones share a lane only one after the other, and no more lanes are used than clones were in flight."""
+    """Two clones share a lane only one after the other, and there are no more lanes than clones in flight."""
     told = report_data.read_report_data(manifest)
     bars = lanes(told.targets, until=figures(told).until)
     by_lane: dict[int, float] = {}
@@ -207,14 +207,14 @@ def test_lanes_never_overlap(manifest: Path) -> None:
 
 
 def test_a_killed_process_shows_as_a_pause(manifest: Path) -> None:
-    """The time from the last line of a killed process to the start of the next is a pause, and no working time."""
+    """The time from the last line of a killed process to the start of the next is a pause, not working time."""
     told = report_data.read_report_data(manifest)
     ((start, end),) = pauses(told.processes)
     assert PAUSE <= end - start <= PAUSE + 1
     assert figures(told).seconds == pytest.approx(figures(told).until - figures(told).began - (end - start))
 
 
-def test_failures_share_a_cause_without_their_uuids(manifest: Path) -> None:
+def test_failures_that_differ_only_in_uuids_are_one_group(manifest: Path) -> None:
     """Errors that differ in uuids and numbers only are one group, with one command."""
     assert cause_of("image 9f86d081884c4d659a2feaa0c55ad015 needs 80 GB") == "image <uuid> needs <n> GB"
     groups = failures(report_data.read_report_data(manifest))
@@ -223,13 +223,13 @@ def test_failures_share_a_cause_without_their_uuids(manifest: Path) -> None:
     assert all(group.command.startswith(f"zclone retry migrate.yaml --code {group.code} ") for group in groups)
 
 
-def test_both_languages_have_every_word() -> None:
-    """Nothing is left untranslated but the sentence for browsers without JavaScript, which cannot switch."""
+def test_both_languages_are_complete() -> None:
+    """Everything is translated but the sentence for browsers without JavaScript, which cannot switch."""
     assert set(ENGLISH) - set(CHINESE) == {"noscript"}
     assert set(CHINESE) <= set(ENGLISH)
 
 
-def test_a_course_keeps_every_attempt() -> None:
+def test_a_history_keeps_every_attempt() -> None:
     """What was sent again after it had settled is a second span, and each attempt keeps its time."""
     course = report_data.TargetData("k", "s")
     for record in (

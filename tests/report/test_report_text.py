@@ -1,4 +1,4 @@
-"""Reports: what is shown agrees with the manifest, and nothing in it can harm the reader's terminal or spreadsheet."""
+"""Reports agree with the manifest, and nothing in them can harm the reader's terminal or spreadsheet."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_exit_code_never_lies(counts: dict[State, int]) -> None:
 @given(_TEXT, _TEXT)
 @pytest.mark.parametrize("form", ListFormat)
 def test_lists_are_harmless(form: ListFormat, key: str, error: str) -> None:
-    """Whatever a target's key or a server's error holds, a list in any format moves no cursor."""
+    """With any target's key or server's error, a list in any format moves no cursor."""
     text = "".join(render_rows([row(key, error=error)], form))
     assert not any((ord(char) < 32 and char != "\n") or 0x7F <= ord(char) < 0xA0 for char in text)
     assert "\u202e" not in text
@@ -81,7 +81,7 @@ def test_csv_cells_are_no_formulas(key: str, error: str) -> None:
 
 
 @given(st.lists(st.tuples(_TEXT, _TEXT), max_size=3))
-def test_json_gives_back_what_went_in(texts: list[tuple[str, str]]) -> None:
+def test_json_round_trip(texts: list[tuple[str, str]]) -> None:
     """JSON and JSON Lines escape, but change nothing."""
     rows = [row(key, error=error) for key, error in texts]
     lines = [json.loads(line) for line in render_rows(rows, ListFormat.JSONL)]
@@ -105,8 +105,8 @@ def test_times_are_iso_in_utc() -> None:
     assert iso(1e300) == "1e+300"
 
 
-def test_table_lines_up() -> None:
-    """A table's columns line up also under wide characters, and a long error is cut."""
+def test_table_columns_are_aligned() -> None:
+    """A table's columns line up also with wide characters, and a long error is cut."""
     rows = [row("a", name="名前"), row("long-key", error="e" * 500)]
     lines = "".join(render_rows(rows, ListFormat.TABLE)).splitlines()
     starts = [
@@ -116,16 +116,16 @@ def test_table_lines_up() -> None:
     assert "…" in lines[2]
 
 
-def test_empty_lists_are_whole() -> None:
-    """Without targets JSON is an empty array and the others their head."""
+def test_empty_lists_are_valid() -> None:
+    """Without targets JSON is an empty array and the others have their header."""
     assert "".join(render_rows([], ListFormat.JSON)) == "[]\n"
     assert "".join(render_rows([], ListFormat.JSONL)) == ""
     assert len("".join(render_rows([], ListFormat.CSV)).splitlines()) == 1
     assert len("".join(render_rows([], ListFormat.TABLE)).splitlines()) == 1
 
 
-def test_status_tells_states_pace_and_time_left() -> None:
-    """Status has the counts by state, how fast it goes, how long it will take, and whether it runs."""
+def test_status_has_states_pace_and_time_left() -> None:
+    """Status has the counts by state, the speed, the time left, and whether it runs."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.CLONED: 100, State.SENT: 50}, settled_at=tuple(map(float, range(11))), started=started)
     text = "\n".join(status_lines(found, manifest=PATH, is_held=True, now=10.0))
@@ -138,15 +138,15 @@ def test_status_tells_states_pace_and_time_left() -> None:
     assert "next " not in text
 
 
-def test_status_tells_what_the_process_was_warned_of() -> None:
-    """A run that goes on without checking certificates says so in its status, whatever characters the text has."""
+def test_status_has_the_warnings_of_the_process() -> None:
+    """A run without certificate checks says so in its status, with any characters in the text."""
     started = StartedLine(0.0, 42, "host", "zclone", ("not\x1b checked",))
     lines = status_lines(figures({}, started=started), manifest=PATH, is_held=True, now=1.0)
     assert "warning   not\\x1b checked" in lines
 
 
 def test_status_of_an_ended_run_has_no_pace() -> None:
-    """A run that ended is not said to go on; its exit code and reason are shown."""
+    """A run that ended is not shown as active; its exit code and reason are shown."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.SENT: 1}, settled_at=(1.0, 2.0), started=started, ended=EndedLine(3.0, 4, "SIG\x1bTERM"))
     text = "\n".join(status_lines(found, manifest=PATH, is_held=False, now=10.0))
@@ -163,8 +163,8 @@ def test_status_of_an_ended_run_has_no_pace() -> None:
         ("mine", "zclone run jobs/j.yaml --simulate --run run --manifest mine"),
     ],
 )
-def test_status_of_a_killed_run_names_the_command_that_goes_on(name: str, command: str) -> None:
-    """Where no process holds the manifest and none ended, it was killed; the command keeps run, part and manifest."""
+def test_status_of_a_killed_run_names_the_command_to_resume(name: str, command: str) -> None:
+    """If no process holds the manifest and none ended, it was killed; the command keeps run, part and manifest."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.SENT: 1}, started=started, header=replace(HEADER, job_file="jobs/j.yaml"))
     lines = status_lines(found, manifest=Path(name), is_held=False, now=10.0)
@@ -184,8 +184,8 @@ def test_ending_names_the_command_to_run_next() -> None:
     assert ending_lines(Counter({State.CLONED: 2}), (), manifest="m", again="x") == ["2 of 2 targets cloned"]
 
 
-def test_show_tells_every_attempt_and_hides_the_job_uuid() -> None:
-    """Show has each record in order; of a job uuid, which opens the job's result, only the start."""
+def test_show_has_every_attempt_and_hides_the_job_uuid() -> None:
+    """Show has each record in order; of a job uuid, which gives access to the job's result, only the start."""
     job = "0123456789abcdef" * 2
     records = (
         Record(State.SENT, "a", 0.0, 1, "source", "r" * 32, job, "d" * 32),
@@ -205,6 +205,6 @@ def test_show_tells_every_attempt_and_hides_the_job_uuid() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min")])
-def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
-    """The time left is rounded to what matters."""
+def test_durations_are_rounded(seconds: float, said: str) -> None:
+    """The time left is rounded to its significant unit."""
     assert duration(seconds) == said

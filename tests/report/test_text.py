@@ -1,4 +1,4 @@
-"""The one escaper: what it takes away, what it leaves, and that JSON keeps its meaning."""
+"""The one escaper: what it escapes, what it keeps, and that JSON keeps its meaning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VISIBLE_MARKS = frozenset(
     "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
     + "".join(map(chr, range(0x13430, 0x13439)))
 )
-"""Signs of Arabic, Syriac, Kaithi and Egyptian that are called format characters and are seen."""
+"""Signs of Arabic, Syriac, Kaithi and Egyptian that are format characters and visible."""
 JOINERS = frozenset("\u200c\u200d")
 TEXTS = st.text() | st.sampled_from(["\x1b[2J\x1b]0;x\x07\n\x9b\u202e", "\ud800", "\U000e0041", "\x7f", "\u2028"])
 JSON = st.recursive(
@@ -36,8 +36,8 @@ def must_go(char: str) -> bool:
     return kind in {"Cc", "Cs", "Zl", "Zp", "Co"} or (kind == "Cf" and char not in JOINERS | VISIBLE_MARKS)
 
 
-def test_each_character_is_escaped_or_stays() -> None:
-    """Control, format, separator, private and surrogate characters are escaped; every assigned other one stays."""
+def test_each_character_is_escaped_or_kept() -> None:
+    """Control, format, separator, private and surrogate characters are escaped; every other assigned one stays."""
     for char in EVERY_CHARACTER:
         shown = escape(char)
         if must_go(char):
@@ -61,14 +61,14 @@ def test_each_character_is_escaped_or_stays() -> None:
         ("\U000e0041", r"\U000e0041"),
     ],
 )
-def test_escapes_are_written_as_python_writes_them(char: str, shown: str) -> None:
+def test_escapes_are_those_of_python(char: str, shown: str) -> None:
     """An escape names the character, in two, four or eight hexadecimal digits."""
     assert escape(f"a{char}b") == f"a{shown}b"
 
 
 @given(TEXTS)
-def test_escaping_is_final(text: str) -> None:
-    """Escaped text is one line, and to escape it again changes nothing."""
+def test_escaping_is_idempotent(text: str) -> None:
+    """Escaped text is one line, and escaping it again changes nothing."""
     shown = escape(text)
     assert len(shown.splitlines()) <= 1
     assert escape(shown) == shown
@@ -76,13 +76,13 @@ def test_escaping_is_final(text: str) -> None:
 
 @given(JSON, st.sampled_from([None, 2]))
 def test_json_keeps_its_meaning(value: JsonValue, indent: int | None) -> None:
-    """JSON is read back as what went in, and its lines have nothing left to escape."""
+    """JSON is read back unchanged, and its lines have nothing left to escape."""
     text = to_json(value, indent=indent)
     assert json.loads(text) == value
     assert [escape(line) for line in text.split("\n")] == text.split("\n")
 
 
-def test_documents_are_escaped_as_json() -> None:
+def test_documents_are_escaped_like_json() -> None:
     """An encoded document keeps its line breaks, and characters beyond U+FFFF become two escapes."""
     document = '{\n"a":"\x7f\u202e\U000e0041克"\n}'
     assert escape_json(document) == '{\n"a":"\\u007f\\u202e\\udb40\\udc41克"\n}'
@@ -99,7 +99,7 @@ def test_widths_are_those_of_a_terminal() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    """A cut text has the length that was asked for, and says that it was cut."""
+    """A cut text has the given length, and says that it was cut."""
     assert cut("abcd", 4) == "abcd"
     assert cut("abcde", 4) == "abc…"
 

@@ -1,4 +1,4 @@
-"""A report with a section of what ``verify -o json`` wrote."""
+"""A report with a section from the output of ``verify -o json``."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def write_files(folder: Path, **changes: object) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("ending", [".html", ".md", ".json"])
-async def test_a_report_has_what_was_found(tmp_path: Path, ending: str) -> None:
-    """Each finding is in the page, the Markdown and the document, and no text of others is markup."""
+async def test_a_report_has_the_findings(tmp_path: Path, ending: str) -> None:
+    """Each finding is in the page, the Markdown and the document, and no foreign text is markup."""
     manifest, verified = await write_files(tmp_path)
     without, out = tmp_path / f"without{ending}", tmp_path / f"report{ending}"
     write_report(manifest, without, at=3.0)
@@ -72,14 +72,14 @@ async def test_a_report_has_what_was_found(tmp_path: Path, ending: str) -> None:
     ],
 )
 async def test_another_document_is_refused(changes: dict[str, object], named: str, tmp_path: Path) -> None:
-    """What is no verification, or one of another run, ends with an error that names the file; nothing is written."""
+    """What is no verification, or is of another run, ends with an error that names the file; nothing is written."""
     manifest, verified = await write_files(tmp_path, **changes)
     with pytest.raises(UsageError, match=named):
         write_report(manifest, tmp_path / "r.html", at=3.0, verified=verified)
     assert not (tmp_path / "r.html").exists()
 
 
-async def test_the_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_takes_a_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`report --verified FILE` writes the section to a file or stdout, and never over its input."""
     manifest, verified = await write_files(tmp_path)
     assert run_command(["report", str(manifest), "-o", "md", "--verified", str(verified)]) == 0

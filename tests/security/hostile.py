@@ -1,4 +1,4 @@
-"""A server that puts into its answers whatever could hurt: what it was sent, escapes, formulas, scripts, a megabyte."""
+"""A server that puts harmful content into its answers: what it was sent, escapes, formulas, scripts, a megabyte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NASTY: Final = "\x1b[2J\x1b]0;owned\x07\n\u202e=cmd|' /C calc'!A0 <script>alert(
 
 @dataclass
 class Hostile:
-    """Where it listens and what came."""
+    """Its address and the received requests."""
 
     url: str = ""
     lines: list[str] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Hostile:
 
 @contextmanager
 def hostile(*, elsewhere: str = "") -> Iterator[Hostile]:
-    """Serve until the end of the block; ``elsewhere`` is where its locations and redirects point."""
+    """Serve until the end of the block; ``elsewhere`` is the target of its locations and redirects."""
     told = Hostile()
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,7 +54,7 @@ def hostile(*, elsewhere: str = "") -> Iterator[Hostile]:
         do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - the base class asks for these names
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's signature
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     told.url = f"http://127.0.0.1:{server.server_port}/zstack"

@@ -1,4 +1,4 @@
-"""What CI's audit of the locked versions calls a pass."""
+"""The criterion for CI's audit of the locked versions."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SKIPPED: Final = '{"name": "two-more", "skip_reason": "unknown"}'
         (f'{{"dependencies": [{ONE}, {SKIPPED}]}}', 75),
     ],
 )
-def test_an_empty_answer_is_no_pass(answer: str, code: int, tmp_path: Path) -> None:
-    """Only an answer about every locked version passes; nothing, an empty list or one that lacks some never does."""
+def test_an_empty_answer_does_not_pass(answer: str, code: int, tmp_path: Path) -> None:
+    """Only an answer about every locked version passes; nothing, an empty list or a partial one never does."""
     (tmp_path / "lock.txt").write_text(LOCK, encoding="utf-8")
     (tmp_path / "answer").write_text(answer, encoding="utf-8")
     fake = tmp_path / "pip-audit"
