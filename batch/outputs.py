@@ -184,7 +184,7 @@ def _own(handle: int, path: Path) -> int:
 
 def _require_own(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path}: is no regular file")
+        raise UsageError(f"{path}: is not a regular file")
     if status.st_uid != os.geteuid():
         raise UsageError(f"{path}: belongs to another user")
 

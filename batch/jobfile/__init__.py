@@ -1,4 +1,4 @@
-"""Job files: YAML, JSON Lines and CSV in, a Job and its Targets out; every problem at once, each with its place."""
+"""Job files: YAML, JSON Lines and CSV parsed into a Job and its Targets; all problems at once, each with its place."""
 
 from batch.jobfile.job import AuthSettings, EndpointSettings, Job, SecretRef
 from batch.jobfile.load import load

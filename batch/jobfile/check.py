@@ -1,7 +1,7 @@
 """Checks of parameter values, driven by the table of the API page.
 
-``check_params`` is on the path of every target, so values that are fine cost a look-up and a comparison or two.
-Values holding ``${…}`` are named and left: the plan checks them with ``check_value`` once they are rendered.
+``check_params`` runs for every target, so valid values cost a look-up and a comparison or two. Values containing
+``${…}`` are only listed: the plan checks them with ``check_value`` once they are rendered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MULTI_LINE: Final = frozenset({"description", "readme", "yaml", "startCommand", 
 """Parameters whose text may have line breaks and tabs."""
 
 _COUNTED_IN_BYTES: Final = 65535
-"""Columns of this length and above are TEXT, counted in bytes of UTF-8; shorter ones VARCHAR, in characters."""
+"""Columns of this length and above are TEXT, measured in bytes of UTF-8; shorter ones VARCHAR, in characters."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,30}))(?:\.0+)?")
@@ -34,9 +34,9 @@ _RESOURCE_UUID = re.compile(r"[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
 def check_params(params: Mapping[str, JsonValue], complaints: list[Complaint]) -> tuple[str, ...]:
-    """Check every parameter; return the names of those that hold ``$`` and are to be rendered first.
+    """Check every parameter; return the names of those that contain ``$`` and must be rendered first.
 
-    ``None`` stands for "take the default away" and is always fine.
+    ``None`` means "remove the default" and is always valid.
     """
     templates: list[str] = []
     for name, value in params.items():
@@ -58,7 +58,7 @@ def check_value(name: str, value: JsonValue, complaints: list[Complaint]) -> Non
 
 
 def has_template(value: JsonValue) -> bool:
-    """Whether a dollar occurs in any text of ``value``."""
+    """Return whether a dollar occurs in any text of ``value``."""
     kind = value.__class__
     if kind is str:
         return "$" in value  # type: ignore[operator]  # the class is known to be str
@@ -68,7 +68,7 @@ def has_template(value: JsonValue) -> bool:
 
 
 def convert(name: str, text: str) -> JsonValue:
-    """Read an unquoted text as parameter ``name``'s type; what does not fit stays text, for the check to refuse."""
+    """Convert an unquoted text to parameter ``name``'s type; a text that does not fit is kept for the check."""
     kind = PARAMS[name].type
     if kind in MAX_INTEGER and (whole := _WHOLE.fullmatch(text)):
         return int(whole[1])
@@ -76,7 +76,7 @@ def convert(name: str, text: str) -> JsonValue:
 
 
 def check_uuid(path: str, value: JsonValue, complaints: list[Complaint]) -> None:
-    """Check an existing resource's uuid: 32 letters or digits, since built-in services have letters beyond hex."""
+    """Check an existing resource's uuid: 32 letters or digits, as built-in services have letters beyond hex."""
     if value.__class__ is not str or len(value) != 32 or not (value.isalnum() and value.isascii()):
         complaints.append(
             Complaint(path, f"must be a uuid of 32 letters and digits without dashes, not {quote(value)}")
@@ -91,15 +91,15 @@ def check_tags(path: str, tags: JsonValue, complaints: list[Complaint]) -> None:
     for index, tag in enumerate(tags):
         _check_text(f"{path}[{index}]", tag, complaints)
         if tag == "ephemeral::validationOnly":
-            message = "would make the server check and clone nothing: that is `zclone plan --server-check`"
+            message = "would make the server check and clone nothing: use `zclone plan --server-check`"
             complaints.append(Complaint(f"{path}[{index}]", message))
 
 
 def _unknown_param(name: str, *, with_hint: bool) -> Complaint:
     if name == "uuid":
-        message = "the source's uuid stands beside params, not inside"
+        message = "the source's uuid belongs beside params, not inside"
     elif name in PARAMS:
-        message = f"{name} stands beside params, not inside"
+        message = f"{name} belongs beside params, not inside"
     else:
         message = unknown(name, BODY_PARAMS, what="parameter") if with_hint else "unknown parameter"
     return Complaint(f"params.{name}", message, at_key=True)
@@ -174,12 +174,12 @@ def _images(param: Param, value: JsonValue, complaints: list[Complaint]) -> None
 
 
 def _refuse_twins(named: Mapping[str, JsonValue], complaints: list[Complaint], *, why: str = "") -> None:
-    """Complain of each text that is there a second time; ``named``: by path."""
+    """Complain of each text that occurs a second time; ``named``: by path."""
     seen: set[str] = set()
     for path, item in named.items():
         if isinstance(item, str):
             if item in seen:
-                complaints.append(Complaint(path, f"{quote(item)} is there twice{why}"))
+                complaints.append(Complaint(path, f"{quote(item)} is listed twice{why}"))
             seen.add(item)
 
 
@@ -257,7 +257,7 @@ def _check_length(path: str, text: str, limit: int, complaints: list[Complaint])
 
 def _not_a_choice(value: str, choices: tuple[str, ...], meant: str | None = None) -> str:
     near = meant or next((choice for choice in choices if choice.casefold() == value.casefold()), None)
-    hint = f"; did you mean {near}? Upper and lower case count" if near else ""
+    hint = f"; did you mean {near}? The case matters" if near else ""
     return f"must be one of {', '.join(choices)}, not {quote(value)}{hint}"
 
 
@@ -276,7 +276,7 @@ def _quoted_hint(value: JsonValue) -> str:
 
 
 def _number_hint(value: JsonValue) -> str:
-    return ": take the quotes away" if isinstance(value, str) and _WHOLE.fullmatch(value) else ""
+    return ": remove the quotes" if isinstance(value, str) and _WHOLE.fullmatch(value) else ""
 
 
 _BY_TYPE: Final[dict[ParamType, Callable[[Param, JsonValue, list[Complaint]], None]]] = {

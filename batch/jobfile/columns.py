@@ -1,4 +1,4 @@
-"""The columns of ``from:`` files: those of a target's own, and names for ``${…}``."""
+"""The columns of ``from:`` files: those with a meaning for the target, and values for ``${…}``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ OWN_COLUMNS: Final = ("uuid", "id", "params", "systemTags", "userTags")
 PARAM_COLUMN: Final = "params."
 
 _ENTRY_KEYS: Final = ("keep", "matrix", "from", "query", *HAND_OVER_KEYS)
-"""Keys of the entry in the job file that no column sets."""
+"""Keys of the job file's entry that no column sets."""
 _FOLDED: Final = {fold(name): name for name in (*_ENTRY_KEYS, *BODY_PARAMS, *OWN_COLUMNS)} | {"parameter": "params"}
 _USED: Final = re.compile(r"\$\$|\$\{([^}]*)\}")
 _UNSAFE_IN_ID: Final = frozenset("\\$`'\"")
-"""What shells take for more than itself: keys are completed and pasted there."""
+"""Characters with a meaning in shells: keys are completed and pasted there."""
 
 
 class Columns:
-    """The columns of one file that are values for ``${…}``; what is wrong with a name is reported once."""
+    """The columns of one file that are values for ``${…}``; each problem of a name is reported once."""
 
     def __init__(self, entry: Entry) -> None:
-        """``entry``: of the file, ``defaults`` merged in."""
+        """Start for the ``from:`` entry, with ``defaults`` merged in."""
         base = entry.base
         over = base.hand_over
         accounts = () if over is None else (over.owner, over.share_with)
@@ -44,7 +44,7 @@ class Columns:
     def check(self, names: Iterable[str], layer: Layer, complaints: list[Complaint]) -> bool:
         """Complain of names that cannot be used, and of unused ones that are spelt like something else.
 
-        ``layer``: the row's own, whose ``${…}`` count too. Return whether all may stay.
+        ``layer``: the row's own, whose ``${…}`` count too. Return whether all names are usable.
         """
         new = [name for name in names if name not in self._good]
         used: set[str] | None = None
@@ -69,7 +69,7 @@ def _used_names(values: list[Any]) -> set[str]:
 @lru_cache
 def _explain(name: str, near: str | None) -> str:
     if near is None:
-        return f"{quote(name)} can never be used: ${{source.…}} is what the server says of the source"
+        return f"{quote(name)} can never be used: ${{source.…}} is read from the server's data of the source"
     if near in OWN_COLUMNS:
         return unknown(name, OWN_COLUMNS, what="column")
     idle = f"is only a value for ${{{name}}}, which nothing uses; " if NAME.fullmatch(name) else ""
@@ -81,7 +81,7 @@ def _explain(name: str, near: str | None) -> str:
 
 
 def check_id(value: Any, complaints: list[Complaint]) -> None:
-    """Complain of an ``id`` that is no plain text."""
+    """Complain of an ``id`` that is not a plain text."""
     if value.__class__ is not str or not value or value.strip() != value or not value.isprintable():
         hint = ": put it in quotes" if value.__class__ is int else ""
         complaints.append(Complaint("id", f"must be a text without control characters, not {quote(value)}{hint}"))

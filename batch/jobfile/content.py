@@ -1,7 +1,6 @@
-"""The bytes of a YAML file: kept while they are few, else streamed from the file anew for every pass.
+"""The bytes of a YAML file: up to 16 MiB kept in memory, else streamed from the file for every pass.
 
-A file of more than 16 MiB is streamed for every pass and must not change meanwhile; a smaller one may be edited during
-the run.
+A streamed file must not change meanwhile; one that is kept may be edited during the run.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from batch.jobfile.jsonfile import JsonText
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Of a file that is kept, and of any part of a streamed one that stands between two targets."""
+"""Maximum size of a file that is kept, and of any part between two targets of a streamed one."""
 MOVE: Final = "move the targets to a JSON Lines or CSV file and name it with `- from: targets.jsonl`"
 
 _INVISIBLE: Final = re.compile(rb"\r(?=[^\n])|\xc2\x85|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
-"""CR alone, U+0085, U+2028, U+2029, which end a line for YAML and in few editors; U+202A to 202E, U+2066 to 2069."""
+"""CR alone, U+0085, U+2028, U+2029, which end a line in YAML and in few editors; U+202A to 202E, U+2066 to 2069."""
 _DIRECTIONS: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 NO_BRACES: Final = ": values are written ${name}, in quotes, and not {{ }}"
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
@@ -45,15 +44,15 @@ _TOP_LEVEL_LINE: Final = re.compile(rb"^[^\s#\-]", re.MULTILINE)
 
 
 class Content:
-    """What a file holds, the same in every pass: one that is not kept is refused once it was changed."""
+    """The content of a file, the same in every pass: a streamed one is rejected once it was changed."""
 
     def __init__(self, path: Path, kept: bytes | None) -> None:
-        """Look at all of it once; ``kept`` is the whole. Raises JobFileError for what is not UTF-8 text."""
+        """Read it once; ``kept`` is the whole content, or None. Raises JobFileError for anything but UTF-8 text."""
         self._path = path
         self._kept = kept
         self._files = InputFiles()
         self.ends_with_targets = False
-        """Whether ``targets`` is surely the last top-level key, so that who wants the others may stop there."""
+        """Whether ``targets`` is certainly the last top-level key, so that readers of the other keys may stop there."""
         self.may_name_files = False
         """Whether the key ``from`` can occur, plain or escaped."""
         with self.open() as stream:
@@ -77,9 +76,9 @@ class Content:
         return stream
 
     def json(self) -> JsonText | None:
-        """Return what the file holds where it is JSON, else None. Raises JobFileError for a ``.json`` file that is not.
+        """Return the content where it is JSON, else None. Raises JobFileError for a ``.json`` file that is not.
 
-        What is nested too deep is left to the events, which tell where.
+        JSON that is nested too deeply is left to the events, which have its place.
         """
         is_named = self._path.suffix.lower() == ".json"
         if self._kept is None or not (is_named or self._kept.lstrip().startswith(b"{")):
@@ -111,7 +110,7 @@ class Content:
         return line, column + len(decoder.decode(b"", final=True))
 
     def hint(self, line: int) -> str:
-        """Return what helps where a line is not YAML because of a tab, or of ``${…}`` or ``{{ }}`` without quotes."""
+        """Return a hint where a line is not YAML because of a tab, or of ``${…}`` or ``{{ }}`` without quotes."""
         with self.open() as stream:
             text = next(itertools.islice(stream, line - 1, None), b"")
         if b"\t" in text[: len(text) - len(text.lstrip())]:
@@ -122,7 +121,7 @@ class Content:
         return ': put a text with ${…} in quotes: "${name}"' if b"${" in outside else ""
 
     def _scan(self, stream: BinaryIO) -> bytes:
-        """Check the encoding and see what can occur, a chunk of whole lines at a time."""
+        """Check the encoding and which keys can occur, in chunks of whole lines."""
         total = hashlib.sha256()
         decoder = codecs.getincrementaldecoder("utf-8")()
         offset, is_listed, is_last, tail = 0, False, True, b""
@@ -137,7 +136,7 @@ class Content:
             if is_listed or start:
                 is_last = is_last and not _TOP_LEVEL_LINE.search(chunk, start.end() if start else 0)
             is_listed = is_listed or start is not None
-            # Where a line is too long to be looked at whole, the key may stand across two chunks.
+            # Where a line is too long for one chunk, the key may extend across two chunks.
             is_whole = chunk.endswith(b"\n") or len(chunk) < _CHUNK
             self.may_name_files |= b"from" in chunk or b"\\" in chunk or not is_whole
             is_last = is_last and is_whole
@@ -148,7 +147,7 @@ class Content:
         return total.digest()
 
     def _refuse_encoding(self, chunk: bytes, offset: int, decoder: codecs.IncrementalDecoder) -> None:
-        """Raise JobFileError where ``chunk``, the bytes from ``offset`` on, is no UTF-8; none are the end."""
+        """Raise JobFileError where ``chunk``, the bytes from ``offset`` on, is not UTF-8; no bytes mean the end."""
         file = str(self._path)
         if offset == 0 and chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise fail(file, "is UTF-16 or UTF-32: save it as UTF-8")
@@ -161,12 +160,12 @@ class Content:
         try:
             decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
-            # Bytes of a character that the chunk before began with come first in what could not be decoded.
+            # Bytes of a character that began in the previous chunk come first in the undecodable part.
             at = self.position(offset - (len(error.object) - len(chunk)) + error.start)
             raise fail(file, "is not UTF-8: save it as UTF-8", at=at) from None
 
     def _refuse_invisible(self, data: bytes, offset: int) -> None:
-        """Raise JobFileError where ``data``, the bytes from ``offset`` on, does not look as YAML reads it."""
+        """Raise JobFileError where ``data``, from ``offset`` on, has characters that editors show differently."""
         found = _INVISIBLE.search(data)
         if not found:
             return
@@ -201,7 +200,7 @@ def _unreadable(path: Path, error: OSError) -> JobFileError:
 
 
 def _next_step(path: Path, error: OSError) -> str:
-    """Return what helps where there is no such job file, or a folder in its place."""
+    """Return a hint where the job file does not exist, or is a folder."""
     if error.errno == errno.EISDIR:
         return "; name a job file in it"
     if error.errno != errno.ENOENT:

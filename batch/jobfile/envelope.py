@@ -1,6 +1,6 @@
-"""The envelope's shape, as pydantic models: the only place where pydantic is used.
+"""The structure of the envelope, as pydantic models: the only place where pydantic is used.
 
-Values arrive as texts (the loader gives nothing else), so every field says how it reads one.
+Values arrive as texts (the loader returns nothing else), so every field defines how it parses one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _RUN_NAME: Final = r"\$\{(date|time|name)\}"
 _LETTERS: Final = r"A-Za-z_\u00c0-\u024f\u0370-\u1fff\u3041-\u9fff\uac00-\ud7a3"
 VARIABLE_PATTERN: Final = rf"[{_LETTERS}][0-9{_LETTERS}-]*(?:\.[0-9{_LETTERS}-]+)*"
-"""Names for ``${…}``, in letters of any script that Python, editors and pydantic all take for such."""
+"""Names for ``${…}``, in letters of any script that Python, editors and pydantic all accept as such."""
 
 
 def _whole_number(value: Any) -> int:
@@ -55,7 +55,7 @@ def _url(text: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or not port_ok or re.search(r"\s", text):
         raise ValueError("must be a URL such as https://zstack.example.com:8080/zstack")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must not hold a user or password: use endpoint.auth")
+        raise ValueError("must not contain a user or password: use endpoint.auth")
     if parts.query or parts.fragment:
         raise ValueError("must not have a query or fragment")
     return text.rstrip("/")
@@ -76,7 +76,7 @@ def _secret_variable(text: str) -> str:
 
 
 def _text(reader: Any) -> Any:
-    """Make a validator that reads a text and refuses lists and maps."""
+    """Return a validator that parses a text and rejects lists and maps."""
     return BeforeValidator(_text_of(reader))
 
 
@@ -199,7 +199,7 @@ class _Strict(BaseModel):
 
 
 def _only(*forms: set[str]) -> ConfigDict:
-    """Say in the schema that exactly the keys of one of ``forms`` have a value."""
+    """Return a schema in which exactly the keys of one of ``forms`` have a value."""
     null, names = {"type": "null"}, sorted(set().union(*forms))
     values = [{name: {"not": null} if name in form else null for name in names} for form in forms]
     options: list[Any] = [
@@ -209,7 +209,7 @@ def _only(*forms: set[str]) -> ConfigDict:
 
 
 class SecretModel(_Strict):
-    """Where a secret is kept: `{env: NAME}` or `{file: PATH}`; never the secret itself."""
+    """Location of a secret: `{env: NAME}` or `{file: PATH}`; never the secret itself."""
 
     model_config = _only({"env"}, {"file"})
 
@@ -249,7 +249,7 @@ class AuthModel(_Strict):
 
 
 class EndpointModel(_Strict):
-    """Where ZStack is; the ZSTACK_* settings go over it. Never a secret."""
+    """Address of ZStack; the ZSTACK_* settings override it. Never a secret."""
 
     url: Url | None = Field(None, description="base URL, such as https://zstack.example.com:8080/zstack")
     ca_file: Text | None = Field(None, description="PEM file of the certificate authority; relative to the job file")
@@ -258,7 +258,7 @@ class EndpointModel(_Strict):
 
 
 class LimitsModel(_Strict):
-    """What the run may ask of the server."""
+    """Limits of the run's calls to the server."""
 
     rate: Rate = Field(
         10.0,
@@ -285,7 +285,7 @@ class EnvelopeModel(_Strict):
     run: Run = Field("default", description="identity of this run; may hold ${date}, ${time}, ${name}")
     resume_within: MaybeNoTime | None = Field(
         None,
-        description="where run holds ${date} or ${time}: an unfinished run that began less long ago is gone on with; "
+        description="where run holds ${date} or ${time}: an unfinished run that began less long ago is resumed; "
         "default 12h, 0 with ${time}",
     )
     timezone: TimeZone = Field(
@@ -294,6 +294,6 @@ class EnvelopeModel(_Strict):
     tag: Flag = Field(
         False, description="give each clone a user tag of this job, run and key, by which `zclone verify` finds it"
     )
-    endpoint: EndpointModel | None = Field(None, description="where ZStack is; the ZSTACK_* settings go over it")
+    endpoint: EndpointModel | None = Field(None, description="where ZStack is; the ZSTACK_* settings override it")
     vars: Vars = Field(default_factory=dict, description="values for ${…}")
-    limits: LimitsModel = Field(default_factory=LimitsModel, description="what the run may ask of the server")
+    limits: LimitsModel = Field(default_factory=LimitsModel, description="limits of the run's calls to the server")

@@ -1,7 +1,7 @@
-"""From bytes to nodes: PyYAML's C event stream under limits, one target at a time and never a constructor.
+"""Parses bytes into nodes: PyYAML's C event stream with limits, one target at a time and never a constructor.
 
-The stream carries the text of scalars, lines and columns, so that one pass serves types, places, duplicate keys and
-flat memory; PyYAML's C *constructor* crashes the process at a nesting of about 25,000, the event stream does not.
+The stream has the text of scalars, lines and columns, so that one pass provides types, places and duplicate keys with
+constant memory; PyYAML's C *constructor* crashes the process at a nesting of about 25,000, the event stream does not.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from batch.jobfile.content import Content
 
 MAX_ALIASED_NODES: Final = 1_000_000
-"""Nodes that all aliases of a file may stand for: sharing is fine, a bomb is not."""
+"""Nodes that all aliases of a file may expand to: sharing is allowed, a bomb is not."""
 STREAMED: Final = "targets"
-"""The top-level list whose elements come one at a time."""
+"""The top-level list whose elements are read one at a time."""
 
 
 class _TooLongError(Exception):
-    """More bytes than a part of the file may have."""
+    """A part of the file is larger than allowed."""
 
 
 class _Part:
-    """The stream as the parser reads it, which ends where too much of it belongs to one part."""
+    """The stream as the parser reads it; it ends where one part of the file is too large."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.left = MAX_BYTES
-        """Bytes that may yet be read before the next part begins."""
+        """Bytes that may be read before the next part must begin."""
 
     def read(self, size: int) -> bytes:
         chunk = self._stream.read(size)
@@ -65,8 +65,8 @@ class _Prefix:
 def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scalar, Node]]:
     """Yield the top-level pairs of a job file.
 
-    ``targets`` comes as a pair with an empty list first, then once more for each element. Duplicate keys go to
-    ``problems``; what makes the rest unreadable raises JobFileError.
+    ``targets`` is yielded with an empty list first, then once more for each element. Duplicate keys are added to
+    ``problems``; a problem that makes the rest unreadable raises JobFileError.
     """
     with content.open() as stream:
         part = _Part(stream)
@@ -99,9 +99,9 @@ def _events(content: Content, part: _Part, file: str) -> Iterator[Any]:
 
 
 def _first_too_deep(content: Content, length: int) -> tuple[int, int] | None:
-    """Return line and column of the first node in ``length`` characters that is nested too deep; None without one.
+    """Return line and column of the first node in ``length`` characters that is nested too deeply; None without one.
 
-    The parser looks ahead of the events that it gives, and some versions refuse what they see there in their own words.
+    The parser reads ahead of its events, and some versions reject deep nesting there with their own message.
     """
     depth = 0
     with content.open() as stream, contextlib.suppress(yaml.YAMLError):
@@ -165,7 +165,7 @@ class _Composer:
     def _streamed(self, key: Scalar) -> Iterator[tuple[Scalar, Node]]:
         event = next(self._events)
         if event.__class__ is yaml.AliasEvent:
-            raise self._error(event, "the list of targets must stand here, not an alias of it")
+            raise self._error(event, "the list of targets must be written here, not as an alias")
         if event.__class__ is not yaml.SequenceStartEvent:
             yield key, self._node(event, 1)
             return
@@ -183,7 +183,7 @@ class _Composer:
             if self._is_anchored:
                 kept += mark.index - start.index
                 if kept > MAX_BYTES:
-                    raise self._error(item, "targets with anchors, which are all kept, have more than 16 MiB")
+                    raise self._error(item, "targets with anchors, which are kept in memory, are larger than 16 MiB")
                 self._is_anchored = False
             if item.__class__ is yaml.SequenceEndEvent:
                 return
@@ -254,7 +254,7 @@ class _Composer:
     def _is_refused(self, key: Scalar, seen: dict[str, int]) -> bool:
         first = seen.get(key.text)
         if key.plain and key.text == "<<":
-            message = "merge keys (<<) are not read: write the keys here, or under `defaults`"
+            message = "merge keys (<<) are not supported: write the keys here, or under `defaults`"
             self._problems.add(Problem(Place(self._file, key.line, key.column), "", message))
             return True
         if first is None:
@@ -267,18 +267,20 @@ class _Composer:
     def _alias(self, event: Any, depth: int) -> Node:
         node = self._anchors.get(event.anchor)
         if node is None:
-            raise self._error(event, f"alias *{event.anchor} stands before or inside what it names")
+            raise self._error(event, f"alias *{event.anchor} is used before or inside its anchor")
         if not isinstance(node, Scalar):
             self._aliased += node.size
             if self._aliased > MAX_ALIASED_NODES:
-                raise self._error(event, f"aliases stand for more than {MAX_ALIASED_NODES:,} values")
+                raise self._error(event, f"aliases expand to more than {MAX_ALIASED_NODES:,} values")
             if depth + node.height > MAX_DEPTH:
                 raise self._error(event, TOO_DEEP)
         return node
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
-            raise self._error(event, f"tags such as {quote(event.tag)} are not read: values have the type of their key")
+            raise self._error(
+                event, f"tags such as {quote(event.tag)} are not supported: values have the type of their key"
+            )
 
     def _error(self, event: Any, message: str) -> Exception:
         mark = event.start_mark

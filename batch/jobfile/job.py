@@ -1,4 +1,4 @@
-"""The Job: what a job file asks for, and its Targets as they come from the file, not yet merged or rendered."""
+"""The Job: what a job file asks for, and its Targets as the file has them, not yet merged or rendered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SecretRef:
-    """Where a secret is kept; exactly one of the two is set."""
+    """Location of a secret; exactly one of the two is set."""
 
     env: str | None = None
     file: Path | None = None
@@ -29,7 +29,7 @@ class SecretRef:
 
 @dataclass(frozen=True, slots=True)
 class AuthSettings:
-    """How to log in; exactly one of the three forms is set."""
+    """Credentials; exactly one of the three forms is set."""
 
     session: SecretRef | None = None
     account: str | None = None
@@ -40,54 +40,54 @@ class AuthSettings:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """What the job file says of the endpoint; the ZSTACK_* settings go over it."""
+    """The job file's endpoint; the ZSTACK_* settings override it."""
 
     url: str | None = None
     ca_file: Path | None = None
-    """Relative paths count from the job file's folder."""
+    """Relative paths are resolved against the job file's folder."""
     insecure: bool = False
     auth: AuthSettings | None = None
     folder: Path = Path()
-    """The job file's: a secret below it is the job's own."""
+    """The job file's folder: a secret below it is the job's own."""
 
 
 class Layer(NamedTuple):
     """Checked overrides of one place: ``defaults``, a ``from:`` entry or a target."""
 
     params: Mapping[str, JsonValue] = {}
-    """None takes away what the layers below say."""
+    """None removes the value of the layers below."""
     templates: tuple[str, ...] = ()
-    """Names of the parameters that hold ``$`` and are rendered, then checked, by the plan."""
+    """Names of the parameters that contain ``$``, which the plan renders and then checks."""
     system_tags: tuple[str, ...] = ()
     user_tags: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     """Parameters to copy from the source's inventory where no layer sets them."""
     hand_over: HandOver | None = None
-    """As written: its texts may hold ``$``, those that do not are checked."""
+    """As written: texts with ``$`` are not checked yet."""
 
 
 def is_plain(layer: Layer) -> bool:
-    """Whether the layer has nothing but parameters that are sent as written."""
+    """Return whether the layer has nothing but parameters that are sent as written."""
     return not (layer.templates or layer.system_tags or layer.user_tags or layer.keep)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the targets of one ``targets`` element share; one Entry serves every target that adds nothing to it."""
+    """Common part of the targets of one ``targets`` element; one Entry serves every target that adds nothing to it."""
 
     base: Layer
     """``defaults`` with the entry's own overrides merged in; no None left."""
     combinations: tuple[Combination, ...] = ()
-    """Of its matrix; empty where it has none."""
+    """Combinations of its matrix; empty where it has none."""
     own: Mapping[str, JsonValue] = field(default_factory=dict)
-    """What the entry itself sets, to find the place of a value."""
+    """Values that the entry itself sets, to find the place of each."""
     origin: NodeOrigin | None = None
     defaults_origin: NodeOrigin | None = None
     is_plain: bool = field(init=False)
-    """Whether ``base`` is, known once for all its targets."""
+    """Whether ``base`` is plain, computed once for all its targets."""
 
     def __post_init__(self) -> None:
-        """See what the base has."""
+        """Compute ``is_plain``."""
         object.__setattr__(self, "is_plain", is_plain(self.base))
 
 
@@ -102,12 +102,12 @@ class Target(NamedTuple):
     origin: NodeOrigin | RowOrigin
 
     def problem(self, complaint: Complaint) -> Problem:
-        """Place ``complaint`` in the layer that set what it is about."""
+        """Place ``complaint`` in the layer that set the value."""
         steps = complaint.path.replace("[", ".").split(".")
         if steps[0] != "params" or len(steps) < 2 or steps[1] in self.layer.params:
             return self.origin.problem(complaint)
         if isinstance(self.origin, RowOrigin) and steps[1] in self.entry.base.templates:
-            # What the entry writes is wrong for the values of this row.
+            # The entry's value is wrong for the values of this row.
             message = f"{complaint.message}; in the row at {self.origin.file}:{self.origin.line}"
             complaint = complaint._replace(message=message, kind=f"{self.origin.file}: {kind_of(complaint)}")
         if steps[1] in self.entry.own and self.entry.origin is not None:
@@ -117,11 +117,11 @@ class Target(NamedTuple):
         return self.origin.problem(complaint)
 
     def repeat_problem(self, what: str, shown: str, first: Target) -> Problem:
-        """Tell that ``what`` of this target, ``shown``, is already that of ``first``."""
+        """Return the problem that ``what`` of this target, ``shown``, is already used by ``first``."""
         place = first.origin.place
         hint = ": give one of them an `id`" if what == "key" else ""
         where = f"{place.file}:{place.line}:{place.column}"
-        message = f"the {what} {quote(shown)} is already that of the target at {where}{hint}"
+        message = f"the {what} {quote(shown)} is already used by the target at {where}{hint}"
         return self.problem(Complaint("", message, kind=message))
 
 
@@ -130,7 +130,7 @@ class QueryEntry(NamedTuple):
 
     entry: Entry
     conditions: tuple[str, ...]
-    """As the file writes them."""
+    """Conditions as the file writes them."""
     origin: NodeOrigin
 
     def target(self, uuid: str) -> Target:
@@ -140,24 +140,24 @@ class QueryEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a job file asks for, checked but for its targets, which are streamed."""
+    """What a job file asks for; all of it is checked except the targets, which are streamed."""
 
     path: Path
     name: str
     run: str
-    """May hold ``${date}``, ``${time}`` and ``${name}``."""
+    """May contain ``${date}``, ``${time}`` and ``${name}``."""
     run_place: Place
     limits: Limits
     is_rate_set: bool
-    """Whether ``limits.rate`` is the file's own and not the default."""
+    """Whether ``limits.rate`` is set in the file."""
     endpoint: EndpointSettings | None
     vars: Mapping[str, str]
     rearchitect: Rearchitect | None
     resume_within: float | None
-    """Seconds since the start of an unfinished run within which the plain command goes on with it; None: 12 h, 0 where
-    ``run`` holds ``${time}``."""
+    """Seconds since the start of an unfinished run within which the plain command resumes it; None: 12 h, 0 where
+    ``run`` contains ``${time}``."""
     timezone: tzinfo
-    """Of ``${date}`` and ``${time}``."""
+    """Timezone of ``${date}`` and ``${time}``."""
     tag: bool
-    """Whether each clone of a run that begins now gets a user tag of job, run and key."""
+    """Whether each clone of a new run gets a user tag of job, run and key."""
     targets: TargetList = field(repr=False)

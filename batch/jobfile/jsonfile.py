@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 _ESCAPE: Final = re.compile(r"\\(u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL)
 _PLACEHOLDER: Final = r"\ufffd"
-"""As long as the half of a surrogate pair, which is no YAML."""
+"""As long as the escape of half a surrogate pair, which YAML does not allow."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class _Value(NamedTuple):
-    """A scalar's text as YAML would write it, and whether it stands in quotes."""
+    """A scalar's text as YAML would write it, and whether it is in quotes."""
 
     text: str
     is_quoted: bool
@@ -38,9 +38,9 @@ class JsonText(NamedTuple):
     """A text that is JSON."""
 
     values: list[_Value]
-    """Of all keys and scalars in the order of the text."""
+    """Values of all keys and scalars in the order of the text."""
     as_yaml: str
-    """The same text, character by character in the same place, with escapes that YAML can read."""
+    """The same text, with every character in the same place, with escapes that YAML can parse."""
 
     def events(self, found: Iterator[Any], file: str) -> Iterator[Any]:
         """Yield the events ``found`` in ``as_yaml`` with the values of the JSON. Raises JobFileError."""
@@ -59,7 +59,7 @@ class JsonText(NamedTuple):
 
 
 def read_json(text: str) -> JsonText:
-    """Read ``text``. Raises ValueError where it is no JSON, RecursionError where it is nested too deep."""
+    """Parse ``text``. Raises ValueError where it is not JSON, RecursionError where it is nested too deeply."""
     tree = json.loads(
         text,
         object_pairs_hook=tuple,
@@ -71,7 +71,7 @@ def read_json(text: str) -> JsonText:
 
 
 def bad_json(file: str, error: ValueError) -> JobFileError:
-    """Make the error for a ``.json`` file that is none."""
+    """Return the error for a ``.json`` file that is not JSON."""
     if isinstance(error, json.JSONDecodeError):
         return fail(file, f"not JSON: {error.msg}", at=(error.lineno, error.colno))
     return fail(file, str(error))

@@ -1,4 +1,4 @@
-"""JSON Lines: an object a line, with the line that it stands on."""
+"""JSON Lines: one object a line, with its line number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
-"""Above the longest ``yaml`` parameter the server stores (16 MiB), escaped."""
+"""Above the longest ``yaml`` parameter that the server stores (16 MiB), escaped."""
 
 
 _BARE_UUID: Final = re.compile(r"[0-9A-Za-z]{32}")
@@ -24,7 +24,7 @@ _LINE: Final = "a JSON object or a source uuid in quotes"
 
 
 class _BadJsonError(ValueError):
-    """JSON that the json module reads and we do not."""
+    """JSON that the json module accepts and zclone does not."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -43,7 +43,10 @@ _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_con
 
 
 def read_jsonl(stream: IO[bytes], file: str, problems: Problems) -> Iterator[tuple[RowOrigin, dict[str, Any]]]:
-    """Stream the objects; a text alone is the ``uuid`` of one. Raises JobFileError where the file cannot be read on."""
+    """Yield the objects; a text alone is the ``uuid`` of one.
+
+    Raises JobFileError where the file can no longer be read.
+    """
     is_first = True
     for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES), b""), 1):
         text = _decode_line(line, number, file)
@@ -66,7 +69,7 @@ def read_jsonl(stream: IO[bytes], file: str, problems: Problems) -> Iterator[tup
 
 
 def _refuse_document(text: str, file: str, number: int) -> None:
-    """Raise JobFileError where the first line begins what is one JSON text over many lines, or a list of all."""
+    """Raise JobFileError where the first line begins one JSON text over many lines, or a list of all."""
     command = "jq -c '.[]'" if text.startswith("[") else "jq -c ." if text == "{" else None
     if command is not None:
         message = f"is JSON, but not JSON Lines: a line must be {_LINE}; `{command}` rewrites the file so"
@@ -87,7 +90,7 @@ def _decode_line(line: bytes, number: int, file: str) -> str:
 
 def _parse(text: str, complaints: list[Complaint]) -> Any:
     if _BARE_UUID.fullmatch(text):
-        complaints.append(Complaint("", f'not JSON: a uuid alone stands in quotes: "{text}"'))
+        complaints.append(Complaint("", f'not JSON: a uuid alone must be in quotes: "{text}"'))
         return None
     try:
         value = _decode(text)

@@ -1,4 +1,4 @@
-"""Reading and merging layers: parameters, tags, ``keep`` and hand-over of one place in a YAML file."""
+"""Reads and merges layers: parameters, tags, ``keep`` and hand-over of one place in a YAML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LAYER_KEYS: Final = ("params", "systemTags", "userTags", "keep")
 HAND_OVER_KEYS: Final = ("owner", "share_with")
-"""Accounts that get the clone once it is made."""
+"""Keys with the accounts that get the clone once it is made."""
 KEEPABLE: Final = ("size", "system")
 """Parameters that the server resets when they are left out."""
 
@@ -28,7 +28,7 @@ _TYPED: Final = frozenset(
 
 
 def read_layer(node: Mapping, complaints: list[Complaint]) -> Layer:
-    """Read the layer's keys of ``node``; other keys are the caller's."""
+    """Read the layer's keys of ``node``; other keys are left to the caller."""
     params: dict[str, JsonValue] = {}
     templates: tuple[str, ...] = ()
     tags: dict[str, tuple[str, ...]] = {}
@@ -54,7 +54,7 @@ def read_tags(path: str, value: JsonValue, complaints: list[Complaint]) -> tuple
 
 
 def read_hand_over(keys: dict[str, Node], complaints: list[Complaint]) -> HandOver | None:
-    """Check the two keys as far as they need no rendering; None where they ask for nothing."""
+    """Check the two keys as far as they need no rendering; None where they request nothing."""
     owner, shares = (text_tree(keys[name]) if name in keys else None for name in HAND_OVER_KEYS)
     texts = [] if shares is None else [shares] if isinstance(shares, str) else shares
     if not isinstance(owner, str | None):
@@ -69,7 +69,7 @@ def read_hand_over(keys: dict[str, Node], complaints: list[Complaint]) -> HandOv
 
 
 def _check_hand_over(wanted: HandOver, complaints: list[Complaint]) -> None:
-    """Check that these are uuids; texts that hold ``$`` are left to the plan."""
+    """Check that these are uuids; texts that contain ``$`` are left to the plan."""
     if wanted.owner is not None and "$" not in wanted.owner:
         check_uuid("owner", wanted.owner, complaints)
     for index, uuid in enumerate(wanted.share_with):
@@ -78,7 +78,7 @@ def _check_hand_over(wanted: HandOver, complaints: list[Complaint]) -> None:
 
 
 def merge_layers(below: Layer, above: Layer) -> Layer:
-    """Put ``above`` over ``below``: parameter by parameter, null takes away, tags and ``keep`` are merged."""
+    """Merge ``above`` over ``below``: parameter by parameter, null removes, tags and ``keep`` are merged."""
     params = {name: value for name, value in {**below.params, **above.params}.items() if value is not None}
     return Layer(
         params,

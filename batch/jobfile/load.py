@@ -1,4 +1,4 @@
-"""From a path to a Job: the envelope is checked whole, the targets are left in the file."""
+"""Loads a Job from a path: the envelope is checked completely, the targets stay in the file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TOP_LEVEL: Final = (*EnvelopeModel.model_fields, "defaults", STREAMED, "rearchitect")
 
 _NAMELESS: Final = {"version": "1", "name": "job"}
-"""What stands in for these where they are missing or wrong, to check the rest."""
+"""Replacements for these where they are missing or wrong, to check the rest."""
 _MODELS: Final = {
     "": TOP_LEVEL,
     "endpoint": tuple(EndpointModel.model_fields),
@@ -45,7 +45,7 @@ _MODELS: Final = {
 
 
 def load(path: Path, *, check: Callable[[Job, Problems], None] | None = None) -> Job:
-    """Read the envelope of a job file. Raises JobFileError with all its problems, and then those of its targets too.
+    """Read the envelope of a job file. Raises JobFileError with all its problems, then with those of its targets too.
 
     ``check``: adds the problems of the targets of a job that has others; None: those that need no rendering are added.
     """
@@ -104,7 +104,7 @@ def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tup
 
 
 def _validate(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
-    """Return the envelope without what has problems; None where the targets can then not be checked."""
+    """Return the envelope without the parts that have problems; None where the targets cannot be checked then."""
     tree = _without_nulls(text_tree(origin.node))
     assert isinstance(tree, dict)
     for name in ("defaults", "rearchitect", STREAMED):
@@ -117,13 +117,13 @@ def _validate(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
         problems.place(found, lambda detail: origin.problem(_to_complaint(dict(detail))))
     faulty = {detail["loc"][0] for detail in found}
     if "vars" in faulty:
-        # What its names stand for is not known, so no target can be rendered.
+        # Its names have no values, so no target can be rendered.
         return None
     return EnvelopeModel.model_validate({**_NAMELESS, **{name: tree[name] for name in tree if name not in faulty}})
 
 
 def _without_nulls(value: JsonValue) -> JsonValue:
-    """Leave out keys without a value, so that a section whose lines are all comments counts as absent."""
+    """Remove keys without a value, so that a section whose lines are all comments counts as absent."""
     if isinstance(value, dict):
         return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
     return value
@@ -225,7 +225,7 @@ def _add_target_problems(targets: TargetList, problems: Problems) -> None:
 
 
 def _look_for_repeat(target: Target, first: dict[str, Target], problems: Problems) -> None:
-    """Report two targets with one key; what needs more room or rendering is left to the plan."""
+    """Report two targets with one key; checks that need more memory or rendering are left to the plan."""
     key = target.id or target.uuid
     if target.entry.combinations or "$" in key:
         return

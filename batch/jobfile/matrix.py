@@ -1,4 +1,4 @@
-"""A matrix: the cross product of its axes, less ``exclude``, plus ``include``, as in CI files."""
+"""A matrix: the cross product of its axes, without ``exclude``, plus ``include``, as in CI files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 MAX_COMBINATIONS: Final = 20_000
 MAX_CHANGES: Final = 1_000_000
-"""Combinations that all rows of ``include`` together agree with."""
+"""Maximum number of combinations that all rows of ``include`` together match."""
 NAME: Final = re.compile(VARIABLE_PATTERN)
 
 
 class Combination(NamedTuple):
-    """One cell of a matrix."""
+    """One combination of a matrix."""
 
     values: Mapping[str, str]
     label: str
-    """What its key adds to the source uuid, such as ``[size=s,tenant=acme]``: sorted, so that moved axes keep keys."""
+    """Suffix of the key after the source uuid, such as ``[size=s,tenant=acme]``: sorted, so that reordered axes keep
+    keys."""
 
 
 class _Matrix(NamedTuple):
@@ -36,7 +37,7 @@ class _Matrix(NamedTuple):
 
 
 def read_matrix(node: Node, complaints: list[Complaint]) -> tuple[Combination, ...]:
-    """Turn the ``matrix`` node into its combinations, none of them where it has problems."""
+    """Return the combinations of the ``matrix`` node, none where it has problems."""
     if not isinstance(node, MappingNode) or not node.pairs:
         complaints.append(Complaint("matrix", "must be a map of lists, such as {tenant: [acme, globex]}"))
         return ()
@@ -83,7 +84,7 @@ def _texts(nodes: list[Node], path: str, complaints: list[Complaint]) -> list[st
     for index, node in enumerate(nodes):
         text = _text(node, f"{path}[{index}]", complaints)
         if text in texts:
-            complaints.append(Complaint(f"{path}[{index}]", f"{quote(text)} is there twice"))
+            complaints.append(Complaint(f"{path}[{index}]", f"{quote(text)} is listed twice"))
         texts[text] = None
     return list(texts)
 
@@ -105,7 +106,7 @@ def _text(node: Node, path: str, complaints: list[Complaint]) -> str:
 
 
 class _Cells:
-    """The cross product of the axes; a set of its cells is a whole number with one bit for each."""
+    """The cross product of the axes; a set of its cells is an integer with one bit for each."""
 
     def __init__(self, axes: dict[str, list[str]]) -> None:
         self.rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes else []

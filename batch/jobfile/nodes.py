@@ -1,4 +1,4 @@
-"""What a YAML file says before anything has a type: text with line and column."""
+"""Untyped nodes of a YAML file: text with line and column."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scalar(NamedTuple):
 
     @property
     def is_null(self) -> bool:
-        """Whether the file says null here."""
+        """Whether the file has null here."""
         return self.plain and self.text in NULLS
 
 
@@ -38,7 +38,7 @@ class Sequence(NamedTuple):
     line: int
     column: int
     size: int
-    """Nodes inside after expansion of aliases."""
+    """Number of nodes inside after expansion of aliases."""
     height: int
 
 
@@ -58,7 +58,7 @@ _STEP = re.compile(r"[^.\[\]]+")
 
 
 def text_tree(node: Node) -> JsonValue:
-    """Turn a node into lists, maps and texts; only a plain null is not text."""
+    """Convert a node to lists, maps and texts; only a plain null is not text."""
     if node.__class__ is Scalar:
         return None if node.plain and node.text in NULLS else node.text
     if isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""Everything wrong with a job file, with its place, gathered before anything is said."""
+"""Collects all problems of a job file, with their places, before any is reported."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from batch.model import JsonValue
 
 SHOWN: Final = 100
-"""How many problems are spelt out; the rest is counted."""
+"""Number of problems that are shown; the rest is counted."""
 KEPT: Final = 10 * SHOWN
-"""How many are compared, placed and explained, so that a file of nothing else costs no more."""
+"""Number of problems that are compared, placed and explained, so that a file full of them costs no more."""
 
 _LONGEST_NAME: Final = 64
 _WIDE: Final = re.compile("[\U00010000-\U0010ffff]")
@@ -32,20 +32,20 @@ _Found = TypeVar("_Found")
 
 
 class Complaint(NamedTuple):
-    """A problem before its place is known: checks make them, the source of the value places them."""
+    """A problem before its place is known: checks create it, the source of the value places it."""
 
     path: str
     message: str
     at_key: bool = False
-    """Whether the key is wrong and not its value."""
+    """Whether the problem concerns the key and not its value."""
     column: int = 0
-    """Where in its line, when the check knows it; counts from 1, 0 when it does not."""
+    """Column in its line, where the check knows it; counts from 1, 0 where it does not."""
     kind: str = ""
-    """As the problem's."""
+    """As ``Problem.kind``."""
 
 
 class NodeOrigin(NamedTuple):
-    """Where a layer stands in a YAML file."""
+    """Place of a layer in a YAML file."""
 
     file: str
     node: Node
@@ -53,18 +53,18 @@ class NodeOrigin(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where it begins."""
+        """Place where it begins."""
         return Place(self.file, self.node.line, self.node.column)
 
     def problem(self, complaint: Complaint) -> Problem:
-        """Place ``complaint`` at the value, or the key, that it is about."""
+        """Place ``complaint`` at its value, or its key."""
         line, column = find_place(self.node, complaint.path, at_key=complaint.at_key)
         path = ".".join(part for part in (self.path, complaint.path) if part)
         return Problem(Place(self.file, line, column), path, complaint.message, complaint.kind)
 
 
 class RowOrigin(NamedTuple):
-    """Where a row stands in a JSON Lines or CSV file."""
+    """Place of a row in a JSON Lines or CSV file."""
 
     file: str
     line: int
@@ -73,11 +73,11 @@ class RowOrigin(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where it begins."""
+        """Place where it begins."""
         return Place(self.file, self.line, 1)
 
     def problem(self, complaint: Complaint) -> Problem:
-        """Place ``complaint`` at the innermost key of its path that stands in the row."""
+        """Place ``complaint`` at the innermost key of its path that occurs in the row."""
         steps = complaint.path.replace("[", ".").replace("]", "").split(".")
         found = (self.text.find(f'"{step}"') for step in reversed(steps))
         column = complaint.column or next((offset for offset in found if offset >= 0), 0) + 1
@@ -86,7 +86,7 @@ class RowOrigin(NamedTuple):
 
 
 def kind_of(complaint: Complaint) -> str:
-    """Return what the same fault in other rows has in common with ``complaint``: all but the values."""
+    """Return what the same problem in other rows has in common with ``complaint``: all but the values."""
     return f"{complaint.path}: {_VALUE.sub('…', complaint.message)}"
 
 
@@ -103,14 +103,14 @@ class _Kind:
             self.count += 1
 
     def problem(self) -> Problem:
-        """Return the first, with how many there are."""
+        """Return the first, with the number of all."""
         what = "rows" if self._first.kind.startswith(self._first.place.file) else "targets"
         times = "" if self.count == 1 else f" (in {self.count:,} {what})"
         return replace(self._first, message=self._first.message + times)
 
 
 class Problems:
-    """Problems in any order, each once, those of one kind as one; memory stays bounded however many there are."""
+    """Problems in any order, each once, those of one kind as one; memory is limited however many there are."""
 
     def __init__(self) -> None:
         """Start with none."""
@@ -124,7 +124,7 @@ class Problems:
         return len(self._seen) + sum(kind.count for kind in self._kinds.values()) + self._more
 
     def add(self, problem: Problem) -> None:
-        """Keep ``problem``, or count it where there are too many to tell them apart."""
+        """Add ``problem``, or count it where there are too many to compare."""
         known = self._kinds.get(problem.kind)
         if known is not None:
             known.add(problem)
@@ -137,18 +137,18 @@ class Problems:
             self._more += 1
 
     def extend(self, problems: Iterable[Problem]) -> None:
-        """Keep each of ``problems``."""
+        """Add each of ``problems``."""
         for problem in problems:
             self.add(problem)
 
     def place(self, complaints: Sequence[_Found], origin: Callable[[_Found], Problem]) -> None:
-        """Keep each of ``complaints`` where ``origin`` places it; those beyond what is kept are only counted."""
+        """Add each of ``complaints`` at the place that ``origin`` gives; those beyond the limit are only counted."""
         room = max(KEPT - len(self._seen) - len(self._kinds), 0)
         self.extend(map(origin, complaints[:room]))
         self._more += len(complaints[room:])
 
     def warn(self, problem: Problem) -> None:
-        """Keep ``problem`` among the warnings, once; count it where there are too many to show."""
+        """Add ``problem`` to the warnings, once; count it where there are too many to show."""
         if len(self._warnings) < SHOWN:
             self._warnings[problem] = None
         elif problem not in self._warnings:
@@ -156,14 +156,14 @@ class Problems:
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What is worth a word and no reason to stop: the first hundred in order of reading."""
+        """Warnings, which are reported and not fatal: the first hundred in the order of reading."""
         shown = tuple(self._warnings)
         if not self._more_warnings:
             return shown
         return (*shown, Problem(shown[-1].place, "", f"warning: … and {self._more_warnings} more"))
 
     def raise_any(self) -> None:
-        """Raise JobFileError with the first hundred in order of place; return when there are none."""
+        """Raise JobFileError with the first hundred in the order of places; return where there are none."""
         found = sorted([*self._seen, *(kind.problem() for kind in self._kinds.values())])
         if not found:
             return
@@ -175,21 +175,21 @@ class Problems:
 
 
 def fail(file: str, message: str, *, at: tuple[int, int] = (1, 1)) -> JobFileError:
-    """Make the error for a file that cannot be read on, ``at`` line and column; the caller raises it."""
+    """Return the error for a file that can no longer be read, ``at`` line and column."""
     return JobFileError([Problem(Place(file, *at), "", message)])
 
 
 def fold(name: str) -> str:
-    """Return ``name`` without what near misses differ in: case, ``_``, ``-``, spaces, plural and ``params.`` before."""
+    """Return ``name`` normalised to find near misses: case, ``_``, ``-``, spaces, plural, ``params.`` prefix."""
     return _NOISE.sub("", _PREFIX.sub("", name.strip().casefold())).removesuffix("s")
 
 
 def unknown(name: str, known: Iterable[str], *, what: str = "key") -> str:
-    """Say that ``name`` is not one of ``known`` and which one was probably meant."""
+    """Return the message that ``name`` is not one of ``known``, with the likely intended one."""
     names = list(known)
     folded = {fold(known_name): known_name for known_name in names}
     near = difflib.get_close_matches(fold(name[:_LONGEST_NAME]), folded, n=1, cutoff=0.6)
-    # A part of a name, such as cpu for requestCpu, is no close match of it.
+    # A part of a name, such as cpu for requestCpu, is not a close match of it.
     near = near or [text for text in folded if text.endswith(fold(name))] if len(fold(name)) > 2 else near
     hint = (
         f"; did you mean {folded[near[0]]}?" if near else f"; known are {', '.join(names)}" if len(names) < 12 else ""
@@ -208,7 +208,7 @@ def complain_of_unknown(
 
 
 def wide_characters(path: str, value: JsonValue) -> Iterator[Complaint]:
-    """Warn of each text in ``value`` with a character that tables of three-byte UTF-8 cannot hold."""
+    """Yield a warning for each text in ``value`` with a character that tables of three-byte UTF-8 cannot hold."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from wide_characters(path, name)

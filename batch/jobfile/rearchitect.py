@@ -1,4 +1,4 @@
-"""``rearchitect:`` in a job file: by which rules a source's images, and its GPU specs, become the clone's."""
+"""``rearchitect:`` in a job file: the rules that derive the clone's images and GPU specs from its source's."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class VendorRule(NamedTuple):
 
 
 class Rearchitect(NamedTuple):
-    """Whole and checked: every rule is for one of the architectures ``to``."""
+    """Complete and checked: every rule is for one of the architectures ``to``."""
 
     to: tuple[str, ...]
-    """Empty where only GPU vendors are to change."""
+    """Empty where only GPU vendors change."""
     rules: tuple[ImageRule, ...]
     vendors: tuple[VendorRule, ...] = ()
 
 
 def read_rearchitect(origin: NodeOrigin, folder: Path, problems: Problems) -> Rearchitect | None:
-    """Read the section at ``origin`` and the mapping file it names in ``folder``; None where it has problems."""
+    """Read the section at ``origin`` and its mapping file in ``folder``; None where it has problems."""
     before = len(problems)
     if not isinstance(origin.node, Mapping):
         problems.add(origin.problem(Complaint("", "must be a map of to, images, file and vendors")))
@@ -136,7 +136,7 @@ def _read_list(
     read: Callable[[JsonValue, Place, list[Complaint]], _Rule | None],
     problems: Problems,
 ) -> Iterator[tuple[NodeOrigin, _Rule]]:
-    """Yield the rules without problems of the list ``name`` below ``origin``, and where each stands."""
+    """Yield the rules without problems of the list ``name`` below ``origin``, each with its place."""
     for index, item in enumerate(node.items):
         own = NodeOrigin(origin.file, item, f"{origin.path}.{name}[{index}]")
         complaints: list[Complaint] = []

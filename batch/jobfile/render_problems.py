@@ -1,4 +1,4 @@
-"""Problems as text: compiler style with the source line and a caret, or annotations for GitHub."""
+"""Renders problems: compiler style with the source line and a caret, or annotations for GitHub."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MAX_SHOWN_LINE: Final = 1 << 16
 
 
 def source_line(place: Place) -> str | None:
-    """Read the line of ``place`` from its file; None where that is not possible.
+    """Return the line of ``place`` from its file; None where that is not possible.
 
-    A workbook has no lines. In a CSV file a CR alone ends a line too, as its reader and editors have it.
+    A workbook has no lines. In a CSV file a CR alone ends a line too, as its reader and editors treat it.
     """
     if place.file.lower().endswith(ENDING):
         return None
@@ -45,7 +45,7 @@ def source_line(place: Place) -> str | None:
 def render_text(problems: Iterable[Problem], line_of: Callable[[Place], str | None]) -> str:
     """Return one block a problem: ``file:line:column: path: message``, then the line and a caret below its column.
 
-    Lines of ``endpoint`` and those that speak of secrets are not shown: what is written there by mistake stays there.
+    Lines of ``endpoint`` and those that mention secrets are not shown, as a secret may be written there by mistake.
     """
     return "\n".join(itertools.chain.from_iterable(_block(problem, line_of) for problem in problems))
 

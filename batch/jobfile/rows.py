@@ -30,7 +30,7 @@ _NO_CELL: Final = dict.fromkeys(
 ) | {ParamType.STRINGS: "a cell is no list in brackets: separate the values by ;"}
 _SHEETS: Final = frozenset({".xls", ".xlsm", ".xlsb", ".ods"})
 _LOOK_EVERY: Final = 64
-"""Rows after which it is looked at again whether the file was changed: a run reads it for hours."""
+"""Rows between two checks whether the file was changed: a run reads it for hours."""
 
 
 class RowFile(NamedTuple):
@@ -41,12 +41,12 @@ class RowFile(NamedTuple):
     uuid: str | None
     """The source of rows that name none."""
     form: TableFormat
-    """Of a CSV file or a workbook."""
+    """Format of a CSV file or a workbook."""
     files: InputFiles
 
 
 def read_rows(file: RowFile, problems: Problems) -> Iterator[Target]:
-    """Stream the rows that have no problem. Raises JobFileError where the file cannot be read on."""
+    """Yield the rows that have no problem. Raises JobFileError where the file can no longer be read."""
     path, entry = file.path, file.entry
     assert entry.origin is not None
     rows = _Rows(file, problems)
@@ -76,7 +76,7 @@ def _at_from(origin: NodeOrigin, message: str) -> Problem:
 
 
 class _Rows:
-    """Makes targets of the rows of one file; those with problems are left out."""
+    """Makes targets from the rows of one file; those with problems are left out."""
 
     def __init__(self, file: RowFile, problems: Problems) -> None:
         self._file = str(file.path)
@@ -87,7 +87,7 @@ class _Rows:
         self._columns = Columns(file.entry)
 
     def read_jsonl(self, stream: IO[bytes]) -> Iterator[Target]:
-        """Stream the targets of JSON Lines."""
+        """Yield the targets of JSON Lines."""
         for origin, row in read_jsonl(stream, self._file, self._problems):
             complaints: list[Complaint] = []
             uuid, identity = row.pop("uuid", None), row.pop("id", None)
@@ -103,7 +103,7 @@ class _Rows:
                 yield Target(self._entry, layer, uuid or self._uuid or "", identity, columns, origin)
 
     def read_table(self, stream: IO[bytes]) -> Iterator[Target]:
-        """Stream the targets of a CSV table or a sheet."""
+        """Yield the targets of a CSV table or a sheet."""
         header = RowOrigin(self._file, 1, "")
         for origin, cells in read_table(stream, self._file, self._form, self._check_header, self._problems):
             complaints: list[Complaint] = []
@@ -128,7 +128,7 @@ class _Rows:
 
 
 def _read_object(row: dict[str, Any], complaints: list[Complaint]) -> Layer:
-    """Take the keys of a layer out of ``row``."""
+    """Read the keys of a layer from ``row``, removing them."""
     params = row.pop("params", None)
     if params is None:
         params = {}
@@ -161,7 +161,7 @@ def _read_values(row: dict[str, JsonValue], complaints: list[Complaint]) -> dict
 
 
 def _read_cells(cells: dict[str, str], complaints: list[Complaint]) -> Layer:
-    """Take the columns of a layer out of ``cells``."""
+    """Read the columns of a layer from ``cells``, removing them."""
     system, user = (read_tags(name, _split(cells.pop(name, "")), complaints) for name in ("systemTags", "userTags"))
     params: dict[str, JsonValue] = {}
     for name in [name for name in cells if name.startswith(PARAM_COLUMN)]:

@@ -1,6 +1,6 @@
 """The JSON Schema of job files (draft-07), generated from the envelope's models and the parameter table.
 
-It describes the file as editors read it: a String parameter may look like a number, since the text counts.
+It describes the file as editors parse it: a String parameter may look like a number, since the text counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\$\{"}
 _TEXT: Final[Schema] = {"type": ["string", "number", "boolean"]}
 _TABLE_NAME: Final = r"\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV])$"
 _NAME: Final = r"^(?=[^\x00-\x1f\x7f-\x9f]*$).*\S"
-"""Has a character that is seen, and none that steers."""
+"""Has a visible character, and no control character."""
 _UUIDS: Final = array(refer("uuid"))
 _NULL: Final[Schema] = {"type": "null"}
 _VENDORS_ALONE: Final[Schema] = {
@@ -35,7 +35,7 @@ _TARGET_KINDS: Final[Schema] = {
     },
 }
 _TAGS: Final[Schema] = {"type": ["array", "null"], "items": refer("text")}
-# A uuid of digits only is a number for editors.
+# Editors read a uuid of digits only as a number.
 _UUID: Final[Schema] = {"anyOf": [UUID, {"type": "integer", "minimum": 10**31, "maximum": 10**32 - 1}]}
 
 
@@ -59,14 +59,14 @@ def _section(model: tuple[str, Schema]) -> tuple[str, Schema]:
 
 
 def _nullable(schema: Schema) -> Schema:
-    """Allow null, and show the description and the default beside it."""
+    """Allow null, and keep the description and the default beside it."""
     shown: Schema = {name: schema.pop(name) for name in ("description", "default", "examples") if name in schema}
     options = [option for option in schema.get("anyOf", [schema]) if option != _NULL]
     return {"anyOf": [*options, _NULL], **shown}
 
 
 def param_schema(param: Param) -> Schema:
-    """Return the schema of one parameter; null and ``${…}`` are fine everywhere."""
+    """Return the schema of one parameter; null and ``${…}`` are valid everywhere."""
     text = f"{param.description} ({param.type}, since {'.'.join(map(str, param.since))})"
     return describe({"anyOf": [_of_type(param), _NULL]}, text)
 
@@ -97,7 +97,7 @@ def _of_type(param: Param) -> Schema:
 def _definitions() -> Schema:
     params = {name: param_schema(param) for name, param in BODY_PARAMS.items()}
     layer = {
-        "params": _describe("params", "parameters of CloneModelService; null takes the value of the layers below away"),
+        "params": _describe("params", "parameters of CloneModelService; null removes the value of the layers below"),
         "systemTags": describe(_TAGS, "system tags, merged with those of defaults"),
         "userTags": describe(_TAGS, "user tags, merged with those of defaults"),
         "keep": describe(
@@ -105,7 +105,7 @@ def _definitions() -> Schema:
             "copy these from the source where nothing sets them; the server resets them otherwise",
         ),
     }
-    # A section whose lines are all comments reads as null.
+    # A section whose lines are all comments is parsed as null.
     defaults = {**record({}, layer, is_closed=True), "type": ["object", "null"]}
     return {
         "uuid": {"anyOf": [*_UUID["anyOf"], _TEMPLATE]},
@@ -137,9 +137,7 @@ def _target_keys() -> Schema:
         "matrix": refer("matrix"),
         "owner": describe({"anyOf": [refer("uuid"), _NULL]}, "account that the clone is given to once it is made"),
         "share_with": describe(shares, "accounts that the clone is shared with once it is made"),
-        "query": describe(
-            conditions, "conditions of QueryModelService, such as name~=qwen%; what they find is a target each"
-        ),
+        "query": describe(conditions, "conditions of QueryModelService, such as name~=qwen%; each match is a target"),
     }
 
 
@@ -156,7 +154,7 @@ def _rearchitect() -> Schema:
     rule = record(
         {
             "from": describe(prefix, "start of source images; the longest match wins"),
-            "to": describe(prefix, "what stands in its place in the clone's image"),
+            "to": describe(prefix, "its replacement in the clone's image"),
         },
         {
             "vmImageUuid": _describe("uuid", "VM image of the clone's architecture"),
@@ -195,7 +193,7 @@ def _image() -> Schema:
 def _matrix() -> Schema:
     rows = array({"type": "object", "minProperties": 1, "additionalProperties": _TEXT}, least=1)
     keys = {
-        "include": describe(rows, "adds values to the combinations it agrees with, or a combination"),
+        "include": describe(rows, "adds values to the combinations that it matches, or a combination"),
         "exclude": describe(rows, "removes the combinations that match"),
     }
     axis = {**array(_TEXT, least=1), "uniqueItems": True}
@@ -212,12 +210,12 @@ def _either(schema: Schema) -> Schema:
 
 
 def _describe(name: str, description: str) -> Schema:
-    # Validators pass over what stands beside a $ref; editors show it.
+    # Validators ignore keys beside a $ref; editors show them.
     return describe(refer(name), description)
 
 
 def _without_noise(value: Any) -> Any:
-    """Drop what pydantic adds and no editor shows: titles of fields and defaults that mean absence."""
+    """Remove what pydantic adds and no editor shows: titles of fields and defaults that mean absence."""
     if isinstance(value, list):
         return [_without_noise(item) for item in value]
     if not isinstance(value, dict):

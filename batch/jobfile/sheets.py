@@ -1,4 +1,4 @@
-"""Excel workbooks (.xlsx): the cells of one sheet as texts, with the number of their row. Needs the extra ``excel``."""
+"""Excel workbooks (.xlsx): the cells of one sheet as texts, with their row numbers. Needs the extra ``excel``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ ENDING: Final = ".xlsx"
 NEEDED: Final = "needs the extra excel: pip install 'zclone[excel]', or save the sheet as CSV"
 
 _LARGEST: Final = 1 << 30
-"""Bytes of a workbook once it is unpacked."""
+"""Maximum bytes of a workbook once it is unpacked."""
 _EXACT_DIGITS: Final = 15
-"""Digits that Excel keeps of a number."""
+"""Digits of a number that Excel keeps."""
 _OLE: Final = b"\xd0\xcf\x11\xe0"
-"""How .xls files begin, and .xlsx files with a password."""
+"""First bytes of .xls files, and of .xlsx files with a password."""
 
 
 def read_cells(stream: IO[bytes], file: str, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and cells of each row; numbers as they are typed, truth values as true and false, dates as ISO 8601.
+    """Yield number and cells of each row; numbers as typed, truth values as true and false, dates as ISO 8601.
 
-    ``sheet``: the name of one, None where the workbook has no other. Raises JobFileError for what is no workbook, a
-    sheet that is not there or not said, and a cell whose value Excel does not have.
+    ``sheet``: the name of one, None where the workbook has no other. Raises JobFileError for a file that is not a
+    workbook, a sheet that does not exist or is not specified, and a cell whose value Excel does not have.
     """
     with _open_workbooks(stream, file) as (values, formulas):
         name = _choose(values, file, sheet)
@@ -47,7 +47,7 @@ def read_cells(stream: IO[bytes], file: str, sheet: str | None) -> Iterator[tupl
 
 @contextmanager
 def _open_workbooks(stream: IO[bytes], file: str) -> Iterator[tuple[Any, Any]]:
-    """Open the workbook as it was calculated last, and with its formulas."""
+    """Open the workbook with its last calculated values, and with its formulas."""
     start = stream.read(len(_OLE))
     stream.seek(0)
     if start == _OLE:
@@ -56,7 +56,7 @@ def _open_workbooks(stream: IO[bytes], file: str) -> Iterator[tuple[Any, Any]]:
         from openpyxl import load_workbook  # noqa: PLC0415 - of an extra, and slow to import
     except ImportError:
         raise fail(file, NEEDED) from None
-    # Of parts that are not read, such as the validation of cells.
+    # Warnings about parts that are not read, such as the validation of cells.
     warnings.filterwarnings("ignore", module="openpyxl")
     books: list[Any] = []
     try:
@@ -65,7 +65,7 @@ def _open_workbooks(stream: IO[bytes], file: str) -> Iterator[tuple[Any, Any]]:
         books += (load_workbook(stream, read_only=True, data_only=is_data) for is_data in (True, False))
         yield books[0], books[1]
     except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError, EOFError) as error:
-        raise fail(file, f"is no .xlsx workbook that can be read: {str(error) or type(error).__name__}") from None
+        raise fail(file, f"is not a readable .xlsx workbook: {str(error) or type(error).__name__}") from None
     finally:
         for book in books:
             book.close()
@@ -83,13 +83,13 @@ def _choose(book: Any, file: str, sheet: str | None) -> str:
 
 
 def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
-    # The size that a file claims is often wrong.
+    # The size that a file declares is often wrong.
     sheet.reset_dimensions()
     yield from sheet.iter_rows()
 
 
 def _text(cell: Any, formula: Any, file: str, row: int, column: int) -> str:
-    """Return what a cell shows; ``formula``: the same cell with what is written in it."""
+    """Return what a cell shows; ``formula``: the same cell with its formula."""
     value = None if cell is None else cell.value
     if value is None:
         if formula is not None and formula.value is not None:
@@ -109,6 +109,6 @@ def _text(cell: Any, formula: Any, file: str, row: int, column: int) -> str:
 
 def _number(value: float, file: str, row: int, column: int) -> str:
     if abs(value) >= 10**_EXACT_DIGITS:
-        message = "is a number of more than 15 digits, and Excel keeps 15: format the column as text, type it anew"
+        message = "is a number of more than 15 digits, and Excel keeps 15: format the column as text, type it again"
         raise fail(file, message, at=(row, column))
     return str(int(value)) if value == int(value) else repr(value)

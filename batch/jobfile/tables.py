@@ -1,4 +1,4 @@
-"""Tables, CSV or Excel, of targets or of image rules: rows by column, each with the line that it begins on."""
+"""Tables, CSV or Excel, of targets or of image rules: rows by column, each with the line on which it begins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CSV: Final = ".csv"
 TABLE_KEYS: Final = {"delimiter": CSV, "encoding": CSV, "sheet": sheets.ENDING}
-"""Keys that stand beside the name of a file that ends so."""
+"""Keys beside the name of a file, with the extensions that they apply to."""
 DELIMITERS: Final = (",", ";", "|", "\t")
 ENCODINGS: Final = ("utf-8", "utf-16", "gb18030", "gbk", "big5", "shift_jis", "euc-kr", "windows-1252")
 
@@ -29,19 +29,19 @@ _LONGEST_CELL: Final = 16 * 1024 * 1024
 _BLANKS: Final = " \t\n\u00a0\u3000"
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 _SEPARATOR_LINE: Final = re.compile(r"sep=.?")
-"""What spreadsheets write before the header to tell each other the delimiter."""
+"""Line that spreadsheets write before the header to declare the delimiter."""
 
-# The csv module has one limit for the process, and its own is 128 KiB.
+# The csv module has one limit for the process, and its default is 128 KiB.
 csv.field_size_limit(_LONGEST_CELL)
 
 
 class TableFormat(NamedTuple):
-    """How a table is written."""
+    """Format of a table."""
 
     delimiter: str = ","
     encoding: str = "utf-8"
     sheet: str | None = None
-    """Of a workbook; None where it has one."""
+    """Sheet of a workbook; None where it has one."""
 
 
 def read_format(keys: dict[str, Node], complaints: list[Complaint]) -> TableFormat:
@@ -74,10 +74,10 @@ def read_table(
     check: Callable[[list[str], list[Complaint]], None],
     problems: Problems,
 ) -> Iterator[tuple[RowOrigin, dict[str, str]]]:
-    """Stream the rows by column; blanks around names and cells are cut, empty rows and nameless columns left out.
+    """Yield the rows by column; names and cells are stripped, empty rows and nameless columns left out.
 
     ``check`` is called with the names of the columns, and complains of them. Raises JobFileError where it does, and
-    where the file cannot be read on.
+    where the file can no longer be read.
     """
     is_sheet = file.lower().endswith(sheets.ENDING)
     rows = _read_sheet(stream, file, form) if is_sheet else _read_cells(stream, file, form)
@@ -91,7 +91,7 @@ def read_table(
     for line, cells in rows:
         origin = RowOrigin(file, line, "")
         if is_sheet:
-            # A workbook leaves out what is empty at the end of a row.
+            # A workbook omits empty cells at the end of a row.
             cells.extend([""] * (least - len(cells)))
         if len(cells) < least or any(cells[len(header) :]):
             problems.add(origin.problem(Complaint("", f"has {len(cells)} cells, the header {len(header)}")))
@@ -117,7 +117,7 @@ def _check_header(
         complaints.append(Complaint("", "the first line must name the columns"))
     else:
         complaints += [
-            Complaint(name, f"column {quote(name)} is there twice") for name, count in names.items() if count > 1
+            Complaint(name, f"column {quote(name)} is listed twice") for name, count in names.items() if count > 1
         ]
         check(list(names), complaints)
     problems = Problems()
@@ -138,9 +138,9 @@ def _clean(cell: str) -> str:
 
 
 def _read_cells(stream: IO[bytes], file: str, form: TableFormat) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first row and all that are not empty, and the lines that they begin on."""
+    """Yield the first row and all that are not empty, and the lines on which they begin."""
     # utf-8-sig, since spreadsheets write a byte order mark into every CSV file. newline="": lines end at CR, LF or
-    # both, as editors have it, and nowhere else.
+    # both, as in editors, and nowhere else.
     encoding = "utf-8-sig" if form.encoding == "utf-8" else form.encoding
     if form.encoding == "utf-8" and stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise fail(file, "is UTF-16: write `encoding: utf-16` beside the file's name, or save it as UTF-8")
@@ -160,7 +160,7 @@ def _read_cells(stream: IO[bytes], file: str, form: TableFormat) -> Iterator[tup
         message = f"is not {form.encoding.upper()}: save it as UTF-8, or write its encoding beside the file's name"
         raise fail(file, f"{message}, such as `encoding: gb18030`", at=(_bad_line(stream, encoding), 1)) from None
     finally:
-        # Else the end of the wrapper would close the stream, also where nobody reads on.
+        # Otherwise the end of the wrapper would close the stream, also where it is not read to its end.
         if not stream.closed:
             text.detach()
 

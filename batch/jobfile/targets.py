@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batch.jobfile.content import Content
 
 LONG_LIST: Final = 20_000
-"""Elements of a YAML list; more belong into a file of rows, which is read several times faster."""
+"""Elements of a YAML list above which a file of rows is recommended, which is read several times faster."""
 TARGET_KEYS: Final = ("uuid", "id", *LAYER_KEYS, "matrix", "from", *TABLE_KEYS, "query", *HAND_OVER_KEYS)
 
 _EMPTY: Final = Layer()
@@ -36,19 +36,21 @@ _ADVICE: Final = (
 
 
 class TargetList:
-    """The targets of one job file, streamed anew for every pass and the same in each: a changed file is refused."""
+    """The targets of one job file, streamed for every pass and the same in each: a changed file is rejected."""
 
     def __init__(self, path: Path, content: Content, defaults: Layer, defaults_origin: NodeOrigin | None) -> None:
-        """``content``: of the file at ``path``; ``defaults`` go under every target."""
+        """Start with the ``content`` of the file at ``path``; ``defaults`` apply to every target."""
         self._path = path
         self._content = content
         self._files = InputFiles()
         self._entry = Entry(merge_layers(_EMPTY, defaults), defaults_origin=defaults_origin)
 
     def read(self, problems: Problems) -> Iterator[Target | QueryEntry]:
-        """Stream what has no problem; problems go to ``problems``. A very long list is warned of at its end.
+        """Yield the targets without problems; problems are added to ``problems``.
 
-        Raises JobFileError where a file cannot be read on, or was changed since it was first read.
+        A very long list is warned of at its end.
+
+        Raises JobFileError where a file can no longer be read, or was changed since it was first read.
         """
         reader = _Reader(self._path, self._entry, self._files, problems)
         count, start = -1, None
@@ -64,9 +66,12 @@ class TargetList:
             problems.warn(NodeOrigin(str(self._path), start, STREAMED).problem(warning))
 
     def files(self) -> Iterator[Path]:
-        """Yield the ``from:`` files in the order of the job file. Raises JobFileError where it cannot be read on."""
+        """Yield the ``from:`` files in the order of the job file.
+
+        Raises JobFileError where it can no longer be read.
+        """
         if not self._content.may_name_files:
-            # There is no need to read a long list of targets once more.
+            # A long list of targets need not be read once more.
             return
         for key, node in walk(self._content, str(self._path), Problems()):
             if key.text == STREAMED and isinstance(node, Mapping):
@@ -83,7 +88,7 @@ class TargetList:
 
 
 class _Reader:
-    """Reads elements; shares one Entry among all that bring nothing to share."""
+    """Reads elements; shares one Entry among all without settings of their own."""
 
     def __init__(self, path: Path, entry: Entry, files: InputFiles, problems: Problems) -> None:
         self._path = path
@@ -137,7 +142,7 @@ class _Reader:
         return iter((Target(entry, layer, uuid or "", identity, {}, origin),))
 
     def _shared(self, layer: Layer, combinations: tuple[Combination, ...], origin: NodeOrigin) -> Entry:
-        """Return what all targets of one element have in common."""
+        """Return the common part of all targets of one element."""
         base = merge_layers(self._entry.base, layer)
         return Entry(base, combinations, layer.params, origin, self._entry.defaults_origin)
 
@@ -168,7 +173,7 @@ def _unknown_key(name: str) -> str:
 
 
 def _check_query(keys: dict[str, Node], complaints: list[Complaint]) -> None:
-    """Refuse what cannot stand beside a query, whose services are the sources and whose uuids are the keys."""
+    """Reject keys that cannot be used with a query, whose services are the sources and whose uuids are the keys."""
     if "query" in keys:
         complaints += [
             Complaint(name, f"`{name}` beside `query`: the sources are those that it finds", at_key=True)

@@ -1,4 +1,4 @@
-"""Texts that stand for quantities: rates, durations, shares of the targets, waves."""
+"""Parses quantities: rates, durations, shares of the targets, waves."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_time(text: str) -> float:
 
 
 def read_max_failures(text: str) -> float:
-    """Return a count as it is, a percentage as a share below 1, inf where nothing can exceed it. Raises ValueError."""
+    """Return a count unchanged, a percentage as a share below 1, inf where nothing can exceed it. Raises ValueError."""
     text = text.strip()
     if re.fullmatch(WHOLE, text):
         return float(text)
@@ -56,11 +56,11 @@ def read_max_failures(text: str) -> float:
 
 
 def read_waves(value: Any) -> tuple[Wave, ...]:
-    """Return the waves without ``rest``, which is what is left anyway. Raises ValueError."""
+    """Return the waves without ``rest``, which is the remainder anyway. Raises ValueError."""
     if not isinstance(value, list) or not value:
         raise ValueError("must be a list such as [1, 5, 20%, rest]")
     if "rest" in value[:-1]:
-        raise ValueError("`rest` must stand last, and once")
+        raise ValueError("`rest` must come last, and only once")
     return tuple(map(_wave, value[:-1] if value[-1] == "rest" else value))
 
 

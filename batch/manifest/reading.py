@@ -90,7 +90,7 @@ def reading(path: Path) -> Iterator[Reading]:
     """Open ``path``; errors raised in the block name it. Raises UsageError where it cannot be opened."""
     with _open_for_reading(path) as handle:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UsageError(f"{path}: is no regular file")
+            raise UsageError(f"{path}: is not a regular file")
         manifest = Reading(handle)
         with errors_at(path, manifest.scan):
             yield manifest

@@ -51,7 +51,7 @@ def check_certificates(path: Path) -> None:
     except OSError as error:
         raise UsageError(f"the CA file {path} cannot be used: {error.strerror or type(error).__name__}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"the CA file {path} cannot be used: it is no regular file")
+        raise UsageError(f"the CA file {path} cannot be used: it is not a regular file")
     if status.st_size > LARGEST_CERTIFICATES:
         raise UsageError(f"the CA file {path} cannot be used: it is larger than 16 MiB")
 
@@ -60,7 +60,7 @@ def _exposure(path: Path, status: os.stat_result, *, is_mounted: bool) -> str:
     """Return what is wrong with the file's owner or mode, and the command that fixes it; empty if nothing is."""
     mode = status.st_mode
     if not stat.S_ISREG(mode):
-        return "is no regular file"
+        return "is not a regular file"
     chmod = f"chmod 600 {shell_path(path)}"
     if is_mounted:
         return f"can be changed by others (mode {mode & 0o777:04o}): {chmod}" if mode & _OTHERS_WRITE else ""

@@ -211,7 +211,7 @@ def test_failing_outputs_do_not_change_the_exit_code(tmp_path: Path, child_env: 
         text = "".join([*said, run.stderr.read()])
     assert run.returncode == 0
     assert "the ping start was not delivered" in text
-    assert "r.html: is no regular file" in text
+    assert "r.html: is not a regular file" in text
     assert "s3cret" not in text
 
 

@@ -50,7 +50,7 @@ def test_json_that_is_no_json_lines_is_one_problem_with_the_command(tmp_path: Pa
 def test_a_bare_uuid_is_shown_in_quotes(tmp_path: Path, uuid: str) -> None:
     """A line that is a uuid without quotes is reported as such, whatever JSON would read there."""
     assert problems(tmp_path, LINES, r_jsonl=f'"{OTHER}"\n{uuid}\n') == [
-        f'r.jsonl:2:1: not JSON: a uuid alone stands in quotes: "{uuid}"'
+        f'r.jsonl:2:1: not JSON: a uuid alone must be in quotes: "{uuid}"'
     ]
 
 
@@ -67,7 +67,7 @@ def test_a_bare_uuid_is_shown_in_quotes(tmp_path: Path, uuid: str) -> None:
 def test_merge_keys_are_refused_everywhere(tmp_path: Path, job: str, place: str) -> None:
     """``<<`` is a problem at its place in every map of the job file, and the rest is read without it."""
     assert problems(tmp_path, job) == [
-        f"{place}: merge keys (<<) are not read: write the keys here, or under `defaults`"
+        f"{place}: merge keys (<<) are not supported: write the keys here, or under `defaults`"
     ]
 
 

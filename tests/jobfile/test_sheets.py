@@ -120,10 +120,10 @@ def test_problems_of_a_sheet_have_its_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"uuid\n", "is no .xlsx workbook"),
-        (b"", "is no .xlsx workbook"),
+        (b"uuid\n", "is not a readable .xlsx workbook"),
+        (b"", "is not a readable .xlsx workbook"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an .xls file or has a password"),
-        (workbook({"S": [["uuid"]]})[:-200], "is no .xlsx workbook"),
+        (workbook({"S": [["uuid"]]})[:-200], "is not a readable .xlsx workbook"),
     ],
     # A workbook holds its creation time, and ids must be the same in every process.
     ids=["text", "nothing", "an old workbook", "half a workbook"],

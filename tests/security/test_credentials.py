@@ -280,7 +280,7 @@ def test_a_pipe_as_config_is_refused(zclone: Run, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.yaml")
     done = zclone("doctor", env={"ZSTACK_CONFIG": str(tmp_path / "config.yaml")})
     assert done.returncode == 2
-    assert "config.yaml: cannot be used: is no regular file" in done.stdout
+    assert "config.yaml: cannot be used: is not a regular file" in done.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

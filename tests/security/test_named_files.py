@@ -90,7 +90,7 @@ def test_only_a_regular_file_holds_a_secret(kind: str, tmp_path: Path) -> None:
             path = Path("/dev/zero")
         case "socket":
             os.mknod(path, 0o140600)
-    with pytest.raises(UsageError, match=f"{NAME}: {path} (is no regular file|cannot be read)"):
+    with pytest.raises(UsageError, match=f"{NAME}: {path} (is not a regular file|cannot be read)"):
         read(path)
 
 
@@ -215,9 +215,9 @@ def refuse_certificates(path: Path, why: str) -> None:
 def test_certificates_are_a_file_of_some_size(tmp_path: Path) -> None:
     """A ca_file that is missing, a pipe, a device or huge is refused before it is read."""
     refuse_certificates(tmp_path / "none", "CA file .*none cannot be used: No such file")
-    refuse_certificates(Path("/dev/zero"), "no regular file")
+    refuse_certificates(Path("/dev/zero"), "not a regular file")
     os.mkfifo(tmp_path / "fifo")
-    refuse_certificates(tmp_path / "fifo", "no regular file")
+    refuse_certificates(tmp_path / "fifo", "not a regular file")
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", (16 << 20) + 1)
     refuse_certificates(tmp_path / "huge", "larger than 16 MiB")

@@ -62,7 +62,7 @@ FIFO, FOLDER, DEVICE = "fifo", "folder", "device"
 
 
 def put(kind: str, path: Path) -> None:
-    """Put what is no regular file at ``path``."""
+    """Put what is not a regular file at ``path``."""
     if kind == FIFO:
         os.mkfifo(path)
     elif kind == DEVICE:
