@@ -1,14 +1,16 @@
-"""Changes to the command line before typer reads it."""
+"""How the command line is read: what is changed before typer reads it, and the values that need no pydantic."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 
 from batch.app.options import PRESETS
 from batch.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 _SECRET_FLAGS: Final = {
     "--password": "ZSTACK_PASSWORD or ZSTACK_PASSWORD_FILE",
@@ -71,3 +73,37 @@ def _positional(words: list[str], switches: Collection[str]) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+def read_simple_values(params: list[Any], command: Callable[..., object] | None) -> None:
+    """Have single words, defaults and absent values of ``params`` read here instead of by typer.
+
+    Typer reads each of them with pydantic, which takes longer to import than most commands to run. ``command``: the
+    function whose arguments they become.
+    """
+    hints = get_type_hints(command)
+    for param in params:
+        param.process_value = _reader(param, _word_type(hints.get(param.name)), param.process_value)
+
+
+def _word_type(hint: Any) -> type | None:
+    """Return the type of a text, path or choice, which may be absent; None for another."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if isinstance(hint, UnionType) else [hint]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, str | Path)), None)
+
+
+def _reader(param: Any, kind: type | None, process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return what reads a value of ``param``; ``kind``: the type of a word, ``process``: how typer reads it."""
+
+    def read(ctx: Any, value: Any) -> Any:
+        found = value
+        if kind is not None and isinstance(value, str):
+            try:
+                found = kind(value)
+            except ValueError:  # no choice: the option's own parser has a message
+                return process(ctx, value)
+        elif value is not None or param.required:
+            return process(ctx, value)
+        return found if param.callback is None else param.callback(ctx, param, found)
+
+    return read

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from batch.cli.arguments import read_simple_values
 from batch.cli.declare import GROUPS, OUTPUT
 from batch.cli.terminal import has_colours
 
@@ -22,6 +23,11 @@ _WHOLE: Final = 1000
 
 class Command(TyperCommand):
     """A command of which ``--help`` shows the options by group."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        read_simple_values(self.get_params(ctx), self.callback)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and the groups of options."""
@@ -40,6 +46,11 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """The command with the subcommands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        read_simple_values(self.get_params(ctx), self.callback)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, and the first sentence of each command."""

@@ -227,7 +227,7 @@ ShardManifests = Annotated[
     argument("MANIFEST", "The manifests of all shards of one run.", values.complete_manifests),
 ]
 MergedFile = Annotated[Path, flag("--out", metavar="FILE", text="The new manifest; an existing file is kept.")]
-NoFormat = Annotated[str | None, typer.Option("--output", "-o", hidden=True, parser=values.refuse)]
+NoFormat = Annotated[str | None, typer.Option("--output", "-o", hidden=True, callback=values.refuse)]
 
 ReportAs = Annotated[
     ReportOutput | None,

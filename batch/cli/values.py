@@ -99,9 +99,10 @@ def completer(kind: type[StrEnum]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in names(kind) if name.startswith(incomplete)]
 
 
-def refuse(word: str) -> str:
+def refuse(word: str | None) -> None:
     """Raise UsageError for ``--output`` of a command with a single format."""
-    raise UsageError(f"-o/--output: a manifest has only one format; to name its file, use --out {shell_path(word)}")
+    if word is not None:
+        raise UsageError(f"-o/--output: a manifest has only one format; to name its file, use --out {shell_path(word)}")
 
 
 def read_overlap(text: str) -> Overlap:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import typer
 
 from batch.cli.app import app, switches
-from batch.cli.arguments import read_arguments
+from batch.cli.arguments import read_arguments, read_simple_values
 from batch.errors import UsageError
 
 COMMAND: Final = typer.main.get_command(app)
@@ -56,3 +56,26 @@ def test_no_switch_takes_the_job_for_its_value() -> None:
         assert read_arguments(words, SWITCHES) == ["run", switch, "x.yaml", "--simulate=f.yaml"]
     assert {"--strict", "--tag", "--insecure", "-h"} <= SWITCHES
     assert SWITCHES.isdisjoint({"--rate", "--manifest", "--only", "--progress"})
+
+
+@pytest.mark.parametrize("name", COMMAND.commands)  # type: ignore[attr-defined]
+def test_words_are_read_as_typer_reads_them(name: str) -> None:
+    """Texts, paths, choices, defaults and absent values of each option are what typer makes of them."""
+    command: Any = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    ctx = command.make_context(name, [], resilient_parsing=True)
+    for param in typer.main.get_command(app).commands[name].params:  # type: ignore[attr-defined]
+        as_typer = outcomes(param, ctx)
+        read_simple_values([param], command.callback)
+        assert outcomes(param, ctx) == as_typer
+
+
+def outcomes(param: Any, ctx: Any) -> list[object]:
+    """Return what becomes of some words and of the default: a value or the error's text."""
+    found: list[object] = []
+    for word in ("a b", "", "7", *(param.metavar or "").split("|"), param.default):
+        value = (word,) if isinstance(word, str) and (param.multiple or param.nargs == -1) else word
+        try:
+            found.append(param.process_value(ctx, value) or None)
+        except Exception as error:  # noqa: BLE001 - errors of typer, which has no public names for them
+            found.append((type(error), str(error)))
+    return found
