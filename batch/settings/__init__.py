@@ -1,1 +1,1 @@
-"""Endpoint and credentials, from environment, files and contexts."""
+"""Endpoint and credentials from environment, files and contexts."""

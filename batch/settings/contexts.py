@@ -1,4 +1,4 @@
-"""Contexts of zstack-cli's config file: endpoints with their credentials, by name."""
+"""Contexts of zstack-cli's config file: named endpoints with their credentials."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Context:
 
 
 def read_config(path: Path) -> JsonValue:
-    """Read a YAML file as maps, lists and texts. Raises UsageError with the places of what is wrong in it."""
+    """Read a YAML file as maps, lists and texts. Raises UsageError with the positions of errors in it."""
     problems = Problems()
     try:
-        # A pipe must not hang the command.
+        # Opening a pipe must not block the command.
         open_regular(path).close()
     except OSError as error:
         raise UsageError(f"{path}: cannot be used: {error.strerror or error}") from None
@@ -50,7 +50,7 @@ def read_config(path: Path) -> JsonValue:
 
 
 def check_url(name: str, text: str) -> str:
-    """Check an endpoint as ``endpoint_url`` does. Raises UsageError that names the setting."""
+    """Validate an endpoint as ``endpoint_url`` does. Raises UsageError that names the setting."""
     try:
         return endpoint_url(text)
     except UsageError as error:
@@ -58,7 +58,7 @@ def check_url(name: str, text: str) -> str:
 
 
 def find_context(environ: Mapping[str, str], name: str | None) -> Context | None:
-    """Take the context called ``name``, or the config file's current one; None if there is no such file."""
+    """Return the context ``name``, or the config file's current one; None if there is no config file."""
     path = config_path(environ)
     if path is None or (not environ.get(CONFIG) and name is None and not path.is_file()):
         return None
@@ -85,7 +85,7 @@ def context_names(environ: Mapping[str, str]) -> list[str]:
 
 
 def config_path(environ: Mapping[str, str]) -> Path | None:
-    """Return where the contexts are read from; None if no variable says it and there is no home."""
+    """Return the path of the config file; None if no variable gives it and there is no home directory."""
     given, home = environ.get(CONFIG), environ.get("HOME")
     return Path(given) if given else Path(home, ".zstack-cli", "config.yaml") if home else None
 
@@ -99,12 +99,12 @@ def _exposure_warnings(path: Path) -> tuple[str, ...]:
         shown = shell_path(path)
         found.append(f"{path}: others on this machine can read it, and it holds credentials: chmod 600 {shown}")
     if status.st_uid not in {os.geteuid(), 0}:
-        found.append(f"{path}: belongs to another user ({status.st_uid}), who can change where your calls go: chown it")
+        found.append(f"{path}: belongs to another user ({status.st_uid}), who can redirect your calls: chown it")
     return tuple(found)
 
 
 def _contexts(value: JsonValue) -> dict[str, Mapping[str, JsonValue]]:
-    """Read the contexts, written as a map by name or as a list of maps with a name."""
+    """Return the contexts, given as a map by name or as a list of maps with a name."""
     if isinstance(value, dict):
         return {name: fields for name, fields in value.items() if isinstance(fields, dict)}
     rows = value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""Which source names the endpoint, and so which credentials may be sent there: CONTRACT section 5."""
+"""The source that names the endpoint, which decides the credentials that may be sent there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EndpointOptions:
-    """What environment and command line say of the endpoint."""
+    """Endpoint settings of environment and command line."""
 
     environ: Mapping[str, str]
     context: str | None = None
@@ -28,10 +28,10 @@ class EndpointOptions:
 
 
 class UntrustedEndpointError(UsageError):
-    """The operator's credentials would go to an endpoint that only the job file names; nothing was sent."""
+    """The operator's credentials would be sent to an endpoint that only the job file names; nothing was sent."""
 
     def __init__(self, url: str, what: str) -> None:
-        """Name the credentials in ``what``, as the operator knows them."""
+        """Name the credentials as ``what`` in the message."""
         super().__init__(
             f"{what}: not sent to {url}, which only the job file names (endpoint.url); if you trust it, add "
             f"--trust-endpoint {url} or set ZCLONE_TRUST_ENDPOINT to it"
@@ -40,18 +40,18 @@ class UntrustedEndpointError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where ZStack is, and who says so."""
+    """The endpoint of ZStack and the source that names it."""
 
     url: str
     is_jobs: bool = False
-    """Named by the job file alone, or by it and ``--trust-endpoint``: its TLS settings apply."""
+    """Whether only the job file, possibly with ``--trust-endpoint``, names it; then the file's TLS settings apply."""
     is_trusted: bool = True
-    """Named by environment, context or flag: the operator's credentials may go there."""
+    """Whether environment, context or flag names it; then the operator's credentials may be sent there."""
     context: Context | None = None
-    """The context that names it, where it was looked at."""
+    """The context that names it, if it was read."""
 
     def require_trusted(self, what: str) -> None:
-        """Raise UntrustedEndpointError if ``what``, the operator's credentials, may not go there."""
+        """Raise UntrustedEndpointError if the operator's credentials, called ``what``, may not be sent there."""
         if not self.is_trusted:
             raise UntrustedEndpointError(self.url, what)
 
@@ -59,10 +59,10 @@ class Endpoint:
 def find_endpoint(
     own: str | None, of_job: str | None, *, trusted: str | None, current: Callable[[], Context | None]
 ) -> Endpoint | None:
-    """Return the environment's endpoint, else the job file's, else that of the current context; None if none is.
+    """Return the endpoint of the environment, else of the job file, else of the current context, else None.
 
     ``own``, ``of_job`` and ``trusted`` (by flag) are urls as ``endpoint_url`` returns them; ``current`` reads
-    zstack-cli's file, only where it matters.
+    zstack-cli's config and is called only if needed.
     """
     if own is not None:
         return Endpoint(own)
@@ -77,7 +77,7 @@ def find_endpoint(
 
 
 def tls_warnings(job: EndpointSettings | None, endpoint: Endpoint) -> tuple[str, ...]:
-    """Return a warning for each TLS setting of a job file that is ignored, since it does not name the endpoint."""
+    """Return a warning for each TLS setting of a job file that is ignored because another source names the endpoint."""
     if job is None or endpoint.is_jobs:
         return ()
     why = f"of the job file is ignored for {endpoint.url}, which environment, context or flag set"

@@ -1,4 +1,4 @@
-"""The names of the variables that settings are read from, and the warnings of those that nothing reads."""
+"""Names of environment variables for settings, and warnings about unknown ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCOUNT: Final = ("ZSTACK_ACCOUNT", "ZSTACK_ACCOUNT_NAME")
 PASSWORD: Final = ("ZSTACK_PASSWORD", "ZSTACK_ACCOUNT_PASSWORD")
 SECRET_NAMES: Final = (*SESSION, *KEY_ID, *KEY_SECRET, *PASSWORD)
 TEMPORAL_KEY_FILE: Final = "ZCLONE_TEMPORAL_KEY_FILE"
-"""Names the file with the keys that encrypt what Temporal stores of a run."""
+"""Path of the file with the keys for payloads on Temporal."""
 NAMES: Final = (
     *URL,
     "ZSTACK_HOST",
@@ -29,11 +29,11 @@ NAMES: Final = (
     *SECRET_NAMES,
     *(f"{name}_FILE" for name in SECRET_NAMES),
 )
-"""Every variable that is read."""
+"""All variables that are read."""
 
 
 def unknown_names(environ: Mapping[str, str], job: EndpointSettings | None = None) -> tuple[str, ...]:
-    """One warning for each ZSTACK_* variable that nothing reads."""
+    """Return a warning for each unknown ZSTACK_* variable."""
     known = {*NAMES, *_job_names(job)}
     return tuple(_unknown(name) for name in sorted(environ) if name.startswith("ZSTACK_") and name not in known)
 
@@ -45,7 +45,7 @@ def _job_names(job: EndpointSettings | None) -> tuple[str, ...]:
 
 
 def unknown_flags(environ: Mapping[str, str], known: Collection[str]) -> tuple[str, ...]:
-    """One warning for each ZCLONE_* variable that is no option of any command; ``known``: those that are."""
+    """Return a warning for each ZCLONE_* variable that is not in ``known``, the options of all commands."""
     known = {*known, TEMPORAL_KEY_FILE}
     return tuple(_unknown(name, known) for name in sorted(environ) if name.startswith("ZCLONE_") and name not in known)
 

@@ -1,6 +1,6 @@
-"""Endpoint and credentials, read from environment, job file and zstack-cli's contexts: CONTRACT section 5.
+"""Read endpoint and credentials from environment, job file and zstack-cli's contexts.
 
-Files are read only where a setting names them. Errors and warnings name settings and never repeat a secret.
+Files are read only if a setting names them. Errors and warnings name settings and never contain a secret.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BOM: Final = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class SettingsResult:
-    """The settings, and what the operator should know of them."""
+    """The settings, with warnings for the operator."""
 
     settings: Settings
     warnings: tuple[str, ...]
@@ -40,13 +40,13 @@ class SettingsResult:
 def read_settings(options: EndpointOptions, job: EndpointSettings | None = None) -> SettingsResult:
     """Combine the settings: a named context overrides the environment, which overrides the ``job`` file.
 
-    Every secret that is read is redacted from then on. Raises UsageError naming what is missing, cannot be used, or
-    disagrees; UntrustedEndpointError.
+    Every secret that is read is redacted from then on. Raises UsageError for missing, invalid or contradictory
+    settings, UntrustedEndpointError.
     """
     reader = _Reader(options)
     endpoint = reader.endpoint(job)
     if endpoint is None:
-        # Credentials that disagree are reported first.
+        # Contradictory credentials are reported first.
         reader.auth()
         raise UsageError(
             "no endpoint: set ZSTACK_API_URL, or endpoint.url in the job file, or rehearse with --simulate"
@@ -67,7 +67,7 @@ def read_settings(options: EndpointOptions, job: EndpointSettings | None = None)
 
 
 def endpoint_for_shell(options: EndpointOptions, job: EndpointSettings | None) -> str | None:
-    """Return the endpoint to which a command of the operator's shell may send its ZSTACK_SESSION_ID; None: not named.
+    """Return the endpoint to which printed commands may send the shell's ZSTACK_SESSION_ID; None if none is named.
 
     Raises UntrustedEndpointError.
     """
@@ -79,7 +79,7 @@ def endpoint_for_shell(options: EndpointOptions, job: EndpointSettings | None) -
 
 
 class _Reader:
-    """Reads variables with their aliases and _FILE twins, and contexts; collects warnings."""
+    """Reads contexts, and variables with their aliases and _FILE variants; collects warnings."""
 
     def __init__(self, options: EndpointOptions) -> None:
         self._options = options
@@ -90,11 +90,11 @@ class _Reader:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of variables that are not used, and of the file of the context in use."""
+        """Warnings about unused variables and about the config file in use."""
         return (*self._warnings, *(() if self._used is None else self._used.warnings))
 
     def endpoint(self, job: EndpointSettings | None) -> Endpoint | None:
-        """Find the endpoint and its source. Raises UsageError for what is not a URL."""
+        """Return the endpoint and its source. Raises UsageError for an invalid URL."""
         context, url = self._options.context, self._options.trust_endpoint
         trusted = None if url is None else check_url("--trust-endpoint", url)
         named = None if context is None else self._context(context)
@@ -106,7 +106,7 @@ class _Reader:
         return found
 
     def context_auth(self, endpoint: Endpoint) -> Auth | None:
-        """Return the current context's credentials, for its own endpoint only, whatever else names that."""
+        """Return the current context's credentials if ``endpoint`` is the context's own."""
         found = endpoint.context or (self._context(None) if not endpoint.is_jobs else None)
         if found is None or found.url != endpoint.url:
             return None
@@ -114,7 +114,7 @@ class _Reader:
         return found.auth
 
     def url(self) -> str | None:
-        """Read the endpoint; the host and port pair counts as one more name for it."""
+        """Return the endpoint; host and port count as one more alias."""
         given = [(name, check_url(name, self._environ[name])) for name in URL if self._environ.get(name)]
         host = self._environ.get("ZSTACK_HOST")
         port = self._environ.get("ZSTACK_PORT") or _DEFAULT_PORT
@@ -124,7 +124,7 @@ class _Reader:
         return _common_value(given)
 
     def auth(self) -> tuple[str, Auth] | None:
-        """Read the first credentials that are there, and their name: session, AccessKey, account."""
+        """Return the first credentials that are set, with their name: session, access key, account."""
         readers = (
             ("ZSTACK_SESSION_ID", self._session),
             ("ZSTACK_ACCESS_KEY_ID", self._key),
@@ -140,7 +140,7 @@ class _Reader:
         self._warnings.append(text)
 
     def text(self, names: Sequence[str]) -> str | None:
-        """Read the value on which all set names agree; None if none is set."""
+        """Return the value that all set variables agree on; None if none is set."""
         values = [(name, self._value(name)) for name in names if self._environ.get(name)]
         files = [f"{name}_FILE" for name in names if name in SECRET_NAMES]
         values += [
@@ -157,7 +157,7 @@ class _Reader:
         return self._secret(name, value) if name in SECRET_NAMES else value
 
     def _secret(self, name: str, value: str) -> str:
-        """Remove a line break at the end and a byte order mark at the start, which no secret has, with a warning."""
+        """Remove a trailing line break and a leading byte order mark, which no secret has, with a warning."""
         secret = value.removeprefix(_BOM).rstrip("\r\n")
         if not secret:
             raise UsageError(f"{name}: is empty")
@@ -167,10 +167,10 @@ class _Reader:
         return secret
 
     def read_reference(self, name: str, ref: SecretRef, *, folder: Path, endpoint: Endpoint) -> str:
-        """Read the secret whose variable or file a job file in ``folder`` names; ``name`` is its path in the job file.
+        """Read the secret from the variable or file that a job file in ``folder`` gives at the path ``name``.
 
-        Raises UsageError for what is neither the job's nor the operator's, UntrustedEndpointError for what is the
-        operator's.
+        Raises UsageError for a source that belongs to neither job nor operator, UntrustedEndpointError for one of the
+        operator.
         """
         if ref.file is None:
             secret = self._variable(name, ref.env or "", endpoint)
@@ -214,7 +214,7 @@ class _Reader:
             return None
         if one is None or other is None:
             present, absent = (first[0], second[0]) if other is None else (second[0], first[0])
-            raise UsageError(f"{present} is set and {absent} is not")
+            raise UsageError(f"{present} is set, but {absent} is not")
         return one, other
 
 
@@ -230,7 +230,7 @@ def _job_url(job: EndpointSettings | None) -> str | None:
 
 
 def _auth(endpoint: Endpoint, job: EndpointSettings | None, reader: _Reader, *, is_context_named: bool) -> Auth | None:
-    """Return the operator's credentials, else the job file's. Raises UntrustedEndpointError."""
+    """Return the operator's credentials, else those of the job file. Raises UntrustedEndpointError."""
     of_context = reader.context_auth(endpoint) if is_context_named else None
     found = ("--context", of_context) if of_context is not None else reader.auth()
     if not endpoint.is_trusted:

@@ -1,4 +1,4 @@
-"""Files that settings name: secrets, which no other user may read, and certificates."""
+"""Files named by settings: secrets, which no other user may read, and certificates."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 LARGEST_SECRET: Final = 65536
 """Bytes."""
 LARGEST_CERTIFICATES: Final = 16 << 20
-"""Bytes; the bundle of a whole distribution is under 1 MiB."""
+"""Maximum size in bytes; the CA bundle of a distribution is under 1 MiB."""
 _DOCKER: Final = Path("/run/secrets")
 _OTHERS_WRITE: Final = 0o022
 _OTHERS: Final = 0o077
 
 
 def read_secret(name: str, path: Path, environ: Mapping[str, str]) -> str:
-    """Read a secret's file, without the line break at its end.
+    """Read a secret file, without a trailing line break.
 
-    Raises UsageError naming the setting, the file and what to do, where it cannot be read or others can reach it.
+    Raises UsageError, with setting, file and remedy, if it is unreadable or accessible to others.
     """
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
+        # O_NONBLOCK, so that opening a pipe without a writer does not block.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
             wrong = _exposure(path, os.fstat(stream.fileno()), is_mounted=_is_mounted(path, environ))
             if wrong:
@@ -45,7 +45,7 @@ def read_secret(name: str, path: Path, environ: Mapping[str, str]) -> str:
 
 
 def check_certificates(path: Path) -> None:
-    """Raise UsageError if ``path`` is not a file that can be read to its end."""
+    """Raise UsageError if ``path`` is not a completely readable file."""
     try:
         status = path.stat()
     except OSError as error:
@@ -57,7 +57,7 @@ def check_certificates(path: Path) -> None:
 
 
 def _exposure(path: Path, status: os.stat_result, *, is_mounted: bool) -> str:
-    """Return what is wrong with the file's owner or mode, and the command that fixes it; empty if nothing is."""
+    """Return the problem with the file's owner or mode and the command that fixes it; empty if there is none."""
     mode = status.st_mode
     if not stat.S_ISREG(mode):
         return "is not a regular file"
@@ -71,7 +71,7 @@ def _exposure(path: Path, status: os.stat_result, *, is_mounted: bool) -> str:
 
 
 def is_operators(path: Path, environ: Mapping[str, str]) -> bool:
-    """Return whether a service manager gave the file to this service: systemd's credentials, Docker's secrets."""
+    """Return whether a service manager provides the file: systemd's credentials, Docker's secrets."""
     folders = [_DOCKER]
     if environ.get("CREDENTIALS_DIRECTORY"):
         folders.append(Path(environ["CREDENTIALS_DIRECTORY"]))
@@ -79,23 +79,23 @@ def is_operators(path: Path, environ: Mapping[str, str]) -> bool:
 
 
 def is_below(path: Path, folder: Path) -> bool:
-    """Return whether ``path`` leads to something below ``folder``, links followed."""
+    """Return whether ``path``, with links resolved, is below ``folder``."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_mounted(path: Path, environ: Mapping[str, str]) -> bool:
     """Return whether a service manager mounted the file for this service, with owner and mode of its own choice.
 
-    systemd's credentials are 0440 and root's where an access list lets the service's user in; Docker's secrets are
-    0444; Kubernetes writes 0644 by default.
+    systemd's credentials are root's with mode 0440 if an ACL grants access to the service's user; Docker's secrets have
+    0444, Kubernetes' 0644 by default.
     """
     return is_operators(path, environ) or _is_in_secret_volume(path.resolve())
 
 
 def _is_in_secret_volume(real: Path) -> bool:
-    """Return whether a file lies in a secret volume of Kubernetes.
+    """Return whether a file is in a Kubernetes secret volume.
 
-    That is a tmpfs in which root's link ``..data`` leads to root's folder with the files, such as ``..2026_11_23``.
+    Such a volume is a tmpfs in which the link ``..data`` and its target folder, such as ``..2026_11_23``, are root's.
     """
     folder = real.parent
     link = folder.parent / "..data"
@@ -109,7 +109,7 @@ def _is_in_secret_volume(real: Path) -> bool:
 
 
 def _is_tmpfs(device: int) -> bool:
-    """Return whether a device number is of a tmpfs, as the kernel's table of this process's mounts has it."""
+    """Return whether a device number is that of a tmpfs in this process's mount table."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()

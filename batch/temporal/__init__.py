@@ -1,1 +1,1 @@
-"""Runs on Temporal: the engine's protocol inside durable workflows, its calls made by workers on any machines."""
+"""Runs on Temporal: the engine's protocol in durable workflows, with calls made by workers on any machines."""

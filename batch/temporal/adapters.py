@@ -1,4 +1,4 @@
-"""The engine's ports inside a page workflow: calls by activities, the journal a list, the clock Temporal's own."""
+"""The engine's ports in a page workflow: calls are activities, the journal is a list, the clock is Temporal's."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
     from batch.zstack.answers import FindAnswer, NotSent, PollAnswer, SubmitAnswer
 
 CALL: Final = 90.0
-"""Seconds of a call behind the gate, at most: one that is signed anew takes longer than one request's minute."""
+"""Maximum seconds of a call after the gate; one that is signed again takes longer than one request's minute."""
 GATE: Final = 60.0
-"""Seconds at a worker's gate after which a POST is not made."""
+"""Seconds at a worker's gate after which a POST is not sent."""
 _BEAT: Final = timedelta(seconds=5)
-"""Without a word of its worker for so long an activity is lost."""
+"""Heartbeat timeout, after which an activity counts as lost."""
 _RETRIES: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=5)
 _ONCE: Final = RetryPolicy(maximum_attempts=1)
 _TICK: Final = 0.05
-"""Seconds: the shortest timer, as each is two events of the history."""
+"""Shortest timer in seconds, as each timer adds two events to the history."""
 _LONGEST: Final = 60.0
 _KEPT: Final = 16
-"""Names of dead sessions that calls carry along."""
+"""Maximum number of ended sessions whose names are sent with calls."""
 
 
 class WorkflowClock:
-    """The same at every replay."""
+    """Temporal's deterministic clock, with the same values at every replay."""
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return the time in seconds since the epoch."""
         return workflow.time()
 
     def monotonic(self) -> float:
-        """Seconds; Temporal's time never goes back within a workflow."""
+        """Return the time in seconds; Temporal's time never goes back within a workflow."""
         return workflow.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Sleep by a workflow timer."""
         await asyncio.sleep(seconds)
 
     def random(self) -> float:
@@ -67,16 +67,16 @@ class WorkflowClock:
 
 
 class PollQueue:
-    """Polls wait here, by workflow timers, until their job has probably ended; their turn of the rate comes later."""
+    """Delays polls by workflow timers until their jobs have probably ended; the rate limit applies afterwards."""
 
     def __init__(self) -> None:
-        """Nobody waits."""
+        """Start with an empty queue."""
         self.schedule = PollSchedule(WorkflowClock(), lambda: None)
         self._held: dict[str, asyncio.Future[None]] = {}
         self._server: asyncio.Task[None] | None = None
 
     async def wait(self, job_uuid: str) -> None:
-        """Return when the poll is due."""
+        """Wait until the poll is due."""
         if job_uuid in self._held or not self.schedule.is_known(job_uuid):
             return
         turn = self._held[job_uuid] = asyncio.get_running_loop().create_future()
@@ -91,7 +91,7 @@ class PollQueue:
             raise
 
     async def _serve(self) -> None:
-        """Let those go that are due, and set one timer for the next; an earlier one sets it anew."""
+        """Release due polls, and keep one timer for the next, which an earlier poll replaces."""
         while self._held:
             due = self.schedule.next_due()
             if due > workflow.time():
@@ -107,25 +107,25 @@ class PollQueue:
 
 
 class Calls:
-    """Implements the engine's Api and Registrar: each call is an activity that any worker of the endpoint makes."""
+    """The engine's Api and Registrar: each call is an activity executed by any worker of the endpoint."""
 
     def __init__(self) -> None:
-        """Nothing was called yet."""
+        """Start without calls."""
         self.made = 0
-        """How many calls were asked for."""
+        """Number of calls requested."""
         self._queue = PollQueue()
         self._sessions: dict[str, str] = {}
-        """By job uuid: the session that it was sent with."""
+        """Session of each submit, by job uuid."""
         self._dead: dict[str, None] = {}
         self._ending: RunStoppedError | None = None
 
     @property
     def polls(self) -> PollSchedule:
-        """What puts the page's polls in order."""
+        """Schedule of the page's polls."""
         return self._queue.schedule
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
-        """POST, in one try: one that is lost is NoAnswer, and the protocol decides what that means."""
+        """POST with a single try; a lost one is NoAnswer, which the protocol handles."""
         self.polls.note_post()
         sent = clone._replace(params={}, hand_over=None)
         reply = await self._call("submit", Submit(sent, job_uuid, GATE, tuple(self._dead)), _ONCE)
@@ -133,7 +133,7 @@ class Calls:
         return cast("SubmitAnswer", reply.answer)
 
     async def poll(self, job_uuid: str) -> PollAnswer:
-        """Ask the job. Where it ended for its session the worker that has it learns so with its next call."""
+        """Poll the job. If it failed because its session ended, the next call tells the session's worker so."""
         await self._queue.wait(job_uuid)
         reply = await self._call("poll", Ask(job_uuid), _RETRIES)
         if isinstance(reply.answer, Refused) and reply.answer.error.error_class is ErrorClass.RENEW:
@@ -141,12 +141,12 @@ class Calls:
         return cast("PollAnswer", reply.answer)
 
     async def find(self, resource_uuid: str) -> FindAnswer:
-        """Look for the resource."""
+        """Query the resource."""
         reply = await self._call("find", Ask(resource_uuid, tuple(self._dead)), _RETRIES)
         return cast("FindAnswer", reply.answer)
 
     async def renew(self) -> None:
-        """Raise RunStoppedError if a worker could not log in again; that it has to goes with the next call."""
+        """Raise RunStoppedError if a worker cannot log in again; the request to do so is sent with the next call."""
         if self._ending is not None:
             raise self._ending
 
@@ -166,7 +166,7 @@ class Calls:
             del self._dead[next(iter(self._dead))]
 
     async def _call(self, name: str, what: Submit | Ask | Give, retries: RetryPolicy) -> Reply:
-        """Raise RunStoppedError if the worker that had it cannot log in again."""
+        """Make a call. Raises RunStoppedError if its worker cannot log in again."""
         self.made += 1
         try:
             reply: Reply = await workflow.execute_activity(
@@ -189,10 +189,10 @@ class Calls:
 
 
 class PagePast:
-    """What the manifest said of a page's clones, and since then what the page itself recorded."""
+    """State of a page's clones, from the manifest at first and then from the page's own records."""
 
     def __init__(self, page: Page) -> None:
-        """Begin with what the command knew."""
+        """Start with the state that the command sent."""
         self.intents = {intent.key: intent for intent in page.intents}
         self.is_cut_off = page.is_cut_off
         self.unasked: Mapping[str, str] = {}
@@ -202,7 +202,7 @@ class PagePast:
         self.is_repaired = page.is_repaired
         self.canary_passed = False
         self.made = dict(page.made)
-        """By key: the uuid of what was made, where that is the run's own."""
+        """Uuids of the run's own clones, by key."""
         self.hand_overs = _HandOvers()
         self._lost = frozenset(page.lost)
         self._states = dict.fromkeys((clone.key for clone in page.clones), State.PLANNED)
@@ -212,7 +212,7 @@ class PagePast:
         self._asked = {intent.key: intent.resource_uuid for intent in page.intents}
 
     def take_in(self, record: Record) -> None:
-        """Take in a record as it is written."""
+        """Process a record when it is written."""
         self._states[record.key] = record.state
         if record.state is State.SENT:
             self.was_sent = True
@@ -227,27 +227,27 @@ class PagePast:
             self._finals[record.key] = record.state
 
     def has_predecessor(self, key: str) -> bool:
-        """Return whether a target that is as if nothing had been sent may have been sent before."""
+        """Return whether a target without open attempts may have been sent before."""
         return self.is_repaired or key in self._lost
 
     def final(self, key: str) -> tuple[State, int] | None:
-        """Return the final state of a Clone and no digest, or None."""
+        """Return the final state of a clone, with digest 0, or None."""
         state = self._finals.get(key)
         return None if state is None else (state, 0)
 
     @property
     def counts(self) -> Counter[State]:
-        """Clones of the page by state."""
+        """Number of the page's clones by state."""
         return Counter(self._states.values())
 
     @property
     def settled(self) -> Counter[State]:
-        """The same, final states only."""
+        """Number of the page's settled clones by final state."""
         return Counter({state: count for state, count in self.counts.items() if state.is_final})
 
 
 class _HandOvers:
-    """What became of a page's hand-overs; each is tried once in a page, and all that is not done by the next run."""
+    """State of a page's hand-overs; each is tried once per page, and the next run retries the rest."""
 
     def is_done(self, key: str, wanted: HandOver) -> bool:  # noqa: ARG002 - the command left out what is done
         return False
@@ -257,13 +257,13 @@ class _HandOvers:
 
 
 class PageJournal:
-    """The lines of a page. The event history is what makes them durable.
+    """The lines of a page, made durable by the workflow's event history.
 
-    No activity starts before the workflow task is persisted that asked for it, and with it what stood on record then.
+    No activity starts before the workflow task that requested it is persisted, along with all lines recorded by then.
     """
 
     def __init__(self, past: PagePast) -> None:
-        """Begin with no line."""
+        """Start without lines."""
         self.lines: list[Line] = []
         self._past = past
 
@@ -277,7 +277,7 @@ class PageJournal:
         self._past.take_in(record)
 
     async def take_up(self, keys: Sequence[str]) -> None:
-        """Do nothing: the command records whom it takes up."""
+        """Do nothing: the command itself records the targets that it takes up."""
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Do nothing: a list cannot fail."""

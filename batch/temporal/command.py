@@ -1,8 +1,8 @@
-"""A run on Temporal as the command sees it: started, found again, read line by line, told to stop.
+"""The command's side of a run on Temporal: start, find, follow and stop it.
 
-Its workflow stays open until its lines are in the manifest: an open one means that the manifest may lack lines, so that
-no other engine may go on. All pages are made before the first call: a command that dies meanwhile makes the rest when
-it is run again, cut just so, as the manifest has not changed.
+The workflow stays open until all its lines are in the manifest. While it is open the manifest may lack lines, so no
+other engine may continue the run. All pages are created before the first call; if the command dies meanwhile, a rerun
+creates the rest with the same boundaries, because the manifest has not changed.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
     from batch.temporal.pages import Work
 
 _GLANCE: Final = 0.5
-"""Seconds between two looks at the pages."""
+"""Seconds between two queries of the pages."""
 _NOBODY: Final = timedelta(seconds=20)
-"""After which the operator is told that no worker answers."""
+"""Time after which the operator is informed that no worker answers."""
 _SILENCE: Final = (RPCError, WorkflowQueryFailedError, WrongKeyError)
-"""What a question ends with that no worker answers, or none that this process can read."""
+"""Statuses of a query without an answer from a worker, or with one that this process cannot decrypt."""
 _AT_ONCE: Final = 8
-"""Pages that are made at the same time."""
+"""Number of pages created concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A run that goes on."""
+    """A run in progress."""
 
     start: str
     digest: str
@@ -60,7 +60,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run of the namespace that is open, as a list shows it."""
+    """An open run of the namespace, for a list."""
 
     job: str
     run: str
@@ -69,11 +69,11 @@ class OpenRun:
     """Seconds since the epoch."""
     targets: int
     states: Mapping[State, int]
-    """Of the targets that were begun, as the run told lately."""
+    """Number of started targets by state, as last reported by the run."""
 
 
 async def open_runs(connection: Connection) -> list[OpenRun]:
-    """Return the runs of the namespace that are open. Raises UnreachableError, and WrongKeyError."""
+    """Return the open runs of the namespace. Raises UnreachableError, WrongKeyError."""
     found = []
     with connection.questions():
         query = f"WorkflowType = '{parent.NAME}' AND ExecutionStatus = 'Running'"
@@ -85,26 +85,26 @@ async def open_runs(connection: Connection) -> list[OpenRun]:
 
 
 class RecordSink(Protocol):
-    """Where lines go: the manifest, of which the command is the only writer."""
+    """Destination of lines: the manifest, whose only writer is the command."""
 
     def unwritten(self, lines: Sequence[Line]) -> list[Line]:
-        """Return those that are not on record yet; walks the whole manifest."""
+        """Return the lines that are not recorded yet; walks the whole manifest."""
 
     def write(self, line: Line) -> None:
-        """Append."""
+        """Append a line."""
 
     async def flush(self) -> None:
-        """Return when all that was appended is durable."""
+        """Wait until all appended lines are durable."""
 
     def note_calls(self, calls: int) -> None:
-        """Take in how many calls the run had made so far."""
+        """Store the number of calls that the run has made."""
 
 
 class RemoteRun:
-    """One run, named by its endpoint, job and run; never by its plan."""
+    """A run, identified by endpoint, job and run, not by its plan."""
 
     def __init__(self, connection: Connection, *, endpoint: str, job: str, run: str) -> None:
-        """Ask nothing yet."""
+        """Prepare without calling Temporal."""
         self.id = workflow_id(endpoint, job, run)
         self.connection = connection
         self._client = connection.client
@@ -112,7 +112,7 @@ class RemoteRun:
         self._parent: WorkflowHandle[object, object] = self._client.get_workflow_handle(self.id)
 
     async def find(self) -> Open | None:
-        """Return the run where it goes on, None if no workflow of it is open. Raises UnreachableError."""
+        """Return the run if it has an open workflow, else None. Raises UnreachableError."""
         with self.connection.questions():
             try:
                 found = await self._parent.describe(rpc_timeout=PATIENCE)
@@ -126,9 +126,9 @@ class RemoteRun:
         return Open(str(memo["start"]), str(memo["digest"]))
 
     async def ask_worker(self, alone: Callable[[], None]) -> Facts:
-        """Return what a worker of the endpoint knows; ``alone`` is called when none answers for a while.
+        """Return the facts of a worker of the endpoint; ``alone`` is called when none answers for a while.
 
-        Raises UnreachableError, and WrongKeyError for a worker that has other keys.
+        Raises UnreachableError, and WrongKeyError for a worker with other keys.
         """
         while True:
             try:
@@ -149,7 +149,7 @@ class RemoteRun:
                 return facts
 
     async def begin(self, work: Work) -> Open:
-        """Start the parent. Raises ManifestLockedError if somebody else just did, UsageError for huge bodies."""
+        """Start the parent. Raises ManifestLockedError if another command just did, UsageError for huge bodies."""
         parts = await to_thread(parts_of, work)
         past = work.past
         course = Course(
@@ -183,9 +183,9 @@ class RemoteRun:
         return Open(course.start, course.digest)
 
     async def load(self, opened: Open, work: Work) -> None:
-        """Make all pages; those that an earlier command made are left alone. Nothing is sent before this is done.
+        """Create all pages that do not exist yet. Nothing is sent before this is done.
 
-        Raises UnreachableError: the same command makes the rest.
+        Raises UnreachableError; a rerun creates the rest.
         """
         pages = (one for _, one in pages_of(work, parent=self.id))
         with self.connection.questions():
@@ -206,12 +206,12 @@ class RemoteRun:
             return
 
     async def stop(self, ending: Ending) -> None:
-        """Tell the run to end. Raises UnreachableError."""
+        """Stop the run. Raises UnreachableError."""
         with self.connection.questions():
             await self._parent.signal("stop", ending)
 
     async def is_loaded(self, *, silent: Callable[[str], None]) -> bool:
-        """Return whether all pages were made; ``silent`` is called with the reason where nobody answers yet."""
+        """Return whether all pages were created; ``silent`` is called with the reason while nothing answers."""
         while True:
             try:
                 return (await self.progress()).is_loaded
@@ -220,16 +220,16 @@ class RemoteRun:
                 await asyncio.sleep(_GLANCE)
 
     async def progress(self) -> Progress:
-        """Ask how far the run is. Raises RPCError."""
+        """Query the progress of the run. Raises RPCError."""
         found: Progress = await self._parent.query("progress", result_type=Progress, rpc_timeout=PATIENCE)
         return found
 
     async def follow(
         self, opened: Open, sink: RecordSink, stop: Stop, *, silent: Callable[[str], None]
     ) -> Ending | None:
-        """Copy the run's lines until it is over, or until the Stop; return why the run itself ended early.
+        """Copy the run's lines until it ends or this process stops; return why the run itself ended early, if it did.
 
-        ``silent`` is called with the reason where neither Temporal nor a worker answers; they are asked again.
+        ``silent`` is called with the reason while neither Temporal nor a worker answers; queries are retried.
         """
         stream = _Stream(self, opened, sink)
         while True:
@@ -250,20 +250,20 @@ class RemoteRun:
 
 
 class _Stream:
-    """The lines of the open pages, each copied once; what an earlier command copied is found in the manifest."""
+    """The lines of open pages, each copied once; the manifest shows what an earlier command copied."""
 
     def __init__(self, run: RemoteRun, opened: Open, sink: RecordSink) -> None:
         self._run = run
         self._opened = opened
         self._sink = sink
         self._read: dict[int, int] = {}
-        """By page: how many of its lines were copied."""
+        """Number of copied lines, by page."""
         self._calls: dict[int, int] = {}
         self._closed: set[int] = set()
         self._is_first = True
 
     async def copy(self) -> Progress:
-        """Copy what is new, close the pages that are over, and return how far the run is. Raises RPCError."""
+        """Copy new lines, close finished pages, and return the progress of the run. Raises RPCError."""
         progress = await self._run.progress()
         pages = [number for number in progress.open if number not in self._closed]
         found = await asyncio.gather(*(self._ask(number) for number in pages))

@@ -1,6 +1,6 @@
-"""The connection to Temporal, as its own ``TEMPORAL_*`` variables say, and the names of a run's workflows there.
+"""The connection to Temporal according to its ``TEMPORAL_*`` variables, and the names of a run's workflows.
 
-A manifest never says where to connect, as credentials go there.
+The address never comes from a manifest, because credentials are sent there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _ADDRESS: Final = "localhost:7233"
 PATIENCE: Final = timedelta(seconds=10)
-"""For one question to Temporal or a worker."""
+"""Timeout of one query to Temporal or a worker."""
 _IDENTITY: Final = re.compile(r"(\S+) has (\d+/\d+) of ([\d.e+-]+)/s, keys: (.*)")
 
 
@@ -41,21 +41,21 @@ class Connection:
     address: str
     namespace: str
     keys: tuple[str, ...] = ()
-    """Names of the keys that this process has for its payloads; the first encrypts."""
+    """Names of this process's payload keys; the first encrypts."""
 
     @contextmanager
     def questions(self) -> Iterator[None]:
-        """Raise UnreachableError if Temporal does not answer what the block asks."""
+        """Raise UnreachableError if Temporal does not answer the queries of the block."""
         try:
             yield
         except RPCError as error:
-            text = f"cannot ask Temporal at {self.address}: {error.message}"
+            text = f"cannot query Temporal at {self.address}: {error.message}"
             raise UnreachableError(text, EndReason.OUTAGE) from None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """What a worker tells Temporal of itself; as a text it is shown by Temporal's own tools."""
+    """Identity of a worker on Temporal, whose text form Temporal's own tools show."""
 
     name: str
     """Process and host."""
@@ -70,7 +70,7 @@ class WorkerIdentity:
 
     @classmethod
     def parse(cls, text: str) -> WorkerIdentity | None:
-        """Read it back; None for what is not a worker of zclone."""
+        """Parse the text form; None for anything else than a worker of zclone."""
         found = _IDENTITY.fullmatch(text)
         if found is None:
             return None
@@ -80,27 +80,27 @@ class WorkerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Poller:
-    """A process that takes tasks of an endpoint."""
+    """A process that polls for tasks of an endpoint."""
 
     identity: WorkerIdentity | None
-    """None: it is not a worker of this version of zclone."""
+    """None if it is not a worker of this version of zclone."""
     text: str
-    """Its identity as it is."""
+    """Its identity as reported."""
     seen_at: float
-    """When it last asked for a task, seconds since the epoch; it does so at least every minute."""
+    """Time of its last poll, seconds since the epoch; it polls at least once a minute."""
 
 
 async def connect(
     environ: Mapping[str, str], keys: Sequence[bytes] = (), *, hide: Callable[[str], None] = lambda _: None
 ) -> Connection:
-    """Connect. Raises UsageError for variables that cannot be used, UnreachableError where nobody answers.
+    """Connect. Raises UsageError for invalid variables, UnreachableError if nothing answers.
 
-    ``keys``: of 32 bytes, for the payloads; the first encrypts. ``hide``: takes the API key, which no message may show.
+    ``keys``: payload keys of 32 bytes, of which the first encrypts. ``hide``: called with the API key to redact it.
     """
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=dict(environ))
     except (ValueError, RuntimeError, OSError) as error:
-        # What follows the first line quotes the file, which may hold an API key.
+        # Lines after the first quote the file, which may contain an API key.
         text = re.split(r"\n|\\n", str(error), maxsplit=1)[0]
         raise UsageError(f"the TEMPORAL_* variables or their file cannot be used: {text}") from None
     hide(config.get("api_key") or "")
@@ -108,7 +108,7 @@ async def connect(
     config.setdefault("namespace", "default")
     address, namespace, encryption = config["target_host"], config["namespace"], Encryption(keys)
     try:
-        # Its own log would go to stdout, which is for data.
+        # The SDK's own log would go to stdout, which is for data.
         runtime = Runtime(telemetry=TelemetryConfig(logging=None))
         client = await Client.connect(**config, data_converter=data_converter(encryption), runtime=runtime)
     except ValueError as error:
@@ -121,7 +121,7 @@ async def connect(
 
 
 async def _require_namespace(client: Client, address: str) -> None:
-    """Raise UnreachableError if the namespace is not there: there no run would be found, and none is."""
+    """Raise UnreachableError if the namespace does not exist, as otherwise no run would be found in it."""
     request = DescribeNamespaceRequest(namespace=client.namespace)
     try:
         await client.workflow_service.describe_namespace(request, timeout=PATIENCE)
@@ -129,13 +129,13 @@ async def _require_namespace(client: Client, address: str) -> None:
         if error.status is RPCStatusCode.NOT_FOUND:
             text = f"Temporal at {address} has no namespace {client.namespace} (TEMPORAL_NAMESPACE)"
             raise UnreachableError(text, EndReason.OUTAGE) from None
-        # An API key may be for runs alone.
+        # An API key may be limited to runs.
         if error.status is not RPCStatusCode.PERMISSION_DENIED:
             raise UnreachableError(f"cannot use Temporal at {address}: {error.message}", EndReason.OUTAGE) from None
 
 
 async def find_pollers(connection: Connection, endpoint: str) -> list[Poller]:
-    """Return who takes tasks of an endpoint, or did within the last minutes. Raises UnreachableError."""
+    """Return the processes that polled for tasks of an endpoint in the last minutes. Raises UnreachableError."""
     request = DescribeTaskQueueRequest(
         namespace=connection.namespace,
         task_queue=TaskQueue(name=task_queue(endpoint)),
@@ -150,10 +150,10 @@ async def find_pollers(connection: Connection, endpoint: str) -> list[Poller]:
 
 
 def workflow_id(endpoint: str, job: str, run: str) -> str:
-    """Return the id of a run's parent workflow, the same for whoever starts the run."""
+    """Return the id of a run's parent workflow, which is the same for every command."""
     return f"zclone/{endpoint}/{job}/{run}"
 
 
 def task_queue(endpoint: str) -> str:
-    """Return the one queue of an endpoint: all its runs share the workers, and so one rate."""
+    """Return the task queue of an endpoint, shared by all its runs so that they share workers and rate."""
     return f"zclone/{endpoint}"

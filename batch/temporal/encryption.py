@@ -1,4 +1,4 @@
-"""Payloads encrypted with AES-256-GCM, by the key of an operator, before they leave a command or worker.
+"""Encryption of payloads with AES-256-GCM and the operator's key, before they leave a command or worker.
 
 Inputs, results, signals, memos and failures are encrypted. Workflow ids, task queues, names of workflows and
 activities, and times are not.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SETTING: Final = "ZCLONE_TEMPORAL_KEY_FILE"
 _ENCODING: Final = b"binary/encrypted"
 _NONCE: Final = 12
-"""Bytes; drawn anew for each payload."""
+"""Nonce size in bytes; each payload gets a new nonce."""
 
 
 class WrongKeyError(UsageError):
@@ -39,18 +39,18 @@ class Encryption(PayloadCodec):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names of the keys, which say nothing of them; the first encrypts."""
+        """Names of the keys, which reveal nothing about them; the first encrypts."""
         return tuple(self._ciphers)
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Encrypt."""
+        """Encrypt the payloads."""
         if not self._ciphers:
             return list(payloads)
         name, cipher = next(iter(self._ciphers.items()))
         return [_encrypt(payload, name, cipher) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Decrypt; what was written without a key is returned as it is. Raises WrongKeyError."""
+        """Decrypt the payloads; unencrypted ones are returned unchanged. Raises WrongKeyError."""
         return [self._decrypt(payload) for payload in payloads]
 
     def _decrypt(self, payload: Payload) -> Payload:
@@ -68,7 +68,7 @@ class Encryption(PayloadCodec):
 
 
 def mismatch(mine: Sequence[str], theirs: Sequence[str], who: str) -> str | None:
-    """Return why two processes cannot read each other's payloads, None if they can; by the names of their keys."""
+    """Return why two processes with these key names cannot read each other's payloads; None if they can."""
     if theirs and theirs[0] not in mine:
         return f"{who} encrypts with the key {theirs[0]}: {_lack(mine)}"
     if mine and mine[0] not in theirs:

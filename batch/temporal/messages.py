@@ -1,4 +1,4 @@
-"""What the command, the workflows and the workers tell each other: frozen values that ``payloads`` writes."""
+"""Messages between command, workflows and workers: frozen values that ``payloads`` serialises."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from batch.model import Clone, Intent, State
 
 Line: TypeAlias = Record | HandedOver
-"""What a page writes; the command copies it into the manifest."""
+"""A line recorded by a page, which the command copies into the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A POST to be made by a worker."""
+    """A POST for a worker to send."""
 
     clone: Clone
     job_uuid: str
     not_after: float
-    """Seconds after the worker took it up: with the gate behind it later than that it must not be sent."""
+    """Seconds from the start of the activity after which it must no longer be sent."""
     dead: tuple[str, ...] = ()
-    """Names of sessions that are known to have ended: their worker logs in again first."""
+    """Names of ended sessions; a worker that has one of them logs in again first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question about a job or resource uuid."""
+    """A query about a job or resource uuid."""
 
     uuid: str
     dead: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Give:
-    """A hand-over: the accounts a resource is shared with, or the one that owns it from now on."""
+    """A hand-over: the accounts to share a resource with, or its new owner."""
 
     uuid: str
     accounts: tuple[str, ...]
@@ -48,7 +48,7 @@ class Give:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a run ends early."""
+    """Reason why a run ends early."""
 
     text: str
     reason: EndReason | None = None
@@ -56,45 +56,45 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a worker has to say of a call."""
+    """A worker's reply to a call."""
 
     answer: object = None
-    """One of ``batch.zstack.answers``; None if a hand-over was done."""
+    """An answer of ``batch.zstack.answers``; None for a successful hand-over."""
     session: str = ""
-    """Name of the session that the call was made with."""
+    """Name of the session that the call used."""
     ending: Ending | None = None
-    """Where the worker cannot log in again."""
+    """Set if the worker cannot log in again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a worker knows that a command must know before it starts a run."""
+    """Facts known to a worker that a command needs before it starts a run."""
 
     rate: float
-    """Calls per second that all workers of the endpoint make together."""
+    """Rate of all workers of the endpoint together, in calls per second."""
     version: tuple[int, int, int] | None
-    """The server's; None if it did not say."""
+    """Version of the server; None if it did not report it."""
     keys: tuple[str, ...] = ()
-    """Names of the keys that the worker has for payloads; the first encrypts."""
+    """Names of the worker's payload keys; the first encrypts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Up to 200 clones of a run, and what the manifest says of them."""
+    """Up to 200 clones of a run, with their state in the manifest."""
 
     parent: str
-    """The parent's workflow id."""
+    """Workflow id of the parent."""
     number: int
     job: str
     run: str
     clones: tuple[Clone, ...]
-    """Without ``params``, which are in the body."""
+    """Clones to send, without ``params``, which are in the body."""
     intents: tuple[Intent, ...] = ()
-    """Of the open ones, among them targets that left the job file."""
+    """Intents of open targets, including ones that left the job file."""
     made: Mapping[str, str] = field(default_factory=dict)
-    """By key: the uuid of clones that are made already and wait for their hand-over only."""
+    """Uuids of finished clones that only wait for their hand-over, by key."""
     lost: tuple[str, ...] = ()
-    """Keys that may have been sent before, though nothing on record is open."""
+    """Keys without open attempts that may have been sent before."""
     limits: Limits = field(default_factory=Limits)
     at_most_once: bool = False
     is_cut_off: bool = False
@@ -102,46 +102,46 @@ class Page:
     was_sent: bool = False
     api_timeout: float = 0.0
     outside: tuple[Clone, ...] = ()
-    """Open ones that the run's part of the job file leaves out, without ``params``: asked about, never sent."""
+    """Open clones outside the run's part of the job file, without ``params``: queried but never sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """A page may begin."""
+    """Permission for a page to start, with its limits."""
 
     places: int
-    """Clones that it may have in flight."""
+    """Maximum number of its clones in flight."""
     is_honoured: bool
     """Whether the server is known to honour resourceUuid."""
     deadline: float | None = None
-    """Seconds that are left of the run."""
+    """Seconds left of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How far a page is."""
+    """Progress of a page."""
 
     page: int
     states: Mapping[State, int] = field(default_factory=dict)
     left: int = 0
-    """Clones that are not settled."""
+    """Number of clones that are not settled."""
     is_honoured: bool = False
     is_over: bool = False
-    """Whether nothing more happens in it."""
+    """Whether it has finished."""
     is_closed: bool = False
-    """Whether the command has read all its lines."""
+    """Whether the command has copied all its lines."""
     ending: Ending | None = None
-    """Why it ended early."""
+    """Reason why it ended early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A page's lines from a cursor on."""
+    """A page's lines from a cursor."""
 
     lines: tuple[Line, ...]
     is_over: bool
     calls: int
-    """Calls that the page had made so far."""
+    """Number of calls that the page has made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,52 +149,52 @@ class Part:
     """The pages of one wave."""
 
     wave: int
-    """Its number, from 1."""
+    """Number of the wave, from 1."""
     pages: int
     is_new: bool = False
-    """Whether the waves before it are judged first: nothing of it was begun."""
+    """Whether nothing of it has started, so that the earlier waves are judged first."""
 
 
 @dataclass(slots=True)
 class Course:
-    """A run as its parent workflow has it, and changes it; its next history begins with it."""
+    """State of a run in its parent workflow, carried over by continue-as-new."""
 
     start: str
-    """Name of this start of the run; the ids of its pages hold it."""
+    """Name of this start of the run, part of the ids of its pages."""
     digest: str
     """Of the plan."""
     parts: tuple[Part, ...]
     limits: Limits
     settled: Mapping[State, int] = field(default_factory=dict)
-    """Targets that were settled before the run began or are of closed pages, by state."""
+    """Number of targets settled before the start or in closed pages, by state."""
     at_most_once: bool = False
     is_honoured: bool = False
     turn: int = 250
-    """Pages after which the parent goes on with a new history."""
+    """Number of pages after which the parent continues as new."""
     next_page: int = 0
     open: dict[int, Report] = field(default_factory=dict)
-    """By number: pages that have begun and are not closed."""
+    """Reports of pages that have started and are not closed, by number."""
     is_loaded: bool = False
-    """Whether all pages were made."""
+    """Whether all pages were created."""
     ends_at: float | None = None
-    """When the deadline is, seconds since the epoch."""
+    """Deadline, seconds since the epoch."""
     ending: Ending | None = None
     stopped_pages: int = 0
-    """How many pages that never began were told to end."""
+    """Number of pages that were ended without having started."""
 
     @property
     def pages(self) -> int:
-        """How many there are."""
+        """Number of pages."""
         return sum(part.pages for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the parent tells the command."""
+    """Progress that the parent reports to the command."""
 
     start: str
     is_loaded: bool
     open: tuple[int, ...]
-    """Pages that have begun and are not closed."""
+    """Pages that have started and are not closed."""
     is_done: bool
     ending: Ending | None = None

@@ -1,4 +1,4 @@
-"""A page of a run as a workflow: the engine's pool over up to 200 clones, then their hand-overs."""
+"""The workflow of a page: the engine's pool over up to 200 clones, then their hand-overs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "zclone.page"
 _EVERY: Final = timedelta(seconds=10)
-"""Between two reports that nobody waits for."""
+"""Time between two reports that are not urgent."""
 _FAILURES: Final = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
 
 
@@ -36,11 +36,11 @@ def page_id(parent: str, start: str, number: int) -> str:
 
 @workflow.defn(name=NAME)
 class PageWorkflow:
-    """Waits for its orders, settles its clones, and stays until the command has read what it recorded."""
+    """Waits for its orders, settles its clones, and stays open until the command has copied its lines."""
 
     @workflow.init
     def __init__(self, page: Page) -> None:
-        """Wait for orders."""
+        """Prepare to wait for orders."""
         self._page = page
         self._plan, self._whole = _plan(page, page.clones), _plan(page, page.clones + page.outside)
         self._past = PagePast(page)
@@ -54,7 +54,7 @@ class PageWorkflow:
 
     @workflow.run
     async def run(self, _: Page) -> None:
-        """Settle what there is; an end before the orders leaves everything as it is."""
+        """Settle the clones; if the run ends before the orders arrive, leave them as they are."""
         await workflow.wait_condition(lambda: self._orders is not None or self._stop.requested)
         if self._orders is not None:
             reporting = asyncio.create_task(self._report_all())
@@ -66,23 +66,23 @@ class PageWorkflow:
 
     @workflow.signal
     def begin(self, orders: Orders) -> None:
-        """Let it send."""
+        """Start sending."""
         self._orders = orders
         self._past.canary_passed = self._past.canary_passed or orders.is_honoured
 
     @workflow.signal
     def stop(self, ending: Ending) -> None:
-        """Send nothing new; what is in flight settles for a while."""
+        """Stop sending; clones in flight get some time to settle."""
         self._stop.request(ending.text, ending.reason)
 
     @workflow.signal
     def close(self) -> None:
-        """Take in that the command has read all lines."""
+        """Note that the command has copied all lines."""
         self._is_read = True
 
     @workflow.query
     def lines(self, cursor: int) -> Lines:
-        """Return what was recorded after the first ``cursor`` lines."""
+        """Return the lines after the first ``cursor`` ones."""
         return Lines(tuple(self._journal.lines[cursor:]), self._is_over, self._calls.made)
 
     async def _settle(self, orders: Orders) -> None:
@@ -118,7 +118,7 @@ class PageWorkflow:
             self._ending = Ending(self._stop.reason, self._stop.code)
 
     def _made_as(self, clone: Clone) -> str | None:
-        """Return the uuid of a clone that the run made, under which it may be handed over."""
+        """Return the uuid under which a clone of this run may be handed over, if it has one."""
         uuid = self._past.made.get(clone.key)
         return uuid if self._page.at_most_once or uuid == clone.resource_uuid else None
 
@@ -130,7 +130,7 @@ class PageWorkflow:
         return Report(self._page.number, +states, left, is_honoured, is_over=self._is_over, ending=self._ending)
 
     async def _report_all(self) -> None:
-        """Tell the parent now and then how far it is, and at once what the parent decides on."""
+        """Report progress to the parent from time to time, and at once if it affects the parent's decisions."""
         while not self._told.is_over:
             await workflow.wait_condition(lambda: self._report() != self._told)
             await self._tell(self._report())
@@ -138,7 +138,7 @@ class PageWorkflow:
                 await workflow.wait_condition(self._is_urgent, timeout=_EVERY)
 
     def _is_urgent(self) -> bool:
-        """Return whether something changed that starts or stops other pages."""
+        """Return whether a change may start or stop other pages."""
         now, told, orders = self._report(), self._told, self._orders
         assert orders is not None
         is_narrow = now.left < orders.places <= told.left
@@ -151,7 +151,7 @@ class PageWorkflow:
         try:
             await parent.signal("report", report)
         except (ApplicationError, FailureError):
-            # Somebody ended the run by Temporal's own means.
+            # The parent workflow was ended with Temporal's own tools.
             self._stop.request("its parent workflow is gone", EndReason.SIGNAL)
 
 

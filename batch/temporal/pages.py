@@ -1,4 +1,4 @@
-"""A run's work cut into pages: at most 200 clones and a megabyte each, none over the border of a wave."""
+"""Division of a run's work into pages of at most 200 clones and one megabyte, each within one wave."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from batch.model import Clone, Intent, Limits, Plan
 
 LANES: Final = 4
-"""Pages that share a run's places, each with its own retry budget and breaker."""
+"""Number of pages that share a run's concurrency, each with its own retry budget and breaker."""
 MOST_CLONES: Final = 200
 MOST_BYTES: Final = 1_000_000
 LARGEST: Final = 1_500_000
-"""Bytes of one body; Temporal takes no payload above 2 MB."""
+"""Maximum bytes of one body; Temporal rejects payloads above 2 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run has to do, as its first start found it."""
+    """The remaining work of a run, as of its first start."""
 
     plan: Plan
     found: Survey
@@ -37,16 +37,16 @@ class Work:
     limits: Limits
     at_most_once: bool
     made: Callable[[], Iterator[tuple[Clone, str]]]
-    """Stream the clones that are made and wait for their hand-over, each with its uuid; empty: not known as ours."""
+    """Yields the clones that only wait for their hand-over, with their uuids; an empty uuid is not known as ours."""
 
 
 def places_of(concurrency: int) -> int:
-    """Return how many of a run's places a page gets."""
+    """Return a page's share of the run's concurrency."""
     return math.ceil(concurrency / LANES)
 
 
 def parts_of(work: Work) -> tuple[Part, ...]:
-    """Return the waves of a run with their number of pages. Raises UsageError for a body that is too large."""
+    """Return the waves of a run with their numbers of pages. Raises UsageError for a body that is too large."""
     counts = Counter(part for part, _ in pages_of(work, parent=""))
     waves = wave_sizes(work.limits.waves, work.plan.count)
     found = []
@@ -58,14 +58,14 @@ def parts_of(work: Work) -> tuple[Part, ...]:
 
 
 def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
-    """Yield every page with the number of its wave, the same at each call as long as the manifest is the same."""
+    """Yield every page with the number of its wave, deterministically for the same manifest."""
     intents = dict(work.past.intents)
     number = 0
     for wave, clones, made in _cut(work):
         opened = [intents.pop(clone.key) for clone in clones if clone.key in intents]
         yield wave, _page(work, parent, number, clones, opened, made)
         number += 1
-    # Those that the plan leaves out, then those whose target left the job file: asked about, never sent.
+    # Clones outside the plan, then targets that left the job file: queried but never sent.
     last = len(_left(work))
     for clones in _pages(iter(work.found.outside), MOST_CLONES):
         page = _page(work, parent, number, (), [intents.pop(clone.key) for clone in clones], {})
@@ -78,7 +78,7 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
 
 
 def _left(work: Work) -> tuple[int, ...]:
-    """Return how many of the targets of each wave are not settled, as the engine counts them."""
+    """Return the number of unsettled targets per wave, as the engine counts them."""
     settled, left = work.found.settled.total(), []
     for size in wave_sizes(work.limits.waves, work.plan.count):
         left.append(max(0, size - settled))
@@ -101,7 +101,7 @@ def _cut(work: Work) -> Iterator[tuple[int, tuple[Clone, ...], dict[str, str]]]:
 
 
 def _even(clones: int, concurrency: int) -> int:
-    """Return how many clones go on a page, so that the lanes have work for the same time."""
+    """Return the number of clones per page that keeps all concurrent pages busy for the same time."""
     lanes = min(LANES, concurrency)
     rounds = math.ceil(clones / (MOST_CLONES * lanes))
     return max(1, math.ceil(clones / (lanes * max(1, rounds))))
@@ -112,7 +112,7 @@ def _pages(clones: Iterator[Clone], most: int) -> Iterator[tuple[Clone, ...]]:
     size = 0
     for clone in clones:
         if len(clone.body) > LARGEST:
-            raise UsageError(f"{clone.key}: its body has {len(clone.body):,} bytes, Temporal takes {LARGEST:,}")
+            raise UsageError(f"{clone.key}: its body has {len(clone.body):,} bytes, Temporal accepts {LARGEST:,}")
         if page and (len(page) == most or size + len(clone.body) > MOST_BYTES):
             yield tuple(page)
             page, size = [], 0
@@ -123,7 +123,7 @@ def _pages(clones: Iterator[Clone], most: int) -> Iterator[tuple[Clone, ...]]:
 
 
 def _slim(clones: tuple[Clone, ...]) -> tuple[Clone, ...]:
-    """Return the clones without what their bodies have too."""
+    """Return the clones without the fields that their bodies contain."""
     return tuple(clone._replace(params={}) for clone in clones)
 
 

@@ -1,4 +1,4 @@
-"""A run as a workflow: what is a sum over its pages. It starts them one after the other and tells them to stop."""
+"""The parent workflow of a run: starts and stops its pages and holds the limits that span them."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ NAME: Final = "zclone.run"
 GREETING: Final = "zclone.greeting"
 _ANSWER: Final = timedelta(seconds=10)
 _LISTED: Final = 30.0
-"""Seconds between two changes of the memo, at least: each is an event of the history."""
+"""Minimum seconds between two memo updates, each of which adds an event to the history."""
 _GONE: Final = Ending("a page of the run was ended by other means", EndReason.SIGNAL)
 
 
 @workflow.defn(name=GREETING)
 class GreetingWorkflow:
-    """Asks any worker of an endpoint what a command must know before it starts a run."""
+    """Queries any worker of an endpoint for the facts that a command needs before it starts a run."""
 
     @workflow.run
     async def run(self) -> Facts:
-        """Return the answer."""
+        """Return the worker's facts."""
         facts: Facts = await workflow.execute_activity("facts", result_type=Facts, start_to_close_timeout=_ANSWER)
         return facts
 
 
 @workflow.defn(name=NAME)
 class RunWorkflow:
-    """Holds the first clone, waves, max_failures, deadline, stop and the sum of clones in flight."""
+    """Enforces first clone, waves, max_failures, deadline, stop and the total of clones in flight."""
 
     @workflow.init
     def __init__(self, course: Course) -> None:
-        """Go on where ``course`` says."""
+        """Continue from ``course``."""
         self._course = course
         self._told_to_stop: set[int] = set()
         self._places = places_of(course.limits.concurrency)
         self._is_changed = False
         self._listed = (Counter(course.settled), workflow.time())
-        """What the memo says that lists of workflows show, and since when."""
+        """Content of the memo, which lists of workflows show, and the time of its last update."""
 
     @workflow.run
     async def run(self, course: Course) -> Ending | None:
@@ -62,7 +62,7 @@ class RunWorkflow:
             try:
                 begun += await self._take_turn()
             except asyncio.CancelledError:
-                # Temporal's own cancel is a stop like any other.
+                # A cancel on Temporal is handled like any other stop.
                 self._end(Ending("cancelled on Temporal", EndReason.SIGNAL))
             if begun >= course.turn:
                 workflow.continue_as_new(course)
@@ -71,12 +71,12 @@ class RunWorkflow:
 
     @workflow.signal
     def load(self) -> None:
-        """Take in that all pages were made."""
+        """Note that all pages were created."""
         self._course.is_loaded = self._is_changed = True
 
     @workflow.signal
     def report(self, report: Report) -> None:
-        """Take in how far a page is."""
+        """Store the progress of a page."""
         self._is_changed = True
         self._course.is_honoured = self._course.is_honoured or report.is_honoured
         if report.is_closed:
@@ -89,17 +89,17 @@ class RunWorkflow:
 
     @workflow.signal
     def stop(self, ending: Ending) -> None:
-        """Send nothing new."""
+        """Stop sending."""
         self._end(ending)
 
     @workflow.query
     def progress(self) -> Progress:
-        """Tell which pages are open and whether the run is over."""
+        """Return the open pages and whether the run is over."""
         course = self._course
         return Progress(course.start, course.is_loaded, tuple(course.open), self._is_done, course.ending)
 
     def _end(self, ending: Ending) -> None:
-        """Keep the first reason; those that come later are no news."""
+        """Store the reason of the end; only the first one counts."""
         if self._course.ending is None:
             self._course.ending, self._is_changed = ending, True
 
@@ -109,7 +109,7 @@ class RunWorkflow:
         return course.is_loaded and not course.open and course.next_page + course.stopped_pages >= course.pages
 
     async def _take_turn(self) -> int:
-        """Decide on what is known, then wait for news; return how many pages were told to begin or to end."""
+        """Act on the current state, then wait for a change; return the number of pages started or ended."""
         self._is_changed = False
         told, course = 0, self._course
         if course.is_loaded:
@@ -124,16 +124,16 @@ class RunWorkflow:
         return told
 
     def _judge(self) -> None:
-        """End the run where the sum of its pages or the time says so."""
+        """End the run if the failure limit is exceeded or the deadline has passed."""
         states = self._states()
         text = excess_of(states, self._course.limits.max_failures)
         if text is not None:
             self._end(Ending(text, EndReason.MAX_FAILURES))
         if self._course.ends_at is not None and workflow.time() >= self._course.ends_at:
-            self._end(Ending("the deadline has come", EndReason.DEADLINE))
+            self._end(Ending("the deadline has passed", EndReason.DEADLINE))
 
     def _list_states(self) -> None:
-        """Say in the memo how many targets have settled: at the end, and now and then before it."""
+        """Update the counts by state in the memo: at the end, and from time to time before."""
         states, (listed, since) = self._states(), self._listed
         if states != listed and (self._is_done or workflow.time() >= since + _LISTED):
             self._listed = (states, workflow.time())
@@ -146,7 +146,7 @@ class RunWorkflow:
         return states
 
     async def _act(self) -> int:
-        """Tell pages to begin or to stop; return how many were told for the first time."""
+        """Start or stop pages; return the number that were signalled for the first time."""
         if self._course.ending is not None:
             return await self._stop_all(self._course.ending)
         told, course = 0, self._course
@@ -159,7 +159,7 @@ class RunWorkflow:
         return told
 
     async def _stop_all(self, ending: Ending) -> int:
-        """Tell the pages that have begun, then those that have not: they end as they are."""
+        """Stop the pages that have started, then those that have not, which end unchanged."""
         course = self._course
         running = [number for number, report in course.open.items() if not report.is_over]
         new = [number for number in running if number not in self._told_to_stop]
@@ -181,7 +181,7 @@ class RunWorkflow:
             self._end(_GONE)
 
     def _may_begin(self) -> bool:
-        """Return whether there are places for one more page, and nothing holds it back."""
+        """Return whether another page may start."""
         course = self._course
         if course.ending is not None or course.next_page >= course.pages:
             return False
@@ -194,7 +194,7 @@ class RunWorkflow:
         return self._may_begin_wave(is_quiet=not active)
 
     def _may_begin_wave(self, *, is_quiet: bool) -> bool:
-        """Return whether the next page is no wave's first, or the waves before it settled within ``max_failures``."""
+        """Return whether the next page starts no wave, or the earlier waves settled within ``max_failures``."""
         first = 0
         for part in self._course.parts:
             if first == self._course.next_page:
@@ -203,7 +203,7 @@ class RunWorkflow:
         return True
 
     def _is_well(self, part: Part) -> bool:
-        """End the run where what settled so far holds a new wave back."""
+        """Return whether a new wave may start; end the run if failures prevent it."""
         trouble = trouble_of(self._states(), self._course.limits.max_failures) if part.is_new else None
         if trouble is not None:
             self._end(Ending(f"wave {part.wave} is not started: {trouble}", EndReason.WAVE))

@@ -1,7 +1,7 @@
-"""Values as tagged JSON: what crosses the border between command, workflows and workers, and stays in histories.
+"""Tagged JSON for the values exchanged between command, workflows and workers and stored in histories.
 
-A history outlives the version that wrote it. A field that is new needs a default; a field that goes, or means something
-else, needs a new ``VERSION``, which stands in each payload's metadata, and a decoder for the old one.
+A history outlives the version that wrote it. A new field needs a default. Removing a field or changing its meaning
+requires a new ``VERSION``, which is part of each payload's metadata, and a decoder for the old one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 _FORMAT: Final = "zclone"
 _ENCODING: Final = "json/plain"
-"""The name under which Temporal's own tools show it."""
+"""Encoding name that Temporal's own tools show."""
 _TAG: Final = "$"
 _IS: Final = "is"
 _OURS: Final = (*vars(answers).values(), *vars(messages).values())
@@ -53,7 +53,7 @@ _CLASSES: Final[dict[str, type]] = {
 
 
 def _defaults_of(kind: Any) -> dict[str, object]:
-    """Return the default of each field; MISSING if it has none, or makes one anew."""
+    """Return the default of each field; MISSING if it has none or a factory."""
     if is_dataclass(kind):
         return {field.name: field.default for field in fields(kind)}
     return {name: kind._field_defaults.get(name, MISSING) for name in kind._fields}
@@ -78,7 +78,7 @@ def loads(data: bytes) -> Any:
 
 def _encode(value: object) -> JsonValue:
     if type(value) in _DEFAULTS:
-        # What has its default is left out: a later version must keep that.
+        # Fields with their default value are omitted, so later versions must keep the defaults.
         defaults = _DEFAULTS[type(value)]
         changed = {name: item for name in defaults if (item := getattr(value, name)) != defaults[name]}
         return {_TAG: type(value).__name__, **{name: _encode(item) for name, item in changed.items()}}
@@ -101,7 +101,7 @@ def _encode(value: object) -> JsonValue:
         case None | bool() | int() | float() | str():
             return value
         case _:
-            raise PayloadError(f"{type(value).__name__} does not cross the border to Temporal")
+            raise PayloadError(f"{type(value).__name__} cannot be sent to Temporal")
     return {_TAG: tag, _IS: inner}
 
 
@@ -131,19 +131,19 @@ _READERS: Final[dict[str, Callable[[Any], object]]] = {
 
 
 class _TaggedJsonConverter(EncodingPayloadConverter):
-    """One converter for all values."""
+    """Converter for all values."""
 
     @property
     def encoding(self) -> str:
-        """Name of the format in a payload's metadata."""
+        """Name of the encoding in a payload's metadata."""
         return _ENCODING
 
     def to_payload(self, value: Any) -> Payload | None:
-        """Write."""
+        """Serialise a value."""
         return Payload(metadata={"encoding": _ENCODING.encode(), _FORMAT: str(VERSION).encode()}, data=dumps(value))
 
     def from_payload(self, payload: Payload, type_hint: type | None = None) -> Any:  # noqa: ARG002 - tags say it
-        """Read. Raises PayloadError."""
+        """Deserialise a payload. Raises PayloadError."""
         version = payload.metadata.get(_FORMAT, b"").decode()
         if version != str(VERSION):
             raise PayloadError(f"a payload of format {version}, this zclone reads {VERSION}: update both ends")
@@ -156,7 +156,7 @@ class _ValueConverter(CompositePayloadConverter):
 
 
 def data_converter(encryption: Encryption | None = None) -> DataConverter:
-    """Return the converter of a client or worker; with ``encryption`` the texts of failures are payloads too."""
+    """Return the converter of a client or worker; with ``encryption`` failure texts are encrypted too."""
     return DataConverter(
         payload_converter_class=_ValueConverter,
         payload_codec=encryption,

@@ -1,4 +1,4 @@
-"""A worker: executes the workflows of an endpoint's runs and makes their calls, at its share of the rate.
+"""A worker, which executes the workflows of an endpoint's runs and makes their calls at its share of the rate.
 
 The calls are made with the worker's own credentials, behind its own gate.
 """
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from batch.zstack.client import Client
 
 _WAITING: Final = 2.0
-"""Seconds of its share that a worker takes on at once: what it cannot make soon another one may."""
+"""Work that a worker accepts at once, in seconds of its share; the rest is left to other workers."""
 _BEAT: Final = timedelta(seconds=2)
 _DRAIN: Final = timedelta(seconds=30)
 WORKFLOWS: Final = (GreetingWorkflow, PageWorkflow, RunWorkflow)
 _ALIVE: Final = 1.0
-"""Seconds between two words of an activity that it is alive."""
+"""Seconds between two heartbeats of an activity."""
 
 
 class Activities:
     """The activities of one worker."""
 
     def __init__(self, client: Client, facts: Facts, *, name: str) -> None:
-        """``client`` is connected and its login proven; ``name`` is this worker's alone."""
+        """``client``: connected, with a verified login; ``name``: unique to this worker."""
         self._client = client
         self._facts = facts
         self._name = name
@@ -55,23 +55,23 @@ class Activities:
 
     @property
     def all(self) -> list[Callable[..., Awaitable[object]]]:
-        """What the worker registers."""
+        """Return the activities to register."""
         return [self.submit, self.poll, self.find, self.share, self.give, self.facts]
 
     @activity.defn(name="submit")
     async def submit(self, call: Submit) -> Reply:
-        """POST a clone, unless its time at the gate was over."""
+        """POST a clone, unless it waited too long at the gate."""
         NOT_AFTER.set(time.monotonic() + call.not_after)
         return await self._reply(lambda: self._client.submit(call.clone, call.job_uuid), call.dead)
 
     @activity.defn(name="poll")
     async def poll(self, call: Ask) -> Reply:
-        """Ask a job."""
+        """Poll a job."""
         return await self._reply(lambda: self._client.poll(call.uuid), call.dead)
 
     @activity.defn(name="find")
     async def find(self, call: Ask) -> Reply:
-        """Look for a resource."""
+        """Query a resource."""
         return await self._reply(lambda: self._client.find(call.uuid), call.dead)
 
     @activity.defn(name="share")
@@ -86,7 +86,7 @@ class Activities:
 
     @activity.defn(name="facts")
     async def facts(self) -> Facts:
-        """Tell what a command must know before it starts a run."""
+        """Return the facts that a command needs before it starts a run."""
         return self._facts
 
     async def _reply(self, call: Callable[[], Awaitable[object]], dead: tuple[str, ...]) -> Reply:
@@ -106,14 +106,14 @@ class Activities:
         return f"{self._name}:{self._client.generation}"
 
     async def _replace(self, dead: tuple[str, ...]) -> None:
-        """Log in again where this worker's session is among those that ended."""
+        """Log in again if this worker's session is among the ended ones."""
         if self._session in dead:
             await self._client.replace_session(self._client.generation)
 
 
 @asynccontextmanager
 async def _beating() -> AsyncIterator[None]:
-    """Tell Temporal meanwhile that this activity is alive, so that a dead worker's is missed within seconds."""
+    """Send heartbeats during the block, so that a dead worker is detected within seconds."""
 
     async def beat() -> None:
         while True:
@@ -136,10 +136,10 @@ async def work(
     stop: Stop,
     ready: Callable[[str], None],
 ) -> None:
-    """Execute until the Stop, then let what is under way end. ``client`` waits at a ``TimelyGate``.
+    """Execute tasks until a stop, then finish those in progress; ``client`` must use a ``TimelyGate``.
 
-    ``rate``: calls per second of all workers of the endpoint; ``share``: what of it is this worker's, up to 1.
-    ``ready`` is called with the name of the task queue once the worker takes tasks.
+    ``rate``: calls per second of all workers of the endpoint; ``share``: this worker's fraction of it, up to 1.
+    ``ready`` is called with the name of the task queue once the worker polls for tasks.
     """
     name = f"{os.getpid()}@{socket.gethostname()}"
     facts = Facts(rate, client.version, temporal.keys)
@@ -154,7 +154,7 @@ async def work(
         max_task_queue_activities_per_second=rate,
         max_heartbeat_throttle_interval=_BEAT,
         graceful_shutdown_timeout=_DRAIN,
-        # A task that skips the queue skips its limit too.
+        # A task that bypasses the queue would also bypass its rate limit.
         disable_eager_activity_execution=True,
     )
     async with worker:

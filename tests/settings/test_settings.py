@@ -206,8 +206,8 @@ def test_first_kind_of_credentials_wins() -> None:
     [
         (SESSION, "no endpoint.*ZSTACK_API_URL"),
         (URL, "no credentials.*ZSTACK_SESSION_ID"),
-        (URL | {"ZSTACK_ACCOUNT": "a"}, "ZSTACK_ACCOUNT is set and ZSTACK_PASSWORD is not"),
-        (URL | {"ZSTACK_PASSWORD": "a"}, "ZSTACK_PASSWORD is set and ZSTACK_ACCOUNT is not"),
+        (URL | {"ZSTACK_ACCOUNT": "a"}, "ZSTACK_ACCOUNT is set, but ZSTACK_PASSWORD is not"),
+        (URL | {"ZSTACK_PASSWORD": "a"}, "ZSTACK_PASSWORD is set, but ZSTACK_ACCOUNT is not"),
         (URL | {"ZSTACK_ACCESS_KEY_ID": "a"}, "ZSTACK_ACCESS_KEY_SECRET is not"),
         (URL | {"ZSTACK_SESSION_ID": "a\nb"}, "invalid in a header"),
         ({"ZSTACK_API_URL": "ftp://zs"} | SESSION, "ZSTACK_API_URL: .*http"),

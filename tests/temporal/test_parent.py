@@ -164,5 +164,5 @@ async def test_a_temporal_that_is_away_is_told_as_such(server: Server) -> None:
         raise away
     opened = await found.run.begin(found.work)
     await found.run.connection.client.get_workflow_handle(found.run.id).terminate()
-    with pytest.raises(UnreachableError, match="cannot ask Temporal"):
+    with pytest.raises(UnreachableError, match="cannot query Temporal"):
         await found.run.load(opened, found.work)
