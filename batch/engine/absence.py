@@ -33,8 +33,14 @@ class Knowledge:
 
     def over_at(self, ticket: Ticket) -> float:
         """Return when the server can no longer execute the last POST, in seconds since the epoch."""
-        longest = max(self.api_timeout, ticket.api_timeout or 0.0)
-        return self.policy.over_at(ticket.sent_at, longest or None)
+        return self.policy.over_at(ticket.sent_at, self._longest(ticket))
+
+    def is_in_time(self, ticket: Ticket) -> bool:
+        """Whether the time that the server takes for the last POST has not passed yet."""
+        return self.now < ticket.sent_at + (self._longest(ticket) or self.policy.api_timeout)
+
+    def _longest(self, ticket: Ticket) -> float | None:
+        return max(self.api_timeout, ticket.api_timeout or 0.0) or None
 
     @property
     def is_repeatable(self) -> bool:

@@ -110,7 +110,8 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         case _:
             misses = poll.misses
     if now >= ticket.deadline:
-        return Look(ticket, Why.FORGOTTEN if isinstance(answer, Unknown) else Why.OVERDUE)
+        why = Why.FORGOTTEN if isinstance(answer, Unknown) else Why.OVERDUE
+        return Look(ticket, why, was_visible=poll.was_visible)
     return Poll(ticket, poll.polls + 1, misses, poll.error)
 
 
@@ -227,6 +228,12 @@ def _visible(service: Service, look: Look, clone: Clone, known: Knowledge) -> St
 def _alike(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step:
     """Decide on a visible service that differs in nothing that is known."""
     ticket, existed_before = look.ticket, _existed_before(look)
+    if look.why is Why.OVERDUE and known.is_in_time(ticket):
+        # A server may show it from its job's beginning on, and takes it back where the job fails.
+        if not look.was_visible:
+            return Poll(ticket, at_once=True, was_visible=True)
+        text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"
+        return uncertain(ticket, known, look.error, text, is_last=False)
     text = ""
     if clone.is_given and (existed_before or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"

@@ -120,6 +120,8 @@ class Poll(NamedTuple):
     error: ApiError | None = None
     """The error of the POST, where that left open whether it executed."""
     at_once: bool = False
+    was_visible: bool = False
+    """Whether the resource was visible after the deadline: the job is asked a last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class Look:
     error: ApiError | None = None
     looks: int = 0
     blind: int = 0
+    was_visible: bool = False
+    """Whether it was visible before, and the job was asked since."""
 
 
 @dataclass(frozen=True, slots=True)

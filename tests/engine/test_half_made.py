@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine.match import differences
+from batch.engine.policy import Policy
 from batch.engine.steps import End, Send
 from batch.model import State
-from batch.zstack.answers import Accepted, ApiError, ErrorClass, Found, Refused, Service
+from batch.zstack.answers import (
+    Absent,
+    Accepted,
+    ApiError,
+    Done,
+    ErrorClass,
+    Found,
+    NoAnswer,
+    Refused,
+    Running,
+    Service,
+)
 from tests.engine.scripted_api import CLONE, RESOURCE_UUID, Told, service, tell
 
 if TYPE_CHECKING:
     from batch.model import JsonValue
+    from batch.zstack.answers import PollAnswer
 
 CLASSES = (ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS, ErrorClass.TRANSIENT)
 
@@ -78,3 +91,24 @@ def test_a_clone_without_its_images_is_incomplete(shown: list[JsonValue] | None,
     """Every architecture has the requested image, in any case and order the server shows them."""
     clone = CLONE._replace(params={"architectureImages": ASKED})
     assert differences(clone, Service(RESOURCE_UUID, "x", {"modelServiceImages": shown})) == expected
+
+
+RUNNING: list[tuple[str, object]] = [("submit", Accepted(1800.0)), ("poll", Running()), ("find", Found(service()))]
+"""A job that is at work when the user's patience ends, and shows its clone already."""
+
+
+@pytest.mark.parametrize("last", [Running(), NoAnswer("lost")])
+def test_what_a_running_job_shows_is_not_made_yet(last: PollAnswer) -> None:
+    """A row that is whole while its job runs is uncertain, without an end: a job that fails takes it back."""
+    told = tell([*RUNNING, ("poll", last), ("find", Found(service()))], Send(1), policy=Policy(timeout=0.1))
+    assert isinstance(told.step, End)
+    assert (told.step.state, told.step.until) == (State.UNCERTAIN, None)
+
+
+def test_a_job_that_ended_meanwhile_is_asked_before_that_is_said() -> None:
+    """Its own end counts, whether the clone stays or is gone."""
+    made = tell([*RUNNING, ("poll", Done(service()))], Send(1), policy=Policy(timeout=0.1))
+    assert made.records[-1].state is State.CLONED
+    failed = Refused(ApiError(ErrorClass.PERMANENT, "SYS.1007", "the disk is full", 0))
+    gone = tell([*RUNNING, ("poll", failed), ("find", Absent())], Send(1), policy=Policy(timeout=0.1))
+    assert gone.records[-1].state is State.FAILED

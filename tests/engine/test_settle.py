@@ -177,14 +177,11 @@ def test_a_job_that_never_ends_is_abandoned_at_its_deadline() -> None:
 
 
 def test_a_job_that_never_ends_is_adopted_when_its_clone_is_visible() -> None:
-    """Endless 202s though the clone exists: adopted."""
-    told = fresh(
-        ("submit", Accepted(None)),
-        ("poll", Running()),
-        ("find", Found(service())),
-        policy=Policy(timeout=0.1),
-    )
+    """Endless 202s though the clone exists: adopted once the server's own time is over."""
+    script: list[tuple[str, object]] = [("submit", Accepted(1.0)), *[("poll", Running())] * 4]
+    told = fresh(*script, ("find", Found(service())), policy=Policy(timeout=2.0))
     assert end(told) == (State.CLONED, 1)
+    assert told.seconds >= 2.0
 
 
 def test_no_byte_sent_charges_no_attempt() -> None:

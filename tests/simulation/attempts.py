@@ -76,6 +76,8 @@ class Verdict:
     ends_in: float | None = None
     """Seconds after its begin when the job ends, where that is not when its work does."""
     never_ends: bool = False
+    is_shown_early: bool = False
+    """Whether looks show the clone while its job runs; it is gone again where the job does not make it."""
 
 
 @dataclass(slots=True)
@@ -126,6 +128,8 @@ class AttemptNode:
             self.rows[uuid] = Resource(uuid, MODEL_SERVICE, "somebody", "of another folder", 0.0)
         self.executable: set[str] = set()
         """Job uuids under which a clone was made or still may be."""
+        self._early: dict[str, Resource] = {}
+        """By job uuid: what is shown before it is made."""
         self._jobs: dict[str, _Job] = {}
         self._sessions: set[str] = set()
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
@@ -142,6 +146,9 @@ class AttemptNode:
         """Refuse connections for a while; what was under way dies, its rows stay as they are."""
         self.down_until = now + seconds
         self._agenda = []
+        for row in self._early.values():
+            self.ledger.clone(row)
+        self._early = {}
 
     def expire_sessions(self) -> None:
         self._sessions.clear()
@@ -244,6 +251,8 @@ class AttemptNode:
                 job.result = refusal
                 self.executable.discard(uuid)
                 return
+            if verdict.is_shown_early and (row := self._show(uuid, source, params, at)) is not None:
+                self._early[uuid] = row
             self._at(at + verdict.takes, lambda due: self._work(job, uuid, source, params, due))
             if verdict.ends_in is not None:
                 self._at(at + verdict.ends_in, lambda _: self._end(job, None))
@@ -265,13 +274,18 @@ class AttemptNode:
         heapq.heappush(self._agenda, (due, self._count, action))
 
     def _work(self, job: _Job, uuid: str, source: str, params: Mapping[str, Any], now: float) -> None:
-        made = self._make(uuid, source, params, now) if job.verdict.makes else None
+        early = self._early.pop(uuid, None)
+        if early is not None and not job.verdict.makes:
+            del self.rows[early.uuid]
+        made = (early or self._show(uuid, source, params, now)) if job.verdict.makes else None
+        if made is not None:
+            self.ledger.clone(made)
         if job.verdict.makes and made is None:
             job.result = job.result or failed("SYS.1000")
         elif job.verdict.ends_in is None:
             self._end(job, made)
 
-    def _make(self, job: str, source: str, params: Mapping[str, Any], now: float) -> Resource | None:
+    def _show(self, job: str, source: str, params: Mapping[str, Any], now: float) -> Resource | None:
         self._count += 1
         asked = str(params.get("resourceUuid", "")) if self.traits.honours else ""
         uuid = asked or f"{self._count:012x}4ccc9{self._count:015x}"
@@ -282,7 +296,6 @@ class AttemptNode:
             uuid, MODEL_SERVICE, "admin", str(shown.get("name", "")), now, params=shown, source=source, job=job
         )
         self.rows[uuid] = row
-        self.ledger.clone(row)
         return row
 
     def _end(self, job: _Job, made: Resource | None) -> None:

@@ -29,6 +29,7 @@ from tests.simulation.wider import (
     run_late_proof,
     run_repeated,
     run_retried,
+    run_shown_early,
     run_unproven,
     run_wider,
 )
@@ -268,4 +269,5 @@ KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
     "retried": run_retried,
     "unproven": run_unproven,
     "late proof": run_late_proof,
+    "shown early": run_shown_early,
 }

@@ -153,6 +153,11 @@ def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pool, "record_end", lambda *_: None)
 
 
+def visible_is_made(patch: pytest.MonkeyPatch) -> None:
+    """What is visible while its job runs is cloned, although the job may fail yet."""
+    patch.setattr(absence.Knowledge, "is_in_time", lambda *_: False)
+
+
 HOLES = (
     Mutant("a refused look takes back", refused_look_takes_back, 10, "wider"),
     Mutant("the last attempt speaks for all", last_attempt_speaks_for_all, 150, "attempts"),
@@ -171,4 +176,5 @@ HOLES = (
     Mutant("proof is not needed", proof_not_needed, 10, "unproven"),
     Mutant("any row is proof", any_row_is_proof, 40, "unproven"),
     Mutant("late proof changes nothing", late_proof_changes_nothing, 40, "late proof"),
+    Mutant("what is visible is made", visible_is_made, 10, "shown early"),
 )

@@ -7,7 +7,7 @@ node's own books: what was made, and what may still be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -139,6 +139,13 @@ def _failed(random: Random, longest: float) -> Verdict:
     )
 
 
+def _shown_early(random: Random, longest: float) -> Verdict:
+    """Looks show the clone from its job's beginning on, and where the job fails it is taken back."""
+    makes = random.random() < 0.5
+    codes = () if makes else (random.choice(("SYS.1006", "SYS.1003")),)
+    return replace(_long(random, longest), makes=makes, codes=codes, is_shown_early=True)
+
+
 def _goes_on(random: Random, longest: float) -> Verdict:
     """The job ends with a code after which the work may go on."""
     outer = random.choice((("SYS.1001",), ("MODEL.1042",), ("SYS.1006", "SYS.1015"), ("ID.1003", "SYS.1001")))
@@ -226,7 +233,8 @@ def wider_world(seed: int, random: Random) -> WiderWorld:
         differing=_occupied(seed, 0.1),
     )
     node_random = Random(random.randrange(1 << 30))
-    node = AttemptNode(traits, verdicts(node_random, random.choice((0.2, 0.5, 0.9)), longest), node_random)
+    decide = verdicts(node_random, random.choice((0.2, 0.5, 0.9)), longest)
+    node = AttemptNode(traits, _some_shown_early(seed, decide, longest), node_random)
     specs = tuple(Spec(number, 0, given(number, 1) if random.random() < 0.15 else None) for number in range(count))
     limits = Limits(
         rate=50.0,
@@ -245,6 +253,14 @@ def wider_world(seed: int, random: Random) -> WiderWorld:
         spec_of={clone.digest: spec for clone, spec in zip(clones, specs, strict=True)},
         at_most_once=at_most_once,
     )
+
+
+def _some_shown_early(seed: int, decide: Callable[[], Verdict], longest: float) -> Callable[[], Verdict]:
+    """In a tenth of the schedules every third POST is shown before it is made. Drawn apart, for the same reason."""
+    random = Random(f"{seed} early")
+    if random.random() >= 0.1:
+        return decide
+    return lambda: _shown_early(random, longest) if random.random() < 0.3 else decide()
 
 
 def _occupied(seed: int, share: float) -> frozenset[str]:
@@ -472,6 +488,20 @@ def run_late_proof(seed: int) -> Judgement:
     if ended.code in {ExitCode.OK, ExitCode.FAILED}:
         run_process(world, Process())
         problems += [] if world.witness.posts == before else [f"I18: something was sent after exit {ended.code}"]
+    return judged_widely(world, problems)
+
+
+def run_shown_early(seed: int) -> Judgement:
+    """Clones are visible while their jobs run for longer than the user waits, and some are taken back."""
+    random = Random(seed)
+    longest = random.choice((20.0, 1800.0))
+    decide = verdicts_of((_shown_early,), 0.8, longest)
+    limits = Limits(rate=50.0, concurrency=3, attempts=3, timeout=random.choice((2.0, 20.0)))
+    world = _world(seed, Traits(api_timeout=longest), decide, limits)
+    problems: list[str] = []
+    for _ in range(2):
+        problems += _judged_end(world, Process(die_at=random.choice((None, None, random.randint(15, 80)))))
+        world.wait(random.choice((1.0, 100.0)))
     return judged_widely(world, problems)
 
 
