@@ -169,16 +169,16 @@ class Manifest:
         try:
             await self._drain()
             if self._started:
-                ended = EndedLine(self._clock(), exit_code, reason, self._final_counts(exit_code), code, handed)
+                ended = EndedLine(self._clock(), exit_code, reason, self._final_counts(handed), code, handed)
                 self._pending.append(records.encode_ended(ended))
                 await self._drain()
         finally:
             self._release()
 
-    def _final_counts(self, exit_code: int) -> Counter[State]:
+    def _final_counts(self, handed: Handed | None) -> Counter[State]:
         """Return no counts where all targets may be settled but not their hand-overs: then only a fold can tell."""
-        plan = self.past.plan
-        return self.past.counts if exit_code == 0 or plan is None or not plan.hand_overs else Counter()
+        plan, is_handed = self.past.plan, handed is not None and not (handed.open or handed.refused)
+        return self.past.counts if is_handed or plan is None or not plan.hand_overs else Counter()
 
     async def _drain(self) -> None:
         while self._pending or self._flight is not None:

@@ -1,0 +1,50 @@
+"""Hand-overs of a run that other commands worked on in between: none is forgotten, and none is taken for done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests import nodes
+from tests.cli.test_verify import TENANT, as_account, serve, uuid_of, write_job
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+    Serve = Callable[..., str]
+
+
+def test_a_refused_share_is_not_done_once_fields_are_set(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """``verify --fix`` by an account that sees no shares ends with 0, and the next run still tries what was refused."""
+    env = as_account(serve(tmp_path, serve_node), "tenant")
+    write_job(tmp_path, 1, head="version: 1\nname: j\ntargets:\n", more=f", share_with: [{'9' * 32}]")
+    assert zclone("run", "job.yaml", env=env).returncode == 3
+    nodes.tamper(env["ZSTACK_API_URL"], {"change": {uuid_of("t0"): {"requestCpu": 7}}})
+    fixed = zclone("verify", "job.yaml", "--fix", "--yes", env=env)
+    assert fixed.returncode == 0, fixed.stderr
+    again = zclone("run", "job.yaml", env=env)
+    assert again.returncode == 3
+    assert "0 of 1 clones handed over, 1 refused" in again.stderr
+
+
+def test_what_is_made_anew_is_handed_over_whoever_made_the_one_before(
+    tmp_path: Path, zclone: Run, serve_node: Serve
+) -> None:
+    """A clone that existed before its manifest is not given away; the one that the run makes in its place is."""
+    env = serve(tmp_path, serve_node)
+    head = "version: 1\nname: j\ntargets:\n"
+    write_job(tmp_path, 1, head=head)
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    (tmp_path / "job.manifest.jsonl").unlink()
+    write_job(tmp_path, 1, head=head, more=f", owner: {TENANT}")
+    kept = zclone("run", "job.yaml", env=env)
+    assert kept.returncode == 3
+    assert "ZCLONE.NOT_OURS" in kept.stderr
+    nodes.tamper(env["ZSTACK_API_URL"], {"delete": [uuid_of("t0")]})
+    zclone("verify", "job.yaml", "--reopen", "--yes", env=env)
+    done = zclone("run", "job.yaml", env=env)
+    assert done.returncode == 0, done.stderr
+    owners = {row["uuid"]: row["owner"] for row in nodes.ledger(env["ZSTACK_API_URL"])["clones"]}
+    assert owners[uuid_of("t0", generation=1)] == TENANT
