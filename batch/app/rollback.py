@@ -43,6 +43,8 @@ class RollbackResult:
     left: dict[str, str] = field(default_factory=dict)
     undone: set[str] = field(default_factory=set)
     unknown: dict[str, str] = field(default_factory=dict)
+    shard: str = ""
+    """``K/N`` where the manifest is of that part of the job only."""
     is_done: bool = False
     """Whether the operator confirmed and the rollback completed."""
 
@@ -87,7 +89,8 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[Rollback
         objections=candidates.objections,
         longest_job=LONGEST_JOB if targets.api_timeout is None else targets.api_timeout + GRACE,
     )
-    found = RollbackResult(header.job, header.run, left=dict(candidates.left))
+    shard = "" if targets.plan is None else targets.plan.shard
+    found = RollbackResult(header.job, header.run, left=dict(candidates.left), shard=shard)
     await _survey(candidates, deletion, found)
     found.is_done = not found.wanted and not found.gone and not _begun(candidates, targets)
     if found.is_done or not await to_thread(confirm, found):

@@ -23,7 +23,7 @@ from batch.report.text import iso
 from batch.text import shell_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from batch.jobfile import Job
     from batch.manifest import Header
@@ -95,14 +95,12 @@ def manifest_of(path: Path, run: str | None) -> Path:
     found = all_runs(path)
     if not found:
         raise UsageError(f"{path}: no run of this job has a manifest in this folder; zclone run starts one")
-    if run is None:
-        return found[0].path
-    named = next((one.path for one in found if one.name == run), None)
-    if named is None:
+    named = [one for one in found if run in (None, one.name)]
+    if not named:
         raise UsageError(
             f"{path}: no run {run!r} has a manifest in this folder; zclone runs {shell_path(path)} lists them"
         )
-    return named
+    return _whole_of(named[0], named).path
 
 
 def find_manifest(job: Path, *, run: str | None, simulated: bool) -> Path:
@@ -113,7 +111,15 @@ def find_manifest(job: Path, *, run: str | None, simulated: bool) -> Path:
         which = f"no {kind}" if run is None else f"no {kind} {run}"
         hint = "" if simulated else "; --simulate looks for a rehearsal's"
         raise UsageError(f"{job}: {which} of this job has a manifest in this folder{hint}; --manifest FILE names one")
-    return max(found, key=lambda one: one.header.created_at).path
+    return _whole_of(max(found, key=lambda one: one.header.created_at), found).path
+
+
+def _whole_of(chosen: KnownRun, found: Sequence[KnownRun]) -> KnownRun:
+    """Return the manifest of the whole run where ``chosen`` is of one of its shards and they were merged."""
+    if _shard_of(chosen.path) is None:
+        return chosen
+    same = (one for one in found if (one.name, one.header.simulated) == (chosen.name, chosen.header.simulated))
+    return next((one for one in same if _shard_of(one.path) is None), chosen)
 
 
 def _manifests(job: Path) -> Iterator[KnownRun]:

@@ -53,9 +53,14 @@ def _confirm(found: "RollbackResult", *, is_said: bool) -> bool:
     return agree(f"delete {count} clones?", is_said=is_said, unasked=f"rollback: would delete {count} clones")
 
 
+def _head(found: "RollbackResult", counts: str) -> str:
+    part = f", shard {found.shard} only" if found.shard else ""
+    return escape(f"{found.job}, run {found.run}{part}: {counts}")
+
+
 def _lines(found: "RollbackResult") -> Iterator[str]:
     counts = f"{len(found.wanted)} to delete, {len(found.gone)} gone already, {len(found.left)} left"
-    yield escape(f"{found.job}, run {found.run}: {counts}")
+    yield _head(found, counts)
     yield from (escape(f"delete    {key}  {uuid}") for key, uuid in found.wanted.items())
     yield from (escape(f"gone      {key}") for key in found.gone)
     yield from (escape(f"left      {key}  {why}") for key, why in found.left.items())
@@ -63,6 +68,6 @@ def _lines(found: "RollbackResult") -> Iterator[str]:
 
 def _end_lines(done: "RollbackResult") -> Iterator[str]:
     counts = f"{len(done.undone)} undone, {len(done.left)} left, {len(done.unknown)} unknown"
-    yield escape(f"{done.job}, run {done.run}: {counts}")
+    yield _head(done, counts)
     yield from (escape(f"left      {key}  {why}") for key, why in done.left.items())
     yield from (escape(f"unknown   {key}  {why}") for key, why in done.unknown.items())

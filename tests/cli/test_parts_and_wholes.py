@@ -57,3 +57,33 @@ def test_what_is_told_next_of_a_part_does_no_other(tmp_path: Path, zclone: Run, 
     again = zclone(*command_in(failed.stderr, "retry"), env=env)
     assert (again.returncode, made(env)) == (0, count + 1), again.stderr
     assert f"{count} of {count} targets cloned" in again.stderr
+
+
+def test_a_merged_run_is_rolled_back_as_a_whole(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """Once the shards are merged a command that is given the job file means the whole run, not its newest shard."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 6, head=HEAD)
+    for number in (0, 1):
+        assert zclone("run", "job.yaml", "--shard", f"{number}/2", env=env).returncode == 0
+    assert zclone("merge", *PARTS, "--out", "job.manifest.jsonl").returncode == 0
+    assert "targets   6" in zclone("status", "job.yaml").stdout
+    assert zclone("verify", "job.yaml", env=env).stdout == "j, run default: 6 targets: 6 in-sync\n"
+    done = zclone("rollback", "job.yaml", "--yes", env=env)
+    assert (done.returncode, live(env)) == (0, []), done.stdout
+    assert "6 undone" in done.stdout
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    assert len(live(env)) == 6
+
+
+def test_a_rollback_of_a_shard_says_that_it_is_one(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """A rollback by a shard's manifest names the shard: what the others made stays."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 6, head=HEAD)
+    for number in (0, 1):
+        assert zclone("run", "job.yaml", "--shard", f"{number}/2", env=env).returncode == 0
+    done = zclone("rollback", "job.yaml", "--manifest", PARTS[1], "--yes", env=env)
+    assert done.returncode == 0
+    assert all(
+        line.startswith("j, run default, shard 1/2 only: ") for line in done.stdout.splitlines() if "run" in line
+    )
+    assert len(live(env)) == zclone("list", PARTS[0], "-o", "jsonl").stdout.count("\n") > 0
