@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.app.clone_changes import Objection
+from batch.app.deletions import undone_record
 from batch.app.verifier import Item
-from batch.app.verify import undone_record
 from batch.manifest.kinds import DeletingLine
 from batch.model import State
 from batch.plan import resource_uuid

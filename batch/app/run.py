@@ -15,6 +15,7 @@ import structlog
 
 from batch import log
 from batch.app.control_server import listen
+from batch.app.deletions import settle_deletions
 from batch.app.event_loop import loop_factory, on_signal
 from batch.app.handover import hand_over
 from batch.app.job_edits import find_remaining_work, record_edits, record_edits_and_retries
@@ -184,10 +185,13 @@ async def _run_plan(
     draft: Draft | None,
     deadline: float | None,
 ) -> RunResult:
-    options, before = setup.options, manifest.past.counts[State.CLONED]
+    options = setup.options
     warn(manifest.warnings)
     await accept_manifest(manifest, by_flag=options.adopt_manifest)
     async with make_server(setup, stop=stop) as server:
+        if manifest.past.undone.deleting:
+            await before_stop(settle_deletions(manifest, server), stop)
+        before = manifest.past.counts[State.CLONED]
         whole = await before_stop(make_plan(setup, manifest, server, draft=draft), stop)
         if whole is None:
             raise RunStoppedError(f"stopped before anything was sent: {stop.reason}", stop.code)

@@ -21,7 +21,7 @@ from batch.zstack.lookups import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from batch.manifest.targets import Targets, TargetState
     from batch.model import Clone, JsonValue, Plan
@@ -35,6 +35,7 @@ _INVISIBLE: Final = (
     "not visible to this account, which proves nothing: verify as admin, or as the account that made it, if it was "
     "never given away"
 )
+_PENDING: Final = "a DeleteModelService sent before may still be executed: zclone rollback continues it"
 _INCOMPLETE: Final = "the server's answer was not complete"
 _TAGS: Final = "userTags"
 
@@ -84,6 +85,8 @@ class Verifier:
         self._edited: set[int] = set()
         self.services: Mapping[str, Mapping[str, JsonValue]] = {}
         """Inventories of the last page given to ``compare_page``."""
+        self.pending: Collection[str] = ()
+        """Keys of clones that a DELETE on record may still delete, whatever the server shows now."""
         self._failure = ""
         """Reason why no further queries are made."""
         is_unchanged = plan is not None and targets.plans == {plan.digest}
@@ -177,6 +180,8 @@ class Verifier:
                 self._report(item, Verdict.UNKNOWN, detail=self._failure)
             elif inventory is None:
                 self._report_absent(item, is_complete=answers.services.is_complete)
+            elif item.target.key in self.pending:
+                self._report(item, Verdict.UNKNOWN, detail=_PENDING)
             else:
                 self._compare_one(item, inventory, answers)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch import __version__, jobfile, outputs
+from batch.app.deletions import find_pending, undone_record
 from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, lock_manifest
 from batch.app.messages import say, warn
@@ -24,7 +25,7 @@ from batch.errors import ExitCode, ManifestLockedError, ManifestMismatchError, R
 from batch.jobfile.units import read_rate
 from batch.manifest import is_held
 from batch.manifest.targets import open_targets
-from batch.model import Limits, Record, State
+from batch.model import Limits
 from batch.plan import Planning, regenerate, tag_clones
 from batch.report.proof import proof_texts
 from batch.report.verification import Verdict, Verification
@@ -32,6 +33,7 @@ from batch.settings.reader import read_settings
 from batch.text import shell_path
 from batch.zstack.auxiliary import AuxiliaryApi
 from batch.zstack.readback import ReadBack
+from batch.zstack.service_jobs import ServiceJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,12 +122,6 @@ async def _reopen(
         # Recorded as 4, not as the result of the verification, because a rerun now has work to do.
         await manifest.close(ExitCode.UNFINISHED, "missing clones were recorded as undone")
     return verified
-
-
-def undone_record(target: TargetState, at: float) -> Record:
-    """Return the record that a target's clone was undone; ``at``: seconds since the epoch."""
-    uuid = target.clone_uuid
-    return Record(State.UNDONE, target.key, at, target.attempts, resource_uuid=uuid, clone_uuid=uuid)
 
 
 def _require_own_file(proof: Path, job: Job | None, path: Path) -> None:
@@ -222,6 +218,8 @@ async def read_back(
         has_intent=plan is not None,
     )
     verifier = Verifier(targets, plan, found, identity=identity, readback=ReadBack(client), auxiliary=auxiliary)
+    lines = list(targets.deleting.values())
+    verifier.pending = await find_pending(lines, ServiceJobs(client), api_timeout=targets.api_timeout)
     await verifier.run()
     found.ended_at, found.calls = time.time(), server.gate.calls - before
     return found, verifier

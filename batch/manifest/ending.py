@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError, UsageError
 from batch.manifest.files import Disk
 from batch.manifest.header import PROCESSES, Header, Users, parse_header
-from batch.manifest.kinds import EndedLine, PlanLine
+from batch.manifest.kinds import DeletingLine, EndedLine, PlanLine
 from batch.manifest.line import SEAL
 from batch.manifest.pins import PinFold
 from batch.manifest.reading import Reading, reading
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TAIL: Final = 1 << 12
-_PLAN: Final = (b'{"pinned":', b'{"plan":', *PROCESSES)
+_PLAN: Final = (b'{"pinned":', b'{"plan":', b'{"deleting":', *PROCESSES)
 _USUAL: Final = b'{"state":"'
 
 
@@ -102,6 +102,9 @@ def _verify_chain(manifest: Reading, ended: EndedLine) -> FinishedRun | None:
         header = header or parse_header(bodies[0])
         for body in [body for body in bodies if body[: len(_USUAL)] != _USUAL and body.startswith(_PLAN)]:
             line = parse_line(body)
+            if isinstance(line, DeletingLine):
+                # Only a fold tells whether the clone is known to be gone.
+                return None
             if isinstance(line, PlanLine):
                 plan = line
             elif isinstance(line, Pins):

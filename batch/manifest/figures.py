@@ -65,6 +65,8 @@ class Summary:
     """Clones that were started and are not settled."""
     controlled: ControlledLine | None = None
     """Limits in force in the last process, where they were changed."""
+    deleting: int = 0
+    """Clones with a DELETE of a rollback on record that are not known to be gone."""
 
     @property
     def is_settled(self) -> bool:
@@ -184,4 +186,5 @@ def summary(path: Path) -> Summary:
         handed=estimated if ended is None or ended.handed is None else ended.handed,
         open=intents,
         controlled=figures.controlled,
+        deleting=len(figures.past.undone.deleting),
     )

@@ -10,7 +10,7 @@ from batch.keytable import KeyTable
 from batch.manifest.handovers import HandOverFold
 from batch.manifest.header import Users
 from batch.manifest.intents import Deaths, intent_of
-from batch.manifest.kinds import PlanLine, PlannedLine, RepairedLine, StartedLine
+from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
 from batch.manifest.undone import UndoneFold
@@ -125,6 +125,7 @@ class ManifestFold:
         if record.state is State.UNDONE and (self.final(record.key) or (None,))[0] is not State.UNDONE:
             self.undone.add(record)
             self.hand_overs.forget(record.key)
+            self._made_elsewhere.discard(hash(record.key))
         if record.state is State.CLONED and not self._was_honoured:
             wanted = {one.resource_uuid for one in self._open.get(record.key, ()) if one.resource_uuid}
             self._was_honoured = record.clone_uuid in wanted
@@ -161,9 +162,10 @@ class ManifestFold:
             self.plan = line
         elif isinstance(line, HandedOver):
             self.hand_overs.add(line)
+        elif isinstance(line, DeletingLine):
+            self.undone.deleting.add(line.key)
         elif isinstance(line, RepairedLine):
-            # The attempts of the lost lines are unknown.
-            self.is_repaired = self.was_sent = True
+            self.is_repaired = self.was_sent = True  # The attempts of the lost lines are unknown.
         else:
             if isinstance(line, StartedLine):
                 self.is_at_most_once = self.is_at_most_once or line.at_most_once
@@ -272,8 +274,7 @@ class ManifestFold:
     @property
     def settled(self) -> Counter[State]:
         """Number of targets in each final state; cheap enough to be called at the end of every clone."""
-        found = ((_STATES[code], number) for code, number in enumerate(self._finals) if number)
-        return Counter({state: number for state, number in found if state is not State.WITHDRAWN})
+        return Counter({_STATES[code]: n for code, n in enumerate(self._finals) if n and code != _WITHDRAWN})
 
     @property
     def counts(self) -> Counter[State]:

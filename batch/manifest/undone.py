@@ -17,6 +17,8 @@ class UndoneFold:
         """Start empty."""
         self._generations = KeyTable(2)
         self._uuids = KeyTable(1)
+        self.deleting: set[str] = set()
+        """Keys of the clones with a DELETE on record that are not known to be gone."""
 
     def __bool__(self) -> bool:
         return len(self._generations) > 0
@@ -24,6 +26,7 @@ class UndoneFold:
     def add(self, record: Record) -> None:
         """Add a record that the clone of a target was undone."""
         self._generations.put(hash(record.key), self.generation(record.key) + 1)
+        self.deleting.discard(record.key)
         for uuid in filter(None, (record.clone_uuid, record.resource_uuid)):
             self._uuids.put(hash(uuid), 1)
 

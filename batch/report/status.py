@@ -57,6 +57,7 @@ def status_lines(
         f"targets   {_targets(summary)}",
         *count_lines(summary.counts),
         *_hand_over_lines(summary.handed),
+        *_deletion_lines(summary.deleting),
     ]
     if is_running:
         lines += _limits(summary.controlled)
@@ -108,6 +109,11 @@ def _hand_over_lines(handed: Handed) -> Iterator[str]:
     text = handed_text(handed)
     if text:
         yield f"hand-over {text}"
+
+
+def _deletion_lines(count: int) -> Iterator[str]:
+    if count:
+        yield f"rollback  {count} clones with a DELETE on record, not known to be gone: zclone verify tells"
 
 
 def handed_text(handed: Handed) -> str:
