@@ -1,4 +1,4 @@
-"""TAB in real shells: who wrote a manifest runs nothing, and what is harmless is completed all the same."""
+"""TAB in real shells: the author of a manifest cannot run anything, and harmless keys are completed all the same."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ PAYLOADS: Final = (
 )
 """Each begins a command in some shell at some level of quoting."""
 HARMLESS: Final = "safe-1.a:b@c%d+e,f=g[0]"
-"""Every sign that may be offered."""
+"""Every character that may be offered."""
 MANIFEST: Final = "job.manifest.jsonl"
 
 
 def write_manifest(folder: Path) -> None:
-    """Write one of which every key and error code is a payload, but for one of each."""
+    """Write a manifest of which all keys and error codes but one of each are payloads."""
     texts = [*PAYLOADS, HARMLESS]
     bodies = [
         Header("job", "default", "http://x", simulated=False, tool="t", created_at=1.0, job_file="job.yaml").body()
@@ -76,7 +76,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def settings(folder: Path, child_env: dict[str, str]) -> dict[str, str]:
-    """Give an environment in which the shell finds the command under test and no start-up file of a user."""
+    """Return an environment in which the shell finds the command under test and no start-up file of a user."""
     command = folder / "bin" / "zclone"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m batch "$@"\n', encoding="utf-8")
@@ -86,11 +86,11 @@ def settings(folder: Path, child_env: dict[str, str]) -> dict[str, str]:
 
 
 class Terminal:
-    """A shell at a terminal of its own."""
+    """A shell in its own terminal."""
 
     def __init__(self, shell: str, folder: Path, env: dict[str, str]) -> None:
         self._screen, theirs = pty.openpty()
-        # fish wants a terminal that controls it.
+        # fish needs a controlling terminal.
         begin = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
         self.shell = subprocess.Popen(
             [sys.executable, "-c", begin, *SHELLS[shell]],
@@ -123,7 +123,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(request: pytest.FixtureRequest, tmp_path: Path, child_env: dict[str, str]) -> Iterator[Terminal]:
-    """Give a shell that completes zclone, in a folder with a job and a manifest."""
+    """Run a shell that completes zclone, in a folder with a job and a manifest."""
     shell: str = request.getfixturevalue("shell")
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
@@ -173,7 +173,7 @@ def test_tab_completes_files_contexts_keys_and_formats(shell: str, terminal: Ter
 @pytest.mark.parametrize("shell", ["complete_bash", "complete_zsh", "complete_fish", "complete_powershell"])
 @pytest.mark.parametrize("line", [f"zclone show {MANIFEST} ", "zclone retry job.yaml --code "])
 def test_no_shell_is_offered_a_payload(shell: str, line: str, tmp_path: Path, child_env: dict[str, str]) -> None:
-    """The answer to any shell names the harmless candidate and nothing of the others."""
+    """The answer to any shell has the harmless candidate and none of the others."""
     write_manifest(tmp_path)
     words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_TYPER_COMPLETE_ARGS": line}
     words |= {"_TYPER_COMPLETE_WORD_TO_COMPLETE": "", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}

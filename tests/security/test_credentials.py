@@ -1,4 +1,4 @@
-"""Whose credentials go where, by the real command against a listener that records every byte of every request."""
+"""Where credentials are sent, by the real command against a listener that records every byte of every request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ids = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 
 @dataclass
 class Listener:
-    """Where it listens, and all that came: request lines, heads and bodies."""
+    """Its address, and everything it received: request lines, heads and bodies."""
 
     url: str = ""
     came: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Listener:
 
 @contextmanager
 def listening(*, by_tls: bool = False) -> Iterator[Listener]:
-    """Answer like a server that knows nothing, and record; ``by_tls`` with a certificate of nobody's."""
+    """Answer like an ignorant server, and record; ``by_tls`` with a certificate of an unknown authority."""
     found = Listener()
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ def listening(*, by_tls: bool = False) -> Iterator[Listener]:
         do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - the base class asks for these names
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's signature
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if by_tls:
@@ -113,7 +113,7 @@ def got(server: Listener, secret: str) -> bool:
     [*((command, "session") for command in COMMANDS), *((("plan", "job.yaml"), how) for how in HOW[1:])],
     ids=str,
 )
-def test_a_job_files_url_gets_nothing_of_the_operators(
+def test_a_job_files_url_gets_none_of_the_operators_credentials(
     command: tuple[str, ...], how: str, zclone: Run, tmp_path: Path, planted: Planted
 ) -> None:
     """No credentials of environment, {env: ZSTACK_…} or a service's folder: exit 2 names the flag, no byte is sent."""
@@ -150,7 +150,7 @@ def test_a_job_files_url_gets_nothing_of_the_operators(
     ],
     ids=str,
 )
-def test_who_names_the_endpoint_too_may_be_asked_for_it(
+def test_a_trusted_url_of_a_job_file_gets_the_credentials(
     command: tuple[str, ...], by: str, zclone: Run, tmp_path: Path, planted: Planted
 ) -> None:
     """With --trust-endpoint, its variable, or the same url in a setting, the session goes to the job's url."""
@@ -168,7 +168,7 @@ def test_who_names_the_endpoint_too_may_be_asked_for_it(
     assert "--trust-endpoint" not in done.stderr
 
 
-def test_another_trusted_endpoint_is_no_help(zclone: Run, tmp_path: Path, planted: Planted) -> None:
+def test_trust_applies_to_one_endpoint(zclone: Run, tmp_path: Path, planted: Planted) -> None:
     """--trust-endpoint is about one url: for another, also another port, nothing is sent."""
     with listening() as server, listening() as other:
         write_job(tmp_path, {"url": server.url})
@@ -178,10 +178,10 @@ def test_another_trusted_endpoint_is_no_help(zclone: Run, tmp_path: Path, plante
 
 
 @ids
-def test_what_the_job_file_brings_goes_to_its_url(
+def test_a_job_files_own_credentials_go_to_its_url(
     command: tuple[str, ...], zclone: Run, tmp_path: Path, planted: Planted
 ) -> None:
-    """A secret's file below the job's folder is the job's own; the operator's session stays here all the same."""
+    """A secret's file below the job's folder is the job's own; the operator's session is still not sent."""
     keep(tmp_path / "sub" / "own.secret", "0123456789abcdef" * 2)
     with listening() as server:
         write_job(tmp_path, {"url": server.url, "auth": {"session": {"file": "sub/own.secret"}}})
@@ -194,7 +194,7 @@ def test_what_the_job_file_brings_goes_to_its_url(
 
 @pytest.mark.parametrize("what", ["variable", "absolute", "parent", "link", "job folder's look-alike"])
 def test_a_job_file_reaches_no_other_secret(what: str, zclone: Run, tmp_path: Path, planted: Planted) -> None:
-    """Other variables and files beside the job's folder are refused, whatever the endpoint: no byte is sent."""
+    """Other variables and files outside the job's folder are refused, at any endpoint: no byte is sent."""
     folder = tmp_path / "jobs"
     folder.mkdir()
     private = keep(tmp_path / "jobs-private" / "key.secret", planted.key_secret)
@@ -216,7 +216,7 @@ def test_a_job_file_reaches_no_other_secret(what: str, zclone: Run, tmp_path: Pa
 
 
 def test_a_contexts_credentials_stay_at_its_own_endpoint(zclone: Run, tmp_path: Path, planted: Planted) -> None:
-    """The current context's session goes to its own endpoint, also where a job file names that, and nowhere else."""
+    """The current context's session goes to its own endpoint, also if a job file names that, and to no other."""
     with listening() as lab, listening() as other:
         text = f"current-context: lab\ncontexts:\n  lab: {{endpoint: '{lab.url}', session_uuid: {planted.session}}}\n"
         env = {"ZSTACK_CONFIG": str(keep(tmp_path / "config.secret", text))}
@@ -231,10 +231,10 @@ def test_a_contexts_credentials_stay_at_its_own_endpoint(zclone: Run, tmp_path: 
 @pytest.mark.parametrize(
     "command", [("run", "job.yaml"), ("plan", "job.yaml"), ("doctor",), ("discover",)], ids=" ".join
 )
-def test_an_unchecked_transport_is_told_before_the_first_byte(
+def test_an_unchecked_transport_is_reported_before_the_first_byte(
     command: tuple[str, ...], child_env: dict[str, str], tmp_path: Path, planted: Planted
 ) -> None:
-    """That the certificate is not checked stands on stderr or stdout when the first request arrives."""
+    """stderr or stdout says that the certificate is not checked when the first request arrives."""
     seen: list[str] = []
     with listening(by_tls=True) as server, (tmp_path / "err").open("wb") as err:
         write_job(tmp_path, {})
@@ -260,14 +260,14 @@ def test_a_job_files_tls_settings_count_for_its_own_url_only(zclone: Run, tmp_pa
 
 @pytest.mark.parametrize("command", ["run", "retry", "plan", "doctor", "discover"])
 def test_every_command_that_connects_takes_a_ca_file(command: str) -> None:
-    """--ca-file is a flag of each of them, and so ZCLONE_CA_FILE; --trust-endpoint of each that takes a job file."""
+    """Each of them has --ca-file and ZCLONE_CA_FILE, and each that takes a job file has --trust-endpoint."""
     flags = {flag for param in COMMANDS_BY_NAME[command].params for flag in param.opts}
     assert {"--ca-file", "--insecure"} <= flags
     assert ("--trust-endpoint" in flags) is (command != "discover")
 
 
-def test_a_ca_file_that_is_none_ends_before_any_byte(zclone: Run, tmp_path: Path, planted: Planted) -> None:
-    """Flag and variable are read, and what they name has to be a file."""
+def test_an_invalid_ca_file_exits_before_any_byte(zclone: Run, tmp_path: Path, planted: Planted) -> None:
+    """Flag and variable are read, and have to name a file."""
     with listening() as server:
         env = {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session}
         assert "none.pem" in zclone("doctor", "--ca-file", "none.pem", env=env).stdout
@@ -284,8 +284,8 @@ def test_a_pipe_as_config_is_refused(zclone: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_config_of_another_user_is_told(zclone: Run, tmp_path: Path) -> None:
-    """Whoever owns zstack-cli's config decides where calls go: another user than root and oneself is named."""
+def test_a_config_of_another_user_is_reported(zclone: Run, tmp_path: Path) -> None:
+    """The owner of zstack-cli's config decides where calls go: users other than root and oneself are reported."""
     with listening() as server:
         text = f"current-context: a\ncontexts:\n  a: {{endpoint: '{server.url}', session_uuid: '0123'}}\n"
         path = keep(tmp_path / "config.secret", text)
@@ -298,7 +298,7 @@ def test_a_config_of_another_user_is_told(zclone: Run, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_printed_command_shows_no_header_to_ps(zclone: Run, tmp_path: Path, planted: Planted) -> None:
-    """The commands of ``plan -o curl`` give the session to curl by its input, not as an argument."""
+    """The commands of ``plan -o curl`` give the session to curl on stdin, not as an argument."""
     write_job(tmp_path, {})
     fake = tmp_path / "bin" / "curl"
     keep(fake, '#!/bin/sh\nprintf "%s\\n" "$@" >"$OUT.arguments"\ncat >"$OUT.input.secret"\n').chmod(0o700)
@@ -311,8 +311,8 @@ def test_a_printed_command_shows_no_header_to_ps(zclone: Run, tmp_path: Path, pl
     assert planted.session in (tmp_path / "out.input.secret").read_text(encoding="utf-8")
 
 
-def test_every_command_redacts_what_it_was_given(zclone: Run, tmp_path: Path, planted: Planted) -> None:
-    """What a server quotes of the session is redacted by each command that asks it, on stdout too."""
+def test_every_command_redacts_its_credentials(zclone: Run, tmp_path: Path, planted: Planted) -> None:
+    """What a server quotes of the session is redacted by each command that calls it, on stdout too."""
     write_job(tmp_path, {})
 
     class Parrot(BaseHTTPRequestHandler):
@@ -330,7 +330,7 @@ def test_every_command_redacts_what_it_was_given(zclone: Run, tmp_path: Path, pl
         do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - the base class asks for these names
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's signature
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
     thread = threading.Thread(target=server.serve_forever)

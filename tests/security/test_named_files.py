@@ -42,8 +42,8 @@ def read(path: Path, **environ: str) -> str:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
-def test_a_file_of_the_user_alone_holds_a_secret(mode: int, tmp_path: Path) -> None:
-    """A file that the user alone can reach is read, also through a link of his own."""
+def test_a_private_file_may_hold_a_secret(mode: int, tmp_path: Path) -> None:
+    """A file that only the user can reach is read, also through a link of the same user."""
     path = secret(tmp_path / "s", mode)
     (tmp_path / "link").symlink_to(path)
     assert read(path) == read(tmp_path / "link") == "s3cr3t"
@@ -51,7 +51,7 @@ def test_a_file_of_the_user_alone_holds_a_secret(mode: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o660, 0o601, 0o777])
 def test_a_file_open_to_others_holds_no_secret(mode: int, tmp_path: Path) -> None:
-    """Any bit of group or world is refused, with setting, file, mode and the command that mends it."""
+    """Any bit of group or world is refused, with setting, file, mode and the command to fix it."""
     path = secret(tmp_path / "my s", mode)
     with pytest.raises(UsageError) as caught:
         read(path)
@@ -61,7 +61,7 @@ def test_a_file_open_to_others_holds_no_secret(mode: int, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_another_user_holds_no_secret(tmp_path: Path) -> None:
-    """A file that belongs to another user is refused: he may change it; the message says whose it must be."""
+    """A file of another user is refused, as that user may change it; the message names the required owner."""
     path = secret(tmp_path / "s")
     os.chown(path, 12345, -1)
     with pytest.raises(UsageError, match=rf"belongs to another user \(12345\): chown 0 {path} && chmod 600 {path}"):
@@ -69,7 +69,7 @@ def test_a_file_of_another_user_holds_no_secret(tmp_path: Path) -> None:
 
 
 def test_a_file_of_root_may_hold_a_users_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root's own file is fine for everybody it lets read."""
+    """Root's own file is accepted from every user that may read it."""
     path = secret(tmp_path / "s")
     if os.geteuid() != 0:
         pytest.skip("only root has a file of root")
@@ -96,7 +96,7 @@ def test_only_a_regular_file_holds_a_secret(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o440, 0o444, 0o400])
 def test_credentials_of_systemd(mode: int, tmp_path: Path) -> None:
-    """What LoadCredential= puts into $CREDENTIALS_DIRECTORY is read with the mode that systemd gave it."""
+    """Files that LoadCredential= puts into $CREDENTIALS_DIRECTORY are read with the mode that systemd gave them."""
     path = secret(tmp_path / "run" / "session", mode)
     assert read(path, CREDENTIALS_DIRECTORY=str(tmp_path / "run")) == "s3cr3t"
     if mode != 0o400:
@@ -124,7 +124,7 @@ needs_tmpfs = pytest.mark.skipif(
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """Give a secret volume as Kubernetes lays it out: root's tmpfs, links through ``..data``, a 0644 file."""
+    """Return a secret volume as Kubernetes lays it out: root's tmpfs, links through ``..data``, a 0644 file."""
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     folder.chmod(0o1777)
     secret(folder / "..2026_11_23_14_00_00.1" / "session", 0o644)
@@ -146,8 +146,8 @@ def test_secrets_of_kubernetes(mode: int, volume: Path) -> None:
 @pytest.mark.parametrize(
     "what", ["no ..data", "..data elsewhere", "no link", "the file", "the folder", "the link", "0775"]
 )
-def test_what_only_looks_like_kubernetes(what: str, volume: Path) -> None:
-    """Without the link ``..data`` to the very folder, or where any of it is not root's, 0644 is open to others."""
+def test_an_imitation_of_kubernetes_is_refused(what: str, volume: Path) -> None:
+    """Without the link ``..data`` to the very folder, or if any part is not root's, 0644 is open to others."""
     real = (volume / "..data").resolve()
     match what:
         case "no ..data":
@@ -172,7 +172,7 @@ def test_what_only_looks_like_kubernetes(what: str, volume: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..x", "...", "..2026_11_23"])
 def test_a_folder_with_two_dots_is_no_mount(name: str, tmp_path: Path) -> None:
-    """A folder that is only called like those of Kubernetes, on a disk, with a link and all, excuses nothing."""
+    """A folder that only has the names of Kubernetes' ones, on a disk, with a link and all, is no exception."""
     path = secret(tmp_path / name / "session", 0o644)
     (tmp_path / "..data").symlink_to(name)
     with pytest.raises(UsageError, match="open to others"):
@@ -183,14 +183,14 @@ def test_a_folder_with_two_dots_is_no_mount(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
 def test_mounted_secrets_that_others_may_change(mode: int, tmp_path: Path) -> None:
-    """Nowhere may others write a secret."""
+    """A secret that others may write is refused everywhere."""
     path = secret(tmp_path / "session", mode)
     with pytest.raises(UsageError, match=r"can be changed by others \(mode 06[46][46]\): chmod 600"):
         read(path, CREDENTIALS_DIRECTORY=str(tmp_path))
 
 
 def test_an_open_secret_ends_before_any_call(zclone: Run, tmp_path: Path, planted: Planted) -> None:
-    """Exit 2 with the place and the chmod to do, nothing sent; after the chmod the same command goes on."""
+    """Exit 2 with the place and the chmod to run, nothing sent; after the chmod the same command works."""
     path = tmp_path / "session.secret"
     path.write_text(planted.session, encoding="utf-8")
     path.chmod(0o644)
@@ -212,7 +212,7 @@ def refuse_certificates(path: Path, why: str) -> None:
         check_certificates(path)
 
 
-def test_certificates_are_a_file_of_some_size(tmp_path: Path) -> None:
+def test_certificates_are_a_file_of_limited_size(tmp_path: Path) -> None:
     """A ca_file that is missing, a pipe, a device or huge is refused before it is read."""
     refuse_certificates(tmp_path / "none", "CA file .*none cannot be used: No such file")
     refuse_certificates(Path("/dev/zero"), "not a regular file")
@@ -226,7 +226,7 @@ def test_certificates_are_a_file_of_some_size(tmp_path: Path) -> None:
 
 
 def outside(kind: str, folder: Path) -> str:
-    """Lay out a job folder and, beside it, a file that a job file there must not reach; return what it names."""
+    """Create a job folder and a file outside it that a job file must not reach; return what it names."""
     beside = folder.parent / "beside"
     beside.mkdir()
     (beside / "rows.csv").write_text(ROWS, encoding="utf-8")
@@ -246,7 +246,7 @@ def outside(kind: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["parent", "absolute", "link to a file", "link to a folder", "through a folder"])
 @pytest.mark.parametrize("key", ["from", "rearchitect"])
-def test_a_job_file_reaches_nothing_beside_its_folder(
+def test_a_job_file_reaches_nothing_outside_its_folder(
     kind: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither ``..`` nor an absolute path nor a link leads out of the job file's folder: exit 2 at its place."""
@@ -278,7 +278,7 @@ def test_what_lies_below_the_(tmp_path: Path) -> None:
     assert run_command(["plan", str(tmp_path / "jobs" / "job.yaml")]) == 0
 
 
-def test_a_file_without_end_is_not_begun(tmp_path: Path) -> None:
+def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
     """A file larger than any list of targets is refused by its size."""
     path = tmp_path / "rows.csv"
     path.touch()
@@ -289,8 +289,8 @@ def test_a_file_without_end_is_not_begun(tmp_path: Path) -> None:
         open_input(path, tmp_path, largest=16 << 20)
 
 
-def test_a_secret_may_lie_anywhere(tmp_path: Path) -> None:
-    """The file that a ZSTACK_* setting names may be anywhere: it is the operator's word."""
+def test_a_secret_may_be_anywhere(tmp_path: Path) -> None:
+    """The file that a ZSTACK_* setting names may be anywhere: the operator decides."""
     environ: Mapping[str, str] = {}
     path = secret(tmp_path / "elsewhere" / "s")
     assert read_secret(NAME, path, environ) == "s3cr3t"

@@ -1,4 +1,4 @@
-"""What comes out: the terminal, spreadsheets, files and logs, under whatever a server, a name or a manifest says."""
+"""All outputs, the terminal, spreadsheets, files and logs, with any text of a server, a name or a manifest."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ JOB: Final = "version: 1\nname: safe\nlimits: {rate: 100/s, attempts: 1, timeout
 MANIFEST: Final = "job.manifest.jsonl"
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
 SEQUENCES: Final = re.compile(r"\x1b\[(?:\d+(?:;\d+)*)?m|\x1b\[\d*[AK]|\x1b\[2K|\r")
-"""What the terminal may get: colours and styles, up, erase the line, start of the line."""
+"""The sequences that the terminal may get: colours and styles, up, erase the line, start of the line."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def job(tmp_path: Path) -> Path:
 
 
 def on_terminal(arguments: list[str], folder: Path, env: dict[str, str]) -> str:
-    """Everything a command writes to a terminal of its own."""
+    """Return everything a command writes to its own terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "batch", *arguments]
     with subprocess.Popen(command, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs):
@@ -81,7 +81,7 @@ def test_the_terminal_gets_listed_sequences_only(
     child_env: dict[str, str],
     planted: Planted,
 ) -> None:
-    """Of a server full of escapes, a terminal gets only the live view's own; under NO_COLOR no colour of them."""
+    """From a server full of escapes, a terminal gets only the live view's own; under NO_COLOR no colours."""
     env = {name: value for name, value in child_env.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
     with hostile() as server:
         env |= {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session}
@@ -102,7 +102,7 @@ CELLS: Final = st.text(
 
 @given(CELLS, CELLS, CELLS)
 def test_no_cell_is_a_formula(key: str, name: str, error: str) -> None:
-    """Read back by a CSV reader every cell is quoted, and none begins a formula, behind spaces and full-width too."""
+    """Read back by a CSV reader every cell is quoted, and none begins a formula, after spaces and in full width too."""
     row = Row(key, "source", State.FAILED, None, name, 1, "SYS.1007", error, None, None)
     text = "".join(render_rows([row], ListFormat.CSV))
     header, cells = csv.reader(io.StringIO(text), strict=True)
@@ -114,8 +114,8 @@ def test_no_cell_is_a_formula(key: str, name: str, error: str) -> None:
 
 
 @given(st.text(min_size=4, max_size=60), st.text(max_size=20))
-def test_known_secrets_leave_in_no_form(secret: str, around: str) -> None:
-    """A registered value is redacted wherever it stands, raw, hashed, base64, url- or JSON-encoded."""
+def test_known_secrets_appear_in_no_form(secret: str, around: str) -> None:
+    """A registered value is redacted everywhere, raw, hashed, base64, url- or JSON-encoded."""
     secrets = redaction.Secrets()
     secrets.add(secret)
     raw = secret.encode("utf-8", "surrogateescape") if secret.isprintable() else b""
@@ -124,7 +124,7 @@ def test_known_secrets_leave_in_no_form(secret: str, around: str) -> None:
         forms += [hashlib.sha512(raw).hexdigest(), base64.b64encode(raw).decode(), quote(raw, safe="")]
     for form in forms:
         assert secrets.redact(form) == redaction.REDACTED
-        # What is redacted may stand at several places at once, with whatever around it.
+        # Several places at once may have to be redacted, with any text around them.
         shown = secrets.redact(f"{around}{form}|{form}{around}")
         assert redaction.REDACTED in shown
         assert form in redaction.REDACTED or form not in shown.replace(redaction.REDACTED, "").replace(around, "")
@@ -133,7 +133,7 @@ def test_known_secrets_leave_in_no_form(secret: str, around: str) -> None:
 @pytest.mark.parametrize(
     "name", ["password", "Passwd", "session_id", "sessionUuid", "accessKeySecret", "token", "Authorization", "Cookie"]
 )
-def test_fields_with_telling_names_are_redacted(name: str) -> None:
+def test_fields_named_like_secrets_are_redacted(name: str) -> None:
     """A field that is named like a secret is redacted whatever its value and the case of its name."""
     called = (name, name.upper(), f"x-{name}", f"{name}_1")
     try:
@@ -148,7 +148,7 @@ def test_fields_with_telling_names_are_redacted(name: str) -> None:
 def test_the_console_shows_the_start_of_a_job_uuid_at_most(
     zclone: Run, job: Path, tmp_path: Path, planted: Planted
 ) -> None:
-    """Whoever knows a job uuid may read its result: 8 digits of it are shown, and none is used twice."""
+    """A job uuid gives access to its result: 8 digits of it are shown, and none is used twice."""
     drawn: list[str] = []
     for name in ("one", "two"):
         with hostile() as server:
@@ -198,7 +198,7 @@ LIES: Final = (
 
 
 def lied(clone: Clone, lie: dict[str, str]) -> Record:
-    """A record of a POST of ``clone`` that was tampered with."""
+    """Return a record of a POST of ``clone`` that was tampered with."""
     true = Record(
         State.SENT, clone.key, time.time() - 5, 1, clone.source_uuid, clone.resource_uuid, clone.key, clone.digest
     )

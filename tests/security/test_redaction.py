@@ -1,4 +1,4 @@
-"""Every encoding in which a server could quote a credential, at the client and in what is kept of its answers."""
+"""Every encoding in which a server could quote a credential, at the client and in its stored answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ENCODINGS: Final[dict[str, Callable[[str], str]]] = {
 @pytest.mark.parametrize("name", ENCODINGS)
 @pytest.mark.parametrize("place", ["details", "code", "plain text"])
 async def test_a_header_is_quoted_in_no_encoding(name: str, place: str, planted: Planted) -> None:
-    """However a server encodes the header it got, JSON escapes on top, nothing of the session is in its answer."""
+    """However a server encodes the header it got, JSON escapes on top, its answer has no part of the session."""
 
     def handler(seen: Seen) -> bytes:
         quoted = ENCODINGS[name](seen.headers["authorization"])
@@ -61,7 +61,7 @@ async def test_a_header_is_quoted_in_no_encoding(name: str, place: str, planted:
 
 @pytest.mark.parametrize("name", [name for name in ENCODINGS if not name.startswith("the ")])
 async def test_a_signature_is_quoted_in_no_encoding(name: str, planted: Planted) -> None:
-    """What follows an access key's id is redacted too, and the signature where it stands alone."""
+    """What follows an access key's id is redacted too, and the signature on its own."""
     signatures: list[str] = []
 
     def handler(seen: Seen) -> bytes:
@@ -79,7 +79,7 @@ async def test_a_signature_is_quoted_in_no_encoding(name: str, planted: Planted)
 
 
 async def test_a_secret_is_redacted_before_a_text_is_cut(planted: Planted) -> None:
-    """A cut at the longest text never leaves the beginning of a session, wherever the session stands."""
+    """A cut at the longest text never leaves the beginning of a session, wherever the session is."""
     places = iter(range(2000, 2060))
 
     def handler(_: Seen) -> bytes:
@@ -91,7 +91,7 @@ async def test_a_secret_is_redacted_before_a_text_is_cut(planted: Planted) -> No
 
 
 def test_any_part_of_23_characters_is_found(planted: Planted) -> None:
-    """Of a session every part of 23 characters is redacted, and the longest part of it that stands there whole."""
+    """Every part of 23 characters of a session is redacted, and the longest part of it that appears whole."""
     secrets = Secrets()
     secrets.add(planted.session)
     for start in range(len(planted.session)):
@@ -102,7 +102,7 @@ def test_any_part_of_23_characters_is_found(planted: Planted) -> None:
 
 
 def test_a_megabyte_of_secrets_is_redacted_in_one_pass(planted: Planted) -> None:
-    """Text made of nothing but secrets, or of one letter that a secret repeats, is redacted whole."""
+    """Text made only of secrets, or of one letter that a secret repeats, is redacted whole."""
     secrets = Secrets()
     secrets.add_all([planted.session, "a" * 64])
     assert secrets.redact(planted.session * 30_000) == REDACTED

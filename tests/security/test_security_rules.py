@@ -72,7 +72,7 @@ def test_every_form_of_a_planted_secret_is_found(planted: Planted) -> None:
 
 @pytest.fixture
 def running(serve_node: Callable[..., str], child_env: dict[str, str], job: Path, tmp_path: Path) -> dict[str, str]:
-    """The environment of a run that logs in with the node's own password."""
+    """Return the environment of a run that logs in with the node's own password."""
     (tmp_path / "slow.yaml").write_text("version: 1\nnode: {latency: [1, 1]}\n", encoding="utf-8")
     url = serve_node("--faults", str(tmp_path / "slow.yaml"))
     return child_env | {"ZSTACK_API_URL": url, "ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
@@ -107,7 +107,7 @@ def test_no_core_is_dumped(child_env: dict[str, str], tmp_path: Path) -> None:
 def test_the_embedded_node_inherits_no_foreign_variable(
     child_env: dict[str, str], job: Path, tmp_path: Path, planted: Planted
 ) -> None:
-    """Of the environment the node's process has what a Python program needs to start, and nothing else."""
+    """The node's process gets only the variables that a Python program needs to start."""
     process = children(
         child_env | {"AWS_SECRET_ACCESS_KEY": planted.key_secret, "ZSTACK_SESSION_ID": planted.session},
         *("run", "--simulate", "job.yaml", "--rate", "1/s"),
@@ -133,7 +133,7 @@ def test_the_embedded_node_inherits_no_foreign_variable(
 
 @pytest.mark.parametrize("name", [None, "SIGTERM"])
 def test_sessions_are_closed_after_a_signal(name: str | None, running: dict[str, str], tmp_path: Path) -> None:
-    """A session of our own is logged out of at the end, also after SIGTERM; the password is not in the output."""
+    """A session opened by the command is closed at the end, also after SIGTERM; the password is not in the output."""
     url = running["ZSTACK_API_URL"]
     before = ledger(url)["sessions_open"]
     process = children(running, "run", "job.yaml", cwd=tmp_path)
@@ -180,7 +180,7 @@ def test_nothing_goes_to_another_host(zclone: Run, job: Path, tmp_path: Path, pl
 def test_job_uuids_are_secrets(
     zclone: Run, job: Path, tmp_path: Path, serve_node: Callable[..., str], planted: Planted
 ) -> None:
-    """Job uuids open results to anybody: v4, all different, in no output but the manifest itself."""
+    """Job uuids give anybody access to results: v4, all different, in no output but the manifest itself."""
     env = {"ZSTACK_API_URL": serve_node(), "ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
     done = zclone("run", job, "--log-file", "run.log", env=env)
     assert done.returncode == 0, done.stderr
@@ -194,7 +194,7 @@ def test_job_uuids_are_secrets(
         assert not [text for text in shown if uuid in text]
 
 
-def test_files_are_the_owners_alone(zclone: Run, job: Path, tmp_path: Path) -> None:
+def test_files_are_private(zclone: Run, job: Path, tmp_path: Path) -> None:
     """Under umask 000 manifest, log, node state and repaired manifest are 0600; only a report is for others too."""
     before = os.umask(0)
     try:
@@ -208,15 +208,15 @@ def test_files_are_the_owners_alone(zclone: Run, job: Path, tmp_path: Path) -> N
 
 
 def test_no_unsafe_yaml() -> None:
-    """Nothing in the house builds objects from YAML: whatever loads a tree says that it is with a safe loader."""
+    """Nothing builds objects from YAML: every call that loads a tree names a safe loader."""
     for path in (ROOT / "batch").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"yaml\.(unsafe|full)_load|yaml\.(C?Loader|CUnsafeLoader|UnsafeLoader|FullLoader)", text)
         assert "yaml.load(" not in text or "(yaml.SafeLoader)" in text, path.name
 
 
-def test_one_place_asks_for_web_hooks_and_one_says_where() -> None:
-    """The client asks the server to call an address only once the module of ``--webhook-listen`` gave it one."""
+def test_web_hooks_have_one_requester_and_one_address() -> None:
+    """The client asks the server to call an address only if the module of ``--webhook-listen`` gave it one."""
     client = [path for path in (ROOT / "batch").rglob("*.py") if "simulator" not in path.parts]
     texts = {path.relative_to(ROOT / "batch").as_posix(): path.read_text(encoding="utf-8") for path in client}
     assert [name for name, text in texts.items() if "x-web-hook" in text.lower()] == ["zstack/client.py"]
@@ -226,7 +226,7 @@ def test_one_place_asks_for_web_hooks_and_one_says_where() -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link to a device", "link to another kind", "folder", "url"])
 def test_inputs_are_regular_files(kind: str, zclone: Run, tmp_path: Path) -> None:
-    """What a job file names must be a regular file: a pipe or device hangs nothing, a link shows no other file."""
+    """A file named by a job file must be a regular file: a pipe or device hangs nothing, a link shows no other file."""
     (tmp_path / "victim").write_text("root:x:precious\n", encoding="utf-8")
     name = {"device": "/dev/zero", "url": "file:///etc/passwd"}.get(kind, "rows.csv")
     path = tmp_path / "rows.csv"
@@ -246,12 +246,12 @@ def test_inputs_are_regular_files(kind: str, zclone: Run, tmp_path: Path) -> Non
     assert "precious" not in done.stdout + done.stderr
 
 
-def test_an_endless_job_file_is_left(zclone: Run) -> None:
+def test_an_endless_job_file_is_refused(zclone: Run) -> None:
     """A device in the place of the job file is refused, and its problem is shown without reading on."""
     assert zclone("validate", "/dev/zero").returncode == 2
 
 
-def test_a_manifest_never_says_where_to_go(zclone: Run, job: Path, tmp_path: Path, planted: Planted) -> None:
+def test_a_manifest_never_sets_the_endpoint(zclone: Run, job: Path, tmp_path: Path, planted: Planted) -> None:
     """A manifest that names another endpoint is refused: no call goes to either."""
     with hostile() as evil, hostile() as server:
         header = Header("safe", "default", evil.url, simulated=False, tool="zclone", created_at=time.time())

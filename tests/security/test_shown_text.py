@@ -1,4 +1,4 @@
-"""Every way by which a text of others is shown: who prints, what each command prints, what each report holds."""
+"""Every way by which a foreign text is shown: which modules print, what each command prints, what each report holds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
 BIDI: Final = "\u202e\u2066\u200b\U000e0041"
-"""What a job file may hold in a name: it turns the writing round, or is not seen."""
+"""Characters that a job file may hold in a name and that change the text direction or are invisible."""
 LINES: Final = f"{BIDI}\u2028forged line\u2029"
 TRAP: Final = f"\x9b2J\x1b]0;owned\x07{LINES}\nforged line"
 SOURCE: Final = "d76744cb9f5378abf42b907df3efb6e0"
@@ -40,7 +40,7 @@ WRITERS: Final = {
     "batch.cli.app": "sets how the two streams encode",
     "batch.simulator.daemon": "one line of ASCII JSON when the node is ready",
 }
-"""Who touches stdout or stderr, and why nothing of others gets through."""
+"""The modules that touch stdout or stderr, and why they print no foreign text unescaped."""
 STREAMS: Final = frozenset({"stdout", "stderr", "__stdout__", "__stderr__"})
 PRINTERS: Final = frozenset({"print", "echo", "secho", "pprint", "input", "Console", "Live", "to_descriptor"})
 IN_PROGRESS: Final = "batch.progress.views"
@@ -73,9 +73,9 @@ COMMANDS: Final[dict[str, list[list[str]]]] = {
     "demo": [["demo", f"missing/{LINES}"]],
     "help": [["help", BIDI], ["help", "run"]],
 }
-"""Each command with arguments that make it show what others wrote: a job's names, a server's, a manifest's, a path."""
+"""Each command with arguments that make it show foreign text: a job's names, a server's, a manifest's, a path."""
 ASKING: Final = (["run", "job.yaml"], ["plan", "job.yaml"], ["discover", "type=Endpoint"], ["doctor"])
-"""Those that ask a server, which has traps for names."""
+"""Those that query a server, whose names are payloads."""
 IN_JSON: Final = {("list", "json"), ("list", "jsonl"), ("plan", "json")}
 
 
@@ -109,7 +109,7 @@ def unescaped_json(tree: ast.AST) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
-def test_json_to_be_shown_has_one_encoder() -> None:
+def test_shown_json_has_one_encoder() -> None:
     """Commands and reports write JSON beyond ASCII by ``to_json``: what ``emit`` would escape in it is no JSON."""
     shown = [path for path in MODULES if name_of(path).startswith(("batch.app", "batch.cli", "batch.report"))]
     found = {name_of(path): list(unescaped_json(read(path)[0])) for path in shown}
@@ -127,7 +127,7 @@ def sealed(bodies: list[bytes]) -> bytes:
 
 
 def write_manifest(path: Path) -> Path:
-    """Write a manifest of which every text is a trap, as somebody could forge one."""
+    """Write a manifest in which every text is a payload, as somebody could forge one."""
     header = Header(TRAP, TRAP, TRAP, simulated=False, tool=TRAP, created_at=1.0, job_file=TRAP)
     started = StartedLine(1.0, 42, TRAP, TRAP, (TRAP,))
     sent = Record(State.SENT, TRAP, 2.0, 1, TRAP, TRAP, TRAP, "d" * 32)
@@ -140,7 +140,7 @@ def write_manifest(path: Path) -> Path:
 
 
 def require_harmless(text: str) -> None:
-    """Fail where a text could steer a terminal, begin a line of its own, or hide something."""
+    """Fail if a text could control a terminal, begin a new line, or hide something."""
     for line in text.split("\n"):
         assert line.isprintable(), ascii(line)
         assert not line.lstrip().startswith("forged line")
@@ -163,14 +163,14 @@ def stage(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_command_is_tried() -> None:
-    """A new command is entered in the table, with arguments that make it show what others wrote."""
+def test_every_command_is_in_the_table() -> None:
+    """A new command is added to the table, with arguments that make it show foreign text."""
     names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     assert names == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_shows_a_text_of_others_raw(
+def test_no_command_shows_a_foreign_text_raw(
     command: str, stage: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a job, a manifest or a path holds, a command's output is lines of printable text."""
@@ -208,7 +208,7 @@ def test_a_plan_in_json_is_what_would_be_sent(
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_no_report_holds_a_text_of_others_raw(ending: str, tmp_path: Path) -> None:
+def test_no_report_holds_a_foreign_text_raw(ending: str, tmp_path: Path) -> None:
     """A report of any kind, made of a forged manifest, is lines of printable text."""
     out = tmp_path / f"report{ending}"
     write_report(write_manifest(tmp_path / "trap.manifest.jsonl"), out, at=5.0)
@@ -216,5 +216,5 @@ def test_no_report_holds_a_text_of_others_raw(ending: str, tmp_path: Path) -> No
 
 
 def test_lists_have_one_set_of_formats() -> None:
-    """The formats of ``list`` that the table tries are all that the report knows."""
+    """The formats of ``list`` in the table are all that the report knows."""
     assert {form.value for form in ListOutput} == {form.value for form in ListFormat}

@@ -62,7 +62,7 @@ FIFO, FOLDER, DEVICE = "fifo", "folder", "device"
 
 
 def put(kind: str, path: Path) -> None:
-    """Put what is not a regular file at ``path``."""
+    """Put something other than a regular file at ``path``."""
     if kind == FIFO:
         os.mkfifo(path)
     elif kind == DEVICE:
@@ -73,8 +73,8 @@ def put(kind: str, path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [FIFO, DEVICE, FOLDER])
 @pytest.mark.parametrize("write", [*REPLACING, new_file, state, manifest])
-def test_what_is_no_regular_file_is_not_written(kind: str, write: Write, tmp_path: Path) -> None:
-    """A pipe, a device or a folder in the place of an output is refused and stays what it is."""
+def test_an_irregular_output_is_not_written(kind: str, write: Write, tmp_path: Path) -> None:
+    """A pipe, a device or a folder in the place of an output is refused and unchanged."""
     path = tmp_path / "out"
     put(kind, path)
     before = path.lstat()
@@ -88,7 +88,7 @@ def test_what_is_no_regular_file_is_not_written(kind: str, write: Write, tmp_pat
 @pytest.mark.parametrize("write", [log, report, metrics])
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_link_is_kept(write: Write, is_there: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
-    """An output that is a link of one's own stays a link, and the file that it leads to is written."""
+    """An output that is a link of the same user stays a link, and its target is written."""
     (tmp_path / "far").mkdir()
     real = tmp_path / "far" / "real"
     if is_there:
@@ -104,8 +104,8 @@ def test_a_link_is_kept(write: Write, is_there: bool, tmp_path: Path) -> None:  
 
 @pytest.mark.parametrize("write", [state, manifest, new_file])
 @pytest.mark.parametrize("is_there", [True, False])
-def test_what_is_never_a_link(write: Write, is_there: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
-    """A manifest, a node's state and a new file are not opened through a link, also one that leads nowhere."""
+def test_outputs_that_may_not_be_links(write: Write, is_there: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """A manifest, a node's state and a new file are not opened through a link, nor through a dangling one."""
     real = tmp_path / "real"
     if is_there:
         real.touch(mode=0o600)
@@ -128,7 +128,7 @@ def test_a_circle_of_links_is_refused(write: Write, tmp_path: Path) -> None:
 @AS_ROOT
 @pytest.mark.parametrize("write", [log, report, metrics, outputs.require_replaceable])
 def test_a_link_of_another_user_is_refused(write: Write, tmp_path: Path) -> None:
-    """An output that leads through a link of another user is refused, and where it leads to nothing is written."""
+    """An output that leads through a link of another user is refused, and its target is not written."""
     (tmp_path / "real").write_text("old\n", encoding="utf-8")
     (tmp_path / "out").symlink_to("real")
     os.chown(tmp_path / "out", NOBODY, NOBODY, follow_symlinks=False)
@@ -156,7 +156,7 @@ def test_a_file_of_another_user_is_refused(kind: str, write: Write, tmp_path: Pa
 
 
 @pytest.mark.parametrize("write", [log, report, new_file, state, manifest])
-def test_what_may_hold_names_is_private(write: Write, tmp_path: Path) -> None:
+def test_a_file_with_names_is_private(write: Write, tmp_path: Path) -> None:
     """A new file that may hold names of targets has mode 0600 whatever the umask."""
     old = os.umask(0)
     try:
@@ -167,7 +167,7 @@ def test_what_may_hold_names_is_private(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [log, report])
-def test_what_was_open_to_others_becomes_private(write: Write, tmp_path: Path) -> None:
+def test_a_file_open_to_others_becomes_private(write: Write, tmp_path: Path) -> None:
     """A log or report that others could read is closed to them when it is written again."""
     (tmp_path / "out").touch()
     (tmp_path / "out").chmod(0o644)
@@ -175,7 +175,7 @@ def test_what_was_open_to_others_becomes_private(write: Write, tmp_path: Path) -
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
 
 
-def test_metrics_are_for_others(tmp_path: Path) -> None:
+def test_metrics_are_readable_by_others(tmp_path: Path) -> None:
     """Metrics hold no names, and their mode is what the umask leaves: node_exporter is another user."""
     old = os.umask(0o022)
     try:
@@ -186,7 +186,7 @@ def test_metrics_are_for_others(tmp_path: Path) -> None:
 
 
 def test_a_log_may_be_a_device_or_a_pipe(tmp_path: Path) -> None:
-    """A log may go to a device, and to a pipe that somebody reads; one that nobody reads is an error at once."""
+    """A log may go to a device, and to a pipe with a reader; one without a reader is an error at once."""
     log(Path("/dev/null"))
     os.mkfifo(tmp_path / "out")
     with pytest.raises(UsageError, match="nobody reads this pipe"):
@@ -199,15 +199,15 @@ def test_a_log_may_be_a_device_or_a_pipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [log, report, metrics, new_file, outputs.require_replaceable])
 def test_a_place_that_cannot_be_written_is_refused(write: Write, tmp_path: Path) -> None:
-    """An output in a folder that is none or is not there is refused with its path."""
+    """An output in a missing folder, or below a file, is refused with its path."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "out", tmp_path / "absent" / "out", tmp_path / ("x" * 300)):
         with pytest.raises(UsageError, match=path.name):
             write(path)
 
 
-def test_a_replacement_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    """Where the texts of a file end in an error the old one stays, and nothing is left beside it."""
+def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path) -> None:
+    """If the texts of a file end in an error the old one stays, and nothing is left beside it."""
     path = tmp_path / "out"
     path.write_text("old\n", encoding="utf-8")
 

@@ -102,14 +102,14 @@ def test_secret_files(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_disagreement_names_both(environ: dict[str, str], first: str, second: str) -> None:
-    """Two names that disagree are an error that names both and shows no value."""
+    """Two names with different values are an error that names both and shows no value."""
     with pytest.raises(UsageError, match=f"{first} and {second} disagree") as caught:
         read(**environ)
     assert "s3cr3t" not in str(caught.value)
 
 
 def test_variable_and_file_disagree(tmp_path: Path) -> None:
-    """A secret and its file that disagree are an error naming both; the same value in both is fine."""
+    """A secret and its file with different values are an error naming both; equal values are accepted."""
     path = tmp_path / "s.secret"
     path.write_text("abc\n")
     path.chmod(0o600)
@@ -121,7 +121,7 @@ def test_variable_and_file_disagree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff", b"x" * 70_000])
 def test_unusable_secret_file(content: bytes | None, tmp_path: Path) -> None:
-    """A secret's file that is missing, empty, not text or huge is named with its setting."""
+    """A secret's file that is missing, empty, not text or huge is reported with its setting."""
     path = tmp_path / "s.secret"
     if content is not None:
         path.write_bytes(content)
@@ -151,7 +151,7 @@ def test_unusable_secret_file(content: bytes | None, tmp_path: Path) -> None:
 def test_a_secret_with_a_line_break_or_a_mark(
     name: str, others: dict[str, str], value: str, warning: str, tmp_path: Path
 ) -> None:
-    """A line break at a secret's end and a byte order mark at its start are taken away with a warning of them."""
+    """A line break at a secret's end and a byte order mark at its start are removed with a warning."""
     clean = read(**URL, **others, **{name: "abc"})
     found = read(**URL, **others, **{name: value})
     assert found.settings == clean.settings
@@ -167,8 +167,8 @@ def test_a_secret_with_a_line_break_or_a_mark(
 
 
 @pytest.mark.parametrize("value", ["\n", "\r\n", "\ufeff", "\ufeff\n"])
-def test_a_secret_of_nothing_else_is_empty(value: str) -> None:
-    """A secret of which nothing is left is an error that names it."""
+def test_a_secret_without_characters_is_an_error(value: str) -> None:
+    """A secret that is empty after this is an error that names it."""
     with pytest.raises(UsageError, match="ZSTACK_SESSION_ID: is empty"):
         read(**URL, ZSTACK_SESSION_ID=value)
 
@@ -183,7 +183,7 @@ def test_a_secret_of_nothing_else_is_empty(value: str) -> None:
     ],
 )
 def test_an_unknown_flag_in_the_environment_is_warned_of(name: str, hint: str, zclone: Run) -> None:
-    """A ZCLONE_* variable that is no flag of any command is warned of, with the one that it resembles."""
+    """A ZCLONE_* variable that is no flag of any command is warned of, with the most similar one."""
     done = zclone("schema", env={name: "s3cret", "ZCLONE_RATE": "1/s", "ZCLONE_PING_URL": "http://127.0.0.1:9"})
     assert done.returncode == 0
     assert [line for line in done.stderr.splitlines() if "s3cret" in line] == []
@@ -193,7 +193,7 @@ def test_an_unknown_flag_in_the_environment_is_warned_of(name: str, hint: str, z
 
 
 def test_first_kind_of_credentials_wins() -> None:
-    """A session goes before an AccessKey before an account; what is not used is told."""
+    """A session goes before an AccessKey before an account; unused ones are reported."""
     found = read(
         **BASE, ZSTACK_ACCESS_KEY_ID="i", ZSTACK_ACCESS_KEY_SECRET="k", ZSTACK_ACCOUNT="a", ZSTACK_PASSWORD="p"
     )
@@ -215,7 +215,7 @@ def test_first_kind_of_credentials_wins() -> None:
     ],
 )
 def test_missing_and_unusable(environ: dict[str, str], message: str) -> None:
-    """What is missing, half or unusable is told by name."""
+    """Missing, incomplete or unusable settings are reported by name."""
     with pytest.raises(UsageError, match=message):
         read(**environ)
 
@@ -293,7 +293,7 @@ def test_known_names_are_not_warned_about() -> None:
 
 
 def test_job_file_is_below_the_environment(tmp_path: Path) -> None:
-    """The job file's endpoint and credentials serve where the environment has none."""
+    """The job file's endpoint and credentials are used if the environment has none."""
     (tmp_path / "ca.pem").touch()
     auth = AuthSettings(account="a", password=SecretRef(file=own_secret(tmp_path)))
     job = EndpointSettings("https://job:8443", tmp_path / "ca.pem", insecure=False, auth=auth, folder=tmp_path)
@@ -305,7 +305,7 @@ def test_job_file_is_below_the_environment(tmp_path: Path) -> None:
 
 
 def test_job_files_secrets(tmp_path: Path) -> None:
-    """A job file's secrets come from the variable or the file it names, and a missing one is told by name."""
+    """A job file's secrets come from the variable or the file it names, and a missing one is reported by name."""
     key = AuthSettings(access_key_id="i", access_key_secret=SecretRef(file=own_secret(tmp_path)))
     job = EndpointSettings("http://job", auth=key, folder=tmp_path)
     assert read_settings(EndpointOptions({}), job=job).settings.auth == AccessKeyAuth("i", "k")
@@ -316,7 +316,7 @@ def test_job_files_secrets(tmp_path: Path) -> None:
 
 
 def own_secret(folder: Path) -> Path:
-    """Make a secret's file of the user's alone."""
+    """Make a private file of a secret."""
     path = folder / "k.secret"
     path.write_text("k")
     path.chmod(0o600)
@@ -339,7 +339,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_contexts_of_zstack_cli(home: Path) -> None:
-    """Without settings the current context of zstack-cli serves; a named one goes over everything."""
+    """Without settings the current context of zstack-cli is used; a named one takes precedence."""
     environ = {"HOME": str(home)}
     current = read_settings(EndpointOptions(environ)).settings
     assert (current.url, current.auth) == ("http://lab:8080/zstack", PasswordAuth("admin", "pw"))
@@ -372,7 +372,7 @@ def test_a_config_others_can_read_is_warned_about(home: Path) -> None:
 
 
 def test_config_elsewhere(tmp_path: Path) -> None:
-    """ZSTACK_CONFIG names another file, which must be there; contexts may be a list as well."""
+    """ZSTACK_CONFIG names another file, which must exist; contexts may be a list as well."""
     path = tmp_path / "zs.yaml"
     with pytest.raises(UsageError, match=r"zs\.yaml"):
         read_settings(EndpointOptions({"ZSTACK_CONFIG": str(path)}))
