@@ -1,6 +1,6 @@
-"""Very many schedules on several cores: ``python -m tests.simulation --schedules 1000000 --seed 0 --processes 2``.
+"""Run many schedules on several cores: ``python -m tests.simulation --schedules 1000000 --seed 0 --processes 2``.
 
-Each line tells with which ``--seed`` and ``--schedules`` to go on where it is stopped.
+Each line says with which ``--seed`` and ``--schedules`` to resume after a stop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_FAILED: Final = 10
 
 
 def run_chunk(seeds: range, *, kind: str = "random") -> tuple[int, int, int, list[Verdict]]:
-    """Run the schedules of some seeds; return how many there were, POSTs, kills, and the verdicts that failed."""
+    """Run the schedules of some seeds; return their number, POSTs, kills, and the failed verdicts."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     posts = kills = 0
     failed = []
@@ -40,7 +40,7 @@ def run_chunk(seeds: range, *, kind: str = "random") -> tuple[int, int, int, lis
 
 
 def main() -> int:
-    """Print figures as they come; exit 1 if any schedule failed."""
+    """Print figures periodically; exit with 1 if any schedule failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
-"""A node that gives each POST a verdict of its own, whatever became of the target's other ones.
+"""A node that gives each POST its own verdict, independent of the target's other ones.
 
-It executes a POST within its apiTimeout or never, under the uuid that was asked for where it honours that, once for
-each job uuid whose row it knows. What it answers about a job may be wrong as a real server's answers are: no answer,
-404 for what runs, 202 for ever, an error for what was made.
+It executes a POST within its apiTimeout or never, under the requested uuid if it honours that, once for each job uuid
+whose row it knows. What it answers about a job may be wrong as a real server's answers are: no answer, 404 for a
+running job, 202 indefinitely, an error for what was made.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _SERVICES: Final = "/zstack/v1/ai/model-services/"
 _JOBS: Final = "/zstack/v1/api-jobs/"
 _SESSIONS: Final = "/zstack/v1/accounts/sessions"
 PREFLIGHT: Final = "0" * 32
-"""The uuid that a client looks for to see whether its credentials work."""
+"""The uuid that a client queries to check its credentials."""
 OVER_LIMIT: Final = Response(429, b"Rate limit exceeded")
 _UNKNOWN: Final = Response(404, b"the job has been expired")
 _RUNNING: Final = Response(202, b"{}")
 
 
 class Answer(StrEnum):
-    """What the POST's sender hears."""
+    """The answer to the POST."""
 
     ACCEPTED = "accepted"
     LATE = "late"
     """202, after the sender stopped waiting."""
     LOST = "lost"
     ERROR = "error"
-    """500, although it was taken."""
+    """500, although it was accepted."""
     REFUSED = "refused"
-    """What ``Verdict.refusal`` says; it was not taken."""
+    """``Verdict.refusal``; it was not accepted."""
 
 
 class Row(StrEnum):
@@ -61,7 +61,7 @@ class Row(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one POST."""
+    """The fate of one POST."""
 
     answer: Answer = Answer.ACCEPTED
     refusal: Response | None = None
@@ -70,11 +70,11 @@ class Verdict:
     takes: float = 0.2
     row: Row = Row.KEPT
     makes: bool = True
-    """Whether the clone is made when it has taken its time."""
+    """Whether the clone is made at the end of its time."""
     codes: tuple[str, ...] = ()
     """The job ends with this error and these causes, outermost first; none: with what it made."""
     ends_in: float | None = None
-    """Seconds after its begin when the job ends, where that is not when its work does."""
+    """Seconds after its begin when the job ends, if not at the end of its work."""
     never_ends: bool = False
     is_shown_early: bool = False
     """Whether looks show the clone while its job runs; it is gone again where the job does not make it."""
@@ -82,7 +82,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Job:
-    """A job that the server took."""
+    """A job that the server accepted."""
 
     verdict: Verdict
     result: Response | None = None
@@ -91,24 +91,24 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a server is like. Durations in seconds."""
+    """The properties of a server. Durations in seconds."""
 
     honours: bool = True
-    """Whether a clone gets the uuid that it was asked to have."""
+    """Whether a clone gets the requested uuid."""
     shows: bool = True
     """Whether a job that succeeds shows what it made."""
     api_timeout: float = 1800.0
     language: str = "Duplicate job uuid[{job}]"
-    """Of the refusal of a job uuid that is known."""
+    """The language of the refusal of a known job uuid."""
     foreign: frozenset[str] = frozenset()
-    """Uuids that are somebody else's from the start, and show nothing that differs from what is asked for."""
+    """Foreign uuids from the start, which show nothing that differs from the request."""
     differing: frozenset[str] = frozenset()
-    """Uuids that are somebody else's from the start, with another name than any that is asked for."""
+    """Foreign uuids from the start, with a name that is never requested."""
 
 
 @dataclass
 class AttemptNode:
-    """``verdict_of`` decides on each POST as it comes; ``refusals`` answer looks and logins instead of the truth."""
+    """``verdict_of`` decides on each POST as it comes; ``refusals`` answer lookups and logins instead of the truth."""
 
     traits: Traits
     verdict_of: Callable[[], Verdict]
@@ -116,9 +116,9 @@ class AttemptNode:
     ledger: Ledger = field(default_factory=Ledger)
     down_until: float = 0.0
     refusals: dict[str, tuple[float, Response | Drop]] = field(default_factory=dict)
-    """By ``look``, ``login`` and ``version``: which share of them hears what."""
+    """By ``look``, ``login`` and ``version``: the share of them that gets each refusal."""
     away: Response | None = None
-    """What the whole node says to every call, and to every job that it takes."""
+    """The node's answer to every call, and to every job that it accepts."""
 
     def __post_init__(self) -> None:
         self.rows: dict[str, Resource] = {}
@@ -127,15 +127,16 @@ class AttemptNode:
         for uuid in sorted(self.traits.differing):
             self.rows[uuid] = Resource(uuid, MODEL_SERVICE, "somebody", "of another folder", 0.0)
         self.executable: set[str] = set()
-        """Job uuids under which a clone was made or still may be."""
+        """Job uuids under which a clone was made or may still be made."""
         self._early: dict[str, Resource] = {}
-        """By job uuid: what is shown before it is made."""
+        """By job uuid: what a lookup shows before it is made."""
         self._jobs: dict[str, _Job] = {}
         self._sessions: set[str] = set()
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = 0
 
-    # --- What the World does with it ----------------------------------------------------------------------------------
+    # --- Called by the World
+    # --------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
         while self._agenda and self._agenda[0][0] <= now:
@@ -143,7 +144,7 @@ class AttemptNode:
             action(due)
 
     def restart(self, now: float, *, seconds: float) -> None:
-        """Refuse connections for a while; what was under way dies, its rows stay as they are."""
+        """Refuse connections for a while; work under way dies, its rows stay as they are."""
         self.down_until = now + seconds
         self._agenda = []
         for row in self._early.values():
@@ -154,12 +155,12 @@ class AttemptNode:
         self._sessions.clear()
 
     def set_faults(self, options: NodeOptions) -> None:
-        """Heal: from now on every POST is accepted and executed, and every question answered with the truth."""
+        """Heal: from now on every POST is accepted and executed, and every query answered with the truth."""
         self.verdict_of = Verdict
         self.refusals, self.away = {}, None
 
     def is_stuck(self, job: str) -> bool:
-        """Whether a job answers 202 and always will, or says that it made what it did not make."""
+        """Return whether a job answers 202 and always will, or claims to have made what it did not make."""
         known = self._jobs.get(job)
         return known is not None and known.verdict.row is not Row.MISSING and known.result in (None, _EMPTY)
 
@@ -169,7 +170,7 @@ class AttemptNode:
             return Drop()
         kind, about = _kind(request)
         self.ledger.call(kind, now, about)
-        # What a poll hears is the job's own end, whatever state the node is in; its limiter comes before everything.
+        # The answer to a poll is the job's own end, whatever the node's state; its limiter comes before everything.
         if self.away is not None and (kind not in {"submit", "poll"} or self.away is OVER_LIMIT):
             return self.away
         share, refusal = self.refusals.get(kind, (0.0, None))

@@ -1,4 +1,4 @@
-"""What the bytes of a manifest say, by its own line reader and without its fold."""
+"""What the bytes of a manifest say, by a line reader of its own and without the product's fold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 URL = "http://node.example/zstack"
 HEADER = Header("sim", "default", URL, simulated=False)
-"""Whose manifest it is."""
+"""The header of the manifest."""
 
 
 @lru_cache(maxsize=32)
@@ -35,17 +35,17 @@ def _lines(data: bytes) -> tuple[Line, ...]:
 
 @lru_cache(maxsize=32)
 def records(data: bytes) -> tuple[Record, ...]:
-    """Return the clone records. Raises ManifestError where the chain is damaged; a torn tail is left out."""
+    """Return the clone records. Raises ManifestError if the chain is damaged; a torn tail is left out."""
     return tuple(line for line in _lines(data) if isinstance(line, Record))
 
 
 def last_states(data: bytes) -> dict[str, State]:
-    """Give the last state of each key."""
+    """Return the last state of each key."""
     return {record.key: record.state for record in records(data)}
 
 
 def known_states(data: bytes) -> dict[str, State]:
-    """Give the last state of each key, also of those that are only planned, in the order in which they came."""
+    """Return the last state of each key, also of those that are only planned, in the order of their appearance."""
     found: dict[str, State] = {}
     for line in _lines(data):
         if isinstance(line, PlannedLine):
@@ -56,9 +56,10 @@ def known_states(data: bytes) -> dict[str, State]:
 
 
 def proven(data: bytes, planned: Iterable[Clone] = ()) -> bool:
-    """Whether a manifest shows that the server made a clone under the uuid it was asked for.
+    """Return whether a manifest shows that the server made a clone under the requested uuid.
 
-    ``planned``: targets whose derived uuids nobody else has, so that a clone shows it though its sent line is lost.
+    ``planned``: targets whose derived uuids no other service has, so that a clone shows it though its sent line is
+    lost.
     """
     asked = {record.resource_uuid for record in records(data) if record.state is State.SENT}
     asked |= {clone.resource_uuid for clone in planned if not clone.is_given}
@@ -66,7 +67,7 @@ def proven(data: bytes, planned: Iterable[Clone] = ()) -> bool:
 
 
 def intents(data: bytes) -> dict[str, Intent]:
-    """Give what each key's records come to, settled or not."""
+    """Return the intent of each key's records, settled or not."""
     found: dict[str, Intent] = {}
     for record in records(data):
         found[record.key] = next_intent(found.get(record.key), record)

@@ -49,19 +49,19 @@ class Ended:
     counts: Mapping[State, int] = field(default_factory=dict)
     """The plan's targets by state."""
     reason: str | None = None
-    """Why it ended early, in words."""
+    """Why it ended early, as text."""
     code_of_reason: EndReason | None = None
     at: float = 0.0
     """When its targets were counted, by the clock of its machine."""
 
 
 def run_process(world: World, process: Process) -> Ended:
-    """One incarnation of the command from start to end, or to its death."""
+    """Run one incarnation of the command from start to end, or to its death."""
     return run_processes(world, process)[0]
 
 
 def run_processes(world: World, *processes: Process) -> list[Ended]:
-    """Several at once on one machine; when one is killed, all are."""
+    """Run several at once on one machine; when one is killed, all are."""
     loop = VirtualLoop(world.now)
     for process in processes:
         process.clock = loop.time
@@ -71,7 +71,7 @@ def run_processes(world: World, *processes: Process) -> list[Ended]:
         return list(await asyncio.gather(*(_command(world, process, loop) for process in processes)))
 
     world.say(f"start {len(processes)}")
-    # What a process writes of its machine must not differ between two runs of one seed.
+    # What a process records of its machine must not differ between two runs of one seed.
     with patch.object(os, "getpid", lambda: 4711), patch.object(socket, "gethostname", lambda: "sim"):
         try:
             ended = run_virtual(loop, together())
@@ -104,7 +104,7 @@ async def _command(world: World, process: Process, loop: VirtualLoop) -> Ended:
 
 
 async def _use(world: World, process: Process, loop: VirtualLoop, clock: VirtualClock, manifest: Manifest) -> Ended:
-    """As batch.app.run: the manifest is closed whatever happens, with the exit code it justifies."""
+    """As batch.app.run: the manifest is closed in any case, with the matching exit code."""
     code: int = ExitCode.BROKEN
     early = EarlyEnd()
     counts: Mapping[State, int] = {}
@@ -127,7 +127,7 @@ async def _use(world: World, process: Process, loop: VirtualLoop, clock: Virtual
 
 
 def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock) -> list[Record]:
-    """As batch.app.retry: what was set aside is asked about again, what failed is as if nothing had been sent."""
+    """As batch.app.retry: quarantined targets are queried again, failed ones restart as if nothing had been sent."""
     opened, in_plan = [], {clone.key for clone in plan.clones()}
     for record in {record.key: record for record in records(world.manifest(process.manifest))}.values():
         if record.key not in in_plan:

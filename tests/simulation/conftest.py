@@ -1,4 +1,4 @@
-"""Options of the random schedules, and the quiet they run in."""
+"""Options of the random schedules, and logging switched off."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Both only when this folder is named on the command line; the whole suite runs with the defaults."""
+    """Add both options only if this folder is named on the command line; the whole suite runs with the defaults."""
     parser.addoption("--schedules", type=int, default=DEFAULT_SCHEDULES, help="how many random schedules")
     parser.addoption("--seed", type=int, default=0, help="seed of the first one")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Cut the seeds into chunks that share the cores; those on record come first."""
+    """Cut the seeds into chunks that share the cores; recorded failures come first."""
     if "seeds" not in metafunc.fixturenames:
         return
     count = int(metafunc.config.getoption("--schedules", DEFAULT_SCHEDULES))
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _quiet() -> Iterator[None]:
-    """Log nothing: what is logged here says what the schedule already knows."""
+    """Log nothing: the schedule already knows it."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield

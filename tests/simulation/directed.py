@@ -1,4 +1,4 @@
-"""Schedules bent towards one kind of trouble, where the random ones meet it too seldom to judge a single mistake."""
+"""Schedules directed at one kind of fault, which random ones contain too rarely to detect a single mistake."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def world_of(
     latency: float = 0.2,
     patience: float = 20.0,
 ) -> World:
-    """A World with these faults; otherwise like the random ones. ``patience``: the server's apiTimeout."""
+    """Return a World with these faults; otherwise like the random ones. ``patience``: the server's apiTimeout."""
     options = NodeOptions(
         seed=seed,
         latency=(0.05, latency),
@@ -78,7 +78,7 @@ def run_crashes(seed: int) -> Verdict:
 
 
 def run_unsynced(seed: int) -> Verdict:
-    """Two processes in a row die with lines written and not synced, and then the power goes."""
+    """Two processes in a row are killed with lines written and not synced, and then the power fails."""
     random = Random(seed)
     world = world_of(seed, 2)
     run_process(world, Process(die_in=("appended", random.randint(2, 3))))
@@ -108,14 +108,14 @@ def run_expiries(seed: int) -> Verdict:
 
 
 def run_outages(seed: int) -> Verdict:
-    """A server that restarts again and again under a low rate."""
+    """A server that restarts repeatedly under a low rate."""
     world = world_of(seed, 6, FaultRule(Fault(FaultKind.RESTART, seconds=4.0), probability=0.4, times=4), rate=4.0)
     run_process(world, Process())
     return judged(world)
 
 
 def run_stuck(seed: int) -> Verdict:
-    """Jobs that never end, and a process that is told to stop before it gives them up."""
+    """Jobs that never end, and a process that is stopped before it abandons them."""
     random = Random(seed)
     stuck = (Fault(FaultKind.ORPHAN), Fault(FaultKind.RESULT_LOST), Fault(FaultKind.LATE, seconds=40.0))
     world = world_of(seed, 3, *rules(stuck, 0.6))
@@ -126,7 +126,7 @@ def run_stuck(seed: int) -> Verdict:
 
 
 def run_quarantine(seed: int) -> Verdict:
-    """A clone whose answers kill every process that reads them: the others are made, it is set aside, then mended."""
+    """A clone whose answers kill every process that reads them: the others are made, it is quarantined, then fixed."""
     random = Random(seed)
     world = world_of(seed, random.randint(2, 5))
     chosen = random.choice(world.clones)
@@ -138,7 +138,7 @@ def run_quarantine(seed: int) -> Verdict:
 
 
 def _survived(world: World, killer: str) -> list[str]:
-    """After five deaths, one of them alone, a process ends in order and says why; the next one touches nothing."""
+    """After five crashes, one of them alone, a process ends cleanly and says why; the next one touches nothing."""
     deaths = 0
     while (ended := run_process(world, Process())).code is None:
         deaths += 1
@@ -154,7 +154,7 @@ def _survived(world: World, killer: str) -> list[str]:
 
 
 def run_blackouts(seed: int) -> Verdict:
-    """The server goes away under load: retries are few, the run waits and goes on by itself, or ends with exit 4."""
+    """The server is unavailable under load: retries are few, the run waits and resumes by itself, or exits with 4."""
     random = Random(seed)
     seconds = random.choice((90.0, 600.0, 2400.0))
     world = world_of(seed, 80, concurrency=40, patience=1800.0)
@@ -177,7 +177,7 @@ def run_blackouts(seed: int) -> Verdict:
 
 
 def run_deaf(seed: int) -> Verdict:
-    """A server that answers every question and takes no POST for a quarter of an hour, from the second clone on."""
+    """A server that answers every query and accepts no POST for a quarter of an hour, from the second clone on."""
     world = world_of(seed, 100, concurrency=60, patience=1800.0)
     world.limits = replace(world.limits, timeout=None)
     deaf = (FaultRule(Fault(FaultKind.DROP), on="submit", probability=1.0),)
@@ -189,7 +189,7 @@ def run_deaf(seed: int) -> Verdict:
 
 
 def run_noise(seed: int) -> Verdict:
-    """Soon after the login a proxy puts noise in the place of every third answer, and some clones are looked for."""
+    """Soon after the login a proxy replaces every third answer by noise, and some clones are looked up."""
     missing = (Fault(FaultKind.LOST_REPLY, seconds=0.1), Fault(FaultKind.ROW_MISSING), Fault(FaultKind.DROP))
     world = world_of(seed, 8, *rules(missing, 0.8))
     world.at(0.2, lambda: setattr(world, "garbled", 0.3))
@@ -197,7 +197,7 @@ def run_noise(seed: int) -> Verdict:
 
 
 def run_repaired(seed: int) -> Verdict:
-    """A manifest is damaged anywhere, repaired, and the run goes on with what could be trusted."""
+    """A manifest is damaged anywhere, repaired, and the run resumes with what could be trusted."""
     random = Random(seed)
     world = world_of(seed, random.randint(1, 4), *rules(SUBMIT_FAULTS[:6], 0.2))
     run_process(world, Process(die_at=random.choice((None, random.randint(20, 120)))))
@@ -206,7 +206,7 @@ def run_repaired(seed: int) -> Verdict:
 
 
 def run_corrupted(seed: int) -> Verdict:
-    """A bit of what was synced flips: refused, cut as a torn tail or harmless, and never another story."""
+    """A bit of what was synced flips: refused, cut as a torn tail or harmless, and never read as another history."""
     random = Random(seed)
     world = world_of(seed, 3)
     run_process(world, Process(die_at=random.randint(20, 90)))
@@ -217,12 +217,12 @@ def run_corrupted(seed: int) -> Verdict:
     for _ in range(random.choice((1, 1, 3))):
         data[random.randrange(len(data))] ^= 1 << random.randrange(8)
     world.disk.files[MANIFEST].synced = bytes(data)
-    # What was told of the lost records cannot be held against the next process.
+    # The next process cannot be judged by what was reported of the lost records.
     world.witness.stories.pop(MANIFEST, None)
     problems = _judge_damage(before, bytes(data))
     ended = run_process(world, Process())
     if ended.code in {ExitCode.BROKEN, ExitCode.USAGE}:
-        # What the message says: move the file away and begin anew. The uuids are derived, so nothing is made twice.
+        # As the message says: move the file away and start over. The uuids are derived, so nothing is made twice.
         world.disk.files.pop(MANIFEST)
         problems += _begun_anew(world)
         return judged(world, problems)
@@ -235,7 +235,7 @@ def _begun_anew(world: World) -> list[str]:
 
 
 def _judge_damage(before: bytes, after: bytes) -> list[str]:
-    """What a reader takes from the damaged file is a beginning of what was written, if it takes it at all."""
+    """Check that a reader of the damaged file gets a prefix of what was written, if it accepts the file at all."""
     try:
         read = list(records(after))
     except ManifestError:

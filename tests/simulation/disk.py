@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class SimFile:
-    """Bytes as processes see them, and how many of them and whether the name itself would survive a power cut."""
+    """Bytes as processes see them, and how many of them, and whether the name, would survive a power cut."""
 
     data: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
@@ -31,7 +31,7 @@ class SimDisk:
     files: dict[Path, SimFile] = field(default_factory=dict)
 
     def power_cut(self, random: Random) -> None:
-        """Keep what was synced, and of the rest a random beginning with some bits flipped."""
+        """Keep what was synced, and of the rest a random prefix with some bits flipped."""
         for path in list(self.files):
             file = self.files[path]
             if not file.is_named and random.random() < 0.5:
@@ -52,7 +52,7 @@ class SimDisk:
 
 
 class ProcessFiles:
-    """The Files of one process: every call is a step at which it may be killed or meet an I/O error."""
+    """The Files of one process: every call is a step at which it may be killed or get an I/O error."""
 
     def __init__(self, disk: SimDisk, process: Process) -> None:
         self._disk = disk

@@ -1,4 +1,4 @@
-"""Mistakes about what failed, conflict and planned may mean, planted in the real code one at a time."""
+"""Mistakes about the meaning of failed, conflict and planned, planted in the real code one at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def refused_look_takes_back(patch: pytest.MonkeyPatch) -> None:
-    """Whatever stops the run proves that the attempt was never executed."""
+    """Any error that stops the run proves that the attempt was never executed."""
     abort = settle._abort
     patch.setattr(settle, "_abort", lambda step, *rest: abort(replace(step, is_unsent=True), *rest))
 
@@ -35,18 +35,18 @@ def last_attempt_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def refused_repetition_ends(patch: pytest.MonkeyPatch) -> None:
-    """A refusal of a job uuid that was sent before is the end of the first one."""
+    """A refusal of a job uuid that was sent before is the end of the first POST."""
     refused = decisions._refused_post
     patch.setattr(decisions, "_refused_post", lambda error, ticket: refused(error, ticket._replace(is_repeat=False)))
 
 
 def patience_is_the_bound(patch: pytest.MonkeyPatch) -> None:
-    """What the user's timeout does not wait for is over."""
+    """A job is over when the user's timeout has passed."""
     patch.setattr(Policy, "over_at", lambda self, sent_at, api_timeout: sent_at + (self.timeout or 0.0))
 
 
 def running_is_over(patch: pytest.MonkeyPatch) -> None:
-    """An earlier attempt's job that runs is no reason against failed."""
+    """A running job of an earlier attempt does not prevent failed."""
     review = decisions.after_review
 
     def after_review(answer: Any, *given: Any, **known: Any) -> steps.Step:
@@ -58,7 +58,7 @@ def running_is_over(patch: pytest.MonkeyPatch) -> None:
 
 
 def at_most_once_of_one_process(patch: pytest.MonkeyPatch) -> None:
-    """Each process knows of its own --at-most-once only."""
+    """Each process knows only its own --at-most-once."""
     started = records._parse_started
     patch.setitem(records._PARSERS, "started", lambda found: replace(started(found), at_most_once=False))
 
@@ -86,13 +86,13 @@ def inner_code_decides(patch: pytest.MonkeyPatch) -> None:
 
 
 def given_uuid_is_ours(patch: pytest.MonkeyPatch) -> None:
-    """Nobody looks whether a uuid that the job file gives is in use before it is sent."""
+    """Nothing checks whether a uuid given by the job file is in use before it is sent."""
     for module in (resume, pool):
         patch.setattr(module, "look_before", lambda clone, step, *, now: step)
 
 
 def edited_target_is_asked_as_it_is_now(patch: pytest.MonkeyPatch) -> None:
-    """An open attempt is asked about with what the job file has now."""
+    """An open attempt is queried with the current job file."""
 
     def resumed(self: pool.Pool, clone: Any, intent: Any) -> Any:
         return clone, resume.first_step(intent, self._deps.policy, now=self._deps.clock.time())
@@ -101,7 +101,7 @@ def edited_target_is_asked_as_it_is_now(patch: pytest.MonkeyPatch) -> None:
 
 
 def free_sends_without_end(patch: pytest.MonkeyPatch) -> None:
-    """What charges no attempt is sent again as often as it takes."""
+    """What charges no attempt is sent again without a limit."""
     after = absence._after_failure
 
     def after_failure(look: steps.Look, *rest: Any) -> steps.Step:
@@ -111,12 +111,12 @@ def free_sends_without_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def node_codes_charge(patch: pytest.MonkeyPatch) -> None:
-    """What a node says of its own state counts against the target that hears it."""
+    """What a node reports about itself counts against the target."""
     patch.setattr(absence, "_UNCHARGED", frozenset({ErrorClass.RENEW, ErrorClass.FATAL}))
 
 
 def repair_names_closed_jobs(patch: pytest.MonkeyPatch) -> None:
-    """A repaired target is asked about by the last job uuid on record, also of one that ended before a retry."""
+    """A repaired target is queried by the last recorded job uuid, also of one that ended before a retry."""
     patch.setattr(repair, "_jobs", lambda target, line: (line.job_uuid or target.job_uuid, target.open_jobs))
     bodies = repair._bodies
 
@@ -128,7 +128,7 @@ def repair_names_closed_jobs(patch: pytest.MonkeyPatch) -> None:
 
 
 def future_is_believed(patch: pytest.MonkeyPatch) -> None:
-    """Times on record are right, also those of a clock that was ahead."""
+    """Recorded times are right, also those of a clock that was ahead."""
     first = resume.first_step
     patch.setattr(resume, "first_step", lambda intent, policy, *, now: first(intent, policy, now=inf))
 
@@ -144,12 +144,12 @@ def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_row_is_proof(patch: pytest.MonkeyPatch) -> None:
-    """Whatever is visible under the uuid that was asked for shows that the server honours resourceUuid."""
+    """Any service under the requested uuid shows that the server honours resourceUuid."""
     patch.setattr(proof, "differences", lambda clone, service: [])
 
 
 def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
-    """What ended in doubt before the proof came waits for the operator, although it may be sent again since."""
+    """What ended in doubt before the proof came waits for the operator, although it may now be sent again."""
     patch.setattr(pool, "record_end", lambda *_: None)
 
 

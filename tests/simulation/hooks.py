@@ -1,7 +1,7 @@
-"""Web hooks over a network that loses, doubles and delays them, and somebody who knows the path and forges them.
+"""Web hooks over a network that loses, duplicates and delays them, and an attacker who knows the path and forges them.
 
 The forger has seen every POST and every hook; what it cannot send is a success of a job that was sent with this path,
-under the uuid that was asked for, before the node has made it: that is what the path and the TLS proxy are there for.
+under the requested uuid, before the node has made it: the path and the TLS proxy prevent that.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _BASE: Final = "http://10.0.0.5:9100/"
 _NOISE: Final = (b"", b"null", b"[]", b"{}", b"\xff\xfe", b'{"inventory":{}}', b'{"inventory":{"uuid":7}}', b"<html>")
 _LONGEST: Final = 1e7
-"""Virtual seconds after which no timer is set any more, so that a deadlock is one."""
+"""Virtual seconds after which no timer is set any more, so that a deadlock is detected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class HookNetwork:
     lost: float = 0.0
     """Share of the tries that do not arrive."""
     unheard: float = 0.0
-    """Share of those that arrive whose answer is lost, so that the node sends them again."""
+    """Share of arrived ones whose answer is lost, so that the node sends them again."""
     late: float = 0.0
     forged: float = 0.0
     """Share of POSTs, and of hooks, after which the forger sends something."""
@@ -93,7 +93,7 @@ class HookNetwork:
             self._after(3.0 * self.random.random(), self._forge)
 
     def carry(self) -> None:
-        """Take what the node sends, decide what becomes of it, and be woken when it has something to do."""
+        """Take what the node sends, decide its fate, and wake up when there is something to do."""
         node = self.world.node
         assert isinstance(node, Node)
         for hook in node.take_hooks():
@@ -136,7 +136,7 @@ class HookNetwork:
         node.hook_answered(hook, EPOCH + self.world.now, ok=is_taken and not is_unheard)
 
     def _deliver(self, url: str, headers: dict[str, str], body: bytes) -> bool:
-        """As the listener: only who is asked for by the path of a living process hears of it; 200 from any of them."""
+        """As the listener: only the jobs of a living process, by its path, are delivered; the answer is always 200."""
         living = {url: hooks for url, (process, hooks) in self._listening.items() if process.alive}
         job = headers.get("X-Job-UUID", "")
         if url in living and living[url].knows(job):
@@ -167,7 +167,7 @@ class HookNetwork:
             case 6:
                 uuid = other.uuid if other.uuid != one.uuid else anything
             case 7 if self.carried:
-                # What the node sent of one job, under another's uuid or its own, to whoever listens now.
+                # What the node sent of one job, under another's uuid or its own, to the current listener.
                 hook = self.random.choice(self.carried)
                 job = dict(hook.headers)["X-Job-UUID"] if self.random.random() < 0.5 else other.job
                 body, url = hook.body, self.sent[-1].url
@@ -181,7 +181,7 @@ class HookNetwork:
 
 
 def misplaced(world: World) -> list[str]:
-    """I19: what is called cloned has the uuid that it was asked to have, whoever said so."""
+    """I19: a cloned target has the requested uuid, whoever reported it."""
     wanted = {clone.key: clone.resource_uuid for clone in world.ever.values()}
     return [
         f"I19: {record.key} is called cloned as {record.clone_uuid}"
@@ -191,7 +191,7 @@ def misplaced(world: World) -> list[str]:
 
 
 def run_hooks(seed: int) -> Judgement:
-    """A random schedule whose processes ask for web hooks: lost, doubled, late, forged and replayed."""
+    """A random schedule whose processes request web hooks: lost, duplicated, late, forged and replayed."""
     random = Random(seed)
     world = random_world(seed, random)
     network = HookNetwork(
@@ -226,7 +226,7 @@ def hook_of_another_job_believed(patch: pytest.MonkeyPatch) -> None:
 
 
 def hook_without_record_believed(patch: pytest.MonkeyPatch) -> None:
-    """A clone whose end a web hook brought is settled, and nobody writes that down."""
+    """A clone whose end a web hook brought is settled without a record."""
     receive, record_end = WebHooks.receive, recording.record_end
     brought: set[int] = set()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @cache
 def plan_of(numbers: tuple[int, ...]) -> Plan:
-    """Load and plan a job of these targets, each with a body of its own."""
+    """Load and plan a job of these targets, each with a different body."""
     targets = [
         {"uuid": f"{number + 1:032x}", "id": f"t{number}", "params": {"name": f"clone-{number}", "requestCpu": 4}}
         for number in numbers
@@ -29,7 +29,7 @@ def plan_of(numbers: tuple[int, ...]) -> Plan:
         path.write_text(json.dumps({"version": 1, "name": "sim", "targets": targets}), encoding="utf-8")
         plan = Planning(load(path), run="default", started_at=EPOCH).plan()
         made = tuple(plan.clones())
-    # The seeds on record know an ``inputs`` of this length; with another one the disk would lose other bytes.
+    # The recorded seeds know an ``inputs`` of this length; with another one the disk would lose other bytes.
     return replace(plan, clones=lambda: iter(made), inputs=plan.digest)
 
 
@@ -38,7 +38,7 @@ class Spec(NamedTuple):
 
     number: int
     name: int = 0
-    """Which of its names."""
+    """The index of its name."""
     uuid: str | None = None
     """The resourceUuid that the job file gives."""
 
@@ -61,10 +61,10 @@ def plan_as(specs: tuple[Spec, ...]) -> Plan:
 
 
 def planned_clone(number: int) -> Clone:
-    """Give one target's Clone: it is the same whatever else is in the job."""
+    """Return one target's Clone: it is the same whatever else is in the job."""
     return next(plan_of((number,)).clones())
 
 
 def planned(count: int) -> list[Clone]:
-    """Give the Clones of the first ``count`` targets."""
+    """Return the Clones of the first ``count`` targets."""
     return list(plan_of(tuple(range(count))).clones())

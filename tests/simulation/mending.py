@@ -1,4 +1,4 @@
-"""A manifest that is damaged on the simulated disk, and ``zclone repair`` of it."""
+"""Damage to a manifest on the simulated disk, and ``zclone repair`` of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _JOB: Final = re.compile(rb'"job_uuid":"([0-9a-f]+)"')
 
 
 def damage(world: World, random: Random, *, cuts_end: bool = True) -> None:
-    """Flip bits, cut lines out or double them, anywhere behind the header.
+    """Flip bits, cut lines out or duplicate them, anywhere after the header.
 
     ``cuts_end``: whether the last line may be cut out. That leaves no trace: the file is the manifest as it was before,
-    and no reader can know better. Derived uuids hold even then; a uuid of the user's own and --at-most-once rest on it.
+    and no reader can detect it. Derived uuids hold even then; a given uuid and --at-most-once rely on it.
     """
     file = world.disk.files.get(MANIFEST)
     lines = [] if file is None else bytes(file.data).splitlines(keepends=True)
@@ -46,12 +46,12 @@ def damage(world: World, random: Random, *, cuts_end: bool = True) -> None:
     world.edit(world.ever.values())
     file.data[:] = b"".join(lines)
     file.synced = bytes(file.data)
-    # What was told of lost records cannot be held against the next process.
+    # The next process cannot be judged by what was reported of the lost records.
     world.witness.stories.pop(MANIFEST, None)
 
 
 def damage_last_job(world: World) -> None:
-    """Spoil, beyond recognition of whom they are about, the lines that name the job uuid of the last POST."""
+    """Damage the lines that name the job uuid of the last POST so that their target is unknown."""
     file = world.disk.files.get(MANIFEST)
     lines = [] if file is None else bytes(file.data).splitlines(keepends=True)
     jobs = [found[1] for line in lines if b'"state":"sent"' in line and (found := _JOB.search(line))]
@@ -63,12 +63,12 @@ def damage_last_job(world: World) -> None:
     world.is_damaged = True
     file.data[:] = b"".join(lines)
     file.synced = bytes(file.data)
-    # What was told of lost records cannot be held against the next process.
+    # The next process cannot be judged by what was reported of the lost records.
     world.witness.stories.pop(MANIFEST, None)
 
 
 def mended(world: World) -> list[str]:
-    """Repair the manifest where its reader refuses it; the new file takes its place."""
+    """Repair the manifest if its reader refuses it; the new file replaces it."""
     data = world.manifest(MANIFEST)
     try:
         records(data)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
-    """Bytes that say nothing are taken for a yes to the POST."""
+    """Bytes without meaning are taken for a yes to the POST."""
     read = replies.read_submit
 
     def submitted(*given: Any) -> Any:
@@ -32,7 +32,7 @@ def noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
 
 
 def noise_is_absent(patch: pytest.MonkeyPatch) -> None:
-    """Bytes that say nothing are taken for a list without the clone."""
+    """Bytes without meaning are taken for a list without the clone."""
     read = replies.read_find
 
     def found(*given: Any) -> Any:
@@ -43,7 +43,7 @@ def noise_is_absent(patch: pytest.MonkeyPatch) -> None:
 
 
 def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """What failed is planned again for the next process, without anybody's retry."""
+    """What failed is planned again for the next process, without a retry."""
     settle = fold.ManifestFold._settle
 
     def forget(self: fold.ManifestFold, key: str, code: int, attempt: int) -> None:
@@ -56,7 +56,7 @@ def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def open_ends_believed(patch: pytest.MonkeyPatch) -> None:
-    """The last line of a process that ended in order is taken for the end of the run, whatever it counts."""
+    """The last line of a process that ended cleanly is taken for the end of the run, whatever it counts."""
 
     def ended(manifest: Reading) -> EndedLine | None:
         data = manifest.read(0, manifest.size)

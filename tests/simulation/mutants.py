@@ -1,4 +1,4 @@
-"""Mistakes planted in the real code, one at a time: each takes away what the protocol relies on."""
+"""Mistakes planted in the real code, one at a time: each removes something the protocol relies on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Mutant:
     name: str
     plant: Callable[[pytest.MonkeyPatch], None]
     within: int
-    """Schedules in which it must be found: several times what it takes today."""
+    """Schedules in which it must be found: several times as many as it takes today."""
     schedule: str = "random"
 
 
@@ -60,7 +60,7 @@ def no_resource_uuid(patch: pytest.MonkeyPatch) -> None:
 
 
 def new_uuid_per_attempt(patch: pytest.MonkeyPatch) -> None:
-    """Every further POST of a target has a resource uuid of its own, in record, body and look alike."""
+    """Every further POST of a target has its own resource uuid, in record, body and lookup alike."""
     send = settle._send
 
     async def again(step: steps.Send, clone: Clone, world: settle.Dependencies) -> steps.Step:
@@ -135,7 +135,7 @@ def no_reconcile(patch: pytest.MonkeyPatch) -> None:
 
 
 def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
-    """The job uuid is drawn anew for every POST, also where the old one had no end."""
+    """The job uuid is drawn anew for every POST, even if the old one had no end."""
     invisible = absence.after_absence
 
     def always_new(*given: Any) -> steps.Step:
@@ -146,7 +146,7 @@ def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
 
 
 def deadline_reset(patch: pytest.MonkeyPatch) -> None:
-    """Each process waits for a job as if it had been sent just now."""
+    """Each process waits for a job as if it had just been sent."""
     first = resume.first_step
 
     def first_step(intent: Intent, policy: Any, *, now: float) -> steps.Step:
@@ -160,14 +160,14 @@ def deadline_reset(patch: pytest.MonkeyPatch) -> None:
 
 
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
-    """What is not known is called failed."""
+    """Unknown ends are called failed."""
     uncertain = absence.uncertain
     for module in (absence, decisions):
         patch.setattr(module, "uncertain", lambda *given: uncertain(*given)._replace(state=State.FAILED))
 
 
 def login_per_worker(patch: pytest.MonkeyPatch) -> None:
-    """Every caller who meets a dead session logs in."""
+    """Every caller that meets a dead session logs in."""
 
     async def renew(self: auth.PasswordLogin) -> None:
         await self._login(1, RunStoppedError)
@@ -176,7 +176,7 @@ def login_per_worker(patch: pytest.MonkeyPatch) -> None:
 
 
 def retry_outside_gate(patch: pytest.MonkeyPatch) -> None:
-    """A POST that is tried again does not wait for its turn."""
+    """A retried POST does not wait for its turn."""
     resend, wait = settle._resend, gate.Gate.wait
     is_retry = contextvars.ContextVar("is_retry", default=False)
 
@@ -195,7 +195,7 @@ def retry_outside_gate(patch: pytest.MonkeyPatch) -> None:
 
 
 def name_not_synced(patch: pytest.MonkeyPatch) -> None:
-    """A manifest that was there already is not made durable before it is relied on. Once a bug, found by seed 7."""
+    """An existing manifest is not made durable before it is relied on. Once a bug, found by seed 7."""
     fold_ = opening._Opening.fold
 
     def fold(self: opening._Opening) -> Any:
@@ -228,7 +228,7 @@ def posts_after_failed_write(patch: pytest.MonkeyPatch) -> None:
 
 
 def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
-    """What a power cut leaves of a header is taken for a foreign file. Once a bug, found by seed 11305."""
+    """The rest of a header after a power cut is taken for a foreign file. Once a bug, found by seed 11305."""
 
     def require(self: opening._Opening) -> None:
         if self._read(0, 1):
@@ -238,7 +238,7 @@ def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
 
 
 def budget_ignored(patch: pytest.MonkeyPatch) -> None:
-    """Every retry is let through."""
+    """Every retry is allowed."""
 
     async def reserve(self: budget.RetryBudget, cost: float, stop: Any) -> None:
         self._under_way += 1
@@ -257,7 +257,7 @@ def nothing_holds_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def deaths_not_counted(patch: pytest.MonkeyPatch) -> None:
-    """Nobody puts on record with whom a process died."""
+    """The clones in flight at a crash are not recorded."""
 
     async def take_up(self: journal.Manifest, keys: Any) -> None:
         return None
@@ -266,7 +266,7 @@ def deaths_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 
 def isolated_in_the_pool(patch: pytest.MonkeyPatch) -> None:
-    """What processes died of goes with everything else."""
+    """Clones in flight at repeated crashes go with everything else."""
     sort = quarantine.sort_by_deaths
 
     def sort_by_deaths(*given: Any) -> quarantine.OpenClones:

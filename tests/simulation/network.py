@@ -1,4 +1,4 @@
-"""Stands for the socket: latency, lost answers, and requests that arrive although their sender died."""
+"""Replaces the socket: latency, lost answers, and requests that arrive although their sender died."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _NOISE: Final = (
 )
 """No answer of ZStack; the empty one stands for random bytes."""
 _READ_BY_BODY: Final = {200, 202, 503}
-"""Statuses that say nothing without their body."""
+"""Statuses without meaning but for their body."""
 _PATIENCE: Final = 30.0
 """Seconds the client waits for an answer."""
 
 
 class _Noise(ClientReply):
-    """An answer that says nothing."""
+    """An answer without meaning."""
 
 
 class SimHttp:
-    """The Transport of one process; what it has sent arrives whether or not the process lives to see it."""
+    """The Transport of one process; what it has sent arrives even if the process dies first."""
 
     def __init__(self, world: World, process: Process, gate: Gate, loop: VirtualLoop) -> None:
         self._world = world
@@ -58,7 +58,7 @@ class SimHttp:
         self._loop = loop
 
     def _kills(self, request: Request) -> bool:
-        """Whether the answer is about the clone that kills processes: its POST, its job, or a look at it."""
+        """Return whether the answer is about the clone that kills processes: its POST, its job, or a lookup of it."""
         uuid = self._world.killer_uuid
         if uuid is None:
             return False
@@ -99,7 +99,7 @@ class SimHttp:
         return await self._answer(inbox, there, back)
 
     def _deliver(self, request: Request) -> Response | Drop | Later | None:
-        """Hand the request to the node, dead sender or not; None where nobody listens."""
+        """Pass the request to the node, even from a dead sender; None if the node does not listen."""
         world = self._world
         if EPOCH + world.now < world.node.down_until:
             return None
@@ -146,7 +146,7 @@ class SimHttp:
         return self._garbled(reply)
 
     def _garbled(self, reply: ClientReply) -> ClientReply:
-        """Sometimes say nothing that ZStack could say: no engine may believe it, or be hurt by it."""
+        """Sometimes answer something that ZStack never would: no engine may believe it, or fail because of it."""
         random = self._world.random
         if not self._world.garbled or random.random() >= self._world.garbled:
             return reply

@@ -1,7 +1,7 @@
-"""What a manifest says of clones, judged by the node's own books: whose they are, and what may still be made.
+"""What a manifest says of clones, judged by the node's own ledger: whose they are, and what may still be made.
 
-A clone that the node made is never called failed, conflict, planned or withdrawn, and never unknown; nothing but a
-foreign service is a conflict; there are never two for a target, on any server; exit 5 only where nothing was ever sent.
+A clone that the node made is never called failed, conflict, planned or withdrawn, and never unknown; only a foreign
+service is a conflict; there are never two for a target, on any server; exit 5 only if nothing was ever sent.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from tests.simulation.witness import Post, Story
 
 _DENIALS: Final = {"failed", "conflict", "planned", "withdrawn", "undone", None}
-"""What says that a target has no clone of ours, and will have none."""
+"""States that deny any present or future clone of the target."""
 _UNCHARGED: Final = 16
 """POSTs of one target for each that is charged: after a dead session, or for a node that is not ready."""
 _SENT: Final = b'"state":"sent"'
 
 
 def broken(world: WiderWorld) -> list[str]:
-    """Everything found broken once nothing that was sent is under way any more."""
+    """Return every broken promise once nothing that was sent is under way any more."""
     found = [*world.witness.broken, *disowned(world), *phantoms(world), *false_conflicts(world)]
     found += promises.torn_chain(world, MANIFEST) or promises.reopened(world, MANIFEST)
     found += promises.betrayed(world, MANIFEST)
@@ -45,7 +45,7 @@ def broken(world: WiderWorld) -> list[str]:
 
 
 def disowned(world: WiderWorld) -> list[str]:
-    """I1 and I3: what the node has made is on record as more than nothing, and no target has two clones."""
+    """I1 and I3: what the node has made has a record with a state, and no target has two clones."""
     last = {record.key: record for record in records(world.manifest(MANIFEST))}
     now = EPOCH + world.now
     found = []
@@ -55,7 +55,7 @@ def disowned(world: WiderWorld) -> list[str]:
         if state is State.FAILED and last[key].at > now:
             # A process whose clock was ahead found the time over; the retry finds the clone by its uuid.
             continue
-        # Of a target of which every line was lost nobody could know; its uuid keeps it from a second one.
+        # A target without any remaining line is unknown; its uuid keeps it from a second clone.
         if state in _DENIALS and not (world.is_damaged and state in {None, "planned"}):
             found.append(f"I3: {key} is {state} although {row.uuid} was made for it")
     twice = Counter(row.source for row in world.node.ledger.clones if not _is_forgotten(world, row.uuid))
@@ -63,12 +63,12 @@ def disowned(world: WiderWorld) -> list[str]:
 
 
 def _is_forgotten(world: WiderWorld, uuid: str) -> bool:
-    """Whether the lines that a uuid was sent with were lost: once the job file gives another, nobody could know it."""
+    """Return whether the lines that a uuid was sent with were lost: after a new uuid in the job file it is unknown."""
     return world.is_damaged and uuid.encode() not in world.manifest(MANIFEST)
 
 
 def phantoms(world: WiderWorld) -> list[str]:
-    """I3: what is called cloned was made by a POST of ours for this very target."""
+    """I3: a cloned target was made by one of our POSTs for this very target."""
     made = {row.uuid: _key(str(row.source)) for row in world.node.ledger.clones}
     return [
         f"I3: {record.key} is called cloned as {record.clone_uuid}"
@@ -78,7 +78,7 @@ def phantoms(world: WiderWorld) -> list[str]:
 
 
 def false_conflicts(world: WiderWorld) -> list[str]:
-    """I3: a conflict is with a service that is not ours."""
+    """I3: a conflict is with a foreign service."""
     foreign = world.attempts.traits.foreign | world.attempts.traits.differing
     return [
         f"I3: {record.key} is called a conflict with a uuid that nobody else has"
@@ -89,7 +89,7 @@ def false_conflicts(world: WiderWorld) -> list[str]:
 
 
 def false_exit(world: WiderWorld, ended: Ended) -> list[str]:
-    """I15: "nothing was sent" only where no record of a POST was ever written."""
+    """I15: "nothing was sent" only if no record of a POST was ever written."""
     if ended.code == ExitCode.UNREACHABLE and _SENT in world.manifest(MANIFEST):
         return [f"I15: exit 5 although something was sent: {ended.reason}"]
     return []
@@ -111,9 +111,9 @@ def in_doubt_for_ever(world: WiderWorld) -> list[str]:
 
 
 def _is_nobodys(world: WiderWorld, key: str) -> bool:
-    """Whether lines were lost and nobody could say whose the service is that has the target's uuid.
+    """Return whether lines were lost so that the owner of the service with the target's uuid is unknown.
 
-    That is so of a uuid that the job file gives, and of a service that differs from what the job file has now.
+    That holds for a uuid that the job file gives, and for a service that differs from the current job file.
     """
     rows, versions = world.attempts.rows, [clone for clone in world.versions.values() if clone.key == key]
     is_given = any(clone.is_given and clone.resource_uuid in rows for clone in versions)
@@ -122,7 +122,7 @@ def _is_nobodys(world: WiderWorld, key: str) -> bool:
 
 
 def unbounded(world: WiderWorld) -> Iterator[str]:
-    """I7: a process sends no target without end."""
+    """I7: a process sends no target without a limit."""
     for _, life in world.witness.lives:
         for uuid, count in Counter(post.uuid for post in life.posts if not isinstance(post.answer, NotSent)).items():
             if count > world.limits.attempts * (1 + _UNCHARGED):
@@ -130,9 +130,9 @@ def unbounded(world: WiderWorld) -> Iterator[str]:
 
 
 def repeated(world: WiderWorld, story: Story) -> Iterator[str]:
-    """At most once: one POST for each resource uuid beside those of which it was proven that nothing ran.
+    """At most once: one POST per resource uuid beside those proven not to have run.
 
-    Under a uuid that somebody else has, a server that honours resourceUuid makes nothing: a conflict may be retried.
+    Under a foreign uuid a server that honours resourceUuid makes nothing: a conflict may be retried.
     """
     traits = world.attempts.traits
     taken = traits.differing if traits.honours else frozenset()

@@ -1,4 +1,4 @@
-"""One incarnation of the command: where it dies, what its disk refuses, and when its clock is set."""
+"""One incarnation of the command: where it is killed, what its disk refuses, and when its clock is set."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Killed(SystemExit):
 
 @dataclass
 class Process:
-    """Dies at a step; ``die_at`` counts the steps from 1, None: it lives."""
+    """A process that is killed at a step; ``die_at`` counts the steps from 1, None: it lives."""
 
     die_at: int | None = None
     die_in: tuple[str, int] | None = None
-    """Dies at the step of that name with that number, from 1."""
+    """The step, by its name and number from 1, at which it is killed."""
     stop_after: float | None = None
     """Seconds after which it gets a signal."""
     starts_after: float = 0.0
@@ -32,14 +32,14 @@ class Process:
     """After so many seconds the machine's wall clock jumps by so many."""
     manifest: Path = MANIFEST
     reopens: bool = False
-    """Whether it is ``zclone retry --state uncertain``: what was set aside is open again."""
+    """Whether it is ``zclone retry --state uncertain``: quarantined targets are open again."""
     retries: bool = False
     """Whether it is ``zclone retry`` of what failed or is a conflict."""
     only: tuple[str, ...] = ()
-    """What its ``--only`` says."""
+    """The value of its ``--only``."""
     at_most_once: bool = False
     is_at_most_once: bool = False
-    """Whether it or one before it on its manifest was started so."""
+    """Whether it or one before it on its manifest was started with that option."""
     accepts_changes: bool = False
     alive: bool = True
     steps: int = 0
@@ -51,11 +51,11 @@ class Process:
     clock: Callable[[], float] = lambda: 0.0
     """Virtual seconds."""
     wall: Callable[[], float] = lambda: 0.0
-    """Seconds since the epoch, as its machine has it."""
+    """Seconds since the epoch, by its machine's clock."""
     heard_noise: bool = False
-    """Whether the answer it heard last was bytes that say nothing."""
+    """Whether its last answer was bytes without meaning."""
     failed_at: float = float("inf")
-    """When a write or sync failed: nothing may be sent after that moment."""
+    """When a write or sync failed: nothing may be sent after that."""
 
     def step(self, name: str) -> None:
         """Pass a point at which the process may be killed."""
@@ -76,7 +76,7 @@ class Process:
             raise Killed
 
     def short_write(self, data: bytes) -> int:
-        """Say how many bytes the disk takes; raise ENOSPC once it is full."""
+        """Return how many bytes the disk accepts; raise ENOSPC once it is full."""
         self.writes += 1
         if self.bad_write_at is None or self.writes < self.bad_write_at:
             return len(data)

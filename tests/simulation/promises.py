@@ -1,11 +1,11 @@
-"""The promises of a World's whole story, each a small check that names what it found broken.
+"""The promises over a World's whole history, each a small check that names what it found broken.
 
-I1 at most one clone a target. I2 none lost. I3 none invented, and none called failed that exists or may come to be.
-I4 no POST without a durable record of its ids. I5 the manifest is a chain its reader takes, and never another story.
+I1 at most one clone a target. I2 none lost. I3 none invented, and none called failed that exists or may come to be. I4
+no POST without a durable record of its ids. I5 the manifest is a chain its reader accepts, and never another history.
 I6 an end is final, unless it is retried. I7 healed, everything ends, in few POSTs. I8 the rate and the clones in
-flight. I9 few fruitless retries. I10 logins. I11 no secret where people read. I12 no call to anywhere else. I13 one
+flight. I9 few fruitless retries. I10 logins. I11 no secret where people read. I12 no call to another host. I13 one
 writer. I14 no POST after a failed write. I15 the exit code and the counts. I16 the same seed, the same trace. I17 bytes
-that say nothing are not believed and do no harm. I18 nothing to do: no byte.
+without meaning are not believed and do no harm. I18 nothing to do: no byte.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _WINDOWS: Final = ((0.2, 3), (1.0, 0), (5.0, 0))
-"""Seconds in which calls are counted, and how many more than the rate's share may come in them: a slot that a timer
-missed by 0.05 s is made up for."""
+"""Seconds in which calls are counted, and the allowed excess: a slot that a timer missed by 0.05 s is made up for."""
 _BUCKET: Final = 100
 """Retries that a full bucket pays for."""
 _MOST_OVERDUE_POLLS: Final = 2
@@ -43,7 +42,7 @@ _POLICY: Final = Policy()
 
 
 def broken(world: World) -> list[str]:
-    """Everything found broken that can be told at any moment, also while faults go on."""
+    """Return everything found broken that can be checked at any moment, also during faults."""
     found = list(world.witness.broken)
     for path, story in world.witness.stories.items():
         found += resent(world, story)
@@ -59,7 +58,7 @@ def broken(world: World) -> list[str]:
 
 
 def duplicated(world: World) -> list[str]:
-    """I1: at most one clone a target, and none that nobody asked for."""
+    """I1: at most one clone per target, and none that was not requested."""
     made = world.node.ledger.clones
     twice = (source for source, count in Counter(row.source for row in made).items() if count > 1)
     wanted = {clone.resource_uuid for clone in world.ever.values()}
@@ -68,7 +67,7 @@ def duplicated(world: World) -> list[str]:
 
 
 def lost_or_phantom(world: World, path: Path = MANIFEST) -> list[str]:
-    """I2 and I3, once nothing is under way: cloned is what the node has made, no more and no less."""
+    """I2 and I3, once nothing is under way: cloned is exactly what the node has made."""
     states = last_states(world.manifest(path))
     last = {record.key: record for record in records(world.manifest(path))}
     found = []
@@ -82,14 +81,14 @@ def lost_or_phantom(world: World, path: Path = MANIFEST) -> list[str]:
 
 
 def _is_anybodys(world: World, record: Record | None) -> bool:
-    """Whether its only job told that the uuid is in use, and its target left the job file: nothing can be compared."""
+    """Return whether its only job reported a used uuid, and its target left the job file: nothing can be compared."""
     if record is None or any(clone.key == record.key for clone in world.clones):
         return False
     return record.state is State.UNCERTAIN and record.error_code == "SYS.1000"
 
 
 def resent(world: World, story: Story) -> Iterator[str]:
-    """Between two POSTs of a clone it was looked for, or the first was not executed; job uuids change for cause."""
+    """Between two POSTs of a clone it was looked up, or the first was not executed; a new job uuid has a reason."""
     for posts in story.posts.values():
         for one, two in pairwise(posts):
             is_over = _is_refused(one) or any(one.order < at < two.order for at in _free_ends(story, one))
@@ -111,19 +110,19 @@ def _free_ends(story: Story, post: Post) -> list[int]:
 
 
 def _may_change(world: World, story: Story, one: Post, two: Post) -> bool:
-    """Whether the old job ended, or was admitted and then lost or overdue, or cannot be executed or known any more."""
+    """Return whether the old job ended, was accepted and then lost or overdue, or cannot be executed any more."""
     job = story.jobs[one.job]
     if any(at < two.order for at in (*job.refused, *job.empty, *job.admitted)):
         return True
     longest = max(world.limits.timeout or 0.0, _longest(story)) + _POLICY.grace - 1.0
     if any(at < two.order for at in job.unknown) and two.wall - one.wall >= longest:
         return True
-    # A wall clock that was set makes a job uuid look older or younger than it is.
+    # After the wall clock was set a job uuid looks older or younger than it is.
     return world.witness.clock_was_set or two.wall - one.wall >= _POLICY.job_memory - 1.0
 
 
 def _longest(story: Story) -> float:
-    """Return for how many seconds the server may work on a job, as it said of any."""
+    """Return for how many seconds the server may work on a job, the longest it stated for any."""
     told = (story.api_timeout, *(job.api_timeout for job in story.jobs.values()))
     return max(filter(None, told), default=_POLICY.api_timeout)
 
@@ -164,7 +163,7 @@ def rate(world: World, life: Life) -> Iterator[str]:
 
 
 def unruly(world: World, life: Life) -> Iterator[str]:
-    """I7, I8, I10: no job is asked for ever when overdue, few are in flight, one without proof, a login an expiry."""
+    """I7, I8, I10: no endless polls when overdue, few clones in flight, one without proof, a login per expiry."""
     if any(polls > _MOST_OVERDUE_POLLS for polls in life.overdue_polls.values()) and not world.witness.clock_was_set:
         yield f"I7: {max(life.overdue_polls.values())} polls after the deadline"
     if life.most_flying > world.limits.concurrency:
@@ -176,7 +175,7 @@ def unruly(world: World, life: Life) -> Iterator[str]:
 
 
 def beaten(life: Life) -> Iterator[str]:
-    """I9: in silence at most ten retries a minute, or a tenth of its first POSTs; all in all what a bucket has."""
+    """I9: in silence at most ten retries a minute, or a tenth of its first POSTs; in total what a bucket has."""
     fruitless = [post for post in life.posts if post.is_retry and isinstance(post.answer, NotSent | NoAnswer | None)]
     if len(fruitless) <= FLOOR:
         return
@@ -200,7 +199,7 @@ def _within_a_minute(times: list[float], end: float) -> int:
 
 
 def betrayed(world: World, path: Path) -> Iterator[str]:
-    """I11: neither the manifest nor what a process said at its end has a session or the password."""
+    """I11: neither the manifest nor a process's last message has a session or the password."""
     data = world.manifest(path)
     for secret in world.witness.secrets:
         if secret and secret in data:
@@ -217,7 +216,7 @@ def told_too_much(world: World, ended: Ended) -> list[str]:
 
 
 def torn_chain(world: World, path: Path) -> list[str]:
-    """I5: what is on the disk is a chain that the manifest's own reader takes, whatever happened."""
+    """I5: the disk has a chain that the manifest's own reader accepts, whatever happened."""
     try:
         last_states(world.manifest(path))
     except ManifestError as error:
@@ -226,7 +225,7 @@ def torn_chain(world: World, path: Path) -> list[str]:
 
 
 def reopened(world: World, path: Path) -> list[str]:
-    """I6: after a target's end nothing else is on record of it, unless it was retried or undone."""
+    """I6: after a target's end nothing else is recorded of it, unless it was retried or undone."""
     ends: dict[str, Record] = {}
     found = []
     for record in records(world.manifest(path)):
@@ -240,7 +239,7 @@ def reopened(world: World, path: Path) -> list[str]:
 
 
 def finished_too_soon(world: World, path: Path) -> list[str]:
-    """I15: a rerun that reads no record but the last line may take for finished only what every record says is."""
+    """I15: a rerun that reads only the last line may take a run for finished only if every record agrees."""
     data = world.manifest(path)
     if b'"ended"' not in data[data.rfind(b"\n", 0, -1) + 1 :]:
         return []
@@ -259,9 +258,10 @@ def finished_too_soon(world: World, path: Path) -> list[str]:
 def misreported(
     world: World, ended: Ended, path: Path = MANIFEST, *, is_part_of: Callable[[str], bool] | None = None
 ) -> list[str]:
-    """I15: the exit code and the counts agree with the manifest. I11: nothing is told that is a secret.
+    """I15: the exit code and the counts agree with the manifest.
 
-    ``is_part_of``: whether a target is one of those that --only left; of a whole run all that is on record counts.
+    I11: no secret is reported. ``is_part_of``: whether a target is in the part of --only; for a whole run every record
+    counts.
     """
     if telling := told_too_much(world, ended) or finished_too_soon(world, path):
         return telling
@@ -279,7 +279,7 @@ def misreported(
 
 
 def _exit_code(counts: Counter[State], known: Iterable[Intent], ended: Ended) -> ExitCode:
-    """Say what a process must end with: 4 while a rerun settles anything, 3 where only the operator can."""
+    """Return the exit code of a process: 4 while a rerun settles anything, 3 if only the operator can."""
     is_refused = ended.code_of_reason in {EndReason.DENIED, EndReason.RESOURCE_UUID}
     in_doubt = sum(_is_in_doubt(intent, ended.at, is_refused=is_refused) for intent in known)
     if ended.code_of_reason is EndReason.RESOURCE_UUID or (ended.code_of_reason is EndReason.DENIED and not in_doubt):
@@ -292,7 +292,7 @@ def _exit_code(counts: Counter[State], known: Iterable[Intent], ended: Ended) ->
 
 
 def _is_in_doubt(intent: Intent, now: float, *, is_refused: bool) -> bool:
-    """Whether a rerun may learn more about an attempt; what a server refuses it learns only until it is overdue."""
+    """Return whether a rerun may learn more about an attempt; against a refusing server only until it is overdue."""
     if intent.state in {State.SENT, State.ACCEPTED}:
         return not (is_refused and intent.deadline is not None and intent.deadline <= now)
     is_given_up = intent.error_code == QUARANTINED or (intent.until is not None and intent.until <= now)

@@ -1,4 +1,4 @@
-"""Which seeds to run: ranges cut into chunks, and the list of those that once failed."""
+"""Which seeds to run: ranges cut into chunks, and the list of those that failed before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tests.simulation.schedule import Verdict
 
 DEFAULT_SCHEDULES: Final = 400
-"""Enough to see that everything works; CI asks for 10,000."""
+"""Enough for a check of everything; CI runs 10,000."""
 CHUNK: Final = 100
 _RECORD: Final = Path(__file__).with_name("seeds.txt")
 
@@ -23,7 +23,7 @@ def chunks(first: int, count: int, size: int) -> Iterator[range]:
 
 
 def seeds_on_record() -> list[int]:
-    """Seeds that once failed, without repetition."""
+    """Return the seeds that failed before, without repetition."""
     lines = _RECORD.read_text(encoding="utf-8").splitlines()
     return list(dict.fromkeys(int(line.split()[0]) for line in lines if line and not line.startswith("#")))
 
@@ -36,6 +36,6 @@ def put_on_record(verdict: Verdict) -> None:
 
 
 def told(verdict: Verdict, *, kind: str = "random") -> str:
-    """What to show of a failing schedule, and how to see it again."""
+    """Return a report of a failing schedule, with the command to repeat it."""
     again = f"python -m tests.simulation --kind '{kind}' --processes 1 --schedules 1 --seed {verdict.seed}"
     return "\n".join((f"seed {verdict.seed}:", *verdict.problems, f"again: {again}", *verdict.trace[-40:]))

@@ -1,7 +1,7 @@
 """Random runs rolled back by the real code over the embedded node, while processes die, calls fail and others work.
 
-What is watched is each DELETE at the moment it leaves: it must be on record, and nothing may speak against it that the
-server would have shown ten seconds ago. At the end, once nothing fails any more, what is left must be what ought to be.
+Each DELETE is checked at the moment it is sent: it must be recorded, and nothing may speak against it that the server
+would have shown ten seconds ago. At the end, without faults, what is left must be what ought to be.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ KINDS: Final = (
     "spoiled",
     "spoiled",
 )
-"""What a target may be; ``spoiled``: it is changed, or comes into use, while the rollback goes on."""
+"""The kinds of targets; ``spoiled``: it is changed, or comes into use, during the rollback."""
 OURS: Final = frozenset({"plain", "renewed", "gone", "spoiled"})
-"""Those of which nothing on record or on the server speaks against deleting them, at first."""
+"""Those that neither record nor server protects from deletion, at first."""
 FRESH: Final = 10.5
-"""Seconds: a look may be ten old, and its answer has been on its way."""
+"""Seconds: a lookup may be ten old, and its answer was under way."""
 _PATIENCE: Final = 30.0
 _LIVES: Final = 5
-"""Processes, of which the last one is disturbed by nothing but what others do."""
+"""Processes; the last one is disturbed only by what others do."""
 _FAULTS: Final = (
     FaultKind.DROP,
     FaultKind.LOST_REPLY,
@@ -93,20 +93,20 @@ _FAULTS: Final = (
 
 @dataclass
 class Target:
-    """A target of the run, and what became of its clone."""
+    """A target of the run, and the fate of its clone."""
 
     key: str
     kind: str
     generation: int
     spoiled_at: float = inf
-    """Virtual seconds: from then on a look shows why it must not be deleted."""
+    """Virtual seconds from which a lookup shows why it must not be deleted."""
 
     @property
     def uuid(self) -> str:
         return resource_uuid(JOB, "default", self.key, generation=self.generation)
 
     def clone(self, *, cpu: int = 2) -> Clone:
-        """Return the request that made it, or with another ``cpu`` the one that an edited job file has."""
+        """Return the request that made it, or with another ``cpu`` the one of an edited job file."""
         uuid = self.uuid
         body = encode_body({"name": self.key, "requestCpu": cpu, "resourceUuid": uuid}, (), ())
         digest = clone_digest(SOURCE, body)
@@ -115,7 +115,7 @@ class Target:
 
 @dataclass
 class World:
-    """The node, the manifest, and everybody who is at work."""
+    """The node, the manifest, and everybody at work on them."""
 
     random: Random
     path: Path
@@ -132,7 +132,7 @@ class World:
         return self.loop.now
 
     def receive(self, request: Request) -> Response | Drop | Later | None:
-        """Hand a request to the node; None where it is down."""
+        """Pass a request to the node; None if it is down."""
         at = EPOCH + self.now
         return None if at < self.node.down_until else self.node.receive(request, at)
 
@@ -165,7 +165,7 @@ class World:
 
 
 class Http:
-    """The Transport of one process: what it has sent arrives whether or not the process lives to see it."""
+    """The Transport of one process: what it has sent arrives even if the process dies first."""
 
     def __init__(self, world: World, process: Process, gate: TimelyGate) -> None:
         self._world = world
@@ -222,7 +222,7 @@ def _deliver(world: World, request: Request, inbox: list[Response | Drop | Later
 
 
 def watch(world: World, request: Request) -> None:
-    """Check a DELETE at the moment it leaves."""
+    """Check a DELETE at the moment it is sent."""
     uuid, job = request.path.rpartition("/")[2], request.headers["x-job-uuid"]
     target = next((one for one in world.targets if one.uuid == uuid), None)
     if target is None:
@@ -241,7 +241,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def make_world(random: Random, path: Path, loop: VirtualLoop) -> World:
-    """Draw a run that has ended, and what became of its clones since."""
+    """Draw a run that has ended, and the fates of its clones since."""
     world = World(random, path, loop)
     for number in range(random.randint(3, 9)):
         kind = random.choice(KINDS)
@@ -279,7 +279,7 @@ def _records(target: Target) -> Iterator[Record]:
 
 
 def happen(world: World) -> None:
-    """Let others be at work: before the rollback, and while it goes on."""
+    """Let others be at work: before and during the rollback."""
     random, targets = world.random, world.targets
     world.tamper(delete=[one.uuid for one in targets if one.kind == "gone"])
     world.tamper(change={one.uuid: {"requestCpu": 7} for one in targets if one.kind == "changed"})
@@ -291,7 +291,7 @@ def happen(world: World) -> None:
 
 
 def plan_now(world: World) -> Plan:
-    """Return the plan of the job file as it is now."""
+    """Return the plan of the current job file."""
     kept = [one for one in world.targets if one.kind != "removed"]
     clones = [one.clone(cpu=4 if one.kind == "edited" else 2) for one in kept]
     return Plan(JOB, "default", "0" * 32, len(clones), lambda: iter(clones))
@@ -309,7 +309,7 @@ def _open(world: World, process: Process) -> Manifest:
 
 
 async def inline(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Stand for ``to_thread``, as there are no threads on a virtual loop; whoever is asked thinks for a while."""
+    """Replace ``to_thread``, as there are no threads on a virtual loop; an answer takes a while."""
     result = work(*arguments)
     if isinstance(result, Agreement):
         await asyncio.sleep(result.seconds)
@@ -324,7 +324,7 @@ class Agreement:
 
 
 class QuickDisk(Disk):
-    """Keeps what is written as a process that is killed leaves it: nothing is cut, so nothing need be synced."""
+    """Keeps what is written as a killed process leaves it: nothing is cut, so nothing has to be synced."""
 
     def sync(self, handle: int) -> None:
         """Leave it to the kernel."""
@@ -334,7 +334,7 @@ class QuickDisk(Disk):
 
 
 async def roll_back(world: World, process: Process, *, faults: tuple[FaultRule, ...]) -> RollbackResult | None:
-    """Let one process roll the run back; None where it died, or could not go on."""
+    """Let one process roll the run back; None if it died, or could not continue."""
     world.node.set_faults(NodeOptions(seed=world.random.randrange(1 << 30), faults=faults))
     manifest, clock = _open(world, process), VirtualClock(world.loop, world.random)
     gate = virtual_gate(world.random.choice([3.0, 10.0, 100.0]), world.loop)
@@ -353,7 +353,7 @@ async def roll_back(world: World, process: Process, *, faults: tuple[FaultRule, 
         if process.alive:
             await manifest.close(4)
         else:
-            # The kernel closes what a killed process had open, and gives its lock back.
+            # The kernel closes the files of a killed process, and releases its lock.
             manifest._writer.close()
     return done
 
@@ -366,7 +366,7 @@ def _returns(client: Client) -> Callable[[], Coroutine[None, None, Client]]:
 
 
 def draw_faults(random: Random) -> tuple[FaultRule, ...]:
-    """Draw what goes wrong for one process."""
+    """Draw the faults of one process."""
     rules = []
     for kind in random.sample(_FAULTS, random.choice([0, 1, 2])):
         fault = Fault(kind, seconds=random.choice([0.5, 5.0, 40.0]), status=502)
@@ -376,7 +376,7 @@ def draw_faults(random: Random) -> tuple[FaultRule, ...]:
 
 
 def check_end(world: World, done: RollbackResult | None) -> None:
-    """Say what is wrong once a process without faults has come to its end."""
+    """Return what is wrong at the end of a process without faults."""
     say = world.problems.append
     if done is None or not done.is_done:
         say("a rollback that nothing disturbs comes to no end")
@@ -401,7 +401,7 @@ def check_end(world: World, done: RollbackResult | None) -> None:
 
 
 def broken_promises(seed: int, path: Path) -> list[str]:
-    """Play one schedule and say which promises were broken."""
+    """Play one schedule and return the broken promises."""
     path.unlink(missing_ok=True)
     random, loop = Random(seed), VirtualLoop()
     world = make_world(random, path, loop)
@@ -426,7 +426,7 @@ def broken_promises(seed: int, path: Path) -> list[str]:
 
 
 def _live(loop: VirtualLoop, work: Coroutine[None, None, _Result]) -> _Result | None:
-    """Run to the end, or to the process's; what is on its way arrives all the same."""
+    """Run to the end, or to the process's; what is under way arrives all the same."""
     try:
         return loop.run_until_complete(work)
     except Killed:

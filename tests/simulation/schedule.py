@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 HEALING_RUNS: Final = 12
 """Incarnations a healed world may need."""
 TWIN: Final = Path("/sim/copy.manifest.jsonl")
-"""A second manifest of the same run: copied, or begun anew after the first was lost."""
+"""A second manifest of the same run: copied, or started anew after the first was lost."""
 _AT_REST: Final = 200.0
 """Seconds after which nothing that was sent is under way any more."""
 
 _JUMPS: Final = (-86400.0, 86400.0, *(-600.0, -5.0, 5.0, 600.0) * 5)
-"""Seconds. A day seldom: a job that never ends is then asked for all day long."""
+"""Seconds. Rarely a day: a job that never ends is then polled all day long."""
 
 SUBMIT_FAULTS: Final = (
     Fault(FaultKind.DROP),
@@ -70,7 +70,7 @@ _ANY_FAULTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a schedule came to."""
+    """The result of a schedule."""
 
     seed: int
     problems: tuple[str, ...]
@@ -80,12 +80,12 @@ class Verdict:
 
 
 def rules(faults: Sequence[Fault], share: float, *, on: str = "submit") -> tuple[FaultRule, ...]:
-    """Let ``share`` of the calls meet one of the faults."""
+    """Give ``share`` of the calls one of the faults."""
     return tuple(FaultRule(fault, on=on, probability=share / len(faults)) for fault in faults)
 
 
 def options_of(random: Random, *, occupied: bool) -> NodeOptions:
-    """A node with a random mix of faults; ``occupied``: the first clone's uuid is somebody else's."""
+    """Return a node with a random mix of faults; ``occupied``: the first clone's uuid is foreign."""
     chosen = random.sample(SUBMIT_FAULTS, random.randint(1, 6))
     found = rules(chosen, random.choice((0.0, 0.1, 0.3, 0.5)))
     if random.random() < 0.5:
@@ -129,7 +129,7 @@ def run_schedule(seed: int) -> Verdict:
 
 
 def random_process(random: Random) -> Process:
-    """One that may be killed, stopped, refused by its disk, or have its clock set."""
+    """Return a process that may be killed, stopped, refused by its disk, or have its clock set."""
     process = Process(die_at=random.choice((None, random.randint(1, 30), random.randint(1, 300))))
     if random.random() < 0.1:
         process.bad_write_at = random.randint(2, 12)
@@ -142,7 +142,7 @@ def random_process(random: Random) -> Process:
 
 
 def hurt(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
-    """One incarnation with faults, and what happens to its machine and server afterwards."""
+    """Run one incarnation with faults, and then disturb its machine and server."""
     error = world.clock_error
     problems = _incarnate(world, random, has_twin=has_twin)
     if random.random() < 0.4:
@@ -156,14 +156,14 @@ def hurt(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
     if random.random() < 0.02 and not has_twin:
         damage(world, random)
         problems += mended(world)
-    # A clock that jumps ahead by hours while a POST is under way, and a next process within seconds: nobody could tell.
+    # If a clock jumps ahead by hours during a POST and the next process comes within seconds, the end is unknowable.
     least = _AT_REST if world.clock_error > error + 3600.0 else 0.0
     world.wait(max(least, random.choice((0.0, 0.5, 30.0, 4000.0, 16000.0))))
     return problems
 
 
 def edit(world: World, random: Random) -> None:
-    """Add and remove targets. One whose uuid is somebody else's stays: without its row nothing could be compared."""
+    """Add and remove targets. One whose uuid is foreign stays: without its row nothing could be compared."""
     numbers = set(random.sample(range(8), random.randint(1, 6))) | ({0} if world.options.sources else set())
     world.edit([planned_clone(number) for number in sorted(numbers)])
 
@@ -185,7 +185,7 @@ def _incarnate(world: World, random: Random, *, has_twin: bool) -> list[str]:
 
 
 def _with_rival(world: World, random: Random, process: Process) -> list[str]:
-    """I13: a second process on the same manifest is kept out while the first one lives."""
+    """I13: a second process on the same manifest is refused while the first one lives."""
     rival = Process(starts_after=random.uniform(0.0, 2.0))
     ended, other = run_processes(world, process, rival)
     if other.code != ExitCode.LOCKED:
@@ -212,7 +212,7 @@ def judged(world: World, problems: Sequence[str] = (), *, manifests: Sequence[Pa
 
 
 def _converged(world: World, path: Path) -> list[str]:
-    """I7: once the faults stop every target of the job file reaches its end in a few runs, also what was set aside."""
+    """I7: once the faults stop every target of the job file reaches its end in a few runs, also quarantined ones."""
     ended = Ended(None)
     for _ in range(HEALING_RUNS):
         ended = run_process(world, Process(manifest=path, reopens=True))
@@ -223,7 +223,7 @@ def _converged(world: World, path: Path) -> list[str]:
 
 
 def _at_rest(world: World, path: Path) -> list[str]:
-    """I18: the same command once more sends nothing; where nothing is open it leaves every byte as it is."""
+    """I18: the same command once more sends nothing; if nothing is open it changes no byte."""
     posts, bytes_ = world.witness.posts, world.manifest(path)
     run_process(world, Process(manifest=path))
     found = ["I18: a finished run sent something"] if world.witness.posts != posts else []

@@ -1,4 +1,4 @@
-"""No step is special: the command dies at every single one, and the next one finishes the work."""
+"""The command is killed at every single step, and the next one finishes the work."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 LOST = FaultRule(Fault(FaultKind.LOST_REPLY, seconds=0.1), requests=frozenset({1}))
-"""The answer to the very first POST does not come."""
+"""The answer to the very first POST is lost."""
 
 
 def world(targets: int, *faults: FaultRule) -> World:
-    """A small World; every run of it goes the same way until its first kill."""
+    """A small World; every run of it is the same until its first kill."""
     return world_of(1, targets, *faults)
 
 
 def steps_of(world: World) -> int:
-    """How many steps an undisturbed run has."""
+    """Return the number of steps of an undisturbed run."""
     process = Process()
     run_process(world, process)
     return process.steps
 
 
 def survive(world: World, *deaths: int, power_cut: bool = False) -> bool:
-    """Die at these steps one after the other, and then finish: exactly one clone each, nothing lost or invented.
+    """Be killed at these steps one after the other, and then finish: exactly one clone each, nothing lost or invented.
 
-    Tell whether the last of these processes was killed, and did not end before its step.
+    Return whether the last of these processes was killed, and did not end before its step.
     """
     ended = None
     for death in deaths:
@@ -52,14 +52,14 @@ def survive(world: World, *deaths: int, power_cut: bool = False) -> bool:
 @pytest.mark.parametrize("faults", [(), (LOST,)], ids=["calm", "lost reply"])
 @pytest.mark.parametrize("targets", [1, 2, 3])
 def test_a_kill_at_every_step_is_survived(targets: int, faults: tuple[FaultRule, ...], *, power_cut: bool) -> None:
-    """For one to three targets, wherever the process dies, also with the power, a rerun makes it good."""
+    """For one to three targets, wherever the process is killed, also with the power, a rerun finishes."""
     for death in range(1, steps_of(world(targets, *faults)) + 1):
         survive(world(targets, *faults), death, power_cut=power_cut)
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_two_kills_at_every_pair_of_steps_are_survived(part: int) -> None:
-    """For one target, wherever the first and the second process die."""
+    """For one target, wherever the first and the second process are killed."""
     steps = steps_of(world(1))
     for first in range(1 + part, steps + 1, 4):
         for second in count(1):

@@ -1,4 +1,4 @@
-"""The test of the tests: mistakes planted in the real code are found, and without them nothing is."""
+"""Mistakes planted in the real code are found, and without them nothing is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = (*MUTANTS, *MISREADINGS, *HOLES, *HOOK_MISTAKES)
 
 
 def found_by(kind: str, seed: int) -> str | None:
-    """What a schedule finds: a broken promise, or an error that should not have come up."""
+    """Return what a schedule finds: a broken promise, or an unexpected error."""
     try:
         problems = KINDS[kind](seed).problems
     except ZcloneError as error:
@@ -26,7 +26,7 @@ def found_by(kind: str, seed: int) -> str | None:
 
 @pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
 def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
-    """Each mistake breaks a promise within the number of schedules that stands beside it."""
+    """Each mistake breaks a promise within its number of schedules."""
     with pytest.MonkeyPatch.context() as patch:
         mutant.plant(patch)
         assert any(found_by(mutant.schedule, seed) for seed in range(mutant.within)), f"{mutant.name} survives"
@@ -34,7 +34,7 @@ def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_mistake_nothing_is_found(kind: str) -> None:
-    """The code as it is keeps every promise in the very schedules that find the mistakes."""
+    """The unchanged code keeps every promise in the very schedules that find the mistakes."""
     wanted = max((mutant.within for mutant in ALL if mutant.schedule == kind), default=0)
     assert [(seed, found) for seed in range(wanted) if (found := found_by(kind, seed))] == []
 

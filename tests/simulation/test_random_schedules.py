@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def test_every_promise_is_kept(seeds: tuple[int, ...]) -> None:
-    """Whatever fails whenever: no clone is made twice, lost or invented, and a healed world is finished."""
+    """Whatever fails: no clone is made twice, lost or invented, and a healed world is finished."""
     for seed in seeds:
         verdict = run_schedule(seed)
         if verdict.problems:
@@ -29,16 +29,16 @@ def test_every_promise_is_kept(seeds: tuple[int, ...]) -> None:
             pytest.fail(told(verdict), pytrace=False)
 
 
-def test_every_promise_is_kept_whatever_an_attempt_hears(seeds: tuple[int, ...]) -> None:
-    """A verdict for each attempt, refused looks and logins: nothing that was made is disowned or made twice."""
+def test_every_promise_is_kept_with_a_verdict_for_each_attempt(seeds: tuple[int, ...]) -> None:
+    """With refused lookups and logins too, no clone is disowned or made twice."""
     for seed in seeds:
         verdict = run_wider(seed)
         if verdict.problems:
             pytest.fail(told(verdict, kind="wider"), pytrace=False)
 
 
-def test_every_promise_is_kept_whatever_web_hooks_tell(seeds: tuple[int, ...]) -> None:
-    """Web hooks lost, doubled, late, forged and replayed: nothing is believed that is not so, and nothing is missed."""
+def test_every_promise_is_kept_with_unreliable_web_hooks(seeds: tuple[int, ...]) -> None:
+    """Web hooks lost, duplicated, late, forged and replayed: nothing false is believed, and nothing is missed."""
     for seed in seeds:
         verdict = run_hooks(seed)
         if verdict.problems:
@@ -52,7 +52,7 @@ def test_web_hook_schedules_that_once_broke_a_promise(seed: int) -> None:
 
 
 def traces(seeds: Iterable[int]) -> str:
-    """One digest of everything that happened."""
+    """Return a digest of the whole trace of each seed."""
     told = sha256()
     for seed in seeds:
         for run in (run_schedule, run_wider, run_hooks):

@@ -1,4 +1,4 @@
-"""rollback deletes nothing that it must not, whatever dies, fails or happens meanwhile; planted mistakes are found."""
+"""rollback deletes nothing that it must not, through kills, failures and other users; planted mistakes are found."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def first_broken(seeds: range, path: Path) -> str | None:
 
 
 def test_no_rollback_deletes_what_it_must_not(tmp_path: Path) -> None:
-    """Whatever fails whenever, each DELETE is on record and rests on a look of the last 10 s, and all ends right."""
+    """Whatever fails, each DELETE is recorded and follows a lookup of the last 10 s, and everything ends right."""
     assert first_broken(range(150), tmp_path / "m") is None
 
 
@@ -42,12 +42,12 @@ def test_no_rollback_deletes_what_it_must_not(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", list(chunks(0, 10_000, 500)), ids=str)
 def test_ten_thousand_schedules_of_rollback(part: range, tmp_path: Path) -> None:
-    """The same, in very many schedules."""
+    """The same with many more schedules."""
     assert first_broken(part, tmp_path / "m") is None
 
 
 async def no_look(self: Any, page: Sequence[Item]) -> dict[str, Objection]:
-    """Only the manifest and the job file are asked."""
+    """Only the manifest and the job file are consulted."""
     return {item.target.key: self._objections[item.target.key] for item in page if item.target.key in self._objections}
 
 
@@ -65,7 +65,7 @@ def generation_not_raised(self: Any, record: Any) -> None:
 
 
 async def used_at_the_start(self: Any, uuids: Sequence[str]) -> set[str]:
-    """The first answer holds for ever."""
+    """The first answer holds forever."""
     known = self.__dict__.setdefault("known", {})
     if not known.keys() >= set(uuids):
         found = await _used(self, uuids)
@@ -92,7 +92,7 @@ MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_mistake_of_a_rollback_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each mistake breaks a promise within the number of schedules that stands beside it."""
+    """Each mistake breaks a promise within its number of schedules."""
     owner, attribute, mutant, within = MUTANTS[name]
     monkeypatch.setattr(owner, attribute, mutant)
     assert first_broken(range(within), tmp_path / "m") is not None, f"{name} survives"

@@ -1,4 +1,4 @@
-"""A machine that makes up its own schedules and shortens those that break a promise."""
+"""A state machine that invents schedules and shortens those that break a promise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SEEDS = st.integers(0, 2**16)
 
 
 class Machine(RuleBasedStateMachine):
-    """One World; each rule is something that happens to it."""
+    """One World; each rule is an event in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def explore(examples: int, steps: int) -> None:
-    """Let the machine make up so many stories of at most so many steps, the same ones each time."""
+    """Let the machine invent so many histories of at most so many steps, the same ones each time."""
     run_state_machine_as_test(
         Machine,
         settings=settings(
@@ -118,13 +118,13 @@ def explore(examples: int, steps: int) -> None:
     )
 
 
-def test_no_story_breaks_a_promise() -> None:
-    """Whatever happens in whatever order, every promise holds after each step, and in the end all is settled."""
+def test_no_history_breaks_a_promise() -> None:
+    """Whatever happens in any order, every promise holds after each step, and in the end everything is settled."""
     explore(40, 20)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_no_longer_story_breaks_a_promise() -> None:
-    """The same for 2,000 stories of up to 50 steps."""
+def test_no_longer_history_breaks_a_promise() -> None:
+    """The same for 2,000 histories of up to 50 steps."""
     explore(2000, 50)

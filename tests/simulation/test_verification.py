@@ -1,4 +1,4 @@
-"""verify never says in-sync of what is not, nor missing of what is there; and these schedules would find it."""
+"""verify never reports in-sync for what is not, nor missing for what exists; and these schedules would find it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _report_absent: Final = Verifier._report_absent
 _is_maker: Final = Verifier._is_maker
 
 
-def test_no_verdict_is_untrue(tmp_path: Path) -> None:
-    """Whatever became of the clones, whoever asks and whatever the answers lack, each verdict is true."""
+def test_every_verdict_is_true(tmp_path: Path) -> None:
+    """Whatever happened to the clones, for every account and whatever the answers lack, each verdict is true."""
     for seed in range(SCHEDULES):
         assert broken_promises(Random(seed), tmp_path / "m") == [], f"seed {seed}"
 

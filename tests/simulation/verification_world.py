@@ -1,4 +1,4 @@
-"""Random runs and what became of their clones since, verified by a random account over a server that may fail.
+"""Random runs and the later fates of their clones, verified by a random account over a server that may fail.
 
 The server keeps the promises of a real one: an account sees what it owns or may use, admin sees everything, an answer
 may be cut, refused or lack fields that the server does not know, and deleted services are in no answer.
@@ -53,19 +53,19 @@ class Target:
     clone: Clone
     state: State
     makers: list[str | None]
-    """The account of each attempt; None where the process did not say."""
+    """The account of each attempt; None if the process did not record it."""
 
 
 @dataclass
 class World:
-    """One run, the server since then, and who asks."""
+    """One run, the server since then, and the account that verifies."""
 
     rng: Random
     caller: str
     targets: list[Target] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
-    """Fields that the server shows of nothing."""
+    """Fields that the server never shows."""
     shown: set[str] = field(default_factory=set)
     """Fields that any answer had."""
 
@@ -106,7 +106,7 @@ class World:
         return {uuid: Account(row.owner, None) for uuid, row in self.visible(uuids).items()}
 
     def is_in_sync(self, target: Target) -> bool:
-        """Whether the server has what the job file asks for, as far as it shows it to anybody."""
+        """Return whether the server has what the job file asks for, as far as it shows it to anybody."""
         row, clone = self.services.get(target.clone.resource_uuid), target.clone
         if row is None or row.is_deleted:
             return False
@@ -118,7 +118,7 @@ class World:
 
 
 class Faces:
-    """The world as ``Verifier`` asks it: both of its helpers in one."""
+    """The world as ``Verifier`` queries it: both of its helpers in one."""
 
     def __init__(self, world: World) -> None:
         self.services, self.tags, self.shares = world.services_of, world.tags_of, world.shares_of
@@ -131,7 +131,7 @@ class Faces:
 
 
 def make_world(rng: Random) -> World:
-    """Draw a run and what became of it."""
+    """Draw a run and the fates of its clones."""
     world = World(rng, rng.choice([ADMIN, ALICE, BOB]), hidden={"b"} if rng.random() < 0.3 else set())
     for number in range(TARGETS):
         params: dict[str, JsonValue] = {name: rng.randrange(3) for name in "ab" if rng.random() < 0.8}
@@ -153,7 +153,7 @@ def make_world(rng: Random) -> World:
 
 
 def _change(rng: Random, row: Service) -> None:
-    """Let somebody else be at work on a service, or leave it alone."""
+    """Let somebody else change a service, or leave it alone."""
     act = rng.randrange(10)
     if act == 0:
         row.is_deleted = True
@@ -168,7 +168,7 @@ def _change(rng: Random, row: Service) -> None:
 
 
 async def _write(world: World, path: Path) -> None:
-    """Write the run's manifest: each attempt by a process of its own."""
+    """Write the run's manifest: each attempt by another process."""
     plan = Plan("j", "default", "aa", TARGETS, lambda: iter(()), hand_overs=_hand_overs(world))
     for number, target in enumerate(world.targets):
         for attempt, maker in enumerate(target.makers, 1):
@@ -181,7 +181,7 @@ async def _write(world: World, path: Path) -> None:
             if attempt == len(target.makers) and target.state is not State.SENT:
                 made = uuid if target.state is State.CLONED else None
                 manifest.note(Record(target.state, clone.key, 2.0, attempt, clone_uuid=made))
-                # A process may die between a hand-over and its record.
+                # A process may be killed between a hand-over and its record.
                 if made and clone.hand_over is not None and world.rng.random() < 0.7:
                     manifest.note_hand_over(HandedOver(clone.key, 3.0, clone.hand_over, uuid))
             await manifest.close(0)
@@ -192,7 +192,7 @@ def _hand_overs(world: World) -> int:
 
 
 async def verdicts(world: World, path: Path) -> list[Verdict]:
-    """Verify the run and return what is said of each target; raises nothing."""
+    """Verify the run and return the verdict on each target; raises nothing."""
     await _write(world, path)
     clones = [target.clone for target in world.targets]
     plan = Plan("j", "default", "aa", TARGETS, lambda: iter(clones), hand_overs=_hand_overs(world))
@@ -213,7 +213,7 @@ async def verdicts(world: World, path: Path) -> list[Verdict]:
 
 
 def broken_promises(rng: Random, path: Path) -> list[str]:
-    """Play one schedule and say where a verdict is not true."""
+    """Play one schedule and return the false verdicts."""
     world = make_world(rng)
     path.unlink(missing_ok=True)
     said = asyncio.run(verdicts(world, path))

@@ -24,7 +24,7 @@ EPOCH = 1_700_000_000.0
 
 
 class DeadlockError(AssertionError):
-    """Nothing is ready and no timer is set: the code under test waits for what never comes."""
+    """Nothing is ready and no timer is set: the code under test waits forever."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -42,7 +42,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.now
 
     def _run_once(self) -> None:
-        """As asyncio's own, in its order, but that the clock jumps to the next timer instead of waiting for it."""
+        """As asyncio's own, in its order, except that the clock jumps to the next timer instead of waiting for it."""
         ready, timers = self._ready, self._scheduled
         while timers and timers[0].cancelled():
             heapq.heappop(timers)
@@ -63,7 +63,7 @@ class VirtualClock:
     """The engine's Clock and the client's: the loop's time, a seeded generator, and a wall clock that may be wrong."""
 
     def __init__(self, loop: VirtualLoop, random: Random, *, error: Callable[[], float] = lambda: 0.0) -> None:
-        """``error``: seconds by which the wall clock is wrong just now."""
+        """``error``: seconds by which the wall clock is wrong now."""
         self.loop = loop
         self._random = random
         self._error = error
@@ -123,7 +123,7 @@ def run_virtual(loop: VirtualLoop, main: Coroutine[None, None, _Result]) -> _Res
 
 
 def bury(loop: VirtualLoop) -> None:
-    """End every task; a killed process raises SystemExit once more from each of them, which changes nothing now."""
+    """End every task; a killed process raises SystemExit again from each of them, which no longer matters."""
     loop.set_exception_handler(lambda loop, context: None)
     while left := [task for task in asyncio.all_tasks(loop) if not task.done()]:
         for task in left:

@@ -1,4 +1,4 @@
-"""The engine's Api and Journal with the Witness looking on."""
+"""The engine's Api and Journal, observed by the Witness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class WatchedApi:
-    """The engine's Api with the Witness looking on."""
+    """The engine's Api, observed by the Witness."""
 
     def __init__(self, api: Api, witness: Witness, process: Process) -> None:
         self._api = api
@@ -43,7 +43,7 @@ class WatchedApi:
 
 
 class WatchedJournal:
-    """The engine's Journal with the Witness looking on."""
+    """The engine's Journal, observed by the Witness."""
 
     def __init__(self, journal: Journal, witness: Witness, process: Process) -> None:
         self._journal = journal

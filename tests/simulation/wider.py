@@ -1,8 +1,8 @@
-"""Random schedules over a node that gives each attempt a verdict of its own, and refuses looks, logins and itself.
+"""Random schedules over a node that gives each attempt its own verdict, and refuses lookups, logins and itself.
 
-Beside kills, power cuts and stops: edits of names and uuids, targets that leave and return, ``--only``, waves,
-retries, repairs, ``--at-most-once``, clocks set wrong by a month, servers without resourceUuid. The checks rest on the
-node's own books: what was made, and what may still be.
+Beside kills, power cuts and stops: edits of names and uuids, targets that leave and return, ``--only``, waves, retries,
+repairs, ``--at-most-once``, clocks set wrong by a month, servers without resourceUuid. The checks use the node's own
+ledger: what was made, and what may still be.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class WiderWorld(World):
         return plan_as(self.specs())
 
     def specs(self) -> tuple[Spec, ...]:
-        """What the job file has now."""
+        """The targets of the current job file."""
         return tuple(self.spec_of[clone.digest] for clone in self.clones)
 
     def write(self, specs: tuple[Spec, ...]) -> None:
-        """Write the job file anew."""
+        """Write the job file again."""
         clones = clones_of(specs)
         self.spec_of |= {clone.digest: spec for clone, spec in zip(clones, specs, strict=True)}
         self.edit(clones)
@@ -83,7 +83,7 @@ def clones_of(specs: tuple[Spec, ...]) -> list[Clone]:
 
 
 def given(number: int, which: int) -> str:
-    """A uuid that a job file may give."""
+    """Return a uuid that a job file may give."""
     return f"{number:012x}4{which:03x}8{'0' * 15}"
 
 
@@ -95,7 +95,7 @@ def _work(random: Random, longest: float) -> float:
 
 
 def _unheard(random: Random, longest: float) -> float:
-    """Of a POST whose apiTimeout is not heard the default stands."""
+    """If the apiTimeout of a POST is not received the default counts."""
     return _work(random, min(longest, 1800.0))
 
 
@@ -147,7 +147,7 @@ def _shown_early(random: Random, longest: float) -> Verdict:
 
 
 def _goes_on(random: Random, longest: float) -> Verdict:
-    """The job ends with a code after which the work may go on."""
+    """The job ends with a code after which the work may continue."""
     outer = random.choice((("SYS.1001",), ("MODEL.1042",), ("SYS.1006", "SYS.1015"), ("ID.1003", "SYS.1001")))
     makes, takes = random.random() < 0.6, _work(random, longest)
     return Verdict(codes=outer, makes=makes, takes=takes, ends_in=random.uniform(0.01, 1.0) * min(takes, 2.0))
@@ -200,7 +200,7 @@ _KINDS: Final = (
 def verdicts_of(
     kinds: tuple[Callable[[Random, float], Verdict], ...], share: float, longest: float
 ) -> Callable[[Random], Verdict]:
-    """Decide on each POST by itself; ``share`` of them meet one of ``kinds``, the others are simply executed."""
+    """Decide on each POST separately; ``share`` of them get one of ``kinds``, the others are simply executed."""
 
     def decide(random: Random) -> Verdict:
         return random.choice(kinds)(random, longest) if random.random() < share else _calm(random)
@@ -218,7 +218,7 @@ def verdicts(random: Random, share: float, longest: float) -> Callable[[], Verdi
 
 
 def wider_world(seed: int, random: Random) -> WiderWorld:
-    """Everything about the server, the job file and the limits that a schedule does not change."""
+    """Return everything about the server, the job file and the limits that a schedule does not change."""
     count = random.randint(1, 5)
     longest = random.choice((20.0, 1800.0, 1800.0, 36_000.0))
     at_most_once = random.random() < 0.2
@@ -266,7 +266,7 @@ def _some_shown_early(seed: int, decide: Callable[[], Verdict], longest: float) 
 def _occupied(seed: int, share: float) -> frozenset[str]:
     """In a share of the schedules the first target's derived uuid is taken, as by a job of this name elsewhere.
 
-    Drawn apart, so that the seeds on record stay what they are.
+    It is drawn separately, so that the recorded seeds stay the same.
     """
     is_taken = Random(f"{seed} occupied").random() < share
     return frozenset({clones_of((Spec(0),))[0].resource_uuid}) if is_taken else frozenset()
@@ -285,7 +285,7 @@ def run_wider(seed: int) -> Judgement:
 
 
 def _hurt(world: WiderWorld, random: Random) -> list[str]:
-    """Some trouble, one process, its end judged, and what happens before the next one."""
+    """Run some faults, one process, the check of its end, and the events before the next one."""
     _trouble(world, random)
     is_clock_wrong = random.random() < 0.05
     if is_clock_wrong:
@@ -312,7 +312,7 @@ def _hurt(world: WiderWorld, random: Random) -> list[str]:
 
 
 def _trouble(world: WiderWorld, random: Random) -> None:
-    """Looks and logins that are refused, and a node that is away for seconds."""
+    """Draw lookups and logins that are refused, and a node that is unavailable for seconds."""
     node, start = world.attempts, world.now
     node.refusals = {}
     if random.random() < 0.4:
@@ -339,9 +339,10 @@ def _random_process(world: WiderWorld, random: Random) -> Process:
 
 
 def _edited(world: WiderWorld, random: Random) -> tuple[Spec, ...]:
-    """Targets leave, come, or come back, and get other names or uuids.
+    """Let targets leave, come or return, and get other names or uuids.
 
-    One whose uuid is taken stays as it is: without what was sent nothing could be compared with what has the uuid.
+    One whose uuid is taken stays as it is: without what was sent nothing could be compared with the service that has
+    the uuid.
     """
     specs = {spec.number: spec for spec in world.spec_of.values() if random.random() < 0.7}
     specs |= {spec.number: spec for spec in world.specs() if random.random() < 0.8}
@@ -365,7 +366,8 @@ def _judged_end(world: WiderWorld, process: Process) -> list[str]:
     return [*told, *owned.false_exit(world, ended)]
 
 
-# --- Schedules bent towards one kind of trouble -----------------------------------------------------------------------
+# --- Schedules directed at one kind of fault
+# ----------------------------------------------------------------------------
 
 
 def _world(
@@ -377,7 +379,7 @@ def _world(
     count: int = 3,
     first: str | None = None,
 ) -> WiderWorld:
-    """A World of some targets; ``first``: the resourceUuid that the job file gives the first of them."""
+    """Return a World of some targets; ``first``: the resourceUuid that the job file gives the first of them."""
     random = Random(f"{seed} node")
     specs = tuple(Spec(number, 0, None if number else first) for number in range(count))
     clones = clones_of(specs)
@@ -391,7 +393,7 @@ def _calm(random: Random) -> Verdict:
 
 
 def run_away(seed: int) -> Judgement:
-    """Jobs end for seconds or half an hour because the node is not ready: none fails, none is sent without end."""
+    """Jobs end for seconds or half an hour because the node is not ready: none fails, none is sent without a limit."""
     random = Random(seed)
     code, since = random.choice(_NODE_CODES), random.uniform(0.0, 1.0)
     is_short = random.random() < 0.5
@@ -424,7 +426,7 @@ def run_repeated(seed: int) -> Judgement:
 
 
 def run_clocks(seed: int) -> Judgement:
-    """A process is killed whose clock is a month ahead; the next one, with the right time, asks for its jobs."""
+    """A process whose clock is a month ahead is killed; the next one, with the right time, polls its jobs."""
     random = Random(seed)
     decide = verdicts_of((_orphan, _long), 0.8, 1800.0)
     world = _world(seed, Traits(), decide, Limits(rate=50.0, concurrency=3, attempts=2, timeout=20.0))
@@ -439,7 +441,7 @@ def run_clocks(seed: int) -> Judgement:
 
 
 def run_retried(seed: int) -> Judgement:
-    """What failed is retried, a process dies with it in flight, and lines of the second attempt are damaged."""
+    """A failed target is retried, a process dies with it in flight, and lines of the second attempt are damaged."""
     random = Random(seed)
     posts = iter(range(1_000_000))
     world = _world(
@@ -457,9 +459,9 @@ def run_retried(seed: int) -> Judgement:
 
 
 def run_unproven(seed: int) -> Judgement:
-    """A server that ignores resourceUuid, where answers are lost and jobs show nothing: still one clone a target.
+    """A server that ignores resourceUuid, with lost answers and jobs that show nothing: still one clone a target.
 
-    In half of them a service that is not ours stands under the first target's uuid: it is no proof.
+    In half of them a foreign service is under the first target's uuid: it is no proof.
     """
     random = Random(seed)
     traits = Traits(honours=False, shows=random.random() < 0.3, differing=_occupied(seed, 0.5))
@@ -473,7 +475,7 @@ def run_unproven(seed: int) -> Judgement:
 
 
 def run_late_proof(seed: int) -> Judgement:
-    """The first targets are in doubt before the proof comes, and their process outlives their time: 3 is 3 for good."""
+    """The first targets are in doubt before the proof comes, and their process outlives their time: 3 is final."""
     random, posts = Random(seed), iter(range(1_000_000))
     doubtful = random.randint(1, 3)
     decide = verdicts_of((_orphan, _orphan, _queued, _goes_on), 1.0, 20.0)
@@ -506,7 +508,7 @@ def run_shown_early(seed: int) -> Judgement:
 
 
 def run_attempts(seed: int) -> Judgement:
-    """Attempts that run long, lose their rows or end otherwise than the ones before them, over several processes."""
+    """Attempts that run long, lose their rows or end differently from earlier ones, over several processes."""
     random = Random(seed)
     longest = random.choice((1800.0, 36_000.0))
     decide = verdicts_of((_long, _row, _queued, _goes_on, _refused, _failed), 0.8, longest)
@@ -520,7 +522,7 @@ def run_attempts(seed: int) -> Judgement:
 
 
 def run_at_most_once(seed: int) -> Judgement:
-    """The first process says --at-most-once, and none of the later ones does."""
+    """The first process has --at-most-once, and none of the later ones does."""
     random = Random(seed)
     traits = Traits(honours=random.random() < 0.3)
     decide = verdicts_of((_lost, _row, _failed, _failed, _goes_on, _refused, _turned_away), 0.8, 20.0)
@@ -564,7 +566,7 @@ def _converged(world: WiderWorld) -> list[str]:
     """I7: once the faults stop, the same command ends with 0 or 3 in a few runs."""
     ended = Ended(None)
     for _ in range(_HEALING_RUNS):
-        # The next step that a wave held back asks for.
+        # The next step that a wave held back requires.
         process = Process(reopens=True, accepts_changes=True, retries=ended.code_of_reason is EndReason.WAVE)
         ended = run_process(world, process)
         told = promises.misreported(world, ended) + owned.false_exit(world, ended)
@@ -572,7 +574,7 @@ def _converged(world: WiderWorld) -> list[str]:
             return told
         is_held_back = ended.code_of_reason is EndReason.WAVE and not process.retries
         if ended.code in {ExitCode.OK, ExitCode.FAILED} and not is_held_back:
-            # What is in doubt all the same is asked about once its time is over.
+            # What is still in doubt is queried once its time is over.
             world.wait(max(8000.0, world.attempts.traits.api_timeout + 200.0))
             posts = world.witness.posts
             run_process(world, Process(accepts_changes=True))

@@ -1,6 +1,6 @@
-"""Watches every request, answer and record of all processes of a World, and keeps what the promises are judged by.
+"""Observes every request, answer and record of all processes of a World, and keeps what the checks need.
 
-What can be judged at once is (``broken``); what needs the whole story is in tests/simulation/promises.py.
+What can be judged at once is (``broken``); what needs the whole history is in tests/simulation/promises.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOGIN: Final = "/zstack/v1/accounts/login"
 _DEAD_SESSION: Final = b"ID.1001"
 _SAID_BY_ZSTACK: Final = re.compile(rb'"(inventory|error)":\s*{')
 _GRACE: Final = 59.0
-"""Seconds beyond the server's own time after which a POST that nobody answered is not executed any more."""
+"""Seconds beyond the server's own time after which an unanswered POST is no longer executed."""
 _API_TIMEOUT: Final = 1800.0
 """The server's default, in seconds."""
 _JOBS: Final = "/zstack/v1/api-jobs/"
@@ -41,7 +41,7 @@ _OURS: Final = re.compile(r"/v1/[-A-Za-z0-9/]+(\?.*)?")
 
 @dataclass
 class Post:
-    """One POST that left a process."""
+    """One POST that was sent."""
 
     order: int
     wall: float
@@ -49,23 +49,23 @@ class Post:
     uuid: str
     job: str
     deadline: float
-    """Of its job, as the manifest has it."""
+    """Of its job, according to the manifest."""
     at: float = 0.0
     """Virtual seconds."""
     is_retry: bool = False
     """Whether this process had sent its clone before, and the server had not refused that for a dead session."""
     is_at_most_once: bool = False
-    """Whether its process, or one that sent something before, was started so."""
+    """Whether its process, or an earlier one that sent something, was started with that option."""
     answer: SubmitAnswer | None = None
-    """None: the process did not live to see it."""
+    """None: the process was killed first."""
 
 
 @dataclass
 class Job:
-    """What the processes of one manifest learned of one job uuid; the numbers are places in the order of all events."""
+    """What the processes of one manifest learned of one job uuid; the numbers are positions among all events."""
 
     deadline: float = float("inf")
-    """As the manifest has it."""
+    """According to the manifest."""
     admitted: list[int] = field(default_factory=list)
     """The server said that it knows the job."""
     refused: list[int] = field(default_factory=list)
@@ -75,11 +75,11 @@ class Job:
     empty: list[int] = field(default_factory=list)
     """A success that showed nothing."""
     is_free: bool = False
-    """Nothing was executed and nothing is charged: the session was dead, or the run cannot go on."""
+    """Nothing was executed and nothing is charged: the session was dead, or the run cannot continue."""
     is_void: bool = False
     """The job's end proves that nothing was executed."""
     api_timeout: float | None = None
-    """Seconds that the server may work on it, as it said."""
+    """Seconds that the server may work on it, as it stated."""
 
 
 @dataclass
@@ -90,14 +90,14 @@ class Story:
     """By resource uuid."""
     jobs: dict[str, Job] = field(default_factory=lambda: defaultdict(Job))
     looks: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """When the resource uuid was seen not to be there."""
+    """When a lookup of the resource uuid found nothing."""
     intents: dict[str, Intent] = field(default_factory=dict)
     is_at_most_once: bool = False
-    """Whether a process that sent something was started so."""
+    """Whether a process that sent something was started with that option."""
     is_proven: bool = False
-    """Whether the manifest shows that the server made a clone under the uuid it was asked for."""
+    """Whether the manifest shows that the server made a clone under the requested uuid."""
     api_timeout: float | None = None
-    """The longest time that the server said it may work on a job, in seconds, as the manifest has it."""
+    """The longest time in seconds that the server said it may work on a job, according to the manifest."""
 
 
 @dataclass
@@ -105,35 +105,35 @@ class Life:
     """What one process did."""
 
     calls: list[float] = field(default_factory=list)
-    """Virtual seconds at which requests left."""
+    """Virtual seconds at which requests were sent."""
     posts: list[Post] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
-    """Places of the answers in the order of all events."""
+    """Positions of the answers in the order of all events."""
     logins: int = 0
     lost_logins: int = 0
-    """Without an answer that says anything."""
+    """Logins without a meaningful answer."""
     dead_sessions: set[str] = field(default_factory=set)
-    """That the server told it were dead."""
+    """Sessions that the server reported dead."""
     overdue_polls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     flying: set[str] = field(default_factory=set)
-    """Every resource uuid that it has sent and not settled, but for those that wait."""
+    """Every resource uuid that it has sent and not settled, except those that wait."""
     waiting: set[str] = field(default_factory=set)
     """Every resource uuid that it sent and did not find before the proof that a second POST makes no second clone."""
     most_flying: int = 0
     is_shown: bool = False
-    """Whether a look showed a clone that the node made under the uuid it was asked for."""
+    """Whether a lookup showed a clone that the node made under the requested uuid."""
     most_unproven: int = 0
-    """At once, before that proof."""
+    """The most at once, before that proof."""
     code: int | None = None
 
 
 class Witness:
-    """Sees everything from outside the code under test."""
+    """Observes everything from outside the code under test."""
 
     def __init__(self, limits: Limits, ever: Mapping[str, Clone], is_made: Callable[[str], bool]) -> None:
         """``ever``: all targets by key; ``is_made``: whether the node made a clone under a uuid."""
         self.broken: list[str] = []
-        """Promises found broken while something happened."""
+        """Promises broken so far."""
         self.stories: dict[Path, Story] = defaultdict(Story)
         self.lives: list[tuple[Process, Life]] = []
         self.clock_was_set = False
@@ -143,15 +143,15 @@ class Witness:
         self._order = 0
         self._session_of: dict[str, str] = {}
         self.secrets: set[bytes] = set()
-        """Sessions that were used, and what stands for the password."""
+        """Sessions that were used, and the hash of the password."""
 
     @property
     def posts(self) -> int:
-        """POSTs that left, of all processes."""
+        """POSTs sent by all processes."""
         return sum(len(posts) for story in self.stories.values() for posts in story.posts.values())
 
     def life(self, process: Process) -> Life:
-        """What ``process`` did so far."""
+        """Return what ``process`` did so far."""
         for known, life in reversed(self.lives):
             if known is process:
                 return life
@@ -163,21 +163,21 @@ class Witness:
         return self._order
 
     def opened(self, process: Process, intents: dict[str, Intent], *, is_proven: bool) -> None:
-        """A process has its manifest; a record that never got there is forgotten."""
+        """A process has its manifest; a record that was never stored is forgotten."""
         story = self.stories[process.manifest]
         story.intents, story.is_proven = intents, is_proven
-        # What the server said of its time counts as far as it got there.
+        # The server's stated time counts if it was stored.
         story.api_timeout = max((intent.api_timeout or 0.0 for intent in intents.values()), default=0.0) or None
         for known in story.jobs.values():
             known.api_timeout = None
         for intent in intents.values():
-            # Known from now on, also where what came before it was lost.
+            # Known from now on, also if the lines before it were lost.
             for job in (intent.job_uuid, *intent.open_jobs):
                 if job is not None:
                     story.jobs[job] = story.jobs[job]
 
     def called(self, process: Process, request: Request, at: float) -> None:
-        """A request leaves."""
+        """A request is sent."""
         life = self.life(process)
         # The one logout does not wait for the rate.
         if not (request.method == "DELETE" and request.path.startswith(_SESSIONS)):
@@ -201,7 +201,7 @@ class Witness:
         post.is_at_most_once = story.is_at_most_once
         story.posts[uuid].append(post)
         life.posts.append(post)
-        # Each POST of a job uuid is asked about anew.
+        # Each POST of a job uuid is reconciled separately.
         life.overdue_polls.pop(job, None)
         life.waiting.discard(uuid)
         life.flying.add(uuid)
@@ -210,7 +210,7 @@ class Witness:
             life.most_unproven = max(life.most_unproven, len(life.flying))
 
     def addressed(self, process: Process, path: str) -> None:
-        """I12: the transport is told a path below the endpoint, and a job only if this run made its uuid."""
+        """I12: the transport gets a path below the endpoint, and a job only if this run made its uuid."""
         job = path.removeprefix(_JOB_PATH) if path.startswith(_JOB_PATH) else None
         known = self.stories[process.manifest].jobs
         if not _OURS.fullmatch(path) or (job is not None and job not in known):
@@ -237,7 +237,7 @@ class Witness:
         self._learn(story.jobs[job], answer)
 
     def polled(self, process: Process, job: str, answer: PollAnswer, at: float) -> None:
-        """The client's reading of a poll that was begun at wall time ``at``."""
+        """The client's reading of a poll that began at wall time ``at``."""
         known = self.stories[process.manifest].jobs[job]
         self._heard(process, answer)
         if at > known.deadline:
@@ -246,7 +246,7 @@ class Witness:
 
     def _heard(self, process: Process, answer: object) -> None:
         if isinstance(answer, NotSent) and answer.is_held_back:
-            # The gate's own word: nothing was heard.
+            # The gate's own answer: the server did not answer.
             return
         if process.heard_noise and not isinstance(answer, NoAnswer):
             self.broken.append(f"I17: noise was read as {type(answer).__name__}")
@@ -271,7 +271,7 @@ class Witness:
                 job.empty.append(order)
 
     def found(self, process: Process, uuid: str, answer: FindAnswer) -> None:
-        """The client's reading of a look at the resource uuid."""
+        """The client's reading of a lookup of the resource uuid."""
         self._heard(process, answer)
         order = self._next()
         story, life = self.stories[process.manifest], self.life(process)
@@ -285,10 +285,10 @@ class Witness:
                 life.waiting.add(uuid)
 
     def _is_running(self, process: Process, story: Story, uuid: str) -> bool:
-        """Whether the last job was admitted, has no end and has time left: a look says nothing about its end."""
+        """Return whether the last job was accepted, has no end and has time left: a lookup does not end it."""
         job = story.jobs[story.posts[uuid][-1].job] if story.posts[uuid] else None
         is_open = job is not None and bool(job.admitted) and not (job.refused or job.empty or job.unknown)
-        # A deadline on record by a clock that was ahead is not waited for: the next process begins a window of its own.
+        # A deadline recorded by a clock that was ahead is not waited for: the next process begins its own window.
         return job is not None and is_open and not self.clock_was_set and process.wall() <= job.deadline
 
     def recorded(self, process: Process, record: Record) -> None:
@@ -301,7 +301,7 @@ class Witness:
         if record.state in {State.SENT, State.ACCEPTED, State.UNCERTAIN, State.PLANNED}:
             intent = story.intents[record.key] = next_intent(story.intents.get(record.key), record)
             if intent.job_uuid is not None and intent.deadline is not None:
-                # A job of an earlier attempt that is left open is asked for as long as the last one.
+                # A job of an earlier attempt that is left open is polled as long as the last one.
                 story.jobs[intent.job_uuid].deadline = intent.deadline
 
     def _landed(self, process: Process, story: Story, record: Record) -> None:
@@ -310,10 +310,10 @@ class Witness:
         self.life(process).flying.discard(uuid)
         self.life(process).waiting.discard(uuid)
         story.is_proven |= record.state is State.CLONED and record.clone_uuid == uuid
-        # With a second manifest the clone may be made by the other one between the look and the record.
+        # With a second manifest the clone may be made by the other one between lookup and record.
         if record.state in {State.FAILED, State.CONFLICT} and self._is_made(uuid) and len(self.stories) == 1:
             self.broken.append(f"I3: {record.key} is called {record.state} although its clone exists")
-        # Planned with all its attempts: each of them ended, but its target is not sent again by this process.
+        # Planned with all its attempts: each of them ended, but this process does not send its target again.
         is_ended = record.state is State.PLANNED and intent is not None and record.attempt >= intent.attempt > 0
         if record.state is State.FAILED or is_ended:
             self.broken += [
@@ -328,21 +328,21 @@ class Witness:
             self._taken_back(story, intent.job_uuid)
 
     def _taken_back(self, story: Story, job: str) -> None:
-        """A record says that an attempt was never executed."""
+        """A record takes an attempt back as never executed."""
         posts = [post for posts in story.posts.values() for post in posts if post.job == job]
         if not story.jobs[job].is_void and not all(isinstance(post.answer, NotSent | Refused) for post in posts):
             self.broken.append(f"I3: {job} was taken back without an answer about it")
 
     def _is_open(self, process: Process, story: Story, post: Post) -> bool:
-        """Whether a POST may still be executed, as far as its sender can know."""
+        """Return whether a POST may still be executed, as far as its sender can know."""
         job = story.jobs[post.job]
         is_over = bool(job.refused) or isinstance(post.answer, Refused | NotSent)
-        # What the server said of one job holds for those of which it said nothing.
+        # What the server stated for one job applies to those without a statement.
         heard = (story.api_timeout, *(other.api_timeout for other in story.jobs.values()))
         api_timeout = max(filter(None, heard), default=_API_TIMEOUT) if job.api_timeout is None else job.api_timeout
         longest = max(api_timeout, self._limits.timeout or 0.0) + _GRACE
         return not is_over and not self.clock_was_set and process.wall() - post.wall < longest
 
     def ended(self, process: Process, code: int | None) -> None:
-        """The process is no more; ``code`` None: killed."""
+        """The process has ended; ``code`` None: killed."""
         self.life(process).code = code

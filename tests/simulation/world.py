@@ -1,7 +1,7 @@
 """What outlives every process: the node, the network's late deliveries, the disk, the job file, one seed.
 
-The engine, plan, manifest, gate and client are the real ones; only the socket, the disk, the clock and chance are ours.
-Same seed, same trace, byte for byte.
+The engine, plan, manifest, gate and client are the real ones; only the socket, the disk, the clock and the random
+generator are simulated. Same seed, same trace, byte for byte.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Server(Protocol):
         """Take a request."""
 
     def advance(self, now: float) -> None:
-        """Do everything due."""
+        """Execute everything due."""
 
     def restart(self, now: float, *, seconds: float) -> None:
         """Die, and refuse connections for some seconds."""
@@ -49,7 +49,7 @@ class Server(Protocol):
         """End every session."""
 
     def set_faults(self, options: NodeOptions) -> None:
-        """Go on with other faults."""
+        """Continue with other faults."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class World:
 
     seed: int
     clones: list[Clone]
-    """What the job file asks for now."""
+    """The clones of the current job file."""
     options: NodeOptions
     limits: Limits = field(default_factory=lambda: Limits(rate=50.0, concurrency=4, timeout=20.0))
     now: float = 0.0
@@ -69,27 +69,27 @@ class World:
     killer_uuid: str | None = None
     """The resource uuid whose answers kill the process that reads them."""
     is_damaged: bool = False
-    """Whether records were lost: of a target that then leaves the job file nobody could know."""
+    """Whether records were lost: a target that then leaves the job file is unknown."""
     garbled: float = 0.0
-    """Share of the answers whose body is bytes that say nothing."""
+    """Share of the answers whose body is bytes without meaning."""
     server: Server | None = None
     """The node; None: the embedded one with ``options``."""
     hooks: HookNetwork | None = None
-    """Carries web hooks; None: nobody asks for them."""
+    """Carries web hooks; None: they are not requested."""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
         self.node: Server = self.server or Node(self.options, now=EPOCH)
         self.ever = {clone.key: clone for clone in self.clones}
-        """Every target that ever was in the job file, as it was there last."""
+        """Every target that was ever in the job file, in its last form."""
         self.versions = {clone.digest: clone for clone in self.clones}
-        """The same, in every form that it had."""
+        """The same, in all its forms."""
         self.witness = Witness(self.limits, self.ever, self.is_made)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
 
     def is_made(self, uuid: str) -> bool:
-        """Whether the node made a clone under this uuid."""
+        """Return whether the node made a clone under this uuid."""
         return any(row.uuid == uuid for row in self.node.ledger.clones)
 
     def say(self, text: str) -> None:
@@ -97,7 +97,7 @@ class World:
         self.trace.append(f"{self.now:.6f} {text}")
 
     def at(self, due: float, action: Callable[[], None]) -> None:
-        """Do something at a time, whether or not the process that asked for it still lives."""
+        """Call something at a time, even if the process that requested it is dead."""
         self._order += 1
         heapq.heappush(self._agenda, (due, self._order, action))
 
@@ -118,7 +118,7 @@ class World:
 
     @property
     def next_due(self) -> float:
-        """When the next of what was asked for happens; infinity where nothing was."""
+        """Return the time of the next scheduled event, or infinity."""
         return self._agenda[0][0] if self._agenda else inf
 
     def wait(self, seconds: float) -> None:
@@ -141,14 +141,14 @@ class World:
         self.say("edited: " + " ".join(clone.key for clone in self.clones))
 
     def keys(self) -> set[str]:
-        """Of the targets that the job file has now."""
+        """Return the keys of the current job file."""
         return {clone.key for clone in self.clones}
 
     def plan(self) -> Plan:
-        """What the job asks for."""
+        """Return the plan of the job."""
         return plan_of(tuple(int(clone.key.removeprefix("t")) for clone in self.clones))
 
     def manifest(self, path: Path) -> bytes:
-        """The bytes of a manifest as the next process would see them."""
+        """Return the bytes of a manifest as the next process would see them."""
         file = self.disk.files.get(path)
         return b"" if file is None else bytes(file.data)
