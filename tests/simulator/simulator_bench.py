@@ -1,4 +1,4 @@
-"""A node under a clock that only moves when told to."""
+"""A node under a clock that a test moves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def job(number: int = 1) -> str:
 
 
 def hit(kind: FaultKind, *, on: str = "submit", requests: int | None = 1, **fault: Any) -> tuple[FaultRule, ...]:
-    """One fault on one numbered request."""
+    """Return one fault on one numbered request."""
     return (FaultRule(Fault(kind, **fault), on=on, requests=None if requests is None else frozenset({requests})),)
 
 
@@ -76,7 +76,7 @@ class Bench:
         return self.poll(job)
 
     def error(self, params: Any = None, **how: Any) -> tuple[str, str]:
-        """Code and details of a clone that fails."""
+        """Return code and details of a clone that fails."""
         status, answer = self.clone(params, **how)
         assert status == 503, answer
         return answer["error"]["code"], answer["error"]["details"]
@@ -89,7 +89,7 @@ class Bench:
 
 
 def decoded(reply: Response) -> tuple[int, Any]:
-    """Status and JSON; text stays text."""
+    """Return status and JSON; text stays text."""
     try:
         return reply.status, json.loads(reply.body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The 18 behaviours that the node copies: how each is set on it, and which tests hold it."""
+"""The 18 behaviours that the node copies: how each is configured, and which tests cover it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Behaviour(NamedTuple):
     number: int
     what: str
     switches: str
-    """Options of the node and kinds of faults that bring it about or change it."""
+    """Options of the node and kinds of faults that cause or change it."""
     tests: str
 
 
@@ -36,13 +36,13 @@ BEHAVIOURS: Final = (
         "session_first accounts access_keys session",
         "test_checks_come_in_the_servers_order test_parameters_are_checked_before_the_session "
         "test_a_server_may_check_the_session_first "
-        "test_a_dead_session_is_told_at_the_poll_for_posts_and_at_once_for_queries",
+        "test_a_dead_session_is_reported_at_the_poll_for_posts_and_at_once_for_queries",
     ),
     Behaviour(
         3,
         "bytes of answers and bodies",
         "content_type html_escape http_sessions latin1_bodies",
-        "test_answers_name_no_content_type_unless_told_to test_json_is_html_escaped_without_nulls "
+        "test_answers_name_no_content_type_by_default test_json_is_html_escaped_without_nulls "
         "test_cookieless_requests_get_an_http_session_each test_bodies_without_charset_are_read_as_latin_1",
     ),
     Behaviour(
@@ -51,7 +51,7 @@ BEHAVIOURS: Final = (
         "row_retention scan_interval cache_size orphan result_lost purged",
         "test_a_job_is_202_until_done_and_then_repeats_its_result "
         "test_done_rows_are_purged_by_creation_and_processing_ones_never "
-        "test_a_purged_row_still_answers_from_the_cache_and_lies_after_a_second_post "
+        "test_a_purged_row_still_answers_from_the_cache_and_misleads_after_a_second_post "
         "test_the_cache_forgets_the_least_recently_used",
     ),
     Behaviour(
@@ -79,8 +79,8 @@ BEHAVIOURS: Final = (
         "sessions: sliding, limited, unique, dead",
         "session_timeout max_sessions unique_sessions session expire_sessions",
         "test_only_authorised_calls_slide_a_session test_sessions_are_limited_per_user "
-        "test_unique_sessions_kick_each_other_out test_wrong_credentials_are_an_immediate_503 "
-        "test_a_dead_session_is_told_at_the_poll_for_posts_and_at_once_for_queries",
+        "test_unique_sessions_end_each_other test_wrong_credentials_are_an_immediate_503 "
+        "test_a_dead_session_is_reported_at_the_poll_for_posts_and_at_once_for_queries",
     ),
     Behaviour(
         9,
@@ -92,7 +92,7 @@ BEHAVIOURS: Final = (
         10,
         "resourceUuid: form, collisions, soft delete; names repeat",
         "strict_resource_uuid soft_delete honours_resource_uuid sources",
-        "test_a_resource_uuid_is_lower_case_with_version_and_variant test_a_server_may_take_any_resource_uuid "
+        "test_a_resource_uuid_is_lower_case_with_version_and_variant test_a_server_may_accept_any_resource_uuid "
         "test_a_resource_uuid_collides_with_every_kind_of_resource "
         "test_a_deleted_uuid_stays_occupied_when_deleted_softly test_names_are_not_unique",
     ),
@@ -100,7 +100,7 @@ BEHAVIOURS: Final = (
         11,
         "sources, choices, types, version gates, defaults, column lengths",
         "invent_sources version column_overflow three_byte_utf8",
-        "test_a_missing_source_is_told_at_the_poll test_choices_have_exact_case_and_lists_no_nulls "
+        "test_a_missing_source_is_reported_at_the_poll test_choices_have_exact_case_and_lists_no_nulls "
         "test_wrong_types_are_refused_at_once test_older_servers_drop_newer_fields_silently "
         "test_size_and_system_are_not_copied_from_the_source test_values_longer_than_their_column_fail_inside "
         "test_columns_may_truncate_instead",
@@ -111,15 +111,15 @@ BEHAVIOURS: Final = (
         "system_tags tags honours_validation_only",
         "test_validation_only_runs_every_check_and_makes_nothing "
         "test_a_server_that_ignores_the_tag_clones test_unknown_system_tags_are_refused "
-        "test_user_tags_are_stored_and_can_be_queried test_doubled_user_tags_fail_a_job_whose_clone_exists",
+        "test_user_tags_are_stored_and_can_be_queried test_duplicate_user_tags_fail_a_job_whose_clone_exists",
     ),
     Behaviour(
         13,
         "permissions and quotas, in both languages",
         "accounts locale",
         "test_a_source_that_is_not_shared_cannot_be_cloned test_only_the_owner_deletes "
-        "test_a_denied_api_is_told_as_a_failed_operation test_admin_only_apis_are_refused_to_others "
-        "test_quotas_bind_normal_accounts_only",
+        "test_a_denied_api_is_reported_as_a_failed_operation test_admin_only_apis_are_refused_to_others "
+        "test_quotas_apply_to_normal_accounts_only",
     ),
     Behaviour(
         14,
@@ -134,7 +134,7 @@ BEHAVIOURS: Final = (
         "drop orphan orphan_500 lost_reply slow late delayed fail_created fail_then_create result_lost restart proxy "
         "error_500 truncated rate_limited",
         "test_each_cut_between_request_and_answer test_each_fault_of_a_job "
-        "test_a_late_execution_happens_whether_or_not_the_client_waits test_the_original_arrives_after_its_repetition "
+        "test_a_late_execution_does_not_depend_on_the_client test_the_original_arrives_after_its_repetition "
         "test_a_restart_leaves_orphans_and_refuses_for_a_while test_a_restart_refuses_connections_and_comes_back "
         "test_proxy_pages_are_html",
     ),
@@ -142,15 +142,15 @@ BEHAVIOURS: Final = (
         16,
         "concurrency and what is counted",
         "workers check_seconds latency",
-        "test_the_check_stage_has_so_many_threads test_sync_calls_wait_for_a_thread_too "
+        "test_the_check_stage_has_a_thread_limit test_sync_calls_wait_for_a_thread_too "
         "test_the_ledger_counts_calls_and_clones test_the_peak_counts_any_window",
     ),
     Behaviour(
         17,
         "web hook",
         "hook_tries hook_pause hooks_anywhere",
-        "test_a_web_hook_gives_up_after_its_tries test_a_web_hook_that_was_taken_is_not_repeated "
-        "test_web_hooks_are_called test_web_hooks_lead_to_this_machine_only test_a_hook_is_not_led_elsewhere",
+        "test_a_web_hook_gives_up_after_its_tries test_an_accepted_web_hook_is_not_repeated "
+        "test_web_hooks_are_called test_web_hooks_reach_this_machine_only test_a_hooks_redirect_is_not_followed",
     ),
     Behaviour(
         18,
@@ -158,8 +158,8 @@ BEHAVIOURS: Final = (
         "version timezone invent_accounts",
         "test_open_apis_need_no_credential test_supported_apis_are_named_by_class "
         "test_deleting_an_unknown_service_succeeds test_owners_change_and_resources_are_shared "
-        "test_owner_and_share_need_what_they_name test_an_owner_is_not_made_owner_again "
-        "test_who_gets_a_resource_needs_room_for_it test_accounts_are_made_up_where_asked",
+        "test_owner_and_share_need_existing_accounts_and_resources test_an_owner_is_not_made_owner_again "
+        "test_the_new_owner_needs_quota test_accounts_are_invented_if_enabled",
     ),
 )
 
@@ -180,14 +180,14 @@ NEWER: Final = {
     "unique_images",
     "lock_after",
 }
-"""Switches of newer servers, which the conformance table and test_newer_servers.py hold."""
+"""Switches of newer servers, which the conformance table and test_newer_servers.py cover."""
 UNSEEN: Final = {"row_appears"}
-"""What nobody has read in the source: test_node_jobs.py holds it."""
+"""Not confirmed by the source: covered by test_node_jobs.py."""
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: str(behaviour.number))
 def test_each_behaviour_has_switches_and_tests(behaviour: Behaviour) -> None:
-    """Each behaviour can be set on the node and is held by tests that exist."""
+    """Each behaviour can be configured on the node and is covered by tests that exist."""
     assert behaviour.switches
     assert set(behaviour.switches.split()) <= SWITCHES
     assert behaviour.tests

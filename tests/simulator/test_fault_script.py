@@ -44,7 +44,7 @@ faults:
 """
 
 
-def test_a_script_sets_up_everything() -> None:
+def test_a_script_configures_everything() -> None:
     """Node switches, accounts, keys, sources and rules are read as the module describes."""
     options = read_script(SCRIPT, name="story.yaml")
     assert (options.seed, options.release, options.latency, options.locale) == (7, (5, 3, 46), (0.1, 0.2), "en_US")
@@ -58,8 +58,8 @@ def test_a_script_sets_up_everything() -> None:
     )
 
 
-def test_rules_hit_by_number_and_source() -> None:
-    """The first rule that fits wins, and a rule with times goes away when used up."""
+def test_rules_match_by_number_and_source() -> None:
+    """The first rule that matches wins, and a rule with times is removed when used up."""
     bench = Bench(read_script(SCRIPT, name="s"), accounts=())
     other = "e" * 32
     first = bench.post({"resourceUuid": CLONE}, job=job(1))
@@ -95,7 +95,7 @@ def test_rules_hit_by_number_and_source() -> None:
         ("[" * 3000, "s: not YAML: "),
     ],
 )
-def test_mistakes_are_told_with_their_place(script: str, message: str) -> None:
+def test_errors_are_reported_with_their_place(script: str, message: str) -> None:
     """file:line:column: path: what is expected."""
     with pytest.raises(ScriptError) as caught:
         read_script(script, name="s")
@@ -136,7 +136,7 @@ def test_presets_keep_their_probabilities_below_one(name: str) -> None:
 
 
 def test_flaky_is_ambiguous_for_a_tenth_of_the_posts() -> None:
-    """And fails about three in a hundred for the moment, executing nothing."""
+    """It also fails about three in a hundred temporarily, executing nothing."""
     rules = [rule for rule in FLAKY.faults if rule.on == "submit"]
     failing = sum(rule.probability or 0 for rule in rules if rule.fault.kind is FaultKind.FAIL)
     assert failing == pytest.approx(0.03)

@@ -1,4 +1,4 @@
-"""What newer servers do, and older ones in corners that only other clients reach (zstack/README.md 11)."""
+"""Newer servers, and older ones in corner cases that only other clients reach (zstack/README.md 11)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_13_1_requests_of_one_client_are_limited() -> None:
     assert bench.node.report(bench.now)["clones_made"] == 0
 
 
-def test_a_limiter_may_count_over_another_time() -> None:
+def test_a_limiter_may_have_another_window() -> None:
     """Two requests in any five seconds: the third is refused until the first is five seconds old."""
     bench = Bench(requests_per_minute=2, limit_window=5.0)
     statuses = []
@@ -36,7 +36,7 @@ def test_a_limiter_may_count_over_another_time() -> None:
 
 
 def test_13_1_each_client_has_its_own_budget() -> None:
-    """The first address of X-Forwarded-For, or else X-Real-IP, names the client; who has none shares one budget."""
+    """The first address of X-Forwarded-For, or else X-Real-IP, names the client; all others share one budget."""
     bench = Bench(requests_per_minute=1)
     for headers in (
         {},
@@ -49,14 +49,14 @@ def test_13_1_each_client_has_its_own_budget() -> None:
 
 
 def test_13_1_a_proxy_that_refuses_is_no_limit() -> None:
-    """What never reaches the server is not counted."""
+    """Requests that never reach the server are not counted."""
     bench = Bench(requests_per_minute=1, faults=hit(FaultKind.RATE_LIMITED, on="query"))
     assert dict(bench.send("GET", SERVICES).headers)["Retry-After"] == "0"
     assert bench.send("GET", SERVICES).status == 200
 
 
-def test_13_9_jobs_are_asked_for_by_one_segment_and_get() -> None:
-    """A path below a job is no API, and another verb is told which one is allowed."""
+def test_13_9_jobs_have_one_segment_and_get() -> None:
+    """A path below a job is no API, and another verb gets the allowed one."""
     bench = Bench()
     below = bench.send("GET", "/v1/api-jobs/a/b")
     assert (below.status, below.body) == (404, b"no api mapping to /v1/api-jobs/a/b")
@@ -64,7 +64,7 @@ def test_13_9_jobs_are_asked_for_by_one_segment_and_get() -> None:
     assert (posted.status, posted.body) == (405, b"only GET method is allowed for querying job status")
 
 
-def test_13_3_a_web_hook_speaks_the_language_of_its_request() -> None:
+def test_13_3_a_web_hook_has_the_language_of_its_request() -> None:
     """The caller's Accept-Language counts for the web hook as it does at the poll."""
     bench = Bench(global_error_codes=True, locale="en_US", invent_sources=False)
     hook = {"x-web-hook": "http://127.0.0.1:1/", "accept-language": "zh-CN"}
@@ -76,8 +76,8 @@ def test_13_3_a_web_hook_speaks_the_language_of_its_request() -> None:
     assert "not found" in bench.poll()[1]["error"]["message"]
 
 
-def test_13_10_logins_have_classes_of_their_own() -> None:
-    """Whichever message logs in, its reply is APILogInReply; a session opened so is one like any other."""
+def test_13_10_logins_have_their_own_classes() -> None:
+    """Whichever message logs in, its reply is APILogInReply; such a session is one like any other."""
     bench = Bench()
     password = hashlib.sha512(b"password").hexdigest()
     fields = {"username": "admin", "password": password, "loginType": "account"}
@@ -87,8 +87,8 @@ def test_13_10_logins_have_classes_of_their_own() -> None:
     assert bench.found(session=reply["inventory"]["uuid"]) == []
 
 
-def test_13_10_a_legacy_result_that_is_lost_is_processed_for_ever() -> None:
-    """Faults of api jobs hit messages of the legacy API too, where a script says so."""
+def test_13_10_a_lost_legacy_result_stays_processing() -> None:
+    """Faults of api jobs hit messages of the legacy API too, if a script says so."""
     bench = Bench(faults=hit(FaultKind.RESULT_LOST, on="legacy"))
     message = {
         "org.zstack.ai.message.APICloneModelServiceMsg": {

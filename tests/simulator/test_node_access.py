@@ -73,7 +73,7 @@ def test_only_authorised_calls_slide_a_session() -> None:
         assert kept.found() == []
 
 
-def test_a_dead_session_is_told_at_the_poll_for_posts_and_at_once_for_queries() -> None:
+def test_a_dead_session_is_reported_at_the_poll_for_posts_and_at_once_for_queries() -> None:
     """POST is 202 and the poll ID.1001; GET is an immediate 503 ID.1001; nothing was executed."""
     bench = Bench(locale="en_US", faults=hit(FaultKind.EXPIRE_SESSIONS))
     assert bench.error({"resourceUuid": CLONE}) == ("ID.1001", "Session expired")
@@ -92,7 +92,7 @@ def test_sessions_are_limited_per_user() -> None:
     assert _login(bench)[0] == 200
 
 
-def test_unique_sessions_kick_each_other_out() -> None:
+def test_unique_sessions_end_each_other() -> None:
     """With the switch on, a login ends every other session of the user."""
     bench = Bench(unique_sessions=True)
     first = _session(bench, "admin")
@@ -174,14 +174,14 @@ def test_13_2_newer_servers_read_more_dates(headers: dict[str, str], status: int
 
 
 def test_instants_are_compared_when_the_zone_is_checked() -> None:
-    """With checkTimeZone a correct GMT date is fine."""
+    """With checkTimeZone a correct GMT date is accepted."""
     bench = Bench(accounts=(TENANT,), access_keys=(KEY,), check_time_zone=True)
     assert bench.send("GET", f"{SERVICES}/{CLONE}", headers=_signed(_date(0, "GMT"))).status == 200
     assert bench.send("GET", f"{SERVICES}/{CLONE}", headers=_signed(_date(zone="Asia/Shanghai"))).status == 200
 
 
 def test_disabled_keys_are_refused() -> None:
-    """A disabled key reads like an unknown one."""
+    """A disabled key is answered like an unknown one."""
     bench = Bench(accounts=(TENANT,), access_keys=(NodeAccessKey(KEY.id, KEY.secret, TENANT.uuid, enabled=False),))
     assert bench.send("GET", f"{SERVICES}/{CLONE}", headers=_signed(_date())).status == 403
 
@@ -208,8 +208,8 @@ def test_only_the_owner_deletes(locale: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(("locale", "text"), [("zh_CN", "默认情况下拒绝操作"), ("en_US", "is denied by default")])
-def test_a_denied_api_is_told_as_a_failed_operation(locale: str, text: str) -> None:
-    """RBAC hides behind SYS.1006; checkApiPermission says so beforehand."""
+def test_a_denied_api_is_reported_as_a_failed_operation(locale: str, text: str) -> None:
+    """RBAC denials appear as SYS.1006; checkApiPermission reports them beforehand."""
     denied = NodeAccount("c" * 32, "denied", denied=frozenset({"CloneModelService"}))
     bench = Bench(accounts=(denied,), locale=locale)
     session = _session(bench, "denied")
@@ -234,7 +234,7 @@ def test_admin_only_apis_are_refused_to_others() -> None:
 
 
 @pytest.mark.parametrize(("locale", "text"), [("zh_CN", "配额超限"), ("en_US", "quota exceeding")])
-def test_quotas_bind_normal_accounts_only(locale: str, text: str) -> None:
+def test_quotas_apply_to_normal_accounts_only(locale: str, text: str) -> None:
     """The clone over the quota is ID.1003; admin is never checked."""
     small = NodeAccount("d" * 32, "small", quota=1)
     bench = Bench(accounts=(small,), locale=locale)
@@ -246,7 +246,7 @@ def test_quotas_bind_normal_accounts_only(locale: str, text: str) -> None:
 
 
 def test_owners_change_and_resources_are_shared() -> None:
-    """ChangeResourceOwner and ShareResource are async; GetResourceAccount tells the owner."""
+    """ChangeResourceOwner and ShareResource are async; GetResourceAccount returns the owner."""
     bench = Bench(accounts=(TENANT, OTHER))
     bench.clone({"resourceUuid": CLONE}, job=job(1))
     tenant, other = _session(bench, "tenant", "secret"), _session(bench, "other")
@@ -276,7 +276,7 @@ def test_owners_change_and_resources_are_shared() -> None:
         ),
     ],
 )
-def test_owner_and_share_need_what_they_name(method: str, path: str, body: Any) -> None:
+def test_owner_and_share_need_existing_accounts_and_resources(method: str, path: str, body: Any) -> None:
     """Unknown accounts and resources are SYS.1003 at the poll."""
     bench = Bench()
     bench.send(method, path, body, job=job())
@@ -285,7 +285,7 @@ def test_owner_and_share_need_what_they_name(method: str, path: str, body: Any) 
 
 
 def give(bench: Bench, account: str, number: int) -> str | None:
-    """Give CLONE to an account; the code of the error, None where it went well."""
+    """Give CLONE to an account; return the code of the error, or None after a success."""
     bench.send("POST", f"/v1/account/{account}/resources", {"params": {"resourceUuid": CLONE}}, job=job(number))
     bench.wait()
     error = bench.poll(job(number))[1].get("error")
@@ -302,8 +302,8 @@ def test_an_owner_is_not_made_owner_again() -> None:
     assert bench.node.ledger.json()["clones"][0]["given"] == 4
 
 
-def test_who_gets_a_resource_needs_room_for_it() -> None:
-    """The quota of the account that gets a resource is checked, whoever gives; sharing with nobody is SYS.1007."""
+def test_the_new_owner_needs_quota() -> None:
+    """The quota of the receiving account is checked, whoever gives; sharing with nobody is SYS.1007."""
     bench = Bench(accounts=(replace(TENANT, quota=0),))
     bench.clone({"resourceUuid": CLONE}, job=job(1))
     assert give(bench, TENANT.uuid, 2) == "ID.1003"
@@ -313,8 +313,8 @@ def test_who_gets_a_resource_needs_room_for_it() -> None:
     assert bench.poll(job(3))[1]["error"]["code"] == "SYS.1007"
 
 
-def test_accounts_are_made_up_where_asked() -> None:
-    """A node that invents accounts lets any uuid own; another one does not know it."""
+def test_accounts_are_invented_if_enabled() -> None:
+    """A node that invents accounts accepts any uuid as an owner; another one does not know it."""
     stranger = "7" * 32
     for invents, expected in ((True, None), (False, "SYS.1003")):
         bench = Bench(invent_accounts=invents)

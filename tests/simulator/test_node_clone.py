@@ -33,20 +33,20 @@ def test_a_resource_uuid_is_lower_case_with_version_and_variant(uuid: str, *, ac
     assert accepted or answer["error"]["code"] == "SYS.1007"
 
 
-def test_a_server_may_take_any_resource_uuid() -> None:
-    """A switch lets every resourceUuid pass."""
+def test_a_server_may_accept_any_resource_uuid() -> None:
+    """A switch accepts every resourceUuid."""
     assert Bench(strict_resource_uuid=False).clone({"resourceUuid": CLONE.upper()})[0] == 200
 
 
 @pytest.mark.parametrize("kind", ["ModelServiceVO", "VmInstanceVO"])
 def test_a_resource_uuid_collides_with_every_kind_of_resource(kind: str) -> None:
-    """A used uuid is SYS.1000, also when it is no model service and so invisible to the query."""
+    """A used uuid is SYS.1000, also if it is no model service and so invisible to the query."""
     bench = Bench(sources=(Source(CLONE, kind=kind),))
     assert bench.error({"resourceUuid": CLONE})[0] == "SYS.1000"
     assert len(bench.found()) == (kind == "ModelServiceVO")
 
 
-def test_a_made_up_source_occupies_its_uuid() -> None:
+def test_an_invented_source_occupies_its_uuid() -> None:
     """A source that was cloned cannot be made again as a clone."""
     bench = Bench()
     bench.clone(source=CLONE, job=job(1))
@@ -73,21 +73,21 @@ def test_names_are_not_unique() -> None:
 
 
 def test_a_server_may_ignore_the_resource_uuid() -> None:
-    """The switch that a canary must notice."""
+    """The switch that a canary must detect."""
     answer = Bench(honours_resource_uuid=False).clone({"resourceUuid": CLONE})[1]
     assert answer["inventory"]["uuid"] != CLONE
 
 
 @pytest.mark.parametrize("locale", ["zh_CN", "en_US"])
-def test_a_missing_source_is_told_at_the_poll(locale: str) -> None:
-    """SYS.1003 names field, uuid and type; nothing is made up when the switch is off."""
+def test_a_missing_source_is_reported_at_the_poll(locale: str) -> None:
+    """SYS.1003 names field, uuid and type; nothing is invented when the switch is off."""
     code, details = Bench(invent_sources=False, locale=locale).error()
     assert code == "SYS.1003"
     assert SOURCE in details
     assert "ModelServiceVO" in details
 
 
-def test_missing_tags_are_told_together() -> None:
+def test_missing_tags_are_reported_together() -> None:
     """Unknown tagUuids are one SYS.1003, the empty string among them."""
     bench = Bench(invent_sources=False, sources=(Source(SOURCE),), tags=("1" * 32,))
     assert bench.clone({"tagUuids": ["1" * 32]}, job=job(1))[0] == 200
@@ -113,7 +113,7 @@ def test_missing_tags_are_told_together() -> None:
     ],
 )
 def test_wrong_types_are_refused_at_once(params: dict[str, Any], status: int, text: str) -> None:
-    """TypeVerifier's mistakes are 400, Gson's are 500, both in plain text."""
+    """TypeVerifier's errors are 400, Gson's are 500, both in plain text."""
     reply = Bench().post(params)
     assert isinstance(reply, Response)
     assert (reply.status, text in reply.body.decode()) == (status, True)
@@ -131,8 +131,8 @@ def test_wrong_types_are_refused_at_once(params: dict[str, Any], status: int, te
         ({"vendorToSpecUuidsMap": {"NVIDIA": ["x"]}}, {"vendorToSpecUuidsMap": {"NVIDIA": ["x"]}}),
     ],
 )
-def test_values_are_taken_as_gson_takes_them(params: dict[str, Any], shown: dict[str, Any]) -> None:
-    """Integral floats become ints, numbers become strings where strings are due, strings are trimmed."""
+def test_values_are_converted_like_gson(params: dict[str, Any], shown: dict[str, Any]) -> None:
+    """Integral floats become ints, numbers become strings where strings are expected, strings are trimmed."""
     inventory = Bench().clone(params)[1]["inventory"]
     assert {key: inventory[key] for key in shown} == shown
     assert "unknown" not in inventory
@@ -165,8 +165,8 @@ def test_images_become_rows_of_the_clone() -> None:
     assert copied["dockerImage"] == "r/x:1"
 
 
-def test_made_up_sources_follow_from_their_uuid() -> None:
-    """Two nodes make up the same source, and only what was touched is visible."""
+def test_invented_sources_are_derived_from_their_uuid() -> None:
+    """Two nodes invent the same source, and only what was touched is visible."""
     inventories = []
     for seed in (1, 2):
         bench = Bench(seed=seed)
@@ -222,12 +222,12 @@ def test_columns_may_truncate_instead() -> None:
 
 @pytest.mark.parametrize(("narrow", "status"), [(True, 503), (False, 200)])
 def test_emoji_do_not_fit_three_byte_tables(status: int, *, narrow: bool) -> None:
-    """SYS.1000 where the tables are utf8."""
+    """SYS.1000 if the tables are utf8."""
     assert Bench(three_byte_utf8=narrow).clone({"name": "rocket 🚀"})[0] == status
 
 
 def test_validation_only_runs_every_check_and_makes_nothing() -> None:
-    """The tag answers 200 {} without effect, and the usual errors where a check fails."""
+    """The tag answers 200 {} without effect, and the usual errors if a check fails."""
     bench = Bench()
     tags = ["ephemeral::validationOnly"]
     assert bench.clone({"resourceUuid": CLONE}, systemTags=tags, job=job(1)) == (200, {})
@@ -236,7 +236,7 @@ def test_validation_only_runs_every_check_and_makes_nothing() -> None:
 
 
 def test_a_server_that_ignores_the_tag_clones() -> None:
-    """A switch lets a message with the tag through to its execution."""
+    """A switch ignores the tag, and the message is executed."""
     bench = Bench(honours_validation_only=False)
     status, answer = bench.clone({"resourceUuid": CLONE}, systemTags=["ephemeral::validationOnly"])
     assert (status, answer["inventory"]["uuid"]) == (200, CLONE)
@@ -253,7 +253,7 @@ def test_system_tags_may_stand_inside_params_but_the_outer_win() -> None:
 
 
 def test_unknown_system_tags_are_refused() -> None:
-    """SYS.1007 at the poll; known ones pass, doubled too."""
+    """SYS.1007 at the poll; known ones pass, repeated too."""
     bench = Bench(system_tags=("ai::",), locale="en_US")
     assert bench.clone(systemTags=["ai::x", "ai::x"], job=job(1))[0] == 200
     assert bench.error(systemTags=["nonsense"], job=job(2)) == ("SYS.1007", "no system tag matches nonsense")
@@ -271,7 +271,7 @@ def test_user_tags_are_stored_and_can_be_queried() -> None:
     assert [row["tag"] for row in tags] == ["team::search", "x"]
 
 
-def test_doubled_user_tags_fail_a_job_whose_clone_exists() -> None:
+def test_duplicate_user_tags_fail_a_job_whose_clone_exists() -> None:
     """The tags are written after the resource: the job fails, the clone stays."""
     bench = Bench()
     assert bench.error({"resourceUuid": CLONE}, userTags=["a", "a"])[0] == "SYS.1006"

@@ -44,7 +44,7 @@ def test_done_rows_are_purged_by_creation_and_processing_ones_never() -> None:
     assert [bench.poll(job(number))[0] for number in (1, 2)] == [404, 202]
 
 
-def test_a_purged_row_still_answers_from_the_cache_and_lies_after_a_second_post() -> None:
+def test_a_purged_row_still_answers_from_the_cache_and_misleads_after_a_second_post() -> None:
     """After the purge the old result is cached; a re-POST of the job uuid runs again and at once reads the old one."""
     bench = Bench(session_timeout=1e6)
     bench.clone({"name": "old"})
@@ -80,7 +80,7 @@ _ENDS: tuple[tuple[FaultKind, dict[str, Any], int, str | None, int], ...] = (
 
 @pytest.mark.parametrize(("kind", "fault", "status", "code", "made"), _ENDS, ids=[row[0] for row in _ENDS])
 def test_each_fault_of_a_job(kind: FaultKind, fault: dict[str, Any], status: int, code: str | None, made: int) -> None:
-    """What the poll says and whether the clone exists are two things."""
+    """The answer to the poll and the existence of the clone are independent."""
     bench = Bench(faults=hit(kind, **fault))
     answer = bench.clone({"resourceUuid": CLONE})
     assert answer[0] == status
@@ -88,8 +88,8 @@ def test_each_fault_of_a_job(kind: FaultKind, fault: dict[str, Any], status: int
     assert len(bench.found()) == made == len(bench.node.ledger.clones)
 
 
-def test_work_may_go_on_after_a_timeout_was_told() -> None:
-    """SYS.1001 is told first, and only later the clone is there."""
+def test_work_may_continue_after_a_reported_timeout() -> None:
+    """SYS.1001 comes first, and the clone exists only later."""
     bench = Bench(faults=hit(FaultKind.FAIL_THEN_CREATE, code="SYS.1001", seconds=3.0))
     bench.post({"resourceUuid": CLONE})
     bench.wait(1)
@@ -120,7 +120,7 @@ _CUTS: tuple[tuple[FaultKind, dict[str, Any], int | None, int], ...] = (
 def test_each_cut_between_request_and_answer(
     kind: FaultKind, fault: dict[str, Any], status: int | None, made: int
 ) -> None:
-    """The answer a client gets says little about whether the clone was made."""
+    """The client's answer says little about whether the clone was made."""
     bench = Bench(faults=hit(kind, **fault))
     delivery = bench.post({"resourceUuid": CLONE})
     assert (delivery.status if isinstance(delivery, Response) else None) == status
@@ -129,7 +129,7 @@ def test_each_cut_between_request_and_answer(
     assert bench.node.ledger.faults == {kind: 1}
 
 
-def test_a_late_execution_happens_whether_or_not_the_client_waits() -> None:
+def test_a_late_execution_does_not_depend_on_the_client() -> None:
     """LATE answers at its time; until then nothing was done."""
     bench = Bench(faults=hit(FaultKind.LATE, seconds=30.0))
     delivery = bench.post({"resourceUuid": CLONE})
@@ -164,7 +164,7 @@ def test_the_original_makes_a_second_clone_when_the_job_uuid_was_new() -> None:
 
 @pytest.mark.parametrize(("half", "made"), [(0.05, 0), (0.15, 1)])
 def test_a_restart_leaves_orphans_and_refuses_for_a_while(half: float, made: int) -> None:
-    """Jobs under way stay processing for ever, before or after their clone was made, and their uuid is used."""
+    """Jobs under way stay processing, before or after their clone was made, and their uuid is used."""
     bench = Bench(check_seconds=0.0, session_timeout=1e6)
     bench.clone({"name": "before"}, job=job(1))
     bench.post({"resourceUuid": CLONE}, job=job(2))
@@ -194,7 +194,7 @@ def test_a_web_hook_gives_up_after_its_tries() -> None:
     assert times[-1] - times[0] == pytest.approx(28, abs=1.5)
 
 
-def test_a_web_hook_that_was_taken_is_not_repeated() -> None:
+def test_an_accepted_web_hook_is_not_repeated() -> None:
     """One 2xx ends it; a failed job says so in the header."""
     bench = Bench()
     bench.post({"type": "none"}, headers={"x-web-hook": "http://127.0.0.1:9/hook"})
@@ -206,7 +206,7 @@ def test_a_web_hook_that_was_taken_is_not_repeated() -> None:
     assert bench.node.take_hooks() == []
 
 
-def test_the_check_stage_has_so_many_threads() -> None:
+def test_the_check_stage_has_a_thread_limit() -> None:
     """With 5 threads of 1 s each, 10 messages take 2 s; with 50 they take 1 s."""
     for workers, seconds in ((5, 2.0), (50, 1.0)):
         bench = Bench(workers=workers, check_seconds=1.0, latency=(0.0, 0.0))
@@ -236,7 +236,7 @@ def test_sync_calls_wait_for_a_thread_too() -> None:
         ("never", [None, None, None, None]),
     ],
 )
-def test_a_row_appears_when_the_switch_says(switch: Literal["start", "end"], names: list[str | None]) -> None:
+def test_a_row_appears_at_the_configured_time(switch: Literal["start", "end"], names: list[str | None]) -> None:
     """At a twentieth, two fifths and three fifths of the job and after it: absent, half-written or whole."""
     bench = Bench(latency=(10.0, 10.0), row_appears=switch)
     bench.post({"name": "x", "resourceUuid": CLONE})

@@ -51,7 +51,7 @@ def _names(query: str) -> list[str]:
     ],
 )
 def test_queries(query: str, numbers: list[int]) -> None:
-    """Conditions are joined by and; what is not known as a parameter is ignored."""
+    """Conditions are joined by and; an unknown parameter is ignored."""
     assert _names(query) == [f"qwen-{number}" for number in numbers]
 
 
@@ -123,7 +123,7 @@ _OPEN: tuple[tuple[str, str, Any, Any], ...] = (
 
 @pytest.mark.parametrize(("method", "path", "body", "answer"), _OPEN)
 def test_open_apis_need_no_credential(method: str, path: str, body: Any, answer: Any) -> None:
-    """Version, time, readiness and validity are told to everybody, at once."""
+    """Version, time, readiness and validity are answered at once to everybody."""
     assert decoded(Bench().send(method, path, body, session=None)) == (200, answer)
 
 
@@ -134,7 +134,7 @@ def test_supported_apis_are_named_by_class() -> None:
     assert {"APICloneModelServiceMsg", "APIQueryModelServiceMsg", "APILogInByAccountMsg"} <= set(names)
 
 
-def test_the_zone_is_told_to_the_authorised() -> None:
+def test_the_zone_needs_a_session() -> None:
     """platform-timezone needs a session."""
     path = "/v1/management-nodes/platform-timezone"
     assert decoded(Bench().send("GET", path)) == (200, {"timezone": "Asia/Shanghai", "offset": "+08:00"})
@@ -149,7 +149,7 @@ def test_accounts_can_be_queried() -> None:
 
 
 def test_the_ledger_counts_calls_and_clones() -> None:
-    """Every call with its time, every clone with what was asked for, POSTs per source."""
+    """The ledger has every call with its time, every clone with its request, POSTs per source."""
     bench = Bench()
     bench.clone({"name": "a", "resourceUuid": CLONE})
     bench.post(job=job(), source="f" * 32)
@@ -177,8 +177,8 @@ def test_the_peak_counts_any_window() -> None:
     assert bench.node.ledger.peak() == 1
 
 
-def test_parameters_may_be_left_out_of_the_books() -> None:
-    """With keep_params off only names and digests are kept, enough to tell duplicates."""
+def test_parameters_may_be_left_out_of_the_ledger() -> None:
+    """With keep_params off only names and digests are kept, enough to detect duplicates."""
     bench = Bench(keep_params=False)
     for number in (1, 2):
         bench.clone({"name": "n", "description": "long"}, job=job(number))
@@ -186,8 +186,8 @@ def test_parameters_may_be_left_out_of_the_books() -> None:
     assert bench.node.ledger.duplicates()[0]["count"] == 2
 
 
-def test_sources_can_be_made_up_ahead() -> None:
-    """So that a client may read them before the first clone."""
+def test_sources_can_be_invented_in_advance() -> None:
+    """A client may read them before the first clone."""
     node = Node(now=START)
     node.add_sources([CLONE])
     assert node.report(START)["clones_made"] == 0

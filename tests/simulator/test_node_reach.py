@@ -1,4 +1,4 @@
-"""Who reaches a served node: no web page, no other host, and nobody by a password that everybody knows."""
+"""Who reaches a served node: no web page, no other host, and nobody with a well-known password."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def ask(server: NodeServer, path: str, body: str | None = None, **headers:
 
 
 @pytest.mark.parametrize("page", ["/__ledger", "/__control", "/__anything"])
-async def test_own_pages_want_the_token(server: NodeServer, page: str) -> None:
+async def test_own_pages_need_the_token(server: NodeServer, page: str) -> None:
     """Ledger and controls answer nobody without the token of this very node, whatever else is right."""
     for given in ({}, {"X_Node_Token": ""}, {"X_Node_Token": server.token[:-1]}, {"X_Node_Token": "é" * 32}):
         assert await ask(server, page, **given) == 403
@@ -55,7 +55,7 @@ async def test_own_pages_want_the_token(server: NodeServer, page: str) -> None:
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
 async def test_controls_are_json(server: NodeServer, kind: str) -> None:
-    """What a page may send without being asked for permission is no control, and changes nothing."""
+    """A request that a page may send without a preflight is no control, and changes nothing."""
     order, headers = '{"expire_sessions": true}', {"X_Node_Token": server.token, "Content_Type": kind}
     assert await ask(server, "/__control", order, **headers) == 415
     assert await ask(server, "/__control", order, Origin="https://evil.example", **headers) == 403
@@ -83,7 +83,7 @@ async def test_no_foreign_page_reaches_the_node(server: NodeServer, path: str, f
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "127.8.8.8:80", "[::1]:8080"])
-async def test_names_of_this_machine_are_fine(server: NodeServer, host: str) -> None:
+async def test_names_of_this_machine_are_accepted(server: NodeServer, host: str) -> None:
     """The node is reached by any name and port of loopback, as through a tunnel, and by its own pages."""
     assert await ask(server, "/__ledger", X_Node_Token=server.token, Host=host) == 200
     assert await ask(server, "/__ledger", X_Node_Token=server.token, Host=host, Origin=f"http://{host}") == 200
@@ -114,8 +114,8 @@ ABSURD: Final = (
 
 
 @pytest.mark.parametrize("order", ABSURD, ids=lambda order: order[:40])
-async def test_absurd_controls_change_nothing(server: NodeServer, order: str) -> None:
-    """A number that no clock holds, or any other nonsense, is answered with 400, and nothing of its order is done."""
+async def test_invalid_controls_change_nothing(server: NodeServer, order: str) -> None:
+    """A number out of range, or any other garbage, is answered with 400, and no part of its request is executed."""
     headers = {"X_Node_Token": server.token, "Content_Type": "application/json"}
     assert await ask(server, "/__control", order, **headers) == 400
     books = server.ledger()
@@ -124,7 +124,7 @@ async def test_absurd_controls_change_nothing(server: NodeServer, order: str) ->
 
 
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1e308", "1000000001", "1" + "0" * 5000])
-def test_absurd_numbers_of_a_script_are_refused(number: str) -> None:
+def test_invalid_numbers_of_a_script_are_refused(number: str) -> None:
     """A fault script's numbers are finite and at most a thousand million; the error has their place."""
     for text in (f"node: {{latency: [0.0, {number}]}}", f"faults: [{{fault: slow, seconds: {number}}}]"):
         with pytest.raises(ScriptError, match="nasty.yaml:"):
@@ -149,16 +149,16 @@ async def clone_with_hook(server: NodeServer, hook: str) -> None:
         "//",
     ],
 )
-async def test_web_hooks_lead_to_this_machine_only(server: NodeServer, hook: str) -> None:
-    """A web hook of another host is not called, and booked as refused; the clone is made all the same."""
+async def test_web_hooks_reach_this_machine_only(server: NodeServer, hook: str) -> None:
+    """A web hook to another host is not called, and counted as refused; the clone is made all the same."""
     await clone_with_hook(server, hook)
     while not server.ledger().get("hooks_refused"):  # noqa: ASYNC110 - the node's own clock ends the wait
         await asyncio.sleep(0.01)
     assert server.ledger()["clones_made"] == 1
 
 
-async def test_a_hook_is_not_led_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redirect in answer to a web hook is no success and not followed; where it was asked for, any host is called."""
+async def test_a_hooks_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect in answer to a web hook is no success; with the option any host is called."""
     heard: asyncio.Queue[str] = asyncio.Queue()
 
     async def listen(request: web.BaseRequest) -> web.Response:
@@ -195,12 +195,12 @@ async def test_a_hook_is_not_led_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_loopback_is_an_address_or_localhost(address: str | None, *, near: bool) -> None:
-    """No name but ``localhost`` is taken for this machine: DNS decides where others lead."""
+    """Only ``localhost`` is accepted as a name of this machine: DNS decides where others lead."""
     assert is_loopback(address) == near
 
 
 def test_random_credentials_replace_all_known_ones() -> None:
-    """Neither the session of the API page nor the default password opens anything; passwords of a script stay."""
+    """Neither the session of the API page nor the default password works; passwords of a script stay."""
     tenants = (NodeAccount("a" * 32, "default"), NodeAccount("b" * 32, "own", "chosen"))
     first, second = (with_random_credentials(NodeOptions(accounts=tenants)) for _ in range(2))
     admin, default, own = first.accounts
@@ -212,7 +212,7 @@ def test_random_credentials_replace_all_known_ones() -> None:
 
 
 def test_a_node_for_others_warns_and_has_random_credentials(child_env: dict[str, str]) -> None:
-    """``simulate --host`` beyond loopback says so on stderr; who was not told its session is not let in."""
+    """``simulate --host`` beyond loopback says so on stderr; clients without its session are rejected."""
     command = [sys.executable, "-m", "batch", "simulate", "--port", "0", "--host", "0.0.0.0"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=child_env, stdout=pipe, stderr=pipe) as node:

@@ -27,7 +27,7 @@ DEAD = "0" * 32
     ],
 )
 def test_refusals_of_the_rest_layer_are_plain_text(method: str, path: str, status: int, text: str) -> None:
-    """Unknown paths, verbs and jobs are told in plain text, never JSON."""
+    """Unknown paths, verbs and jobs are reported in plain text, never JSON."""
     assert decoded(Bench().send(method, path, {})) == (status, text)
 
 
@@ -70,7 +70,7 @@ _ORDER: tuple[tuple[str, dict[str, Any], int, str], ...] = (
 
 @pytest.mark.parametrize(("how", "status", "text"), [row[1:] for row in _ORDER], ids=[row[0] for row in _ORDER])
 def test_checks_come_in_the_servers_order(how: dict[str, Any], status: int, text: str) -> None:
-    """The first of several mistakes that the server looks at decides the answer."""
+    """The first of several errors that the server checks decides the answer."""
     how = dict(how)
     reply = Bench().send(how.pop("method", "POST"), f"{SERVICES}/{SOURCE}", how.pop("body", {}), **how)
     assert reply.status == status
@@ -78,13 +78,13 @@ def test_checks_come_in_the_servers_order(how: dict[str, Any], status: int, text
 
 
 def test_parameters_are_checked_before_the_session() -> None:
-    """With a dead session and a bad parameter the poll tells the parameter."""
+    """With a dead session and a bad parameter the poll reports the parameter."""
     assert Bench().error({"type": "endpoint"}, session=DEAD)[0] == "SYS.1007"
     assert Bench().error(session=DEAD)[0] == "ID.1001"
 
 
 def test_a_server_may_check_the_session_first() -> None:
-    """A switch turns the order round: with a dead session and a bad parameter the poll tells the session."""
+    """A switch reverses the order: with a dead session and a bad parameter the poll reports the session."""
     assert Bench(session_first=True).error({"type": "endpoint"}, session=DEAD)[0] == "ID.1001"
     assert Bench(session_first=True).error({"type": "endpoint"})[0] == "SYS.1007"
 
@@ -97,7 +97,7 @@ def test_put_needs_an_action_key(action: bytes, status: int) -> None:
     assert Bench().send("PUT", "/v1/management-nodes/actions", action, session=None).status == status
 
 
-def test_answers_name_no_content_type_unless_told_to() -> None:
+def test_answers_name_no_content_type_by_default() -> None:
     """RestServer sets no Content-Type; a switch adds one."""
     path = "/v1/management-nodes/ready"
     assert "Content-Type" not in dict(Bench().send("GET", path).headers)
@@ -105,7 +105,7 @@ def test_answers_name_no_content_type_unless_told_to() -> None:
 
 
 def test_json_is_html_escaped_without_nulls() -> None:
-    """Success bodies escape <>&=' as Gson does, keep UTF-8 and leave nulls out; a switch turns escaping off."""
+    """Success bodies escape <>&=' as Gson does, keep UTF-8 and omit nulls; a switch turns escaping off."""
     for escape, name in ((True, rb"it\u0027s\u003d\u003cx\u003e\u0026"), (False, b"it's=<x>&")):
         bench = Bench(html_escape=escape)
         bench.clone({"name": "it's=<x>&名", "readme": None})

@@ -38,7 +38,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def own(server: NodeServer) -> dict[str, str]:
-    """The header that the node's own pages want; aiohttp names JSON itself."""
+    """Return the headers that the node's own pages need; aiohttp sets JSON itself."""
     return {TOKEN_HEADER: server.token, "Content-Type": "application/json"}
 
 
@@ -75,7 +75,7 @@ async def test_the_example_of_the_api_page_is_accepted(client: aiohttp.ClientSes
 
 
 @pytest.mark.parametrize("kind", [FaultKind.DROP, FaultKind.LOST_REPLY, FaultKind.DELAYED])
-async def test_a_reset_is_a_reset(client: aiohttp.ClientSession, kind: FaultKind) -> None:
+async def test_a_reset_closes_the_connection(client: aiohttp.ClientSession, kind: FaultKind) -> None:
     """The client's connection breaks without an answer."""
     async with running(replace(FAST, faults=hit(kind, seconds=0.01))) as server:
         with pytest.raises(aiohttp.ClientConnectionError):
@@ -124,7 +124,7 @@ async def test_a_restart_refuses_connections_and_comes_back(client: aiohttp.Clie
 
 
 async def test_control_and_ledger_are_for_tests(client: aiohttp.ClientSession) -> None:
-    """Faults, sources and sessions can be set over the socket; nonsense is told."""
+    """Faults, sources and sessions can be set over the socket; garbage is reported."""
     async with running(FAST) as server:
         origin = server.url.removesuffix("/zstack")
         script = {"version": 1, "faults": [{"fault": "rate_limited", "seconds": 3}]}
@@ -143,7 +143,7 @@ async def test_control_and_ledger_are_for_tests(client: aiohttp.ClientSession) -
 
 
 async def test_web_hooks_are_called(client: aiohttp.ClientSession) -> None:
-    """The poll's body arrives at the hook, again until it is taken."""
+    """The poll's body arrives at the hook, repeated until it is accepted."""
     heard: asyncio.Queue[tuple[str | None, bytes]] = asyncio.Queue()
 
     async def listen(request: web.BaseRequest) -> web.Response:
@@ -186,7 +186,7 @@ async def test_state_is_kept_between_servers(client: aiohttp.ClientSession, tmp_
     await _post(client, first.url)
     await first.close()
     async with running(FAST, state=state) as second:
-        # Closing brought the job to its end.
+        # Closing finished the job.
         assert await _poll(client, second.url) == 200
         assert second.ledger()["clones_made"] == 1
 
@@ -208,7 +208,7 @@ async def _child(*command: str) -> tuple[asyncio.subprocess.Process, dict[str, s
 
 
 async def test_a_child_ends_with_its_parents_pipe(client: aiohttp.ClientSession, tmp_path: Path) -> None:
-    """SIGINT is ignored; the end of stdin finishes what is under way, and SIGKILL loses nothing answered for."""
+    """SIGINT is ignored; the end of stdin finishes what is under way, and SIGKILL loses nothing that was answered."""
     state, faults = tmp_path / "node.state", tmp_path / "faults.yaml"
     faults.write_text("version: 1\nnode: {latency: [0.5, 0.5]}\n", encoding="utf-8")
     command = ("-m", "batch.simulator", str(faults), str(state))
@@ -231,13 +231,13 @@ async def test_a_child_ends_with_its_parents_pipe(client: aiohttp.ClientSession,
 
 
 async def test_a_foreground_node_ends_by_signal(tmp_path: Path) -> None:
-    """SIGTERM and SIGINT end zclone simulate in good order."""
+    """SIGTERM and SIGINT shut zclone simulate down cleanly."""
     child, _ = await _child("-c", FOREGROUND, str(tmp_path / "node.state"))
     child.send_signal(signal.SIGINT)
     assert await child.wait() == 0
 
 
-async def test_a_taken_port_is_told() -> None:
+async def test_a_port_in_use_is_reported() -> None:
     """OSError, and the state file is free again."""
     async with running(FAST) as server:
         with pytest.raises(OSError, match="address already in use"):
@@ -245,6 +245,6 @@ async def test_a_taken_port_is_told() -> None:
 
 
 def test_sources_and_servers_are_plain_values() -> None:
-    """Options compare by value, so that a story can be kept and replayed."""
+    """Options compare by value, so that a scenario can be kept and replayed."""
     assert NodeOptions(sources=(Source(SOURCE),)) == NodeOptions(sources=(Source(SOURCE),))
     assert NodeServer.__doc__

@@ -18,7 +18,7 @@ BASE = Source(SOURCE, "base")
 
 
 class Kept(Bench):
-    """A node that writes its events down, and can be started anew from them."""
+    """A node that writes its events down, and can be restarted from them."""
 
     def __init__(self, **switches: Any) -> None:
         super().__init__(**switches)
@@ -30,7 +30,7 @@ class Kept(Bench):
 
 
 def _full_life() -> Kept:
-    """Two clones, one deleted, a failed job, a purged one and one under way."""
+    """Make two clones, one deleted, a failed job, a purged one and one under way."""
     bench = Kept(sources=(BASE,), faults=hit(FaultKind.PURGED, requests=5))
     bench.clone({"resourceUuid": CLONE, "name": "kept"}, userTags=["t"], job=job(1))
     bench.clone({"resourceUuid": SECOND}, source="e" * 32, job=job(2))
@@ -43,8 +43,8 @@ def _full_life() -> Kept:
     return bench
 
 
-def test_everything_answered_for_survives_a_kill() -> None:
-    """Clones, results, deleted and used uuids, tags and books are as before."""
+def test_everything_answered_survives_a_kill() -> None:
+    """Clones, results, deleted and used uuids, tags and ledger are as before."""
     bench = _full_life()
     before = bench.node.report(bench.now)
     polls = [bench.poll(job(number)) for number in range(1, 8)]
@@ -60,7 +60,7 @@ def test_everything_answered_for_survives_a_kill() -> None:
 
 
 def test_jobs_under_way_are_orphans_after_a_kill() -> None:
-    """A 202 before the kill stays 202 for ever, and its uuid is used."""
+    """A 202 before the kill stays 202, and its uuid is used."""
     bench = Kept(session_timeout=1e6)
     bench.post()
     bench.revive()
@@ -69,8 +69,8 @@ def test_jobs_under_way_are_orphans_after_a_kill() -> None:
     assert bench.send("POST", f"{SERVICES}/{SOURCE}", {}, job=job()).status == 400
 
 
-def test_a_second_life_draws_other_faults_and_uuids() -> None:
-    """A rerun does not meet the very same story again, and never a used random uuid."""
+def test_a_restarted_node_draws_other_faults_and_uuids() -> None:
+    """A rerun does not get the very same faults again, and never a used random uuid."""
     bench = Kept()
     first = bench.clone(job=job(1))[1]["inventory"]["uuid"]
     bench.revive()
@@ -78,7 +78,7 @@ def test_a_second_life_draws_other_faults_and_uuids() -> None:
 
 
 def test_logins_owners_and_shares_are_kept() -> None:
-    """What was changed by admin calls is there again."""
+    """The changes of admin calls are restored."""
     bench = Kept()
     bench.clone({"resourceUuid": CLONE}, job=job(1))
     body = {"shareResource": {"resourceUuids": [CLONE], "toPublic": True}}
@@ -107,8 +107,8 @@ def test_a_state_file_has_one_owner_and_waits_for_a_dying_one(tmp_path: Path) ->
     StateFile.open(path, wait=0.0).close()
 
 
-def test_a_torn_tail_is_cut_and_appended_after(tmp_path: Path) -> None:
-    """Nothing was answered on the strength of an unfinished line."""
+def test_a_torn_tail_is_cut_before_appending(tmp_path: Path) -> None:
+    """No answer depended on an unfinished line."""
     path = tmp_path / "node.state"
     path.write_bytes(b'{"e":"logout","u":"a"}\n{"e":"log')
     file = StateFile.open(path)
@@ -121,7 +121,7 @@ def test_a_torn_tail_is_cut_and_appended_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"garbage", b"[]", b"{}"])
-def test_damage_is_told_with_its_line(tmp_path: Path, line: bytes) -> None:
+def test_damage_is_reported_with_its_line(tmp_path: Path, line: bytes) -> None:
     """A line no node wrote stops the start."""
     path = tmp_path / "node.state"
     path.write_bytes(b'{"e":"logout","u":"a"}\n' + line + b"\n")
@@ -130,8 +130,8 @@ def test_damage_is_told_with_its_line(tmp_path: Path, line: bytes) -> None:
 
 
 @pytest.mark.parametrize("event", [{"e": "unheard"}, {"e": "clone"}, {"e": "session", "u": "x", "a": "nobody"}])
-def test_events_that_do_not_fit_are_refused(event: dict[str, str]) -> None:
-    """An event of other options or another program is named by its number."""
+def test_events_that_do_not_match_are_refused(event: dict[str, str]) -> None:
+    """An event of other options or another program is reported by its number."""
     with pytest.raises(StateError, match="event 1 of the node's state"):
         Node(QUICK, now=START, events=[event])
 
@@ -157,8 +157,8 @@ CHANGES: tuple[tuple[str, str, Any], ...] = (
 )
 
 
-def test_changes_beside_clones_survive_a_kill() -> None:
-    """Services that were added or updated, tags, patterns and shares taken back are as before."""
+def test_other_changes_survive_a_kill() -> None:
+    """Added or updated services, tags, patterns and revoked shares are as before."""
     bench = Kept(sources=(BASE,))
     for number, (method, path, body) in enumerate(CHANGES, 1):
         assert bench.send(method, path, body, job=job(number)).status == 202

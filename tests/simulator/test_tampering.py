@@ -1,4 +1,4 @@
-"""What somebody changes behind the API's back: shown by every query, and there again after a restart."""
+"""Changes of services without the API: shown by every query, and restored after a restart."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _shown(bench: Kept, path: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_what_is_tampered_with_is_shown_and_survives_a_restart() -> None:
-    """Fields, tags, owners, deletions and services of nobody's are in the next answers, also of a node started anew."""
+def test_tampering_is_shown_and_survives_a_restart() -> None:
+    """Fields, tags, owners, deletions and added services are in the next answers, also after a restart."""
     bench = _kept()
     order = {
         "change": {CLONE: {"name": "other", "requestCpu": 9, "description": None}},
@@ -73,16 +73,16 @@ def test_what_is_tampered_with_is_shown_and_survives_a_restart() -> None:
         {"groups": {CLONE: ["x"]}},
     ],
 )
-def test_a_bad_order_changes_nothing(order: Any) -> None:
-    """An order with anything wrong in it is refused whole."""
+def test_an_invalid_request_changes_nothing(order: Any) -> None:
+    """A request with any error in it is refused whole."""
     bench = _kept()
     with pytest.raises(ValueError, match="expected|no account"):
         bench.node.tamper({"delete": [CLONE], **order} if isinstance(order, dict) else order, bench.now)
     assert len(bench.found(CLONE)) == 1
 
 
-def test_a_service_is_put_to_use_and_out_of_it() -> None:
-    """An order names all instance groups of a service; the query for groups shows them, also after a restart."""
+def test_a_service_is_put_to_use_and_out_of_use() -> None:
+    """A request lists all instance groups of a service; the query for groups shows them, also after a restart."""
     bench = _kept()
     path = f"/v1/ai/model-services/instances/groups/?q=modelServiceUuid?={CLONE},{OTHER}"
     for groups in ([MADE], [], [MADE]):
