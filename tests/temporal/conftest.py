@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Give a server that stays."""
+    """Run a server for the session."""
     with temporal_server(tmp_path_factory.mktemp("temporal")) as found:
         yield found

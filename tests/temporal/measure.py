@@ -1,7 +1,7 @@
-"""What a run costs on Temporal beside one process: ``python -m tests.temporal.measure [TARGETS [RATE]]``.
+"""The cost of a run on Temporal beside one process: ``python -m tests.temporal.measure [TARGETS [RATE]]``.
 
 Three workers with a third of the rate each, lost replies, jobs of 0.5 to 2 s, payloads encrypted. Processor time
-depends less than seconds do on what else the machine does.
+depends less on the machine's load than seconds do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def processor_of(pid: int) -> float:
-    """Return the processor seconds of a process that is running."""
+    """Return the processor seconds of a running process."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 

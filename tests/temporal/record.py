@@ -1,7 +1,7 @@
-"""Record the histories of a small run: ``python -m tests.temporal.record FOLDER``, once for each version released.
+"""Record the histories of a small run: ``python -m tests.temporal.record FOLDER``, once for each released version.
 
-The run meets lost replies, a failure for the moment, waves and a hand-over, so that its histories have every kind of
-call. What is checked in stays: running workflows of that version must go on under every later one.
+The run has lost replies, a temporary failure, waves and a hand-over, so that its histories have every kind of call.
+Recorded histories stay: running workflows of that version must resume under every later one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def write_job(folder: Path) -> None:
 
 
 async def fetch(stage: Stage, folder: Path) -> None:
-    """Write the history of every workflow of the run but the question that went before it."""
+    """Write the history of every workflow of the run except the query that preceded it."""
     client = (await connect(stage.settings)).client
     number = 0
     async for found in client.list_workflows():

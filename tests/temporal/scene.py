@@ -38,12 +38,12 @@ def clones(count: int, name: str = "x") -> list[Clone]:
 
 @dataclass
 class ScriptedClient:
-    """A ZStack that makes what it is asked to, at the first poll; tests put other answers in its place."""
+    """A ZStack that makes what is requested, at the first poll; tests replace its answers."""
 
     url: str = field(default_factory=lambda: f"http://{uuid4().hex}/zstack")
     version: tuple[int, int, int] | None = (5, 3, 46)
     name: str = "x"
-    """Of each service."""
+    """The name of each service."""
     generation: int = 0
     made: dict[str, str] = field(default_factory=dict)
     """By job uuid: the resource uuid."""
@@ -51,7 +51,7 @@ class ScriptedClient:
     """By key."""
     replaced: list[int] = field(default_factory=list)
     on_submit: Callable[[Clone], SubmitAnswer | None] = lambda _: None
-    """An answer in the place of "accepted"; the clone is not made then."""
+    """An answer instead of "accepted"; the clone is then not made."""
     on_poll: Callable[[str], PollAnswer | None] = lambda _: None
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
@@ -80,7 +80,7 @@ class ScriptedClient:
 
 @dataclass
 class Sheet:
-    """Where the lines of a run go."""
+    """The destination of a run's lines."""
 
     records: list[Record] = field(default_factory=list)
     past: ManifestFold = field(default_factory=ManifestFold)
@@ -95,7 +95,7 @@ class Sheet:
         self.records.append(line)
 
     async def flush(self) -> None:
-        """Nothing is lost here."""
+        """Do nothing: no line is lost here."""
 
     def note_calls(self, calls: int) -> None:
         self.calls = calls
@@ -109,7 +109,7 @@ class Sheet:
 async def working(
     server: Server, client: ScriptedClient, *, rate: float = 1000.0, keys: tuple[bytes, ...] = ()
 ) -> AsyncIterator[None]:
-    """Work for ``client`` until the end of the block."""
+    """Run a worker for ``client`` until the end of the block."""
     temporal = await connect({"TEMPORAL_ADDRESS": server.address}, keys)
     stop, ready = Stop(), asyncio.Event()
     working = asyncio.create_task(

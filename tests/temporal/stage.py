@@ -28,14 +28,14 @@ faults:
   - {fault: error_500, probability: 0.02}
   - {fault: lost_reply, on: poll, probability: 0.02}
 """
-"""Replies that are lost, and failures for the moment; jobs of 0.1 to 0.5 s."""
+"""Lost replies, and temporary failures; jobs of 0.1 to 0.5 s."""
 TEMPORAL: Final = Path(sys.executable).with_name("temporal")
 _PATIENCE: Final = 200.0
 
 
 @dataclass
 class Server:
-    """Temporal's development server on one file, with one partition a queue, as a rate over all workers needs."""
+    """Temporal's development server on one file, with one partition per queue, as a rate over all workers needs."""
 
     folder: Path
     port: int
@@ -43,11 +43,11 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Its address."""
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, on the file that an earlier process of it left."""
+        """Start it, on the file of an earlier process."""
         one = [f"matching.numTaskqueue{kind}Partitions=1" for kind in ("Read", "Write")]
         options = [word for value in one for word in ("--dynamic-config-value", value)]
         place = ["--port", str(self.port), "--db-filename", str(self.folder / "temporal.db")]
@@ -86,7 +86,7 @@ def temporal_server(folder: Path) -> Iterator[Server]:
 
 @dataclass
 class Stage:
-    """What one test plays on: a folder, a node's url, and a Temporal server."""
+    """The environment of one test: a folder, a node's url, and a Temporal server."""
 
     folder: Path
     url: str
@@ -99,7 +99,7 @@ class Stage:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What command and workers have as their environment."""
+        """Return the environment of command and workers."""
         found = environment(self.url) | {"TEMPORAL_ADDRESS": self.server.address} | self.others
         if self.login:
             del found["ZSTACK_SESSION_ID"]
@@ -131,7 +131,7 @@ class Stage:
         return start(list(arguments), cwd=self.folder, url=self.url, settings=settings)
 
     def run(self, *arguments: str, timeout: float = 250) -> tuple[int, str]:
-        """Run the command to its end; return its exit code and what it said."""
+        """Run the command to its end; return its exit code and its output."""
         process = self.start(*arguments)
         _, err = process.communicate(timeout=timeout)
         return process.returncode, err
@@ -145,7 +145,7 @@ class Stage:
         return self.start("run", "job.yaml", "--engine", "temporal", "--progress", "none", *arguments)
 
     def wait_for(self, clones: int, *, manifest: str = "job.manifest.jsonl") -> None:
-        """Return once so many clones are on record."""
+        """Return once ``count`` clones are recorded."""
         until = time.monotonic() + _PATIENCE
         path = self.folder / manifest
         while not path.exists() or len(re.findall(rb'"state":"cloned"', path.read_bytes())) < clones:
@@ -153,7 +153,7 @@ class Stage:
             time.sleep(0.05)
 
     def end(self) -> None:
-        """End the workers in good order, and whoever is left by force."""
+        """End the workers cleanly, and the remaining ones by force."""
         for worker in self.workers:
             worker.send_signal(signal.SIGTERM)
         for worker in self.workers:
@@ -173,7 +173,7 @@ def faults(folder: Path, text: str = FAULTS) -> str:
 
 @contextmanager
 def staged(folder: Path, url: str, server: Server) -> Iterator[Stage]:
-    """Give the stage, and end its workers after the block."""
+    """Run the stage, and end its workers after the block."""
     stage = Stage(folder, url, server)
     try:
         yield stage

@@ -27,7 +27,7 @@ DEAD = Refused(ApiError(ErrorClass.RENEW, "ID.1001", "session expired"))
 
 
 class GatedClient(ScriptedClient):
-    """A client that notes which kinds of call its gate let pass."""
+    """A client that notes which kinds of call its gate passed."""
 
     def __init__(self, gate: TimelyGate) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ def slow_gate() -> TimelyGate:
 
 
 @pytest.mark.parametrize(("not_after", "is_sent"), [(60.0, True), (0.0, False)])
-async def test_a_post_whose_time_is_over_is_not_sent(not_after: float, *, is_sent: bool) -> None:
-    """A POST that comes out of the gate after its workflow has given it up is held back; a poll is not."""
+async def test_a_post_abandoned_by_its_workflow_is_not_sent(not_after: float, *, is_sent: bool) -> None:
+    """A POST that leaves the gate after its workflow has given up is held back; a poll is not."""
     client = GatedClient(slow_gate())
     found, environment = activities(client), ActivityEnvironment()
     await environment.run(found.submit, Submit(clones(1)[0], "j", not_after))
@@ -69,8 +69,8 @@ async def test_a_post_whose_time_is_over_is_not_sent(not_after: float, *, is_sen
     assert client.passed == [(CallKind.CLONE, is_sent), (CallKind.POLL, True)]
 
 
-async def test_an_activity_says_that_it_is_alive() -> None:
-    """While a call waits its activity gives signs of life, so that a dead worker is missed within seconds."""
+async def test_a_waiting_activity_sends_heartbeats() -> None:
+    """While a call waits its activity sends heartbeats, so that a dead worker is noticed within seconds."""
     client = GatedClient(slow_gate())
     client.gate.pause(0.2)
     beats: list[object] = []
@@ -81,7 +81,7 @@ async def test_an_activity_says_that_it_is_alive() -> None:
 
 
 async def test_a_cancelled_activity_makes_no_call() -> None:
-    """A call that Temporal has given up leaves the gate without being made."""
+    """A call that Temporal has abandoned leaves the gate without being made."""
     client = GatedClient(slow_gate())
     client.gate.pause(60.0)
     environment = ActivityEnvironment()
@@ -94,7 +94,7 @@ async def test_a_cancelled_activity_makes_no_call() -> None:
 
 
 async def test_a_worker_renews_a_session_that_is_named_as_dead() -> None:
-    """A worker logs in again where a call names its own session, and leaves it where another's is named."""
+    """A worker logs in again if a call names its own session, and not if another's is named."""
     client = ScriptedClient()
     found, environment = activities(client), ActivityEnvironment()
     await environment.run(found.find, Ask("r", ("worker:1", "other:0")))
@@ -103,8 +103,8 @@ async def test_a_worker_renews_a_session_that_is_named_as_dead() -> None:
     assert client.replaced == [0]
 
 
-async def test_a_login_that_is_lost_ends_the_run() -> None:
-    """A worker that cannot log in again answers with why, so that the run ends as on one machine."""
+async def test_a_lost_login_ends_the_run() -> None:
+    """A worker that cannot log in again answers with the reason, so that the run ends as on one machine."""
     client = LostClient(on_submit=lambda _: DEAD)
     reply = await ActivityEnvironment().run(activities(client).submit, Submit(clones(1)[0], "j", 60.0))
     assert reply == Reply(ending=Ending("the password is refused", EndReason.LOGIN))

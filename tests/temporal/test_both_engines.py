@@ -1,4 +1,4 @@
-"""One conformance suite, two engines: each story ends alike in this process and on Temporal."""
+"""One conformance suite, two engines: each scenario ends alike in this process and on Temporal."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize(("name", "engine"), cases())
-def test_a_story_ends_alike_on_both_engines(server: Server, tmp_path: Path, name: str, engine: str) -> None:
-    """Exit code, states and what the node made are those of the story, whichever engine ran it; none is made twice."""
+def test_a_scenario_ends_alike_on_both_engines(server: Server, tmp_path: Path, name: str, engine: str) -> None:
+    """Exit code, states and what the node made are those of the scenario on both engines; none is made twice."""
     story = STORIES[name]
     write(tmp_path, story)
     script = f"version: 1\nnode: {{latency: [0.05, 0.2]}}\nfaults: [{story.faults}]\n"
@@ -92,8 +92,8 @@ def test_a_story_ends_alike_on_both_engines(server: Server, tmp_path: Path, name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "temporal"])
-def test_an_edited_job_file_is_followed_by_both(server: Server, tmp_path: Path, engine: str) -> None:
-    """A target that failed is sent as the file has it now, one that left is withdrawn, one that is made stays."""
+def test_both_engines_follow_an_edited_job_file(server: Server, tmp_path: Path, engine: str) -> None:
+    """A failed target is sent as the file is now, one that left is withdrawn, an existing clone stays."""
     story = STORIES["a wave that failed"]
     write(tmp_path, story)
     script = (

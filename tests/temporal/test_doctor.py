@@ -1,4 +1,4 @@
-"""``doctor --engine temporal`` and the list of open runs: what an operator asks before and between runs."""
+"""``doctor --engine temporal`` and the list of open runs: what an operator checks before and between runs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def judge(*found: WorkerIdentity, keys: tuple[str, ...] = (), silence: float = 1
 @pytest.mark.parametrize(
     "one", [identity(), identity("1/3", 0.1), identity("2/7", 1e-3, ("aaaa0000",)), identity(keys=("a", "b"))], ids=str
 )
-def test_what_a_worker_says_of_itself_comes_back(one: WorkerIdentity) -> None:
-    """Share, rate and names of keys are the same after the way through Temporal, which knows a text alone."""
+def test_a_workers_identity_round_trip(one: WorkerIdentity) -> None:
+    """Share, rate and names of keys are unchanged on their way through Temporal, which stores only a text."""
     assert WorkerIdentity.parse(str(one)) == one
     assert WorkerIdentity.parse("12@host") is None
 
@@ -60,25 +60,25 @@ def test_what_a_worker_says_of_itself_comes_back(one: WorkerIdentity) -> None:
     ],
 )
 def test_shares_add_up(workers: tuple[WorkerIdentity, ...], verdict: str, word: str, code: ExitCode) -> None:
-    """No worker, shares that do not add up to one, and different rates are each told as what they are."""
+    """No worker, shares that do not add up to one, and different rates have different reports."""
     last = judge(*workers)[-1]
     assert (last.verdict, word in last.detail, last.exit_code) == (verdict, True, code)
 
 
-def test_a_worker_that_is_silent_does_not_count() -> None:
-    """A worker that has not asked for a task for more than a minute is gone."""
+def test_a_silent_worker_does_not_count() -> None:
+    """A worker that has not polled for a task for more than a minute is gone."""
     assert judge(identity(), silence=80.0)[-1].exit_code is ExitCode.UNREACHABLE
 
 
-def test_who_is_no_worker_is_told() -> None:
-    """A stranger that takes the endpoint's tasks is told, and has no share."""
+def test_a_foreign_poller_is_reported() -> None:
+    """A foreign process that takes the endpoint's tasks is reported, and has no share."""
     found = list(_of_pollers([Poller(None, "9@elsewhere", time.time())], ()))
     assert [one.verdict for one in found] == ["warn", "FAIL"]
     assert "9@elsewhere" in found[0].detail
 
 
-def test_a_wrong_key_is_told_of_each_worker() -> None:
-    """A worker that cannot read what this process writes, or the other way round, is named with the key."""
+def test_a_wrong_key_is_reported_for_each_worker() -> None:
+    """A worker that cannot read what this process writes, or the reverse, is reported with the key."""
     found = [
         one for one in judge(identity("1/2", keys=("bbbb",)), identity("1/2"), keys=("aaaa",)) if one.what == "key"
     ]
@@ -86,8 +86,8 @@ def test_a_wrong_key_is_told_of_each_worker() -> None:
     assert ("bbbb" in found[0].detail, "aaaa" in found[1].detail) == (True, True)
 
 
-def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A Temporal that nobody answers for is told with its address, whatever ZStack says; exit code 5."""
+def test_a_missing_server_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unreachable Temporal is reported with its address, whatever ZStack says; exit code 5."""
     for name, value in (("ZSTACK_API_URL", "http://127.0.0.1:9/zstack"), ("ZSTACK_SESSION_ID", "b86c9016b4f2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:9")
@@ -99,8 +99,8 @@ KEY = "planted-api-key-of-temporal"
 
 
 @pytest.mark.parametrize("line", [f'api_key = "{KEY}', f"api_key = {KEY}", f'api_key = "{KEY}" x'])
-async def test_a_file_that_cannot_be_read_is_not_quoted(line: str, tmp_path: Path) -> None:
-    """Temporal's own file may hold an API key: what is wrong in it is told by its place alone."""
+async def test_an_unreadable_file_is_not_quoted(line: str, tmp_path: Path) -> None:
+    """Temporal's own file may hold an API key: an error in it is reported by its place alone."""
     file = tmp_path / "temporal.secret"
     file.write_text(f"[profile.default]\n{line}\n", encoding="utf-8")
     (found,) = [one async for one in examine_temporal({"TEMPORAL_CONFIG_FILE": str(file)}, "http://z")]
@@ -108,7 +108,7 @@ async def test_a_file_that_cannot_be_read_is_not_quoted(line: str, tmp_path: Pat
 
 
 async def test_temporals_api_key_is_redacted() -> None:
-    """The API key, of whatever source, is among the secrets that no message shows."""
+    """The API key, from any source, is among the secrets that no message shows."""
     settings = {"TEMPORAL_ADDRESS": "127.0.0.1:9", "TEMPORAL_API_KEY": KEY}
     (found,) = [one async for one in examine_temporal(settings, "http://z")]
     assert found.exit_code is ExitCode.UNREACHABLE
@@ -116,14 +116,14 @@ async def test_temporals_api_key_is_redacted() -> None:
 
 
 @pytest.mark.parametrize("address", ["temporal:port", "a b:7233", "[::1"])
-async def test_an_address_that_is_none_is_told(address: str) -> None:
-    """What cannot be an address is an error of the settings that names the variable."""
+async def test_an_invalid_address_is_reported(address: str) -> None:
+    """An invalid address is an error of the settings that names the variable."""
     (found,) = [one async for one in examine_temporal({"TEMPORAL_ADDRESS": address}, "http://z")]
     assert (found.exit_code, "TEMPORAL_ADDRESS" in found.detail) == (ExitCode.USAGE, True)
 
 
-async def test_namespace_and_workers_are_looked_for(server: Server) -> None:
-    """A wrong namespace, a queue without a worker and one with its workers are told apart on a real server."""
+async def test_namespace_and_workers_are_checked(server: Server) -> None:
+    """A wrong namespace, a queue without a worker and one with its workers have different reports on a real server."""
     client = ScriptedClient()
     settings = {"TEMPORAL_ADDRESS": server.address}
     (wrong,) = [one async for one in examine_temporal(settings | {"TEMPORAL_NAMESPACE": "nowhere"}, client.url)]
@@ -132,13 +132,13 @@ async def test_namespace_and_workers_are_looked_for(server: Server) -> None:
     assert [(one.verdict, one.what) for one in empty] == [("ok", "Temporal"), ("FAIL", "workers")]
     async with working(server, client, rate=40.0):
         found = empty
-        while found == empty:  # a worker is listed once it has asked for a task
+        while found == empty:  # a worker is listed once it has polled for a task
             found = [one async for one in examine_temporal(settings, client.url)]
     assert [(one.verdict, one.what) for one in found] == [("ok", "Temporal"), ("ok", "worker"), ("ok", "shares")]
 
 
 async def test_an_open_run_is_listed_with_its_counts(server: Server) -> None:
-    """A run is among the open ones until it has ended; its memo has job, run and, at the end, all counts."""
+    """A run is listed as open until it has ended; its memo has job, run and, at the end, all counts."""
     client = ScriptedClient()
     found = await scene(server, client, 6, job=client.url[7:])
     await found.begin()
@@ -155,7 +155,7 @@ async def test_an_open_run_is_listed_with_its_counts(server: Server) -> None:
 
 
 async def _listed(settings: dict[str, str], job: str, *, count: int) -> list[OpenRun]:
-    """Return the open runs once there are so many: lists lag behind."""
+    """Return the open runs once there are ``count``: lists lag behind."""
     while True:
         found = await find_open_runs(settings, job)
         if len(found) == count:
@@ -164,7 +164,7 @@ async def _listed(settings: dict[str, str], job: str, *, count: int) -> list[Ope
 
 
 def test_status_names_the_workflow(tmp_path: Path) -> None:
-    """Of a run on Temporal `status` says where it is, and the command that shows it there, safe for a shell."""
+    """For a run on Temporal `status` prints its workflow, and the command that shows it there, safe for a shell."""
     path = tmp_path / "m.jsonl"
     remote = RemoteEngine("temporal", "h:7233", "n s", "zclone/http://z/job/run")
     header = Header("job", "run", "http://z", simulated=False)
@@ -177,7 +177,7 @@ def test_status_names_the_workflow(tmp_path: Path) -> None:
 
 
 def test_a_list_of_runs_shows_the_open_ones() -> None:
-    """A run on Temporal without a manifest here is a line of its own, with its counts and its workflow."""
+    """A run on Temporal without a local manifest has its own line, with its counts and its workflow."""
     lines = run_lines([], [RemoteRow("night", 0.0, {State.CLONED: 3}, 9, "zclone/http://z/job/night")])
     assert lines[1].split("  ") == [
         "night",

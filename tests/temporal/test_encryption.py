@@ -1,4 +1,4 @@
-"""What Temporal stores of a run: encrypted by the operator's keys, and a wrong key is named."""
+"""What Temporal stores of a run is encrypted by the operator's keys, and a wrong key is named."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def name_of(key: bytes) -> str:
     return Encryption([key]).keys[0]
 
 
-async def test_a_payload_is_encrypted_and_comes_back() -> None:
-    """With a key nothing of a value can be read in its payload, no two payloads are alike, and it is the same again."""
+async def test_a_payload_is_encrypted_and_decrypted() -> None:
+    """With a key a payload shows nothing of its value, no two are alike, and the value is read back unchanged."""
     with_key = converter(NEW)
     one, other = [(await with_key.encode([Ask(PLANTED)]))[0] for _ in range(2)]
     assert PLANTED.encode() in (await converter().encode([Ask(PLANTED)]))[0].SerializeToString()
@@ -46,7 +46,7 @@ async def test_a_payload_is_encrypted_and_comes_back() -> None:
 
 
 async def test_keys_rotate() -> None:
-    """The first key encrypts, every key decrypts, and what was written before there was a key stays readable."""
+    """The first key encrypts, every key decrypts, and values from before the first key stay readable."""
     both = converter(NEW, OLD)
     for before in (converter(OLD), converter(NEW), converter()):
         assert await both.decode(await before.encode([Ask("u")])) == [Ask("u")]
@@ -54,7 +54,7 @@ async def test_keys_rotate() -> None:
 
 
 async def test_the_text_of_a_failure_is_encrypted() -> None:
-    """What a failure says leaves encrypted too: it may quote a body."""
+    """The text of a failure is encrypted too: it may quote a body."""
     with_key = converter(NEW)
     failure = Failure()
     await with_key.encode_failure(ValueError(PLANTED), failure)
@@ -67,7 +67,7 @@ async def test_the_text_of_a_failure_is_encrypted() -> None:
     [((), ("ZCLONE_TEMPORAL_KEY_FILE is not set", name_of(NEW))), ((OLD,), (name_of(NEW), name_of(OLD)))],
 )
 async def test_a_wrong_key_is_named(keys: tuple[bytes, ...], words: tuple[str, ...]) -> None:
-    """Who cannot decrypt is told which key it was and which are there, by names that say nothing of the keys."""
+    """A process that cannot decrypt reports the payload's key and its own, by names that reveal nothing of the keys."""
     payloads = await converter(NEW).encode([Ask("u")])
     with pytest.raises(WrongKeyError) as caught:
         await converter(*keys).decode(payloads)
@@ -75,8 +75,8 @@ async def test_a_wrong_key_is_named(keys: tuple[bytes, ...], words: tuple[str, .
     assert NEW.hex() not in str(caught.value)
 
 
-async def test_a_payload_that_was_changed_is_refused() -> None:
-    """A payload whose bytes or key name somebody changed is no value."""
+async def test_a_tampered_payload_is_refused() -> None:
+    """A payload whose bytes or key name were changed is no value."""
     (payload,) = await converter(NEW, OLD).encode([Ask("u")])
     changed = Payload(metadata=payload.metadata, data=payload.data[:-1] + bytes([payload.data[-1] ^ 1]))
     renamed = Payload(metadata={**payload.metadata, "key": name_of(OLD).encode()}, data=payload.data)
@@ -97,10 +97,10 @@ async def test_a_payload_that_was_changed_is_refused() -> None:
         ((NEW, OLD), (OLD,), False),
     ],
 )
-def test_both_must_read_what_the_other_writes(
+def test_both_sides_must_read_the_others_payloads(
     mine: tuple[bytes, ...], theirs: tuple[bytes, ...], *, is_right: bool
 ) -> None:
-    """Two processes agree where each has the key with which the other encrypts."""
+    """Two processes agree if each has the key with which the other encrypts."""
     found = mismatch(Encryption(mine).keys, Encryption(theirs).keys, "a worker")
     assert (found is None) is is_right
 
@@ -121,21 +121,21 @@ def test_a_key_file_has_a_key_in_each_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["secret\n", NEW.hex()[:-1], f"{NEW.hex()}\n{'x' * 64}\n", f"{NEW.hex()}00", "\n\n", ""]
 )
-def test_a_file_that_is_no_key_file_is_refused(tmp_path: Path, text: str) -> None:
-    """A line that is no key, and a file without one, name setting and file and never the line."""
+def test_an_invalid_key_file_is_refused(tmp_path: Path, text: str) -> None:
+    """An invalid line, and a file without a key, are reported with setting and file and never the line."""
     with pytest.raises(UsageError, match="ZCLONE_TEMPORAL_KEY_FILE") as caught:
         read_keys(write_keys(tmp_path, text))
     assert not text.strip() or text.strip() not in str(caught.value)
 
 
-def test_a_key_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_key_file_is_private(tmp_path: Path) -> None:
     """A key file that others may read is refused, like any file of secrets."""
     with pytest.raises(UsageError, match="chmod 600"):
         read_keys(write_keys(tmp_path, NEW.hex(), mode=0o644))
 
 
-async def test_nothing_of_a_body_is_in_temporals_database(server: Server) -> None:
-    """A run with a key leaves no body, parameter or answer in the server's files; ids of workflows stay readable."""
+async def test_no_part_of_a_body_is_in_temporals_database(server: Server) -> None:
+    """A run with a key leaves no body, parameter or answer in the server's files; workflow ids stay readable."""
     planted, job = secrets.token_hex(12), secrets.token_hex(12)
     client = ScriptedClient(name=planted)
     found = await scene(server, client, 3, job=job, name=planted, keys=(NEW,))
@@ -148,7 +148,7 @@ async def test_nothing_of_a_body_is_in_temporals_database(server: Server) -> Non
     assert planted.encode() not in stored
 
 
-async def test_a_worker_without_the_key_is_named(server: Server) -> None:
+async def test_a_missing_key_of_the_workers_is_reported(server: Server) -> None:
     """A command whose key no worker has ends before anything is sent, and says what to do."""
     client = ScriptedClient()
     found = await scene(server, client, 1, keys=(NEW,))

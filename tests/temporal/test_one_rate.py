@@ -1,4 +1,4 @@
-"""The rate of an endpoint, by the node's own clock, whatever runs on it."""
+"""The rate of an endpoint, by the node's own clock, under any runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("targets", [60])
-def test_two_runs_keep_one_rate(server: Server, tmp_path: Path, targets: int) -> None:
+def test_two_runs_share_one_rate(server: Server, tmp_path: Path, targets: int) -> None:
     """Two runs at one endpoint at once make no more calls together than the rate, and one for each worker."""
     write_job(tmp_path, targets, concurrency=40)
     with node(faults(tmp_path), cwd=tmp_path) as served, staged(tmp_path, served.url, server) as stage:
@@ -46,7 +46,7 @@ async def limit(server: Server, endpoint: str, calls: str) -> None:
 
 @pytest.mark.slow
 async def test_the_task_queues_limit_pauses_a_run(server: Server) -> None:
-    """With a limit of 0 no call is made any more; without it the run goes on to its end, each clone made once."""
+    """With a limit of 0 no call is made any more; without it the run continues to its end, each clone made once."""
     client = ScriptedClient()
     found = await scene(server, client, 40, concurrency=8)
     async with working(server, client):
@@ -55,7 +55,7 @@ async def test_the_task_queues_limit_pauses_a_run(server: Server) -> None:
         while client.posts.total() < 4:  # noqa: ASYNC110 - a workflow is waited for
             await asyncio.sleep(0.05)
         await limit(server, client.url, "0")
-        # What had left the queue by then ends.
+        # What had left the queue before ends.
         await asyncio.sleep(5)
         before = client.posts.total()
         await asyncio.sleep(5)

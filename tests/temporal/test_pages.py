@@ -1,4 +1,4 @@
-"""How a run is cut into pages."""
+"""The division of a run into pages."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_each_clone_is_on_one_page(count: int) -> None:
     assert [page.number for page in found] == list(range(len(found)))
 
 
-def test_a_page_has_a_megabyte_at_most() -> None:
-    """Large bodies make pages of fewer clones, so that each stays below what Temporal takes."""
+def test_a_page_has_at_most_a_megabyte() -> None:
+    """Large bodies make pages of fewer clones, so that each stays below Temporal's limit."""
     found = pages(work(40, size=100_000))
     assert max(sum(len(one.body) for one in page.clones) for page in found) <= MOST_BYTES
     assert sum(len(page.clones) for page in found) == 40
 
 
-def test_a_body_that_temporal_does_not_take_is_refused() -> None:
-    """A body above a payload's limit is an error of the command, with the target's key."""
+def test_a_body_above_temporals_limit_is_refused() -> None:
+    """It is an error of the command, with the target's key."""
     with pytest.raises(UsageError, match="k0"):
         pages(work(1, size=2_000_000))
 
@@ -70,7 +70,7 @@ def test_no_page_is_in_two_waves() -> None:
     assert [len(page.clones) for page in pages(gone_on)] == [1, 10, 8]
 
 
-def test_what_is_open_comes_first_and_what_left_the_file_is_asked_about() -> None:
+def test_open_clones_come_first_and_removed_targets_last() -> None:
     """Open clones are on the first pages with what is known of them, targets that left the job file on the last."""
     past = ManifestFold()
     for key in ("k7", "gone"):
@@ -81,8 +81,8 @@ def test_what_is_open_comes_first_and_what_left_the_file_is_asked_about() -> Non
     assert (found[-1].clones, [intent.key for intent in found[-1].intents]) == ((), ["gone"])
 
 
-def test_what_the_run_leaves_out_is_on_a_page_to_be_compared() -> None:
-    """An open clone outside the run's part has its body on a page, apart from the clones that may be sent."""
+def test_open_clones_outside_the_part_are_on_a_page_for_comparison() -> None:
+    """Such a clone has its body on a page, apart from the clones that may be sent."""
     past = ManifestFold()
     past.add(Record(State.SENT, "k7", 1.0, 1, "s", f"{7:032x}", "j", f"{7:032x}"))
     part, whole = work(2, past), work(10, past).plan
@@ -91,7 +91,7 @@ def test_what_the_run_leaves_out_is_on_a_page_to_be_compared() -> None:
     assert [intent.key for intent in page.intents] == ["k7"]
 
 
-def test_what_waits_for_its_hand_over_is_on_a_page() -> None:
+def test_clones_waiting_for_their_hand_over_are_on_a_page() -> None:
     """A clone that is made and not handed over is on a page with its uuid, and is not sent again."""
 
     def made() -> Iterator[tuple[Clone, str]]:

@@ -1,4 +1,4 @@
-"""What is decided over the sum of all pages: first clone, waves, max_failures, deadline, stop; and long histories."""
+"""Decisions over the sum of all pages: first clone, waves, max_failures, deadline, stop; and long histories."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_too_many_failures_end_the_run(server: Server) -> None:
 
 
 async def test_the_first_clone_goes_alone(server: Server) -> None:
-    """A server that makes another uuid than it was asked for ends the run after one clone, whatever the pages."""
+    """A server that makes another uuid than requested ends the run after one clone, whatever the pages."""
     client = ScriptedClient(on_poll=lambda _: Done(Service("f" * 32, "x", {})))
     found = await scene(server, client, 30, concurrency=8)
     async with working(server, client):
@@ -97,8 +97,8 @@ async def test_a_run_that_is_cancelled_on_temporal_settles(server: Server) -> No
     assert client.posts.total() <= 1
 
 
-async def test_a_long_run_goes_on_with_a_new_history(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After so many pages the parent continues as new, and carries counts, pages and what is open along."""
+async def test_a_long_run_continues_with_a_new_history(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many pages the parent continues as new, with counts, pages and open clones."""
     monkeypatch.setattr(command, "Course", partial(Course, turn=2))
     client = ScriptedClient(on_submit=refusing("k3"))
     found = await scene(server, client, 24, waves=(Wave(8), Wave(8)), max_failures=2.0, concurrency=4)
@@ -111,7 +111,7 @@ async def test_a_long_run_goes_on_with_a_new_history(server: Server, monkeypatch
 
 
 async def test_at_most_once_a_lost_post_is_not_sent_again(server: Server) -> None:
-    """A run that sends at most once leaves a target uncertain whose POST was lost, and all pages begin at once."""
+    """An at-most-once run leaves a target with a lost POST uncertain, and all pages begin at once."""
     client = ScriptedClient(on_submit=lambda clone: NoAnswer("reset") if clone.key == "k1" else None)
     found = await scene(server, client, 8, at_most_once=True, concurrency=4)
     async with working(server, client):
@@ -122,7 +122,7 @@ async def test_at_most_once_a_lost_post_is_not_sent_again(server: Server) -> Non
     assert set(client.posts.values()) == {1}
 
 
-async def test_the_worker_with_the_dead_session_learns_of_it(server: Server) -> None:
+async def test_the_worker_with_the_dead_session_logs_in_again(server: Server) -> None:
     """A job that ended for its session has its worker log in again, whoever polled; the clone is made all the same."""
     dead: list[str] = []
 
@@ -141,8 +141,8 @@ async def test_the_worker_with_the_dead_session_learns_of_it(server: Server) -> 
     assert client.replaced == [0]
 
 
-async def test_a_silent_run_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that finds its run where no worker answers says why and asks again, and goes on with the first one."""
+async def test_a_run_with_silent_workers_is_queried_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command whose run has no answering worker says why, queries again, and continues with the first one."""
     monkeypatch.setattr(command, "PATIENCE", timedelta(seconds=1))
     client, said = ScriptedClient(), asyncio.Queue[str]()
     found = await scene(server, client, 2)
@@ -156,8 +156,8 @@ async def test_a_silent_run_is_asked_again(server: Server, monkeypatch: pytest.M
     assert found.sheet.states == {State.CLONED: 2}
 
 
-async def test_a_temporal_that_is_away_is_told_as_such(server: Server) -> None:
-    """Whatever is asked of a Temporal that does not answer ends as unreachable, never as an unexpected error."""
+async def test_an_unreachable_temporal_is_reported_as_such(server: Server) -> None:
+    """Every call of a Temporal that does not answer ends as unreachable, never as an unexpected error."""
     found = await scene(server, ScriptedClient(), 1)
     away = RPCError("gone", RPCStatusCode.UNAVAILABLE, b"")
     with pytest.raises(UnreachableError, match=server.address), found.run.connection.questions():

@@ -57,16 +57,16 @@ json_values = st.recursive(
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_a_value_comes_back_as_it_was(value: Any) -> None:
-    """Every answer, record and message is the same after the border, its type included."""
+def test_a_value_round_trip(value: Any) -> None:
+    """Every answer, record and message is unchanged across the border, its type included."""
     found = loads(dumps(value))
     assert found == value
     assert type(found) is type(value)
 
 
 @given(json_values, st.text())
-def test_what_a_server_shows_comes_back(shown: Any, text: str) -> None:
-    """Fields of a service and texts may hold anything that JSON can, also what looks like our own tags."""
+def test_values_of_a_server_round_trip(shown: Any, text: str) -> None:
+    """Fields of a service and texts may hold any JSON, also what looks like our own tags."""
     found = answers.Found(Service("u", text, {"shown": shown, "$": shown}))
     assert loads(dumps(found)) == found
 
@@ -78,7 +78,7 @@ def test_each_answer_can_cross_the_border() -> None:
     assert set(kinds) <= crossing
 
 
-def test_what_has_its_default_is_left_out() -> None:
+def test_defaults_are_omitted() -> None:
     """A field that a later version adds is read from an older history as its default."""
     assert json.loads(dumps(Record(State.PLANNED, "k", 1.0))) == {
         "$": "Record",
@@ -92,14 +92,14 @@ def test_what_has_its_default_is_left_out() -> None:
     "text", ['{"$":"Clown"}', '{"$":"Duplicate","since":1}', '{"$":"tuple"}', '{"$":"State","is":"x"}']
 )
 def test_another_version_is_refused(text: str) -> None:
-    """A class, field or value that this version does not know is an error, never a guess."""
+    """An unknown class, field or value is an error, never a guess."""
     with pytest.raises((PayloadError, KeyError, ValueError)):
         loads(text.encode())
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, math.nan, {"a": object()}])
 def test_only_known_values_cross_the_border(value: Any) -> None:
-    """What is not in the table is an error where it is written."""
+    """A value that is not in the table is an error where it is written."""
     with pytest.raises(ValueError, match=r"."):
         dumps(value)
 

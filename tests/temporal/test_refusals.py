@@ -1,4 +1,4 @@
-"""What ends before anything is sent: flags that do not fit, a missing extra, a Temporal that is not there."""
+"""What ends before anything is sent: invalid flags, a missing extra, an unreachable Temporal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BUSY = (
     "import _thread, os, time; from batch.cli import main; "
     "_thread.start_new_thread(lambda: (time.sleep(0.5), os.write(2, b'left Python')), ()); main()"
 )
-"""Like Temporal's threads this one is none of the module threading."""
+"""Like Temporal's threads this one is unknown to the module threading."""
 
 
 def run(folder: Path, *arguments: str, start: tuple[str, ...] = ("-m", "batch")) -> tuple[int, str]:
@@ -42,16 +42,16 @@ def run(folder: Path, *arguments: str, start: tuple[str, ...] = ("-m", "batch"))
 @pytest.mark.parametrize(
     "arguments", [("run", "job.yaml", "--engine", "temporal"), ("worker", "--rate", "1/s", "--share", "1/2")]
 )
-def test_a_missing_extra_is_named_with_what_installs_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """Without the package temporalio both commands end with 2, and say how it is installed."""
+def test_a_missing_extra_is_reported_with_its_installation(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Without the package temporalio both commands exit with 2, and say how it is installed."""
     write_job(tmp_path, 1)
     code, said = run(tmp_path, *arguments, start=("-c", _WITHOUT))
     assert code == ExitCode.USAGE
     assert "pip install 'zclone[temporal]'" in said
 
 
-def test_the_interpreter_ends_after_threads_that_are_not_its_own(tmp_path: Path) -> None:
-    """A thread of Temporal's that is in Python while the interpreter ends would abort it: the command waits for it."""
+def test_the_interpreter_waits_for_foreign_threads(tmp_path: Path) -> None:
+    """A Temporal thread that is in Python while the interpreter ends would abort it: the command waits for it."""
     code, said = run(tmp_path, "--version", start=("-c", _BUSY))
     assert (code, "left Python" in said) == (0, True)
 
@@ -69,8 +69,8 @@ def test_the_interpreter_ends_after_threads_that_are_not_its_own(tmp_path: Path)
         (("worker", "--rate", "1/s", "--share", "one of three"), ExitCode.USAGE, "--share"),
     ],
 )
-def test_what_cannot_begin_says_why(tmp_path: Path, arguments: tuple[str, ...], code: ExitCode, word: str) -> None:
-    """A flag that does not fit ends with 2, a Temporal that nobody answers for with 5; no target is recorded."""
+def test_a_start_that_fails_says_why(tmp_path: Path, arguments: tuple[str, ...], code: ExitCode, word: str) -> None:
+    """An invalid flag exits with 2, an unreachable Temporal with 5; no target is recorded."""
     write_job(tmp_path, 1)
     found, said = run(tmp_path, *arguments)
     assert (found, word in said) == (code, True), said
@@ -78,7 +78,7 @@ def test_what_cannot_begin_says_why(tmp_path: Path, arguments: tuple[str, ...], 
 
 
 def test_a_rate_below_the_workers_is_refused(server: Server, tmp_path: Path) -> None:
-    """A run whose own rate is lower than that of the workers ends with 2 and names both; the default is not its own."""
+    """A run whose own rate is lower than the workers' exits with 2 and names both; the default does not count."""
     write_job(tmp_path, 2)
     with node("calm", cwd=tmp_path) as served, staged(tmp_path, served.url, server) as stage:
         stage.work(rate="20/s")

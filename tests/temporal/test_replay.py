@@ -1,4 +1,4 @@
-"""Workflows that an earlier version started go on under this one: their recorded histories are replayed."""
+"""Workflows that an earlier version started continue under this one: their recorded histories are replayed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def read(path: Path) -> WorkflowHistory:
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
-async def test_a_recorded_workflow_goes_on(path: Path) -> None:
-    """Every history that is checked in is replayed to the same calls, timers and signals in the same order."""
+async def test_a_recorded_workflow_continues(path: Path) -> None:
+    """Every recorded history is replayed to the same calls, timers and signals in the same order."""
     await replayer().replay_workflow(read(path))
 
 
@@ -41,8 +41,8 @@ def test_every_kind_of_workflow_is_recorded() -> None:
     assert {"submit", "poll", "find", "share"} <= names
 
 
-async def test_a_workflow_that_does_something_else_is_found() -> None:
-    """A change after which a running workflow could not go on fails here: its next call is another one."""
+async def test_a_workflow_that_deviates_is_detected() -> None:
+    """A change after which a running workflow could not continue fails here: its next call is another one."""
     path = next(path for path in HISTORIES if "-page-" in path.name)
     text = path.read_text(encoding="utf-8").replace('"name": "submit"', '"name": "find"')
     with pytest.raises(NondeterminismError):

@@ -55,7 +55,7 @@ def test_a_run_outlives_its_command(server: Server, tmp_path: Path) -> None:
         stage.wait_for(12)
         second.kill()
         second.communicate()
-        # The engine of the last start is meant.
+        # The engine of the last start is used.
         code, said = stage.run("run", "job.yaml", "--progress", "none")
         ledger = served.ledger()
     assert (code, ledger["clones_made"], ledger["duplicates"]) == (ExitCode.OK, 30, []), said
@@ -64,7 +64,7 @@ def test_a_run_outlives_its_command(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cancel_ends_a_run_and_another_engine_takes_over(server: Server, tmp_path: Path) -> None:
-    """--cancel lets what is in flight settle and ends with 4; before it another engine or plan is refused with 75."""
+    """--cancel lets what is in flight settle and exits with 4; before it another engine or plan is refused with 75."""
     job = write_job(tmp_path, 40, concurrency=4)
     with node("calm", cwd=tmp_path) as served, staged(tmp_path, served.url, server) as stage:
         stage.work(rate="3/s")
@@ -96,7 +96,7 @@ def test_cancel_ends_a_run_and_another_engine_takes_over(server: Server, tmp_pat
 
 
 @pytest.mark.slow
-def test_nothing_that_dies_makes_a_clone_twice(tmp_path: Path) -> None:
+def test_nothing_that_is_killed_makes_a_clone_twice(tmp_path: Path) -> None:
     """A worker, the Temporal server and the command are killed in one run; each clone is made once all the same."""
     write_job(tmp_path, 150, concurrency=24)
     with (
