@@ -1,4 +1,4 @@
-"""AccessKeys: the signature, and the server's own time zone found by trying."""
+"""AccessKeys: the signature, and the server's own time zone, found by trying."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATE_FORMAT = "Date format error. The 'Date' header must conform to RFC 1123"
 
 @dataclass
 class KeyNode:
-    """Checks keys as the server does by default: wall-clock values, the date's zone not looked at."""
+    """Checks keys as the server does by default: wall-clock values, ignoring the date's zone."""
 
     clock: VirtualClock
     offset: float = 0.0
@@ -71,7 +71,7 @@ def test_signature() -> None:
 
 @pytest.mark.parametrize("minutes", [0, 480, -300, 330, 345, 825, -570, 840, -720])
 async def test_zone_is_found(minutes: int) -> None:
-    """The date is sent in the server's own zone, whichever that is, without any setting."""
+    """The date is sent in the server's own zone, whatever it is, without any setting."""
     clock = VirtualClock()
     async with WireServer(KeyNode(clock, minutes)) as server, client_of(server.url, AUTH, clock=clock) as client:
         await client.preflight()
@@ -80,8 +80,8 @@ async def test_zone_is_found(minutes: int) -> None:
         assert client.warnings == ()
 
 
-async def test_skew_is_corrected_and_told() -> None:
-    """A clock that is wrong by hours is corrected by the server's, and the operator is told."""
+async def test_skew_is_corrected_and_reported() -> None:
+    """A clock that is wrong by hours is corrected by the server's, with a message."""
     clock = VirtualClock()
     node = KeyNode(clock, 480, ahead=7.3 * 3600)
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
@@ -91,7 +91,7 @@ async def test_skew_is_corrected_and_told() -> None:
 
 
 async def test_zone_that_changes_while_running() -> None:
-    """A change to summer time in the middle of a run is followed; the refused call is signed anew and sent again."""
+    """A change to summer time during a run is followed; the refused call is signed again and resent."""
     clock = VirtualClock()
     node = KeyNode(clock, 60)
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
@@ -105,7 +105,7 @@ async def test_zone_that_changes_while_running() -> None:
 @pytest.mark.parametrize("unread", [DATE_FORMAT, "the Date format is wrong, expected EEE, dd MMM yyyy HH:mm:ss z"])
 @pytest.mark.parametrize("minutes", [0, 480, -570, 270])
 @pytest.mark.parametrize("reads", [r"GMT[+-]\d\d:\d\d", r"[+-]\d{4}"])
-async def test_dates_are_spelt_as_the_server_reads_them(reads: str, minutes: int, unread: str) -> None:
+async def test_dates_are_written_as_the_server_reads_them(reads: str, minutes: int, unread: str) -> None:
     """A server that reads no names of zones gets GMT+hh:mm, or else the numeric offset."""
     clock = VirtualClock()
     node = KeyNode(clock, minutes, reads=reads, unread=unread)
@@ -117,8 +117,8 @@ async def test_dates_are_spelt_as_the_server_reads_them(reads: str, minutes: int
     assert date.endswith(f"{sign_of}{hours:02d}{rest:02d}")
 
 
-async def test_dates_that_the_server_never_reads() -> None:
-    """Where no spelling is read, each was tried once and the command ends with what was tried; nothing was cloned."""
+async def test_dates_the_server_never_reads() -> None:
+    """If no format is read, each was tried once and the command lists what was tried; nothing was cloned."""
     clock = VirtualClock()
     node = KeyNode(clock, reads="never")
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
@@ -129,8 +129,8 @@ async def test_dates_that_the_server_never_reads() -> None:
     assert all(f"'{seen.headers['date']}'" in str(caught.value) for seen in signed)
 
 
-async def test_dates_that_are_not_read_any_more() -> None:
-    """In the middle of a run the refused call is spelt anew; where none is read, its refusal stops the run, said so."""
+async def test_dates_the_server_no_longer_reads() -> None:
+    """During a run the refused call is sent in another format; if none is read, the run stops with this reason."""
     clock = VirtualClock()
     node = KeyNode(clock, 480)
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
@@ -148,7 +148,7 @@ async def test_dates_that_are_not_read_any_more() -> None:
 
 
 async def test_a_refused_body_is_no_refused_date() -> None:
-    """A 400 about a field of the body is not tried again under another date."""
+    """A 400 about a field of the body is not retried with another date."""
     clock = VirtualClock()
     node = KeyNode(clock, unread="[createDate] field is excepted an int or long: bad date format")
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
@@ -159,8 +159,8 @@ async def test_a_refused_body_is_no_refused_date() -> None:
         assert len(server.seen) == calls + 1
 
 
-async def test_clock_that_cannot_be_right() -> None:
-    """Where every zone is refused the operator is told that clocks disagree."""
+async def test_a_clock_that_cannot_be_corrected() -> None:
+    """If every zone is refused the message says that clocks disagree."""
     clock = VirtualClock()
     node = KeyNode(clock, 480, ahead=10 * 86400, tells_time=False)
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
@@ -181,7 +181,7 @@ async def test_wrong_secret() -> None:
 
 
 async def test_ended_key_stops_the_run() -> None:
-    """A key whose session is called ended cannot be renewed: the run stops."""
+    """A key whose session is reported as ended cannot be renewed: the run stops."""
     clock = VirtualClock()
     data = answer(503, error("ID.1001"))
     async with WireServer(lambda _: data) as server, client_of(server.url, AUTH, clock=clock) as client:

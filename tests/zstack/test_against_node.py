@@ -32,7 +32,7 @@ AUTHS: list[Auth] = [SessionAuth(SESSION), PasswordAuth("admin", "password"), Ac
 
 
 class Hasty(VirtualClock):
-    """Does not wait, but tells the node's time."""
+    """Does not wait, and returns the node's time."""
 
     def time(self) -> float:
         return time.time()
@@ -74,7 +74,7 @@ async def test_a_clone_with_every_credential(url: str, auth: Auth) -> None:
 
 
 async def test_auxiliary_of_the_node(url: str) -> None:
-    """APIs, clock, permission, query, owner and sharing work on the node; a deleted service is deleted twice alike."""
+    """APIs, clock, permission, query, owner and sharing work on the node; deleting a service twice succeeds twice."""
     async with await connect(Settings(url, SessionAuth(SESSION)), clock=Hasty()) as client:
         around = AuxiliaryApi(client)
         assert "APICloneModelServiceMsg" in await around.support_apis()

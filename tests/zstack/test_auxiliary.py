@@ -1,4 +1,4 @@
-"""Questions and side jobs around the clone."""
+"""Queries and side jobs around the clone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def query_node(*, cap: int = 1000, with_total: bool = True) -> Callable[[Seen], 
 
 @pytest.mark.parametrize(("cap", "with_total"), [(1000, True), (50, True), (1000, False)])
 async def test_query_walks_all_pages(cap: int, with_total: bool) -> None:  # noqa: FBT001 - a parameter
-    """A query streams every row, whatever the server cuts its pages to."""
+    """A query streams every row, however short the server cuts its pages."""
     gate = CountingGate()
     handler = query_node(cap=cap, with_total=with_total)
     async with WireServer(handler) as server, client_of(server.url, gate=gate) as client:
@@ -46,7 +46,7 @@ async def test_query_walks_all_pages(cap: int, with_total: bool) -> None:  # noq
 
 
 async def test_uuids_in_batches_that_fit() -> None:
-    """Many uuids are asked for in batches whose URL stays below 8 KiB."""
+    """Many uuids are queried in batches whose URL stays below 8 KiB."""
     async with WireServer(lambda _: answer(200, {"inventories": ROWS[:1]})) as server, client_of(server.url) as client:
         found = [service.uuid async for service in AuxiliaryApi(client).services(f"{n:032x}" for n in range(450))]
     assert len(found) == 3
@@ -57,15 +57,15 @@ async def test_uuids_in_batches_that_fit() -> None:
 @pytest.mark.parametrize(
     "body", [{}, {"inventories": None}, {"inventories": ROWS[:1], "total": 2}, {"inventories": ROWS[:1]}]
 )
-async def test_what_an_answer_holds_back_is_not_absent(body: dict[str, object]) -> None:
-    """An answer without rows, or with fewer than there are, does not say that an image does not exist."""
+async def test_rows_an_answer_omits_are_not_absent(body: dict[str, object]) -> None:
+    """An answer without rows, or with fewer than exist, does not prove that an image does not exist."""
     async with WireServer(lambda _: answer(200, body)) as server, client_of(server.url) as client:
         with pytest.raises(CallFailedError, match="QueryImage.*not complete"):
             await AuxiliaryApi(client).rows(IMAGES, [row["uuid"] for row in ROWS[:3]])
 
 
-async def test_no_service_is_missed_where_pages_are_cut() -> None:
-    """A server that cuts a batch's page shorter than asked is asked for the rest: none counts as absent."""
+async def test_no_service_is_missed_if_pages_are_cut() -> None:
+    """A server that cuts a batch's page shorter than requested is queried for the rest: none counts as absent."""
     rows = ROWS[:PAGE]
 
     def handler(seen: Seen) -> bytes:
@@ -77,8 +77,8 @@ async def test_no_service_is_missed_where_pages_are_cut() -> None:
     assert found == [row["uuid"] for row in rows]
 
 
-async def test_owners_are_asked_for_in_batches_that_fit() -> None:
-    """Whose resources are is one question for a hundred of them; those that are not visible are left out."""
+async def test_owners_are_queried_in_batches_that_fit() -> None:
+    """The owners of a hundred resources are one query; invisible ones are left out."""
     owner = {"uuid": "acc", "name": "tenant"}
 
     def handler(seen: Seen) -> bytes:
@@ -97,10 +97,10 @@ async def test_owners_are_asked_for_in_batches_that_fit() -> None:
     ("admins", "all_accounts", "own"),
     [(["admin"], ["admin", "a"], "admin"), ([], ["a"], "a"), ([], ["a", "b"], None), (["x", "y"], ["x", "y"], None)],
 )
-async def test_the_own_account_is_the_only_one_in_sight(
+async def test_the_own_account_is_the_only_visible_one(
     admins: list[str], all_accounts: list[str], own: str | None
 ) -> None:
-    """Admin is the only administrator, anybody else sees one account; where that does not say, nobody is guessed."""
+    """Admin is the only administrator, anybody else sees one account; an inconclusive answer gives none."""
 
     def handler(seen: Seen) -> bytes:
         names = admins if "q" in parse_qs(urlsplit(seen.target).query) else all_accounts
@@ -130,7 +130,7 @@ def test_condition(field: str, operator: str, value: str) -> None:
     ],
 )
 def test_conditions_the_server_would_misread(text: str, parts: tuple[str, str, str]) -> None:
-    """A condition is split where the server splits it, also where a value holds an operator."""
+    """A condition is split where the server splits it, also if a value holds an operator."""
     assert split_condition(text) == parts
 
 
@@ -139,7 +139,7 @@ def test_condition_without_operator() -> None:
     assert split_condition("name") is None
 
 
-async def test_simple_questions() -> None:
+async def test_simple_queries() -> None:
     """Version, APIs, readiness, clock, session and permission are read from their answers."""
 
     def handler(seen: Seen) -> bytes:
@@ -171,7 +171,7 @@ def job_node(*polls: bytes) -> Callable[[Seen], bytes]:
 
 
 async def test_side_jobs() -> None:
-    """Owner and sharing are sent as the wire has them and waited for to their end."""
+    """Owner and sharing are sent in the wire's format and waited for to their end."""
     polls = [answer(202, {}), answer(200, {"inventory": {"accountUuid": "a"}}), answer(200, {})]
     async with WireServer(job_node(*polls)) as server, client_of(server.url) as client:
         around = AuxiliaryApi(client)
@@ -187,7 +187,7 @@ async def test_side_jobs() -> None:
 
 
 async def test_side_job_is_repeated_under_a_new_job_uuid() -> None:
-    """A side job that failed for a passing reason, or is not known, is started again under another job uuid."""
+    """A side job that failed temporarily, or is unknown, is started again under another job uuid."""
     gone = answer(404, "the job has been expired")
     polls = [answer(503, error("SYS.1011")), gone, gone, gone, answer(200, {})]
     async with WireServer(job_node(*polls)) as server, client_of(server.url) as client:
@@ -197,7 +197,7 @@ async def test_side_job_is_repeated_under_a_new_job_uuid() -> None:
 
 
 async def test_side_job_that_fails_for_good() -> None:
-    """A permanent failure is told at once with its code."""
+    """A permanent failure is reported at once with its code."""
     async with WireServer(job_node(answer(503, error("SYS.1003")))) as server, client_of(server.url) as client:
         with pytest.raises(CallFailedError, match=r"ChangeResourceOwner: SYS\.1003"):
             await AuxiliaryApi(client).change_owner(RESOURCE, "acc")
@@ -205,7 +205,7 @@ async def test_side_job_that_fails_for_good() -> None:
 
 
 async def test_side_job_that_never_ends() -> None:
-    """A side job that stays running is given up after the server's own timeout."""
+    """A side job that stays running is abandoned after the server's own timeout."""
     running = answer(202, {})
     clock = VirtualClock()
     async with WireServer(lambda _: running) as server, client_of(server.url, clock=clock) as client:
@@ -213,8 +213,8 @@ async def test_side_job_that_never_ends() -> None:
             await AuxiliaryApi(client).change_owner(RESOURCE, "acc")
 
 
-async def test_dead_session_in_a_question() -> None:
-    """A given session that ended stops a question with what to do."""
+async def test_dead_session_in_a_query() -> None:
+    """A given session that ended stops a query with what to do."""
     data = answer(503, error("ID.1001"))
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
         with pytest.raises(RunStoppedError, match="ZSTACK_SESSION_ID"):
@@ -223,7 +223,7 @@ async def test_dead_session_in_a_question() -> None:
 
 
 def test_versions() -> None:
-    """A parameter newer than the server is named with the version that brings it."""
+    """A parameter newer than the server is reported with the version that introduces it."""
     assert parse_version("5.3.46") == (5, 3, 46)
     assert parse_version("v5.5.22-rc1") == (5, 5, 22)
     assert parse_version("5.3") == (5, 3, 0)

@@ -1,4 +1,4 @@
-"""The facts about the server that comments rest on are in the repository: batch/zstack/README.md."""
+"""The facts about the server that comments cite are in the repository: batch/zstack/README.md."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SOURCES: Final = sorted(path for folder in ("batch", "tests") for path in (ROOT 
 NAME: Final = "zstack/" + "README.md"
 CITED: Final = re.compile(re.escape(NAME) + r"(?:[\s#]+(\d+(?:, \d+)*(?: and \d+)?))?")
 ELSEWHERE: Final = re.compile("|".join((r"\bwire: ", r"\bwire" + r"[: ]{1,2}(source|sections?)\b")), re.IGNORECASE)
-"""Citations of a paper that is not in the repository."""
+"""Citations of a document that is not in the repository."""
 
 
 def citations(path: Path) -> list[str]:
-    """Return what is cited of the facts in one file, a text of numbers for each citation; "" where it names none."""
+    """Return the citations of the facts in one file, a text of numbers for each; "" if it has no number."""
     text = re.sub(r"\s*\n\s*#?\s*", " ", path.read_text(encoding="utf-8"))
     return CITED.findall(text)
 
@@ -38,7 +38,7 @@ def test_sections_are_numbered_in_order() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_citation_names_a_section_that_exists(path: Path) -> None:
-    """Who cites the facts names sections that are there, and nobody cites a paper that is not in the repository."""
+    """Every citation names existing sections, and none names a document that is not in the repository."""
     if path.name != "test_cited_facts.py":
         for citation in citations(path):
             assert numbers(citation), f"{path}: a citation without its section"
@@ -48,7 +48,7 @@ def test_every_citation_names_a_section_that_exists(path: Path) -> None:
 
 
 def test_every_section_is_cited() -> None:
-    """A fact that no product code rests on is not kept."""
+    """A fact that no product code relies on is not kept."""
     product = [path for path in SOURCES if path.is_relative_to(ROOT / "batch")]
     cited = {number for path in product for citation in citations(path) for number in numbers(citation)}
     assert cited == set(SECTIONS)

@@ -144,7 +144,7 @@ def test_duplicate_job_uuid(text: str) -> None:
 
 
 def test_a_page_that_quotes_the_job_is_no_duplicate() -> None:
-    """A proxy's 400 page that repeats the request is no word of ZStack that the job was accepted before."""
+    """A proxy's 400 page that repeats the request does not mean that the job was accepted before."""
     page = f"  <html>Bad request: Duplicate job uuid[{JOB}]</html>"
     assert read_submit(Reply(400, page.encode()), JOB) != Duplicate()
 
@@ -154,7 +154,7 @@ def test_a_page_that_quotes_the_job_is_no_duplicate() -> None:
     "body", [b"", b"<html>Bad Gateway</html>", b"{}", b'{"error":null}', b'{"error":"x"}', b"upstream"]
 )
 def test_proxy_is_no_answer(status: int, body: bytes) -> None:
-    """A gateway's answer, and a 503 without a JSON error, says nothing about the request."""
+    """A gateway's answer, and a 503 without a JSON error, are inconclusive."""
     assert isinstance(read_submit(Reply(status, body), JOB), NoAnswer)
 
 
@@ -187,20 +187,20 @@ def test_denial_behind_1006(details: str) -> None:
 
 @pytest.mark.parametrize("code", ["SYS.1015", "SYS.1016"])
 def test_agent_behind_1006(code: str) -> None:
-    """SYS.1006 caused by an agent that could not be reached is retried as often as attempts allow, after a look."""
+    """SYS.1006 caused by an unreachable agent is retried as often as attempts allow, after a lookup."""
     error = classify("SYS.1006", cause={"code": code, "details": "io"})
     assert (error.error_class, error.retries, error.code) == (A, None, code)
 
 
-def test_agent_told_by_text_only() -> None:
+def test_agent_recognised_by_text() -> None:
     """SYS.1006 whose text speaks of an HTTP error to an agent counts like SYS.1015."""
     assert classify("SYS.1006", "http error 502 from the model centre").retries is None
     assert classify("SYS.1006", "disk is full").retries == 1
 
 
 @pytest.mark.parametrize("where", ["cause", "causes"])
-def test_most_specific_code_is_shown(where: str) -> None:
-    """The innermost telling code of cause and causes names an error that may have run, and says how often to retry."""
+def test_the_most_specific_code_is_shown(where: str) -> None:
+    """The innermost specific code of cause and causes names an error that may have run, and decides the retries."""
     inner = {"code": "SYS.1006", "cause": {"code": "SYS.1003", "description": "no image"}}
     error = (
         classify("SYS.1000", cause=inner) if where == "cause" else classify("SYS.1000", causes=[{"code": "?"}, inner])
@@ -214,15 +214,15 @@ CAUSES = ("SYS.1003", "SYS.1009", "SYS.1001", "SYS.1006", "LICENSE.1003", "ID.10
 
 @pytest.mark.parametrize("cause", CAUSES)
 @pytest.mark.parametrize("outer", ["SYS.1006", "SYS.1000", "SYS.1001", "NEW.2"])
-def test_no_cause_makes_what_may_have_run_harmless(outer: str, cause: str) -> None:
-    """Whatever lies below an error that may have run, it may have run; no cause stops the run or ends the session."""
+def test_no_cause_makes_a_possible_execution_harmless(outer: str, cause: str) -> None:
+    """Whatever its causes, an error that may have run may have run; no cause stops the run or ends the session."""
     assert classify(outer, cause={"code": cause, "details": "is denied by default"}).error_class is A
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 @pytest.mark.parametrize("outer", ["SYS.1007", "SYS.1010", "ID.2003", "ID.1001", "LICENSE.1003"])
 def test_a_cause_makes_an_error_more_cautious_or_leaves_it(outer: str, cause: str) -> None:
-    """Below an error that was not executed only a cause that may have run changes the class; a stop stays a stop."""
+    """Of an error that was not executed only a cause that may have run changes the class; a stop stays a stop."""
     alone, error = classify(outer), classify(outer, cause={"code": cause})
     in_doubt = classify(cause).error_class is A
     if alone.error_class is F:
@@ -232,8 +232,8 @@ def test_a_cause_makes_an_error_more_cautious_or_leaves_it(outer: str, cause: st
 
 
 @pytest.mark.parametrize("code", ["SYS.1001", "SYS.1004", "SYS.1015", "SYS.1016", "NEW.1"])
-def test_what_may_go_on_after_its_answer(code: str) -> None:
-    """A timeout, an agent's trouble and an unknown code leave open whether the server is still at work."""
+def test_codes_after_which_work_may_continue(code: str) -> None:
+    """A timeout, an agent's trouble and an unknown code leave open whether the server is still working."""
     assert classify(code).may_go_on
     if code != "NEW.1":
         assert classify("SYS.1006", cause={"code": code}).may_go_on
@@ -241,7 +241,7 @@ def test_what_may_go_on_after_its_answer(code: str) -> None:
 
 
 def test_permanent_cause_is_verified() -> None:
-    """A permanent cause below an error that may have run: the clone is looked for, and not retried."""
+    """A permanent cause of an error that may have run: the clone is looked up, and not retried."""
     error = classify("SYS.1000", cause={"code": "SYS.1003", "details": "no image"})
     assert (error.error_class, error.retries, error.code) == (A, 0, "SYS.1003")
 
@@ -253,7 +253,7 @@ def test_dead_session_below_a_catch_all() -> None:
 
 
 def test_global_code_of_parameter_checks() -> None:
-    """An unknown code with the parameter checker's global code is an invalid argument, and goes by the latter."""
+    """An unknown code with the parameter checker's global code is an invalid argument, and follows the latter."""
     error = classify("NEW.1", globalErrorCode=PARAMETER_CHECK)
     assert (error.error_class, error.retries, error.code) == (P, 0, PARAMETER_CHECK)
 
@@ -269,7 +269,7 @@ def test_global_code_of_the_ai_plugin(code: str) -> None:
 
 @pytest.mark.parametrize("code", ["SYS.1000", "SYS.1002", "SYS.1006", "NEW.1"])
 def test_characters_that_the_database_refuses(code: str) -> None:
-    """MySQL's complaint has a hint of its own under any code, at any depth, and sending it again is no use."""
+    """MySQL's error has its own hint under any code, at any depth, and is not retried."""
     details = "Incorrect string value: '\\xF0\\x9F\\x98\\x80' for column 'name' at row 1"
     for error in (classify(code, details), classify("SYS.1000", cause={"code": code, "details": details})):
         assert (error.error_class, error.retries, error.hint) == (A, 0, BAD_CHARACTERS.hint)
@@ -287,19 +287,19 @@ MESSAGES: list[tuple[dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("more", "text"), MESSAGES)
-def test_words_in_the_operators_language(more: dict[str, str], text: str) -> None:
-    """``message`` and ``i18nDetails`` of newer servers are shown once, and only where they say more."""
+def test_texts_in_the_operators_language(more: dict[str, str], text: str) -> None:
+    """``message`` and ``i18nDetails`` of newer servers are shown once, and only if they add something."""
     assert classify("SYS.1007", "out of room", **more).text == text
 
 
 def test_a_denial_is_read_in_the_operators_language_too() -> None:
-    """A denial is known by the text of ``message``, whatever language the details have."""
+    """A denial is recognised by the text of ``message``, in any language of the details."""
     message = "operation[API:x] is denied: no permission"
     assert classify("SYS.1006", "Der Vorgang wurde abgelehnt", message=message).error_class is P
 
 
-def test_a_look_that_is_denied_stops_nothing() -> None:
-    """SYS.1019 ends the run where it answers the clone; at the query it only means that this account may not look."""
+def test_a_denied_lookup_stops_nothing() -> None:
+    """SYS.1019 ends the run as the answer to the clone; at the query it only means that this account may not look."""
     body = json.dumps({"error": {"code": "SYS.1019", "details": "operation[API:x] is denied: no permission"}}).encode()
     for answer, error_class in ((read_poll(Reply(503, body)), F), (read_find(Reply(503, body), JOB), P)):
         assert isinstance(answer, Refused)
@@ -307,12 +307,12 @@ def test_a_look_that_is_denied_stops_nothing() -> None:
 
 
 def test_text_alone_never_renews_a_session() -> None:
-    """A text about sessions without the code is no reason to log in again."""
+    """A text about sessions without the code causes no login."""
     assert classify("SYS.1006", "the session expired").error_class is A
 
 
 def test_cycles_and_depth_are_bounded() -> None:
-    """A tree that holds itself, or is deeper than 16, or has no usable fields is classified all the same."""
+    """A tree that contains itself, or is deeper than 16, or has no usable fields is classified all the same."""
     loop: dict[str, Any] = {"code": "SYS.1006", "details": "x"}
     loop["cause"] = loop
     loop["causes"] = [loop, None, 3, []]
@@ -326,7 +326,7 @@ def test_cycles_and_depth_are_bounded() -> None:
 
 
 def test_text_is_verbatim_and_safe() -> None:
-    """Error text reaches the user verbatim, on one line, without anything invisible, and at most 2,048 characters."""
+    """Error text reaches the user verbatim, on one line, without invisible characters, and at most 2,048 characters."""
     error = classify("SYS.1007", "错误的参数 ü 'a=b'")
     assert error.text == "what: 错误的参数 ü 'a=b'"
     nasty = "a\nb\x1b[2J\u202ec\u2028d\x00\ue000"
@@ -336,7 +336,7 @@ def test_text_is_verbatim_and_safe() -> None:
     assert long.text.endswith("…")
 
 
-def test_causes_are_told_once() -> None:
+def test_causes_are_shown_once() -> None:
     """The text names description, details, elaboration and each cause, without repeating one."""
     inner = {"code": "SYS.1003", "description": "not found", "details": "image"}
     error = classify("SYS.1006", elaboration="错误信息: 无", cause=inner, causes=[inner])
@@ -359,7 +359,7 @@ def test_hints_in_both_languages() -> None:
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("code", [*CODES, *GLOBAL_FAMILIES, "LICENSE.1", "NEW.1", "HTTP.400", "HTTP.401", "HTTP.500"])
 def test_a_recorded_error_has_the_hint_of_the_answer(code: str, language: Language) -> None:
-    """Code and text of an error that is on record are enough to say what the operator can do, in either language."""
+    """Code and text of a recorded error are enough for its hint, in either language."""
     status = code.removeprefix("HTTP.")
     made = from_error({"code": code, "details": "said"}, language)
     error = from_http(int(status), "said", language) if status != code else made
@@ -371,5 +371,5 @@ def test_a_recorded_error_has_the_hint_of_the_answer(code: str, language: Langua
 
 @pytest.mark.parametrize("code", [None, "", "ZCLONE.UNANSWERED"])
 def test_our_own_errors_have_no_hint(code: str | None) -> None:
-    """What zclone says itself, and what has no text, is shown as it is."""
+    """zclone's own errors, and those without a text, are shown unchanged."""
     assert (hint_of(code, "agent"), with_hint(code, "agent"), with_hint("SYS.1003", None)) == ("", "agent", None)

@@ -1,4 +1,4 @@
-"""No credential in any answer, error, warning, repr or log, even where the server repeats all it was sent."""
+"""No credential is in any answer, error, warning, repr or log, even if the server repeats all it was sent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def parrot(status: int, *, as_error: bool, session: str) -> Callable[[Seen], byt
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 500, 503])
 @pytest.mark.parametrize("as_error", [False, True])
-async def test_a_parrot_gets_nothing_out(
+async def test_a_server_that_repeats_its_requests_reveals_nothing(
     planted: Planted,
     caplog: pytest.LogCaptureFixture,
     which: int,

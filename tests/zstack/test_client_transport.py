@@ -1,4 +1,4 @@
-"""The door to the network: what is sent, where it goes, and what every way of failing becomes."""
+"""The transport: what is sent, where it goes, and the result of every kind of failure."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ LOGIN = PasswordAuth("admin", "password")
 
 @pytest.mark.parametrize(("language", "tag"), [("en", "en-US"), ("zh", "zh-CN")])
 async def test_every_call_carries_the_operators_language(language: Language, tag: str) -> None:
-    """Version, login, POST, poll, look and logout ask for errors in the operator's language."""
+    """Version, login, POST, poll, lookup and logout request errors in the operator's language."""
 
     def handle(seen: Seen) -> bytes:
         return answer(200, {"inventory": {"uuid": SESSION}}) if "/accounts/" in seen.target else node(seen)
@@ -95,7 +95,7 @@ async def test_every_call_carries_the_operators_language(language: Language, tag
 
 
 async def test_a_cut_wait_makes_no_call() -> None:
-    """A call whose wait at the gate was cut does not leave, and its answer says so; one whose turn came does."""
+    """A call whose wait at the gate was cut is not sent, and its answer says so; one whose turn came is."""
     gate = CountingGate(cut=(CallKind.CLONE,))
     async with WireServer(node) as server, client_of(server.url, gate=gate) as client:
         assert is_cut(await client.submit(CLONE, JOB))
@@ -141,12 +141,12 @@ async def _break_off(writer: asyncio.StreamWriter) -> None:
 @pytest.mark.parametrize("answered", [0, 1], ids=["fresh", "kept"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
 @pytest.mark.parametrize("body", [None, b"{}", b"x" * (1 << 20)], ids=["none", "small", "large"])
-async def test_a_lost_connection_is_never_made_up_for(
+async def test_a_lost_connection_is_never_retried(
     method: str, body: bytes | None, answered: int, lose: Callable[[asyncio.StreamWriter], Awaitable[None]]
 ) -> None:
-    """One call is one request: whatever its verb, a connection lost after it was sent is told as unanswered.
+    """One call is one request: for every verb, a connection lost after it was sent counts as unanswered.
 
-    So it is on a connection of its own and on one that was kept, closed and reset, before and within the answer.
+    The same holds on a new connection and on one that was kept, closed and reset, before and within the answer.
     """
     seen = 0
 
@@ -174,8 +174,8 @@ async def test_a_lost_connection_is_never_made_up_for(
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
-async def test_a_call_that_no_connection_stood_for_is_made_once(method: str) -> None:
-    """A refused connection is tried once for each call, whatever its verb, and no byte left."""
+async def test_a_call_without_a_connection_is_made_once(method: str) -> None:
+    """A refused connection is tried once for each call, with any verb, and no byte is sent."""
     gate = CountingGate()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -186,7 +186,7 @@ async def test_a_call_that_no_connection_stood_for_is_made_once(method: str) -> 
 
 
 async def test_calls_share_connections_but_never_after_a_broken_one() -> None:
-    """One connection serves call after call; one whose answer broke off or said close is not used again."""
+    """One connection serves many calls; one whose answer broke off or said close is not used again."""
     whole, closing, broken = answer(202, {}), answer(202, {}, Connection="close"), b"no HTTP\r\n\r\n"
     replies = iter([whole, whole, whole, closing, whole, broken, whole])
     async with WireServer(lambda _: next(replies)) as server, client_of(server.url) as client:
@@ -196,10 +196,10 @@ async def test_calls_share_connections_but_never_after_a_broken_one() -> None:
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.05])
-async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: float) -> None:
-    """What a server sends beyond its answer, with it or while nothing is asked, is never taken for the next answer.
+async def test_an_unsolicited_answer_is_not_the_next_calls_answer(wait: float) -> None:
+    """What a server sends beyond its answer, with it or while idle, is never taken for the next answer.
 
-    The call that finds it says so; the one after it has a connection of its own.
+    The call that finds it says so; the one after it has a new connection.
     """
     connections, unasked, ended = 0, asyncio.Semaphore(0), asyncio.Semaphore(0)
 
@@ -234,8 +234,8 @@ async def test_an_answer_that_nobody_asked_for_is_no_later_calls_answer(wait: fl
             await ended.acquire()
 
 
-async def test_half_an_answer_that_nobody_asked_for_is_never_completed() -> None:
-    """The head of an answer sent along with another one, and gone on with later, is no later call's answer."""
+async def test_half_an_unsolicited_answer_is_never_completed() -> None:
+    """The head of an answer sent along with another one, and continued later, is no later call's answer."""
     stale, asked = answer(200, {"stale": 1}), 0
     cut = stale.index(b"Length")
 
@@ -257,7 +257,7 @@ async def test_half_an_answer_that_nobody_asked_for_is_never_completed() -> None
 
 
 async def test_a_large_request_may_be_refused_before_it_is_read() -> None:
-    """A server that refuses by the head and leaves the body unread is heard at once."""
+    """A server that refuses by the head and leaves the body unread is answered at once."""
     ended = asyncio.Event()
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -274,7 +274,7 @@ async def test_a_large_request_may_be_refused_before_it_is_read() -> None:
     assert reply.status == 413
 
 
-async def test_interim_answers_are_passed_over() -> None:
+async def test_interim_answers_are_skipped() -> None:
     """A proxy's 1xx answers are no answer: the final one counts."""
     data = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(202, {})
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
@@ -313,15 +313,15 @@ async def interim(number: int, apart: float) -> Reply | NotSent | NoAnswer:
 
 @pytest.mark.parametrize(("number", "is_read"), [(10, True), (11, False), (1000, False)])
 async def test_at_most_ten_interim_answers(*, number: int, is_read: bool) -> None:
-    """A call waits out ten interim answers that come one after the other, and is given up at the next."""
+    """A call waits out ten consecutive interim answers, and is abandoned at the next."""
     reply = await interim(number, 0.01)
     assert isinstance(reply, Reply) is is_read
     assert is_read or reply == NoAnswer("the server sent more than 10 interim answers")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_flood_of_interim_answers_is_left(loop: str) -> None:
-    """Of interim answers without a pause a call reads ten pieces of a bounded size, whatever event loop it runs on."""
+def test_a_flood_of_interim_answers_is_abandoned(loop: str) -> None:
+    """Of interim answers without a pause a call reads ten pieces of a bounded size, on any event loop."""
     sent = 0
 
     def flood(listening: socket.socket) -> None:
@@ -346,14 +346,14 @@ def test_a_flood_of_interim_answers_is_left(loop: str) -> None:
 
 
 async def test_interim_answers_count_against_the_time_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that says again and again that it goes on is left when the call's whole time is up."""
+    """A server that keeps announcing an answer is abandoned when the call's whole time is up."""
     monkeypatch.setattr(client_http, "_TOTAL", 0.3)
     assert await interim(8, 0.1) == NoAnswer("no answer in time", is_push_back=True)
 
 
 @pytest.mark.parametrize("size", [9_000, 60_000])
-async def test_a_header_that_is_too_long_is_named(size: int) -> None:
-    """An answer whose header is too long is refused by that header's name, not as something else than HTTP."""
+async def test_a_header_that_is_too_long_is_reported(size: int) -> None:
+    """An answer with a header that is too long is refused by that header's name, not as something other than HTTP."""
     data = answer(202, {}, X_Policy="y" * size)
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
         refused = await client.poll(JOB)
@@ -362,7 +362,7 @@ async def test_a_header_that_is_too_long_is_named(size: int) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/x y", "/v1/x\r\nHost: evil", "v1/x", "/v1/\N{LATIN SMALL LETTER E WITH ACUTE}"])
 async def test_no_path_splits_a_request(path: str) -> None:
-    """What cannot stand in a request line as it is never reaches one."""
+    """Characters that are not allowed in a request line never reach one."""
     async with WireServer(node) as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match="no path"):
             await client.plain("GET", path)
@@ -370,7 +370,7 @@ async def test_no_path_splits_a_request(path: str) -> None:
 
 
 async def test_no_header_splits_a_request() -> None:
-    """A line break in a header's value is refused, and nothing leaves."""
+    """A line break in a header's value is refused, and nothing is sent."""
     async with WireServer(node) as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match="header"):
             await client.plain("GET", "/v1/x", headers={"X-Job-UUID": "a\r\nX-Evil: 1"})
@@ -380,7 +380,7 @@ async def test_no_header_splits_a_request() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(status: int) -> None:
-    """A redirect is no answer: neither body nor credentials go where it points."""
+    """A redirect is no answer: neither body nor credentials go to its target."""
     async with WireServer(node) as foreign:
         location = f"{foreign.url}/v1/elsewhere"
         async with (
@@ -419,8 +419,8 @@ async def test_no_call_reaches_another_host(tmp_path: object, monkeypatch: pytes
     assert not any("eve" in seen.headers.get("authorization", "") for seen in server.seen)
 
 
-async def test_only_the_servers_own_session_cookie_goes_back() -> None:
-    """JSESSIONID goes back, so that the server makes one HTTP session and not one for each call."""
+async def test_only_the_servers_own_session_cookie_is_returned() -> None:
+    """JSESSIONID is returned, so that the server makes one HTTP session and not one for each call."""
     cookies = answer(202, {}, Set_Cookie="JSESSIONID=0AB1C2.node1; Path=/zstack; HttpOnly")
     evil = answer(202, {}, Set_Cookie='JSESSIONID=a"b; x')
     async with (
@@ -459,7 +459,7 @@ async def test_broken_answers(data: bytes) -> None:
 
 
 async def test_huge_answers_are_cut_off() -> None:
-    """A body beyond 4 MiB, plain, chunked or compressed, ends as no answer without being kept."""
+    """A body beyond 4 MiB, plain, chunked or compressed, counts as no answer and is not kept."""
     big = b"x" * (LARGEST + 1)
     chunked = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x\r\n" % len(big) + big + b"\r\n0\r\n\r\n"
     bomb = gzip.compress(b"0" * 50_000_000)
@@ -471,8 +471,8 @@ async def test_huge_answers_are_cut_off() -> None:
             assert "larger than" in lost.reason
 
 
-async def test_endless_answers_are_left() -> None:
-    """An answer without an end is left soon after 4 MiB, and not read until time is up."""
+async def test_endless_answers_are_abandoned() -> None:
+    """An endless answer is abandoned soon after 4 MiB, and not read until the timeout."""
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -493,8 +493,8 @@ async def test_endless_answers_are_left() -> None:
     assert sent < 32 << 20
 
 
-async def test_an_answer_that_drips_is_left_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body of one byte now and then never keeps a read waiting: the total ends it, whatever the call was."""
+async def test_a_dripping_answer_is_abandoned_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of one byte now and then never keeps a read waiting: the total timeout ends it, for every call."""
     monkeypatch.setattr(client_http, "_TOTAL", 0.4)
     dripped, ended = 0, asyncio.Semaphore(0)
 
@@ -535,8 +535,8 @@ async def _read_nothing(_: asyncio.StreamReader, __: asyncio.StreamWriter, left:
 
 
 @pytest.mark.parametrize("serve", [_drip_a_head, _read_nothing])
-async def test_a_server_that_never_gets_done_is_left(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
-    """Neither a head of one byte now and then nor a large request that nobody reads keeps a call waiting for long."""
+async def test_a_server_that_never_finishes_is_abandoned(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    """Neither a head of one byte now and then nor a large unread request keeps a call waiting for long."""
     monkeypatch.setattr(client_http, "_SILENCE", 0.3)
     monkeypatch.setattr(client_http, "_TOTAL", 0.3)
     left, ended = asyncio.Event(), asyncio.Event()
@@ -555,8 +555,8 @@ async def test_a_server_that_never_gets_done_is_left(monkeypatch: pytest.MonkeyP
     assert lost == NoAnswer("no answer in time", is_push_back=True)
 
 
-async def test_unasked_gzip_is_read() -> None:
-    """A small compressed answer is read although identity was asked for."""
+async def test_unsolicited_gzip_is_read() -> None:
+    """A small compressed answer is read although identity was requested."""
     data = answer(202, gzip.compress(b"{}"), Content_Encoding="gzip")
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
         assert await client.poll(JOB) == Running()
@@ -570,7 +570,7 @@ async def test_any_content_type() -> None:
 
 
 async def test_closed_port_is_not_sent() -> None:
-    """A refused connection means that no byte left."""
+    """A refused connection means that no byte was sent."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -582,7 +582,7 @@ async def test_closed_port_is_not_sent() -> None:
 
 
 async def test_unknown_name_is_not_sent() -> None:
-    """A name that does not resolve means that no byte left."""
+    """A name that does not resolve means that no byte was sent."""
     async with client_of("http://zstack.invalid:8080") as client:
         answer_ = await client.submit(CLONE, JOB)
     assert isinstance(answer_, NotSent)
@@ -590,14 +590,14 @@ async def test_unknown_name_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64])
-async def test_a_name_that_cannot_be_asked_for_is_not_sent(host: str) -> None:
-    """A name that no resolver takes means that no byte left, like one that it does not know."""
+async def test_an_invalid_name_is_not_sent(host: str) -> None:
+    """A name that no resolver accepts means that no byte was sent, like an unknown one."""
     async with client_of(f"http://{host}:8080") as client:
         assert isinstance(await client.submit(CLONE, JOB), NotSent)
 
 
 async def test_names_leading_to_link_local_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that leads to the link's own addresses, where metadata services live, is refused before connecting."""
+    """A name that leads to link-local addresses, where metadata services live, is refused before connecting."""
 
     async def resolve(*_: object) -> list[dict[str, object]]:
         return [{"hostname": "zs", "host": "169.254.169.254", "port": 80, "family": 2, "proto": 0, "flags": 0}]
@@ -622,8 +622,8 @@ async def test_silence_ends_in_no_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_pauses_everybody(status: int) -> None:
-    """A 429 or a proxy's 503 with Retry-After pauses the gate for all calls and is told to the caller."""
+async def test_retry_after_pauses_all_calls(status: int) -> None:
+    """A 429 or a proxy's 503 with Retry-After pauses the gate for all calls and is reported to the caller."""
     gate = CountingGate()
     data = answer(status, "<html>slow down</html>", Retry_After="7")
     async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
@@ -634,8 +634,8 @@ async def test_retry_after_pauses_everybody(status: int) -> None:
 
 
 @pytest.mark.parametrize(("patience", "calls"), [(0, 1), (3, 3), (10**6, 21)])
-async def test_what_the_servers_limiter_refuses_is_asked_again(patience: int, calls: int) -> None:
-    """Nothing was executed: polls and looks are made again as long as the gate says that it helps, and not for ever."""
+async def test_calls_refused_by_the_servers_limiter_are_repeated(patience: int, calls: int) -> None:
+    """Nothing was executed: polls and lookups are repeated as long as the gate says that it helps, and not forever."""
     gate = CountingGate(patience=patience)
     data = answer(429, "Rate limit exceeded")
     async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
@@ -646,8 +646,8 @@ async def test_what_the_servers_limiter_refuses_is_asked_again(patience: int, ca
     assert gate.pauses == []
 
 
-async def test_a_post_that_the_servers_limiter_refuses_is_the_callers_to_repeat() -> None:
-    """Its record says when it left; the gate is told all the same."""
+async def test_a_post_refused_by_the_servers_limiter_is_repeated_by_the_caller() -> None:
+    """Its record says when it was sent; the gate is informed all the same."""
     gate = CountingGate(patience=100)
     data = answer(429, "Rate limit exceeded")
     async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
@@ -656,7 +656,7 @@ async def test_a_post_that_the_servers_limiter_refuses_is_the_callers_to_repeat(
 
 
 async def test_failed_job_with_retry_after_is_a_result() -> None:
-    """A 503 with ZStack's error is a result even where a proxy added Retry-After."""
+    """A 503 with ZStack's error is a result even if a proxy added Retry-After."""
     gate = CountingGate()
     data = answer(503, error("SYS.1003"), Retry_After="7")
     async with WireServer(lambda _: data) as server, client_of(server.url, gate=gate) as client:
@@ -664,8 +664,8 @@ async def test_failed_job_with_retry_after_is_a_result() -> None:
     assert gate.pauses == []
 
 
-async def test_secrets_quoted_by_the_server_are_blanked() -> None:
-    """A server that quotes what it was sent cannot carry a secret into texts and logs."""
+async def test_secrets_quoted_by_the_server_are_redacted() -> None:
+    """A server that quotes what it was sent cannot put a secret into texts and logs."""
     data = answer(400, f"bad request: Authorization OAuth {SESSION}")
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
         refused = await client.submit(CLONE, JOB)
@@ -674,7 +674,7 @@ async def test_secrets_quoted_by_the_server_are_blanked() -> None:
 
 
 async def test_preflight_learns_the_version() -> None:
-    """Preflight asks for the version and proves the session before anything is cloned."""
+    """Preflight queries the version and checks the session before anything is cloned."""
     async with WireServer(node) as server, client_of(server.url) as client:
         await client.preflight()
         assert client.version == (5, 3, 46)
@@ -682,7 +682,7 @@ async def test_preflight_learns_the_version() -> None:
 
 
 async def test_preflight_without_get_version() -> None:
-    """A server that does not know GetVersion but is fine otherwise is accepted, its version unknown."""
+    """A server that does not know GetVersion but is otherwise valid is accepted, its version unknown."""
 
     def old(seen: Seen) -> bytes:
         return answer(404, "no api mapping to /v1/management-nodes/actions") if "actions" in seen.target else node(seen)
@@ -703,7 +703,7 @@ async def test_preflight_without_get_version() -> None:
     ],
 )
 async def test_preflight_refuses(data: bytes, message: str) -> None:
-    """Whatever is not a ZStack that lets us in ends the command before anything is sent."""
+    """A server that is not ZStack, or rejects the credentials, ends the command before anything is sent."""
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
         with pytest.raises(UnreachableError, match=message):
             await client.preflight()
@@ -711,7 +711,7 @@ async def test_preflight_refuses(data: bytes, message: str) -> None:
 
 
 async def test_dead_session_at_preflight() -> None:
-    """A given session that ended is told before anything is sent."""
+    """A given session that ended is reported before anything is sent."""
 
     def dead(seen: Seen) -> bytes:
         return node(seen) if "actions" in seen.target else answer(503, error("ID.1001"))
@@ -721,8 +721,8 @@ async def test_dead_session_at_preflight() -> None:
             await client.preflight()
 
 
-async def test_preflight_outlasts_a_hiccup() -> None:
-    """A proxy's error at the first question is asked again a few times."""
+async def test_preflight_retries_a_proxys_error() -> None:
+    """A proxy's error at the first query is retried a few times."""
     replies = iter([answer(502, "<html>"), None])
 
     def flaky(seen: Seen) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What was asked for against what the server shows: equal, different, or not to be seen."""
+"""The request compared with what the server shows: equal, different, or not visible."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OTHER: dict[str, JsonValue] = {"cpuArchitecture": "x86_64", "vmImageUuid": "3" *
         ("vendorToSpecUuidsMap", {"NVIDIA": ["1" * 32]}, '{"NVIDIA": ["11111111111111111111111111111111"]}'),
     ],
 )
-def test_what_the_server_keeps_in_another_form_is_no_difference(name: str, wanted: JsonValue, shown: JsonValue) -> None:
+def test_another_form_of_the_same_value_is_no_difference(name: str, wanted: JsonValue, shown: JsonValue) -> None:
     """Blanks at the ends, the case of architectures, their order and a map written as text are the server's own."""
     assert compare({name: wanted}, {name: shown}) == Comparison()
 
@@ -49,11 +49,11 @@ def test_what_the_server_keeps_in_another_form_is_no_difference(name: str, wante
     ],
 )
 def test_any_other_value_is_a_difference(name: str, wanted: JsonValue, shown: JsonValue) -> None:
-    """A value of another meaning is a difference, named with both; true is not 1."""
+    """A value of another meaning is a difference, reported with both; true is not 1."""
     assert compare({name: wanted}, {name: shown}) == Comparison((Difference(name, wanted, shown),))
 
 
-def test_a_field_that_is_not_there_is_unseen() -> None:
+def test_a_missing_field_is_unseen() -> None:
     """A field that the inventory does not have, or has as null, is neither equal nor different."""
     unseen = (("requestCpu", Difference("requestCpu", 4, None)),)
     assert compare({"requestCpu": 4}, {}) == compare({"requestCpu": 4}, {"requestCpu": None}) == Comparison((), unseen)
@@ -87,11 +87,11 @@ def test_a_field_that_is_not_there_is_unseen() -> None:
     ],
 )
 def test_images_are_compared_by_architecture(rows: list[JsonValue], expected: Comparison) -> None:
-    """Each image that was asked for is looked for under its architecture, in whatever case; others do not matter."""
+    """Each requested image is searched under its architecture, in any case; others do not matter."""
     assert compare({"architectureImages": [IMAGE]}, {"modelServiceImages": rows}) == expected
 
 
-def test_what_a_server_shows_is_known_by_name() -> None:
+def test_shown_fields_have_their_names() -> None:
     """The fields of an inventory are named as they are, those of its images after the list's name."""
     assert set(shown_names({"uuid": "u", "modelServiceImages": [{"dockerImage": "d"}, 5]})) == {
         "uuid",

@@ -1,4 +1,4 @@
-"""Bytes of a server: strict, bounded, one error."""
+"""The bytes of a server: strict, bounded, one error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SAME = [
 @pytest.mark.parametrize("body", BAD, ids=range(len(BAD)))
 @pytest.mark.parametrize("load", [jsoncodec.decode, decode_with_stdlib])
 def test_bad_bytes(body: bytes, load: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is wrong with a body is one error, with and without orjson."""
+    """Any defect of a body is one error, with and without orjson."""
     monkeypatch.setattr(jsoncodec, "decode", load)
     with pytest.raises(BadReplyError):
         json_object(body)
@@ -69,8 +69,8 @@ def test_deepest_allowed() -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
-def test_unasked_compression(pack: object) -> None:
-    """A body compressed although none was asked for is read."""
+def test_unsolicited_compression(pack: object) -> None:
+    """A body compressed although none was requested is read."""
     assert callable(pack)
     assert inflate(pack(b"{}"), "gzip" if pack is gzip.compress else "deflate") == b"{}"
 
@@ -85,14 +85,14 @@ def test_unasked_compression(pack: object) -> None:
     ],
 )
 def test_bad_compression(body: bytes, encoding: str) -> None:
-    """A bomb, a cut or broken stream and an unknown encoding are the one error."""
+    """A bomb, a truncated or broken stream and an unknown encoding are the one error."""
     with pytest.raises(BadReplyError):
         inflate(body, encoding)
 
 
 @pytest.mark.parametrize("decode", [jsoncodec.decode, decode_with_stdlib])
-def test_what_we_wrote_is_read_back(decode: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is no UTF-8 is read back from our own files, with and without orjson."""
+def test_our_own_files_round_trip(decode: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is not UTF-8 is read back from our own files, with and without orjson."""
     monkeypatch.setattr(jsoncodec, "decode", decode)
     assert jsoncodec.decode_own(b'{"job_file":"\\udcff.yaml"}') == {"job_file": "\udcff.yaml"}
     with pytest.raises(ValueError, match=r"."):

@@ -35,7 +35,7 @@ DIGEST = hashlib.sha512(b"planted-password").hexdigest()
 
 @dataclass
 class SessionNode:
-    """Sessions as the server keeps them: the POST is accepted anyway, the poll tells that its session was dead."""
+    """Sessions as the server keeps them: the POST is accepted anyway, the poll reports that its session was dead."""
 
     logins: int = 0
     alive: set[str] = field(default_factory=set)
@@ -75,7 +75,7 @@ class SessionNode:
 
 
 async def _clone(client: Client, number: int) -> bool:
-    """Clone as the engine does: a dead session means renew, and again under a new job uuid."""
+    """Clone as the engine does: a dead session means renew, and another try under a new job uuid."""
     for attempt in range(100):
         job = f"{number:016x}{attempt:016x}"
         assert isinstance(await client.submit(CLONE, job), Accepted)
@@ -114,7 +114,7 @@ async def test_ten_expiries_under_fifty_workers() -> None:
 
 
 async def test_late_news_of_an_old_session() -> None:
-    """A job that was sent with a session long replaced does not cost the present one its life."""
+    """A job that was sent with a replaced session does not end the current one."""
     node, clock = SessionNode(), VirtualClock()
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
         await client.preflight()
@@ -129,7 +129,7 @@ async def test_late_news_of_an_old_session() -> None:
 
 
 async def test_find_renews_by_itself() -> None:
-    """Looking for a clone survives the end of the session."""
+    """A lookup survives the end of the session."""
     node, clock = SessionNode(), VirtualClock()
     async with WireServer(node) as server, client_of(server.url, AUTH, clock=clock) as client:
         await client.preflight()
@@ -162,12 +162,12 @@ UNANSWERED = {
     "504": b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n",
     "no session": answer(200, {"inventory": {}}),
 }
-"""What is no answer to a login."""
+"""Everything that is not an answer to a login."""
 
 
 @pytest.mark.parametrize("kind", UNANSWERED)
-async def test_a_first_login_without_an_answer_is_tried_again(kind: str) -> None:
-    """A first login that was not answered is sent again, after longer and longer waits, until it is answered."""
+async def test_a_first_login_without_an_answer_is_retried(kind: str) -> None:
+    """A first login that was not answered is sent again, with increasing waits, until it is answered."""
     node, clock = SessionNode(), VirtualClock()
     lost = iter([True] * 3)
 
@@ -181,8 +181,8 @@ async def test_a_first_login_without_an_answer_is_tried_again(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", UNANSWERED)
-async def test_a_first_login_is_tried_a_few_times_only(kind: str) -> None:
-    """A first login that is never answered is sent four times in all, also where the password is wrong."""
+async def test_a_first_login_is_retried_a_few_times_only(kind: str) -> None:
+    """A first login that is never answered is sent four times in all, also if the password is wrong."""
     node = SessionNode(password="another")
 
     def handler(seen: Seen) -> bytes | None:
@@ -198,7 +198,7 @@ async def test_a_first_login_is_tried_a_few_times_only(kind: str) -> None:
     assert node.logins == 4
 
 
-async def test_a_refusal_after_a_lost_answer_ends_the_tries() -> None:
+async def test_a_refusal_after_a_lost_answer_ends_the_retries() -> None:
     """A login whose first answer was lost and whose second is a refusal is not sent a third time."""
     node = SessionNode(password="another")
     lost = iter([True])
@@ -229,7 +229,7 @@ async def test_password_changed_while_running() -> None:
 
 
 async def test_proven_password_survives_lost_answers() -> None:
-    """A login that worked before is tried again when its answer is lost."""
+    """A login that worked before is retried when its answer is lost."""
     node, clock = SessionNode(), VirtualClock()
     lost = iter([False, True, True])
 
@@ -282,8 +282,8 @@ async def test_given_session_is_not_closed_and_not_renewed() -> None:
 
 
 @pytest.mark.parametrize("auth", [SessionAuth("a" * 32), AccessKeyAuth("i", "k"), AUTH])
-async def test_news_of_another_process(auth: Auth) -> None:
-    """A job of an earlier process whose session ended says nothing about the credentials in use now."""
+async def test_a_dead_session_of_another_process(auth: Auth) -> None:
+    """A job of an earlier process whose session ended does not affect the current credentials."""
 
     def handler(seen: Seen) -> bytes:
         if "login" in seen.target:
@@ -324,8 +324,8 @@ async def test_cancelled_caller_does_not_cancel_the_login() -> None:
     assert gate.passed == len(server.seen)
 
 
-async def test_logout_that_fails_is_told() -> None:
-    """A session that could not be closed is told among the warnings."""
+async def test_a_failed_logout_is_reported() -> None:
+    """A session that could not be closed is reported among the warnings."""
     node = SessionNode()
 
     def handler(seen: Seen) -> bytes | None:
@@ -339,7 +339,7 @@ async def test_logout_that_fails_is_told() -> None:
 
 @pytest.mark.parametrize("code", ["ID.1005", "ID.1006", "ID.2001", "LOGIN_CONTROL.1002", "LOGIN_CONTROL.1003"])
 async def test_refused_logins(code: str) -> None:
-    """A lock, captcha, full session list or second factor is told once with what to do."""
+    """A lock, captcha, full session list or second factor is reported once with what to do."""
 
     def handler(seen: Seen) -> bytes:
         return answer(200, {}) if "actions" in seen.target else answer(503, error(code))
@@ -350,8 +350,8 @@ async def test_refused_logins(code: str) -> None:
     assert server.calls.count("PUT /v1/accounts/login") == 1
 
 
-async def test_a_login_whose_turn_was_cut_is_not_tried_again() -> None:
-    """After a stop a login that still waited is given up at once, and there is no session to log out of."""
+async def test_a_login_cut_at_the_gate_is_not_retried() -> None:
+    """After a stop a login that still waited is abandoned at once, and there is no session to log out of."""
     clock, gate = VirtualClock(), CountingGate(cut=(CallKind.LOGIN, CallKind.QUESTION))
     async with WireServer(SessionNode()) as server:
         async with client_of(server.url, AUTH, clock=clock, gate=gate) as client:

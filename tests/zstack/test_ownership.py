@@ -1,4 +1,4 @@
-"""Giving clones away: what ZStack answers becomes a value, and what is done already is told from a refusal."""
+"""Handing clones over: ZStack's answers become values, and a hand-over already done is distinguished from a refusal."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def made(client: Client) -> Ownership:
     return Ownership(client)
 
 
-async def test_what_is_done_already_is_done() -> None:
-    """A clone may be shared again and given again to who has it: the server's refusal of that is no failure."""
+async def test_a_hand_over_already_done_is_done() -> None:
+    """A clone may be shared again and given again to its owner: the server's refusal of that is no failure."""
     async with (
         running(OPTIONS) as server,
         await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=Hasty()) as client,
@@ -47,8 +47,8 @@ async def test_what_is_done_already_is_done() -> None:
         assert (row["given"], row["shared"]) == (1, [FULL.uuid])
 
 
-async def test_a_refusal_is_told_as_it_is() -> None:
-    """No room for it, an account or a clone that is not there: ZStack's own code comes back."""
+async def test_a_refusal_keeps_its_code() -> None:
+    """No quota, or a missing account or clone: ZStack's own code is returned."""
     async with (
         running(OPTIONS) as server,
         await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=Hasty()) as client,
@@ -66,8 +66,8 @@ async def test_a_refusal_is_told_as_it_is() -> None:
         ]
 
 
-async def test_without_an_answer_nobody_knows() -> None:
-    """Where neither the change nor the question whose it is has an answer, that is what is told."""
+async def test_a_hand_over_without_any_answer_is_unknown() -> None:
+    """If neither the change nor the query for the owner has an answer, that is reported."""
 
     def handler(seen: Seen) -> bytes:
         return answer(202, {}) if seen.method == "POST" else answer(503, "<html>proxy</html>")
@@ -81,8 +81,8 @@ async def test_without_an_answer_nobody_knows() -> None:
         assert found.error.code == "ID.1004"
 
 
-async def test_what_a_stop_cut_is_not_repeated() -> None:
-    """A question or a side job whose turn was cut is given up at once, and is no refusal."""
+async def test_a_call_cut_by_a_stop_is_not_repeated() -> None:
+    """A query or a side job whose turn was cut is abandoned at once, and is no refusal."""
     gate = CountingGate(cut=(CallKind.QUESTION,))
     async with WireServer(lambda _: answer(200, {})) as server, client_of(server.url, gate=gate) as client:
         with pytest.raises(CallCutError):

@@ -19,7 +19,7 @@ def asked(seen: Seen) -> dict[str, str]:
 
 
 async def test_two_hundred_clones_are_one_call_below_8_kib() -> None:
-    """A page of 200 uuids is one request whose head fits the server's; others that it shows are left out."""
+    """A page of 200 uuids is one request whose head fits the server's limit; other services are left out."""
     rows = [{"uuid": uuid, "name": "n"} for uuid in (*UUIDS[:150], "f" * 32)]
 
     def handler(_seen: Seen) -> bytes:
@@ -35,7 +35,7 @@ async def test_two_hundred_clones_are_one_call_below_8_kib() -> None:
 
 @pytest.mark.parametrize(("total", "is_complete"), [(3, False), (2, True), (None, False)])
 async def test_fewer_rows_than_the_total_are_not_complete(total: int | None, *, is_complete: bool) -> None:
-    """Where the server says that there are more, or nothing of it, the answer proves no absence."""
+    """If the server says that there are more, or omits the total, the answer proves no absence."""
 
     def handler(seen: Seen) -> bytes:
         rows: list[dict[str, Any]] = [{"uuid": uuid} for uuid in UUIDS[:2]] if asked(seen)["start"] == "0" else []
@@ -55,8 +55,8 @@ async def ask_for(what: str, readback: ReadBack) -> None:
 
 @pytest.mark.parametrize("total", [2, None])
 @pytest.mark.parametrize("what", ["tags", "tagged", "shares", "used"])
-async def test_rows_that_are_held_back_are_no_answer(what: str, total: int | None) -> None:
-    """What a cut answer lacks is neither a drift nor proof that no stranger is there: the question came to nothing."""
+async def test_a_cut_answer_is_inconclusive(what: str, total: int | None) -> None:
+    """What a cut answer lacks is neither a drift nor proof that no extra service exists."""
     row = {"resourceUuid": UUIDS[0], "tag": "zclone::j", "receiverAccountUuid": "a", "modelServiceUuid": UUIDS[0]}
 
     def handler(seen: Seen) -> bytes:
@@ -89,7 +89,7 @@ async def test_tags_of_the_run_are_paged_and_exact() -> None:
 
 
 async def test_tags_and_shares_are_by_resource() -> None:
-    """Each resource that was asked for has its tags and accounts, none where the server shows none."""
+    """Each requested resource has its tags and accounts, none if the server shows none."""
 
     def handler(seen: Seen) -> bytes:
         row = {"resourceUuid": UUIDS[0], "tag": "t", "receiverAccountUuid": "acc"}
@@ -101,8 +101,8 @@ async def test_tags_and_shares_are_by_resource() -> None:
         assert await ReadBack(client).shares(UUIDS[:2]) == {UUIDS[0]: {"acc"}, UUIDS[1]: set()}
 
 
-async def test_an_answer_without_rows_is_none() -> None:
-    """A 200 without a list of inventories is a failed question and not an empty answer."""
+async def test_an_answer_without_rows_is_inconclusive() -> None:
+    """A 200 without a list of inventories is a failed query and not an empty answer."""
 
     def handler(_seen: Seen) -> bytes:
         return answer(200, {"total": 0})

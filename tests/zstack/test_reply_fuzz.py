@@ -1,4 +1,4 @@
-"""Generated replies over a real socket: whatever a server sends, the client only ever gives its documented answers."""
+"""Generated replies over a real socket: whatever a server sends, the client only gives its documented answers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def likely(draw: random.Random) -> bytes:
 
 
 def nearly_right(draw: random.Random) -> bytes:
-    """A reply as it should be, or with one value of the wrong kind, or with one byte changed."""
+    """Generate a valid reply, or one with a value of the wrong type or a changed byte."""
     value = draw.choice((RESOURCE, RESOURCE, draw.choice(LEAVES), tree(draw)))
     inventory = {"uuid": value, "name": draw.choice(LEAVES), "extra": tree(draw)}
     right: tuple[tuple[int, Any], ...] = (
@@ -143,11 +143,11 @@ def generated(seed: int) -> bytes:
     [(0, 1_500), pytest.param(0, 20_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
 )
 async def test_generated_replies(first: int, count: int) -> None:
-    """Cut, huge, bombed, wrong-typed, deep and garbled replies only give documented answers, in bounded memory."""
+    """Truncated, huge, bombed, wrong-typed, deep and garbled replies give documented answers, in bounded memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seeds = iter(range(first, first + count))
     async with WireServer(lambda _: generated(next(seeds))) as server:
-        # A cut reply must end, or the client would rightly wait for the rest.
+        # A truncated reply must end, or the client would rightly wait for the rest.
         server.closes = True
         async with client_of(server.url) as client:
             for seed in range(first, first + count):

@@ -1,4 +1,4 @@
-"""What each reply means for submit, poll and find: sections 3, 4 and 6 of the wire specification."""
+"""The meaning of each reply for submit, poll and find: sections 3, 4 and 6 of the wire description."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SUBMITS: list[tuple[int, Any, type, float | None]] = [
 
 @pytest.mark.parametrize(("status", "body", "kind", "timeout"), SUBMITS)
 def test_submitted(status: int, body: Any, kind: type, timeout: float | None) -> None:
-    """The POST's reply is what zstack/README.md 5 says, and no answer at all where it is not plainly ZStack's."""
+    """The POST's reply means what zstack/README.md 5 says, and is no answer if it is not clearly ZStack's."""
     answer = read_submit(reply(status, body), JOB)
     assert type(answer) is kind
     assert not isinstance(answer, Accepted) or answer.api_timeout == timeout
@@ -66,7 +66,7 @@ POLLS: list[tuple[int, Any, object]] = [
 
 @pytest.mark.parametrize(("status", "body", "expected"), POLLS)
 def test_polled(status: int, body: Any, expected: object) -> None:
-    """The poll's reply is what zstack/README.md 6 says."""
+    """The poll's reply means what zstack/README.md 6 says."""
     assert read_poll(reply(status, body)) == expected
 
 
@@ -89,7 +89,7 @@ POLL_SILENCE: list[tuple[int, Any]] = [
 
 @pytest.mark.parametrize(("status", "body"), POLL_SILENCE)
 def test_a_poll_never_fails_a_job_by_itself(status: int, body: Any) -> None:
-    """Only a 503, or a 200, with ZStack's error object ends a job as failed; everything else is asked again."""
+    """Only a 503, or a 200, with ZStack's error object ends a job as failed; everything else is polled again."""
     assert isinstance(read_poll(reply(status, body)), NoAnswer)
 
 
@@ -102,7 +102,7 @@ def test_a_failed_job() -> None:
 
 
 def test_side_job_results() -> None:
-    """A job that makes no model service succeeds with whatever its result shows."""
+    """A job that makes no model service succeeds with any result."""
     assert read_job_end(reply(200, {"inventory": {"accountUuid": "a"}})) == Done(None)
     assert read_job_end(reply(200, {"results": []})) == Done(None)
     assert isinstance(read_job_end(reply(200, b"<")), NoAnswer)
@@ -111,7 +111,7 @@ def test_side_job_results() -> None:
 
 
 def test_found() -> None:
-    """A query by uuid answers with a list: empty means absent, other resources mean nothing."""
+    """A query by uuid is answered with a list: empty means absent, other resources mean nothing."""
     assert read_find(reply(200, {"inventories": [INVENTORY]}), RESOURCE) == Found(Service(RESOURCE, "n", INVENTORY))
     assert read_find(reply(200, {"inventories": []}), RESOURCE) == Absent()
     for body in ({}, {"inventories": None}, {"inventories": [{"uuid": "x"}]}, {"inventories": [7]}, b"<"):
@@ -146,10 +146,10 @@ NOW = 1_764_000_000.0
     ],
 )
 def test_retry_after(asked: str | None, seconds: float | None) -> None:
-    """Retry-After counts in seconds or from the server's own Date, at most 15 minutes, and nonsense is nothing."""
+    """Retry-After is in seconds or relative to the server's own Date, at most 15 minutes; anything else is ignored."""
     assert pause_asked(Reply(429, b"", DATE, asked), now=0.0) == seconds
 
 
 def test_retry_after_without_a_date_header() -> None:
-    """Without a Date header a Retry-After date counts from our clock."""
+    """Without a Date header a Retry-After date is relative to our clock."""
     assert pause_asked(Reply(429, b"", None, "Mon, 24 Nov 2025 16:00:30 GMT"), now=NOW - 10) == 40.0

@@ -27,7 +27,7 @@ TYPES = {
 
 
 def node(poll: Callable[[str], bytes], *, finds: bool = False) -> Callable[[Seen], bytes]:
-    """Answer the poll as told; the query shows the clone only where it ``finds``."""
+    """Answer the poll as given; the query shows the clone only if it ``finds``."""
     made: list[str] = []
 
     def handler(seen: Seen) -> bytes:
@@ -97,14 +97,14 @@ async def test_failed_action() -> None:
     "poll", [answer(404, "the job has been expired"), answer(503, error("SYS.1001")), answer(200, {})]
 )
 async def test_lost_job_is_resolved_by_the_clones_uuid(poll: bytes) -> None:
-    """Where the job is not known, or failed although the clone exists, the clone's uuid decides."""
+    """If the job is unknown, or failed although the clone exists, the clone's uuid decides."""
     async with WireServer(node(lambda _: poll, finds=True)) as server, client_of(server.url) as client:
         result = await CloneModelServiceAction(uuid=SOURCE).call(client)
     assert result.inventory is not None
 
 
-async def test_nobody_knows() -> None:
-    """Where neither job nor clone is visible the result says that nobody knows, and where to look."""
+async def test_an_unknown_result_says_so() -> None:
+    """If neither job nor clone is visible the result says that it is unknown, and where to look."""
     poll = answer(404, "the job has been expired")
     async with WireServer(node(lambda _: poll)) as server, client_of(server.url) as client:
         result = await CloneModelServiceAction(uuid=SOURCE).call(client)
@@ -114,7 +114,7 @@ async def test_nobody_knows() -> None:
 
 
 async def test_a_uuid_in_use_is_not_adopted() -> None:
-    """A resourceUuid the caller chose and that is in use already is an error, not somebody else's clone."""
+    """A resourceUuid that the caller chose and that is already in use is an error, not somebody else's clone."""
     async with (
         WireServer(node(lambda _: answer(503, error("SYS.1000")), finds=True)) as server,
         client_of(server.url) as client,
@@ -124,7 +124,7 @@ async def test_a_uuid_in_use_is_not_adopted() -> None:
     assert result.inventory is None
 
 
-async def test_what_cannot_be_called() -> None:
+async def test_an_incomplete_action_says_what_is_missing() -> None:
     """An action without a source or without settings says what is missing."""
     with pytest.raises(UsageError, match="uuid"):
         await CloneModelServiceAction().call()

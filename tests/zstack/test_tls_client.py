@@ -1,4 +1,4 @@
-"""TLS: the certificate, the host's name and the version are checked; insecure is loud."""
+"""TLS: the certificate, the host's name and the version are checked; insecure is warned of."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_wrong_host(authority: trustme.CA, ca_file: Path) -> None:
 
 
 async def test_unknown_authority(authority: trustme.CA) -> None:
-    """A certificate of an unknown authority is refused without a ca_file, and accepted loudly when insecure."""
+    """A certificate of an unknown authority is refused without a ca_file, and accepted with a warning when insecure."""
     async with WireServer(lambda _: ACCEPTED, tls=context(authority, "other.example.com")) as server:
         async with client(server.url, None) as strict:
             assert isinstance(await strict.submit(CLONE, JOB), NotSent)
@@ -81,7 +81,7 @@ async def test_unknown_authority(authority: trustme.CA) -> None:
 
 
 async def test_expired_certificate(authority: trustme.CA, ca_file: Path) -> None:
-    """A certificate whose time is over is refused before anything is sent, and the reason is told."""
+    """An expired certificate is refused before anything is sent, and the reason is reported."""
     expired = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     authority.issue_cert("127.0.0.1", not_after=yesterday).configure_cert(expired)

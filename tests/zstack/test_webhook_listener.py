@@ -1,4 +1,4 @@
-"""The listener for web hooks over real sockets: what it reads, what it answers, and what it tells nobody."""
+"""The listener for web hooks over real sockets: what it reads, what it answers, and what it never reveals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRUE = {"X-Job-UUID": JOB, "X-Job-Success": "true"}
 
 @dataclass
 class Memory:
-    """Remembers what it was told of the one job that it knows."""
+    """Stores what is received about the one job that it knows."""
 
     told: list[Done | NoAnswer] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ async def send(url: str, body: bytes, headers: dict[str, str], method: str = "PO
         return reply.status
 
 
-async def test_a_success_is_told_with_its_service() -> None:
+async def test_a_success_is_reported_with_its_service() -> None:
     """The right path and a job in flight: what the job made, and 200."""
     async with listening() as (listener, memory):
         assert await send(listener.url, BODY, TRUE) == 200
@@ -84,7 +84,7 @@ async def test_a_success_is_told_with_its_service() -> None:
     ],
 )
 async def test_anything_else_is_answered_200_and_ignored(what: str, method: str, headers: dict[str, str]) -> None:
-    """So that the server sends it once, and whoever guesses learns nothing."""
+    """The server then sends it once, and a guesser learns nothing."""
     async with listening() as (listener, memory):
         url = listener.url[:-1] + ("0" if listener.url[-1] != "0" else "1") if what == "another path" else listener.url
         body = b" " * LARGEST_HOOK + BODY if what == "too long" else BODY
@@ -94,8 +94,8 @@ async def test_anything_else_is_answered_200_and_ignored(what: str, method: str,
         assert len(memory.told) == 1
 
 
-async def test_a_body_that_never_ends_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sender that stalls, or breaks off, is left, and others are heard meanwhile."""
+async def test_an_endless_body_delays_no_other_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender that stalls, or breaks off, is dropped, and others are received meanwhile."""
     monkeypatch.setattr(webhook, "_READ_TIME", 0.2)
     async with listening() as (listener, memory):
         host, _, port = listener.address.rpartition(":")
@@ -131,21 +131,21 @@ async def test_a_body_that_never_ends_holds_up_nobody(monkeypatch: pytest.Monkey
         (b"[" * 100_000, "true", False),
     ],
 )
-def test_what_shows_no_service_is_an_end_or_nothing(body: bytes, success: str, *, ends: bool) -> None:
-    """A failure and an empty body say that the job ended, whatever else is in them; the rest says nothing."""
+def test_a_hook_without_a_service_is_an_end_or_nothing(body: bytes, success: str, *, ends: bool) -> None:
+    """A failure and an empty body say that the job ended, whatever else is in them; the rest is ignored."""
     told = read_hook(body, success)
     assert told == Done(None) if ends else isinstance(told, NoAnswer)
 
 
 async def test_the_path_is_new_each_time_and_has_128_bits() -> None:
-    """Nobody can guess it, and who knew the last one knows nothing."""
+    """It cannot be guessed, and an earlier one reveals nothing."""
     async with listening() as (one, _), listening() as (two, _):
         assert one.token != two.token
         assert len(bytes.fromhex(one.token)) == 16
 
 
-async def test_the_url_is_that_of_the_proxy_where_one_is_named() -> None:
-    """The path is behind what the proxy has, and found again behind whatever it leaves of that."""
+async def test_the_url_is_that_of_a_named_proxy() -> None:
+    """The path follows the proxy's own, and is found again after whatever it leaves of that."""
     async with listening(base="https://hooks.example.com/zclone") as (listener, memory):
         assert listener.url == f"https://hooks.example.com/zclone/{listener.token}"
         assert listener.token not in listener.address
@@ -155,7 +155,7 @@ async def test_the_url_is_that_of_the_proxy_where_one_is_named() -> None:
 
 
 async def test_an_address_of_ipv6() -> None:
-    """It stands in brackets in the URL."""
+    """It is in brackets in the URL."""
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     try:
@@ -167,8 +167,8 @@ async def test_an_address_of_ipv6() -> None:
         pytest.skip("no IPv6 here")
 
 
-async def test_a_port_in_use_is_told() -> None:
-    """Nothing is sent where nobody could hear of its end."""
+async def test_a_port_in_use_is_reported() -> None:
+    """Nothing is sent if ends cannot be received."""
     async with listening() as (listener, _):
         port = int(listener.address.rpartition(":")[2])
         with pytest.raises(UsageError, match=f"--webhook-listen 127.0.0.1:{port}: cannot listen there"):
@@ -176,7 +176,7 @@ async def test_a_port_in_use_is_told() -> None:
 
 
 async def test_the_path_is_in_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever comes, bytes that are no HTTP among it, nothing of the path is logged."""
+    """Whatever arrives, bytes that are not HTTP among it, nothing of the path is logged."""
     caplog.set_level(logging.DEBUG)
     async with listening() as (listener, _):
         host, _, port = listener.address.rpartition(":")
@@ -189,8 +189,8 @@ async def test_the_path_is_in_no_log_line(caplog: pytest.LogCaptureFixture) -> N
         assert listener.token not in caplog.text
 
 
-async def test_each_post_asks_for_it_and_nothing_else_does() -> None:
-    """X-Web-Hook is on every POST of a clone, on no poll and no look, and on none where nobody listens."""
+async def test_each_clone_post_requests_it_and_no_other_call() -> None:
+    """X-Web-Hook is on every POST of a clone, on no poll and no lookup, and on none without a listener."""
     async with WireServer(lambda _: answer(404, "no")) as server, client_of(server.url) as client:
         await client.submit(CLONE, JOB)
         client.web_hook = "http://127.0.0.1:9100/path"

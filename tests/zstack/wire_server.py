@@ -1,4 +1,4 @@
-"""A server that sends exactly the bytes a test wants, and remembers exactly the bytes it received."""
+"""A server that sends exactly the bytes a test gives, and records exactly the bytes it received."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLONE = Clone("key", SOURCE, RESOURCE, b'{"params":{}}', "d" * 32)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it came."""
+    """One request as received."""
 
     method: str
     target: str
@@ -80,7 +80,7 @@ class CountingGate:
     pauses: list[float] = field(default_factory=list)
     refusals: int = 0
     patience: int = 0
-    """How many refusals of the server's limiter it takes before it says that nothing helps."""
+    """After how many refusals of the server's limiter it says that nothing helps."""
     cut: tuple[CallKind, ...] = ()
     """Kinds whose waits are cut."""
 
