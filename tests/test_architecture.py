@@ -95,10 +95,10 @@ OPENERS: Final = frozenset(
     }.items()
     for name in names
 )
-"""What makes or changes files by its very name."""
+"""Functions whose names say that they create or change files."""
 
 PATH_WRITERS: Final = frozenset({"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "rename"})
-"""The same of Path; its ``replace`` is the one with a single argument."""
+"""The same for Path; its ``replace`` is the one with a single argument."""
 
 FOREIGN_SHAPES: Final = frozenset({"_show_version", "show_cursor"})
 """Functions that typer and rich call with a positional bool."""
@@ -163,7 +163,7 @@ def is_writing(call: ast.Call, name: str) -> bool:
 
 
 def is_reading(flags: ast.expr) -> bool:
-    """Whether the flags of ``os.open`` are all there to see, and none of them lets write."""
+    """Whether the flags of ``os.open`` are all literal, and none of them permits writing."""
     names = {ast.unparse(node) for node in ast.walk(flags) if isinstance(node, ast.Attribute | ast.Name)} - {"os"}
     harmless = {f"os.O_{flag}" for flag in ("RDONLY", "CLOEXEC", "NONBLOCK", "NOFOLLOW", "DIRECTORY")}
     return bool(names) and names <= harmless
@@ -209,7 +209,7 @@ def test_packages_import_only_what_they_may(path: Path) -> None:
 
 
 def test_temporal_is_an_extra() -> None:
-    """What needs the package temporalio is imported by three modules of the application, once it is asked for."""
+    """temporalio is imported by three modules of the application, once it is needed."""
     for path in MODULES:
         name, (tree, _) = name_of(path), read(path)
         at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -253,7 +253,7 @@ def test_files_are_opened_for_writing_in_one_way(path: Path) -> None:
         "shutil.move(p, q)",
     ],
 )
-def test_every_way_to_write_is_seen(line: str) -> None:
+def test_every_way_to_write_is_detected(line: str) -> None:
     """A line that can open a file for writing is found in a module, whichever call it makes."""
     assert list(writing_calls(ast.parse(line)))
 
@@ -262,7 +262,7 @@ def test_every_way_to_write_is_seen(line: str) -> None:
     "line",
     ["open(p)", "p.open('rb')", "os.open(p, os.O_RDONLY | os.O_CLOEXEC)", "t.replace('a', 'b')", "d.replace(hour=1)"],
 )
-def test_reading_is_no_writing(line: str) -> None:
+def test_reading_is_not_writing(line: str) -> None:
     """A line that opens a file for reading is not taken for one that writes."""
     assert list(writing_calls(ast.parse(line))) == []
 
@@ -275,24 +275,24 @@ def test_modules_and_functions_stay_short(path: Path) -> None:
     assert {function: size for function, size in functions(tree, text) if size > 40} == {}
 
 
-def test_functions_are_short_as_a_rule() -> None:
+def test_half_of_all_functions_are_short() -> None:
     """Half of all functions have at most 8 lines of code."""
     sizes = [size for path in MODULES for _, size in functions(*read(path))]
     assert statistics.median(sizes) <= 8
 
 
-def test_every_module_has_a_subject() -> None:
+def test_no_module_is_called_utils() -> None:
     """No module is called utils, helpers or common."""
     assert not {path.stem for path in MODULES} & {"utils", "util", "helpers", "common", "misc"}
 
 
 def test_the_table_has_every_package() -> None:
-    """A new package is entered in the table on purpose, and one that is gone is taken out."""
+    """A new package is added to the table on purpose, and one that is gone is removed."""
     assert {package_of(name_of(path)) for path in MODULES} == set(ALLOWED)
 
 
 def test_no_positional_booleans() -> None:
-    """What is true or false is passed by its name."""
+    """Booleans are passed by name."""
     for path in MODULES:
         for node in ast.walk(read(path)[0]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:

@@ -1,4 +1,4 @@
-"""What the READMEs state, a test checks: commands run, tables agree with the code, links lead somewhere."""
+"""The READMEs are true: commands run, tables agree with the code, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENDPOINT: Final = "https://zstack.example.com:8080"
 
 
 def block_with(what: str) -> str:
-    """Return the one block of README's commands that has ``what`` in it."""
+    """Return the one block of README's commands that contains ``what``."""
     (block,) = [block for block in blocks(README, "sh") if what in block]
     return block
 
@@ -58,7 +58,7 @@ def flags(name: str) -> set[str]:
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with a ``zclone`` that runs the code under test."""
+    """Return a folder with a ``zclone`` that runs the code under test."""
     folder = tmp_path_factory.mktemp("bin")
     installed = Path(sys.executable).with_name("zclone")
     command = str(installed) if installed.exists() else f"env PYTHONPATH={ROOT} {sys.executable} -m batch"
@@ -88,7 +88,7 @@ def shell(tmp_path: Path, shim: Path, child_env: dict[str, str]) -> Callable[[st
 
 
 def test_the_first_screen_has_the_two_commands() -> None:
-    """A newcomer needs two commands, and finds them on the first screen, to the letter."""
+    """A newcomer needs two commands, which are on the first screen verbatim."""
     first_screen = "\n".join(README.splitlines()[:25])
     assert blocks(first_screen, "sh")[0].splitlines() == [
         "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/zclone run --simulate jobs/quickstart.yaml",
@@ -97,7 +97,7 @@ def test_the_first_screen_has_the_two_commands() -> None:
 
 
 def test_the_first_command_runs(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
-    """The quickstart shows that it goes on, sums up, and exits 0."""
+    """The quickstart shows its progress, sums up, and exits with 0."""
     done = shell("zclone run --simulate jobs/quickstart.yaml")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
@@ -105,9 +105,9 @@ def test_the_first_command_runs(shell: Callable[[str], subprocess.CompletedProce
     assert re.search(r"^(\d+) of \1 targets cloned$", done.stderr, re.MULTILINE)
 
 
-@pytest.mark.timeout(300)  # a lost job of the rehearsal is given up after a minute
+@pytest.mark.timeout(300)  # a lost job of the rehearsal is abandoned after a minute
 def test_killed_and_run_again(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
-    """README's rehearsal: killed with -9, the same command goes on, while it says 4, until every target is cloned."""
+    """README's rehearsal: after kill -9 the same command resumes, while it exits with 4, until all is cloned."""
     script = block_with("kill -9")
     again = "zclone run --simulate flaky jobs/onboard-tenants.yaml"
     assert f"\n{again}\n" in script
@@ -141,7 +141,7 @@ def test_a_real_run(
 def test_how_to(
     what: str, shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path, serve_node: Callable[[], str]
 ) -> None:
-    """README's how-tos work as they stand, those about what was run after a run."""
+    """README's how-tos work as they stand, those about an earlier run after a run."""
     (tmp_path / "session.secret").write_text("b86c9016b4f24953a9edefb53ca0678c\n", encoding="utf-8")
     (tmp_path / "session.secret").chmod(0o600)
     settings = f"export ZSTACK_API_URL={serve_node()} ZSTACK_SESSION_ID_FILE=session.secret ZCLONE_CONCURRENCY=16\n"
@@ -155,7 +155,7 @@ def test_how_to(
 
 
 def test_the_demo_proves_itself(shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    """The tour ends with exit code 0, the node's word that nothing was made twice, a report and the next command."""
+    """The tour exits with 0 and prints the node's ledger without duplicates, a report and the next command."""
     done = shell(block_with("zclone demo"))
     assert done.returncode == 0, done.stderr
     assert re.match(r"The node's ledger: 300 made, 0 twice, through \d+ faults and one SIGKILL\.\n", done.stdout)
@@ -165,7 +165,7 @@ def test_the_demo_proves_itself(shell: Callable[[str], subprocess.CompletedProce
 
 
 def test_every_block_of_commands_is_run() -> None:
-    """No command in README is there that none of these tests runs."""
+    """These tests run every command in README."""
     run = ["python3 -m venv", "zclone demo", "kill -9", "zclone report", "ZSTACK_API_URL"]
     run += ["zclone retry", "zclone verify", "jobs/nightly.yaml", "--shard 0/2"]
     assert {block_with(what) for what in run} == set(blocks(README, "sh"))
@@ -175,7 +175,7 @@ def without_comments(block: str) -> str:
     return re.sub(r"\s+#.*$", "", block, flags=re.MULTILINE)
 
 
-def test_both_readmes_are_in_step() -> None:
+def test_both_readmes_agree() -> None:
     """The Chinese README has as many headings, and the same blocks, pictures, commands with their flags, and codes."""
     for pattern in (r"^(#+) ", r"^!\[[^]]*\](\([^)]*\))", r"^\| (`[^`|]*`|\d+)(?= )"):
         assert re.findall(pattern, CHINESE, re.MULTILINE) == re.findall(pattern, README, re.MULTILINE), pattern
@@ -185,7 +185,7 @@ def test_both_readmes_are_in_step() -> None:
 
 
 def test_the_chinese_readme_is_chinese() -> None:
-    """Its headings and the heads of its tables are Chinese, and so are the comments of its commands."""
+    """Its headings and table headers are Chinese, and so are the comments of its commands."""
     headings = re.findall(r"^##+ (.*)$", CHINESE, re.MULTILINE)
     heads = [line for line, rule in itertools.pairwise(CHINESE.splitlines()) if rule.startswith("|---")]
     comments = [
@@ -198,7 +198,7 @@ def test_the_chinese_readme_is_chinese() -> None:
 
 
 def test_the_library_example_clones(tmp_path: Path, child_env: dict[str, str], serve_node: Callable[[], str]) -> None:
-    """README's program stands beside the vendor's, sets what that sets, and clones as it stands."""
+    """README's program is shown beside the vendor's, sets what that sets, and clones as it stands."""
     section = README.split("## As a library")[1].split("\n## ")[0]
     (theirs,), (ours,) = blocks(section, "text"), blocks(section, "python")
     set_by_them = set(re.findall(r"^action\.\w+", theirs, re.MULTILINE))
@@ -246,12 +246,12 @@ def test_the_exit_codes_are_the_codes() -> None:
 
 
 def test_every_command_and_flag_is_documented() -> None:
-    """README names every command with every flag it has, and none that it has not."""
+    """README names every command with all its flags, and no others."""
     assert documented_flags(README) == {name: flags(name) for name in COMMANDS}
 
 
 def test_every_variable_is_real() -> None:
-    """Each ZSTACK_* variable README names is one that is read."""
+    """Each ZSTACK_* variable in README is read."""
     named = set(re.findall(r"\bZSTACK_[A-Z_]+[A-Z]\b", README))
     assert named <= set(NAMES)
     assert {name for name in NAMES if not name.endswith("_FILE")} <= named
@@ -288,8 +288,8 @@ def _package_map() -> set[str]:
     return set(re.findall(r"^\| `([\w./]+)`", text.split("## Packages and modules")[1].split("\n## ")[0], re.MULTILINE))
 
 
-def test_the_table_of_packages_is_complete() -> None:
-    """batch/README.md's table has each package and module of ``batch``, and none that is not there."""
+def test_the_map_shows_every_package() -> None:
+    """batch/README.md's map has each package and module of ``batch``, and no other."""
     packages = {
         path.name + ("/" if path.is_dir() else "")
         for path in (ROOT / "batch").iterdir()

@@ -26,14 +26,14 @@ def test_every_fault_and_every_rule_has_its_row() -> None:
 
 
 def test_every_row_names_tests_that_exist() -> None:
-    """A row names at least one test, and all of them are there."""
+    """A row names at least one test, and all of them exist."""
     assert [row for row, tests in matrix().items() if not tests] == []
     assert unknown_tests(name for tests in matrix().values() for name in tests) == []
     assert unknown_tests(["crash/test_strace.py::test_that_is_not_there", "crash/absent.py::test_x"])
 
 
 def test_every_table_names_tests_that_exist() -> None:
-    """Whatever stands in a table as a test is one."""
+    """Everything that a table names as a test is one."""
     tables = "\n".join(
         line for line in (TESTS / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")
     )
@@ -44,7 +44,7 @@ def test_every_table_names_tests_that_exist() -> None:
 
 
 def test_every_line_of_the_specification_names_tests_that_exist() -> None:
-    """Each line below "Lines of the specification" names at least one test, and all of them are there."""
+    """Each line below "Lines of the specification" names at least one test, and all of them exist."""
     text = (TESTS / "README.md").read_text(encoding="utf-8")
     table = text.partition("\n## Lines of the specification\n")[2].partition("\n## ")[0]
     lines = re.findall(r"^\| ([^|]+) \| (`[^|]+) \|$", table, re.MULTILINE)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PATIENCE: Final = 900.0
-"""Seconds for all commands of a how-to, on a slow machine that does much else."""
+"""Seconds for all commands of a how-to, on a slow and busy machine."""
 REFERENCE: Final = (Path(__file__).resolve().parents[1] / "jobs" / "README.md").read_text(encoding="utf-8")
 SECTIONS: Final = {
     section.splitlines()[0]: section for section in re.split(r"^## How-to: ", REFERENCE, flags=re.MULTILINE)[1:]
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 def run_at_a_terminal(script: str, folder: Path, env: Mapping[str, str]) -> str:
-    """Run a script of the reference with bash and return all that the terminal was sent; it must end with 0."""
+    """Run a script of the reference with bash and return the terminal's whole output; it must exit with 0."""
     (folder / "bin").mkdir()
     command = folder / "bin" / "zclone"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m batch "$@"\n', encoding="utf-8")
@@ -81,7 +81,7 @@ def test_the_migration(tmp_path: Path, child_env: dict[str, str]) -> None:
 
 @pytest.mark.timeout(960)
 def test_the_nightly(tmp_path: Path, child_env: dict[str, str]) -> None:
-    """The example is planned and run without a word; its report and metrics are named, and the run is listed."""
+    """The example is planned and run without output; its report and metrics are named, and the run is listed."""
     seen = run_at_a_terminal(script_of("a nightly run from cron"), tmp_path, child_env)
     (report,) = (tmp_path / "work").glob("nightly-*.html")
     assert report.stat().st_size > 10_000
@@ -92,7 +92,7 @@ def test_the_nightly(tmp_path: Path, child_env: dict[str, str]) -> None:
 
 @pytest.mark.timeout(960)
 def test_the_onboarding(tmp_path: Path, child_env: dict[str, str]) -> None:
-    """The tenants' own columns come back with the state and the clone of each."""
+    """The tenants' own columns are listed with the state and the clone of each."""
     seen = run_at_a_terminal(script_of("onboard 40 tenants"), tmp_path, child_env)
     assert "9 of 9 targets cloned" in seen
     rows = rows_of(tmp_path / "work" / "onboarded.csv")

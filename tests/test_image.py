@@ -1,4 +1,4 @@
-"""The image's run-time part without a daemon: its wheel in a bare environment, without rights, as process 1."""
+"""The image's run-time part without a daemon: its wheel in a bare environment, unprivileged, as process 1."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ targets:
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Path]:
-    """Give a folder that others may read, with what the image holds: a bare environment with the wheel in it.
+    """Return a folder that others may read, with the image's contents: a bare environment with the wheel in it.
 
     Its requirements are those of this environment, by a path file, so that nothing is fetched.
     """
@@ -64,14 +64,14 @@ def image() -> Iterator[Path]:
 
 
 def test_each_stage_begins_with_an_image_by_digest() -> None:
-    """What is below the image cannot change without a change here."""
+    """The base image cannot change without a change here."""
     (base,) = re.findall(r"^ARG PYTHON=(.+)$", DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
     assert {line.split()[1] for line in DOCKERFILE.splitlines() if line.startswith("FROM ")} == {"${PYTHON}"}
 
 
 def test_the_image_has_bytecode() -> None:
-    """What is installed into the image is compiled when it is built: its user cannot write bytecode."""
+    """Installed code is compiled when the image is built: its user cannot write bytecode."""
     steps = (ROOT / "Dockerfile").read_text(encoding="utf-8").split("FROM ")[1].splitlines()
     installs = [line for line in steps if "/opt/zclone/bin/pip install" in line]
     assert len(installs) == 2
@@ -85,7 +85,7 @@ def site(image: Path) -> Path:
 
 @pytest.fixture
 def work(image: Path) -> Iterator[Path]:
-    """Give the volume: a folder of the image's user."""
+    """Return the volume: a folder of the image's user."""
     folder = image / "work"
     folder.mkdir()
     targets = "".join(f"  - {number:012x}4aaa8{number:015x}\n" for number in range(1, 31))
@@ -96,7 +96,7 @@ def work(image: Path) -> Iterator[Path]:
 
 
 def interpreter() -> str | None:
-    """Find a Python of this version that a user without rights may start."""
+    """Return a Python of this version that an unprivileged user may start."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in filter(None, (sys.executable, shutil.which(version, path="/usr/local/bin:/usr/bin"))):
         parents = (Path(path).resolve(), *Path(path).resolve().parents, *Path(path).absolute().parents)
@@ -111,11 +111,11 @@ needs_rights = pytest.mark.skipif(not TOOLS, reason="needs root, unshare, setpri
 
 
 PREPARED: Final = 'mount --bind "$1" "$1" && mount -o remount,bind,ro / && cd "$1" && shift && exec "$@"'
-"""Makes all of the root read-only but the volume, seen by this process and its children only."""
+"""Makes all of the root read-only but the volume, for this process and its children only."""
 
 
 def command(image: Path, work: Path, *arguments: str) -> list[str]:
-    """Start zclone as the image does: process 1, a numeric user without rights, a root that cannot be written."""
+    """Return the command that starts zclone as the image does: process 1, an unprivileged user, a read-only root."""
     rights = [
         "setpriv",
         f"--reuid={USER}",
@@ -146,14 +146,14 @@ def read_until(run: subprocess.Popen[str], event: str) -> None:
         seen += line
 
 
-def test_the_wheel_has_what_it_needs(image: Path) -> None:
+def test_the_wheel_has_the_reports_files(image: Path) -> None:
     """Page, style and script of the report are in the wheel; no test is."""
     names = {path.relative_to(site(image)).as_posix() for path in site(image).rglob("*") if path.is_file()}
     assert {f"batch/report/page/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert not [name for name in names if name.startswith("tests/")]
 
 
-def test_the_image_is_the_one_tested_here() -> None:
+def test_the_dockerfile_is_the_one_tested_here() -> None:
     """User, folder, signal and entry point of the Dockerfile are those of these tests."""
     assert re.search(rf"^USER {USER}:{USER}$", DOCKERFILE, re.MULTILINE)
     for line in ("STOPSIGNAL SIGTERM", 'ENTRYPOINT ["zclone"]', "VOLUME /work", "WORKDIR /work"):
@@ -162,7 +162,7 @@ def test_the_image_is_the_one_tested_here() -> None:
 
 @needs_rights
 def test_the_root_is_read_only(image: Path, work: Path) -> None:
-    """What these tests call read-only is: beside the volume nothing can be made, and the volume can."""
+    """Nothing can be created outside the volume, and the volume is writable."""
     probe = command(image, work)[: -len(["zclone"])]
     for path, can in ((image / "no", False), (work / "yes", True)):
         done = subprocess.run([*probe, "touch", str(path)], env=environment(), capture_output=True, check=False)
@@ -170,8 +170,8 @@ def test_the_root_is_read_only(image: Path, work: Path) -> None:
 
 
 @needs_rights
-def test_sigterm_ends_process_one_in_good_order(image: Path, work: Path) -> None:
-    """As process 1 without rights on a read-only root, SIGTERM ends a run with 4; the same command goes on to 0."""
+def test_sigterm_shuts_process_one_down_cleanly(image: Path, work: Path) -> None:
+    """As unprivileged process 1 on a read-only root, SIGTERM ends a run with 4; the same command resumes to 0."""
     begin = command(image, work, "run", "--simulate", "job.yaml", "--log-format", "json")
     with subprocess.Popen(begin, cwd=work, env=environment(), stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
@@ -194,8 +194,8 @@ def test_sigterm_ends_process_one_in_good_order(image: Path, work: Path) -> None
 
 
 @needs_rights
-def test_a_folder_that_cannot_be_written_is_told(image: Path, work: Path) -> None:
-    """Where the working folder is read-only nothing is sent: exit 2, with the manifest's name."""
+def test_an_unwritable_folder_is_reported(image: Path, work: Path) -> None:
+    """In a read-only working folder nothing is sent: exit 2, with the manifest's name."""
     os.chown(work, 0, 0)
     work.chmod(0o555)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The examples under jobs/schedule: each is valid for who reads it, and its command line is one zclone takes."""
+"""The examples under jobs/schedule are valid for their programs, and zclone accepts their command lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def find_composer() -> str | None:
-    """Return docker where it has the plugin compose."""
+    """Return docker if it has the compose plugin."""
     docker = shutil.which("docker")
     has = docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
     return docker if has else None
@@ -73,7 +73,7 @@ def is_cron_field(text: str, low: int, high: int) -> bool:
 
 @pytest.mark.skipif(VALIDATOR is None, reason="kubernetes-validate is not installed: pip install '.[lint]'")
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
-def test_kubernetes_takes_it(path: Path, tmp_path: Path) -> None:
+def test_kubernetes_accepts_it(path: Path, tmp_path: Path) -> None:
     """Each Kubernetes example is valid by the API's own schema, and a misspelt field would be noticed."""
     assert VALIDATOR is not None
     command = [VALIDATOR, "--strict", "-k", VERSION]
@@ -84,8 +84,8 @@ def test_kubernetes_takes_it(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
-def test_pods_run_what_zclone_takes(path: Path) -> None:
-    """Arguments parse, exit codes in the failure policy are zclone's, and the container is Dockerfile's."""
+def test_zclone_accepts_the_pods_commands(path: Path) -> None:
+    """Arguments parse, exit codes in the failure policy are zclone's, and the container is the Dockerfile's."""
     for job, container in containers(path):
         require_command([word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]])
         policy = job.get("podFailurePolicy", {"rules": []})
@@ -110,7 +110,7 @@ def share_of(words: list[str]) -> Fraction:
 
 
 def test_the_workers_shares_are_those_of_their_replicas() -> None:
-    """Each worker of the Deployment has one part of as many as there are, old and new ones never at the same time."""
+    """Each worker of the Deployment has one of as many shares, old and new ones never at the same time."""
     ((spec, container),) = containers(FOLDER / "worker-deployment.yaml")
     assert share_of(container["args"]) == Fraction(1, spec["replicas"])
     assert spec["strategy"] == {"type": "Recreate"}
@@ -118,7 +118,7 @@ def test_the_workers_shares_are_those_of_their_replicas() -> None:
 
 @pytest.mark.parametrize("age", [0, 3600])
 def test_a_pod_is_ready_while_its_worker_writes(tmp_path: Path, age: int) -> None:
-    """Each probe asks whether the file of --metrics-file is fresh, and the drain has more time than it needs."""
+    """Each probe checks whether the file of --metrics-file is fresh, and the drain has more time than it needs."""
     ((spec, container),) = containers(FOLDER / "worker-deployment.yaml")
     file = container["args"][container["args"].index("--metrics-file") + 1]
     written = tmp_path / "worker.prom"
@@ -132,8 +132,8 @@ def test_a_pod_is_ready_while_its_worker_writes(tmp_path: Path, age: int) -> Non
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > 30
 
 
-def test_the_composed_services_fit() -> None:
-    """The workers' arguments parse, their shares add up to one, and what a service names is there."""
+def test_the_composed_services_are_consistent() -> None:
+    """The workers' arguments parse, their shares add up to one, and every referenced file exists."""
     found = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
     services = found["services"]
     workers = [service for service in services.values() if service["image"].startswith("registry.example.com/zclone:")]
@@ -154,7 +154,7 @@ def test_the_composed_services_fit() -> None:
 
 
 @pytest.mark.skipif(COMPOSER is None, reason="docker compose is not installed")
-def test_compose_takes_it(tmp_path: Path) -> None:
+def test_compose_accepts_it(tmp_path: Path) -> None:
     """The services are valid for Docker Compose itself, and a misspelt field would be noticed."""
     for name in ("session", "temporal.key", "database.env"):
         (tmp_path / name).touch()
@@ -169,7 +169,7 @@ def test_compose_takes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
-def test_systemd_takes_it(tmp_path: Path) -> None:
+def test_systemd_accepts_it(tmp_path: Path) -> None:
     """Services and timer pass systemd's own check, and a misspelt setting would be noticed."""
     assert ANALYZE is not None
     program = tmp_path / "zclone"
@@ -187,7 +187,7 @@ def test_systemd_takes_it(tmp_path: Path) -> None:
     assert subprocess.run([ANALYZE, "verify", *units], capture_output=True, text=True, check=False).stderr
 
 
-def test_the_service_runs_what_zclone_takes() -> None:
+def test_zclone_accepts_the_services_command() -> None:
     """ExecStart parses, its credential is the one that is read, and the codes that stop a restart are final ones."""
     text = (FOLDER / "zclone.service").read_text(encoding="utf-8")
     settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
@@ -200,12 +200,12 @@ def test_the_service_runs_what_zclone_takes() -> None:
     assert settings["UMask"] == "0077"
     assert settings["CapabilityBoundingSet"] == ""
     assert settings["SystemCallFilter"] == "@system-service"
-    # A manifest knows its user by name, which a dynamic number must not change.
+    # A manifest knows its user by name, which must not change with a dynamic number.
     assert settings["User"] == "zclone"
     assert "--adopt-manifest" not in settings["ExecStart"]
 
 
-def test_the_worker_unit_runs_what_zclone_takes() -> None:
+def test_zclone_accepts_the_worker_units_command() -> None:
     """The worker's ExecStart parses, its credentials are those that are read, and it is drained before it is killed."""
     text = (FOLDER / "zclone-worker.service").read_text(encoding="utf-8")
     settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
@@ -217,7 +217,7 @@ def test_the_worker_unit_runs_what_zclone_takes() -> None:
     assert (settings["UMask"], settings["CapabilityBoundingSet"]) == ("0077", "")
 
 
-def test_the_crontab_is_one() -> None:
+def test_the_crontab_is_valid() -> None:
     """Five fields in their ranges, a command without a bare percent sign, and arguments that parse."""
     (line,) = cron_lines((FOLDER / "crontab").read_text(encoding="utf-8"))
     *times, command = line.split(None, 5)

@@ -38,7 +38,7 @@ def small_disk(folder: Path, *, size: str) -> Iterator[Path]:
     """Mount a disk of ``size`` in ``folder``; it may be remounted."""
     folder.mkdir()
     if os.geteuid() != 0:
-        pytest.skip("only root may mount; test_a_file_that_may_not_grow is the same fault without root")
+        pytest.skip("only root may mount; test_a_file_size_limit is the same fault without root")
     mount("-t", "tmpfs", "-o", f"size={size},mode=0700", "zclone-test", str(folder))
     try:
         yield folder
