@@ -154,7 +154,7 @@ def refuse_changes(changed: tuple[str, ...]) -> None:
     """Raise ManifestMismatchError naming the targets that were edited while their last attempt is in doubt."""
     if changed:
         raise ManifestMismatchError(
-            f"changed after they were sent, and the outcome is unknown: {_join(changed)}; change them back "
+            f"changed after they were sent, and the outcome is not known: {_join(changed)}; change them back "
             "until they have settled, or use --accept-changes: clones that exist stay as they are, and what must be "
             "sent again is sent as the file has it now"
         )
@@ -164,7 +164,7 @@ def refuse_taken(taken: tuple[str, ...]) -> None:
     """Raise ManifestMismatchError naming the targets whose resourceUuid may become another target's clone."""
     if taken:
         raise ManifestMismatchError(
-            f"their resourceUuid was sent for another target, and the outcome is unknown: {_join(taken)}; "
+            f"their resourceUuid was sent for another target, and the outcome is not known: {_join(taken)}; "
             "give them another one, or change it back until the other has settled"
         )
 

@@ -129,7 +129,7 @@ IMMEDIATE: Final = [
 
 DENIED: Final = ("permission", "授权")
 AGENT: Final = ("could not reach an agent", "无法连接代理")
-UNDONE: Final = ("looked at before a retry", "先核实再重试")
+UNDONE: Final = ("checked before a retry", "先核实再重试")
 UNSUPPORTED: Final = ("cannot do it", "不支持")
 INTERACTIVE: Final = ("use an AccessKey", "使用 AccessKey")
 ELSEWHERE: Final = ("ZStack's support", "ZStack 支持")
@@ -149,7 +149,7 @@ P1, A1, A2, A4, T4, NODE, STOP, UNKNOWN_END = (
 
 CODES: Final = [
     coded("SYS.1000", "SYS.1000", *A2, "uuid already in use", "UUID 已被占用"),
-    coded("SYS.1001", "SYS.1001", *A4, "may still go on", "可能仍在进行"),
+    coded("SYS.1001", "SYS.1001", *A4, "may still be executing", "可能仍在进行"),
     coded("SYS.1002", "SYS.1002", *A2, "see the causes", "请查看原因"),
     coded("SYS.1003", "SYS.1003", *P1, "check the uuids", "请检查 UUID"),
     coded("SYS.1004/1005", "SYS.1004", *A4, *UNDONE),
