@@ -128,7 +128,7 @@ class CloneUpdate:
     """The change that sets drifted fields: those that were listed and still differ at the check."""
 
     api = "UpdateModelService"
-    participle = "set as asked for"
+    participle = "updated"
     is_repeatable = True
 
     def __init__(self, verifier: Verifier, jobs: ServiceJobs, listed: Mapping[str, tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""The command line: arguments in, text and exit codes out."""
+"""The command line interface: parses arguments, prints text, returns exit codes."""
 
 from __future__ import annotations
 

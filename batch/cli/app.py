@@ -1,4 +1,4 @@
-"""The command ``zclone``: its subcommands, and how an error becomes one message and an exit code."""
+"""The command ``zclone``: its subcommands, and the conversion of errors to a message and an exit code."""
 
 import os
 import sys
@@ -26,13 +26,13 @@ WebHookListen = Annotated[
     declare.flag(
         "--webhook-listen",
         metavar="HOST:PORT",
-        text="Listen here for the ends of jobs, so that a clone costs one call; the server must reach it.",
+        text="Listen for job results here, so that a clone takes one call; the server must reach it.",
     ),
 ]
 WebHookUrl = Annotated[
     str | None,
     declare.flag(
-        "--webhook-url", metavar="URL", text="How the server reaches --webhook-listen, such as through a TLS proxy."
+        "--webhook-url", metavar="URL", text="URL by which the server reaches --webhook-listen, such as a TLS proxy."
     ),
 ]
 EPILOG = """\b
@@ -72,7 +72,7 @@ def _zclone(
         bool, declare.option("--version", "-V", text="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Read the options before the command."""
+    """Process the options before the command."""
     if any(name.startswith("ZCLONE_") for name in os.environ):
         from batch.settings.names import unknown_flags
 
@@ -81,7 +81,7 @@ def _zclone(
 
 
 def _fields(flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags that ``run`` and ``retry`` share as fields of RunOptions, and write messages as they say."""
+    """Return the flags shared by ``run`` and ``retry`` as RunOptions fields, and set the message style."""
     flags["is_quiet"] = flags.pop("quiet")
     set_style(is_json=flags["log_format"] is LogFormat.JSON, is_quiet=flags["is_quiet"])
     endpoint = declare.endpoint_options(flags)
@@ -138,7 +138,7 @@ def _run(given: dict[str, Any]) -> ExitCode:
     from batch.app.planning import job_and_run
     from batch.app.run import run_job
 
-    # Every flag but --plan is a field of its own name.
+    # Every flag except --plan is a field of the same name.
     plan = flags.pop("plan")
     flags["job"], flags["run"], flags["saved"] = job_and_run(flags["job"], flags["run"], plan)
     flags["only"], flags["plan_file"] = tuple(flags["only"] or ()), plan
@@ -172,16 +172,16 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     shard: options.Shard = None,
     report: options.Report = None,
 ) -> None:
-    """Retry failed targets: their attempts count from zero again, and the run continues.
+    """Retry failed targets with a reset attempt count, and continue the run.
 
-    Same run, same uuids, same limits; they are sent as JOB defines them now. --code picks those with one error code.
+    Run, uuids and limits stay the same; targets are sent as JOB defines them now. --code selects by error code.
     """
     flags = _fields(dict(locals()))
     from batch.app.options import RunOptions
     from batch.app.retry import read_retry_filter, split_words
     from batch.app.run import run_job
 
-    # Every flag but --state and --code is a field of its own name.
+    # Every flag except --state and --code is a field of the same name.
     of_results, flags["only"] = split_words(only or ())
     flags["retry"] = read_retry_filter(flags.pop("state"), flags.pop("code"), of_results)
     raise typer.Exit(run_job(RunOptions(strict=False, new_run=False, at_most_once=False, **flags)))
@@ -210,7 +210,7 @@ app.command(cls=Command)(servers.demo)
 
 @app.command(name="help", cls=Command)
 def show_help(command: OfCommand = None) -> None:
-    """Explain a command and its options, as COMMAND --help does."""
+    """Show the help of a command, like COMMAND --help."""
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     if command is not None and command not in known:
         from batch.jobfile.problems import unknown
@@ -220,7 +220,7 @@ def show_help(command: OfCommand = None) -> None:
 
 
 def run_and_exit() -> NoReturn:
-    """Run the process's command line and leave with the exit code of the contract."""
+    """Run the process's command line and exit with its documented exit code."""
     forbid_core_dumps()
     occupy_standard_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -232,9 +232,9 @@ def run_and_exit() -> NoReturn:
 
 
 def _wait_for_threads() -> None:
-    """Return once no thread that Python did not begin, such as one of Temporal's, runs Python; after 5 s at most.
+    """Wait until no foreign thread, such as one of Temporal's, runs Python code; at most 5 s.
 
-    One that does while the interpreter ends aborts the process, and its exit code is lost.
+    A foreign thread that runs Python during interpreter shutdown aborts the process, which loses the exit code.
     """
     until = time.monotonic() + 5.0
     while sys._current_frames().keys() - {thread.ident for thread in threading.enumerate()}:  # noqa: SLF001 - public
@@ -252,7 +252,7 @@ def switches(command: Any, arguments: list[str]) -> set[str]:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line and return its exit code; an error is reported once."""
+    """Run one command line and return its exit code, reporting an error once."""
     set_style(is_json=os.environ.get(declare.environment_name("--log-format")) == LogFormat.JSON)
     try:
         command = typer.main.get_command(app)

@@ -1,4 +1,4 @@
-"""How the command line is read: what is changed before typer reads it, and the values that need no pydantic."""
+"""Preprocessing of the command line before typer parses it, and value parsers without pydantic."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SECRET_FLAGS: Final = {
 
 
 def read_arguments(arguments: list[str], switches: Collection[str]) -> list[str]:
-    """Give ``--simulate`` its optional value and refuse secrets on the command line.
+    """Resolve the optional value of ``--simulate`` and reject secrets on the command line.
 
     ``--simulate`` takes the next word when that is a preset's name, or when it is a YAML file and the command line
     names a job beside it; so ``--simulate jobs/x.yaml`` alone never takes the job for faults. ``switches``: the options
     that take no value.
-    Raises UsageError for a secret's flag, without repeating its value.
+    Raises UsageError for the flag of a secret, without repeating its value.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags, rest = arguments[:end], arguments[end:]

@@ -1,4 +1,4 @@
-"""How arguments and options are declared; an option is also read from its variable ZCLONE_<FLAG>."""
+"""Declaration of arguments and options; an option can also be set by its variable ZCLONE_<FLAG>."""
 
 import os
 from enum import StrEnum
@@ -11,12 +11,12 @@ from batch.settings.endpoints import EndpointOptions
 
 
 def environment_name(flag: str) -> str:
-    """Name the variable that sets ``flag``: --log-file is ZCLONE_LOG_FILE."""
+    """Return the variable that sets ``flag``, such as ZCLONE_LOG_FILE for --log-file."""
     return "ZCLONE_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
 def endpoint_options(flags: dict[str, Any]) -> EndpointOptions:
-    """Take what is about the endpoint out of a command's ``flags``, and add the environment."""
+    """Build EndpointOptions from a command's ``flags`` and the environment."""
     names = ("context", "insecure", "ca_file", "trust_endpoint")
     return EndpointOptions(os.environ, **{name: flags.pop(name) for name in names if name in flags})
 
@@ -35,37 +35,37 @@ GROUPS: Final = {
         | {"--webhook-listen", "--webhook-url", "--port", "--faults", "--seed", "--sources", "--web-hooks-anywhere"}
     ),
 }
-"""The groups of ``--help`` in their order, with their options; the first has all others."""
+"""Groups of ``--help`` in order, with their options; the first gets all others."""
 VARIABLES: Final[set[str]] = set()
-"""Every variable that stands for a flag of some command."""
+"""All variables that set a flag of some command."""
 
 
 def flag(name: str, *short: str, text: str, **settings: Any) -> Any:
-    """Declare an option that its variable ZCLONE_... sets too."""
+    """Declare an option with a ZCLONE_... variable."""
     VARIABLES.add(environment_name(name))
     return option(name, *short, text=text, envvar=environment_name(name), show_envvar=False, **settings)
 
 
 def option(name: str, *short: str, text: str, **settings: Any) -> Any:
-    """Declare an option that has no variable, in its group of ``--help``; without ``metavar`` it shows no value."""
+    """Declare an option without a variable, in its group of ``--help``; without ``metavar`` it shows no value."""
     group = next((title for title, names in GROUPS.items() if name in names), WHAT)
     return typer.Option(name, *short, help=text, rich_help_panel=group, **{"metavar": "", **settings})
 
 
 def format_flag(kind: type[StrEnum], *, text: str, file: str = "use --out {}") -> Any:
-    """Declare ``--output``; ``file``: how its users name a file instead."""
+    """Declare ``--output``; ``file``: the way to name an output file instead, for the error message."""
     names = values.names(kind)
     parse, complete = values.parser(kind, file=file), values.completer(kind)
     return flag("--output", "-o", metavar="|".join(names), text=text, parser=parse, autocompletion=complete)
 
 
 def choice(kind: type[StrEnum], name: str, *, text: str, **settings: Any) -> Any:
-    """Declare an option that takes the values of ``kind``; they are its ``metavar`` where there is no other."""
+    """Declare an option that takes the values of ``kind``, which are its default ``metavar``."""
     parse, complete = values.choice_parser(kind, name), values.completer(kind)
     settings = {"metavar": "|".join(values.names(kind)), **settings}
     return flag(name, text=text, parser=parse, autocompletion=complete, **settings)
 
 
 def argument(metavar: str, text: str, complete: Any = None) -> Any:
-    """Declare an argument; ``complete``: what the shell offers for it."""
+    """Declare an argument; ``complete``: its shell completion."""
     return typer.Argument(metavar=metavar, help=text, show_default=False, autocompletion=complete)

@@ -1,4 +1,4 @@
-"""Commands about job files: validate, plan, init, schema. None of them talks to a server."""
+"""Commands for job files: validate, plan, init, schema."""
 
 import time
 from pathlib import Path
@@ -26,12 +26,12 @@ OfVerify = Annotated[
 OfLog = Annotated[bool, declare.option("--log", text="The schema of log lines instead of job files.")]
 SchemaFile = Annotated[
     Path | None,
-    declare.flag("--out", metavar="FILE", text="Write the schema here instead of to stdout, over an earlier one."),
+    declare.flag("--out", metavar="FILE", text="Write the schema to FILE instead of stdout, replacing it."),
 ]
 
 
 def validate(jobs: options.Jobs, *, form: options.Problems = values.ProblemFormat.TEXT) -> None:
-    """Check job files and every file they name, without a server; all problems at once, with their places."""
+    """Check job files and the files they refer to, without a server; report all problems with their positions."""
     broken = [job for job in jobs if not _is_valid(job, form)]
     if broken:
         raise typer.Exit(ExitCode.USAGE)
@@ -68,9 +68,9 @@ def plan(  # noqa: PLR0913 - one argument for each flag
     trust_endpoint: options.TrustEndpoint = None,
     context: options.Context = None,
 ) -> None:
-    """Show what a run would send and why, and how long it takes at the job's rate: a summary, or --details.
+    """Show what a run would send, and how long it takes at the job's rate: a summary, or --details.
 
-    Where the settings name an endpoint, its sources and its version are checked too; nothing is changed there.
+    If the settings name an endpoint, sources and server version are checked too, without changing anything.
     """
     flags = dict(locals())
     import asyncio
@@ -102,7 +102,7 @@ def plan(  # noqa: PLR0913 - one argument for each flag
 
 
 def _show_plan(shown: "Preview", output: values.PlanOutput, url: str | None, *, is_detailed: bool) -> None:
-    """Write the plan to stdout, and what it costs to stderr unless the summary begins with that."""
+    """Write the plan to stdout, and its cost to stderr unless the summary includes it."""
     from batch.app.plan_output import curl, json_plan
     from batch.app.plan_table import details, plan_lines, summary_lines
 
@@ -120,11 +120,11 @@ def _show_plan(shown: "Preview", output: values.PlanOutput, url: str | None, *, 
 
 
 def init(file: options.NewFile = None, *, out: options.NewFileOption = None, example: options.OfExample = None) -> None:
-    """Write a commented job file to start from, and the schema beside it for editors."""
+    """Write a commented job file, and the JSON Schema for editors beside it."""
     from batch.app.examples import write_example
 
     if file is not None and out is not None:
-        raise UsageError(f"init: the file is named twice, as {file} and as --out {out}: leave one out")
+        raise UsageError(f"init: FILE and --out name two files, {file} and {out}: leave one out")
     first, *others = write_example(example, file or out)
     for path in (first, *others):
         say(f"wrote {path}")

@@ -1,6 +1,7 @@
-"""The arguments and flags of every command, each declared once.
+"""The arguments and flags of all commands, each declared once.
 
-Two flags mean something else in another command and have no variable: ``schema --manifest``, ``simulate --state``.
+Two flags differ in meaning from those of other commands and have no variable: ``schema --manifest`` and
+``simulate --state``.
 """
 
 from pathlib import Path
@@ -25,12 +26,12 @@ ManifestPath = Annotated[
     ),
 ]
 Key = Annotated[str, argument("KEY", "The target's id, or its uuid if it has no id.", values.complete_keys)]
-NewFile = Annotated[Path | None, argument("FILE", "The new job file; an existing file is kept. Default: job.yaml.")]
+NewFile = Annotated[Path | None, argument("FILE", "The new job file, which must not exist. Default: job.yaml.")]
 NewFileOption = Annotated[Path | None, flag("--out", metavar="FILE", text="The new job file, the same as [FILE].")]
 
 OfExample = Annotated[
     Example | None,
-    choice(Example, "--example", text="Write this example, with the files it names."),
+    choice(Example, "--example", text="Write this example, with the files it refers to."),
 ]
 
 Run = Annotated[str | None, flag("--run", metavar="ID", text="Name of this run; one run never clones a target twice.")]
@@ -70,22 +71,22 @@ Deadline = Annotated[
 ]
 AcceptChanges = Annotated[
     bool,
-    flag("--accept-changes", text="Continue although the job file changed targets whose last attempt is in doubt."),
+    flag("--accept-changes", text="Continue even if targets with an unresolved attempt were edited."),
 ]
 NewRun = Annotated[
     bool,
     flag("--new-run", text="Start the run that `run:` with ${date} names now, even if an earlier one is unfinished."),
 ]
-Strict = Annotated[bool, flag("--strict", text="Exit with 2 if the job file changed targets that are already cloned.")]
+Strict = Annotated[bool, flag("--strict", text="Exit with 2 if cloned targets were edited in the job file.")]
 AtMostOnce = Annotated[
     bool,
     flag(
         "--at-most-once",
-        text="Never resend after a lost answer, for servers that ignore resourceUuid; stays with the manifest.",
+        text="Never resend after a lost answer, for servers that ignore resourceUuid; permanent for the manifest.",
     ),
 ]
 Tag = Annotated[
-    bool, flag("--tag", text="Give each clone a user tag of job, run and key; decided at a run's first start.")
+    bool, flag("--tag", text="Give each clone a user tag of job, run and key; fixed at the run's first start.")
 ]
 AdoptManifest = Annotated[
     bool, flag("--adopt-manifest", text="Continue with a manifest that another user started; recorded in it.")
@@ -95,16 +96,16 @@ LogStyle = Annotated[
     LogFormat,
     choice(LogFormat, "--log-format", text="Log format; auto picks console on a terminal, else JSON."),
 ]
-Quiet = Annotated[bool, flag("--quiet", "-q", text="Only warnings and errors on stderr: a good run writes nothing.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", text="Print only warnings and errors; a successful run prints nothing.")]
 LogFile = Annotated[
     Path | None,
     flag(
         "--log-file",
         metavar="FILE",
-        text="Append the log, in full detail, to FILE instead of stderr; FILE may hold ${run}, ${date}, ${name}.",
+        text="Append the full log to FILE instead of stderr; FILE may contain ${run}, ${date}, ${name}.",
     ),
 ]
-Insecure = Annotated[bool, flag("--insecure", text="Do not verify the server's certificate; warned of and recorded.")]
+Insecure = Annotated[bool, flag("--insecure", text="Do not verify the server's certificate; this is recorded.")]
 CaFile = Annotated[
     Path | None, flag("--ca-file", metavar="FILE", text="PEM file of the CA that signed the server's certificate.")
 ]
@@ -150,14 +151,14 @@ OnlyRecorded = Annotated[
 ]
 Shard = Annotated[
     str | None,
-    flag("--shard", metavar="K/N", text="Part K of N equal parts, counted from 0; each part has its own manifest."),
+    flag("--shard", metavar="K/N", text="Process part K of N, from 0; each part has its own manifest."),
 ]
 Report = Annotated[
     Path | None,
     flag(
         "--report",
         metavar="FILE",
-        text="Write a report at the end: .html, .md, .csv, .xml or .json; FILE may hold ${run}, ${date}, ${name}.",
+        text="Write a report at the end: .html, .md, .csv, .xml or .json; FILE may contain ${run}, ${date}, ${name}.",
     ),
 ]
 MetricsFile = Annotated[
@@ -170,7 +171,7 @@ PingUrl = Annotated[
 ]
 EngineOfRun = Annotated[
     Engine | None,
-    choice(Engine, "--engine", text="This process (default), or workers on Temporal; kept by the run."),
+    choice(Engine, "--engine", text="Execute in this process (default) or by workers on Temporal; fixed for the run."),
 ]
 OnOverlap = Annotated[
     str,
@@ -178,7 +179,7 @@ OnOverlap = Annotated[
         "--on-overlap",
         metavar="fail|skip|wait:TIME",
         autocompletion=values.complete_words("fail", "skip", "wait:"),
-        text="While another process runs it: exit 75 (fail), exit 0 (skip), or wait for up to TIME, then 75.",
+        text="If another process is running it: exit 75 (fail), exit 0 (skip), or wait up to TIME, then 75.",
     ),
 ]
 Cancel = Annotated[bool, flag("--cancel", text="End a run on Temporal: clones in flight settle, then exit code 4.")]
@@ -231,7 +232,7 @@ NoFormat = Annotated[str | None, typer.Option("--output", "-o", hidden=True, cal
 
 ReportAs = Annotated[
     ReportOutput | None,
-    format_flag(ReportOutput, text="The format; xml is JUnit. Default: the ending of --out. Without --out, to stdout."),
+    format_flag(ReportOutput, text="The format; xml is JUnit. Default: by --out. Without --out, print to stdout."),
 ]
 ReportFile = Annotated[
     Path | None,
@@ -239,7 +240,7 @@ ReportFile = Annotated[
 ]
 VerifiedFile = Annotated[
     Path | None,
-    flag("--verified", metavar="FILE", text="Add a section with what `verify -o json` wrote to FILE (html, md, json)."),
+    flag("--verified", metavar="FILE", text="Include the output of `verify -o json` from FILE (html, md, json)."),
 ]
 DemoFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the job, manifest and report.")]
 Conditions = Annotated[
@@ -256,7 +257,7 @@ NewJobFile = Annotated[Path | None, flag("--out", metavar="FILE", text="Write a 
 OptionalJob = Annotated[Path | None, argument("JOB", "The same as --job.", values.complete_jobs)]
 CheckedJob = Annotated[
     Path | None,
-    option("--job", metavar="FILE", text="Check this job file's endpoint and all it names.", show_default=False),
+    option("--job", metavar="FILE", text="Check this job file's endpoint and all it refers to.", show_default=False),
 ]
 RunJob = Annotated[
     Path | None,
@@ -273,11 +274,11 @@ ServerCheck = Annotated[
     bool,
     flag(
         "--server-check",
-        text="Send each clone with ephemeral::validationOnly: the server checks it and makes nothing.",
+        text="Send each clone with ephemeral::validationOnly: the server validates it without making it.",
     ),
 ]
 ProofFile = Annotated[
     Path | None,
-    flag("--proof", metavar="FILE", text="Write what was found as a proof that --check can check offline."),
+    flag("--proof", metavar="FILE", text="Write the result as a proof that --check can check offline."),
 ]
-VerifyAs = Annotated[values.VerifyOutput, format_flag(values.VerifyOutput, text="How to show what was found.")]
+VerifyAs = Annotated[values.VerifyOutput, format_flag(values.VerifyOutput, text="Format of the result.")]

@@ -1,4 +1,4 @@
-"""Commands about a manifest, or the newest one of a job. None takes its lock: all work during a run."""
+"""Commands for a manifest, or the newest one of a job. None takes its lock, so all work during a run."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from batch.errors import ExitCode, UsageError
 from batch.outputs import NamedFile, require_distinct
 from batch.text import shell_path
 
-SHEET = "; a ' stands before each cell that a spreadsheet would take for a formula: zclone list -o csv writes none"
+SHEET = "; cells that a spreadsheet would evaluate as formulas begin with a ' (zclone list -o csv adds none)"
 STATE_COLOURS = {"cloned": "green", "failed": "red", "conflict": "red"}
 _INTERVAL = 1.0
 """Seconds between two refreshes of ``status --watch``."""
@@ -74,7 +74,7 @@ def _status(manifest: Path, *, clear: bool) -> bool:
     from batch.manifest import is_held, summary
     from batch.report.status import status_lines
 
-    # Asked before the look: a process that ends in between has written its end by then.
+    # Check the lock before reading: a process that ends in between has then written its ending line.
     held = is_held(manifest)
     found = summary(manifest)
     is_running = held and found.ended is None
@@ -93,7 +93,7 @@ def _status(manifest: Path, *, clear: bool) -> bool:
 def control(manifest: options.ManifestPath, changes: Changes = None, *, run: options.RunOfJob = None) -> None:
     """Change the limits of a running process: rate=40/s concurrency=32 | pause | resume | drain | reload.
 
-    Without a change, show what is in force. A pause lets clones in flight settle for 30 s; a drain ends once all have.
+    Without a change, show the limits in force. A pause gives clones in flight 30 s to settle; a drain waits for all.
     """
     from batch.app.control import control_run
     from batch.app.runs import manifest_of
@@ -119,8 +119,8 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
 ) -> None:
     """List the targets of a manifest: which source became which clone, and what went wrong.
 
-    A table on a terminal has the main columns and its width; elsewhere, and in other formats, there are all; owner and
-    share_with are among them where the job has them.
+    A table on a terminal shows the main columns and fits its width; elsewhere, and in other formats, all columns are
+    shown. They include owner and share_with if the job has them.
     """
     from batch.app.listing import choose_columns
     from batch.app.runs import manifest_of
@@ -146,7 +146,7 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
 
 
 def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOfJob = None) -> None:
-    """Show everything about one target: every attempt and answer, and which layer set each parameter."""
+    """Show the history of one target: every attempt and answer, and which layer set each parameter."""
     from batch.app.origins import origin_lines
     from batch.app.runs import manifest_of
     from batch.manifest import story
@@ -160,12 +160,12 @@ def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOf
 
 
 def runs(job: options.Job, *, prune: Prune = False, keep: Keep = None) -> None:
-    """List the runs of JOB that have a manifest in this folder, the newest first.
+    """List the runs of JOB that have a manifest in this folder, newest first.
 
-    Where TEMPORAL_ADDRESS or TEMPORAL_PROFILE is set, its runs that are open on Temporal are listed too.
+    If TEMPORAL_ADDRESS or TEMPORAL_PROFILE is set, open runs on Temporal are listed too.
 
-    With --prune, remove the manifests of all settled runs but the N newest: those of which every target has its end,
-    no hand-over is left and no process works. Others are never removed.
+    With --prune, remove the manifests of all settled runs except the N newest. A run is settled if all its targets are
+    settled, no hand-over is pending and no process is running. Other manifests are never removed.
     """
     from batch.app.run_list import describe_runs, list_open_runs, prune_runs
     from batch.report.run_list import run_lines
@@ -186,7 +186,7 @@ def repair(
     out: options.RepairedFile = None,
     output: options.NoFormat = None,  # noqa: ARG001 - refused where it is read
 ) -> None:
-    """Write what a damaged manifest still says to a new file; the next run asks the server about the rest."""
+    """Save the readable part of a damaged manifest to a new file; the next run queries the server about the rest."""
     from batch import outputs
     from batch.manifest.repair import repair_manifest
 
@@ -203,7 +203,7 @@ def merge_manifests(
 ) -> None:
     """Merge the manifests of all shards of one run into one that every command reads.
 
-    Overlaps, gaps and manifests of another job, run, endpoint or plan are refused by name; the shards stay as they are.
+    Overlaps, gaps and manifests of another job, run, endpoint or plan are refused. The shards are not changed.
     """
     from batch import __version__
     from batch.manifest.merge import merge
@@ -220,9 +220,9 @@ def report(
     out: options.ReportFile = None,
     verified: options.VerifiedFile = None,
 ) -> None:
-    """Write a report of a manifest, also of a running or killed run: HTML, Markdown, CSV, JUnit XML or JSON.
+    """Write a report of a finished, running or killed run: HTML, Markdown, CSV, JUnit XML or JSON.
 
-    The HTML file is self-contained: it loads nothing and sends nothing.
+    The HTML file is self-contained and makes no network requests.
     """
     from batch.app.runs import manifest_of
     from batch.report.write import report_lines, write_report

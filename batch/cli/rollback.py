@@ -1,4 +1,4 @@
-"""``zclone rollback``: a run undone."""
+"""``zclone rollback``: delete the clones of a run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +31,9 @@ def rollback(  # noqa: PLR0913 - one argument for each flag
     trust_endpoint: options.TrustEndpoint = None,
     context: options.Context = None,
 ) -> None:
-    """Delete what a run made, where it is as it was made and nothing runs on it; lists it first.
+    """Delete the clones of a run that are unchanged and not in use; list them first.
 
-    Exits with 0 if all of it is gone, with 3 if any was left, with 4 if the end of any is unknown: run it again.
+    Exits with 0 if all are gone, with 3 if any was left, with 4 if the outcome of any is unknown: run it again.
     """
     flags = dict(locals())
     from batch.app.rollback import roll_back
@@ -47,7 +47,7 @@ def rollback(  # noqa: PLR0913 - one argument for each flag
 
 
 def _confirm(found: "RollbackResult", *, is_said: bool) -> bool:
-    """List what would be done, and ask where nobody said yes. Raises UsageError where nobody can be asked."""
+    """List what would be done and ask for confirmation, unless given. Raises UsageError without a terminal."""
     emit(_lines(found))
     count = len(found.wanted)
     return agree(f"delete {count} clones?", is_said=is_said, unasked=f"rollback: would delete {count} clones")
@@ -59,7 +59,7 @@ def _head(found: "RollbackResult", counts: str) -> str:
 
 
 def _lines(found: "RollbackResult") -> Iterator[str]:
-    counts = f"{len(found.wanted)} to delete, {len(found.gone)} gone already, {len(found.left)} left"
+    counts = f"{len(found.wanted)} to delete, {len(found.gone)} already gone, {len(found.left)} left"
     yield _head(found, counts)
     yield from (escape(f"delete    {key}  {uuid}") for key, uuid in found.wanted.items())
     yield from (escape(f"gone      {key}") for key in found.gone)

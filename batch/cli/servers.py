@@ -1,4 +1,4 @@
-"""Commands about servers: discover and doctor ask one, simulate and demo start one."""
+"""Commands for servers: discover and doctor query one; simulate, demo and worker run."""
 
 import os
 from dataclasses import replace
@@ -47,9 +47,9 @@ def discover(
     ca_file: options.CaFile = None,
     context: options.Context = None,
 ) -> None:
-    """Write a job file of all model services that meet every CONDITION, such as type=Endpoint 'name~=qwen%'.
+    """Write a job file of all model services that match every CONDITION, such as type=Endpoint 'name~=qwen%'.
 
-    It lists the services as they are now; a job with `query` asks again at the start of each run.
+    It lists the current services; a job with `query` repeats the query at the start of each run.
     """
     flags = dict(locals())
     import asyncio
@@ -75,7 +75,7 @@ def discover(
 
 
 def _format(output: values.DiscoverOutput | None, out: Path | None) -> values.DiscoverOutput:
-    """Return the format, by the ending of ``out`` where none is given. Raises UsageError where the two disagree."""
+    """Return the format, by default from the ending of ``out``. Raises UsageError if the two disagree."""
     is_json = out is not None and out.suffix.lower() == ".json"
     if is_json and output is values.DiscoverOutput.YAML:
         raise UsageError(f"{out}: a job file that ends in .json is read as JSON: use -o json or another ending")
@@ -92,15 +92,15 @@ def doctor(
     context: options.Context = None,
     engine: CheckedEngine = Engine.LOCAL,
 ) -> None:
-    """Check settings, reachability, credentials, the server's version, its clock and the permission to clone.
+    """Check settings, reachability, credentials, server version, clock and the permission to clone.
 
-    Nothing is changed on the server; a session of its own is logged out again. With --job its endpoint counts too, and
-    its sources, images, tags, GPU specs, accounts and model centres are looked for. With --engine temporal the
-    namespace is looked for too, and the workers of the endpoint with their shares and keys.
+    Nothing is changed on the server; a session that doctor opens is closed again. With --job the file's endpoint is
+    used if needed, and its sources, images, tags, GPU specs, accounts and model centres are checked. With --engine
+    temporal the namespace is checked too, and the workers of the endpoint with their shares and keys.
     """
     flags = dict(locals())
     if job is not None and checked_job not in {None, job}:
-        raise UsageError("doctor: name the job file once")
+        raise UsageError("doctor: give the job file once")
     import asyncio
 
     from batch.app.doctor import examine
@@ -126,10 +126,10 @@ def worker(  # noqa: PLR0913 - one argument for each flag
     ca_file: options.CaFile = None,
     context: options.Context = None,
 ) -> None:
-    """Make the calls of runs with --engine temporal, until a signal; any number of workers, on any machines.
+    """Make the calls of runs with --engine temporal until stopped; any number of workers, on any machines.
 
-    The endpoint's rate is the workers': each says the same --rate, and its own --share of it. Where Temporal is say its
-    own TEMPORAL_* variables, such as TEMPORAL_ADDRESS. An AccessKey is the best login: it has no session that ends.
+    All workers of an endpoint get the same --rate, and each its own --share of it. Temporal's TEMPORAL_* variables,
+    such as TEMPORAL_ADDRESS, give the connection. Prefer an access key as login: it has no session that ends.
     """
     endpoint = declare.endpoint_options(dict(locals()))
     set_style(is_json=log_format is LogFormat.JSON)
@@ -153,10 +153,10 @@ def simulate(
 ) -> None:
     """Serve an embedded ZStack node until it is stopped; its first line of output is {"url": ..., "token": ...}.
 
-    GET /__ledger with that token as X-Node-Token lists what it made and which calls it got. A source that it does not
-    have is made up. POST /__tamper changes its services behind the API: {"change": {UUID: {FIELD: VALUE}}, "delete":
-    [UUID], "make": [{"uuid", "name", "userTags"}], "tags": {UUID: [TAG]}, "owners": {UUID: ACCOUNT}}. Beyond
-    loopback (--host) session and passwords are random and are in the first line too.
+    GET /__ledger with that token as X-Node-Token lists the clones made and the calls received. Unknown sources are made
+    up. POST /__tamper changes services behind the API: {"change": {UUID: {FIELD: VALUE}}, "delete": [UUID], "make":
+    [{"uuid", "name", "userTags"}], "tags": {UUID: [TAG]}, "owners": {UUID: ACCOUNT}}. Beyond loopback (--host) session
+    and password are random, and the first line has them too.
 
     FAULTS as a file: version: 1, preset: calm, and faults: [{fault: lost_reply, on: submit, probability: 0.02}, {fault:
     fail, code: SYS.1006, source: UUID, times: 1}]; an unknown word is an error that lists the known ones.
@@ -186,9 +186,9 @@ def simulate(
 
 
 def demo(folder: options.DemoFolder = Path("zclone-demo")) -> None:
-    """Run a one-minute tour: 300 clones, faults, a SIGKILL halfway, the same command again, and the proof.
+    """Run a one-minute demo: 300 clones, faults, a SIGKILL halfway, the same command again, and the proof.
 
-    It needs no settings and no server: an embedded node stands in, and its ledger lists what was made.
+    It needs no settings and no server: it uses an embedded node, whose ledger lists the clones made.
     """
     from batch.app.demo import new_folder, run_demo
 

@@ -1,4 +1,4 @@
-"""The standard streams of the process, and data on stdout."""
+"""Standard streams of the process, and output of data."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ _STDOUT: Final = 1
 _LAST_STANDARD: Final = 2
 _COLOURS: Final = {"green": 32, "red": 31, "yellow": 33}
 _CLEAR: Final = "\x1b[H\x1b[2J"
-"""Go to the upper left corner and clear the screen."""
+"""Escape sequence that moves the cursor to the upper left corner and clears the screen."""
 
 
 class Link(NamedTuple):
-    """A line that ends in the path of a file, as a link on a terminal."""
+    """A line that ends in a file path, which is a hyperlink on a terminal."""
 
     text: str
     file: Path
 
     def line(self) -> str:
-        """Return the line, escaped; on a terminal the path leads to the file."""
+        """Return the escaped line; on a terminal the path is a hyperlink."""
         text, path = _safe(self.text), _safe(str(self.file))
         return f"{text}\x1b]8;;{self.file.as_uri()}\x1b\\{path}\x1b]8;;\x1b\\" if is_terminal(_STDOUT) else text + path
 
 
 class Painted(NamedTuple):
-    """A line of which one word has a colour on a terminal, unless NO_COLOR or a dumb TERM forbid it."""
+    """A line with one coloured word on a terminal, unless NO_COLOR or a dumb TERM forbids colours."""
 
     text: str
     word: str
     at: int
-    """Where the word begins in the text."""
+    """Offset of the word in the text."""
     colour: str
     """``green``, ``red`` or ``yellow``."""
 
     def line(self) -> str:
-        """Return the line, escaped."""
+        """Return the escaped line."""
         end = self.at + len(self.word)
         if not self.word or self.text[self.at : end] != self.word or not has_colours():
             return _safe(self.text)
@@ -60,7 +60,7 @@ class Painted(NamedTuple):
 
 
 def has_colours() -> bool:
-    """Whether stdout is a terminal that shows colours, and nobody forbids them."""
+    """Return whether stdout is a terminal that shows colours, and nobody forbids them."""
     return is_terminal(_STDOUT) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -69,7 +69,7 @@ def _safe(text: str) -> str:
 
 
 def agree(question: str, *, is_said: bool, unasked: str) -> bool:
-    """Ask where nobody said yes before. Raises UsageError with ``unasked`` where nobody can be asked."""
+    """Ask for confirmation, unless given before. Raises UsageError with ``unasked`` without a terminal."""
     if is_said:
         return True
     if not sys.stdin.isatty():
@@ -79,12 +79,12 @@ def agree(question: str, *, is_said: bool, unasked: str) -> bool:
 
 
 def emit(lines: Iterable[str | Link | Painted], *, clear: bool = False) -> None:
-    """Write data to stdout, a line each, secrets redacted; a reader that went away ends it quietly.
+    """Write lines of data to stdout with secrets redacted; end silently if the reader is gone.
 
-    With ``clear``, a terminal shows it in the place of what stood there before. JSON must have been made by
-    ``batch.text.to_json``: what is escaped here is not escaped as JSON wants it.
+    With ``clear``, a terminal is cleared first. JSON must come from ``batch.text.to_json``, because the escapes added
+    here are not those of JSON.
 
-    Raises ZcloneError where it cannot be written, such as on a full disk: half of the data is no answer.
+    Raises ZcloneError if writing fails, such as on a full disk, because partial data must not look complete.
     """
     if sys.stdout is None:
         return
@@ -102,9 +102,9 @@ def emit(lines: Iterable[str | Link | Painted], *, clear: bool = False) -> None:
 
 
 def emit_paged(lines: Iterable[str]) -> None:
-    """Write lines to stdout, on a terminal through the operator's pager, which shows what fits one screen at once.
+    """Write lines to stdout, on a terminal through the operator's pager, which exits at once if one screen suffices.
 
-    ``PAGER`` names another one than ``less``; empty or ``cat`` means none. Raises ZcloneError as ``emit`` does.
+    ``PAGER`` overrides ``less``; empty or ``cat`` means none. Raises ZcloneError as ``emit`` does.
     """
     words = shlex.split(os.environ.get("PAGER", "less"))
     if not is_terminal(_STDOUT) or words in ([], ["cat"]) or (program := shutil.which(words[0])) is None:
@@ -118,7 +118,7 @@ def emit_paged(lines: Iterable[str]) -> None:
                 pager.stdin.write(_safe(line).encode("utf-8", "backslashreplace") + b"\n")
             pager.stdin.close()
         except BrokenPipeError:
-            # The operator has seen enough.
+            # The operator quit the pager.
             pass
         while pager.poll() is None:
             with suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
@@ -126,7 +126,7 @@ def emit_paged(lines: Iterable[str]) -> None:
 
 
 def emit_data(lines: Iterable[str]) -> None:
-    """Write data for programs to stdout, as ``emit`` does: UTF-8 whatever the locale, since escapes would change it."""
+    """Write data for programs to stdout like ``emit``, but in UTF-8 in every locale, since escapes alter data."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="strict")
     try:
@@ -136,7 +136,7 @@ def emit_data(lines: Iterable[str]) -> None:
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal that stdout is; None where it is none, or does not say."""
+    """Return the width of stdout's terminal; None if it is not a terminal or the width is unknown."""
     try:
         return os.get_terminal_size(_STDOUT).columns or None
     except OSError:
@@ -144,12 +144,12 @@ def terminal_width() -> int | None:
 
 
 def occupy_standard_streams() -> None:
-    """Open closed descriptors 0 to 2 on /dev/null, or the manifest could get one and the log be written into it."""
+    """Open closed descriptors 0 to 2 on /dev/null; otherwise the manifest could get one and receive log output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def forbid_core_dumps() -> None:
-    """Forbid core dumps, which would hold secrets."""
+    """Disable core dumps, which would contain secrets."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""The values of options: the formats of output that commands know, and what the shell completes from a manifest."""
+"""Values of options: output formats, parsers, and shell completion."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class ListOutput(StrEnum):
 
 
 class VerifyOutput(StrEnum):
-    """What a verification is shown as."""
+    """The formats of ``verify``."""
 
     TABLE = "table"
     JSON = "json"
@@ -67,9 +67,9 @@ def names(kind: type[StrEnum]) -> list[str]:
 
 
 def parser(kind: type[StrEnum], *, file: str) -> Callable[[str], StrEnum]:
-    """Return what reads ``--output``; ``file``: how a file is named instead, with {} for its path.
+    """Return the parser of ``--output``; ``file``: the way to name a file instead, with {} for its path.
 
-    It raises UsageError for what is not a format, such as a file's name.
+    It raises UsageError for an unknown format, such as a file name.
     """
 
     def parse(word: str) -> StrEnum:
@@ -84,7 +84,7 @@ def parser(kind: type[StrEnum], *, file: str) -> Callable[[str], StrEnum]:
 
 
 def choice_parser(kind: type[StrEnum], flag: str) -> Callable[[str], StrEnum]:
-    """Return what reads a value of ``flag``; it raises UsageError for one that is not of ``kind``."""
+    """Return the parser of ``flag``, which raises UsageError for values that are not of ``kind``."""
 
     def parse(word: str) -> StrEnum:
         if word not in names(kind):
@@ -95,18 +95,18 @@ def choice_parser(kind: type[StrEnum], flag: str) -> Callable[[str], StrEnum]:
 
 
 def completer(kind: type[StrEnum]) -> Callable[[str], list[str]]:
-    """Return what completes a value of ``kind``."""
+    """Return the completer for values of ``kind``."""
     return lambda incomplete: [name for name in names(kind) if name.startswith(incomplete)]
 
 
 def refuse(word: str | None) -> None:
-    """Raise UsageError for ``--output`` of a command with a single format."""
+    """Raise UsageError for ``--output`` of a command with only one format."""
     if word is not None:
         raise UsageError(f"-o/--output: a manifest has only one format; to name its file, use --out {shell_path(word)}")
 
 
 def read_overlap(text: str) -> Overlap:
-    """Read ``--on-overlap``. Raises UsageError."""
+    """Parse ``--on-overlap``. Raises UsageError."""
     from batch.jobfile.units import read_duration
 
     if text in {"fail", "skip"}:
@@ -121,42 +121,42 @@ def read_overlap(text: str) -> Overlap:
 
 
 def complete_jobs(incomplete: str) -> list[str]:
-    """Return the job files that begin so."""
+    """Return the job files that begin with ``incomplete``."""
     return completion.files(incomplete, completion.JOBS)
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    """Return the manifests and job files that begin so."""
+    """Return the manifests and job files that begin with ``incomplete``."""
     return completion.files(incomplete, (*completion.MANIFESTS, *completion.JOBS))
 
 
 def complete_manifests(incomplete: str) -> list[str]:
-    """Return the manifests that begin so."""
+    """Return the manifests that begin with ``incomplete``."""
     return completion.files(incomplete, completion.MANIFESTS)
 
 
 def complete_contexts(incomplete: str) -> list[str]:
-    """Return the contexts that begin so."""
+    """Return the contexts that begin with ``incomplete``."""
     return completion.contexts(incomplete, os.environ)
 
 
 def complete_words(*words: str) -> Callable[[str], list[str]]:
-    """Return what completes an option that takes one of ``words``, or something else."""
+    """Return the completer for an option that takes ``words``, or other values."""
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 def complete_keys(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the keys that begin so, of the manifest named before or those of the job file."""
+    """Return the keys that begin with ``incomplete``, from the given manifest or those of the job file."""
     return completion.keys(incomplete, _manifests(ctx))
 
 
 def complete_codes(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the error codes that begin so, of the manifest named before or those of the job file."""
+    """Return the error codes that begin with ``incomplete``, from the given manifest or those of the job file."""
     return completion.codes(incomplete, _manifests(ctx))
 
 
 def _manifests(ctx: typer.Context) -> Iterator[Path]:
-    # Words before an unfinished option are not parsed yet: the first of them is the command's one argument.
+    # Words before an incomplete option are not parsed yet; the first is the command's only argument.
     first = next(iter(ctx.args), None)
     given = ctx.params.get("manifest") or ctx.params.get("job") or first
     if given is not None and Path(given).suffix in completion.JOBS:

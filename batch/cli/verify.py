@@ -1,4 +1,4 @@
-"""``zclone verify``: what became of a run's clones."""
+"""``zclone verify``: compare a run's clones with the job file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,22 +21,22 @@ VerifyPath = Annotated[
     Path,
     typer.Argument(
         metavar="JOB|MANIFEST",
-        help="The job file; or a manifest, to compare no more than existence and names.",
+        help="The job file; or a manifest, to compare only existence and names.",
         show_default=False,
     ),
 ]
 CheckedProof = Annotated[
     Path | None,
-    declare.option("--check", metavar="FILE", text="Check the proof FILE against MANIFEST; no server is asked."),
+    declare.option("--check", metavar="FILE", text="Check the proof FILE against MANIFEST, offline."),
 ]
 
 Reopen = Annotated[
     bool,
-    declare.option("--reopen", text="Record what is missing as undone, so that the next run makes it again."),
+    declare.option("--reopen", text="Record missing clones as undone, so that the next run makes them again."),
 ]
 Fixing = Annotated[
     bool,
-    declare.option("--fix", text="Set the drifted fields that the server can set as JOB asks for them."),
+    declare.option("--fix", text="Set drifted fields to the values of JOB, where the API can."),
 ]
 Yes = Annotated[bool, declare.option("--yes", text="Do not ask before anything is recorded or set.")]
 
@@ -60,7 +60,7 @@ def verify(  # noqa: PLR0913 - one argument for each flag
     trust_endpoint: options.TrustEndpoint = None,
     context: options.Context = None,
 ) -> None:
-    """Read the clones of a run back and compare them with JOB, field by field; only --fix changes anything there.
+    """Read the clones of a run back and compare them with JOB, field by field; only --fix changes the server.
 
     Exits with 4 if anything is unknown or open, else with 3 if anything differs or a target failed, else with 0.
     """
@@ -85,16 +85,16 @@ def verify(  # noqa: PLR0913 - one argument for each flag
 
 
 class _Screen:
-    """Shows what was found, and asks whether it may be acted on."""
+    """Shows the findings and asks for confirmation."""
 
     def __init__(self, output: values.VerifyOutput, *, is_said: bool) -> None:
-        """``is_said``: whether the operator said yes beforehand."""
+        """``is_said``: whether the operator gave ``--yes``."""
         self._output = output
         self._is_said = is_said
         self.is_agreed = False
 
     def show(self, verified: "VerifyResult") -> None:
-        """Write data to stdout."""
+        """Write the findings to stdout."""
         from batch.report.verification import verification_document, verification_lines
 
         if self._output is values.VerifyOutput.JSON:
@@ -103,27 +103,27 @@ class _Screen:
             emit(verification_lines(verified.found, again=verified.again))
 
     def confirm(self, verified: "VerifyResult") -> bool:
-        """List first, then ask. Raises UsageError where nobody can be asked."""
+        """List the findings, then ask. Raises UsageError without a terminal."""
         self.show(verified)
         self.is_agreed = _may_reopen(verified, is_said=self._is_said)
         return self.is_agreed
 
 
 def _fix(options: "VerifyOptions", output: values.VerifyOutput, *, is_said: bool) -> None:
-    """Set what drifted, and exit with what a verification says then. Raises UsageError."""
+    """Set drifted fields and exit with the code of a second verification. Raises UsageError."""
     from batch.app.fix import fix_run
     from batch.report.verification import verification_document, verification_lines
 
     if options.reopen or options.proof is not None:
-        raise UsageError("--fix: goes with neither --reopen nor --proof: give them to a zclone verify of their own")
+        raise UsageError("--fix: cannot be combined with --reopen or --proof: use them in a separate zclone verify")
     is_table = output is values.VerifyOutput.TABLE
 
     def confirm(fix: "FixResult") -> bool:
         for line in _fix_lines(fix):
-            # The one document on stdout says what is so at the end.
+            # stdout gets only one document, with the final result.
             emit([line]) if is_table else say(line)
         count = len(fix.wanted)
-        question = f"set fields of {count} clones as the job file asks for them?"
+        question = f"set fields of {count} clones to the values of the job file?"
         return count > 0 and agree(question, is_said=is_said, unasked=f"--fix: would set fields of {count} clones")
 
     fix = fix_run(options, confirm)
@@ -131,7 +131,7 @@ def _fix(options: "VerifyOptions", output: values.VerifyOutput, *, is_said: bool
         emit_data(verification_document(fix.found))
     elif fix.updated or fix.unknown or fix.failed:
         emit(verification_lines(fix.found, again=fix.again))
-    say(f"--fix: {len(fix.updated)} of {len(fix.wanted)} clones set as asked for")
+    say(f"--fix: {len(fix.updated)} of {len(fix.wanted)} clones updated")
     raise typer.Exit(fix.found.exit_code)
 
 
@@ -143,10 +143,10 @@ def _fix_lines(fix: "FixResult") -> "Iterator[str]":
 
 
 def _may_reopen(verified: "VerifyResult", *, is_said: bool) -> bool:
-    """Say what would be recorded, and ask where nobody said yes. Raises UsageError where nobody can be asked."""
+    """Show what would be recorded and ask for confirmation, unless given. Raises UsageError without a terminal."""
     count = len(verified.missing)
     if verified.found.exit_code is ExitCode.UNFINISHED:
-        say("--reopen: nothing is recorded while clones are open or unknown; go on with the run, or verify as admin")
+        say("--reopen: nothing is recorded while clones are open or unknown; continue the run, or verify as admin")
         return False
     if not count:
         say("--reopen: nothing is missing")

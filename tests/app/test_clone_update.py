@@ -164,7 +164,7 @@ async def test_a_field_the_server_ignores_is_left(scene: Scene) -> None:
     scene.server.deaf.add("requestCpu")
     done = await scene.mend()
     assert (done.done, len(scene.server.puts)) == (set(), 1)
-    assert "not set as asked for" in done.left["a"]
+    assert "not updated" in done.left["a"]
     assert scene.mended() == []
 
 

@@ -189,7 +189,7 @@ def test_a_new_job_file_has_one_name(folder: Path, capsys: pytest.CaptureFixture
     assert run_command(["init", "b.yaml"]) == 0
     assert (folder / "a.yaml").read_bytes() == (folder / "b.yaml").read_bytes()
     assert run_command(["init", "c.yaml", "--out", "d.yaml"]) == 2
-    assert "given twice" in capsys.readouterr().err
+    assert "name two files" in capsys.readouterr().err
     assert run_command(["init"]) == 2  # job.yaml exists and is kept
     assert (folder / "job.yaml").read_text(encoding="utf-8") == JOB
     assert not list(folder.glob("[cd].yaml"))

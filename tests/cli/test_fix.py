@@ -122,7 +122,7 @@ def test_nothing_is_set_without_confirmation(tmp_path: Path, zclone: Run, serve_
     assert "add --yes" in unsaid.stderr
     done = zclone(*FIX, env=env)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "j, run default: 4 targets: 4 in-sync"), done.stderr
-    assert "1 of 1 clones set as asked for" in done.stderr
+    assert "1 of 1 clones updated" in done.stderr
     again = zclone(*FIX, env=env)
     assert (again.returncode, len(updates(env))) == (0, 2)
     for flag in (["--reopen"], ["--proof", "p.json"]):
@@ -159,5 +159,5 @@ def test_a_refused_put_leaves_its_field_drifted(tmp_path: Path, zclone: Run, ser
     refused = zclone(*FIX, "-o", "json", env=env)
     assert refused.returncode == 3, refused.stderr
     (left,) = json.loads(refused.stdout)["findings"]
-    assert (left["key"], left["detail"].startswith("not set as asked for: ")) == ("t1", True)
+    assert (left["key"], left["detail"].startswith("not updated: ")) == ("t1", True)
     assert updates(env) == []

@@ -215,6 +215,6 @@ def test_only_a_report_guards_cells(folder: Path, capsys: pytest.CaptureFixture[
     assert any(key.startswith("=") for key in keys)
     assert list(rows[0]) == list(COLUMNS)
     assert run_command(["report", MANIFEST, "--out", "r.csv"]) == 0
-    assert "a ' stands before" in capsys.readouterr().err
+    assert "begin with a '" in capsys.readouterr().err
     guarded = csv.DictReader(io.StringIO((folder / "r.csv").read_text(encoding="utf-8-sig")))
     assert [row["key"] for row in guarded] == [f"'{key}" if key.startswith("=") else key for key in keys]
