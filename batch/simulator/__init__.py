@@ -1,7 +1,7 @@
 """An embedded ZStack management node that answers as strictly as the real one, with faults and a ledger.
 
-``Node`` is the pure core, driven by whoever owns the clock; ``serve`` and ``running`` put it behind a socket;
-``run_forever`` is the process ``zclone simulate`` starts. It knows nothing of zclone but the table of parameters.
+``Node`` is the pure core, driven by the owner of the clock; ``serve`` and ``running`` put it behind a socket;
+``run_forever`` is the process that ``zclone simulate`` starts. Of zclone it uses only the table of parameters.
 """
 
 from batch.simulator.daemon import run_forever

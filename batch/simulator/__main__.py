@@ -1,7 +1,7 @@
 """The embedded node of a rehearsal: ``python -m batch.simulator FAULTS STATE``, until its stdin is closed.
 
-Its one line on stdout is the ready line of ``run_forever``, or ``{"error": TEXT}`` where it cannot start. It is no
-command of ``zclone``, and imports none of what those need.
+It writes one line to stdout: the ready line of ``run_forever``, or ``{"error": TEXT}`` if it cannot start. It is not a
+command of ``zclone`` and imports none of their dependencies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from batch.simulator.state import StateError
 
 
 def main(faults: str, state: str) -> int:
-    """Serve the node of a preset's name or a script's path; return the exit code."""
+    """Serve the node of a preset or fault script; return the exit code."""
     try:
         if faults not in PRESETS:
             require_distinct([NamedFile("--state", Path(state))], [NamedFile("--faults", Path(faults))])

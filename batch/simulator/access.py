@@ -1,4 +1,4 @@
-"""Access: the node's own pages need a token, pages of other sites are refused, passwords are random beyond loopback."""
+"""Access control: a token for the node's own pages, no requests from other sites, random passwords beyond loopback."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 TOKEN_HEADER: Final = "X-Node-Token"  # noqa: S105 - a header's name
 _OWN_PAGES: Final = "/__"
-"""What begins so is the node's own and no part of ZStack: ledger and controls."""
+"""Path prefix of the node's own pages, which ZStack does not have: ledger and controls."""
 _JSON: Final = "application/json"
 
 
 def is_loopback(address: str | None) -> bool:
-    """Return whether an address, or the name ``localhost``, is this machine's own."""
+    """Return whether an address is a loopback one, or the name ``localhost``."""
     if address is None:
         return False
     if address.casefold() == "localhost":
@@ -39,7 +39,7 @@ def is_loopback(address: str | None) -> bool:
 
 
 def is_loopback_url(url: str) -> bool:
-    """Return whether a URL names this machine by an address, or as ``localhost``; another name may lead anywhere."""
+    """Return whether a URL has a loopback address or ``localhost`` as host; other names may resolve anywhere."""
     try:
         return is_loopback(urlsplit(url).hostname)
     except ValueError:
@@ -47,9 +47,9 @@ def is_loopback_url(url: str) -> bool:
 
 
 def with_random_credentials(options: NodeOptions) -> NodeOptions:
-    """Return the options with an open session and a password of admin that nobody can guess.
+    """Return the options with a random session and a random password of admin.
 
-    An account of a script that has no password of its own gets one that nobody knows.
+    An account of a fault script without its own password gets an undisclosed random one.
     """
     default = NodeAccount("", "").password
     accounts = tuple(
@@ -66,18 +66,18 @@ def _random() -> str:
 
 
 class Guard:
-    """Refuses what a web page, another host or another user of this machine could send."""
+    """Refuses requests from web pages, other hosts and other users of this machine."""
 
     def __init__(self, host: str) -> None:
-        """``host``: the address the node listens on. The token is drawn here."""
+        """``host``: the address that the node listens on; a new token is drawn."""
         self.token = _random()
         self._is_local = is_loopback(host)
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer 403 to whoever may not, and 415 to a control that is not JSON."""
+        """Answer 403 to unauthorised requests, and 415 to a control request that is not JSON."""
         is_own = request.path.startswith(_OWN_PAGES)
-        # Beyond loopback the node has names that it cannot know; its credentials are random there.
+        # Beyond loopback the node cannot know its own host names, but its credentials are random.
         if (is_own or self._is_local) and not _is_from_here(request):
             raise web.HTTPForbidden(text="this node answers http://localhost and loopback addresses only")
         if is_own:
@@ -93,6 +93,6 @@ class Guard:
 
 
 def _is_from_here(request: web.Request) -> bool:
-    """Return whether neither Host nor Origin names another machine: DNS can lead a foreign name to this one."""
+    """Return whether neither Host nor Origin names another machine, since DNS can map a foreign name to this one."""
     origin = request.headers.get("Origin")
     return is_loopback_url(f"//{request.headers.get('Host', '')}") and (origin is None or is_loopback_url(origin))

@@ -1,4 +1,4 @@
-"""What an API is: where it is routed to, how it is checked and what it does."""
+"""Definition of an API: its routes, checks and handler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NodeContext:
-    """Everything an API may look at or change."""
+    """Everything that an API may read or change."""
 
     options: NodeOptions
     errors: ErrorFactory
@@ -30,15 +30,15 @@ class NodeContext:
     resources: ResourceStore
     ledger: Ledger
     emit: Callable[[Json], None]
-    """Note a change, for the state file."""
+    """Emit an event for the state file."""
     draw_uuid: Callable[[], str]
     apis: Mapping[str, ApiDefinition]
-    """Every API this node knows, by its name."""
+    """All APIs of the node, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An API message: routed, parsed and with its credential, not yet checked."""
+    """An API message, routed and parsed, with its credential not yet checked."""
 
     api: ApiDefinition
     id: str
@@ -46,25 +46,25 @@ class Call:
     request: Request
     path: Mapping[str, str]
     fields: Json
-    """Of the body; of the query string, as lists of texts, for GET and DELETE."""
+    """Fields as given: of the body, or of the query string, as lists of texts, for GET and DELETE."""
     credential: str | NodeAccount | None
     """A session uuid, the account of an access key, or None for open APIs."""
     query: NodeQuery = field(default_factory=NodeQuery)
-    """Of the APIs that query."""
+    """Query of query APIs."""
     system_tags: tuple[str, ...] = ()
     user_tags: tuple[str, ...] = ()
     hook: str | None = None
     fault: Fault | None = None
     is_legacy: bool = False
-    """It came by the legacy API, whose results are kept apart."""
+    """Whether it came through the legacy API, whose results are stored separately."""
 
     @property
     def row(self) -> str:
-        """Name its row: those of the legacy API are a table of their own."""
+        """Key of its job row; the legacy API has a separate table."""
         return LEGACY_ROW + self.id if self.is_legacy else self.id
 
     def values(self, name: str) -> list[str]:
-        """Return every value of a parameter; none if it is absent or no text."""
+        """Return all text values of a parameter."""
         given = self.fields.get(name)
         items = given if isinstance(given, list) else [given]
         return [item for item in items if isinstance(item, str)]
@@ -95,10 +95,10 @@ class ApiDefinition:
 
     name: str
     kind: str
-    """What the ledger and fault rules call it."""
+    """Name in the ledger and in fault rules."""
     method: str
     pattern: str
-    """Path below the context path, ``{name}`` for a part that varies."""
+    """Path below the context path, with ``{name}`` for variables."""
     run: Callable[[NodeContext, Call, NodeAccount | None, float], Result] = field(compare=False)
     action: str | None = None
     """The body's key for PUT."""
@@ -106,13 +106,13 @@ class ApiDefinition:
     """The body's key for other verbs."""
     sync: bool = False
     is_open: bool = False
-    """No credential is asked for."""
+    """Whether it requires no credential."""
     is_query: bool = False
     admin_only: bool = False
     creates: bool = False
-    """Has resourceUuid, tags and quota."""
+    """Whether it takes resourceUuid and tags, and counts against the quota."""
     shares_path: bool = False
-    """The real server has more APIs at this path than this node."""
+    """Whether the real server has more APIs at this path than this node."""
     package: str = "org.zstack.ai.message"
     """Java package of its message, by which the legacy API names it."""
     reply: str | None = None

@@ -1,4 +1,4 @@
-"""Every API the node knows."""
+"""All APIs of the node."""
 
 from __future__ import annotations
 

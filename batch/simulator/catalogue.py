@@ -1,4 +1,4 @@
-"""The resources that are only asked about: images, model centres, models, GPU specs, tag patterns, instance groups."""
+"""Read-only resources: images, model centres, models, GPU specs, tag patterns, instance groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DATES: Final = frozenset({"uuid", "createDate", "lastOpDate"})
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of resource: how it is asked for and what its rows hold where nothing else is set."""
+    """A kind of resource: its API and the defaults of its rows."""
 
     name: str
     api: str
@@ -36,13 +36,13 @@ class Kind:
     """Java class of its rows."""
     defaults: tuple[tuple[str, Any], ...]
     others: frozenset[str] = frozenset()
-    """Fields that rows have only where they are set."""
+    """Optional fields, present only if set."""
     is_made_up: bool = False
-    """A uuid that nobody has seen is made up, on a node that makes sources up."""
+    """Whether a node that makes up sources also makes up unknown uuids of this kind."""
 
     @property
     def fields(self) -> frozenset[str]:
-        """Every field a query may name."""
+        """All fields that a query may name."""
         return _DATES | self.others | {name for name, _ in self.defaults}
 
 
@@ -112,7 +112,7 @@ KINDS: Final = {
 
 
 def find_resource(context: NodeContext, kind: str, uuid: str) -> Resource | None:
-    """Look up a resource of a kind; one that nobody has seen may be made up."""
+    """Return a resource of a kind; an unknown one may be made up."""
     store = context.resources
     row = store.find(uuid)
     if row is not None:
@@ -144,7 +144,7 @@ def _candidates(context: NodeContext, kind: str, uuids: list[str] | None) -> Ite
 
 
 def inventory(context: NodeContext, row: Resource) -> Json:
-    """Write the row of a resource that is only asked about."""
+    """Return the inventory of a read-only resource."""
     created, changed = context.resources.dates(row)
     named = {} if row.name is None else {"name": row.name}
     fields = dict(KINDS[row.kind].defaults) | named | dict(row.params)

@@ -25,7 +25,7 @@ class ErrorCode:
     chinese: str
     cause: ErrorCode | None = None
     values: tuple[str, ...] = ()
-    """What the texts name."""
+    """Values inserted into the texts."""
 
     def text(self, locale: str) -> str:
         """Return the text in ``locale``; English for any but Chinese."""
@@ -36,7 +36,7 @@ class ApiFailureError(Exception):
     """An API message fails with an ErrorCode: at the poll for async calls, as an immediate 503 for sync ones."""
 
     def __init__(self, error: ErrorCode) -> None:
-        """Keep ``error`` for the place that answers."""
+        """Store ``error`` for the answer."""
         super().__init__(error.code)
         self.error = error
 
@@ -45,7 +45,7 @@ class RestError(Exception):
     """The REST layer itself refuses: a status and plain text, never JSON (zstack/README.md 1)."""
 
     def __init__(self, status: int, text: str) -> None:
-        """Keep ``status`` and ``text`` for the place that answers."""
+        """Store ``status`` and ``text`` for the answer."""
         super().__init__(text)
         self.status = status
         self.text = text
@@ -53,7 +53,7 @@ class RestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ErrorFactory:
-    """Makes the node's errors, in its language and of its age."""
+    """Creates errors in the node's language and version."""
 
     locale: str
     global_codes: bool
@@ -74,7 +74,7 @@ class ErrorFactory:
         return self.failure("SYS.1018", "newer_access", *values)
 
     def duplicate_tag(self, tag: str, uuid: str) -> ApiFailureError:
-        """Make the refusal of a tag that the resource has."""
+        """Make the refusal of a tag that the resource already has."""
         return self.failure("TAG.1001" if self.newer_codes else "SYS.1006", "duplicated_tag", tag, uuid)
 
     def error(self, code: str, key: str, *values: object, cause: ErrorCode | None = None) -> ErrorCode:

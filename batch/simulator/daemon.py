@@ -1,4 +1,4 @@
-"""The node as a process of its own: ``zclone simulate``, and the child of ``zclone run --simulate``."""
+"""The node as a separate process: ``zclone simulate``, and the child of ``zclone run --simulate``."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ async def run_forever(
 ) -> None:
     """Serve until a signal; print one JSON line on stdout when ready: url, session, account, password, token.
 
-    Beyond loopback, where others reach the node, session and passwords are random ones.
+    Beyond loopback, where others can reach the node, session and passwords are random.
 
-    With ``parent_pipe`` the node lives as long as its stdin is open and ignores SIGINT, so that it dies neither
-    before its parent nor long after; else SIGINT and SIGTERM end it. Raises StateError and OSError as ``serve`` does.
+    With ``parent_pipe`` the node ends when its stdin closes and ignores SIGINT, so that it ends shortly after its
+    parent; otherwise SIGINT and SIGTERM end it. Raises StateError and OSError as ``serve`` does.
     """
     stop = asyncio.Event()
     _watch_for_stop(stop, parent_pipe=parent_pipe)
@@ -60,7 +60,7 @@ def _ready_line(server: NodeServer, options: NodeOptions) -> str:
 
 
 def announce(line: str) -> None:
-    """Write a line to stdout at once, for who started the process."""
+    """Write a line to stdout and flush it, for the parent process."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -74,7 +74,7 @@ def _watch_for_stop(stop: asyncio.Event, *, parent_pipe: bool) -> None:
 
 
 def _ignore() -> None:
-    """SIGINT at the terminal is the parent's: it still needs the node to settle what is in flight."""
+    """Ignore SIGINT from the terminal: the parent handles it and still needs the node to settle clones in flight."""
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Session:
-    """A login; ``expires`` slides with every authorised call."""
+    """A session; every authorised call extends ``expires``."""
 
     uuid: str
     account: NodeAccount
@@ -31,10 +31,10 @@ class Session:
 
 
 class Directory:
-    """Who may do what: owns the sessions, knows the accounts and keys."""
+    """The directory of accounts, access keys and sessions."""
 
     def __init__(self, options: NodeOptions, errors: ErrorFactory) -> None:
-        """Admin is always there, with the password ``password`` unless ``options.accounts`` names another."""
+        """Add admin with the password ``password``, unless ``options.accounts`` gives another."""
         admin = NodeAccount(ADMIN_UUID, "admin", is_admin=True)
         self.accounts = {account.uuid: account for account in (admin, *options.accounts)}
         self._by_name = {account.name: account for account in self.accounts.values()}
@@ -45,7 +45,7 @@ class Directory:
         self._failed_logins: Counter[str] = Counter()
 
     def find(self, uuid: str) -> NodeAccount | None:
-        """Look up an account; an unknown one is made up when the node invents accounts."""
+        """Return an account; an unknown one is made up if the node invents accounts."""
         account = self.accounts.get(uuid)
         if account is None and self._options.invent_accounts:
             account = self.accounts[uuid] = NodeAccount(uuid, f"account-{uuid[:8]}")
@@ -68,13 +68,13 @@ class Directory:
         return self.open(uuid, account, now)
 
     def open(self, uuid: str, account: NodeAccount, now: float) -> Session:
-        """Put a session in place, unasked."""
+        """Create a session without a login."""
         session = Session(uuid, account, now + self._options.session_timeout)
         self.sessions[uuid] = session
         return session
 
     def authorise(self, uuid: str, now: float) -> NodeAccount:
-        """Slide the session and name its account. Raises ApiFailureError ID.1001 or ID.1007."""
+        """Extend the session and return its account. Raises ApiFailureError ID.1001 or ID.1007."""
         if not self.is_valid(uuid, now):
             raise self._errors.failure("ID.1001", "expired")
         session = self.sessions[uuid]
@@ -83,7 +83,7 @@ class Directory:
         return session.account
 
     def is_valid(self, uuid: str, now: float) -> bool:
-        """Return whether the session is alive; does not slide it."""
+        """Return whether the session is valid, without extending it."""
         session = self.sessions.get(uuid)
         return session is not None and session.expires > now
 
@@ -134,7 +134,7 @@ class Directory:
         if not date:
             raise RestError(400, "'Date' must be incuded in request header")
         wall, zone_offset = parse_newer_date(date) if self._options.newer_access_keys else parse_date(date)
-        # By default the server compares wall clocks and ignores the zone the client wrote.
+        # By default the server compares wall-clock times and ignores the client's zone.
         offset = zone_offset if self._options.check_time_zone else self._options.utc_offset
         if abs(now - (wall - offset)) > self._options.access_key_window:
             raise RestError(403, "requestTimeTooSkewed")
@@ -194,7 +194,7 @@ def _iso_8601(date: str) -> tuple[float, float] | None:
 
 
 def _zone_offset(zone: str, wall: datetime, *, numeric: bool) -> float | None:
-    """Seconds east of UTC; None for a spelling that is not read."""
+    """Return the offset in seconds east of UTC; None for an unsupported spelling."""
     number = _OFFSET.fullmatch(zone)
     if number is not None:
         seconds = 3600 * int(number[2]) + 60 * int(number[3])

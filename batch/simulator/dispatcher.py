@@ -1,4 +1,4 @@
-"""From a request to its answer: the rate limit, the doors of REST, api jobs and the legacy API (zstack/README.md 5)."""
+"""Dispatch of requests: rate limit, REST API, api jobs and the legacy API (zstack/README.md 5)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RateLimiter:
         self._times: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def admits(self, request: Request, now: float) -> bool:
-        """Return whether the request may go on. Who comes through no proxy shares the budget of the unknown."""
+        """Return whether the request is admitted. Requests without a proxy header share one budget."""
         if self._limit is None:
             return True
         times = self._times[_client(request)]
@@ -50,16 +50,16 @@ class RateLimiter:
 
 
 def _client(request: Request) -> str:
-    """Name the client as proxies write it down."""
+    """Return the client's name according to the proxy headers."""
     given = (request.headers.get(name, "") for name in ("x-forwarded-for", "x-real-ip"))
     return next(filter(None, (text.partition(",")[0].strip() for text in given)), "Unknown")
 
 
 class Dispatcher:
-    """Answers requests; what takes time goes on in ``execution``."""
+    """Answers requests; asynchronous work continues in ``execution``."""
 
     def __init__(self, context: NodeContext, jobs: JobStore, execution: Execution, *, salt: str) -> None:
-        """``salt``: what sets this process's cookies apart from those of others."""
+        """``salt``: makes this process's cookies differ from those of others."""
         self.origin = ""
         self._context = context
         self._jobs = jobs
@@ -69,7 +69,7 @@ class Dispatcher:
         self._limiter = RateLimiter(context.options.requests_per_minute, context.options.limit_window)
 
     def answer(self, request: Request, fault: Fault | None, now: float) -> Response:
-        """Answer as RestServer does: jobs before everything, then the immediate checks."""
+        """Answer as RestServer does: job queries first, then the immediate checks."""
         if not self._limiter.admits(request, now):
             return REFUSAL
         path = request.path.removeprefix(self._context.options.context_path)
@@ -125,7 +125,7 @@ class Dispatcher:
         return Response(200, self._json(result), delay=delay)
 
     def _run(self, call: Call, now: float) -> tuple[float, Json | ErrorCode]:
-        """Run a synchronous call; seconds it waits for a thread, and what comes of it."""
+        """Run a synchronous call; return the seconds it waits for a thread, and its result."""
         delay = self._execution.pool.admit(now) - now
         try:
             account = mediator.check_message(self._context, call, now)
@@ -139,7 +139,7 @@ class Dispatcher:
         return self._context.errors.json(error, locale_of(request.headers.get("accept-language")))
 
     def _legacy_call(self, request: Request, now: float, fault: Fault | None) -> Response:
-        """Answer a message of the legacy API: always 200, the outcome stands in the body."""
+        """Answer a message of the legacy API, always with status 200 and the outcome in the body."""
         if request.method not in {"POST", "PUT"}:
             return _page(405, "Method Not Allowed")
         try:

@@ -46,7 +46,7 @@ GLOBAL_CODES: Final = {
     "ID.1001": "ORG_ZSTACK_IDENTITY_10020",
     "SYS.1007": "ORG_ZSTACK_PORTAL_APIMEDIATOR_10003",
 }
-"""The newer code of the same error, where one has been seen."""
+"""The newer code of the same error, if known."""
 
 DETAILS: Final = {
     "login": ("wrong account name or password", "错误信息: 错误的帐号或密码"),

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 _NO_ROW: Final = frozenset({FaultKind.ROW_MISSING})
 _ROW_AT: Final = {"start": 0.0, "half-written": 0.0, "half-way": 0.5, "end": 1.0, "never": 0.5}
-"""The part of a job after which its row is written."""
+"""Fraction of a job's duration after which its row is written."""
 _UNSENT: Final = frozenset({FaultKind.ORPHAN, FaultKind.ORPHAN_500})
 
 
 class Execution:
-    """Runs async API messages in the node's memory: what is under way dies with the node."""
+    """Runs async API messages in memory; running ones are lost with the node."""
 
     def __init__(self, context: NodeContext, jobs: JobStore, timers: TimerQueue, rng: Random) -> None:
         """Draw latencies from ``rng`` at acceptance, in the order of requests."""
@@ -43,7 +43,7 @@ class Execution:
         self._rng = rng
         self.pool = WorkerPool(context.options.workers, context.options.check_seconds)
         self.hooks: list[WebHook] = []
-        """Web hooks to call now; whoever owns the network takes them and reports back."""
+        """Web hooks to call now; the server takes them and reports the results."""
 
     def accept(self, call: Call, now: float) -> None:
         """Write the row, then send the message. Raises RestError 500 when sending fails after the row."""
@@ -58,7 +58,7 @@ class Execution:
                 self._send(call, now)
 
     def hook_answered(self, hook: WebHook, now: float, *, ok: bool) -> None:
-        """Repeat a web hook that was not taken, up to the number of tries; then it is given up forever."""
+        """Retry a web hook that failed, up to the maximum number of tries."""
         options = self._context.options
         if not ok and hook.attempt < options.hook_tries:
             again = WebHook(hook.url, hook.headers, hook.body, hook.attempt + 1)
@@ -201,23 +201,23 @@ class TimerQueue:
 
     @property
     def next_due(self) -> float | None:
-        """When the next action is due; None when there is none."""
+        """Return the time of the next action; None if there is none."""
         return self._heap[0][0] if self._heap else None
 
     def run_until(self, now: float) -> None:
-        """Run everything due by ``now``, including what those actions add."""
+        """Run all actions due by ``now``, including ones that they add."""
         while self._heap and self._heap[0][0] <= now:
             due, _, _, action = heapq.heappop(self._heap)
             action(due)
 
     def forget(self) -> None:
-        """Drop what lives in the node's memory, as its death does; requests still on the network stay."""
+        """Drop the actions in the node's memory, as its death does; requests still on the network stay."""
         self._heap = [entry for entry in self._heap if entry[2]]
         heapq.heapify(self._heap)
 
 
 class WorkerPool:
-    """The check stage's threads: each message holds one for ``seconds``."""
+    """The threads of the check stage; each message occupies one for ``seconds``."""
 
     def __init__(self, workers: int, seconds: float) -> None:
         """Start with every thread free."""
@@ -225,7 +225,7 @@ class WorkerPool:
         self._seconds = seconds
 
     def admit(self, now: float) -> float:
-        """Take the first free thread; say when the message leaves it."""
+        """Take the first free thread; return the time at which the message leaves it."""
         done = max(now, self._free[0]) + self._seconds
         heapq.heapreplace(self._free, done)
         return done

@@ -1,4 +1,4 @@
-"""Faults: what can go wrong with a request, which requests it hits, and the seeded choice between them."""
+"""Faults: their kinds, the requests they hit, and the seeded choice between them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FaultKind(StrEnum):
-    """Every point at which a request, an answer or a job can go wrong (zstack/README.md 12)."""
+    """All faults of requests, answers and jobs (zstack/README.md 12)."""
 
     DROP = "drop"
     """The connection is reset before the node sees the request."""
@@ -40,7 +40,7 @@ class FaultKind(StrEnum):
     HTML_500 = "html_500"
     """Tomcat's own error page; not executed."""
     EXPIRE_SESSIONS = "expire_sessions"
-    """Every session dies just before the request."""
+    """All sessions end just before the request."""
     RESTART = "restart"
     """The node dies while it answers and refuses connections for ``seconds``."""
 
@@ -80,14 +80,14 @@ JOB_FAULTS: Final = frozenset(
         FaultKind.FOREIGN_LOCATION,
     }
 )
-"""Faults of api jobs: they hit calls that make one."""
+"""Faults of api jobs, which hit calls that create one."""
 
 ANY: Final = "any"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing going wrong."""
+    """One occurrence of a fault."""
 
     kind: FaultKind
     seconds: float = 0.0
@@ -101,7 +101,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class FaultRule:
-    """Which requests a fault hits: all conditions that are set must hold."""
+    """The conditions of a fault; all that are set must hold."""
 
     fault: Fault
     on: str = "submit"
@@ -112,11 +112,11 @@ class FaultRule:
     """The uuid in the URL."""
     probability: float | None = None
     times: int | None = None
-    """At most so often."""
+    """Maximum number of times."""
 
 
 class Faults:
-    """Decides for each request, at most one fault each: the first named rule that fits, else one draw over the rest."""
+    """Chooses at most one fault per request: the first matching fixed rule, else one draw over the others."""
 
     def __init__(self, rules: tuple[FaultRule, ...], rng: Random) -> None:
         """Draw from ``rng`` only where a rule has a probability."""
@@ -137,7 +137,7 @@ class Faults:
         return rule.fault
 
     def _rules_of(self, call: str) -> tuple[list[FaultRule], list[FaultRule]]:
-        """Give the rules for ``call`` without and with a probability."""
+        """Return the rules for ``call``, divided into those without and with a probability."""
         if call not in self._of_call:
             rules = [rule for rule in self._rules if rule.on in {ANY, call}]
             named = [rule for rule in rules if rule.probability is None]
@@ -167,7 +167,7 @@ _HTML: Final = (("Content-Type", "text/html"),)
 
 
 def delivery_before(fault: Fault) -> Delivery | None:
-    """Return what is delivered where the node never sees the request; None if it does."""
+    """Return the delivery of a request that never reaches the node; None if it does."""
     if fault.kind is FaultKind.PROXY and not fault.executed:
         return _proxy_page(fault)
     return _BEFORE[fault.kind](fault) if fault.kind in _BEFORE else None

@@ -28,14 +28,14 @@ _FROM_URL: Final = frozenset({"GET", "DELETE"})
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path the node knows, with the APIs behind it."""
+    """A path of the node, with its APIs."""
 
     apis: tuple[ApiDefinition, ...]
     path: Mapping[str, str]
 
     @property
     def only(self) -> ApiDefinition | None:
-        """The path's one API, which any verb reaches; None if several share the path."""
+        """The only API of the path, which any verb reaches; None if several share it."""
         first = self.apis[0]
         is_alone = len({api.name for api in self.apis}) == 1 and not first.shares_path
         return first if is_alone else None
@@ -46,7 +46,7 @@ def _split(pattern: str) -> tuple[str, ...]:
 
 
 def _shape(pattern: str) -> tuple[str, ...]:
-    """Reduce ``/a/{uuid}/b`` to what is the same for all names of its variables."""
+    """Return the shape of a pattern such as ``/a/{uuid}/b``, independent of the names of variables."""
     return tuple("{}" if part.startswith("{") else part for part in _split(pattern))
 
 
@@ -59,7 +59,7 @@ _PATTERNS: Final = {shape: apis for shape, apis in _ROUTES.items() if "{}" in sh
 
 
 def route(path: str) -> Route | None:
-    """Find the APIs of a path below the context path; exact paths win over patterns, a last slash counts."""
+    """Return the route of a path below the context path; exact paths win over patterns, a trailing slash counts."""
     parts = _split(path)
     if parts in _EXACT:
         return Route(_EXACT[parts], {})
@@ -78,7 +78,7 @@ def _variables(pattern: str, parts: tuple[str, ...]) -> dict[str, str]:
 
 
 def classify(request: Request, context_path: str) -> tuple[str, str | None]:
-    """Name the kind of call for the ledger, and the uuid it is about."""
+    """Return the kind of call for the ledger, and the uuid in the path."""
     path = request.path.removeprefix(context_path)
     if path.startswith(JOBS):
         return "poll", path.removeprefix(JOBS)
@@ -139,7 +139,7 @@ class Gateway:
         )
 
     def check_headers(self, call: Call, *, is_duplicate: bool) -> int:
-        """Run checks 9 and 10; milliseconds of the message's timeout. A query is answered before them."""
+        """Run checks 9 and 10; return the message's timeout in milliseconds. Queries are answered before them."""
         if call.api.is_query:
             return 0
         job = call.request.headers.get("x-job-uuid")
@@ -177,7 +177,7 @@ class Gateway:
 
 
 def _select(apis: tuple[ApiDefinition, ...], request: Request, path: str, body: Json | None) -> ApiDefinition:
-    """Choose among the APIs that share a path: by the action for PUT, by the verb else."""
+    """Choose among the APIs of a path: by action for PUT, else by verb."""
     if request.method != "PUT":
         chosen = [api for api in apis if api.method == request.method]
         if not chosen:

@@ -1,4 +1,4 @@
-"""JSON as the server's parser reads it: Gson's lenient mode (zstack/README.md 1)."""
+"""A JSON parser equivalent to the server's, Gson in lenient mode (zstack/README.md 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEYWORDS: Final = {"true": True, "false": False, "null": None}
 
 
 class MalformedJsonError(ValueError):
-    """Text that even the lenient parser refuses."""
+    """Text that the lenient parser rejects."""
 
 
 def parse_json(text: str) -> Any:
@@ -36,7 +36,7 @@ class _Reader:
         self._at = 0
 
     def document(self) -> Any:
-        """Read the whole text; behind the value only blanks may stand."""
+        """Read the whole text; only whitespace may follow the value."""
         if self._text.startswith(")]}'\n"):
             self._at = 5
         if not self._peek():
@@ -76,7 +76,7 @@ class _Reader:
             self._at += 1
 
     def _array(self) -> list[Any]:
-        """Read an array; an element that is not there is null, also the one behind a last comma."""
+        """Read an array; a missing element is null, even after a trailing comma."""
         self._at += 1
         found: list[Any] = []
         if self._peek() == "]":
@@ -137,7 +137,7 @@ class _Reader:
         return char
 
     def _peek(self) -> str:
-        """Return the next character that is neither blank nor comment; empty at the end."""
+        """Return the next character that is neither whitespace nor comment; empty at the end."""
         self._blanks()
         while (comment := _COMMENT.match(self._text, self._at)) is not None:
             self._at = comment.end()

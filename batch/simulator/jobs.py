@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 LEGACY_ROW: Final = "legacy:"
-"""How the rows of the legacy API begin; the real server keeps them in a table of their own, for days."""
+"""Prefix of rows of the legacy API; the real server keeps them in a separate table, for days."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a job ended."""
+    """The result of a job."""
 
     content: bytes | Resource | ErrorCode
-    """The body, the model service whose inventory is written when it is asked for, or the error."""
+    """The body, the model service whose inventory is rendered at the poll, or the error."""
     api: str
     """Name of the API."""
 
@@ -40,7 +40,7 @@ class JobRow:
 
 
 class JobStore:
-    """Rows are purged by creation time once done; processing ones never are, so a lost job answers 202 forever."""
+    """The job rows; done ones are purged by creation time, processing ones never, so a lost job answers 202 forever."""
 
     def __init__(self, *, retention: float, cache_size: int, duplicate_window: float) -> None:
         """Durations in seconds."""
@@ -51,7 +51,7 @@ class JobStore:
         self._window = duplicate_window
 
     def is_duplicate(self, job: str, now: float) -> bool:
-        """Check, not atomically with ``insert``: a row younger than the window is not seen yet."""
+        """Return whether the job is known; not atomic with ``insert``, as a row younger than the window is not seen."""
         row = self.rows.get(job)
         return row is not None and now - row.created >= self._window
 
@@ -60,7 +60,7 @@ class JobStore:
         self.rows.setdefault(job, JobRow(now))
 
     def complete(self, job: str, outcome: JobResult) -> None:
-        """Keep the result in cache and row; a second execution overwrites the first. Without a row nothing stays."""
+        """Store the result in cache and row; a second execution overwrites the first. Without a row neither is."""
         row = self.rows.get(job)
         if row is None:
             return
@@ -71,7 +71,7 @@ class JobStore:
             self._cache.popitem(last=False)
 
     def find(self, job: str) -> JobResult | JobRow | None:
-        """Ask the cache first, then the rows: a JobRow is a processing one, None is 404."""
+        """Look in the cache, then in the rows; a JobRow means processing, None means 404."""
         cached = self._cache.get(job)
         if cached is not None:
             self._cache.move_to_end(job)
@@ -95,5 +95,5 @@ class JobStore:
         self._cache.pop(job, None)
 
     def restart(self) -> None:
-        """Lose the cache with the node's memory; rows are in the database."""
+        """Clear the cache, which is in the node's memory; rows are in the database."""
         self._cache.clear()

@@ -1,4 +1,4 @@
-"""The ledger: every clone the node made and every call it received, to check a client's account of them."""
+"""The ledger of clones made and calls received, to verify a client's records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """Counts and times of calls; a call costs nine bytes, a clone one reference to its resource."""
+    """Counts and times of calls, with nine bytes per call and one reference per clone."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -60,7 +60,7 @@ class Ledger:
         self.in_flight -= 1
 
     def duplicates(self) -> list[Json]:
-        """Clones of one source that were asked for with the same name and parameters, made more than once."""
+        """Return the clones made more than once with the same source, name and parameters."""
         return [
             {"source": source, "name": name, "count": count}
             for (source, name, _), count in Counter(map(_identity, self.clones)).items()
@@ -68,14 +68,14 @@ class Ledger:
         ]
 
     def call_times(self, kinds: Iterable[str] | None = None) -> list[float]:
-        """When calls (of ``kinds``) came in, in order of arrival, by the node's clock."""
+        """Return the arrival times of calls (of ``kinds``) in order, by the node's clock."""
         if kinds is None:
             return list(self._times)
         wanted = {self._names.index(kind) for kind in kinds if kind in self._names}
         return [at for at, kind in zip(self._times, self._kinds, strict=True) if kind in wanted]
 
     def peak(self, window: float = 1.0) -> int:
-        """Most calls in any ``window`` seconds, the end not included."""
+        """Return the maximum number of calls in any ``window`` seconds, excluding the end."""
         times = sorted(self._times)
         first = best = 0
         for last, at in enumerate(times):

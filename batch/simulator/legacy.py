@@ -22,7 +22,7 @@ _WITH_TEXTS: Final = frozenset(query.OPERATORS.values())
 
 
 class UnreadableMessageError(Exception):
-    """A body that is no message: answered by its words, with status 200."""
+    """A body that is not a message; answered with this text and status 200."""
 
 
 def read(context: NodeContext, request: Request) -> Call:
@@ -92,7 +92,7 @@ def _list(fields: Json, name: str) -> list[Any]:
 
 
 def processing(uuid: str, created: str) -> Json:
-    """Write the answer about a message that runs on."""
+    """Return the answer for a message that is still running."""
     return {"uuid": uuid, "createdDate": created, "state": "Processing"}
 
 

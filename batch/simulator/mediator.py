@@ -1,4 +1,4 @@
-"""The checks an API message passes before its service sees it; their errors show at the poll (zstack/README.md 5)."""
+"""The checks of an API message before its service receives it; polls return their errors (zstack/README.md 5)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUOTA: Final = "ai.modelService.num"
 
 
 def check_message(context: NodeContext, call: Call, now: float) -> NodeAccount | None:
-    """Check in interceptor order; who calls, None for open APIs. Raises ApiFailureError."""
+    """Check in interceptor order; return the caller, None for open APIs. Raises ApiFailureError."""
     if context.options.session_first:
         _authorise(context, call, now)
     _require_path(context, call)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _INTEGER_LIMIT: Final = {ParamType.INTEGER: 2**31, ParamType.LONG: 2**63}
 _DOUBLE: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[dDfF]?", re.ASCII)
 _BYTE_COLUMNS: Final = 65535
-"""Columns from this length on are TEXT, counted in bytes; shorter ones VARCHAR, counted in characters."""
+"""Columns of at least this length are TEXT, counted in bytes; shorter ones are VARCHAR, counted in characters."""
 
 
 def read_body(request: Request, *, latin1: bool) -> Json | None:
-    """Decode and parse; None for an empty body. Raises RestError 500 with the parser's words."""
+    """Decode and parse a body; None if empty. Raises RestError 500 with the parser's message."""
     if not request.body.strip():
         return None
     try:
@@ -80,7 +80,7 @@ def typed_fields(params: Json, table: Mapping[str, Param], options: NodeOptions)
 
 
 def _verify_type(row: Param, value: Any) -> None:
-    """Look at the value's text as the server does: "4" is an integer and "true" a boolean."""
+    """Validate the value's text as the server does: "4" is an integer and "true" a boolean."""
     limit = _INTEGER_LIMIT.get(row.type)
     if limit is None and row.type is not ParamType.BOOLEAN:
         return

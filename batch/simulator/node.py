@@ -1,7 +1,7 @@
-"""The embedded ZStack node: a pure, synchronous core. No sockets, no clock, no global random numbers.
+"""The embedded ZStack node: a pure, synchronous core without sockets, clock or global random numbers.
 
-Give it requests and the time; it gives back what to deliver and keeps the rest for later. A server drives it with
-the real clock, a simulation with a virtual one; the same seed and the same requests in the same order behave the same.
+It takes requests and the time, and returns deliveries; later work is queued. A server drives it with the real clock, a
+simulation with a virtual one. Its behaviour is determined by the seed and the sequence of requests.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Node:
         events: Iterable[Json] = (),
         journal: Callable[[list[Json]], None] | None = None,
     ) -> None:
-        """Start at ``now`` from ``events`` of an earlier process; new ones go to ``journal`` before an answer."""
+        """Start at ``now`` from ``events`` of an earlier process; new events go to ``journal`` before each answer."""
         self.options = options or NodeOptions()
         self.ledger = Ledger()
         self.down_until = now
@@ -75,7 +75,7 @@ class Node:
 
     @property
     def origin(self) -> str:
-        """Where the node is reached: scheme, host and port."""
+        """Scheme, host and port of the node."""
         return self._dispatcher.origin
 
     @origin.setter
@@ -93,7 +93,7 @@ class Node:
 
     @property
     def admin(self) -> NodeAccount:
-        """The account that may do everything."""
+        """The account with all permissions."""
         return self._context.directory.accounts[ADMIN_UUID]
 
     def receive(self, request: Request, now: float) -> Delivery:
@@ -123,26 +123,26 @@ class Node:
 
     @property
     def next_due(self) -> float | None:
-        """When ``advance`` has something to do; None when nothing is under way."""
+        """Return the time of the next queued action; None if there is none."""
         return self._timers.next_due
 
     def drain(self) -> None:
-        """Bring all that is under way to its end, however late it is due."""
+        """Run all queued actions, regardless of their times."""
         while (due := self._timers.next_due) is not None:
             self.advance(due)
 
     def take_hooks(self) -> list[WebHook]:
-        """Hand out the web hooks to call now; report each with ``hook_answered``."""
+        """Return the web hooks to call now; report each with ``hook_answered``."""
         hooks = self._execution.hooks
         self._execution.hooks = []
         return hooks
 
     def hook_answered(self, hook: WebHook, now: float, *, ok: bool) -> None:
-        """Say whether a web hook was taken with a 2xx."""
+        """Report whether a web hook was answered with 2xx."""
         self._execution.hook_answered(hook, now, ok=ok)
 
     def restart(self, now: float, *, seconds: float) -> None:
-        """Die and come back: refused for ``seconds``, cache empty, jobs under way processing forever."""
+        """Restart: refuse connections for ``seconds``, empty the cache; running jobs stay processing forever."""
         self.advance(now)
         self._timers.forget()
         self._jobs.restart()
@@ -152,14 +152,14 @@ class Node:
         self.down_until = now + seconds
 
     def add_sources(self, uuids: list[str]) -> None:
-        """Make up these sources now, so that they can be queried before they are cloned."""
+        """Create these made-up sources now, so that they can be queried before they are cloned."""
         for uuid in uuids:
             self._context.resources.find_source(uuid)
         self._emit({"e": "sources", "u": uuids})
         self._flush()
 
     def tamper(self, order: Json, now: float) -> None:
-        """Change the database behind the API's back; see ``tampering``. Raises ValueError."""
+        """Change the database bypassing the API; see ``tampering``. Raises ValueError."""
         read_tampering(order, self._context.directory.accounts).apply(self._context.resources, now)
         self._emit({"e": "tamper", "o": order, "t": now})
         self._flush()
@@ -171,7 +171,7 @@ class Node:
         self._flush()
 
     def set_faults(self, options: NodeOptions) -> None:
-        """Replace the fault rules by those of ``options``; numbers of calls go on counting."""
+        """Replace the fault rules with those of ``options``; call numbers continue."""
         self._faults = Faults(options.faults, Random(f"{self._salt}:{options.seed}"))  # nosec B311
 
     def report(self, now: float, *, clones: bool = True, times: bool = True) -> Json:

@@ -1,4 +1,4 @@
-"""How an embedded node is set up: every switch of its behaviour, frozen."""
+"""Options of an embedded node: all switches of its behaviour."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SESSION: Final = "b86c9016b4f24953a9edefb53ca0678c"
 
 @dataclass(frozen=True, slots=True)
 class NodeAccount:
-    """Somebody who can log in."""
+    """An account that can log in."""
 
     uuid: str
     name: str
     password: str = "password"  # noqa: S105 - the real server's default, of a node on loopback
     is_admin: bool = False
     quota: int | None = None
-    """Model services a normal account may own; None: no limit. Admin is never checked."""
+    """Maximum number of model services of a normal account; None for no limit. Admin is never checked."""
     denied: frozenset[str] = frozenset()
     """Names of APIs (``CloneModelService``) this account may not call."""
     enabled: bool = True
@@ -41,7 +41,7 @@ class NodeAccessKey:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A resource that is there from the start."""
+    """A resource that exists from the start."""
 
     uuid: str
     name: str | None = None
@@ -55,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """Every switch; the defaults are the real server's. Durations are seconds unless the name says otherwise."""
+    """All switches, with the real server's defaults. Durations are in seconds unless the name says otherwise."""
 
     seed: int = 1
     version: str = "5.5.22"
@@ -69,7 +69,7 @@ class NodeOptions:
     latency: tuple[float, float] = (0.15, 0.6)
     """A job takes a time drawn evenly from this range."""
     row_appears: Literal["start", "half-written", "half-way", "end", "never"] = "half-way"
-    """When in its job queries show a new row: half-written, its name and numbers come at the end only."""
+    """Point in a job at which queries show the new row, half-written: name and numbers appear only at the end."""
     api_timeout_ms: int = 1_800_000
     workers: int = 50
     """Threads of the check stage: 5 by default, 50 in zstack.properties."""
@@ -92,7 +92,7 @@ class NodeOptions:
     """Compare instants instead of wall clocks, as ``rest.checkTimeZone=true`` does."""
 
     session_first: bool = False
-    """Check the session before the parameters, unlike the real server: of two errors the client hears the other."""
+    """Check the session before the parameters, unlike the real server, which swaps the error if there are two."""
     soft_delete: bool = True
     honours_resource_uuid: bool = True
     honours_validation_only: bool = True

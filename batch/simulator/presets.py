@@ -14,7 +14,7 @@ def _maybe(probability: float, fault: Fault, on: str = "submit", *, times: int |
 
 
 def _submits(scale: float) -> tuple[FaultRule, ...]:
-    """About a tenth of the POSTs times ``scale`` end in doubt, three in a hundred fail for the moment."""
+    """Return rules by which about 10 % of POSTs, times ``scale``, become ambiguous and 3 % fail temporarily."""
     return (
         _maybe(0.010 * scale, Fault(FaultKind.DROP)),
         _maybe(0.015 * scale, Fault(FaultKind.LOST_REPLY)),
@@ -46,7 +46,7 @@ def _reads(scale: float) -> tuple[FaultRule, ...]:
 
 _CHAOS: Final = (
     _maybe(0.002, Fault(FaultKind.RESTART, seconds=0.5), ANY),
-    # More of them within a minute would look like somebody else who logs in with the same account.
+    # More of them within a minute would look like another client that logs in with the same account.
     _maybe(0.020, Fault(FaultKind.EXPIRE_SESSIONS), times=1),
     _maybe(0.100, Fault(FaultKind.FOREIGN_LOCATION)),
     _maybe(0.010, Fault(FaultKind.TWO_RUNS)),
@@ -64,7 +64,7 @@ CALM: Final = NodeOptions(invent_accounts=True)
 FLAKY: Final = NodeOptions(
     latency=(0.05, 0.3), api_timeout_ms=5000, invent_accounts=True, faults=_submits(1.0) + _reads(1.0)
 )
-"""Every ambiguous ending, about one POST in ten; lost jobs are given up after 5 s."""
+"""All ambiguous outcomes, for about one POST in ten; lost jobs time out after 5 s."""
 
 CHAOS: Final = NodeOptions(
     latency=(0.05, 0.5),
@@ -73,12 +73,12 @@ CHAOS: Final = NodeOptions(
     invent_accounts=True,
     faults=_CHAOS + _submits(2.0) + _reads(4.0),
 )
-"""All of it and more: restarts, dying sessions, foreign locations, doubled jobs."""
+"""All faults of ``flaky``, plus restarts, ending sessions, foreign locations and doubled jobs."""
 
 PRESETS: Final = {"calm": CALM, "flaky": FLAKY, "chaos": CHAOS}
-"""By the names the command line and fault scripts use."""
+"""Presets by their names on the command line and in fault scripts."""
 
 
 def made_up_sources(count: int) -> tuple[Source, ...]:
-    """Return ``count`` model services that are there from the start, the same ones each time: qwen-1, qwen-2, ..."""
+    """Return ``count`` deterministic model services that exist from the start: qwen-1, qwen-2, ..."""
     return tuple(Source(derive_uuid("source", number), f"qwen-{number}") for number in range(1, count + 1))

@@ -47,7 +47,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class NodeQuery:
-    """A parsed query; unknown parameters are ignored, so ``condition=`` asks for everything."""
+    """A parsed query; unknown parameters are ignored, so ``condition=`` matches everything."""
 
     conditions: tuple[Condition, ...] = ()
     start: int = 0
@@ -61,7 +61,7 @@ class NodeQuery:
     """Field and whether descending."""
 
     def uuids(self, name: str = "uuid") -> list[str] | None:
-        """Name the only rows that can match, where a condition on ``name`` says so."""
+        """Return the uuids that a condition on ``name`` restricts the rows to, if any."""
         for condition in self.conditions:
             if condition.name == name and condition.operator in {"=", "in"}:
                 return condition.value.split(",") if condition.operator == "in" else [condition.value]
@@ -69,7 +69,7 @@ class NodeQuery:
 
 
 def by_uuid(uuid: str) -> NodeQuery:
-    """Ask for one resource, as a path with its uuid does; every parameter is ignored."""
+    """Return the query of a path with a uuid, which ignores all parameters."""
     return NodeQuery(conditions=(Condition("uuid", "=", uuid),))
 
 
@@ -130,7 +130,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def _sort(text: str | None) -> tuple[str, bool] | None:
-    """Read ``name``, ``+name`` or ``-name``; a plus that was not escaped has become a blank and is gone."""
+    """Read ``name``, ``+name`` or ``-name``; an unescaped plus was decoded as a space and stripped."""
     if not text:
         return None
     return text.lstrip(text[0]) if text[0] in "+-" else text, text[0] == "-"
@@ -173,7 +173,7 @@ def _is_nested(name: str, known: frozenset[str]) -> bool:
 
 
 def answer(query: NodeQuery, rows: Iterable[Json], inventory: str) -> Json:
-    """Filter, sort and page ``rows``; private members (``__userTag__``) are matched and not shown."""
+    """Filter, sort and page ``rows``; private members (``__userTag__``) are matched but not shown."""
     found = [row for row in rows if all(_matches(condition, row) for condition in query.conditions)]
     if query.group_by is not None:
         found = list({_text(row.get(query.group_by)): row for row in reversed(found)}.values())[::-1]
@@ -240,7 +240,7 @@ def _in(value: Any, text: str) -> bool:
 
 
 def _compare(value: Any, text: str) -> float | None:
-    """Sign of ``value - text``; None if one of them is no number or missing."""
+    """Return the sign of ``value - text``; None if one of them is missing or not a number."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Every resource of the node: clones that were made, sources that are there or made up, owners, shares and tags."""
+"""All resources of the node: clones, configured and made-up sources, with owners, shares and tags."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GATED: Final = {
     "vendorToSpecUuidsMap": BODY_PARAMS["vendorToSpecUuidsMap"].since,
 }
 _ADDED: Final = {"size": 0, "system": False, "type": "Endpoint", "source": "Other", "modelServiceRefs": []}
-"""What AddModelService leaves where it is not told."""
+"""Defaults of AddModelService."""
 MODEL_CENTER: Final = "432c5fdd49374bb0a2fd7877f0a877cf"
 """The model centre of every made-up service."""
 _TYPES: Final = ("Endpoint", "FineTune", "App", "ModelEval")
@@ -43,12 +43,12 @@ class Resource:
     name: str | None
     made_at: float
     params: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked for, or a source's given fields."""
+    """Requested fields, or the given fields of a source."""
     source: str | None = None
     origin: Resource | None = None
     """The source's row; None if the source is made up from its uuid."""
     digest: int = 0
-    """Hash of what was asked for without resourceUuid."""
+    """Hash of the request without resourceUuid."""
     job: str | None = None
     public: bool = False
     shared: tuple[str, ...] = ()
@@ -59,25 +59,25 @@ class Resource:
     deleted: bool = False
     is_half_written: bool = False
     is_added: bool = False
-    """A model service of AddModelService: nothing of it is made up."""
+    """Whether AddModelService made it, so that none of its fields are made up."""
 
 
 class ResourceStore:
-    """Owns the resources. Made-up sources cost one set entry once touched and nothing before."""
+    """The resources; a made-up source takes one set entry once used, and no memory before."""
 
     def __init__(self, options: NodeOptions, errors: ErrorFactory, now: float) -> None:
-        """Put the configured sources in place."""
+        """Add the configured sources."""
         self._options = options
         self._errors = errors
         self.since = now
-        """When the made-up resources were made."""
+        """Creation time of made-up resources."""
         self.rows: dict[str, Resource] = {}
         self.touched: set[str] = set()
         for source in options.sources:
             self.rows[source.uuid] = _source_row(source, now)
 
     def find(self, uuid: str) -> Resource | None:
-        """Look up what is visible: not deleted, and made-up sources only once touched."""
+        """Return a visible resource: not deleted, and a made-up source only once used."""
         row = self.rows.get(uuid)
         if row is not None:
             return None if row.deleted else row
@@ -89,7 +89,7 @@ class ResourceStore:
         return row if row is not None and row.kind == MODEL_SERVICE else None
 
     def find_source(self, uuid: str) -> Resource | None:
-        """Look up a source to clone; an unknown one is made up when the node invents sources."""
+        """Return a source to clone; an unknown one is made up if the node invents sources."""
         if uuid and uuid not in self.rows and self._options.invent_sources:
             self.touched.add(uuid)
         return self.find_service(uuid)
@@ -113,7 +113,7 @@ class ResourceStore:
             self.rows.pop(uuid, None)
 
     def change(self, uuid: str) -> Resource | None:
-        """Look up to modify: a made-up source becomes a row."""
+        """Return a resource for modification; a made-up source becomes a row."""
         row = self.find(uuid)
         if row is not None:
             self.rows[uuid] = row
@@ -121,14 +121,14 @@ class ResourceStore:
         return row
 
     def share(self, uuid: str, accounts: list[str], *, to_public: bool) -> None:
-        """Let ``accounts``, or everybody, use a resource."""
+        """Share a resource with ``accounts``, or with all."""
         row = self.change(uuid)
         if row is not None:
             row.shared = tuple(dict.fromkeys((*row.shared, *accounts)))
             row.public = row.public or to_public
 
     def revoke(self, uuid: str, accounts: list[str], *, everybody: bool) -> None:
-        """Take a share back from ``accounts``, or from all."""
+        """Revoke a share from ``accounts``, or from all."""
         row = self.change(uuid)
         if row is not None:
             row.shared = () if everybody else tuple(name for name in row.shared if name not in accounts)

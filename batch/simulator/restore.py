@@ -1,4 +1,4 @@
-"""Restores the node's database from the events an earlier process wrote."""
+"""Restore of the node's database from the events of an earlier process."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def restore(context: NodeContext, jobs: JobStore, events: Iterable[Json], now: float) -> int:
-    """Apply ``events`` in order; how many there were. What was under way stays processing forever.
+    """Apply ``events`` in order and return their number; running jobs stay processing forever.
 
-    Raises StateError for events no node wrote, or one with other accounts or sources.
+    Raises StateError for invalid events, or those of a node with other accounts or sources.
     """
     count = 0
     for event in events:
@@ -135,7 +135,7 @@ def _sources(context: NodeContext, _jobs: JobStore, event: Json, _now: float) ->
 
 
 def _session(context: NodeContext, _jobs: JobStore, event: Json, now: float) -> None:
-    # Sliding is not written down: a session that was open lives a whole timeout longer.
+    # Session extensions are not recorded, so a session that was open gets a whole new timeout.
     context.directory.open(event["u"], context.directory.accounts[event["a"]], now)
     context.ledger.counts["logins"] += 1
 

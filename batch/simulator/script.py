@@ -1,4 +1,4 @@
-"""Fault scripts: a YAML file that sets a node up and says what goes wrong when, so that any story can be replayed.
+"""Fault scripts: YAML files that configure a node and its faults, to reproduce a scenario.
 
 ```yaml
 version: 1
@@ -72,7 +72,7 @@ class _At(Exception):  # noqa: N818 - carries a path to the place, never leaves 
 
 
 def load_faults(name: str, *, seed: int | None = None) -> NodeOptions:
-    """Give the node for a preset's name or a script's path; ``seed`` wins over the script's. Raises ScriptError."""
+    """Return the options of a preset or fault script; ``seed`` overrides the script's. Raises ScriptError."""
     if name in PRESETS:
         options = PRESETS[name]
     else:
@@ -86,7 +86,7 @@ def load_faults(name: str, *, seed: int | None = None) -> NodeOptions:
 
 
 def read_script(text: str, *, name: str) -> NodeOptions:
-    """Read a script; ``name`` stands in messages. Raises ScriptError."""
+    """Read a script; ``name`` is used in messages. Raises ScriptError."""
     try:
         root = yaml.compose(text, Loader=_Loader)
         script = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader # nosec B506
@@ -225,7 +225,7 @@ def _value(value: Any, hint: Any, path: str) -> Any:
 
 
 def _require_sane(value: float, path: str) -> None:
-    """Refuse NaN, infinity and what no clock or memory of this machine holds."""
+    """Reject NaN, infinity and out-of-range numbers."""
     if not -_LARGEST <= value <= _LARGEST:
         raise _At(path, f"expected a number of at most {_LARGEST:,}, not {value!r}")
 

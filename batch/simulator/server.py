@@ -1,4 +1,4 @@
-"""The node behind a socket: aiohttp carries bytes and time, the core decides everything."""
+"""The node behind a socket: aiohttp handles I/O and time, the core decides all answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HOOK_TIMEOUT: Final = ClientTimeout(total=10)
 
 
 class _Answer(web.Response):
-    """A reply of the node, in bytes as the node wrote it."""
+    """A reply with exactly the bytes of the node."""
 
     def __init__(self, reply: Response) -> None:
         super().__init__(status=reply.status, body=reply.body)
@@ -47,12 +47,12 @@ class NodeServer:
     """A running node: ``url`` is its base URL with the context path. Made by ``serve``."""
 
     def __init__(self, node: Node, clock: Callable[[], float], state: StateFile | None) -> None:
-        """Use ``serve``; this only holds the parts."""
+        """Store the parts; use ``serve`` instead."""
         self.node = node
         self.url = ""
         self.port = 0
         self.token = ""  # nosec B105 - drawn when it is served
-        """What the ledger and the controls want in ``X-Node-Token``."""
+        """Value of ``X-Node-Token`` for ledger and controls."""
         self._host = ""
         self._clock = clock
         self._state = state
@@ -80,7 +80,7 @@ class NodeServer:
         self.url = self.node.origin + self.node.options.context_path
 
     async def close(self) -> None:
-        """Stop listening, bring what is under way to its end, release the state file."""
+        """Stop listening, run all queued actions, release the state file."""
         if self._returning is not None:
             self._returning.cancel()
         if self._runner is not None:
@@ -127,7 +127,7 @@ class NodeServer:
         return delivery
 
     def _schedule_next(self) -> None:
-        """Arm the timer for what is due next, send web hooks, stop listening when the node died."""
+        """Set the timer for the next action, send web hooks, and stop listening if the node died."""
         for hook in self.node.take_hooks():
             task = asyncio.get_running_loop().create_task(self._call_hook(hook))
             self._hooks.add(task)
@@ -145,7 +145,7 @@ class NodeServer:
         self._schedule_next()
 
     async def _go_down(self) -> None:
-        """Refuse connections until the node is back."""
+        """Refuse connections until the node is up again."""
         assert self._site is not None
         await self._site.stop()
         await asyncio.sleep(self.node.down_until - self._clock())
@@ -173,7 +173,7 @@ class NodeServer:
         return web.json_response(self.ledger(**shown))
 
     async def _control(self, request: web.Request) -> web.Response:
-        """Steer the node (restart in seconds, expire_sessions, faults, sources), or tamper with its database."""
+        """Control the node (restart in seconds, expire_sessions, faults, sources), or change its database."""
         try:
             order = json.loads(await request.read())
             if request.path == "/__tamper":
@@ -187,7 +187,7 @@ class NodeServer:
     def _apply_control(self, order: Any) -> None:
         if not isinstance(order, dict) or not order.keys() <= {"restart", "expire_sessions", "faults", "sources"}:
             raise ValueError("expected an object of restart, expire_sessions, faults, sources")
-        # All of it is read before any of it is done.
+        # Validate the whole order before executing any of it.
         sources = _uuids(order.get("sources", []))
         down = _seconds(order["restart"]) if "restart" in order else None
         faults = read_script(json.dumps(order["faults"]), name="__control") if "faults" in order else None
@@ -215,7 +215,7 @@ async def _read(request: web.Request) -> Request:
 
 
 async def _strip_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Take away what aiohttp adds: the real server names no content type unless told to."""
+    """Remove headers that aiohttp adds; the real server sends no content type by default."""
     if isinstance(response, _Answer):
         if not response.is_typed:
             response.headers.popall("Content-Type", None)
@@ -241,7 +241,7 @@ def _abort(request: web.Request) -> web.Response:
 
 
 async def _send_cut(request: web.Request, reply: Response) -> web.StreamResponse:
-    """Promise the whole body, send a part, reset."""
+    """Send the headers of the whole body, part of the body, then reset the connection."""
     response = web.StreamResponse(status=reply.status)
     response.content_length = len(reply.body)
     await response.prepare(request)
@@ -253,7 +253,7 @@ async def _send_cut(request: web.Request, reply: Response) -> web.StreamResponse
 
 
 def wall_clock() -> Callable[[], float]:
-    """Make a clock that starts at the wall's time and never jumps, in seconds since the epoch."""
+    """Return a monotonic clock that starts at the current time, in seconds since the epoch."""
     start = time.time() - time.monotonic()
     return lambda: start + time.monotonic()
 

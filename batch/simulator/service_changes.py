@@ -56,7 +56,7 @@ def _add(context: NodeContext, call: Call, account: NodeAccount | None, now: flo
 
 
 def other_event(row: Resource) -> Json:
-    """Write a resource that is no clone for the state file."""
+    """Return the state file event of a resource that is not a clone."""
     return {
         "e": "other",
         "u": row.uuid,

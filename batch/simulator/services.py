@@ -80,7 +80,7 @@ def _permit_clone(context: NodeContext, call: Call, account: NodeAccount) -> Non
 
 
 def _clone(context: NodeContext, call: Call, account: NodeAccount | None, now: float) -> Resource:
-    """Make the clone; a bad user tag fails the job after the row was written."""
+    """Make the clone; an invalid user tag fails the job after the row was written."""
     assert account is not None
     row = _new_row(context, call, account, now)
     check_images(context, row)
@@ -135,7 +135,7 @@ def _source_name(context: NodeContext, uuid: str) -> str | None:
 
 
 def clone_event(row: Resource) -> Json:
-    """Write a clone for the state file."""
+    """Return the state file event of a clone."""
     return {
         "e": "clone",
         "u": row.uuid,

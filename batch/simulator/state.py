@@ -1,4 +1,4 @@
-"""The node's database between starts: an append-only file of events, one JSON line each, one owner at a time."""
+"""The node's persistent database: an append-only file of events, one JSON line each, locked by its owner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _START: Final = b'{"e":"'
-"""How every event begins."""
+"""Prefix of every event."""
 
 
 class StateError(Exception):
@@ -26,7 +26,7 @@ class StateError(Exception):
 
 
 class StateFile:
-    """Events handed to ``append`` survive the death of the process, not of the machine."""
+    """The state file; appended events survive a crash of the process, but not of the machine."""
 
     def __init__(self, path: Path, fd: int) -> None:
         """Use ``open``."""
@@ -37,7 +37,7 @@ class StateFile:
     def open(cls, path: Path, *, wait: float = 10.0) -> StateFile:
         """Lock and repair the file; wait up to ``wait`` seconds for a dying node.
 
-        Raises StateError, OSError, and UsageError if the file is not safely ours.
+        Raises StateError, OSError, and UsageError for a file with unsafe owner or mode.
         """
         fd = outputs.open_or_create(path)
         try:
@@ -50,7 +50,7 @@ class StateFile:
         return cls(path, fd)
 
     def append(self, events: list[Json]) -> None:
-        """Write the events in one piece. Raises OSError; a short write is finished or raises."""
+        """Write all events. Raises OSError."""
         data = b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events)
         while data:
             data = data[os.write(self._fd, data) :]
@@ -78,7 +78,7 @@ def _event(line: bytes, path: Path, number: int) -> Json:
     except ValueError:
         event = None
     if not isinstance(event, dict) or "e" not in event:
-        raise StateError(f"{path}:{number}: not an event of a node; move the file away to start afresh")
+        raise StateError(f"{path}:{number}: not an event of a node; move the file away to start with a new one")
     return event
 
 
@@ -99,11 +99,11 @@ def _require_events(fd: int, path: Path) -> None:
     """Raise StateError for a file of another kind, before its end is taken for an event that was cut short."""
     start = os.pread(fd, len(_START), 0)
     if not _START.startswith(start):
-        raise StateError(f"{path}: is no state of a node; name another file")
+        raise StateError(f"{path}: is not the state of a node; name another file")
 
 
 def _cut_torn_tail(fd: int) -> None:
-    """Drop an unfinished last line: nothing was answered on its strength."""
+    """Drop an incomplete last line, on which no answer was based."""
     size = os.fstat(fd).st_size
     end = size
     while end:

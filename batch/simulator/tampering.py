@@ -1,4 +1,4 @@
-"""Changes behind the API's back, as a colleague at the console makes them: for rehearsals and tests of ``verify``."""
+"""Changes that bypass the API, as made by other users, for rehearsals and tests of ``verify``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHAPE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Tampering:
-    """One order, read and checked."""
+    """A validated set of changes."""
 
     change: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """New values of a service's fields by its uuid; null takes one away."""
@@ -40,7 +40,7 @@ class Tampering:
     """Instance groups that run on a service from now on, by its uuid; no other ones do."""
 
     def apply(self, resources: ResourceStore, now: float) -> None:
-        """Do everything; services that are not there are left alone."""
+        """Apply all changes; missing services are skipped."""
         for made in self.make:
             name, source = made.get("name"), made.get("source")
             resources.rows[made["uuid"]] = Resource(
@@ -74,7 +74,7 @@ def _set_groups(resources: ResourceStore, service: str, groups: tuple[str, ...],
 
 
 def read_tampering(order: object, accounts: Collection[str]) -> Tampering:
-    """Check an order, all of it before any of it is done. Raises ValueError."""
+    """Validate an order. Raises ValueError."""
     if not isinstance(order, dict) or not order.keys() <= set(_PARTS):
         raise ValueError(_SHAPE)
     made = _list(order, "make")

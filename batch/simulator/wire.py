@@ -1,4 +1,4 @@
-"""What goes over the network: requests, deliveries, the schema of answers, and the JSON of the management node."""
+"""Network data: requests, deliveries, the schema of answers, and the JSON of the management node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 Json: TypeAlias = dict[str, Any]
-"""A decoded JSON object; its shape is checked by whoever reads it."""
+"""A decoded JSON object, validated by its reader."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def test_rerunning_a_finished_run_does_nothing(job: Path, zclone: Run, tmp_path:
 
 @pytest.mark.parametrize(
     ("state", "reason"),
-    [("junk", "is no state of a node; name another file"), ('{"e":"row" garbage', "job.simulated.node.jsonl:1: ")],
+    [("junk", "is not the state of a node; name another file"), ('{"e":"row" garbage', "job.simulated.node.jsonl:1: ")],
 )
 def test_a_node_that_cannot_start_says_why(job: Path, zclone: Run, tmp_path: Path, state: str, reason: str) -> None:
     """If the embedded node does not start the run exits with 1 and one line with the reason."""

@@ -157,7 +157,7 @@ def test_a_nodes_state_is_not_its_faults(folder: Path, zclone: Run) -> None:
     other = zclone("simulate", "--port", "0", "--state", "noted.txt")
     assert (same.returncode, other.returncode) == (2, 2), other.stderr
     assert "is the same file as --faults" in same.stderr
-    assert "noted.txt: is no state of a node" in other.stderr
+    assert "noted.txt: is not the state of a node" in other.stderr
     assert contents(folder) == before
 
 
