@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batch.text import cut
 from batch.zstack.answers import (
     Absent,
     Accepted,
@@ -24,7 +25,7 @@ from batch.zstack.answers import (
     SubmitAnswer,
     Unknown,
 )
-from batch.zstack.classify import Language, from_error, from_http
+from batch.zstack.classify import LONGEST_TEXT, Language, from_error, from_http
 from batch.zstack.decode import BadReplyError, as_number, as_object, as_text, json_object
 from batch.zstack.wire import Reply
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _API_DENIED = "SYS.1019"
 _PROXY = frozenset({408, 425, 429, 502, 503, 504})
 _ENVELOPE = frozenset({"success", "schema", "inventory"})
+_LONGEST_UUID = 64
+"""Characters; the server's own have 32."""
 _LONGEST_TIMEOUT = 7 * 86400.0
 
 
@@ -141,9 +144,11 @@ def service(value: JsonValue) -> Service:
     """Return one inventory as a Service. Raises BadReplyError where it is not one."""
     fields = as_object(value)
     uuid = as_text(fields.get("uuid")) if fields is not None else None
-    if fields is None or not uuid:
+    if fields is None or not uuid or len(uuid) > _LONGEST_UUID:
         raise BadReplyError("the answer's inventory has no uuid")
-    return Service(uuid, as_text(fields.get("name")), fields)
+    name = as_text(fields.get("name"))
+    # Both go on record, in lines of a bounded length.
+    return Service(uuid, None if name is None else cut(name, LONGEST_TEXT), fields)
 
 
 def json_error(reply: Reply) -> dict[str, JsonValue] | None:

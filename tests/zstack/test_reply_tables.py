@@ -110,6 +110,18 @@ def test_side_job_results() -> None:
     assert read_job_end(reply(202, {})) == Running()
 
 
+def test_what_goes_on_record_is_of_a_bounded_length() -> None:
+    """A name of megabytes is cut, and a uuid of more than 64 characters is none: a line of the manifest holds both."""
+    name = "\u202e" * 1_300_000
+    done = read_poll(
+        reply(200, json.dumps({"inventory": {"uuid": RESOURCE, "name": name}}, ensure_ascii=False).encode())
+    )
+    assert isinstance(done, Done)
+    assert done.service is not None
+    assert len(done.service.name or "") == 2048
+    assert isinstance(read_poll(reply(200, {"inventory": {"uuid": "f" * 65}})), NoAnswer)
+
+
 def test_found() -> None:
     """A query by uuid is answered with a list: empty means absent, other resources mean nothing."""
     assert read_find(reply(200, {"inventories": [INVENTORY]}), RESOURCE) == Found(Service(RESOURCE, "n", INVENTORY))
