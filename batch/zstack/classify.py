@@ -41,7 +41,8 @@ _MOST_NODES = 256
 _LONGEST_CODE = 128
 
 _DENIALS: Final = re.compile(
-    r"permission denied|operation\[api:[^\]]{0,300}\] is denied|has no access to (the )?resource|denied by the policy"
+    r"permission denied, ?(the )?account|operation\[api:[^\]]{0,300}\] is denied|denied by the policy"
+    r"|has no access to (the )?resource"
     r"|is not the owner of the (tagged )?resource|is not authorized to access|\] has no permission"
     r"|on other accounts are not permitted|不是资源.{0,200}的所有者|拒绝操作|无法使用资源"
     r"|权限(不足|被拒绝)|没有权限|被策略.{0,200}拒绝",

@@ -135,7 +135,9 @@ CODES: Final = {
     "SYS.1014": _UNSUPPORTED,
     "SYS.1015": _AGENT,
     "SYS.1016": _AGENT,
-    "SYS.1017": Rule(P, 0, "it was cancelled on the server", "该操作已在服务端被取消"),
+    "SYS.1017": Rule(
+        A, 0, "it was cancelled on the server; the clone may exist", "该操作已在服务端被取消；克隆可能已存在"
+    ),
     "SYS.1018": DENIED,
     "SYS.1019": Rule(
         F,
@@ -176,7 +178,7 @@ CODES: Final = {
     "PORTAL.1001": Rule(P, 0, "give the field the text names", "请补充错误文本中指出的字段"),
     "PORTAL.1002": _BUSY,
     "TAG.1000": Rule(A, 0, "give each tag once; the clone may exist", "标签不可重复；克隆可能已存在"),
-    "TAG.1001": Rule(P, 0, "give each tag once", "每个标签只能写一次"),
+    "TAG.1001": Rule(A, 0, "give each tag once; the clone may exist", "每个标签只能写一次；克隆可能已存在"),
     "TAG.1002": Rule(P, 0, "no more tags are allowed: delete some", "标签数量已达上限：请删除部分标签"),
 }
 """Rules of single codes."""

@@ -34,7 +34,7 @@ from tests.contract.scripted_node import (
     refuse,
     with_clock_set,
 )
-from tests.zstack.wire_server import answer
+from tests.zstack.wire_server import answer, error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +78,13 @@ async def test_a_stop_before_the_plan_is_recorded_is_never_success(
 # --- At most once -----------------------------------------------------------------------------------------------------
 
 
+def make_and_deny(node: ScriptedNode, job: ApiJob) -> bytes:
+    """202, the clone is made, and copying its files is denied to an agent of the server."""
+    node.execute(job)
+    job.result = answer(503, error("SYS.1006", "rsync: mkdir /models failed: Permission denied (13)"))
+    return accepted(job)
+
+
 @pytest.mark.parametrize(
     "act",
     [
@@ -85,6 +92,9 @@ async def test_a_stop_before_the_plan_is_recorded_is_never_success(
         pytest.param(make_and_refuse("SYS.1006", "SYS.1009"), id="inner transient"),
         pytest.param(make_and_refuse("SYS.1006", "ID.1001"), id="inner session"),
         pytest.param(lose_answer, id="answer lost"),
+        pytest.param(make_and_refuse("SYS.1017"), id="cancelled"),
+        pytest.param(make_and_refuse("TAG.1001"), id="doubled tag"),
+        pytest.param(make_and_deny, id="an agent's denial"),
     ],
 )
 @pytest.mark.parametrize("honours", [False, True], ids=["ignores the uuid", "honours it"])
@@ -97,6 +107,7 @@ async def test_at_most_once_is_at_most_one(act: Act, node: ScriptedNode, operato
     await operator.run("--at-most-once")
     for _ in range(2):
         await operator.run()
+    await operator.zclone("retry", "job.yaml")
     assert (node.sources_of, len(node.posts())) == ([A], 1)
 
 

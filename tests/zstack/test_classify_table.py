@@ -83,7 +83,7 @@ CODE_TABLE: list[tuple[str, ErrorClass, int | None]] = [
     ("SYS.1014", P, 0),
     ("SYS.1015", A, None),
     ("SYS.1016", A, None),
-    ("SYS.1017", P, 0),
+    ("SYS.1017", A, 0),
     ("SYS.1018", P, 0),
     ("SYS.1019", F, 0),
     ("SYS.1091", P, 0),
@@ -106,7 +106,7 @@ CODE_TABLE: list[tuple[str, ErrorClass, int | None]] = [
     ("PORTAL.1001", P, 0),
     ("PORTAL.1002", N, None),
     ("TAG.1000", A, 0),
-    ("TAG.1001", P, 0),
+    ("TAG.1001", A, 0),
     ("TAG.1002", P, 0),
     ("ORG_ZSTACK_AI_10120", A, 1),
     ("ORG_ZSTACK_AI_MODEL_CENTER_1", A, 1),
@@ -373,3 +373,8 @@ def test_a_recorded_error_has_the_hint_of_the_answer(code: str, language: Langua
 def test_our_own_errors_have_no_hint(code: str | None) -> None:
     """zclone's own errors, and those without a text, are shown unchanged."""
     assert (hint_of(code, "agent"), with_hint(code, "agent"), with_hint("SYS.1003", None)) == ("", "agent", None)
+
+
+def test_an_agents_denial_is_no_denial_of_the_request() -> None:
+    """What the operating system denies to an agent is met during the execution: a clone may be left."""
+    assert classify("SYS.1006", "rsync: mkdir /models failed: Permission denied (13)").error_class is A
