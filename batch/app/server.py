@@ -12,7 +12,7 @@ from batch.app.messages import language, say, warn
 from batch.app.node import embedded_node, node_state
 from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
-from batch.engine.timely import TimelyGate
+from batch.engine.timely import DeadlineGate
 from batch.manifest.kinds import ConnectedLine
 from batch.redaction import SECRETS, Secrets
 from batch.zstack import connect
@@ -50,7 +50,7 @@ class Server:
         """
         self.clock = SystemClock()
         self.gate = Gate(rate, cap=hard_cap(rate), clock=self.clock, paused=paused or say_pause)
-        self._passage = TimelyGate(self.gate, self.clock)
+        self._passage = DeadlineGate(self.gate, self.clock)
         self.is_rehearsal = settings is None
         self._settings = settings
         self._environ = environ

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from batch.engine.servercheck import CheckOutcome, CheckResult, MadeError, check_all
+from batch.engine.servercheck import CheckOutcome, CheckResult, UnexpectedCloneError, check_all
 from batch.errors import ExitCode, ZcloneError
 from batch.plan import Identities, check_request
 
@@ -60,12 +60,12 @@ async def check_clones(job: Job, plan: Plan, server: Server) -> CheckSummary:
     client = await server.client()
     try:
         await check_all(requests, verdicts.add, api=client, clock=server.clock, workers=job.limits.concurrency)
-    except MadeError as made:
+    except UnexpectedCloneError as made:
         raise ZcloneError(_alarm(made, client.url)) from None
     return verdicts
 
 
-def _alarm(made: MadeError, url: str) -> str:
+def _alarm(made: UnexpectedCloneError, url: str) -> str:
     return (
         f"DANGER: the server ignores ephemeral::validationOnly: it was asked only to check {made.key!r}, but made the "
         f"model service {made.uuid}. Nothing more was sent. It belongs to no run; delete it:\n"

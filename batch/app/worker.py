@@ -15,7 +15,7 @@ from batch.app.server import say_pause, say_warnings
 from batch.app.temporal import connect_temporal
 from batch.clock import SystemClock
 from batch.engine import Gate, Stop, hard_cap
-from batch.engine.timely import TimelyGate
+from batch.engine.timely import DeadlineGate
 from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
 from batch.jobfile.units import read_rate
 from batch.progress import BEAT, ticking
@@ -52,7 +52,7 @@ async def _work(
     gate = Gate(rate * share, cap=hard_cap(rate * share), clock=clock, paused=say_pause)
     with on_signal(lambda name: _end(stop, name)):
         client = await connect(
-            settings, gate=TimelyGate(gate, clock), clock=clock, language=language(environ), secrets=SECRETS
+            settings, gate=DeadlineGate(gate, clock), clock=clock, language=language(environ), secrets=SECRETS
         )
         async with client, _write_metrics(metrics_file, gate, rate=rate * share):
             say_warnings(client.warnings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from batch.engine.steps import RESOURCE_UUID, Abort, End, Look, Review, Send, Ticket, Why
+from batch.engine.steps import RESOURCE_UUID, Abort, End, Look, LookReason, Review, Send, Ticket
 from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import ApiError, ErrorClass
 
@@ -20,7 +20,7 @@ _AT_MOST_ONCE: Final = "not sent again: the run is at most once"
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
+class DecisionContext:
     """What a decision depends on besides the step and the answer."""
 
     policy: Policy
@@ -31,9 +31,9 @@ class Knowledge:
     api_timeout: float = 0.0
     """The longest apiTimeout that the server reported for any job of the run, in seconds."""
 
-    def over_at(self, ticket: Ticket) -> float:
+    def expires_at(self, ticket: Ticket) -> float:
         """Return when the server can no longer execute the last POST, in seconds since the epoch."""
-        return self.policy.over_at(ticket.sent_at, self._longest(ticket))
+        return self.policy.expires_at(ticket.sent_at, self._longest(ticket))
 
     def is_in_time(self, ticket: Ticket) -> bool:
         """Whether the time that the server takes for the last POST has not passed yet."""
@@ -48,51 +48,53 @@ class Knowledge:
         return self.is_honoured and not self.policy.at_most_once
 
 
-def after_absence(look: Look, known: Knowledge) -> Step:
+def after_absence(look: Look, context: DecisionContext) -> Step:
     """Decide on a resource that no look has shown."""
     ticket, error = look.ticket, look.error
-    match look.why:
-        case Why.GIVEN:
+    match look.reason:
+        case LookReason.GIVEN:
             return Send(1, has_predecessor=ticket.has_predecessor)
-        case Why.STOPPED:
+        case LookReason.STOPPED:
             return stop_run(look)
-        case Why.ENDED:
+        case LookReason.ENDED:
             assert error is not None
-            return _after_failure(look, error, known)
-    return _after_silence(look, known)
+            return _after_failure(look, error, context)
+    return _after_silence(look, context)
 
 
-def _after_silence(look: Look, known: Knowledge) -> Step:
+def _after_silence(look: Look, context: DecisionContext) -> Step:
     """Decide on a POST whose job gave no definite answer."""
-    ticket, error, policy = look.ticket, look.error, known.policy
-    is_early = look.why in {Why.OVERDUE, Why.FORGOTTEN} and not (ticket.reopened or is_over(ticket, known))
+    ticket, error, policy = look.ticket, look.error, context.policy
+    is_early = look.reason in {LookReason.OVERDUE, LookReason.FORGOTTEN} and not (
+        ticket.reopened or is_expired(ticket, context)
+    )
     if is_early:
-        return uncertain(ticket, known, error, "its api job did not end in time and no clone is visible")
+        return end_uncertain(ticket, context, error, "its api job did not end in time and no clone is visible")
     if policy.at_most_once:
-        return uncertain(ticket, known, error, _AT_MOST_ONCE)
-    if look.why is Why.EMPTY and not known.is_honoured:
+        return end_uncertain(ticket, context, error, _AT_MOST_ONCE)
+    if look.reason is LookReason.EMPTY and not context.is_honoured:
         return Abort(ticket, _not_honoured(ticket))
-    if look.why is Why.LOST and error is not None:
-        return _retry(look, error, known)
+    if look.reason is LookReason.LOST and error is not None:
+        return _retry(look, error, context)
     if ticket.attempt >= policy.attempts:
-        return _give_up(look, known)
+        return _give_up(look, context)
     # Only a job uuid without an end may be sent again, and only while the server certainly still has its row.
-    is_closed = has_ended(look, known)
-    is_lost = look.why is not Why.EMPTY and not ticket.answered and ticket.job_uuid != UNKNOWN_JOB
-    keep = is_lost and not is_closed and known.now - ticket.sent_at < policy.job_memory
+    is_closed = has_ended(look, context)
+    is_lost = look.reason is not LookReason.EMPTY and not ticket.answered and ticket.job_uuid != UNKNOWN_JOB
+    keep = is_lost and not is_closed and context.now - ticket.sent_at < policy.job_memory
     return Send(
         ticket.attempt + 1,
         ticket.job_uuid if keep else None,
         _window_start(ticket),
-        _give_up(look, known),
+        _give_up(look, context),
         is_after_silence=True,
         open_jobs=ticket.open_jobs if keep or is_closed else (*ticket.open_jobs, ticket.job_uuid),
-        needs_proof=True,
+        needs_confirmation=True,
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
         has_repeats=keep or ticket.has_repeats,
         api_timeout=ticket.api_timeout,
-        over_at=known.over_at(ticket),
+        expires_at=context.expires_at(ticket),
     )
 
 
@@ -102,34 +104,34 @@ def stop_run(look: Look) -> Abort:
     return Abort(look.ticket, look.error, is_job_over=not look.error.may_have_run)
 
 
-def _after_failure(look: Look, error: ApiError, known: Knowledge) -> Step:
+def _after_failure(look: Look, error: ApiError, context: DecisionContext) -> Step:
     """Decide on a job that failed and made nothing."""
     if error.error_class is ErrorClass.PERMANENT:
-        return _give_up(look, known)
+        return _give_up(look, context)
     is_uncharged = error.error_class in _UNCHARGED and not error.may_have_run
-    if is_uncharged and look.ticket.free < known.policy.free_sends:
-        return send_uncharged(look, known)
-    return _retry(look, error, known)
+    if is_uncharged and look.ticket.uncharged < context.policy.uncharged_sends:
+        return send_uncharged(look, context)
+    return _retry(look, error, context)
 
 
-def send_uncharged(look: Look, known: Knowledge) -> Step:
+def send_uncharged(look: Look, context: DecisionContext) -> Step:
     """Send the same attempt under a new job uuid; the old one is kept, as a request that arrived twice has two ends."""
-    ticket, has_lost_jobs = look.ticket, lost_jobs(look.ticket)
-    if known.policy.at_most_once and has_lost_jobs:
-        return uncertain(ticket, known, look.error, _AT_MOST_ONCE)
+    ticket, needs_confirmation = look.ticket, has_lost_jobs(look.ticket)
+    if context.policy.at_most_once and needs_confirmation:
+        return end_uncertain(ticket, context, look.error, _AT_MOST_ONCE)
     return Send(
         ticket.attempt,
         None,
         _window_start(ticket),
-        _give_up(look, known),
+        _give_up(look, context),
         open_jobs=(*ticket.open_jobs, ticket.job_uuid) if ticket.answered else ticket.open_jobs,
-        needs_proof=has_lost_jobs,
+        needs_confirmation=needs_confirmation,
         is_mixed=ticket.is_mixed,
         has_predecessor=ticket.has_predecessor,
-        free=ticket.free + 1,
+        uncharged=ticket.uncharged + 1,
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
-        over_at=known.over_at(ticket),
+        expires_at=context.expires_at(ticket),
     )
 
 
@@ -141,39 +143,39 @@ def _window_start(ticket: Ticket) -> float | None:
     return None if ticket.resumed else ticket.first_sent_at
 
 
-def _retry(look: Look, error: ApiError, known: Knowledge) -> Step:
+def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
     """Make another attempt after a failure that the server reported, if its code and the attempts left allow one."""
-    ticket, policy = look.ticket, known.policy
-    in_doubt = look.why is Why.LOST or may_have_run(error) or lost_jobs(ticket)
+    ticket, policy = look.ticket, context.policy
+    in_doubt = look.reason is LookReason.LOST or may_have_run(error) or has_lost_jobs(ticket)
     if policy.at_most_once and in_doubt:
-        return uncertain(ticket, known, error, _AT_MOST_ONCE)
+        return end_uncertain(ticket, context, error, _AT_MOST_ONCE)
     allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
     if ticket.attempt >= allowed:
-        return _give_up(look, known)
+        return _give_up(look, context)
     return Send(
         ticket.attempt + 1,
         None,
         _window_start(ticket),
-        _give_up(look, known),
-        open_jobs=ticket.open_jobs if has_ended(look, known) else (*ticket.open_jobs, ticket.job_uuid),
-        needs_proof=in_doubt,
+        _give_up(look, context),
+        open_jobs=ticket.open_jobs if has_ended(look, context) else (*ticket.open_jobs, ticket.job_uuid),
+        needs_confirmation=in_doubt,
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
-        over_at=known.over_at(ticket),
+        expires_at=context.expires_at(ticket),
     )
 
 
-def _give_up(look: Look, known: Knowledge) -> Step:
+def _give_up(look: Look, context: DecisionContext) -> Step:
     """Fail where every job uuid had a definite end and nothing is visible; else uncertain, or poll the earlier jobs."""
     ticket, error = look.ticket, look.error
-    if not has_ended(look, known):
-        return uncertain(
-            ticket, known, error, "" if error else "every attempt went unanswered; no clone is visible yet"
+    if not has_ended(look, context):
+        return end_uncertain(
+            ticket, context, error, "" if error else "every attempt went unanswered; no clone is visible yet"
         )
-    if may_be_elsewhere(look, known):
-        return elsewhere(ticket, known, error)
+    if may_have_other_uuid(look, context):
+        return end_uncertain_uuid(ticket, context, error)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
     if error is None:
@@ -182,31 +184,31 @@ def _give_up(look: Look, known: Knowledge) -> Step:
     return End(State.FAILED, ticket.attempt, code=error.code, text=error.text)
 
 
-def has_ended(look: Look, known: Knowledge) -> bool:
+def has_ended(look: Look, context: DecisionContext) -> bool:
     """Return whether the attempt's job has a definite end: the server's answer, or unknown after all its time."""
-    if look.why in {Why.OVERDUE, Why.EMPTY}:
+    if look.reason in {LookReason.OVERDUE, LookReason.EMPTY}:
         return False
     may_go_on = look.error is not None and look.error.may_go_on
-    if look.why in {Why.LOST, Why.FORGOTTEN} or may_go_on or look.ticket.is_repeat:
-        return is_over(look.ticket, known)
+    if look.reason in {LookReason.LOST, LookReason.FORGOTTEN} or may_go_on or look.ticket.is_repeat:
+        return is_expired(look.ticket, context)
     return True
 
 
-def is_over(ticket: Ticket, known: Knowledge) -> bool:
+def is_expired(ticket: Ticket, context: DecisionContext) -> bool:
     """Return whether the server can no longer execute the POST.
 
     Only a later process can say so: the clock of the one that sent it may be set meanwhile.
     """
-    return ticket.resumed and known.now >= known.over_at(ticket)
+    return ticket.resumed and context.now >= context.expires_at(ticket)
 
 
-def may_be_elsewhere(look: Look, known: Knowledge) -> bool:
+def may_have_other_uuid(look: Look, context: DecisionContext) -> bool:
     """Return whether the clone may exist under a uuid that shows it only where the server honours resourceUuid."""
-    in_doubt = look.error is None or may_have_run(look.error) or lost_jobs(look.ticket)
-    return in_doubt and not known.is_repeatable
+    in_doubt = look.error is None or may_have_run(look.error) or has_lost_jobs(look.ticket)
+    return in_doubt and not context.is_repeatable
 
 
-def lost_jobs(ticket: Ticket) -> bool:
+def has_lost_jobs(ticket: Ticket) -> bool:
     """Return whether lost lines of the manifest may have recorded an attempt."""
     return UNKNOWN_JOB in (ticket.job_uuid, *ticket.open_jobs)
 
@@ -224,16 +226,16 @@ def _not_honoured(ticket: Ticket) -> ApiError:
     return ApiError(ErrorClass.FATAL, RESOURCE_UUID, text)
 
 
-def uncertain(
-    ticket: Ticket, known: Knowledge, error: ApiError | None, text: str = "", *, is_last: bool | None = None
+def end_uncertain(
+    ticket: Ticket, context: DecisionContext, error: ApiError | None, text: str = "", *, is_last: bool | None = None
 ) -> End:
     """Return the uncertain end of a Clone of which it is not known whether it was made.
 
     ``is_last``: whether no later process would learn more or send again; None: decided by the attempts left.
     """
-    may_go_on = is_last is None and ticket.attempt < known.policy.attempts
+    may_go_on = is_last is None and ticket.attempt < context.policy.attempts
     if is_last is None:
-        is_last = not (may_go_on and known.is_repeatable)
+        is_last = not (may_go_on and context.is_repeatable)
     code = error.code if error is not None else "ZCLONE.UNCERTAIN"
     reported = error.text if error is not None else ""
     return End(
@@ -243,26 +245,26 @@ def uncertain(
         text="; ".join(filter(None, (text, reported))),
         job_uuid=ticket.job_uuid,
         open_jobs=ticket.open_jobs,
-        until=known.over_at(ticket) if is_last else None,
-        is_unproven=may_go_on and not (known.is_honoured or known.policy.at_most_once),
+        until=context.expires_at(ticket) if is_last else None,
+        is_unconfirmed=may_go_on and not (context.is_honoured or context.policy.at_most_once),
     )
 
 
-def elsewhere(ticket: Ticket, known: Knowledge, error: ApiError | None, text: str = "") -> End:
+def end_uncertain_uuid(ticket: Ticket, context: DecisionContext, error: ApiError | None, text: str = "") -> End:
     """Return the end of a Clone that may exist under another uuid, as the server may not honour resourceUuid."""
-    end = uncertain(ticket, known, error, "; ".join(filter(None, (text, _ELSEWHERE))))
-    return end._replace(is_unproven=not known.policy.at_most_once)
+    end = end_uncertain(ticket, context, error, "; ".join(filter(None, (text, _ELSEWHERE))))
+    return end._replace(is_unconfirmed=not context.policy.at_most_once)
 
 
 def after_no_send(step: Send) -> Step:
     """Return what follows where neither this nor a later process sends the target again, as it left the job file."""
-    match step.otherwise:
+    match step.fallback:
         case End(state=State.UNCERTAIN, until=None) as end:
-            return end._replace(until=step.over_at)
+            return end._replace(until=step.expires_at)
         case Review() as review:
             return replace(review, is_last=True)
-    assert step.otherwise is not None
-    return step.otherwise
+    assert step.fallback is not None
+    return step.fallback
 
 
 def after_edit(step: Send, *, is_same_uuid: bool) -> Send:

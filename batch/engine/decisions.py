@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Final
 
 from batch.engine.absence import (
     after_absence,
-    elsewhere,
+    end_uncertain,
+    end_uncertain_uuid,
     has_ended,
-    is_over,
-    lost_jobs,
-    may_be_elsewhere,
+    has_lost_jobs,
+    is_expired,
+    may_have_other_uuid,
     may_have_run,
     send_uncharged,
     stop_run,
-    uncertain,
 )
 from batch.engine.match import differences
 from batch.engine.steps import (
     Abort,
     End,
     Look,
+    LookReason,
     Poll,
     Renew,
     Resend,
     Review,
     Ticket,
-    Why,
 )
 from batch.model import State
 from batch.zstack.answers import (
@@ -49,7 +49,7 @@ from batch.zstack.answers import (
 )
 
 if TYPE_CHECKING:
-    from batch.engine.absence import Knowledge
+    from batch.engine.absence import DecisionContext
     from batch.engine.policy import Policy
     from batch.engine.steps import Step
     from batch.model import Clone
@@ -85,7 +85,7 @@ def _refused_post(error: ApiError, ticket: Ticket) -> Step:
         return Poll(ticket, error=error)
     if error.error_class is ErrorClass.RENEW:
         return Renew(ticket, error)
-    return Look(ticket, Why.ENDED, error)
+    return Look(ticket, LookReason.ENDED, error)
 
 
 def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) -> Step:
@@ -97,12 +97,12 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         case Refused(error) if error.error_class is ErrorClass.RENEW:
             return Renew(ticket._replace(answered=True), error)
         case Refused(error) if error.error_class is ErrorClass.FATAL and not (ticket.resumed and poll.at_once):
-            return Look(ticket._replace(answered=True), Why.STOPPED, error)
+            return Look(ticket._replace(answered=True), LookReason.STOPPED, error)
         case Refused(error):
             # A fatal error of an earlier process's job says nothing about the server's present state.
-            return Look(ticket._replace(answered=True), Why.ENDED, error)
+            return Look(ticket._replace(answered=True), LookReason.ENDED, error)
         case Unknown() if not ticket.answered or poll.misses + 1 >= policy.misses:
-            return Look(ticket, Why.LOST, poll.error)
+            return Look(ticket, LookReason.LOST, poll.error)
         case Unknown():
             misses = poll.misses + 1
         case Running():
@@ -110,67 +110,67 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         case _:
             misses = poll.misses
     if now >= ticket.deadline:
-        why = Why.FORGOTTEN if isinstance(answer, Unknown) else Why.OVERDUE
-        return Look(ticket, why, was_visible=poll.was_visible)
+        reason = LookReason.FORGOTTEN if isinstance(answer, Unknown) else LookReason.OVERDUE
+        return Look(ticket, reason, was_visible=poll.was_visible)
     return Poll(ticket, poll.polls + 1, misses, poll.error)
 
 
-def after_renewal(renew: Renew, clone: Clone, *, known: Knowledge) -> Step:
+def after_renewal(renew: Renew, clone: Clone, *, context: DecisionContext) -> Step:
     """Decide how to continue with a new session; a target that left the job file has no body to send.
 
     One that an earlier process left uncertain is looked for first: a later attempt may have ended.
     """
-    look = Look(renew.ticket, Why.ENDED, renew.error)
-    if clone.body and not renew.ticket.reopened and renew.ticket.free < known.policy.free_sends:
-        return send_uncharged(look, known)
+    look = Look(renew.ticket, LookReason.ENDED, renew.error)
+    if clone.body and not renew.ticket.reopened and renew.ticket.uncharged < context.policy.uncharged_sends:
+        return send_uncharged(look, context)
     return look
 
 
-def after_find(answer: FindAnswer, look: Look, clone: Clone, *, known: Knowledge) -> Step:
+def after_find(answer: FindAnswer, look: Look, clone: Clone, *, context: DecisionContext) -> Step:
     """Decide on whether the resource is visible."""
     match answer:
         case Found(service):
-            return _visible(service, look, clone, known)
-        case Absent() if look.looks + 1 < _looks_needed(look, known.policy):
-            return replace(look, looks=look.looks + 1, blind=0)
+            return _visible(service, look, clone, context)
+        case Absent() if look.looks + 1 < _looks_needed(look, context.policy):
+            return replace(look, looks=look.looks + 1, failed_looks=0)
         case Absent():
-            return after_absence(look, known)
+            return after_absence(look, context)
         case Refused(error) if error.error_class in {ErrorClass.FATAL, ErrorClass.PERMANENT}:
-            return _not_shown(look, error, known)
-        case _ if look.blind + 1 < known.policy.blind_looks:
-            return replace(look, blind=look.blind + 1)
-        case _ if look.why is Why.GIVEN:
+            return _not_shown(look, error, context)
+        case _ if look.failed_looks + 1 < context.policy.max_failed_looks:
+            return replace(look, failed_looks=look.failed_looks + 1)
+        case _ if look.reason is LookReason.GIVEN:
             # Nothing was sent and nothing is known: the next run looks again.
             return look
-        case _ if look.why is Why.STOPPED:
+        case _ if look.reason is LookReason.STOPPED:
             return stop_run(look)
         case _:
             shown = look.error or (answer.error if isinstance(answer, Refused) else None)
             text = "the server could not say whether the clone exists"
-            return uncertain(look.ticket, known, shown, text, is_last=False)
+            return end_uncertain(look.ticket, context, shown, text, is_last=False)
 
 
-def without_uuid(look: Look, *, known: Knowledge) -> Step:
+def without_uuid(look: Look, *, context: DecisionContext) -> Step:
     """Decide where no look is possible: the uuid was on lost lines, and the target is not in the plan."""
-    if look.why is Why.STOPPED:
+    if look.reason is LookReason.STOPPED:
         return stop_run(look)
     text = "its uuid was on lost lines of the manifest: it is looked for once its target is in the job file again"
-    return uncertain(look.ticket, known, look.error, text, is_last=True)
+    return end_uncertain(look.ticket, context, look.error, text, is_last=True)
 
 
-def _not_shown(look: Look, error: ApiError, known: Knowledge) -> Step:
+def _not_shown(look: Look, error: ApiError, context: DecisionContext) -> Step:
     """Decide on a look that is refused permanently."""
-    if look.why is Why.STOPPED:
+    if look.reason is LookReason.STOPPED:
         return stop_run(look)
     if error.error_class is ErrorClass.FATAL:
         return Abort(look.ticket, error)
     text = "this account may not look for the clone"
-    if look.why is Why.GIVEN:
+    if look.reason is LookReason.GIVEN:
         return End(State.FAILED, 0, code=error.code, text=f"nothing was sent, as {text}: {error.text}")
-    return uncertain(look.ticket, known, look.error or error, text, is_last=True)
+    return end_uncertain(look.ticket, context, look.error or error, text, is_last=True)
 
 
-def after_review(answer: PollAnswer, review: Review, *, known: Knowledge) -> Step:
+def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext) -> Step:
     """Decide on the answer of an earlier attempt's job."""
     ticket = review.look.ticket
     job, pending = review.pending[0], review.pending[1:]
@@ -180,7 +180,7 @@ def after_review(answer: PollAnswer, review: Review, *, known: Knowledge) -> Ste
         case Refused(error) if not (error.may_go_on or ticket.has_repeats):
             is_open = False
         case Refused() | Unknown() | Done():
-            is_open = not is_over(ticket, known)
+            is_open = not is_expired(ticket, context)
         case _:
             is_open = True
     review = replace(review, pending=pending, open=(*review.open, job) if is_open else review.open)
@@ -189,35 +189,35 @@ def after_review(answer: PollAnswer, review: Review, *, known: Knowledge) -> Ste
     if review.open:
         ticket = ticket._replace(job_uuid=review.open[0], open_jobs=review.open[1:])
         text = "an earlier attempt may still be executing"
-        return uncertain(ticket, known, review.look.error, text, is_last=review.is_last or None)
-    return replace(review.look, ticket=ticket._replace(open_jobs=()), looks=0, blind=0)
+        return end_uncertain(ticket, context, review.look.error, text, is_last=review.is_last or None)
+    return replace(review.look, ticket=ticket._replace(open_jobs=()), looks=0, failed_looks=0)
 
 
 def _made(service: Service | None, ticket: Ticket) -> Step:
     if service is None:
-        return Look(ticket, Why.EMPTY)
+        return Look(ticket, LookReason.EMPTY)
     return End(State.CLONED, ticket.attempt, service)
 
 
-def _visible(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step:
+def _visible(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
     ticket = look.ticket
-    if look.why is Why.GIVEN:
+    if look.reason is LookReason.GIVEN:
         text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
         return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
     differing = differences(clone, service)
     if differing and ticket.is_mixed:
-        if lost_jobs(ticket):
+        if has_lost_jobs(ticket):
             text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
-            return uncertain(ticket, known, look.error, text, is_last=True)
+            return end_uncertain(ticket, context, look.error, text, is_last=True)
         differing = []
     if not differing:
-        return _alike(service, look, clone, known)
+        return _alike(service, look, clone, context)
     text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
-    if not has_ended(look, known):
+    if not has_ended(look, context):
         # An attempt of ours may be writing it at this moment; while it is there nothing is sent again.
-        return uncertain(ticket, known, look.error, text, is_last=True)
-    if may_be_elsewhere(look, known) and not _existed_before(look):
-        return elsewhere(ticket, known, look.error, text)
+        return end_uncertain(ticket, context, look.error, text, is_last=True)
+    if may_have_other_uuid(look, context) and not _existed_before(look):
+        return end_uncertain_uuid(ticket, context, look.error, text)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
     if _existed_before(look):
@@ -225,22 +225,22 @@ def _visible(service: Service, look: Look, clone: Clone, known: Knowledge) -> St
     return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
 
 
-def _alike(service: Service, look: Look, clone: Clone, known: Knowledge) -> Step:
+def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
     """Decide on a visible service that differs in nothing that is known."""
     ticket, existed_before = look.ticket, _existed_before(look)
-    if look.why is Why.OVERDUE and known.is_in_time(ticket):
+    if look.reason is LookReason.OVERDUE and context.is_in_time(ticket):
         # A server may show it from its job's beginning on, and takes it back where the job fails.
         if not look.was_visible:
             return Poll(ticket, at_once=True, was_visible=True)
         text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"
-        return uncertain(ticket, known, look.error, text, is_last=False)
+        return end_uncertain(ticket, context, look.error, text, is_last=False)
     text = ""
     if clone.is_given and (existed_before or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
     elif existed_before and look.error is not None and look.error.code == _IN_USE and not (clone.body or clone.params):
         text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
     if text:
-        return uncertain(ticket, known, look.error, text, is_last=True)
+        return end_uncertain(ticket, context, look.error, text, is_last=True)
     return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=existed_before)
 
 
@@ -249,15 +249,20 @@ def _existed_before(look: Look) -> bool:
 
     Source: zstack/README.md 4.
     """
-    if look.why is not Why.ENDED or look.error is None or look.ticket.attempt > 1 or look.ticket.has_predecessor:
+    if (
+        look.reason is not LookReason.ENDED
+        or look.error is None
+        or look.ticket.attempt > 1
+        or look.ticket.has_predecessor
+    ):
         return False
     return look.error.code == _IN_USE or not may_have_run(look.error)
 
 
 def _looks_needed(look: Look, policy: Policy) -> int:
     """Return how many looks must show nothing: one where the request never executed, more where it may be executing."""
-    if look.why in {Why.GIVEN, Why.STOPPED}:
+    if look.reason in {LookReason.GIVEN, LookReason.STOPPED}:
         return 1
-    if look.why is Why.ENDED and look.error is not None and not may_have_run(look.error):
+    if look.reason is LookReason.ENDED and look.error is not None and not may_have_run(look.error):
         return 1
     return policy.looks

@@ -48,7 +48,7 @@ class FailureLimit:
         failed, settled = self._counts()
         return _excess(failed, settled, self._most)
 
-    def trouble(self) -> str | None:
+    def wave_hold(self) -> str | None:
         """Return why the next wave is held back, else None; without ``max_failures`` any failure holds it back."""
         open_ = self._past.intents.items()
         left_out = self._removed | self._pending
@@ -62,12 +62,12 @@ class FailureLimit:
         return _failed_of(counts)
 
 
-def excess_of(counts: Mapping[State, int], most: float | None) -> str | None:
+def find_excess(counts: Mapping[State, int], most: float | None) -> str | None:
     """Return a message where more targets failed than ``max_failures`` allows, else None."""
     return _excess(*_failed_of(counts), most)
 
 
-def trouble_of(counts: Mapping[State, int], most: float | None) -> str | None:
+def find_wave_hold(counts: Mapping[State, int], most: float | None) -> str | None:
     """Return why targets in these states hold the next wave back; None where they do not."""
     return _trouble(counts.get(State.UNCERTAIN, 0), *_failed_of(counts), most)
 

@@ -38,9 +38,9 @@ _RESOLUTION: Final = 0.001
 """Seconds below which no timer is set: event loops round to them."""
 _RETRY: Final = 0.002
 """Seconds between two tries to enter a full cap; the slots make that rare."""
-_SAID_AGAIN: Final = 1.0
+_REPORT_STEP: Final = 1.0
 """Seconds by which a pause must grow to be reported again."""
-_HELD: Final = 3600.0
+_HELD_SECONDS: Final = 3600.0
 """Seconds to the next slot to assume while all calls are held."""
 _PATIENCE: Final = 5.0
 """Seconds for which a read or a due poll waits behind POSTs; then every other slot is its."""
@@ -126,7 +126,7 @@ class Gate:
     def pause(self, seconds: float) -> None:
         """Let no call pass for ``seconds`` from now; a longer pause in force stays."""
         until = self._clock.monotonic() + seconds
-        if self._paused is not None and until > self._closed_until + _SAID_AGAIN:
+        if self._paused is not None and until > self._closed_until + _REPORT_STEP:
             self._paused(seconds)
         self._closed_until = max(self._closed_until, until)
         self._cut_late()
@@ -145,25 +145,25 @@ class Gate:
         last, self._cap = self._next - self._interval, cap
         self._interval = _PACE / self.rate.set_most(rate)
         self._next = last + self._interval
-        self._begin_turn_anew()
+        self._restart_turns()
 
     def hold(self, grace: float) -> None:
         """Cut the waits of all present and later POSTs; let other calls pass for ``grace`` seconds more."""
         self._held_from = self._clock.monotonic() + grace
         self._cut_late()
-        self._begin_turn_anew()
+        self._restart_turns()
 
     def release(self) -> None:
         """Let all calls pass again."""
         self._held_from = math.inf
-        self._begin_turn_anew()
+        self._restart_turns()
 
     def stop(self, grace: float) -> None:
         """Cut the waits of POSTs, and of calls whose slot comes after ``grace`` seconds; later arrivals too."""
         self._held_from = math.inf
         self._ends = min(self._ends, self._clock.monotonic() + grace)
         self._cut_late()
-        self._begin_turn_anew()
+        self._restart_turns()
 
     async def _admit(self, kind: CallKind, job_uuid: str) -> bool:
         """Wait for a slot; return False when the wait was cut."""
@@ -175,7 +175,7 @@ class Gate:
             is_passed = await waiter.future
         except asyncio.CancelledError:
             self._remove(waiter)
-            self._rest_if_empty()
+            self._stop_if_empty()
             raise
         # The stop may have come in the same moment as the slot.
         return is_passed and not self._is_forbidden(kind)
@@ -186,14 +186,14 @@ class Gate:
             self._held[job_uuid] = waiter
             self.polls.add(job_uuid)
         else:
-            self._line(waiter.kind)[waiter] = None
+            self._queue_of(waiter.kind)[waiter] = None
         if waiter.kind is CallKind.CLONE:
             self.polls.note_post()
         self._arrival.set()
         if self._server is None:
             self._server = asyncio.get_running_loop().create_task(self._serve())
 
-    def _line(self, kind: CallKind) -> dict[_Waiter, None]:
+    def _queue_of(self, kind: CallKind) -> dict[_Waiter, None]:
         if kind is CallKind.CLONE:
             return self._posts
         return self._logins if kind is CallKind.LOGIN else self._questions
@@ -201,7 +201,7 @@ class Gate:
     def _remove(self, waiter: _Waiter) -> None:
         """Take a call that no longer waits out of its queue."""
         if not waiter.job_uuid:
-            self._line(waiter.kind).pop(waiter, None)
+            self._queue_of(waiter.kind).pop(waiter, None)
         elif self._held.get(waiter.job_uuid) is waiter:
             del self._held[waiter.job_uuid]
             self.polls.remove(waiter.job_uuid)
@@ -212,12 +212,12 @@ class Gate:
         if not waiter.future.done():
             waiter.future.set_result(is_passed)
 
-    def _begin_turn_anew(self) -> None:
+    def _restart_turns(self) -> None:
         if self._server is not None:
             self._server.cancel()
             self._server = asyncio.get_running_loop().create_task(self._serve())
 
-    def _rest_if_empty(self) -> None:
+    def _stop_if_empty(self) -> None:
         if self._is_empty and self._server is not None:
             self._server.cancel()
             self._server = None
@@ -230,8 +230,8 @@ class Gate:
         """Hand out slots until no call waits: sleep until the next slot, enter the cap, set the slot after it."""
         while not self._is_empty:
             await self._sleep_until_due()
-            if (rest := self._rest()) > 0:
-                await self._sleep_until_arrival(rest)
+            if (idle := self._idle_seconds()) > 0:
+                await self._sleep_until_arrival(idle)
                 continue
             async with self._cap:
                 pass
@@ -244,7 +244,7 @@ class Gate:
                 self._end(waiter, is_passed=True)
         self._server = None
 
-    def _rest(self) -> float:
+    def _idle_seconds(self) -> float:
         """Return for how many seconds no slot is wanted: only polls wait, and none is due."""
         if self._logins or self._posts or self._questions:
             return 0.0
@@ -261,14 +261,14 @@ class Gate:
         if self._logins:
             return next(iter(self._logins))
         post, question = next(iter(self._posts), None), next(iter(self._questions), None)
-        asked = math.inf if question is None else question.since
+        since = math.inf if question is None else question.since
         due, now = self.polls.next_due(), self._clock.monotonic()
-        is_long = min(asked, due) + _PATIENCE <= now
+        is_long = min(since, due) + _PATIENCE <= now
         if post is not None and (self._is_posts_turn or not is_long):
             self._is_posts_turn = False
             return post
         self._is_posts_turn = is_long
-        if question is not None and asked <= due:
+        if question is not None and since <= due:
             return question
         picked = self.polls.pick() if due <= now else None
         return self._held[picked] if picked is not None else None
@@ -280,7 +280,7 @@ class Gate:
     @property
     def _due(self) -> float:
         now = self._clock.monotonic()
-        return max(self._next, self._closed_until, now + _HELD if now >= self._held_from else -math.inf)
+        return max(self._next, self._closed_until, now + _HELD_SECONDS if now >= self._held_from else -math.inf)
 
     def _is_forbidden(self, kind: CallKind) -> bool:
         return kind is CallKind.CLONE and min(self._ends, self._held_from) < math.inf
@@ -297,4 +297,4 @@ class Gate:
                 self._end(waiter, is_passed=False)
             else:
                 kept += 1
-        self._rest_if_empty()
+        self._stop_if_empty()

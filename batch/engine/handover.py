@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batch.clock import Clock
-    from batch.engine.ports import HandOverJournal, Registrar
+    from batch.engine.ports import HandOverJournal, OwnershipApi
     from batch.engine.stop import Stop
     from batch.model import Clone, HandOver, Plan
     from batch.zstack.answers import NoAnswer, NotSent
@@ -90,7 +90,7 @@ async def hand_over_all(  # noqa: PLR0913 - the composition root names each part
     plan: Plan,
     past: FinalStates,
     *,
-    registrar: Registrar,
+    registrar: OwnershipApi,
     journal: HandOverJournal,
     clock: Clock,
     workers: int,
@@ -113,7 +113,7 @@ class _Phase:
     """Hands over one clone after the other."""
 
     def __init__(
-        self, registrar: Registrar, journal: HandOverJournal, clock: Clock, uuid_of: Callable[[Clone], str | None]
+        self, registrar: OwnershipApi, journal: HandOverJournal, clock: Clock, uuid_of: Callable[[Clone], str | None]
     ) -> None:
         self._registrar = registrar
         self._journal = journal

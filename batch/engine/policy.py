@@ -25,11 +25,11 @@ class Policy:
     """Looks that must show nothing before a POST is taken as not executed."""
     misses: int = 4
     """Consecutive 404 answers of an accepted api job that are tolerated (another node may lag behind)."""
-    blind_looks: int = 8
+    max_failed_looks: int = 8
     """Consecutive looks that may fail before the clone is left uncertain."""
     job_memory: float = 3600.0
     """How long after its POST a job uuid may be sent again; later the server may have purged its row."""
-    free_sends: int = 16
+    uncharged_sends: int = 16
     """Consecutive POSTs that charge no attempt: after a dead session, or from a node that is not ready."""
     backoff_base: float = 0.5
     backoff_cap: float = 20.0
@@ -44,7 +44,7 @@ class Policy:
             return self.timeout
         return (self.api_timeout if api_timeout is None else api_timeout) + self.grace
 
-    def over_at(self, sent_at: float, api_timeout: float | None) -> float:
+    def expires_at(self, sent_at: float, api_timeout: float | None) -> float:
         """Return when the server can no longer execute a POST of ``sent_at``, in seconds since the epoch."""
         longest = self.api_timeout if api_timeout is None else api_timeout
         return sent_at + max(self.timeout or 0.0, longest) + self.grace

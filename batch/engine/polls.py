@@ -34,9 +34,9 @@ _LONGEST: Final = 1.0
 """Seconds between two polls of one job, at most; applies also to jobs slower than any before."""
 _LONGEST_SHARE: Final = 0.25
 """The same as a share of the job's age, where that is more."""
-SURE: Final = 0.98
+HOOK_DUE: Final = 0.98
 """Probability of an end at which the web hook of a job should have arrived."""
-DOUBTED: Final = 0.6
+HOOK_DOUBTFUL: Final = 0.6
 """The same after the web hook of another job did not arrive."""
 _HOOK_TIME: Final = 3.0
 """Seconds by which a web hook may be late: the server repeats it after 2 s (zstack/README.md 7)."""
@@ -69,7 +69,7 @@ class _Job:
     """The age at which it was last seen running."""
     asked_at: float = 0.0
     deadline: float = math.inf
-    teaches: bool = True
+    is_sampled: bool = True
     """Whether its times are sampled."""
     has_hook: bool = False
     """Whether this process sent it and the server accepted it, so that a web hook would report its end."""
@@ -113,7 +113,7 @@ class PollSchedule:
         if job is None and hold is not None:
             # An earlier process sent it: it is taken as running now, and its start is not exactly known.
             age = max(0.0, time - hold.sent_at)
-            job = self._jobs[job_uuid] = _Job(now - age, age, teaches=False)
+            job = self._jobs[job_uuid] = _Job(now - age, age, is_sampled=False)
         if job is not None:
             job.deadline = now if hold is None else now + hold.deadline - time
 
@@ -124,7 +124,7 @@ class PollSchedule:
             return
         if isinstance(answer, Running):
             age = max(job.running_at, job.asked_at - job.started_at)
-            if job.teaches:
+            if job.is_sampled:
                 self.times.note_running(job.running_at, age)
             job.running_at = age
         else:
@@ -133,16 +133,16 @@ class PollSchedule:
                 del self._jobs[job_uuid]
             else:
                 # Another caller polled: a poll that still waits gets the same answer immediately.
-                job.deadline, job.teaches = self._clock.monotonic(), False
+                job.deadline, job.is_sampled = self._clock.monotonic(), False
         self._change()
 
     def _note_end(self, job: _Job, answer: PollAnswer, *, is_exact: bool) -> None:
         if isinstance(answer, Done | Refused):
             self._ends_since_post += 1
             age = self._clock.monotonic() - job.started_at
-            if job.teaches and is_exact:
+            if job.is_sampled and is_exact:
                 self.times.note_running(job.running_at, age)
-            if job.teaches:
+            if job.is_sampled:
                 self.times.note_end(age if is_exact else job.running_at, age)
 
     def note_post(self) -> None:
@@ -151,13 +151,13 @@ class PollSchedule:
             self._change()
         self._ends_since_post = 0
 
-    def await_hooks(self, chance: float | None) -> None:
+    def set_hook_chance(self, chance: float | None) -> None:
         """Poll the jobs of this process only at this probability of an end; None: web hooks do not report it."""
         if self._hooked != chance:
             self._hooked = chance
             self._change()
 
-    def hasten(self, job_uuid: str) -> bool:
+    def make_due(self, job_uuid: str) -> bool:
         """Make the waiting poll of a job due now; return False where none waits."""
         job = self._jobs.get(job_uuid)
         if job is None or job.due is None:
@@ -167,10 +167,10 @@ class PollSchedule:
         self._on_change()
         return True
 
-    def learn_nothing(self) -> None:
+    def skip_sampling(self) -> None:
         """Exclude the running jobs from sampling: an outage made all of them look slow."""
         for job in self._jobs.values():
-            job.teaches = False
+            job.is_sampled = False
 
     def is_known(self, job_uuid: str) -> bool:
         """Return whether polls of the job can be scheduled."""
@@ -231,8 +231,8 @@ class PollSchedule:
 
     def _hooked_age(self, job: _Job, chance: float) -> float:
         """Return the age by which the web hook of a job should have been sent."""
-        longest = _FIRST_HOOKED if chance < SURE or job.is_alone else _LONGEST_HOOKED
-        if chance == SURE and self.times.has_ends:
+        longest = _FIRST_HOOKED if chance < HOOK_DUE or job.is_alone else _LONGEST_HOOKED
+        if chance == HOOK_DUE and self.times.has_ends:
             longest = max(_FIRST_HOOKED, 2.0 * self.times.age_at(_SLOW, running_at=0.0))
         return min(self.times.age_at(chance, running_at=job.running_at), job.running_at + max(longest, job.running_at))
 

@@ -63,7 +63,7 @@ class Pool:
         """Present Clones of the plan whose open attempt was sent with another body."""
         self._deferred: list[Work] = []
         """Work that waits for confirmation that the server honours resourceUuid."""
-        self._unproven: list[tuple[Clone, End]] = []
+        self._unconfirmed: list[tuple[Clone, End]] = []
         """Clones that ended uncertain only because that confirmation was missing."""
         self.stopped_by: RunStoppedError | None = None
 
@@ -77,23 +77,23 @@ class Pool:
         quarantine(found, deps.journal, deps.clock)
         await self._take_up(found.ordinary)
         open_work = await self._reconcile(found.ordinary)
-        going_on = [work for work in open_work if work[0].key not in removed]
-        self._failures.expect(work[0].key for work in going_on)
+        remaining = [work for work in open_work if work[0].key not in removed]
+        self._failures.expect(work[0].key for work in remaining)
         keys = frozenset(clone.key for clone in opened)
-        found_new = self._as_long_as_readable(find_unrecorded(self._plan, self._past, keys))
-        new = (None if clone is None else self._first(clone) for clone in found_new)
-        settled = survey.settled.total() + len(keys - removed) - len(going_on)
+        unrecorded = self._stop_on_read_error(find_unrecorded(self._plan, self._past, keys))
+        new = (None if clone is None else self._first(clone) for clone in unrecorded)
+        settled = survey.settled.total() + len(keys - removed) - len(remaining)
         self._check_failures()
-        left = iter(going_on)
+        left = iter(remaining)
         await self._in_waves(chain(left, new), settled)
         await self._end_held_back(left)
         await self._pool(iter([work for work in open_work if work[0].key in removed]))
-        await dispatch(iter(found.isolated), self._settle_alone, workers=1, is_stopped=self._is_over)
+        await dispatch(iter(found.isolated), self._settle_alone, workers=1, is_stopped=self._is_stopping)
 
     def _first(self, clone: Clone) -> Work:
         return clone, first_step_of_new(clone, self._past, self._deps.policy, now=self._deps.clock.time())
 
-    def _as_long_as_readable(self, clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
+    def _stop_on_read_error(self, clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
         """Request the Stop where the plan can no longer be read: clones in flight settle, but retry nothing."""
         try:
             yield from clones
@@ -118,15 +118,15 @@ class Pool:
         try:
             async with asyncio.TaskGroup() as group:
                 if not self._deps.policy.at_most_once:
-                    await self._prove(queue, group)
+                    await self._run_canary(queue, group)
                 await self._settle_all(queue)
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         await self._end_deferred()
 
-    async def _prove(self, queue: Iterator[Work | None], group: asyncio.TaskGroup) -> None:
+    async def _run_canary(self, queue: Iterator[Work | None], group: asyncio.TaskGroup) -> None:
         """Settle one Clone after the other; once one confirms resourceUuid, its job may continue in ``group``."""
-        while not self._is_canary_over():
+        while not self._is_canary_finished():
             try:
                 work = next(queue)
             except StopIteration:
@@ -141,29 +141,29 @@ class Pool:
         if self._deps.is_honoured():
             deferred, self._deferred = self._deferred, []
             queue = chain(deferred, queue)
-        await dispatch(queue, self._settle, workers=self._limiter.workers, is_stopped=self._is_over)
+        await dispatch(queue, self._settle, workers=self._limiter.workers, is_stopped=self._is_stopping)
 
     async def _end_deferred(self) -> None:
         """Settle what may not be sent again, as nothing confirmed that the server honours resourceUuid."""
         deferred, self._deferred = self._deferred, []
         for clone, step in deferred:
             if not self._deps.stop.requested:
-                assert isinstance(step, Send) and step.otherwise is not None  # noqa: PT018 - one state
-                await self._advance(clone, step.otherwise, None)
+                assert isinstance(step, Send) and step.fallback is not None  # noqa: PT018 - one state
+                await self._advance(clone, step.fallback, None)
 
     async def _end_held_back(self, left: Iterator[Work]) -> None:
         """Record what is known of open Clones that failures hold back: otherwise no rerun would ever change them."""
         if self._deps.stop.code in HELD_BACK:
             for clone, step in left:
-                if isinstance(step, Send) and step.otherwise is not None:
+                if isinstance(step, Send) and step.fallback is not None:
                     await self._advance(clone._replace(body=b""), step, None)
 
     def _may_start(self, number: int, *, of: int, left: int, size: int) -> bool:
         """Return whether a wave may start; request the Stop where the waves before it exceeded ``max_failures``."""
-        trouble = self._failures.trouble() if number > 1 and left == size else None
-        if trouble is not None:
-            self._deps.stop.request(f"wave {number} of {of} is not started: {trouble}", EndReason.WAVE)
-        if self._is_over():
+        wave_hold = self._failures.wave_hold() if number > 1 and left == size else None
+        if wave_hold is not None:
+            self._deps.stop.request(f"wave {number} of {of} is not started: {wave_hold}", EndReason.WAVE)
+        if self._is_stopping():
             return False
         _log.info("wave.started", wave=number, of=of, targets=left)
         return True
@@ -177,8 +177,8 @@ class Pool:
 
     async def _settle_alone(self, clone: Clone) -> None:
         await self._take_up((clone,))
-        work = await self._carry_on(self._resumed(clone, self._past.intents[clone.key]), None)
-        if work is not None and isinstance(work[1], Send) and work[1].needs_proof:
+        work = await self._continue(self._resumed(clone, self._past.intents[clone.key]), None)
+        if work is not None and isinstance(work[1], Send) and work[1].needs_confirmation:
             self._deferred.append(work)
             await self._end_deferred()
 
@@ -193,26 +193,31 @@ class Pool:
     async def _reconcile(self, opened: tuple[Clone, ...]) -> list[Work]:
         """Poll every open Clone before anything new is sent; return those that this does not settle."""
         intents = dict(self._past.intents)
-        going_on: list[Work] = []
+        remaining: list[Work] = []
 
         async def ask(clone: Clone) -> None:
-            work = await self._carry_on(self._resumed(clone, intents[clone.key]), is_reconciled)
+            work = await self._continue(self._resumed(clone, intents[clone.key]), is_reconciled)
             if work is not None:
-                going_on.append(work)
+                remaining.append(work)
 
-        await dispatch(iter(opened), ask, workers=self._limiter.workers, is_stopped=self._is_over)
-        return going_on
+        await dispatch(iter(opened), ask, workers=self._limiter.workers, is_stopped=self._is_stopping)
+        return remaining
 
     async def _settle(self, work: Work) -> None:
         await self._limiter.acquire()
         try:
-            left = None if self._is_over() else await self._carry_on(work, None)
+            left = None if self._is_stopping() else await self._continue(work, None)
         finally:
             self._limiter.release()
-        if left is not None and isinstance(left[1], Send) and left[1].needs_proof and not self._deps.is_honoured():
+        if (
+            left is not None
+            and isinstance(left[1], Send)
+            and left[1].needs_confirmation
+            and not self._deps.is_honoured()
+        ):
             self._deferred.append(left)
 
-    async def _carry_on(self, work: Work, pause_at: Callable[[Step], bool] | None) -> Work | None:
+    async def _continue(self, work: Work, pause_at: Callable[[Step], bool] | None) -> Work | None:
         """Settle; return the remaining work, None where the Clone is settled or nothing can be done now."""
         clone, step = work
         edited = None if clone.body else self._edited.get(clone.key)
@@ -230,14 +235,14 @@ class Pool:
     ) -> Work | None:
         """Continue with the edited target; under another uuid only after a definite end of every attempt."""
         is_same_uuid = sent.resource_uuid == edited.resource_uuid
-        while not is_same_uuid and (step.needs_proof or step.open_jobs):
+        while not is_same_uuid and (step.needs_confirmation or step.open_jobs):
             after = await self._advance(sent, after_no_send(step), _or_send(None))
             if not isinstance(after, Send):
                 return None
             step = after
         step = after_edit(step, is_same_uuid=is_same_uuid)
         work = edited, step if is_same_uuid else look_before(edited, Send(1), now=self._deps.clock.time())
-        return work if pause_at is not None else await self._carry_on(work, None)
+        return work if pause_at is not None else await self._continue(work, None)
 
     async def _advance(self, clone: Clone, step: Step, pause_at: Callable[[Step], bool] | None) -> Step | None:
         """Settle; turn an error that stops the run into a Stop, so that the other Clones settle first."""
@@ -257,12 +262,12 @@ class Pool:
     def _note_end(self, clone: Clone, end: End) -> None:
         self._failures.note_end(clone.key, end.state)
         self._proof.note_end(clone, end)
-        if end.is_unproven:
-            self._unproven.append((clone, end))
+        if end.is_unconfirmed:
+            self._unconfirmed.append((clone, end))
         if self._deps.is_honoured():
             # With that confirmation the next process learns more or sends again: nothing waits for the operator.
-            while self._unproven:
-                clone, end = self._unproven.pop()
+            while self._unconfirmed:
+                clone, end = self._unconfirmed.pop()
                 record_end(clone, end._replace(until=None), self._deps)
 
     def _check_failures(self) -> None:
@@ -270,10 +275,10 @@ class Pool:
         if excess is not None:
             self._deps.stop.request(excess, EndReason.MAX_FAILURES)
 
-    def _is_canary_over(self) -> bool:
-        return self._deps.is_honoured() or self._is_over()
+    def _is_canary_finished(self) -> bool:
+        return self._deps.is_honoured() or self._is_stopping()
 
-    def _is_over(self) -> bool:
+    def _is_stopping(self) -> bool:
         """Return whether nothing more may start; request the Stop when a clone could not end before the deadline."""
         slow = self._polls.times.quantile(_SLOW)
         if self._deadline is not None and self._deps.clock.monotonic() + slow >= self._deadline:

@@ -69,7 +69,7 @@ class Journal(Protocol):
         """Call ``hook`` immediately when anything could not be made durable."""
 
 
-class Registrar(Protocol):
+class OwnershipApi(Protocol):
     """ZStack as hand-overs need it; every call passes the Gate, and none raises for an answer of the server.
 
     Each raises CallCutError where the wait for a slot was cut.

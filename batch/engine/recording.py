@@ -40,7 +40,7 @@ async def record_accepted(clone: Clone, ticket: Ticket, deps: Dependencies) -> N
         deps.journal.note(record)
 
 
-def return_attempt(clone: Clone, step: Ticket | Send, deps: Dependencies, *, ended: str | None = None) -> None:
+def record_unexecuted(clone: Clone, step: Ticket | Send, deps: Dependencies, *, ended: str | None = None) -> None:
     """Record that the attempt was never executed: it is not charged, and earlier open attempts stay open.
 
     ``ended``: its job uuid where the job ended without being executed: of a request that arrived twice only the last
@@ -48,7 +48,7 @@ def return_attempt(clone: Clone, step: Ticket | Send, deps: Dependencies, *, end
     """
     open_jobs, at = step.open_jobs, deps.clock.time()
     if not open_jobs:
-        note_unsent(clone, step.attempt - 1, deps, open_jobs=() if ended is None else (ended,))
+        record_planned(clone, step.attempt - 1, deps, open_jobs=() if ended is None else (ended,))
         return
     job_uuid, *others = open_jobs
     deps.journal.note(
@@ -65,7 +65,7 @@ def return_attempt(clone: Clone, step: Ticket | Send, deps: Dependencies, *, end
     )
 
 
-def note_unsent(clone: Clone, attempts: int, deps: Dependencies, *, open_jobs: tuple[str, ...] = ()) -> None:
+def record_planned(clone: Clone, attempts: int, deps: Dependencies, *, open_jobs: tuple[str, ...] = ()) -> None:
     """Record that a Clone is planned again, with ``attempts`` charged."""
     deps.journal.note(Record(State.PLANNED, clone.key, deps.clock.time(), attempts, open_jobs=open_jobs))
 
@@ -89,7 +89,9 @@ def record_end(clone: Clone, end: End, deps: Dependencies) -> None:
             name=made.name if made is not None else None,
             adopted=end.adopted or None,
             error_code=end.code,
-            error=end.text if not is_uncertain or deps.known().is_repeatable else f"{end.text}; {_to_look_for(clone)}",
+            error=end.text
+            if not is_uncertain or deps.context().is_repeatable
+            else f"{end.text}; {_to_look_for(clone)}",
             open_jobs=_others(end) if is_uncertain else None,
             until=end.until,
             made_elsewhere=end.made_elsewhere or None,

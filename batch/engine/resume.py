@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.engine.steps import Look, Poll, Resend, Send, Ticket, Why
+from batch.engine.steps import Look, LookReason, Poll, Resend, Send, Ticket
 from batch.model import UNKNOWN_JOB, Intent, State
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) ->
 
 def look_before(clone: Clone, step: Step, *, now: float) -> Step:
     """Look for a user's own uuid before the first POST: a service that already has it is not ours."""
-    if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.otherwise is None):
+    if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.fallback is None):
         return step
-    return Look(Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor), Why.GIVEN)
+    return Look(Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor), LookReason.GIVEN)
 
 
 def is_reconciled(step: Step) -> bool:

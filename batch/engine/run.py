@@ -52,11 +52,11 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     run must be resumed later, UnreachableError where nothing was ever sent, ManifestError where the journal failed:
     nothing was sent after that. NotHonouredError where the server does not honour resourceUuid.
     """
-    if past.was_dishonoured and not at_most_once:
+    if past.was_uuid_ignored and not at_most_once:
         raise NotHonouredError(_NOT_HONOURED)
     policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
     limiter, readiness = _starters(limits, clock, controls)
-    budget, breaker = RetryBudget(clock), Breaker(clock, returned=polls.learn_nothing)
+    budget, breaker = RetryBudget(clock), Breaker(clock, returned=polls.skip_sampling)
     guarded = GuardedApi(api, breaker, polls, limiter.note, budget.note, hooks=hooks)
     proof = Proof(guarded, clock, is_recorded=lambda: found.is_honoured or past.canary_passed)
     deps = Dependencies(

@@ -53,7 +53,7 @@ class CheckResult(NamedTuple):
     hint: str | None = None
 
 
-class MadeError(Exception):
+class UnexpectedCloneError(Exception):
     """The server made a model service although the request was only a check."""
 
     def __init__(self, key: str, uuid: str) -> None:
@@ -68,8 +68,8 @@ async def check_all(
 ) -> None:
     """Check every request, which carries the tag and a uuid of its own, and report each result.
 
-    Until one was ok and its resource verified to be absent, requests go one by one. Raises MadeError at the first clone
-    made, RunStoppedError where it is unknown whether one was made, or no request can succeed.
+    Until one was ok and its resource verified to be absent, requests go one by one. Raises UnexpectedCloneError at the
+    first clone made, RunStoppedError where it is unknown whether one was made, or no request can succeed.
     """
     check = _Check(api, clock)
     for request in requests:
@@ -101,7 +101,7 @@ class _Check:
             answer = await self._await_end(request)
             if isinstance(answer, Done):
                 if answer.service is not None:
-                    raise MadeError(request.key, answer.service.uuid)
+                    raise UnexpectedCloneError(request.key, answer.service.uuid)
                 return CheckResult(CheckOutcome.OK)
             if not isinstance(answer, Refused):
                 await self.require_absent(request)
@@ -123,7 +123,7 @@ class _Check:
         return error.error_class is not ErrorClass.PERMANENT and (error.retries is None or number < error.retries)
 
     async def require_absent(self, request: Clone) -> None:
-        """Raise MadeError where the request's resource exists, RunStoppedError where that is unknown."""
+        """Raise UnexpectedCloneError where the request's resource exists, RunStoppedError where that is unknown."""
         answer = await self._api.find(request.resource_uuid)
         for number in range(1, _TRIES):
             if isinstance(answer, Absent | Found):
@@ -131,7 +131,7 @@ class _Check:
             await self._back_off(number)
             answer = await self._api.find(request.resource_uuid)
         if isinstance(answer, Found):
-            raise MadeError(request.key, request.resource_uuid)
+            raise UnexpectedCloneError(request.key, request.resource_uuid)
         if not isinstance(answer, Absent):
             raise RunStoppedError(
                 f"server check of {request.key}: it is unknown whether the server made {request.resource_uuid}: "

@@ -9,15 +9,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.engine.absence import Knowledge, after_no_send
+from batch.engine.absence import DecisionContext, after_no_send
 from batch.engine.budget import retry_cost
 from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
 from batch.engine.polls import Hold
-from batch.engine.recording import NotHonouredError, note_unsent, record_accepted, record_end, return_attempt
+from batch.engine.recording import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
 from batch.engine.steps import (
     RESOURCE_UUID,
     Abort,
-    Doing,
+    ActiveStep,
     End,
     Look,
     Poll,
@@ -71,9 +71,9 @@ class Dependencies:
     api_timeout: Callable[[], float]
     """Returns the longest apiTimeout that the server reported for any job of the run, in seconds."""
 
-    def known(self) -> Knowledge:
+    def context(self) -> DecisionContext:
         """Return the present context of decisions."""
-        return Knowledge(self.policy, self.clock.time(), self.is_honoured(), self.api_timeout())
+        return DecisionContext(self.policy, self.clock.time(), self.is_honoured(), self.api_timeout())
 
 
 async def settle(
@@ -89,10 +89,10 @@ async def settle(
             return step
         if isinstance(step, Send) and not clone.body:
             # Its target left the job file, or this shard of it: it settles by what is known of it.
-            if step.otherwise is None:
+            if step.fallback is None:
                 return step
-            if _has_failed(step.otherwise):
-                note_unsent(clone, step.attempt - 1, deps)
+            if _has_failed(step.fallback):
+                record_planned(clone, step.attempt - 1, deps)
                 return step
             step = after_no_send(step)
             continue
@@ -110,10 +110,10 @@ def _has_failed(step: Step) -> bool:
 
 def _is_forbidden(step: Step, deps: Dependencies) -> bool:
     """Return whether the step would send after the Stop, or again without confirmation that this is safe."""
-    return isinstance(step, Send) and (deps.stop.requested or (step.needs_proof and not deps.is_honoured()))
+    return isinstance(step, Send) and (deps.stop.requested or (step.needs_confirmation and not deps.is_honoured()))
 
 
-def _take(step: Doing, clone: Clone, deps: Dependencies) -> Awaitable[Step]:
+def _take(step: ActiveStep, clone: Clone, deps: Dependencies) -> Awaitable[Step]:
     match step:
         case Send():
             return _send(step, clone, deps)
@@ -132,15 +132,15 @@ def _take(step: Doing, clone: Clone, deps: Dependencies) -> Awaitable[Step]:
 
 async def _renew(step: Renew, clone: Clone, deps: Dependencies) -> Step:
     await deps.api.renew()
-    return after_renewal(step, clone, known=deps.known())
+    return after_renewal(step, clone, context=deps.context())
 
 
 async def _abort(step: Abort, clone: Clone, deps: Dependencies) -> Step:
     if step.is_unsent:
-        return_attempt(clone, step.ticket, deps)
+        record_unexecuted(clone, step.ticket, deps)
     elif step.is_job_over:
         # Of a request that arrived twice only the last end is known: the job is polled again.
-        return_attempt(clone, step.ticket, deps, ended=step.ticket.job_uuid)
+        record_unexecuted(clone, step.ticket, deps, ended=step.ticket.job_uuid)
     error = step.error
     text = str(error)
     if error.code == RESOURCE_UUID:
@@ -149,11 +149,11 @@ async def _abort(step: Abort, clone: Clone, deps: Dependencies) -> Step:
 
 
 async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
-    failures = step.attempt - 1 if step.is_retry else step.free
+    failures = step.attempt - 1 if step.is_retry else step.uncharged
     if failures:
         await deps.stop.sleep(deps.policy.backoff(failures, deps.clock.random()))
-    if step.is_retry and step.otherwise is not None and _is_overdue(step, deps):
-        return step.otherwise
+    if step.is_retry and step.fallback is not None and _is_overdue(step, deps):
+        return step.fallback
     waited = await _wait_to_send(step, deps)
     if deps.stop.requested:
         return step
@@ -189,7 +189,7 @@ def _new_ticket(step: Send, deps: Dependencies, *, waited: float) -> Ticket:
         is_mixed=step.is_mixed,
         has_predecessor=step.has_predecessor,
         api_timeout=step.api_timeout,
-        free=step.free,
+        uncharged=step.uncharged,
     )
 
 
@@ -244,7 +244,7 @@ async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
     if deps.stop.requested:
         if step.ticket.is_repeat:
             return step
-        return_attempt(clone, step.ticket, deps)
+        record_unexecuted(clone, step.ticket, deps)
         return Send(step.ticket.attempt, open_jobs=step.ticket.open_jobs, has_predecessor=step.ticket.has_predecessor)
     # No byte of it was sent until now: its time starts again.
     now = deps.clock.time()
@@ -281,7 +281,7 @@ def _hold(step: Poll, deps: Dependencies) -> Hold:
 
 
 async def _review(step: Review, deps: Dependencies) -> Step:
-    return after_review(await _ask_job(step.pending[0], deps), step, known=deps.known())
+    return after_review(await _ask_job(step.pending[0], deps), step, context=deps.context())
 
 
 async def _ask_job(job_uuid: str, deps: Dependencies, hold: Hold | None = None) -> PollAnswer:
@@ -291,9 +291,9 @@ async def _ask_job(job_uuid: str, deps: Dependencies, hold: Hold | None = None) 
 async def _look(step: Look, clone: Clone, deps: Dependencies) -> Step:
     policy = deps.policy
     if not clone.resource_uuid:
-        return without_uuid(step, known=deps.known())
-    if step.blind:
-        await asyncio.sleep(policy.backoff(step.blind, deps.clock.random()))
+        return without_uuid(step, context=deps.context())
+    if step.failed_looks:
+        await asyncio.sleep(policy.backoff(step.failed_looks, deps.clock.random()))
     elif step.looks:
         await asyncio.sleep(policy.settle_delay * 2.0 ** (step.looks - 1))
-    return after_find(await deps.api.find(clone.resource_uuid), step, clone, known=deps.known())
+    return after_find(await deps.api.find(clone.resource_uuid), step, clone, context=deps.context())

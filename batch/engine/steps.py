@@ -19,7 +19,7 @@ RESOURCE_UUID: Final = "ZCLONE.RESOURCE_UUID"
 """Error code: the server does not honour resourceUuid."""
 
 
-class Why(StrEnum):
+class LookReason(StrEnum):
     """Why a look at the resource is needed."""
 
     GIVEN = "given"
@@ -66,7 +66,7 @@ class Ticket(NamedTuple):
     """Whether a line of the manifest shows that it was sent; otherwise it was on lost lines."""
     api_timeout: float | None = None
     """The longest apiTimeout that the server reported for one of the jobs, in seconds; None where it reported none."""
-    free: int = 0
+    uncharged: int = 0
     """Consecutive POSTs that charged no attempt."""
 
 
@@ -79,25 +79,25 @@ class Send(NamedTuple):
     attempt: int
     job_uuid: str | None = None
     first_sent_at: float | None = None
-    otherwise: Step | None = None
+    fallback: Step | None = None
     """The step that follows when the Clone's time is up or it cannot be sent; None for the first POST."""
     is_after_silence: bool = False
     """Whether the last POST went unanswered."""
     open_jobs: tuple[str, ...] = ()
-    needs_proof: bool = False
+    needs_confirmation: bool = False
     """Whether an earlier POST may have been executed: sent only to a server that honours resourceUuid."""
     is_mixed: bool = False
     has_predecessor: bool = False
-    free: int = 0
+    uncharged: int = 0
     has_repeats: bool = False
     api_timeout: float | None = None
-    over_at: float | None = None
+    expires_at: float | None = None
     """When the server can no longer execute the earlier POSTs, in seconds since the epoch."""
 
     @property
     def is_retry(self) -> bool:
         """Whether it charges another attempt."""
-        return self.otherwise is not None and not self.free
+        return self.fallback is not None and not self.uncharged
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,10 @@ class Look:
     """Query the resource."""
 
     ticket: Ticket
-    why: Why
+    reason: LookReason
     error: ApiError | None = None
     looks: int = 0
-    blind: int = 0
+    failed_looks: int = 0
     was_visible: bool = False
     """Whether it was visible before, and the job was asked since."""
 
@@ -187,10 +187,10 @@ class End(NamedTuple):
     until: float | None = None
     """When an uncertain Clone waits for the operator: once the server can no longer execute the last POST, and no later
     process would send again. Seconds since the epoch."""
-    is_unproven: bool = False
+    is_unconfirmed: bool = False
     """Whether ``until`` holds only while it is not known that the server honours resourceUuid."""
 
 
-Doing: TypeAlias = Send | Resend | Poll | Look | Review | Renew | Abort
+ActiveStep: TypeAlias = Send | Resend | Poll | Look | Review | Renew | Abort
 """Steps that another one follows."""
-Step: TypeAlias = Doing | End
+Step: TypeAlias = ActiveStep | End

@@ -44,7 +44,7 @@ class RunHistory(Protocol):
         """Whether the manifest shows that the server honours resourceUuid."""
 
     @property
-    def unasked(self) -> Mapping[str, str]:
+    def unrequested(self) -> Mapping[str, str]:
         """By key the uuid of each clone whose ``sent`` line was lost to damage."""
 
     @property
@@ -52,7 +52,7 @@ class RunHistory(Protocol):
         """Whether any attempt was ever recorded."""
 
     @property
-    def was_dishonoured(self) -> bool:
+    def was_uuid_ignored(self) -> bool:
         """Whether the server ever made a clone under another uuid than requested."""
 
     @property
@@ -105,7 +105,7 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
     outdated: list[str] = []
     taken: list[str] = []
     settled: Counter[State] = Counter()
-    unasked, is_honoured = past.unasked, False
+    unrequested, is_honoured = past.unrequested, False
     for clone in plan.clones():
         intent = intents.pop(clone.key, None)
         final = past.final(clone.key) if intent is None else None
@@ -118,7 +118,7 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
                 changed.append(clone.key)
         elif final is not None:
             settled[final[0]] += 1
-            is_honoured = is_honoured or (not clone.is_given and unasked.get(clone.key) == clone.resource_uuid)
+            is_honoured = is_honoured or (not clone.is_given and unrequested.get(clone.key) == clone.resource_uuid)
             if _is_outdated(final, clone):
                 outdated.append(clone.key)
     outside = _outside(whole, intents) if whole is not None and whole.count > plan.count and intents else {}

@@ -16,7 +16,7 @@ NOT_AFTER: Final[ContextVar[float]] = ContextVar("not_after", default=inf)
 """Monotonic seconds after which a call of this task that makes or deletes a clone must not be sent."""
 
 
-class TimelyGate:
+class DeadlineGate:
     """A Gate that rejects calls that make or delete a clone after their deadline."""
 
     def __init__(self, gate: Gate, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from batch.engine.polls import DOUBTED, SURE
+from batch.engine.polls import HOOK_DOUBTFUL, HOOK_DUE
 from batch.zstack.answers import Done, Refused, Service
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class HookedJob:
     """Whether a web hook reported its end, and no poll was made since."""
     has_hook: bool = False
     """Whether any web hook of it arrived."""
-    is_over: bool = False
+    has_known_end: bool = False
     """Whether its end is known."""
 
     async def first_answer(self, poll: Callable[[], Coroutine[None, None, PollAnswer]]) -> tuple[PollAnswer, bool]:
@@ -97,13 +97,13 @@ class WebHooks:
         self._jobs: dict[str, HookedJob] = {}
         self._missed = 0
         self._has_warned = False
-        polls.await_hooks(SURE)
+        polls.set_hook_chance(HOOK_DUE)
 
     def expect(self, job_uuid: str, resource_uuid: str) -> None:
         """Register a job whose recorded POST is about to be sent."""
         job = self._jobs.get(job_uuid)
         if job is not None:
-            job.is_over = False
+            job.has_known_end = False
             return
         self._jobs[job_uuid] = HookedJob(resource_uuid, asyncio.get_running_loop().create_future())
         if len(self._jobs) > _MOST_REMEMBERED:
@@ -111,11 +111,11 @@ class WebHooks:
 
     def end(self, job: HookedJob) -> None:
         """Record that the end of a job is known, by its web hook or by a poll."""
-        job.is_over = True
+        job.has_known_end = True
         if job.has_hook:
             return
         self._missed += 1
-        self._polls.await_hooks(DOUBTED if self._missed < _MISSED_IN_A_ROW else None)
+        self._polls.set_hook_chance(HOOK_DOUBTFUL if self._missed < _MISSED_IN_A_ROW else None)
         if self._missed == _MISSED_IN_A_ROW and not self._has_warned:
             self._has_warned = True
             hint = "jobs are polled: can the server reach --webhook-listen, or --webhook-url?"
@@ -124,7 +124,7 @@ class WebHooks:
     def running(self, job_uuid: str) -> HookedJob | None:
         """Return the job where a web hook may still deliver its answer."""
         job = self._jobs.get(job_uuid)
-        return None if job is None or job.is_over else job
+        return None if job is None or job.has_known_end else job
 
     def knows(self, job_uuid: str) -> bool:
         """Return whether a web hook of that job should be read."""
@@ -138,11 +138,11 @@ class WebHooks:
             return HookVerdict.IGNORED
         # A web hook that arrives after the poll also shows that web hooks work.
         self._missed, job.has_hook = 0, True
-        self._polls.await_hooks(SURE)
-        if job.is_over or job.hook_answer.done():
+        self._polls.set_hook_chance(HOOK_DUE)
+        if job.has_known_end or job.hook_answer.done():
             return HookVerdict.IGNORED
         if verdict is HookVerdict.ANSWER:
             job.hook_answer.set_result(hook)
         else:
-            job.is_urgent = not self._polls.hasten(job_uuid)
+            job.is_urgent = not self._polls.make_due(job_uuid)
         return verdict

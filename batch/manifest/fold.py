@@ -70,9 +70,9 @@ class ManifestFold:
         self._made_elsewhere: set[int] = set()
         self.was_sent = False
         """Whether any attempt was ever recorded."""
-        self.was_dishonoured = False
+        self.was_uuid_ignored = False
         """Whether the server ever made a clone under another uuid than requested."""
-        self.unasked: dict[str, str] = {}
+        self.unrequested: dict[str, str] = {}
         """By key the uuid of each clone whose ``sent`` line was lost to damage."""
         self.api_timeout = 0.0
         """The longest apiTimeout that the server reported for a job, in seconds."""
@@ -83,7 +83,7 @@ class ManifestFold:
         self.hand_overs = HandOverFold()
         self.undone = UndoneFold()
 
-    def take_in(self, record: Record) -> None:
+    def add_written(self, record: Record) -> None:
         """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""
         is_given_back = record.state is State.PLANNED and (record.attempt or record.open_jobs)
         if (record.state in _OPEN or is_given_back) and not self._is_open(record.key):
@@ -130,8 +130,8 @@ class ManifestFold:
             wanted = {one.resource_uuid for one in self._open.get(record.key, ()) if one.resource_uuid}
             self._was_honoured = record.clone_uuid in wanted
             if not wanted and record.clone_uuid is not None:
-                self.unasked[record.key] = record.clone_uuid
-            self.was_dishonoured = self.was_dishonoured or (bool(wanted) and not self._was_honoured)
+                self.unrequested[record.key] = record.clone_uuid
+            self.was_uuid_ignored = self.was_uuid_ignored or (bool(wanted) and not self._was_honoured)
         if record.made_elsewhere:
             self._made_elsewhere.add(hash(record.key))
         self._settle(record.key, _CODE_OF[record.state], record.attempt)

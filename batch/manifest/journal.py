@@ -200,7 +200,7 @@ class Manifest:
     def _record(self, record: Record) -> None:
         self._require_open()
         body = records.encode_record(record)
-        self.past.take_in(record)
+        self.past.add_written(record)
         self._append(body)
 
     def _take_in(self, line: Line, body: bytes) -> None:

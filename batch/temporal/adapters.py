@@ -195,9 +195,9 @@ class PagePast:
         """Start with the state that the command sent."""
         self.intents = {intent.key: intent for intent in page.intents}
         self.is_cut_off = page.is_cut_off
-        self.unasked: Mapping[str, str] = {}
+        self.unrequested: Mapping[str, str] = {}
         self.was_sent = page.was_sent
-        self.was_dishonoured = False
+        self.was_uuid_ignored = False
         self.api_timeout = page.api_timeout
         self.is_repaired = page.is_repaired
         self.canary_passed = False
@@ -211,7 +211,7 @@ class PagePast:
         self._finals: dict[str, State] = dict.fromkeys(page.made, State.CLONED)
         self._asked = {intent.key: intent.resource_uuid for intent in page.intents}
 
-    def take_in(self, record: Record) -> None:
+    def add_written(self, record: Record) -> None:
         """Process a record when it is written."""
         self._states[record.key] = record.state
         if record.state is State.SENT:
@@ -220,7 +220,7 @@ class PagePast:
         if record.state is State.CLONED:
             asked = self._asked.get(record.key)
             self.canary_passed = self.canary_passed or record.clone_uuid == asked
-            self.was_dishonoured = self.was_dishonoured or (bool(asked) and record.clone_uuid != asked)
+            self.was_uuid_ignored = self.was_uuid_ignored or (bool(asked) and record.clone_uuid != asked)
             if record.clone_uuid is not None and not record.made_elsewhere:
                 self.made[record.key] = record.clone_uuid
         if record.state.is_final:
@@ -274,7 +274,7 @@ class PageJournal:
     def note(self, record: Record) -> None:
         """Append."""
         self.lines.append(record)
-        self._past.take_in(record)
+        self._past.add_written(record)
 
     async def take_up(self, keys: Sequence[str]) -> None:
         """Do nothing: the command itself records the targets that it takes up."""

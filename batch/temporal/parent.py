@@ -12,7 +12,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from batch.engine.failure_limit import excess_of, trouble_of
+    from batch.engine.failure_limit import find_excess, find_wave_hold
     from batch.errors import EndReason
     from batch.temporal.messages import Course, Ending, Facts, Orders, Part, Progress, Report
     from batch.temporal.page import page_id
@@ -126,7 +126,7 @@ class RunWorkflow:
     def _judge(self) -> None:
         """End the run if the failure limit is exceeded or the deadline has passed."""
         states = self._states()
-        text = excess_of(states, self._course.limits.max_failures)
+        text = find_excess(states, self._course.limits.max_failures)
         if text is not None:
             self._end(Ending(text, EndReason.MAX_FAILURES))
         if self._course.ends_at is not None and workflow.time() >= self._course.ends_at:
@@ -204,7 +204,7 @@ class RunWorkflow:
 
     def _is_well(self, part: Part) -> bool:
         """Return whether a new wave may start; end the run if failures prevent it."""
-        trouble = trouble_of(self._states(), self._course.limits.max_failures) if part.is_new else None
+        trouble = find_wave_hold(self._states(), self._course.limits.max_failures) if part.is_new else None
         if trouble is not None:
             self._end(Ending(f"wave {part.wave} is not started: {trouble}", EndReason.WAVE))
         return trouble is None

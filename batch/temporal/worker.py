@@ -136,7 +136,7 @@ async def work(
     stop: Stop,
     ready: Callable[[str], None],
 ) -> None:
-    """Execute tasks until a stop, then finish those in progress; ``client`` must use a ``TimelyGate``.
+    """Execute tasks until a stop, then finish those in progress; ``client`` must use a ``DeadlineGate``.
 
     ``rate``: calls per second of all workers of the endpoint; ``share``: this worker's fraction of it, up to 1.
     ``ready`` is called with the name of the task queue once the worker polls for tasks.

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.engine.absence import Knowledge
+from batch.engine.absence import DecisionContext
 from batch.engine.decisions import after_find, after_poll, after_submit
 from batch.engine.policy import Policy
 from batch.engine.settle import settle
-from batch.engine.steps import End, Look, Poll, Send, Step, Ticket, Why
+from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.errors import RunStoppedError
 from batch.model import State
 from batch.zstack.answers import (
@@ -315,7 +315,7 @@ def decide(row: Row) -> tuple[SubmitAnswer | PollAnswer | FindAnswer, Step]:
         polled_ = decoded_poll(row, "en")
         return polled_, after_poll(polled_, Poll(TICKET), now=1.0, policy=policy)
     seen = decoded_find(row, "en")
-    return seen, after_find(seen, Look(TICKET, Why.EMPTY), CLONE, known=Knowledge(policy, 1.0))
+    return seen, after_find(seen, Look(TICKET, LookReason.EMPTY), CLONE, context=DecisionContext(policy, 1.0))
 
 
 def run(row: Row, *, has_clone: bool = False, language: Language = "en") -> tuple[str, str]:

@@ -128,8 +128,8 @@ class MemoryPast:
     journal: MemoryJournal
     intents: Mapping[str, Intent] = field(default_factory=dict)
     is_cut_off: bool = False
-    unasked: Mapping[str, str] = field(default_factory=dict)
-    was_dishonoured: bool = False
+    unrequested: Mapping[str, str] = field(default_factory=dict)
+    was_uuid_ignored: bool = False
 
     def _last(self) -> dict[str, Record]:
         return {record.key: record for record in self.journal.records}

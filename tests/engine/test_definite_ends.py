@@ -14,7 +14,7 @@ from batch.engine.readiness import Readiness
 from batch.engine.recording import NotHonouredError
 from batch.engine.resume import first_step, look_before
 from batch.engine.settle import settle
-from batch.engine.steps import End, Look, Poll, Send, Step, Ticket, Why
+from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.engine.stop import Stop
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.manifest.intents import next_intent
@@ -173,7 +173,7 @@ def test_lost_lines_need_the_proof_before_anything_is_sent(last: Refused) -> Non
     """A server that may ignore the uuid can have made the clone of the lost attempt: sent only after the proof."""
     told = resumed(intent(attempt=1, open_jobs=(UNKNOWN_JOB,)), ("poll", last), ("find", Absent()), is_honoured=False)
     assert isinstance(told.step, Send)
-    assert told.step.needs_proof
+    assert told.step.needs_confirmation
 
 
 def test_a_dead_session_sends_nothing_again_after_lost_lines() -> None:
@@ -204,7 +204,7 @@ def test_the_time_of_a_post_is_the_longer_of_server_and_operator(
 ) -> None:
     """The server may execute a POST for its own apiTimeout, however short the operator's timeout."""
     policy = Policy(timeout=timeout)
-    assert policy.over_at(0.0, apitimeout) == until
+    assert policy.expires_at(0.0, apitimeout) == until
 
 
 def test_the_servers_time_is_recorded() -> None:
@@ -215,7 +215,7 @@ def test_the_servers_time_is_recorded() -> None:
 
 def test_a_refused_repetition_does_not_end_the_first_post() -> None:
     """A gateway refuses the second POST of a job uuid: its job is polled and the clone looked up, never failed."""
-    step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_proof=True)
+    step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_confirmation=True)
     told = tell([("submit", DENIED), ("poll", Unknown()), *LOOKS], step, policy=Policy(attempts=2))
     assert end(told)[0] is State.UNCERTAIN
     assert end(tell([("submit", DENIED), ("poll", MADE)], step)) == (State.CLONED, None)
@@ -284,7 +284,7 @@ def test_nothing_is_sent_again_before_the_server_proved_itself() -> None:
     lost = [("submit", LOST), ("poll", Unknown()), *LOOKS]
     told = tell(lost, Send(1), is_honoured=False)
     assert isinstance(told.step, Send)
-    assert told.step.needs_proof
+    assert told.step.needs_confirmation
     assert [r.state for r in told.records] == [State.SENT]
     ended = [("submit", Accepted(None)), ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1006", 1)), *LOOKS]
     assert isinstance(tell(ended, Send(1), is_honoured=False).step, Send)
@@ -346,10 +346,10 @@ def test_a_given_uuid_is_looked_up_before_the_first_post() -> None:
     assert isinstance(start, Look)
     told = tell([("find", Found(service()))], start, clone=GIVEN)
     assert end(told) == (State.CONFLICT, "ZCLONE.CONFLICT")
-    free = tell(
+    uncharged = tell(
         [("find", Absent()), ("submit", LOST), ("poll", Unknown()), ("find", Found(service()))], start, clone=GIVEN
     )
-    assert end(free) == (State.CLONED, None)
+    assert end(uncharged) == (State.CLONED, None)
 
 
 def test_a_given_uuid_is_not_sent_if_lookups_are_denied() -> None:
@@ -476,7 +476,7 @@ def test_a_node_that_is_not_ready_charges_no_attempt() -> None:
 def test_uncharged_attempts_are_bounded() -> None:
     """After so many in a row each further POST charges one."""
     refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]
-    policy = Policy(free_sends=2, attempts=2)
+    policy = Policy(uncharged_sends=2, attempts=2)
     reviews = [("poll", STARTING)] * 4
     told = tell([*refusal * 6, *reviews, ("find", Absent())], Send(1), policy=policy)
     assert end(told) == (State.FAILED, "SYS.1010")
@@ -486,7 +486,7 @@ def test_uncharged_attempts_are_bounded() -> None:
 def test_dead_sessions_in_a_row_are_bounded() -> None:
     """Sessions that die at once end in a charged attempt and then in a failure, not in endless POSTs."""
     dead = [("submit", Accepted(None)), ("poll", refused(ErrorClass.RENEW, "ID.1001", None)), ("renew", None)]
-    policy = Policy(free_sends=1, attempts=1)
+    policy = Policy(uncharged_sends=1, attempts=1)
     told = tell(
         [*dead * 2, ("find", Absent()), ("poll", refused(ErrorClass.RENEW, "ID.1001", None)), ("find", Absent())],
         Send(1),
@@ -622,7 +622,7 @@ def test_a_repetition_prevented_by_the_stop_stays_open() -> None:
     world = new_dependencies(ScriptedApi(script), journal, VirtualClock(loop, Random(7)), stop=stop)
     loop.call_later(5.0, stop.request, "signal", EndReason.SIGNAL)
     policy = Policy(backoff_base=60.0, backoff_cap=60.0)
-    send = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_proof=True)
+    send = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_confirmation=True)
     world = replace(world, policy=policy)
     run_virtual(loop, settle(CLONE, send, world))
     assert [r.state for r in journal.records] in ([State.SENT], [])
@@ -651,8 +651,8 @@ def test_a_later_line_with_an_earlier_time_corrects_the_first() -> None:
 
 def test_an_unanswered_lookup_before_the_post_leaves_the_target_planned() -> None:
     """Nothing was sent, and nothing is known: the next run looks again."""
-    start = Look(Ticket(0, "", EPOCH, EPOCH, EPOCH), Why.GIVEN)
-    told = tell([("find", LOST)] * Policy().blind_looks, start, clone=GIVEN)
+    start = Look(Ticket(0, "", EPOCH, EPOCH, EPOCH), LookReason.GIVEN)
+    told = tell([("find", LOST)] * Policy().max_failed_looks, start, clone=GIVEN)
     assert isinstance(told.step, Look)
     assert told.records == []
 

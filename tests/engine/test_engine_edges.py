@@ -19,7 +19,7 @@ from batch.engine.polls import PollSchedule
 from batch.engine.resume import first_step
 from batch.engine.run import clone_all
 from batch.engine.settle import settle
-from batch.engine.steps import End, Look, Poll, Resend, Send, Step, Ticket, Why
+from batch.engine.steps import End, Look, LookReason, Poll, Resend, Send, Step, Ticket
 from batch.engine.stop import Stop, before_stop
 from batch.engine.survey import find_unrecorded, survey
 from batch.errors import CallCutError, EndReason, RunStoppedError, UnreachableError
@@ -116,9 +116,9 @@ def test_a_stop_returns_no_attempt_whose_job_uuid_was_sent_before() -> None:
 def test_a_fatal_job_error_stops_the_run_without_a_lookup() -> None:
     """The job's own error stops the run, with the attempt as that error left it."""
     fatal = ApiError(ErrorClass.FATAL, "ID.1000", "text")
-    look = Look(TICKET, Why.STOPPED, fatal)
+    look = Look(TICKET, LookReason.STOPPED, fatal)
     with pytest.raises(RunStoppedError, match="ID.1000"):
-        tell([("find", LOST)] * Policy().blind_looks, look)
+        tell([("find", LOST)] * Policy().max_failed_looks, look)
 
 
 @pytest.mark.parametrize("is_same_uuid", [True, False])

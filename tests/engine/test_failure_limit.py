@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch.engine.failure_limit import FailureLimit, excess_of, trouble_of
+from batch.engine.failure_limit import FailureLimit, find_excess, find_wave_hold
 from batch.model import Record, State
 from tests.engine.scripted_api import MemoryJournal, MemoryPast
 from tests.simulation.virtual import EPOCH
@@ -25,7 +25,7 @@ def test_a_removed_target_counts_for_nothing(removed: frozenset[str], *, is_over
 
 
 @pytest.mark.parametrize(
-    ("counts", "most", "excess", "trouble"),
+    ("counts", "most", "excess", "wave_hold"),
     [
         ({State.CLONED: 20}, None, False, False),
         ({State.CLONED: 9, State.FAILED: 1}, None, False, True),
@@ -37,8 +37,8 @@ def test_a_removed_target_counts_for_nothing(removed: frozenset[str], *, is_over
     ],
 )
 def test_counts_alone_decide_the_end_of_a_run(
-    counts: dict[State, int], most: float | None, *, excess: bool, trouble: bool
+    counts: dict[State, int], most: float | None, *, excess: bool, wave_hold: bool
 ) -> None:
     """The sum over several parts of a run is judged like a run."""
-    assert (excess_of(counts, most) is not None) is excess
-    assert (trouble_of(counts, most) is not None) is trouble
+    assert (find_excess(counts, most) is not None) is excess
+    assert (find_wave_hold(counts, most) is not None) is wave_hold

@@ -331,7 +331,7 @@ def test_a_target_removed_between_two_attempts_is_left_alone() -> None:
 def test_a_manifest_with_another_uuid_stops_the_next_run_too() -> None:
     """Once the server made a clone under another uuid than requested nothing is sent, except at most once."""
     scene = Scene()
-    scene.past.was_dishonoured = True
+    scene.past.was_uuid_ignored = True
     with pytest.raises(NotHonouredError, match="look for clones, use --at-most-once"):
         scene.run()
     assert scene.server.log == []
@@ -484,7 +484,7 @@ def test_a_clone_without_its_sent_line_proves_the_server(uuid: str, *, is_given:
     """No other service has the derived uuid: a clone that has it shows that resourceUuid is honoured."""
     (asked,) = clones(1)
     journal = MemoryJournal([Record(State.CLONED, asked.key, EPOCH, 1, clone_uuid=uuid)])
-    past = MemoryPast(journal, unasked={asked.key: uuid})
+    past = MemoryPast(journal, unrequested={asked.key: uuid})
     plan = Plan("job", "default", "0" * 32, 1, lambda: iter([asked._replace(is_given=is_given)]))
     assert survey(plan, past).is_honoured is is_shown
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.engine.servercheck import CheckOutcome, CheckResult, MadeError, check_all
+from batch.engine.servercheck import CheckOutcome, CheckResult, UnexpectedCloneError, check_all
 from batch.errors import RunStoppedError
 from batch.zstack.answers import Absent, Accepted, ApiError, Done, ErrorClass, Found, NoAnswer, Refused, Running
 from tests.engine.scripted_api import CLONE, RESOURCE_UUID, ScriptedApi, service
@@ -48,7 +48,7 @@ def test_only_the_first_accepted_one_is_checked_for_existence() -> None:
 
 def test_a_canary_that_exists_stops_everything() -> None:
     """A job that ends empty although the resource exists is a server that clones."""
-    with pytest.raises(MadeError) as caught:
+    with pytest.raises(UnexpectedCloneError) as caught:
         check([*SENT, ("find", Found(service()))], clones=3)
     assert caught.value.uuid == RESOURCE_UUID
 
@@ -56,7 +56,7 @@ def test_a_canary_that_exists_stops_everything() -> None:
 def test_an_answer_with_an_inventory_stops_everything() -> None:
     """Whatever a later job shows as made is reported, under the server's uuid."""
     made = [("submit", Accepted(None)), ("poll", Done(service("f" * 32)))]
-    with pytest.raises(MadeError) as caught:
+    with pytest.raises(UnexpectedCloneError) as caught:
         check([*SENT, ("find", Absent()), *made], clones=2)
     assert caught.value.uuid == "f" * 32
 
@@ -79,7 +79,7 @@ def test_doubtful_answers_are_queried_again_under_the_same_uuid() -> None:
     assert check([*doubtful, *doubtful])[0].outcome is CheckOutcome.REFUSED
     again = [*refused(ErrorClass.RENEW), ("renew", None), *refused(ErrorClass.TRANSIENT), *SENT, ("find", Absent())]
     assert check(again) == [CheckResult(CheckOutcome.OK)]
-    with pytest.raises(MadeError):
+    with pytest.raises(UnexpectedCloneError):
         check([*refused(ErrorClass.AMBIGUOUS), ("find", Found(service()))])
 
 

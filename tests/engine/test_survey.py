@@ -35,7 +35,7 @@ def sent(key: str, *, uuid: str | None = RESOURCE_UUID) -> Record:
 def past_of(*records: Record) -> ManifestFold:
     past = ManifestFold()
     for record in records:
-        past.take_in(record)
+        past.add_written(record)
     past.finish()
     return past
 

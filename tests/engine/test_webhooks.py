@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog.testing
 
-from batch.engine.polls import SURE, Hold, PollSchedule
+from batch.engine.polls import HOOK_DUE, Hold, PollSchedule
 from batch.engine.webhooks import _MOST_REMEMBERED, HookVerdict, WebHooks, judge_hook
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, Running, Service
@@ -264,10 +264,10 @@ def test_a_cancelled_wait_cancels_its_poll() -> None:
 def test_a_job_with_a_hook_is_polled_once_the_hook_should_have_come(stage: Stage) -> None:
     """Jobs of 3 s: after their time and one repetition of the hook; one of an earlier process as without hooks."""
     stage.teach(3.0)
-    stage.polls.await_hooks(SURE)
+    stage.polls.set_hook_chance(HOOK_DUE)
     stage.polls.begin("a", is_accepted=True)
     assert 5.9 <= stage.due_in("a") <= 6.6
-    stage.polls.await_hooks(None)
+    stage.polls.set_hook_chance(None)
     stage.polls.begin("b", is_accepted=True)
     assert 2.5 <= stage.due_in("b") <= 3.2
 
@@ -275,7 +275,7 @@ def test_a_job_with_a_hook_is_polled_once_the_hook_should_have_come(stage: Stage
 def test_a_post_without_an_answer_is_polled_as_without_hooks(stage: Stage) -> None:
     """It is unknown whether its job exists, so that no hook may ever come."""
     stage.teach(3.0)
-    stage.polls.await_hooks(SURE)
+    stage.polls.set_hook_chance(HOOK_DUE)
     stage.polls.begin("lost")
     assert stage.due_in("lost") < 3.3
 
@@ -283,7 +283,7 @@ def test_a_post_without_an_answer_is_polled_as_without_hooks(stage: Stage) -> No
 def test_a_job_of_an_earlier_process_is_polled_as_without_hooks(stage: Stage) -> None:
     """Its hook leads to a path that nothing listens on any more."""
     stage.teach(3.0)
-    stage.polls.await_hooks(SURE)
+    stage.polls.set_hook_chance(HOOK_DUE)
     stage.polls.expect("old", Hold(EPOCH + stage.loop.now, EPOCH + 1e6))
     stage.polls.add("old")
     assert stage.polls.next_due() - stage.loop.now < 3.3
@@ -291,7 +291,7 @@ def test_a_job_of_an_earlier_process_is_polled_as_without_hooks(stage: Stage) ->
 
 def test_the_first_job_shows_whether_hooks_come(stage: Stage) -> None:
     """The job that goes alone is polled after ten seconds and the hook's time, those beside it much later."""
-    stage.polls.await_hooks(SURE)
+    stage.polls.set_hook_chance(HOOK_DUE)
     stage.polls.begin("first", is_accepted=True)
     assert 12.0 <= stage.due_in("first") <= 14.0
     stage.polls.begin("second", is_accepted=True)
@@ -310,19 +310,19 @@ def test_the_first_job_shows_whether_hooks_come(stage: Stage) -> None:
 def test_a_few_ends_are_enough_to_miss_a_hook_soon(stage: Stage) -> None:
     """After five jobs of two seconds one whose hook is lost is polled within twenty."""
     stage.teach(2.0, times=5)
-    stage.polls.await_hooks(SURE)
+    stage.polls.set_hook_chance(HOOK_DUE)
     stage.polls.begin("a", is_accepted=True)
     assert stage.due_in("a") < 20.0
 
 
 def test_a_poll_is_hastened_only_while_it_waits(stage: Stage) -> None:
     """A job that nothing waits for is not in the queue; one that waits is due at once, and the gate is woken."""
-    stage.polls.await_hooks(SURE)
+    stage.polls.set_hook_chance(HOOK_DUE)
     stage.polls.begin("a", is_accepted=True)
-    assert not stage.polls.hasten("a")
-    assert not stage.polls.hasten("b")
+    assert not stage.polls.make_due("a")
+    assert not stage.polls.make_due("b")
     assert stage.due_in("a") > 5.0
     changes = stage.changes
-    assert stage.polls.hasten("a")
+    assert stage.polls.make_due("a")
     assert stage.changes == changes + 1
     assert stage.polls.pick() == "a"

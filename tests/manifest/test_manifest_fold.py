@@ -108,7 +108,7 @@ def test_final_state_never_changes(records: list[Record]) -> None:
             fold([*records, sent(record.key, record.attempt + 1)])
         again = sent(record.key, record.attempt)
         with pytest.raises(ManifestError, match="settled"):
-            past.take_in(again)
+            past.add_written(again)
     assert view(past) == view(fold(records))
 
 
@@ -143,7 +143,7 @@ def test_a_writer_folds_like_a_reader(records: list[Record]) -> None:
         if record.state is State.PLANNED and (record.retried if is_under_way else record.attempt):
             continue
         try:
-            writing.take_in(record)
+            writing.add_written(record)
         except ManifestError:
             break
         written.append(record)
@@ -170,9 +170,9 @@ def test_a_clone_whose_sent_line_is_lost_keeps_its_uuid() -> None:
     """No record shows that it was requested: it is no proof here, and the plan can decide whether it is one."""
     lost = cloned("a")
     past = fold([lost, sent("b"), cloned("b")])
-    assert past.unasked == {"a": lost.clone_uuid}
+    assert past.unrequested == {"a": lost.clone_uuid}
     assert fold([lost, sent("b")]).canary_passed is False
-    assert fold([lost]).was_dishonoured is False
+    assert fold([lost]).was_uuid_ignored is False
 
 
 def test_the_longest_stated_api_timeout_is_kept() -> None:

@@ -28,7 +28,7 @@ def last_attempt_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
     """The end of the last attempt is the end of every attempt."""
     give_up = absence._give_up
 
-    def alone(look: steps.Look, known: absence.Knowledge) -> steps.Step:
+    def alone(look: steps.Look, known: absence.DecisionContext) -> steps.Step:
         return give_up(replace(look, ticket=look.ticket._replace(open_jobs=())), known)
 
     patch.setattr(absence, "_give_up", alone)
@@ -42,7 +42,7 @@ def refused_repetition_ends(patch: pytest.MonkeyPatch) -> None:
 
 def patience_is_the_bound(patch: pytest.MonkeyPatch) -> None:
     """A job is over when the user's timeout has passed."""
-    patch.setattr(Policy, "over_at", lambda self, sent_at, api_timeout: sent_at + (self.timeout or 0.0))
+    patch.setattr(Policy, "expires_at", lambda self, sent_at, api_timeout: sent_at + (self.timeout or 0.0))
 
 
 def running_is_over(patch: pytest.MonkeyPatch) -> None:
@@ -67,9 +67,9 @@ def at_most_once_retries_failures(patch: pytest.MonkeyPatch) -> None:
     """A failure that the server reports is sent again at most once, too."""
     retry = absence._retry
 
-    def unbound(look: steps.Look, error: Any, known: absence.Knowledge) -> steps.Step:
+    def unbound(look: steps.Look, error: Any, known: absence.DecisionContext) -> steps.Step:
         step = retry(look, error, replace(known, policy=replace(known.policy, at_most_once=False)))
-        return step._replace(needs_proof=False) if isinstance(step, steps.Send) else step
+        return step._replace(needs_confirmation=False) if isinstance(step, steps.Send) else step
 
     patch.setattr(absence, "_retry", unbound)
 
@@ -105,7 +105,7 @@ def free_sends_without_end(patch: pytest.MonkeyPatch) -> None:
     after = absence._after_failure
 
     def after_failure(look: steps.Look, *rest: Any) -> steps.Step:
-        return after(replace(look, ticket=look.ticket._replace(free=0)), *rest)
+        return after(replace(look, ticket=look.ticket._replace(uncharged=0)), *rest)
 
     patch.setattr(absence, "_after_failure", after_failure)
 
@@ -135,7 +135,7 @@ def future_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
     """Every server is taken to honour resourceUuid."""
-    patch.setattr(settle.Dependencies, "known", lambda self: absence.Knowledge(self.policy, self.clock.time()))
+    patch.setattr(settle.Dependencies, "known", lambda self: absence.DecisionContext(self.policy, self.clock.time()))
     patch.setattr(
         settle,
         "_is_forbidden",
@@ -155,7 +155,7 @@ def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def visible_is_made(patch: pytest.MonkeyPatch) -> None:
     """What is visible while its job runs is cloned, although the job may fail yet."""
-    patch.setattr(absence.Knowledge, "is_in_time", lambda *_: False)
+    patch.setattr(absence.DecisionContext, "is_in_time", lambda *_: False)
 
 
 HOLES = (

@@ -161,9 +161,9 @@ def deadline_reset(patch: pytest.MonkeyPatch) -> None:
 
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
     """Unknown ends are called failed."""
-    uncertain = absence.uncertain
+    end_uncertain = absence.end_uncertain
     for module in (absence, decisions):
-        patch.setattr(module, "uncertain", lambda *given: uncertain(*given)._replace(state=State.FAILED))
+        patch.setattr(module, "end_uncertain", lambda *given: end_uncertain(*given)._replace(state=State.FAILED))
 
 
 def login_per_worker(patch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import pytest
 from batch.app import rollback
 from batch.app.locked_run import LockedRun
 from batch.engine import Stop
-from batch.engine.timely import TimelyGate
+from batch.engine.timely import DeadlineGate
 from batch.errors import RunStoppedError
 from batch.manifest import Header, open_manifest
 from batch.manifest.files import Disk
@@ -167,7 +167,7 @@ class World:
 class Http:
     """The Transport of one process: what it has sent arrives even if the process dies first."""
 
-    def __init__(self, world: World, process: Process, gate: TimelyGate) -> None:
+    def __init__(self, world: World, process: Process, gate: DeadlineGate) -> None:
         self._world = world
         self._process = process
         self._gate = gate
@@ -338,7 +338,7 @@ async def roll_back(world: World, process: Process, *, faults: tuple[FaultRule, 
     world.node.set_faults(NodeOptions(seed=world.random.randrange(1 << 30), faults=faults))
     manifest, clock = _open(world, process), VirtualClock(world.loop, world.random)
     gate = virtual_gate(world.random.choice([3.0, 10.0, 100.0]), world.loop)
-    passage, settings = TimelyGate(gate, clock), Settings("http://node/zstack", SessionAuth(SESSION))
+    passage, settings = DeadlineGate(gate, clock), Settings("http://node/zstack", SessionAuth(SESSION))
     client = Client(settings, gate=passage, clock=clock, language="en", http=Http(world, process, passage))
     server = SimpleNamespace(client=_returns(client), clock=clock, gate=gate)
     stop, done, thought = Stop(), None, Agreement(world.random.choice([0.0, 0.0, 15.0, 100.0]))

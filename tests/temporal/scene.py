@@ -91,7 +91,7 @@ class Sheet:
 
     def write(self, line: Line) -> None:
         assert isinstance(line, Record)
-        self.past.take_in(line)
+        self.past.add_written(line)
         self.records.append(line)
 
     async def flush(self) -> None:

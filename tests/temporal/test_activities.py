@@ -10,7 +10,7 @@ from temporalio.testing import ActivityEnvironment
 
 from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
-from batch.engine.timely import TimelyGate
+from batch.engine.timely import DeadlineGate
 from batch.errors import EndReason, RunStoppedError
 from batch.model import CallKind
 from batch.temporal.messages import Ask, Ending, Facts, Reply, Submit
@@ -29,7 +29,7 @@ DEAD = Refused(ApiError(ErrorClass.RENEW, "ID.1001", "session expired"))
 class GatedClient(ScriptedClient):
     """A client that notes which kinds of call its gate passed."""
 
-    def __init__(self, gate: TimelyGate) -> None:
+    def __init__(self, gate: DeadlineGate) -> None:
         super().__init__()
         self.gate = gate
         self.passed: list[tuple[CallKind, bool]] = []
@@ -54,9 +54,9 @@ def activities(client: ScriptedClient) -> Activities:
     return Activities(cast("Client", client), Facts(1.0, None), name="worker")
 
 
-def slow_gate() -> TimelyGate:
+def slow_gate() -> DeadlineGate:
     clock = SystemClock()
-    return TimelyGate(Gate(10.0, cap=hard_cap(10.0), clock=clock), clock)
+    return DeadlineGate(Gate(10.0, cap=hard_cap(10.0), clock=clock), clock)
 
 
 @pytest.mark.parametrize(("not_after", "is_sent"), [(60.0, True), (0.0, False)])
