@@ -212,7 +212,7 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class HandedOver:
+class HandOverRecord:
     """One manifest line about a Clone's hand-over: done, or refused where ``error_code`` is set."""
 
     key: str
@@ -224,7 +224,7 @@ class HandedOver:
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class HandOverCounts:
     """Numbers of hand-overs of the clones that exist."""
 
     done: int = 0

@@ -11,9 +11,9 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from batch.engine.timely import NOT_AFTER
+from batch.engine.deadline_gate import NOT_AFTER
 from batch.errors import EndReason, RunStoppedError
-from batch.manifest.kinds import DeletingLine, MendingLine
+from batch.manifest.kinds import DeletingLine, UpdatingLine
 from batch.zstack.answers import Done, ErrorClass, NotSent, Refused, Unknown
 from batch.zstack.lookups import UUIDS_A_QUERY
 from batch.zstack.service_jobs import LONGEST_JOB
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch.zstack.answers import PollAnswer, SubmitAnswer
     from batch.zstack.service_jobs import ServiceJobs
 
-ChangeLine: TypeAlias = DeletingLine | MendingLine
+ChangeLine: TypeAlias = DeletingLine | UpdatingLine
 _FRESH: Final = 10.0
 """Seconds that the result of a check stays valid."""
 _RECORD_AFTER: Final = 15.0

@@ -16,7 +16,7 @@ from batch.app.rollback_checks import has_own_uuid
 from batch.app.verifier import Item
 from batch.app.verify import next_command, read_back, read_plan
 from batch.errors import ExitCode
-from batch.manifest.kinds import MendedLine, MendingLine
+from batch.manifest.kinds import UpdatedLine, UpdatingLine
 from batch.manifest.targets import open_targets
 from batch.model import State
 from batch.report.verification import Verdict
@@ -160,7 +160,7 @@ class CloneUpdate:
     def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
         """Return the line to record before a PUT."""
         key, uuid = item.target.key, str(item.target.clone_uuid)
-        return MendingLine(key, at, uuid, job_uuid, self._fields[key], _digest(item))
+        return UpdatingLine(key, at, uuid, job_uuid, self._fields[key], _digest(item))
 
     def is_same(self, item: Item, line: ChangeLine) -> bool:
         """Return whether a recorded PUT sets the same fields to the same values."""
@@ -169,7 +169,7 @@ class CloneUpdate:
 
     def contradicts(self, item: Item, line: ChangeLine) -> bool:
         """Return whether a recorded PUT sets values of another job file."""
-        return isinstance(line, MendingLine) and line.digest != _digest(item)
+        return isinstance(line, UpdatingLine) and line.digest != _digest(item)
 
     async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
         """Send the PUT."""
@@ -180,8 +180,8 @@ class CloneUpdate:
 
     def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:
         """Record that the fields of the last PUT, if there was one, have the wanted values."""
-        if isinstance(line, MendingLine):
-            manifest.note_operation(MendedLine(item.target.key, at, line.clone_uuid, line.fields))
+        if isinstance(line, UpdatingLine):
+            manifest.note_operation(UpdatedLine(item.target.key, at, line.clone_uuid, line.fields))
 
 
 def _digest(item: Item) -> str:

@@ -17,7 +17,7 @@ from batch.zstack.classify import with_hint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from batch.model import HandedOver, Intent, Record
+    from batch.model import HandOverRecord, Intent, Record
     from batch.zstack.classify import Language
 
 _SHORT: Final = 8
@@ -83,7 +83,7 @@ class LoggingJournal:
         """Append, wait until durable."""
         await self._journal.take_up(keys)
 
-    def note_hand_over(self, line: HandedOver) -> None:
+    def note_hand_over(self, line: HandOverRecord) -> None:
         """Append, log."""
         self._journal.note_hand_over(line)
         fields = {"key": line.key, "clone_uuid": line.clone_uuid}

@@ -16,7 +16,7 @@ from batch.app.runs import holder_text
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, ManifestLostError, ManifestMismatchError
 from batch.manifest import Header, is_held, open_manifest, read_finished
 from batch.manifest.header import own_user, require_same
-from batch.model import Handed
+from batch.model import HandOverCounts
 from batch.plan import Planning
 from batch.zstack.settings import transport_warnings
 
@@ -71,7 +71,7 @@ def finished_result(setup: Setup) -> RunResult | None:
     planning = Planning(setup.job, run=setup.identity, started_at=found.header.created_at, pins=found.pins)
     if planning.inputs_digest() != found.plan.inputs:
         return None
-    return RunResult(found.counts, Handed(done=found.plan.hand_overs))
+    return RunResult(found.counts, HandOverCounts(done=found.plan.hand_overs))
 
 
 async def open_run(setup: Setup) -> Manifest:

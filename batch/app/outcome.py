@@ -14,7 +14,7 @@ from batch.engine.handover import count_hand_overs
 from batch.engine.stop import GRACE
 from batch.errors import HELD_BACK, EndReason, JobFileError, RunStoppedError, UnreachableError
 from batch.manifest import summary
-from batch.model import QUARANTINED, Handed, State
+from batch.model import QUARANTINED, HandOverCounts, State
 from batch.report.exits import REFUSED, exit_code
 from batch.report.failures import command_for, retry_command
 from batch.report.status import ending_lines
@@ -47,7 +47,7 @@ class RunResult:
 
     states: Counter[State]
     """Number of the plan's targets by state."""
-    hand_overs: Handed = field(default_factory=Handed)
+    hand_overs: HandOverCounts = field(default_factory=HandOverCounts)
     early: EarlyEnd = field(default_factory=EarlyEnd)
     overdue: int = 0
     """Number of uncertain targets that no rerun can settle."""

@@ -23,7 +23,7 @@ from batch.errors import EndReason, ManifestLockedError, UnreachableError, Usage
 from batch.manifest.kinds import RemoteEngine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
-from batch.model import HandedOver, Record, State
+from batch.model import HandOverRecord, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -234,7 +234,7 @@ class _Sink:
         return list(wanted.values())
 
     def write(self, line: Line) -> None:
-        if isinstance(line, HandedOver):
+        if isinstance(line, HandOverRecord):
             self._journal.note_hand_over(line)
         else:
             self._journal.note(line)
@@ -247,7 +247,7 @@ class _Sink:
 
 
 def _identity(line: Line) -> tuple[object, ...]:
-    if isinstance(line, HandedOver):
+    if isinstance(line, HandOverRecord):
         return "handed over", line.key, line.at
     return line.state, line.key, line.at, line.attempt, line.job_uuid
 
@@ -256,5 +256,5 @@ def _lines(manifest: Manifest) -> Iterator[Line]:
     with reading(manifest.path) as lines:
         for body in lines.bodies():
             line = parse_line(body)
-            if isinstance(line, Record | HandedOver):
+            if isinstance(line, Record | HandOverRecord):
                 yield line

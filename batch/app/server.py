@@ -12,7 +12,7 @@ from batch.app.messages import language, say, warn
 from batch.app.node import embedded_node, node_state
 from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
-from batch.engine.timely import DeadlineGate
+from batch.engine.deadline_gate import DeadlineGate
 from batch.manifest.kinds import ConnectedLine
 from batch.redaction import SECRETS, Secrets
 from batch.zstack import connect

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batch.app.extra_services import find_extra_services
 from batch.model import State
 from batch.report.verification import TAGS, Finding, Verdict
-from batch.zstack.comparison import Difference, compare, shown_names
+from batch.zstack.drift import Difference, compare, shown_names
 from batch.zstack.lookups import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 

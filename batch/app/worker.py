@@ -15,7 +15,7 @@ from batch.app.server import say_pause, say_warnings
 from batch.app.temporal import connect_temporal
 from batch.clock import SystemClock
 from batch.engine import Gate, Stop, hard_cap
-from batch.engine.timely import DeadlineGate
+from batch.engine.deadline_gate import DeadlineGate
 from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
 from batch.jobfile.units import read_rate
 from batch.progress import BEAT, ticking

@@ -17,7 +17,7 @@ from batch.engine.absence import (
     send_uncharged,
     stop_run,
 )
-from batch.engine.match import differences
+from batch.engine.adoption import differing_params
 from batch.engine.steps import (
     Abort,
     End,
@@ -204,7 +204,7 @@ def _visible(service: Service, look: Look, clone: Clone, context: DecisionContex
     if look.reason is LookReason.GIVEN:
         text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
         return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
-    differing = differences(clone, service)
+    differing = differing_params(clone, service)
     if differing and ticket.is_mixed:
         if has_lost_jobs(ticket):
             text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from batch.engine.dispatch import dispatch
 from batch.engine.stop import GRACE, within_grace
 from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.model import Handed, HandedOver, State
+from batch.model import HandOverCounts, HandOverRecord, State
 from batch.zstack.answers import ErrorClass, Refused
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class HandOverResults(Protocol):
         """Return whether the server's last answer refused exactly ``wanted``."""
 
 
-def count_hand_overs(plan: Plan, past: FinalStates) -> Handed:
+def count_hand_overs(plan: Plan, past: FinalStates) -> HandOverCounts:
     """Count the hand-overs of the plan's existing clones; a plan without hand-overs is not iterated."""
     done, left, refused = 0, 0, 0
     for clone in plan.clones() if plan.hand_overs else ():
@@ -68,7 +68,7 @@ def count_hand_overs(plan: Plan, past: FinalStates) -> Handed:
             refused += 1
         else:
             left += 1
-    return Handed(done, left, refused)
+    return HandOverCounts(done, left, refused)
 
 
 def _is_made(clone: Clone, past: FinalStates) -> bool:
@@ -142,7 +142,7 @@ class _Phase:
 
     def _note(self, clone: Clone, uuid: str, code: str | None = None, error: str | None = None) -> None:
         assert clone.hand_over is not None
-        self._journal.note_hand_over(HandedOver(clone.key, self._clock.time(), clone.hand_over, uuid, code, error))
+        self._journal.note_hand_over(HandOverRecord(clone.key, self._clock.time(), clone.hand_over, uuid, code, error))
 
     async def _answer(self, uuid: str, wanted: HandOver) -> Refused | NotSent | NoAnswer | None:
         if wanted.share_with:

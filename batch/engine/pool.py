@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from batch.engine.concurrency import ConcurrencyLimiter
     from batch.engine.polls import PollSchedule
-    from batch.engine.proof import Proof
     from batch.engine.survey import RunHistory, Survey
+    from batch.engine.uuid_confirmation import UuidConfirmation
 
 _SLOW: Final = 0.95
 """Share of the jobs that must be able to end before the deadline."""
@@ -47,7 +47,7 @@ class Pool:
         deps: Dependencies,
         limiter: ConcurrencyLimiter,
         polls: PollSchedule,
-        proof: Proof,
+        confirmation: UuidConfirmation,
     ) -> None:
         """Prepare; nothing is sent before ``run``."""
         self._plan = plan
@@ -56,7 +56,7 @@ class Pool:
         self._deps = deps
         self._limiter = limiter
         self._polls = polls
-        self._proof = proof
+        self._confirmation = confirmation
         self._deadline = None if limits.deadline is None else deps.clock.monotonic() + limits.deadline
         self._failures = FailureLimit(past, limits.max_failures)
         self._edited: dict[str, Clone] = {}
@@ -135,7 +135,7 @@ class Pool:
                 await asyncio.sleep(0)
             else:
                 task = group.create_task(self._settle(work))
-                await self._proof.watch(work[0], task, is_sent=lambda: self._polls.is_busy)
+                await self._confirmation.watch(work[0], task, is_sent=lambda: self._polls.is_busy)
 
     async def _settle_all(self, queue: Iterator[Work | None]) -> None:
         if self._deps.is_honoured():
@@ -261,7 +261,7 @@ class Pool:
 
     def _note_end(self, clone: Clone, end: End) -> None:
         self._failures.note_end(clone.key, end.state)
-        self._proof.note_end(clone, end)
+        self._confirmation.note_end(clone, end)
         if end.is_unconfirmed:
             self._unconfirmed.append((clone, end))
         if self._deps.is_honoured():

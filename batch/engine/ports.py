@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from batch.engine.polls import Hold
-    from batch.model import Clone, HandedOver, Record
+    from batch.model import Clone, HandOverRecord, Record
     from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
 
 
@@ -85,5 +85,5 @@ class OwnershipApi(Protocol):
 class HandOverJournal(Protocol):
     """The manifest as hand-overs write it."""
 
-    def note_hand_over(self, line: HandedOver) -> None:
+    def note_hand_over(self, line: HandOverRecord) -> None:
         """Append without waiting; durable shortly after or at close."""

@@ -10,11 +10,11 @@ from batch.engine.budget import RetryBudget
 from batch.engine.concurrency import ConcurrencyLimiter
 from batch.engine.policy import Policy
 from batch.engine.pool import Pool
-from batch.engine.proof import Proof
 from batch.engine.readiness import Readiness
 from batch.engine.recording import NotHonouredError
 from batch.engine.settle import Dependencies
 from batch.engine.stop import GRACE, within_grace
+from batch.engine.uuid_confirmation import UuidConfirmation
 from batch.errors import EndReason, RunStoppedError, UnreachableError, ZcloneError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     limiter, readiness = _starters(limits, clock, controls)
     budget, breaker = RetryBudget(clock), Breaker(clock, returned=polls.skip_sampling)
     guarded = GuardedApi(api, breaker, polls, limiter.note, budget.note, hooks=hooks)
-    proof = Proof(guarded, clock, is_recorded=lambda: found.is_honoured or past.canary_passed)
+    confirmation = UuidConfirmation(guarded, clock, is_recorded=lambda: found.is_honoured or past.canary_passed)
     deps = Dependencies(
         guarded,
         journal,
@@ -67,12 +67,12 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
         stop,
         budget,
         readiness,
-        is_honoured=proof.is_given,
+        is_honoured=confirmation.is_confirmed,
         # The apiTimeout of one job holds for unanswered ones too, whichever process received it.
         api_timeout=lambda: past.api_timeout,
     )
     journal.on_failure(lambda: stop.request("the manifest could not be written", EndReason.JOURNAL))
-    pool = Pool(plan, past, limits, deps, limiter, polls, proof)
+    pool = Pool(plan, past, limits, deps, limiter, polls, confirmation)
     _stop_at_deadline(limits, stop)
     await within_grace(pool.run(found), stop, grace)
     if pool.stopped_by is not None:

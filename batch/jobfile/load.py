@@ -219,12 +219,12 @@ def _add_target_problems(targets: TargetList, problems: Problems) -> None:
     try:
         for target in targets.read(problems):
             if isinstance(target, Target):
-                _look_for_repeat(target, first, problems)
+                _find_repeat(target, first, problems)
     except JobFileError as error:
         problems.extend(error.problems)
 
 
-def _look_for_repeat(target: Target, first: dict[str, Target], problems: Problems) -> None:
+def _find_repeat(target: Target, first: dict[str, Target], problems: Problems) -> None:
     """Report two targets with one key; checks that need more memory or rendering are left to the plan."""
     key = target.id or target.uuid
     if target.entry.combinations or "$" in key:

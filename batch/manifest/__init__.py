@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest.ending import FinishedRun, read_finished
-from batch.manifest.figures import Cluster, Summary, summary
 from batch.manifest.fold import ManifestFold, digest_prefix
 from batch.manifest.header import Header
 from batch.manifest.listing import Story, clone_lines, rows, story
 from batch.manifest.reading import is_held
+from batch.manifest.summaries import Cluster, Summary, summary
 
 if TYPE_CHECKING:
     from batch.manifest.journal import Manifest

@@ -14,7 +14,7 @@ from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLi
 from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
 from batch.manifest.undone import UndoneFold
-from batch.model import HandedOver, Intent, Pins, Record, State, waits_for_operator
+from batch.model import HandOverRecord, Intent, Pins, Record, State, waits_for_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -104,13 +104,13 @@ class ManifestFold:
             self._add_other(line)
         elif line.state in _OPEN:
             self.was_sent = True
-            self._go_on(line)
+            self._continue(line)
         elif line.state is State.PLANNED:
-            self._give_back(line)
+            self._add_planned(line)
         else:
             self._end(line)
 
-    def _go_on(self, record: Record) -> None:
+    def _continue(self, record: Record) -> None:
         if record.api_timeout is not None:
             self.api_timeout = max(self.api_timeout, record.api_timeout)
         self._open.setdefault(record.key, []).append(record)
@@ -160,7 +160,7 @@ class ManifestFold:
             self.pinned.take(line)
         elif isinstance(line, PlanLine):
             self.plan = line
-        elif isinstance(line, HandedOver):
+        elif isinstance(line, HandOverRecord):
             self.hand_overs.add(line)
         elif isinstance(line, DeletingLine):
             self.undone.deleting.add(line.key)
@@ -181,12 +181,12 @@ class ManifestFold:
         """Add planned targets; known ones keep their state."""
         self._table.add(map(hash, keys), _PLANNED)
 
-    def _give_back(self, record: Record) -> None:
+    def _add_planned(self, record: Record) -> None:
         """Add a record that an attempt was never sent; without an earlier one the Clone is as if never sent."""
         # A record without open jobs predates them: the attempt that it withdrew may still be executing.
         is_old = record.open_jobs is None and not record.retried and record.key in self._open
         if record.attempt or record.open_jobs or is_old:
-            self._go_on(record)
+            self._continue(record)
         elif record.retried:
             self._reopen(record.key)
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
 from batch.manifest.line import encode
-from batch.model import Handed, HandedOver, HandOver, JsonValue, State
+from batch.model import HandOver, HandOverCounts, HandOverRecord, JsonValue, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ _FORGOTTEN: Final = 1 << 63
 _MASK: Final = (1 << 62) - 1
 
 
-def encode_handed_over(line: HandedOver) -> bytes:
+def encode_hand_over(line: HandOverRecord) -> bytes:
     """Return the line's open body."""
     shares: list[JsonValue] = list(line.wanted.share_with)
     return encode(
@@ -35,7 +35,7 @@ def encode_handed_over(line: HandedOver) -> bytes:
     )
 
 
-def parse_handed_over(found: Mapping[str, Any]) -> HandedOver:
+def parse_hand_over(found: Mapping[str, Any]) -> HandOverRecord:
     """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     texts = {name: found.get(name) for name in ("handed_over", "clone_uuid", "owner", "error_code", "error")}
     at, shares = found.get("at"), found.get("share_with", [])
@@ -45,12 +45,12 @@ def parse_handed_over(found: Mapping[str, Any]) -> HandedOver:
     if isinstance(at, bool) or not isinstance(at, int | float):
         raise ManifestError("a line has no number as at")
     wanted = HandOver(texts["owner"], tuple(map(str, shares)))
-    return HandedOver(
+    return HandOverRecord(
         str(texts["handed_over"]), float(at), wanted, str(texts["clone_uuid"]), texts["error_code"], texts["error"]
     )
 
 
-def hand_over_error(line: HandedOver) -> str | None:
+def hand_over_error(line: HandOverRecord) -> str | None:
     """Return the error text for lists and reports; None where there was no error."""
     return None if line.error_code is None else f"hand-over refused: {line.error or ''}"
 
@@ -65,7 +65,7 @@ class HandOverFold:
         """Targets that were handed over, whatever the job file wants now."""
         self.refused = 0
 
-    def add(self, line: HandedOver) -> None:
+    def add(self, line: HandOverRecord) -> None:
         """Add a line."""
         hashed, is_refused = hash(line.key), line.error_code is not None
         before = self._table.get(hashed)
@@ -94,14 +94,16 @@ class HandOverFold:
         return self._table.get(hash(key)) == _mark(wanted) | 1
 
 
-def estimate_hand_overs(plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int) -> Handed:
+def estimate_hand_overs(
+    plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int
+) -> HandOverCounts:
     """Return the hand-overs as far as they follow from the manifest: only the job file says which targets have one.
 
     Targets without a clone are assumed to have one, so the number of open ones is a lower bound.
     """
     total = 0 if plan is None else plan.hand_overs
     without = sum(counts.values()) - counts.get(State.CLONED, 0)
-    return Handed(done, max(0, total - done - refused - without), refused)
+    return HandOverCounts(done, max(0, total - done - refused - without), refused)
 
 
 def _mark(wanted: HandOver) -> int:

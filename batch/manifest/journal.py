@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.manifest import records
-from batch.manifest.handovers import encode_handed_over
+from batch.manifest.handovers import encode_hand_over
 from batch.manifest.header import this_process
 from batch.manifest.kinds import AdoptedLine, EndedLine, PlanLine, TakenUpLine
 from batch.manifest.operations import encode_operation
-from batch.manifest.writer import LOST, MEND
+from batch.manifest.writer import FIX, LOST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batch.manifest.kinds import Line
     from batch.manifest.operations import Operation
     from batch.manifest.writer import Writer
-    from batch.model import Handed, HandedOver, Pins, Plan, Record, State
+    from batch.model import HandOverCounts, HandOverRecord, Pins, Plan, Record, State
 
     InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -96,9 +96,9 @@ class Manifest:
         line = AdoptedLine(user, self.past.users.begun_by, self._clock())
         await self.commit_operation(line)
 
-    def note_hand_over(self, line: HandedOver) -> None:
+    def note_hand_over(self, line: HandOverRecord) -> None:
         """Append without waiting, like ``note``."""
-        self._take_in(line, encode_handed_over(line))
+        self._take_in(line, encode_hand_over(line))
         self._linger()
 
     def note_operation(self, line: Operation) -> None:
@@ -122,10 +122,7 @@ class Manifest:
         return self._writer.lost_file
 
     async def write_plan(self, plan: Plan, new: Iterable[tuple[str, str]]) -> None:
-        """Record the plan's targets that ``past`` does not have, as (key, source uuid), then the plan itself.
-
-        Nothing is written, nor ``new`` iterated, where the last recorded plan is the same and no line was lost.
-        """
+        """Record the ``new`` targets, as (key, source uuid), then the plan; nothing where it is already recorded."""
         known = self.past.plan
         is_same = known is not None and known.is_of(plan)
         if known is None or known.digest != plan.digest or self.past.is_repaired:
@@ -156,12 +153,16 @@ class Manifest:
                 await self._commit(records.encode_planned(page))
 
     async def close(
-        self, exit_code: int, reason: str | None = None, *, code: EndReason | None = None, handed: Handed | None = None
+        self,
+        exit_code: int,
+        reason: str | None = None,
+        *,
+        code: EndReason | None = None,
+        handed: HandOverCounts | None = None,
     ) -> None:
         """Make every note durable, record the end if anything was recorded, and release the lock.
 
-        ``code``: the code of ``reason``; ``handed``: the hand-overs of the whole plan, where they were counted. Raises
-        ManifestError where the journal failed, now or before. Closing again does nothing.
+        ``code``: of ``reason``; ``handed``: of the whole plan, where counted. Idempotent. Raises ManifestError.
         """
         if self._closed:
             return
@@ -175,10 +176,9 @@ class Manifest:
         finally:
             self._release()
 
-    def _final_counts(self, handed: Handed | None) -> Counter[State]:
-        """Return no counts where all targets may be settled but not their hand-overs: then only a fold can tell."""
+    def _final_counts(self, handed: HandOverCounts | None) -> Counter[State]:
         plan, is_handed = self.past.plan, handed is not None and not (handed.open or handed.refused)
-        return self.past.counts if is_handed or plan is None or not plan.hand_overs else Counter()
+        return self.past.counts if is_handed or plan is None or not plan.hand_overs else Counter()  # a fold must tell
 
     async def _drain(self) -> None:
         while self._pending or self._flight is not None:
@@ -252,7 +252,7 @@ class Manifest:
         write.add_done_callback(self._landed)
 
     def _fail(self, why: str) -> None:
-        self.failure = f"{self.path}: could not be written ({why}); nothing more is sent{'' if why == LOST else MEND}"
+        self.failure = f"{self.path}: could not be written ({why}); nothing more is sent{'' if why == LOST else FIX}"
         for hook in self._on_failure:
             hook()
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from batch.model import Handed, HandedOver, Pins, Record, State
+from batch.model import HandOverCounts, HandOverRecord, Pins, Record, State
 
 if TYPE_CHECKING:
     from batch.errors import EndReason
@@ -111,7 +111,7 @@ class DeletingLine:
 
 
 @dataclass(frozen=True, slots=True)
-class MendingLine:
+class UpdatingLine:
     """A PUT to a clone is about to be sent."""
 
     key: str
@@ -126,7 +126,7 @@ class MendingLine:
 
 
 @dataclass(frozen=True, slots=True)
-class MendedLine:
+class UpdatedLine:
     """The fields that the last PUT to a clone set have the requested values."""
 
     key: str
@@ -146,7 +146,7 @@ class EndedLine:
     """Recorded targets by state; empty where an older zclone did not record them."""
     code: EndReason | None = None
     """Code of ``reason``; None where it has none, or one of a newer zclone."""
-    handed: Handed | None = None
+    handed: HandOverCounts | None = None
     """The plan's hand-overs; None where the process did not read the whole plan."""
 
 
@@ -206,11 +206,11 @@ Line: TypeAlias = (
     | ConnectedLine
     | ControlledLine
     | DeletingLine
-    | MendingLine
-    | MendedLine
+    | UpdatingLine
+    | UpdatedLine
     | EndedLine
     | TakenUpLine
-    | HandedOver
+    | HandOverRecord
     | AdoptedLine
     | RepairedLine
     | MergedLine

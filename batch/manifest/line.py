@@ -78,7 +78,7 @@ def decode(body: bytes) -> dict[str, Any]:
     return found
 
 
-def require(found: Mapping[str, Any], name: str, kind: type) -> Any:
+def require_field(found: Mapping[str, Any], name: str, kind: type) -> Any:
     """Return the field ``name``. Raises ManifestError where it is not a ``kind``, or negative."""
     value = found.get(name)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -11,7 +11,7 @@ from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import PlannedLine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
-from batch.model import HandedOver, Record, Row, State
+from batch.model import HandOverRecord, Record, Row, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Story:
     source_uuid: str
     records: tuple[Record, ...]
     """In the order of time; none while the target is only planned."""
-    hand_overs: tuple[HandedOver, ...] = ()
+    hand_overs: tuple[HandOverRecord, ...] = ()
     """All hand-overs after its clone was made."""
 
 
@@ -44,7 +44,7 @@ def story(path: Path, key: str) -> Story | None:
             line = parse_line(body)
             if isinstance(line, PlannedLine):
                 source = source or dict(line.targets).get(key)
-            elif isinstance(line, HandedOver) and line.key == key:
+            elif isinstance(line, HandOverRecord) and line.key == key:
                 hand_overs.append(line)
             elif isinstance(line, Record) and line.key == key:
                 records.append(line)
@@ -95,7 +95,7 @@ class _Index:
         elif isinstance(line, PlannedLine):
             for key, _ in line.targets:
                 self._ordinal(key, place)
-        elif isinstance(line, HandedOver):
+        elif isinstance(line, HandOverRecord):
             ordinal = self._ordinal(line.key, place)
             self._refused.pop(ordinal, None)
             if line.error_code is not None:
@@ -138,7 +138,7 @@ class _Index:
         first = parse_record(manifest.body_at(sent)) if sent and record.attempt else None
         if record.state is State.CLONED and ordinal in self._refused:
             line = parse_line(manifest.body_at(self._refused[ordinal]))
-            assert isinstance(line, HandedOver)
+            assert isinstance(line, HandOverRecord)
             record = record._replace(error_code=line.error_code, error=hand_over_error(line))
         return Row(
             key=key,

@@ -14,10 +14,10 @@ from batch.manifest.files import Disk
 from batch.manifest.fold import ManifestFold
 from batch.manifest.kinds import EndedLine, MergedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.line import encode, without_batch
-from batch.manifest.reading import kept_free, reading
+from batch.manifest.reading import exclude_writers, reading
 from batch.manifest.records import encode_ended, encode_plan, parse_line
 from batch.manifest.writer import write_manifest
-from batch.model import Handed, Record, State
+from batch.model import HandOverCounts, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +75,7 @@ def merge(
     """
     with ExitStack() as locks:
         for path in paths:
-            locks.enter_context(kept_free(path))
+            locks.enter_context(exclude_writers(path))
         shards = sorted(map(_read, paths), key=lambda shard: shard.number)
         _require_one_run(shards)
         _require_all(shards)
@@ -211,5 +211,5 @@ def _end(ended: Sequence[EndedLine], counts: Counter[State]) -> EndedLine:
     handed = [end.handed for end in ended if end.handed is not None]
     total = None
     if len(handed) == len(ended):
-        total = Handed(*(sum(getattr(one, name) for one in handed) for name in ("done", "open", "refused")))
+        total = HandOverCounts(*(sum(getattr(one, name) for one in handed) for name in ("done", "open", "refused")))
     return replace(worst, at=max(end.at for end in ended), counts=counts, handed=total)

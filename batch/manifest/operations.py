@@ -10,11 +10,11 @@ from batch.manifest.kinds import (
     ConnectedLine,
     ControlledLine,
     DeletingLine,
-    MendedLine,
-    MendingLine,
     TakenUpLine,
+    UpdatedLine,
+    UpdatingLine,
 )
-from batch.manifest.line import encode, number, require
+from batch.manifest.line import encode, number, require_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batch.model import JsonValue
 
 Operation: TypeAlias = (
-    AdoptedLine | TakenUpLine | ConnectedLine | ControlledLine | DeletingLine | MendingLine | MendedLine
+    AdoptedLine | TakenUpLine | ConnectedLine | ControlledLine | DeletingLine | UpdatingLine | UpdatedLine
 )
 
 
@@ -48,14 +48,14 @@ def encode_operation(line: Operation) -> bytes:
     if isinstance(line, DeletingLine):
         return encode([("deleting", line.key), ("at", line.at), *_uuids(line)])
     fields: JsonValue = list(line.fields)
-    if isinstance(line, MendingLine):
+    if isinstance(line, UpdatingLine):
         return encode(
             [("mending", line.key), ("at", line.at), *_uuids(line), ("fields", fields), ("digest", line.digest)]
         )
     return encode([("mended", line.key), ("at", line.at), ("clone_uuid", line.clone_uuid), ("fields", fields)])
 
 
-def _uuids(line: DeletingLine | MendingLine) -> list[tuple[str, JsonValue]]:
+def _uuids(line: DeletingLine | UpdatingLine) -> list[tuple[str, JsonValue]]:
     return [("clone_uuid", line.clone_uuid), ("job_uuid", line.job_uuid)]
 
 
@@ -69,7 +69,7 @@ def parse_connected(found: Mapping[str, Any]) -> ConnectedLine:
 
 def parse_controlled(found: Mapping[str, Any]) -> ControlledLine:
     """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
-    order, concurrency = require(found, "controlled", str), require(found, "concurrency", int)
+    order, concurrency = require_field(found, "controlled", str), require_field(found, "concurrency", int)
     is_paused, is_draining = found.get("paused") is True, found.get("draining") is True
     rate = number(found, "rate")
     return ControlledLine(number(found, "at"), order, rate, concurrency, is_paused, is_draining)
@@ -77,25 +77,29 @@ def parse_controlled(found: Mapping[str, Any]) -> ControlledLine:
 
 def parse_deleting(found: Mapping[str, Any]) -> DeletingLine:
     """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
-    key, clone, job = (require(found, name, str) for name in ("deleting", "clone_uuid", "job_uuid"))
+    key, clone, job = (require_field(found, name, str) for name in ("deleting", "clone_uuid", "job_uuid"))
     return DeletingLine(key, number(found, "at"), clone, job)
 
 
-def parse_mending(found: Mapping[str, Any]) -> MendingLine:
+def parse_updating(found: Mapping[str, Any]) -> UpdatingLine:
     """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
-    key, clone, job, digest = (require(found, name, str) for name in ("mending", "clone_uuid", "job_uuid", "digest"))
-    return MendingLine(key, number(found, "at"), clone, job, _texts(found, "fields"), digest)
+    key, clone, job, digest = (
+        require_field(found, name, str) for name in ("mending", "clone_uuid", "job_uuid", "digest")
+    )
+    return UpdatingLine(key, number(found, "at"), clone, job, _texts(found, "fields"), digest)
 
 
-def parse_mended(found: Mapping[str, Any]) -> MendedLine:
+def parse_updated(found: Mapping[str, Any]) -> UpdatedLine:
     """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
-    key, clone = (require(found, name, str) for name in ("mended", "clone_uuid"))
-    return MendedLine(key, number(found, "at"), clone, _texts(found, "fields"))
+    key, clone = (require_field(found, name, str) for name in ("mended", "clone_uuid"))
+    return UpdatedLine(key, number(found, "at"), clone, _texts(found, "fields"))
 
 
 def parse_adopted(found: Mapping[str, Any]) -> AdoptedLine:
     """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
-    return AdoptedLine(require(found, "adopted_by", str), require(found, "begun_by", str), number(found, "at"))
+    return AdoptedLine(
+        require_field(found, "adopted_by", str), require_field(found, "begun_by", str), number(found, "at")
+    )
 
 
 def parse_taken_up(found: Mapping[str, Any]) -> TakenUpLine:
@@ -104,4 +108,4 @@ def parse_taken_up(found: Mapping[str, Any]) -> TakenUpLine:
 
 
 def _texts(found: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    return tuple(map(str, require(found, name, list)))
+    return tuple(map(str, require_field(found, name, list)))

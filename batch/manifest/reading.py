@@ -97,7 +97,7 @@ def reading(path: Path) -> Iterator[Reading]:
 
 
 @contextlib.contextmanager
-def kept_free(path: Path) -> Iterator[None]:
+def exclude_writers(path: Path) -> Iterator[None]:
     """Keep other processes from writing to the manifest during the block.
 
     Raises ManifestLockedError where one has its lock, UsageError where it cannot be opened.

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import EndReason, ManifestError
-from batch.manifest.handovers import parse_handed_over
+from batch.manifest.handovers import parse_hand_over
 from batch.manifest.kinds import (
     EndedLine,
     MergedLine,
@@ -18,17 +18,17 @@ from batch.manifest.kinds import (
     StartedLine,
     UnknownLine,
 )
-from batch.manifest.line import decode, encode, number, require
+from batch.manifest.line import decode, encode, number, require_field
 from batch.manifest.operations import (
     parse_adopted,
     parse_connected,
     parse_controlled,
     parse_deleting,
-    parse_mended,
-    parse_mending,
     parse_taken_up,
+    parse_updated,
+    parse_updating,
 )
-from batch.model import Handed, Pins, Record, State
+from batch.model import HandOverCounts, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -148,41 +148,45 @@ def parse_record(body: bytes) -> Record:
 
 
 def _parse_planned(found: dict[str, Any]) -> PlannedLine:
-    return PlannedLine(tuple(map(_target, require(found, "planned", list))))
+    return PlannedLine(tuple(map(_target, require_field(found, "planned", list))))
 
 
 def _parse_plan(found: dict[str, Any]) -> PlanLine:
     return PlanLine(
-        require(found, "plan", str),
-        require(found, "inputs", str),
-        require(found, "targets", int),
+        require_field(found, "plan", str),
+        require_field(found, "inputs", str),
+        require_field(found, "targets", int),
         number(found, "at"),
-        require({"hand_overs": 0, **found}, "hand_overs", int),
-        require({"shard": "", **found}, "shard", str),
-        require({"whole": "", **found}, "whole", str),
+        require_field({"hand_overs": 0, **found}, "hand_overs", int),
+        require_field({"shard": "", **found}, "shard", str),
+        require_field({"whole": "", **found}, "whole", str),
     )
 
 
 def _parse_merged(found: dict[str, Any]) -> MergedLine:
-    path, shard, checksum = (require(found, name, str) for name in ("merged", "shard", "checksum"))
-    return MergedLine(path, shard, require(found, "lines", int), checksum, number(found, "at"))
+    path, shard, checksum = (require_field(found, name, str) for name in ("merged", "shard", "checksum"))
+    return MergedLine(path, shard, require_field(found, "lines", int), checksum, number(found, "at"))
 
 
 def _parse_repaired(found: dict[str, Any]) -> RepairedLine:
-    return RepairedLine(number(found, "repaired"), require(found, "damaged", int))
+    return RepairedLine(number(found, "repaired"), require_field(found, "damaged", int))
 
 
 def _parse_started(found: dict[str, Any]) -> StartedLine:
-    pid, host, tool = require(found, "pid", int), require(found, "host", str), require(found, "tool", str)
-    warnings = tuple(map(str, require({"warnings": [], **found}, "warnings", list)))
-    user = require({"user": "", **found}, "user", str)
+    pid, host, tool = (
+        require_field(found, "pid", int),
+        require_field(found, "host", str),
+        require_field(found, "tool", str),
+    )
+    warnings = tuple(map(str, require_field({"warnings": [], **found}, "warnings", list)))
+    user = require_field({"user": "", **found}, "user", str)
     once, names = found.get("at_most_once") is True, RemoteEngine.__slots__
-    remote = RemoteEngine(*(require(found, name, str) for name in names)) if "engine" in found else None
+    remote = RemoteEngine(*(require_field(found, name, str) for name in names)) if "engine" in found else None
     return StartedLine(number(found, "started"), pid, host, tool, warnings, user, once, remote)
 
 
 def _parse_record(found: dict[str, Any]) -> Record:
-    state = _state(require(found, "state", str))
+    state = _state(require_field(found, "state", str))
     values: dict[str, Any] = {}
     for name, value in found.items():
         kind = _KINDS.get(name)
@@ -192,7 +196,7 @@ def _parse_record(found: dict[str, Any]) -> Record:
         if kind is str and value.__class__ is str:
             values[name] = value
         else:
-            values[name] = number(found, name) if kind is float else require(found, name, kind)
+            values[name] = number(found, name) if kind is float else require_field(found, name, kind)
     if not values.keys() >= _NEEDED:
         raise ManifestError(f"a clone's record has no {min(_NEEDED - values.keys())}: it was not written by zclone")
     values["state"] = state
@@ -203,21 +207,21 @@ def _parse_record(found: dict[str, Any]) -> Record:
 
 def _parse_ended(found: dict[str, Any]) -> EndedLine:
     reason, code = found.get("reason"), found.get("reason_code")
-    counted = require({"counts": {}, **found}, "counts", dict)
-    counts = Counter({_state(name): require(counted, name, int) for name in counted})
+    counted = require_field({"counts": {}, **found}, "counts", dict)
+    counts = Counter({_state(name): require_field(counted, name, int) for name in counted})
     return EndedLine(
         number(found, "ended"),
-        require(found, "exit", int),
+        require_field(found, "exit", int),
         reason and str(reason),
         counts,
         # A newer zclone may have more reasons.
         EndReason(code) if code in set(EndReason) else None,
-        _parse_handed(require(found, "handed", dict)) if "handed" in found else None,
+        _parse_handed(require_field(found, "handed", dict)) if "handed" in found else None,
     )
 
 
-def _parse_handed(found: dict[str, Any]) -> Handed:
-    return Handed(*(require(found, name, int) for name in ("done", "open", "refused")))
+def _parse_handed(found: dict[str, Any]) -> HandOverCounts:
+    return HandOverCounts(*(require_field(found, name, int) for name in ("done", "open", "refused")))
 
 
 def _state(name: str) -> State:
@@ -228,12 +232,12 @@ def _state(name: str) -> State:
 
 
 def _parse_pins(found: dict[str, Any]) -> Pins:
-    sources = require(found, "pinned", dict)
+    sources = require_field(found, "pinned", dict)
     if not all(isinstance(fields_of, dict) for fields_of in sources.values()):
         raise ManifestError("a pinned line holds an entry that is not a source")
     if "query" not in found:
         return Pins(sources)
-    conditions, uuids = (tuple(map(str, require(found, name, list))) for name in ("query", "found"))
+    conditions, uuids = (tuple(map(str, require_field(found, name, list))) for name in ("query", "found"))
     return Pins(sources, {conditions: uuids})
 
 
@@ -257,11 +261,11 @@ _PARSERS: Final[dict[str, Callable[[dict[str, Any]], Line]]] = {
     "repaired": _parse_repaired,
     "merged": _parse_merged,
     "adopted_by": parse_adopted,
-    "handed_over": parse_handed_over,
+    "handed_over": parse_hand_over,
     "connected": parse_connected,
     "controlled": parse_controlled,
     "deleting": parse_deleting,
-    "mending": parse_mending,
-    "mended": parse_mended,
+    "mending": parse_updating,
+    "mended": parse_updated,
 }
 """Parsers by the first field of the line."""

@@ -18,7 +18,7 @@ from batch.manifest.header import parse_header
 from batch.manifest.intents import jobs_after
 from batch.manifest.kinds import PlannedLine, RepairedLine
 from batch.manifest.line import without_batch
-from batch.manifest.reading import kept_free, reading
+from batch.manifest.reading import exclude_writers, reading
 from batch.manifest.records import encode_record, encode_repaired, parse_line
 from batch.manifest.writer import write_manifest
 from batch.model import UNKNOWN_JOB, Record, State
@@ -68,7 +68,7 @@ def repair_manifest(
     used, ManifestLockedError where a process writes to ``path``, ManifestError where the header is lost or the new file
     cannot be written.
     """
-    with kept_free(path), reading(path) as manifest:
+    with exclude_writers(path), reading(path) as manifest:
         findings = _Findings()
         for number, segment in enumerate(manifest.scan.segments()):
             findings.add(number, segment)

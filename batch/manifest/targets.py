@@ -13,19 +13,19 @@ from batch.manifest.kinds import (
     ControlledLine,
     DeletingLine,
     EndedLine,
-    MendedLine,
-    MendingLine,
     MergedLine,
     PlanLine,
     PlannedLine,
     StartedLine,
+    UpdatedLine,
+    UpdatingLine,
 )
 from batch.manifest.line import SEAL
 from batch.manifest.pins import PinFold
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
 from batch.manifest.undone import UndoneFold
-from batch.model import HandedOver, Pins, Record, State
+from batch.model import HandOverRecord, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ class Targets:
         self.undone = UndoneFold()
         self.deleting: dict[str, DeletingLine] = {}
         """By key the last DELETE of a clone that is not confirmed to be gone."""
-        self.mending: dict[str, MendingLine] = {}
+        self.mending: dict[str, UpdatingLine] = {}
         """By key the last PUT to a clone whose fields are not confirmed to be set."""
         self.plan: PlanLine | None = None
         """The last recorded plan."""
@@ -201,14 +201,14 @@ class Targets:
         elif isinstance(line, PlannedLine):
             for key, _ in line.targets:
                 self._ordinal(key, place)
-        elif isinstance(line, HandedOver):
+        elif isinstance(line, HandOverRecord):
             given, shared = line.wanted.owner is not None, bool(line.wanted.share_with)
             self._flags[self._ordinal(line.key, place)] |= _NEW_OWNER * given | _SHARED * shared
         elif isinstance(line, DeletingLine):
             self.deleting[line.key] = line
-        elif isinstance(line, MendingLine):
+        elif isinstance(line, UpdatingLine):
             self.mending[line.key] = line
-        elif isinstance(line, MendedLine):
+        elif isinstance(line, UpdatedLine):
             self.mending.pop(line.key, None)
         elif isinstance(line, Pins):
             self._pinned.take(line)
@@ -271,7 +271,7 @@ class Targets:
             line = parse_line(self._manifest.body_at(place))
             if isinstance(line, Record):
                 line = PlannedLine(((line.key, line.source_uuid or ""),))
-            elif isinstance(line, HandedOver):
+            elif isinstance(line, HandOverRecord):
                 line = PlannedLine(((line.key, ""),))
             assert isinstance(line, PlannedLine)
             names = ((self._ordinals.get(hash(key)), (key, source)) for key, source in line.targets)

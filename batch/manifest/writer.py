@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 256
 """Lines in a batch of a new file."""
 LOST: Final = "it was moved, deleted or cut by another process: put it back, or run the same command to start a new one"
-MEND: Final = ": fix that, then run the same command again"
+FIX: Final = ": fix that, then run the same command again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from batch.plan.clones import CloneBuilder, warn_of_wide
 from batch.plan.duplicates import Duplicates
 from batch.plan.identity import PlanDigest
 from batch.plan.rearchitect import measure_coverage
-from batch.plan.references import object_to
+from batch.plan.references import check_references
 from batch.plan.render import RenderError, RunNames, render
 from batch.zstack.params import BODY_PARAMS
 
@@ -156,7 +156,7 @@ class Planning:
             for name in newer.keys() & clone.params.keys():
                 message = f"{name} needs ZStack {newer[name]}; this server would silently drop it"
                 problems.add(target.problem(Complaint(f"params.{name}", message)))
-            for complaint, is_warning in object_to(clone, resources) if resources is not None else ():
+            for complaint, is_warning in check_references(clone, resources) if resources is not None else ():
                 (problems.warn if is_warning else problems.add)(target.problem(complaint))
         problems.raise_any()
         return problems.warnings

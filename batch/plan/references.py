@@ -100,7 +100,7 @@ class ReferenceProblem(NamedTuple):
     """The account may not see the resource, so that the reference may be valid."""
 
 
-def object_to(clone: Clone, found: ServerResources) -> Iterator[ReferenceProblem]:
+def check_references(clone: Clone, found: ServerResources) -> Iterator[ReferenceProblem]:
     """Yield the problems of a clone's references, as far as the server's data show them."""
     for reference in references(clone, found.centers):
         objection = judge(reference, found)

@@ -9,7 +9,7 @@ from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.reading import is_held, reading
 from batch.manifest.records import parse_line
-from batch.model import HandedOver, Record, Row, State
+from batch.model import HandOverRecord, Record, Row, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +41,7 @@ class TargetData:
     source_uuid: str
     last: Record | None = None
     spans: list[Span] = field(default_factory=list)
-    hand_over: HandedOver | None = None
+    hand_over: HandOverRecord | None = None
     """The last hand-over attempt."""
 
     @property
@@ -183,7 +183,7 @@ class _Reader:
                     target = self.targets.get(key) or self.targets.setdefault(key, TargetData(key, source or ""))
                     target.add(line)
                     self._touch(line.at)
-                case HandedOver(key=key):
+                case HandOverRecord(key=key):
                     self.targets.setdefault(key, TargetData(key, "")).hand_over = line
                     self._touch(line.at)
                 case PlannedLine(targets):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import HELD_BACK, EndReason, ExitCode
-from batch.model import Handed, State
+from batch.model import HandOverCounts, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,14 +15,14 @@ UNFINISHED: Final = (State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN)
 NOT_CLONED: Final = (State.FAILED, State.CONFLICT, State.UNDONE)
 """States without a clone that a rerun does not change."""
 
-_NONE: Final = Handed()
+_NONE: Final = HandOverCounts()
 REFUSED: Final = frozenset({EndReason.DENIED, EndReason.RESOURCE_UUID})
 """Reasons that would end a rerun in the same way."""
 _IN_DOUBT: Final = (State.SENT, State.ACCEPTED, State.UNCERTAIN)
 
 
 def exit_code(
-    counts: Mapping[State, int], handed: Handed = _NONE, reason: EndReason | None = None, *, overdue: int = 0
+    counts: Mapping[State, int], handed: HandOverCounts = _NONE, reason: EndReason | None = None, *, overdue: int = 0
 ) -> ExitCode:
     """Return 0 only if every target is cloned and handed over, 4 while a rerun can settle anything, 3 otherwise.
 

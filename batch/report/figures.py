@@ -12,7 +12,7 @@ from batch.report.exits import REFUSED, exit_code
 
 if TYPE_CHECKING:
     from batch.errors import EndReason, ExitCode
-    from batch.model import Handed
+    from batch.model import HandOverCounts
     from batch.report.data import ReportData
 
 
@@ -33,7 +33,7 @@ class Figures:
     """Time of the last record, seconds since the epoch."""
     seconds: float
     """Total run time of all processes, without the pauses between them."""
-    handed: Handed
+    handed: HandOverCounts
     overdue: int
     """Number of uncertain targets that no rerun settles by itself, as of the last record."""
     is_recorded: bool

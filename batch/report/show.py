@@ -11,7 +11,7 @@ from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:
     from batch.manifest import Story
-    from batch.model import HandedOver, Record
+    from batch.model import HandOverRecord, Record
     from batch.zstack.classify import Language
 
 _DETAILS: Final = ("resource_uuid", "digest", "clone_uuid", "name", "error_code", "error")
@@ -33,7 +33,7 @@ def show_lines(story: Story, language: Language = "en") -> list[str]:
     return lines
 
 
-def _hand_over(line: HandedOver, language: Language) -> list[str]:
+def _hand_over(line: HandOverRecord, language: Language) -> list[str]:
     result = "handed over" if line.error_code is None else "hand-over refused"
     details = {
         "clone_uuid": line.clone_uuid,

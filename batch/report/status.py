@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import HELD_BACK, EndReason, ExitCode
-from batch.model import QUARANTINED, Handed, State
+from batch.model import QUARANTINED, HandOverCounts, State
 from batch.report.exits import NOT_CLONED, REFUSED, UNFINISHED, exit_code
 from batch.report.failures import command_for, retry_command
 from batch.report.figures import NO_RUN
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batch.manifest.kinds import ControlledLine
     from batch.zstack.classify import Language
 
-_NONE: Final = Handed()
+_NONE: Final = HandOverCounts()
 _MOST_CLUSTERS: Final = 10
 _MOST_UUIDS: Final = 10
 _LONGEST_ERROR: Final = 300
@@ -105,7 +105,7 @@ def count_lines(counts: Mapping[State, int]) -> list[str]:
     return [f"  {state.value:<10}{counts[state]:>9}" for state in State if counts.get(state)]
 
 
-def _hand_over_lines(handed: Handed) -> Iterator[str]:
+def _hand_over_lines(handed: HandOverCounts) -> Iterator[str]:
     text = handed_text(handed)
     if text:
         yield f"hand-over {text}"
@@ -116,7 +116,7 @@ def _deletion_lines(count: int) -> Iterator[str]:
         yield f"rollback  {count} clones with a DELETE on record, not known to be gone: zclone verify tells"
 
 
-def handed_text(handed: Handed) -> str:
+def handed_text(handed: HandOverCounts) -> str:
     """Return the progress of hand-overs; empty if there are none."""
     total = handed.done + handed.open + handed.refused
     refused = f", {handed.refused} refused" if handed.refused else ""
@@ -201,7 +201,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
     manifest: str,
     again: str,
     retry: str = "",
-    handed: Handed = _NONE,
+    handed: HandOverCounts = _NONE,
     reason: EndReason | None = None,
     overdue: int = 0,
     language: Language = "en",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from batch.model import JsonValue
     from batch.schema import Schema
-    from batch.zstack.comparison import Difference
+    from batch.zstack.drift import Difference
 
 FORMAT: Final = "zclone-verification"
 VERSION: Final = 1

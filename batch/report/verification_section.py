@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from batch.errors import UsageError
 from batch.jsoncodec import decode_own
 from batch.report.verification import FORMAT, VERSION, Finding, Verdict, Verification, verification_lines
-from batch.zstack.comparison import Difference
+from batch.zstack.drift import Difference
 
 if TYPE_CHECKING:
     from pathlib import Path

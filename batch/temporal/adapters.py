@@ -16,7 +16,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from batch.engine.polls import PollSchedule
     from batch.errors import RunStoppedError
-    from batch.model import HandedOver, Record, State
+    from batch.model import HandOverRecord, Record, State
     from batch.temporal.messages import Ask, Give, Reply, Submit
     from batch.zstack.answers import ErrorClass, NoAnswer, Refused
 
@@ -282,6 +282,6 @@ class PageJournal:
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Do nothing: a list cannot fail."""
 
-    def note_hand_over(self, line: HandedOver) -> None:
+    def note_hand_over(self, line: HandOverRecord) -> None:
         """Append."""
         self.lines.append(line)

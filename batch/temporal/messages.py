@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from batch.model import HandedOver, Limits, Record
+from batch.model import HandOverRecord, Limits, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batch.errors import EndReason
     from batch.model import Clone, Intent, State
 
-Line: TypeAlias = Record | HandedOver
+Line: TypeAlias = Record | HandOverRecord
 """A line recorded by a page, which the command copies into the manifest."""
 
 

@@ -42,7 +42,7 @@ _CLASSES: Final[dict[str, type]] = {
     for kind in (
         *(kind for kind in _OURS if isinstance(kind, type) and is_dataclass(kind)),
         model.Clone,
-        model.HandedOver,
+        model.HandOverRecord,
         model.HandOver,
         model.Intent,
         model.Limits,

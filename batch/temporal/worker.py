@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from temporalio import activity
 from temporalio.worker import Worker
 
-from batch.engine.timely import NOT_AFTER
+from batch.engine.deadline_gate import NOT_AFTER
 from batch.errors import RunStoppedError
 from batch.temporal.connection import WorkerIdentity, task_queue
 from batch.temporal.messages import Ask, Ending, Facts, Give, Reply, Submit

@@ -196,7 +196,7 @@ class Client:
 
         async def call() -> Outcome:
             reply = await self._http.call(method, path, body=body, headers=spoken, kind=kind, job_uuid=job_uuid)
-            return self._looked_at(reply, sign)
+            return self._process(reply, sign)
 
         # The engine repeats POSTs itself: its records have the time of each.
         outcome, left = await call(), 0 if kind in {CallKind.CLONE, CallKind.LOGOUT} else _LIMIT_TRIES
@@ -271,7 +271,7 @@ class Client:
         if len(self._opened_under) > _MOST_REMEMBERED:
             del self._opened_under[next(iter(self._opened_under))]
 
-    def _looked_at(self, reply: Outcome, authorization: str) -> Outcome:
+    def _process(self, reply: Outcome, authorization: str) -> Outcome:
         """Redact an answer, and pause the gate where it asks for that."""
         self._secrets.add_all(self._access.secrets)
         if not isinstance(reply, Reply):

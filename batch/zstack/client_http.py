@@ -19,7 +19,7 @@ from batch.errors import UsageError
 from batch.model import CallKind
 from batch.zstack.answers import NoAnswer
 from batch.zstack.classify import safe_text
-from batch.zstack.client_once import LONGEST_LINE, NoReplyError, SentOnce, no_answer, start_watch
+from batch.zstack.client_request import LONGEST_LINE, NoReplyError, SingleRequest, no_answer, start_watch
 from batch.zstack.decode import LARGEST, BadReplyError, inflate
 from batch.zstack.settings import is_link_local
 from batch.zstack.wire import NOT_ADMITTED, Reply
@@ -113,7 +113,7 @@ class Http:
         await self._session.close()
 
     async def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Reply:
-        once = SentOnce()
+        once = SingleRequest()
         response = await self._session.request(
             method,
             URL(self._prefix + path, encoded=True),

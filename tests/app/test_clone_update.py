@@ -15,12 +15,12 @@ from batch.app.verifier import Item
 from batch.clock import SystemClock
 from batch.engine import Stop
 from batch.manifest import Header, open_manifest
-from batch.manifest.kinds import MendingLine
+from batch.manifest.kinds import UpdatingLine
 from batch.manifest.targets import TargetState
 from batch.model import Clone, State
 from batch.report.verification import Finding, Verdict
 from batch.zstack.answers import Accepted, Done, Duplicate, Unknown
-from batch.zstack.comparison import Difference
+from batch.zstack.drift import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,7 +92,7 @@ class Scene:
         self,
         fields: Sequence[str] = ("name", "requestCpu"),
         *,
-        begun: MendingLine | None = None,
+        begun: UpdatingLine | None = None,
         asked: Item | None = None,
     ) -> ChangeExecutor:
         jobs = cast("ServiceJobs", self.server)
@@ -115,8 +115,8 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(manifest, Server(path, {"name": "x", "requestCpu": 9, "readme": "r"}))
 
 
-def earlier(*fields: str, digest: str = "d1", age: float = 0.0) -> MendingLine:
-    return MendingLine("a", time.time() - age, UUID, JOB, fields, digest)
+def earlier(*fields: str, digest: str = "d1", age: float = 0.0) -> UpdatingLine:
+    return UpdatingLine("a", time.time() - age, UUID, JOB, fields, digest)
 
 
 async def test_one_put_sets_all_fields_and_is_recorded_before_and_after(scene: Scene) -> None:

@@ -9,7 +9,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from batch.app.journal import LoggingJournal
-from batch.model import HandedOver, Record, State
+from batch.model import HandOverRecord, Record, State
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Paper:
     def note(self, record: Record) -> None: ...
     async def take_up(self, keys: Sequence[str]) -> None: ...
     def on_failure(self, hook: Callable[[], None]) -> None: ...
-    def note_hand_over(self, line: HandedOver) -> None: ...
+    def note_hand_over(self, line: HandOverRecord) -> None: ...
 
 
 class Heard:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine.absence import after_edit
+from batch.engine.adoption import differing_params
 from batch.engine.breaker import Breaker, GuardedApi
 from batch.engine.dispatch import dispatch
-from batch.engine.match import differences
 from batch.engine.policy import Policy
 from batch.engine.polls import PollSchedule
 from batch.engine.resume import first_step
@@ -280,8 +280,8 @@ def test_a_removed_target_is_looked_up_after_a_dead_session() -> None:
 
 def test_a_service_of_another_uuid_is_no_match() -> None:
     """Whatever else it shows."""
-    assert differences(CLONE, service("f" * 32)) == ["uuid"]
-    assert differences(CLONE, service()) == []
+    assert differing_params(CLONE, service("f" * 32)) == ["uuid"]
+    assert differing_params(CLONE, service()) == []
 
 
 def polls(loop: VirtualLoop) -> PollSchedule:

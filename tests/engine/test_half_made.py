@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.match import differences
+from batch.engine.adoption import differing_params
 from batch.engine.policy import Policy
 from batch.engine.steps import End, Send
 from batch.model import State
@@ -90,7 +90,7 @@ WHOLE: list[JsonValue] = [
 def test_a_clone_without_its_images_is_incomplete(shown: list[JsonValue] | None, expected: list[str]) -> None:
     """Every architecture has the requested image, in any case and order the server shows them."""
     clone = CLONE._replace(params={"architectureImages": ASKED})
-    assert differences(clone, Service(RESOURCE_UUID, "x", {"modelServiceImages": shown})) == expected
+    assert differing_params(clone, Service(RESOURCE_UUID, "x", {"modelServiceImages": shown})) == expected
 
 
 RUNNING: list[tuple[str, object]] = [("submit", Accepted(1800.0)), ("poll", Running()), ("find", Found(service()))]

@@ -13,7 +13,7 @@ import pytest
 from batch.engine import Stop, hand_over_all
 from batch.engine.handover import NOT_OURS, count_hand_overs
 from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.model import Handed, HandedOver, HandOver, Plan, Record, State
+from batch.model import HandOver, HandOverCounts, HandOverRecord, Plan, Record, State
 from batch.zstack.answers import ApiError, ErrorClass, NoAnswer, NotSent, Refused
 from tests.engine.scripted_api import MemoryJournal, MemoryPast
 from tests.engine.test_run import clones
@@ -57,12 +57,12 @@ class Accounts:
 class Lines:
     """The manifest's lines of hand-overs."""
 
-    lines: list[HandedOver] = field(default_factory=list)
+    lines: list[HandOverRecord] = field(default_factory=list)
 
-    def note_hand_over(self, line: HandedOver) -> None:
+    def note_hand_over(self, line: HandOverRecord) -> None:
         self.lines.append(line)
 
-    def _last(self, key: str, wanted: HandOver) -> HandedOver | None:
+    def _last(self, key: str, wanted: HandOver) -> HandOverRecord | None:
         found = [line for line in self.lines if line.key == key]
         return found[-1] if found and found[-1].wanted == wanted else None
 
@@ -103,7 +103,7 @@ class Stage:
         count = sum(wanted is not None for wanted in self.wanted)
         return Plan("job", "default", "0" * 32, len(planned), lambda: iter(planned), hand_overs=count)
 
-    def run(self, *, at: tuple[float, Callable[[], None]] | None = None) -> Handed:
+    def run(self, *, at: tuple[float, Callable[[], None]] | None = None) -> HandOverCounts:
         loop, plan = VirtualLoop(), self.plan()
         self.stop = Stop()
 
@@ -132,7 +132,7 @@ class Stage:
 def test_every_clone_is_shared_and_then_given_away() -> None:
     """Each clone is shared before it is given away, and both are recorded once they are done."""
     stage = Stage()
-    assert stage.run() == Handed(done=6)
+    assert stage.run() == HandOverCounts(done=6)
     for clone in stage.plan().clones():
         assert [kind for kind, uuid in stage.server.calls if uuid == clone.resource_uuid] == ["share", "give"]
     assert {line.clone_uuid for line in stage.past.hand_overs.lines} == {clone.resource_uuid for clone in clones(6)}
@@ -141,7 +141,7 @@ def test_every_clone_is_shared_and_then_given_away() -> None:
 def test_only_requested_hand_overs_are_done() -> None:
     """Without share_with nothing is shared, without owner nothing given away, without either nothing done."""
     stage = Stage(wanted=[HandOver(ACCOUNT), HandOver(None, (PARTNER,)), None], states=[State.CLONED] * 3)
-    assert stage.run() == Handed(done=2)
+    assert stage.run() == HandOverCounts(done=2)
     assert stage.server.calls == [("give", clones(2)[0].resource_uuid), ("share", clones(2)[1].resource_uuid)]
 
 
@@ -149,7 +149,7 @@ def test_a_clone_not_proven_to_be_ours_is_not_handed_over() -> None:
     """It is refused in the record without a call, and the others are done."""
     foreign = clones(6)[2].key
     stage = Stage(uuid_of=lambda clone: None if clone.key == foreign else clone.resource_uuid)
-    assert stage.run() == Handed(done=5, refused=1)
+    assert stage.run() == HandOverCounts(done=5, refused=1)
     assert [line.key for line in stage.past.hand_overs.lines if line.error_code == NOT_OURS] == [foreign]
     assert stage.count() == {"share": 5, "give": 5}
 
@@ -159,7 +159,7 @@ def test_only_existing_clones_are_handed_over() -> None:
     stage = Stage(
         states=[State.CLONED, State.CONFLICT, State.FAILED, State.UNDONE, State.UNCERTAIN, State.SENT],
     )
-    assert stage.run() == Handed(done=1)
+    assert stage.run() == HandOverCounts(done=1)
     assert stage.count() == {"share": 1, "give": 1}
 
 
@@ -167,10 +167,10 @@ def test_recorded_hand_overs_are_not_repeated() -> None:
     """A second run asks the server for nothing; a changed owner or share is another hand-over."""
     stage = Stage()
     stage.run()
-    assert stage.run() == Handed(done=6)
+    assert stage.run() == HandOverCounts(done=6)
     assert stage.count() == {"share": 6, "give": 6}
     stage.wanted[2] = HandOver(ACCOUNT)
-    assert stage.run() == Handed(done=6)
+    assert stage.run() == HandOverCounts(done=6)
     assert stage.count() == {"share": 6, "give": 7}
 
 
@@ -180,13 +180,13 @@ def test_a_refusal_is_recorded_and_the_others_continue(kind: str, error_class: E
     """What the server refuses is reported with its words and retried by the next run; a share refused is not given."""
     bad = clones(6)[1].resource_uuid
     stage = Stage(server=Accounts(lambda call, uuid: refused(error_class) if (call, uuid) == (kind, bad) else None))
-    assert stage.run() == Handed(done=5, refused=1)
+    assert stage.run() == HandOverCounts(done=5, refused=1)
     (line,) = [line for line in stage.past.hand_overs.lines if line.error_code]
     assert (line.key, line.error_code, line.error) == ("k1", "ID.1003", "quota")
     assert ("give", bad) in stage.server.calls or kind == "share"
     stage.server.refusal = lambda call, uuid: None
     before = len(stage.server.calls)
-    assert stage.run() == Handed(done=6)
+    assert stage.run() == HandOverCounts(done=6)
     assert stage.server.calls[before:] == [("share", bad), ("give", bad)]
 
 
@@ -206,7 +206,7 @@ def test_without_an_answer_the_run_ends(answer: Refused | NotSent | NoAnswer, to
         stage.run()
     assert str(stopped.value) == f"hand-over of k0: {told}"
     assert stage.past.hand_overs.lines == []
-    assert count_hand_overs(stage.plan(), stage.past) == Handed(open=6)
+    assert count_hand_overs(stage.plan(), stage.past) == HandOverCounts(open=6)
     assert len(stage.server.calls) == 2
 
 
@@ -214,7 +214,7 @@ def test_after_a_stop_nothing_more_is_begun() -> None:
     """What is under way gets its grace; the rest stays open."""
     stage = Stage()
     found = stage.run(at=(0.9, lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)))
-    assert found == Handed(done=2, open=4)
+    assert found == HandOverCounts(done=2, open=4)
     assert stage.count() == {"share": 2, "give": 2}
 
 
@@ -227,7 +227,7 @@ def test_a_call_cut_by_the_stop_leaves_its_hand_over_open() -> None:
 
     stage = Stage(server=Accounts(refusal))
     found = stage.run(at=(0.9, lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)))
-    assert found == Handed(done=1, open=5)
+    assert found == HandOverCounts(done=1, open=5)
     assert len(stage.past.hand_overs.lines) == 1
 
 
@@ -235,8 +235,8 @@ def test_a_hand_over_that_outlasts_the_grace_stays_open() -> None:
     """A hand-over cut off by the end is not recorded, so that the next run does all of it again."""
     stage = Stage()
     found = stage.run(at=(0.1, lambda: stage.stop.request("SIGTERM", EndReason.SIGNAL)))
-    assert found == Handed(open=6)
-    assert stage.run() == Handed(done=6)
+    assert found == HandOverCounts(open=6)
+    assert stage.run() == HandOverCounts(done=6)
 
 
 def test_the_actual_uuid_is_handed_over() -> None:
@@ -253,4 +253,4 @@ def test_a_plan_without_hand_overs_is_not_walked() -> None:
     def walked() -> object:
         raise AssertionError
 
-    assert count_hand_overs(replace(stage.plan(), clones=walked), stage.past) == Handed()  # type: ignore[arg-type]
+    assert count_hand_overs(replace(stage.plan(), clones=walked), stage.past) == HandOverCounts()  # type: ignore[arg-type]

@@ -12,10 +12,10 @@ from jsonschema import Draft7Validator
 
 from batch.errors import ExitCode, ManifestError
 from batch.manifest import Manifest, ManifestFold, read_finished, rows, story, summary
-from batch.manifest.handovers import encode_handed_over
+from batch.manifest.handovers import encode_hand_over
 from batch.manifest.records import parse_line
 from batch.manifest.schema import manifest_schema
-from batch.model import Handed, HandedOver, HandOver, Record, State
+from batch.model import HandOver, HandOverCounts, HandOverRecord, Record, State
 from batch.report.data import read_report_data
 from batch.report.exits import exit_code
 from batch.report.failures import failures
@@ -34,25 +34,25 @@ OTHER: Final = HandOver("d" * 32)
 KEYS: Final = ("one", "two", "drei \N{SNOWMAN}")
 
 
-def done(key: str = "one", wanted: HandOver = WANTED) -> HandedOver:
-    return HandedOver(key, 30.0, wanted, "e" * 32)
+def done(key: str = "one", wanted: HandOver = WANTED) -> HandOverRecord:
+    return HandOverRecord(key, 30.0, wanted, "e" * 32)
 
 
-def refused(key: str = "one", wanted: HandOver = WANTED) -> HandedOver:
+def refused(key: str = "one", wanted: HandOver = WANTED) -> HandOverRecord:
     return replace(done(key, wanted), at=31.0, error_code="ID.1003", error="quota \x1b[2J exceeding")
 
 
-def folded(*lines: HandedOver) -> ManifestFold:
+def folded(*lines: HandOverRecord) -> ManifestFold:
     past = ManifestFold()
-    past.add_all(map(encode_handed_over, lines))
+    past.add_all(map(encode_hand_over, lines))
     past.finish()
     return past
 
 
 @pytest.mark.parametrize("line", [done(), refused(), done(KEYS[2], OTHER), done(wanted=HandOver(None, ("b" * 32,)))])
-def test_a_line_round_trip(line: HandedOver) -> None:
+def test_a_line_round_trip(line: HandOverRecord) -> None:
     """What is written is read again."""
-    assert parse_line(encode_handed_over(line)) == line
+    assert parse_line(encode_hand_over(line)) == line
 
 
 def test_the_last_line_of_a_target_counts() -> None:
@@ -137,7 +137,7 @@ async def test_a_refusal_is_reported_everywhere(tmp_path: Path) -> None:
         KEYS[2]: (State.CLONED, None, None),
     }
     found = summary(path)
-    assert found.handed == Handed(done=1, open=1, refused=1)
+    assert found.handed == HandOverCounts(done=1, open=1, refused=1)
     assert [(one.state, one.code, one.count, one.error) for one in found.clusters] == [
         (State.CLONED, "ID.1003", 1, told)
     ]
@@ -169,23 +169,23 @@ async def test_a_finished_hand_over_is_reported_too(tmp_path: Path) -> None:
     validator = Draft7Validator(manifest_schema())
     for line in path.read_text(encoding="utf-8").splitlines():
         validator.validate(json.loads(line))
-    assert sum(isinstance(line, HandedOver) for line in scan(path)) == 3
+    assert sum(isinstance(line, HandOverRecord) for line in scan(path)) == 3
     failing = on_disk(await run_of(one_refused, 3, last=failed(KEYS[2])), tmp_path)
-    assert summary(failing).handed == Handed(done=1, open=0, refused=1)
+    assert summary(failing).handed == HandOverCounts(done=1, open=0, refused=1)
 
 
 def test_the_exit_code_counts_hand_overs() -> None:
     """0 only if every clone is handed over too; 4 while one is open; 3 if one was refused."""
     made = {State.CLONED: 2}
-    assert exit_code(made, Handed(done=2)) == ExitCode.OK
-    assert exit_code(made, Handed(done=1, refused=1)) == ExitCode.FAILED
-    assert exit_code(made, Handed(open=1, refused=1)) == ExitCode.UNFINISHED
+    assert exit_code(made, HandOverCounts(done=2)) == ExitCode.OK
+    assert exit_code(made, HandOverCounts(done=1, refused=1)) == ExitCode.FAILED
+    assert exit_code(made, HandOverCounts(open=1, refused=1)) == ExitCode.UNFINISHED
 
 
 def test_the_summary_says_how_to_retry_hand_overs() -> None:
     """The summary has the number of clones handed over, and the command that retries the rest."""
     lines = ending_lines(
-        Counter({State.CLONED: 2}), (), manifest="m", again="zclone run j", handed=Handed(done=1, refused=1)
+        Counter({State.CLONED: 2}), (), manifest="m", again="zclone run j", handed=HandOverCounts(done=1, refused=1)
     )
     assert lines == [
         "2 of 2 targets cloned; 1 of 2 clones handed over, 1 refused",

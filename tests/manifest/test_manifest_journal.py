@@ -11,7 +11,7 @@ import pytest
 
 from batch.errors import ManifestError, ManifestLockedError
 from batch.manifest import open_manifest
-from batch.model import HandedOver, HandOver, State
+from batch.model import HandOver, HandOverRecord, State
 from tests.manifest.manifest_world import (
     HEADER,
     PATH,
@@ -438,7 +438,7 @@ async def test_a_process_folds_what_it_wrote() -> None:
     manifest = open_fake(disk)
     await manifest.commit(sent("a"))
     await manifest.take_up(["a"])
-    manifest.note_hand_over(HandedOver("b", 1.0, HandOver("owner"), hex_id(1)))
+    manifest.note_hand_over(HandOverRecord("b", 1.0, HandOver("owner"), hex_id(1)))
     await manifest.flush()
     disk.power_cut()
     for past in (manifest.past, open_fake(disk).past):
@@ -460,7 +460,7 @@ async def test_refused_records_are_not_counted() -> None:
         with pytest.raises(ManifestError):
             await manifest.write_plan(plan(["a"]), [("a", "source")])
         with pytest.raises(ManifestError):
-            manifest.note_hand_over(HandedOver("a", 1.0, HandOver("owner"), hex_id(1)))
+            manifest.note_hand_over(HandOverRecord("a", 1.0, HandOver("owner"), hex_id(1)))
         assert (manifest.past.counts, manifest.past.intents) == before
         assert not manifest.past.hand_overs.is_done("a", HandOver("owner"))
         await ending

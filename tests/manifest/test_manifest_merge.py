@@ -18,7 +18,7 @@ from batch.manifest.merge import merge
 from batch.manifest.repair import repair_manifest
 from batch.manifest.schema import manifest_schema
 from batch.manifest.targets import open_targets
-from batch.model import Handed, Pins, Plan, State
+from batch.model import HandOverCounts, Pins, Plan, State
 from batch.report.data import read_report_data
 from batch.report.write import ENDINGS, write_report
 from tests.manifest.manifest_world import HEADER, cloned, failed, inline, scan, sent
@@ -146,14 +146,18 @@ async def test_at_most_once_of_one_shard_holds_for_all(tmp_path: Path) -> None:
 
 async def test_the_end_of_a_merged_run_is_that_of_its_worst_shard(tmp_path: Path) -> None:
     """Exit code and reason are those of the shard that needs most, hand-overs those of all."""
-    ends = [(0, None, Handed(1, 0, 0)), (4, EndReason.OUTAGE, Handed(0, 2, 0)), (3, None, Handed(0, 0, 3))]
+    ends = [
+        (0, None, HandOverCounts(1, 0, 0)),
+        (4, EndReason.OUTAGE, HandOverCounts(0, 2, 0)),
+        (3, None, HandOverCounts(0, 0, 3)),
+    ]
     for number, (code, reason, handed) in enumerate(ends):
         manifest = await begin(tmp_path / str(number), part(number, 3, [f"k{number}"]), [f"k{number}"])
         await manifest.close(code, "told" if reason else None, code=reason, handed=handed)
     merge([tmp_path / str(number) for number in range(3)], tmp_path / "all", tool="zclone test")
     ended = summary(tmp_path / "all").ended
     assert ended is not None
-    assert (ended.exit_code, ended.code, ended.handed) == (4, EndReason.OUTAGE, Handed(1, 2, 3))
+    assert (ended.exit_code, ended.code, ended.handed) == (4, EndReason.OUTAGE, HandOverCounts(1, 2, 3))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from batch.manifest import ManifestFold, is_held, open_manifest, read_finished
 from batch.manifest.ending import last_end
 from batch.manifest.line import SEAL
 from batch.manifest.listing import clone_lines
-from batch.manifest.reading import kept_free
+from batch.manifest.reading import exclude_writers
 from batch.manifest.records import encode_record
 from batch.model import State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, held, open_fake, plan, sent
@@ -122,12 +122,12 @@ async def test_a_manifest_is_locked_while_its_run_lasts(tmp_path: Path) -> None:
 async def test_only_a_free_manifest_may_be_written_to(tmp_path: Path) -> None:
     """The lock of another process is reported; a path that cannot be opened is reported too."""
     manifest = open_manifest(tmp_path / "m", HEADER)
-    with pytest.raises(ManifestLockedError, match="let it end first"), kept_free(tmp_path / "m"):
+    with pytest.raises(ManifestLockedError, match="let it end first"), exclude_writers(tmp_path / "m"):
         pass
     await manifest.close(0)
-    with kept_free(tmp_path / "m"):
+    with exclude_writers(tmp_path / "m"):
         pass
-    with pytest.raises(UsageError, match="No such file"), kept_free(tmp_path / "none"):
+    with pytest.raises(UsageError, match="No such file"), exclude_writers(tmp_path / "none"):
         pass
 
 
@@ -139,7 +139,7 @@ def test_without_locks_a_manifest_is_free_and_may_be_held(tmp_path: Path, monkey
 
     (tmp_path / "m").touch()
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with kept_free(tmp_path / "m"):
+    with exclude_writers(tmp_path / "m"):
         pass
     assert is_held(tmp_path / "m")
 

@@ -10,11 +10,11 @@ import pytest
 import batch.manifest as manifest_package
 from batch.errors import ManifestError
 from batch.manifest import open_manifest
-from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, MendedLine, MendingLine
+from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, UpdatedLine, UpdatingLine
 from batch.manifest.operations import encode_operation, parse_connected
 from batch.manifest.records import parse_line
 from batch.manifest.targets import TargetState, open_targets
-from batch.model import HandedOver, HandOver, Pins, Plan, Record, State
+from batch.model import HandOver, HandOverRecord, Pins, Plan, Record, State
 from tests.manifest.manifest_world import HEADER, cloned, failed, hex_id, inline, sent
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ async def test_another_generation_is_another_clone(tmp_path: Path) -> None:
     path = tmp_path / "m"
 
     def give(manifest: Manifest) -> None:
-        manifest.note_hand_over(HandedOver("k0", 25.0, HandOver(BOB), hex_id(1)))
+        manifest.note_hand_over(HandOverRecord("k0", 25.0, HandOver(BOB), hex_id(1)))
 
     await write(path, ALICE, sent("k0"), cloned("k0"), act=give)
     assert targets_of(path)["k0"].has_new_owner
@@ -114,7 +114,7 @@ async def test_the_facts_of_the_whole_run(tmp_path: Path) -> None:
     path = tmp_path / "m"
 
     def share(manifest: Manifest) -> None:
-        manifest.note_hand_over(HandedOver("k0", 25.0, HandOver(None, (BOB,)), hex_id(1)))
+        manifest.note_hand_over(HandOverRecord("k0", 25.0, HandOver(None, (BOB,)), hex_id(1)))
 
     await write(path, ALICE, sent("k0"), cloned("k0"), act=share)
     manifest = open_manifest(path, HEADER, in_thread=inline)
@@ -155,7 +155,7 @@ def fail(manifest: Manifest) -> None:
 
 
 def hand_over(manifest: Manifest) -> None:
-    manifest.note_hand_over(HandedOver("x", 1.0, HandOver(BOB), hex_id(1)))
+    manifest.note_hand_over(HandOverRecord("x", 1.0, HandOver(BOB), hex_id(1)))
 
 
 @pytest.mark.parametrize("act", [fail, hand_over])
@@ -181,8 +181,8 @@ def test_an_unknown_name_of_the_package_is_an_error() -> None:
 
 
 DELETING = DeletingLine("k0", 30.0, hex_id(1), hex_id(8))
-MENDING = MendingLine("k1", 31.0, hex_id(2), hex_id(9), ("name", "requestCpu"), "d1")
-MENDED = MendedLine("k1", 32.0, hex_id(2), ("name", "requestCpu"))
+MENDING = UpdatingLine("k1", 31.0, hex_id(2), hex_id(9), ("name", "requestCpu"), "d1")
+MENDED = UpdatedLine("k1", 32.0, hex_id(2), ("name", "requestCpu"))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ async def test_an_operation_is_open_until_its_end(tmp_path: Path) -> None:
     def begin(manifest: Manifest) -> None:
         manifest.note_operation(DELETING)
         manifest.note_operation(MENDING)
-        manifest.note_operation(MendingLine("k2", 31.0, hex_id(3), hex_id(7), ("name",), "d2"))
+        manifest.note_operation(UpdatingLine("k2", 31.0, hex_id(3), hex_id(7), ("name",), "d2"))
         manifest.note_operation(MENDED)
         manifest.note_operation(ControlledLine(33.0, "rate=5/s", 5.0, 8, is_paused=False, is_draining=False))
 

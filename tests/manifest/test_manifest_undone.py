@@ -9,7 +9,7 @@ import pytest
 from batch.manifest import open_manifest, read_finished, rows, summary
 from batch.manifest.fold import ManifestFold
 from batch.manifest.repair import repair_manifest
-from batch.model import HandedOver, HandOver, Plan, Record, State
+from batch.model import HandOver, HandOverRecord, Plan, Record, State
 from tests.manifest.manifest_world import HEADER, cloned, inline, scan, sent
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ async def test_an_undone_clone_is_not_handed_over(tmp_path: Path, error_code: st
     wanted = HandOver("5" * 32)
     await write(path, sent("a"), cloned("a"))
     manifest = open_manifest(path, HEADER, in_thread=inline)
-    manifest.note_hand_over(HandedOver("a", 25.0, wanted, UUID, error_code))
+    manifest.note_hand_over(HandOverRecord("a", 25.0, wanted, UUID, error_code))
     overs = manifest.past.hand_overs
     assert overs.done + overs.refused == 1
     manifest.note(undone("a"))
@@ -100,7 +100,7 @@ async def test_an_undone_clone_is_not_handed_over(tmp_path: Path, error_code: st
         False,
         False,
     )
-    manifest.note_hand_over(HandedOver("a", 50.0, wanted, UUID))
+    manifest.note_hand_over(HandOverRecord("a", 50.0, wanted, UUID))
     assert (overs.done, overs.is_done("a", wanted)) == (1, True)
     await manifest.close(4)
     assert summary(path).clusters == ()

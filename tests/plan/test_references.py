@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from batch.model import Clone, HandOver
-from batch.plan.references import ReferenceKind, ServerResources, model_centers, object_to, references
+from batch.plan.references import ReferenceKind, ServerResources, check_references, model_centers, references
 
 if TYPE_CHECKING:
     from batch.model import JsonValue
@@ -71,7 +71,7 @@ def test_a_clone_may_reference_nothing() -> None:
 )
 def test_an_image_must_fit(fields: dict[str, Any], said: str | None) -> None:
     """It is Ready, Enabled and of the architecture that it is named for; a missing field proves nothing."""
-    objections = list(object_to(clone(), found(ReferenceKind.IMAGE, IMAGE, **fields)))
+    objections = list(check_references(clone(), found(ReferenceKind.IMAGE, IMAGE, **fields)))
     texts = [one.complaint.message for one in objections]
     assert texts == ([] if said is None else [f"the image {IMAGE} {said}"])
     assert not any(one.is_warning for one in objections)
@@ -81,14 +81,16 @@ def test_an_image_must_fit(fields: dict[str, Any], said: str | None) -> None:
 def test_a_model_centre_must_be_connected(status: str | None, *, said: bool) -> None:
     """It is the source's, so that the source's place is reported."""
     fields: dict[str, Any] = {} if status is None else {"status": status}
-    objections = list(object_to(clone(), found(ReferenceKind.CENTER, CENTER, **fields)))
+    objections = list(check_references(clone(), found(ReferenceKind.CENTER, CENTER, **fields)))
     message = f"the model centre of its source {CENTER} is Disconnected, needs to be Connected"
     assert [tuple(one.complaint[:2]) for one in objections] == ([("", message)] if said else [])
 
 
 def test_texts_of_the_server_are_quoted() -> None:
     """A status that is no word is quoted and cut, and a model centre that is no uuid is not queried."""
-    (objection,) = object_to(clone(), found(ReferenceKind.IMAGE, IMAGE, status="Bad\nerror: all is lost " + "x" * 99))
+    (objection,) = check_references(
+        clone(), found(ReferenceKind.IMAGE, IMAGE, status="Bad\nerror: all is lost " + "x" * 99)
+    )
     assert "\n" not in objection.complaint.message
     assert len(objection.complaint.message) < 160
     shown: dict[str, dict[str, JsonValue]] = {
@@ -104,9 +106,9 @@ def test_texts_of_the_server_are_quoted() -> None:
 def test_an_invisible_reference_is_missing_to_an_admin_only(kind: ReferenceKind) -> None:
     """Others may not see everything, so that they are only warned; a kind that was not queried is not judged."""
     what = clone(hand_over=HandOver(OWNER, ()))
-    (certain,) = object_to(what, found(kind, "0" * 32))
+    (certain,) = check_references(what, found(kind, "0" * 32))
     assert (certain.is_warning, certain.complaint.message.endswith("does not exist on the server")) == (False, True)
-    (unsure,) = object_to(what, found(kind, "0" * 32, shows_all=False))
+    (unsure,) = check_references(what, found(kind, "0" * 32, shows_all=False))
     assert unsure.is_warning
     assert unsure.complaint.message.startswith(f"warning: the {kind} ")
     assert "or this account may not see it" in unsure.complaint.message

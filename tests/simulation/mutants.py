@@ -230,11 +230,11 @@ def posts_after_failed_write(patch: pytest.MonkeyPatch) -> None:
 def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
     """The rest of a header after a power cut is taken for a foreign file. Once a bug, found by seed 11305."""
 
-    def require(self: opening._Opening) -> None:
+    def require_field(self: opening._Opening) -> None:
         if self._read(0, 1):
             raise ManifestError("is not a zclone manifest")
 
-    patch.setattr(opening._Opening, "_require_ours", require)
+    patch.setattr(opening._Opening, "_require_ours", require_field)
 
 
 def budget_ignored(patch: pytest.MonkeyPatch) -> None:

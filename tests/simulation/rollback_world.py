@@ -21,7 +21,7 @@ import pytest
 from batch.app import rollback
 from batch.app.locked_run import LockedRun
 from batch.engine import Stop
-from batch.engine.timely import DeadlineGate
+from batch.engine.deadline_gate import DeadlineGate
 from batch.errors import RunStoppedError
 from batch.manifest import Header, open_manifest
 from batch.manifest.files import Disk

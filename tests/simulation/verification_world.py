@@ -15,7 +15,7 @@ from batch.app.verifier import Verifier
 from batch.manifest import open_manifest
 from batch.manifest.kinds import ConnectedLine
 from batch.manifest.targets import open_targets
-from batch.model import Clone, HandedOver, HandOver, JsonValue, Plan, Record, State
+from batch.model import Clone, HandOver, HandOverRecord, JsonValue, Plan, Record, State
 from batch.report.verification import Verdict, Verification
 from batch.zstack.answers import NoAnswer
 from batch.zstack.auxiliary import Account, Identity
@@ -183,7 +183,7 @@ async def _write(world: World, path: Path) -> None:
                 manifest.note(Record(target.state, clone.key, 2.0, attempt, clone_uuid=made))
                 # A process may be killed between a hand-over and its record.
                 if made and clone.hand_over is not None and world.rng.random() < 0.7:
-                    manifest.note_hand_over(HandedOver(clone.key, 3.0, clone.hand_over, uuid))
+                    manifest.note_hand_over(HandOverRecord(clone.key, 3.0, clone.hand_over, uuid))
             await manifest.close(0)
 
 

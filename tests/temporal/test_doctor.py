@@ -13,9 +13,9 @@ import pytest
 from batch.app.temporal import _of_pollers, examine_temporal, find_open_runs
 from batch.cli.app import run_command
 from batch.errors import ExitCode
-from batch.manifest.figures import Summary
 from batch.manifest.header import Header
 from batch.manifest.kinds import RemoteEngine, StartedLine
+from batch.manifest.summaries import Summary
 from batch.model import State
 from batch.redaction import SECRETS
 from batch.report.run_list import RemoteRow, run_lines

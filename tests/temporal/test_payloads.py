@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from temporalio.api.common.v1 import Payload
 
 from batch.errors import EndReason
-from batch.model import Clone, HandedOver, HandOver, Intent, Limits, Record, State, Wave
+from batch.model import Clone, HandOver, HandOverRecord, Intent, Limits, Record, State, Wave
 from batch.temporal.messages import Course, Ending, Page, Part, Reply, Report
 from batch.temporal.payloads import PayloadError, data_converter, dumps, loads
 from batch.zstack import answers
@@ -41,7 +41,7 @@ VALUES: list[Any] = [
     Refused(_ERROR),
     Reply(Refused(_ERROR), "worker:1", Ending("text", EndReason.LOGIN)),
     Record(State.UNCERTAIN, "k", 1.5, 2, open_jobs=("j", "unknown"), until=3.0),
-    HandedOver("k", 1.0, HandOver("o"), "u", "SYS.1", "no"),
+    HandOverRecord("k", 1.0, HandOver("o"), "u", "SYS.1", "no"),
     Page("p", 3, "job", "run", (_CLONE,), (Intent("k", State.SENT, "s", "r", "d", 1, "j", 1.0, 1.0),), {"k": "u"}),
     Course(
         "s", "d", (Part(1, 2), Part(2, 1, is_new=True)), Limits(waves=(Wave(1), Wave(share=0.2))), {State.CLONED: 3}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from batch.engine.match import differences
+from batch.engine.adoption import differing_params
 from batch.errors import CallCutError, RunStoppedError
 from batch.model import State
 from batch.zstack.answers import Found
@@ -28,7 +28,7 @@ _PART: Final = 0.2
 """Share of the job's age until the next look."""
 
 
-class Proof:
+class UuidConfirmation:
     """Whether the server is known to honour resourceUuid: by a record, or by a look of this process."""
 
     def __init__(self, api: RunApi, clock: Clock, *, is_recorded: Callable[[], bool]) -> None:
@@ -38,7 +38,7 @@ class Proof:
         self._is_recorded = is_recorded
         self._is_seen = False
 
-    def is_given(self) -> bool:
+    def is_confirmed(self) -> bool:
         """Return whether it is known by now."""
         return self._is_seen or self._is_recorded()
 
@@ -49,7 +49,7 @@ class Proof:
         """
         if end.state is State.CLONED and end.service is not None and not clone.is_given and clone.body:
             is_own = not end.adopted and end.service.uuid == clone.resource_uuid
-            self._is_seen = self._is_seen or is_own or not differences(clone, end.service)
+            self._is_seen = self._is_seen or is_own or not differing_params(clone, end.service)
 
     async def watch(self, clone: Clone, work: asyncio.Task[None], *, is_sent: Callable[[], bool]) -> None:
         """Look for the clone while ``work`` settles it; return once it is visible under its uuid, or settled.
@@ -71,4 +71,4 @@ class Proof:
         except (CallCutError, RunStoppedError):
             # The work itself meets the error that stops the run.
             return
-        self._is_seen = isinstance(answer, Found) and not differences(clone, answer.service)
+        self._is_seen = isinstance(answer, Found) and not differing_params(clone, answer.service)

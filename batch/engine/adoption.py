@@ -28,7 +28,7 @@ _ARCHITECTURE = "cpuArchitecture"
 _SHOWN_IMAGES = "modelServiceImages"
 
 
-def differences(clone: Clone, service: Service) -> list[str]:
+def differing_params(clone: Clone, service: Service) -> list[str]:
     """Return the names of the parameters that differ; a field that the server does not show is no evidence."""
     if service.uuid != clone.resource_uuid:
         return ["uuid"]

@@ -11,7 +11,7 @@ from batch.manifest.handovers import estimate_hand_overs, hand_over_error
 from batch.manifest.kinds import ControlledLine, EndedLine, PlanLine, StartedLine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
-from batch.model import Handed, HandedOver, Intent, Record, State, waits_for_operator
+from batch.model import HandOverCounts, HandOverRecord, Intent, Record, State, waits_for_operator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,7 @@ class Summary:
     """Bytes after the last whole line: a write in progress or one cut short."""
     queries: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
     """The uuids that each ``query:`` returned, by its conditions: the sources of its targets."""
-    handed: Handed = field(default_factory=Handed)
+    handed: HandOverCounts = field(default_factory=HandOverCounts)
     """Hand-overs as the last process counted them, or as far as they follow from the manifest alone."""
     open: tuple[Intent, ...] = ()
     """Clones that were started and are not settled."""
@@ -98,7 +98,7 @@ class _Figures:
         self.past = ManifestFold()
         self.clusters: dict[tuple[State, str], Cluster] = {}
         self.settled: deque[float] = deque(maxlen=_RECENT)
-        self.refused: dict[str, HandedOver] = {}
+        self.refused: dict[str, HandOverRecord] = {}
         self.started: StartedLine | None = None
         self.ended: EndedLine | None = None
         self.controlled: ControlledLine | None = None
@@ -114,7 +114,7 @@ class _Figures:
             self.controlled = line
         elif isinstance(line, EndedLine):
             self.ended = line
-        elif isinstance(line, HandedOver):
+        elif isinstance(line, HandOverRecord):
             self._hand_over(line)
 
     def _add_record(self, record: Record) -> None:
@@ -137,7 +137,7 @@ class _Figures:
                     self.clusters[kind] = replace(known, count=known.count - 1, key=key)
                 return
 
-    def _hand_over(self, line: HandedOver) -> None:
+    def _hand_over(self, line: HandOverRecord) -> None:
         self.refused.pop(line.key, None)
         if line.error_code is not None:
             self.refused[line.key] = line

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.proof import Proof
 from batch.engine.steps import End
+from batch.engine.uuid_confirmation import UuidConfirmation
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.model import Limits, Record, State
 from batch.zstack.answers import Absent, ApiError, ErrorClass, Found, NoAnswer, Refused, Service
@@ -139,7 +139,7 @@ def test_a_failure_after_the_proof_does_not_undo_it() -> None:
 def test_a_clone_under_a_derived_uuid_is_proof(end: End, clone: Clone, *, is_proof: bool) -> None:
     """Also if the record of its attempt was lost, so that nothing in the manifest shows it yet."""
     loop = VirtualLoop()
-    proof = Proof(ScriptedApi([]), VirtualClock(loop, Random(1)), is_recorded=lambda: False)
+    proof = UuidConfirmation(ScriptedApi([]), VirtualClock(loop, Random(1)), is_recorded=lambda: False)
     proof.note_end(clone, end)
-    assert proof.is_given() is is_proof
+    assert proof.is_confirmed() is is_proof
     loop.close()

@@ -35,7 +35,7 @@ class NoReplyError(Exception):
         self.outcome = outcome
 
 
-class SentOnce:
+class SingleRequest:
     """aiohttp client middleware for one request: it is sent once, and its answer follows it.
 
     aiohttp sends GET, PUT and DELETE a second time after two errors of its own; they are replaced here. It skips
