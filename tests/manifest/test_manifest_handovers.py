@@ -97,7 +97,7 @@ async def run_of(ends: Callable[[Manifest], None], code: int, *, last: Record | 
         manifest.note(last if last is not None and key == KEYS[-1] else cloned(key))
     ends(manifest)
     await manifest.flush()
-    await manifest.close(code)
+    await manifest.close(code, handed=HandOverCounts(len(KEYS)) if code == 0 else None)
     return disk
 
 
