@@ -89,7 +89,7 @@ def append(path: Path) -> int:
             handle = _own(os.open(_destination(path), os.O_WRONLY | os.O_CREAT | _APPEND, PRIVATE), path)
             os.fchmod(handle, PRIVATE)
     except OSError as error:
-        why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+        why = "this pipe has no reader" if error.errno == errno.ENXIO else error.strerror
         raise UsageError(f"{path}: {why}") from None
     os.set_blocking(handle, True)
     return handle

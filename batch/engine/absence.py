@@ -36,7 +36,7 @@ class DecisionContext:
         return self.policy.expires_at(ticket.sent_at, self._longest(ticket))
 
     def is_in_time(self, ticket: Ticket) -> bool:
-        """Whether the time that the server takes for the last POST has not passed yet."""
+        """Return whether the apiTimeout of the last POST has not passed yet."""
         return self.now < ticket.sent_at + (self._longest(ticket) or self.policy.api_timeout)
 
     def _longest(self, ticket: Ticket) -> float | None:

@@ -221,7 +221,7 @@ def _visible(service: Service, look: Look, clone: Clone, context: DecisionContex
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
     if _existed_before(look):
-        text += "; it existed before this manifest knew of it: another folder or host with this job name?"
+        text += "; it existed before this manifest recorded an attempt: another folder or host with this job name?"
     return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
 
 
@@ -229,7 +229,7 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
     """Decide on a visible service that differs in nothing that is known."""
     ticket, existed_before = look.ticket, _existed_before(look)
     if look.reason is LookReason.OVERDUE and context.is_in_time(ticket):
-        # A server may show it from its job's beginning on, and takes it back where the job fails.
+        # A server may show the clone while its job runs, and delete it again where the job fails.
         if not look.was_visible:
             return Poll(ticket, at_once=True, was_visible=True)
         text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"

@@ -121,7 +121,7 @@ class Poll(NamedTuple):
     """The error of the POST, where that left open whether it executed."""
     at_once: bool = False
     was_visible: bool = False
-    """Whether the resource was visible after the deadline: the job is asked a last time."""
+    """Whether the resource was visible after the deadline: the job is polled a last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Look:
     looks: int = 0
     failed_looks: int = 0
     was_visible: bool = False
-    """Whether it was visible before, and the job was asked since."""
+    """Whether it was visible before, and the job was polled since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def _verify_chain(manifest: Reading, ended: EndedLine) -> FinishedRun | None:
         for body in [body for body in bodies if body[: len(_USUAL)] != _USUAL and body.startswith(_PLAN)]:
             line = parse_line(body)
             if isinstance(line, DeletingLine):
-                # Only a fold tells whether the clone is known to be gone.
+                # Only a fold can determine whether the clone is known to be gone.
                 return None
             if isinstance(line, PlanLine):
                 plan = line

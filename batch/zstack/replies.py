@@ -147,7 +147,7 @@ def service(value: JsonValue) -> Service:
     if fields is None or not uuid or len(uuid) > _LONGEST_UUID:
         raise BadReplyError("the answer's inventory has no uuid")
     name = as_text(fields.get("name"))
-    # Both go on record, in lines of a bounded length.
+    # Both are recorded, in lines of limited length.
     return Service(uuid, None if name is None else cut(name, LONGEST_TEXT), fields)
 
 

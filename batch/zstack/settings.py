@@ -91,7 +91,7 @@ def transport_warnings(settings: Settings) -> tuple[str, ...]:
             return ()
         return ("the endpoint is http: the credentials travel in clear",)
     if settings.insecure:
-        return ("the server's certificate is NOT checked (insecure): anybody in between can read the credentials",)
+        return ("the server's certificate is NOT checked (insecure): third parties can read the credentials",)
     return ()
 
 

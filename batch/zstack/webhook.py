@@ -27,7 +27,7 @@ LARGEST_HOOK: Final = 1 << 20
 _READ_TIME: Final = 10.0
 """Seconds within which a body must be read."""
 _TOKEN_BYTES: Final = 16
-_SILENT: Final = logging.Logger("webhook", logging.CRITICAL + 1)  # noqa: LOG001 - nobody else may set it up
+_SILENT: Final = logging.Logger("webhook", logging.CRITICAL + 1)  # noqa: LOG001 - not configurable from elsewhere
 """aiohttp's log of a malformed request contains its path."""
 
 

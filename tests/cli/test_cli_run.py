@@ -302,7 +302,7 @@ def test_a_pipe_without_a_reader_is_refused(job: Path, zclone: Run, tmp_path: Pa
     """A log file that is a pipe without a reader is an error at once: waiting for one might never end."""
     os.mkfifo(tmp_path / "log")
     done = zclone("run", "--simulate=quick.yaml", "--log-file", "log", job)
-    assert (done.returncode, done.stderr) == (2, "zclone: log: nobody reads this pipe\n")
+    assert (done.returncode, done.stderr) == (2, "zclone: log: this pipe has no reader\n")
     assert not (tmp_path / MANIFEST).exists()
 
 

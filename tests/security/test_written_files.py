@@ -189,7 +189,7 @@ def test_a_log_may_be_a_device_or_a_pipe(tmp_path: Path) -> None:
     """A log may go to a device, and to a pipe with a reader; one without a reader is an error at once."""
     log(Path("/dev/null"))
     os.mkfifo(tmp_path / "out")
-    with pytest.raises(UsageError, match="nobody reads this pipe"):
+    with pytest.raises(UsageError, match="this pipe has no reader"):
         log(tmp_path / "out")
     reader = os.open(tmp_path / "out", os.O_RDONLY | os.O_NONBLOCK)
     log(tmp_path / "out")
