@@ -39,8 +39,8 @@ def differing_params(clone: Clone, service: Service) -> list[str]:
         and (shown := service.fields.get(name)) is not None
         and _plain(shown) != _plain(clone.params[name])
     ]
-    asked, shown = clone.params.get(_IMAGES), service.fields.get(_SHOWN_IMAGES)
-    if isinstance(asked, list) and isinstance(shown, list) and not all(_is_among(row, shown) for row in asked):
+    requested, shown = clone.params.get(_IMAGES), service.fields.get(_SHOWN_IMAGES)
+    if isinstance(requested, list) and isinstance(shown, list) and not all(_is_among(row, shown) for row in requested):
         differing.append(_IMAGES)
     return differing
 
@@ -54,11 +54,11 @@ def _is_among(image: JsonValue, shown: list[JsonValue]) -> bool:
     )
 
 
-def _is_same(name: str, asked: JsonValue, shown: JsonValue) -> bool:
+def _is_same(name: str, requested: JsonValue, shown: JsonValue) -> bool:
     if name == _ARCHITECTURE:
         # X86_64 is requested, x86_64 shown.
-        return str(asked).lower() == str(shown).lower()
-    return _plain(asked) == _plain(shown)
+        return str(requested).lower() == str(shown).lower()
+    return _plain(requested) == _plain(shown)
 
 
 def _plain(value: JsonValue) -> JsonValue:

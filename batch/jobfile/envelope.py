@@ -65,8 +65,8 @@ def _timezone(text: str) -> tzinfo:
     try:
         return UTC if text == "UTC" else ZoneInfo(text)
     except (OSError, ValueError, ZoneInfoNotFoundError):
-        told = unknown(text, sorted(available_timezones()), what="time zone")
-        raise ValueError(f"{told}: it takes an IANA name such as Asia/Shanghai") from None
+        problem = unknown(text, sorted(available_timezones()), what="time zone")
+        raise ValueError(f"{problem}: it takes an IANA name such as Asia/Shanghai") from None
 
 
 def _secret_variable(text: str) -> str:

@@ -38,9 +38,9 @@ class CloneBuilder:
         self._identities = Identities(job.name, run)
         self._names = names
         self._read_source = source
-        asked = job.rearchitect
-        self._images = Images(asked) if asked is not None and asked.to else None
-        self._vendors = Vendors(asked.vendors) if asked is not None and asked.vendors else None
+        requested = job.rearchitect
+        self._images = Images(requested) if requested is not None and requested.to else None
+        self._vendors = Vendors(requested.vendors) if requested is not None and requested.vendors else None
 
     def pairs(self, target: Target, report: Callable[[Problem], None]) -> Iterable[tuple[Target, Clone]]:
         """Return the target with its Clone, or one pair for each combination of its matrix.
@@ -72,8 +72,8 @@ class CloneBuilder:
             complaints.append(Complaint("", f"its key must be at most {MAX_KEY} printable characters: {quote(key)}"))
         if "cpuArchitectures" in params and "architectureImages" in params and not complaints:
             _check_architectures(params, complaints)
-        asked = target.layer.hand_over or target.entry.base.hand_over
-        hand_over = None if asked is None else _render_hand_over(asked, self._scope(target), complaints)
+        requested = target.layer.hand_over or target.entry.base.hand_over
+        hand_over = None if requested is None else _render_hand_over(requested, self._scope(target), complaints)
         own_uuid = params.pop("resourceUuid", None)
         uuid = own_uuid if isinstance(own_uuid, str) else self._identities.of(key)
         body = encode_body({**params, "resourceUuid": uuid}, system_tags, user_tags)
@@ -200,16 +200,16 @@ def _render_tags(path: str, tags: tuple[str, ...], scope: Scope, complaints: lis
     return union(rendered, ())
 
 
-def _render_hand_over(asked: HandOver, scope: Scope, complaints: list[Complaint]) -> HandOver | None:
+def _render_hand_over(requested: HandOver, scope: Scope, complaints: list[Complaint]) -> HandOver | None:
     """Render the hand-over; None where it requests nothing.
 
     A text of ``share_with`` may render to several uuids separated by ``;``, or to none, as a cell of a CSV file does.
     """
-    owner = None if asked.owner is None else _render_text("owner", asked.owner, scope, complaints)
+    owner = None if requested.owner is None else _render_text("owner", requested.owner, scope, complaints)
     if owner is not None:
         check_uuid("owner", owner, complaints)
     uuids: dict[str, None] = {}
-    for index, text in enumerate(asked.share_with):
+    for index, text in enumerate(requested.share_with):
         path = f"share_with[{index}]"
         for uuid in filter(None, map(str.strip, (_render_text(path, text, scope, complaints) or "").split(";"))):
             check_uuid(path, uuid, complaints)
@@ -226,16 +226,16 @@ def _render_text(path: str, text: str, scope: Scope, complaints: list[Complaint]
 
 
 def _check_architectures(params: dict[str, JsonValue], complaints: list[Complaint]) -> None:
-    asked, images = params["cpuArchitectures"], params["architectureImages"]
-    assert isinstance(asked, list)
+    requested, images = params["cpuArchitectures"], params["architectureImages"]
+    assert isinstance(requested, list)
     assert isinstance(images, list)
     named = [row["cpuArchitecture"] for row in images if isinstance(row, dict)]
-    for architecture in asked:
+    for architecture in requested:
         if architecture not in named:
             message = f"{architecture} of cpuArchitectures has no image, needs one"
             complaints.append(Complaint("params.architectureImages", message))
     for index, architecture in enumerate(named):
-        if architecture not in asked:
+        if architecture not in requested:
             path = f"params.architectureImages[{index}].cpuArchitecture"
             complaints.append(Complaint(path, f"{architecture} is not among cpuArchitectures"))
 

@@ -26,12 +26,12 @@ class UncoveredError(Exception):
 class Images:
     """Applies the rules; ``used`` has those that ever matched."""
 
-    def __init__(self, asked: Rearchitect) -> None:
+    def __init__(self, requested: Rearchitect) -> None:
         """Sort the rules of each architecture by the length of their prefix."""
-        self.to = asked.to
+        self.to = requested.to
         self.used: set[ImageRule] = set()
-        self._rules: dict[str, dict[str, ImageRule]] = {name: {} for name in asked.to}
-        for rule in asked.rules:
+        self._rules: dict[str, dict[str, ImageRule]] = {name: {} for name in requested.to}
+        for rule in requested.rules:
             self._rules[rule.architecture][rule.prefix] = rule
         self._lengths = {
             name: sorted({len(prefix) for prefix in rules}, reverse=True) for name, rules in self._rules.items()
@@ -131,20 +131,20 @@ class Coverage(NamedTuple):
             yield f"{place.file}:{place.line}:{place.column}: rearchitect: the rule for {rule} matches nothing"
 
 
-def measure_coverage(asked: Rearchitect, pins: Pins, targets: Callable[[], Iterable[Target]]) -> Iterator[Coverage]:
+def measure_coverage(requested: Rearchitect, pins: Pins, targets: Callable[[], Iterable[Target]]) -> Iterator[Coverage]:
     """Try the rules on every pinned source; ``targets`` yields the job's targets."""
-    if asked.to:
-        images = Images(asked)
+    if requested.to:
+        images = Images(requested)
         covered, uncovered = _count(targets(), pins, "architectureImages", lambda source: images.of(source, images.to))
-        idle = [rule for rule in asked.rules if rule not in images.used]
+        idle = [rule for rule in requested.rules if rule not in images.used]
         unused = tuple((rule.place, f"{rule.architecture} from {quote(rule.prefix)}") for rule in idle)
-        yield Coverage(", ".join(asked.to), covered, uncovered, unused)
-    if asked.vendors:
-        vendors = Vendors(asked.vendors)
+        yield Coverage(", ".join(requested.to), covered, uncovered, unused)
+    if requested.vendors:
+        vendors = Vendors(requested.vendors)
         covered, uncovered = _count(targets(), pins, SPECS, vendors.of)
-        unwanted = [rule for rule in asked.vendors if rule not in vendors.used]
+        unwanted = [rule for rule in requested.vendors if rule not in vendors.used]
         unused = tuple((rule.place, f"the GPU vendor {quote(rule.prefix)}") for rule in unwanted)
-        names = ", ".join(dict.fromkeys(rule.to for rule in asked.vendors))
+        names = ", ".join(dict.fromkeys(rule.to for rule in requested.vendors))
         yield Coverage(f"GPUs of {names}", covered, uncovered, unused)
 
 

@@ -166,8 +166,8 @@ def _texts(node: Mapping[str, JsonValue]) -> Iterator[str]:
     """Yield the texts of an error; those in the caller's language, of newer servers, only where they add something."""
     names = ("description", "details", "elaboration", "message", "i18nDetails")
     description, details, elaboration, *localized = (as_text(node.get(name)) or "" for name in names)
-    said = f"{description}: {details}: {elaboration}"
-    added = [text for text in localized if text not in said]
+    text_so_far = f"{description}: {details}: {elaboration}"
+    added = [text for text in localized if text not in text_so_far]
     parts = [part for part in (description, *added, details, elaboration) if part]
     whole = dict.fromkeys(part for part in parts if part in added or not any(part in longer for longer in added))
     if whole:

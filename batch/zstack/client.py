@@ -23,7 +23,7 @@ from batch.zstack.params import Version, parse_version
 from batch.zstack.replies import read_find, read_poll, read_refusal, read_submit
 from batch.zstack.reply_redaction import without_job_uuid, without_secrets
 from batch.zstack.settings import AccessKeyAuth, PasswordAuth, transport_warnings
-from batch.zstack.wire import NoRateGate, Outcome, Reply, pause_asked, reason_of, segment
+from batch.zstack.wire import NoRateGate, Outcome, Reply, reason_of, requested_pause, segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -286,7 +286,7 @@ class Client:
     def _paused(self, reply: Reply) -> Outcome:
         if reply.status == 503 and isinstance(read_refusal(reply, self.language), Refused):
             return reply
-        seconds = pause_asked(reply, self.clock.time())
+        seconds = requested_pause(reply, self.clock.time())
         if seconds is not None:
             self._gate.pause(seconds)
         return NoAnswer(f"HTTP {reply.status}: asked to retry later", seconds, is_push_back=True)

@@ -132,7 +132,7 @@ def http_date(value: str | None) -> float | None:
         return None
 
 
-def pause_asked(reply: Reply, now: float) -> float | None:
+def requested_pause(reply: Reply, now: float) -> float | None:
     """Return the seconds after which the answer asks to retry, at most LONGEST_PAUSE; None where it asks for none.
 
     A date counts from the server's own Date header, so that clock differences do not matter; ``now`` (seconds since the
