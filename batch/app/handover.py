@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from batch.zstack.client import Client
 
 
-def is_hand_over_left(plan: Plan, past: ManifestFold) -> bool:
-    """Return whether a clone of the plan is cloned but not handed over; a refused hand-over counts as not done."""
+def is_hand_over_left(plan: Plan, past: ManifestFold, *, is_whole: bool) -> bool:
+    """Return whether a clone of the plan is cloned but not handed over; a refused hand-over counts as not done.
+
+    So does a refused one that the whole plan no longer has, as the manifest still counts it.
+    """
     found = count_hand_overs(plan, past)
-    return bool(found.open or found.refused)
+    return bool(found.open or found.refused or (is_whole and past.hand_overs.refused))
 
 
 async def hand_over(

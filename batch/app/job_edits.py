@@ -63,7 +63,8 @@ async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifes
     retried = await to_thread(retry_records, manifest, plan, options.retry)
     if options.retry is None:
         retried += await to_thread(_undone, manifest, plan)
-    is_done = found.is_nothing_left and not retried and not await to_thread(is_hand_over_left, plan, past)
+    is_handed_over = not await to_thread(is_hand_over_left, plan, past, is_whole=plan.count == whole.count)
+    is_done = found.is_nothing_left and not retried and is_handed_over
     return RemainingWork(plan, found, retried, is_done)
 
 

@@ -149,6 +149,11 @@ class EndedLine:
     handed: HandOverCounts | None = None
     """The plan's hand-overs; None where the process did not read the whole plan."""
 
+    @property
+    def has_no_refusal(self) -> bool:
+        """Whether the process counted the hand-overs of the whole plan, and none that it has was refused."""
+        return self.handed is not None and not self.handed.refused
+
 
 @dataclass(frozen=True, slots=True)
 class TakenUpLine:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
 from batch.manifest.handovers import hand_over_error
-from batch.manifest.kinds import PlannedLine
+from batch.manifest.kinds import EndedLine, PlannedLine, StartedLine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
 from batch.model import HandOverRecord, Record, Row, State
@@ -83,6 +83,8 @@ class _Index:
         self._named = array("Q")
         self._sent = array("Q")
         self._last = array("Q")
+        self._has_no_refusal = False
+        """Whether the last process ended, and found none of the hand-overs in the job file refused."""
         self._refused: dict[int, int] = {}
         """Offset of the line of a hand-over that was refused last."""
 
@@ -92,6 +94,8 @@ class _Index:
             if line.state is State.SENT and not self._sent[ordinal]:
                 self._sent[ordinal] = place
             self._last[ordinal] = place
+            if line.state is State.UNDONE:
+                self._refused.pop(ordinal, None)
         elif isinstance(line, PlannedLine):
             for key, _ in line.targets:
                 self._ordinal(key, place)
@@ -100,6 +104,8 @@ class _Index:
             self._refused.pop(ordinal, None)
             if line.error_code is not None:
                 self._refused[ordinal] = place
+        elif isinstance(line, StartedLine | EndedLine):
+            self._has_no_refusal = isinstance(line, EndedLine) and line.has_no_refusal
 
     def _ordinal(self, key: str, place: int) -> int:
         hashed = hash(key)
@@ -136,7 +142,7 @@ class _Index:
             return Row(key, source, State.PLANNED, None, None, 0, None, None, None, None)
         record = parse_record(manifest.body_at(last))
         first = parse_record(manifest.body_at(sent)) if sent and record.attempt else None
-        if record.state is State.CLONED and ordinal in self._refused:
+        if record.state is State.CLONED and ordinal in self._refused and not self._has_no_refusal:
             line = parse_line(manifest.body_at(self._refused[ordinal]))
             assert isinstance(line, HandOverRecord)
             record = record._replace(error_code=line.error_code, error=hand_over_error(line))

@@ -169,7 +169,9 @@ def summary(path: Path) -> Summary:
     for intent in intents:
         if intent.state is State.UNCERTAIN:
             figures.count(intent)
-    for line in figures.refused.values():
+    # What was refused before the last process may not be in the job file any more: only that process read it.
+    is_over = figures.ended is not None and figures.ended.has_no_refusal
+    for line in () if is_over else figures.refused.values():
         figures.count(Record(State.CLONED, line.key, line.at, error_code=line.error_code, error=hand_over_error(line)))
     overs, ended = figures.past.hand_overs, figures.ended
     estimated = estimate_hand_overs(figures.past.plan, figures.past.counts, done=overs.done, refused=overs.refused)

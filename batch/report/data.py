@@ -92,6 +92,8 @@ class TargetData:
         """Process the next record of this target."""
         self.source_uuid = self.source_uuid or record.source_uuid or ""
         self.last = record
+        if record.state is State.UNDONE:
+            self.hand_over = None
         span = self.spans[-1] if self.spans and self.spans[-1].ended_at is None else None
         if record.state is State.SENT and span is not None:
             span.sent_at.append(record.at)
@@ -157,6 +159,7 @@ def read_report_data(path: Path) -> ReportData:
         reader = _Reader()
         reader.add_all(map(parse_line, manifest.bodies()))
         torn_bytes = manifest.torn_bytes()
+    reader.finish()
     return ReportData(
         path=path,
         header=manifest.header,
@@ -198,6 +201,13 @@ class _Reader:
                     self._touch(at)
                     if self.processes:
                         self.processes[-1].ended = line
+
+    def finish(self) -> None:
+        """Drop the refused hand-overs that the job file no longer has, by what the last process counted."""
+        ended = self.processes[-1].ended if self.processes else None
+        if ended is not None and ended.has_no_refusal:
+            for target in self.targets.values():
+                target.hand_over = None if target.is_refused else target.hand_over
 
     def _touch(self, at: float) -> None:
         if self.processes:

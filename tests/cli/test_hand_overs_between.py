@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from tests import nodes
@@ -48,3 +49,19 @@ def test_what_is_made_anew_is_handed_over_whoever_made_the_one_before(
     assert done.returncode == 0, done.stderr
     owners = {row["uuid"]: row["owner"] for row in nodes.ledger(env["ZSTACK_API_URL"])["clones"]}
     assert owners[uuid_of("t0", generation=1)] == TENANT
+
+
+def test_a_refused_owner_that_left_the_job_file_is_no_failure(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """Once the job file no longer has the owner, exit code, status, list, report and JUnit agree that all is done."""
+    env = serve(tmp_path, serve_node)
+    head = "version: 1\nname: j\ntargets:\n"
+    write_job(tmp_path, 1, head=head, more=f", owner: {'9' * 32}")
+    assert zclone("run", "job.yaml", env=env).returncode == 3
+    write_job(tmp_path, 1, head=head)
+    done = zclone("run", "job.yaml", "--report", "r.json", env=env)
+    assert (done.returncode, json.loads((tmp_path / "r.json").read_text())["exit_code"]) == (0, 0), done.stderr
+    assert "refused" not in zclone("status", "job.yaml").stdout
+    assert json.loads(zclone("list", "job.yaml", "-o", "jsonl").stdout)["error_code"] is None
+    assert zclone("report", "job.yaml", "--out", "r.xml").returncode == 0
+    assert "<failure" not in (tmp_path / "r.xml").read_text()
+    assert "settled" in zclone("runs", "job.yaml").stdout
