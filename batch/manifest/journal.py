@@ -170,15 +170,15 @@ class Manifest:
         try:
             await self._drain()
             if self._started:
-                ended = EndedLine(self._clock(), exit_code, reason, self._final_counts(handed), code, handed)
+                ended = EndedLine(self._clock(), exit_code, reason, self._final_counts(exit_code, handed), code, handed)
                 self._pending.append(records.encode_ended(ended))
                 await self._drain()
         finally:
             self._release()
 
-    def _final_counts(self, handed: HandOverCounts | None) -> Counter[State]:
-        plan, is_handed = self.past.plan, handed is not None and not (handed.open or handed.refused)
-        return self.past.counts if is_handed or plan is None or not plan.hand_overs else Counter()  # a fold must tell
+    def _final_counts(self, exit_code: int, handed: HandOverCounts | None) -> Counter[State]:
+        plan, is_done = self.past.plan, exit_code == 0 and handed is not None
+        return self.past.counts if is_done or plan is None or not plan.hand_overs else Counter()  # a fold must tell
 
     async def _drain(self) -> None:
         while self._pending or self._flight is not None:
