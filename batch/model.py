@@ -34,7 +34,7 @@ class State(StrEnum):
     UNCERTAIN = "uncertain"
     CONFLICT = "conflict"
     WITHDRAWN = "withdrawn"
-    """Its target left the job file before it was sent; once it is in the file again, it is planned again."""
+    """Its target left the job file while it had no clone; once it is in the file again, it is planned again."""
     UNDONE = "undone"
 
     @property

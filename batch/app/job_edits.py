@@ -95,7 +95,7 @@ async def record_edits(manifest: Manifest, whole: Plan) -> bool:
     await record_all(manifest, records)
     withdrawn = sum(record.state is State.WITHDRAWN for record in records)
     if withdrawn:
-        warn([f"{withdrawn} targets left the job file before they were sent: withdrawn"])
+        warn([f"{withdrawn} targets left the job file and have no clone: withdrawn"])
     return bool(records)
 
 
@@ -108,8 +108,8 @@ async def record_all(manifest: Manifest, records: Iterable[Record]) -> None:
 
 def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     past = manifest.past
-    withdrawn = past.counts[State.WITHDRAWN]
-    if past.plan is None or (past.plan.digest == whole.digest and not withdrawn):
+    withdrawn, undone = past.counts[State.WITHDRAWN], past.counts[State.UNDONE]
+    if past.plan is None or (past.plan.digest == whole.digest and not (withdrawn or undone)):
         return
     in_file = KeyTable(1)
     known = 0
@@ -121,7 +121,10 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     intents = past.intents
     for row in rows(manifest.path):
         is_in_file = in_file.get(hash(row.key)) is not None
-        if row.state is State.PLANNED and not is_in_file and _is_unsent(intents.get(row.key)):
+        is_without_clone = row.state is State.UNDONE or (
+            row.state is State.PLANNED and _is_unsent(intents.get(row.key))
+        )
+        if is_without_clone and not is_in_file:
             yield Record(State.WITHDRAWN, row.key, time.time())
         elif row.state is State.WITHDRAWN and is_in_file:
             yield Record(State.PLANNED, row.key, time.time())

@@ -210,8 +210,7 @@ class ManifestFold:
         records = self._close(key)
         digest = next((record.digest for record in reversed(records) if record.digest), "0")
         value = (digest_prefix(digest) << _ATTEMPT_BITS | min(attempt, _MOST_ATTEMPTS)) << _STATE_BITS | code
-        hashed = hash(key)
-        before = self._table.get(hashed)
+        hashed, before = hash(key), self._table.get(hash(key))
         if before is None or before & _STATE in _UNSENT:
             self._finals[code] += 1
             self._finals[_WITHDRAWN] -= before is not None and before & _STATE == _WITHDRAWN
@@ -220,13 +219,14 @@ class ManifestFold:
             self._table.put(hashed, self._settle_again(key, value, before, records))
 
     def _settle_again(self, key: str, value: int, before: int, records: Sequence[Record]) -> int:
-        """Return the new value of a Clone that had settled ``before``: only ``undone`` changes it."""
+        """Return the value of a Clone that had settled ``before``; ``undone`` changes it, ``withdrawn`` only that."""
         _require_stale(key, records, before)
         is_state, was_state = value & _STATE, before & _STATE
         is_repeated = was_state == _UNDONE and _attempts(value) <= _attempts(before)
-        if is_state in (was_state, _WITHDRAWN) or is_repeated:
+        is_left = (was_state, is_state) == (_UNDONE, _WITHDRAWN)
+        if not is_left and (is_state in (was_state, _WITHDRAWN) or is_repeated):
             return before
-        if is_state != _UNDONE:
+        if not is_left and is_state != _UNDONE:
             raise ManifestError(f"{key} is {_STATES[was_state]} and cannot become {_STATES[is_state]}")
         self._finals[was_state] -= 1
         self._finals[is_state] += 1

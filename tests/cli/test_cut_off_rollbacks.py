@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
 
 from tests import forkserver, nodes
@@ -78,3 +79,20 @@ def test_a_clone_whose_delete_was_refused_is_cloned(tmp_path: Path, zclone: Run,
     done = zclone("run", "job.yaml", env=env)
     assert (done.returncode, len(live(env))) == (0, 2), done.stderr
     assert "2 of 2 targets cloned" in done.stderr
+
+
+def test_an_undone_target_that_left_the_job_file_does_not_count(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """It is withdrawn, so that the run ends with 0; back in the file it is made under its next generation's uuid."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 2, head=HEAD)
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    assert zclone(*ROLLBACK, env=env).returncode == 0
+    write_job(tmp_path, 1, head=HEAD)
+    done = zclone("run", "job.yaml", env=env)
+    assert (done.returncode, live(env)) == (0, [uuid_of("t0", generation=1)]), done.stderr
+    listed = [json.loads(line) for line in zclone("list", "job.yaml", "-o", "jsonl").stdout.splitlines()]
+    assert [row["state"] for row in listed] == ["cloned", "withdrawn"]
+    assert "withdrawn         1" in zclone("status", "job.yaml").stdout
+    write_job(tmp_path, 2, head=HEAD)
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    assert live(env) == [uuid_of(f"t{number}", generation=1) for number in range(2)]
