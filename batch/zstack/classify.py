@@ -22,6 +22,7 @@ from batch.zstack.codes import (
     GLOBAL_CODES,
     GLOBAL_FAMILIES,
     HTTP,
+    OWN_HINTS_ZH,
     UNKNOWN,
     Rule,
 )
@@ -80,12 +81,12 @@ def from_http(status: int, text: str, language: Language = "en") -> ApiError:
 
 
 def hint_of(code: str | None, text: str | None, language: Language = "en") -> str:
-    """Return what the operator can do about a recorded error; empty where the error is not ZStack's.
+    """Return the hint for a recorded error; empty if there is none.
 
     ``code`` and ``text`` as in ``ApiError``; ``text`` may be part of a longer text.
     """
     rule = _rule_on_record(code or "", text or "")
-    return "" if rule is None else _hint(rule, language)
+    return _own_hint(code or "", language) if rule is None else _hint(rule, language)
 
 
 def with_hint(code: str | None, text: str | None, language: Language = "en") -> str | None:
@@ -100,7 +101,9 @@ def with_hint(code: str | None, text: str | None, language: Language = "en") -> 
 def missing_hint(code: str | None, text: str | None, language: Language = "en") -> str:
     """Return the hint of a recorded error; empty where it has none, or ``text`` contains it in either language."""
     rule = _rule_on_record(code or "", text or "")
-    if rule is None or not text or f"({rule.hint})" in text or f"({rule.hint_zh})" in text:
+    if rule is None:
+        return _own_hint(code or "", language) if text else ""
+    if not text or f"({rule.hint})" in text or f"({rule.hint_zh})" in text:
         return ""
     return _hint(rule, language)
 
@@ -129,6 +132,11 @@ def _error(code: str, rule: Rule, text: str, language: Language, *, may_have_run
 
 def _hint(rule: Rule, language: Language) -> str:
     return rule.hint_zh if language == "zh" else rule.hint
+
+
+def _own_hint(code: str, language: Language) -> str:
+    """Return the hint of a code of zclone itself; none in English, the language of its texts."""
+    return OWN_HINTS_ZH.get(code, "") if language == "zh" else ""
 
 
 def _rule_on_record(code: str, text: str) -> Rule | None:

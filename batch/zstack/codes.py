@@ -236,3 +236,14 @@ HTTP: Final = {
     "refused": Rule(P, 0, "the server or a gateway before it refused the request", "请求被服务器或前置网关拒绝"),
 }
 """Immediate answers without a ZStack code."""
+
+OWN_HINTS_ZH: Final[dict[str, str]] = {
+    "ZCLONE.CONFLICT": "该 UUID 属于另一个服务",
+    "ZCLONE.NOT_OURS": "无法证明该克隆由本次运行创建，因此不移交",
+    "ZCLONE.QUARANTINED": "多个进程在其进行中崩溃，已隔离：请先在服务器上查找，再运行 zclone retry --state uncertain",
+    "ZCLONE.REPAIRED": "清单修复后结果未知：下次运行会先查询服务器",
+    "ZCLONE.RESOURCE_UUID": "服务器不采用 resourceUuid：请查找该克隆，然后使用 --at-most-once",
+    "ZCLONE.UNANSWERED": "所有尝试均无应答，也没有出现克隆：可用 zclone retry 重试",
+    "ZCLONE.UNCERTAIN": "结果未知：下次运行会先查询服务器",
+}
+"""Chinese hints for zclone's own codes, whose recorded texts are English and explain themselves."""

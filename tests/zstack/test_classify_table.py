@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import batch
 from batch.zstack.answers import ApiError, Duplicate, ErrorClass, NoAnswer, Refused
 from batch.zstack.classify import Language, from_error, from_http, hint_of, safe_text, with_hint
-from batch.zstack.codes import BAD_CHARACTERS, CODES, FAMILIES, GLOBAL_FAMILIES, HTTP, UNKNOWN
+from batch.zstack.codes import BAD_CHARACTERS, CODES, FAMILIES, GLOBAL_FAMILIES, HTTP, OWN_HINTS_ZH, UNKNOWN
 from batch.zstack.replies import read_find, read_poll, read_submit
 from batch.zstack.wire import Reply
 
@@ -371,10 +373,22 @@ def test_a_recorded_error_has_the_hint_of_the_answer(code: str, language: Langua
 
 @pytest.mark.parametrize("code", [None, "", "ZCLONE.UNANSWERED"])
 def test_our_own_errors_have_no_hint(code: str | None) -> None:
-    """zclone's own errors, and those without a text, are shown unchanged."""
+    """In English zclone's own errors, and those without a text, are shown unchanged."""
     assert (hint_of(code, "agent"), with_hint(code, "agent"), with_hint("SYS.1003", None)) == ("", "agent", None)
 
 
 def test_an_agents_denial_is_no_denial_of_the_request() -> None:
     """What the operating system denies to an agent is met during the execution: a clone may be left."""
     assert classify("SYS.1006", "rsync: mkdir /models failed: Permission denied (13)").error_class is A
+
+
+def test_our_own_errors_have_a_hint_in_chinese() -> None:
+    """Their texts are English on record, so a Chinese operator gets a hint for each of zclone's codes."""
+    used = set[str]()
+    for file in Path(batch.__file__).parent.rglob("*.py"):
+        used |= set(re.findall(r"\bZCLONE\.[A-Z_]+", file.read_text(encoding="utf-8")))
+    assert used == set(OWN_HINTS_ZH)
+    for code, hint in OWN_HINTS_ZH.items():
+        assert re.search(r"[\u4e00-\u9fff]", hint)
+        assert (hint_of(code, "text", "zh"), with_hint(code, "text", "zh")) == (hint, f"text ({hint})")
+        assert with_hint(code, None, "zh") is None
