@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -156,10 +158,21 @@ def stop_text(setup: Setup, signal: str, counts: Mapping[State, int], *, is_loca
         action = f"Stopping: waiting up to {GRACE:.0f} s for {in_flight} clone{'' if in_flight == 1 else 's'}."
     else:
         action = "Stopping: no clone is in flight."
+    is_shown = is_terminal(_STDERR) and setup.options.log_format is not LogFormat.JSON
     if signal != "SIGINT":
-        return f"{action} ({signal}; a second signal leaves now.)"
-    is_echoed = is_terminal(_STDERR) and setup.options.log_format is not LogFormat.JSON
-    return ("\n" if is_echoed else "") + f"{action} Ctrl-C again to leave now."
+        text = f"{action} ({signal}; a second signal leaves now.)"
+        return wrap(text) if is_shown else text
+    text = f"{action} Ctrl-C again to leave now."
+    return "\n" + wrap(text) if is_shown else text
+
+
+def wrap(text: str) -> str:
+    """Break ``text`` between words into lines that fit the terminal of stderr, which would break within them."""
+    try:
+        columns = os.get_terminal_size(_STDERR).columns
+    except OSError:
+        return text
+    return textwrap.fill(text, columns, break_on_hyphens=False) if columns else text
 
 
 def success_text(setup: Setup, result: RunResult, *, seconds: float) -> str:

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 import tty
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -28,6 +29,22 @@ def test_messages_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "first\nsecond \\x1b[2J\\u202e\n"
+
+
+def test_a_message_breaks_between_words(child_env: dict[str, str]) -> None:
+    """On a narrow terminal the message at a signal is broken between words; elsewhere it is one line."""
+    text = "Stopping: waiting up to 30 s for 12 clones. Ctrl-C again to leave now."
+    command = [sys.executable, "-c", f"from batch.app.outcome import wrap; print(wrap({text!r}))"]
+    for columns, lines in ((50, [text[:50], text[51:]]), (80, [text])):
+        ours, theirs = pty.openpty()
+        try:
+            termios.tcsetwinsize(theirs, (24, columns))
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=child_env, check=True)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert done.stdout.splitlines() == lines
+    assert subprocess.run(command, capture_output=True, text=True, env=child_env, check=True).stdout == f"{text}\n"
 
 
 def test_messages_have_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
