@@ -50,6 +50,8 @@ class _Style:
 
     is_json: bool = False
     is_quiet: bool = False
+    reported: str = ""
+    """An error reported when it happened, before the command ended with it."""
 
 
 _STYLE: Final = _Style()
@@ -83,6 +85,19 @@ def say(text: str, *, level: Level = "warning") -> None:
     sys.stderr.flush()
     if not _is_delivered(descriptor, whole):
         silence(descriptor)
+
+
+def report_early(text: str) -> None:
+    """Report an error when it happens, before the command ends with it; ``report_end`` does not repeat it."""
+    _STYLE.reported = text
+    say(text, level="error")
+
+
+def report_end(text: str) -> None:
+    """Report the error that a command ends with, unless ``report_early`` did."""
+    is_repeated, _STYLE.reported = text == _STYLE.reported, ""
+    if not is_repeated:
+        say(text, level="error")
 
 
 def _json_line(text: str, level: Level) -> str:

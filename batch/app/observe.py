@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from batch import outputs
 from batch.app.journal import LoggingJournal
 from batch.app.logs import has_blocks, printer_above
-from batch.app.messages import say, say_above
+from batch.app.messages import report_early, say, say_above
 from batch.app.tracing import Tracing, current_tracer
 from batch.clock import SystemClock
 from batch.engine.waves import wave_sizes
@@ -146,7 +146,7 @@ class _Writer:
 @asynccontextmanager
 async def watch_manifest(manifest: Manifest, *, every: float = _INTERVAL) -> AsyncIterator[None]:
     """Check every ``every`` seconds that the manifest still exists; report a loss at once."""
-    manifest.on_failure(lambda: say(f"zclone: {manifest.failure}"))
+    manifest.on_failure(lambda: report_early(f"zclone: {manifest.failure}"))
 
     def look() -> None:
         manifest.look()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 
 from batch import __version__
-from batch.app.messages import say, set_style
+from batch.app.messages import report_end, say, set_style
 from batch.app.options import LogFormat, Progress
 from batch.cli import declare, files, options, results, rollback, servers, values, verify
 from batch.cli.arguments import read_arguments
@@ -265,7 +265,7 @@ def run_command(arguments: list[str]) -> int:
         say(render_text(error.problems, source_line), level="error")
         return error.exit_code
     except ZcloneError as error:
-        say(f"zclone: {error}", level="error")
+        report_end(f"zclone: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

@@ -80,6 +80,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, served: NodeProcess) -> None:
         code, _, said = finish(command, cwd=tmp_path, url=served.url)
         assert code == 1, said
         assert "No space left on device); nothing more is sent: fix that, then run the same command again" in said
+        assert said.count("No space left on device") == 1
         check_nothing_unrecorded(served, disk / "m.jsonl")
         assert len(posts(served.ledger())) < 40
         mount("-o", "remount,size=1m", str(disk))
