@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_INTS: Final = range(-(2**63), 2**64)
-_LONGEST_INT: Final = 400
+_LEAST: Final = -(2**63)
+_MOST: Final = 2**64 - 1
 
 encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 """Return compact JSON text. Raises ValueError for NaN and infinity."""
@@ -26,10 +26,8 @@ def _refuse(text: str) -> None:
 
 def _integer(text: str) -> int | float:
     """Return an integer; beyond 64 bits a float, as orjson does."""
-    if len(text) > _LONGEST_INT:
-        raise ValueError("too long")
     value = int(text)
-    return value if value in _INTS else _finite(text)
+    return value if _LEAST <= value <= _MOST else _finite(text)
 
 
 def _finite(text: str) -> float:

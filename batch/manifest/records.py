@@ -18,7 +18,7 @@ from batch.manifest.kinds import (
     StartedLine,
     UnknownLine,
 )
-from batch.manifest.line import decode, encode, number, require_field
+from batch.manifest.line import MOST_TIME, decode, encode, number, require_field
 from batch.manifest.operations import (
     parse_adopted,
     parse_connected,
@@ -48,6 +48,7 @@ _KINDS: Final[dict[str, type]] = {
     "open_jobs": list,
 }
 """Types of a clone record's fields; floats may be whole numbers."""
+_STATES: Final = {state.value: state for state in State}
 _NEEDED: Final = frozenset({"key", "at", "attempt"})
 
 
@@ -193,10 +194,14 @@ def _parse_record(found: dict[str, Any]) -> Record:
         if kind is None or value is None:
             # A field of a later version, or one that does not apply.
             continue
+        # Texts and times are most of a manifest: checked here, they cost no call each.
         if kind is str and value.__class__ is str:
             values[name] = value
+        elif kind is float:
+            is_usual = value.__class__ is float and 0.0 <= value < MOST_TIME
+            values[name] = value if is_usual else number(found, name)
         else:
-            values[name] = number(found, name) if kind is float else require_field(found, name, kind)
+            values[name] = require_field(found, name, kind)
     if not values.keys() >= _NEEDED:
         raise ManifestError(f"a clone's record has no {min(_NEEDED - values.keys())}: it was not written by zclone")
     values["state"] = state
@@ -225,10 +230,10 @@ def _parse_handed(found: dict[str, Any]) -> HandOverCounts:
 
 
 def _state(name: str) -> State:
-    try:
-        return State(name)
-    except ValueError:
-        raise ManifestError(f"unknown state {name!r}: written by a newer zclone") from None
+    state = _STATES.get(name)
+    if state is None:
+        raise ManifestError(f"unknown state {name!r}: written by a newer zclone")
+    return state
 
 
 def _parse_pins(found: dict[str, Any]) -> Pins:
