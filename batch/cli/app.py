@@ -2,9 +2,8 @@
 
 import os
 import sys
-import threading
-import time
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
@@ -226,21 +225,18 @@ def run_and_exit() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
-    code = run_command(sys.argv[1:])
-    _wait_for_threads()
+    _leave(run_command(sys.argv[1:]))
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit with ``code``, also while threads of Temporal are alive."""
+    if "temporalio" in sys.modules:
+        # One of its threads that runs Python during interpreter shutdown aborts the process, which loses the exit code.
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):  # a reader that went away
+                stream.flush()
+        os._exit(code)
     sys.exit(code)
-
-
-def _wait_for_threads() -> None:
-    """Wait until no foreign thread, such as one of Temporal's, runs Python code; at most 5 s.
-
-    A foreign thread that runs Python during interpreter shutdown aborts the process, which loses the exit code.
-    """
-    until = time.monotonic() + 5.0
-    while sys._current_frames().keys() - {thread.ident for thread in threading.enumerate()}:  # noqa: SLF001 - public
-        if time.monotonic() >= until:
-            return
-        time.sleep(0.001)
 
 
 def switches(command: Any, arguments: list[str]) -> set[str]:
