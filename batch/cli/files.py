@@ -15,6 +15,7 @@ from batch.text import shell_path, to_json
 
 if TYPE_CHECKING:
     from batch.app.preview import Preview
+    from batch.app.server_check import CheckSummary
 
 OfManifest = Annotated[bool, declare.option("--manifest", text="The schema of manifest records instead of job files.")]
 OfReport = Annotated[bool, declare.option("--report", text="The schema of JSON reports instead of job files.")]
@@ -82,23 +83,27 @@ def plan(  # noqa: PLR0913 - one argument for each flag
 
     if out is not None and only:
         raise UsageError("plan: --out saves the whole plan: leave out --only")
-    endpoint = declare.endpoint_options(flags)
+    endpoint, wanted = declare.endpoint_options(flags), tuple(only or ())
     loaded = load_job(job)
     url = endpoint_for_shell(endpoint, loaded.endpoint) if output is values.PlanOutput.CURL else None
     earlier = find_earlier_run(loaded, run, at=time.time(), simulated=simulate is not None)
-    wanted = tuple(only or ())
     preview = preview_plan(
         loaded, endpoint, run=run, earlier=earlier, only=wanted, faults=simulate, server_check=server_check
     )
     shown = asyncio.run(preview)
     _show_plan(shown, output, url, is_detailed=details or bool(wanted))
-    if shown.verdicts is not None:
-        say(str(shown.verdicts))
-        if shown.verdicts.others:
-            raise typer.Exit(shown.verdicts.exit_code)
+    _show_verdicts(shown.verdicts)
     if out is not None:
         save_plan(shown, out)
         say(f"saved {out}; next: zclone run --plan {shell_path(out)}")
+
+
+def _show_verdicts(verdicts: "CheckSummary | None") -> None:
+    """Write what --server-check found to stderr, and exit unless the server would make every clone."""
+    if verdicts is not None:
+        say(str(verdicts))
+        if verdicts.others:
+            raise typer.Exit(verdicts.exit_code)
 
 
 def _show_plan(shown: "Preview", output: values.PlanOutput, url: str | None, *, is_detailed: bool) -> None:
