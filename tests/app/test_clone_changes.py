@@ -122,10 +122,10 @@ class Scene:
         return ChangeExecutor(self.manifest, deletion, jobs, clock=clock or SystemClock(), stop=Stop(), concurrency=1)
 
     async def delete(
-        self, begun: Mapping[str, DeletingLine] | None = None, *, clock: Clock | None = None
+        self, open_deletion: Mapping[str, DeletingLine] | None = None, *, clock: Clock | None = None
     ) -> ChangeExecutor:
         executor = self.executor(clock)
-        await executor.run([item(key) for key in KEYS], begun or {})
+        await executor.run([item(key) for key in KEYS], open_deletion or {})
         return executor
 
 
@@ -143,11 +143,11 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(manifest, Server(path))
 
 
-def begun(key: str, *, at: float) -> DeletingLine:
+def open_deletion(key: str, *, at: float) -> DeletingLine:
     return DeletingLine(key, at, key * 32, "9" * 32)
 
 
-async def made(scene: Scene) -> None:
+async def record_clones(scene: Scene) -> None:
     for key in KEYS:
         sent = Record(State.SENT, key, 1.0, 1, source_uuid=key, resource_uuid=key * 32, job_uuid="1" * 32, digest="d")
         scene.manifest.note(sent)
@@ -157,7 +157,7 @@ async def made(scene: Scene) -> None:
 
 async def test_each_delete_is_recorded_before_it_is_sent(scene: Scene) -> None:
     """One DELETE per clone, in the given order, its job uuid on disk by then; a deleted clone is recorded as undone."""
-    await made(scene)
+    await record_clones(scene)
     done = await scene.delete()
     assert [uuid for uuid, _ in scene.server.sent] == [key * 32 for key in KEYS]
     assert (done.done, done.left, done.unknown) == (set(KEYS), {}, {})
@@ -168,7 +168,7 @@ async def test_each_delete_is_recorded_before_it_is_sent(scene: Scene) -> None:
 
 async def test_a_clone_used_after_the_listing_is_left(scene: Scene) -> None:
     """A lookup is valid for ten seconds: a clone on which something runs after that is left."""
-    await made(scene)
+    await record_clones(scene)
     clock = HandClock()
 
     def later() -> None:
@@ -195,7 +195,7 @@ async def test_a_clone_used_after_the_listing_is_left(scene: Scene) -> None:
 )
 async def test_an_unknown_end_is_unknown(end: PollAnswer, left: list[str], unknown: list[str], scene: Scene) -> None:
     """A job without a definite end is unknown, one that failed leaves its clone; the others are deleted."""
-    await made(scene)
+    await record_clones(scene)
     scene.server.ends["b" * 32] = end
     done = await scene.delete()
     assert (sorted(done.left), sorted(done.unknown), done.done) == (left, unknown, {"a", "c"})
@@ -203,7 +203,7 @@ async def test_an_unknown_end_is_unknown(end: PollAnswer, left: list[str], unkno
 
 async def test_a_success_without_effect_is_unknown(scene: Scene) -> None:
     """A clone that still exists after its DELETE succeeded is neither undone nor left."""
-    await made(scene)
+    await record_clones(scene)
     scene.server.there = Sticky(scene.server.there)
     done = await scene.delete()
     assert (sorted(done.unknown), done.done) == (["a"], {"b", "c"})
@@ -266,7 +266,7 @@ async def test_a_change_after_the_clones_own_job_is_detected(
 
 async def test_refusals_that_executed_nothing_are_sent_again(scene: Scene) -> None:
     """After a dead session the DELETE is sent once more, under another job uuid that is recorded too."""
-    await made(scene)
+    await record_clones(scene)
     scene.server.ends["a" * 32] = Refused(ApiError(ErrorClass.RENEW, "ID.1001", "expired"))
     scene.server.on_send = lambda: scene.server.ends.clear() if len(scene.server.sent) > 1 else None
     done = await scene.delete()
@@ -278,8 +278,8 @@ async def test_refusals_that_executed_nothing_are_sent_again(scene: Scene) -> No
 
 async def test_a_recorded_delete_is_repeated_under_its_own_job_uuid(scene: Scene) -> None:
     """What an earlier process recorded and the server does not know is sent under the same job uuid."""
-    await made(scene)
-    line = begun("b", at=time.time())
+    await record_clones(scene)
+    line = open_deletion("b", at=time.time())
     await scene.manifest.commit_operation(line)
     done = await scene.delete({"b": line})
     assert done.done == set(KEYS)
@@ -289,8 +289,8 @@ async def test_a_recorded_delete_is_repeated_under_its_own_job_uuid(scene: Scene
 
 async def test_a_repeated_delete_is_recorded_again(scene: Scene) -> None:
     """A DELETE sent long after its record is recorded again with its new time, from which a later process counts."""
-    await made(scene)
-    line = begun("b", at=time.time() - 600)
+    await record_clones(scene)
+    line = open_deletion("b", at=time.time() - 600)
     await scene.manifest.commit_operation(line)
     done = await scene.delete({"b": line})
     assert done.done == set(KEYS)
@@ -300,8 +300,8 @@ async def test_a_repeated_delete_is_recorded_again(scene: Scene) -> None:
 
 async def test_a_job_that_never_ends_expires_at_last(scene: Scene) -> None:
     """What the server can no longer execute is no longer in doubt, although its job still runs: it is sent again."""
-    await made(scene)
-    line = begun("b", at=time.time() - 4000)
+    await record_clones(scene)
+    line = open_deletion("b", at=time.time() - 4000)
     scene.server.jobs[line.job_uuid] = Running()
     done = await scene.delete({"b": line})
     assert (done.done, done.unknown) == (set(KEYS), {})
@@ -310,8 +310,8 @@ async def test_a_job_that_never_ends_expires_at_last(scene: Scene) -> None:
 
 async def test_a_recorded_delete_that_ended_is_not_sent_again(scene: Scene) -> None:
     """If its job succeeded the clone is undone, and no second DELETE is sent."""
-    await made(scene)
-    line = begun("b", at=time.time())
+    await record_clones(scene)
+    line = open_deletion("b", at=time.time())
     scene.server.jobs[line.job_uuid] = Done(None)
     scene.server.there.discard("b" * 32)
     done = await scene.delete({"b": line})
@@ -321,8 +321,8 @@ async def test_a_recorded_delete_that_ended_is_not_sent_again(scene: Scene) -> N
 
 async def test_a_delete_refused_in_an_earlier_process_is_retried(scene: Scene) -> None:
     """A DELETE that an earlier process was refused, such as for a missing right, is sent under another job uuid."""
-    await made(scene)
-    line = begun("b", at=time.time())
+    await record_clones(scene)
+    line = open_deletion("b", at=time.time())
     scene.server.jobs[line.job_uuid] = Refused(ApiError(ErrorClass.PERMANENT, "SYS.1006", "no"))
     done = await scene.delete({"b": line})
     assert (done.done, done.left) == (set(KEYS), {})
@@ -334,15 +334,15 @@ async def test_a_delete_that_may_still_be_executed_is_unknown(
     age: float, left: list[str], unknown: list[str], scene: Scene
 ) -> None:
     """A clone that came into use after a DELETE was recorded is unknown until the server can no longer execute it."""
-    await made(scene)
+    await record_clones(scene)
     scene.server.used.add("b" * 32)
-    done = await scene.delete({"b": begun("b", at=time.time() - age)})
+    done = await scene.delete({"b": open_deletion("b", at=time.time() - age)})
     assert (sorted(done.left), sorted(done.unknown), done.done) == (left, unknown, {"a", "c"})
 
 
 async def test_lookups_that_are_always_too_old_end_the_command(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """If every lookup is too old by the time of its DELETE nothing is sent, and the command exits with 4."""
-    await made(scene)
+    await record_clones(scene)
     monkeypatch.setattr(Stop, "sleep", no_sleep)
     with pytest.raises(RunStoppedError, match="within 10 s"):
         await scene.delete(clock=HandClock(step=11.0))
@@ -368,7 +368,7 @@ async def no_sleep(_stop: Stop, _seconds: float) -> None:
 
 async def test_nothing_is_deleted_if_usage_cannot_be_queried(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed lookup ends the command before any DELETE."""
-    await made(scene)
+    await record_clones(scene)
     refused = CallFailedError("query of instance groups", NoAnswer("HTTP 502"))
 
     async def fail(_server: Server, _page: Sequence[Item]) -> dict[str, Objection]:
@@ -382,7 +382,7 @@ async def test_nothing_is_deleted_if_usage_cannot_be_queried(scene: Scene, monke
 
 async def test_after_a_stop_nothing_is_sent(scene: Scene) -> None:
     """A stop ends the command before the next DELETE."""
-    await made(scene)
+    await record_clones(scene)
     executor = scene.executor()
     executor._stop.request("SIGTERM", None)
     with pytest.raises(RunStoppedError, match="SIGTERM"):

@@ -93,18 +93,18 @@ class Scene:
         fields: Sequence[str] = ("name", "requestCpu"),
         *,
         begun: UpdatingLine | None = None,
-        asked: Item | None = None,
+        wanted_item: Item | None = None,
     ) -> ChangeExecutor:
         jobs = cast("ServiceJobs", self.server)
         mending = CloneUpdate(cast("Verifier", self.server), jobs, {"a": tuple(fields)})
         executor = ChangeExecutor(self.manifest, mending, jobs, clock=SystemClock(), stop=Stop(), concurrency=1)
         if begun is not None:
             await self.manifest.commit_operation(begun)
-        await executor.run([asked or item()], {} if begun is None else {"a": begun})
+        await executor.run([wanted_item or item()], {} if begun is None else {"a": begun})
         await self.manifest.flush()
         return executor
 
-    def mended(self) -> list[list[str]]:
+    def updated_fields(self) -> list[list[str]]:
         return [line["fields"] for line in lines(self.manifest.path) if "mended" in line]
 
 
@@ -124,7 +124,7 @@ async def test_one_put_sets_all_fields_and_is_recorded_before_and_after(scene: S
     done = await scene.mend()
     assert [fields for _, fields in scene.server.puts] == [{"name": "n", "requestCpu": 2}]
     assert (done.done, done.left, done.unknown) == ({"a"}, {}, {})
-    assert scene.mended() == [["name", "requestCpu"]]
+    assert scene.updated_fields() == [["name", "requestCpu"]]
 
 
 async def test_only_what_was_listed_is_set(scene: Scene) -> None:
@@ -141,7 +141,7 @@ async def test_an_executed_put_is_not_sent_again(scene: Scene) -> None:
     scene.server.fields |= {"name": "n", "requestCpu": 2}
     scene.server.jobs[JOB] = Done(None)
     done = await scene.mend(begun=earlier("name", "requestCpu"))
-    assert (done.done, scene.server.puts, scene.mended()) == ({"a"}, [], [["name", "requestCpu"]])
+    assert (done.done, scene.server.puts, scene.updated_fields()) == ({"a"}, [], [["name", "requestCpu"]])
 
 
 async def test_a_put_unknown_to_the_server_is_repeated_under_its_job_uuid(scene: Scene) -> None:
@@ -165,7 +165,7 @@ async def test_a_field_the_server_ignores_is_left(scene: Scene) -> None:
     done = await scene.mend()
     assert (done.done, len(scene.server.puts)) == (set(), 1)
     assert "not updated" in done.left["a"]
-    assert scene.mended() == []
+    assert scene.updated_fields() == []
 
 
 @pytest.mark.parametrize(("age", "puts"), [(60.0, 0), (4000.0, 1)])

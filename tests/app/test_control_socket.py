@@ -63,8 +63,8 @@ async def test_the_socket_is_found_at_a_long_path(name: str, depth: int, tmp_pat
             (made,) = folder.glob(".zclone-*")
             assert made.stat().st_mode & 0o777 == 0o600
         in_force = {"rate": rate, "concurrency": 8, "paused": False, "draining": False}
-        told = {"stopping": False, "calls": 7, "waves": [1, 5], "rate_in_force": rate}
-        assert answer == {**in_force, **told, "note": ""}
+        status = {"stopping": False, "calls": 7, "waves": [1, 5], "rate_in_force": rate}
+        assert answer == {**in_force, **status, "note": ""}
         with socket.socket(socket.AF_UNIX) as left, control.socket_address(scene.path) as address:
             left.bind(address)
 
@@ -159,9 +159,9 @@ async def test_a_run_continues_without_a_socket(tmp_path: Path, monkeypatch: pyt
     def refuse(_manifest: Path) -> socket.socket:
         raise OSError(95, "Operation not supported")
 
-    told: list[str] = []
+    warnings: list[str] = []
     monkeypatch.setattr(control_server, "_bind", refuse)
-    monkeypatch.setattr(control_server, "warn", told.extend)
+    monkeypatch.setattr(control_server, "warn", warnings.extend)
     async with Scene(tmp_path / "m.jsonl").listening():
         pass
-    assert "Operation not supported" in told[0]
+    assert "Operation not supported" in warnings[0]

@@ -28,7 +28,7 @@ def _every_level() -> Iterator[None]:
     structlog.configure(**before)
 
 
-class Paper:
+class AcceptingJournal:
     """A journal that accepts everything."""
 
     async def commit(self, record: Record) -> None: ...
@@ -38,7 +38,7 @@ class Paper:
     def note_hand_over(self, line: HandOverRecord) -> None: ...
 
 
-class Heard:
+class Listener:
     """A listener that keeps what it gets."""
 
     def __init__(self) -> None:
@@ -49,13 +49,15 @@ class Heard:
         self.settled.append((record, sent_at, api_job))
 
 
-def told(*records: Record) -> tuple[list[Any], Heard]:
-    heard = Heard()
+def log_records(*records: Record) -> tuple[list[Any], Listener]:
+    listener = Listener()
     with capture_logs() as lines:
-        journal = LoggingJournal(Paper(), failed=heard.failed.append, settled=heard.settle, open_before=())
+        journal = LoggingJournal(
+            AcceptingJournal(), failed=listener.failed.append, settled=listener.settle, open_before=()
+        )
         for record in records:
             journal.note(record)
-    return lines, heard
+    return lines, listener
 
 
 def test_a_settled_clone_logs_one_line() -> None:
@@ -63,23 +65,23 @@ def test_a_settled_clone_logs_one_line() -> None:
     again = Record(State.SENT, "key", SENT.at + 2, 2, UUID, UUID, "f" * 32, UUID)
     accepted = Record(State.ACCEPTED, "key", SENT.at + 3, 2)
     cloned = Record(State.CLONED, "key", SENT.at + 4.3336, 2, clone_uuid=UUID)
-    (first, second, line), heard = told(SENT, again, accepted, cloned)
+    (first, second, line), listener = log_records(SENT, again, accepted, cloned)
     assert first == {"event": "clone.sent", "log_level": "debug", "key": "key", "attempt": 1, "api_job": UUID[:8]}
     assert (second["attempt"], second["api_job"]) == (2, "f" * 8)
     about = {"key": "key", "state": "cloned", "attempts": 2, "api_job": "f" * 8, "clone_uuid": UUID, "seconds": 4.334}
     assert line == {"event": "clone.settled", "log_level": "info", **about}
     assert list(line)[: len(about)] == list(about)
-    assert heard.settled == [(cloned, SENT.at, "f" * 8)]
-    assert heard.failed == []
+    assert listener.settled == [(cloned, SENT.at, "f" * 8)]
+    assert listener.failed == []
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE])
 def test_a_target_without_a_clone_logs_a_warning(state: State) -> None:
     """The warning has the server's words; a target that was never sent has no seconds."""
     failed = Record(state, "key", 1.0, 1, error_code="SYS.1003", error="no such source")
-    (line,), heard = told(failed)
+    (line,), listener = log_records(failed)
     about = {"key": "key", "state": state.value, "attempts": 1, "error_code": "SYS.1003"}
     about["error"] = with_hint("SYS.1003", "no such source") or ""
     assert line == {"event": "clone.settled", "log_level": "warning", **about}
-    assert heard.failed == [failed]
-    assert heard.settled == [(failed, None, "")]
+    assert listener.failed == [failed]
+    assert listener.settled == [(failed, None, "")]

@@ -95,11 +95,11 @@ def test_no_server_delays_a_run(
     monkeypatch.setattr(reports, "_TIMEOUT", 0.3)
     with listener(talk) as (url, seen):
         reports.ping(f"{url}/s3cret", "start")
-        said = capsys.readouterr().err
+        output = capsys.readouterr().err
     assert len(seen) == 1
-    assert said.startswith("the ping start was not delivered: ")
-    assert said.count("\n") == 1
-    assert "s3cret" not in said
+    assert output.startswith("the ping start was not delivered: ")
+    assert output.count("\n") == 1
+    assert "s3cret" not in output
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -143,21 +143,21 @@ def test_a_failure_says_why(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     """A refused connection, an error status, silence, a certificate and a non-HTTP answer have different messages."""
     monkeypatch.setattr(reports, "_TIMEOUT", 2.0)
 
-    def told(url: str) -> str:
+    def reason_of(url: str) -> str:
         reports.ping(f"{url}/s3cret", "0")
-        said = capsys.readouterr().err
-        assert "s3cret" not in said
-        return said.removeprefix("the ping 0 was not delivered: ").strip()
+        output = capsys.readouterr().err
+        assert "s3cret" not in output
+        return output.removeprefix("the ping 0 was not delivered: ").strip()
 
     def is_absent(connection: socket.socket, _over: threading.Event) -> None:
         connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
-    assert told(refused()) == os.strerror(errno.ECONNREFUSED)
+    assert reason_of(refused()) == os.strerror(errno.ECONNREFUSED)
     with listener(is_absent) as (url, _):
-        assert told(url) == "HTTP status 404"
+        assert reason_of(url) == "HTTP status 404"
     with listener(is_no_http) as (url, _):
-        assert told(url).startswith("the answer is not HTTP")
-    assert told("http://[::1") == "the url is not usable"
+        assert reason_of(url).startswith("the answer is not HTTP")
+    assert reason_of("http://[::1") == "the url is not usable"
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -171,5 +171,5 @@ def test_a_failure_says_why(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert told(f"https://127.0.0.1:{server.getsockname()[1]}").startswith("the certificate is not valid: ")
+        assert reason_of(f"https://127.0.0.1:{server.getsockname()[1]}").startswith("the certificate is not valid: ")
         thread.join()

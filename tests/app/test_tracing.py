@@ -15,7 +15,7 @@ from opentelemetry.trace import StatusCode
 from batch.app.journal import LoggingJournal
 from batch.app.tracing import Tracing
 from batch.model import Intent, Record, State
-from tests.app.test_journal import Paper
+from tests.app.test_journal import AcceptingJournal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def attributes(span: ReadableSpan) -> dict[str, object]:
 async def test_each_settled_clone_is_one_span(exporter: InMemorySpanExporter) -> None:
     """A span lasts from first POST to end, its status and attributes are the record's, job uuids are shortened."""
     with Tracing(tracer_to(exporter), job="nightly", run="r1") as tracing:
-        journal = LoggingJournal(Paper(), failed=lambda _: None, settled=tracing.settled, open_before=())
+        journal = LoggingJournal(AcceptingJournal(), failed=lambda _: None, settled=tracing.settled, open_before=())
         journal.note(sent("a", AT))
         journal.note(sent("b", AT + 1))
         journal.note(sent("a", AT + 5, attempt=2))
@@ -96,7 +96,9 @@ async def test_a_resumed_clones_span_begins_with_its_first_post(exporter: InMemo
     """What an earlier process sent begins at the time that process recorded."""
     before = Intent("a", State.ACCEPTED, "source", "r" * 32, "d" * 32, 1, JOB_UUID, AT + 2, AT)
     with Tracing(tracer_to(exporter), job="nightly", run="r1") as tracing:
-        journal = LoggingJournal(Paper(), failed=lambda _: None, settled=tracing.settled, open_before=[before])
+        journal = LoggingJournal(
+            AcceptingJournal(), failed=lambda _: None, settled=tracing.settled, open_before=[before]
+        )
         journal.note(Record(State.CLONED, "a", AT + 9, 1))
     (span,) = exporter.get_finished_spans()
     assert span.start_time == int(AT * 1e9)

@@ -14,9 +14,9 @@ def main() -> None:
     parser.add_argument("name", choices=names)
     parser.add_argument("sizes", nargs="*", type=int, help="what a size is, the benchmark's first lines say")
     parser.add_argument("--rounds", type=int, help="medians are taken over so many interleaved rounds")
-    asked = parser.parse_intermixed_args()
-    given = {name: value for name, value in (("rounds", asked.rounds), ("sizes", asked.sizes)) if value}
-    import_module(f"tests.benchmarks.{asked.name}").main(**given)
+    arguments = parser.parse_intermixed_args()
+    given = {name: value for name, value in (("rounds", arguments.rounds), ("sizes", arguments.sizes)) if value}
+    import_module(f"tests.benchmarks.{arguments.name}").main(**given)
 
 
 main()

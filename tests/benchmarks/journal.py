@@ -68,13 +68,13 @@ def journal(workers: int, clones: int = CLONES, *, pause: float = 0.0) -> Commit
         manifest = open_manifest(path, Header("j", "r", "u", simulated=False))
         keys = [f"{number:032x}" for number in range(clones)]
         await manifest.write_plan(Plan("j", "r", "d", clones, lambda: iter(())), zip(keys, keys, strict=True))
-        began, spent = time.perf_counter(), time.process_time()
+        began, processor_time = time.perf_counter(), time.process_time()
         left = iter(keys)
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(worker(manifest, left))
         await manifest.close(0)
-        return Commits(clones, time.perf_counter() - began, time.process_time() - spent, sorted(waits))
+        return Commits(clones, time.perf_counter() - began, time.process_time() - processor_time, sorted(waits))
 
     with tempfile.TemporaryDirectory() as name:
         return run(work(Path(name, "manifest.jsonl")))
@@ -85,13 +85,13 @@ def disk(workers: int, clones: int = CLONES) -> Commits:
     waits = []
     with tempfile.TemporaryDirectory() as name:
         handle = os.open(Path(name, "f"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        began, spent = time.perf_counter(), time.process_time()
+        began, processor_time = time.perf_counter(), time.process_time()
         for _ in range(clones // workers):
             at = time.perf_counter()
             os.write(handle, b"x" * (_LINES * workers))
             os.fdatasync(handle)
             waits.append(time.perf_counter() - at)
-        ended = Commits(clones, time.perf_counter() - began, time.process_time() - spent, sorted(waits))
+        ended = Commits(clones, time.perf_counter() - began, time.process_time() - processor_time, sorted(waits))
         os.close(handle)
     return ended
 

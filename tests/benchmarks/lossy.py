@@ -57,11 +57,11 @@ def measure(command: list[str], clones: int) -> Result:
             write_job(folder, clones, rate=f"{RATE:.0f}/s", concurrency=PLACES)
             write_requests(folder, server.url)
             filled = [part.replace("{url}", server.url) for part in command]
-            spent = spend(filled, cwd=folder, env=settings(folder, server.url), expected=None)
+            cost = spend(filled, cwd=folder, env=settings(folder, server.url), expected=None)
             books = server.ledger()
     made: Counter[str] = Counter(books["clones_per_source"])
     calls = sum(books["calls"].values()) / clones
-    return Result(spent.seconds, calls, made.total() - len(made), clones - len(made), spent.exit_code)
+    return Result(cost.seconds, calls, made.total() - len(made), clones - len(made), cost.exit_code)
 
 
 def contenders(clones: int) -> dict[str, Callable[[], Result]]:

@@ -104,12 +104,12 @@ def process(command: list[str], span: tuple[float, float], rate: float, places: 
             write_job(folder, clones, rate=f"{rate:.0f}/s", concurrency=places)
             write_requests(folder, server.url)
             filled = [part.replace("{url}", server.url) for part in command]
-            spent = spend(filled, cwd=folder, env=settings(folder, server.url))
+            cost = spend(filled, cwd=folder, env=settings(folder, server.url))
             books = server.ledger()
     if books["clones_made"] != clones:
         raise RuntimeError(f"{books['clones_made']} clones for {clones} targets")
     whole = bound(sum(span) / 2, span[1], clones=clones, rate=rate, places=places)
-    return Result(spent.seconds, whole, sum(books["calls"].values()) / clones)
+    return Result(cost.seconds, whole, sum(books["calls"].values()) / clones)
 
 
 def scripts(rate: float, places: int, *, tries: int) -> dict[str, list[str]]:

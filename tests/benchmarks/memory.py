@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.plan import lists, write_list, write_rows
-from tests.benchmarks.stage.processes import Spent, light_server, run_job, settings, spend, zclone
+from tests.benchmarks.stage.processes import ProcessCost, light_server, run_job, settings, spend, zclone
 from tests.benchmarks.stage.rounds import Table, interleaved, middle
 from tests.benchmarks.throughput import FASTEST
 
@@ -19,18 +19,18 @@ SIZES = (10_000, 100_000, 1_000_000)
 _LIMITS = ("--rate", FASTEST, "--concurrency", "64")
 
 
-def run(write: Callable[[Path, int], None], targets: int) -> Spent:
+def run(write: Callable[[Path, int], None], targets: int) -> ProcessCost:
     """Clone every target of the job that ``write`` makes."""
     with tempfile.TemporaryDirectory() as name, light_server() as server:
         folder = Path(name)
         write(folder, targets)
-        spent = spend(run_job(*_LIMITS), cwd=folder, env=settings(folder, server.url))
+        cost = spend(run_job(*_LIMITS), cwd=folder, env=settings(folder, server.url))
         if server.figures().posts != targets:
             raise RuntimeError("not every target was sent")
-    return spent
+    return cost
 
 
-def refuse(targets: int) -> Spent:
+def refuse(targets: int) -> ProcessCost:
     """Let ``validate`` find that the last row duplicates the first."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -44,7 +44,7 @@ def refuse(targets: int) -> Spent:
 
 def main(rounds: int = 5, sizes: Sequence[int] = SIZES) -> None:
     """Print two rows per size (targets), and one for each YAML list."""
-    contenders: dict[str, Callable[[], Spent]] = {}
+    contenders: dict[str, Callable[[], ProcessCost]] = {}
     for size in sizes:
         contenders[f"run, {size} JSON lines"] = partial(run, write_rows, size)
         contenders[f"doubled key found, {size} lines"] = partial(refuse, size)

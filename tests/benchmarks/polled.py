@@ -29,11 +29,11 @@ def measure(command: Callable[[str], list[str]], targets: int) -> Result:
     with tempfile.TemporaryDirectory() as name, light_server(JOB_SECONDS) as server:
         folder = Path(name)
         write_job(folder, targets, rate=FASTEST, concurrency=WORKERS)
-        spent = spend(command(server.url), cwd=folder, env=settings(folder, server.url))
+        process_cost = spend(command(server.url), cwd=folder, env=settings(folder, server.url))
         seen = server.figures()
     if len(seen.late) < targets:
         raise RuntimeError(f"{len(seen.late)} ends seen of {targets} targets")
-    return Result(spent, seen)
+    return Result(process_cost, seen)
 
 
 def rate(one: Result) -> float:

@@ -51,9 +51,9 @@ def _run(rate: int, targets: int, *, extras: bool) -> Steady:
     with tempfile.TemporaryDirectory() as name, light_server(JOB_SECONDS) as server:
         folder = Path(name)
         write_job(folder, targets, rate=f"{rate}/s", concurrency=2 * rate)
-        spent = spend(run_job(), cwd=folder, env=settings(folder, server.url, extras=extras))
+        cost = spend(run_job(), cwd=folder, env=settings(folder, server.url, extras=extras))
         seen = server.figures()
-    return Steady(spent.processor, spent.seconds, seen.posts + seen.polls)
+    return Steady(cost.processor, cost.seconds, seen.posts + seen.polls)
 
 
 def main(rounds: int = 3, sizes: Sequence[int] = SIZES) -> None:

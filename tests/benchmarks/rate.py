@@ -51,10 +51,10 @@ def measure(rate: float, waiters: int, seconds: float = SECONDS) -> Kept:
             waiter.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    spent = time.process_time()
+    processor_time = time.process_time()
     run(work())
-    spent = time.process_time() - spent
-    return Kept(reached(passed, rate), fullest_second(passed), spent / seconds)
+    processor_time = time.process_time() - processor_time
+    return Kept(reached(passed, rate), fullest_second(passed), processor_time / seconds)
 
 
 def reached(times: Sequence[float], rate: float) -> float:
@@ -89,8 +89,8 @@ def main(rounds: int = 5, sizes: Sequence[float] = SIZES) -> None:
         for waiters in WAITERS
     }
     named = {f"{rate}/s, {waiters}": contender for (rate, waiters), contender in contenders.items()}
-    asked = dict(zip(named, (rate for rate, _ in contenders), strict=True))
+    rates = dict(zip(named, (rate for rate, _ in contenders), strict=True))
     for name, found in interleaved(named, rounds).items():
         worst = max(one.worst for one in found)
         mean, core = middle(found, lambda one: one.mean), middle(found, lambda one: one.processor)
-        table.row(name, f"{mean:.3f}", worst, worst - asked[name], f"{core:.1%}")
+        table.row(name, f"{mean:.3f}", worst, worst - rates[name], f"{core:.1%}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.stage.manifests import URL, write_finished
-from tests.benchmarks.stage.processes import Spent, run_job, settings, spend, zclone
+from tests.benchmarks.stage.processes import ProcessCost, run_job, settings, spend, zclone
 from tests.benchmarks.stage.rounds import Table, interleaved, middle
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SIZES = (10_000, 100_000, 1_000_000)
 
 
-def commands(folder: Path) -> dict[str, Callable[[], Spent]]:
+def commands(folder: Path) -> dict[str, Callable[[], ProcessCost]]:
     """Return the commands to measure on the manifest in ``folder``."""
     env = settings(folder, URL)
     return {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.stage.manifests import URL, write_finished
-from tests.benchmarks.stage.processes import Spent, run_job, settings, spend, zclone
+from tests.benchmarks.stage.processes import ProcessCost, run_job, settings, spend, zclone
 from tests.benchmarks.stage.rounds import Table, interleaved, middle
 from tests.crash.stage import write_job
 
@@ -37,9 +37,9 @@ ON_A_MANIFEST = {
 }
 
 
-def commands(small: Path, large: Path) -> dict[str, Callable[[], Spent]]:
+def commands(small: Path, large: Path) -> dict[str, Callable[[], ProcessCost]]:
     """Return the commands to measure: a job in one folder, a finished run in the other."""
-    made: dict[str, Callable[[], Spent]] = {}
+    made: dict[str, Callable[[], ProcessCost]] = {}
     made["python -c pass"] = partial(spend, [sys.executable, "-c", "pass"], cwd=small, env=settings(small))
     for name, arguments in ON_A_JOB.items():
         made[name] = partial(spend, zclone(*arguments), cwd=small, env=settings(small))

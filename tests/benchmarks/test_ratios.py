@@ -50,12 +50,12 @@ def test_a_run_at_the_servers_limit_leaves_the_core_to_others() -> None:
     assert processor.measure(200).core < 1 / 3
 
 
-@pytest.mark.parametrize(("asked", "waiters"), [(7.5, 1), (10, 8), (40, 64), (200, 512)])
-def test_the_rate_is_reached_and_never_exceeded(asked: float, waiters: int) -> None:
+@pytest.mark.parametrize(("set_rate", "waiters"), [(7.5, 1), (10, 8), (40, 64), (200, 512)])
+def test_the_rate_is_reached_and_never_exceeded(set_rate: float, waiters: int) -> None:
     """The gate reaches at least 0.97 of the set rate, and exceeds it in no second by more than one call."""
-    kept = rate.measure(asked, waiters, 3.0)
+    kept = rate.measure(set_rate, waiters, 3.0)
     assert kept.mean > 0.97
-    assert kept.worst <= int(asked) + 1
+    assert kept.worst <= int(set_rate) + 1
 
 
 def test_records_share_their_commits() -> None:

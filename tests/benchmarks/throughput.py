@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch.jobfile.units import MAX_RATE
-from tests.benchmarks.stage.processes import Figures, Spent, light_server, run_job, settings, spend
+from tests.benchmarks.stage.processes import Figures, ProcessCost, light_server, run_job, settings, spend
 from tests.benchmarks.stage.rounds import Table, interleaved, middle, ratio
 from tests.crash.stage import SESSION, write_job
 
@@ -37,7 +37,7 @@ _CURL = ["curl", "-sf", "-o", "/dev/null", "-X", "POST", "-H", "Content-Type: ap
 class Result:
     """One contender's round."""
 
-    spent: Spent
+    spent: ProcessCost
     seen: Figures
 
     @property

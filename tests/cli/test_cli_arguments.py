@@ -70,7 +70,7 @@ def test_words_are_read_as_typer_reads_them(name: str) -> None:
 
 
 def outcomes(param: Any, ctx: Any) -> list[object]:
-    """Return what becomes of some words and of the default: a value or the error's text."""
+    """Return the result of some words and of the default: a value or the error's text."""
     found: list[object] = []
     for word in ("a b", "", "7", *(param.metavar or "").split("|"), param.default):
         value = (word,) if isinstance(word, str) and (param.multiple or param.nargs == -1) else word

@@ -156,11 +156,11 @@ def test_shards_make_the_whole(tmp_path: Path, zclone: Run) -> None:
 @pytest.fixture
 def pings() -> Iterator[tuple[str, list[str]]]:
     """Run a dead man's switch; yield its url and the pings it received."""
-    told: list[str] = []
+    received: list[str] = []
 
     class Switch(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(self.path)
+            received.append(self.path)
             self.send_response(200)
             self.end_headers()
 
@@ -170,7 +170,7 @@ def pings() -> Iterator[tuple[str, list[str]]]:
     server = http.server.HTTPServer(("127.0.0.1", 0), Switch)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/ping/x", told
+    yield f"http://127.0.0.1:{server.server_address[1]}/ping/x", received
     server.shutdown()
     thread.join()
     server.server_close()
@@ -179,10 +179,10 @@ def pings() -> Iterator[tuple[str, list[str]]]:
 def test_a_run_leaves_pings_metrics_and_a_report(tmp_path: Path, zclone: Run, pings: tuple[str, list[str]]) -> None:
     """A run pings its start and its exit code, and writes metrics and a report, also if targets failed."""
     write(tmp_path, fails=1)
-    url, told = pings
+    url, received = pings
     flags = ("--ping-url", url, "--metrics-file", "z.prom", "--report", "r.json")
     assert zclone("run", "job.yaml", "--simulate=f.yaml", *flags).returncode == 3
-    assert told == ["/ping/x/start", "/ping/x/3"]
+    assert received == ["/ping/x/start", "/ping/x/3"]
     values = samples(tmp_path / "z.prom")
     assert values["zclone_running", None] == 0
     assert START in {name for name, _ in values}
@@ -203,12 +203,12 @@ def test_failing_outputs_do_not_change_the_exit_code(tmp_path: Path, child_env: 
         text=True,
     ) as run:
         assert run.stderr is not None
-        said: list[str] = []
-        while not said or "clone.settled" not in said[-1]:
+        messages: list[str] = []
+        while not messages or "clone.settled" not in messages[-1]:
             assert run.poll() is None
-            said.append(run.stderr.readline())
+            messages.append(run.stderr.readline())
         (tmp_path / "r.html").mkdir()
-        text = "".join([*said, run.stderr.read()])
+        text = "".join([*messages, run.stderr.read()])
     assert run.returncode == 0
     assert "the ping start was not delivered" in text
     assert "r.html: is not a regular file" in text

@@ -96,9 +96,9 @@ def test_a_node_that_cannot_start_says_why(job: Path, zclone: Run, tmp_path: Pat
     (tmp_path / "job.simulated.node.jsonl").write_text(state + "\n", encoding="utf-8")
     refused = zclone("run", "--simulate=quick.yaml", job)
     assert refused.returncode == 1
-    (said,) = [line for line in refused.stderr.splitlines() if line.startswith("zclone: ")]
-    assert said.startswith("zclone: the embedded node did not start: job.simulated.node.jsonl:")
-    assert reason in said
+    (output,) = [line for line in refused.stderr.splitlines() if line.startswith("zclone: ")]
+    assert output.startswith("zclone: the embedded node did not start: job.simulated.node.jsonl:")
+    assert reason in output
 
 
 def test_a_locked_manifest_is_left_alone(job: Path, zclone: Run, tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_the_first_signal_shuts_down_cleanly(
     process = start("run", "--simulate=quick.yaml", "--rate", "2/s", "job.yaml")
     read_until(process, "clone.settled")
     process.send_signal(getattr(signal, name))
-    _, said = process.communicate(timeout=200)
+    _, output = process.communicate(timeout=200)
     assert process.returncode == 4
-    assert "zclone run --simulate=quick.yaml --rate 2/s job.yaml" in said
-    stopping = next(line for line in said.splitlines() if line.startswith("Stopping: "))
+    assert "zclone run --simulate=quick.yaml --rate 2/s job.yaml" in output
+    stopping = next(line for line in output.splitlines() if line.startswith("Stopping: "))
     again = "Ctrl-C again to leave now." if name == "SIGINT" else f"({name}; a second signal leaves now.)"
     assert re.fullmatch(
         r"Stopping: (no clone is in flight|waiting up to 30 s for \d+ clones?)\. " + re.escape(again), stopping
@@ -144,9 +144,9 @@ def test_rows_that_change_during_a_run_shut_it_down_cleanly(
     process = start("run", "--simulate=quick.yaml", "job.yaml")
     read_until(process, "clone.settled")
     os.utime(rows, (1.0, 1.0))
-    _, said = process.communicate(timeout=200)
+    _, output = process.communicate(timeout=200)
     assert process.returncode == 4
-    assert f"{rows.name}:1:1: was changed while the run was reading it" in said
+    assert f"{rows.name}:1:1: was changed while the run was reading it" in output
     found = states(tmp_path / MANIFEST)
     assert found["cloned"]
     assert not {"sent", "accepted"} & set(found)
@@ -186,9 +186,9 @@ def test_edited_targets_that_are_cloned_are_reported_and_stay(job: Path, zclone:
     refused = zclone("run", "--simulate=quick.yaml", "--strict", job)
     assert refused.returncode == 2
     assert SOURCES[0] in refused.stderr
-    told = zclone("run", "--simulate=quick.yaml", job)
-    assert told.returncode == 0, told.stderr
-    assert told.stderr.count("4 clones were made before the job file was changed and stay as they were made") == 1
+    answer = zclone("run", "--simulate=quick.yaml", job)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr.count("4 clones were made before the job file was changed and stay as they were made") == 1
     assert (tmp_path / MANIFEST).read_bytes() == before
     write_job(job, SOURCES[:5], params="{requestCpu: 9}")
     assert zclone("run", "--simulate=quick.yaml", job).returncode == 0

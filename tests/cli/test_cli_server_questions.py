@@ -75,9 +75,9 @@ def test_doctor_reports_and_changes_nothing(
     """`doctor` reports settings, credentials, version, permission and clock, without a call that changes anything."""
     ledger = serve(1, version="5.3.40")
     assert run_command(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "warn version: 5.3.40, too old for supportDistributed, containerCommand" in told
-    assert [line.split(":")[0] for line in told.splitlines() if line.startswith("ok")] == [
+    output = capsys.readouterr().out
+    assert "warn version: 5.3.40, too old for supportDistributed, containerCommand" in output
+    assert [line.split(":")[0] for line in output.splitlines() if line.startswith("ok")] == [
         "ok   settings",
         "ok   reachable, credentials accepted",
         "ok   CloneModelService",
@@ -86,7 +86,7 @@ def test_doctor_reports_and_changes_nothing(
     ]
     assert ledger()["clones_made"] == 0
     assert "submit" not in ledger()["calls"]
-    assert SESSION not in told
+    assert SESSION not in output
 
 
 @pytest.mark.usefixtures("folder")
@@ -110,10 +110,10 @@ def test_a_plan_is_checked_against_the_server(
     params = "{containerCommand: x}"
     job.write_text(f"{HEAD}  - {uuid_of(0)}\n  - {{uuid: {uuid_of(7)}, params: {params}}}\n", encoding="utf-8")
     assert run_command(["plan", "job.yaml"]) == 2
-    told = capsys.readouterr().err
-    assert f"job.yaml:5:5: targets[1]: the source {uuid_of(7)} does not exist on the server" in told
-    assert "targets[1].params.containerCommand: containerCommand needs ZStack 5.5.22" in told
-    assert "^" in told
+    output = capsys.readouterr().err
+    assert f"job.yaml:5:5: targets[1]: the source {uuid_of(7)} does not exist on the server" in output
+    assert "targets[1].params.containerCommand: containerCommand needs ZStack 5.5.22" in output
+    assert "^" in output
     assert run_command(["run", "job.yaml", "--progress", "none"]) == 2
     assert "containerCommand needs ZStack 5.5.22" in capsys.readouterr().err
     assert "submit" not in ledger()["calls"]
@@ -134,11 +134,11 @@ def test_warnings_go_to_stderr(
     monkeypatch.setenv("ZSTACK_SESION_ID", "x")
     (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(0)}\n", encoding="utf-8")
     assert run_command(command) == 0
-    told = capsys.readouterr()
-    assert "warning: in clear" in told.err
-    assert "did you mean ZSTACK_SESSION_ID" in told.out + told.err
-    assert "operator.warned" not in told.out
-    assert command[0] == "doctor" or "in clear" not in told.out
+    output = capsys.readouterr()
+    assert "warning: in clear" in output.err
+    assert "did you mean ZSTACK_SESSION_ID" in output.out + output.err
+    assert "operator.warned" not in output.out
+    assert command[0] == "doctor" or "in clear" not in output.out
 
 
 def test_fields_the_server_resets_are_reported(
@@ -155,10 +155,10 @@ def test_fields_the_server_resets_are_reported(
     targets = f"  - {uuid_of(0)}\n  - {{uuid: {uuid_of(1)}, keep: [size]}}\n  - {{uuid: {uuid_of(1)}, id: b}}\n"
     (folder / "job.yaml").write_text(HEAD + targets, encoding="utf-8")
     assert run_command(["plan", "job.yaml", "--details"]) == 0
-    told = capsys.readouterr()
-    assert told.out.count("    system: true -> false  (reset by the server: `keep` copies it)") == 2
-    assert told.out.count("    size: 5 -> 0  (reset") == 1
-    assert "warning: 2 clones lose the source's size or system: `keep: [size, system]` copies them" in told.err
+    output = capsys.readouterr()
+    assert output.out.count("    system: true -> false  (reset by the server: `keep` copies it)") == 2
+    assert output.out.count("    size: 5 -> 0  (reset") == 1
+    assert "warning: 2 clones lose the source's size or system: `keep: [size, system]` copies them" in output.err
     assert run_command(["plan", "job.yaml", "-o", "json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     jsonschema.Draft7Validator(plan_schema()).validate(shown)
@@ -191,22 +191,22 @@ def test_sources_of_other_accounts_are_reported_with_their_place(
     rows = [uuid_of(0), uuid_of(1), f"{{uuid: '{uuid_of(1)}', id: twice}}", uuid_of(3)]
     (folder / "job.yaml").write_text(HEAD + "".join(f"  - {row}\n" for row in rows), encoding="utf-8")
     assert run_command(["plan", "job.yaml"]) == 0
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     admin = f"its clone will belong to yours, 'admin' ({ADMIN_UUID})"
-    assert f"job.yaml:4:5: targets[0]: warning: the source {uuid_of(0)} belongs to account 'tenant'" in told
-    assert f"job.yaml:5:5: targets[1]: warning: the source {uuid_of(1)} belongs to account 'other'" in told
-    assert (told.count(admin), told.count(": warning: the source")) == (2, 2)
+    assert f"job.yaml:4:5: targets[0]: warning: the source {uuid_of(0)} belongs to account 'tenant'" in output
+    assert f"job.yaml:5:5: targets[1]: warning: the source {uuid_of(1)} belongs to account 'other'" in output
+    assert (output.count(admin), output.count(": warning: the source")) == (2, 2)
     monkeypatch.delenv("ZSTACK_SESSION_ID")
     monkeypatch.setenv("ZSTACK_ACCOUNT", "tenant")
     monkeypatch.setenv("ZSTACK_PASSWORD", "p")
     assert run_command(["plan", "job.yaml"]) == 0
-    told = capsys.readouterr().err
-    assert told.count("its clone will belong to yours, 'tenant'") == 2
-    assert uuid_of(0) not in told
+    output = capsys.readouterr().err
+    assert output.count("its clone will belong to yours, 'tenant'") == 2
+    assert uuid_of(0) not in output
     (folder / "job.yaml").write_text(f"{HEAD}  - {uuid_of(2)}\n", encoding="utf-8")
     assert run_command(["plan", "job.yaml"]) == 2
-    told = capsys.readouterr().err
-    assert f"targets[0]: the source {uuid_of(2)} does not exist on the server, or this account may not see it" in told
+    output = capsys.readouterr().err
+    assert f"targets[0]: the source {uuid_of(2)} does not exist on the server, or this account may not see it" in output
     monkeypatch.setenv("ZSTACK_ACCOUNT", "other")
     assert run_command(["plan", "job.yaml"]) == 0
     assert "warning: the owners of the sources are not known: GetResourceAccount" in capsys.readouterr().err
@@ -246,8 +246,8 @@ def test_a_plan_explains_each_parameter(
     )
     (folder / "job.yaml").write_text(text, encoding="utf-8")
     assert run_command(["plan", "job.yaml", "-o", "json"]) == 0
-    told = capsys.readouterr()
-    shown = json.loads(told.out)
+    output = capsys.readouterr()
+    shown = json.loads(output.out)
     jsonschema.Draft7Validator(plan_schema()).validate(shown)
     first = shown["clones"][0]
     assert {name: found["layer"] for name, found in first["set_by"].items()} == {
@@ -258,8 +258,8 @@ def test_a_plan_explains_each_parameter(
     assert first["set_by"]["requestCpu"]["line"] == 4
     assert [name for name, found in first["set_by"].items() if found["rendered"]] == ["name"]
     assert first["source_differs"]["name"] == "qwen-0"
-    assert "several clones get the same name: qwen-0-x" in told.err
-    assert "does NOT fit the deadline" in told.err
+    assert "several clones get the same name: qwen-0-x" in output.err
+    assert "does NOT fit the deadline" in output.err
     assert run_command(["plan", "job.yaml", "--details"]) == 0
     assert '    name: "qwen-0" -> "qwen-0-x"  (target, rendered, job.yaml:6:' in capsys.readouterr().out
 
@@ -269,9 +269,9 @@ def test_a_plan_without_an_endpoint(folder: Path, capsys: pytest.CaptureFixture[
     twins = "".join(f"  - {{uuid: {uuid_of(number)}, params: {{name: same}}}}\n" for number in range(2))
     (folder / "job.yaml").write_text(HEAD + twins, encoding="utf-8")
     assert run_command(["plan", "job.yaml"]) == 0
-    told = capsys.readouterr().err
-    assert "are not checked" in told
-    assert "warning: several clones get the same name: same" in told
+    output = capsys.readouterr().err
+    assert "are not checked" in output
+    assert "warning: several clones get the same name: same" in output
     (folder / "job.yaml").write_text(f"{HEAD}  - {{query: [name=a]}}\n", encoding="utf-8")
     assert run_command(["plan", "job.yaml"]) == 2
     assert "the plan needs the server" in capsys.readouterr().err

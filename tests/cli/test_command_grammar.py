@@ -74,12 +74,12 @@ def test_an_invalid_choice_is_refused_in_one_line(words: str, capsys: pytest.Cap
     """An invalid value is refused with the option and its valid values."""
     name, flag = words.split()
     assert run_command([name, "job.yaml", flag, "nope"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"zclone: {flag}: 'nope' is not one of ")
+    output = capsys.readouterr().err
+    assert output.startswith(f"zclone: {flag}: 'nope' is not one of ")
     takes = COMMANDS[name]
     known = next(param.metavar for param in takes.params if flag in param.opts)
     if known != "STATE":
-        assert said.strip().endswith(", ".join(known.split("|")))
+        assert output.strip().endswith(", ".join(known.split("|")))
 
 
 @pytest.mark.parametrize("path", [".", "/"])

@@ -89,11 +89,11 @@ def test_the_node_sees_each_command_obeyed_at_once(
     operator = Operator(zclone, env)
     with start(tmp_path, child_env | env) as process:
         until(lambda: submits(env) > 40)
-        slow, said = operator.order("rate=5/s")
-        assert said == "5 calls/s, 32 in flight at most"
+        slow, answer = operator.order("rate=5/s")
+        assert answer == "5 calls/s, 32 in flight at most"
         assert 1 <= calls(env, slow + 1, slow + 7) <= 6 * 5 + 1
-        paused, said = operator.order("pause")
-        assert said == "5 calls/s, 32 in flight at most, paused"
+        paused, answer = operator.order("pause")
+        assert answer == "5 calls/s, 32 in flight at most, paused"
         assert calls(env, paused + 1, paused + 4, "submit") == 0
         until(lambda: summary(tmp_path / MANIFEST).counts[State.ACCEPTED] == 0)
         counts = summary(tmp_path / MANIFEST).counts
@@ -101,17 +101,17 @@ def test_the_node_sees_each_command_obeyed_at_once(
         assert "paused, by zclone control since" in zclone("status", MANIFEST).stdout
         resumed, _ = operator.order("resume", job="job.yaml")
         assert 1 <= calls(env, resumed + 1, resumed + 4) <= 3 * 5 + 1
-        fast, said = operator.order("rate=100/s")
-        assert said == "100 calls/s, 32 in flight at most"
+        fast, answer = operator.order("rate=100/s")
+        assert answer == "100 calls/s, 32 in flight at most"
         assert 3 * 10 < calls(env, fast + 1, fast + 4) <= 3 * 100 + 1
         operator.order("rate=2000/s", "concurrency=64")
         assert process.wait(timeout=400) == 0
     ledger = nodes.ledger(env["ZSTACK_API_URL"])
     assert (ledger["clones_made"], ledger["duplicates"], ledger["calls"]["submit"]) == (2_000, [], 2_000)
-    told = [line["controlled"] for line in lines(tmp_path / MANIFEST) if "controlled" in line]
-    assert told == ["rate=5/s", "pause", "resume", "rate=100/s", "rate=2000/s concurrency=64"]
+    commands = [line["controlled"] for line in lines(tmp_path / MANIFEST) if "controlled" in line]
+    assert commands == ["rate=5/s", "pause", "resume", "rate=100/s", "rate=2000/s concurrency=64"]
     logged = [line["order"] for line in lines(tmp_path / "log.jsonl") if line["event"] == "run.controlled"]
-    assert logged == told
+    assert logged == commands
     for line in lines(tmp_path / MANIFEST):
         jsonschema.validate(line, manifest_schema()) if "controlled" in line else None
 

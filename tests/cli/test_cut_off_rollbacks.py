@@ -1,4 +1,4 @@
-"""A rollback that was cut off: every command then says what it may have deleted, and no run counts that as cloned."""
+"""Every command reports what a rollback that was cut off may have deleted, and no run counts that as cloned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from tests import forkserver, nodes
 from tests.cli.test_parts_and_wholes import live
 from tests.cli.test_rollback import ROLLBACK
-from tests.cli.test_verify import serve, uuid_of, verified, write_job
+from tests.cli.test_verify import serve, uuid_of, verify, write_job
 
 if TYPE_CHECKING:
     import subprocess
@@ -22,12 +22,12 @@ HEAD: Final = "version: 1\nname: j\nlimits: {rate: 1000/s}\ntargets:\n"
 
 
 def fail_deletes(env: dict[str, str], **fault: object) -> None:
-    """Let the fault hit every DELETE."""
+    """Make every DELETE fail with the fault."""
     nodes.control(env["ZSTACK_API_URL"], {"faults": {"version": 1, "faults": [{"on": "delete", **fault}]}})
 
 
 def cut_off(folder: Path, env: dict[str, str], *, until_deleted: bool) -> None:
-    """Kill a rollback once both its DELETEs are on record, or executed."""
+    """Kill a rollback once both its DELETEs are recorded, or executed."""
     manifest = folder / "job.manifest.jsonl"
     with forkserver.start_text(ROLLBACK, cwd=folder, env=env) as process:
         while manifest.read_text(encoding="utf-8").count('{"deleting":') < 2 or (until_deleted and live(env)):
@@ -35,10 +35,10 @@ def cut_off(folder: Path, env: dict[str, str], *, until_deleted: bool) -> None:
         process.kill()
 
 
-def test_what_a_killed_rollback_deleted_is_made_anew(
+def test_clones_deleted_by_a_killed_rollback_are_recreated(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Serve
 ) -> None:
-    """A run after a rollback that was killed does not report deleted clones as cloned: it makes them anew."""
+    """A run after a killed rollback does not report deleted clones as cloned: it recreates them."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2, head=HEAD)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -47,13 +47,13 @@ def test_what_a_killed_rollback_deleted_is_made_anew(
     done = zclone("run", "job.yaml", env=env)
     assert done.returncode == 0, done.stderr
     assert live(env) == [uuid_of(f"t{number}", generation=1) for number in range(2)], done.stderr
-    assert verified(zclone, env=env, exits=0)["counts"]["in-sync"] == 2
+    assert verify(zclone, env=env, exits=0)["counts"]["in-sync"] == 2
 
 
 def test_a_clone_that_may_still_be_deleted_is_not_cloned(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Serve
 ) -> None:
-    """While a DELETE of a killed rollback may arrive, run ends with 4 and verify calls the clone unknown."""
+    """While a DELETE of a killed rollback may arrive, run exits with 4 and verify calls the clone unknown."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2, head=HEAD)
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -62,7 +62,7 @@ def test_a_clone_that_may_still_be_deleted_is_not_cloned(
     held = zclone("run", "job.yaml", env=env)
     assert held.returncode == 4, held.stderr
     assert "whether it deleted t0, t1 is not known yet" in held.stderr
-    assert verified(zclone, env=env, exits=4)["counts"]["unknown"] == 2
+    assert verify(zclone, env=env, exits=4)["counts"]["unknown"] == 2
     assert "2 clones with a DELETE on record" in zclone("status", "job.yaml").stdout
     nodes.tamper(env["ZSTACK_API_URL"], {"delete": live(env)})
     assert zclone("run", "job.yaml", env=env).returncode == 0
@@ -70,7 +70,7 @@ def test_a_clone_that_may_still_be_deleted_is_not_cloned(
 
 
 def test_a_clone_whose_delete_was_refused_is_cloned(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """A refused DELETE has an end: the clone is there, and the run says so."""
+    """A refused DELETE has an end: the clone exists, and the run says so."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 2, head=HEAD)
     assert zclone("run", "job.yaml", env=env).returncode == 0

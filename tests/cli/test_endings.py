@@ -67,7 +67,7 @@ def states(folder: Path) -> Counter[str]:
     return Counter({line["key"]: line["state"] for line in lines(folder) if "state" in line}.values())
 
 
-def told(folder: Path, zclone: Run) -> dict[str, Any]:
+def end_of_run(folder: Path, zclone: Run) -> dict[str, Any]:
     """Return the end as manifest, report, metrics and status report it."""
     assert zclone("report", MANIFEST, "--out", "report.json").returncode == 0
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def test_targets_held_back_by_failures_exit_with_3_and_one_next_step(
     assert again.returncode == 3, again.stderr
     assert again.stderr.count("zclone retry job.yaml --simulate\n") == 1
     assert sent(tmp_path) == posts < len(SOURCES)
-    found = told(tmp_path, zclone)
+    found = end_of_run(tmp_path, zclone)
     assert (found["reasons"], found["codes"]) == ({reason.value}, {3})
     assert "ended" in found["process"]
     assert f"exit code 3 ({reason.value}: " in found["process"]
@@ -127,7 +127,7 @@ def test_targets_held_back_by_uncertain_clones_exit_with_4(tmp_path: Path, zclon
     first = zclone(*command)
     assert first.returncode == 4, first.stderr
     assert states(tmp_path) == {"cloned": 1, "uncertain": 1}
-    found = told(tmp_path, zclone)
+    found = end_of_run(tmp_path, zclone)
     assert (found["reasons"], found["codes"]) == ({"wave"}, {4})
     assert "run the same command again" in first.stderr
 
@@ -148,7 +148,7 @@ def test_the_reason_of_an_early_end_is_reported_everywhere(
     write(tmp_path, limits="timeout: 5s", node=node, fault=fault)
     ended = zclone("run", "job.yaml", "--simulate=f.yaml", "--metrics-file", "m.prom", *flags)
     assert ended.returncode == code, ended.stderr
-    found = told(tmp_path, zclone)
+    found = end_of_run(tmp_path, zclone)
     assert (found["reasons"], found["codes"]) == ({reason.value}, {code})
 
 
@@ -161,7 +161,7 @@ def write_plain(folder: Path, keys: list[str], *, owners: dict[str, str] | None 
     (folder / "f.yaml").write_text("version: 1\nnode: {latency: [0, 0.01], invent_accounts: true}\n", encoding="utf-8")
 
 
-def counted(folder: Path, zclone: Run) -> tuple[dict[str, int], ...]:
+def count_states(folder: Path, zclone: Run) -> tuple[dict[str, int], ...]:
     """Count the targets by state as report, metrics, status and list do."""
     assert zclone("report", MANIFEST, "--out", "report.json").returncode == 0
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))["counts"]
@@ -187,8 +187,8 @@ def test_a_target_that_left_before_it_was_sent_is_withdrawn(tmp_path: Path, zclo
     done = zclone(*command)
     assert done.returncode == 0, done.stderr
     assert "18 of 18 targets cloned; 2 withdrawn" in done.stderr
-    assert counted(tmp_path, zclone) == ({"cloned": 18, "withdrawn": 2},) * 4
-    end = told(tmp_path, zclone)
+    assert count_states(tmp_path, zclone) == ({"cloned": 18, "withdrawn": 2},) * 4
+    end = end_of_run(tmp_path, zclone)
     assert (end["codes"], end["next"]) == ({0}, [])
     before = (tmp_path / MANIFEST).read_bytes()
     assert zclone(*command).returncode == 0
@@ -231,7 +231,7 @@ def test_targets_outside_only_are_not_withdrawn(tmp_path: Path, zclone: Run, int
     assert zclone(*command, "--only", "key=t0").returncode == 0
     left = states(tmp_path)["cloned"]
     assert left < 6
-    assert counted(tmp_path, zclone) == ({"cloned": left, "planned": 6 - left},) * 4
+    assert count_states(tmp_path, zclone) == ({"cloned": left, "planned": 6 - left},) * 4
 
 
 def test_a_run_killed_before_its_plan_was_written_is_no_success(
@@ -337,5 +337,5 @@ def test_the_process_that_holds_a_manifest_is_named(folder: Path, capfd: pytest.
             fcntl.flock(held, fcntl.LOCK_EX)
             for command in (["run", "--rate", "9/s", "--only", "key=*"], ["rollback", "--yes"], ["verify", "--reopen"]):
                 assert run_command([*command, "job.yaml", "--simulate"]) == 75
-                told = capfd.readouterr().err
-                assert (f"(process {os.getpid()} on {socket.gethostname()}, since 2" in told) is is_named
+                output = capfd.readouterr().err
+                assert (f"(process {os.getpid()} on {socket.gethostname()}, since 2" in output) is is_named

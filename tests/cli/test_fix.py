@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests import forkserver, nodes
-from tests.cli.test_verify import SOURCE, named, serve, uuid_of, verified
+from tests.cli.test_verify import SOURCE, fields_by_finding, serve, uuid_of, verify
 
 if TYPE_CHECKING:
     import subprocess
@@ -89,7 +89,7 @@ def test_every_settable_field_is_set_once(
     write_job(tmp_path, 200)
     assert zclone("run", "job.yaml", "--concurrency", "32", env=env).returncode == 0
     drift(env)
-    assert sum(len(one["differences"]) for one in verified(zclone, env=env, exits=3)["findings"]) == 20
+    assert sum(len(one["differences"]) for one in verify(zclone, env=env, exits=3)["findings"]) == 20
     for count in (2, 4, 6, 8, 10):
         kill_after(count, tmp_path, child_env | env)
     done = zclone(*FIX, "-o", "json", env=env)
@@ -98,7 +98,7 @@ def test_every_settable_field_is_set_once(
     assert Counter(updates(env)) == Counter(settable)
     assert len(settable) == 16
     found = json.loads(done.stdout)
-    assert named(found) == LEFT
+    assert fields_by_finding(found) == LEFT
     assert {one["detail"] for one in found["findings"]} == {
         "userTags: UpdateModelService cannot set it",
         "readme: UpdateModelService cannot set it",
@@ -106,7 +106,7 @@ def test_every_settable_field_is_set_once(
     lines = [json.loads(line) for line in (tmp_path / "job.manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     begun = {(line["mending"], *line["fields"]) for line in lines if "mending" in line}
     assert begun == {(line["mended"], *line["fields"]) for line in lines if "mended" in line}
-    assert named(verified(zclone, env=env, exits=3)) == LEFT
+    assert fields_by_finding(verify(zclone, env=env, exits=3)) == LEFT
     assert zclone("run", "job.yaml", env=env).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Hand-overs of a run that other commands worked on in between: none is forgotten, and none is taken for done."""
+"""Hand-overs of a run that other commands changed in between: none is lost, and none is taken for done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_a_refused_share_is_not_done_once_fields_are_set(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """``verify --fix`` by an account that sees no shares ends with 0, and the next run still tries what was refused."""
+    """``verify --fix`` by an account that sees no shares exits with 0, and the next run retries the refused one."""
     env = as_account(serve(tmp_path, serve_node), "tenant")
     write_job(tmp_path, 1, head="version: 1\nname: j\ntargets:\n", more=f", share_with: [{'9' * 32}]")
     assert zclone("run", "job.yaml", env=env).returncode == 3
@@ -30,10 +30,10 @@ def test_a_refused_share_is_not_done_once_fields_are_set(tmp_path: Path, zclone:
     assert "0 of 1 clones handed over, 1 refused" in again.stderr
 
 
-def test_what_is_made_anew_is_handed_over_whoever_made_the_one_before(
+def test_a_recreated_clone_is_handed_over_even_if_its_predecessor_was_not_ours(
     tmp_path: Path, zclone: Run, serve_node: Serve
 ) -> None:
-    """A clone that existed before its manifest is not given away; the one that the run makes in its place is."""
+    """A clone that existed before its manifest is not handed over; the one that the run makes in its place is."""
     env = serve(tmp_path, serve_node)
     head = "version: 1\nname: j\ntargets:\n"
     write_job(tmp_path, 1, head=head)

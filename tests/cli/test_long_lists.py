@@ -25,6 +25,6 @@ def test_every_command_warns_of_a_long_list(
     rows = "".join(f"  - {number:012x}4aaa8{number:015x}\n" for number in range(1, 4))
     (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\nlimits: {{rate: 500/s}}\ntargets:\n{rows}")
     assert run_command([*command]) == 0
-    told = capfd.readouterr()
-    assert told.err.count("job.yaml:4:1: targets: warning: 3 targets in one YAML list: a JSON Lines or CSV file") == 1
-    assert "YAML list" not in told.out
+    output = capfd.readouterr()
+    assert output.err.count("job.yaml:4:1: targets: warning: 3 targets in one YAML list: a JSON Lines or CSV file") == 1
+    assert "YAML list" not in output.out

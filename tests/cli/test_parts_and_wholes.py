@@ -1,4 +1,4 @@
-"""A part of a job keeps to its part, and a merged run is one: whatever command is named, and whichever names it."""
+"""Commands about a part of a job leave the rest alone, and a merged run is one run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTS: Final = [f"job.shard-{number}-of-2.manifest.jsonl" for number in (0, 1)]
 
 
 def live(env: dict[str, str]) -> list[str]:
-    """Return the uuids of the clones that are there."""
+    """Return the uuids of the existing clones."""
     return [row["uuid"] for row in nodes.ledger(env["ZSTACK_API_URL"])["clones"] if not row["deleted"]]
 
 
@@ -34,13 +34,15 @@ def made(env: dict[str, str]) -> int:
 
 
 def command_in(text: str, name: str) -> list[str]:
-    """Return the arguments of the last ``zclone NAME`` that a text tells the operator to run."""
+    """Return the arguments of the last ``zclone NAME`` that a text suggests to the operator."""
     return shlex.split(text[text.rindex(f"zclone {name}") :].splitlines()[0])[1:]
 
 
 @pytest.mark.parametrize("name", [PARTS[1], "part.jsonl"])
-def test_what_is_told_next_of_a_part_does_no_other(tmp_path: Path, zclone: Run, serve_node: Serve, name: str) -> None:
-    """The commands that status, verify and a run's end name for a shard's manifest leave the other targets alone."""
+def test_suggested_commands_of_a_shard_leave_other_targets_alone(
+    tmp_path: Path, zclone: Run, serve_node: Serve, name: str
+) -> None:
+    """The commands that status, verify and a run's end suggest for a shard's manifest leave the other targets alone."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 6, head=HEAD)
     assert zclone("run", "job.yaml", "--shard", "1/2", "--manifest", name, env=env).returncode == 0
@@ -48,10 +50,10 @@ def test_what_is_told_next_of_a_part_does_no_other(tmp_path: Path, zclone: Run, 
     assert 0 < count < 6
     nodes.tamper(env["ZSTACK_API_URL"], {"delete": live(env)[:1]})
     reopened = zclone("verify", "job.yaml", "--manifest", name, "--reopen", "--yes", env=env)
-    told = [command_in(reopened.stderr, "run"), command_in(zclone("status", name, env=env).stdout, "run")]
-    assert all(("--shard", "1/2") in pairwise(words) for words in told), told
+    commands = [command_in(reopened.stderr, "run"), command_in(zclone("status", name, env=env).stdout, "run")]
+    assert all(("--shard", "1/2") in pairwise(words) for words in commands), commands
     nodes.control(env["ZSTACK_API_URL"], {"faults": {"version": 1, "faults": [{"fault": "fail", "code": "SYS.1003"}]}})
-    failed = zclone(*told[0], env=env)
+    failed = zclone(*commands[0], env=env)
     assert failed.returncode == 3, failed.stderr
     nodes.control(env["ZSTACK_API_URL"], {"faults": {"version": 1, "faults": []}})
     again = zclone(*command_in(failed.stderr, "retry"), env=env)
@@ -60,7 +62,7 @@ def test_what_is_told_next_of_a_part_does_no_other(tmp_path: Path, zclone: Run, 
 
 
 def test_a_merged_run_is_rolled_back_as_a_whole(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """Once the shards are merged a command that is given the job file means the whole run, not its newest shard."""
+    """Once the shards are merged a command with the job file means the whole run, not its newest shard."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 6, head=HEAD)
     for number in (0, 1):
@@ -76,7 +78,7 @@ def test_a_merged_run_is_rolled_back_as_a_whole(tmp_path: Path, zclone: Run, ser
 
 
 def test_a_rollback_of_a_shard_says_that_it_is_one(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
-    """A rollback by a shard's manifest names the shard: what the others made stays."""
+    """A rollback by a shard's manifest names the shard: the clones of the others stay."""
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 6, head=HEAD)
     for number in (0, 1):

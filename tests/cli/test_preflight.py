@@ -132,7 +132,7 @@ def test_three_hundred_targets_cost_fifteen_calls(
     assert ledger(url)["calls_total"] <= 15
 
 
-def test_what_the_account_may_not_see_is_a_warning(
+def test_references_the_account_may_not_see_are_warnings(
     tmp_path: Path, serve: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For an account that is not admin a missing image may exist, and a denied query proves nothing."""

@@ -89,7 +89,7 @@ def test_no_eta_before_anything_settled() -> None:
     assert world.board.look().eta is None
 
 
-def test_in_flight_is_what_was_sent_and_is_not_settled() -> None:
+def test_sent_and_unsettled_clones_are_in_flight() -> None:
     """Sent and accepted clones are in flight."""
     world = World()
     world.counts = {State.SENT: 2, State.ACCEPTED: 3, State.UNCERTAIN: 1, State.CLONED: 4}

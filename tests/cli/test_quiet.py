@@ -41,10 +41,10 @@ def test_a_quiet_success_writes_nothing(capfd: pytest.CaptureFixture[str], folde
 def test_a_failed_quiet_run_prints_its_failures(capfd: pytest.CaptureFixture[str]) -> None:
     """With --quiet, what failed is on stderr all the same: its line of the log, the summary and the next command."""
     assert run_command([*RUN, "--simulate=fail.yaml", "--quiet"]) == 3
-    told = capfd.readouterr().err
-    assert told.count("clone.settled") == 1
-    assert "3 of 4 targets cloned; 1 failed" in told
-    assert "run.started" not in told
+    output = capfd.readouterr().err
+    assert output.count("clone.settled") == 1
+    assert "3 of 4 targets cloned; 1 failed" in output
+    assert "run.started" not in output
     assert run_command(["retry", "job.yaml", "--simulate", "--rate", "500/s", "-q"]) == 0
     assert capfd.readouterr().err == ""
     assert run_command(["run", "broken.yaml", "--quiet"]) == 2
@@ -104,7 +104,7 @@ def test_a_later_process_of_a_run_writes_the_same_files(folder: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "output"),
     [
         (["--report", "${rum}.html"], "did you mean run?"),
         (["--report", "no/${run}.html"], "the folder no does not exist"),
@@ -113,10 +113,10 @@ def test_a_later_process_of_a_run_writes_the_same_files(folder: Path, monkeypatc
     ],
 )
 def test_an_invalid_output_name_is_reported_before_the_run(
-    flags: list[str], told: str, folder: Path, capfd: pytest.CaptureFixture[str]
+    flags: list[str], output: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An unknown name, a missing folder and a collision are reported once the name is known; nothing is sent."""
     (folder / "j.yaml").write_bytes((folder / "job.yaml").read_bytes())
     assert run_command(["run", "j.yaml", "--simulate", *flags]) == 2
-    assert told in capfd.readouterr().err
+    assert output in capfd.readouterr().err
     assert not list(folder.glob("*.manifest.jsonl"))

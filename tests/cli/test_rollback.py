@@ -14,7 +14,7 @@ from batch.manifest.kinds import RemoteEngine
 from batch.manifest.targets import open_targets
 from batch.model import Record, State
 from tests import forkserver, nodes
-from tests.cli.test_verify import HEAD, SESSION, SOURCE, TENANT, as_account, serve, uuid_of, verified, write_job
+from tests.cli.test_verify import HEAD, SESSION, SOURCE, TENANT, as_account, serve, uuid_of, verify, write_job
 
 if TYPE_CHECKING:
     import subprocess
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROLLBACK: Final = ("rollback", "job.yaml", "--yes")
 
 
-def left(text: str) -> dict[str, str]:
+def reasons(text: str) -> dict[str, str]:
     """Return by key why each target is left, from the last summary of a rollback."""
     lines = [line for line in text.splitlines() if line]
     last = max(number for number, line in enumerate(lines) if ", run " in line)
@@ -62,7 +62,7 @@ def test_clones_of_the_run_are_deleted_and_recreated(tmp_path: Path, zclone: Run
     assert zclone("run", "job.yaml", env=env).returncode == 0
     made = {row["uuid"] for row in nodes.ledger(env["ZSTACK_API_URL"])["clones"]}
     assert {uuid_of(f"t{number}", generation=1) for number in range(12)} <= made
-    assert verified(zclone, env=env, exits=0)["counts"]["in-sync"] == 12
+    assert verify(zclone, env=env, exits=0)["counts"]["in-sync"] == 12
 
 
 EIGHT: Final = {
@@ -104,13 +104,13 @@ def test_only_unchanged_unused_clones_are_deleted(
     done = zclone(*ROLLBACK, env=env)
     assert done.returncode == 3, done.stderr + done.stdout
     foreign = dict.fromkeys(("t0", "t1"), "foreign: it existed before this run requested it")
-    assert left(done.stdout) == EIGHT | foreign
+    assert reasons(done.stdout) == EIGHT | foreign
     ours = set(range(2, 200)) - {*range(10, 15), *range(20, 23)}
     assert deleted(env) == uuids(ours)
     assert zclone("run", "job.yaml", env=env).returncode == 0
     made = {row["uuid"] for row in nodes.ledger(env["ZSTACK_API_URL"])["clones"]}
     assert made == uuids(range(200)) | {uuid_of(f"t{number}", generation=1) for number in ours}
-    found = verified(zclone, env=env, exits=3)
+    found = verify(zclone, env=env, exits=3)
     assert [one["key"] for one in found["findings"]] == [f"t{number}" for number in range(10, 15)]
     assert deleted(env) == uuids(ours)
 
@@ -131,7 +131,7 @@ def test_changed_clones_are_left(tmp_path: Path, zclone: Run, serve_node: Serve)
     job.write_text("".join(line for line in text.splitlines(keepends=True) if "id: t4" not in line), encoding="utf-8")
     done = zclone(*ROLLBACK, env=env)
     assert done.returncode == 3, done.stderr
-    found = left(done.stdout)
+    found = reasons(done.stdout)
     assert {key: why.split(":")[0] for key, why in found.items()} == {
         "t1": "changed",
         "t2": "changed",
@@ -149,10 +149,10 @@ def test_clones_an_account_cannot_see_are_left(tmp_path: Path, zclone: Run, serv
     assert zclone("run", "job.yaml", env=env).returncode == 0
     other = zclone(*ROLLBACK, env=as_account(env, "other"))
     assert other.returncode == 3, other.stderr
-    assert {why.split(":")[0] for why in left(other.stdout).values()} == {"not seen"}
+    assert {why.split(":")[0] for why in reasons(other.stdout).values()} == {"not seen"}
     assert deleted(env) == set()
     nodes.tamper(env["ZSTACK_API_URL"], {"delete": [uuid_of("t1")]})
-    assert left(zclone(*ROLLBACK, env=as_account(env, "tenant")).stdout)["t1"].startswith("not seen")
+    assert reasons(zclone(*ROLLBACK, env=as_account(env, "tenant")).stdout)["t1"].startswith("not seen")
     assert zclone(*ROLLBACK, env=env).returncode == 0
     assert deleted(env) == uuids(range(3))
 
@@ -188,7 +188,7 @@ async def test_a_uuid_that_only_the_manifest_has_is_left(tmp_path: Path, zclone:
     await manifest.close(0)
     done = zclone(*ROLLBACK, env=env)
     assert (done.returncode, deleted(env)) == (3, set()), done.stderr
-    assert left(done.stdout) == {"t0": "foreign: its uuid is neither derived nor in the job file"}
+    assert reasons(done.stdout) == {"t0": "foreign: its uuid is neither derived nor in the job file"}
 
 
 def test_rollback_needs_a_free_manifest_and_a_sufficient_rate(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:

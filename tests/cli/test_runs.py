@@ -55,7 +55,7 @@ def name(after: float) -> str:
     return time.strftime("nightly-%Y-%m-%d", time.gmtime(day))
 
 
-def made(folder: Path) -> dict[str, int]:
+def count_clones(folder: Path) -> dict[str, int]:
     """Count the clones by run."""
     found = {}
     for path in sorted(folder.glob("*.manifest.jsonl")):
@@ -70,14 +70,14 @@ def test_the_same_command_after_midnight_resumes(job: Path, zclone: Run, interru
     first = interrupt(*RUN, "--rate", "3/s", "--concurrency", "1", env=at(-60))
     assert first.returncode == 4, first.stderr
     assert f"--run {yesterday}" in first.stderr
-    assert 0 < made(job)[yesterday] < len(SOURCES)
+    assert 0 < count_clones(job)[yesterday] < len(SOURCES)
     second = zclone(*RUN, env=at(300))
     assert second.returncode == 0, second.stderr
     assert second.stderr.count(f"resuming the unfinished run {yesterday}; --new-run starts {today}") == 1
-    assert made(job) == {yesterday: len(SOURCES)}
+    assert count_clones(job) == {yesterday: len(SOURCES)}
     third = zclone(*RUN, env=at(600))
     assert third.returncode == 0, third.stderr
-    assert made(job) == {yesterday: len(SOURCES), today: len(SOURCES)}
+    assert count_clones(job) == {yesterday: len(SOURCES), today: len(SOURCES)}
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_an_older_unfinished_run_is_warned_of_and_the_new_one_begins(
     """Beyond `resume_within` (12h; 0 with ${time}) the plain command begins the run that is named now."""
     write(job, run=run, more=more)
     assert zclone(*RUN, *BRIEFLY, env=at(-60)).returncode == 4
-    (old,) = made(job)
+    (old,) = count_clones(job)
     second = zclone(*RUN, env=at(after))
     assert second.returncode == 0, second.stderr
     assert f"the run {old} is unfinished; zclone run nightly.yaml --simulate --run {old} resumes it" in second.stderr
-    found = made(job)
+    found = count_clones(job)
     assert found.pop(old) < len(SOURCES)
     assert list(found.values()) == [len(SOURCES)]
 
@@ -109,7 +109,7 @@ def test_new_run_begins_the_current_run(job: Path, zclone: Run, at: At) -> None:
     assert zclone(*RUN, *BRIEFLY, env=at(-60)).returncode == 4
     begun = zclone(*RUN, "--new-run", env=at(300))
     assert begun.returncode == 0, begun.stderr
-    found = made(job)
+    found = count_clones(job)
     assert found[name(300)] == len(SOURCES)
     again = zclone(*RUN, "--new-run", env=at(600))
     assert again.returncode == 2
@@ -117,7 +117,7 @@ def test_new_run_begins_the_current_run(job: Path, zclone: Run, at: At) -> None:
     write(job, run="fixed")
     fixed = zclone(*RUN, "--new-run", env=at(600))
     assert fixed.returncode == 2
-    assert made(job) == found
+    assert count_clones(job) == found
 
 
 def test_other_commands_mean_the_newest_run(job: Path, zclone: Run, at: At) -> None:
@@ -131,7 +131,7 @@ def test_other_commands_mean_the_newest_run(job: Path, zclone: Run, at: At) -> N
     assert zclone("report", "nightly.yaml", "--out", "r.json", env=at(3 * DAY)).returncode == 0
     retried = zclone("retry", "nightly.yaml", "--simulate=f.yaml", env=at(3 * DAY))
     assert retried.returncode == 0, retried.stderr
-    assert made(job) == {name(-60): len(SOURCES)}
+    assert count_clones(job) == {name(-60): len(SOURCES)}
     assert zclone("status", "absent.yaml").returncode == 2
 
 
@@ -190,7 +190,7 @@ def test_a_job_file_in_json_is_no_manifest(job: Path, zclone: Run) -> None:
     assert (job / "nightly.json").read_text(encoding="utf-8") == text
 
 
-def listed(zclone: Run) -> dict[str, str]:
+def list_runs(zclone: Run) -> dict[str, str]:
     """Return the state of each run that ``zclone runs`` lists, by the name of its manifest, in its order."""
     lines = zclone("runs", "nightly.yaml").stdout.splitlines()
     return {line.split()[-1]: next(word for word in line.split() if word in STATES) for line in lines[1:]}
@@ -207,23 +207,23 @@ def test_runs_are_listed_and_only_settled_ones_pruned(job: Path, zclone: Run) ->
     run_named(job, zclone, "held")
     manifests = {name: f"nightly.{name}.simulated.manifest.jsonl" for name in ("held", "open", "three", "two", "one")}
     states = dict(zip(manifests.values(), ["settled", "unfinished", "settled", "settled", "settled"], strict=True))
-    assert list(listed(zclone).items()) == list(states.items())
+    assert list(list_runs(zclone).items()) == list(states.items())
     with (job / manifests["held"]).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         pruned = zclone("runs", "nightly.yaml", "--prune", "--keep", "1")
     assert pruned.returncode == 0, pruned.stderr
     assert sorted(pruned.stderr.splitlines()) == [f"removed {manifests[name]}" for name in ("one", "two")]
-    assert list(listed(zclone)) == [manifests[name] for name in ("held", "open", "three")]
+    assert list(list_runs(zclone)) == [manifests[name] for name in ("held", "open", "three")]
     assert not list(job.glob("nightly.one.*"))
     assert zclone("runs", "nightly.yaml", "--prune", "--keep", "0").returncode == 0
-    assert listed(zclone) == {manifests["open"]: "unfinished"}
+    assert list_runs(zclone) == {manifests["open"]: "unfinished"}
 
 
 def test_a_run_of_shards_is_settled_once_all_of_them_are(job: Path, zclone: Run) -> None:
     """The manifests of a run's shards are removed together or not at all."""
     run_named(job, zclone, "wide", "--shard", "0/2")
     run_named(job, zclone, "wide", "--shard", "1/2", *BRIEFLY)
-    assert sorted(listed(zclone).values()) == ["settled", "unfinished"]
+    assert sorted(list_runs(zclone).values()) == ["settled", "unfinished"]
     assert zclone("runs", "nightly.yaml", "--prune", "--keep", "0").stderr == ""
     run_named(job, zclone, "wide", "--shard", "1/2")
     assert zclone("runs", "nightly.yaml", "--prune", "--keep", "0").stderr.count("removed") == 2
@@ -234,5 +234,5 @@ def test_prune_says_how_many_to_keep(job: Path, zclone: Run) -> None:
     run_named(job, zclone, "one")
     for flags in (["--prune"], ["--keep", "1"]):
         assert zclone("runs", "nightly.yaml", *flags).returncode == 2
-    assert len(listed(zclone)) == 1
+    assert len(list_runs(zclone)) == 1
     assert zclone("runs", "absent.yaml").returncode == 2

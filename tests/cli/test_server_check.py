@@ -63,13 +63,13 @@ def test_each_clone_is_checked_and_nothing_is_made(
         f"{{uuid: {GOOD}, id: tagged, userTags: [x], params: {{name: n}}}}",
     )
     assert run_command(["plan", "job.yaml", "--server-check", "-o", "json", "--out", "a.plan"]) == 2
-    told = capsys.readouterr()
-    shown = json.loads(told.out)
+    output = capsys.readouterr()
+    shown = json.loads(output.out)
     jsonschema.Draft7Validator(plan_schema()).validate(shown)
     checks = {row["key"]: row["server_check"] for row in shown["clones"]}
     assert {key: check["outcome"] for key, check in checks.items()} == {GOOD: "ok", "bad": "refused", "tagged": "ok"}
     assert (checks["bad"]["code"], checks[GOOD]["code"]) == ("SYS.1007", None)
-    assert "2 ok, 1 would be refused, 0 without a clear answer" in told.err
+    assert "2 ok, 1 would be refused, 0 without a clear answer" in output.err
     assert not (tmp_path / "a.plan").exists()
     assert not list(tmp_path.glob("*manifest*"))
     assert (ledger()["clones_made"], ledger()["calls"]["submit"]) == (0, 3)
@@ -99,11 +99,11 @@ def test_a_server_that_ignores_the_tag_is_detected_by_the_first(
     ledger = serve(", honours_validation_only: false", f"sources: [{{uuid: {GOOD}}}]\n{fault}")
     write_job(tmp_path, GOOD, *(f"{{uuid: {GOOD}, id: t{number}}}" for number in range(9)))
     assert run_command(["plan", "job.yaml", "--server-check"]) == 1
-    told = capsys.readouterr()
-    assert f"made the model service {CHECKED}" in told.err
-    assert "curl -X DELETE '" in told.err
-    assert f"/v1/ai/model-services/{CHECKED}?deleteMode=Permissive'" in told.err
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert f"made the model service {CHECKED}" in output.err
+    assert "curl -X DELETE '" in output.err
+    assert f"/v1/ai/model-services/{CHECKED}?deleteMode=Permissive'" in output.err
+    assert output.out == ""
     assert [row["uuid"] for row in ledger()["clones"]] == [CHECKED]
     # A second check finds the same uuid; nothing more is made, and a run still has the target's own uuid.
     assert run_command(["plan", "job.yaml", "--server-check"]) == 1

@@ -54,7 +54,7 @@ def uuid_of(key: str, *, generation: int = 0) -> str:
     return resource_uuid("j", "default", key, generation=generation)
 
 
-def verified(zclone: Run, *arguments: str, env: dict[str, str], exits: int) -> dict[str, Any]:
+def verify(zclone: Run, *arguments: str, env: dict[str, str], exits: int) -> dict[str, Any]:
     done = zclone("verify", "job.yaml", "-o", "json", *arguments, env=env)
     assert done.returncode == exits, done.stderr + done.stdout
     found: dict[str, Any] = json.loads(done.stdout)
@@ -63,7 +63,7 @@ def verified(zclone: Run, *arguments: str, env: dict[str, str], exits: int) -> d
     return found
 
 
-def named(found: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+def fields_by_finding(found: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
     """Return the fields of each finding by verdict and key."""
     return {(one["verdict"], one["key"]): [field["field"] for field in one["differences"]] for one in found["findings"]}
 
@@ -101,11 +101,11 @@ def test_exactly_the_changes_are_reported(tmp_path: Path, zclone: Run, serve_nod
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 200)
     assert zclone("run", "job.yaml", env=env).returncode == 0
-    clean = verified(zclone, env=env, exits=0)
+    clean = verify(zclone, env=env, exits=0)
     assert (clean["counts"]["in-sync"], clean["findings"]) == (200, [])
     tamper_seven(env["ZSTACK_API_URL"])
-    found = verified(zclone, env=env, exits=3)
-    assert named(found) == SEVEN
+    found = verify(zclone, env=env, exits=3)
+    assert fields_by_finding(found) == SEVEN
     assert found["counts"]["in-sync"] == 195
     shown = zclone("verify", "job.yaml", env=env)
     assert shown.returncode == 3
@@ -129,10 +129,10 @@ def reopen_and_mend(zclone: Run, env: dict[str, str]) -> None:
     """Let the run recreate the two missing clones, and fix the other five outside the run."""
     unsaid = zclone("verify", "job.yaml", "--reopen", env=env)
     assert (unsaid.returncode, "add --yes" in unsaid.stderr, "missing" in unsaid.stdout) == (2, True, True)
-    said = zclone("verify", "job.yaml", "--reopen", "--yes", env=env)
-    assert (said.returncode, "2 targets are undone; next: zclone run job.yaml" in said.stderr) == (3, True)
+    reopening = zclone("verify", "job.yaml", "--reopen", "--yes", env=env)
+    assert (reopening.returncode, "2 targets are undone; next: zclone run job.yaml" in reopening.stderr) == (3, True)
     assert "next      zclone run job.yaml" in zclone("status", "job.manifest.jsonl").stdout
-    undone = verified(zclone, env=env, exits=3)
+    undone = verify(zclone, env=env, exits=3)
     assert (undone["counts"]["undone"], undone["counts"]["missing"]) == (2, 0)
     again = zclone("run", "job.yaml", env=env)
     assert (again.returncode, "200 of 200 targets cloned" in again.stderr) == (0, True), again.stderr
@@ -170,7 +170,7 @@ def test_an_unfinished_run_is_open(
         assert process.stderr.readline(), "the run ended"
     process.kill()
     process.communicate(timeout=200)
-    found = verified(zclone, env=env, exits=4)
+    found = verify(zclone, env=env, exits=4)
     assert found["counts"]["missing"] == 0
     assert found["counts"]["open"] >= 1
     # What settled just before the kill may not be recorded yet.
@@ -189,9 +189,9 @@ def test_clones_of_another_account_are_unknown(tmp_path: Path, zclone: Run, serv
     env = serve(tmp_path, serve_node)
     write_job(tmp_path, 5, more=f", owner: '{TENANT}'")
     assert zclone("run", "job.yaml", env=env).returncode == 0
-    found = verified(zclone, env=as_account(env, "other"), exits=4)
+    found = verify(zclone, env=as_account(env, "other"), exits=4)
     assert (found["counts"]["unknown"], found["counts"]["missing"], found["is_admin"]) == (5, 0, False)
-    assert verified(zclone, env=env, exits=0)["counts"]["in-sync"] == 5
+    assert verify(zclone, env=env, exits=0)["counts"]["in-sync"] == 5
     # The manifest alone does not say which clones have a new owner.
     alone = zclone("verify", "job.manifest.jsonl", "-o", "json", env=as_account(env, "other"))
     assert (alone.returncode, json.loads(alone.stdout)["counts"]["unknown"]) == (4, 5)
@@ -207,9 +207,9 @@ def test_missing_is_reported_only_to_an_account_that_would_see_it(
     assert zclone("run", "job.yaml", env=tenant).returncode == 0
     nodes.tamper(env["ZSTACK_API_URL"], {"delete": [uuid_of("t1")]})
     expected: dict[tuple[str, str], list[str]] = {("missing", "t1"): []}
-    assert named(verified(zclone, env=tenant, exits=3)) == expected
-    assert named(verified(zclone, env=env, exits=3)) == expected
-    other = verified(zclone, env=as_account(env, "other"), exits=4)
+    assert fields_by_finding(verify(zclone, env=tenant, exits=3)) == expected
+    assert fields_by_finding(verify(zclone, env=env, exits=3)) == expected
+    other = verify(zclone, env=as_account(env, "other"), exits=4)
     assert (other["counts"]["unknown"], other["counts"]["missing"]) == (3, 0)
     assert other["account"] == OTHER
 
@@ -220,11 +220,11 @@ def test_owner_and_shares_are_compared(tmp_path: Path, zclone: Run, serve_node: 
     write_job(tmp_path, 2, more=f", owner: '{TENANT}', share_with: ['{OTHER}']")
     assert zclone("run", "job.yaml", env=env).returncode == 0
     nodes.tamper(env["ZSTACK_API_URL"], {"owners": {uuid_of("t0"): OTHER}})
-    found = verified(zclone, env=env, exits=3)
+    found = verify(zclone, env=env, exits=3)
     assert [(one["key"], one["differences"]) for one in found["findings"]] == [
         ("t0", [{"field": "owner", "wanted": TENANT, "found": OTHER}])
     ]
-    seen = verified(zclone, env=as_account(env, "other"), exits=3)
+    seen = verify(zclone, env=as_account(env, "other"), exits=3)
     assert seen["not_shown"] == {"share_with": 2}
 
 
@@ -237,10 +237,10 @@ def test_an_edited_target_is_compared_with_the_file_as_it_is(
     assert zclone("run", "job.yaml", env=env).returncode == 0
     text = job.read_text(encoding="utf-8").replace("name: n1, requestCpu: 2", "name: n1, requestCpu: 4")
     job.write_text(text, encoding="utf-8")
-    found = verified(zclone, env=env, exits=3)
+    found = verify(zclone, env=env, exits=3)
     assert [(one["key"], one["verdict"], one["edited"]) for one in found["findings"]] == [("t1", "drifted", True)]
     nodes.tamper(env["ZSTACK_API_URL"], {"change": {uuid_of("t1"): {"requestCpu": 4}}})
-    found = verified(zclone, env=env, exits=0)
+    found = verify(zclone, env=env, exits=0)
     assert (found["edited"], found["findings"]) == (1, [])
 
 
@@ -254,10 +254,10 @@ def test_a_field_the_server_never_shows_has_no_verdict(
     job.write_text(text.replace("requestCpu: 2", "requestCpu: 2, description: d"), encoding="utf-8")
     assert zclone("run", "job.yaml", env=env).returncode == 0
     job.write_text(text.replace("requestCpu: 2", "requestCpu: 2, supportDistributed: true"), encoding="utf-8")
-    assert verified(zclone, env=env, exits=0)["not_shown"] == {"supportDistributed": 3}
+    assert verify(zclone, env=env, exits=0)["not_shown"] == {"supportDistributed": 3}
     job.write_text(text.replace("requestCpu: 2", "requestCpu: 2, description: d"), encoding="utf-8")
     nodes.tamper(env["ZSTACK_API_URL"], {"change": {uuid_of("t1"): {"description": None}}})
-    found = verified(zclone, env=env, exits=3)
+    found = verify(zclone, env=env, exits=3)
     assert [(one["key"], one["differences"]) for one in found["findings"]] == [
         ("t1", [{"field": "description", "wanted": "d", "found": None}])
     ]
@@ -270,8 +270,8 @@ def test_other_ends_are_listed_by_state(tmp_path: Path, zclone: Run, serve_node:
     bad = f"  - {{uuid: '{'9' * 32}', id: bad}}\n"
     job.write_text(job.read_text(encoding="utf-8") + bad, encoding="utf-8")
     assert zclone("run", "job.yaml", env=env).returncode == 3
-    found = verified(zclone, env=env, exits=3)
-    assert named(found) == {("failed", "bad"): []}
+    found = verify(zclone, env=env, exits=3)
+    assert fields_by_finding(found) == {("failed", "bad"): []}
     assert "SYS.1003" in found["findings"][0]["detail"]
 
 
@@ -288,7 +288,7 @@ def test_a_manifest_alone_is_compared_by_existence_and_name(
     done = zclone("verify", "moved.manifest.jsonl", "-o", "json", env=env)
     assert done.returncode == 3, done.stderr
     found = json.loads(done.stdout)
-    assert named(found) == {("drifted", "t0"): ["name"], ("missing", "t2"): []}
+    assert fields_by_finding(found) == {("drifted", "t0"): ["name"], ("missing", "t2"): []}
     assert found["has_intent"] is False
 
 
@@ -314,7 +314,7 @@ def test_a_rehearsal_is_verified_on_its_own_node(tmp_path: Path, zclone: Run) ->
     """`verify --simulate` queries the embedded node of the rehearsal; without it a rehearsal is no run."""
     write_job(tmp_path, 3)
     assert zclone("run", "job.yaml", "--simulate").returncode == 0
-    found = verified(zclone, "--simulate", env={}, exits=0)
+    found = verify(zclone, "--simulate", env={}, exits=0)
     assert (found["counts"]["in-sync"], found["endpoint"]) == (3, "embedded node")
     refused = zclone("verify", "job.yaml")
     assert (refused.returncode, "--simulate" in refused.stderr) == (2, True)
@@ -364,10 +364,10 @@ def test_a_given_uuid_is_not_used_twice(tmp_path: Path, zclone: Run, serve_node:
     job.write_text(text.replace(f" resourceUuid: {given},", ""), encoding="utf-8")
     done = zclone("run", "job.yaml", env=env)
     assert done.returncode == 0, done.stderr
-    assert verified(zclone, env=env, exits=0)["counts"]["in-sync"] == 2
+    assert verify(zclone, env=env, exits=0)["counts"]["in-sync"] == 2
 
 
-def holds(zclone: Run, manifest: str) -> str:
+def check_proof(zclone: Run, manifest: str) -> str:
     done = zclone("verify", "--check", "p.json", manifest)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -389,10 +389,10 @@ def test_a_proof_holds_for_every_verdict(tmp_path: Path, zclone: Run, serve_node
     shown = zclone("verify", "job.yaml", "--manifest", "all.jsonl", "--proof", "p.json", env=tenant)
     assert (shown.returncode, "(tags of the run)" in shown.stdout) == (4, True)
     assert shown.stdout.startswith("j, run default: 3 targets: 4 unknown\n")
-    assert "4 unknown" in holds(zclone, "all.jsonl")
+    assert "4 unknown" in check_proof(zclone, "all.jsonl")
     write_job(tmp_path, 5)
-    assert verified(zclone, "--manifest", "all.jsonl", "--proof", "p.json", env=env, exits=4)["counts"]["open"] == 2
-    assert "3 in-sync, 2 open" in holds(zclone, "all.jsonl")
+    assert verify(zclone, "--manifest", "all.jsonl", "--proof", "p.json", env=env, exits=4)["counts"]["open"] == 2
+    assert "3 in-sync, 2 open" in check_proof(zclone, "all.jsonl")
 
 
 def test_a_recreated_clone_is_handed_over_again(tmp_path: Path, zclone: Run, serve_node: Callable[..., str]) -> None:
@@ -406,7 +406,7 @@ def test_a_recreated_clone_is_handed_over_again(tmp_path: Path, zclone: Run, ser
     assert (done.returncode, "2 of 2 clones handed over" in done.stderr) == (0, True), done.stderr
     owners = {row["uuid"]: row["owner"] for row in nodes.ledger(env["ZSTACK_API_URL"])["clones"] if not row["deleted"]}
     assert owners == dict.fromkeys([uuid_of("t0"), uuid_of("t1", generation=1)], TENANT)
-    assert verified(zclone, env=env, exits=0)["counts"]["in-sync"] == 2
+    assert verify(zclone, env=env, exits=0)["counts"]["in-sync"] == 2
 
 
 def test_a_locked_manifest_is_not_reopened(
@@ -445,7 +445,7 @@ def test_a_shard_is_verified_as_that_part_only(tmp_path: Path, zclone: Run, serv
     counts = []
     for shard in ("0/2", "1/2"):
         manifest = f"job.shard-{shard.replace('/', '-of-')}.manifest.jsonl"
-        found = verified(zclone, "--manifest", manifest, env=env, exits=0)
+        found = verify(zclone, "--manifest", manifest, env=env, exits=0)
         assert (found["shard"], found["findings"]) == (shard, [])
         counts.append(found["counts"]["in-sync"])
         shown = zclone("verify", manifest, env=env)

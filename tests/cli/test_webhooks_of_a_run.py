@@ -67,8 +67,8 @@ def test_the_path_appears_nowhere(
     monkeypatch.setattr("batch.zstack.webhook.secrets.token_hex", lambda _: TOKEN)
     flags = ["--simulate", "--webhook-listen", "127.0.0.1:0", "--log-file", "log", "--report", "report.json"]
     assert run_command([*RUN, *flags]) == ExitCode.OK
-    said = "".join(capfd.readouterr())
-    assert TOKEN not in said
+    output = "".join(capfd.readouterr())
+    assert TOKEN not in output
     listening = [json.loads(line) for line in (folder / "log").read_text(encoding="utf-8").splitlines()]
     assert [line["address"][:10] for line in listening if line["event"] == "webhook.listening"] == ["127.0.0.1:"[:10]]
     for path in folder.iterdir():

@@ -122,8 +122,8 @@ class ScriptedNode:
         if self.release is not None:
             self.held.set()
             await self.release.wait()
-        asked = {uuid for uuid in SOURCES if uuid in seen.target}
-        return answer(200, {"inventories": [{"uuid": uuid, "name": "source"} for uuid in sorted(asked)]})
+        uuids = {uuid for uuid in SOURCES if uuid in seen.target}
+        return answer(200, {"inventories": [{"uuid": uuid, "name": "source"} for uuid in sorted(uuids)]})
 
     def _post(self, source: str, seen: Seen) -> bytes | None:
         uuid = seen.headers["x-job-uuid"]
@@ -261,12 +261,12 @@ class Operator:
         process = self.start(*arguments, env=env)
         is_late = False
         try:
-            said, _ = await asyncio.to_thread(process.communicate, patience or self.patience)
+            output, _ = await asyncio.to_thread(process.communicate, patience or self.patience)
         except subprocess.TimeoutExpired:
             is_late = True
             process.kill()
-            said, _ = await asyncio.to_thread(process.communicate)
-        self.said = said.decode()
+            output, _ = await asyncio.to_thread(process.communicate)
+        self.output = output.decode()
         return None if is_late else process.returncode
 
     async def run(
@@ -325,7 +325,7 @@ class Operator:
     async def repair(self) -> None:
         """Replace the manifest by what ``zclone repair`` saves."""
         code = await self.zclone("repair", self.manifest().name, "--out", "repaired.jsonl")
-        assert code == 0, self.said
+        assert code == 0, self.output
         self.manifest("repaired.jsonl").replace(self.manifest())
 
 

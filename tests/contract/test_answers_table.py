@@ -334,13 +334,13 @@ def run(row: Row, *, has_clone: bool = False, language: Language = "en") -> tupl
     assert isinstance(end, End)
     last = journal.records[-1]
     assert (last.state, last.attempt, last.error_code) == (end.state, end.attempt, end.code)
-    said = f"{end.state} after {end.attempt}"
+    end_text = f"{end.state} after {end.attempt}"
     if isinstance(row.answer, NotSent):
         assert api.posts == 4
-        said = "sent again until it gets through" if said == "cloned after 1" else said
+        end_text = "sent again until it gets through" if end_text == "cloned after 1" else end_text
     return (
         "renewed, " if api.renewals else ""
-    ) + said, f"{last.error_code}: {with_hint(last.error_code, last.error, language)}"
+    ) + end_text, f"{last.error_code}: {with_hint(last.error_code, last.error, language)}"
 
 
 def identity(row: Row) -> str:
@@ -360,20 +360,20 @@ def test_each_line_has_its_class_and_its_step(row: Row) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=identity)
 def test_each_line_comes_to_its_end(row: Row) -> None:
     """If the server always says so and no clone is visible, each line comes to its own end."""
-    ends, told = run(row)
+    ends, text = run(row)
     assert ends == row.ends
     if isinstance(row.answer, tuple) and row.kind in {"permanent", "fatal", "ambiguous", "transient"}:
-        assert row.hint[0] in told
-        assert said_by(row.answer) in told
+        assert row.hint[0] in text
+        assert said_by(row.answer) in text
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.hint[1]], ids=identity)
 def test_each_line_has_a_chinese_hint(row: Row) -> None:
     """A Chinese reader gets ZStack's words unchanged and what to do in Chinese."""
     assert isinstance(row.answer, tuple)
-    told = run(row, language="zh")[1]
-    assert row.hint[1] in told
-    assert said_by(row.answer) in told
+    text = run(row, language="zh")[1]
+    assert row.hint[1] in text
+    assert said_by(row.answer) in text
 
 
 @pytest.mark.parametrize("row", ROWS, ids=identity)

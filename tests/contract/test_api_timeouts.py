@@ -60,12 +60,12 @@ async def test_a_stated_api_timeout_is_waited_for(
     """Two hours after a POST that the server may work on for longer nothing is failed; then its clone appears."""
     node.acts[A] = acts
     operator.write_job(B, A, limits=f"attempts: {len(acts)}")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     later = with_clock_set(LATER, tmp_path / "flag")
     await operator.run(env=later)
-    assert operator.states()[A] == "uncertain", operator.said
+    assert operator.states()[A] == "uncertain", operator.output
     node.execute(node.posts(A)[0])
-    assert await operator.run(env=later) == 0, operator.said
+    assert await operator.run(env=later) == 0, operator.output
 
 
 async def test_one_jobs_api_timeout_applies_to_jobs_without_an_answer(
@@ -79,6 +79,6 @@ async def test_one_jobs_api_timeout_applies_to_jobs_without_an_answer(
 
     node.acts = {A: [queue], B: [take_long]}
     operator.write_job(B, A, limits="attempts: 1")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     await operator.run(env=with_clock_set(LATER, tmp_path / "flag"))
-    assert operator.states()[A] == "uncertain", operator.said
+    assert operator.states()[A] == "uncertain", operator.output

@@ -40,10 +40,10 @@ async def test_a_process_with_a_clock_that_is_behind_ends_nothing(
     """A POST of a minute ago may still be executed, although a process in between had a clock a year behind."""
     node.acts[A] = [queue]
     operator.write_job(B, A, limits="timeout: 2s, attempts: 1, concurrency: 1")
-    assert await operator.run() in {3, 4}, operator.said
+    assert await operator.run() in {3, 4}, operator.output
     await operator.run(env=with_clock_set(-YEAR, tmp_path / "flag"))
     await operator.run()
-    assert operator.states()[A] not in GONE, operator.said
+    assert operator.states()[A] not in GONE, operator.output
     node.execute(node.posts(A)[0])
     await operator.run()
     assert operator.states()[A] == "cloned"
@@ -57,11 +57,11 @@ async def test_failing_lookups_after_the_timeout_leave_exit_4(
     node.acts[A] = [lose_answer]
     node.look = lambda _: answer(500, "")
     operator.write_job(A, limits="timeout: 2s, attempts: 2")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     later = with_clock_set(LATER, tmp_path / "flag")
     code = await operator.run(env=later)
     node.look = None
-    assert await operator.run(env=later) == 0, operator.said
+    assert await operator.run(env=later) == 0, operator.output
     assert code == 4
 
 
@@ -81,7 +81,7 @@ async def begun_by_older_version(operator: Operator, node: ScriptedNode, *record
     """Write the manifest of a run in which B was cloned and then ``records`` were written, by a dead process."""
     operator.write_job(B, A, limits="timeout: 2s, attempts: 2, concurrency: 1")
     node.acts[A] = [refuse("SYS.1003")]
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     del node.jobs[1:]
     lines = [line for line in operator.lines() if line.get("key") != A and "ended" not in line]
     for line in lines:
@@ -123,7 +123,7 @@ async def test_an_older_versions_first_attempt_is_not_ended_by_its_second(
     refuse("ID.1003")(node, second)
     node.jobs.append(second)
     await operator.run("--accept-changes")
-    assert operator.states()[A] not in GONE, operator.said
+    assert operator.states()[A] not in GONE, operator.output
     node.execute(first)
     await operator.run("--accept-changes")
     assert operator.states()[A] == "cloned"
@@ -136,7 +136,7 @@ async def test_an_older_versions_withdrawn_attempt_may_have_run(node: ScriptedNo
     first = pending(node, JOBS[0])
     node.acts[A] = [refuse("ID.1003")]
     await operator.run("--accept-changes")
-    assert operator.states()[A] not in GONE, operator.said
+    assert operator.states()[A] not in GONE, operator.output
     node.execute(first)
     await operator.run("--accept-changes")
     assert operator.states()[A] == "cloned"

@@ -133,19 +133,19 @@ async def test_insecure_is_warned_of_and_recorded(tmp_path: Path, child_env: dic
     async def zclone(*arguments: str) -> tuple[int | None, str]:
         env = child_env | {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": WIRE_SESSION}
         process = forkserver.start(arguments, cwd=tmp_path, env=env, stderr="stdout")
-        said, _ = await asyncio.to_thread(process.communicate)
-        return process.returncode, said.decode()
+        output, _ = await asyncio.to_thread(process.communicate)
+        return process.returncode, output.decode()
 
     write_job(tmp_path, 1)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
     async with WireServer(handler, tls=tls) as server:
-        code, said = await zclone("run", "job.yaml")
+        code, output = await zclone("run", "job.yaml")
         assert code == 5
-        assert "certificate was rejected" in said
-        code, said = await zclone("run", "job.yaml", "--insecure")
-        assert code == 0, said
-        assert "certificate is NOT checked" in said
+        assert "certificate was rejected" in output
+        code, output = await zclone("run", "job.yaml", "--insecure")
+        assert code == 0, output
+        assert "certificate is NOT checked" in output
         _, status = await zclone("status", "job.manifest.jsonl")
     (started,) = [line for line in records(tmp_path / "job.manifest.jsonl") if "started" in line]
     assert "certificate is NOT checked" in started["warnings"][0]

@@ -80,7 +80,7 @@ class Unwatched(Witness):
         """Ignore the answer."""
 
 
-class Brisk(SystemClock):
+class FastClock(SystemClock):
     """Real time with short waits."""
 
     async def sleep(self, seconds: float) -> None:
@@ -128,35 +128,35 @@ async def a_clone(stage: Stage) -> list[object]:
 
 
 def with_auth(auth: Auth) -> Chapter:
-    async def chapter(stage: Stage) -> list[object]:
+    async def script(stage: Stage) -> list[object]:
         client = stage.make(auth)
         await client.preflight()
-        told = await cloned(stage, client, clone(name="n"), JOBS[0])
+        received = await cloned(stage, client, clone(name="n"), JOBS[0])
         await client.close()
         counts = stage.node.report(stage.clock.time(), clones=False, times=False)
-        return [*told, *client.warnings, counts["calls"].get("login", 0), counts["calls"].get("logout", 0)]
+        return [*received, *client.warnings, counts["calls"].get("login", 0), counts["calls"].get("logout", 0)]
 
-    return chapter
+    return script
 
 
 async def a_dead_session(stage: Stage) -> list[object]:
     """Dies twice; the account opens a new one each time and the given session cannot."""
     client, given = stage.make(ADMIN), stage.make(SessionAuth(SESSION))
     await client.preflight()
-    told: list[object] = []
+    received: list[object] = []
     for number in range(2):
         stage.node.expire_sessions()
-        told += [await client.submit(clone(number), JOBS[number]), await ended(client, JOBS[number], stage.clock)]
+        received += [await client.submit(clone(number), JOBS[number]), await ended(client, JOBS[number], stage.clock)]
         await client.renew()
-        told += await cloned(stage, client, clone(number), JOBS[10 + number])
-    return [*told, client.generation, await attempt(given.find(UUIDS[0]))]
+        received += await cloned(stage, client, clone(number), JOBS[10 + number])
+    return [*received, client.generation, await attempt(given.find(UUIDS[0]))]
 
 
 async def refused_credentials(stage: Stage) -> list[object]:
     wrong = (PasswordAuth("admin", "wrong"), SessionAuth("0" * 32), AccessKeyAuth("AKID", "wrong"))
-    told = [await attempt(stage.make(auth).preflight()) for auth in (*wrong, AccessKeyAuth("NONE", "wrong"))]
+    received = [await attempt(stage.make(auth).preflight()) for auth in (*wrong, AccessKeyAuth("NONE", "wrong"))]
     dead = stage.make(SessionAuth("0" * 32))
-    return [*told, await dead.submit(clone(), JOBS[0]), await ended(dead, JOBS[0], stage.clock)]
+    return [*received, await dead.submit(clone(), JOBS[0]), await ended(dead, JOBS[0], stage.clock)]
 
 
 async def auxiliary(stage: Stage) -> list[object]:
@@ -180,16 +180,16 @@ async def ownership(stage: Stage) -> list[object]:
     await client.preflight()
     await tenant.preflight()
     around, theirs = AuxiliaryApi(client), AuxiliaryApi(tenant)
-    told = await cloned(stage, client, clone(), JOBS[0])
-    told += [await tenant.find(UUIDS[0]), await attempt(delete_service(tenant, UUIDS[0]))]
+    received = await cloned(stage, client, clone(), JOBS[0])
+    received += [await tenant.find(UUIDS[0]), await attempt(delete_service(tenant, UUIDS[0]))]
     await around.share_resource([UUIDS[0]], [TENANT.uuid])
-    told += [await tenant.find(UUIDS[0]), await attempt(theirs.change_owner(UUIDS[0], TENANT.uuid))]
+    received += [await tenant.find(UUIDS[0]), await attempt(theirs.change_owner(UUIDS[0], TENANT.uuid))]
     await around.change_owner(UUIDS[0], TENANT.uuid)
-    told += await cloned(stage, tenant, clone(1), JOBS[1])  # over the quota
-    told += await cloned(stage, tenant, clone(2, source=PRIVATE), JOBS[2])
+    received += await cloned(stage, tenant, clone(1), JOBS[1])  # over the quota
+    received += await cloned(stage, tenant, clone(2, source=PRIVATE), JOBS[2])
     await delete_service(tenant, UUIDS[0])
     await delete_service(client, UUIDS[0])
-    return [*told, await client.find(UUIDS[0]), *await cloned(stage, client, clone(), JOBS[3])]
+    return [*received, await client.find(UUIDS[0]), *await cloned(stage, client, clone(), JOBS[3])]
 
 
 async def refused_requests(stage: Stage) -> list[object]:
@@ -201,13 +201,13 @@ async def refused_requests(stage: Stage) -> list[object]:
         {"name": "x" * 256},
         {"tagUuids": [""]},
     ]
-    told: list[object] = []
+    received: list[object] = []
     for number, params in enumerate(wrong):
-        told += await cloned(stage, client, clone(**params), JOBS[number])
-    told += await cloned(stage, client, clone(source="0" * 32), JOBS[10])
-    told += await cloned(stage, client, clone(), "short")
-    told += await cloned(stage, client, clone(tags=("ephemeral::validationOnly",)), JOBS[11])
-    return told + await cloned(stage, client, clone(tags=("no::such",)), JOBS[12])
+        received += await cloned(stage, client, clone(**params), JOBS[number])
+    received += await cloned(stage, client, clone(source="0" * 32), JOBS[10])
+    received += await cloned(stage, client, clone(), "short")
+    received += await cloned(stage, client, clone(tags=("ephemeral::validationOnly",)), JOBS[11])
+    return received + await cloned(stage, client, clone(tags=("no::such",)), JOBS[12])
 
 
 async def an_old_server(stage: Stage) -> list[object]:
@@ -221,65 +221,65 @@ async def fighting_logins(stage: Stage) -> list[object]:
     one, other = stage.make(ADMIN), stage.make(ADMIN)
     await one.preflight()
     await other.preflight()
-    told: list[object] = []
+    received: list[object] = []
     for number in range(5):
-        told += [await attempt(one.find(UUIDS[0])), await attempt(other.find(UUIDS[0])), number]
+        received += [await attempt(one.find(UUIDS[0])), await attempt(other.find(UUIDS[0])), number]
     await one.close()
     await other.close()
     logins = stage.node.report(stage.clock.time(), clones=False, times=False)["calls"]["login"]
-    return [*told, logins, one.warnings, other.warnings]
+    return [*received, logins, one.warnings, other.warnings]
 
 
 def with_fault(on: str = "submit") -> Chapter:
-    async def chapter(stage: Stage) -> list[object]:
+    async def script(stage: Stage) -> list[object]:
         client = stage.make(SessionAuth(SESSION))
-        told = await cloned(stage, client, clone(name="n"), JOBS[0])
+        received = await cloned(stage, client, clone(name="n"), JOBS[0])
         if on == "query":
-            told.append(await client.find(UUIDS[0]))
-        return told
+            received.append(await client.find(UUIDS[0]))
+        return received
 
-    return chapter
+    return script
 
 
 @dataclass(frozen=True)
-class Story:
+class Scenario:
     """A scenario, the node it runs on, and the kinds of answers it must have, in order."""
 
     name: str
-    chapter: Chapter
+    script: Chapter
     options: NodeOptions
     kinds: str
 
 
-def story(name: str, chapter: Chapter, kinds: str, **switches: Any) -> Story:
-    return Story(name, chapter, replace(OPTIONS, **switches), kinds)
+def scenario(name: str, script: Chapter, kinds: str, **switches: Any) -> Scenario:
+    return Scenario(name, script, replace(OPTIONS, **switches), kinds)
 
 
-def faulty(kind: FaultKind, kinds: str, *, on: str = "submit", **fault: Any) -> Story:
+def faulty(kind: FaultKind, kinds: str, *, on: str = "submit", **fault: Any) -> Scenario:
     rule = FaultRule(Fault(kind, **fault), on=on, requests=frozenset({1}))
     name = "-".join((on, kind.value, *map(str, fault.values())))
-    return Story(name, with_fault(on), replace(OPTIONS, faults=(rule,)), kinds)
+    return Scenario(name, with_fault(on), replace(OPTIONS, faults=(rule,)), kinds)
 
 
 MADE: Final = "Accepted Duplicate Done Found"
 DYING: Final = f"Accepted ID.1001 {MADE} Accepted ID.1001 {MADE} 3 LoginLostError"
 STORIES: Final = [
-    story("clone", a_clone, f"(5,5,22) Absent Unknown {MADE} Accepted Duplicate SYS.1000 Found"),
-    story("session", with_auth(SessionAuth(SESSION)), f"{MADE} 0 0"),
-    story("password", with_auth(ADMIN), f"{MADE} 1 1"),
-    story("access-key", with_auth(AccessKeyAuth("AKID", "key-secret")), f"{MADE} 0 0"),
-    story("dead-session", a_dead_session, DYING),
-    story("newer-codes", a_dead_session, DYING, global_error_codes=True),
-    story("credentials", refused_credentials, f"{'UnreachableError ' * 4}Accepted ID.1001"),
-    story("auxiliary", auxiliary, "list True True list list list list list"),
-    story(
+    scenario("clone", a_clone, f"(5,5,22) Absent Unknown {MADE} Accepted Duplicate SYS.1000 Found"),
+    scenario("session", with_auth(SessionAuth(SESSION)), f"{MADE} 0 0"),
+    scenario("password", with_auth(ADMIN), f"{MADE} 1 1"),
+    scenario("access-key", with_auth(AccessKeyAuth("AKID", "key-secret")), f"{MADE} 0 0"),
+    scenario("dead-session", a_dead_session, DYING),
+    scenario("newer-codes", a_dead_session, DYING, global_error_codes=True),
+    scenario("credentials", refused_credentials, f"{'UnreachableError ' * 4}Accepted ID.1001"),
+    scenario("auxiliary", auxiliary, "list True True list list list list list"),
+    scenario(
         "ownership",
         ownership,
         f"{MADE} Absent CallFailedError Found CallFailedError Accepted Duplicate ID.1003 Absent "
         "Accepted Duplicate SYS.1006 Absent Absent Accepted Duplicate SYS.1000 Absent",
     ),
-    story("ownership-zh", ownership, "", locale="zh_CN"),
-    story(
+    scenario("ownership-zh", ownership, "", locale="zh_CN"),
+    scenario(
         "refused",
         refused_requests,
         f"{'HTTP.400 HTTP.400 Unknown Absent '}"
@@ -287,7 +287,7 @@ STORIES: Final = [
         "Accepted Duplicate SYS.1003 Absent Accepted Duplicate SYS.1003 Absent "
         "HTTP.400 HTTP.400 Unknown Absent Accepted Duplicate Done Absent Accepted Duplicate SYS.1007 Absent",
     ),
-    story(
+    scenario(
         "newer-server",
         a_clone,
         f"(5,5,22) Absent Unknown {MADE} Accepted Duplicate SYS.1000 Found",
@@ -297,10 +297,10 @@ STORIES: Final = [
         management_url="https://vip.example.com",
         requests_per_minute=12_000,
     ),
-    story("newer-access-key", with_auth(AccessKeyAuth("AKID", "key-secret")), f"{MADE} 0 0", newer_access_keys=True),
-    story("newer-denials", ownership, "", newer_codes=True, global_error_codes=True),
-    story("old-server", an_old_server, f"(5,3,20) {MADE}", version="5.3.20"),
-    story("unique-sessions", fighting_logins, "", unique_sessions=True),
+    scenario("newer-access-key", with_auth(AccessKeyAuth("AKID", "key-secret")), f"{MADE} 0 0", newer_access_keys=True),
+    scenario("newer-denials", ownership, "", newer_codes=True, global_error_codes=True),
+    scenario("old-server", an_old_server, f"(5,3,20) {MADE}", version="5.3.20"),
+    scenario("unique-sessions", fighting_logins, "", unique_sessions=True),
     faulty(FaultKind.DROP, "NoAnswer Accepted Done Found"),
     faulty(FaultKind.LOST_REPLY, "NoAnswer Duplicate Done Found"),
     faulty(FaultKind.TRUNCATED, "NoAnswer Duplicate Done Found"),
@@ -334,10 +334,10 @@ async def attempt(call: Awaitable[object]) -> object:
         return failed
 
 
-async def guarded(chapter: Chapter, stage: Stage) -> list[object]:
+async def guarded(script: Chapter, stage: Stage) -> list[object]:
     """Run a scenario; the error that stops it is its last answer."""
     try:
-        return await chapter(stage)
+        return await script(stage)
     except ZcloneError as failed:
         return [failed]
 
@@ -369,25 +369,25 @@ def kind(answer: object) -> str:
     return str(answer).replace(" ", "") if isinstance(answer, bool | int | tuple) else type(answer).__name__
 
 
-async def over_a_socket(told: Story) -> list[object]:
-    async with running(told.options) as server:
+async def over_a_socket(received: Scenario) -> list[object]:
+    async with running(received.options) as server:
         clients: list[Client] = []
 
         def make(auth: Auth) -> Client:
             settings = Settings(server.url, auth)
-            clients.append(Client(settings, gate=NoRateGate(), clock=Brisk(), language="en"))
+            clients.append(Client(settings, gate=NoRateGate(), clock=FastClock(), language="en"))
             return clients[-1]
 
         try:
-            return await guarded(told.chapter, Stage(server.node, make, Brisk()))
+            return await guarded(received.script, Stage(server.node, make, FastClock()))
         finally:
             for client in clients:
                 await client.close()
 
 
-def in_memory(told: Story) -> list[object]:
+def in_memory(received: Scenario) -> list[object]:
     loop = VirtualLoop()
-    world = World(1, [], told.options)
+    world = World(1, [], received.options)
     world.witness = Unwatched(world.limits, {}, world.is_made)
     clock = VirtualClock(loop, Random(1))
 
@@ -397,20 +397,20 @@ def in_memory(told: Story) -> list[object]:
         return Client(Settings(URL, auth), gate=gate, clock=clock, language="en", http=http)
 
     assert isinstance(world.node, Node)
-    return run_virtual(loop, guarded(told.chapter, Stage(world.node, make, clock)))
+    return run_virtual(loop, guarded(received.script, Stage(world.node, make, clock)))
 
 
-@pytest.mark.parametrize("told", STORIES, ids=lambda told: told.name)
-def test_both_environments_answer_alike(told: Story) -> None:
+@pytest.mark.parametrize("received", STORIES, ids=lambda received: received.name)
+def test_both_environments_answer_alike(received: Scenario) -> None:
     """The client gets the same answers from the served node over a socket and from the simulation's network."""
-    served, simulated = asyncio.run(over_a_socket(told)), in_memory(told)
-    assert not told.kinds or [kind(answer) for answer in served] == told.kinds.split()
+    served, simulated = asyncio.run(over_a_socket(received)), in_memory(received)
+    assert not received.kinds or [kind(answer) for answer in served] == received.kinds.split()
     assert [shape(answer) for answer in served] == [shape(answer) for answer in simulated]
 
 
 def test_unique_sessions_end_with_a_message_in_both_environments() -> None:
     """Of two clients that end each other's sessions one is stopped; both report why, within three logins each."""
-    (fight,) = [told for told in STORIES if told.name == "unique-sessions"]
+    (fight,) = [received for received in STORIES if received.name == "unique-sessions"]
     for answers in (asyncio.run(over_a_socket(fight)), in_memory(fight)):
         *_, logins, first, second = answers
         assert logins == 6
@@ -421,6 +421,6 @@ def test_unique_sessions_end_with_a_message_in_both_environments() -> None:
 
 def test_every_fault_has_its_scenario() -> None:
     """Every kind of fault that needs no clock is part of the contract."""
-    told = {rule.fault.kind for one in STORIES for rule in one.options.faults}
+    received = {rule.fault.kind for one in STORIES for rule in one.options.faults}
     with_a_clock = "slow late delayed twice restart fail_then_create two_runs purged row_missing"
-    assert {kind.value for kind in FaultKind} - {kind.value for kind in told} == set(with_a_clock.split())
+    assert {kind.value for kind in FaultKind} - {kind.value for kind in received} == set(with_a_clock.split())

@@ -48,7 +48,7 @@ async def test_a_refused_second_attempt_does_not_plan_the_first_again(
     operator.write_job(B, A)
     code = await operator.run()
     assert len(node.posts(A)) == 2
-    assert (code, operator.states()[A]) == (4, "uncertain"), operator.said
+    assert (code, operator.states()[A]) == (4, "uncertain"), operator.output
 
 
 @pytest.mark.both_engines
@@ -58,7 +58,7 @@ async def test_a_fatal_end_is_followed_by_a_lookup(node: ScriptedNode, operator:
     operator.write_job(B, A)
     code = await operator.run()
     assert len(node.made) == 2
-    assert (operator.states()[A] != "planned", code != 3) == (True, True), operator.said
+    assert (operator.states()[A] != "planned", code != 3) == (True, True), operator.output
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ async def test_a_server_that_shows_no_clone_needs_the_operator(node: ScriptedNod
 
     node.acts[A] = [empty]
     operator.write_job(A)
-    assert [await operator.run() for _ in range(2)] == [3, 3], operator.said
+    assert [await operator.run() for _ in range(2)] == [3, 3], operator.output
 
 
 async def test_an_unreachable_engine_does_not_mean_that_nothing_was_sent(
@@ -91,10 +91,10 @@ async def test_an_unreachable_engine_does_not_mean_that_nothing_was_sent(
     """An attempt is recorded and the next start is for an unreachable Temporal: exit 4, not 5."""
     node.acts[A] = [keep_running]
     operator.write_job(A, limits="timeout: 2s")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     away = {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
-    assert await operator.run("--engine", "temporal", env=away) == 4, operator.said
-    assert "127.0.0.1:1" in operator.said
+    assert await operator.run("--engine", "temporal", env=away) == 4, operator.output
+    assert "127.0.0.1:1" in operator.output
 
 
 async def test_a_run_left_to_temporal_may_have_sent(tmp_path: Path) -> None:

@@ -70,12 +70,12 @@ async def test_a_refused_lookup_takes_no_attempt_back(refusal: bytes, node: Scri
     node.look = lambda _: refusal
     operator.write_job(A, limits="timeout: 60s, attempts: 2")
     for _ in range(3):
-        assert await operator.run() == 4, operator.said
-        assert "nothing was cloned" not in operator.said
+        assert await operator.run() == 4, operator.output
+        assert "nothing was cloned" not in operator.output
         assert operator.states()[A] not in GONE
     assert len(node.posts()) == 1
     node.look = None
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert (operator.states(), node.sources_of, len(node.posts())) == ({A: "cloned"}, [A], 1)
 
 
@@ -84,12 +84,12 @@ async def test_clones_in_flight_stay_in_flight_when_lookups_are_refused(node: Sc
     node.acts = {source: [lose_answer] for source in SOURCES[1:]}
     node.look = lambda _: failed("LICENSE.1003")
     operator.write_job(*SOURCES, limits="timeout: 60s, concurrency: 30")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     sent = {job.source for job in node.posts()}
     assert {source: state for source, state in operator.states().items() if source in sent and state in GONE} == {}
     node.look = None
     node.acts = {}
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert sorted(node.sources_of) == SOURCES
 
 
@@ -102,7 +102,7 @@ async def test_a_refused_lookup_makes_no_second_clone_at_most_once(node: Scripte
     await operator.run("--at-most-once")
     node.look = None
     for _ in range(2):
-        assert await operator.run("--at-most-once") in {3, 4}, operator.said
+        assert await operator.run("--at-most-once") in {3, 4}, operator.output
         assert operator.states()[A] not in GONE
     assert node.sources_of == [A]
 
@@ -116,7 +116,7 @@ async def test_an_edit_after_a_refused_lookup(
     node.acts[A] = [lose_answer, accept]
     node.look = lambda uuid: failed("LICENSE.1003") if node.posts() else node.shown(uuid)
     operator.write_job(with_uuid(OWN, name="one"), limits="timeout: 2s")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     node.look = None
     operator.write_job(edited, limits="timeout: 2s")
     code = await operator.run(*flags)
@@ -129,10 +129,10 @@ async def test_a_target_that_leaves_after_a_refused_lookup_is_queried(node: Scri
     node.acts[A] = [lose_answer]
     node.look = lambda _: failed("LICENSE.1003")
     operator.write_job(A, B, limits="timeout: 2s, concurrency: 1")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     node.look = None
     operator.write_job(B, limits="timeout: 2s")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert operator.states() == {A: "cloned", B: "cloned"}
 
 
@@ -152,10 +152,10 @@ async def test_a_second_attempt_does_not_end_the_first(
     node.acts[A] = [first, refuse(second)]
     operator.write_job(A, limits=f"timeout: {seconds}s")
     for _ in range(2):
-        assert await operator.run() == 4, operator.said
+        assert await operator.run() == 4, operator.output
         assert operator.states()[A] not in GONE
     node.execute(node.posts()[0])
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert (operator.states(), node.sources_of) == ({A: "cloned"}, [A])
 
 
@@ -171,12 +171,12 @@ async def test_a_refused_repetition_ends_nothing(refusal: Act, node: ScriptedNod
     """A POST waits at the server without an answer and its repetition is refused: not failed, and found when made."""
     node.acts[A] = [queue, refusal]
     operator.write_job(A, limits="timeout: 20s, attempts: 2")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     assert operator.states()[A] not in GONE
-    assert await operator.zclone("retry", "job.yaml") in {3, 4}, operator.said
+    assert await operator.zclone("retry", "job.yaml") in {3, 4}, operator.output
     assert operator.states()[A] not in GONE
     node.execute(node.posts()[0])
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert (operator.states(), node.sources_of) == ({A: "cloned"}, [A])
 
 
@@ -189,10 +189,10 @@ async def test_a_job_that_runs_for_hours_is_not_failed(
     await operator.run_and_kill(node)
     later = with_clock_set(7200.0, tmp_path / "flag")
     for _ in range(2):
-        assert await operator.run(env=later) in {3, 4}, operator.said
+        assert await operator.run(env=later) in {3, 4}, operator.output
         assert operator.states()[A] not in GONE
     node.execute(node.posts()[0])
-    assert await operator.run(env=later) == 0, operator.said
+    assert await operator.run(env=later) == 0, operator.output
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ async def test_work_that_may_still_run_is_not_failed(
     node.acts[A] = [refuse(*codes)]
     operator.write_job(A, limits="timeout: 3s, attempts: 2")
     for _ in range(3):
-        assert await operator.run() == 4, operator.said
+        assert await operator.run() == 4, operator.output
         assert operator.states()[A] not in GONE
     node.execute(node.posts()[0])
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert (operator.states(), node.sources_of) == ({A: "cloned"}, [A])
 
 
@@ -228,7 +228,7 @@ async def test_rows_that_appear_and_disappear_are_no_end(node: ScriptedNode, ope
 
     node.poll = poll
     operator.write_job(A, limits="timeout: 60s")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert len(node.posts()) == 1
 
 
@@ -242,7 +242,7 @@ async def test_a_cause_takes_nothing_back(inner: str, node: ScriptedNode, operat
     """After a job that failed although it made the clone, the clone is looked up, with any causes: one POST, exit 0."""
     node.acts[A] = [make_and_refuse("SYS.1006", inner)]
     operator.write_job(A, limits="timeout: 5s")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert (operator.states(), len(node.posts())) == ({A: "cloned"}, 1)
 
 
@@ -266,7 +266,7 @@ async def test_a_foreign_service_is_never_adopted(node: ScriptedNode, operator: 
     """A given resourceUuid that is somebody else's service: conflict, no POST, and its owner is unchanged."""
     node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
     operator.write_job(f"{{uuid: {A}, owner: {ACCOUNT}, params: {{resourceUuid: {OWN}}}}}", limits="timeout: 5s")
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     assert operator.states() == {A: "conflict"}
     assert (node.posts(A), node.given, node.sources_of) == ([], [], [])
 
@@ -275,8 +275,8 @@ async def test_a_foreign_service_is_never_adopted(node: ScriptedNode, operator: 
 async def test_a_clone_of_another_run_is_not_adopted(node: ScriptedNode, operator: Operator) -> None:
     """The clone that the first run made under a given resourceUuid is a conflict for a second run."""
     operator.write_job(with_uuid(OWN))
-    assert await operator.run() == 0, operator.said
-    assert await operator.run("--run", "second") == 3, operator.said
+    assert await operator.run() == 0, operator.output
+    assert await operator.run("--run", "second") == 3, operator.output
     assert operator.states("job.second.manifest.jsonl") == {A: "conflict"}
     assert len(node.posts()) == 1
 
@@ -286,7 +286,7 @@ async def test_our_own_clone_under_a_given_uuid_is_found(node: ScriptedNode, ope
     """Under a given resourceUuid too a POST with a lost answer is ours: its clone is adopted."""
     node.acts[A] = [lose_answer]
     operator.write_job(with_uuid(OWN), limits="timeout: 5s")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert (operator.states(), len(node.posts())) == ({A: "cloned"}, 1)
 
 
@@ -294,7 +294,7 @@ async def test_our_own_clone_under_a_given_uuid_is_found(node: ScriptedNode, ope
 async def test_a_given_uuid_that_is_not_free_is_refused(uuid: str, node: ScriptedNode, operator: Operator) -> None:
     """A resourceUuid that is a source's or another target's is an error of the job file: exit 2, nothing sent."""
     operator.write_job(with_uuid(uuid), B)
-    assert await operator.run() == 2, operator.said
+    assert await operator.run() == 2, operator.output
     assert node.posts() == []
 
 
@@ -305,9 +305,9 @@ async def test_an_edited_uuid_is_not_sent_while_the_old_one_is_open(node: Script
     """With --accept-changes a new resourceUuid is sent only after a definite end of what was sent under the old one."""
     node.acts[A] = [queue, accept]
     operator.write_job(with_uuid(OWN), limits="timeout: 2s, attempts: 1")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     operator.write_job(with_uuid(OTHER), limits="timeout: 2s")
-    assert await operator.run("--accept-changes") in {3, 4}, operator.said
+    assert await operator.run("--accept-changes") in {3, 4}, operator.output
     assert {job.resource for job in node.posts()} == {OWN}
     if not node.made:
         node.execute(node.posts()[0])
@@ -324,7 +324,7 @@ async def test_our_own_clone_is_no_conflict_after_an_edit(node: ScriptedNode, op
     await operator.run_and_kill(node)
     node.look = None
     operator.write_job(f"{{uuid: {A}, params: {{name: two}}}}", limits="timeout: 2s")
-    assert await operator.run("--accept-changes") == 0, operator.said
+    assert await operator.run("--accept-changes") == 0, operator.output
     assert (operator.states(), node.sources_of) == ({A: "cloned"}, [A])
 
 
@@ -335,7 +335,7 @@ async def test_an_old_end_does_not_end_what_was_sent_after_it(node: ScriptedNode
     """Failed, retried, sent, killed, those lines damaged, repaired: the first job's end is not the second's."""
     node.acts[A] = [refuse("SYS.1003"), keep_running, accept]
     operator.write_job(A, limits="timeout: 3s")
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     await operator.run_and_kill(node, "retry", "job.yaml")
     spoilt = node.posts()[1].uuid
     assert operator.damage(lambda line: line.get("job_uuid") == spoilt)
@@ -348,7 +348,7 @@ async def test_an_old_end_does_not_end_what_was_sent_after_it(node: ScriptedNode
     assert operator.states()[A] not in GONE
     if not node.made:
         node.execute(node.posts()[1])
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert (operator.states(), node.sources_of) == ({A: "cloned"}, [A])
 
 
@@ -364,9 +364,9 @@ async def test_exit_5_only_if_nothing_was_sent(node: ScriptedNode, operator: Ope
 
     operator.write_job(A, limits="timeout: 2s")
     node.gate = closed
-    assert await operator.run() == 5, operator.said
+    assert await operator.run() == 5, operator.output
     node.gate = None
     node.acts[A] = [keep_running]
     await operator.run_and_kill(node)
     node.gate = closed
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output

@@ -30,9 +30,9 @@ async def test_lookups_without_an_answer_before_the_first_post(node: ScriptedNod
     node.made[OWN] = {"uuid": OWN, "name": "somebody's"}
     node.look = lambda _: failed("SYS.1010")
     operator.write_job(B, GIVEN)
-    assert await operator.run(patience=240) == 4, operator.said
+    assert await operator.run(patience=240) == 4, operator.output
     node.look = None
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     assert operator.states()[A] == "conflict"
     assert (node.posts(A), node.given) == ([], [])
 
@@ -47,7 +47,7 @@ async def test_a_foreign_service_is_not_adopted_once_lookups_are_allowed(
     await operator.run()
     node.look = None
     code = await operator.run()
-    assert operator.states()[A] != "cloned", operator.said
+    assert operator.states()[A] != "cloned", operator.output
     assert code != 0
     assert (node.sources_of, node.posts(A), node.given) == ([B], [], [])
 
@@ -64,7 +64,7 @@ async def test_a_given_uuid_taken_by_others_meanwhile_is_a_conflict(node: Script
     node.acts[A] = [taken]
     operator.write_job(GIVEN, limits="timeout: 5s")
     code = await operator.run()
-    assert (code, operator.states()[A]) != (0, "cloned"), operator.said
+    assert (code, operator.states()[A]) != (0, "cloned"), operator.output
     assert node.given == []
 
 
@@ -85,8 +85,8 @@ async def test_given_uuids_swapped_in_flight(node: ScriptedNode, operator: Opera
         node.execute(node.posts(A)[0])
     code = await operator.run("--accept-changes")
     states = operator.states()
-    assert code != 0 or sorted(node.sources_of) == [A, B], operator.said
-    assert list(states.values()).count("cloned") <= len(node.sources_of), operator.said
+    assert code != 0 or sorted(node.sources_of) == [A, B], operator.output
+    assert list(states.values()).count("cloned") <= len(node.sources_of), operator.output
 
 
 @pytest.mark.both_engines
@@ -103,4 +103,4 @@ async def test_a_given_uuid_in_flight_belongs_to_no_other_target(node: ScriptedN
 
     node.acts[B] = [come_too_late]
     operator.write_job(f"{{uuid: {B}, params: {{resourceUuid: {OWN}}}}}", limits="timeout: 3s")
-    assert (await operator.run(), node.sources_of) != (0, [A]), operator.said
+    assert (await operator.run(), node.sources_of) != (0, [A]), operator.output

@@ -38,7 +38,7 @@ async def test_an_earlier_clone_is_not_handed_over_after_an_uncharged_attempt(
     operator.env.pop("ZSTACK_SESSION_ID")
     operator.write_job(GIVEN_AWAY, limits="timeout: 20s")
     await operator.run()
-    assert node.given == [], operator.said
+    assert node.given == [], operator.output
 
 
 @pytest.mark.both_engines
@@ -46,10 +46,10 @@ async def test_status_and_report_agree_with_the_run_on_an_earlier_clone(node: Sc
     """A hand-over of an earlier clone is refused: exit 3, nothing left to do, and the report says the same."""
     node.made[UUID] = {"uuid": UUID, "name": "another folder's"}
     operator.write_job(GIVEN_AWAY, limits="timeout: 20s")
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     assert node.given == []
     await operator.zclone("status", "job.manifest.jsonl")
-    assert "go on" not in operator.said, operator.said
+    assert "go on" not in operator.output, operator.output
     await operator.zclone("report", "job.manifest.jsonl", "--out", "r.json")
     assert json.loads((operator.folder / "r.json").read_text())["exit_code"] == 3
 
@@ -59,7 +59,7 @@ async def test_a_clone_after_a_collision_is_not_handed_over(node: ScriptedNode, 
     """The first job reports SYS.1000 and a clone exists: nothing shows whose it is, so it stays, with exit 3."""
     node.acts[A] = [make_and_refuse("SYS.1000")]
     operator.write_job(B, GIVEN_AWAY)
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     assert node.given == []
 
 
@@ -74,6 +74,6 @@ async def test_a_clone_made_before_an_edit_is_reported_as_changed(node: Scripted
     node.execute(node.posts(A)[0])
     await operator.run("--accept-changes")
     assert (node.sources_of, operator.states()) == ([A], {"x": "cloned"})
-    assert await operator.run() == 0, operator.said
-    assert "1 clones were made before the job file was changed" in operator.said
-    assert await operator.run("--strict") == 2, operator.said
+    assert await operator.run() == 0, operator.output
+    assert "1 clones were made before the job file was changed" in operator.output
+    assert await operator.run("--strict") == 2, operator.output

@@ -32,9 +32,9 @@ async def test_the_end_of_a_repetition_is_not_the_end_of_the_first_post(
     operator.write_job(B, A, limits=limits)
     for _ in range(2):
         await operator.run()
-        assert operator.states()[A] != "failed", operator.said
+        assert operator.states()[A] != "failed", operator.output
     node.execute(node.posts(A)[0])
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert operator.states()[A] == "cloned"
 
 
@@ -60,7 +60,7 @@ async def test_an_edited_uuid_is_not_sent_after_the_end_of_a_repetition(node: Sc
     operator.write_job(B, f"{{uuid: {A}, params: {{resourceUuid: 0b0b0b0b0b0b4b0b8b0b0b0b0b0b0b0b}}}}")
     await operator.zclone("retry", "job.yaml")
     node.execute(node.posts(A)[0])
-    assert node.sources_of.count(A) == 1, operator.said
+    assert node.sources_of.count(A) == 1, operator.output
 
 
 @pytest.mark.both_engines
@@ -71,4 +71,4 @@ async def test_a_lookup_does_not_end_a_job_uuid_sent_twice(node: ScriptedNode, o
     await operator.run()
     assert len({job.uuid for job in node.posts(A)}) == 2
     node.execute(node.posts(A)[0])
-    assert operator.states()[A] != "failed", operator.said
+    assert operator.states()[A] != "failed", operator.output

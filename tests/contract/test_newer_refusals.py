@@ -41,7 +41,7 @@ async def test_a_denied_batch_is_sent_once(code: str, details: str, node: Script
     """100 targets whose resources are denied cost 100 POSTs, all fail for good, and the next run sends none."""
     node.acts = {source: [deny(code, details)] for source in MANY}
     operator.write_job(*MANY)
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     assert len(node.posts()) == 100
     assert set(operator.states().values()) == {"failed"}
     assert await operator.run() == 3
@@ -54,10 +54,10 @@ async def test_a_denied_api_is_called_once(code: str, node: ScriptedNode, operat
     """If the whole API is denied the first answer ends the run: one POST for 100 targets, exit 3, reason denied."""
     node.acts = {source: [deny(code, "operation[API:x] is denied: no permission")] for source in MANY}
     operator.write_job(*MANY)
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     assert len(node.posts()) == 1
-    assert '"reason_code":"denied"' in operator.said
-    assert "ask an administrator" in operator.said or "administrators only" in operator.said
+    assert '"reason_code":"denied"' in operator.output
+    assert "ask an administrator" in operator.output or "administrators only" in operator.output
 
 
 @pytest.mark.both_engines
@@ -69,8 +69,8 @@ async def test_an_account_that_may_only_clone_clones(engine: str, node: Scripted
     refused = answer(503, {"error": {"code": "SYS.1019", "details": "operation[API:Query] is denied: no permission"}})
     node.gate = lambda seen: refused if seen.call.startswith("GET /v1/ai/model-services") else None
     operator.write_job(*MANY[:3])
-    assert await operator.run() == 0, operator.said
-    assert ("cannot query model services" in operator.said) == (engine == "local")
+    assert await operator.run() == 0, operator.output
+    assert ("cannot query model services" in operator.output) == (engine == "local")
 
 
 MESSAGES = {"en-US": "the disk of the model centre is full", "zh-CN": "模型中心磁盘已满"}
@@ -82,23 +82,23 @@ async def test_errors_in_the_operators_language(
     lang: str, tag: str, hint: str, node: ScriptedNode, operator: Operator
 ) -> None:
     """LANG sets the language in which the server's message is recorded and shown, and that of the hint."""
-    asked: list[str] = []
+    queries: list[str] = []
 
     def overhear(seen: Seen) -> None:
-        asked.append(seen.headers.get("accept-language", ""))
+        queries.append(seen.headers.get("accept-language", ""))
 
     def poll(_: ApiJob) -> bytes:
-        said = {"code": "SYS.1007", "description": "bad", "details": "details", "message": MESSAGES[asked[-1]]}
-        return answer(503, {"error": said})
+        output = {"code": "SYS.1007", "description": "bad", "details": "details", "message": MESSAGES[queries[-1]]}
+        return answer(503, {"error": output})
 
     node.acts, node.gate, node.poll = {MANY[0]: [keep_running]}, overhear, poll
     operator.write_job(MANY[0])
-    assert await operator.run(env=GIVEN | {"LANG": lang, "LC_ALL": lang}) == 3, operator.said
-    assert set(asked) == {tag}
+    assert await operator.run(env=GIVEN | {"LANG": lang, "LC_ALL": lang}) == 3, operator.output
+    assert set(queries) == {tag}
     (failed,) = [line for line in operator.lines() if line.get("state") == "failed"]
     assert failed["error"].startswith(f"bad: {MESSAGES[tag]}: details")
-    assert hint in operator.said or json.dumps(hint)[1:-1] in operator.said
-    assert MESSAGES[tag] in operator.said or json.dumps(MESSAGES[tag])[1:-1] in operator.said
+    assert hint in operator.output or json.dumps(hint)[1:-1] in operator.output
+    assert MESSAGES[tag] in operator.output or json.dumps(MESSAGES[tag])[1:-1] in operator.output
 
 
 async def test_wide_characters_of_a_source(node: ScriptedNode, operator: Operator) -> None:
@@ -106,5 +106,5 @@ async def test_wide_characters_of_a_source(node: ScriptedNode, operator: Operato
     source = {"uuid": MANY[0], "name": "qwen \U0001f680"}
     node.gate = lambda seen: answer(200, {"inventories": [source]}) if MANY[0] in seen.target else None
     operator.write_job(f"{{uuid: {MANY[0]}, params: {{name: '${{source.name}}-x'}}}}")
-    assert await operator.zclone("plan", "job.yaml") == 0, operator.said
-    assert operator.said.count("has a character above U+FFFF at position 5") == 1, operator.said
+    assert await operator.zclone("plan", "job.yaml") == 0, operator.output
+    assert operator.output.count("has a character above U+FFFF at position 5") == 1, operator.output

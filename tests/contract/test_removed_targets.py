@@ -48,12 +48,12 @@ async def test_a_target_that_left_between_two_attempts_is_not_sent(
     node.gate = take_empty
     node.acts[A] = [refuse("SYS.1000"), NO_SUCH_API]
     operator.write_job(B, A, C, limits=LIMITS)
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     assert [job.source for job in node.jobs] == [B, A, A]
     if by == "edit":
         operator.write_job(B, C, limits=LIMITS)
     code = await operator.run(*(() if by == "edit" else ("--only", f"source={C}")))
-    assert (code, node.sources_of) == (0, [B, C]), operator.said
+    assert (code, node.sources_of) == (0, [B, C]), operator.output
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ async def test_a_left_out_target_does_not_fail_with_attempts_left(
     limits = "timeout: 20s, concurrency: 1"
     if by == "retry":
         operator.write_job(B, limits=limits)
-        assert await operator.run() == 3, operator.said
+        assert await operator.run() == 3, operator.output
     operator.write_job(*([B, A] if by == "retry" else [A]), limits=limits)
     await operator.run_and_kill(node)
     refuse("SYS.1009")(node, node.posts(A)[0])
@@ -98,7 +98,7 @@ async def test_a_left_out_target_does_not_fail_with_attempts_left(
         operator.write_job(A, B, limits=limits)
         await operator.zclone(*("retry" if by == "retry" else "run", "job.yaml", "--only", f"source={B}"))
     operator.write_job(A, B, limits=limits)
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert sorted(node.sources_of) == [A, B]
 
 
@@ -113,10 +113,10 @@ async def test_targets_outside_only_are_compared_all_the_same(
     """
     node.acts[A] = [queue]
     operator.write_job(B, f"{{uuid: {A}, params: {{name: wanted}}}}", limits="timeout: 2s, attempts: 1")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     (lost,) = node.posts(A)
     node.made[lost.resource] = {"uuid": lost.resource, "name": name}
-    assert await operator.run("--only", f"key={B}") == 0, operator.said
+    assert await operator.run("--only", f"key={B}") == 0, operator.output
     assert (operator.states()[A], len(node.posts(A))) == (state, 1)
 
 
@@ -125,19 +125,19 @@ async def test_a_clone_in_doubt_is_not_forgotten_with_its_target(node: ScriptedN
     """A target is sent, runs on and leaves the job file: while its clone is in doubt the exit is not 0."""
     node.acts[A] = [keep_running]
     operator.write_job(B, A, limits="timeout: 2s, attempts: 1")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     operator.write_job(B)
     code = await operator.run()
     assert operator.states()[A] == "uncertain"
-    assert code != 0, operator.said
+    assert code != 0, operator.output
 
 
 async def test_status_agrees_with_the_run_on_removed_targets(node: ScriptedNode, operator: Operator) -> None:
     """A target that left the job file before it was sent leaves nothing to do, for status as for the run."""
     node.acts[B] = [NO_SUCH_API]
     operator.write_job(A, B, limits=LIMITS)
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     operator.write_job(A, limits=LIMITS)
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     await operator.zclone("status", "job.manifest.jsonl")
-    assert "go on" not in operator.said, operator.said
+    assert "go on" not in operator.output, operator.output

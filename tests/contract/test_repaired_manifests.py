@@ -67,7 +67,7 @@ async def test_lost_planned_and_sent_lines_are_no_failure(node: ScriptedNode, op
     await operator.run()
     assert operator.damage(names_a) >= 2
     await operator.repair()
-    assert await operator.run() in {3, 4}, operator.said
+    assert await operator.run() in {3, 4}, operator.output
     assert operator.states()[A] not in GONE
     node.execute(node.posts()[0])
     await operator.run()
@@ -87,7 +87,7 @@ async def test_lost_lines_may_have_sent_something(node: ScriptedNode, operator: 
         return failed("LICENSE.1003")
 
     node.gate = closed
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
 
 
 # --- Other lines ------------------------------------------------------------------------------------------------------
@@ -96,11 +96,11 @@ async def test_lost_lines_may_have_sent_something(node: ScriptedNode, operator: 
 async def test_a_lost_sent_line_does_not_accuse_the_server(node: ScriptedNode, operator: Operator) -> None:
     """A cloned line whose sent line is lost proves nothing about resourceUuid: the rest is cloned by a rerun."""
     operator.write_job(A, limits="timeout: 5s")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert operator.damage(lambda line: line.get("state") == "sent") == 1
     await operator.repair()
     operator.write_job(A, B, limits="timeout: 5s")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert sorted(node.sources_of) == [A, B]
 
 
@@ -135,7 +135,7 @@ async def test_our_own_clone_is_no_conflict_if_its_sent_line_is_lost(
     operator.write_job(f"{{uuid: {A}, params: {{name: two}}}}", limits="timeout: 2s, attempts: 1")
     await operator.run("--accept-changes")
     await operator.run("--accept-changes", env=with_clock_set(LATER, tmp_path / "flag"))
-    assert operator.states()[A] not in GONE, operator.said
+    assert operator.states()[A] not in GONE, operator.output
     assert node.sources_of == [A]
 
 
@@ -144,12 +144,12 @@ async def test_a_repaired_manifest_can_be_opened_after_a_lost_retry(node: Script
     """Failed, retried, sent, accepted, cloned, with the retried line lost: after a repair the run continues."""
     node.acts[A] = [refuse("SYS.1003"), accept]
     operator.write_job(A, limits="timeout: 5s")
-    assert await operator.run() == 3, operator.said
-    assert await operator.zclone("retry", "job.yaml") == 0, operator.said
+    assert await operator.run() == 3, operator.output
+    assert await operator.zclone("retry", "job.yaml") == 0, operator.output
     # The line after it, sent, can no longer be verified and is lost with it.
     assert operator.damage(lambda line: "retried" in line) == 1
     await operator.repair()
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert node.sources_of == [A]
 
 
@@ -159,7 +159,7 @@ async def test_one_lost_line_of_each_kind(which: str, node: ScriptedNode, operat
     """After the loss of any one kind of line and a repair: one clone each, and nothing that exists is called failed."""
     node.acts = {A: [accept], B: [refuse("SYS.1003"), accept]}
     operator.write_job(A, B, limits="timeout: 5s, concurrency: 1")
-    assert await operator.run() == 3, operator.said
+    assert await operator.run() == 3, operator.output
     done = operator.damage(lambda line: line.get("state") == which or (which in line))
     assert done
     await operator.repair()
@@ -167,4 +167,4 @@ async def test_one_lost_line_of_each_kind(which: str, node: ScriptedNode, operat
     assert operator.states()[A] not in GONE
     await operator.zclone("retry", "job.yaml")
     await operator.run()
-    assert sorted(node.sources_of) == [A, B], operator.said
+    assert sorted(node.sources_of) == [A, B], operator.output

@@ -60,7 +60,7 @@ async def test_a_stop_before_the_plan_is_recorded_is_never_success(
     """A run stopped before it recorded what its job file asks for now is not done: exit 4, and a rerun does it."""
     named = "{uuid: %s, params: {name: '${source.name}-copy'}}"
     operator.write_job(named % A)
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     operator.write_job(*(named % source for source in rows))
     node.release = asyncio.Event()
     process = operator.start("run", "job.yaml", *only)
@@ -68,10 +68,10 @@ async def test_a_stop_before_the_plan_is_recorded_is_never_success(
     process.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.5)
     node.release.set()
-    said = (await asyncio.to_thread(process.communicate))[0].decode()
-    assert process.returncode == 4, said
-    assert "1 of 1" not in said
-    assert await operator.run(*only) == 0, operator.said
+    output = (await asyncio.to_thread(process.communicate))[0].decode()
+    assert process.returncode == 4, output
+    assert "1 of 1" not in output
+    assert await operator.run(*only) == 0, operator.output
     assert sorted(node.sources_of) == [A, B]
 
 
@@ -120,7 +120,7 @@ async def test_at_most_once_survives_damage_and_repair(node: ScriptedNode, opera
     assert operator.damage(lambda line: line.get("state") == "sent") == 1
     await operator.repair()
     for _ in range(2):
-        assert await operator.run() in {3, 4}, operator.said
+        assert await operator.run() in {3, 4}, operator.output
     assert node.sources_of == [A]
 
 
@@ -149,7 +149,7 @@ async def test_nothing_is_sent_again_without_proof(node: ScriptedNode, operator:
     node.acts = {source: [make_silently] for source in (A, B, C)}
     operator.write_job(A, B, C, limits="timeout: 5s")
     for _ in range(2):
-        assert await operator.run() == 3, operator.said
+        assert await operator.run() == 3, operator.output
     assert node.sources_of == [A]
 
 
@@ -177,7 +177,7 @@ async def test_uncharged_sends_are_bounded(env: dict[str, str], node: ScriptedNo
 
     node.acts[A] = [lose_to_a_dead_session]
     operator.write_job(A, limits="attempts: 2")
-    assert await operator.run(patience=25.0, env=env) in {3, 4}, operator.said
+    assert await operator.run(patience=25.0, env=env) in {3, 4}, operator.output
     assert len(node.posts()) <= 10
 
 
@@ -208,7 +208,7 @@ async def test_an_unavailable_node_costs_no_target(refusal: bytes, node: Scripte
 
     node.gate = away
     operator.write_job(*SOURCES[:6], limits="attempts: 2, concurrency: 4")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert sorted(node.sources_of) == SOURCES[:6]
     assert not [line for line in operator.lines() if line.get("state") in {"failed", "uncertain"}]
 
@@ -226,7 +226,7 @@ async def test_jobs_that_end_as_the_node_stops_cost_no_target(node: ScriptedNode
 
     node.acts = {source: [act] for source in SOURCES[1:4]}
     operator.write_job(*SOURCES[:4], limits="attempts: 2, concurrency: 4")
-    assert await operator.run() == 0, operator.said
+    assert await operator.run() == 0, operator.output
     assert sorted(node.sources_of) == SOURCES[:4]
 
 
@@ -266,8 +266,8 @@ async def test_a_removed_failure_does_not_count_towards_max_failures(node: Scrip
     operator.write_job(*SOURCES[:12], limits="concurrency: 1, max_failures: 2")
     await operator.run()
     operator.write_job(*SOURCES[10:14], limits="concurrency: 1, max_failures: 2")
-    assert await operator.run() == 3, operator.said
-    assert "stopped early" not in operator.said
+    assert await operator.run() == 3, operator.output
+    assert "stopped early" not in operator.output
     assert sorted(node.sources_of) == SOURCES[10:14]
 
 
@@ -282,5 +282,5 @@ async def test_a_deadline_of_a_clock_that_was_ahead_is_not_waited_for(
     operator.write_job(A, limits="timeout: 3s, attempts: 1")
     flag = tmp_path / "flag"
     await operator.run_and_kill(node, env=with_clock_set(MONTH, flag))
-    assert await operator.run(patience=25.0) in {3, 4}, operator.said
+    assert await operator.run(patience=25.0) in {3, 4}, operator.output
     assert operator.states() == {A: "uncertain"}

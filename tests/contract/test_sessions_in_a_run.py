@@ -119,8 +119,8 @@ async def test_two_runners_that_end_each_others_sessions() -> None:
     for end, client in zip(ends, clients, strict=True):
         assert client.generation <= 3
         assert isinstance(end, MemoryPast | RunStoppedError)
-        said = str(end) if isinstance(end, RunStoppedError) else " ".join(client.warnings)
-        assert "one session per user (enable.unique.session)" in said
+        message = str(end) if isinstance(end, RunStoppedError) else " ".join(client.warnings)
+        assert "one session per user (enable.unique.session)" in message
         if isinstance(end, MemoryPast):
             assert end.counts == {State.CLONED: 200}
     assert books["clones_made"] == len({row["uuid"] for row in books["clones"]})

@@ -139,7 +139,7 @@ class Scene:
             timeout=250,
             check=False,
         )
-        (self.folder / "said.txt").write_bytes(done.stderr)
+        (self.folder / "output.txt").write_bytes(done.stderr)
         return done.returncode
 
     def run(self) -> int:
@@ -147,12 +147,12 @@ class Scene:
 
     def zclone(self, *arguments: str) -> int:
         """Run a command without a fault."""
-        code, _, said = finish(list(arguments), cwd=self.folder, url=self.node.url)
-        (self.folder / "said.txt").write_text(said, encoding="utf-8")
+        code, _, output = finish(list(arguments), cwd=self.folder, url=self.node.url)
+        (self.folder / "output.txt").write_text(output, encoding="utf-8")
         return code
 
-    def said(self) -> str:
-        return (self.folder / "said.txt").read_text(encoding="utf-8")
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text(encoding="utf-8")
 
     def trace(self) -> list[str]:
         """Return the calls in the order of their ends, interrupted ones joined again."""
@@ -187,7 +187,7 @@ class Scene:
 
     def repair(self) -> None:
         """Do what the refusal asks for: repair, or move a file away whose header is lost."""
-        assert self.point.fault is Fault.LIE, self.said()
+        assert self.point.fault is Fault.LIE, self.output()
         manifest, repaired = self.folder / MANIFEST, self.folder / "job.repaired.manifest.jsonl"
         repaired.unlink(missing_ok=True)
         if self.zclone("repair", MANIFEST) == 0:

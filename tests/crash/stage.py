@@ -100,9 +100,9 @@ def write_job(folder: Path, count: int, **limits: object) -> Path:
     )
     (folder / "targets.jsonl").write_text(rows + "\n", encoding="utf-8")
     job = folder / "job.yaml"
-    told = "".join(f"  {name}: {value}\n" for name, value in limits.items())
+    fields = "".join(f"  {name}: {value}\n" for name, value in limits.items())
     job.write_text(
-        f"version: 1\nname: crash\nlimits:\n{told}targets:\n  - from: targets.jsonl\n",
+        f"version: 1\nname: crash\nlimits:\n{fields}targets:\n  - from: targets.jsonl\n",
         encoding="utf-8",
     )
     return job

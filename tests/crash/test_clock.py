@@ -47,8 +47,8 @@ def test_the_clock_is_set_during_a_run(jump: int, tmp_path: Path, served: NodePr
     run = forkserver.start_text(RUN, cwd=tmp_path, env=env)
     wait_for_posts(served, 6)
     flag.touch()
-    said = run.communicate(timeout=250)[1]
-    assert run.returncode == 0, said
+    output = run.communicate(timeout=250)[1]
+    assert run.returncode == 0, output
     recorded = (tmp_path / MANIFEST).read_text(encoding="utf-8")
     times = [float(at) for at in re.findall(r'"(?:started|at|ended)":(-?[\d.]+)', recorded)]
     assert max(times) - min(times) > DAY - 60, "the clock was not set"

@@ -73,8 +73,8 @@ def lose(lose: Callable[[Path], None], folder: Path, served: NodeProcess) -> tup
         assert time.monotonic() < give_up, "the command sends nothing"
         time.sleep(0.02)
     lose(folder)
-    _, said = process.communicate(timeout=250)
-    return process.returncode, said
+    _, output = process.communicate(timeout=250)
+    return process.returncode, output
 
 
 @pytest.mark.parametrize("how", [move, delete, put_another, cut, move_folder, delete_folder])
@@ -83,9 +83,9 @@ def test_a_manifest_that_vanishes_ends_the_run(
 ) -> None:
     """A manifest that is moved, deleted, replaced or truncated ends the run with 1, final metrics and a report."""
     write_job(tmp_path, 400, rate="40/s")
-    code, said = lose(how, tmp_path / "work", served)
-    assert code == 1, said
-    assert "was moved, deleted or cut" in said
+    code, output = lose(how, tmp_path / "work", served)
+    assert code == 1, output
+    assert "was moved, deleted or cut" in output
     assert submits(served) < 400
     values = (tmp_path / "z.prom").read_text(encoding="utf-8")
     assert 'zclone_run_exit_code{job="crash"} 1\n' in values
@@ -110,10 +110,10 @@ def test_a_manifest_that_vanishes_is_noticed_between_two_writes(tmp_path: Path, 
         time.sleep(0.02)
     delete(tmp_path / "work")
     assert process.stderr is not None
-    said: list[str] = []
-    while not said or "was moved, deleted or cut" not in said[-1]:
-        said.append(process.stderr.readline())
-        assert said[-1], "it was not told"
+    output: list[str] = []
+    while not output or "was moved, deleted or cut" not in output[-1]:
+        output.append(process.stderr.readline())
+        assert output[-1], "it was not told"
     assert served.ledger()["clones"] == []
     process.kill()
     process.communicate(timeout=200)
@@ -136,9 +136,9 @@ def test_a_manifest_in_use_is_not_repaired(tmp_path: Path, served: NodeProcess) 
     )
     while submits(served) < 1:
         time.sleep(0.02)
-    code, _, said = finish(["repair", MANIFEST], cwd=tmp_path / "work", url=None)
+    code, _, output = finish(["repair", MANIFEST], cwd=tmp_path / "work", url=None)
     process.terminate()
     assert process.wait(200) == 4
-    assert (code, "a process is writing to this manifest" in said) == (75, True), said
+    assert (code, "a process is writing to this manifest" in output) == (75, True), output
     assert [path.name for path in (tmp_path / "work").iterdir()] == [MANIFEST]
     assert finish(["repair", MANIFEST], cwd=tmp_path / "work", url=None)[0] == 0

@@ -43,8 +43,8 @@ def start(command: list[str], folder: Path, url: str) -> subprocess.Popen[str]:
 
 def ended(command: list[str], folder: Path, url: str) -> tuple[int, str]:
     process = start(command, folder, url)
-    _, said = process.communicate(timeout=250)
-    return process.returncode, said
+    _, output = process.communicate(timeout=250)
+    return process.returncode, output
 
 
 def posts(ledger: dict[str, Any]) -> list[float]:
@@ -77,10 +77,10 @@ def test_a_disk_that_fills_up(tmp_path: Path, served: NodeProcess) -> None:
     write_job(tmp_path, 40, rate="500/s", concurrency=8)
     with small_disk(tmp_path / "small", size="8k") as disk:
         command = [*RUN, "--manifest", "small/m.jsonl"]
-        code, _, said = finish(command, cwd=tmp_path, url=served.url)
-        assert code == 1, said
-        assert "No space left on device); nothing more is sent: fix that, then run the same command again" in said
-        assert said.count("No space left on device") == 1
+        code, _, output = finish(command, cwd=tmp_path, url=served.url)
+        assert code == 1, output
+        assert "No space left on device); nothing more is sent: fix that, then run the same command again" in output
+        assert output.count("No space left on device") == 1
         check_nothing_unrecorded(served, disk / "m.jsonl")
         assert len(posts(served.ledger())) < 40
         mount("-o", "remount,size=1m", str(disk))
@@ -91,9 +91,9 @@ def test_a_disk_that_fills_up(tmp_path: Path, served: NodeProcess) -> None:
 def test_a_file_size_limit(tmp_path: Path, served: NodeProcess) -> None:
     """A write cut short by RLIMIT_FSIZE is cut back, exit 1; without the limit the same command ends the run."""
     write_job(tmp_path, 20, rate="500/s", concurrency=4)
-    code, said = ended(limited("RLIMIT_FSIZE", 5000, [*ZCLONE, *RUN]), tmp_path, served.url)
-    assert code == 1, said
-    assert "File too large" in said
+    code, output = ended(limited("RLIMIT_FSIZE", 5000, [*ZCLONE, *RUN]), tmp_path, served.url)
+    assert code == 1, output
+    assert "File too large" in output
     check_nothing_unrecorded(served, tmp_path / MANIFEST)
     assert finish(RUN, cwd=tmp_path, url=served.url)[0] == 0
     check(served, tmp_path / MANIFEST, 20)
@@ -119,8 +119,8 @@ def test_unwritable_logs_lose_only_the_logs(tmp_path: Path, served: NodeProcess)
 def test_few_descriptors(tmp_path: Path, served: NodeProcess) -> None:
     """With 24 descriptors and a concurrency of 64, every target is cloned once and the exit code is 0."""
     write_job(tmp_path, 60, rate="1000/s", concurrency=64)
-    code, said = ended(limited("RLIMIT_NOFILE", 24, [*ZCLONE, *RUN]), tmp_path, served.url)
-    assert code == 0, said
+    code, output = ended(limited("RLIMIT_NOFILE", 24, [*ZCLONE, *RUN]), tmp_path, served.url)
+    assert code == 0, output
     check(served, tmp_path / MANIFEST, 60)
 
 
@@ -133,8 +133,8 @@ def test_a_stopped_process_resumes_without_a_burst(seconds: int, tmp_path: Path,
     process.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
     process.send_signal(signal.SIGCONT)
-    _, said = process.communicate(timeout=250)
-    assert process.returncode == 0, said
+    _, output = process.communicate(timeout=250)
+    assert process.returncode == 0, output
     check(served, tmp_path / MANIFEST, 30)
     assert served.ledger()["calls_peak_1s"] <= 31
 
@@ -147,9 +147,9 @@ def test_nothing_is_sent_after_a_signal(name: str, tmp_path: Path, served: NodeP
     wait_for_posts(served, 3)
     process.send_signal(getattr(signal, name))
     signalled = time.time()
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 4, said
-    assert "zclone run job.yaml --progress none" in said
+    _, output = process.communicate(timeout=200)
+    assert process.returncode == 4, output
+    assert "zclone run job.yaml --progress none" in output
     # A POST may be on its way at that very moment; the next ones would come every 50 ms for two seconds.
     assert [at for at in posts(served.ledger()) if at > signalled + 0.25] == []
     assert finish([*RUN, "--rate", "500/s"], cwd=tmp_path, url=served.url)[0] == 0
@@ -228,10 +228,10 @@ def test_an_unusable_manifest_ends_before_any_call(kind: str, tmp_path: Path, se
     """Exit 2 with one line that names the path; the server got no call."""
     write_job(tmp_path, 2)
     path = unusable(kind, tmp_path)
-    code, _, said = finish([*RUN, "--manifest", str(path)], cwd=tmp_path, url=served.url)
-    assert code == 2, said
-    assert said.count("\n") == 1
-    assert str(path) in said
+    code, _, output = finish([*RUN, "--manifest", str(path)], cwd=tmp_path, url=served.url)
+    assert code == 2, output
+    assert output.count("\n") == 1
+    assert str(path) in output
     assert served.ledger()["calls_total"] == 0
     assert kind != "symlink" or (tmp_path / "victim").read_text(encoding="utf-8") == "precious"
 
@@ -241,7 +241,7 @@ def test_a_read_only_folder_ends_before_any_call(tmp_path: Path, served: NodePro
     write_job(tmp_path, 2)
     with small_disk(tmp_path / "small", size="64k") as disk:
         mount("-o", "remount,ro", str(disk))
-        code, _, said = finish([*RUN, "--manifest", "small/m.jsonl"], cwd=tmp_path, url=served.url)
-    assert code == 2, said
-    assert said == "zclone: small/m.jsonl: Read-only file system\n"
+        code, _, output = finish([*RUN, "--manifest", "small/m.jsonl"], cwd=tmp_path, url=served.url)
+    assert code == 2, output
+    assert output == "zclone: small/m.jsonl: Read-only file system\n"
     assert served.ledger()["calls_total"] == 0

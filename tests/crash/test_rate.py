@@ -122,24 +122,24 @@ def check_left(served: NodeProcess, rate: float) -> dict[str, int]:
     ledger = served.ledger()
     calls: dict[str, int] = ledger["calls"]
     assert calls.get("logout", 0) == calls.get("login", 0)
-    told = zip(ledger["call_times"], ledger["call_kinds"], strict=True)
-    times = sorted(at for at, kind in told if kind != "logout")
+    timeline = zip(ledger["call_times"], ledger["call_kinds"], strict=True)
+    times = sorted(at for at, kind in timeline if kind != "logout")
     check_never_passed(times, rate)
     assert all(later - sooner > 0.9 / rate for sooner, later in pairwise(times) if rate < 1)
     return calls
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("asked", "rate"), [("1/h", 1 / 3600), ("60/h", 1 / 60), ("10/min", 1 / 6)])
-def test_a_stop_does_not_wait_for_a_slow_rate(asked: str, rate: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("setting", "rate"), [("1/h", 1 / 3600), ("60/h", 1 / 60), ("10/min", 1 / 6)])
+def test_a_stop_does_not_wait_for_a_slow_rate(setting: str, rate: float, tmp_path: Path) -> None:
     """With the next call's turn far away SIGTERM ends the run with 4 before it comes, at the login too."""
     (tmp_path / "node.yaml").write_text(ENDLESS, encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as served:
-        process = begin(tmp_path, served, "--rate", asked)
+        process = begin(tmp_path, served, "--rate", setting)
         wait_for(served, lambda ledger: bool(ledger["calls"]))
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=SOON)
-        assert process.returncode == 4, said
+        _, output = process.communicate(timeout=SOON)
+        assert process.returncode == 4, output
         calls = check_left(served, rate)
     assert not calls.get("submit", 0)
     assert sum(calls.values()) == 1
@@ -147,17 +147,17 @@ def test_a_stop_does_not_wait_for_a_slow_rate(asked: str, rate: float, tmp_path:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("asked", "rate", "posts"), [("30/min", 0.5, 1), pytest.param("40/s", 40, 1, marks=pytest.mark.slow)]
+    ("setting", "rate", "posts"), [("30/min", 0.5, 1), pytest.param("40/s", 40, 1, marks=pytest.mark.slow)]
 )
-def test_a_stop_ends_with_the_grace_at_any_rate(asked: str, rate: float, posts: int, tmp_path: Path) -> None:
+def test_a_stop_ends_with_the_grace_at_any_rate(setting: str, rate: float, posts: int, tmp_path: Path) -> None:
     """With clones in flight that never end polls continue at the rate, and the run ends after 30 s; they stay open."""
     (tmp_path / "node.yaml").write_text(ENDLESS, encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as served:
-        process = begin(tmp_path, served, "--rate", asked)
+        process = begin(tmp_path, served, "--rate", setting)
         wait_for(served, lambda ledger: ledger["calls"].get("submit", 0) >= posts)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=SOON)
-        assert process.returncode == 4, said
+        _, output = process.communicate(timeout=SOON)
+        assert process.returncode == 4, output
         calls = check_left(served, rate)
     assert (calls["submit"], calls["logout"]) == (posts, 1)
     assert calls["poll"] > 1
@@ -171,9 +171,9 @@ def test_a_deadline_does_not_wait_for_a_slow_rate(tmp_path: Path) -> None:
     (tmp_path / "node.yaml").write_text(ENDLESS, encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as served:
         process = begin(tmp_path, served, "--rate", "60/h", "--deadline", "3s")
-        _, said = process.communicate(timeout=SOON)
-        assert process.returncode == 4, said
-        assert "the deadline has passed" in said
+        _, output = process.communicate(timeout=SOON)
+        assert process.returncode == 4, output
+        assert "the deadline has passed" in output
         assert sum(check_left(served, 1 / 60).values()) == 1
 
 
@@ -183,9 +183,9 @@ def test_a_deadline_does_not_wait_for_a_pause(tmp_path: Path) -> None:
     (tmp_path / "node.yaml").write_text(AWAY, encoding="utf-8")
     with node("node.yaml", cwd=tmp_path) as served:
         process = begin(tmp_path, served, "--rate", "40/s", "--deadline", "4s")
-        _, said = process.communicate(timeout=SOON)
-        assert process.returncode == 4, said
+        _, output = process.communicate(timeout=SOON)
+        assert process.returncode == 4, output
         calls = check_left(served, 40)
     assert (calls["submit"], calls["logout"]) == (1, 1)
-    events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     assert [event["seconds"] for event in events if event["event"] == "server.busy" and "seconds" in event] == [900]

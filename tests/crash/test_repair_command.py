@@ -33,17 +33,17 @@ def test_a_damaged_manifest_is_refused_repaired_and_resumed(damage: str, tmp_pat
                 lines.insert(4, lines[4])
         (tmp_path / MANIFEST).write_bytes(b"".join(lines))
         calls = served.ledger()["calls_total"]
-        code, _, said = finish(RUN, cwd=tmp_path, url=served.url)
-        assert code == 1, said
-        assert "zclone repair" in said
-        assert "line " in said
+        code, _, output = finish(RUN, cwd=tmp_path, url=served.url)
+        assert code == 1, output
+        assert "zclone repair" in output
+        assert "line " in output
         assert served.ledger()["calls_total"] == calls
-        code, _, said = finish(["repair", MANIFEST], cwd=tmp_path, url=None)
-        assert code == 0, said
+        code, _, output = finish(["repair", MANIFEST], cwd=tmp_path, url=None)
+        assert code == 0, output
         assert (tmp_path / MANIFEST).read_bytes() == b"".join(lines)
         (tmp_path / "job.repaired.manifest.jsonl").replace(tmp_path / MANIFEST)
-        code, _, said = finish(RUN, cwd=tmp_path, url=served.url)
-        assert code == 0, said
+        code, _, output = finish(RUN, cwd=tmp_path, url=served.url)
+        assert code == 0, output
         made = served.ledger()["clones"]
     assert sorted(clone["source"] for clone in made) == [f"{number:032x}" for number in range(1, 5)]
     assert sorted(row["clone_uuid"] for row in rows(MANIFEST, cwd=tmp_path)) == sorted(clone["uuid"] for clone in made)

@@ -34,15 +34,15 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeProce
 
 
 def start(command: list[str], folder: Path, url: str) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a new session; its output goes to ``said.txt``."""
-    with (folder / "said.txt").open("wb") as said:
+    """Start ``command`` in a new session; its output goes to ``output.txt``."""
+    with (folder / "output.txt").open("wb") as output:
         return subprocess.Popen(
             command,
             cwd=folder,
             env=environment(url),
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
 
@@ -82,7 +82,7 @@ def test_an_ignored_signal_stays_ignored(name: str, tmp_path: Path, served: Node
     process = start(["bash", "-c", command], tmp_path, served.url)
     wait_for_submits(served, 2)
     process.send_signal(getattr(signal, name))
-    assert process.wait(200) == 0, (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert process.wait(200) == 0, (tmp_path / "output.txt").read_text(encoding="utf-8")
 
 
 def test_nohup_survives_a_hang_up(tmp_path: Path, served: NodeProcess) -> None:

@@ -61,7 +61,7 @@ class MortalNode:
         self.kills += 1
         return ledger
 
-    def live_and_die(self, process: subprocess.Popen[str]) -> None:
+    def kill_repeatedly(self, process: subprocess.Popen[str]) -> None:
         """Kill and start the node until ``process`` ends."""
         while True:
             try:
@@ -85,7 +85,7 @@ def test_a_node_killed_repeatedly_costs_no_clone(tmp_path: Path, capsys: pytest.
     while code == 4:
         starts += 1
         process = start(RUN, cwd=tmp_path, url=mortal.serving.url, settings=_ACCOUNT)
-        mortal.live_and_die(process)
+        mortal.kill_repeatedly(process)
         code = process.returncode
         _, err = process.communicate()
         assert code in {0, 4}, err

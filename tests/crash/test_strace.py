@@ -105,7 +105,7 @@ def test_a_failing_disk_ends_the_sending(scene: Scene) -> None:
     """
     code = scene.inject()
     assert is_hit(scene, code)
-    assert code == 1, scene.said()
+    assert code == 1, scene.output()
     assert failures(scene.trace()) == 1
     assert not [later for later in posts_after_failure(scene.trace()) if later > AT_THAT_MOMENT]
     assert scene.posted() <= scene.recorded()

@@ -37,8 +37,8 @@ def host(folder: Path) -> Path:
 def run_both(hosts: list[Path], served: NodeProcess) -> None:
     """Start them together; a process that could not learn an end runs once more."""
     processes = [start(RUN, cwd=folder, url=served.url) for folder in hosts]
-    said = [process.communicate(timeout=250)[1] for process in processes]
-    for process, folder, text in zip(processes, hosts, said, strict=True):
+    outputs = [process.communicate(timeout=250)[1] for process in processes]
+    for process, folder, text in zip(processes, hosts, outputs, strict=True):
         assert process.returncode in {0, 4}, text
         assert process.returncode == 0 or finish(RUN, cwd=folder, url=served.url)[0] == 0
 

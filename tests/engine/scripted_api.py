@@ -168,7 +168,7 @@ class MemoryPast:
 
 
 @dataclass
-class Told:
+class Settlement:
     """The result of one settle."""
 
     step: Step
@@ -209,14 +209,14 @@ def new_dependencies(
     )
 
 
-def tell(
+def settle_scripted(
     script: list[tuple[str, object]],
     start: Step,
     *,
     policy: Policy | None = None,
     is_honoured: bool = True,
     clone: Clone = CLONE,
-) -> Told:
+) -> Settlement:
     """Settle ``clone`` from ``start`` with the script's answers; the script must be used up."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
@@ -224,4 +224,4 @@ def tell(
     world = new_dependencies(api, journal, clock, policy=policy, is_honoured=is_honoured)
     step = run_virtual(loop, settle(clone, start, world))
     assert not api.script, f"never asked for: {api.script}"
-    return Told(step, api.calls, journal.records, loop.now)
+    return Settlement(step, api.calls, journal.records, loop.now)

@@ -145,21 +145,21 @@ class _NoBudget:
 
 def test_each_change_of_the_rate_is_reported_with_its_value() -> None:
     """A refusal that lowers it, and its return to the set rate; growing back is not reported call by call."""
-    loop, told = VirtualLoop(), list[float]()
+    loop, rates = VirtualLoop(), list[float]()
     rate = AdaptiveRate(100.0, VirtualClock(loop, Random(1)))
-    rate.on_change = lambda now, _: told.append(now)
+    rate.on_change = lambda now, _: rates.append(now)
     assert rate.slow_down() > 0
-    assert told == [85.0] == [rate.value]
+    assert rates == [85.0] == [rate.value]
     assert rate.slow_down() == 0
     loop.now += 5.0
     while rate.is_lowered:
         rate.note_call()
         loop.now += 0.5
     rate.note_call()
-    assert told == [85.0, 100.0]
+    assert rates == [85.0, 100.0]
     assert rate.value == 100.0
     loop.now += 60.0
     assert rate.slow_down() > 0
     rate.set_most(rate.value)
-    assert told[3:] == [rate.value]
+    assert rates[3:] == [rate.value]
     loop.close()

@@ -96,7 +96,7 @@ def test_the_limit_holds_and_waiters_enter_in_order(loop: VirtualLoop) -> None:
         await stage.limiter.acquire()
         entered.append(number)
 
-    async def story() -> None:
+    async def scenario() -> None:
         tasks = [asyncio.ensure_future(clone(number)) for number in range(7)]
         await asyncio.sleep(0)
         assert entered == [0, 1, 2, 3]
@@ -112,7 +112,7 @@ def test_the_limit_holds_and_waiters_enter_in_order(loop: VirtualLoop) -> None:
         tasks[6].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    run_virtual(stage.loop, story())
+    run_virtual(stage.loop, scenario())
 
 
 def test_an_overloaded_server_gets_fewer_clones_at_a_time() -> None:

@@ -37,10 +37,10 @@ from tests.engine.scripted_api import (
     RESOURCE_UUID,
     MemoryJournal,
     ScriptedApi,
-    Told,
+    Settlement,
     new_dependencies,
     service,
-    tell,
+    settle_scripted,
 )
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
 
@@ -69,12 +69,12 @@ TIMED_OUT = refused(ErrorClass.AMBIGUOUS, "SYS.1001", None, may_go_on=True)
 STARTING = refused(ErrorClass.NODE, "SYS.1010", None)
 
 
-def end(told: Told) -> tuple[State, str | None]:
+def end(settlement: Settlement) -> tuple[State, str | None]:
     """Return state and error code it settled with, and check that these are recorded."""
-    assert isinstance(told.step, End)
-    last = told.records[-1]
-    assert (last.state, last.error_code) == (told.step.state, told.step.code)
-    return told.step.state, told.step.code
+    assert isinstance(settlement.step, End)
+    last = settlement.records[-1]
+    assert (last.state, last.error_code) == (settlement.step.state, settlement.step.code)
+    return settlement.step.state, settlement.step.code
 
 
 def intent(state: State = State.UNCERTAIN, *, age: float = 60.0, attempt: int = 2, **more: object) -> Intent:
@@ -86,18 +86,20 @@ def intent(state: State = State.UNCERTAIN, *, age: float = 60.0, attempt: int = 
     return replace(known, **more)  # type: ignore[arg-type]
 
 
-def resumed(past: Intent, *script: tuple[str, object], policy: Policy | None = None, is_honoured: bool = True) -> Told:
+def resumed(
+    past: Intent, *script: tuple[str, object], policy: Policy | None = None, is_honoured: bool = True
+) -> Settlement:
     """Settle a Clone that the manifest knows."""
     start = first_step(past, policy or Policy(), now=EPOCH)
-    return tell(list(script), start, policy=policy, is_honoured=is_honoured)
+    return settle_scripted(list(script), start, policy=policy, is_honoured=is_honoured)
 
 
 def test_a_refused_attempt_does_not_end_the_one_before() -> None:
     """The second POST is refused for good while the first may still run: uncertain, and the first job is polled."""
-    told = resumed(intent(), ("poll", NO), ("find", Absent()), ("poll", Running()))
-    assert end(told) == (State.UNCERTAIN, "ID.1003")
-    assert told.calls[-1] == ("poll", "a" * 32)
-    assert (told.records[-1].job_uuid, told.records[-1].open_jobs) == ("a" * 32, ())
+    settlement = resumed(intent(), ("poll", NO), ("find", Absent()), ("poll", Running()))
+    assert end(settlement) == (State.UNCERTAIN, "ID.1003")
+    assert settlement.calls[-1] == ("poll", "a" * 32)
+    assert (settlement.records[-1].job_uuid, settlement.records[-1].open_jobs) == ("a" * 32, ())
 
 
 def test_an_earlier_attempt_may_have_made_the_clone() -> None:
@@ -108,8 +110,8 @@ def test_an_earlier_attempt_may_have_made_the_clone() -> None:
 @pytest.mark.parametrize("last", [NO, TIMED_OUT], ids=["refused", "timed out"])
 def test_failed_needs_an_end_of_every_job_and_a_last_lookup(last: Refused) -> None:
     """Every job has ended, long ago if the server may continue after its answer: looked up again, then failed."""
-    told = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Absent()))
-    assert end(told) == (State.FAILED, "ID.1003")
+    settlement = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Absent()))
+    assert end(settlement) == (State.FAILED, "ID.1003")
     late = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Found(service())))
     assert end(late) == (State.CLONED, None)
 
@@ -119,9 +121,9 @@ def test_failed_needs_an_end_of_every_job_and_a_last_lookup(last: Refused) -> No
 )
 def test_a_job_that_may_still_run_keeps_the_clone_uncertain(answer: object) -> None:
     """An earlier job without a definite end defers the refusal of the later one until its time is over."""
-    told = resumed(intent(attempt=4), ("poll", NO), ("find", Absent()), ("poll", answer))
-    assert end(told) == (State.UNCERTAIN, "ID.1003")
-    assert told.records[-1].until == EPOCH - 60 + 1860
+    settlement = resumed(intent(attempt=4), ("poll", NO), ("find", Absent()), ("poll", answer))
+    assert end(settlement) == (State.UNCERTAIN, "ID.1003")
+    assert settlement.records[-1].until == EPOCH - 60 + 1860
     again = resumed(intent(attempt=2), ("poll", NO), ("find", Absent()), ("poll", answer))
     assert again.records[-1].until is None, "a later process sends again"
 
@@ -129,14 +131,14 @@ def test_a_job_that_may_still_run_keeps_the_clone_uncertain(answer: object) -> N
 @pytest.mark.parametrize("answer", [Running(), LOST], ids=["runs", "lost"])
 def test_a_running_or_unreachable_job_is_never_failed(answer: object) -> None:
     """However old, a job that still answers 202 or does not answer is no definite end."""
-    told = resumed(intent(age=100 * HOUR), ("poll", NO), ("find", Absent()), ("poll", answer))
-    assert end(told)[0] is State.UNCERTAIN
+    settlement = resumed(intent(age=100 * HOUR), ("poll", NO), ("find", Absent()), ("poll", answer))
+    assert end(settlement)[0] is State.UNCERTAIN
 
 
 def test_unknown_after_its_time_is_a_definite_end() -> None:
     """Jobs that are unknown by then, and nothing visible over all lookups: nothing was made."""
-    told = resumed(intent(age=HOUR, attempt=4), ("poll", Unknown()), *LOOKS, ("poll", Unknown()), *LOOKS)
-    assert end(told) == (State.FAILED, "ZCLONE.UNANSWERED")
+    settlement = resumed(intent(age=HOUR, attempt=4), ("poll", Unknown()), *LOOKS, ("poll", Unknown()), *LOOKS)
+    assert end(settlement) == (State.FAILED, "ZCLONE.UNANSWERED")
 
 
 def test_lost_lines_count_as_jobs_until_their_time_is_over() -> None:
@@ -162,34 +164,36 @@ ENDS = [
 def test_at_most_once_sends_nothing_after_lost_lines(last: Refused, is_over: bool) -> None:  # noqa: FBT001
     """Whatever the end of the recorded attempt, another may have been on the lost lines: not sent again, not failed."""
     past = intent(age=HOUR if is_over else 60.0, attempt=1, open_jobs=(UNKNOWN_JOB,))
-    told = resumed(past, ("poll", last), ("find", Absent()), policy=Policy(at_most_once=True))
-    assert end(told)[0] is State.UNCERTAIN
-    assert told.records[-1].until == past.sent_at + 1860
-    assert f"look for a clone of {CLONE.source_uuid}" in (told.records[-1].error or "")
+    settlement = resumed(past, ("poll", last), ("find", Absent()), policy=Policy(at_most_once=True))
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert settlement.records[-1].until == past.sent_at + 1860
+    assert f"look for a clone of {CLONE.source_uuid}" in (settlement.records[-1].error or "")
 
 
 @pytest.mark.parametrize("last", ENDS[:3])
 def test_lost_lines_need_the_proof_before_anything_is_sent(last: Refused) -> None:
     """A server that may ignore the uuid can have made the clone of the lost attempt: sent only after the proof."""
-    told = resumed(intent(attempt=1, open_jobs=(UNKNOWN_JOB,)), ("poll", last), ("find", Absent()), is_honoured=False)
-    assert isinstance(told.step, Send)
-    assert told.step.needs_confirmation
+    settlement = resumed(
+        intent(attempt=1, open_jobs=(UNKNOWN_JOB,)), ("poll", last), ("find", Absent()), is_honoured=False
+    )
+    assert isinstance(settlement.step, Send)
+    assert settlement.step.needs_confirmation
 
 
 def test_a_dead_session_sends_nothing_again_after_lost_lines() -> None:
     """At most once: the job ended with its session, but one of the lost lines may have been sent."""
     dead = refused(ErrorClass.RENEW, "ID.1001")
     past = intent(attempt=1, open_jobs=(UNKNOWN_JOB,))
-    told = resumed(past, ("poll", dead), ("renew", None), ("find", Absent()), policy=Policy(at_most_once=True))
-    assert end(told)[0] is State.UNCERTAIN
+    settlement = resumed(past, ("poll", dead), ("renew", None), ("find", Absent()), policy=Policy(at_most_once=True))
+    assert end(settlement)[0] is State.UNCERTAIN
 
 
 def test_an_uncertain_clone_without_a_job_uuid_is_looked_up_before_it_is_sent() -> None:
     """Its lines were lost: the resource is looked up, and only then it is sent again."""
     past = intent(job_uuid=None, open_jobs=(UNKNOWN_JOB,), attempt=1)
-    told = resumed(past, *LOOKS, ("submit", Accepted(None)), ("poll", MADE))
-    assert end(told) == (State.CLONED, None)
-    assert next(r for r in told.records if r.state is State.SENT).open_jobs == (UNKNOWN_JOB,)
+    settlement = resumed(past, *LOOKS, ("submit", Accepted(None)), ("poll", MADE))
+    assert end(settlement) == (State.CLONED, None)
+    assert next(r for r in settlement.records if r.state is State.SENT).open_jobs == (UNKNOWN_JOB,)
     once = resumed(past, *LOOKS, policy=Policy(at_most_once=True))
     assert end(once)[0] is State.UNCERTAIN
 
@@ -209,23 +213,23 @@ def test_the_time_of_a_post_is_the_longer_of_server_and_operator(
 
 def test_the_servers_time_is_recorded() -> None:
     """The next process must know how long the server may work on the job."""
-    told = tell([("submit", Accepted(36_000.0)), ("poll", MADE)], Send(1))
-    assert told.records[1].api_timeout == 36_000.0
+    settlement = settle_scripted([("submit", Accepted(36_000.0)), ("poll", MADE)], Send(1))
+    assert settlement.records[1].api_timeout == 36_000.0
 
 
 def test_a_refused_repetition_does_not_end_the_first_post() -> None:
     """A gateway refuses the second POST of a job uuid: its job is polled and the clone looked up, never failed."""
     step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1), needs_confirmation=True)
-    told = tell([("submit", DENIED), ("poll", Unknown()), *LOOKS], step, policy=Policy(attempts=2))
-    assert end(told)[0] is State.UNCERTAIN
-    assert end(tell([("submit", DENIED), ("poll", MADE)], step)) == (State.CLONED, None)
+    settlement = settle_scripted([("submit", DENIED), ("poll", Unknown()), *LOOKS], step, policy=Policy(attempts=2))
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert end(settle_scripted([("submit", DENIED), ("poll", MADE)], step)) == (State.CLONED, None)
 
 
 @pytest.mark.parametrize("is_repeat", [False, True])
 def test_only_the_first_posts_own_refusal_takes_an_attempt_back(is_repeat: bool) -> None:  # noqa: FBT001 - both ways
     """A stop caused by the POST itself returns the attempt; if the job uuid was sent before it stays open."""
     step = Send(2, "b" * 32, EPOCH, End(State.UNCERTAIN, 1)) if is_repeat else Send(1)
-    journal = stopped([("submit", refused(ErrorClass.FATAL, "LICENSE.1000"))], step)
+    journal = settle_to_a_stop([("submit", refused(ErrorClass.FATAL, "LICENSE.1000"))], step)
     assert [r.state for r in journal.records] == [State.SENT] + ([] if is_repeat else [State.PLANNED])
 
 
@@ -244,14 +248,14 @@ def test_only_the_first_posts_own_refusal_takes_an_attempt_back(is_repeat: bool)
 )
 def test_a_stop_takes_nothing_back_that_may_be_running(script: list[tuple[str, object]]) -> None:
     """An answer to a lookup, or of a job, stops the run and leaves the recorded attempt as it is."""
-    journal = stopped(script, Send(1))
+    journal = settle_to_a_stop(script, Send(1))
     assert journal.records[-1].state in {State.SENT, State.ACCEPTED}
 
 
 def test_a_job_that_ends_with_a_stop_is_planned_again_and_remembered() -> None:
     """It was not executed, but of a request that arrived twice only the last end is known: the job stays open."""
     denied = refused(ErrorClass.FATAL, "ID.1002")
-    journal = stopped([("submit", Accepted(None)), ("poll", denied), ("find", denied)], Send(1))
+    journal = settle_to_a_stop([("submit", Accepted(None)), ("poll", denied), ("find", denied)], Send(1))
     sent, _, last = journal.records
     assert (last.state, last.attempt, last.open_jobs) == (State.PLANNED, 0, (sent.job_uuid,))
     known = functools.reduce(next_intent, journal.records, None)
@@ -261,7 +265,7 @@ def test_a_job_that_ends_with_a_stop_is_planned_again_and_remembered() -> None:
     assert step.ticket.job_uuid == sent.job_uuid
 
 
-def stopped(script: list[tuple[str, object]], step: Step) -> MemoryJournal:
+def settle_to_a_stop(script: list[tuple[str, object]], step: Step) -> MemoryJournal:
     """Settle CLONE to a stop of the run; return the record."""
     loop = VirtualLoop()
     journal = MemoryJournal()
@@ -274,40 +278,44 @@ def stopped(script: list[tuple[str, object]], step: Step) -> MemoryJournal:
 def test_a_fatal_end_of_an_earlier_process_is_rechecked() -> None:
     """The licence was renewed since: looked up, then sent again without charging an attempt."""
     past = intent(State.ACCEPTED, attempt=1, open_jobs=())
-    told = resumed(past, ("poll", refused(ErrorClass.FATAL, "LICENSE.1000")), ("find", Absent()), ("submit", MADE))
-    assert end(told) == (State.CLONED, None)
-    assert told.records[-1].attempt == 1
+    settlement = resumed(
+        past, ("poll", refused(ErrorClass.FATAL, "LICENSE.1000")), ("find", Absent()), ("submit", MADE)
+    )
+    assert end(settlement) == (State.CLONED, None)
+    assert settlement.records[-1].attempt == 1
 
 
 def test_nothing_is_sent_again_before_the_server_proved_itself() -> None:
     """Until one clone has the requested uuid, what may have run waits; no end is recorded yet."""
     lost = [("submit", LOST), ("poll", Unknown()), *LOOKS]
-    told = tell(lost, Send(1), is_honoured=False)
-    assert isinstance(told.step, Send)
-    assert told.step.needs_confirmation
-    assert [r.state for r in told.records] == [State.SENT]
+    settlement = settle_scripted(lost, Send(1), is_honoured=False)
+    assert isinstance(settlement.step, Send)
+    assert settlement.step.needs_confirmation
+    assert [r.state for r in settlement.records] == [State.SENT]
     ended = [("submit", Accepted(None)), ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1006", 1)), *LOOKS]
-    assert isinstance(tell(ended, Send(1), is_honoured=False).step, Send)
+    assert isinstance(settle_scripted(ended, Send(1), is_honoured=False).step, Send)
 
 
 def test_unexecuted_posts_are_sent_again_without_proof() -> None:
     """An answer that nothing was executed is proof enough."""
     never = ("poll", refused(ErrorClass.TRANSIENT, "ID.2003", None))
-    told = tell(
+    settlement = settle_scripted(
         [("submit", Accepted(None)), never, ("find", Absent()), ("submit", MADE)],
         Send(1),
         policy=Policy(at_most_once=True),
         is_honoured=False,
     )
-    assert end(told) == (State.CLONED, None)
+    assert end(settlement) == (State.CLONED, None)
 
 
 @pytest.mark.parametrize("error", [TIMED_OUT, refused(ErrorClass.AMBIGUOUS, "SYS.1006", 1)], ids=["lasting", "over"])
 def test_at_most_once_never_repeats_what_may_have_run(error: Refused) -> None:
     """An error that leaves open whether the clone was made ends uncertain, with where to look for it."""
-    told = tell([("submit", Accepted(None)), ("poll", error), *LOOKS], Send(1), policy=Policy(at_most_once=True))
-    assert end(told)[0] is State.UNCERTAIN
-    assert f"look for a clone of {CLONE.source_uuid} named x" in (told.records[-1].error or "")
+    settlement = settle_scripted(
+        [("submit", Accepted(None)), ("poll", error), *LOOKS], Send(1), policy=Policy(at_most_once=True)
+    )
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert f"look for a clone of {CLONE.source_uuid} named x" in (settlement.records[-1].error or "")
 
 
 def test_no_failure_is_reported_if_the_uuid_proves_nothing() -> None:
@@ -337,16 +345,19 @@ def test_a_success_without_a_clone_is_never_called_failed() -> None:
 def test_misses_in_a_row_are_reset_by_an_answer() -> None:
     """404s of a node that lags behind count only while nothing else is answered."""
     flapping = [("poll", Unknown()), ("poll", Running())] * 5
-    assert end(tell([("submit", Accepted(None)), *flapping, ("poll", MADE)], Send(1))) == (State.CLONED, None)
+    assert end(settle_scripted([("submit", Accepted(None)), *flapping, ("poll", MADE)], Send(1))) == (
+        State.CLONED,
+        None,
+    )
 
 
 def test_a_given_uuid_is_looked_up_before_the_first_post() -> None:
     """A service that has it by then is not ours: a conflict, and nothing is sent."""
     start = look_before(GIVEN, Send(1), now=EPOCH)
     assert isinstance(start, Look)
-    told = tell([("find", Found(service()))], start, clone=GIVEN)
-    assert end(told) == (State.CONFLICT, "ZCLONE.CONFLICT")
-    uncharged = tell(
+    settlement = settle_scripted([("find", Found(service()))], start, clone=GIVEN)
+    assert end(settlement) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    uncharged = settle_scripted(
         [("find", Absent()), ("submit", LOST), ("poll", Unknown()), ("find", Found(service()))], start, clone=GIVEN
     )
     assert end(uncharged) == (State.CLONED, None)
@@ -355,7 +366,7 @@ def test_a_given_uuid_is_looked_up_before_the_first_post() -> None:
 def test_a_given_uuid_is_not_sent_if_lookups_are_denied() -> None:
     """The owner could not be determined: failed, and nothing was sent."""
     start = look_before(GIVEN, Send(1), now=EPOCH)
-    assert end(tell([("find", DENIED)], start, clone=GIVEN)) == (State.FAILED, "SYS.1006")
+    assert end(settle_scripted([("find", DENIED)], start, clone=GIVEN)) == (State.FAILED, "SYS.1006")
 
 
 @pytest.mark.parametrize("has_sent_line", [True, False])
@@ -367,11 +378,11 @@ def test_a_given_uuid_is_adopted_only_after_our_own_post(has_sent_line: bool) ->
         ("find", Found(service())),
     ]
     if has_sent_line:
-        told = tell(taken, Send(1), clone=GIVEN)
+        settlement = settle_scripted(taken, Send(1), clone=GIVEN)
     else:
         past = intent(job_uuid=None, open_jobs=(UNKNOWN_JOB,), digest="")
-        told = tell([("find", Found(service()))], first_step(past, Policy(), now=EPOCH), clone=GIVEN)
-    assert end(told)[0] is State.UNCERTAIN
+        settlement = settle_scripted([("find", Found(service()))], first_step(past, Policy(), now=EPOCH), clone=GIVEN)
+    assert end(settlement)[0] is State.UNCERTAIN
 
 
 @pytest.mark.parametrize(
@@ -391,9 +402,9 @@ def test_a_clone_before_the_first_attempt_was_made_elsewhere() -> None:
         ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)),
         ("find", Found(service())),
     ]
-    assert tell(taken, Send(1)).records[-1].made_elsewhere is True
+    assert settle_scripted(taken, Send(1)).records[-1].made_elsewhere is True
     for later in (Send(1, has_predecessor=True), Send(2, None, EPOCH, End(State.FAILED, 1), has_predecessor=True)):
-        assert tell(taken, later).records[-1].made_elsewhere is None
+        assert settle_scripted(taken, later).records[-1].made_elsewhere is None
 
 
 def test_an_earlier_service_is_not_adopted_uncompared() -> None:
@@ -401,11 +412,11 @@ def test_an_earlier_service_is_not_adopted_uncompared() -> None:
     past = intent(State.SENT, attempt=1, open_jobs=())
     taken = refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)
     script: list[tuple[str, object]] = [("poll", taken), ("find", Found(service(name="y")))]
-    told = tell(script, first_step(past, Policy(), now=EPOCH), clone=GONE._replace(params={}))
-    assert end(told)[0] is State.UNCERTAIN
-    assert told.records[-1].until is not None
+    settlement = settle_scripted(script, first_step(past, Policy(), now=EPOCH), clone=GONE._replace(params={}))
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert settlement.records[-1].until is not None
     for known in (CLONE, GONE):
-        back = tell(script, first_step(past, Policy(), now=EPOCH), clone=known)
+        back = settle_scripted(script, first_step(past, Policy(), now=EPOCH), clone=known)
         assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")
 
 
@@ -413,17 +424,21 @@ def test_a_dead_session_sends_nothing_unchecked_after_a_doubtful_process() -> No
     """A later attempt that the open record does not name may have ended: it is looked up before a POST."""
     past = intent(State.UNCERTAIN, attempt=1, open_jobs=())
     dead = ("poll", refused(ErrorClass.RENEW, "ID.1001", None))
-    told = tell([dead, ("renew", None), ("find", Found(service(name="y")))], first_step(past, Policy(), now=EPOCH))
-    assert end(told) == (State.CONFLICT, "ZCLONE.CONFLICT")
-    assert told.jobs == []
+    settlement = settle_scripted(
+        [dead, ("renew", None), ("find", Found(service(name="y")))], first_step(past, Policy(), now=EPOCH)
+    )
+    assert end(settlement) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    assert settlement.jobs == []
 
 
 def test_a_conflict_at_the_first_attempt_names_its_likely_cause() -> None:
     """Another folder or host with the same job name made it with other parameters."""
     other = ("find", Found(service(name="y")))
-    told = tell([("submit", Accepted(None)), ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)), other], Send(1))
-    assert end(told) == (State.CONFLICT, "ZCLONE.CONFLICT")
-    assert "another folder or host with this job name" in (told.records[-1].error or "")
+    settlement = settle_scripted(
+        [("submit", Accepted(None)), ("poll", refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)), other], Send(1)
+    )
+    assert end(settlement) == (State.CONFLICT, "ZCLONE.CONFLICT")
+    assert "another folder or host with this job name" in (settlement.records[-1].error or "")
 
 
 def test_different_content_is_no_conflict_while_an_attempt_may_write_it() -> None:
@@ -441,9 +456,9 @@ def test_a_foreign_service_hides_no_clone_of_a_server_that_ignores_the_uuid() ->
     """Without the proof the clone may exist under another uuid: no conflict, which a retry would send again."""
     other, past = ("find", Found(service(name="y"))), intent(age=HOUR, open_jobs=())
     for more in ({"is_honoured": False}, {"policy": Policy(at_most_once=True)}):
-        told = resumed(past, ("poll", Unknown()), other, **more)
-        assert end(told)[0] is State.UNCERTAIN
-        assert told.records[-1].until == EPOCH - HOUR + 1860
+        settlement = resumed(past, ("poll", Unknown()), other, **more)
+        assert end(settlement)[0] is State.UNCERTAIN
+        assert settlement.records[-1].until == EPOCH - HOUR + 1860
     assert end(resumed(past, ("poll", Unknown()), other)) == (State.CONFLICT, "ZCLONE.CONFLICT")
     assert end(resumed(past, ("poll", NO), other, is_honoured=False)) == (State.CONFLICT, "ZCLONE.CONFLICT")
 
@@ -457,20 +472,20 @@ def test_content_is_not_compared_if_an_open_attempt_had_another_body() -> None:
 def test_different_content_after_lost_lines_belongs_to_no_state() -> None:
     """The lost lines may have had another body, or none: neither cloned nor a conflict, and the operator decides."""
     past = intent(attempt=0, job_uuid=None, open_jobs=(UNKNOWN_JOB,), is_mixed=True)
-    told = resumed(past, ("find", Found(service(name="y"))))
-    assert end(told)[0] is State.UNCERTAIN
-    assert "differs in name" in (told.records[-1].error or "")
-    assert told.records[-1].until is not None
+    settlement = resumed(past, ("find", Found(service(name="y"))))
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert "differs in name" in (settlement.records[-1].error or "")
+    assert settlement.records[-1].until is not None
     assert end(resumed(past, ("find", Found(service())))) == (State.CLONED, None)
 
 
 def test_a_node_that_is_not_ready_charges_no_attempt() -> None:
     """SYS.1010 from a node that boots: sent again until it is ready, under the same attempt."""
     refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]
-    told = tell([*refusal * 6, ("submit", MADE)], Send(1))
-    assert end(told) == (State.CLONED, None)
-    assert {r.attempt for r in told.records} == {1}
-    assert len(set(told.jobs)) == 7
+    settlement = settle_scripted([*refusal * 6, ("submit", MADE)], Send(1))
+    assert end(settlement) == (State.CLONED, None)
+    assert {r.attempt for r in settlement.records} == {1}
+    assert len(set(settlement.jobs)) == 7
 
 
 def test_uncharged_attempts_are_bounded() -> None:
@@ -478,29 +493,29 @@ def test_uncharged_attempts_are_bounded() -> None:
     refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]
     policy = Policy(uncharged_sends=2, attempts=2)
     reviews = [("poll", STARTING)] * 4
-    told = tell([*refusal * 6, *reviews, ("find", Absent())], Send(1), policy=policy)
-    assert end(told) == (State.FAILED, "SYS.1010")
-    assert [r.attempt for r in told.records if r.state is State.SENT] == [1, 1, 1, 2, 2, 2]
+    settlement = settle_scripted([*refusal * 6, *reviews, ("find", Absent())], Send(1), policy=policy)
+    assert end(settlement) == (State.FAILED, "SYS.1010")
+    assert [r.attempt for r in settlement.records if r.state is State.SENT] == [1, 1, 1, 2, 2, 2]
 
 
 def test_dead_sessions_in_a_row_are_bounded() -> None:
     """Sessions that die at once end in a charged attempt and then in a failure, not in endless POSTs."""
     dead = [("submit", Accepted(None)), ("poll", refused(ErrorClass.RENEW, "ID.1001", None)), ("renew", None)]
     policy = Policy(uncharged_sends=1, attempts=1)
-    told = tell(
+    settlement = settle_scripted(
         [*dead * 2, ("find", Absent()), ("poll", refused(ErrorClass.RENEW, "ID.1001", None)), ("find", Absent())],
         Send(1),
         policy=policy,
     )
-    assert end(told) == (State.FAILED, "ID.1001")
+    assert end(settlement) == (State.FAILED, "ID.1001")
 
 
 def test_the_servers_own_rate_limit_is_no_attempt() -> None:
     """429 "Rate limit exceeded" was not executed: no poll, no lookup, the same record."""
     busy = NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
-    told = tell([("submit", busy)] * 5 + [("submit", MADE)], Send(1))
-    assert end(told) == (State.CLONED, None)
-    assert {(r.attempt, r.job_uuid) for r in told.records if r.state is State.SENT} == {(1, told.jobs[0])}
+    settlement = settle_scripted([("submit", busy)] * 5 + [("submit", MADE)], Send(1))
+    assert end(settlement) == (State.CLONED, None)
+    assert {(r.attempt, r.job_uuid) for r in settlement.records if r.state is State.SENT} == {(1, settlement.jobs[0])}
 
 
 def test_an_unready_node_is_tried_by_one_post_at_a_time() -> None:
@@ -509,7 +524,7 @@ def test_an_unready_node_is_tried_by_one_post_at_a_time() -> None:
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock)
 
-    async def story() -> list[float]:
+    async def scenario() -> list[float]:
         waits = [await readiness.wait(stop)]
         for _ in range(3):
             readiness.note(STARTING, sent_at=clock.time())
@@ -520,7 +535,7 @@ def test_an_unready_node_is_tried_by_one_post_at_a_time() -> None:
         waits.append(await readiness.wait(stop))
         return waits
 
-    before, first, second, third, ready = run_virtual(loop, story())
+    before, first, second, third, ready = run_virtual(loop, scenario())
     assert before == 0.0
     assert 1.0 < first < second < third
     assert ready == 0.0
@@ -532,7 +547,7 @@ def test_a_pause_does_not_count_as_unready_time() -> None:
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock, longest=HOUR)
 
-    async def story() -> None:
+    async def scenario() -> None:
         for _ in range(3):
             readiness.note(STARTING, sent_at=clock.time())
         readiness.hold()
@@ -542,7 +557,7 @@ def test_a_pause_does_not_count_as_unready_time() -> None:
         with pytest.raises(RunStoppedError, match="has not been ready for 3600 s"):
             await readiness.wait(stop)
 
-    run_virtual(loop, story())
+    run_virtual(loop, scenario())
 
 
 def test_a_running_job_shows_that_the_node_is_ready() -> None:
@@ -551,7 +566,7 @@ def test_a_running_job_shows_that_the_node_is_ready() -> None:
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock)
 
-    async def story() -> float:
+    async def scenario() -> float:
         for _ in range(3):
             readiness.note(STARTING, sent_at=clock.time())
         await readiness.wait(stop)
@@ -561,7 +576,7 @@ def test_a_running_job_shows_that_the_node_is_ready() -> None:
         readiness.note(Running(), sent_at=sent_at)
         return await readiness.wait(stop)
 
-    assert run_virtual(loop, story()) > 0.0
+    assert run_virtual(loop, scenario()) > 0.0
 
 
 def test_a_node_that_stays_unready_stops_the_run() -> None:
@@ -570,14 +585,14 @@ def test_a_node_that_stays_unready_stops_the_run() -> None:
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock, longest=60.0)
 
-    async def story() -> None:
+    async def scenario() -> None:
         for _ in range(3):
             readiness.note(STARTING, sent_at=clock.time())
         for _ in range(20):
             await readiness.wait(stop)
 
     with pytest.raises(RunStoppedError) as stopped_by:
-        run_virtual(loop, story())
+        run_virtual(loop, scenario())
     assert stopped_by.value.reason is EndReason.OUTAGE
 
 
@@ -587,13 +602,13 @@ def test_a_stop_ends_the_wait_for_the_node() -> None:
     clock, stop = VirtualClock(loop, Random(7)), Stop()
     readiness = Readiness(clock)
 
-    async def story() -> float:
+    async def scenario() -> float:
         for _ in range(3):
             readiness.note(STARTING, sent_at=clock.time())
         loop.call_later(0.5, stop.request, "signal", EndReason.SIGNAL)
         return await readiness.wait(stop)
 
-    assert run_virtual(loop, story()) == pytest.approx(0.5)
+    assert run_virtual(loop, scenario()) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("kind", ["poll", "find", "review"])
@@ -652,9 +667,9 @@ def test_a_later_line_with_an_earlier_time_corrects_the_first() -> None:
 def test_an_unanswered_lookup_before_the_post_leaves_the_target_planned() -> None:
     """Nothing was sent, and nothing is known: the next run looks again."""
     start = Look(Ticket(0, "", EPOCH, EPOCH, EPOCH), LookReason.GIVEN)
-    told = tell([("find", LOST)] * Policy().max_failed_looks, start, clone=GIVEN)
-    assert isinstance(told.step, Look)
-    assert told.records == []
+    settlement = settle_scripted([("find", LOST)] * Policy().max_failed_looks, start, clone=GIVEN)
+    assert isinstance(settlement.step, Look)
+    assert settlement.records == []
 
 
 def test_a_forgotten_job_ends_once_its_time_is_over() -> None:
@@ -681,9 +696,9 @@ GONE = CLONE._replace(body=b"")
 def test_a_removed_target_waits_for_the_operator(open_jobs: tuple[str, ...], script: list[tuple[str, object]]) -> None:
     """No later process sends it either, so that its uncertain end has a time, whatever attempts are left."""
     past = intent(open_jobs=open_jobs, deadline=EPOCH - 1)
-    told = tell(script, first_step(past, Policy(), now=EPOCH), clone=GONE)
-    assert end(told)[0] is State.UNCERTAIN
-    assert told.records[-1].until == EPOCH - 60 + 1860
+    settlement = settle_scripted(script, first_step(past, Policy(), now=EPOCH), clone=GONE)
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert settlement.records[-1].until == EPOCH - 60 + 1860
 
 
 NAMELESS = GONE._replace(resource_uuid="", digest="")
@@ -693,20 +708,20 @@ NAMELESS = GONE._replace(resource_uuid="", digest="")
 def test_a_target_known_only_by_its_key_is_not_looked_up() -> None:
     """Its uuid was on lost lines and its target is not in the plan: it waits for the operator."""
     past = intent(attempt=0, resource_uuid="", digest="", job_uuid=None, open_jobs=(UNKNOWN_JOB,))
-    told = tell([], first_step(past, Policy(), now=EPOCH), clone=NAMELESS)
-    assert end(told)[0] is State.UNCERTAIN
-    assert told.records[-1].until == EPOCH - 60 + 1860
-    assert told.records[-1].open_jobs == (UNKNOWN_JOB,)
+    settlement = settle_scripted([], first_step(past, Policy(), now=EPOCH), clone=NAMELESS)
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert settlement.records[-1].until == EPOCH - 60 + 1860
+    assert settlement.records[-1].open_jobs == (UNKNOWN_JOB,)
 
 
 def test_a_target_known_only_by_its_job_is_polled() -> None:
     """The job reports what it made, and what stops the run, also if the requested uuid is unknown."""
     past = intent(resource_uuid="", digest="", open_jobs=())
     start = first_step(past, Policy(), now=EPOCH)
-    made = tell([("poll", MADE)], start, clone=NAMELESS)
+    made = settle_scripted([("poll", MADE)], start, clone=NAMELESS)
     assert (end(made)[0], made.records[-1].clone_uuid) == (State.CLONED, RESOURCE_UUID)
     with pytest.raises(RunStoppedError):
-        tell([("poll", Running()), ("poll", refused(ErrorClass.FATAL))], start, clone=NAMELESS)
+        settle_scripted([("poll", Running()), ("poll", refused(ErrorClass.FATAL))], start, clone=NAMELESS)
 
 
 def test_a_post_sent_late_does_not_expire_early() -> None:

@@ -45,10 +45,10 @@ from tests.engine.scripted_api import (
     MemoryJournal,
     MemoryPast,
     ScriptedApi,
-    Told,
+    Settlement,
     new_dependencies,
     service,
-    tell,
+    settle_scripted,
 )
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual, virtual_gate
 
@@ -65,15 +65,15 @@ def refused(error_class: ErrorClass, *, retries: int | None = None) -> Refused:
     return Refused(ApiError(error_class, "SYS.1000", "text", retries))
 
 
-def fresh_tale(*script: tuple[str, object], policy: Policy | None = None) -> Told:
+def settle_fresh(*script: tuple[str, object], policy: Policy | None = None) -> Settlement:
     """Settle a Clone without a record."""
-    return tell(list(script), Send(1), policy=policy)
+    return settle_scripted(list(script), Send(1), policy=policy)
 
 
-def told(tale: Told) -> State:
+def state_of(settlement: Settlement) -> State:
     """Return the state it settled in."""
-    assert isinstance(tale.step, End)
-    return tale.step.state
+    assert isinstance(settlement.step, End)
+    return settlement.step.state
 
 
 def settled_under(stop: Stop, start: Send | Resend, *, seconds: float = 0.01) -> tuple[object, MemoryJournal]:
@@ -118,7 +118,7 @@ def test_a_fatal_job_error_stops_the_run_without_a_lookup() -> None:
     fatal = ApiError(ErrorClass.FATAL, "ID.1000", "text")
     look = Look(TICKET, LookReason.STOPPED, fatal)
     with pytest.raises(RunStoppedError, match="ID.1000"):
-        tell([("find", LOST)] * Policy().max_failed_looks, look)
+        settle_scripted([("find", LOST)] * Policy().max_failed_looks, look)
 
 
 @pytest.mark.parametrize("is_same_uuid", [True, False])
@@ -162,65 +162,65 @@ def test_a_stop_after_a_dead_session_leaves_the_old_job_open(first: object) -> N
 
 def test_a_stop_requested_before_leaves_no_wait() -> None:
     """A sleep after the request returns at once."""
-    stop, asked = Stop(), []
-    stop.on_request(lambda: asked.append("hook"))
+    stop, calls = Stop(), []
+    stop.on_request(lambda: calls.append("hook"))
     stop.request("one", EndReason.SIGNAL)
     stop.request("two", EndReason.SIGNAL)
     loop = VirtualLoop()
     run_virtual(loop, stop.sleep(60.0))
-    assert (loop.now, stop.reason, asked) == (0.0, "one", ["hook"])
+    assert (loop.now, stop.reason, calls) == (0.0, "one", ["hook"])
 
 
 def test_a_post_refused_as_fatal_stops_the_run() -> None:
     """Nothing was executed: the attempt is returned."""
     with pytest.raises(RunStoppedError):
-        fresh_tale(("submit", refused(ErrorClass.FATAL)))
+        settle_fresh(("submit", refused(ErrorClass.FATAL)))
 
 
 def test_a_lookup_refused_as_fatal_stops_the_run() -> None:
     """The credentials ended while the clone was looked up."""
     with pytest.raises(RunStoppedError):
-        fresh_tale(("submit", LOST), ("poll", Unknown()), ("find", refused(ErrorClass.FATAL)))
+        settle_fresh(("submit", LOST), ("poll", Unknown()), ("find", refused(ErrorClass.FATAL)))
 
 
 def test_a_post_refused_for_its_session_is_sent_under_a_new_one() -> None:
     """A gateway's 401 charges nothing: log in, new job uuid, same attempt."""
-    tale = fresh_tale(("submit", refused(ErrorClass.RENEW)), ("renew", None), ("submit", MADE))
-    assert told(tale) is State.CLONED
-    assert {record.attempt for record in tale.records} == {1}
+    settlement = settle_fresh(("submit", refused(ErrorClass.RENEW)), ("renew", None), ("submit", MADE))
+    assert state_of(settlement) is State.CLONED
+    assert {record.attempt for record in settlement.records} == {1}
 
 
 def test_a_post_refused_temporarily_is_sent_again() -> None:
     """Not executed and not visible: another attempt."""
-    tale = fresh_tale(("submit", refused(ErrorClass.TRANSIENT)), ("find", Absent()), ("submit", MADE))
-    assert (told(tale), tale.records[-1].attempt) == (State.CLONED, 2)
+    settlement = settle_fresh(("submit", refused(ErrorClass.TRANSIENT)), ("find", Absent()), ("submit", MADE))
+    assert (state_of(settlement), settlement.records[-1].attempt) == (State.CLONED, 2)
 
 
 def test_an_ambiguous_refusal_of_the_post_is_reconciled() -> None:
     """A 500 to the POST may have been executed: its job is polled and its uuid looked up before it is sent again."""
-    tale = fresh_tale(("submit", refused(ErrorClass.AMBIGUOUS)), ("poll", Unknown()), *LOOKS, ("submit", MADE))
-    assert (told(tale), tale.kinds.count("submit")) == (State.CLONED, 2)
+    settlement = settle_fresh(("submit", refused(ErrorClass.AMBIGUOUS)), ("poll", Unknown()), *LOOKS, ("submit", MADE))
+    assert (state_of(settlement), settlement.kinds.count("submit")) == (State.CLONED, 2)
 
 
 def test_a_failure_is_uncertain_if_the_account_may_not_look() -> None:
     """The job failed, but a request that arrived twice has two ends: failed needs a last lookup."""
     denied = refused(ErrorClass.PERMANENT, retries=0)
-    assert told(fresh_tale(("submit", Accepted(None)), ("poll", denied), ("find", denied))) is State.UNCERTAIN
+    assert state_of(settle_fresh(("submit", Accepted(None)), ("poll", denied), ("find", denied))) is State.UNCERTAIN
 
 
 def test_an_overdue_job_that_was_never_confirmed_keeps_its_uuid() -> None:
     """A job without a definite end whose poll has no answer past the deadline is sent again as it was."""
     at = EPOCH - 3000.0
     past = Intent("a", State.UNCERTAIN, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, "b" * 32, at, at)
-    tale = tell([("poll", LOST), *LOOKS, ("submit", MADE)], first_step(past, Policy(), now=EPOCH))
-    assert tale.jobs == ["b" * 32]
+    settlement = settle_scripted([("poll", LOST), *LOOKS, ("submit", MADE)], first_step(past, Policy(), now=EPOCH))
+    assert settlement.jobs == ["b" * 32]
 
 
 def test_the_sending_process_never_calls_an_unanswered_post_failed() -> None:
     """A clock that jumps ahead makes a fresh POST look old; only a later process may call it dead."""
     old = Ticket(4, "b" * 32, EPOCH - 90_000, EPOCH - 90_000, EPOCH + 60)
-    tale = tell([("poll", Unknown()), *LOOKS], Poll(old, at_once=True))
-    assert told(tale) is State.UNCERTAIN
+    settlement = settle_scripted([("poll", Unknown()), *LOOKS], Poll(old, at_once=True))
+    assert state_of(settlement) is State.UNCERTAIN
 
 
 def test_a_returned_attempt_leaves_those_before_it_in_doubt() -> None:
@@ -236,7 +236,7 @@ def test_a_returned_attempt_leaves_those_before_it_in_doubt() -> None:
     assert first_step(replace(past, attempt=0, open_jobs=()), Policy(), now=EPOCH) == Send(1)
 
 
-def tell_of_one_that_left(script: list[tuple[str, object]]) -> tuple[Step, MemoryJournal]:
+def settle_removed(script: list[tuple[str, object]]) -> tuple[Step, MemoryJournal]:
     """Settle a clone that was accepted before its target left the job file."""
     gone = Clone(CLONE.key, CLONE.source_uuid, RESOURCE_UUID, b"", CLONE.digest)
     past = Intent(
@@ -266,14 +266,14 @@ DEAD_SESSION: list[tuple[str, object]] = [("poll", Running()), ("poll", DEAD), (
 )
 def test_a_removed_target_is_never_sent(script: list[tuple[str, object]]) -> None:
     """Its row is gone and with it the body: it is only queried, and planned again with its attempts."""
-    step, journal = tell_of_one_that_left([*script])
+    step, journal = settle_removed([*script])
     assert isinstance(step, Send)
     assert {record.state for record in journal.records} == {State.PLANNED}
 
 
 def test_a_removed_target_is_looked_up_after_a_dead_session() -> None:
     """It cannot be sent again, but its clone may exist."""
-    step, journal = tell_of_one_that_left([*DEAD_SESSION, ("find", Found(service()))])
+    step, journal = settle_removed([*DEAD_SESSION, ("find", Found(service()))])
     assert isinstance(step, End)
     assert [record.state for record in journal.records] == [State.CLONED]
 

@@ -59,7 +59,7 @@ def times_of(rate: float, waiters: int, calls: int) -> list[float]:
     return passes(virtual_gate(rate, loop), loop, waiters, calls)[0]
 
 
-def fullest(times: Sequence[float], seconds: float) -> int:
+def most_calls(times: Sequence[float], seconds: float) -> int:
     """Return how many of the sorted ``times`` lie in the fullest such span."""
     within: deque[float] = deque()
     most = 0
@@ -77,9 +77,9 @@ def test_no_second_holds_more_than_the_rate(rate: float, waiters: int) -> None:
     """In any second at most floor(rate) + 1 calls pass, no more than the rate itself in a minute, and 0.99 of it."""
     calls = max(20, int(rate * 8))
     times = times_of(rate, waiters, calls)
-    assert fullest(times, 1.0) <= int(rate) + 1
+    assert most_calls(times, 1.0) <= int(rate) + 1
     for seconds in (60.0, 10 * HOUR):
-        assert fullest(times, seconds) <= max(1, -(-rate * seconds // 1))
+        assert most_calls(times, seconds) <= max(1, -(-rate * seconds // 1))
     # The n calls span n-1 spaces.
     assert 0.99 <= (calls - 1) / (times[-1] - times[0]) / rate <= 1
 
@@ -103,7 +103,7 @@ def test_the_cap_holds_without_the_slots(rate: float, monkeypatch: pytest.Monkey
     """Without a distance between the slots the cap alone keeps every second to floor(rate) + 1, fractions too."""
     monkeypatch.setattr("batch.engine.gate._PACE", 0.0)
     times = times_of(rate, 16, max(20, int(rate * 8)))
-    assert fullest(times, 1.0) == -(-rate // 1)
+    assert most_calls(times, 1.0) == -(-rate // 1)
     assert (len(times) - 1) / (times[-1] - times[0]) <= rate * 1.2
 
 
@@ -140,7 +140,7 @@ def test_idle_time_is_not_saved_up(rate: float) -> None:
         for _ in range(round(rate)):
             await gate.wait(ASK)
             times.append(loop.now)
-        assert fullest(times, 0.001) <= max(1, 0.012 * rate)
+        assert most_calls(times, 0.001) <= max(1, 0.012 * rate)
 
     on_gate(rate, script)
 
@@ -159,7 +159,7 @@ def test_late_timers_cost_no_calls(rate: float, late: float, monkeypatch: pytest
     monkeypatch.setattr("batch.engine.gate.asyncio.sleep", oversleep)
     times = times_of(rate, 16, int(rate * 30))
     assert (len(times) - 1) / (times[-1] - times[0]) / rate > 0.99
-    assert fullest(times, 1.0) <= int(rate) + 1
+    assert most_calls(times, 1.0) <= int(rate) + 1
 
 
 def test_calls_are_spaced_evenly() -> None:
@@ -240,16 +240,16 @@ def test_a_pause_that_begins_while_the_cap_is_full_is_kept() -> None:
 def test_each_pause_is_reported_with_its_length() -> None:
     """A pause is reported once, and again when the server asks for one that ends more than a second later."""
     loop = VirtualLoop()
-    told: list[float] = []
+    pauses: list[float] = []
 
     async def main() -> None:
-        gate = virtual_gate(10, loop, paused=told.append)
+        gate = virtual_gate(10, loop, paused=pauses.append)
         for seconds in (7.0, 7.0, 7.5, 3.0, 900.0):
             gate.pause(seconds)
             await asyncio.sleep(0.1)
 
     run_virtual(loop, main())
-    assert told == [7.0, 900.0]
+    assert pauses == [7.0, 900.0]
 
 
 def test_a_stop_rejects_posts_and_lets_polls_pass() -> None:

@@ -191,7 +191,7 @@ def test_a_refusal_is_recorded_and_the_others_continue(kind: str, error_class: E
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reason"),
     [
         (NotSent("connection refused"), "connection refused"),
         (NoAnswer("timeout"), "timeout"),
@@ -199,12 +199,12 @@ def test_a_refusal_is_recorded_and_the_others_continue(kind: str, error_class: E
         (refused(ErrorClass.TRANSIENT), "ID.1003: quota (ask admin)"),
     ],
 )
-def test_without_an_answer_the_run_ends(answer: Refused | NotSent | NoAnswer, told: str) -> None:
+def test_without_an_answer_the_run_ends(answer: Refused | NotSent | NoAnswer, reason: str) -> None:
     """If no hand-over can succeed now, none is recorded as refused and the rest is left for the next run."""
     stage = Stage(server=Accounts(lambda call, uuid: answer))
     with pytest.raises(RunStoppedError) as stopped:
         stage.run()
-    assert str(stopped.value) == f"hand-over of k0: {told}"
+    assert str(stopped.value) == f"hand-over of k0: {reason}"
     assert stage.past.hand_overs.lines == []
     assert count_hand_overs(stage.plan(), stage.past) == HandOverCounts(open=6)
     assert len(stage.server.calls) == 2

@@ -44,8 +44,8 @@ class Spender:
             self.times.append(self.loop.time())
             self.budget.note_retry(cost, is_answered=is_answered)
 
-    def run(self, story: Coroutine[None, None, None]) -> list[float]:
-        run_virtual(self.loop, story)
+    def run(self, scenario: Coroutine[None, None, None]) -> list[float]:
+        run_virtual(self.loop, scenario)
         return self.times
 
 
@@ -71,14 +71,14 @@ def test_the_first_posts_of_an_earlier_minute_do_not_count() -> None:
     """The ratio is of the last minute."""
     spender = Spender()
 
-    async def story() -> None:
+    async def scenario() -> None:
         for _ in range(300):
             spender.budget.note_first()
         await asyncio.sleep(61.0)
         spender.budget.note_first()
         await spender.spend(11)
 
-    times = spender.run(story())
+    times = spender.run(scenario())
     assert times[9] == 61.0
     assert times[10] >= 121.0
 
@@ -109,13 +109,13 @@ def test_a_retry_counts_while_it_is_under_way() -> None:
     """Ten unanswered ones leave no room for an eleventh, however long their answers take."""
     spender = Spender()
 
-    async def story() -> None:
+    async def scenario() -> None:
         for _ in range(10):
             await spender.budget.reserve(RETRY, spender.stop)
         asyncio.get_running_loop().call_later(500.0, lambda: spender.budget.note_retry(RETRY, is_answered=True))
         await spender.spend(1)
 
-    assert spender.run(story())[0] >= 500.0
+    assert spender.run(scenario())[0] >= 500.0
 
 
 @pytest.mark.parametrize(("cost", "most"), [(retry_cost(is_after_silence=True), 50), (RETRY, 100)])
@@ -135,13 +135,13 @@ def test_clones_made_by_their_first_post_fill_the_bucket() -> None:
     for _ in range(2_000):
         spender.budget.note_first()
 
-    async def story() -> None:
+    async def scenario() -> None:
         await spender.spend(100)
         for _ in range(5):
             spender.budget.reward()
         await spender.spend(2)
 
-    times = spender.run(story())
+    times = spender.run(scenario())
     assert times[100] == 0.0
     assert times[101] >= 60.0
 
@@ -163,14 +163,14 @@ def test_a_waiting_retry_is_not_charged() -> None:
     world = replace(new_dependencies(api, journal, clock, policy=policy, stop=stop), budget=budget)
     given_up = End(State.FAILED, 1)
 
-    async def story() -> Step:
+    async def scenario() -> Step:
         for _ in range(50):
             budget.note(Accepted(None))
             await budget.reserve(retry_cost(is_after_silence=True), stop)
             budget.note_retry(retry_cost(is_after_silence=True), is_answered=False)
         return await settle(CLONE, Send(2, None, clock.time(), given_up, is_after_silence=True), world)
 
-    step = run_virtual(loop, story())
+    step = run_virtual(loop, scenario())
     assert isinstance(step, End)
     assert (step.state, step.attempt) == (State.CLONED, 2)
     assert loop.now > 60.0

@@ -27,23 +27,23 @@ def refused(error_class: ErrorClass, *, retries: int | None = None) -> Script:
 def check(script: Script, clones: int = 1) -> list[CheckResult]:
     """Check the same clone ``times`` times; the script must be used up."""
     loop = VirtualLoop()
-    api, told = ScriptedApi(list(script)), list[CheckResult]()
+    api, results = ScriptedApi(list(script)), list[CheckResult]()
 
     def keep(_clone: Clone, verdict: CheckResult) -> None:
-        told.append(verdict)
+        results.append(verdict)
 
     work = check_all(iter([CLONE] * clones), keep, api=api, clock=VirtualClock(loop, Random(1)), workers=1)
     try:
         run_virtual(loop, work)
     finally:
         assert not api.script
-    return told
+    return results
 
 
 def test_only_the_first_accepted_one_is_checked_for_existence() -> None:
     """Only for the canary is it checked whether something was made; the others are believed."""
-    told = check([*SENT, ("find", Absent()), *SENT, *SENT], clones=3)
-    assert [verdict.outcome for verdict in told] == [CheckOutcome.OK] * 3
+    results = check([*SENT, ("find", Absent()), *SENT, *SENT], clones=3)
+    assert [verdict.outcome for verdict in results] == [CheckOutcome.OK] * 3
 
 
 def test_a_canary_that_exists_stops_everything() -> None:
@@ -69,8 +69,8 @@ def test_a_canary_whose_absence_cannot_be_proven_stops_everything() -> None:
 
 def test_refusals_before_the_canary_go_one_by_one() -> None:
     """A refusal is reported with code, words and hint, and the next one is the canary."""
-    told = check([*refused(ErrorClass.PERMANENT), *SENT, ("find", Absent())], clones=2)
-    assert told == [CheckResult(CheckOutcome.REFUSED, "SYS.1", "no", "hint"), CheckResult(CheckOutcome.OK)]
+    results = check([*refused(ErrorClass.PERMANENT), *SENT, ("find", Absent())], clones=2)
+    assert results == [CheckResult(CheckOutcome.REFUSED, "SYS.1", "no", "hint"), CheckResult(CheckOutcome.OK)]
 
 
 def test_doubtful_answers_are_queried_again_under_the_same_uuid() -> None:
@@ -98,16 +98,16 @@ def test_a_canary_without_an_answer_stops_everything() -> None:
             self.calls.append((kind, argument))
             return {"submit": Accepted(None), "poll": Running(), "find": Absent()}[kind]
 
-    api, told = Silent([]), list[CheckResult]()
+    api, results = Silent([]), list[CheckResult]()
     clock = VirtualClock(loop, Random(1))
-    work = check_all(iter([CLONE, CLONE]), lambda _, verdict: told.append(verdict), api=api, clock=clock, workers=1)
+    work = check_all(iter([CLONE, CLONE]), lambda _, verdict: results.append(verdict), api=api, clock=clock, workers=1)
     with pytest.raises(RunStoppedError, match="did not end in time"):
         run_virtual(loop, work)
-    assert [verdict.outcome for verdict in told] == [CheckOutcome.UNCLEAR]
+    assert [verdict.outcome for verdict in results] == [CheckOutcome.UNCLEAR]
     assert sum(kind == "submit" for kind, _ in api.calls) == 4
 
 
 def test_an_immediate_answer_needs_no_poll() -> None:
     """A refusal of the POST itself is the verdict; the target is not queried."""
-    told = check([("submit", Refused(ApiError(ErrorClass.PERMANENT, "SYS.1007", "no", 0, "hint")))])
-    assert [verdict.outcome for verdict in told] != [CheckOutcome.OK]
+    results = check([("submit", Refused(ApiError(ErrorClass.PERMANENT, "SYS.1007", "no", 0, "hint")))])
+    assert [verdict.outcome for verdict in results] != [CheckOutcome.OK]

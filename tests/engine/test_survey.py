@@ -44,7 +44,7 @@ def plan_of(*clones: Clone) -> Plan:
     return Plan("job", "run", "aa", len(clones), lambda: iter(clones), inputs="in")
 
 
-def named(count: int) -> tuple[str, ...]:
+def keys(count: int) -> tuple[str, ...]:
     return tuple(f"k{number}" for number in range(count))
 
 
@@ -107,19 +107,19 @@ def test_targets_that_stop_a_run_are_named(refuse: Callable[[tuple[str, ...]], N
     """The first ones by name, the others by number; with none nothing is refused."""
     refuse(())
     with pytest.raises(ManifestMismatchError, match="k0, k1"):
-        refuse(named(2))
+        refuse(keys(2))
     with pytest.raises(ManifestMismatchError, match=r"k0, .* and \d+ more"):
-        refuse(named(100))
+        refuse(keys(100))
 
 
 def test_outdated_clones_are_reported_and_refused_if_strict() -> None:
     """Reported without ``--strict``, an error with it, nothing if there are none."""
     assert describe_outdated((), is_strict=True) is None
-    told = describe_outdated(named(100), is_strict=False)
-    assert told is not None
-    assert told.startswith("100 clones")
+    message = describe_outdated(keys(100), is_strict=False)
+    assert message is not None
+    assert message.startswith("100 clones")
     with pytest.raises(ManifestMismatchError, match="100 clones"):
-        describe_outdated(named(100), is_strict=True)
+        describe_outdated(keys(100), is_strict=True)
 
 
 def test_a_target_of_a_repaired_manifest_is_looked_up_first() -> None:

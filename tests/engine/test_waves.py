@@ -34,7 +34,7 @@ def scene(**limits: Any) -> Scene:
     return Scene(limits=Limits(waves=STAGED, **limits))
 
 
-def started(events: list[MutableMapping[str, Any]]) -> list[tuple[int, int]]:
+def started_waves(events: list[MutableMapping[str, Any]]) -> list[tuple[int, int]]:
     return [(event["wave"], event["targets"]) for event in events if event["event"] == "wave.started"]
 
 
@@ -68,7 +68,7 @@ def test_a_wave_starts_when_the_one_before_it_settled() -> None:
     run = scene()
     with capture_logs() as events:
         assert run.run() == {"cloned": 20}
-    assert started(events) == [(1, 1), (2, 5), (3, 4), (4, 10)]
+    assert started_waves(events) == [(1, 1), (2, 5), (3, 4), (4, 10)]
     sent = [(at, key) for at, kind, key in run.server.log if kind == "submit"]
     ends = [run.server.made[clone.resource_uuid] for clone in clones(20)]
     for border in (1, 6, 10):
@@ -81,7 +81,7 @@ def test_any_failure_holds_the_next_wave_back() -> None:
     run.server.answer = refusing("k2")
     with capture_logs() as events:
         assert run.run() == {"cloned": 5, "failed": 1}
-    assert started(events) == [(1, 1), (2, 5)]
+    assert started_waves(events) == [(1, 1), (2, 5)]
     assert run.stop.reason == "wave 3 of 4 is not started: 1 of 6 settled clones failed: fix them, then zclone retry"
 
 
@@ -95,10 +95,10 @@ def test_a_wave_may_fail_within_max_failures(max_failures: float, failing: tuple
     run.server.answer = refusing(*failing)
     with capture_logs() as events:
         run.run()
-    assert len(started(events)) == waves
+    assert len(started_waves(events)) == waves
 
 
-def settled(run: Scene, states: list[State]) -> None:
+def record_states(run: Scene, states: list[State]) -> None:
     """Record what an earlier process left."""
     for number, state in enumerate(states):
         run.journal.records.append(Record(state, f"k{number}", EPOCH, 1))
@@ -117,29 +117,29 @@ def settled(run: Scene, states: list[State]) -> None:
 def test_a_resumed_run_continues_in_its_wave(states: list[State], expected: list[tuple[int, int]]) -> None:
     """Targets that settled before count; a wave that was begun continues, the next one is judged by all before it."""
     run = scene()
-    settled(run, states)
+    record_states(run, states)
     with capture_logs() as events:
         run.run()
-    assert started(events) == expected
+    assert started_waves(events) == expected
 
 
 def test_an_uncertain_clone_has_not_settled() -> None:
     """A wave with an uncertain clone is not followed by the next, whatever may fail."""
     run = scene(max_failures=math.inf)
-    settled(run, [State.CLONED, State.UNCERTAIN])
+    record_states(run, [State.CLONED, State.UNCERTAIN])
     uuids = (clones(2)[1].source_uuid, clones(2)[1].resource_uuid, clones(2)[1].digest)
     set_aside = Intent("k1", State.UNCERTAIN, *uuids, 1, "5" * 32, EPOCH, EPOCH, error_code=QUARANTINED)
     run.intents["k1"] = set_aside
     with capture_logs() as events:
         run.run()
-    assert [wave for wave, _ in started(events)] == [2]
+    assert [wave for wave, _ in started_waves(events)] == [2]
     assert run.stop.reason == "wave 3 of 4 is not started: 1 clones are uncertain"
 
 
 def test_clones_in_flight_count_in_their_wave() -> None:
     """A clone that an earlier process sent takes its place in the wave that continues."""
     run = scene()
-    settled(run, [State.CLONED] * 3)
+    record_states(run, [State.CLONED] * 3)
     clone = clones(4)[3]
     run.intents["k3"] = Intent(
         "k3", State.SENT, clone.source_uuid, clone.resource_uuid, clone.digest, 1, "5" * 32, EPOCH, EPOCH, EPOCH + 1800
@@ -148,7 +148,7 @@ def test_clones_in_flight_count_in_their_wave() -> None:
     run.server.made[clone.resource_uuid] = 1.0
     with capture_logs() as events:
         assert run.run() == {"cloned": 20}
-    assert [wave for wave, _ in started(events)] == [2, 3, 4]
+    assert [wave for wave, _ in started_waves(events)] == [2, 3, 4]
     assert run.server.count("submit") == 16
 
 
@@ -157,7 +157,7 @@ def test_a_stop_ends_the_wave_and_no_other_starts() -> None:
     run = scene()
     with capture_logs() as events:
         run.run(at=(1.5, lambda: run.stop.request("SIGTERM", EndReason.SIGNAL)))
-    assert started(events) == [(1, 1), (2, 5)]
+    assert started_waves(events) == [(1, 1), (2, 5)]
     assert run.stop.reason == "SIGTERM"
 
 
@@ -167,10 +167,10 @@ HELD = [
 ]
 
 
-def held(limits: Limits, before: int) -> tuple[Scene, str]:
+def run_held_back(limits: Limits, before: int) -> tuple[Scene, str]:
     """Run one clone, failures up to ``before``, and a target in flight, which is queried; return its job uuid."""
     run = Scene(count=before + 2, limits=limits)
-    settled(run, [State.CLONED, *[State.FAILED] * (before - 1)])
+    record_states(run, [State.CLONED, *[State.FAILED] * (before - 1)])
     clone, job = clones(before + 1)[before], "5" * 32
     sent = (clone.source_uuid, clone.resource_uuid, clone.digest, 1, job, EPOCH - 60.0, EPOCH - 60.0)
     run.intents[clone.key] = Intent(clone.key, State.SENT, *sent, deadline=EPOCH - 1.0)
@@ -182,7 +182,7 @@ def test_an_attempt_held_back_by_failures_waits_for_the_operator(
     limits: Limits, before: int, reason: EndReason
 ) -> None:
     """An attempt in doubt that is not sent again records from when on no rerun learns more: exit 4 has an end."""
-    run, _ = held(limits, before)
+    run, _ = run_held_back(limits, before)
     assert run.run() == {"cloned": 1, "failed": before - 1, "uncertain": 1}
     assert run.stop.code is reason
     last = run.journal.records[-1]
@@ -193,7 +193,7 @@ def test_an_attempt_held_back_by_failures_waits_for_the_operator(
 @pytest.mark.parametrize(("limits", "before", "reason"), HELD)
 def test_an_attempt_held_back_after_a_definite_end_is_planned(limits: Limits, before: int, reason: EndReason) -> None:
     """An attempt that ended and is not sent again is no longer in flight: 3, as only the operator can continue."""
-    run, job = held(limits, before)
+    run, job = run_held_back(limits, before)
     run.server.ends[job] = Refused(ApiError(ErrorClass.TRANSIENT, "ID.2003", "later", None))
     assert run.run() == {"cloned": 1, "failed": before - 1, "planned": 1}
     last = run.journal.records[-1]
@@ -204,7 +204,7 @@ def test_an_attempt_held_back_after_a_definite_end_is_planned(limits: Limits, be
 @pytest.mark.parametrize(("limits", "before", "reason"), HELD)
 def test_a_job_held_back_by_failures_may_run_on(limits: Limits, before: int, reason: EndReason) -> None:
     """A job that the server still works at is not sent again in any case: nothing is recorded of it."""
-    run, job = held(limits, before)
+    run, job = run_held_back(limits, before)
     key = f"k{before}"
     run.intents[key] = replace(run.intents[key], deadline=EPOCH + 1e6)
     run.server.ends[job] = Running()

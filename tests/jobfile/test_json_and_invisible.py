@@ -75,7 +75,7 @@ def test_numbers_are_texts_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ('{"version": 1,\n "name": "\\ud83d\\ude80",\n "targets": ["x"]}', ":3:14: targets[0]: must be a uuid"),
         ('{"version": 1,\n "name": "j", "x": "\\ud83d\\ude80", "limits": {"rate": 1}}', ":2:55: limits.rate: must be"),
@@ -89,11 +89,11 @@ def test_numbers_are_texts_as_written(tmp_path: Path) -> None:
         ("", ":1:1: is empty"),
     ],
 )
-def test_places_in_json(tmp_path: Path, text: str, told: str) -> None:
+def test_places_in_json(tmp_path: Path, text: str, expected: str) -> None:
     """Problems of a JSON job file have the line and column where they stand in it."""
     path = tmp_path / "job.json"
     path.write_text(text, encoding="utf-8")
-    assert told in problem_of(path)
+    assert expected in problem_of(path)
 
 
 def test_a_flow_map_that_is_not_json_is_yaml(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_no_near_miss_is_dropped(tmp_path: Path, name: str, meant: str) -> None:
         f"targets: [{{uuid: {UUID}, params: {{{key}: 4}}}}]\n",
         f"targets: [{UUID}]\ndefaults: {{params: {{{key}: 4}}}}\n",
     ):
-        (told,) = problems_of(tmp_path, job)
-        assert " unknown " in told or "beside params" in told, told
+        (problems,) = problems_of(tmp_path, job)
+        assert " unknown " in problems or "beside params" in problems, problems
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_no_near_miss_is_dropped(tmp_path: Path, name: str, meant: str) -> None:
 def test_no_column_of_rules_is_dropped(tmp_path: Path, name: str) -> None:
     """A file of image rules with a misspelt column is refused at its header, once, though the cells are empty."""
     job = f"targets: [{UUID}]\nrearchitect: {{to: [AARCH64], file: rules.csv}}\n"
-    told = problems_of(tmp_path, job, rules_csv=f"from,to,{name}\na/,b/,\nc/,d/,\n")
-    assert len([line for line in told if line.startswith("rules.csv:")]) == 1
-    assert told[0].startswith(f"rules.csv:1:1: {name.strip()}: unknown key {name.strip()!r}; did you mean ")
+    problems = problems_of(tmp_path, job, rules_csv=f"from,to,{name}\na/,b/,\nc/,d/,\n")
+    assert len([line for line in problems if line.startswith("rules.csv:")]) == 1
+    assert problems[0].startswith(f"rules.csv:1:1: {name.strip()}: unknown key {name.strip()!r}; did you mean ")
 
 
 def test_a_column_that_a_template_names_is_a_value(expand: Expand) -> None:
@@ -121,19 +121,19 @@ def test_an_escaped_or_other_name_does_not_count(tmp_path: Path, used: str) -> N
 def test_only_line_breaks_end_lines(tmp_path: Path, char: str) -> None:
     """A cell or JSON text with a separator that no editor shows as a line break shifts no row and no place."""
     job = f"targets: [{{from: r.csv, uuid: {UUID}}}]\n"
-    told = problems_of(tmp_path, job, r_csv=f"id,note\na,x{char}y\nb\n")
-    assert told == ["r.csv:3:1: has 1 cells, the header 2"]
+    problems = problems_of(tmp_path, job, r_csv=f"id,note\na,x{char}y\nb\n")
+    assert problems == ["r.csv:3:1: has 1 cells, the header 2"]
     rows = json.dumps({"uuid": UUID, "note": f"x{char}y"}, ensure_ascii=False) + "\n[]\n"
-    told = problems_of(tmp_path, "targets: [{from: r.jsonl}]\n", r_jsonl=rows)
-    assert told[0].startswith("r.jsonl:2:1: a line must be a JSON object")
+    problems = problems_of(tmp_path, "targets: [{from: r.jsonl}]\n", r_jsonl=rows)
+    assert problems[0].startswith("r.jsonl:2:1: a line must be a JSON object")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_csv_accepts_all_line_ends(tmp_path: Path, end: str) -> None:
     """Rows end at LF, CR or both, places count them, and a quoted cell holds them."""
     table = end.join(["id,note", f'a,"x{end}y"', "", ",", " , ", "b"]) + end
-    told = problems_of(tmp_path, f"targets: [{{from: r.csv, uuid: {UUID}}}]\n", r_csv=table)
-    assert told == ["r.csv:7:1: has 1 cells, the header 2"]
+    problems = problems_of(tmp_path, f"targets: [{{from: r.csv, uuid: {UUID}}}]\n", r_csv=table)
+    assert problems == ["r.csv:7:1: has 1 cells, the header 2"]
     bad = problems_of(tmp_path, f"targets: [{{from: r.csv, uuid: {UUID}}}]\n", r_csv=table.encode()[:-2] + b"\xff")
     (problem,) = bad
     assert problem.startswith("r.csv:7:1: is not UTF-8: save it as UTF-8, or write its encoding")
@@ -142,9 +142,9 @@ def test_csv_accepts_all_line_ends(tmp_path: Path, end: str) -> None:
 def test_a_problem_of_an_entry_names_the_row(tmp_path: Path) -> None:
     """A value of the entry that is wrong for a row is reported with the entry's place and the row's."""
     job = f'targets:\n  - from: r.csv\n    uuid: {UUID}\n    params: {{name: "${{t}}", requestCpu: "${{cpu}}"}}\n'
-    told = problems_of(tmp_path, job, r_csv=f"id,t,cpu\na,,4\nb,{'x' * 256},4\nc,y,four\nd,z,5\n")
+    problems = problems_of(tmp_path, job, r_csv=f"id,t,cpu\na,,4\nb,{'x' * 256},4\nc,y,four\nd,z,5\n")
     row = f"; in the row at {tmp_path}/r.csv:"
-    assert told == [
+    assert problems == [
         f"job.yaml:6:20: targets[0].params.name: is 256 characters long, the server's column holds 255{row}3",
         f"job.yaml:6:20: targets[0].params.name: must not be empty{row}2",
         f"job.yaml:6:40: targets[0].params.requestCpu: must be a whole number, not the text 'four'{row}4",
@@ -164,9 +164,9 @@ def test_a_problem_of_an_entry_names_the_row(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_reported(tmp_path: Path, name: str, text: str) -> None:
     """A file of targets without a row is an error that names it, also beside other targets."""
     job = f"targets: [{UUID}, {{from: {name}, uuid: {OTHER}}}]\n"
-    (told,) = problems_of(tmp_path, job, **{name.replace(".", "_"): text})
-    assert told.startswith("job.yaml:3:")
-    assert told.endswith(f"/{name} has no rows: nothing to clone")
+    (problems,) = problems_of(tmp_path, job, **{name.replace(".", "_"): text})
+    assert problems.startswith("job.yaml:3:")
+    assert problems.endswith(f"/{name} has no rows: nothing to clone")
 
 
 def test_a_blank_row_is_no_clone(expand: Expand) -> None:
@@ -181,15 +181,17 @@ def test_a_blank_row_is_no_clone(expand: Expand) -> None:
 )
 def test_a_row_without_uuid_needs_an_id(tmp_path: Path, name: str, text: str) -> None:
     """A row that takes the entry's source needs its own id."""
-    (told,) = problems_of(tmp_path, f"targets: [{{from: {name.replace('_', '.')}, uuid: {UUID}}}]\n", **{name: text})
-    assert told.endswith("has no uuid of its own, so it needs an id")
+    (problems,) = problems_of(
+        tmp_path, f"targets: [{{from: {name.replace('_', '.')}, uuid: {UUID}}}]\n", **{name: text}
+    )
+    assert problems.endswith("has no uuid of its own, so it needs an id")
 
 
 @pytest.mark.parametrize("row", [f"{UUID},,x", f"{UUID},a,x"])
 def test_two_equal_rows_are_reported(tmp_path: Path, row: str) -> None:
     """Two identical rows are two targets with one key."""
-    (told,) = problems_of(tmp_path, "targets: [{from: r.csv}]\n", r_csv=f"uuid,id,note\n{row}\n{row}\n")
-    assert told.startswith("r.csv:3:1: the key ")
+    (problems,) = problems_of(tmp_path, "targets: [{from: r.csv}]\n", r_csv=f"uuid,id,note\n{row}\n{row}\n")
+    assert problems.startswith("r.csv:3:1: the key ")
 
 
 @pytest.mark.parametrize("char", ["\\", "$", "`", "'", '"', "\x07", "\x85", "\u2028", "\u202e"])
@@ -202,5 +204,5 @@ def test_an_id_is_safe_in_shells(tmp_path: Path, char: str) -> None:
         ("targets: [{from: r.jsonl}]\n", {"r_jsonl": f'{{"uuid": "{UUID}", "id": {text}}}\n'}),
         (f"targets: [{{uuid: {UUID}, id: {text}}}]\n", {}),
     ):
-        (told,) = problems_of(tmp_path, job, **files)
-        assert "id: must " in told
+        (problems,) = problems_of(tmp_path, job, **files)
+        assert "id: must " in problems

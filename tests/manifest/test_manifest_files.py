@@ -209,12 +209,12 @@ def test_one_of_eight_racers_gets_the_manifest(tmp_path: Path) -> None:
             assert racer.stdin is not None
             racer.stdin.write("go\n")
             racer.stdin.flush()
-        said = {racer: racer.stdout.readline().strip() for racer in racers if racer.stdout is not None}
-        assert sorted(said.values()) == ["held"] + ["locked"] * 7
+        outputs = {racer: racer.stdout.readline().strip() for racer in racers if racer.stdout is not None}
+        assert sorted(outputs.values()) == ["held"] + ["locked"] * 7
         with pytest.raises(ManifestLockedError) as caught:
             open_manifest(path, HEADER)
         assert caught.value.exit_code == ExitCode.LOCKED
-        holder = next(racer for racer, word in said.items() if word == "held")
+        holder = next(racer for racer, word in outputs.items() if word == "held")
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         manifest = open_manifest(path, HEADER)

@@ -130,16 +130,16 @@ async def test_a_refusal_is_reported_everywhere(tmp_path: Path) -> None:
     """List, show, status and every report have the refusal beside the clone, which stays cloned."""
     path = on_disk(await run_of(one_refused, 3), tmp_path)
     listed = {row.key: (row.state, row.error_code, row.error) for row in rows(path)}
-    told = "hand-over refused: quota \x1b[2J exceeding"
+    refusal = "hand-over refused: quota \x1b[2J exceeding"
     assert listed == {
         KEYS[0]: (State.CLONED, None, None),
-        KEYS[1]: (State.CLONED, "ID.1003", told),
+        KEYS[1]: (State.CLONED, "ID.1003", refusal),
         KEYS[2]: (State.CLONED, None, None),
     }
     found = summary(path)
     assert found.handed == HandOverCounts(done=1, open=1, refused=1)
     assert [(one.state, one.code, one.count, one.error) for one in found.clusters] == [
-        (State.CLONED, "ID.1003", 1, told)
+        (State.CLONED, "ID.1003", 1, refusal)
     ]
     lines = status_lines(found, manifest=path, is_held=False, now=50.0)
     assert "hand-over 1 of 3 clones handed over, 1 refused" in lines

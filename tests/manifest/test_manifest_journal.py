@@ -344,12 +344,12 @@ async def test_an_unavailable_thread_is_a_failure() -> None:
         raise RuntimeError("can't start new thread")
 
     manifest = open_manifest(PATH, HEADER, files=FakeDisk(), in_thread=none)
-    told = list[str]()
-    manifest.on_failure(lambda: told.append("failed"))
+    calls = list[str]()
+    manifest.on_failure(lambda: calls.append("failed"))
     for key in ("a", "b"):
         with pytest.raises(ManifestError, match="can't start new thread"):
             await manifest.commit(sent(key))
-    assert told == ["failed"]
+    assert calls == ["failed"]
     with pytest.raises(ManifestError):
         await manifest.close(4)
 

@@ -89,9 +89,9 @@ async def test_every_reading_command_takes_a_merged_manifest(tmp_path: Path) -> 
     assert whole.ended is not None
     assert (whole.ended.exit_code, whole.ended.counts) == (3, whole.counts)
     assert list(rows(out)) == [row for path in paths for row in rows(path)]
-    told = story(out, "t1-1")
-    assert told is not None
-    assert [record.state for record in told.records] == [State.SENT, State.FAILED]
+    history = story(out, "t1-1")
+    assert history is not None
+    assert [record.state for record in history.records] == [State.SENT, State.FAILED]
     assert len(read_report_data(out).targets) == 12
     for ending in ENDINGS:
         write_report(out, tmp_path / f"report{ending}", at=3_000.0)

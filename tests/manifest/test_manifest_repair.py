@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def damaged(tmp_path: Path, *needles: str) -> Path:
+async def write_damaged(tmp_path: Path, *needles: str) -> Path:
     """Write a run of a (cloned), b (failed), c (sent), d (planned), with a byte changed in each needle's line."""
     disk = FakeDisk()
     manifest = open_fake(disk)
@@ -36,7 +36,7 @@ async def damaged(tmp_path: Path, *needles: str) -> Path:
 
 async def test_whole_manifest_stays_as_it_is(tmp_path: Path) -> None:
     """Without damage nothing is uncertain."""
-    path = await damaged(tmp_path)
+    path = await write_damaged(tmp_path)
     report = repair_manifest(path, tmp_path / "new", clock=lambda: 99.0)
     assert (report.damaged, report.uncertain) == (0, 0)
     assert report.kept == path.read_bytes().count(b"\n")
@@ -49,7 +49,7 @@ async def test_whole_manifest_stays_as_it_is(tmp_path: Path) -> None:
 
 async def test_lost_record_leaves_its_clone_uncertain(tmp_path: Path) -> None:
     """A clone whose end was damaged is uncertain with both its uuids, the settled ones stay, and the original too."""
-    path = await damaged(tmp_path, '"state":"cloned","key":"a"')
+    path = await write_damaged(tmp_path, '"state":"cloned","key":"a"')
     before = path.read_bytes()
     report = repair_manifest(path, tmp_path / "new", clock=lambda: 99.0)
     assert path.read_bytes() == before
@@ -67,7 +67,7 @@ async def test_lost_record_leaves_its_clone_uncertain(tmp_path: Path) -> None:
 async def test_settled_clone_named_by_later_damage_is_uncertain(tmp_path: Path) -> None:
     """A damaged line after a clone's end may have undone it; targets it does not name are not affected."""
     for key, other in (("a", "d"), ("d", "a")):
-        path = await damaged(tmp_path)
+        path = await write_damaged(tmp_path)
         lines = path.read_bytes().splitlines(keepends=True)
         line = f'{{"state":"undone","key":"{key}","at":30.0,"attempt":1,"batch":9,"crc":"00000000"}}\n'
         path.write_bytes(b"".join([*lines[:-1], line.encode(), lines[-1]]))
@@ -101,7 +101,7 @@ async def test_a_lost_retry_is_not_reported_as_a_failure(tmp_path: Path) -> None
 
 async def test_lost_page_loses_no_target_that_was_sent(tmp_path: Path) -> None:
     """Targets of a damaged planned line are known from their own records, if any."""
-    path = await damaged(tmp_path, '{"planned":[["a"')
+    path = await write_damaged(tmp_path, '{"planned":[["a"')
     repair_manifest(path, tmp_path / "new")
     manifest = open_manifest(tmp_path / "new", HEADER)
     assert manifest.past.counts == {State.CLONED: 1, State.FAILED: 1, State.UNCERTAIN: 1}
@@ -111,7 +111,7 @@ async def test_lost_page_loses_no_target_that_was_sent(tmp_path: Path) -> None:
 
 async def test_lost_header_cannot_be_repaired(tmp_path: Path) -> None:
     """Without its header the manifest cannot be identified; the message says what to do."""
-    path = await damaged(tmp_path, '{"format":"zclone')
+    path = await write_damaged(tmp_path, '{"format":"zclone')
     with pytest.raises(ManifestError, match="header is damaged: move the file away"):
         repair_manifest(path, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -119,7 +119,7 @@ async def test_lost_header_cannot_be_repaired(tmp_path: Path) -> None:
 
 async def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     """Repair writes a new file only, 0600."""
-    path = await damaged(tmp_path)
+    path = await write_damaged(tmp_path)
     with pytest.raises(UsageError, match="exists"):
         repair_manifest(path, path)
     repair_manifest(path, tmp_path / "new")
@@ -128,7 +128,7 @@ async def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
 
 async def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     """A repair that cannot write its file says so."""
-    path = await damaged(tmp_path)
+    path = await write_damaged(tmp_path)
     disk = FakeDisk()
 
     def fault(operation: str) -> int | None:
@@ -149,7 +149,7 @@ def test_missing_manifest_is_a_usage_error(tmp_path: Path) -> None:
 
 async def test_targets_planned_only_on_a_lost_line_are_planned_again(tmp_path: Path) -> None:
     """The recorded plan is the same, but some of its targets are missing: the next run writes them, once."""
-    path = await damaged(tmp_path, '"planned":')
+    path = await write_damaged(tmp_path, '"planned":')
     repair_manifest(path, tmp_path / "new")
     whole = plan(list("abcd"))
     for _ in range(2):

@@ -46,9 +46,9 @@ async def test_hooks_are_called_at_once_after_a_failed_write() -> None:
     """Hooks run before the waiters get the failure, so that no POST is sent in between."""
     disk = FakeDisk()
     manifest = open_fake(disk)
-    told: list[str] = []
-    manifest.on_failure(lambda: told.append("first"))
-    manifest.on_failure(lambda: told.append("second"))
+    calls: list[str] = []
+    manifest.on_failure(lambda: calls.append("first"))
+    manifest.on_failure(lambda: calls.append("second"))
 
     def fault(operation: str) -> int | None:
         if operation == "sync":
@@ -58,7 +58,7 @@ async def test_hooks_are_called_at_once_after_a_failed_write() -> None:
     disk.fault = fault
     with pytest.raises(ManifestError):
         await manifest.commit(sent("a"))
-    assert told == ["first", "second"]
+    assert calls == ["first", "second"]
     disk.fault = lambda _: None
     with pytest.raises(ManifestError):
         await manifest.close(0)

@@ -57,7 +57,7 @@ def test_a_clone_may_reference_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "problem"),
     [
         ({"state": "Enabled", "status": "Ready", "architecture": "aarch64"}, None),
         ({"state": "Enabled", "status": "Ready", "architecture": "AArch64"}, None),
@@ -69,21 +69,21 @@ def test_a_clone_may_reference_nothing() -> None:
         ({"status": []}, "is [], needs to be Ready"),
     ],
 )
-def test_an_image_must_fit(fields: dict[str, Any], said: str | None) -> None:
+def test_an_image_must_fit(fields: dict[str, Any], problem: str | None) -> None:
     """It is Ready, Enabled and of the architecture that it is named for; a missing field proves nothing."""
     objections = list(check_references(clone(), found(ReferenceKind.IMAGE, IMAGE, **fields)))
     texts = [one.complaint.message for one in objections]
-    assert texts == ([] if said is None else [f"the image {IMAGE} {said}"])
+    assert texts == ([] if problem is None else [f"the image {IMAGE} {problem}"])
     assert not any(one.is_warning for one in objections)
 
 
-@pytest.mark.parametrize(("status", "said"), [("Connected", False), (None, False), ("Disconnected", True)])
-def test_a_model_centre_must_be_connected(status: str | None, *, said: bool) -> None:
+@pytest.mark.parametrize(("status", "problem"), [("Connected", False), (None, False), ("Disconnected", True)])
+def test_a_model_centre_must_be_connected(status: str | None, *, problem: bool) -> None:
     """It is the source's, so that the source's place is reported."""
     fields: dict[str, Any] = {} if status is None else {"status": status}
     objections = list(check_references(clone(), found(ReferenceKind.CENTER, CENTER, **fields)))
     message = f"the model centre of its source {CENTER} is Disconnected, needs to be Connected"
-    assert [tuple(one.complaint[:2]) for one in objections] == ([("", message)] if said else [])
+    assert [tuple(one.complaint[:2]) for one in objections] == ([("", message)] if problem else [])
 
 
 def test_texts_of_the_server_are_quoted() -> None:

@@ -47,13 +47,13 @@ class Page:
 
     async def listen(self) -> None:
         async for message in self.socket:
-            told = message.json()
-            if "id" in told:
-                self._answers.pop(told["id"]).set_result(told)
+            result = message.json()
+            if "id" in result:
+                self._answers.pop(result["id"]).set_result(result)
             else:
-                self._hear(told["method"], told["params"])
+                self._receive(result["method"], result["params"])
 
-    def _hear(self, method: str, params: dict[str, Any]) -> None:
+    def _receive(self, method: str, params: dict[str, Any]) -> None:
         match method:
             case "Runtime.exceptionThrown":
                 self.complaints.append(str(params["exceptionDetails"]))
@@ -70,9 +70,9 @@ class Page:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self.socket.send_json({"id": number, "method": method, "params": params})
-        told = await asyncio.wait_for(answer, 60)
-        assert "error" not in told, told
-        return dict(told["result"])
+        result = await asyncio.wait_for(answer, 60)
+        assert "error" not in result, result
+        return dict(result["result"])
 
     async def open(self, url: str, *, width: int = 1280, height: int = 1600) -> None:
         """Load ``url`` and return when its scripts ran."""
@@ -86,14 +86,14 @@ class Page:
 
     async def run(self, script: str) -> Any:
         """Return the value of an expression in the page."""
-        told = await self.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        result = await self.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     async def picture(self, path: Path) -> bytes:
         """Save the window as PNG."""
-        told = await self.do("Page.captureScreenshot", format="png")
-        data = base64.b64decode(told["data"])
+        result = await self.do("Page.captureScreenshot", format="png")
+        data = base64.b64decode(result["data"])
         await asyncio.to_thread(path.write_bytes, data)
         return data
 

@@ -127,7 +127,7 @@ def test_a_stop_is_shown_to_watchers(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(f"version: 1\nname: j\ntargets: [{source(1)}, {source(2)}]\n", encoding="utf-8")
     arguments = ["run", "--simulate=slow.yaml", "job.yaml", "--log-file", "run.log"]
 
-    def told(*words: str) -> str:
+    def output_of(*words: str) -> str:
         with closing(Terminal([*words], cwd=tmp_path, env=environment(), size=(80, 24))) as other:
             return other.until(lambda seen: "topping" in seen.text).text
 
@@ -135,12 +135,12 @@ def test_a_stop_is_shown_to_watchers(tmp_path: Path) -> None:
         terminal.until(lambda seen: "1 in flight" in seen.text)
         terminal.process.send_signal(signal.SIGINT)
         terminal.until(lambda seen: "stopping: 1 in flight" in seen.text)
-        assert "process   stopping, running since" in told("status", "job.yaml")
-        assert "stopping: 1 in flight" in told("status", "--watch", "job.yaml")
-        assert "in flight at most, stopping" in told("control", "job.yaml")
+        assert "process   stopping, running since" in output_of("status", "job.yaml")
+        assert "stopping: 1 in flight" in output_of("status", "--watch", "job.yaml")
+        assert "in flight at most, stopping" in output_of("control", "job.yaml")
 
 
-async def drawn(columns: int, rows: int) -> list[str]:
+async def draw(columns: int, rows: int) -> list[str]:
     """Return what a terminal shows after frames whose lines became more, longer and fewer."""
     paper = io.StringIO(newline="")
     counts = {State.PLANNED: 290, State.ACCEPTED: 10}
@@ -160,7 +160,7 @@ async def drawn(columns: int, rows: int) -> list[str]:
 @pytest.mark.parametrize(("columns", "rows"), [(200, 50), (80, 24), (60, 8), (40, 12), (30, 5), (20, 3), (8, 2)])
 async def test_a_frame_keeps_to_its_terminal(columns: int, rows: int) -> None:
     """However small the terminal and wide the characters, the frames replace each other and none wraps or scrolls."""
-    lines = await drawn(columns, rows)
+    lines = await draw(columns, rows)
     text = "\n".join(lines)
     assert len(re.findall(r"^[=-]{5,}", text, re.MULTILINE)) == 1, text
     assert text.count("calls/s") <= 1

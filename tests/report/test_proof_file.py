@@ -102,10 +102,10 @@ async def test_each_flipped_byte_is_found(tmp_path: Path) -> None:
         bad = bytearray(whole)
         bad[place] ^= 1 << rng.randrange(8)
         file.write_bytes(bad)
-        with pytest.raises(ProofError, match=r"line \d+|the proof file itself") as told:
+        with pytest.raises(ProofError, match=r"line \d+|the proof file itself") as caught:
             check_proof(proof, path)
-        seen.add("itself" in str(told.value))
-        assert ("itself" in str(told.value)) is (file == proof)
+        seen.add("itself" in str(caught.value))
+        assert ("itself" in str(caught.value)) is (file == proof)
         file.write_bytes(whole)
     assert seen == {True, False}
     assert "holds" in check_proof(proof, path)

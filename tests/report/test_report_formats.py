@@ -197,8 +197,8 @@ def test_an_unknown_extension_is_refused(manifest: Path) -> None:
 
 def test_lanes_never_overlap(manifest: Path) -> None:
     """Two clones share a lane only one after the other, and there are no more lanes than clones in flight."""
-    told = report_data.read_report_data(manifest)
-    bars = lanes(told.targets, until=figures(told).until)
+    report_contents = report_data.read_report_data(manifest)
+    bars = lanes(report_contents.targets, until=figures(report_contents).until)
     by_lane: dict[int, float] = {}
     for bar in bars:
         assert bar.span.sent_at[0] >= by_lane.get(bar.lane, 0.0)
@@ -208,10 +208,12 @@ def test_lanes_never_overlap(manifest: Path) -> None:
 
 def test_a_killed_process_shows_as_a_pause(manifest: Path) -> None:
     """The time from the last line of a killed process to the start of the next is a pause, not working time."""
-    told = report_data.read_report_data(manifest)
-    ((start, end),) = pauses(told.processes)
+    report_contents = report_data.read_report_data(manifest)
+    ((start, end),) = pauses(report_contents.processes)
     assert PAUSE <= end - start <= PAUSE + 1
-    assert figures(told).seconds == pytest.approx(figures(told).until - figures(told).began - (end - start))
+    assert figures(report_contents).seconds == pytest.approx(
+        figures(report_contents).until - figures(report_contents).began - (end - start)
+    )
 
 
 def test_failures_that_differ_only_in_uuids_are_one_group(manifest: Path) -> None:

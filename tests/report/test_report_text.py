@@ -204,7 +204,7 @@ def test_show_has_every_attempt_and_hides_the_job_uuid() -> None:
     assert "nothing sent yet" in show_lines(Story(HEADER, "a", "source", ()))[-1]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min")])
-def test_durations_are_rounded(seconds: float, said: str) -> None:
+@pytest.mark.parametrize(("seconds", "expected"), [(45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min")])
+def test_durations_are_rounded(seconds: float, expected: str) -> None:
     """The time left is rounded to its significant unit."""
-    assert duration(seconds) == said
+    assert duration(seconds) == expected

@@ -26,12 +26,12 @@ class Hostile:
 @contextmanager
 def hostile(*, elsewhere: str = "") -> Iterator[Hostile]:
     """Serve until the end of the block; ``elsewhere`` is the target of its locations and redirects."""
-    told = Hostile()
+    record = Hostile()
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
-            told.lines.append(self.requestline)
+            record.lines.append(self.requestline)
             status, content = self._content(body)
             data = json.dumps(content).encode()
             self.send_response(status)
@@ -57,11 +57,11 @@ def hostile(*, elsewhere: str = "") -> Iterator[Hostile]:
             """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.url = f"http://127.0.0.1:{server.server_port}/zstack"
+    record.url = f"http://127.0.0.1:{server.server_port}/zstack"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield told
+        yield record
     finally:
         server.shutdown()
         server.server_close()

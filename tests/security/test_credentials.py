@@ -252,9 +252,9 @@ def test_a_job_files_tls_settings_count_for_its_own_url_only(zclone: Run, tmp_pa
         write_job(tmp_path, {"ca_file": "ca.pem", "insecure": "true"})
         env = {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session}
         done = zclone("plan", "job.yaml", env=env)
-    told = [line for line in done.stderr.splitlines() if "is ignored" in line]
-    assert len(told) == 2
-    assert all("--ca-file" in line for line in told)
+    warnings = [line for line in done.stderr.splitlines() if "is ignored" in line]
+    assert len(warnings) == 2
+    assert all("--ca-file" in line for line in warnings)
     assert "NOT checked" not in done.stderr
 
 
@@ -290,8 +290,8 @@ def test_a_config_of_another_user_is_reported(zclone: Run, tmp_path: Path) -> No
         text = f"current-context: a\ncontexts:\n  a: {{endpoint: '{server.url}', session_uuid: '0123'}}\n"
         path = keep(tmp_path / "config.secret", text)
         os.chown(path, 12345, -1)
-        said = zclone("doctor", env={"ZSTACK_CONFIG": str(path)}).stdout
-        assert "belongs to another user (12345)" in said
+        output = zclone("doctor", env={"ZSTACK_CONFIG": str(path)}).stdout
+        assert "belongs to another user (12345)" in output
         os.chown(path, 0, -1)
         assert "another user" not in zclone("doctor", env={"ZSTACK_CONFIG": str(path)}).stdout
 
@@ -315,7 +315,7 @@ def test_every_command_redacts_its_credentials(zclone: Run, tmp_path: Path, plan
     """What a server quotes of the session is redacted by each command that calls it, on stdout too."""
     write_job(tmp_path, {})
 
-    class Parrot(BaseHTTPRequestHandler):
+    class EchoServer(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", "0")))
             quoted = self.headers.get("Authorization", "")
@@ -332,7 +332,7 @@ def test_every_command_redacts_its_credentials(zclone: Run, tmp_path: Path, plan
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's signature
             """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), EchoServer)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -55,8 +55,8 @@ def test_a_file_open_to_others_holds_no_secret(mode: int, tmp_path: Path) -> Non
     path = secret(tmp_path / "my s", mode)
     with pytest.raises(UsageError) as caught:
         read(path)
-    said = f"{NAME}: {path} is open to others on this machine (mode {mode:04o}): chmod 600 '{path}'"
-    assert str(caught.value) == said
+    output = f"{NAME}: {path} is open to others on this machine (mode {mode:04o}): chmod 600 '{path}'"
+    assert str(caught.value) == output
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -259,12 +259,12 @@ def test_a_job_file_reaches_nothing_outside_its_folder(
         rest = f"  - {ROWS.splitlines()[1]}\nrearchitect: {{to: [AARCH64], file: {name}}}\n"
     (folder / "job.yaml").write_text(JOB + rest, encoding="utf-8")
     assert run_command(["validate", str(folder / "job.yaml")]) == 2
-    said = "".join(capsys.readouterr())
-    assert "is not below the job file's folder" in said
-    assert f"{folder}/job.yaml:" in said
+    output = "".join(capsys.readouterr())
+    assert "is not below the job file's folder" in output
+    assert f"{folder}/job.yaml:" in output
 
 
-def test_what_lies_below_the_(tmp_path: Path) -> None:
+def test_files_below_the_job_files_folder_are_read(tmp_path: Path) -> None:
     """Files in sub-folders, links within the folder and a folder that is a link itself work, as in a ConfigMap."""
     data = tmp_path / "volume" / "..2026_11_23"
     data.mkdir(parents=True)

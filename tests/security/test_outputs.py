@@ -197,7 +197,7 @@ LIES: Final = (
 )
 
 
-def lied(clone: Clone, lie: dict[str, str]) -> Record:
+def tampered_record(clone: Clone, lie: dict[str, str]) -> Record:
     """Return a record of a POST of ``clone`` that was tampered with."""
     true = Record(
         State.SENT, clone.key, time.time() - 5, 1, clone.source_uuid, clone.resource_uuid, clone.key, clone.digest
@@ -217,7 +217,7 @@ def test_a_manifest_is_data(zclone: Run, tmp_path: Path, planted: Planted) -> No
         async def plant() -> None:
             manifest = open_manifest(tmp_path / MANIFEST, header)
             for clone, lie in zip(clones, LIES, strict=True):
-                await manifest.commit(lied(clone, lie))
+                await manifest.commit(tampered_record(clone, lie))
             await manifest.close(0)
 
         asyncio.run(plant())

@@ -151,12 +151,12 @@ def test_a_hostile_server_gets_nothing_through(zclone: Run, job: Path, tmp_path:
         env = {"ZSTACK_API_URL": server.url, "ZSTACK_SESSION_ID": planted.session}
         done = zclone("run", job, "--log-file", "run.log", env=env)
     assert done.returncode == 4, done.stderr
-    said = [done.stdout, done.stderr, (tmp_path / "run.log").read_text(encoding="utf-8")]
+    outputs = [done.stdout, done.stderr, (tmp_path / "run.log").read_text(encoding="utf-8")]
     for ending in ("html", "md", "csv", "xml", "json"):
         assert zclone("report", MANIFEST, "--out", f"r.{ending}").returncode == 0
-    asked = (["status"], ["list"], ["list", "-o", "csv"], ["list", "-o", "json"], ["show", SOURCES[0]])
-    said += [zclone(command, MANIFEST, *rest).stdout for command, *rest in asked]
-    for text in said:
+    readings = (["status"], ["list"], ["list", "-o", "csv"], ["list", "-o", "json"], ["show", SOURCES[0]])
+    outputs += [zclone(command, MANIFEST, *rest).stdout for command, *rest in readings]
+    for text in outputs:
         assert not leaks(text.encode())
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
     assert "<script>alert" not in (tmp_path / "r.html").read_text(encoding="utf-8")

@@ -17,12 +17,12 @@ ELSEWHERE = "192.0.2.1"
 
 
 @pytest.fixture
-def tried() -> list[str]:
+def attempts() -> list[str]:
     """Return what was refused, and forget it, as it is intended here."""
     return confined.refused
 
 
-def test_a_test_cannot_connect_elsewhere(tried: list[str]) -> None:
+def test_a_test_cannot_connect_elsewhere(attempts: list[str]) -> None:
     """Connecting, sending a datagram or resolving a name raises in the tests' own process, from any code."""
     with socket.socket() as stream, pytest.raises(confined.LeftTheMachineError):
         stream.connect((ELSEWHERE, 80))
@@ -30,16 +30,16 @@ def test_a_test_cannot_connect_elsewhere(tried: list[str]) -> None:
         datagram.sendto(b"x", (ELSEWHERE, 53))
     with pytest.raises(confined.LeftTheMachineError):
         socket.getaddrinfo("zstack.example.com", 443)
-    assert [what.split()[-1] for what in tried] == [ELSEWHERE, ELSEWHERE, "zstack.example.com"]
-    del tried[:]
+    assert [what.split()[-1] for what in attempts] == [ELSEWHERE, ELSEWHERE, "zstack.example.com"]
+    del attempts[:]
 
 
-async def test_the_event_loop_cannot_connect_elsewhere(tried: list[str]) -> None:
+async def test_the_event_loop_cannot_connect_elsewhere(attempts: list[str]) -> None:
     """The hook sees the connections of asyncio."""
     with pytest.raises(confined.LeftTheMachineError):
         await asyncio.open_connection(ELSEWHERE, 80)
-    assert tried
-    del tried[:]
+    assert attempts
+    del attempts[:]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "nowhere.invalid", None, b"127.0.0.9"])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tests.simulation.directed import KINDS
-from tests.simulation.ranges import chunks, put_on_record, told
+from tests.simulation.ranges import chunks, describe, put_on_record
 
 if TYPE_CHECKING:
     from tests.simulation.schedule import Verdict
@@ -46,19 +46,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--kind", choices=KINDS, default="random")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     began, done, posts, kills, failed = time.monotonic(), 0, 0, 0, 0
-    with multiprocessing.Pool(asked.processes) as pool:
-        ranges = chunks(asked.seed, asked.schedules, _CHUNK)
-        for number, (ran, sent, died, bad) in enumerate(pool.imap(partial(run_chunk, kind=asked.kind), ranges), 1):
+    with multiprocessing.Pool(arguments.processes) as pool:
+        ranges = chunks(arguments.seed, arguments.schedules, _CHUNK)
+        for number, (ran, sent, died, bad) in enumerate(pool.imap(partial(run_chunk, kind=arguments.kind), ranges), 1):
             done, posts, kills, failed = done + ran, posts + sent, kills + died, failed + len(bad)
             for verdict in bad:
-                if asked.kind == "random":
+                if arguments.kind == "random":
                     put_on_record(verdict)
-                print(told(verdict, kind=asked.kind), flush=True)
-            if number % _TELL_EVERY == 0 or done == asked.schedules:
+                print(describe(verdict, kind=arguments.kind), flush=True)
+            if number % _TELL_EVERY == 0 or done == arguments.schedules:
                 seconds = time.monotonic() - began
-                rest = f"--seed {asked.seed + done} --schedules {asked.schedules - done}"
+                rest = f"--seed {arguments.seed + done} --schedules {arguments.schedules - done}"
                 figures = f"{done} schedules, {posts} POSTs, {kills} kills, {failed} failed, {done / seconds:.0f}/s"
                 print(f"{figures}; the rest: {rest}", flush=True)
             if failed >= _MOST_FAILED:

@@ -21,12 +21,12 @@ from batch.model import QUARANTINED, Record, State
 from batch.report.exits import REFUSED, exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
-from tests.simulation.booked import HEADER, URL, intents, known_states, proven, records
 from tests.simulation.disk import ProcessFiles
+from tests.simulation.manifest_reader import HEADER, URL, intents, known_states, proven, records
 from tests.simulation.network import SimHttp
+from tests.simulation.observed import WatchedApi, WatchedJournal
 from tests.simulation.process import Killed
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual, virtual_gate
-from tests.simulation.watched import WatchedApi, WatchedJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -11,14 +11,14 @@ from batch.errors import ExitCode, ManifestError
 from batch.model import Limits, State
 from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.options import NodeOptions
-from tests.simulation.booked import last_states, records
 from tests.simulation.command import run_process
+from tests.simulation.damage import damage, repair_if_refused
 from tests.simulation.hooks import run_hooks
 from tests.simulation.jobs import planned
-from tests.simulation.mending import damage, mended
+from tests.simulation.manifest_reader import last_states, records
 from tests.simulation.process import MANIFEST, Process
 from tests.simulation.promises import misreported
-from tests.simulation.schedule import SUBMIT_FAULTS, judged, rules, run_schedule
+from tests.simulation.schedule import SUBMIT_FAULTS, heal_and_check, rules, run_schedule
 from tests.simulation.virtual import EPOCH
 from tests.simulation.wider import (
     run_at_most_once,
@@ -74,7 +74,7 @@ def run_crashes(seed: int) -> Verdict:
         run_process(world, Process(die_at=random.randint(1, random.choice((12, 30)))))
         if random.random() < 0.7:
             world.disk.power_cut(random)
-    return judged(world)
+    return heal_and_check(world)
 
 
 def run_unsynced(seed: int) -> Verdict:
@@ -84,7 +84,7 @@ def run_unsynced(seed: int) -> Verdict:
     run_process(world, Process(die_in=("appended", random.randint(2, 3))))
     run_process(world, Process(die_in=("appended", 1)))
     world.disk.power_cut(random)
-    return judged(world)
+    return heal_and_check(world)
 
 
 def run_bad_disks(seed: int) -> Verdict:
@@ -97,21 +97,21 @@ def run_bad_disks(seed: int) -> Verdict:
     else:
         process.bad_sync_at = random.randint(3, 12)
     run_process(world, process)
-    return judged(world)
+    return heal_and_check(world)
 
 
 def run_expiries(seed: int) -> Verdict:
     """Sessions that die while several clones are in flight."""
     world = world_of(seed, 8, FaultRule(Fault(FaultKind.EXPIRE_SESSIONS), probability=0.3, times=3), latency=1.0)
     run_process(world, Process())
-    return judged(world)
+    return heal_and_check(world)
 
 
 def run_outages(seed: int) -> Verdict:
     """A server that restarts repeatedly under a low rate."""
     world = world_of(seed, 6, FaultRule(Fault(FaultKind.RESTART, seconds=4.0), probability=0.4, times=4), rate=4.0)
     run_process(world, Process())
-    return judged(world)
+    return heal_and_check(world)
 
 
 def run_stuck(seed: int) -> Verdict:
@@ -122,7 +122,7 @@ def run_stuck(seed: int) -> Verdict:
     for _ in range(3):
         run_process(world, Process(die_at=random.randint(20, 120)))
         world.wait(random.choice((1.0, 10.0, 30.0)))
-    return judged(world)
+    return heal_and_check(world)
 
 
 def run_quarantine(seed: int) -> Verdict:
@@ -134,7 +134,7 @@ def run_quarantine(seed: int) -> Verdict:
     problems = _survived(world, chosen.key)
     world.killer_uuid = None
     run_process(world, Process(reopens=True))
-    return judged(world, problems)
+    return heal_and_check(world, problems)
 
 
 def _survived(world: World, killer: str) -> list[str]:
@@ -173,7 +173,7 @@ def run_blackouts(seed: int) -> Verdict:
     is_told = "away" in (ended.reason or "") if is_too_long else ended.reason is None
     problems = [] if is_right and is_told else [f"I9: exit {ended.code} after {seconds:.0f} s: {ended.reason}"]
     world.wait(seconds)
-    return judged(world, problems)
+    return heal_and_check(world, problems)
 
 
 def run_deaf(seed: int) -> Verdict:
@@ -185,7 +185,7 @@ def run_deaf(seed: int) -> Verdict:
     world.at(900.0, lambda: world.node.set_faults(world.options))
     ended = run_process(world, Process())
     problems = [] if not set(ended.counts) - _TRIED else [f"I9: exit {ended.code} {dict(ended.counts)} {ended.reason}"]
-    return judged(world, problems)
+    return heal_and_check(world, problems)
 
 
 def run_noise(seed: int) -> Verdict:
@@ -193,7 +193,7 @@ def run_noise(seed: int) -> Verdict:
     missing = (Fault(FaultKind.LOST_REPLY, seconds=0.1), Fault(FaultKind.ROW_MISSING), Fault(FaultKind.DROP))
     world = world_of(seed, 8, *rules(missing, 0.8))
     world.at(0.2, lambda: setattr(world, "garbled", 0.3))
-    return judged(world, misreported(world, run_process(world, Process(stop_after=60.0))))
+    return heal_and_check(world, misreported(world, run_process(world, Process(stop_after=60.0))))
 
 
 def run_repaired(seed: int) -> Verdict:
@@ -202,7 +202,7 @@ def run_repaired(seed: int) -> Verdict:
     world = world_of(seed, random.randint(1, 4), *rules(SUBMIT_FAULTS[:6], 0.2))
     run_process(world, Process(die_at=random.choice((None, random.randint(20, 120)))))
     damage(world, random)
-    return judged(world, mended(world))
+    return heal_and_check(world, repair_if_refused(world))
 
 
 def run_corrupted(seed: int) -> Verdict:
@@ -212,7 +212,7 @@ def run_corrupted(seed: int) -> Verdict:
     run_process(world, Process(die_at=random.randint(20, 90)))
     before = world.manifest(MANIFEST)
     if not before:
-        return judged(world)
+        return heal_and_check(world)
     data = world.disk.files[MANIFEST].data
     for _ in range(random.choice((1, 1, 3))):
         data[random.randrange(len(data))] ^= 1 << random.randrange(8)
@@ -225,8 +225,8 @@ def run_corrupted(seed: int) -> Verdict:
         # As the message says: move the file away and start over. The uuids are derived, so nothing is made twice.
         world.disk.files.pop(MANIFEST)
         problems += _begun_anew(world)
-        return judged(world, problems)
-    return judged(world, problems)
+        return heal_and_check(world, problems)
+    return heal_and_check(world, problems)
 
 
 def _begun_anew(world: World) -> list[str]:

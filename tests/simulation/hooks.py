@@ -17,10 +17,10 @@ from batch.engine.webhooks import HookVerdict, WebHooks
 from batch.simulator.node import Node
 from batch.zstack import replies
 from batch.zstack.answers import Done
-from tests.simulation.booked import records
+from tests.simulation.manifest_reader import records
 from tests.simulation.mutants import Mutant
 from tests.simulation.process import MANIFEST
-from tests.simulation.schedule import hurt, judged, random_world
+from tests.simulation.schedule import heal_and_check, random_world, run_with_faults
 from tests.simulation.virtual import EPOCH
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class HookNetwork:
         self._deliver(url, {"X-Job-UUID": job, "X-Job-Success": success}, body)
 
 
-def misplaced(world: World) -> list[str]:
+def misplaced_clones(world: World) -> list[str]:
     """I19: a cloned target has the requested uuid, whoever reported it."""
     wanted = {clone.key: clone.resource_uuid for clone in world.ever.values()}
     return [
@@ -205,11 +205,11 @@ def run_hooks(seed: int) -> Judgement:
     world.hooks = network
     problems: list[str] = []
     for _ in range(random.randint(1, 3)):
-        problems += hurt(world, random)
+        problems += run_with_faults(world, random)
         if problems or world.witness.broken:
             break
-    verdict = judged(world, problems)
-    return replace(verdict, problems=(*verdict.problems, *misplaced(world)))
+    verdict = heal_and_check(world, problems)
+    return replace(verdict, problems=(*verdict.problems, *misplaced_clones(world)))
 
 
 # --- Mistakes ---------------------------------------------------------------------------------------------------------

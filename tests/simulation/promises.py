@@ -22,7 +22,7 @@ from batch.errors import EndReason, ExitCode, ManifestError
 from batch.manifest import read_finished
 from batch.model import QUARANTINED, State
 from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused
-from tests.simulation.booked import intents, known_states, last_states, records
+from tests.simulation.manifest_reader import intents, known_states, last_states, records
 from tests.simulation.process import MANIFEST
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def broken(world: World) -> list[str]:
     found = list(world.witness.broken)
     for path, story in world.witness.stories.items():
         found += resent(world, story)
-        found += overspent(world, story)
-        found += wasted(world, story)
+        found += excess_attempts(world, story)
+        found += excess_posts(world, story)
         found += torn_chain(world, path) or reopened(world, path)
-        found += betrayed(world, path)
+        found += leaked_secrets(world, path)
     for _, life in world.witness.lives:
         found += rate(world, life)
-        found += unruly(world, life)
-        found += beaten(life)
+        found += excess_calls(world, life)
+        found += excess_retries(life)
     return found + duplicated(world)
 
 
@@ -123,11 +123,11 @@ def _may_change(world: World, story: Story, one: Post, two: Post) -> bool:
 
 def _longest(story: Story) -> float:
     """Return for how many seconds the server may work on a job, the longest it stated for any."""
-    told = (story.api_timeout, *(job.api_timeout for job in story.jobs.values()))
-    return max(filter(None, told), default=_POLICY.api_timeout)
+    timeouts = (story.api_timeout, *(job.api_timeout for job in story.jobs.values()))
+    return max(filter(None, timeouts), default=_POLICY.api_timeout)
 
 
-def overspent(world: World, story: Story) -> Iterator[str]:
+def excess_attempts(world: World, story: Story) -> Iterator[str]:
     """I7: no target is charged more POSTs than its attempts, over all processes."""
     for uuid, posts in story.posts.items():
         charged = sum(1 for post in posts if not isinstance(post.answer, NotSent) and not story.jobs[post.job].is_free)
@@ -135,7 +135,7 @@ def overspent(world: World, story: Story) -> Iterator[str]:
             yield f"I7: {uuid} was sent {charged} times"
 
 
-def wasted(world: World, story: Story) -> Iterator[str]:
+def excess_posts(world: World, story: Story) -> Iterator[str]:
     """I7: POSTs <= targets + ambiguous outcomes."""
     posts = sum(map(len, story.posts.values()))
     excused = sum(_is_excused(world, story, *pair) for posts in story.posts.values() for pair in pairwise(posts))
@@ -162,7 +162,7 @@ def rate(world: World, life: Life) -> Iterator[str]:
             yield f"I8: more than {most} calls in {window} s"
 
 
-def unruly(world: World, life: Life) -> Iterator[str]:
+def excess_calls(world: World, life: Life) -> Iterator[str]:
     """I7, I8, I10: no endless polls when overdue, few clones in flight, one without proof, a login per expiry."""
     if any(polls > _MOST_OVERDUE_POLLS for polls in life.overdue_polls.values()) and not world.witness.clock_was_set:
         yield f"I7: {max(life.overdue_polls.values())} polls after the deadline"
@@ -174,7 +174,7 @@ def unruly(world: World, life: Life) -> Iterator[str]:
         yield f"I10: {life.logins} logins for {len(life.dead_sessions)} dead sessions"
 
 
-def beaten(life: Life) -> Iterator[str]:
+def excess_retries(life: Life) -> Iterator[str]:
     """I9: in silence at most ten retries a minute, or a tenth of its first POSTs; in total what a bucket has."""
     fruitless = [post for post in life.posts if post.is_retry and isinstance(post.answer, NotSent | NoAnswer | None)]
     if len(fruitless) <= FLOOR:
@@ -198,7 +198,7 @@ def _within_a_minute(times: list[float], end: float) -> int:
     return sum(end - 60.0 + 1e-6 < at <= end for at in times)
 
 
-def betrayed(world: World, path: Path) -> Iterator[str]:
+def leaked_secrets(world: World, path: Path) -> Iterator[str]:
     """I11: neither the manifest nor a process's last message has a session or the password."""
     data = world.manifest(path)
     for secret in world.witness.secrets:
@@ -206,7 +206,7 @@ def betrayed(world: World, path: Path) -> Iterator[str]:
             yield "I11: a secret in the manifest"
 
 
-def told_too_much(world: World, ended: Ended) -> list[str]:
+def secrets_in_reason(world: World, ended: Ended) -> list[str]:
     """I11: the reason a process gives has no session, no password and no job uuid."""
     reason = (ended.reason or "").encode()
     jobs = (job.encode() for story in world.witness.stories.values() for job in story.jobs)
@@ -263,7 +263,7 @@ def misreported(
     I11: no secret is reported. ``is_part_of``: whether a target is in the part of --only; for a whole run every record
     counts.
     """
-    if telling := told_too_much(world, ended) or finished_too_soon(world, path):
+    if telling := secrets_in_reason(world, ended) or finished_too_soon(world, path):
         return telling
     if ended.code not in {ExitCode.OK, ExitCode.FAILED, ExitCode.UNFINISHED} or not ended.counts:
         return []
@@ -275,7 +275,7 @@ def misreported(
     counts = Counter(states.values())
     wanted = _exit_code(counts, [intent for key, intent in intents(data).items() if key in states], ended)
     found = [] if ended.code == wanted else [f"I15: exit {ended.code} for {dict(counts)}"]
-    return found if counts == ended.counts else [*found, f"I15: told {dict(ended.counts)} for {dict(counts)}"]
+    return found if counts == ended.counts else [*found, f"I15: reported {dict(ended.counts)} for {dict(counts)}"]
 
 
 def _exit_code(counts: Counter[State], known: Iterable[Intent], ended: Ended) -> ExitCode:

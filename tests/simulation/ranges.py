@@ -35,7 +35,7 @@ def put_on_record(verdict: Verdict) -> None:
             record.write(f"{verdict.seed} {verdict.problems[0]}\n")
 
 
-def told(verdict: Verdict, *, kind: str = "random") -> str:
+def describe(verdict: Verdict, *, kind: str = "random") -> str:
     """Return a report of a failing schedule, with the command to repeat it."""
     again = f"python -m tests.simulation --kind '{kind}' --processes 1 --schedules 1 --seed {verdict.seed}"
     return "\n".join((f"seed {verdict.seed}:", *verdict.problems, f"again: {again}", *verdict.trace[-40:]))

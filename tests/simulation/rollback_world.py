@@ -39,7 +39,7 @@ from batch.zstack.client import Client
 from batch.zstack.settings import SessionAuth, Settings
 from batch.zstack.wire import NOT_ADMITTED, Reply
 from tests.simulation.process import Killed, Process
-from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, bury, virtual_gate
+from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, end_tasks, virtual_gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -432,4 +432,4 @@ def _live(loop: VirtualLoop, work: Coroutine[None, None, _Result]) -> _Result | 
     except Killed:
         return None
     finally:
-        bury(loop)
+        end_tasks(loop)

@@ -12,11 +12,11 @@ from batch.model import Limits, State
 from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.options import NodeOptions, Source
 from tests.simulation import promises
-from tests.simulation.booked import last_states, records
 from tests.simulation.command import Ended, run_process, run_processes
+from tests.simulation.damage import damage, repair_if_refused
 from tests.simulation.disk import SimFile
 from tests.simulation.jobs import planned, planned_clone
-from tests.simulation.mending import damage, mended
+from tests.simulation.manifest_reader import last_states, records
 from tests.simulation.process import MANIFEST, Process
 from tests.simulation.virtual import EPOCH
 from tests.simulation.world import World
@@ -122,10 +122,10 @@ def run_schedule(seed: int) -> Verdict:
     if random.random() < 0.03:
         world.killer_uuid = random.choice(world.clones).resource_uuid
     for _ in range(random.randint(1, 4)):
-        problems += hurt(world, random, has_twin=has_twin)
+        problems += run_with_faults(world, random, has_twin=has_twin)
         if problems or world.witness.broken:
             break
-    return judged(world, problems, manifests=(MANIFEST, TWIN) if has_twin else (MANIFEST,))
+    return heal_and_check(world, problems, manifests=(MANIFEST, TWIN) if has_twin else (MANIFEST,))
 
 
 def random_process(random: Random) -> Process:
@@ -141,7 +141,7 @@ def random_process(random: Random) -> Process:
     return process
 
 
-def hurt(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
+def run_with_faults(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
     """Run one incarnation with faults, and then disturb its machine and server."""
     error = world.clock_error
     problems = _incarnate(world, random, has_twin=has_twin)
@@ -155,7 +155,7 @@ def hurt(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
         edit(world, random)
     if random.random() < 0.02 and not has_twin:
         damage(world, random)
-        problems += mended(world)
+        problems += repair_if_refused(world)
     # If a clock jumps ahead by hours during a POST and the next process comes within seconds, the end is unknowable.
     least = _AT_REST if world.clock_error > error + 3600.0 else 0.0
     world.wait(max(least, random.choice((0.0, 0.5, 30.0, 4000.0, 16000.0))))
@@ -194,7 +194,7 @@ def _with_rival(world: World, random: Random, process: Process) -> list[str]:
     return promises.misreported(world, ended) + ([] if is_quiet else ["I13: a locked out process called the server"])
 
 
-def judged(world: World, problems: Sequence[str] = (), *, manifests: Sequence[Path] = (MANIFEST,)) -> Verdict:
+def heal_and_check(world: World, problems: Sequence[str] = (), *, manifests: Sequence[Path] = (MANIFEST,)) -> Verdict:
     """Heal the world, run until everything is settled, and check the promises."""
     found = [*problems]
     world.node.set_faults(replace(world.options, faults=()))

@@ -12,7 +12,7 @@ from batch.simulator.faults import Fault, FaultKind, FaultRule
 from tests.simulation.command import run_process
 from tests.simulation.directed import world_of
 from tests.simulation.process import Process
-from tests.simulation.schedule import judged
+from tests.simulation.schedule import heal_and_check
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -43,7 +43,7 @@ def survive(world: World, *deaths: int, power_cut: bool = False) -> bool:
         ended = run_process(world, Process(die_at=death))
         if power_cut:
             world.disk.power_cut(Random(death))
-    verdict = judged(world)
+    verdict = heal_and_check(world)
     assert verdict.problems == (), f"killed at {deaths}"
     return ended is not None and ended.code is None
 

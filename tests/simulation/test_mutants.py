@@ -7,10 +7,10 @@ import pytest
 from batch.errors import ZcloneError
 from tests.conftest import ROOT
 from tests.simulation.directed import KINDS
-from tests.simulation.holes import HOLES
 from tests.simulation.hooks import HOOK_MISTAKES
-from tests.simulation.misreadings import MISREADINGS
 from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.reading_mistakes import MISREADINGS
+from tests.simulation.state_mistakes import HOLES
 
 ALL = (*MUTANTS, *MISREADINGS, *HOLES, *HOOK_MISTAKES)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.simulation.hooks import run_hooks
-from tests.simulation.ranges import put_on_record, told
+from tests.simulation.ranges import describe, put_on_record
 from tests.simulation.schedule import run_schedule
 from tests.simulation.wider import run_wider
 
@@ -26,7 +26,7 @@ def test_every_promise_is_kept(seeds: tuple[int, ...]) -> None:
         verdict = run_schedule(seed)
         if verdict.problems:
             put_on_record(verdict)
-            pytest.fail(told(verdict), pytrace=False)
+            pytest.fail(describe(verdict), pytrace=False)
 
 
 def test_every_promise_is_kept_with_a_verdict_for_each_attempt(seeds: tuple[int, ...]) -> None:
@@ -34,7 +34,7 @@ def test_every_promise_is_kept_with_a_verdict_for_each_attempt(seeds: tuple[int,
     for seed in seeds:
         verdict = run_wider(seed)
         if verdict.problems:
-            pytest.fail(told(verdict, kind="wider"), pytrace=False)
+            pytest.fail(describe(verdict, kind="wider"), pytrace=False)
 
 
 def test_every_promise_is_kept_with_unreliable_web_hooks(seeds: tuple[int, ...]) -> None:
@@ -42,7 +42,7 @@ def test_every_promise_is_kept_with_unreliable_web_hooks(seeds: tuple[int, ...])
     for seed in seeds:
         verdict = run_hooks(seed)
         if verdict.problems:
-            pytest.fail(told(verdict, kind="hooks"), pytrace=False)
+            pytest.fail(describe(verdict, kind="hooks"), pytrace=False)
 
 
 @pytest.mark.parametrize("seed", [646, 1300, 6096])
@@ -53,11 +53,11 @@ def test_web_hook_schedules_that_once_broke_a_promise(seed: int) -> None:
 
 def traces(seeds: Iterable[int]) -> str:
     """Return a digest of the whole trace of each seed."""
-    told = sha256()
+    digest = sha256()
     for seed in seeds:
         for run in (run_schedule, run_wider, run_hooks):
-            told.update("\n".join(run(seed).trace).encode())
-    return told.hexdigest()
+            digest.update("\n".join(run(seed).trace).encode())
+    return digest.hexdigest()
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:

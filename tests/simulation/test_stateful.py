@@ -16,7 +16,7 @@ from tests.simulation.command import run_process, run_processes
 from tests.simulation.directed import world_of
 from tests.simulation.jobs import planned_clone
 from tests.simulation.process import Process
-from tests.simulation.schedule import SUBMIT_FAULTS, judged, rules
+from tests.simulation.schedule import SUBMIT_FAULTS, heal_and_check, rules
 from tests.simulation.virtual import EPOCH
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Machine(RuleBasedStateMachine):
         assert self.told + promises.broken(self.world) == []
 
     def teardown(self) -> None:
-        assert judged(self.world, self.told).problems == ()
+        assert heal_and_check(self.world, self.told).problems == ()
 
 
 def explore(examples: int, steps: int) -> None:

@@ -216,9 +216,9 @@ def broken_promises(rng: Random, path: Path) -> list[str]:
     """Play one schedule and return the false verdicts."""
     world = make_world(rng)
     path.unlink(missing_ok=True)
-    said = asyncio.run(verdicts(world, path))
+    result = asyncio.run(verdicts(world, path))
     wrong = []
-    for target, verdict in zip(world.targets, said, strict=True):
+    for target, verdict in zip(world.targets, result, strict=True):
         row = world.services.get(target.clone.resource_uuid)
         is_there = row is not None and not row.is_deleted
         if verdict is Verdict.MISSING and is_there:

@@ -118,11 +118,11 @@ def run_virtual(loop: VirtualLoop, main: Coroutine[None, None, _Result]) -> _Res
     try:
         return loop.run_until_complete(main)
     finally:
-        bury(loop)
+        end_tasks(loop)
         loop.close()
 
 
-def bury(loop: VirtualLoop) -> None:
+def end_tasks(loop: VirtualLoop) -> None:
     """End every task; a killed process raises SystemExit again from each of them, which no longer matters."""
     loop.set_exception_handler(lambda loop, context: None)
     while left := [task for task in asyncio.all_tasks(loop) if not task.done()]:

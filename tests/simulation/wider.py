@@ -15,12 +15,12 @@ from batch.errors import EndReason, ExitCode
 from batch.model import Limits, State, Wave
 from batch.simulator.options import NodeOptions
 from batch.simulator.wire import Drop, Response
-from tests.simulation import owned, promises
+from tests.simulation import ownership_checks, promises
 from tests.simulation.attempts import OVER_LIMIT, Answer, AttemptNode, Row, Traits, Verdict, failed
-from tests.simulation.booked import last_states
 from tests.simulation.command import Ended, run_process
+from tests.simulation.damage import damage, damage_last_job, repair_if_refused
 from tests.simulation.jobs import Spec, plan_as
-from tests.simulation.mending import damage, damage_last_job, mended
+from tests.simulation.manifest_reader import last_states
 from tests.simulation.process import MANIFEST, Process
 from tests.simulation.schedule import Verdict as Judgement
 from tests.simulation.virtual import EPOCH
@@ -278,13 +278,13 @@ def run_wider(seed: int) -> Judgement:
     world = wider_world(seed, random)
     problems: list[str] = []
     for _ in range(random.randint(1, 5)):
-        problems += _hurt(world, random)
+        problems += _run_with_faults(world, random)
         if problems or world.witness.broken:
             break
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
-def _hurt(world: WiderWorld, random: Random) -> list[str]:
+def _run_with_faults(world: WiderWorld, random: Random) -> list[str]:
     """Run some faults, one process, the check of its end, and the events before the next one."""
     _trouble(world, random)
     is_clock_wrong = random.random() < 0.05
@@ -304,11 +304,11 @@ def _hurt(world: WiderWorld, random: Random) -> list[str]:
         world.write(_edited(world, random))
     if random.random() < 0.06:
         damage(world, random, cuts_end=False)
-        problems += mended(world)
+        problems += repair_if_refused(world)
     world.attempts.away = None
     longest = world.attempts.traits.api_timeout
     world.wait(random.choice((0.0, 0.5, 5.0, 100.0, longest / 2, longest + 200.0, 16_000.0)))
-    return [*problems, *owned.disowned(world)]
+    return [*problems, *ownership_checks.unrecorded_clones(world)]
 
 
 def _trouble(world: WiderWorld, random: Random) -> None:
@@ -362,8 +362,8 @@ def _edited(world: WiderWorld, random: Random) -> tuple[Spec, ...]:
 def _judged_end(world: WiderWorld, process: Process) -> list[str]:
     ended = run_process(world, process)
     keys = {name.removeprefix("key=") for name in process.only}
-    told = promises.misreported(world, ended, is_part_of=keys.__contains__ if keys else None)
-    return [*told, *owned.false_exit(world, ended)]
+    misreports = promises.misreported(world, ended, is_part_of=keys.__contains__ if keys else None)
+    return [*misreports, *ownership_checks.false_exit(world, ended)]
 
 
 # --- Schedules directed at one kind of fault
@@ -410,7 +410,7 @@ def run_away(seed: int) -> Judgement:
     states = last_states(world.manifest(MANIFEST))
     if is_short and State.FAILED in states.values():
         problems.append(f"I7: {dict(states)} after a node that was not ready for seconds")
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_repeated(seed: int) -> Judgement:
@@ -422,7 +422,7 @@ def run_repeated(seed: int) -> Judgement:
     for _ in range(2):
         problems += _judged_end(world, Process(retries=random.random() < 0.5))
         world.wait(random.choice((1.0, 100.0)))
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_clocks(seed: int) -> Judgement:
@@ -437,7 +437,7 @@ def run_clocks(seed: int) -> Judgement:
     problems = _judged_end(world, Process(stop_after=600.0))
     if world.now - began > 300.0:
         problems.append(f"I7: asked for {world.now - began:.0f} s, where a clone's time is 20 s")
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_retried(seed: int) -> Judgement:
@@ -454,8 +454,8 @@ def run_retried(seed: int) -> Judgement:
     run_process(world, Process(retries=True, die_at=random.randint(20, 80)))
     run_process(world, Process(die_at=random.randint(8, 20)))
     damage_last_job(world)
-    problems += mended(world)
-    return judged_widely(world, [*problems, *_judged_end(world, Process())])
+    problems += repair_if_refused(world)
+    return heal_and_check_widely(world, [*problems, *_judged_end(world, Process())])
 
 
 def run_unproven(seed: int) -> Judgement:
@@ -471,7 +471,7 @@ def run_unproven(seed: int) -> Judgement:
     for _ in range(3):
         problems += _judged_end(world, Process(die_at=random.choice((None, random.randint(20, 100)))))
         world.wait(random.choice((1.0, 100.0)))
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_late_proof(seed: int) -> Judgement:
@@ -490,7 +490,7 @@ def run_late_proof(seed: int) -> Judgement:
     if ended.code in {ExitCode.OK, ExitCode.FAILED}:
         run_process(world, Process())
         problems += [] if world.witness.posts == before else [f"I18: something was sent after exit {ended.code}"]
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_shown_early(seed: int) -> Judgement:
@@ -504,7 +504,7 @@ def run_shown_early(seed: int) -> Judgement:
     for _ in range(2):
         problems += _judged_end(world, Process(die_at=random.choice((None, None, random.randint(15, 80)))))
         world.wait(random.choice((1.0, 100.0)))
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_attempts(seed: int) -> Judgement:
@@ -518,7 +518,7 @@ def run_attempts(seed: int) -> Judgement:
     for _ in range(3):
         problems += _judged_end(world, Process(retries=random.random() < 0.2))
         world.wait(random.choice((1.0, 100.0, 2000.0)))
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_at_most_once(seed: int) -> Judgement:
@@ -532,7 +532,7 @@ def run_at_most_once(seed: int) -> Judgement:
     for _ in range(2):
         world.wait(random.choice((1.0, 100.0)))
         problems += _judged_end(world, Process(retries=random.random() < 0.5))
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
 def run_edits(seed: int) -> Judgement:
@@ -548,16 +548,16 @@ def run_edits(seed: int) -> Judgement:
         problems += _judged_end(world, process)
         world.write(_edited(world, random))
         world.wait(random.choice((1.0, 100.0, 2000.0)))
-    return judged_widely(world, problems)
+    return heal_and_check_widely(world, problems)
 
 
-def judged_widely(world: WiderWorld, problems: list[str]) -> Judgement:
+def heal_and_check_widely(world: WiderWorld, problems: list[str]) -> Judgement:
     """Heal the world, run until nothing is left for a rerun, let everything that was sent end, and check."""
     found = [*problems]
     world.node.set_faults(world.options)
     found += _converged(world)
     world.wait(world.attempts.traits.api_timeout + 200.0)
-    found += owned.broken(world)
+    found += ownership_checks.broken(world)
     kills = sum(1 for process, life in world.witness.lives if life.code is None and process.steps)
     return Judgement(world.seed, tuple(dict.fromkeys(found)), tuple(world.trace), world.witness.posts, kills)
 
@@ -569,9 +569,9 @@ def _converged(world: WiderWorld) -> list[str]:
         # The next step that a wave held back requires.
         process = Process(reopens=True, accepts_changes=True, retries=ended.code_of_reason is EndReason.WAVE)
         ended = run_process(world, process)
-        told = promises.misreported(world, ended) + owned.false_exit(world, ended)
-        if told:
-            return told
+        misreports = promises.misreported(world, ended) + ownership_checks.false_exit(world, ended)
+        if misreports:
+            return misreports
         is_held_back = ended.code_of_reason is EndReason.WAVE and not process.retries
         if ended.code in {ExitCode.OK, ExitCode.FAILED} and not is_held_back:
             # What is still in doubt is queried once its time is over.
@@ -580,6 +580,6 @@ def _converged(world: WiderWorld) -> list[str]:
             run_process(world, Process(accepts_changes=True))
             is_sent = ended.code_of_reason is None and world.witness.posts != posts
             sent = ["I18: a finished run sent something"] if is_sent else []
-            return [*sent, *owned.in_doubt_for_ever(world)]
+            return [*sent, *ownership_checks.endless_doubt(world)]
         world.wait(max(8000.0, world.attempts.traits.api_timeout + 200.0))
     return [f"I7: unfinished: exit {ended.code} {dict(ended.counts)} {ended.reason}"]

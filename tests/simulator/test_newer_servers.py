@@ -111,12 +111,12 @@ def test_5_the_hook_of_a_batch_says_how_it_ended() -> None:
     bench = Bench(accounts=(tenant,), sources=sources)
     login = {"logInByAccount": {"accountName": "tenant", "password": hashlib.sha512(b"p").hexdigest()}}
     session = decoded(bench.send("PUT", "/v1/accounts/login", login, session=None))[1]["inventory"]["uuid"]
-    said = []
+    replies = []
     for number, uuids in enumerate((("b",), ("a", "b"), ("a",)), 1):
         named = "&".join(f"uuids={letter * 32}" for letter in uuids)
         path, hook = f"{SERVICES}/?{named}", {"x-web-hook": "http://127.0.0.1:1/"}
         bench.send("DELETE", path, job=job(number), session=session, headers=hook)
         bench.wait()
         (called,) = bench.node.take_hooks()
-        said.append(dict(called.headers)["X-Job-Batch"])
-    assert said == ["FAIL", "PARTIAL", "SUCCESS"]
+        replies.append(dict(called.headers)["X-Job-Batch"])
+    assert replies == ["FAIL", "PARTIAL", "SUCCESS"]

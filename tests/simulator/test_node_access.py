@@ -296,8 +296,8 @@ def test_an_owner_is_not_made_owner_again() -> None:
     """Giving a normal account what it has is ID.1004; admin may get its own again."""
     bench = Bench(accounts=(TENANT, OTHER))
     bench.clone({"resourceUuid": CLONE}, job=job(1))
-    told = [give(bench, TENANT.uuid, 2), give(bench, TENANT.uuid, 3), give(bench, OTHER.uuid, 4)]
-    assert told == [None, "ID.1004", None]
+    codes = [give(bench, TENANT.uuid, 2), give(bench, TENANT.uuid, 3), give(bench, OTHER.uuid, 4)]
+    assert codes == [None, "ID.1004", None]
     assert [give(bench, ADMIN_UUID, 5), give(bench, ADMIN_UUID, 6)] == [None, None]
     assert bench.node.ledger.json()["clones"][0]["given"] == 4
 

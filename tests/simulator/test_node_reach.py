@@ -239,7 +239,7 @@ async def knock(served: dict[str, Any]) -> dict[str, int]:
     }
     statuses = {}
     async with aiohttp.ClientSession() as client:
-        for name, (asked, headers) in tried.items():
-            async with client.get(asked, headers=headers) as answer:
+        for name, (call, headers) in tried.items():
+            async with client.get(call, headers=headers) as answer:
                 statuses[name] = answer.status
     return statuses

@@ -164,17 +164,17 @@ def test_other_changes_survive_a_kill() -> None:
         assert bench.send(method, path, body, job=job(number)).status == 202
         bench.wait()
         assert bench.poll(job(number))[0] == 200
-    asked = (
+    queries = (
         f"{SERVICES}/{SECOND}",
         f"{SERVICES}?q=__tagUuid__={CLONE}",
         f"/v1/user-tags?q=resourceUuid={SECOND}",
         f"/v1/tags/{CLONE}",
     )
-    before = [bench.send("GET", path).body for path in asked]
+    before = [bench.send("GET", path).body for path in queries]
     assert b"renamed" in before[0]
     assert b"second" in before[2]
     bench.revive()
-    assert [bench.send("GET", path).body for path in asked] == before
+    assert [bench.send("GET", path).body for path in queries] == before
 
 
 def test_a_result_of_the_legacy_api_survives_a_kill() -> None:

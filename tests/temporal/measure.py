@@ -55,8 +55,8 @@ async def events(stage: Stage) -> tuple[int, int]:
 def timed(stage: Stage, *arguments: str) -> tuple[float, float]:
     """Run the job; return the seconds and the processor seconds of its command."""
     began, used = time.monotonic(), processor_of_children()
-    code, said = stage.run("run", "job.yaml", "--progress", "none", *arguments, timeout=3600)
-    assert code == 0, said
+    code, output = stage.run("run", "job.yaml", "--progress", "none", *arguments, timeout=3600)
+    assert code == 0, output
     return time.monotonic() - began, processor_of_children() - used
 
 

@@ -68,8 +68,8 @@ def main(folder: Path) -> None:
             staged(place, served.url, server) as stage,
         ):
             stage.work()
-            code, said = stage.run_job()
-            assert code == 0, said
+            code, output = stage.run_job()
+            assert code == 0, output
             asyncio.run(fetch(stage, folder))
 
 

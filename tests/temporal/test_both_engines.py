@@ -21,7 +21,7 @@ ACCOUNT: Final = {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
 
 
 @dataclass(frozen=True)
-class Story:
+class Scenario:
     """What goes wrong, and how a run of ten targets ends all the same."""
 
     faults: str
@@ -33,33 +33,33 @@ class Story:
 
 
 STORIES: Final = {
-    "429": Story("{fault: rate_limited, seconds: 1, on: submit, requests: 3}"),
-    "lost replies": Story("{fault: lost_reply, on: submit, requests: [2, 5]}"),
-    "lost polls": Story("{fault: lost_reply, on: poll, requests: [2, 4]}"),
-    "an expired job": Story("{fault: purged, requests: [3, 6]}"),
-    "a row that is missing": Story("{fault: row_missing, requests: [3, 6]}"),
-    "a POST that arrives twice": Story("{fault: twice, seconds: 0.1, requests: [2, 6]}"),
-    "a node that is not ready": Story("{fault: fail, code: SYS.1010, requests: [2, 4]}"),
-    "a session that ended": Story("{fault: expire_sessions, requests: 4}", login=ACCOUNT),
-    "a target that cannot be cloned": Story(
+    "429": Scenario("{fault: rate_limited, seconds: 1, on: submit, requests: 3}"),
+    "lost replies": Scenario("{fault: lost_reply, on: submit, requests: [2, 5]}"),
+    "lost polls": Scenario("{fault: lost_reply, on: poll, requests: [2, 4]}"),
+    "an expired job": Scenario("{fault: purged, requests: [3, 6]}"),
+    "a row that is missing": Scenario("{fault: row_missing, requests: [3, 6]}"),
+    "a POST that arrives twice": Scenario("{fault: twice, seconds: 0.1, requests: [2, 6]}"),
+    "a node that is not ready": Scenario("{fault: fail, code: SYS.1010, requests: [2, 4]}"),
+    "a session that ended": Scenario("{fault: expire_sessions, requests: 4}", login=ACCOUNT),
+    "a target that cannot be cloned": Scenario(
         "{fault: fail, code: SYS.1006, source: '00000000000000000000000000000003'}",
         ExitCode.FAILED,
         {"cloned": 9, "failed": 1},
     ),
-    "a wave that failed": Story(
+    "a wave that failed": Scenario(
         "{fault: fail, code: SYS.1006, source: '00000000000000000000000000000002'}",
         ExitCode.FAILED,
         {"cloned": 2, "failed": 1, "planned": 7},
         "limits: {concurrency: 4, waves: [1, 2, rest]}\n",
     ),
-    "at most once": Story(
+    "at most once": Scenario(
         "{fault: drop, requests: 3}", ExitCode.UNFINISHED, {"cloned": 9, "uncertain": 1}, flags=("--at-most-once",)
     ),
 }
 QUICK: Final = {"a POST that arrives twice"}
 
 
-def write(folder: Path, story: Story) -> None:
+def write(folder: Path, story: Scenario) -> None:
     targets = "".join(f"  - {{uuid: '{number:032x}', id: t{number}}}\n" for number in range(1, 11))
     (folder / "job.yaml").write_text(f"version: 1\nname: story\n{story.job}targets:\n{targets}", encoding="utf-8")
 
@@ -82,10 +82,10 @@ def test_a_scenario_ends_alike_on_both_engines(server: Server, tmp_path: Path, n
         stage.login = story.login
         if engine == "temporal":
             stage.work()
-        code, said = stage.run("run", "job.yaml", "--engine", engine, "--progress", "none", *story.flags)
+        code, output = stage.run("run", "job.yaml", "--engine", engine, "--progress", "none", *story.flags)
         ledger = served.ledger()
     states = Counter(row["state"] for row in rows("job.manifest.jsonl", cwd=tmp_path))
-    assert (code, dict(states)) == (story.code, story.states), said
+    assert (code, dict(states)) == (story.code, story.states), output
     assert ledger["duplicates"] == []
     assert ledger["clones_made"] >= story.states["cloned"]
 

@@ -28,9 +28,9 @@ def test_two_runs_share_one_rate(server: Server, tmp_path: Path, targets: int) -
         for _ in range(3):
             stage.work(rate="20/s", share="1/3")
         both = [stage.start_job("--run", name) for name in ("a", "b")]
-        said = [process.communicate(timeout=250)[1] for process in both]
+        outputs = [process.communicate(timeout=250)[1] for process in both]
         ledger = served.ledger()
-    assert [process.returncode for process in both] == [ExitCode.OK] * 2, said
+    assert [process.returncode for process in both] == [ExitCode.OK] * 2, outputs
     # Each run clones the same sources under the same names.
     assert (ledger["clones_made"], {row["count"] for row in ledger["duplicates"]}) == (2 * targets, {2})
     assert ledger["calls_peak_1s"] <= 20 + 3

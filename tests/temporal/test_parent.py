@@ -144,11 +144,11 @@ async def test_the_worker_with_the_dead_session_logs_in_again(server: Server) ->
 async def test_a_run_with_silent_workers_is_queried_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command whose run has no answering worker says why, queries again, and continues with the first one."""
     monkeypatch.setattr(command, "PATIENCE", timedelta(seconds=1))
-    client, said = ScriptedClient(), asyncio.Queue[str]()
+    client, outputs = ScriptedClient(), asyncio.Queue[str]()
     found = await scene(server, client, 2)
     found.opened = await found.run.begin(found.work)
-    asking = asyncio.create_task(found.run.is_loaded(silent=said.put_nowait))
-    assert await asyncio.wait_for(said.get(), 60)
+    asking = asyncio.create_task(found.run.is_loaded(silent=outputs.put_nowait))
+    assert await asyncio.wait_for(outputs.get(), 60)
     async with working(server, client):
         assert await asyncio.wait_for(asking, 60) is False
         await found.run.load(found.opened, found.work)

@@ -45,15 +45,15 @@ def run(folder: Path, *arguments: str, start: tuple[str, ...] = ("-m", "batch"))
 def test_a_missing_extra_is_reported_with_its_installation(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Without the package temporalio both commands exit with 2, and say how it is installed."""
     write_job(tmp_path, 1)
-    code, said = run(tmp_path, *arguments, start=("-c", _WITHOUT))
+    code, output = run(tmp_path, *arguments, start=("-c", _WITHOUT))
     assert code == ExitCode.USAGE
-    assert "pip install 'zclone[temporal]'" in said
+    assert "pip install 'zclone[temporal]'" in output
 
 
 def test_the_interpreter_waits_for_foreign_threads(tmp_path: Path) -> None:
     """A Temporal thread that is in Python while the interpreter ends would abort it: the command waits for it."""
-    code, said = run(tmp_path, "--version", start=("-c", _BUSY))
-    assert (code, "left Python" in said) == (0, True)
+    code, output = run(tmp_path, "--version", start=("-c", _BUSY))
+    assert (code, "left Python" in output) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_the_interpreter_waits_for_foreign_threads(tmp_path: Path) -> None:
 def test_a_start_that_fails_says_why(tmp_path: Path, arguments: tuple[str, ...], code: ExitCode, word: str) -> None:
     """An invalid flag exits with 2, an unreachable Temporal with 5; no target is recorded."""
     write_job(tmp_path, 1)
-    found, said = run(tmp_path, *arguments)
-    assert (found, word in said) == (code, True), said
+    found, output = run(tmp_path, *arguments)
+    assert (found, word in output) == (code, True), output
     assert not any(b'"planned"' in path.read_bytes() for path in tmp_path.glob("*.manifest.jsonl"))
 
 
@@ -82,7 +82,7 @@ def test_a_rate_below_the_workers_is_refused(server: Server, tmp_path: Path) -> 
     write_job(tmp_path, 2)
     with node("calm", cwd=tmp_path) as served, staged(tmp_path, served.url, server) as stage:
         stage.work(rate="20/s")
-        code, said = stage.run_job("--rate", "19/s")
-        assert (code, "19/s" in said, "20/s" in said) == (ExitCode.USAGE, True, True)
+        code, output = stage.run_job("--rate", "19/s")
+        assert (code, "19/s" in output, "20/s" in output) == (ExitCode.USAGE, True, True)
         assert served.ledger()["clones_made"] == 0
         assert stage.run_job()[0] == ExitCode.OK

@@ -28,13 +28,13 @@ def test_each_clone_is_made_once(server: Server, tmp_path: Path) -> None:
         stage.login = ACCOUNT
         before = served.ledger()["sessions_open"]
         workers = [stage.work(share="1/2") for _ in range(2)]
-        code, said = stage.run_job("--metrics-file", "m.prom", "--report", "r.json")
+        code, output = stage.run_job("--metrics-file", "m.prom", "--report", "r.json")
         stage.end()
         ledger = served.ledger()
     # SIGTERM is no failure of a worker, which leaves no session behind.
     assert ([worker.returncode for worker in workers], ledger["sessions_open"]) == ([0, 0], before)
     assert "zclone_worker_rate 50.0" in (tmp_path / "worker-0.prom").read_text(encoding="utf-8")
-    assert (code, ledger["clones_made"], ledger["duplicates"]) == (ExitCode.OK, 30, []), said
+    assert (code, ledger["clones_made"], ledger["duplicates"]) == (ExitCode.OK, 30, []), output
     made = {clone["uuid"] for clone in ledger["clones"]}
     assert {row["clone_uuid"] for row in rows("job.manifest.jsonl", cwd=tmp_path)} == made
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
@@ -48,17 +48,17 @@ def test_a_run_outlives_its_command(server: Server, tmp_path: Path) -> None:
         first = stage.start_job()
         stage.wait_for(3)
         first.send_signal(signal.SIGINT)
-        _, said = first.communicate(timeout=250)
+        _, output = first.communicate(timeout=250)
         assert first.returncode == ExitCode.UNFINISHED
-        assert "on Temporal" in said
+        assert "on Temporal" in output
         second = stage.start_job()
         stage.wait_for(12)
         second.kill()
         second.communicate()
         # The engine of the last start is used.
-        code, said = stage.run("run", "job.yaml", "--progress", "none")
+        code, output = stage.run("run", "job.yaml", "--progress", "none")
         ledger = served.ledger()
-    assert (code, ledger["clones_made"], ledger["duplicates"]) == (ExitCode.OK, 30, []), said
+    assert (code, ledger["clones_made"], ledger["duplicates"]) == (ExitCode.OK, 30, []), output
     assert len(rows("job.manifest.jsonl", cwd=tmp_path)) == 30
 
 
@@ -80,7 +80,7 @@ def test_cancel_ends_a_run_and_another_engine_takes_over(server: Server, tmp_pat
         job.write_text(text, encoding="utf-8")
         cancelled = stage.run_job("--cancel")
         assert [code for code, _ in (local, again, edited)] == [ExitCode.LOCKED] * 3
-        assert all("zclone/http" in said for _, said in (local, again, edited))
+        assert all("zclone/http" in output for _, output in (local, again, edited))
         assert cancelled[0] == ExitCode.UNFINISHED
         states = {row["state"] for row in rows("job.manifest.jsonl", cwd=tmp_path)}
         assert states == {"cloned", "planned"}
@@ -115,8 +115,8 @@ def test_nothing_that_is_killed_makes_a_clone_twice(tmp_path: Path) -> None:
         stage.wait_for(90)
         command.kill()
         command.communicate()
-        code, said = stage.run_job()
+        code, output = stage.run_job()
         ledger = served.ledger()
-    assert (code, ledger["clones_made"], ledger["duplicates"]) == (ExitCode.OK, 150, []), said
+    assert (code, ledger["clones_made"], ledger["duplicates"]) == (ExitCode.OK, 150, []), output
     made = {clone["uuid"] for clone in ledger["clones"]}
     assert {row["clone_uuid"] for row in rows("job.manifest.jsonl", cwd=tmp_path)} == made

@@ -43,8 +43,8 @@ class KeyNode:
         if "actions" in seen.target:
             if b"getVersion" in seen.body:
                 return answer(200, {"version": "5.5.22"})
-            told = {"currentTime": {"MillionSeconds": int(now * 1000), "Seconds": int(now)}}
-            return answer(200, told) if self.tells_time else answer(404, "no api mapping to /v1/x")
+            clock_body = {"currentTime": {"MillionSeconds": int(now * 1000), "Seconds": int(now)}}
+            return answer(200, clock_body) if self.tells_time else answer(404, "no api mapping to /v1/x")
         if "/api-jobs/" in seen.target:
             return answer(202, {})
         return self._checked(seen, now) or answer(*((202, {}) if seen.method == "POST" else (200, {"inventories": []})))

@@ -31,7 +31,7 @@ CLONE = Clone("k", SOURCE, RESOURCE, b'{"params":{"resourceUuid":"%s","name":"n"
 AUTHS: list[Auth] = [SessionAuth(SESSION), PasswordAuth("admin", "password"), AccessKeyAuth("AKID", "key-secret")]
 
 
-class Hasty(VirtualClock):
+class FastClock(VirtualClock):
     """Does not wait, and returns the node's time."""
 
     def time(self) -> float:
@@ -75,7 +75,7 @@ async def test_a_clone_with_every_credential(url: str, auth: Auth) -> None:
 
 async def test_auxiliary_of_the_node(url: str) -> None:
     """APIs, clock, permission, query, owner and sharing work on the node; deleting a service twice succeeds twice."""
-    async with await connect(Settings(url, SessionAuth(SESSION)), clock=Hasty()) as client:
+    async with await connect(Settings(url, SessionAuth(SESSION)), clock=FastClock()) as client:
         around = AuxiliaryApi(client)
         assert "APICloneModelServiceMsg" in await around.support_apis()
         assert await around.server_time() is not None
@@ -84,8 +84,8 @@ async def test_auxiliary_of_the_node(url: str) -> None:
         assert result.inventory is not None
         named = [service.uuid async for service in around.query(["name=made"], ["name"])]
         assert named == [RESOURCE]
-        asked = [service.uuid async for service in around.services([RESOURCE, SOURCE, "f" * 32])]
-        assert sorted(asked) == sorted([RESOURCE, SOURCE])
+        uuids = [service.uuid async for service in around.services([RESOURCE, SOURCE, "f" * 32])]
+        assert sorted(uuids) == sorted([RESOURCE, SOURCE])
         await around.change_owner(RESOURCE, TENANT.uuid)
         await around.share_resource([RESOURCE], [ADMIN_UUID])
         await delete_service(client, RESOURCE)

@@ -22,8 +22,8 @@ ROWS = [{"uuid": f"{number:032x}", "name": f"s{number}"} for number in range(2 *
 
 def query_node(*, cap: int = 1000, with_total: bool = True) -> Callable[[Seen], bytes]:
     def handler(seen: Seen) -> bytes:
-        asked = parse_qs(urlsplit(seen.target).query)
-        start, limit = int(asked["start"][0]), min(cap, int(asked["limit"][0]))
+        parameters = parse_qs(urlsplit(seen.target).query)
+        start, limit = int(parameters["start"][0]), min(cap, int(parameters["limit"][0]))
         body: dict[str, object] = {"inventories": ROWS[start : start + limit]}
         return answer(200, body | ({"total": len(ROWS)} if with_total else {}))
 
@@ -38,10 +38,10 @@ async def test_query_walks_all_pages(cap: int, with_total: bool) -> None:  # noq
     async with WireServer(handler) as server, client_of(server.url, gate=gate) as client:
         seen = [service.uuid async for service in AuxiliaryApi(client).query(["type=Endpoint"], ["name"])]
     assert seen == [row["uuid"] for row in ROWS]
-    asked = parse_qs(urlsplit(server.seen[0].target).query)
-    assert asked["q"] == ["type=Endpoint"]
-    assert asked["fields"] == ["uuid,name"]
-    assert asked["replyWithCount"] == ["true"]
+    parameters = parse_qs(urlsplit(server.seen[0].target).query)
+    assert parameters["q"] == ["type=Endpoint"]
+    assert parameters["fields"] == ["uuid,name"]
+    assert parameters["replyWithCount"] == ["true"]
     assert gate.passed == len(server.seen)
 
 
@@ -82,8 +82,8 @@ async def test_owners_are_queried_in_batches_that_fit() -> None:
     owner = {"uuid": "acc", "name": "tenant"}
 
     def handler(seen: Seen) -> bytes:
-        asked = parse_qs(urlsplit(seen.target).query)["resourceUuids"]
-        return answer(200, {"inventories": {asked[0]: owner, asked[1]: {"name": "no uuid"}}})
+        parameters = parse_qs(urlsplit(seen.target).query)["resourceUuids"]
+        return answer(200, {"inventories": {parameters[0]: owner, parameters[1]: {"name": "no uuid"}}})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
         found = await AuxiliaryApi(client).owners(f"{number:032x}" for number in range(250))

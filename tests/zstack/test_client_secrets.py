@@ -73,7 +73,7 @@ async def test_a_server_that_repeats_its_requests_reveals_nothing(
     """Whatever a server repeats, no form of a secret shows."""
     caplog.set_level(logging.DEBUG)
     auth = auths(planted)[which]
-    said: list[str] = [repr(auth), repr(Settings("http://x/zstack", auth))]
+    texts: list[str] = [repr(auth), repr(Settings("http://x/zstack", auth))]
     handler = parrot(status, as_error=as_error, session=planted.session)
     async with WireServer(handler) as server, client_of(server.url, auth) as client:
         around = AuxiliaryApi(client)
@@ -88,11 +88,11 @@ async def test_a_server_that_repeats_its_requests_reveals_nothing(
         )
         for call in calls:
             try:
-                said.append(repr(await call()))
+                texts.append(repr(await call()))
             except ZcloneError as error:
-                said += [repr(error), str(error), repr(error.__cause__), repr(error.__context__)]
-        said.append(repr(client))
-    said += [*client.warnings, caplog.text]
-    everything = "\n".join(said)
+                texts += [repr(error), str(error), repr(error.__cause__), repr(error.__context__)]
+        texts.append(repr(client))
+    texts += [*client.warnings, caplog.text]
+    everything = "\n".join(texts)
     for secret in (planted.session, planted.password, planted.key_secret):
         assert not [form for form in forms(secret) if form in everything]

@@ -14,7 +14,7 @@ from batch.zstack import AuxiliaryApi, CloneModelServiceAction, connect
 from batch.zstack.answers import NoAnswer, Refused
 from batch.zstack.auxiliary import Ownership
 from batch.zstack.settings import PasswordAuth, Settings
-from tests.zstack.test_against_node import Hasty
+from tests.zstack.test_against_node import FastClock
 from tests.zstack.wire_server import RESOURCE, SOURCE, CountingGate, Seen, WireServer, answer, client_of, error
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ OPTIONS = NodeOptions(
 )
 
 
-async def made(client: Client) -> Ownership:
+async def make_clone(client: Client) -> Ownership:
     await client.preflight()
     result = await CloneModelServiceAction(uuid=SOURCE, resourceUuid=RESOURCE).call(client)
     assert result.inventory is not None
@@ -37,9 +37,9 @@ async def test_a_hand_over_already_done_is_done() -> None:
     """A clone may be shared again and given again to its owner: the server's refusal of that is no failure."""
     async with (
         running(OPTIONS) as server,
-        await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=Hasty()) as client,
+        await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=FastClock()) as client,
     ):
-        ownership = await made(client)
+        ownership = await make_clone(client)
         assert [await ownership.share(RESOURCE, [FULL.uuid]) for _ in range(2)] == [None, None]
         assert [await ownership.give(RESOURCE, TENANT.uuid) for _ in range(2)] == [None, None]
         assert (await AuxiliaryApi(client).owners([RESOURCE]))[RESOURCE].uuid == TENANT.uuid
@@ -51,15 +51,15 @@ async def test_a_refusal_keeps_its_code() -> None:
     """No quota, or a missing account or clone: ZStack's own code is returned."""
     async with (
         running(OPTIONS) as server,
-        await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=Hasty()) as client,
+        await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=FastClock()) as client,
     ):
-        ownership = await made(client)
-        told = [
+        ownership = await make_clone(client)
+        results = [
             await ownership.give(RESOURCE, FULL.uuid),
             await ownership.give(RESOURCE, "9" * 32),
             await ownership.share("6" * 32, [TENANT.uuid]),
         ]
-        assert [one.error.code if isinstance(one, Refused) else one for one in told] == [
+        assert [one.error.code if isinstance(one, Refused) else one for one in results] == [
             "ID.1003",
             "SYS.1003",
             "SYS.1003",
@@ -72,10 +72,10 @@ async def test_a_hand_over_without_any_answer_is_unknown() -> None:
     def handler(seen: Seen) -> bytes:
         return answer(202, {}) if seen.method == "POST" else answer(503, "<html>proxy</html>")
 
-    async with WireServer(handler) as server, client_of(server.url, clock=Hasty()) as client:
+    async with WireServer(handler) as server, client_of(server.url, clock=FastClock()) as client:
         assert isinstance(await Ownership(client).give(RESOURCE, TENANT.uuid), NoAnswer)
         refusing = WireServer(lambda seen: answer(503, error("ID.1004")))
-    async with refusing as server, client_of(server.url, clock=Hasty()) as client:
+    async with refusing as server, client_of(server.url, clock=FastClock()) as client:
         found = await Ownership(client).give(RESOURCE, TENANT.uuid)
         assert isinstance(found, Refused)
         assert found.error.code == "ID.1004"

@@ -14,7 +14,7 @@ from tests.zstack.wire_server import Seen, WireServer, answer, client_of
 UUIDS = [f"{number:032x}" for number in range(200)]
 
 
-def asked(seen: Seen) -> dict[str, str]:
+def query_of(seen: Seen) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(seen.target).query).items()}
 
 
@@ -30,7 +30,7 @@ async def test_two_hundred_clones_are_one_call_below_8_kib() -> None:
     assert (sorted(found.by_uuid), found.is_complete) == (UUIDS[:150], True)
     assert len(server.seen) == 1
     assert len(server.seen[0].target) < 7500
-    assert (asked(server.seen[0])["limit"], asked(server.seen[0])["q"]) == ("200", f"uuid?={','.join(UUIDS)}")
+    assert (query_of(server.seen[0])["limit"], query_of(server.seen[0])["q"]) == ("200", f"uuid?={','.join(UUIDS)}")
 
 
 @pytest.mark.parametrize(("total", "is_complete"), [(3, False), (2, True), (None, False)])
@@ -38,7 +38,7 @@ async def test_fewer_rows_than_the_total_are_not_complete(total: int | None, *, 
     """If the server says that there are more, or omits the total, the answer proves no absence."""
 
     def handler(seen: Seen) -> bytes:
-        rows: list[dict[str, Any]] = [{"uuid": uuid} for uuid in UUIDS[:2]] if asked(seen)["start"] == "0" else []
+        rows: list[dict[str, Any]] = [{"uuid": uuid} for uuid in UUIDS[:2]] if query_of(seen)["start"] == "0" else []
         return answer(200, {"inventories": rows} | ({} if total is None else {"total": total}))
 
     async with WireServer(handler) as server, client_of(server.url) as client:
@@ -60,7 +60,7 @@ async def test_a_cut_answer_is_inconclusive(what: str, total: int | None) -> Non
     row = {"resourceUuid": UUIDS[0], "tag": "zclone::j", "receiverAccountUuid": "a", "modelServiceUuid": UUIDS[0]}
 
     def handler(seen: Seen) -> bytes:
-        rows = [row] if asked(seen)["start"] == "0" else []
+        rows = [row] if query_of(seen)["start"] == "0" else []
         return answer(200, {"inventories": rows} | ({} if total is None else {"total": total}))
 
     async with WireServer(handler) as server, client_of(server.url) as client:
@@ -79,13 +79,13 @@ async def test_tags_of_the_run_are_paged_and_exact() -> None:
     ]
 
     def handler(seen: Seen) -> bytes:
-        start = int(asked(seen)["start"])
+        start = int(query_of(seen)["start"])
         return answer(200, {"inventories": rows[start : start + 90], "total": len(rows)})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
         found = [pair async for pair in ReadBack(client).tagged("zclone::a_b::r::")]
     assert found == [(uuid, f"zclone::a_b::r::{uuid}") for uuid in UUIDS]
-    assert [asked(seen)["start"] for seen in server.seen] == ["0", "90", "180"]
+    assert [query_of(seen)["start"] for seen in server.seen] == ["0", "90", "180"]
 
 
 async def test_tags_and_shares_are_by_resource() -> None:
@@ -93,7 +93,7 @@ async def test_tags_and_shares_are_by_resource() -> None:
 
     def handler(seen: Seen) -> bytes:
         row = {"resourceUuid": UUIDS[0], "tag": "t", "receiverAccountUuid": "acc"}
-        assert asked(seen)["sort"] in {"+uuid", "+resourceUuid"}
+        assert query_of(seen)["sort"] in {"+uuid", "+resourceUuid"}
         return answer(200, {"inventories": [row, {**row, "resourceUuid": "other"}], "total": 2})
 
     async with WireServer(handler) as server, client_of(server.url) as client:

@@ -138,7 +138,7 @@ NOW = 1_764_000_000.0
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds"),
+    ("header", "seconds"),
     [
         ("7", 7.0),
         (" 7 ", 7.0),
@@ -157,9 +157,9 @@ NOW = 1_764_000_000.0
         ("Mon, 99 Nov 2025 16:00:30 GMT", None),
     ],
 )
-def test_retry_after(asked: str | None, seconds: float | None) -> None:
+def test_retry_after(header: str | None, seconds: float | None) -> None:
     """Retry-After is in seconds or relative to the server's own Date, at most 15 minutes; anything else is ignored."""
-    assert requested_pause(Reply(429, b"", DATE, asked), now=0.0) == seconds
+    assert requested_pause(Reply(429, b"", DATE, header), now=0.0) == seconds
 
 
 def test_retry_after_without_a_date_header() -> None:

@@ -197,5 +197,5 @@ async def test_each_clone_post_requests_it_and_no_other_call() -> None:
         await client.submit(CLONE, JOB)
         await client.poll(JOB)
         await client.find(UUID)
-        asked = [seen.headers.get("x-web-hook") for seen in server.seen]
-    assert asked[:4] == [None, "http://127.0.0.1:9100/path", None, None]
+        hook_headers = [seen.headers.get("x-web-hook") for seen in server.seen]
+    assert hook_headers[:4] == [None, "http://127.0.0.1:9100/path", None, None]

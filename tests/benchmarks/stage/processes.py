@@ -22,7 +22,7 @@ _EXTRAS = ("uvloop", "orjson")
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class ProcessCost:
     """The cost of a process and of the children it waited for."""
 
     seconds: float
@@ -98,18 +98,18 @@ def settings(folder: Path, url: str | None = None, *, extras: bool = True) -> di
     return made
 
 
-def spend(command: Sequence[str], *, cwd: Path, env: dict[str, str], expected: int | None = 0) -> Spent:
+def spend(command: Sequence[str], *, cwd: Path, env: dict[str, str], expected: int | None = 0) -> ProcessCost:
     """Run a command on the first core to its end; its stderr is kept in ``cwd``/stderr.
 
     Raises RuntimeError where it exits with another code than ``expected``; None: with any.
     """
     launcher = [sys.executable, "-S", str(_LAUNCHER), "stderr", _core(0), *command]
     done = subprocess.run(launcher, cwd=cwd, env=env, stdout=subprocess.PIPE, check=True)
-    spent = Spent(*json.loads(done.stdout))
-    if expected is not None and spent.exit_code != expected:
-        told = (cwd / "stderr").read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise RuntimeError(f"{command} left with {spent.exit_code}: {told}")
-    return spent
+    cost = ProcessCost(*json.loads(done.stdout))
+    if expected is not None and cost.exit_code != expected:
+        output = (cwd / "stderr").read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise RuntimeError(f"{command} left with {cost.exit_code}: {output}")
+    return cost
 
 
 def zclone(*arguments: str) -> list[str]:

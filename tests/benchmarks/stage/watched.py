@@ -95,10 +95,10 @@ def watch(heart: Heart) -> None:
 
 
 if __name__ == "__main__":
-    told, sys.argv = Path(sys.argv[1]), ["zclone", *sys.argv[2:]]
+    figures, sys.argv = Path(sys.argv[1]), ["zclone", *sys.argv[2:]]
     ours = Heart()
     watch(ours)
     try:
         main()
     finally:
-        told.write_text(json.dumps({"stalls": ours.stalls}), encoding="utf-8")
+        figures.write_text(json.dumps({"stalls": ours.stalls}), encoding="utf-8")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.manifest.repair import repair_manifest
-from tests.simulation.booked import records
 from tests.simulation.disk import SimFile
+from tests.simulation.manifest_reader import records
 from tests.simulation.process import MANIFEST
 from tests.simulation.virtual import EPOCH
 
@@ -67,7 +67,7 @@ def damage_last_job(world: World) -> None:
     world.witness.stories.pop(MANIFEST, None)
 
 
-def mended(world: World) -> list[str]:
+def repair_if_refused(world: World) -> list[str]:
     """Repair the manifest if its reader refuses it; the new file replaces it."""
     data = world.manifest(MANIFEST)
     try:

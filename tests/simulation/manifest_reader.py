@@ -61,9 +61,9 @@ def proven(data: bytes, planned: Iterable[Clone] = ()) -> bool:
     ``planned``: targets whose derived uuids no other service has, so that a clone shows it though its sent line is
     lost.
     """
-    asked = {record.resource_uuid for record in records(data) if record.state is State.SENT}
-    asked |= {clone.resource_uuid for clone in planned if not clone.is_given}
-    return any(record.state is State.CLONED and record.clone_uuid in asked for record in records(data))
+    uuids = {record.resource_uuid for record in records(data) if record.state is State.SENT}
+    uuids |= {clone.resource_uuid for clone in planned if not clone.is_given}
+    return any(record.state is State.CLONED and record.clone_uuid in uuids for record in records(data))
 
 
 def intents(data: bytes) -> dict[str, Intent]:

@@ -13,7 +13,7 @@ from batch.errors import ExitCode
 from batch.model import QUARANTINED, State
 from batch.zstack.answers import ErrorClass, NotSent, Refused
 from tests.simulation import promises
-from tests.simulation.booked import proven, records
+from tests.simulation.manifest_reader import proven, records
 from tests.simulation.process import MANIFEST
 from tests.simulation.virtual import EPOCH
 
@@ -33,9 +33,9 @@ _SENT: Final = b'"state":"sent"'
 
 def broken(world: WiderWorld) -> list[str]:
     """Return every broken promise once nothing that was sent is under way any more."""
-    found = [*world.witness.broken, *disowned(world), *phantoms(world), *false_conflicts(world)]
+    found = [*world.witness.broken, *unrecorded_clones(world), *phantom_clones(world), *false_conflicts(world)]
     found += promises.torn_chain(world, MANIFEST) or promises.reopened(world, MANIFEST)
-    found += promises.betrayed(world, MANIFEST)
+    found += promises.leaked_secrets(world, MANIFEST)
     for _, life in world.witness.lives:
         found += promises.rate(world, life)
     found += unbounded(world)
@@ -44,7 +44,7 @@ def broken(world: WiderWorld) -> list[str]:
     return found
 
 
-def disowned(world: WiderWorld) -> list[str]:
+def unrecorded_clones(world: WiderWorld) -> list[str]:
     """I1 and I3: what the node has made has a record with a state, and no target has two clones."""
     last = {record.key: record for record in records(world.manifest(MANIFEST))}
     now = EPOCH + world.now
@@ -67,7 +67,7 @@ def _is_forgotten(world: WiderWorld, uuid: str) -> bool:
     return world.is_damaged and uuid.encode() not in world.manifest(MANIFEST)
 
 
-def phantoms(world: WiderWorld) -> list[str]:
+def phantom_clones(world: WiderWorld) -> list[str]:
     """I3: a cloned target was made by one of our POSTs for this very target."""
     made = {row.uuid: _key(str(row.source)) for row in world.node.ledger.clones}
     return [
@@ -95,7 +95,7 @@ def false_exit(world: WiderWorld, ended: Ended) -> list[str]:
     return []
 
 
-def in_doubt_for_ever(world: WiderWorld) -> list[str]:
+def endless_doubt(world: WiderWorld) -> list[str]:
     """I7: on a healed server that is known to honour resourceUuid only what still answers 202 stays uncertain."""
     last = {record.key: record for record in records(world.manifest(MANIFEST))}
     if world.at_most_once or not proven(world.manifest(MANIFEST)):
@@ -105,12 +105,12 @@ def in_doubt_for_ever(world: WiderWorld) -> list[str]:
         for key, record in last.items()
         if record.state is State.UNCERTAIN
         and record.error_code != QUARANTINED
-        and not _is_nobodys(world, key)
+        and not _has_unknown_owner(world, key)
         and not any(world.attempts.is_stuck(job) for job in (record.job_uuid or "", *(record.open_jobs or ())))
     ]
 
 
-def _is_nobodys(world: WiderWorld, key: str) -> bool:
+def _has_unknown_owner(world: WiderWorld, key: str) -> bool:
     """Return whether lines were lost so that the owner of the service with the target's uuid is unknown.
 
     That holds for a uuid that the job file gives, and for a service that differs from the current job file.
