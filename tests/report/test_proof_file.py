@@ -137,7 +137,7 @@ def resealed(proof: Path, change: Callable[[Any], None]) -> None:
         (lambda proof: proof.update(exit_code=0), "its counts mean exit code 4"),
         (lambda proof: proof.update(unrecorded=0), "its counts do not match its list"),
         (lambda proof: proof["manifest"].update(sha256="0" * 64), r"line \d+ or an earlier one has changed"),
-        (lambda proof: proof["manifest"].update(lines=99), r"ends at line \d+, the proof covers 99"),
+        (lambda proof: proof["manifest"].update(lines=99), r"ends at line \d+, but the proof covers 99"),
     ],
 )
 async def test_a_deviation_from_the_manifest_is_reported(
