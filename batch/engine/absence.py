@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _UNCHARGED = frozenset({ErrorClass.RENEW, ErrorClass.NODE, ErrorClass.FATAL})
 """Classes of definite ends that concern the session, the node or the whole run and not the Clone."""
 _ELSEWHERE: Final = "a server that does not honour resourceUuid may have made it under another uuid"
+_UNSEEN: Final = "its uuid is in use, perhaps by what an earlier attempt made; this account does not see it"
+IN_USE: Final = "SYS.1000"
+"""Error code of a job whose uuid another resource has."""
 _AT_MOST_ONCE: Final = "not sent again: the run is at most once"
 
 
@@ -92,6 +95,7 @@ def _after_silence(look: Look, context: DecisionContext) -> Step:
         needs_confirmation=True,
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
+        has_silent=True,
         has_repeats=keep or ticket.has_repeats,
         api_timeout=ticket.api_timeout,
         expires_at=context.expires_at(ticket),
@@ -128,6 +132,7 @@ def send_uncharged(look: Look, context: DecisionContext) -> Step:
         needs_confirmation=needs_confirmation,
         is_mixed=ticket.is_mixed,
         has_predecessor=ticket.has_predecessor,
+        has_silent=ticket.has_silent,
         uncharged=ticket.uncharged + 1,
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
@@ -161,6 +166,7 @@ def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
         needs_confirmation=in_doubt,
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
+        has_silent=ticket.has_silent or look.reason is LookReason.LOST,
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
         expires_at=context.expires_at(ticket),
@@ -178,6 +184,8 @@ def _give_up(look: Look, context: DecisionContext) -> Step:
         return end_uncertain_uuid(ticket, context, error)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
+    if error is not None and error.code == IN_USE and ticket.has_silent:
+        return end_uncertain(ticket, context, error, _UNSEEN, is_last=True)
     if error is None:
         text = "every attempt went unanswered and no clone appeared: nothing was made; zclone retry tries again"
         return End(State.FAILED, ticket.attempt, code="ZCLONE.UNANSWERED", text=text)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from batch.engine.absence import (
+    IN_USE,
     after_absence,
     end_uncertain,
     end_uncertain_uuid,
@@ -53,9 +54,6 @@ if TYPE_CHECKING:
     from batch.engine.policy import Policy
     from batch.engine.steps import Step
     from batch.model import Clone
-
-_IN_USE: Final = "SYS.1000"
-"""Error code of a job whose resource uuid another service has."""
 
 
 def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failures: int = 0) -> Step:
@@ -237,7 +235,7 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
     text = ""
     if clone.is_given and (existed_before or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
-    elif existed_before and look.error is not None and look.error.code == _IN_USE and not (clone.body or clone.params):
+    elif existed_before and look.error is not None and look.error.code == IN_USE and not (clone.body or clone.params):
         text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
     if text:
         return end_uncertain(ticket, context, look.error, text, is_last=True)
@@ -256,7 +254,7 @@ def _existed_before(look: Look) -> bool:
         or look.ticket.has_predecessor
     ):
         return False
-    return look.error.code == _IN_USE or not may_have_run(look.error)
+    return look.error.code == IN_USE or not may_have_run(look.error)
 
 
 def _looks_needed(look: Look, policy: Policy) -> int:

@@ -232,6 +232,22 @@ async def test_rows_that_appear_and_disappear_are_no_end(node: ScriptedNode, ope
     assert len(node.posts()) == 1
 
 
+async def test_a_uuid_in_use_that_nobody_sees_is_no_failure(
+    node: ScriptedNode, operator: Operator, tmp_path: Path
+) -> None:
+    """A lost POST whose clone the account does not see by now: that the uuid is in use is no sign of a failure."""
+    node.acts[A] = [lose_answer, accept]
+    node.look = lambda _: answer(200, {"inventories": []})
+    operator.write_job(A, B, limits="timeout: 3s")
+    assert await operator.run() == 4, operator.said
+    later = with_clock_set(20_000.0, tmp_path / "flag")
+    assert await operator.run(env=later) == 4, operator.said
+    assert operator.states()[A] not in GONE
+    node.look = None
+    assert await operator.run(env=later) == 0, operator.said
+    assert sorted(node.sources_of) == [A, B]
+
+
 # --- The causes of an error
 # -----------------------------------------------------------------------------------------------
 
