@@ -239,12 +239,12 @@ async def test_a_uuid_in_use_that_nobody_sees_is_no_failure(
     node.acts[A] = [lose_answer, accept]
     node.look = lambda _: answer(200, {"inventories": []})
     operator.write_job(A, B, limits="timeout: 3s")
-    assert await operator.run() == 4, operator.said
+    assert await operator.run() == 4, operator.output
     later = with_clock_set(20_000.0, tmp_path / "flag")
-    assert await operator.run(env=later) == 4, operator.said
+    assert await operator.run(env=later) == 4, operator.output
     assert operator.states()[A] not in GONE
     node.look = None
-    assert await operator.run(env=later) == 0, operator.said
+    assert await operator.run(env=later) == 0, operator.output
     assert sorted(node.sources_of) == [A, B]
 
 

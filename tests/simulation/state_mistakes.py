@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import absence, decisions, pool, proof, resume, settle, steps
+from batch.engine import absence, decisions, pool, resume, settle, steps, uuid_confirmation
 from batch.engine.policy import Policy
 from batch.manifest import records, repair
 from batch.zstack import classify
@@ -145,7 +145,7 @@ def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
 
 def any_row_is_proof(patch: pytest.MonkeyPatch) -> None:
     """Any service under the requested uuid shows that the server honours resourceUuid."""
-    patch.setattr(proof, "differences", lambda clone, service: [])
+    patch.setattr(uuid_confirmation, "differences", lambda clone, service: [])
 
 
 def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
