@@ -95,7 +95,7 @@ def _after_silence(look: Look, context: DecisionContext) -> Step:
         needs_confirmation=True,
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
-        has_silent=True,
+        has_unanswered=True,
         has_repeats=keep or ticket.has_repeats,
         api_timeout=ticket.api_timeout,
         expires_at=context.expires_at(ticket),
@@ -132,7 +132,7 @@ def send_uncharged(look: Look, context: DecisionContext) -> Step:
         needs_confirmation=needs_confirmation,
         is_mixed=ticket.is_mixed,
         has_predecessor=ticket.has_predecessor,
-        has_silent=ticket.has_silent,
+        has_unanswered=ticket.has_unanswered,
         uncharged=ticket.uncharged + 1,
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
@@ -166,7 +166,7 @@ def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
         needs_confirmation=in_doubt,
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
-        has_silent=ticket.has_silent or look.reason is LookReason.LOST,
+        has_unanswered=ticket.has_unanswered or look.reason is LookReason.LOST,
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
         expires_at=context.expires_at(ticket),
@@ -184,7 +184,7 @@ def _give_up(look: Look, context: DecisionContext) -> Step:
         return end_uncertain_uuid(ticket, context, error)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
-    if error is not None and error.code == IN_USE and ticket.has_silent:
+    if error is not None and error.code == IN_USE and ticket.has_unanswered:
         return end_uncertain(ticket, context, error, _UNSEEN, is_last=True)
     if error is None:
         text = "every attempt went unanswered and no clone appeared: nothing was made; zclone retry tries again"

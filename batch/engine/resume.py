@@ -47,7 +47,7 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         has_sent_line=bool(intent.digest),
         has_predecessor=intent.has_predecessor or intent.attempt > 1,
         # Whether they got answers is not on record.
-        has_silent=intent.attempt > 1,
+        has_unanswered=intent.attempt > 1,
         api_timeout=intent.api_timeout,
     )
     return Poll(ticket, at_once=True)

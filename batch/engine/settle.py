@@ -188,7 +188,7 @@ def _new_ticket(step: Send, deps: Dependencies, *, waited: float) -> Ticket:
         has_repeats=step.has_repeats,
         is_mixed=step.is_mixed,
         has_predecessor=step.has_predecessor,
-        has_silent=step.has_silent,
+        has_unanswered=step.has_unanswered,
         api_timeout=step.api_timeout,
         uncharged=step.uncharged,
     )

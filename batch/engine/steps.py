@@ -66,7 +66,7 @@ class Ticket(NamedTuple):
     """Whether a line of the manifest shows that it was sent; otherwise it was on lost lines."""
     api_timeout: float | None = None
     """The longest apiTimeout that the server reported for one of the jobs, in seconds; None where it reported none."""
-    has_silent: bool = False
+    has_unanswered: bool = False
     """Whether an attempt before this one got no answer, neither from its POST nor about its job."""
     uncharged: int = 0
     """Consecutive POSTs that charged no attempt."""
@@ -90,7 +90,7 @@ class Send(NamedTuple):
     """Whether an earlier POST may have been executed: sent only to a server that honours resourceUuid."""
     is_mixed: bool = False
     has_predecessor: bool = False
-    has_silent: bool = False
+    has_unanswered: bool = False
     """Whether an attempt before this one got no answer, neither from its POST nor about its job."""
     uncharged: int = 0
     has_repeats: bool = False

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _GLANCE: Final = 0.5
 """Seconds between two queries of the pages."""
-_NOBODY: Final = timedelta(seconds=20)
+_WORKER_PATIENCE: Final = timedelta(seconds=20)
 """Time after which the operator is informed that no worker answers."""
 _SILENCE: Final = (RPCError, WorkflowQueryFailedError, WrongKeyError)
 """Statuses of a query without an answer from a worker, or with one that this process cannot decrypt."""
@@ -138,7 +138,7 @@ class RemoteRun:
                         id=f"{self.id}/greeting/{uuid.uuid4().hex}",
                         task_queue=self.queue,
                         result_type=Facts,
-                        execution_timeout=_NOBODY,
+                        execution_timeout=_WORKER_PATIENCE,
                     )
             except WorkflowFailureError:
                 alone()

@@ -50,7 +50,7 @@ class PageWorkflow:
         self._orders: Orders | None = None
         self._ending: Ending | None = None
         self._is_over = self._is_read = False
-        self._told = Report(page.number)
+        self._last_report = Report(page.number)
 
     @workflow.run
     async def run(self, _: Page) -> None:
@@ -62,7 +62,7 @@ class PageWorkflow:
             self._is_over = True
             await reporting
             await workflow.wait_condition(lambda: self._is_read)
-        await self._tell(replace(self._report(), is_over=True, is_closed=True))
+        await self._send_report(replace(self._report(), is_over=True, is_closed=True))
 
     @workflow.signal
     def begin(self, orders: Orders) -> None:
@@ -131,22 +131,22 @@ class PageWorkflow:
 
     async def _report_all(self) -> None:
         """Report progress to the parent from time to time, and at once if it affects the parent's decisions."""
-        while not self._told.is_over:
-            await workflow.wait_condition(lambda: self._report() != self._told)
-            await self._tell(self._report())
+        while not self._last_report.is_over:
+            await workflow.wait_condition(lambda: self._report() != self._last_report)
+            await self._send_report(self._report())
             with suppress(TimeoutError):
                 await workflow.wait_condition(self._is_urgent, timeout=_EVERY)
 
     def _is_urgent(self) -> bool:
         """Return whether a change may start or stop other pages."""
-        now, told, orders = self._report(), self._told, self._orders
+        now, last, orders = self._report(), self._last_report, self._orders
         assert orders is not None
-        is_narrow = now.left < orders.places <= told.left
-        has_failed = any(now.states.get(state, 0) > told.states.get(state, 0) for state in _FAILURES)
-        return now.is_over or now.is_honoured != told.is_honoured or is_narrow or has_failed
+        is_narrow = now.left < orders.places <= last.left
+        has_failed = any(now.states.get(state, 0) > last.states.get(state, 0) for state in _FAILURES)
+        return now.is_over or now.is_honoured != last.is_honoured or is_narrow or has_failed
 
-    async def _tell(self, report: Report) -> None:
-        self._told = report
+    async def _send_report(self, report: Report) -> None:
+        self._last_report = report
         parent = workflow.get_external_workflow_handle(self._page.parent)
         try:
             await parent.signal("report", report)

@@ -48,7 +48,7 @@ class RunWorkflow:
     def __init__(self, course: Course) -> None:
         """Continue from ``course``."""
         self._course = course
-        self._told_to_stop: set[int] = set()
+        self._stopping: set[int] = set()
         self._places = places_of(course.limits.concurrency)
         self._is_changed = False
         self._listed = (Counter(course.settled), workflow.time())
@@ -111,17 +111,17 @@ class RunWorkflow:
     async def _take_turn(self) -> int:
         """Act on the current state, then wait for a change; return the number of pages started or ended."""
         self._is_changed = False
-        told, course = 0, self._course
+        count, course = 0, self._course
         if course.is_loaded:
             if course.ends_at is None and course.limits.deadline is not None:
                 course.ends_at = workflow.time() + course.limits.deadline
             self._judge()
-            told = await self._act()
+            count = await self._act()
         self._list_states()
         left = None if course.ends_at is None or course.ending else max(0.001, course.ends_at - workflow.time())
         with suppress(TimeoutError):
             await workflow.wait_condition(lambda: self._is_changed or self._is_done, timeout=left)
-        return told
+        return count
 
     def _judge(self) -> None:
         """End the run if the failure limit is exceeded or the deadline has passed."""
@@ -149,22 +149,22 @@ class RunWorkflow:
         """Start or stop pages; return the number that were signalled for the first time."""
         if self._course.ending is not None:
             return await self._stop_all(self._course.ending)
-        told, course = 0, self._course
+        count, course = 0, self._course
         while self._may_begin():
             number, course.next_page = course.next_page, course.next_page + 1
             course.open[number] = Report(number, left=self._places)
             left = None if course.ends_at is None else course.ends_at - workflow.time()
             await self._signal(number, "begin", Orders(self._places, course.is_honoured, left))
-            told += 1
-        return told
+            count += 1
+        return count
 
     async def _stop_all(self, ending: Ending) -> int:
         """Stop the pages that have started, then those that have not, which end unchanged."""
         course = self._course
         running = [number for number, report in course.open.items() if not report.is_over]
-        new = [number for number in running if number not in self._told_to_stop]
+        new = [number for number in running if number not in self._stopping]
         for number in new:
-            self._told_to_stop.add(number)
+            self._stopping.add(number)
             await self._signal(number, "stop", ending)
         waiting = range(course.next_page + course.stopped_pages, course.pages)[: course.turn]
         for number in waiting:
