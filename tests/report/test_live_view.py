@@ -54,7 +54,8 @@ def seconds(pattern: str, text: str) -> int:
 def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Screen]:
     """Return the folder and the screen of a run that was killed halfway."""
     folder = tmp_path_factory.mktemp("halfway")
-    with closing(live_terminal(folder, environment())) as terminal:
+    # So slow that a busy machine does not miss the middle.
+    with closing(live_terminal(folder, environment(), "--rate", "20/s")) as terminal:
         return folder, terminal.until(is_telling)
 
 
@@ -67,7 +68,7 @@ def test_the_screen_shows_the_manifests_counts(halfway: tuple[Path, Screen]) -> 
     assert failed == len(FAILING)
     assert cloned <= states(folder / MANIFEST)["cloned"]
     assert 1 <= number(r"(\d+) in flight", text) <= 8
-    assert 1 <= number(r"([\d.]+) calls/s of 50", text) <= 55
+    assert 1 <= number(r"([\d.]+) calls/s of 20", text) <= 22
     assert seconds("ETA p50", text) <= seconds("p90", text) <= 60
     assert (screen.colour_of(f"{cloned} cloned"), screen.colour_of("failed SYS")) == ("green", "red")
     assert screen.cursor_shown

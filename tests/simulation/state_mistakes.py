@@ -135,7 +135,7 @@ def future_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
     """Every server is taken to honour resourceUuid."""
-    patch.setattr(settle.Dependencies, "known", lambda self: absence.DecisionContext(self.policy, self.clock.time()))
+    patch.setattr(settle.Dependencies, "context", lambda self: absence.DecisionContext(self.policy, self.clock.time()))
     patch.setattr(
         settle,
         "_is_forbidden",
@@ -145,7 +145,7 @@ def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
 
 def any_row_is_proof(patch: pytest.MonkeyPatch) -> None:
     """Any service under the requested uuid shows that the server honours resourceUuid."""
-    patch.setattr(uuid_confirmation, "differences", lambda clone, service: [])
+    patch.setattr(uuid_confirmation, "differing_params", lambda clone, service: [])
 
 
 def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
