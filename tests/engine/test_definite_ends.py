@@ -141,6 +141,15 @@ def test_unknown_after_its_time_is_a_definite_end() -> None:
     assert end(settlement) == (State.FAILED, "ZCLONE.UNANSWERED")
 
 
+def test_a_uuid_in_use_after_an_unanswered_attempt_is_no_failure() -> None:
+    """The clone of an earlier attempt may have the uuid while the account does not see it."""
+    in_use = ("poll", refused(ErrorClass.PERMANENT, "SYS.1000"))
+    settlement = resumed(intent(age=HOUR, open_jobs=()), in_use, ("find", Absent()))
+    assert end(settlement) == (State.UNCERTAIN, "SYS.1000")
+    first = resumed(intent(age=HOUR, attempt=1, open_jobs=()), in_use, ("find", Absent()))
+    assert end(first) == (State.FAILED, "SYS.1000")
+
+
 def test_lost_lines_count_as_jobs_until_their_time_is_over() -> None:
     """Jobs with lost uuids cannot be queried: they are open until the server can no longer execute them."""
     past = intent(attempt=4, open_jobs=(UNKNOWN_JOB,))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.manifest import read_finished
+from batch.manifest.operations import DeletingLine
 from batch.model import Pins, State
-from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, sent
+from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, hex_id, open_fake, plan, sent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,15 @@ async def test_a_run_with_work_left_is_not_finished(tmp_path: Path) -> None:
 async def test_targets_outside_the_plan_need_a_fold(tmp_path: Path) -> None:
     """If the record has more targets than the plan, the last line does not count the plan's own."""
     assert read_finished(on_disk(await whole_run(planned=2), tmp_path)) is None
+
+
+async def test_a_run_with_a_delete_on_record_needs_a_fold(tmp_path: Path) -> None:
+    """The last line does not show whether the clone is gone."""
+    disk = await whole_run()
+    manifest = open_fake(disk)
+    manifest.note_operation(DeletingLine("a", 30.0, hex_id(1), hex_id(8)))
+    await manifest.close(3)
+    assert read_finished(on_disk(disk, tmp_path)) is None
 
 
 async def test_a_resumed_process_cancels_the_end(tmp_path: Path) -> None:
