@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.manifest import read_finished
-from batch.manifest.operations import DeletingLine
+from batch.manifest.kinds import DeletingLine
 from batch.model import Pins, State
 from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, hex_id, open_fake, plan, sent
 
