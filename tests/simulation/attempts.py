@@ -130,6 +130,8 @@ class AttemptNode:
         """Job uuids under which a clone was made or may still be made."""
         self._early: dict[str, Resource] = {}
         """By job uuid: what a lookup shows before it is made."""
+        self.shown_early: set[str] = set()
+        """Resource uuids of all of these, also after their jobs ended."""
         self._jobs: dict[str, _Job] = {}
         self._sessions: set[str] = set()
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
@@ -254,6 +256,7 @@ class AttemptNode:
                 return
             if verdict.is_shown_early and (row := self._show(uuid, source, params, at)) is not None:
                 self._early[uuid] = row
+                self.shown_early.add(row.uuid)
             self._at(at + verdict.takes, lambda due: self._work(job, uuid, source, params, due))
             if verdict.ends_in is not None:
                 self._at(at + verdict.ends_in, lambda _: self._end(job, None))
