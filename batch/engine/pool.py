@@ -280,9 +280,10 @@ class Pool:
 
     def _is_stopping(self) -> bool:
         """Return whether nothing more may start; request the Stop when a clone could not end before the deadline."""
-        slow = self._polls.times.quantile(_SLOW)
-        if self._deadline is not None and self._deps.clock.monotonic() + slow >= self._deadline:
-            self._deps.stop.request("the deadline is near", EndReason.DEADLINE)
+        if self._deadline is not None:
+            slow = self._polls.times.quantile(_SLOW)
+            if self._deps.clock.monotonic() + slow >= self._deadline:
+                self._deps.stop.request("the deadline is near", EndReason.DEADLINE)
         return self._deps.stop.requested
 
 

@@ -46,8 +46,9 @@ def test_polling_adds_only_the_cost_of_the_polls() -> None:
 
 
 def test_a_run_at_the_servers_limit_leaves_the_core_to_others() -> None:
-    """At 200 calls a second a run takes less than a third of a core."""
-    assert processor.measure(200).core < 1 / 3
+    """At 200 calls a second a run takes at most twice the processor time of a script without journal and log."""
+    ours, _, script = (contender() for contender in processor.contenders(200).values())
+    assert ours.core < 2 * script.core
 
 
 @pytest.mark.parametrize(("set_rate", "waiters"), [(7.5, 1), (10, 8), (40, 64), (200, 512)])
