@@ -1,13 +1,12 @@
-"""What became of DELETEs that a rollback recorded before it was cut off: the server is asked, nothing is sent again.
+"""Resolves the DELETEs that an interrupted rollback recorded, by polls and queries only.
 
-A clone with such a DELETE counts as cloned or undone only once the job has ended, or the server can no longer execute
-it, and a look after that has shown which.
+A clone with such a DELETE counts as cloned or undone only once the DELETE's job has ended, or the server can no longer
+execute it, and a query after that has shown whether the clone exists.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final
 
 from batch.app.verifier import Item, Verifier
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batch.app.server import Server
+    from batch.clock import Clock
     from batch.manifest import Manifest
     from batch.manifest.kinds import DeletingLine
     from batch.manifest.targets import Targets, TargetState
@@ -40,17 +40,19 @@ def undone_record(target: TargetState, at: float) -> Record:
     return Record(State.UNDONE, target.key, at, target.attempts, resource_uuid=uuid, clone_uuid=uuid)
 
 
-async def find_pending(lines: Sequence[DeletingLine], jobs: ServiceJobs, *, api_timeout: float | None) -> set[str]:
-    """Return the keys of the DELETEs that the server may still execute; of the others a look shows what they left.
+async def find_pending(
+    lines: Sequence[DeletingLine], jobs: ServiceJobs, clock: Clock, *, api_timeout: float | None
+) -> set[str]:
+    """Return the keys of the clones whose DELETE the server may still execute.
 
-    ``api_timeout``: the most seconds that the server said it may work on a job; None where it never did.
+    ``api_timeout``: the server's longest time for a job in seconds, by its answers; None where no answer named it.
     """
     longest = max(LONGEST_JOB, (api_timeout or 0.0) + GRACE)
 
     async def is_pending(line: DeletingLine) -> bool:
         answer = await jobs.end(line.job_uuid, seconds=1.0, first=0.2)
         has_ended = isinstance(answer, Done) or (isinstance(answer, Refused) and not answer.error.may_go_on)
-        return not has_ended and time.time() < line.at + longest
+        return not has_ended and clock.time() < line.at + longest
 
     pending: set[str] = set()
     for start in range(0, len(lines), _AT_ONCE):
@@ -61,9 +63,9 @@ async def find_pending(lines: Sequence[DeletingLine], jobs: ServiceJobs, *, api_
 
 
 async def settle_deletions(manifest: Manifest, server: Server) -> None:
-    """Record as undone what a rollback that was cut off has deleted.
+    """Record as undone what an interrupted rollback has deleted.
 
-    Raises RunStoppedError where nobody knows that of a clone yet.
+    Raises RunStoppedError where the outcome of a DELETE is not known yet.
     """
     await manifest.flush()
     client = await server.client()
@@ -72,9 +74,9 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
     with open_targets(manifest.path) as targets:
         items = list(_items(targets))
         lines = [targets.deleting[item.target.key] for item in items]
-        unknown = await find_pending(lines, jobs, api_timeout=targets.api_timeout)
+        unknown = await find_pending(lines, jobs, server.clock, api_timeout=targets.api_timeout)
         header = targets.header
-        shown = Verification(header.job, header.run, header.endpoint, "", header.tool, time.time())
+        shown = Verification(header.job, header.run, header.endpoint, "", header.tool, server.clock.time())
         verifier = Verifier(targets, None, shown, identity=identity, readback=ReadBack(client), auxiliary=auxiliary)
         for start in range(0, len(items), UUIDS_A_QUERY):
             page = items[start : start + UUIDS_A_QUERY]
@@ -82,7 +84,7 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
             for item in page:
                 verdict = findings[item.target.key].verdict if item.target.key in findings else Verdict.IN_SYNC
                 if verdict is Verdict.MISSING:
-                    manifest.note(undone_record(item.target, time.time()))
+                    manifest.note(undone_record(item.target, server.clock.time()))
                     unknown.discard(item.target.key)
                 elif verdict is Verdict.UNKNOWN:
                     unknown.add(item.target.key)
@@ -104,6 +106,6 @@ def _text(keys: set[str]) -> str:
     named = sorted(keys)[:_NAMED]
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     return (
-        f"a rollback was cut off, and whether it deleted {', '.join(named)}{more} is not known yet: zclone rollback "
-        "continues it; else run the same command again later"
+        f"a rollback was interrupted, and it is not known yet whether it deleted {', '.join(named)}{more}: continue it "
+        "with zclone rollback, or run the same command again later"
     )

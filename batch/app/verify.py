@@ -219,7 +219,7 @@ async def read_back(
     )
     verifier = Verifier(targets, plan, found, identity=identity, readback=ReadBack(client), auxiliary=auxiliary)
     lines = list(targets.deleting.values())
-    verifier.pending = await find_pending(lines, ServiceJobs(client), api_timeout=targets.api_timeout)
+    verifier.pending = await find_pending(lines, ServiceJobs(client), server.clock, api_timeout=targets.api_timeout)
     await verifier.run()
     found.ended_at, found.calls = time.time(), server.gate.calls - before
     return found, verifier
