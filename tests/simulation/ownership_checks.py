@@ -55,6 +55,8 @@ def unrecorded_clones(world: WiderWorld) -> list[str]:
         if state is State.FAILED and last[key].at > now:
             # A process whose clock was ahead found the time over; the retry finds the clone by its uuid.
             continue
+        if state is State.FAILED and _is_forgotten(world, row.uuid):
+            continue
         # A target without any remaining line is unknown; its uuid keeps it from a second clone.
         if state in _DENIALS and not (world.is_damaged and state in {None, "planned"}):
             found.append(f"I3: {key} is {state} although {row.uuid} was made for it")
