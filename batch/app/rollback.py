@@ -67,7 +67,9 @@ def roll_back(options: VerifyOptions, confirm: Callable[[RollbackResult], bool])
 
 
 async def _roll_back(run: LockedRun, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:
-    return await roll_back_plan(run, await read_plan(run.job, run.targets, run.server), confirm)
+    found = await roll_back_plan(run, await read_plan(run.job, run.targets, run.server), confirm)
+    run.exit_code = found.exit_code
+    return found
 
 
 async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:

@@ -31,7 +31,12 @@ def _describe(path: Path) -> DescribedRun:
     found = summary(path)
     is_running = held and found.ended is None
     return DescribedRun(
-        path, found.header, found.counts, is_running=is_running, is_settled=not held and found.is_settled
+        path,
+        found.header,
+        found.counts,
+        is_running=is_running,
+        is_settled=not held and found.is_settled,
+        is_removable=not held and found.is_removable,
     )
 
 
@@ -55,13 +60,14 @@ def list_open_runs(job: Path, environ: Mapping[str, str]) -> list[RemoteRow]:
 def prune_runs(runs: Sequence[DescribedRun], *, keep: int) -> Iterator[Path]:
     """Remove the manifests of all settled runs but the ``keep`` newest, with rehearsal state; yield each path.
 
-    A run of several shards is settled once all of them are.
+    A run of several shards is settled once all of them are. The manifest of a run with undone clones stays: without it
+    the next run would request their uuids again.
     """
     from batch.manifest.opening import remove_settled
 
     whole = sorted(runs, key=_identity)
     parts = [list(group) for _, group in groupby(whole, key=_identity)]
-    settled = [group for group in parts if all(one.is_settled for one in group)]
+    settled = [group for group in parts if all(one.is_removable for one in group)]
     settled.sort(key=lambda group: max(one.header.created_at for one in group), reverse=True)
     for one in (one for group in settled[keep:] for one in group):
         if remove_settled(one.path):

@@ -165,7 +165,8 @@ def runs(job: options.Job, *, prune: Prune = False, keep: Keep = None) -> None:
     If TEMPORAL_ADDRESS or TEMPORAL_PROFILE is set, open runs on Temporal are listed too.
 
     With --prune, remove the manifests of all settled runs except the N newest. A run is settled if all its targets are
-    settled, no hand-over is pending and no process is running. Other manifests are never removed.
+    settled, no hand-over is pending and no process is running. Other manifests are never removed, nor are those of runs
+    with undone clones, as only they know which uuids are used up.
     """
     from batch.app.run_list import describe_runs, list_open_runs, prune_runs
     from batch.report.run_list import run_lines

@@ -187,7 +187,7 @@ class _Opening:
 
 
 def remove_settled(path: Path) -> bool:
-    """Remove a manifest under its lock; return False where a process has it, or it is not settled.
+    """Remove a manifest under its lock; return False where a process has it, or it is not removable.
 
     Raises UsageError.
     """
@@ -196,7 +196,7 @@ def remove_settled(path: Path) -> bool:
         handle = disk.open(path)
         try:
             disk.lock(handle, path)
-            if not summary(path).is_settled:
+            if not summary(path).is_removable:
                 return False
             path.unlink()
             disk.sync_directory(path)

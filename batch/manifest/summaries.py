@@ -67,13 +67,21 @@ class Summary:
     """Limits in force in the last process, where they were changed."""
     deleting: int = 0
     """Clones with a DELETE of a rollback on record that are not known to be gone."""
+    has_undone: bool = False
+    """Whether a clone was ever undone, so that only this manifest knows which uuids are used up."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether the last process ended in order, every target is settled, and no hand-over is left."""
-        is_over = all(state.is_final or state is State.WITHDRAWN for state in self.counts)
-        has_ended = self.ended is not None and self.plan is not None
-        return has_ended and is_over and not (self.handed.open or self.handed.refused)
+        """Whether the last process ended in order, and neither a target nor a hand-over nor a DELETE is left."""
+        # A run makes undone targets again.
+        is_over = all(state.is_final or state is State.WITHDRAWN for state, count in self.counts.items() if count)
+        is_left = self.counts[State.UNDONE] or self.deleting or self.handed.open or self.handed.refused
+        return self.ended is not None and self.plan is not None and is_over and not is_left
+
+    @property
+    def is_removable(self) -> bool:
+        """Whether nothing is lost with the manifest but the history of a settled run."""
+        return self.is_settled and not self.has_undone
 
     @property
     def shard(self) -> str:
@@ -189,4 +197,5 @@ def summary(path: Path) -> Summary:
         open=intents,
         controlled=figures.controlled,
         deleting=len(figures.past.undone.deleting),
+        has_undone=bool(figures.past.undone),
     )

@@ -27,6 +27,8 @@ class DescribedRun:
     is_running: bool
     is_settled: bool
     """Whether nothing is left to do."""
+    is_removable: bool
+    """Whether later runs do without its manifest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,12 @@ def _next_step(summary: Summary, manifest: Path, now: float) -> Iterator[str]:
     code = exit_code(summary.counts, summary.handed, reason, overdue=summary.overdue(now, is_refused=reason in REFUSED))
     is_recorded = summary.plan is not None or summary.counts
     # A run clones again what `verify --reopen` recorded; after any other end the operator decides.
-    is_reopened = summary.counts[State.UNDONE] and summary.ended and summary.ended.exit_code == ExitCode.UNFINISHED
+    is_reopened = (
+        summary.counts[State.UNDONE]
+        and not summary.deleting
+        and summary.ended
+        and summary.ended.exit_code == ExitCode.UNFINISHED
+    )
     if code is ExitCode.UNFINISHED or not is_recorded or is_reopened:
         yield f"next      {escape(command_for(summary.header, manifest, State.PLANNED, shard=summary.shard))}"
     elif code is ExitCode.FAILED and reason in HELD_BACK:

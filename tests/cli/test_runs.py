@@ -229,6 +229,23 @@ def test_a_run_of_shards_is_settled_once_all_of_them_are(job: Path, zclone: Run)
     assert zclone("runs", "nightly.yaml", "--prune", "--keep", "0").stderr.count("removed") == 2
 
 
+def test_a_run_with_undone_clones_is_not_pruned(job: Path, zclone: Run) -> None:
+    """Only its manifest knows which uuids are used up: after a rollback and a rerun it stays, and clones again."""
+    run_named(job, zclone, "one")
+    manifest = job / "nightly.one.simulated.manifest.jsonl"
+    again = ("nightly.yaml", "--run", "one", "--simulate")
+    for state in ("unfinished", "settled"):
+        assert zclone("rollback", *again, "--yes").returncode == 0
+        status = zclone("status", "nightly.yaml", "--run", "one").stdout
+        assert "with exit code 0 (clones were rolled back)" in status
+        assert "next " not in status
+        if state == "settled":
+            assert zclone("run", *again).returncode == 0
+        assert list_runs(zclone) == {manifest.name: state}
+        assert zclone("runs", "nightly.yaml", "--prune", "--keep", "0").stderr == ""
+        assert manifest.exists()
+
+
 def test_prune_says_how_many_to_keep(job: Path, zclone: Run) -> None:
     """--prune without --keep, and the reverse, is refused and removes nothing."""
     run_named(job, zclone, "one")
