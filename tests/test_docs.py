@@ -151,7 +151,7 @@ def test_how_to(
     if what == "--shard 0/2":
         shards = [path.name for path in sorted(tmp_path.glob("*.manifest.jsonl"))]
         of_two = [f"migrate-arm64.big.shard-{number}-of-2.manifest.jsonl" for number in (0, 1)]
-        assert shards == ["big.manifest.jsonl", *of_two]
+        assert shards == ["migrate-arm64.big.manifest.jsonl", *of_two]
 
 
 def test_the_demo_proves_itself(shell: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

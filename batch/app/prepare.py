@@ -13,7 +13,7 @@ from batch.app.node import node_state, require_faults
 from batch.app.options import PRESETS, LogFormat, Progress
 from batch.app.output_names import name_outputs
 from batch.app.reports import require_usable_outputs
-from batch.app.runs import is_dated, known_runs, manifest_name, read_start_time, run_to_resume
+from batch.app.runs import is_dated, known_runs, manifest_name, read_start_time, refuse_merged, run_to_resume
 from batch.app.selection import PLANNED
 from batch.app.webhook import read_hook_address
 from batch.errors import UsageError
@@ -78,6 +78,8 @@ def prepare(options: RunOptions) -> Setup:
     job = load_job(options.job)
     began = time.time()
     identity, path, run_flag = _identify(options, job, began)
+    if options.manifest is None:
+        refuse_merged(job.path, identity, simulated=options.simulate is not None, shard=options.shard)
     beginning = began if options.saved is None else options.saved.started_at
     options = name_outputs(options, job, run=identity, began=read_start_time(path, beginning))
     require_usable_outputs(options)

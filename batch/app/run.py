@@ -45,6 +45,7 @@ from batch.engine.stop import before_stop
 from batch.engine.waves import wave_sizes
 from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, UsageError, ZcloneError
 from batch.model import State
+from batch.text import shell_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,7 +170,9 @@ def _draft_new_run(setup: Setup) -> Draft | None:
     if setup.path.exists():
         return None
     if setup.options.retry is not None:
-        raise UsageError(f"{setup.path}: no such manifest: this run never started, so there is nothing to retry")
+        raise UsageError(
+            f"{setup.path}: no such manifest: zclone runs {shell_path(setup.job.path)} lists what can be retried"
+        )
     draft = make_draft(setup, new_header(setup).created_at)
     if not draft.questions:
         require_match(draft.plan, setup.options.only)

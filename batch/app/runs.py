@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 JOB_FILES: Final = frozenset({".yaml", ".yml", ".json"})
 """Suffixes of job files, which distinguish them from manifests."""
 _ENDING: Final = ".manifest.jsonl"
-_SHARD: Final = re.compile(r"\.shard-(\d+-of-\d+)$")
+_SHARD: Final = re.compile(r"\.shard-(\d+-of-\d+)(?:\.|$)")
+_MERGED: Final = b'{"merged":'
+"""Prefix of the second line of a merged manifest."""
 _DATED: Final = re.compile(r"(?<!\$)(?:\$\$)*\$\{(date|time)\}")
 _RESUMED: Final = 12 * 3600.0
 _FINISHED: Final = (ExitCode.OK, ExitCode.FAILED)
@@ -69,12 +71,13 @@ def _part(shard: str | None) -> str:
 
 def known_runs(job: Path, *, simulated: bool, shard: str | None) -> list[KnownRun]:
     """Return the runs of the job file with a manifest in the current folder, newest first."""
-    found = [one for one in _manifests(job) if one.header.simulated == simulated and _shard_of(one.path) == shard]
+    every = _without_copies(job, list(_manifests(job)))
+    found = [one for one in every if one.header.simulated == simulated and _shard_of(one.path) == shard]
     return sorted(found, key=lambda one: (one.header.created_at, one.name), reverse=True)
 
 
 def all_runs(job: Path) -> list[KnownRun]:
-    """Return all runs of the job file with manifests in the current folder, including shards and rehearsals.
+    """Return all runs of the job file with manifests in the current folder, including shards, rehearsals and copies.
 
     Newest first. Raises UsageError if ``job`` is not a file.
     """
@@ -92,7 +95,7 @@ def manifest_of(path: Path, run: str | None) -> Path:
         if run is not None:
             raise UsageError(f"{path} is a manifest, which has only one run: use --run with a job file")
         return path
-    found = all_runs(path)
+    found = _without_copies(path, all_runs(path))
     if not found:
         raise UsageError(f"{path}: no run of this job has a manifest in this folder; zclone run starts one")
     named = [one for one in found if run in (None, one.name)]
@@ -100,12 +103,17 @@ def manifest_of(path: Path, run: str | None) -> Path:
         raise UsageError(
             f"{path}: no run {run!r} has a manifest in this folder; zclone runs {shell_path(path)} lists them"
         )
-    return _whole_of(named[0], named).path
+    chosen = _whole_of(named[0], named).path
+    shard = _shard_of(chosen)
+    if shard is not None:
+        say(f"{chosen}: is of shard {shard} only: zclone merge makes one manifest of all shards")
+    return chosen
 
 
 def find_manifest(job: Path, *, run: str | None, simulated: bool) -> Path:
     """Return the manifest of a run of the job file, the newest if ``run`` is None. Raises UsageError."""
-    found = [one for one in _manifests(job) if one.header.simulated is simulated and run in (None, one.name)]
+    every = _without_copies(job, list(_manifests(job)))
+    found = [one for one in every if one.header.simulated is simulated and run in (None, one.name)]
     if not found:
         kind = "rehearsal" if simulated else "run"
         which = f"no {kind}" if run is None else f"no {kind} {run}"
@@ -120,6 +128,31 @@ def _whole_of(chosen: KnownRun, found: Sequence[KnownRun]) -> KnownRun:
         return chosen
     same = (one for one in found if (one.name, one.header.simulated) == (chosen.name, chosen.header.simulated))
     return next((one for one in same if _shard_of(one.path) is None), chosen)
+
+
+def refuse_merged(job: Path, run: str, *, simulated: bool, shard: str | None) -> None:
+    """Raise UsageError for a shard of a run whose shards were merged: the merged manifest would not know the rest."""
+    whole = Path(manifest_name(job, run, simulated=simulated, shard=None))
+    if shard is None or not whole.exists():
+        return
+    with reading(whole) as manifest:
+        first = next(manifest.bodies(), b"")
+    if first.startswith(_MERGED):
+        raise UsageError(f"--shard: the shards of this run were merged into {whole}: leave out --shard to continue it")
+
+
+def _without_copies(job: Path, found: Sequence[KnownRun]) -> list[KnownRun]:
+    """Leave out other manifests of a run, or of its shard, where there is one under the name that ``run`` gives it.
+
+    Only that one is continued by ``run``: what a copy says may be out of date.
+    """
+    jobs = {one.path.name: one.header.job for one in found}
+
+    def is_copy(one: KnownRun) -> bool:
+        own = manifest_name(job, one.name, simulated=one.header.simulated, shard=_shard_of(one.path))
+        return one.path.name != own and jobs.get(own) == one.header.job
+
+    return [one for one in found if not is_copy(one)]
 
 
 def _manifests(job: Path) -> Iterator[KnownRun]:

@@ -79,7 +79,8 @@ def _queries(queries: Mapping[tuple[str, ...], Sequence[str]]) -> Iterator[str]:
 def _targets(summary: Summary) -> str:
     if summary.plan is None and not summary.counts:
         return NO_RUN
-    return str(summary.counts.total() - summary.counts[State.WITHDRAWN])
+    part = f", shard {escape(summary.shard)} only" if summary.shard else ""
+    return f"{summary.counts.total() - summary.counts[State.WITHDRAWN]}{part}"
 
 
 def _next_step(summary: Summary, manifest: Path, now: float) -> Iterator[str]:

@@ -89,3 +89,65 @@ def test_a_rollback_of_a_shard_says_that_it_is_one(tmp_path: Path, zclone: Run, 
         line.startswith("j, run default, shard 1/2 only: ") for line in done.stdout.splitlines() if "run" in line
     )
     assert len(live(env)) == zclone("list", PARTS[0], "-o", "jsonl").stdout.count("\n") > 0
+
+
+def test_what_is_shown_of_a_shard_says_that_it_is_one(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """`status` by a shard's manifest names the shard, and a command that took it for the job file says so."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 6, head=HEAD)
+    for number in (0, 1):
+        assert zclone("run", "job.yaml", "--shard", f"{number}/2", env=env).returncode == 0
+    assert ", shard 0/2 only\n" in zclone("status", PARTS[0]).stdout
+    assert ", shard 1/2 only\n" in zclone("status", "job.yaml").stdout
+    for command in (["status"], ["list"], ["report", "-o", "csv"]):
+        done = zclone(*command, "job.yaml")
+        assert (done.returncode, done.stderr.count("of shard 1/2 only")) == (0, 1), done.stderr
+    retry = zclone("retry", "job.yaml", env=env)
+    assert (retry.returncode, "zclone runs job.yaml" in retry.stderr) == (2, True)
+
+
+def test_a_merged_run_is_continued_as_a_whole(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """Once the shards are merged, none is continued by itself: the merged manifest would not know what it made."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 6, head=HEAD)
+    once = {"version": 1, "faults": [{"fault": "fail", "code": "SYS.1003", "times": 1}]}
+    nodes.control(env["ZSTACK_API_URL"], {"faults": once})
+    assert sorted(zclone("run", "job.yaml", "--shard", f"{number}/2", env=env).returncode for number in (0, 1)) == [
+        0,
+        3,
+    ]
+    assert zclone("merge", *PARTS, "--out", "job.manifest.jsonl").returncode == 0
+    for command, number in (("retry", 0), ("retry", 1), ("run", 0), ("run", 1)):
+        refused = zclone(command, "job.yaml", "--shard", f"{number}/2", env=env)
+        assert (refused.returncode, "merged into job.manifest.jsonl" in refused.stderr) == (2, True), refused.stderr
+    assert made(env) == 5
+    assert zclone("retry", "job.yaml", env=env).returncode == 0
+    assert zclone("rollback", "job.yaml", "--yes", env=env).returncode == 0
+    assert live(env) == []
+
+
+@pytest.mark.parametrize("name", ["job.backup.manifest.jsonl", "job.old.manifest.jsonl"])
+def test_a_copy_beside_the_manifest_is_not_the_run(tmp_path: Path, zclone: Run, serve_node: Serve, name: str) -> None:
+    """A job file means the manifest that `run` continues, not a copy of it, whichever name the copy has."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 3, head=HEAD)
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    copy = tmp_path / name
+    copy.write_bytes((tmp_path / "job.manifest.jsonl").read_bytes())
+    copy.chmod(0o600)
+    assert zclone("rollback", "job.yaml", "--yes", env=env).returncode == 0
+    assert "  undone            3\n" in zclone("status", "job.yaml").stdout
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    assert len(live(env)) == 3
+    assert zclone("verify", "job.yaml", env=env).stdout == "j, run default: 3 targets: 3 in-sync\n"
+
+
+def test_a_copy_of_a_shard_is_not_the_whole_run(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """A copy of a shard's manifest is not taken for that of the whole run."""
+    env = serve(tmp_path, serve_node)
+    write_job(tmp_path, 6, head=HEAD)
+    for number in (0, 1):
+        assert zclone("run", "job.yaml", "--shard", f"{number}/2", env=env).returncode == 0
+    (tmp_path / "job.shard-0-of-2.old.manifest.jsonl").write_bytes((tmp_path / PARTS[0]).read_bytes())
+    assert ", shard 1/2 only\n" in zclone("status", "job.yaml").stdout
+    assert zclone("verify", "job.yaml", env=env).stdout.startswith("j, run default, shard 1/2 only: ")
