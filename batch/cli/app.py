@@ -1,6 +1,7 @@
 """The command ``zclone``: its subcommands, and the conversion of errors to a message and an exit code."""
 
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -230,6 +231,9 @@ def run_and_exit() -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """Exit with ``code``, also while threads of Temporal are alive."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C while the interpreter shuts down would print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if "temporalio" in sys.modules:
         # One of its threads that runs Python during interpreter shutdown aborts the process, which loses the exit code.
         for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -8,9 +8,10 @@ import pty
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -204,3 +205,31 @@ def test_process_1_obeys_a_stop(name: str, tmp_path: Path, served: NodeProcess) 
     assert outer.wait(200) == 4
     require_settled(tmp_path, served)
     assert finish(["status", MANIFEST], cwd=tmp_path, url=None)[0] == 0
+
+
+IMPORT: Final = """
+import atexit, os, signal, sys
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "batch.cli.results":
+            interrupt()
+if sys.argv[1] == "import":
+    sys.meta_path.insert(0, Finder())
+else:
+    atexit.register(interrupt)
+sys.argv[1:] = ["schema"]
+from batch.cli import main
+main()
+"""
+"""A program that gets a Ctrl-C while ``zclone`` is imported, or once it has ended."""
+
+
+@pytest.mark.parametrize("when", ["import", "exit"])
+def test_ctrl_c_before_or_after_the_command_prints_no_traceback(tmp_path: Path, when: str) -> None:
+    """A Ctrl-C during the imports or the interpreter's exit ends the process by the signal, silently."""
+    command = [sys.executable, "-c", IMPORT, when]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(""), capture_output=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+    assert done.stdout.startswith(b"{") is (when == "exit")
