@@ -23,6 +23,7 @@ from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, close_run, finished_result, new_header, open_run, wait_for_lock
 from batch.app.messages import say, warn
 from batch.app.observe import observe
+from batch.app.other_accounts import api_of_account
 from batch.app.outcome import (
     EarlyEnd,
     read_result,
@@ -266,7 +267,7 @@ async def _clone(
             await clone_all(
                 plan,
                 found,
-                api=client,
+                api=await api_of_account(client, manifest),
                 journal=journal,
                 past=past,
                 clock=server.clock,

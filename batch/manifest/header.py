@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import ManifestError, ManifestMismatchError
-from batch.manifest.kinds import AdoptedLine, StartedLine
+from batch.manifest.kinds import AdoptedLine, ConnectedLine, StartedLine
 from batch.manifest.line import LEAST_TIME, MOST_TIME, decode, encode
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class Users:
     """Empty where nothing was written yet, or by an older zclone that did not record it."""
     host: str = ""
     adopted_by: frozenset[str] = frozenset()
+    accounts: frozenset[str] = frozenset()
+    """Uuids of the accounts under which processes connected to clone."""
 
     def add(self, line: object) -> None:
         """Add a line."""
@@ -116,6 +118,8 @@ class Users:
             self.begun_by, self.host = line.user, line.host
         elif isinstance(line, AdoptedLine):
             self.adopted_by |= {line.user}
+        elif isinstance(line, ConnectedLine) and line.account:
+            self.accounts |= {line.account}
 
     def is_foreign(self, user: str) -> bool:
         """Return whether ``user`` neither began the manifest nor adopted it."""
