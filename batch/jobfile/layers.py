@@ -80,9 +80,11 @@ def _check_hand_over(wanted: HandOver, complaints: list[Complaint]) -> None:
 def merge_layers(below: Layer, above: Layer) -> Layer:
     """Merge ``above`` over ``below``: parameter by parameter, null removes, tags and ``keep`` are merged."""
     params = {name: value for name, value in {**below.params, **above.params}.items() if value is not None}
+    # A parameter that does not exist is in neither layer's templates: it is a problem, and is not rendered.
+    templates = {*below.templates, *above.templates}
     return Layer(
         params,
-        tuple(name for name, value in params.items() if has_template(value)),
+        tuple(name for name, value in params.items() if name in templates and has_template(value)),
         union(below.system_tags, above.system_tags),
         union(below.user_tags, above.user_tags),
         union(below.keep, above.keep),

@@ -72,6 +72,20 @@ def test_problems_of_the_plan_are_reported_beside_the_envelopes(
     assert twice.startswith("job.yaml:7:5: targets[2]: the key ")
 
 
+@pytest.mark.parametrize("value", ["${name}", "${unknown}", "$$"])
+def test_an_unknown_parameter_of_the_defaults_is_not_rendered(value: str, tmp_path: Path) -> None:
+    """A misspelt parameter with `${…}` is reported once, at its place in `defaults`, as one without it is."""
+    path = tmp_path / "job.yaml"
+    text = f'defaults: {{params: {{descriptio: "{value}"}}}}\ntargets: [d76744cb53f9378abf42b907df3efb6e]\n'
+    path.write_text(f"version: 1\nname: j\n{text}", encoding="utf-8")
+    with pytest.raises(JobFileError) as caught:
+        load_job(path)
+    (problem,) = caught.value.problems
+    assert str(problem).endswith(
+        ":3:21: defaults.params.descriptio: unknown parameter 'descriptio'; did you mean description?"
+    )
+
+
 def test_without_valid_vars_nothing_is_rendered(tmp_path: Path) -> None:
     """If `vars` has problems none of its names is called unknown."""
     path = tmp_path / "job.yaml"
