@@ -114,7 +114,13 @@ def replace(path: Path, texts: Iterable[str], *, mode: int) -> None:
     try:
         target = _destination(path)
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=target.parent, prefix=f".{target.name}.", delete=False
+            "w",
+            encoding="utf-8",
+            errors="backslashreplace",  # the texts may quote a file whose name is not UTF-8
+            newline="",
+            dir=target.parent,
+            prefix=f".{target.name}.",
+            delete=False,
         ) as new:
             name = new.name
             new.writelines(texts)

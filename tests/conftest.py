@@ -85,7 +85,7 @@ def _no_secret_in_files(request: pytest.FixtureRequest) -> Iterator[None]:
     folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     for path in folder.rglob("*") if folder else ():
-        assert not leaks(path.name.encode()), "a file's name holds a planted secret"
+        assert not leaks(os.fsencode(path.name)), "a file's name holds a planted secret"
         if path.is_file() and not path.is_symlink() and path.suffix != ".secret" and path.stat().st_size <= _LARGEST:
             assert not leaks(path.read_bytes()), f"{path.name} holds a planted secret"
 

@@ -45,7 +45,7 @@ def read_hook_address(options: RunOptions) -> HookAddress | None:
         raise UsageError(NOT_ON_TEMPORAL)
     host, _, digits = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not host or not (digits.isascii() and digits.isdigit() and int(digits) < 1 << 16):
+    if not (host and host.isascii()) or not (digits.isascii() and digits.isdigit() and int(digits) < 1 << 16):
         raise UsageError(f"--webhook-listen: must be HOST:PORT such as 10.0.0.5:9100 or [::1]:9100, not {text!r:.80}")
     if url is None and ("%" in host or _is_wildcard(host)):
         raise UsageError(

@@ -90,7 +90,7 @@ def clone_digest(source_uuid: str, body: bytes) -> str:
 
 def digest_part(plan_digest: str, label: str) -> str:
     """Return 32 hex digits of the part of a plan that ``label`` names: never those of the whole plan."""
-    return _sha256(f"{plan_digest}\n{label}".encode()).hexdigest()[:DIGEST_HEX]
+    return _sha256(f"{plan_digest}\n{label}".encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_HEX]
 
 
 class PlanDigest:

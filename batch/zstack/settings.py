@@ -38,6 +38,11 @@ class PasswordAuth:
     account: str
     password: str = field(repr=False)
 
+    def __post_init__(self) -> None:
+        """Reject values that no login can have."""
+        _require_utf8("account", self.account)
+        _require_utf8("password", self.password)
+
 
 @dataclass(frozen=True, slots=True)
 class AccessKeyAuth:
@@ -49,6 +54,7 @@ class AccessKeyAuth:
     def __post_init__(self) -> None:
         """Reject values that no header can have."""
         _require_token("access key id", self.key_id)
+        _require_utf8("access key secret", self.secret)
 
 
 Auth: TypeAlias = SessionAuth | PasswordAuth | AccessKeyAuth
@@ -124,3 +130,11 @@ def _require_plain(parts: SplitResult) -> None:
 def _require_token(what: str, value: str) -> None:
     if not _TOKEN.fullmatch(value):
         raise UsageError(f"the {what} is empty or has spaces, line breaks or other characters invalid in a header")
+
+
+def _require_utf8(what: str, value: str) -> None:
+    """Refuse bytes of another encoding, as a variable of the environment may have them."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the {what} is not UTF-8") from None

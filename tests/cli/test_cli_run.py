@@ -398,3 +398,19 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, job: Path, zclone: Run) 
     for command in ("run", "plan"):
         done = zclone(command, "--simulate=quick.yaml", job) if command == "run" else zclone(command, job)
         assert (done.returncode, "r.csv has no rows" in done.stderr) == (2, True), done.stderr
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, zclone: Run) -> None:
+    """Files whose names are not UTF-8 are read and written; other such values match nothing, or are refused."""
+    name, run = "job\udcff", ("run", "job\udcff.yaml", "--simulate", "--rate", "500/s")
+    uuid = "d76744cb53f9378abf42b907df3efb6e"
+    (tmp_path / f"{name}.yaml").write_text(f"version: 1\nname: j\ntargets: [{uuid}]\n", encoding="utf-8")
+    (tmp_path / "j.yaml").write_text(f"version: 1\nname: j\ntargets: [{uuid}]\n", encoding="utf-8")
+    done = zclone(*run, "--report", f"{name}.html", "--metrics-file", f"{name}.prom", "--log-file", f"{name}.log")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    for ending in ("html", "md", "csv", "xml", "json"):
+        assert zclone("report", f"{name}.yaml", "--out", f"other{name}.{ending}").returncode == 0
+        (tmp_path / f"other{name}.{ending}").read_text(encoding="utf-8")
+    for flags, part in ((("--only", "key=\udcff"), "matches none"), (("--webhook-listen", "\udcff:1"), "HOST:PORT")):
+        refused = zclone("run", "j.yaml", "--simulate", *flags)
+        assert (refused.returncode, part in refused.stderr) == (2, True), refused.stderr

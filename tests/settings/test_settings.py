@@ -391,3 +391,23 @@ def test_nothing_shows_a_secret() -> None:
         {"ZSTACK_ACCOUNT": "a", "ZSTACK_PASSWORD": "s3cr3t"},
     ):
         assert "s3cr3t" not in repr(read(**URL, **environ))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("ZSTACK_SESSION_ID", "session"),
+        ("ZSTACK_ACCOUNT", "account"),
+        ("ZSTACK_PASSWORD", "password"),
+        ("ZSTACK_ACCESS_KEY_ID", "access key id"),
+        ("ZSTACK_ACCESS_KEY_SECRET", "access key secret"),
+    ],
+)
+def test_a_credential_that_is_not_utf8_is_refused(name: str, what: str) -> None:
+    """A credential with bytes of another encoding is refused by its kind, without quoting it."""
+    words = name.split("_")[1]
+    pairs = {"SESSION": {}, "ACCOUNT": {"ZSTACK_PASSWORD": "p"}, "PASSWORD": {"ZSTACK_ACCOUNT": "a"}}
+    keys = {"ZSTACK_ACCESS_KEY_ID": "i", "ZSTACK_ACCESS_KEY_SECRET": "k"}
+    with pytest.raises(UsageError, match=f"^the {what} is ") as caught:
+        read(**URL, **(pairs.get(words, keys) | {name: "tok\udcffen"}))
+    assert "tok" not in str(caught.value)
