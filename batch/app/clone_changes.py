@@ -54,8 +54,8 @@ class CloneChange(Protocol):
 
     api: str
     """Name of the API, such as DeleteModelService."""
-    participle: str
-    """Past participle for messages, such as "deleted"."""
+    past_tense: str
+    """Past past_tense for messages, such as "deleted"."""
     is_repeatable: bool
     """Whether the call is repeated if it succeeded without effect; otherwise the clone is then unknown."""
 
@@ -176,12 +176,12 @@ class ChangeExecutor:
         elif key in self._doubts:
             self.unknown[key] = self._doubts[key]
         elif self._ended.get(key):
-            self.left[key] = f"not {self._change.participle}: {self._ended[key]}"
+            self.left[key] = f"not {self._change.past_tense}: {self._ended[key]}"
         elif objection is not None and objection.is_unseen:
             self.left[key] = objection.text
         elif key in self._ended:
             settled = self.left if self._change.is_repeatable else self.unknown
-            settled[key] = f"{self._change.api} succeeded, but it is not {self._change.participle}"
+            settled[key] = f"{self._change.api} succeeded, but it is not {self._change.past_tense}"
         elif is_at_risk or (objection is not None and self._may_be_executed(key)):
             why = "the job file was edited since" if objection is None else objection.text
             self.unknown[key] = f"{why}; a {self._change.api} sent before may still be executed"

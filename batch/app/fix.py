@@ -71,7 +71,7 @@ async def _fix(run: LockedRun, confirm: Callable[[FixResult], bool]) -> FixResul
     found, verifier = await read_back(run.targets, plan, run.server, path=run.path)
     fix = FixResult(replace(found, findings=list(found.findings)), next_command(run.job, run.targets, run.path))
     drifted = {finding.key: finding for finding in found.findings if finding.verdict is Verdict.DRIFTED}
-    begun = run.targets.mending
+    begun = run.targets.updating
     items = await to_thread(lambda: list(_items(run.targets, plan, drifted.keys() | begun.keys())))
     _sort(items, drifted, run.targets, fix)
     fix.found.remark(fix.left)
@@ -128,7 +128,7 @@ class CloneUpdate:
     """The change that sets drifted fields: those that were listed and still differ at the check."""
 
     api = "UpdateModelService"
-    participle = "updated"
+    past_tense = "updated"
     is_repeatable = True
 
     def __init__(self, verifier: Verifier, jobs: ServiceJobs, listed: Mapping[str, tuple[str, ...]]) -> None:
@@ -194,7 +194,7 @@ async def _update(run: LockedRun, work: Sequence[Item], update: CloneUpdate, fix
     jobs, concurrency = ServiceJobs(await run.server.client()), run.job.limits.concurrency
     clock, stop = run.server.clock, run.stop
     executor = ChangeExecutor(run.manifest, update, jobs, clock=clock, stop=stop, concurrency=concurrency)
-    await executor.run(work, run.targets.mending)
+    await executor.run(work, run.targets.updating)
     fix.updated = executor.done & fix.wanted.keys()
     fix.failed = set(executor.left)
     for key, why in executor.left.items():

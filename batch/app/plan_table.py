@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batch.app.preview import Preview
-    from batch.engine.servercheck import CheckResult
+    from batch.engine.validation import CheckResult
     from batch.model import JsonValue
 
 _HEADS: Final = ("PARAMETER", "CLONES", "VALUE", "SET BY")

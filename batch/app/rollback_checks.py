@@ -103,7 +103,7 @@ class CloneDeletion:
     """The change that deletes clones, after a fresh check of their content and use."""
 
     api = "DeleteModelService"
-    participle = "deleted"
+    past_tense = "deleted"
     is_repeatable = False
 
     def __init__(

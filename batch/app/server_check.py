@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from batch.engine.servercheck import CheckOutcome, CheckResult, UnexpectedCloneError, check_all
+from batch.engine.validation import CheckOutcome, CheckResult, UnexpectedCloneError, check_all
 from batch.errors import ExitCode, ZcloneError
 from batch.plan import Identities, check_request
 

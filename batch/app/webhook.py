@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from batch.app.options import RunOptions
-    from batch.engine.polls import PollSchedule
+    from batch.engine.poll_schedule import PollSchedule
     from batch.zstack.client import Client
 
 NOT_ON_TEMPORAL = "--webhook-listen: only for local runs: leave it out with --engine temporal"

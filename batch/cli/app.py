@@ -12,7 +12,7 @@ import typer
 from batch import __version__
 from batch.app.messages import report_end, say, set_style
 from batch.app.options import LogFormat, Progress
-from batch.cli import declare, files, options, results, rollback, servers, values, verify
+from batch.cli import declare, files, manifests, options, rollback, servers, values, verify
 from batch.cli.arguments import read_arguments
 from batch.cli.help import Command, Group, OfCommand
 from batch.cli.terminal import emit, forbid_core_dumps, occupy_standard_streams
@@ -59,7 +59,7 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer passes it by position
     if asked:
         emit([f"zclone {__version__}"])
         raise typer.Exit
@@ -68,7 +68,7 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
 @app.callback()
 def _zclone(
     *,
-    version: Annotated[  # noqa: ARG001 - its callback did it all
+    version: Annotated[  # noqa: ARG001 - its callback handles it
         bool, declare.option("--version", "-V", text="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
@@ -189,20 +189,20 @@ def retry(  # noqa: PLR0913 - one argument for each flag
 
 app.command(cls=Command)(files.validate)
 app.command(cls=Command)(files.plan)
-app.command(cls=Command)(results.status)
-app.command(cls=Command)(results.control)
-app.command(name="list", cls=Command)(results.list_targets)
-app.command(cls=Command)(results.show)
-app.command(cls=Command)(results.runs)
+app.command(cls=Command)(manifests.status)
+app.command(cls=Command)(manifests.control)
+app.command(name="list", cls=Command)(manifests.list_targets)
+app.command(cls=Command)(manifests.show)
+app.command(cls=Command)(manifests.runs)
 app.command(cls=Command)(files.init)
 app.command(cls=Command)(servers.discover)
 app.command(cls=Command)(servers.doctor)
 app.command(cls=Command)(files.schema)
-app.command(cls=Command)(results.repair)
-app.command(name="merge", cls=Command)(results.merge_manifests)
+app.command(cls=Command)(manifests.repair)
+app.command(name="merge", cls=Command)(manifests.merge_manifests)
 app.command(cls=Command)(verify.verify)
 app.command(cls=Command)(rollback.rollback)
-app.command(cls=Command)(results.report)
+app.command(cls=Command)(manifests.report)
 app.command(cls=Command)(servers.simulate)
 app.command(cls=Command)(servers.worker)
 app.command(cls=Command)(servers.demo)

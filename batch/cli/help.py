@@ -59,7 +59,7 @@ class Group(TyperGroup):
         _write_section(formatter, "Commands", commands)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the last paragraphs at the margin: they are no part of the commands' section."""
+        """Write the last paragraphs at the margin: they do not belong to the section of the commands."""
         formatter.dedent()
         super().format_epilog(ctx, formatter)
         formatter.indent()

@@ -205,7 +205,7 @@ def has_ended(look: Look, context: DecisionContext) -> bool:
 def is_expired(ticket: Ticket, context: DecisionContext) -> bool:
     """Return whether the server can no longer execute the POST.
 
-    Only a later process can say so: the clock of the one that sent it may be set meanwhile.
+    Only a later process decides this: the clock of the one that sent the POST may be set while it runs.
     """
     return ticket.resumed and context.now >= context.expires_at(ticket)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from batch.clock import Clock
-    from batch.engine.polls import Hold, PollSchedule
+    from batch.engine.poll_schedule import Hold, PollSchedule
     from batch.engine.ports import Api
     from batch.engine.webhooks import WebHooks
     from batch.model import Clone
@@ -127,7 +127,7 @@ class GuardedApi:
         api: Api,
         breaker: Breaker,
         polls: PollSchedule,
-        *learners: Callable[[object], None],
+        *listeners: Callable[[object], None],
         hooks: WebHooks | None = None,
     ) -> None:
         """Guard every call of ``api`` except ``renew``, which stops the run itself where it fails.
@@ -137,12 +137,12 @@ class GuardedApi:
         self._api = api
         self._breaker = breaker
         self._polls = polls
-        self._learners = learners
+        self._listeners = listeners
         self._hooks = hooks
 
-    def _learn(self, answer: _Answer) -> _Answer:
-        for learn in self._learners:
-            learn(answer)
+    def _notify(self, answer: _Answer) -> _Answer:
+        for listener in self._listeners:
+            listener(answer)
         return answer
 
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
@@ -157,7 +157,7 @@ class GuardedApi:
             answer = self._breaker.note(await self._api.submit(clone, job_uuid))
         if isinstance(answer, Accepted | Duplicate | NoAnswer):
             self._polls.begin(job_uuid, is_accepted=isinstance(answer, Accepted))
-        return self._learn(answer)
+        return self._notify(answer)
 
     async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
         """Poll the job, unless a web hook delivers its answer first; with ``hold`` once it has probably ended.
@@ -171,7 +171,7 @@ class GuardedApi:
         answer, is_from_hook = await job.first_answer(partial(self._poll, job_uuid, hold))
         if is_from_hook:
             self._polls.note(job_uuid, answer, is_exact=True)
-            self._learn(answer)
+            self._notify(answer)
         if isinstance(answer, Done | Refused):
             self._hooks.end(job)
         return answer
@@ -185,11 +185,11 @@ class GuardedApi:
             self._polls.expect(job_uuid, hold)
             answer = self._breaker.note(await self._api.poll(job_uuid))
         self._polls.note(job_uuid, answer)
-        return self._learn(_require_uncut(answer))
+        return self._notify(_require_uncut(answer))
 
     async def find(self, resource_uuid: str) -> FindAnswer:
         """Query the resource. Raises CallCutError."""
-        return self._learn(_require_uncut(await self._breaker.guard(lambda: self._api.find(resource_uuid))))
+        return self._notify(_require_uncut(await self._breaker.guard(lambda: self._api.find(resource_uuid))))
 
     async def renew(self) -> None:
         """Replace the dead session."""

@@ -1,11 +1,11 @@
 """The retry budget: how many retries a run may send while the server is in trouble.
 
 A retry is a POST that follows an unanswered or failed one of the same target; polls, looks, logins and the POST after a
-dead session are none. It is paid from a bucket of 500 tokens (5 each, 10 after an unanswered POST; 1 is added for each
-clone made by its first POST), and refunded when it was answered. While no call at all is answered, retries are also
-limited to a tenth of the last minute's first POSTs, at least ten a minute. A strict tenth at all times would needlessly
-slow down a network that loses one POST in five: there the bucket, the breaker and the attempts of a target are the
-limits. A retry that cannot pay waits, and the wait is not charged to it.
+dead session do not count. It is paid from a bucket of 500 tokens (5 each, 10 after an unanswered POST; 1 is added for
+each clone made by its first POST), and refunded when it was answered. While no call at all is answered, retries are
+also limited to a tenth of the last minute's first POSTs, at least ten a minute. A strict tenth at all times would
+needlessly slow down a network that loses one POST in five: there the bucket, the breaker and the attempts of a target
+are the limits. A retry that cannot pay waits, and the wait is not charged to it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from batch.engine.absence import (
     send_uncharged,
     stop_run,
 )
-from batch.engine.adoption import differing_params
+from batch.engine.comparison import differing_params
 from batch.engine.steps import (
     Abort,
     End,

@@ -19,10 +19,10 @@ _ENOUGH_SETTLED: Final = 10
 class FailureLimit:
     """The manifest's counts of failures, without targets outside the plan."""
 
-    def __init__(self, past: RunHistory, most: float | None) -> None:
+    def __init__(self, past: RunHistory, limit: float | None) -> None:
         """Set the limit to ``most``: a count from 1 on, a share of the settled ones below 1; None: no limit."""
         self._past = past
-        self._most = most
+        self._limit = limit
         self._outside: Counter[State] = Counter()
         self._removed: frozenset[str] = frozenset()
         self._pending: set[str] = set()
@@ -31,7 +31,7 @@ class FailureLimit:
         """Ignore the earlier records of the open Clones that this run continues: they hold no wave back."""
         self._pending = set(pending)
 
-    def leave_out(self, removed: frozenset[str], *, settled: Mapping[State, int]) -> None:
+    def exclude(self, removed: frozenset[str], *, settled: Mapping[State, int]) -> None:
         """Count only the plan: ``settled`` of its targets were settled at the start, ``removed`` are open outside."""
         self._outside = Counter(self._past.settled)
         self._outside.subtract(settled)
@@ -46,14 +46,14 @@ class FailureLimit:
     def excess(self) -> str | None:
         """Return a message where more failed than the limit allows, else None."""
         failed, settled = self._counts()
-        return _excess(failed, settled, self._most)
+        return _excess(failed, settled, self._limit)
 
     def wave_hold(self) -> str | None:
         """Return why the next wave is held back, else None; without ``max_failures`` any failure holds it back."""
         open_ = self._past.intents.items()
         left_out = self._removed | self._pending
         uncertain = sum(intent.state is State.UNCERTAIN and key not in left_out for key, intent in open_)
-        return _trouble(uncertain, *self._counts(), self._most)
+        return _wave_problem(uncertain, *self._counts(), self._limit)
 
     def _counts(self) -> tuple[int, int]:
         """Return the numbers of the plan's failed and of its settled targets."""
@@ -62,14 +62,14 @@ class FailureLimit:
         return _failed_of(counts)
 
 
-def find_excess(counts: Mapping[State, int], most: float | None) -> str | None:
+def find_excess(counts: Mapping[State, int], limit: float | None) -> str | None:
     """Return a message where more targets failed than ``max_failures`` allows, else None."""
-    return _excess(*_failed_of(counts), most)
+    return _excess(*_failed_of(counts), limit)
 
 
-def find_wave_hold(counts: Mapping[State, int], most: float | None) -> str | None:
+def find_wave_hold(counts: Mapping[State, int], limit: float | None) -> str | None:
     """Return why targets in these states hold the next wave back; None where they do not."""
-    return _trouble(counts.get(State.UNCERTAIN, 0), *_failed_of(counts), most)
+    return _wave_problem(counts.get(State.UNCERTAIN, 0), *_failed_of(counts), limit)
 
 
 def _failed_of(counts: Mapping[State, int]) -> tuple[int, int]:
@@ -77,19 +77,19 @@ def _failed_of(counts: Mapping[State, int]) -> tuple[int, int]:
     return failed, failed + counts.get(State.CLONED, 0)
 
 
-def _excess(failed: int, settled: int, most: float | None) -> str | None:
-    if most is None or settled < _ENOUGH_SETTLED or failed <= _most_of(most, settled):
+def _excess(failed: int, settled: int, limit: float | None) -> str | None:
+    if limit is None or settled < _ENOUGH_SETTLED or failed <= _allowed(limit, settled):
         return None
     return f"{failed} of {settled} settled clones failed, more than max_failures allows"
 
 
-def _trouble(uncertain: int, failed: int, settled: int, most: float | None) -> str | None:
+def _wave_problem(uncertain: int, failed: int, settled: int, limit: float | None) -> str | None:
     if uncertain:
         return f"{uncertain} clones are uncertain"
-    if failed > _most_of(most or 0.0, settled):
+    if failed > _allowed(limit or 0.0, settled):
         return f"{failed} of {settled} settled clones failed: fix them, then zclone retry"
     return None
 
 
-def _most_of(most: float, settled: int) -> float:
-    return most if most >= 1 else most * settled
+def _allowed(limit: float, settled: int) -> float:
+    return limit if limit >= 1 else limit * settled

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from asyncio_throttle import Throttler  # type: ignore[attr-defined] # its documented place
 
 from batch.engine.adaptive_rate import AdaptiveRate
-from batch.engine.polls import PollSchedule
+from batch.engine.poll_schedule import PollSchedule
 from batch.model import CallKind
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _REPORT_STEP: Final = 1.0
 _HELD_SECONDS: Final = 3600.0
 """Seconds to the next slot to assume while all calls are held."""
 _PATIENCE: Final = 5.0
-"""Seconds for which a read or a due poll waits behind POSTs; then every other slot is its."""
+"""Seconds for which a read or a due poll waits behind POSTs; after that it gets every other slot."""
 
 
 def cap_limits(rate: float) -> tuple[int, float, float]:
@@ -105,10 +105,10 @@ class Gate:
         self._posts: dict[_Waiter, None] = {}
         self._questions: dict[_Waiter, None] = {}
         """Waiting calls in order of arrival; polls only where the schedule does not know their job."""
-        self._held: dict[str, _Waiter] = {}
+        self._scheduled: dict[str, _Waiter] = {}
         """Polls that the schedule orders, by job uuid."""
         self._is_posts_turn = False
-        self._server: asyncio.Task[None] | None = None
+        self._dispatcher: asyncio.Task[None] | None = None
         """Hands out the slots while calls wait."""
         self.calls = 0
         """Number of calls that passed."""
@@ -181,17 +181,17 @@ class Gate:
         return is_passed and not self._is_forbidden(kind)
 
     def _enqueue(self, waiter: _Waiter, job_uuid: str) -> None:
-        if waiter.kind is CallKind.POLL and job_uuid not in self._held and self.polls.is_known(job_uuid):
+        if waiter.kind is CallKind.POLL and job_uuid not in self._scheduled and self.polls.is_known(job_uuid):
             waiter.job_uuid = job_uuid
-            self._held[job_uuid] = waiter
+            self._scheduled[job_uuid] = waiter
             self.polls.add(job_uuid)
         else:
             self._queue_of(waiter.kind)[waiter] = None
         if waiter.kind is CallKind.CLONE:
             self.polls.note_post()
         self._arrival.set()
-        if self._server is None:
-            self._server = asyncio.get_running_loop().create_task(self._serve())
+        if self._dispatcher is None:
+            self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
 
     def _queue_of(self, kind: CallKind) -> dict[_Waiter, None]:
         if kind is CallKind.CLONE:
@@ -202,8 +202,8 @@ class Gate:
         """Take a call that no longer waits out of its queue."""
         if not waiter.job_uuid:
             self._queue_of(waiter.kind).pop(waiter, None)
-        elif self._held.get(waiter.job_uuid) is waiter:
-            del self._held[waiter.job_uuid]
+        elif self._scheduled.get(waiter.job_uuid) is waiter:
+            del self._scheduled[waiter.job_uuid]
             self.polls.remove(waiter.job_uuid)
 
     def _end(self, waiter: _Waiter, *, is_passed: bool) -> None:
@@ -213,20 +213,20 @@ class Gate:
             waiter.future.set_result(is_passed)
 
     def _restart_turns(self) -> None:
-        if self._server is not None:
-            self._server.cancel()
-            self._server = asyncio.get_running_loop().create_task(self._serve())
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+            self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
 
     def _stop_if_empty(self) -> None:
-        if self._is_empty and self._server is not None:
-            self._server.cancel()
-            self._server = None
+        if self._is_empty and self._dispatcher is not None:
+            self._dispatcher.cancel()
+            self._dispatcher = None
 
     @property
     def _is_empty(self) -> bool:
-        return not (self._logins or self._posts or self._questions or self._held)
+        return not (self._logins or self._posts or self._questions or self._scheduled)
 
-    async def _serve(self) -> None:
+    async def _dispatch(self) -> None:
         """Hand out slots until no call waits: sleep until the next slot, enter the cap, set the slot after it."""
         while not self._is_empty:
             await self._sleep_until_due()
@@ -242,7 +242,7 @@ class Gate:
                 self._interval = _PACE / self.rate.note_call()
                 self._next = (due if now - due <= _CATCH_UP else now) + self._interval
                 self._end(waiter, is_passed=True)
-        self._server = None
+        self._dispatcher = None
 
     def _idle_seconds(self) -> float:
         """Return for how many seconds no slot is wanted: only polls wait, and none is due."""
@@ -271,7 +271,7 @@ class Gate:
         if question is not None and since <= due:
             return question
         picked = self.polls.pick() if due <= now else None
-        return self._held[picked] if picked is not None else None
+        return self._scheduled[picked] if picked is not None else None
 
     async def _sleep_until_due(self) -> None:
         while (early := self._due - self._clock.monotonic()) > _RESOLUTION:  # noqa: ASYNC110 - no event is set
@@ -292,7 +292,7 @@ class Gate:
 
     def _cut_late(self) -> None:
         kept = 0
-        for waiter in (*self._logins, *self._posts, *self._questions, *self._held.values()):
+        for waiter in (*self._logins, *self._posts, *self._questions, *self._scheduled.values()):
             if self._is_late(waiter.kind, kept):
                 self._end(waiter, is_passed=False)
             else:

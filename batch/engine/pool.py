@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batch.engine.concurrency import ConcurrencyLimiter
-    from batch.engine.polls import PollSchedule
+    from batch.engine.poll_schedule import PollSchedule
     from batch.engine.survey import RunHistory, Survey
     from batch.engine.uuid_confirmation import UuidConfirmation
 
@@ -73,7 +73,7 @@ class Pool:
         opened = (*survey.open, *(clone._replace(body=b"") for clone in survey.outside))
         deps, found = self._deps, sort_by_deaths(opened, self._past)
         removed = frozenset(clone.key for clone in opened if not clone.body)
-        self._failures.leave_out(removed, settled=survey.settled)
+        self._failures.exclude(removed, settled=survey.settled)
         quarantine(found, deps.journal, deps.clock)
         await self._take_up(found.ordinary)
         open_work = await self._reconcile(found.ordinary)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from batch.engine.polls import Hold
+    from batch.engine.poll_schedule import Hold
     from batch.model import Clone, HandOverRecord, Record
     from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
 

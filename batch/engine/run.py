@@ -20,7 +20,7 @@ from batch.errors import EndReason, RunStoppedError, UnreachableError, ZcloneErr
 if TYPE_CHECKING:
     from batch.clock import Clock
     from batch.engine.control import Controls
-    from batch.engine.polls import PollSchedule
+    from batch.engine.poll_schedule import PollSchedule
     from batch.engine.ports import Api, Journal
     from batch.engine.stop import Stop
     from batch.engine.survey import RunHistory, Survey

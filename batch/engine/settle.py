@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from batch.engine.absence import DecisionContext, after_no_send
 from batch.engine.budget import retry_cost
 from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
-from batch.engine.polls import Hold
+from batch.engine.poll_schedule import Hold
 from batch.engine.recording import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
 from batch.engine.steps import (
     RESOURCE_UUID,

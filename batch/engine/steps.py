@@ -29,7 +29,7 @@ class LookReason(StrEnum):
     ENDED = "ended"
     """The job failed: a definite end."""
     STOPPED = "stopped"
-    """The job failed with what stops the whole run."""
+    """The job failed with an error that stops the whole run."""
     OVERDUE = "overdue"
     """The job did not end in time."""
     FORGOTTEN = "forgotten"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from batch.engine.adoption import differing_params
+from batch.engine.comparison import differing_params
 from batch.errors import CallCutError, RunStoppedError
 from batch.model import State
 from batch.zstack.answers import Found

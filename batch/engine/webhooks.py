@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from batch.engine.polls import HOOK_DOUBTFUL, HOOK_DUE
+from batch.engine.poll_schedule import HOOK_DOUBTFUL, HOOK_DUE
 from batch.zstack.answers import Done, Refused, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from batch.engine.polls import PollSchedule
+    from batch.engine.poll_schedule import PollSchedule
     from batch.zstack.answers import NoAnswer, PollAnswer
 
 _MISSED_IN_A_ROW: Final = 3

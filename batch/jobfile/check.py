@@ -29,7 +29,7 @@ _CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,30}))(?:\.0+)?")
 _BLANK = re.compile("[^\\S\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ARCHITECTURE = re.compile(r"[A-Z0-9_]{1,32}")
-_MEANT: Final = {name: name for name in ARCHITECTURES} | {"ARM64": "AARCH64", "AMD64": "X86_64", "X86-64": "X86_64"}
+_ALIASES: Final = {name: name for name in ARCHITECTURES} | {"ARM64": "AARCH64", "AMD64": "X86_64", "X86-64": "X86_64"}
 _RESOURCE_UUID = re.compile(r"[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
@@ -158,7 +158,7 @@ def _architectures(param: Param, value: JsonValue, complaints: list[Complaint]) 
     items = _items(path, value, complaints)
     for index, item in enumerate(items):
         _check_architecture(f"{path}[{index}]", item, complaints)
-    _refuse_twins({f"{path}[{index}]": item for index, item in enumerate(items)}, complaints)
+    _refuse_duplicates({f"{path}[{index}]": item for index, item in enumerate(items)}, complaints)
 
 
 def _images(param: Param, value: JsonValue, complaints: list[Complaint]) -> None:
@@ -170,10 +170,10 @@ def _images(param: Param, value: JsonValue, complaints: list[Complaint]) -> None
         else:
             message = f"must be a map of {', '.join(IMAGE_FIELDS)}, not {_kind(row)}"
             complaints.append(Complaint(f"{path}[{index}]", message))
-    _refuse_twins(architectures, complaints, why=": there is one image of each architecture")
+    _refuse_duplicates(architectures, complaints, why=": there is one image of each architecture")
 
 
-def _refuse_twins(named: Mapping[str, JsonValue], complaints: list[Complaint], *, why: str = "") -> None:
+def _refuse_duplicates(named: Mapping[str, JsonValue], complaints: list[Complaint], *, why: str = "") -> None:
     """Complain of each text that occurs a second time; ``named``: by path."""
     seen: set[str] = set()
     for path, item in named.items():
@@ -237,8 +237,8 @@ def _check_text(path: str, value: JsonValue, complaints: list[Complaint], *, lim
 def _check_architecture(path: str, value: JsonValue, complaints: list[Complaint]) -> None:
     if not isinstance(value, str):
         complaints.append(Complaint(path, f"must be one such as {' or '.join(ARCHITECTURES)}, not {_kind(value)}"))
-    elif value not in ARCHITECTURES and (value.upper() in _MEANT or not _ARCHITECTURE.fullmatch(value)):
-        complaints.append(Complaint(path, _not_a_choice(value, ARCHITECTURES, _MEANT.get(value.upper()))))
+    elif value not in ARCHITECTURES and (value.upper() in _ALIASES or not _ARCHITECTURE.fullmatch(value)):
+        complaints.append(Complaint(path, _not_a_choice(value, ARCHITECTURES, _ALIASES.get(value.upper()))))
 
 
 def _check_control(path: str, text: str, complaints: list[Complaint], *, lines: bool) -> None:

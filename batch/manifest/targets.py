@@ -92,7 +92,7 @@ class Targets:
         self.undone = UndoneFold()
         self.deleting: dict[str, DeletingLine] = {}
         """By key the last DELETE of a clone that is not confirmed to be gone."""
-        self.mending: dict[str, UpdatingLine] = {}
+        self.updating: dict[str, UpdatingLine] = {}
         """By key the last PUT to a clone whose fields are not confirmed to be set."""
         self.plan: PlanLine | None = None
         """The last recorded plan."""
@@ -207,9 +207,9 @@ class Targets:
         elif isinstance(line, DeletingLine):
             self.deleting[line.key] = line
         elif isinstance(line, UpdatingLine):
-            self.mending[line.key] = line
+            self.updating[line.key] = line
         elif isinstance(line, UpdatedLine):
-            self.mending.pop(line.key, None)
+            self.updating.pop(line.key, None)
         elif isinstance(line, Pins):
             self._pinned.take(line)
         else:
@@ -249,7 +249,7 @@ class Targets:
             # Later records belong to another clone.
             self._maker[ordinal], self._flags[ordinal], self._sent[ordinal] = _NOBODY, 0, 0
             self.deleting.pop(record.key, None)
-            self.mending.pop(record.key, None)
+            self.updating.pop(record.key, None)
 
     def _ordinal(self, key: str, place: int) -> int:
         known = self._ordinals.get(hash(key))

@@ -14,7 +14,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from batch.engine.polls import PollSchedule
+    from batch.engine.poll_schedule import PollSchedule
     from batch.errors import RunStoppedError
     from batch.model import HandOverRecord, Record, State
     from batch.temporal.messages import Ask, Give, Reply, Submit

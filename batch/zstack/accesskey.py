@@ -112,7 +112,7 @@ class AccessKey:
             f"this machine's clock is {-self._skew:+.0f} s from the server's; dates are corrected for it",
         )
 
-    def lost(self, generation: int) -> None:
+    def mark_expired(self, generation: int) -> None:
         """Record an unexpected end; another process's jobs may have had a session that ended."""
         self._is_dead = self._is_dead or generation == self.generation
 

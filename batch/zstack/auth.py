@@ -65,7 +65,7 @@ class Access(Protocol):
     async def open(self) -> tuple[str, ...]:
         """Check that the credentials work; return warnings. Raises UnreachableError."""
 
-    def lost(self, generation: int) -> None:
+    def mark_expired(self, generation: int) -> None:
         """Record that the server reported this generation's session as dead."""
 
     async def renew(self) -> None:
@@ -114,7 +114,7 @@ class GivenSession:
     async def _probe(self) -> FindAnswer:
         return await probe(self._send, self._headers, self._language)
 
-    def lost(self, generation: int) -> None:
+    def mark_expired(self, generation: int) -> None:
         """Record the end."""
         self._is_dead = self._is_dead or generation == self.generation
 
@@ -175,7 +175,7 @@ class PasswordLogin:
         await self._single_flight(tries=_FIRST_LOGIN_TRIES, error=UnreachableError)
         return ()
 
-    def lost(self, generation: int) -> None:
+    def mark_expired(self, generation: int) -> None:
         """Record the end of a session."""
         self._dead = max(self._dead, generation)
 

@@ -1,4 +1,4 @@
-"""The API around the clone: paged queries, owners, shares, permissions (zstack/README.md 8 and 9)."""
+"""The other ZStack APIs that a run calls: paged queries, owners, shares, permissions (zstack/README.md 8 and 9)."""
 
 from __future__ import annotations
 

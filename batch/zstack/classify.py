@@ -49,7 +49,7 @@ _DENIALS: Final = re.compile(
     r"|权限(不足|被拒绝)|没有权限|被策略.{0,200}拒绝",
     re.IGNORECASE | re.DOTALL,
 )
-_AGENT_TROUBLE: Final = re.compile(
+_AGENT_ERRORS: Final = re.compile(
     r"\bhttp (error|status|code)|connection (refused|reset|timed out)|unable to (connect|post)|\bagent\b"
     r"|连接(被拒绝|超时|失败)|代理",
     re.IGNORECASE,
@@ -144,7 +144,7 @@ def _rule_on_record(code: str, text: str) -> Rule | None:
     if not code or code.startswith("ZCLONE."):
         return None
     status = _STATUS.fullmatch(code)
-    return _meaning(code, text) if status is None else HTTP[_http_kind(int(status[1]), text)]
+    return _rule_of(code, text) if status is None else HTTP[_http_kind(int(status[1]), text)]
 
 
 def _walk(error: Mapping[str, JsonValue]) -> Iterator[Mapping[str, JsonValue]]:
@@ -199,34 +199,36 @@ def _decide(nodes: list[Mapping[str, JsonValue]]) -> tuple[str, Rule, bool]:
     A cause below it may turn "not executed" into "may have run", never the other way, and does not affect the whole
     run; for an error that may have run it may give a more exact code, number of retries, and hint.
     """
-    code, rule = _judge(nodes[0])
-    causes = [_judge(node) for node in nodes[1:]]
+    code, rule = _classify_node(nodes[0])
+    causes = [_classify_node(node) for node in nodes[1:]]
     known = [(inner, of_inner) for inner, of_inner in causes if of_inner is not UNKNOWN]
-    telling = [(inner, of_inner) for inner, of_inner in known if not of_inner.catch_all]
+    specific = [(inner, of_inner) for inner, of_inner in known if not of_inner.catch_all]
     may_go_on = any(of_inner.may_go_on for _, of_inner in known)
     if rule.error_class is ErrorClass.AMBIGUOUS:
-        detail, of_detail = telling[-1] if telling else (code, rule)
+        detail, of_detail = specific[-1] if specific else (code, rule)
         return detail, replace(of_detail, error_class=rule.error_class, may_go_on=rule.may_go_on or may_go_on), False
     if any(of_inner.error_class is ErrorClass.AMBIGUOUS for _, of_inner in causes):
         if rule.error_class is ErrorClass.FATAL:
             return code, replace(rule, may_go_on=may_go_on), True
         return code, replace(rule, error_class=ErrorClass.AMBIGUOUS, may_go_on=may_go_on), False
     if rule.error_class is ErrorClass.PERMANENT:
-        code, rule = next((pair for pair in reversed(telling) if pair[1].error_class is rule.error_class), (code, rule))
+        code, rule = next(
+            (pair for pair in reversed(specific) if pair[1].error_class is rule.error_class), (code, rule)
+        )
     return code, rule, False
 
 
-def _judge(node: Mapping[str, JsonValue]) -> tuple[str, Rule]:
+def _classify_node(node: Mapping[str, JsonValue]) -> tuple[str, Rule]:
     """Return code and rule of one error of the tree, without its causes."""
     codes = list(_codes(node))
     known = [code for code in codes if _rule(code) is not None]
-    telling = [code for code in known if code not in CATCH_ALL]
+    specific = [code for code in known if code not in CATCH_ALL]
     families = [code for code in codes if _by_family(code) is not None]
-    code = next(iter((*telling, *known, *families, *codes)), "UNKNOWN")
-    return code, _meaning(code, "; ".join(_texts(node)))
+    code = next(iter((*specific, *known, *families, *codes)), "UNKNOWN")
+    return code, _rule_of(code, "; ".join(_texts(node)))
 
 
-def _meaning(code: str, text: str) -> Rule:
+def _rule_of(code: str, text: str) -> Rule:
     """Return the rule of a code, or of the text where the code is not specific."""
     known = _rule(code)
     rule = known or _by_family(code) or UNKNOWN
@@ -247,7 +249,7 @@ def _by_text(code: str, text: str, *, is_known: bool) -> Rule | None:
         return None
     if _DENIALS.search(text):
         return DENIED
-    return AGENT_FAILED if _AGENT_TROUBLE.search(text) else None
+    return AGENT_FAILED if _AGENT_ERRORS.search(text) else None
 
 
 def _http_kind(status: int, text: str) -> str:

@@ -110,7 +110,7 @@ class Client:
         named = {"X-Job-UUID": job_uuid} | ({} if self.web_hook is None else {"X-Web-Hook": self.web_hook})
         # Before the POST: where its answer is lost, the job may end because this very session was dead.
         self._remember(job_uuid, generation)
-        reply = await self.authorised(
+        reply = await self.call_authorised(
             "POST",
             f"{SERVICES_PATH}/{segment(clone.source_uuid)}",
             body=clone.body,
@@ -121,7 +121,7 @@ class Client:
             return reply
         answer = read_submit(reply, job_uuid, self.language)
         if _is_dead_session(answer):
-            self._access.lost(generation)
+            self._access.mark_expired(generation)
         if isinstance(answer, Done):
             del self._opened_under[job_uuid]
         return without_job_uuid(answer, job_uuid)
@@ -129,14 +129,14 @@ class Client:
     async def poll(self, job_uuid: str) -> PollAnswer:
         """GET /v1/api-jobs/{job_uuid}: needs no credentials and so carries none (zstack/README.md 6)."""
         path = f"{JOBS_PATH}/{segment(job_uuid)}"
-        reply = await self.plain("GET", path, kind=CallKind.POLL, job_uuid=job_uuid)
+        reply = await self.call("GET", path, kind=CallKind.POLL, job_uuid=job_uuid)
         if not isinstance(reply, Reply):
             return reply
         answer = read_poll(reply, self.language)
         if isinstance(answer, Done | Refused | Unknown):
             generation = self._opened_under.pop(job_uuid, -1)
             if _is_dead_session(answer):
-                self._access.lost(generation)
+                self._access.mark_expired(generation)
         return without_job_uuid(answer, job_uuid)
 
     async def find(self, resource_uuid: str) -> FindAnswer:
@@ -149,10 +149,10 @@ class Client:
 
     async def _find(self, resource_uuid: str) -> FindAnswer:
         generation = self._access.generation
-        reply = await self.authorised("GET", f"{SERVICES_PATH}/{segment(resource_uuid)}")
+        reply = await self.call_authorised("GET", f"{SERVICES_PATH}/{segment(resource_uuid)}")
         answer = read_find(reply, resource_uuid, self.language) if isinstance(reply, Reply) else reply
         if _is_dead_session(answer):
-            self._access.lost(generation)
+            self._access.mark_expired(generation)
         return answer
 
     async def renew(self) -> None:
@@ -169,7 +169,7 @@ class Client:
 
     async def replace_session(self, generation: int) -> None:
         """Replace the session of that number if it is still in use. Raises RunStoppedError where that fails."""
-        self._access.lost(generation)
+        self._access.mark_expired(generation)
         await self._access.renew()
 
     async def close(self) -> None:
@@ -180,7 +180,7 @@ class Client:
         finally:
             await self._http.close()
 
-    async def plain(
+    async def call(
         self,
         method: str,
         path: str,
@@ -190,21 +190,22 @@ class Client:
         kind: CallKind = CallKind.QUESTION,
         job_uuid: str = "",
     ) -> Outcome:
-        """Make one call without credentials; answers that ask for a pause pause the gate."""
+        """Make one call with no credentials but those in ``headers``; answers that ask for a pause pause the gate."""
         spoken = {"Accept-Language": _LANGUAGES[self.language], **(headers or {})}
         sign = (headers or {}).get("Authorization", "")
-
-        async def call() -> Outcome:
-            reply = await self._http.call(method, path, body=body, headers=spoken, kind=kind, job_uuid=job_uuid)
-            return self._process(reply, sign)
-
         # The engine repeats POSTs itself: its records have the time of each.
-        outcome, left = await call(), 0 if kind in {CallKind.CLONE, CallKind.LOGOUT} else _LIMIT_TRIES
-        while isinstance(outcome, NotSent) and outcome.is_over_limit and self._gate.slow_down() and left:
-            outcome, left = await call(), left - 1
-        return outcome
+        left = 0 if kind in {CallKind.CLONE, CallKind.LOGOUT} else _LIMIT_TRIES
+        while True:
+            reply = await self._http.call(method, path, body=body, headers=spoken, kind=kind, job_uuid=job_uuid)
+            outcome = self._process(reply, sign)
+            if not (isinstance(outcome, NotSent) and outcome.is_over_limit):
+                return outcome
+            may_repeat = self._gate.slow_down()
+            if not may_repeat or not left:
+                return outcome
+            left -= 1
 
-    async def authorised(
+    async def call_authorised(
         self,
         method: str,
         path: str,
@@ -218,7 +219,7 @@ class Client:
         A call refused for the date of its signature was not executed and is signed again, once.
         """
         more, sign = headers or {}, self._access.headers
-        call = partial(self.plain, method, path, body=body, kind=kind)
+        call = partial(self.call, method, path, body=body, kind=kind)
         reply = await call(headers={**sign(method, path), **more})
         if not isinstance(reply, Reply) or not (
             is_skew(reply.status, reply.text) or is_unread_date(reply.status, reply.text)
@@ -244,7 +245,7 @@ class Client:
         self.version = self._version_of(answer) if isinstance(answer, Reply) else None
 
     async def _get_version(self) -> Reply | Refused | NotSent | NoAnswer:
-        reply = await self.plain("PUT", ACTIONS_PATH, body=b'{"getVersion":{}}')
+        reply = await self.call("PUT", ACTIONS_PATH, body=b'{"getVersion":{}}')
         if not isinstance(reply, Reply):
             return reply
         if reply.status == 404:
@@ -260,10 +261,10 @@ class Client:
 
     def _make_access(self, auth: Auth) -> Access:
         if isinstance(auth, PasswordAuth):
-            return PasswordLogin(auth, self.plain, self.clock, self.language)
+            return PasswordLogin(auth, self.call, self.clock, self.language)
         if isinstance(auth, AccessKeyAuth):
-            return AccessKey(auth, self.plain, self.clock, self.language)
-        return GivenSession(auth, self.plain, self.clock, self.language)
+            return AccessKey(auth, self.call, self.clock, self.language)
+        return GivenSession(auth, self.call, self.clock, self.language)
 
     def _remember(self, job_uuid: str, generation: int) -> None:
         """Remember the session that a job was sent with: its end shows at the poll, when another may be in use."""

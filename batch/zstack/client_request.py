@@ -2,8 +2,8 @@
 
 aiohttp's session repeats GET, PUT and DELETE after a lost connection; a client middleware turns the errors that trigger
 this into an exception of ours. The same middleware counts how often a request is resumed between its head and its
-answer's: it gives up after ten arrivals of interim answers, which aiohttp skips, and where the answer was there before
-the request, which a kept connection would otherwise return as that of the next request.
+answer's: it rejects more than ten interim answers, which aiohttp skips, and an answer that arrived before its request,
+which a kept connection would otherwise return for the next one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class SingleRequest:
                 try:
                     yield awaited
                     self._count()
-                except BaseException as error:  # noqa: BLE001 - also a cancellation is the request's own affair
+                except BaseException as error:  # noqa: BLE001 - a cancellation is thrown into the request as well
                     awaited = steps.throw(error)
                 else:
                     awaited = next(steps)

@@ -42,7 +42,7 @@ class Caller:
         for number in range(_TRIES):
             await self._back_off(number)
             generation = self._client.generation
-            answer = self._read(_made(await self._client.authorised(method, path, body=data)))
+            answer = self._read(_require_uncut(await self._client.call_authorised(method, path, body=data)))
             if isinstance(answer, dict):
                 return answer
             failed = answer
@@ -67,7 +67,9 @@ class Caller:
 
     async def _run(self, method: str, path: str, data: bytes | None) -> Done | Refused | NotSent | NoAnswer:
         job_uuid = self._client.clock.uuid()
-        reply = _made(await self._client.authorised(method, path, body=data, headers={"X-Job-UUID": job_uuid}))
+        reply = _require_uncut(
+            await self._client.call_authorised(method, path, body=data, headers={"X-Job-UUID": job_uuid})
+        )
         started = read_submit(reply, job_uuid, self._client.language) if isinstance(reply, Reply) else reply
         if isinstance(started, Accepted | Duplicate | NoAnswer):
             return await self._await_job(job_uuid)
@@ -81,7 +83,7 @@ class Caller:
         return NoAnswer("its job did not end in time" if known else "its job is unknown to the server")
 
     async def _poll(self, job_uuid: str) -> PollAnswer:
-        reply = _made(await self._client.plain("GET", f"{JOBS_PATH}/{job_uuid}"))
+        reply = _require_uncut(await self._client.call("GET", f"{JOBS_PATH}/{job_uuid}"))
         return read_job_end(reply, self._client.language) if isinstance(reply, Reply) else reply
 
     async def _may_repeat(self, refused: Refused, generation: int) -> bool:
@@ -106,7 +108,7 @@ class Caller:
             await self._client.clock.sleep((0.25 + 0.75 * self._client.clock.random()) * 2.0 ** (number - 1))
 
 
-def _made(reply: Outcome) -> Outcome:
+def _require_uncut(reply: Outcome) -> Outcome:
     """Return the result of a call. Raises CallCutError where it was not made."""
     if is_cut(reply):
         raise CallCutError(NOT_ADMITTED.reason)

@@ -78,7 +78,7 @@ class ReadBack:
         return found
 
     async def used(self, uuids: Sequence[str]) -> set[str]:
-        """Query on which of at most ``UUIDS_A_QUERY`` model services anything runs.
+        """Return which of at most ``UUIDS_A_QUERY`` model services have an instance group.
 
         Raises CallFailedError also where an answer does not show it for every row.
         """

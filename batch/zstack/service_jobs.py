@@ -68,7 +68,7 @@ class ServiceJobs:
 
     async def _send(self, method: str, path: str, job_uuid: str, body: bytes | None = None) -> SubmitAnswer:
         headers = {"X-Job-UUID": job_uuid}
-        reply = await self._client.authorised(method, path, body=body, headers=headers, kind=CallKind.CLONE)
+        reply = await self._client.call_authorised(method, path, body=body, headers=headers, kind=CallKind.CLONE)
         return read_submit(reply, job_uuid, self._client.language) if isinstance(reply, Reply) else reply
 
     async def end(self, job_uuid: str, *, seconds: float, first: float = 1.0) -> PollAnswer:
@@ -79,7 +79,7 @@ class ServiceJobs:
         return await poll_to_end(lambda: self._poll(job_uuid), self._client.clock, seconds=seconds, first=first)
 
     async def _poll(self, job_uuid: str) -> PollAnswer:
-        reply = await self._client.plain("GET", f"{JOBS_PATH}/{segment(job_uuid)}")
+        reply = await self._client.call("GET", f"{JOBS_PATH}/{segment(job_uuid)}")
         if is_cut(reply):
             raise CallCutError(NOT_ADMITTED.reason)
         return read_job_end(reply, self._client.language) if isinstance(reply, Reply) else reply

@@ -11,7 +11,7 @@ import pytest
 from batch.app.plan_output import plan_schema
 from batch.app.server_check import CheckSummary
 from batch.cli.app import run_command
-from batch.engine.servercheck import CheckOutcome, CheckResult
+from batch.engine.validation import CheckOutcome, CheckResult
 from batch.errors import ExitCode
 from batch.jobfile import load
 from batch.plan import Identities, Planning, resource_uuid

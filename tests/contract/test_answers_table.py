@@ -42,7 +42,7 @@ from tests.engine.scripted_api import CLONE, RESOURCE_UUID, MemoryJournal, new_d
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
 
 if TYPE_CHECKING:
-    from batch.engine.polls import Hold
+    from batch.engine.poll_schedule import Hold
     from batch.model import Clone
 
 JOB: Final = "0123456789ab4cde8f0123456789abcd"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from batch.engine import Gate
-    from batch.engine.polls import Hold
+    from batch.engine.poll_schedule import Hold
     from batch.engine.ports import Api, Journal, RunApi
     from batch.engine.steps import Step
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine.absence import after_edit
-from batch.engine.adoption import differing_params
 from batch.engine.breaker import Breaker, GuardedApi
+from batch.engine.comparison import differing_params
 from batch.engine.dispatch import dispatch
 from batch.engine.policy import Policy
-from batch.engine.polls import PollSchedule
+from batch.engine.poll_schedule import PollSchedule
 from batch.engine.resume import first_step
 from batch.engine.run import clone_all
 from batch.engine.settle import settle

@@ -15,7 +15,7 @@ def test_a_removed_target_counts_for_nothing(removed: frozenset[str], *, is_over
     """Its failure in this run is left out, and so is what it settled as."""
     journal = MemoryJournal()
     failures = FailureLimit(MemoryPast(journal), 2)
-    failures.leave_out(removed, settled={})
+    failures.exclude(removed, settled={})
     ends = [("gone", State.FAILED), ("a", State.FAILED), ("b", State.FAILED)]
     ends += [(f"k{number}", State.CLONED) for number in range(10)]
     for key, state in ends:

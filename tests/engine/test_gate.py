@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine import Gate, hard_cap
-from batch.engine.polls import Hold
+from batch.engine.poll_schedule import Hold
 from batch.model import CallKind
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual, virtual_gate
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.adoption import differing_params
+from batch.engine.comparison import differing_params
 from batch.engine.policy import Policy
 from batch.engine.steps import End, Send
 from batch.model import State

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog.testing
 
-from batch.engine.polls import HOOK_DUE, Hold, PollSchedule
+from batch.engine.poll_schedule import HOOK_DUE, Hold, PollSchedule
 from batch.engine.webhooks import _MOST_REMEMBERED, HookVerdict, WebHooks, judge_hook
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, Running, Service
-from tests.engine.test_polls import Stage
+from tests.engine.test_poll_schedule import Stage
 from tests.engine.test_run import Scene
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual
 

@@ -216,7 +216,7 @@ async def test_an_operation_is_open_until_its_end(tmp_path: Path) -> None:
 
     await write(path, ALICE, sent("k0"), cloned("k0"), act=begin)
     with open_targets(path) as targets:
-        assert (targets.deleting, [*targets.mending]) == ({"k0": DELETING}, ["k2"])
+        assert (targets.deleting, [*targets.updating]) == ({"k0": DELETING}, ["k2"])
         assert targets.rate == 5.0
     controlled = manifest_package.summary(path).controlled
     assert controlled is not None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from batch.engine.polls import PollSchedule
+    from batch.engine.poll_schedule import PollSchedule
     from batch.simulator.wire import Request, WebHook
     from batch.zstack.client import Client
     from tests.simulation.process import Process

@@ -78,7 +78,7 @@ def inner_code_decides(patch: pytest.MonkeyPatch) -> None:
     """The innermost code of an error's causes is its class."""
 
     def decide(nodes: list[Any]) -> tuple[str, Any, bool]:
-        heal_and_check = [classify._judge(node) for node in nodes]
+        heal_and_check = [classify._classify_node(node) for node in nodes]
         code, rule = next((pair for pair in reversed(heal_and_check) if pair[1] is not UNKNOWN), heal_and_check[0])
         return code, rule, False
 

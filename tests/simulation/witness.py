@@ -238,7 +238,7 @@ class Witness:
         if post is None or (isinstance(answer, NotSent) and answer.is_held_back):
             return
         post.answer = answer
-        self._learn(story.jobs[job], answer)
+        self._notify(story.jobs[job], answer)
 
     def polled(self, process: Process, job: str, answer: PollAnswer, at: float) -> None:
         """The client's reading of a poll that began at wall time ``at``."""
@@ -246,7 +246,7 @@ class Witness:
         self._heard(process, answer)
         if at > known.deadline:
             self.life(process).overdue_polls[job] += 1
-        self._learn(known, answer)
+        self._notify(known, answer)
 
     def _heard(self, process: Process, answer: object) -> None:
         if isinstance(answer, NotSent) and answer.is_held_back:
@@ -257,7 +257,7 @@ class Witness:
         if not isinstance(answer, NotSent | NoAnswer):
             self.life(process).answers.append(self._next())
 
-    def _learn(self, job: Job, answer: SubmitAnswer | PollAnswer) -> None:
+    def _notify(self, job: Job, answer: SubmitAnswer | PollAnswer) -> None:
         order = self._next()
         match answer:
             case Accepted(api_timeout):

@@ -166,8 +166,8 @@ async def test_a_lost_connection_is_never_retried(
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, client_of(url, gate=gate) as client:
         for _ in range(answered):
-            assert isinstance(await client.plain(method, "/v1/x", body=body), Reply)
-        lost = await client.plain(method, "/v1/x", body=body)
+            assert isinstance(await client.call(method, "/v1/x", body=body), Reply)
+        lost = await client.call(method, "/v1/x", body=body)
     assert isinstance(lost, NoAnswer)
     assert not lost.is_push_back
     assert seen == gate.passed == answered + 1
@@ -181,7 +181,7 @@ async def test_a_call_without_a_connection_is_made_once(method: str) -> None:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
         async with client_of(url, gate=gate) as client:
-            assert isinstance(await client.plain(method, "/v1/x", body=b"{}"), NotSent)
+            assert isinstance(await client.call(method, "/v1/x", body=b"{}"), NotSent)
     assert gate.passed == 1
 
 
@@ -191,7 +191,7 @@ async def test_calls_share_connections_but_never_after_a_broken_one() -> None:
     replies = iter([whole, whole, whole, closing, whole, broken, whole])
     async with WireServer(lambda _: next(replies)) as server, client_of(server.url) as client:
         for expected in (1, 1, 1, 1, 2, 2, 3):
-            await client.plain("GET", "/v1/x")
+            await client.call("GET", "/v1/x")
             assert server.connections == expected
 
 
@@ -219,10 +219,10 @@ async def test_an_unsolicited_answer_is_not_the_next_calls_answer(wait: float) -
     server = await asyncio.start_server(chatty, "127.0.0.1", 0)
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
         for number in (1, 2, 3):
-            reply = await client.plain("POST", "/v1/x", body=b"{}")
+            reply = await client.call("POST", "/v1/x", body=b"{}")
             if isinstance(reply, NoAnswer):
                 assert reply.reason == "the server sent an answer before the request"
-                reply = await client.plain("POST", "/v1/x", body=b"{}")
+                reply = await client.call("POST", "/v1/x", body=b"{}")
             assert isinstance(reply, Reply)
             assert json.loads(reply.body) == {"first": number}
             await unasked.acquire()
@@ -251,7 +251,7 @@ async def test_half_an_unsolicited_answer_is_never_completed() -> None:
     server = await asyncio.start_server(split, "127.0.0.1", 0)
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
         for _ in range(2):
-            reply = await client.plain("GET", "/v1/x")
+            reply = await client.call("GET", "/v1/x")
             assert not isinstance(reply, Reply) or json.loads(reply.body) == {}
     assert asked == 2
 
@@ -268,7 +268,7 @@ async def test_a_large_request_may_be_refused_before_it_is_read() -> None:
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=1024)
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
-        reply = await client.plain("POST", "/v1/x", body=b"x" * (16 << 20))
+        reply = await client.call("POST", "/v1/x", body=b"x" * (16 << 20))
         ended.set()
     assert isinstance(reply, Reply)
     assert reply.status == 413
@@ -306,7 +306,7 @@ async def interim(number: int, apart: float) -> Reply | NotSent | NoAnswer:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         async with client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
-            reply = await client.plain("GET", "/v1/x")
+            reply = await client.call("GET", "/v1/x")
         await ended.wait()
     return reply
 
@@ -333,7 +333,7 @@ def test_a_flood_of_interim_answers_is_abandoned(loop: str) -> None:
 
     async def call(port: int) -> object:
         async with client_of(f"http://127.0.0.1:{port}") as client:
-            return await client.plain("GET", "/v1/x")
+            return await client.call("GET", "/v1/x")
 
     factory = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
     with socket.create_server(("127.0.0.1", 0)) as listening, asyncio.Runner(loop_factory=factory) as runner:
@@ -365,7 +365,7 @@ async def test_no_path_splits_a_request(path: str) -> None:
     """Characters that are not allowed in a request line never reach one."""
     async with WireServer(node) as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match="not the path"):
-            await client.plain("GET", path)
+            await client.call("GET", path)
     assert server.seen == []
 
 
@@ -373,7 +373,7 @@ async def test_no_header_splits_a_request() -> None:
     """A line break in a header's value is refused, and nothing is sent."""
     async with WireServer(node) as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match="header"):
-            await client.plain("GET", "/v1/x", headers={"X-Job-UUID": "a\r\nX-Evil: 1"})
+            await client.call("GET", "/v1/x", headers={"X-Job-UUID": "a\r\nX-Evil: 1"})
         assert await client.poll(JOB) == Running()
     assert len(server.seen) == 1
 
@@ -427,9 +427,9 @@ async def test_only_the_servers_own_session_cookie_is_returned() -> None:
         WireServer(lambda seen: evil if "bad" in seen.target else cookies) as server,
         client_of(server.url) as client,
     ):
-        await client.plain("GET", "/v1/bad")
-        await client.plain("GET", "/v1/good")
-        await client.plain("GET", "/v1/good")
+        await client.call("GET", "/v1/bad")
+        await client.call("GET", "/v1/good")
+        await client.call("GET", "/v1/good")
     assert [seen.headers.get("cookie") for seen in server.seen] == [None, None, "JSESSIONID=0AB1C2.node1"]
 
 
@@ -549,7 +549,7 @@ async def test_a_server_that_never_finishes_is_abandoned(monkeypatch: pytest.Mon
 
     server = await asyncio.start_server(served, "127.0.0.1", 0, limit=1024)
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
-        lost = await client.plain("POST", "/v1/x", body=b"x" * (16 << 20))
+        lost = await client.call("POST", "/v1/x", body=b"x" * (16 << 20))
         left.set()
         await ended.wait()
     assert lost == NoAnswer("no answer in time", is_push_back=True)

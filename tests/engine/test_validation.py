@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.engine.servercheck import CheckOutcome, CheckResult, UnexpectedCloneError, check_all
+from batch.engine.validation import CheckOutcome, CheckResult, UnexpectedCloneError, check_all
 from batch.errors import RunStoppedError
 from batch.zstack.answers import Absent, Accepted, ApiError, Done, ErrorClass, Found, NoAnswer, Refused, Running
 from tests.engine.scripted_api import CLONE, RESOURCE_UUID, ScriptedApi, service

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine.breaker import Breaker
-from batch.engine.polls import Hold, PollSchedule
+from batch.engine.poll_schedule import Hold, PollSchedule
 from batch.model import CallKind, Limits
 from batch.zstack.answers import Absent, Done, NoAnswer, NotSent, Running, Unknown
 from tests.engine.test_run import Scene

@@ -41,7 +41,8 @@ HOOK_DOUBTFUL: Final = 0.6
 _HOOK_TIME: Final = 3.0
 """Seconds by which a web hook may be late: the server repeats it after 2 s (zstack/README.md 7)."""
 _LONGEST_HOOKED: Final = 60.0
-"""Seconds between two polls of a job whose web hook is awaited while no end was observed, at most; or its age."""
+"""Maximum of the seconds between two polls of a job whose web hook is awaited while no end was observed; the job's age
+where that is more."""
 _FIRST_HOOKED: Final = 10.0
 """The same for a job that runs alone, and after a missing web hook, to find out whether any arrive. Later twice the
 time of slow jobs, or this where that is more."""
@@ -62,7 +63,7 @@ class Hold(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """An api job that runs as far as is known. Times by the monotonic clock, ages in seconds."""
+    """An api job that is believed to be running. Times by the monotonic clock, ages in seconds."""
 
     started_at: float
     running_at: float = 0.0
