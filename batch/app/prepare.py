@@ -13,7 +13,16 @@ from batch.app.node import node_state, require_faults
 from batch.app.options import PRESETS, LogFormat, Progress
 from batch.app.output_names import name_outputs
 from batch.app.reports import require_usable_outputs
-from batch.app.runs import is_dated, known_runs, manifest_name, read_start_time, refuse_merged, run_to_resume
+from batch.app.runs import (
+    is_dated,
+    known_runs,
+    manifest_name,
+    other_file_warnings,
+    read_header,
+    refuse_merged,
+    run_to_resume,
+    runs_of_file,
+)
 from batch.app.selection import PLANNED
 from batch.app.webhook import read_hook_address
 from batch.errors import UsageError
@@ -81,10 +90,13 @@ def prepare(options: RunOptions) -> Setup:
     if options.manifest is None:
         refuse_merged(job.path, identity, simulated=options.simulate is not None, shard=options.shard)
     beginning = began if options.saved is None else options.saved.started_at
-    options = name_outputs(options, job, run=identity, began=read_start_time(path, beginning))
+    header = read_header(path)
+    options = name_outputs(options, job, run=identity, began=beginning if header is None else header.created_at)
     require_usable_outputs(options)
     require_distinct(_outputs(options, path), [*_inputs(options, job), *_settings_files(options, job)])
     settings, warnings = _settings(job, options)
+    if header is not None:
+        warnings += other_file_warnings(options.job, path, header)
     return Setup(
         # An unfinished run keeps its name, even if `run:` now yields another.
         options=replace(options, run=identity),
@@ -119,7 +131,8 @@ def _identify(options: RunOptions, job: Job, at: float) -> tuple[str, Path, tupl
     simulated, known = options.simulate is not None, None
     if options.run is None and options.manifest is None and options.saved is None:
         if options.retry is not None:
-            known = next(iter(known_runs(job.path, simulated=simulated, shard=options.shard)), None)
+            known_here = known_runs(job.path, simulated=simulated, shard=options.shard)
+            known = next(iter(runs_of_file(job.path, known_here)), None)
         else:
             known = run_to_resume(job, simulated=simulated, shard=options.shard, at=at, is_new=options.new_run)
     elif options.new_run:

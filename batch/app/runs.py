@@ -81,9 +81,33 @@ def all_runs(job: Path) -> list[KnownRun]:
 
     Newest first. Raises UsageError if ``job`` is not a file.
     """
+    return runs_of_file(job, _newest_first(job))
+
+
+def _newest_first(job: Path) -> list[KnownRun]:
     if not job.is_file():
         raise UsageError(f"{job}: no such file")
     return sorted(_manifests(job), key=lambda one: (one.header.created_at, one.path.name), reverse=True)
+
+
+def runs_of_file(job: Path, found: list[KnownRun]) -> list[KnownRun]:
+    """Leave out runs that another existing job file of the same name began, if ``job`` itself began any."""
+    is_other = {one.path: _is_other_file(one.header, job) for one in found}
+    return [one for one in found if not is_other[one.path]] if False in is_other.values() else found
+
+
+def _is_other_file(header: Header, job: Path) -> bool | None:
+    """Return whether another job file than ``job`` began a run; None if that file is not there any more."""
+    try:
+        return not job.samefile(header.job_file)
+    except OSError:
+        return None
+
+
+def other_file_warnings(job: Path, path: Path, header: Header) -> tuple[str, ...]:
+    """Return a warning if another existing job file than ``job`` began the run with the manifest ``path``."""
+    text = f"{path}: was begun with the job file {header.job_file}, and this is {job}"
+    return (text,) if _is_other_file(header, job) else ()
 
 
 def manifest_of(path: Path, run: str | None) -> Path:
@@ -95,7 +119,9 @@ def manifest_of(path: Path, run: str | None) -> Path:
         if run is not None:
             raise UsageError(f"{path} is a manifest, which has only one run: use --run with a job file")
         return path
-    found = _without_copies(path, all_runs(path))
+    found = _without_copies(path, _newest_first(path))
+    if run is None:
+        found = runs_of_file(path, found)
     if not found:
         raise UsageError(f"{path}: no run of this job has a manifest in this folder; zclone run starts one")
     named = [one for one in found if run in (None, one.name)]
@@ -113,13 +139,18 @@ def manifest_of(path: Path, run: str | None) -> Path:
 def find_manifest(job: Path, *, run: str | None, simulated: bool) -> Path:
     """Return the manifest of a run of the job file, the newest if ``run`` is None. Raises UsageError."""
     every = _without_copies(job, list(_manifests(job)))
+    if run is None:
+        every = runs_of_file(job, every)
     found = [one for one in every if one.header.simulated is simulated and run in (None, one.name)]
     if not found:
         kind = "rehearsal" if simulated else "run"
         which = f"no {kind}" if run is None else f"no {kind} {run}"
         hint = "" if simulated else "; --simulate looks for a rehearsal's"
         raise UsageError(f"{job}: {which} of this job has a manifest in this folder{hint}; --manifest FILE names one")
-    return _whole_of(max(found, key=lambda one: one.header.created_at), found).path
+    chosen = _whole_of(max(found, key=lambda one: one.header.created_at), found)
+    for warning in other_file_warnings(job, chosen.path, chosen.header):
+        say(f"warning: {warning}")
+    return chosen.path
 
 
 def _whole_of(chosen: KnownRun, found: Sequence[KnownRun]) -> KnownRun:
@@ -169,15 +200,15 @@ def _manifests(job: Path) -> Iterator[KnownRun]:
             yield KnownRun(path, manifest.header)
 
 
-def read_start_time(path: Path, otherwise: float) -> float:
-    """Return the start of a manifest's run, seconds since the epoch; ``otherwise`` if there is no manifest."""
+def read_header(path: Path) -> Header | None:
+    """Return the header of a manifest; None if there is none."""
     try:
         with reading(path) as manifest:
             next(manifest.bodies(), None)
-            return manifest.header.created_at
+            return manifest.header
     except (UsageError, ManifestError):
         # Opening it for the run reports the error.
-        return otherwise
+        return None
 
 
 def _shard_of(path: Path) -> str | None:

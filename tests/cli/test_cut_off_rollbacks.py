@@ -61,7 +61,7 @@ def test_a_clone_that_may_still_be_deleted_is_not_cloned(
     cut_off(tmp_path, child_env | env, until_deleted=False)
     held = zclone("run", "job.yaml", env=env)
     assert held.returncode == 4, held.stderr
-    assert "whether it deleted t0, t1 is not known yet" in held.stderr
+    assert "it is not known yet whether it deleted t0, t1" in held.stderr
     assert verify(zclone, env=env, exits=4)["counts"]["unknown"] == 2
     assert "2 clones with a DELETE on record" in zclone("status", "job.yaml").stdout
     assert "unfinished" in zclone("runs", "job.yaml").stdout

@@ -151,3 +151,42 @@ def test_a_copy_of_a_shard_is_not_the_whole_run(tmp_path: Path, zclone: Run, ser
     (tmp_path / "job.shard-0-of-2.old.manifest.jsonl").write_bytes((tmp_path / PARTS[0]).read_bytes())
     assert ", shard 1/2 only\n" in zclone("status", "job.yaml").stdout
     assert zclone("verify", "job.yaml", env=env).stdout.startswith("j, run default, shard 1/2 only: ")
+
+
+def write_twins(folder: Path, acme: str, globex: str) -> list[str]:
+    """Write two job files of one name in two folders, each with more lines in its envelope; return their paths."""
+    for name, more in (("acme", acme), ("globex", globex)):
+        (folder / name).mkdir()
+        write_job(folder / name, 2, head=HEAD.replace("limits", f"{more}limits"))
+    return ["acme/job.yaml", "globex/job.yaml"]
+
+
+def test_a_job_file_of_another_folder_is_another(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """A job file means its own newest run, not a newer one of a job file of the same name in another folder."""
+    env = serve(tmp_path, serve_node)
+    acme, globex = write_twins(tmp_path, "run: acme\n", "run: globex\n")
+    for job in (acme, globex):
+        assert zclone("run", job, env=env).returncode == 0
+    before = live(env)
+    for command in (["status"], ["verify"], ["retry"]):
+        done = zclone(*command, acme, env=env)
+        assert "globex" not in done.stdout + done.stderr, done.stderr
+    done = zclone("rollback", acme, "--yes", env=env)
+    assert (done.returncode, done.stdout.count("run acme: ")) == (0, 2), done.stdout
+    assert len(live(env)) == 2
+    assert zclone("verify", globex, env=env).stdout == "j, run globex: 2 targets: 2 in-sync\n"
+    assert set(live(env)) <= set(before)
+
+
+def test_a_manifest_of_another_job_file_is_warned_of(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """Two job files with one name and run are one run: commands with the second say so, unless the first is gone."""
+    env = serve(tmp_path, serve_node)
+    acme, globex = write_twins(tmp_path, "", "")
+    warning = f"job.manifest.jsonl: was begun with the job file {acme}, and this is {globex}"
+    assert zclone("run", acme, env=env).returncode == 0
+    commands = (["run", globex], ["verify", globex], ["rollback", globex])
+    for command in commands:
+        assert warning in zclone(*command, env=env).stderr
+    (tmp_path / acme).unlink()
+    for command in commands:
+        assert warning not in zclone(*command, env=env).stderr

@@ -59,7 +59,7 @@ def test_a_failed_quiet_run_prints_its_failures(capfd: pytest.CaptureFixture[str
         ([*RUN, "--simulate", "--ping-url", "http://127.0.0.1:1/x"], 0, "the ping start was not delivered"),
         (["run", "broken.yaml"], 2, "broken.yaml:3:1"),
         (["run", "absent.yaml"], 2, "absent.yaml"),
-        (["retry", "job.yaml", "--simulate"], 2, "nothing to retry"),
+        (["retry", "job.yaml", "--simulate"], 2, "lists what can be retried"),
     ],
 )
 def test_every_line_is_json(arguments: list[str], code: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
