@@ -17,7 +17,7 @@ from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, NoAns
 from batch.zstack.wire import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from batch.model import Clone, Intent, Limits, Record
@@ -140,7 +140,7 @@ class Witness:
         self.shown_early: Collection[str] = ()
         """Uuids of clones that the node showed before their jobs ended."""
         self.counted_early: set[str] = set()
-        """Those of them called cloned after a clock was set: the known limitation in batch/README.md."""
+        """Those called cloned after a clock was set, or with an unknown apiTimeout: limitations in batch/README.md."""
         self._limits = limits
         self._ever = ever
         self._is_made = is_made
@@ -326,7 +326,8 @@ class Witness:
                 if self._is_open(process, story, post) and post.job not in (record.open_jobs or ())
             ]
         shown = record.clone_uuid or uuid
-        if record.state is State.CLONED and self.clock_was_set and shown in self.shown_early:
+        is_early = shown in self.shown_early and (self.clock_was_set or not any(self._stated_times(story)))
+        if record.state is State.CLONED and is_early:
             self.counted_early.add(shown)
         elif record.state is State.CLONED and not self._is_made(shown):
             self.broken.append(f"I3: {record.key} is called cloned although nothing was made")
@@ -345,10 +346,16 @@ class Witness:
         job = story.jobs[post.job]
         is_over = bool(job.refused) or isinstance(post.answer, Refused | NotSent)
         # What the server stated for one job applies to those without a statement.
-        heard = (story.api_timeout, *(other.api_timeout for other in story.jobs.values()))
-        api_timeout = max(filter(None, heard), default=_API_TIMEOUT) if job.api_timeout is None else job.api_timeout
+        stated = max(filter(None, self._stated_times(story)), default=_API_TIMEOUT)
+        api_timeout = stated if job.api_timeout is None else job.api_timeout
         longest = max(api_timeout, self._limits.timeout or 0.0) + _GRACE
         return not is_over and not self.clock_was_set and process.wall() - post.wall < longest
+
+    def _stated_times(self, story: Story) -> Iterator[float | None]:
+        """Yield the apiTimeouts that the present process knows, in seconds; None for a job without one."""
+        yield story.api_timeout
+        for job in story.jobs.values():
+            yield job.api_timeout
 
     def ended(self, process: Process, code: int | None) -> None:
         """The process has ended; ``code`` None: killed."""
