@@ -269,7 +269,7 @@ class Intent:
     is_mixed: bool = False
     """Whether an open job was sent with a body that ``digest`` does not match."""
     has_predecessor: bool = False
-    """Whether there was an attempt before a retry, or lines that may have recorded one were lost."""
+    """Whether an attempt before a retry may have made the clone, or lines that may have recorded one were lost."""
 
 
 def waits_for_operator(clone: Record | Intent, now: float, *, is_refused: bool = False) -> bool:

@@ -9,7 +9,7 @@ from batch.errors import ManifestError
 from batch.keytable import KeyTable
 from batch.manifest.handovers import HandOverFold
 from batch.manifest.header import Users
-from batch.manifest.intents import Deaths, intent_of
+from batch.manifest.intents import MAY_BE_OURS, Deaths, intent_of
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
@@ -143,8 +143,7 @@ class ManifestFold:
                 _require_stale(key, self._close(key), self._table.get(hash(key)) or 0)
 
     def _is_open(self, key: str, *, is_planned: bool = False) -> bool:
-        hashed = hash(key)
-        value = self._table.get(hashed)
+        hashed, value = hash(key), self._table.get(hash(key))
         state = _UNKNOWN if value is None else value & _STATE
         if state == _WITHDRAWN or (is_planned and state == _UNDONE):  # in the job file again, or cloned again
             self._finals[state] -= 1
@@ -188,13 +187,13 @@ class ManifestFold:
         if record.attempt or record.open_jobs or is_old:
             self._continue(record)
         elif record.retried:
-            self._reopen(record.key)
+            self._reopen(record.key, record.error_code)
         else:
             self._close(record.key)
             self._is_open(record.key, is_planned=True)
 
-    def _reopen(self, key: str) -> None:
-        """Reset a failed target as if it was never sent: its attempts count from the start."""
+    def _reopen(self, key: str, code: str | None) -> None:
+        """Reset a target that failed with ``code`` as if it was never sent: its attempts count from the start."""
         records, hashed = self._close(key), hash(key)
         value = self._table.get(hashed) or _PLANNED
         state = value & _STATE
@@ -204,7 +203,8 @@ class ManifestFold:
             _require_stale(key, records, value)
             self._finals[state] -= 1
         self._table.put(hashed, _PLANNED)
-        self._retried.add(hashed)
+        if code in MAY_BE_OURS:
+            self._retried.add(hashed)
 
     def _settle(self, key: str, code: int, attempt: int) -> None:
         records = self._close(key)

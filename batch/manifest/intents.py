@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from batch.manifest.kinds import Line
 
+MAY_BE_OURS: Final = frozenset({None, "ZCLONE.UNANSWERED", "ZCLONE.CONFLICT"})
+"""Error codes after which what appears under the uuid may be an earlier attempt's clone; None: not recorded."""
 _RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
 
 

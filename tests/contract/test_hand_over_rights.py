@@ -42,6 +42,22 @@ async def test_an_earlier_clone_is_not_handed_over_after_an_uncharged_attempt(
 
 
 @pytest.mark.both_engines
+@pytest.mark.parametrize("code", ["ID.1003", "SYS.1000"], ids=["quota", "uuid in use, not visible"])
+async def test_what_appeared_between_failure_and_retry_is_not_handed_over(
+    code: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """After a failure, which ended every attempt and showed nothing, a uuid in use at the retry is not ours."""
+    node.acts[A] = [refuse(code)] * 2 + [accept]
+    operator.write_job(B, GIVEN_AWAY)
+    assert await operator.run() == 3, operator.output
+    assert operator.states()[A] == "failed"
+    node.acts[A] = [accept]
+    node.made[UUID] = {"uuid": UUID, "name": "another folder's"}
+    assert await operator.zclone("retry", "job.yaml") == 3, operator.output
+    assert (operator.states()[A], node.given) == ("cloned", [])
+
+
+@pytest.mark.both_engines
 async def test_status_and_report_agree_with_the_run_on_an_earlier_clone(node: ScriptedNode, operator: Operator) -> None:
     """A hand-over of an earlier clone is refused: exit 3, nothing left to do, and the report says the same."""
     node.made[UUID] = {"uuid": UUID, "name": "another folder's"}
