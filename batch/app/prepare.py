@@ -19,7 +19,7 @@ from batch.app.runs import (
     manifest_name,
     other_file_warnings,
     read_header,
-    refuse_merged,
+    refuse_other_division,
     run_to_resume,
     runs_of_file,
 )
@@ -88,7 +88,13 @@ def prepare(options: RunOptions) -> Setup:
     began = time.time()
     identity, path, run_flag = _identify(options, job, began)
     if options.manifest is None:
-        refuse_merged(job.path, identity, simulated=options.simulate is not None, shard=options.shard)
+        refuse_other_division(
+            job.path,
+            identity,
+            simulated=options.simulate is not None,
+            shard=options.shard,
+            is_at_most_once=options.at_most_once,
+        )
     beginning = began if options.saved is None else options.saved.started_at
     header = read_header(path)
     options = name_outputs(options, job, run=identity, began=beginning if header is None else header.created_at)

@@ -161,15 +161,26 @@ def _whole_of(chosen: KnownRun, found: Sequence[KnownRun]) -> KnownRun:
     return next((one for one in same if _shard_of(one.path) is None), chosen)
 
 
-def refuse_merged(job: Path, run: str, *, simulated: bool, shard: str | None) -> None:
-    """Raise UsageError for a shard of a run whose shards were merged: the merged manifest would not know the rest."""
+def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | None, is_at_most_once: bool) -> None:
+    """Raise UsageError for a shard whose run was merged, and at most once for a manifest beside those of other shards.
+
+    Either would not know what the others record of the same targets.
+    """
     whole = Path(manifest_name(job, run, simulated=simulated, shard=None))
-    if shard is None or not whole.exists():
+    if shard is not None and whole.exists():
+        with reading(whole) as manifest:
+            first = next(manifest.bodies(), b"")
+        if first.startswith(_MERGED):
+            raise UsageError(f"--shard: the shards of this run were merged into {whole}: continue it without --shard")
+    if Path(manifest_name(job, run, simulated=simulated, shard=shard)).exists():
         return
-    with reading(whole) as manifest:
-        first = next(manifest.bodies(), b"")
-    if first.startswith(_MERGED):
-        raise UsageError(f"--shard: the shards of this run were merged into {whole}: leave out --shard to continue it")
+    of = (shard or "").partition("/")[2]
+    for one in _manifests(job):
+        is_same = (one.name, one.header.simulated) == (run, simulated) and (is_at_most_once or one.header.at_most_once)
+        if is_same and (_shard_of(one.path) or "").partition("/")[2] != of:
+            raise UsageError(
+                f"{one.path}: the run is at most once: give the --shard of this manifest, or none if it has none"
+            )
 
 
 def _without_copies(job: Path, found: Sequence[KnownRun]) -> list[KnownRun]:

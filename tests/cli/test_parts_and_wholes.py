@@ -190,3 +190,18 @@ def test_a_manifest_of_another_job_file_is_warned_of(tmp_path: Path, zclone: Run
     (tmp_path / acme).unlink()
     for command in commands:
         assert warning not in zclone(*command, env=env).stderr
+
+
+def test_a_run_at_most_once_is_divided_once(tmp_path: Path, zclone: Run, serve_node: Serve) -> None:
+    """At most once, a run that has a manifest begins no other one with other shards, which would send again."""
+    env = serve(tmp_path, serve_node, honours_resource_uuid=False)
+    write_job(tmp_path, 6, head=HEAD)
+    for number in (0, 1):
+        assert zclone("run", "job.yaml", "--shard", f"{number}/2", "--at-most-once", env=env).returncode == 0
+    for flags in ([], ["--shard", "0/3"], ["--at-most-once"]):
+        refused = zclone("run", "job.yaml", *flags, env=env)
+        assert (refused.returncode, PARTS[0] in refused.stderr) == (2, True), refused.stderr
+    assert made(env) == 6
+    assert zclone("merge", *PARTS, "--out", "job.manifest.jsonl").returncode == 0
+    assert zclone("run", "job.yaml", env=env).returncode == 0
+    assert made(env) == 6
