@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ExitCode
-from batch.model import QUARANTINED, State
+from batch.model import QUARANTINED, UNKNOWN_JOB, State
 from batch.zstack.answers import ErrorClass, NotSent, Refused
 from tests.simulation import promises
 from tests.simulation.manifest_reader import proven, records
@@ -52,7 +52,7 @@ def unrecorded_clones(world: WiderWorld) -> list[str]:
     for row in world.node.ledger.clones:
         key = _key(str(row.source))
         state = last[key].state if key in last else None
-        if state is State.FAILED and last[key].at > now:
+        if state in {State.FAILED, State.PLANNED} and last[key].at > now:
             # A process whose clock was ahead found the time over; the retry finds the clone by its uuid.
             continue
         if state is State.FAILED and _is_forgotten(world, row.uuid):
@@ -122,7 +122,14 @@ def _has_unknown_owner(world: WiderWorld, key: str) -> bool:
     rows, versions = world.attempts.rows, [clone for clone in world.versions.values() if clone.key == key]
     is_given = any(clone.is_given and clone.resource_uuid in rows for clone in versions)
     in_use = [clone for clone in world.clones if clone.key == key and clone.resource_uuid in rows]
-    return world.is_damaged and (is_given or any(rows[one.resource_uuid].name != one.params["name"] for one in in_use))
+    has_other_name = any(rows[one.resource_uuid].name != one.params["name"] for one in in_use)
+    return (world.is_damaged or _has_lost_lines(world, key)) and (is_given or has_other_name)
+
+
+def _has_lost_lines(world: WiderWorld, key: str) -> bool:
+    """Return whether a record says that a damaged last batch may have named the target."""
+    lines = records(world.manifest(MANIFEST))
+    return any(line.key == key and UNKNOWN_JOB in (line.open_jobs or ()) for line in lines)
 
 
 def unbounded(world: WiderWorld) -> Iterator[str]:

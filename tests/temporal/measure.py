@@ -61,10 +61,10 @@ def timed(stage: Stage, *arguments: str) -> tuple[float, float]:
 
 
 def calls_while_working(ledger: dict[str, Any]) -> float:
-    """Return the calls a second from the first POST to the last, by the node's clock."""
-    posts = [at for at, kind in zip(ledger["call_times"], ledger["call_kinds"], strict=True) if kind == "submit"]
-    first, last = min(posts), max(posts)
-    return sum(first <= at < last for at in ledger["call_times"]) / (last - first)
+    """Return the calls a second from the second POST to the last, by the node's clock: the first clone goes alone."""
+    timeline = zip(ledger["call_times"], ledger["call_kinds"], strict=True)
+    _, first, *_, last = sorted(at for at, kind in timeline if kind == "submit")
+    return float(sum(first <= at < last for at in ledger["call_times"]) / (last - first))
 
 
 def measure(targets: int, rate: int) -> None:
@@ -104,7 +104,7 @@ def measure(targets: int, rate: int) -> None:
                 print(
                     f"          {found['clones_made']} made, {len(found['duplicates'])} twice, "
                     f"{found['calls_peak_1s']} calls in the fullest second, "
-                    f"{calls_while_working(found):.1f} a second on average from the first POST to the last"
+                    f"{calls_while_working(found):.1f} a second on average from the second POST to the last"
                 )
 
 
