@@ -49,8 +49,8 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
     """Settle every Clone of the plan that is not final yet; ``found`` is the plan's ``survey`` against ``past``.
 
     Returns when all were tried or the Stop took effect; the journal has the results. Raises RunStoppedError where the
-    run must be resumed later, UnreachableError where nothing was ever sent, ManifestError where the journal failed:
-    nothing was sent after that. NotHonouredError where the server does not honour resourceUuid.
+    run must be resumed later, UnreachableError where nothing was ever sent, NotHonouredError where the server does not
+    honour resourceUuid, ManifestError where the journal failed: nothing was sent after that.
     """
     if past.was_uuid_ignored and not at_most_once:
         raise NotHonouredError(_NOT_HONOURED)
