@@ -68,7 +68,6 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
         budget,
         readiness,
         is_honoured=confirmation.is_confirmed,
-        # The apiTimeout of one job holds for unanswered ones too, whichever process received it.
         api_timeout=lambda: past.api_timeout,
     )
     journal.on_failure(lambda: stop.request("the manifest could not be written", EndReason.JOURNAL))

@@ -69,7 +69,7 @@ class Dependencies:
     is_honoured: Callable[[], bool]
     """Returns whether the server is known to honour resourceUuid."""
     api_timeout: Callable[[], float]
-    """Returns the longest apiTimeout that the server reported for any job of the run, in seconds."""
+    """Returns the longest apiTimeout reported for any job of the run, in seconds: it holds for unanswered jobs too."""
 
     def context(self) -> DecisionContext:
         """Return the present context of decisions."""
