@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 
 _WITHOUT = "import sys; sys.modules['temporalio'] = None; from batch.cli import main; main()"
 
-_BUSY = (
-    "import _thread, os, time; from batch.cli import main; "
-    "_thread.start_new_thread(lambda: (time.sleep(0.5), os.write(2, b'left Python')), ()); main()"
-)
-"""Like Temporal's threads this one is unknown to the module threading."""
+_LOADED = "import atexit, os, temporalio; from batch.cli import main; atexit.register(os.write, 2, b'shutdown'); main()"
+"""A program that writes to stderr when the interpreter shuts down."""
 
 
 def run(folder: Path, *arguments: str, start: tuple[str, ...] = ("-m", "batch")) -> tuple[int, str]:
@@ -50,10 +47,10 @@ def test_a_missing_extra_is_reported_with_its_installation(tmp_path: Path, argum
     assert "pip install 'zclone[temporal]'" in output
 
 
-def test_the_interpreter_waits_for_foreign_threads(tmp_path: Path) -> None:
-    """A Temporal thread that is in Python while the interpreter ends would abort it: the command waits for it."""
-    code, output = run(tmp_path, "--version", start=("-c", _BUSY))
-    assert (code, "left Python" in output) == (0, True)
+def test_the_process_exits_without_interpreter_shutdown(tmp_path: Path) -> None:
+    """A thread of Temporal that runs Python during interpreter shutdown would abort the process: there is none."""
+    code, output = run(tmp_path, "validate", "absent.yaml", start=("-c", _LOADED))
+    assert (code, "absent.yaml" in output, "shutdown" in output) == (ExitCode.USAGE, True, False)
 
 
 @pytest.mark.parametrize(
