@@ -49,7 +49,7 @@ def test_a_missing_extra_is_reported_with_its_installation(tmp_path: Path, argum
 
 def test_the_process_exits_without_interpreter_shutdown(tmp_path: Path) -> None:
     """A thread of Temporal that runs Python during interpreter shutdown would abort the process: there is none."""
-    code, output = run(tmp_path, "validate", "absent.yaml", start=("-c", _LOADED))
+    code, output = run(tmp_path, "run", "absent.yaml", start=("-c", _LOADED))
     assert (code, "absent.yaml" in output, "shutdown" in output) == (ExitCode.USAGE, True, False)
 
 
