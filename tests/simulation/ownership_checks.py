@@ -60,13 +60,21 @@ def unrecorded_clones(world: WiderWorld) -> list[str]:
         # A target without any remaining line is unknown; its uuid keeps it from a second clone.
         if state in _DENIALS and not (world.is_damaged and state in {None, "planned"}):
             found.append(f"I3: {key} is {state} although {row.uuid} was made for it")
-    twice = Counter(row.source for row in world.node.ledger.clones if not _is_forgotten(world, row.uuid))
+    known = [row for row in world.node.ledger.clones if not _is_forgotten(world, row.uuid)]
+    twice = Counter(str(row.source) for row in known if not _was_given_up_early(world, _key(str(row.source)), row.uuid))
     return [*found, *(f"I1: {count} clones of {source}" for source, count in twice.items() if count > 1)]
 
 
 def _is_forgotten(world: WiderWorld, uuid: str) -> bool:
     """Return whether the lines that a uuid was sent with were lost: after a new uuid in the job file it is unknown."""
     return world.is_damaged and uuid.encode() not in world.manifest(MANIFEST)
+
+
+def _was_given_up_early(world: WiderWorld, key: str, uuid: str) -> bool:
+    """Return whether a clock ahead ended the attempt of ``uuid`` too early, and another uuid was sent later."""
+    lines = [line for line in records(world.manifest(MANIFEST)) if line.key == key]
+    early = next((at for at, line in enumerate(lines) if line.state is State.FAILED and line.at > EPOCH + world.now), 0)
+    return any(line.resource_uuid not in {None, uuid} for line in lines[early:]) if early else False
 
 
 def phantom_clones(world: WiderWorld) -> list[str]:
