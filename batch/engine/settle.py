@@ -30,7 +30,7 @@ from batch.engine.steps import (
 )
 from batch.errors import EndReason, RunStoppedError
 from batch.model import UNKNOWN_JOB, Record, State
-from batch.zstack.answers import NoAnswer, NotSent, Unknown
+from batch.zstack.answers import Accepted, NoAnswer, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -195,18 +195,8 @@ def _new_ticket(step: Send, deps: Dependencies, *, waited: float) -> Ticket:
 
 
 def _sent_record(clone: Clone, ticket: Ticket) -> Record:
-    return Record(
-        State.SENT,
-        clone.key,
-        ticket.sent_at,
-        ticket.attempt,
-        clone.source_uuid,
-        clone.resource_uuid,
-        ticket.job_uuid,
-        clone.digest,
-        ticket.deadline,
-        open_jobs=ticket.open_jobs,
-    )
+    attempt = (ticket.sent_at, ticket.attempt, clone.source_uuid, clone.resource_uuid, ticket.job_uuid)
+    return Record(State.SENT, clone.key, *attempt, clone.digest, ticket.deadline, open_jobs=ticket.open_jobs)
 
 
 def _is_overdue(step: Send, deps: Dependencies) -> bool:
@@ -229,6 +219,9 @@ async def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Depe
         ticket = ticket._replace(sent_at=now)
         await deps.journal.commit(_sent_record(clone, ticket))
     deps.readiness.note(answer, sent_at=ticket.sent_at)
+    if isinstance(answer, Accepted):
+        # It may have waited for a slot since it was recorded: the server's time for it began only now.
+        ticket = ticket._replace(sent_at=now)
     step = after_submit(answer, ticket, policy=deps.policy, failures=failures)
     if isinstance(step, Poll) and step.ticket.answered:
         await record_accepted(clone, step.ticket, deps)

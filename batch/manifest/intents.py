@@ -38,6 +38,9 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
     is_sent = is_new or _loses_jobs(known, record)
     is_same_job = is_new and record.job_uuid == known.job_uuid
     is_repeat = is_same_job and record.attempt > known.attempt
+    # Only the answer to a POST has an apiTimeout: it may have waited for a slot since it was recorded.
+    is_accepted = record.state is State.ACCEPTED and record.api_timeout is not None
+    is_first_answer = is_accepted and not known.is_answered
     return Intent(
         key=record.key,
         state=record.state,
@@ -46,7 +49,7 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
         digest=record.digest or known.digest,
         attempt=record.attempt,
         job_uuid=job_uuid,
-        sent_at=record.at if is_sent else known.sent_at,
+        sent_at=record.at if is_sent or is_first_answer else known.sent_at,
         first_sent_at=record.at if restarts else known.first_sent_at,
         seen_at=math.inf if is_sent else min(known.seen_at, record.at),
         deadline=record.deadline if is_new else record.deadline or known.deadline,

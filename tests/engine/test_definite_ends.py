@@ -673,6 +673,16 @@ def test_a_later_line_with_an_earlier_time_corrects_the_first() -> None:
     assert step.ticket.sent_at == EPOCH
 
 
+@pytest.mark.parametrize(("api_timeout", "since"), [(20.0, 50.0), (None, 0.0)], ids=["the POST", "a poll"])
+def test_the_servers_time_begins_with_the_answer_to_the_post(api_timeout: float | None, since: float) -> None:
+    """A POST may wait at the gate after it was recorded; a poll that finds its job shows no later start."""
+    sent = Record(State.SENT, "a", EPOCH, 1, job_uuid="b" * 32)
+    accepted = Record(State.ACCEPTED, "a", EPOCH + 50.0, 1, job_uuid="b" * 32, api_timeout=api_timeout)
+    known = functools.reduce(next_intent, [sent, accepted], None)
+    assert known is not None
+    assert known.sent_at == EPOCH + since
+
+
 def test_an_unanswered_lookup_before_the_post_leaves_the_target_planned() -> None:
     """Nothing was sent, and nothing is known: the next run looks again."""
     start = Look(Ticket(0, "", EPOCH, EPOCH, EPOCH), LookReason.GIVEN)

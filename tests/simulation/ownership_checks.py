@@ -47,12 +47,11 @@ def broken(world: WiderWorld) -> list[str]:
 def unrecorded_clones(world: WiderWorld) -> list[str]:
     """I1 and I3: what the node has made has a record with a state, and no target has two clones."""
     last = {record.key: record for record in records(world.manifest(MANIFEST))}
-    now = EPOCH + world.now
     found = []
     for row in world.node.ledger.clones:
         key = _key(str(row.source))
         state = last[key].state if key in last else None
-        if state in {State.FAILED, State.PLANNED} and last[key].at > now:
+        if state in {State.FAILED, State.PLANNED, State.WITHDRAWN} and _was_ended_early(world, key):
             # A process whose clock was ahead found the time over; the retry finds the clone by its uuid.
             continue
         if state is State.FAILED and _is_forgotten(world, row.uuid):
@@ -68,6 +67,13 @@ def unrecorded_clones(world: WiderWorld) -> list[str]:
 def _is_forgotten(world: WiderWorld, uuid: str) -> bool:
     """Return whether the lines that a uuid was sent with were lost: after a new uuid in the job file it is unknown."""
     return world.is_damaged and uuid.encode() not in world.manifest(MANIFEST)
+
+
+def _was_ended_early(world: WiderWorld, key: str) -> bool:
+    """Return whether a process whose clock was ahead ended an attempt of the target."""
+    ended, now = {State.FAILED, State.PLANNED}, EPOCH + world.now
+    lines = records(world.manifest(MANIFEST))
+    return any(line.key == key and line.state in ended and line.at > now for line in lines)
 
 
 def _was_given_up_early(world: WiderWorld, key: str, uuid: str) -> bool:

@@ -335,7 +335,8 @@ def _trouble(world: WiderWorld, random: Random) -> None:
 def _random_process(world: WiderWorld, random: Random) -> Process:
     process = Process(die_at=random.choice((None, None, random.randint(1, 40), random.randint(1, 300))))
     process.stop_after = random.choice((None, None, random.uniform(0.1, 10.0)))
-    process.at_most_once = world.at_most_once and (MANIFEST not in world.disk.files or random.random() < 0.5)
+    is_recorded = MANIFEST in world.disk.files and b'{"started":' in world.manifest(MANIFEST)
+    process.at_most_once = world.at_most_once and (not is_recorded or random.random() < 0.5)
     process.accepts_changes = random.random() < 0.8
     process.retries = random.random() < 0.2
     if random.random() < 0.1:
