@@ -55,7 +55,7 @@ class CloneChange(Protocol):
     api: str
     """Name of the API, such as DeleteModelService."""
     past_tense: str
-    """Past past_tense for messages, such as "deleted"."""
+    """Past participle of the change for messages, such as "deleted"."""
     is_repeatable: bool
     """Whether the call is repeated if it succeeded without effect; otherwise the clone is then unknown."""
 

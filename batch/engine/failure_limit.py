@@ -20,7 +20,7 @@ class FailureLimit:
     """The manifest's counts of failures, without targets outside the plan."""
 
     def __init__(self, past: RunHistory, limit: float | None) -> None:
-        """Set the limit to ``most``: a count from 1 on, a share of the settled ones below 1; None: no limit."""
+        """Set the ``limit``: a count from 1 on, a share of the settled ones below 1; None: no limit."""
         self._past = past
         self._limit = limit
         self._outside: Counter[State] = Counter()
