@@ -37,8 +37,6 @@ class Secrets:
         self._forms: dict[str, None] = {}
         self._grams: dict[str, list[tuple[str, int]]] = {}
         self._followed: list[re.Pattern[str]] = []
-        self._heads: tuple[str, ...] = ()
-        self._encoded: tuple[bytes, ...] | None = None
 
     def add(self, value: str) -> None:
         """Redact ``value`` from now on, in every form; values under 4 characters are ignored."""
@@ -50,7 +48,6 @@ class Secrets:
         for form in sorted(forms):
             for offset, gram in _grams(form):
                 self._grams.setdefault(gram, []).append((form, offset))
-        self._encoded = None
 
     def add_all(self, values: Iterable[str]) -> None:
         """Add each of ``values``."""
@@ -70,30 +67,6 @@ class Secrets:
             re.compile(f"({cores})[A-Za-z0-9+/_=-]+"),
             re.compile(f"({hexadecimal})[0-9a-fA-F]+"),
         ]
-        self._heads = (*self._heads, key_id, *_base64_cores(head), head.hex(), head.hex().upper())
-        self._encoded = None
-
-    def _encode(self) -> tuple[bytes, ...]:
-        in_json = {
-            json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in self._forms for ascii_only in (True, False)
-        }
-        grams = {gram for form in in_json | self._forms.keys() for _, gram in _grams(form)}
-        encoded = {gram.encode("utf-8", "backslashreplace") for gram in grams | set(self._heads)}
-        # A text that contains a form contains the shorter forms within it: only those need to be searched.
-        shortest: list[bytes] = []
-        for form in sorted(encoded, key=len):
-            if not any(part in form for part in shortest):
-                shortest.append(form)
-        return tuple(shortest)
-
-    def are_in(self, line: bytes) -> bool:
-        """Return whether any registered secret, in any form, may be in a line of JSON."""
-        if self._encoded is None:
-            self._encoded = self._encode()
-        for form in self._encoded:  # noqa: SIM110 - any() would cost as much as the search
-            if form in line:
-                return True
-        return False
 
     def redact(self, text: str) -> str:
         """Replace every registered secret in ``text``."""

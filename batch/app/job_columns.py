@@ -41,7 +41,6 @@ class JobColumns:
         if job.name != header.job:
             raise UsageError(f"{file}: now holds the job {job.name}, not {header.job}")
         planning = Planning(job, run=header.run, started_at=header.created_at, pins=read_pins(manifest))
-        self._known: dict[str, None] = {}
         self._passed: dict[str, _Values] = {}
         self._targets = planning.pairs()
         self._require(file, planning)

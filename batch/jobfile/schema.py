@@ -17,7 +17,6 @@ from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, Param,
 RESOURCE_UUID: Final = r"^[0-9a-f]{12}[1-5][0-9a-f]{3}[89ab][0-9a-f]{15}$"
 _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\$\{"}
 _TEXT: Final[Schema] = {"type": ["string", "number", "boolean"]}
-_TABLE_NAME: Final = r"\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV])$"
 _NAME: Final = r"^(?=[^\x00-\x1f\x7f-\x9f]*$).*\S"
 """Has a visible character, and no control character."""
 _UUIDS: Final = array(refer("uuid"))

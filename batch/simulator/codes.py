@@ -61,9 +61,9 @@ class ErrorFactory:
     newer_codes: bool
     """Use the codes and texts of newer servers for denials and tags."""
 
-    def failure(self, code: str, key: str, *values: object, cause: ErrorCode | None = None) -> ApiFailureError:
+    def failure(self, code: str, key: str, *values: object) -> ApiFailureError:
         """Make the failure ``code`` with the details named ``key``."""
-        return ApiFailureError(self.error(code, key, *values, cause=cause))
+        return ApiFailureError(self.error(code, key, *values))
 
     def denial(self, key: str, *values: object) -> ApiFailureError:
         """Make the refusal of an API (``denied``) or of a resource (``access``, ``owner``)."""

@@ -7,8 +7,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from batch.simulator.resources import Resource
     from batch.simulator.wire import Json
 
@@ -67,19 +65,12 @@ class Ledger:
             if count > 1
         ]
 
-    def call_times(self, kinds: Iterable[str] | None = None) -> list[float]:
-        """Return the arrival times of calls (of ``kinds``) in order, by the node's clock."""
-        if kinds is None:
-            return list(self._times)
-        wanted = {self._names.index(kind) for kind in kinds if kind in self._names}
-        return [at for at, kind in zip(self._times, self._kinds, strict=True) if kind in wanted]
-
-    def peak(self, window: float = 1.0) -> int:
-        """Return the maximum number of calls in any ``window`` seconds, excluding the end."""
+    def peak(self) -> int:
+        """Return the maximum number of calls in any one second, excluding its end."""
         times = sorted(self._times)
         first = best = 0
         for last, at in enumerate(times):
-            while at - times[first] >= window:
+            while at - times[first] >= 1.0:
                 first += 1
             best = max(best, last - first + 1)
         return best

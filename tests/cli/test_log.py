@@ -230,14 +230,12 @@ def test_tracebacks_have_no_locals() -> None:
     assert b"local value" not in b"".join(logged(log.Format.JSON, act))
 
 
-def test_a_form_within_another_is_searched_once() -> None:
-    """Of forms that contain each other only the shortest is searched for, and so all are found."""
+def test_a_form_that_contains_another_is_redacted_whole() -> None:
+    """Where a form of a secret contains a shorter one, nothing of the longer one stays."""
     secrets = redaction.Secrets()
     secrets.add("hunter22")
-    encoded = secrets._encode()
-    assert not [one for one in encoded for other in encoded if one != other and one in other]
     for form in redaction._forms("hunter22"):
-        assert secrets.are_in(b'{"error":"%s"}' % form.encode())
+        assert secrets.redact(f'{{"error":"{form}"}}') == f'{{"error":"{redaction.REDACTED}"}}'
 
 
 def test_text_after_a_key_id_is_redacted() -> None:
@@ -247,7 +245,6 @@ def test_text_after_a_key_id_is_redacted() -> None:
         secrets.add_key_id("AKID0123")
     header = b"ZStack AKID0123:c2lnbmF0dXJlIG9mIGEgY2FsbA=="
     for form in (header.decode(), quote(header, safe=""), header.hex(), base64.b64encode(header).decode()):
-        assert secrets.are_in(b'{"error":"%s"}' % form.encode())
         shown = secrets.redact(f"no {form} here")
         assert shown.startswith("no ")
         assert shown.endswith(f"{redaction.REDACTED} here")
@@ -373,6 +370,6 @@ def test_separate_and_overlapping_secrets_are_redacted_once_each() -> None:
     """Two overlapping secrets become one mark, two separate ones one each, and the text between them stays."""
     secrets = redaction.Secrets()
     secrets.add_all(["hunter22", "er22secret"])
-    assert not secrets.are_in(b'{"error":"none"}')
+    assert secrets.redact('{"error":"none"}') == '{"error":"none"}'
     shown = secrets.redact("a hunter22secret and hunter22 or er22secret")
     assert shown == f"a {redaction.REDACTED} and {redaction.REDACTED} or {redaction.REDACTED}"

@@ -98,7 +98,6 @@ def test_any_part_of_23_characters_is_found(planted: Planted) -> None:
         for stop in range(start + 23, len(planted.session) + 1):
             part = planted.session[start:stop]
             assert secrets.redact(f"z{part}z") == f"z{REDACTED}z"
-            assert secrets.are_in(f'{{"error":"z{part}z"}}'.encode())
 
 
 def test_a_megabyte_of_secrets_is_redacted_in_one_pass(planted: Planted) -> None:
