@@ -12,7 +12,7 @@ from batch.errors import UsageError
 from batch.jobfile.columns import PARAM_COLUMN
 from batch.manifest.reading import reading
 from batch.plan import Planning
-from batch.report.listing import HAND_OVER_COLUMNS
+from batch.report.target_list import HAND_OVER_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,7 @@ import os
 import time
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from batch.cli.terminal import Painted, emit, emit_data, terminal_width
 from batch.errors import ExitCode, UsageError
 from batch.outputs import NamedFile, require_distinct
 from batch.text import shell_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 SHEET = "; cells that a spreadsheet would evaluate as formulas begin with a ' (zclone list -o csv adds none)"
 STATE_COLOURS = {"cloned": "green", "failed": "red", "conflict": "red"}
@@ -122,10 +125,10 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
     A table on a terminal shows the main columns and fits its width; elsewhere, and in other formats, all columns are
     shown. They include owner and share_with if the job has them.
     """
-    from batch.app.listing import choose_columns
+    from batch.app.list_columns import choose_columns
     from batch.app.runs import manifest_of
     from batch.app.selection import select_rows
-    from batch.report.listing import COLUMNS, SHORT, ListFormat, read_columns, render_rows, table_lines
+    from batch.report.target_list import COLUMNS, SHORT, csv_rows, json_rows, jsonl_rows, read_columns, table_lines
 
     path, speech = manifest_of(manifest, run), language(os.environ)
     found = select_rows(path, only=only or (), shard=shard, states=frozenset(state or ()), codes=frozenset(code or ()))
@@ -134,15 +137,23 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
     names, of_job = choose_columns(path, manifest, asked, COLUMNS if size is None else SHORT, tell=say)
     first = list(islice(found, 1))
     shown = islice(chain(first, found), limit)
-    if output is values.ListOutput.TABLE:
-        lines = table_lines(shown, speech, columns=names, of_job=of_job, size=size)
-        emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
-    else:
-        form = ListFormat(output.value)
-        texts = render_rows(shown, form, speech, columns=names, of_job=of_job, is_guarded=False)
-        emit_data(line for text in texts for line in text.removesuffix("\n").split("\n"))
+    match output:
+        case values.ListOutput.TABLE:
+            lines = table_lines(shown, speech, columns=names, of_job=of_job, size=size)
+            emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
+        case values.ListOutput.JSON:
+            emit_data(_lines(json_rows(shown, speech, columns=names, of_job=of_job)))
+        case values.ListOutput.JSONL:
+            emit_data(_lines(jsonl_rows(shown, speech, columns=names, of_job=of_job)))
+        case values.ListOutput.CSV:
+            emit_data(_lines(csv_rows(shown, speech, columns=names, of_job=of_job, is_guarded=False)))
     if not first:
         say(f"{manifest}: no target matches")
+
+
+def _lines(texts: "Iterable[str]") -> "Iterator[str]":
+    """Yield the lines of texts that end in a newline each."""
+    return (line for text in texts for line in text.removesuffix("\n").split("\n"))
 
 
 def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOfJob = None) -> None:

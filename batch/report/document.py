@@ -8,7 +8,7 @@ from batch.errors import EndReason
 from batch.model import State
 from batch.report.failures import failures
 from batch.report.figures import figures
-from batch.report.listing import COLUMNS, row_values
+from batch.report.target_list import COLUMNS, row_values
 from batch.report.text import iso
 from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, array, describe, document, record
 from batch.text import to_json

@@ -12,8 +12,8 @@ from batch.report.data import read_report_data
 from batch.report.document import json_report
 from batch.report.html import html_report
 from batch.report.junit import junit_report
-from batch.report.listing import ListFormat, render_rows
 from batch.report.markdown import markdown_report
+from batch.report.target_list import csv_rows
 from batch.report.verification_section import read_verification
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _texts(report: ReportData, ending: str, at: float, language: Language) -> It
         case ".md":
             yield from markdown_report(report, at=at, language=language)
         case ".csv":
-            yield from render_rows((target.row() for target in report.targets), ListFormat.CSV, language)
+            yield from csv_rows((target.row() for target in report.targets), language)
         case ".xml":
             yield from junit_report(report, language=language)
         case ".json":

@@ -29,7 +29,7 @@ from batch.jobfile import load
 from batch.manifest import Header, open_manifest
 from batch.model import Record, Row, State
 from batch.plan import Planning
-from batch.report.listing import ListFormat, render_rows
+from batch.report.target_list import csv_rows
 from tests.cli.test_log import logged
 from tests.manifest.manifest_world import scan
 from tests.security.hostile import hostile
@@ -104,7 +104,7 @@ CELLS: Final = st.text(
 def test_no_cell_is_a_formula(key: str, name: str, error: str) -> None:
     """Read back by a CSV reader every cell is quoted, and none begins a formula, after spaces and in full width too."""
     row = Row(key, "source", State.FAILED, None, name, 1, "SYS.1007", error, None, None)
-    text = "".join(render_rows([row], ListFormat.CSV))
+    text = "".join(csv_rows([row]))
     header, cells = csv.reader(io.StringIO(text), strict=True)
     assert len(cells) == len(header)
     assert text.count('"') >= 2 * (len(header) + len(cells))

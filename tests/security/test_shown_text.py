@@ -15,7 +15,6 @@ from batch.manifest.kinds import EndedLine, PlanLine, StartedLine
 from batch.manifest.line import seal
 from batch.manifest.records import encode_ended, encode_plan, encode_planned, encode_record, encode_started
 from batch.model import Record, State
-from batch.report.listing import ListFormat
 from batch.report.write import ENDINGS, write_report
 from tests.test_architecture import MODULES, name_of, read
 
@@ -213,8 +212,3 @@ def test_no_report_holds_a_foreign_text_raw(ending: str, tmp_path: Path) -> None
     out = tmp_path / f"report{ending}"
     write_report(write_manifest(tmp_path / "trap.manifest.jsonl"), out, at=5.0)
     require_harmless(out.read_text(encoding="utf-8-sig"))
-
-
-def test_lists_have_one_set_of_formats() -> None:
-    """The formats of ``list`` in the table are all that the report knows."""
-    assert {form.value for form in ListOutput} == {form.value for form in ListFormat}

@@ -8,7 +8,7 @@ from batch.errors import UsageError
 from batch.manifest.kinds import PlanLine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
-from batch.report.listing import COLUMNS, HAND_OVER_COLUMNS
+from batch.report.target_list import COLUMNS, HAND_OVER_COLUMNS
 from batch.text import escape
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -48,15 +47,6 @@ _GAP: Final = "  "
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212", "\t", "\r", "\n", "\0")
 
 
-class ListFormat(StrEnum):
-    """Output format of ``list``."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-
-
 class TableLine(NamedTuple):
     """One line of a table."""
 
@@ -78,30 +68,55 @@ def read_columns(text: str) -> tuple[str, ...]:
     return names
 
 
-def render_rows(
+def json_rows(
     rows: Iterable[Row],
-    form: ListFormat,
+    language: Language = "en",
+    *,
+    columns: Sequence[str] = COLUMNS,
+    of_job: Callable[[Row], _Values] | None = None,
+) -> Iterator[str]:
+    """Yield the rows as one JSON list, in pieces of text.
+
+    ``language``: that of the hints. ``of_job``: returns the columns that come from the job file.
+    """
+    opening = "[\n"
+    for row in _values(rows, language, columns, of_job):
+        yield opening + to_json(row)
+        opening = ",\n"
+    yield "[]\n" if opening == "[\n" else "\n]\n"
+
+
+def jsonl_rows(
+    rows: Iterable[Row],
+    language: Language = "en",
+    *,
+    columns: Sequence[str] = COLUMNS,
+    of_job: Callable[[Row], _Values] | None = None,
+) -> Iterator[str]:
+    """Yield each row as a line of JSON with its newline; arguments as for ``json_rows``."""
+    return (to_json(row) + "\n" for row in _values(rows, language, columns, of_job))
+
+
+def csv_rows(
+    rows: Iterable[Row],
     language: Language = "en",
     *,
     columns: Sequence[str] = COLUMNS,
     of_job: Callable[[Row], _Values] | None = None,
     is_guarded: bool = True,
 ) -> Iterator[str]:
-    """Yield the rows as lines of text with newlines; ``language``: that of the hints.
+    """Yield a heading and each row as a line of CSV with its newline; arguments as for ``json_rows``.
 
-    ``of_job``: returns the columns that come from the job file. ``is_guarded``: whether to escape CSV cells that a
-    spreadsheet would evaluate as formulas.
+    ``is_guarded``: whether to escape cells that a spreadsheet would evaluate as formulas.
     """
-    if form is ListFormat.TABLE:
-        return (line.text + "\n" for line in table_lines(rows, language, columns=columns, of_job=of_job))
-    values = _values(rows, language, columns, of_job)
-    match form:
-        case ListFormat.JSON:
-            return _json(values)
-        case ListFormat.JSONL:
-            return (to_json(row) + "\n" for row in values)
-        case ListFormat.CSV:
-            return _csv(values, columns, defuse if is_guarded else escape)
+    clean = defuse if is_guarded else escape
+    line = io.StringIO()
+    writer = csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    for cells in chain([list(columns)], map(_cells, _values(rows, language, columns, of_job))):
+        writer.writerow(map(clean, cells))
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
 
 
 def _values(
@@ -133,24 +148,6 @@ def _cell(value: JsonValue) -> str:
         # The same separator as in CSV tables of targets.
         return ";".join(map(str, value))
     return to_json(value) if isinstance(value, list | dict | bool) else str(value)
-
-
-def _json(rows: Iterable[_Values]) -> Iterator[str]:
-    opening = "[\n"
-    for row in rows:
-        yield opening + to_json(row)
-        opening = ",\n"
-    yield "[]\n" if opening == "[\n" else "\n]\n"
-
-
-def _csv(rows: Iterable[_Values], columns: Sequence[str], clean: Callable[[str], str]) -> Iterator[str]:
-    line = io.StringIO()
-    writer = csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    for cells in chain([list(columns)], map(_cells, rows)):
-        writer.writerow(map(clean, cells))
-        yield line.getvalue()
-        line.seek(0)
-        line.truncate()
 
 
 def defuse(cell: str) -> str:
