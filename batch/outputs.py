@@ -21,7 +21,7 @@ PRIVATE: Final = 0o600
 """Mode, whatever the umask, of files that may contain names of targets."""
 PUBLIC: Final = 0o666
 """Mode, less the umask, of files that others read: metrics, new job files."""
-_MOST_LINKS: Final = 40
+_MAX_LINKS: Final = 40
 _APPEND: Final = os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """O_NONBLOCK: opening a pipe in the file's place must not wait for its reader."""
 
@@ -212,7 +212,7 @@ def _destination(path: Path) -> Path:
 
 def _links(path: Path) -> Iterator[Path]:
     """Yield ``path`` and, while it is a link, its destination."""
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MAX_LINKS):
         yield path
         path = path.parent / path.readlink()
 

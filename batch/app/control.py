@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _WORDS: Final = ("pause", "resume", "drain", "reload")
-_MOST_CONCURRENCY: Final = 10_000
+_MAX_CONCURRENCY: Final = 10_000
 _LONGEST_PATH: Final = 107
 """Maximum length of a unix socket path, in bytes."""
 LONGEST_LINE: Final = 1 << 16
@@ -59,8 +59,8 @@ def read_request(texts: Sequence[str]) -> ControlRequest:
             except ValueError as error:
                 raise UsageError(f"rate: {error}") from None
         elif name == "concurrency" and concurrency is None:
-            if not re.fullmatch("[1-9][0-9]{0,4}", value) or int(value) > _MOST_CONCURRENCY:
-                raise UsageError(f"concurrency: must be a number from 1 to {_MOST_CONCURRENCY:,}, not {value!r:.60}")
+            if not re.fullmatch("[1-9][0-9]{0,4}", value) or int(value) > _MAX_CONCURRENCY:
+                raise UsageError(f"concurrency: must be a number from 1 to {_MAX_CONCURRENCY:,}, not {value!r:.60}")
             concurrency = int(value)
         elif text in _WORDS and not word:
             word = text

@@ -36,7 +36,7 @@ ARCHITECTURES: Final = ("X86_64", "AARCH64")
 TARGETS: Final = SERVICES * len(ARCHITECTURES)
 _MANIFEST: Final = "demo.manifest.jsonl"
 _COMMAND: Final = ("run", "demo.yaml")
-_MOST_RUNS: Final = 4
+_MAX_RUNS: Final = 4
 _GLANCE: Final = 0.1
 _JOB: Final = """\
 version: 1
@@ -166,7 +166,7 @@ def _count_settled(folder: Path) -> int:
 
 def _run_again(folder: Path, environment: dict[str, str]) -> ExitCode:
     """Repeat the same command until nothing is left to do."""
-    for _ in range(_MOST_RUNS):
+    for _ in range(_MAX_RUNS):
         run = _start(folder, environment)
         run.wait()
         code = exit_code(summary(folder / _MANIFEST).counts)

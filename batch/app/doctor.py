@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batch.zstack.settings import Settings
 
 RATE: Final = 5.0
-MOST_SKEW: Final = 60.0
+MAX_SKEW: Final = 60.0
 """Clock skew in seconds from which signed requests and deadlines are affected."""
 _CLONE: Final = "APICloneModelServiceMsg"
 _SHOWN: Final = 5
@@ -145,5 +145,5 @@ def _of_clock(theirs: float | None, ours: float) -> Diagnosis:
     if theirs is None:
         return Diagnosis("warn", "clock", "the server does not report it")
     skew = theirs - ours
-    verdict = "ok" if abs(skew) <= MOST_SKEW else "warn"
+    verdict = "ok" if abs(skew) <= MAX_SKEW else "warn"
     return Diagnosis(verdict, "clock", f"the server's is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.app.messages import say
-from batch.app.sources import MOST_COMPARED
+from batch.app.sources import MAX_COMPARED
 from batch.plan.references import Reference, ReferenceKind, ServerResources, judge, model_centers, references
 from batch.zstack.auxiliary import OWNER_MESSAGE
 from batch.zstack.lookups import ACCOUNTS, GPU_SPECS, IMAGES, MODEL_CENTERS, TAG_PATTERNS
@@ -46,8 +46,8 @@ async def read_resources(
         uuids = dict.fromkeys(reference.uuid for reference in named if reference.kind is kind)
         if not uuids:
             continue
-        if len(uuids) > MOST_COMPARED:
-            warn_of(f"warning: the {kind}s that the plan names are not checked: there are more than {MOST_COMPARED:,}")
+        if len(uuids) > MAX_COMPARED:
+            warn_of(f"warning: the {kind}s that the plan names are not checked: there are more than {MAX_COMPARED:,}")
             continue
         try:
             rows[kind] = await auxiliary.rows(lookup, uuids)
@@ -67,7 +67,7 @@ def _distinct(plan: Plan, centers: Mapping[str, str]) -> Collection[Reference]:
     for clone in plan.clones():
         for reference in references(clone, centers):
             one = reference._replace(path="")
-            if counts[one.kind] <= MOST_COMPARED and one not in found:
+            if counts[one.kind] <= MAX_COMPARED and one not in found:
                 found[one] = None
                 counts[one.kind] += 1
     return found

@@ -18,7 +18,7 @@ from batch.app.preflight import read_resources
 from batch.app.selection import PLANNED, clone_filter, require_match, select
 from batch.app.server import Server, say_warnings
 from batch.app.server_check import check_clones
-from batch.app.sources import MOST_COMPARED, read_inventories, take_fields, warn_of_owners
+from batch.app.sources import MAX_COMPARED, read_inventories, take_fields, warn_of_owners
 from batch.errors import UsageError
 from batch.jobfile.layers import KEEPABLE
 from batch.plan import Identities, Planning, RunTags, regenerate, tag_clones
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from batch.settings.endpoints import EndpointOptions
     from batch.zstack.settings import Settings
 
-MOST_NAMED: Final = 20
+MAX_UNCOVERED: Final = 20
 """Maximum number of uncovered sources that are listed."""
 OFFLINE: Final = "no endpoint in the settings: sources, differences and the server's version are not checked"
 
@@ -245,15 +245,15 @@ async def _check(draft: Draft, server: Server, earlier: EarlierRun) -> Preview:
 
 async def _name_uncovered(coverage: Coverage, server: Server) -> None:
     """Report the sources that no rule covers, by uuid and name."""
-    shown = coverage.uncovered[:MOST_NAMED]
+    shown = coverage.uncovered[:MAX_UNCOVERED]
     if not shown:
         return
     auxiliary = AuxiliaryApi(await server.client())
     names = {found.uuid: found.fields.get("name") async for found in auxiliary.services(shown, fields=("uuid", "name"))}
     for uuid in shown:
         say(f"  not covered: {uuid} {to_json(names.get(uuid))}")
-    if len(coverage.uncovered) > MOST_NAMED:
-        say(f"  not covered: {len(coverage.uncovered) - MOST_NAMED} more")
+    if len(coverage.uncovered) > MAX_UNCOVERED:
+        say(f"  not covered: {len(coverage.uncovered) - MAX_UNCOVERED} more")
 
 
 def _warn_of_same_names(plan: Plan) -> None:
@@ -261,7 +261,7 @@ def _warn_of_same_names(plan: Plan) -> None:
     seen: dict[JsonValue, int] = {}
     for clone in plan.clones():
         name = clone.params.get("name")
-        if name is not None and len(seen) < MOST_COMPARED:
+        if name is not None and len(seen) < MAX_COMPARED:
             seen[name] = seen.get(name, 0) + 1
     twins = [str(name) for name, count in seen.items() if count > 1]
     if twins:

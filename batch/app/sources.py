@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batch.plan import Planning
     from batch.zstack.auxiliary import AuxiliaryApi
 
-MOST_COMPARED: Final = 20_000
+MAX_COMPARED: Final = 20_000
 """Maximum number of sources whose inventories and owners are kept for comparison."""
 _SHOWN: Final = 5
 
@@ -42,8 +42,8 @@ class Inventories:
 
 async def read_inventories(plan: Plan, auxiliary: AuxiliaryApi) -> Inventories:
     """Query every distinct source of ``plan``, in pages. Raises CallFailedError."""
-    wanted = list(islice(_distinct(plan), MOST_COMPARED + 1))
-    if len(wanted) > MOST_COMPARED:
+    wanted = list(islice(_distinct(plan), MAX_COMPARED + 1))
+    if len(wanted) > MAX_COMPARED:
         return Inventories(absent=await _find_absent(_distinct(plan), auxiliary))
     names = [*sorted(BODY_PARAMS), IMAGES_FIELD, CENTER_FIELD]
     shown = {found.uuid: take_fields(found.fields, names) async for found in auxiliary.services(wanted)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batch.manifest import Summary
     from batch.zstack.classify import Language
 
-_MOST_FAILURES = 3
+_MAX_FAILURES = 3
 
 
 def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
@@ -83,6 +83,6 @@ def snapshot_of(
 
 
 def _failures(found: Summary, language: Language) -> Iterator[Failure]:
-    for cluster in found.clusters[:_MOST_FAILURES]:
+    for cluster in found.clusters[:_MAX_FAILURES]:
         record = Record(cluster.state, cluster.key, 0.0, error_code=cluster.code, error=cluster.error)
         yield Failure(record, cluster.error, hint_of(cluster.code, cluster.error, language))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batch.zstack.classify import Language
 
 _BACKTICKS: Final = re.compile("`+")
-_MOST_ROWS: Final = 200
+_MAX_ROWS: Final = 200
 _LONGEST: Final = 300
 
 
@@ -57,16 +57,16 @@ def _failures(groups: list[Failures], language: Language) -> Iterator[str]:
 def _verification(report: ReportData) -> Iterator[str]:
     if report.verification is not None:
         yield f"\n## On the server\n\n{_code(report.verification.ended_at)}\n\n"
-        yield from (f"- {_code(line)}\n" for line in report.verification.lines[:_MOST_ROWS])
+        yield from (f"- {_code(line)}\n" for line in report.verification.lines[:_MAX_ROWS])
 
 
 def _rows(report: ReportData) -> Iterator[str]:
     yield "\n## Old to new\n\n| key | old uuid | new uuid | name | state |\n|---|---|---|---|---|\n"
-    for target in report.targets[:_MOST_ROWS]:
+    for target in report.targets[:_MAX_ROWS]:
         row = target.row()
         cells = (row.key, row.source_uuid, row.clone_uuid or "", row.name or "")
         yield f"| {' | '.join(map(_cell, cells))} | {row.state.value} |\n"
-    more = len(report.targets) - _MOST_ROWS
+    more = len(report.targets) - _MAX_ROWS
     if more > 0:
         yield f"\n… and {more} more: `zclone list`\n"
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ACTIONS_PATH: Final = "/v1/management-nodes/actions"
 NOTABLE_SKEW: Final = 60.0
 """Seconds between the clocks from which on the operator is warned."""
-_MOST_MILLISECONDS: Final = 253_402_300_800_000
+_MAX_MILLISECONDS: Final = 253_402_300_800_000
 """The year 10000: no date of a request has a later one."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -192,7 +192,7 @@ def current_time(reply: Reply) -> float | None:
     except BadReplyError:
         return http_date(reply.date)
     milliseconds = as_number(times.get("MillionSeconds"))
-    is_date = milliseconds is not None and 0 < milliseconds < _MOST_MILLISECONDS
+    is_date = milliseconds is not None and 0 < milliseconds < _MAX_MILLISECONDS
     return milliseconds / 1000 if milliseconds is not None and is_date else http_date(reply.date)
 
 

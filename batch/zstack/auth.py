@@ -33,14 +33,14 @@ SESSIONS_PATH: Final = "/v1/accounts/sessions"
 PROBE_UUID: Final = "0" * 32
 PROBE_PATH: Final = f"/v1/ai/model-services/{PROBE_UUID}"
 """The cheapest authorised call, and the same that looks for clones: an empty list is a good answer."""
-YOUNG: Final = 60.0
+SHORT_SESSION: Final = 60.0
 """Seconds: a session that ended sooner was ended by someone."""
-MOST_YOUNG: Final = 3
-"""Consecutive young ends that stop the run."""
+MAX_SHORT_SESSIONS: Final = 3
+"""Number of consecutive short sessions that stops a run."""
 PREFLIGHT_TRIES: Final = 3
 _ENDED_BY_OTHERS: Final = (
-    f"sessions in a row ended within {YOUNG:.0f} s: something else logs in with this account and the server allows one "
-    "session per user (enable.unique.session); use an account of its own for each run, or an AccessKey"
+    f"sessions in a row ended within {SHORT_SESSION:.0f} s: something else logs in with this account and the server "
+    "allows one session per user (enable.unique.session); use an account of its own for each run, or an AccessKey"
 )
 _FIRST_LOGIN_TRIES: Final = 4
 """Fewer than for a password that worked before: a lost answer may have been a refusal, and refusals lock accounts."""
@@ -152,7 +152,7 @@ class PasswordLogin:
         self._language = language
         self._session: _Open | None = None
         self._dead = 0
-        self._young = 0
+        self._short_sessions = 0
         self._is_disturbed = False
         self._refused: ZcloneError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -262,9 +262,9 @@ class PasswordLogin:
         if self._session is None:
             return
         age = self._clock.monotonic() - self._session.at
-        self._young = self._young + 1 if age < YOUNG else 0
-        self._is_disturbed = self._is_disturbed or self._young > 1
-        if self._young >= MOST_YOUNG:
+        self._short_sessions = self._short_sessions + 1 if age < SHORT_SESSION else 0
+        self._is_disturbed = self._is_disturbed or self._short_sessions > 1
+        if self._short_sessions >= MAX_SHORT_SESSIONS:
             raise LoginLostError(_ENDED_BY_OTHERS)
 
 

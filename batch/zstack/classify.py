@@ -38,7 +38,7 @@ Language: TypeAlias = Literal["en", "zh"]
 LONGEST_TEXT: Final = 2048
 """Maximum characters of an error text."""
 _DEEPEST = 16
-_MOST_NODES = 256
+_MAX_NODES = 256
 _LONGEST_CODE = 128
 
 _DENIALS: Final = re.compile(
@@ -154,7 +154,7 @@ def _walk(error: Mapping[str, JsonValue]) -> Iterator[Mapping[str, JsonValue]]:
     for _ in range(_DEEPEST):
         inner: list[Mapping[str, JsonValue]] = []
         for node in level:
-            if id(node) in seen or len(seen) >= _MOST_NODES:
+            if id(node) in seen or len(seen) >= _MAX_NODES:
                 continue
             seen.add(id(node))
             yield node

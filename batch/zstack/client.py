@@ -40,7 +40,7 @@ SERVICES_PATH: Final = "/v1/ai/model-services"
 JOBS_PATH: Final = "/v1/api-jobs"
 _LANGUAGES: Final = {"en": "en-US", "zh": "zh-CN"}
 """Newer servers return errors in the caller's language, at polls too (zstack/README.md 11)."""
-_MOST_REMEMBERED: Final = 65536
+_MAX_REMEMBERED_JOBS: Final = 65536
 _OVER_LIMIT: Final = "Rate limit exceeded"
 """Text of the server's own limiter, which answers first of all; any other 429 is a proxy's (zstack/README.md 11)."""
 _LIMIT_TRIES: Final = 20
@@ -269,7 +269,7 @@ class Client:
     def _remember(self, job_uuid: str, generation: int) -> None:
         """Remember the session that a job was sent with: its end shows at the poll, when another may be in use."""
         self._opened_under[job_uuid] = generation
-        if len(self._opened_under) > _MOST_REMEMBERED:
+        if len(self._opened_under) > _MAX_REMEMBERED_JOBS:
             del self._opened_under[next(iter(self._opened_under))]
 
     def _process(self, reply: Outcome, authorization: str) -> Outcome:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST_LINE: Final = 64 * 1024
 """Maximum bytes of one line of an answer's head."""
-_MOST_INTERIM: Final = 10
+_MAX_INTERIM: Final = 10
 """Maximum arrivals of interim answers (status 1xx) before the final one."""
 
 
@@ -84,8 +84,8 @@ class SingleRequest:
         if self.resumed is not None:
             self.resumed += 1
             # The last one is the final answer's own.
-            if self.resumed > _MOST_INTERIM + 1:
-                raise BadReplyError(f"the server sent more than {_MOST_INTERIM} interim answers")
+            if self.resumed > _MAX_INTERIM + 1:
+                raise BadReplyError(f"the server sent more than {_MAX_INTERIM} interim answers")
 
 
 async def start_watch(

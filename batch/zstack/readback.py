@@ -45,12 +45,12 @@ class ReadBack:
         """Query at most ``UUIDS_A_QUERY`` model services, with all their fields, in one call."""
         found: dict[str, Mapping[str, JsonValue]] = {}
         # Without a total it is unknown whether the server cut its answer.
-        most = 0.0
+        total_rows = 0.0
         async for rows, total in self._pages(SERVICES_PATH, f"uuid?={','.join(uuids)}", UUIDS_A_QUERY):
             found.update((str(row["uuid"]), row) for row in rows if as_text(row.get("uuid")))
-            most = max(most, math.inf if total is None else total)
+            total_rows = max(total_rows, math.inf if total is None else total)
         wanted = set(uuids)
-        return Services({uuid: row for uuid, row in found.items() if uuid in wanted}, len(found) >= most)
+        return Services({uuid: row for uuid, row in found.items() if uuid in wanted}, len(found) >= total_rows)
 
     async def tags(self, uuids: Sequence[str]) -> dict[str, set[str]]:
         """Query the user tags of at most ``UUIDS_A_QUERY`` resources, by uuid."""
@@ -93,13 +93,13 @@ class ReadBack:
 
         Without a total, missing rows are not known to be absent.
         """
-        count, most = 0, 0.0
+        count, total_rows = 0, 0.0
         async for rows, total in self._pages(path, condition, _SMALL_ROWS, sort=sort):
             count += len(rows)
-            most = max(most, math.inf if total is None else total)
+            total_rows = max(total_rows, math.inf if total is None else total)
             for row in rows:
                 yield row
-        if count < most:
+        if count < total_rows:
             raise _incomplete(path)
 
     async def _pages(
