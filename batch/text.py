@@ -1,4 +1,4 @@
-"""Makes foreign text safe to display: escaping, printable JSON, width on a terminal, cutting.
+"""Text for people: makes foreign text safe to display, fits it into a width, formats times and durations.
 
 What is escaped, here and nowhere else: control characters (C0, DEL, C1), line and paragraph separators, bidirectional
 controls, invisible and private-use characters, and noncharacters. The two joiners (U+200C, U+200D) are kept: several
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from unicodedata import category, east_asian_width
 
@@ -91,6 +92,26 @@ def shell_path(path: Path | str) -> str:
     """Return a path as one word of a shell command that is not taken for an option."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def iso(seconds: float | None) -> str | None:
+    """Format a time as ISO 8601 in UTC with milliseconds; None stays None, a time out of range becomes a number."""
+    if seconds is None:
+        return None
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return repr(seconds)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration(seconds: float) -> str:
+    """Format a duration for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _escape_char(match: re.Match[str]) -> str:

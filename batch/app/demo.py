@@ -22,7 +22,7 @@ from batch.jobfile import load
 from batch.manifest import summary
 from batch.model import State
 from batch.plan import Planning
-from batch.report.exits import exit_code
+from batch.report.figures import exit_code
 from batch.report.proof import check_proof
 from batch.report.verification import Verdict
 from batch.report.write import write_report

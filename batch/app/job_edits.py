@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from batch.app.handover import is_hand_over_left
 from batch.app.messages import warn
-from batch.app.retry import retry_records
+from batch.app.selection import retry_records
 from batch.engine.survey import Survey, describe_outdated, refuse_changes, refuse_taken, survey
 from batch.keytable import KeyTable
 from batch.manifest import rows

@@ -35,7 +35,7 @@ def choose_columns(
     if not of_job and (asked is not None or not _has_hand_overs(manifest)):
         return tuple(usual if asked is None else asked), None
     # Imported here, because only these columns need the job file.
-    from batch.app.job_columns import JobColumns
+    from batch.app.job_lookup import JobColumns
 
     if asked is not None:
         try:

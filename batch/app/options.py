@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch.app.retry import RetryFilter
+    from batch.app.selection import RetryFilter
     from batch.plan.planfile import SavedPlan
     from batch.settings.endpoints import EndpointOptions
 

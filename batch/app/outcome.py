@@ -17,10 +17,10 @@ from batch.engine.stop import GRACE
 from batch.errors import HELD_BACK, EndReason, JobFileError, RunStoppedError, UnreachableError
 from batch.manifest import summary
 from batch.model import QUARANTINED, HandOverCounts, State
-from batch.report.exits import REFUSED, exit_code
 from batch.report.failures import command_for, retry_command
+from batch.report.figures import REFUSED, exit_code
 from batch.report.status import ending_lines
-from batch.report.text import duration
+from batch.text import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

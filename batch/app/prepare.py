@@ -11,8 +11,7 @@ from batch.app.logs import live_console
 from batch.app.messages import language
 from batch.app.node import node_state, require_faults
 from batch.app.options import PRESETS, LogFormat, Progress
-from batch.app.output_names import name_outputs
-from batch.app.reports import require_usable_outputs
+from batch.app.reports import name_outputs, require_usable_outputs
 from batch.app.runs import (
     is_dated,
     known_runs,

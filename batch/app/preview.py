@@ -14,10 +14,9 @@ from batch.app.handover import warn_of_missing_rights
 from batch.app.messages import say
 from batch.app.node import node_state, require_faults
 from batch.app.planning import NO_VERSION, fetch_pins
-from batch.app.preflight import read_resources
 from batch.app.selection import PLANNED, clone_filter, require_match, select
 from batch.app.server import Server, say_warnings
-from batch.app.server_check import check_clones
+from batch.app.server_checks import check_clones, read_resources
 from batch.app.sources import MAX_COMPARED, read_inventories, take_fields, warn_of_owners
 from batch.errors import UsageError
 from batch.jobfile.layers import KEEPABLE
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from batch.app.earlier_run import EarlierRun
-    from batch.app.server_check import CheckSummary
+    from batch.app.server_checks import CheckSummary
     from batch.jobfile import Job
     from batch.model import Clone, JsonValue, Plan
     from batch.plan import Draft, Setting

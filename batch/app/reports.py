@@ -1,4 +1,4 @@
-"""Report, metrics and pings of a run; a failure here never changes its exit code."""
+"""Output files and pings of a run, and templates in the names of files; a failure here never changes the exit code."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPException, InvalidURL
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from batch import outputs
 from batch.app.messages import language, say
-from batch.app.output_names import is_template
 from batch.errors import ExitCode, ManifestLostError, UsageError, ZcloneError
 from batch.manifest import summary
+from batch.plan.render import RenderError, RunNames, render
 from batch.report.metrics import final_metrics, lost_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from batch.app.options import RunOptions
+    from batch.jobfile import Job
     from batch.manifest import Manifest
 
 _TIMEOUT: Final = 5.0
@@ -143,3 +145,32 @@ def _write(options: RunOptions, manifest: Path, metrics: Callable[[], Iterable[s
             write_report(manifest, options.report, at=time.time(), language=spoken, is_over=True)
     except ZcloneError as error:
         say(f"zclone: {error}")
+
+
+def is_template(path: Path) -> bool:
+    """Return whether the name depends on the run."""
+    return "${" in str(path)
+
+
+def name_outputs(options: RunOptions, job: Job, *, run: str, began: float) -> RunOptions:
+    """Return ``options`` with the names of report, metrics and log file rendered.
+
+    ``began``: start of the run, seconds since the epoch, so that a run past midnight keeps writing the same files.
+    Raises UsageError for an unknown name.
+    """
+    names = {"run": run, "date": RunNames.at(began, job.name, job.timezone).date, "name": job.name}
+
+    def render_path(flag: str, path: Path | None) -> Path | None:
+        if path is None or not is_template(path):
+            return path
+        try:
+            return Path(render(str(path), names))
+        except RenderError as error:
+            raise UsageError(f"{flag} {path}: {error}") from None
+
+    return replace(
+        options,
+        report=render_path("--report", options.report),
+        metrics_file=render_path("--metrics-file", options.metrics_file),
+        log_file=render_path("--log-file", options.log_file),
+    )

@@ -19,8 +19,7 @@ from batch.manifest.ending import last_end
 from batch.manifest.reading import last_started, reading
 from batch.model import State
 from batch.report.failures import command_for
-from batch.report.text import iso
-from batch.text import shell_path
+from batch.text import iso, shell_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

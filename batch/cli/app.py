@@ -178,8 +178,8 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     """
     flags = _fields(dict(locals()))
     from batch.app.options import RunOptions
-    from batch.app.retry import read_retry_filter, split_words
     from batch.app.run import run_job
+    from batch.app.selection import read_retry_filter, split_words
 
     # Every flag except --state and --code is a field of the same name.
     of_results, flags["only"] = split_words(only or ())

@@ -15,7 +15,7 @@ from batch.text import shell_path, to_json
 
 if TYPE_CHECKING:
     from batch.app.preview import Preview
-    from batch.app.server_check import CheckSummary
+    from batch.app.server_checks import CheckSummary
 
 OfManifest = Annotated[bool, declare.option("--manifest", text="The schema of manifest records instead of job files.")]
 OfReport = Annotated[bool, declare.option("--report", text="The schema of JSON reports instead of job files.")]

@@ -158,7 +158,7 @@ def _lines(texts: "Iterable[str]") -> "Iterator[str]":
 
 def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOfJob = None) -> None:
     """Show the history of one target: every attempt and answer, and which layer set each parameter."""
-    from batch.app.origins import origin_lines
+    from batch.app.job_lookup import origin_lines
     from batch.app.runs import manifest_of
     from batch.manifest import story
     from batch.report.show import show_lines

@@ -166,7 +166,7 @@ def simulate(
     from batch.app.node import fault_options
     from batch.simulator.access import is_loopback
     from batch.simulator.daemon import run_forever
-    from batch.simulator.presets import made_up_sources
+    from batch.simulator.options import made_up_sources
     from batch.simulator.state import StateError
 
     if not is_loopback(host):

@@ -17,7 +17,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.inputs import LARGEST, InputFiles
-from batch.jobfile.jsonfile import bad_json, read_json
+from batch.jobfile.jsontext import bad_json, read_json
 from batch.jobfile.problems import fail
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from batch.errors import JobFileError
-    from batch.jobfile.jsonfile import JsonText
+    from batch.jobfile.jsontext import JsonText
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Maximum size of a file that is kept, and of any part between two targets of a streamed one."""

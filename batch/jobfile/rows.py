@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from batch.jobfile.check import check_params, convert
 from batch.jobfile.columns import PARAM_COLUMN, Columns, check_identity
 from batch.jobfile.job import Entry, Layer, Target
-from batch.jobfile.jsonlines import read_jsonl
+from batch.jobfile.jsontext import read_jsonl
 from batch.jobfile.layers import read_tags
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, RowOrigin, quote
 from batch.jobfile.sheets import ENDING

@@ -9,9 +9,8 @@ from batch.model import State
 from batch.report.failures import failures
 from batch.report.figures import figures
 from batch.report.target_list import COLUMNS, row_values
-from batch.report.text import iso
 from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, array, describe, document, record
-from batch.text import to_json
+from batch.text import iso, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

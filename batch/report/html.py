@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ExitCode
 from batch.model import State
-from batch.report.exits import UNFINISHED
 from batch.report.failures import failures
-from batch.report.figures import figures
+from batch.report.figures import UNFINISHED, figures
 from batch.report.page_data import page_data
-from batch.report.text import duration, iso
 from batch.report.words import CHINESE, ENGLISH
-from batch.text import escape
+from batch.text import duration, escape, iso
 from batch.zstack.classify import missing_hint
 
 if TYPE_CHECKING:

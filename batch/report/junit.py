@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from batch.model import State
 from batch.report.failures import command_for
 from batch.report.figures import NO_RUN, figures
-from batch.report.text import iso
-from batch.text import escape
+from batch.text import escape, iso
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from batch.model import State
 from batch.report.failures import failures
 from batch.report.figures import NO_RUN, figures
 from batch.report.status import handed_text
-from batch.report.text import duration, iso
-from batch.text import escape
+from batch.text import duration, escape, iso
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:

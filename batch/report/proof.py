@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from batch.errors import ManifestError, ProofError, UsageError
 from batch.manifest.targets import open_targets
 from batch.model import State
-from batch.report.text import iso
 from batch.report.verification import Verdict, exit_code_of
+from batch.text import iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch.model import State
-from batch.report.text import iso
-from batch.text import escape, pad, width
+from batch.text import escape, iso, pad, width
 
 if TYPE_CHECKING:
     from collections import Counter

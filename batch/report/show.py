@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from batch.model import State
-from batch.report.text import iso
-from batch.text import escape
+from batch.text import escape, iso
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:

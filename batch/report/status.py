@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import HELD_BACK, EndReason, ExitCode
 from batch.model import QUARANTINED, HandOverCounts, State
-from batch.report.exits import NOT_CLONED, REFUSED, UNFINISHED, exit_code
 from batch.report.failures import command_for, retry_command
-from batch.report.figures import NO_RUN
-from batch.report.text import duration, iso
-from batch.text import cut, escape, shell_path
+from batch.report.figures import NO_RUN, NOT_CLONED, REFUSED, UNFINISHED, exit_code
+from batch.text import cut, duration, escape, iso, shell_path
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:

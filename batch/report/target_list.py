@@ -8,8 +8,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.errors import UsageError
-from batch.report.text import iso
-from batch.text import cut, escape, fit, pad, to_json, width
+from batch.text import cut, escape, fit, iso, pad, to_json, width
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:

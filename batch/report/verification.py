@@ -8,9 +8,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.errors import ExitCode
-from batch.report.text import iso
 from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, array, describe, document, record
-from batch.text import cut, escape, to_json
+from batch.text import cut, escape, iso, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

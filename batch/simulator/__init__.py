@@ -8,8 +8,18 @@ from batch.simulator.daemon import run_forever
 from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.ledger import Ledger
 from batch.simulator.node import Node
-from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
-from batch.simulator.presets import CALM, CHAOS, FLAKY, PRESETS
+from batch.simulator.options import (
+    ADMIN_UUID,
+    CALM,
+    CHAOS,
+    FLAKY,
+    PRESETS,
+    SESSION,
+    NodeAccessKey,
+    NodeAccount,
+    NodeOptions,
+    Source,
+)
 from batch.simulator.script import ScriptError, load_faults, read_script
 from batch.simulator.server import NodeServer, running, serve
 from batch.simulator.state import StateError, read_events

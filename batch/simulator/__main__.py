@@ -14,7 +14,7 @@ from pathlib import Path
 from batch.errors import UsageError
 from batch.outputs import NamedFile, require_distinct
 from batch.simulator.daemon import announce, run_forever
-from batch.simulator.presets import PRESETS
+from batch.simulator.options import PRESETS
 from batch.simulator.script import ScriptError, load_faults
 from batch.simulator.state import StateError
 

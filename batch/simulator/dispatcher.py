@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator import legacy, mediator
-from batch.simulator.apis import BY_NAME
+from batch.simulator.api_table import BY_NAME
 from batch.simulator.codes import ApiFailureError, ErrorCode, RestError, locale_of
 from batch.simulator.execution import with_schema
 from batch.simulator.faults import FaultKind

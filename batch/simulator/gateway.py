@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.simulator import message, query
 from batch.simulator.api import ApiDefinition, Call, NodeContext
-from batch.simulator.apis import APIS
+from batch.simulator.api_table import APIS
 from batch.simulator.codes import RestError
 
 if TYPE_CHECKING:

@@ -39,8 +39,7 @@ from typing import Any, Final, Literal
 import yaml
 
 from batch.simulator.faults import JOB_FAULTS, Fault, FaultKind, FaultRule
-from batch.simulator.options import NodeAccessKey, NodeAccount, NodeOptions, Source
-from batch.simulator.presets import PRESETS
+from batch.simulator.options import PRESETS, NodeAccessKey, NodeAccount, NodeOptions, Source
 
 _TOP: Final = ("version", "preset", "seed", "node", "accounts", "access_keys", "sources", "faults")
 _LISTS: Final = {"accounts": NodeAccount, "access_keys": NodeAccessKey, "sources": Source}

@@ -11,7 +11,7 @@ import pytest
 from batch.cli.app import run_command
 from batch.manifest import Header, open_manifest
 from batch.model import Record, State
-from batch.simulator.presets import made_up_sources
+from batch.simulator.options import made_up_sources
 from batch.text import width
 from tests.report.terminal import Terminal
 

@@ -160,7 +160,7 @@ def test_too_many_references_are_not_queried(
 ) -> None:
     """Beyond a bound a kind is not queried, which is reported; the others are."""
     url = serve()
-    monkeypatch.setattr("batch.app.preflight.MAX_COMPARED", 2)
+    monkeypatch.setattr("batch.app.server_checks.MAX_COMPARED", 2)
     write(tmp_path, *(target(number, image=f"{number:032x}") for number in range(3)))
     assert run_command(["plan", "job.yaml"]) == 0
     assert "warning: the images that the plan names are not checked: there are more than 2" in capsys.readouterr().err

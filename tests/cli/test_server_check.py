@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from batch.app.plan_output import plan_schema
-from batch.app.server_check import CheckSummary
+from batch.app.server_checks import CheckSummary
 from batch.cli.app import run_command
 from batch.engine.validation import CheckOutcome, CheckResult
 from batch.errors import ExitCode

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from batch.engine.waves import take_first, wave_sizes
 from batch.errors import EndReason, ExitCode
 from batch.model import QUARANTINED, Intent, Limits, Record, State, Wave
-from batch.report.exits import exit_code
+from batch.report.figures import exit_code
 from batch.zstack.answers import ApiError, ErrorClass, Refused, Running, SubmitAnswer
 from tests.engine.test_run import Scene, clones
 from tests.simulation.virtual import EPOCH

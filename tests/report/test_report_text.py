@@ -18,12 +18,11 @@ from batch.errors import ExitCode
 from batch.manifest import Cluster, Header, Story, Summary
 from batch.manifest.kinds import EndedLine, StartedLine
 from batch.model import Record, Row, State
-from batch.report.exits import exit_code
+from batch.report.figures import exit_code
 from batch.report.show import show_lines
 from batch.report.status import ending_lines, status_lines
 from batch.report.target_list import COLUMNS, csv_rows, json_rows, jsonl_rows, table_lines
-from batch.report.text import duration, iso
-from batch.text import escape, width
+from batch.text import duration, escape, iso, width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

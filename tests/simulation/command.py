@@ -18,7 +18,7 @@ from batch.engine.survey import refuse_changes, refuse_taken, survey
 from batch.errors import EndReason, ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import open_manifest
 from batch.model import QUARANTINED, Record, State
-from batch.report.exits import REFUSED, exit_code
+from batch.report.figures import REFUSED, exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.simulation.disk import ProcessFiles
@@ -127,7 +127,7 @@ async def _use(world: World, process: Process, loop: VirtualLoop, clock: Virtual
 
 
 def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock) -> list[Record]:
-    """As batch.app.retry: quarantined targets are queried again, failed ones restart as if nothing had been sent."""
+    """As in batch.app.selection: quarantined targets are queried again, failed ones are as if nothing had been sent."""
     opened, in_plan = [], {clone.key for clone in plan.clones()}
     for record in {record.key: record for record in records(world.manifest(process.manifest))}.values():
         if record.key not in in_plan:
