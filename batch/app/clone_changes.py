@@ -15,8 +15,8 @@ from batch.engine.deadline_gate import NOT_AFTER
 from batch.errors import EndReason, RunStoppedError
 from batch.manifest.kinds import DeletingLine, UpdatingLine
 from batch.zstack.answers import Done, ErrorClass, NotSent, Refused, Unknown
-from batch.zstack.lookups import UUIDS_A_QUERY
-from batch.zstack.service_jobs import LONGEST_JOB
+from batch.zstack.changes import LONGEST_JOB
+from batch.zstack.queries import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batch.engine import Stop
     from batch.manifest import Manifest
     from batch.zstack.answers import PollAnswer, SubmitAnswer
-    from batch.zstack.service_jobs import ServiceJobs
+    from batch.zstack.changes import ServiceChanges
 
 ChangeLine: TypeAlias = DeletingLine | UpdatingLine
 _FRESH: Final = 10.0
@@ -82,12 +82,19 @@ class ChangeExecutor:
     """One pass over the clones to change; afterwards each is in ``done``, ``left`` or ``unknown``."""
 
     def __init__(
-        self, manifest: Manifest, change: CloneChange, jobs: ServiceJobs, *, clock: Clock, stop: Stop, concurrency: int
+        self,
+        manifest: Manifest,
+        change: CloneChange,
+        service_changes: ServiceChanges,
+        *,
+        clock: Clock,
+        stop: Stop,
+        concurrency: int,
     ) -> None:
         """``concurrency``: maximum number of concurrent calls."""
         self._manifest = manifest
         self._change = change
-        self._service_jobs = jobs
+        self._service_changes = service_changes
         self._clock = clock
         self._stop = stop
         self._slots = asyncio.Semaphore(concurrency)
@@ -148,8 +155,8 @@ class ChangeExecutor:
 
     async def _ask(self, line: ChangeLine) -> bool:
         async with self._slots:
-            generation, left = self._service_jobs.generation, line.at + LONGEST_JOB - self._clock.time()
-            answer = await self._service_jobs.end(line.job_uuid, seconds=max(1.0, left), first=0.2)
+            generation, left = self._service_changes.generation, line.at + LONGEST_JOB - self._clock.time()
+            answer = await self._service_changes.end(line.job_uuid, seconds=max(1.0, left), first=0.2)
             is_refused = isinstance(answer, Refused) and not answer.error.may_go_on
             is_over = not isinstance(answer, Done) and self._clock.time() >= line.at + LONGEST_JOB
             if is_refused or is_over or (isinstance(answer, Done) and self._change.is_repeatable):
@@ -204,7 +211,7 @@ class ChangeExecutor:
             if self._clock.monotonic() >= latest or self._stop.requested:
                 return False
             await self._record(item)
-            job_uuid, generation = self._jobs[key].job_uuid, self._service_jobs.generation
+            job_uuid, generation = self._jobs[key].job_uuid, self._service_changes.generation
             NOT_AFTER.set(latest)
             answer: SubmitAnswer | PollAnswer = await self._change.send(item, job_uuid)
             if isinstance(answer, NotSent):
@@ -212,7 +219,7 @@ class ChangeExecutor:
             self._sent.add(key)
             self._tries[key] += 1
             if not (isinstance(answer, Done) or _is_definite(answer)):
-                answer = await self._service_jobs.end(job_uuid, seconds=LONGEST_JOB)
+                answer = await self._service_changes.end(job_uuid, seconds=LONGEST_JOB)
             await self._take(key, answer, generation)
             return True
 
@@ -252,7 +259,7 @@ class ChangeExecutor:
             # This job uuid is used up; the next call gets a new one.
             self._forget(key)
             if error.error_class is ErrorClass.RENEW:
-                await self._service_jobs.renew(generation)
+                await self._service_changes.renew(generation)
 
     def _end(self, key: str, error: str) -> None:
         self._forget(key)

@@ -15,10 +15,9 @@ from batch.manifest.targets import open_targets
 from batch.model import Record, State
 from batch.report.verification import Verdict, Verification
 from batch.zstack.answers import Done, Refused
-from batch.zstack.auxiliary import AuxiliaryApi
-from batch.zstack.lookups import UUIDS_A_QUERY
-from batch.zstack.readback import ReadBack
-from batch.zstack.service_jobs import GRACE, LONGEST_JOB, ServiceJobs
+from batch.zstack.changes import GRACE, LONGEST_JOB, ServiceChanges
+from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
+from batch.zstack.readback import CloneReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +40,7 @@ def undone_record(target: TargetState, at: float) -> Record:
 
 
 async def find_pending(
-    lines: Sequence[DeletingLine], jobs: ServiceJobs, clock: Clock, *, api_timeout: float | None
+    lines: Sequence[DeletingLine], service_changes: ServiceChanges, clock: Clock, *, api_timeout: float | None
 ) -> set[str]:
     """Return the keys of the clones whose DELETE the server may still execute.
 
@@ -50,7 +49,7 @@ async def find_pending(
     longest = max(LONGEST_JOB, (api_timeout or 0.0) + GRACE)
 
     async def is_pending(line: DeletingLine) -> bool:
-        answer = await jobs.end(line.job_uuid, seconds=1.0, first=0.2)
+        answer = await service_changes.end(line.job_uuid, seconds=1.0, first=0.2)
         has_ended = isinstance(answer, Done) or (isinstance(answer, Refused) and not answer.error.may_go_on)
         return not has_ended and clock.time() < line.at + longest
 
@@ -69,15 +68,15 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
     """
     await manifest.flush()
     client = await server.client()
-    jobs, auxiliary = ServiceJobs(client), AuxiliaryApi(client)
-    identity = await auxiliary.identity()
+    service_changes, query_api = ServiceChanges(client), QueryApi(client)
+    identity = await query_api.identity()
     with open_targets(manifest.path) as targets:
         items = list(_items(targets))
         lines = [targets.deleting[item.target.key] for item in items]
-        unknown = await find_pending(lines, jobs, server.clock, api_timeout=targets.api_timeout)
+        unknown = await find_pending(lines, service_changes, server.clock, api_timeout=targets.api_timeout)
         header = targets.header
         shown = Verification(header.job, header.run, header.endpoint, "", header.tool, server.clock.time())
-        verifier = Verifier(targets, None, shown, identity=identity, readback=ReadBack(client), auxiliary=auxiliary)
+        verifier = Verifier(targets, None, shown, identity=identity, readback=CloneReader(client), query_api=query_api)
         for start in range(0, len(items), UUIDS_A_QUERY):
             page = items[start : start + UUIDS_A_QUERY]
             findings = await verifier.compare_page(page)

@@ -11,8 +11,8 @@ from batch.errors import UsageError
 from batch.jobfile.targets import LONG_LIST
 from batch.settings.reader import read_settings
 from batch.text import to_json
-from batch.zstack.auxiliary import AuxiliaryApi
 from batch.zstack.params import split_condition
+from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,8 +35,8 @@ async def find_services(conditions: Sequence[str], options: EndpointOptions) -> 
                 f"the query condition {condition!r} has no operator: write it like name=value or name~=qwen%"
             )
     async with Server(found.settings, rate=RATE, environ=options.environ, warn_of=say_warnings) as server:
-        auxiliary = AuxiliaryApi(await server.client())
-        services = [service async for service in auxiliary.query(conditions, fields=("uuid", "name"))]
+        query_api = QueryApi(await server.client())
+        services = [service async for service in query_api.query(conditions, fields=("uuid", "name"))]
     if not services:
         raise UsageError("no model service matches the conditions")
     if len(services) > LONG_LIST:

@@ -17,8 +17,8 @@ from batch.errors import ExitCode, JobFileError, ZcloneError
 from batch.jobfile import load
 from batch.plan import Planning
 from batch.settings.reader import read_settings
-from batch.zstack.auxiliary import AuxiliaryApi
 from batch.zstack.params import BODY_PARAMS, too_new
+from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -91,12 +91,12 @@ async def _examine_job(job: Job, server: Server) -> AsyncIterator[Diagnosis]:
 
 async def _check_plan(draft: Draft, server: Server) -> AsyncIterator[Diagnosis]:
     client = await server.client()
-    auxiliary = AuxiliaryApi(client)
+    query_api = QueryApi(client)
     pins = await fetch_pins(draft, server)
     plan = draft.finish(pins)
-    sources = await read_inventories(plan, auxiliary)
+    sources = await read_inventories(plan, query_api)
     warnings: list[str] = []
-    resources = await read_resources(plan, sources.by_uuid, auxiliary, warn_of=warnings.append)
+    resources = await read_resources(plan, sources.by_uuid, query_api, warn_of=warnings.append)
     found = draft.planning.answer(pins).check(version=client.version, absent=sources.absent, resources=resources)
     warnings += map(str, found)
     for text in warnings[:_SHOWN]:
@@ -113,22 +113,22 @@ def _describe(settings: Settings) -> str:
 
 
 async def _examine_server(client: Client) -> AsyncIterator[Diagnosis]:
-    auxiliary = AuxiliaryApi(client)
+    query_api = QueryApi(client)
     yield _of_version(client.version)
-    apis = await auxiliary.support_apis()
+    apis = await query_api.support_apis()
     if apis and not any(name.endswith(_CLONE) for name in apis):
         missing = "this server does not have it: AIOS is missing or too old"
         yield Diagnosis("FAIL", "CloneModelService", missing, ExitCode.UNREACHABLE)
     else:
         yield Diagnosis("ok", "CloneModelService", "known to the server" if apis else "the server lists no APIs")
-    match await auxiliary.check_permission():
+    match await query_api.check_permission():
         case True:
             yield Diagnosis("ok", "permission", "allowed")
         case False:
             yield Diagnosis("FAIL", "permission", "this account may not clone", ExitCode.UNREACHABLE)
         case None:
             yield Diagnosis("warn", "permission", "unknown")
-    yield _of_clock(await auxiliary.server_time(), time.time())
+    yield _of_clock(await query_api.server_time(), time.time())
 
 
 def _of_version(version: tuple[int, int, int] | None) -> Diagnosis:

@@ -9,18 +9,20 @@ from batch.keytable import KeyTable
 from batch.plan import RunTags
 from batch.report.expression import read_shard
 from batch.report.verification import Finding, Verdict
-from batch.zstack.lookups import UUIDS_A_QUERY
+from batch.zstack.queries import UUIDS_A_QUERY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from batch.manifest.targets import Targets
-    from batch.zstack.readback import ReadBack
+    from batch.zstack.readback import CloneReader
 
 _UNMADE: Final = frozenset({Verdict.FAILED, Verdict.CONFLICT, Verdict.WITHDRAWN, Verdict.UNDONE})
 
 
-async def find_extra_services(targets: Targets, readback: ReadBack, verdict: Callable[[int], Verdict]) -> list[Finding]:
+async def find_extra_services(
+    targets: Targets, readback: CloneReader, verdict: Callable[[int], Verdict]
+) -> list[Finding]:
     """Query all tags of the run and return the services that should have none; ``verdict``: by target ordinal.
 
     Raises CallFailedError.
@@ -45,7 +47,7 @@ async def find_extra_services(targets: Targets, readback: ReadBack, verdict: Cal
     return findings
 
 
-async def _visible(readback: ReadBack, uuids: Sequence[str]) -> set[str]:
+async def _visible(readback: CloneReader, uuids: Sequence[str]) -> set[str]:
     """Return the services that exist, since the tags of a deleted service may outlive it."""
     found: set[str] = set()
     for start in range(0, len(uuids), UUIDS_A_QUERY):

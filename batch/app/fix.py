@@ -20,7 +20,7 @@ from batch.manifest.kinds import UpdatedLine, UpdatingLine
 from batch.manifest.targets import open_targets
 from batch.model import State
 from batch.report.verification import Verdict
-from batch.zstack.service_jobs import SETTABLE, ServiceJobs
+from batch.zstack.changes import SETTABLE, ServiceChanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ async def _fix(run: LockedRun, confirm: Callable[[FixResult], bool]) -> FixResul
     keys = (fix.wanted.keys() if is_agreed else set()) | (begun.keys() - fix.wanted.keys())
     work = [item for item in items if item.target.key in keys]
     if work:
-        await _update(run, work, CloneUpdate(verifier, ServiceJobs(await run.server.client()), fix.wanted), fix)
+        await _update(run, work, CloneUpdate(verifier, ServiceChanges(await run.server.client()), fix.wanted), fix)
         await _verify_again(run, plan, fix)
     # A run clones undone targets again; the ending line of this process must not hide that.
     is_undone = run.manifest.past.counts[State.UNDONE] > 0
@@ -131,10 +131,12 @@ class CloneUpdate:
     past_tense = "updated"
     is_repeatable = True
 
-    def __init__(self, verifier: Verifier, jobs: ServiceJobs, listed: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, verifier: Verifier, service_changes: ServiceChanges, listed: Mapping[str, tuple[str, ...]]
+    ) -> None:
         """Use a ``verifier`` that has read all clones and so knows which fields the server shows."""
         self._verifier = verifier
-        self._jobs = jobs
+        self._service_changes = service_changes
         self._listed = listed
         self._fields: dict[str, tuple[str, ...]] = {}
         """Fields to set according to the last check, by key."""
@@ -176,7 +178,7 @@ class CloneUpdate:
         assert item.clone is not None
         params: dict[str, JsonValue] = json.loads(item.clone.body)["params"]
         values = {name: params[name] for name in self._fields[item.target.key]}
-        return await self._jobs.update(str(item.target.clone_uuid), values, job_uuid)
+        return await self._service_changes.update(str(item.target.clone_uuid), values, job_uuid)
 
     def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:
         """Record that the fields of the last PUT, if there was one, have the wanted values."""
@@ -191,9 +193,9 @@ def _digest(item: Item) -> str:
 
 async def _update(run: LockedRun, work: Sequence[Item], update: CloneUpdate, fix: FixResult) -> None:
     """Set the fields of ``work`` and store the outcome in ``fix``."""
-    jobs, concurrency = ServiceJobs(await run.server.client()), run.job.limits.concurrency
+    service_changes, concurrency = ServiceChanges(await run.server.client()), run.job.limits.concurrency
     clock, stop = run.server.clock, run.stop
-    executor = ChangeExecutor(run.manifest, update, jobs, clock=clock, stop=stop, concurrency=concurrency)
+    executor = ChangeExecutor(run.manifest, update, service_changes, clock=clock, stop=stop, concurrency=concurrency)
     await executor.run(work, run.targets.updating)
     fix.updated = executor.done & fix.wanted.keys()
     fix.failed = set(executor.left)

@@ -11,7 +11,8 @@ from batch.engine import hand_over_all
 from batch.engine.handover import count_hand_overs
 from batch.errors import ManifestError
 from batch.manifest import clone_lines, digest_prefix
-from batch.zstack.auxiliary import OWNER_MESSAGE, SHARE_MESSAGE, Ownership
+from batch.zstack.changes import Ownership
+from batch.zstack.queries import OWNER_MESSAGE, SHARE_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from batch.engine import Stop
     from batch.manifest import Manifest, ManifestFold
     from batch.model import Clone, Plan
-    from batch.zstack.auxiliary import AuxiliaryApi
     from batch.zstack.client import Client
+    from batch.zstack.queries import QueryApi
 
 
 def is_hand_over_left(plan: Plan, past: ManifestFold, *, is_whole: bool) -> bool:
@@ -70,7 +71,7 @@ def uuids_of(plan: Plan, manifest: Manifest, made: Mapping[str, str]) -> Callabl
     return uuid_of
 
 
-async def warn_of_missing_rights(plan: Plan, auxiliary: AuxiliaryApi) -> None:
+async def warn_of_missing_rights(plan: Plan, query_api: QueryApi) -> None:
     """Warn of missing permissions for hand-overs before cloning; the server would refuse only afterwards."""
     if not plan.hand_overs:
         return
@@ -78,7 +79,7 @@ async def warn_of_missing_rights(plan: Plan, auxiliary: AuxiliaryApi) -> None:
         OWNER_MESSAGE: any(clone.hand_over and clone.hand_over.owner for clone in plan.clones()),
         SHARE_MESSAGE: any(clone.hand_over and clone.hand_over.share_with for clone in plan.clones()),
     }
-    denied = [name for name, is_used in used.items() if is_used and await auxiliary.check_permission(name) is False]
+    denied = [name for name, is_used in used.items() if is_used and await query_api.check_permission(name) is False]
     for message in denied:
         say(f"warning: this account may not call {message.rpartition('.')[2]}: the clones cannot be handed over")
 

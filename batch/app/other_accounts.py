@@ -13,7 +13,7 @@ from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
 from batch.model import Record, State
 from batch.zstack.answers import Absent, ApiError, ErrorClass, Refused
-from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.queries import QueryApi
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ async def api_of_account(client: Client, manifest: Manifest) -> Api:
     if len(manifest.past.users.accounts) < 2 or not manifest.past.intents:
         return client
     try:
-        identity = await AuxiliaryApi(client).identity()
+        identity = await QueryApi(client).identity()
     except CallFailedError:
         return client
     if identity.is_admin or identity.account is None:

@@ -17,8 +17,8 @@ from batch.errors import UsageError
 from batch.model import Pins
 from batch.plan import Planning, placeholder_uuids, placeholder_value, regenerate, tag_clones
 from batch.plan.planfile import SavedPlan, read_saved
-from batch.zstack.auxiliary import AuxiliaryApi
 from batch.zstack.params import BODY_PARAMS
+from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,21 +119,21 @@ async def fetch_pins(draft: Draft, server: Server) -> Pins:
     questions = draft.questions
     if not questions:
         return Pins()
-    auxiliary = AuxiliaryApi(await server.client())
+    query_api = QueryApi(await server.client())
     queries = {
-        conditions: await _find(conditions, rendered, auxiliary, server)
+        conditions: await _find(conditions, rendered, query_api, server)
         for conditions, rendered in questions.queries.items()
     }
     if queries:
         # The questions about sources depend on which are found.
         questions = (await to_thread(draft.planning.answer(Pins({}, queries)).draft)).questions
-    return Pins(await _inventories(questions, auxiliary, is_rehearsal=server.is_rehearsal), queries)
+    return Pins(await _inventories(questions, query_api, is_rehearsal=server.is_rehearsal), queries)
 
 
 async def _find(
-    conditions: tuple[str, ...], rendered: tuple[str, ...], auxiliary: AuxiliaryApi, server: Server
+    conditions: tuple[str, ...], rendered: tuple[str, ...], query_api: QueryApi, server: Server
 ) -> tuple[str, ...]:
-    found = tuple([service.uuid async for service in auxiliary.query(rendered, fields=("uuid",))])
+    found = tuple([service.uuid async for service in query_api.query(rendered, fields=("uuid",))])
     if server.is_rehearsal and not found:
         server.warn_of([f"rehearsal: the embedded node has nothing for {list(conditions)}: one service is made up"])
         return placeholder_uuids(conditions)
@@ -141,13 +141,13 @@ async def _find(
 
 
 async def _inventories(
-    questions: Questions, auxiliary: AuxiliaryApi, *, is_rehearsal: bool
+    questions: Questions, query_api: QueryApi, *, is_rehearsal: bool
 ) -> dict[str, Mapping[str, JsonValue]]:
     """Return the used fields of every existing source; a rehearsal makes up the missing ones."""
     fields = sorted(questions.fields)
     wanted = fields if questions.fields <= _PLAIN_FIELDS else ()
     found: dict[str, Mapping[str, JsonValue]] = {}
-    async for service in auxiliary.services(questions.sources, fields=wanted):
+    async for service in query_api.services(questions.sources, fields=wanted):
         found[service.uuid] = take_fields(service.fields, fields)
     if is_rehearsal:
         placeholders = {name: placeholder_value(name) for name in fields}

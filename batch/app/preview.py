@@ -28,7 +28,7 @@ from batch.report.expression import read_filter
 from batch.settings.endpoints import UntrustedEndpointError
 from batch.settings.reader import read_settings
 from batch.text import to_json
-from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,15 +227,15 @@ async def _check(draft: Draft, server: Server, earlier: EarlierRun) -> Preview:
     client = await server.client()
     if client.version is None:
         say(NO_VERSION)
-    auxiliary = AuxiliaryApi(client)
-    sources = await read_inventories(plan, auxiliary)
+    query_api = QueryApi(client)
+    sources = await read_inventories(plan, query_api)
     # A rehearsal's node makes up missing resources only when a clone is made.
     absent = () if server.is_rehearsal else sources.absent
-    resources = None if server.is_rehearsal else await read_resources(plan, sources.by_uuid, auxiliary)
+    resources = None if server.is_rehearsal else await read_resources(plan, sources.by_uuid, query_api)
     for warning in planning.check(version=client.version, absent=absent, resources=resources):
         say(str(warning))
-    await warn_of_owners(planning, sources.by_uuid, auxiliary)
-    await warn_of_missing_rights(plan, auxiliary)
+    await warn_of_owners(planning, sources.by_uuid, query_api)
+    await warn_of_missing_rights(plan, query_api)
     _warn_of_same_names(plan)
     shown = Preview(planning, plan, earlier, sources.by_uuid)
     shown.warn_of_resets()
@@ -247,8 +247,8 @@ async def _name_uncovered(coverage: Coverage, server: Server) -> None:
     shown = coverage.uncovered[:MAX_UNCOVERED]
     if not shown:
         return
-    auxiliary = AuxiliaryApi(await server.client())
-    names = {found.uuid: found.fields.get("name") async for found in auxiliary.services(shown, fields=("uuid", "name"))}
+    query_api = QueryApi(await server.client())
+    names = {found.uuid: found.fields.get("name") async for found in query_api.services(shown, fields=("uuid", "name"))}
     for uuid in shown:
         say(f"  not covered: {uuid} {to_json(names.get(uuid))}")
     if len(coverage.uncovered) > MAX_UNCOVERED:

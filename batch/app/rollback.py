@@ -15,10 +15,9 @@ from batch.app.verifier import Verifier
 from batch.app.verify import read_plan
 from batch.errors import ExitCode
 from batch.report.verification import Verification
-from batch.zstack.auxiliary import AuxiliaryApi
-from batch.zstack.lookups import UUIDS_A_QUERY
-from batch.zstack.readback import ReadBack
-from batch.zstack.service_jobs import GRACE, LONGEST_JOB, ServiceJobs
+from batch.zstack.changes import GRACE, LONGEST_JOB, ServiceChanges
+from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
+from batch.zstack.readback import CloneReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,17 +75,17 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[Rollback
     """Roll back a locked run; ``plan``: the plan of the current job file. Raises RunStoppedError."""
     targets, manifest, server = run.targets, run.manifest, run.server
     client, header = await server.client(), targets.header
-    auxiliary, readback = AuxiliaryApi(client), ReadBack(client)
-    identity = await auxiliary.identity()
+    query_api, readback = QueryApi(client), CloneReader(client)
+    identity = await query_api.identity()
     candidates = await to_thread(find_candidates, targets, plan)
     tool = f"zclone {__version__}"
     shown = Verification(header.job, header.run, header.endpoint, str(manifest.path), tool, time.time())
-    verifier = Verifier(targets, plan, shown, identity=identity, readback=readback, auxiliary=auxiliary)
-    jobs = ServiceJobs(client)
+    verifier = Verifier(targets, plan, shown, identity=identity, readback=readback, query_api=query_api)
+    service_changes = ServiceChanges(client)
     deletion = CloneDeletion(
         verifier,
         readback,
-        jobs,
+        service_changes,
         identity=identity,
         objections=candidates.objections,
         longest_job=LONGEST_JOB if targets.api_timeout is None else targets.api_timeout + GRACE,
@@ -98,7 +97,7 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[Rollback
     if found.is_done or not await to_thread(confirm, found):
         return found
     executor = ChangeExecutor(
-        manifest, deletion, jobs, clock=server.clock, stop=run.stop, concurrency=run.job.limits.concurrency
+        manifest, deletion, service_changes, clock=server.clock, stop=run.stop, concurrency=run.job.limits.concurrency
     )
     try:
         await executor.run(candidates.items, targets.deleting)

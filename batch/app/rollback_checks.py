@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from batch.model import JsonValue, Plan
     from batch.report.verification import Finding
     from batch.zstack.answers import SubmitAnswer
-    from batch.zstack.auxiliary import Identity
-    from batch.zstack.readback import ReadBack
-    from batch.zstack.service_jobs import ServiceJobs
+    from batch.zstack.changes import ServiceChanges
+    from batch.zstack.queries import Identity
+    from batch.zstack.readback import CloneReader
 
 _OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
 _SHARED: Final = "it was shared, and this account cannot see whether others use it: roll back as admin"
@@ -109,8 +109,8 @@ class CloneDeletion:
     def __init__(
         self,
         verifier: Verifier,
-        readback: ReadBack,
-        jobs: ServiceJobs,
+        readback: CloneReader,
+        service_changes: ServiceChanges,
         *,
         identity: Identity,
         objections: Mapping[str, Objection],
@@ -123,7 +123,7 @@ class CloneDeletion:
         """
         self._verifier = verifier
         self._readback = readback
-        self._jobs = jobs
+        self._service_changes = service_changes
         self._identity = identity
         self._objections = objections
         self._longest_job = longest_job
@@ -142,7 +142,7 @@ class CloneDeletion:
 
     async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
         """Send the DELETE."""
-        return await self._jobs.delete(str(item.target.clone_uuid), job_uuid)
+        return await self._service_changes.delete(str(item.target.clone_uuid), job_uuid)
 
     def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:  # noqa: ARG002
         """Record that a clone is gone, regardless of who deleted it."""

@@ -16,7 +16,7 @@ from batch.engine.deadline_gate import DeadlineGate
 from batch.manifest.kinds import ConnectedLine
 from batch.redaction import SECRETS, Secrets
 from batch.zstack import connect
-from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.queries import QueryApi
 from batch.zstack.settings import PasswordAuth, Settings
 from batch.zstack.wire import CallFailedError
 
@@ -118,7 +118,7 @@ def say_pause(seconds: float) -> None:
 async def describe_connection(client: Client, *, rate: float) -> ConnectedLine:
     """Return the line with the cloning account, if the server tells it; only that account and admin see its clones."""
     try:
-        account = await AuxiliaryApi(client).own_account()
+        account = await QueryApi(client).own_account()
     except CallFailedError:
         account = None
     return ConnectedLine(time.time(), None if account is None else account.uuid, rate)

@@ -12,8 +12,7 @@ from batch.engine.validation import CheckOutcome, CheckResult, UnexpectedCloneEr
 from batch.errors import ExitCode, ZcloneError
 from batch.plan import Identities, check_request
 from batch.plan.references import Reference, ReferenceKind, ServerResources, judge, model_centers, references
-from batch.zstack.auxiliary import OWNER_MESSAGE
-from batch.zstack.lookups import ACCOUNTS, GPU_SPECS, IMAGES, MODEL_CENTERS, TAG_PATTERNS
+from batch.zstack.queries import ACCOUNTS, GPU_SPECS, IMAGES, MODEL_CENTERS, OWNER_MESSAGE, TAG_PATTERNS
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from batch.app.server import Server
     from batch.jobfile import Job
     from batch.model import Clone, JsonValue, Plan
-    from batch.zstack.auxiliary import AuxiliaryApi
+    from batch.zstack.queries import QueryApi
 
 _LOOKUPS: Final = {
     ReferenceKind.IMAGE: IMAGES,
@@ -37,7 +36,7 @@ _OK: Final = CheckResult(CheckOutcome.OK)
 async def read_resources(
     plan: Plan,
     inventories: Mapping[str, Mapping[str, JsonValue]],
-    auxiliary: AuxiliaryApi,
+    query_api: QueryApi,
     *,
     warn_of: Callable[[str], None] = say,
 ) -> ServerResources:
@@ -56,14 +55,14 @@ async def read_resources(
             warn_of(f"warning: the {kind}s that the plan names are not checked: there are more than {MAX_COMPARED:,}")
             continue
         try:
-            rows[kind] = await auxiliary.rows(lookup, uuids)
+            rows[kind] = await query_api.rows(lookup, uuids)
         except CallFailedError as error:
             warn_of(f"warning: the {kind}s that the plan names are not checked: {error}")
     found = ServerResources(rows, centers)
     if not any(judge(reference, found) for reference in named):
         # If nothing is missing, the plan need not be walked for positions.
         return ServerResources({}, centers)
-    return replace(found, shows_all=await _shows_all(auxiliary))
+    return replace(found, shows_all=await _shows_all(query_api))
 
 
 def _distinct(plan: Plan, centers: Mapping[str, str]) -> Collection[Reference]:
@@ -79,10 +78,10 @@ def _distinct(plan: Plan, centers: Mapping[str, str]) -> Collection[Reference]:
     return found
 
 
-async def _shows_all(auxiliary: AuxiliaryApi) -> bool:
+async def _shows_all(query_api: QueryApi) -> bool:
     """Return whether the account is an admin and so sees every resource; False if the server does not say."""
     try:
-        return await auxiliary.check_permission(OWNER_MESSAGE) is True
+        return await query_api.check_permission(OWNER_MESSAGE) is True
     except CallFailedError:
         return False
 

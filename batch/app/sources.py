@@ -15,8 +15,8 @@ from batch.app.messages import say
 from batch.keytable import KeyTable
 from batch.plan.rearchitect import IMAGES_FIELD
 from batch.plan.references import CENTER_FIELD
-from batch.zstack.lookups import UUIDS_A_QUERY
 from batch.zstack.params import BODY_PARAMS, IMAGE_FIELDS
+from batch.zstack.queries import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from batch.model import JsonValue, Plan
     from batch.plan import Planning
-    from batch.zstack.auxiliary import AuxiliaryApi
+    from batch.zstack.queries import QueryApi
 
 MAX_COMPARED: Final = 20_000
 """Maximum number of sources whose inventories and owners are kept for comparison."""
@@ -40,13 +40,13 @@ class Inventories:
     absent: Collection[str] = ()
 
 
-async def read_inventories(plan: Plan, auxiliary: AuxiliaryApi) -> Inventories:
+async def read_inventories(plan: Plan, query_api: QueryApi) -> Inventories:
     """Query every distinct source of ``plan``, in pages. Raises CallFailedError."""
     wanted = list(islice(_distinct(plan), MAX_COMPARED + 1))
     if len(wanted) > MAX_COMPARED:
-        return Inventories(absent=await _find_absent(_distinct(plan), auxiliary))
+        return Inventories(absent=await _find_absent(_distinct(plan), query_api))
     names = [*sorted(BODY_PARAMS), IMAGES_FIELD, CENTER_FIELD]
-    shown = {found.uuid: take_fields(found.fields, names) async for found in auxiliary.services(wanted)}
+    shown = {found.uuid: take_fields(found.fields, names) async for found in query_api.services(wanted)}
     return Inventories(shown, set(wanted) - shown.keys())
 
 
@@ -57,21 +57,21 @@ def _distinct(plan: Plan) -> Iterator[str]:
     return (clone.source_uuid for clone in plan.clones() if seen.put(hash(clone.source_uuid), 0))
 
 
-async def _find_absent(uuids: Iterator[str], auxiliary: AuxiliaryApi) -> set[str]:
+async def _find_absent(uuids: Iterator[str], query_api: QueryApi) -> set[str]:
     absent: set[str] = set()
     while page := list(islice(uuids, UUIDS_A_QUERY)):
-        absent.update(set(page) - {found.uuid async for found in auxiliary.services(page, fields=("uuid",))})
+        absent.update(set(page) - {found.uuid async for found in query_api.services(page, fields=("uuid",))})
     return absent
 
 
-async def warn_of_owners(planning: Planning, sources: Iterable[str], auxiliary: AuxiliaryApi) -> None:
+async def warn_of_owners(planning: Planning, sources: Iterable[str], query_api: QueryApi) -> None:
     """Warn, with positions, of sources of other accounts: their clones will belong to the account that clones.
 
     zstack/README.md 4: a clone is owned by the caller's account, regardless of the source's owner.
     """
     try:
-        own = await auxiliary.own_account()
-        owners = await auxiliary.owners(sources)
+        own = await query_api.own_account()
+        owners = await query_api.owners(sources)
     except CallFailedError as error:
         say(f"warning: the owners of the sources are not known: {error}")
         return

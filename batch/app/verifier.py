@@ -17,7 +17,7 @@ from batch.app.extra_services import find_extra_services
 from batch.model import State
 from batch.report.verification import TAGS, Finding, Verdict
 from batch.zstack.drift import Difference, compare, shown_names
-from batch.zstack.lookups import UUIDS_A_QUERY
+from batch.zstack.queries import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from batch.manifest.targets import Targets, TargetState
     from batch.model import Clone, JsonValue, Plan
     from batch.report.verification import Verification
-    from batch.zstack.auxiliary import AuxiliaryApi, Identity
-    from batch.zstack.readback import ReadBack, Services
+    from batch.zstack.queries import Identity, QueryApi
+    from batch.zstack.readback import CloneReader, Services
 
 _OPEN: Final = frozenset({State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN})
 _VERDICTS: Final = tuple(Verdict)
@@ -68,8 +68,8 @@ class Verifier:
         found: Verification,
         *,
         identity: Identity,
-        readback: ReadBack,
-        auxiliary: AuxiliaryApi,
+        readback: CloneReader,
+        query_api: QueryApi,
     ) -> None:
         """``plan``: the plan with its clones as they were sent; None without a job file."""
         self._targets = targets
@@ -77,7 +77,7 @@ class Verifier:
         self._found = found
         self._identity = identity
         self._readback = readback
-        self._auxiliary = auxiliary
+        self._query_api = query_api
         self._codes = array("B", bytes(len(targets)))
         self._drifts: defaultdict[int, list[Difference]] = defaultdict(list)
         self._unseen: list[tuple[int, str, Difference]] = []
@@ -193,7 +193,7 @@ class Verifier:
         owned = [str(item.target.clone_uuid) for item in wanted if _owner(item)]
         shared = [str(item.target.clone_uuid) for item in wanted if _shares(item)]
         tags = await self._readback.tags(tagged) if tagged else {}
-        owners = await self._auxiliary.owners(owned) if owned else {}
+        owners = await self._query_api.owners(owned) if owned else {}
         shares = None
         if self._identity.is_admin:
             shares = await self._readback.shares(shared) if shared else {}

@@ -31,9 +31,9 @@ from batch.report.proof import proof_texts
 from batch.report.verification import Verdict, Verification
 from batch.settings.reader import read_settings
 from batch.text import shell_path
-from batch.zstack.auxiliary import AuxiliaryApi
-from batch.zstack.readback import ReadBack
-from batch.zstack.service_jobs import ServiceJobs
+from batch.zstack.changes import ServiceChanges
+from batch.zstack.queries import QueryApi
+from batch.zstack.readback import CloneReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,8 +201,8 @@ async def read_back(
     """Verify over an open server connection; ``path``: that of the manifest."""
     header, began, before = targets.header, time.time(), server.gate.calls
     client = await server.client()
-    auxiliary = AuxiliaryApi(client)
-    identity = await auxiliary.identity()
+    query_api = QueryApi(client)
+    identity = await query_api.identity()
     found = Verification(
         header.job,
         header.run,
@@ -217,9 +217,9 @@ async def read_back(
         shard="" if targets.plan is None else targets.plan.shard,
         has_intent=plan is not None,
     )
-    verifier = Verifier(targets, plan, found, identity=identity, readback=ReadBack(client), auxiliary=auxiliary)
+    verifier = Verifier(targets, plan, found, identity=identity, readback=CloneReader(client), query_api=query_api)
     lines = list(targets.deleting.values())
-    verifier.pending = await find_pending(lines, ServiceJobs(client), server.clock, api_timeout=targets.api_timeout)
+    verifier.pending = await find_pending(lines, ServiceChanges(client), server.clock, api_timeout=targets.api_timeout)
     await verifier.run()
     found.ended_at, found.calls = time.time(), server.gate.calls - before
     return found, verifier

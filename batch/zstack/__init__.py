@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from batch.zstack.action import CloneModelServiceAction
-    from batch.zstack.auxiliary import AuxiliaryApi
     from batch.zstack.client import Client, connect
+    from batch.zstack.queries import QueryApi
 
-__all__ = ["AuxiliaryApi", "Client", "CloneModelServiceAction", "connect"]
+__all__ = ["Client", "CloneModelServiceAction", "QueryApi", "connect"]
 
 _HOMES: Final = {
     "Client": "batch.zstack.client",
     "CloneModelServiceAction": "batch.zstack.action",
-    "AuxiliaryApi": "batch.zstack.auxiliary",
+    "QueryApi": "batch.zstack.queries",
     "connect": "batch.zstack.client",
 }
 

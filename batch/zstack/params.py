@@ -1,7 +1,7 @@
 """The parameters of CloneModelService in one table: validation, JSON Schema, docs and simulator all use it.
 
 The request's fields are in ``zstack/action.py``, what is compared in ``engine/comparison.py``, and what
-``verify --fix`` can set in ``zstack/service_jobs.py``.
+``verify --fix`` can set in ``zstack/changes.py``.
 
 Source: the vendor's API page (names, types, choices, since-versions) and the server's database columns (limits).
 """

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 from batch.zstack.answers import NoAnswer
 from batch.zstack.client import SERVICES_PATH
 from batch.zstack.decode import as_number, as_object, as_text
-from batch.zstack.jobs import Caller
-from batch.zstack.lookups import UUIDS_A_QUERY
+from batch.zstack.queries import UUIDS_A_QUERY
+from batch.zstack.retry_client import RetryClient
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ class Services(NamedTuple):
     """Whether the answer has as many rows as the server reports in total."""
 
 
-class ReadBack:
+class CloneReader:
     """Reads clones back over one client; each method raises CallFailedError where it fails."""
 
     def __init__(self, client: Client) -> None:
         """Share the client's gate, credentials and connections."""
-        self._caller = Caller(client)
+        self._client = RetryClient(client)
 
     async def services(self, uuids: Sequence[str]) -> Services:
         """Query at most ``UUIDS_A_QUERY`` model services, with all their fields, in one call."""
@@ -110,7 +110,7 @@ class ReadBack:
         while True:
             page = {"start": start, "limit": size, "replyWithCount": "true"}
             query = urlencode({"q": condition, "sort": sort, **page}, quote_via=quote, safe=",")
-            answer = await self._caller.ask(f"query of {path}", "GET", f"{path}?{query}")
+            answer = await self._client.ask(f"query of {path}", "GET", f"{path}?{query}")
             values = answer.get("inventories")
             if not isinstance(values, list):
                 raise CallFailedError(f"query of {path}", NoAnswer("the answer has no list of inventories"))

@@ -31,7 +31,7 @@ from batch.zstack.answers import (
     Running,
     Unknown,
 )
-from batch.zstack.auxiliary import Identity
+from batch.zstack.queries import Identity
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from batch.clock import Clock
     from batch.manifest import Manifest
     from batch.zstack.answers import PollAnswer, SubmitAnswer
-    from batch.zstack.readback import ReadBack
-    from batch.zstack.service_jobs import ServiceJobs
+    from batch.zstack.changes import ServiceChanges
+    from batch.zstack.readback import CloneReader
 
 KEYS: Final = ("a", "b", "c")
 IN_USE: Final = Objection("in use")
@@ -116,8 +116,8 @@ class Scene:
     server: Server
 
     def executor(self, clock: Clock | None = None) -> ChangeExecutor:
-        jobs, server = cast("ServiceJobs", self.server), self.server
-        objections = cast("Verifier", server), cast("ReadBack", server)
+        jobs, server = cast("ServiceChanges", self.server), self.server
+        objections = cast("Verifier", server), cast("CloneReader", server)
         deletion = Removal(*objections, jobs, identity=ADMIN, objections={}, longest_job=1860.0)
         return ChangeExecutor(self.manifest, deletion, jobs, clock=clock or SystemClock(), stop=Stop(), concurrency=1)
 
@@ -252,8 +252,8 @@ async def test_a_change_after_the_clones_own_job_is_detected(
     server = Dates("Nov 25, 2025 11:51:50 AM", changed)
     deletion = CloneDeletion(
         cast("Verifier", server),
-        cast("ReadBack", server),
-        cast("ServiceJobs", server),
+        cast("CloneReader", server),
+        cast("ServiceChanges", server),
         identity=ADMIN,
         objections={},
         longest_job=1860.0,

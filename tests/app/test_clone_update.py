@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch.app.verifier import Verifier
     from batch.manifest import Manifest
     from batch.zstack.answers import PollAnswer, SubmitAnswer
-    from batch.zstack.service_jobs import ServiceJobs
+    from batch.zstack.changes import ServiceChanges
 
 UUID: Final = "a" * 32
 JOB: Final = "9" * 32
@@ -95,7 +95,7 @@ class Scene:
         begun: UpdatingLine | None = None,
         wanted_item: Item | None = None,
     ) -> ChangeExecutor:
-        jobs = cast("ServiceJobs", self.server)
+        jobs = cast("ServiceChanges", self.server)
         mending = CloneUpdate(cast("Verifier", self.server), jobs, {"a": tuple(fields)})
         executor = ChangeExecutor(self.manifest, mending, jobs, clock=SystemClock(), stop=Stop(), concurrency=1)
         if begun is not None:

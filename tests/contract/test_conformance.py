@@ -28,8 +28,9 @@ from batch.simulator import (
     Source,
     running,
 )
-from batch.zstack import AuxiliaryApi, Client
+from batch.zstack import Client, QueryApi
 from batch.zstack.answers import Done, Found, NoAnswer, NotSent, Refused, Running
+from batch.zstack.changes import Ownership
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 from batch.zstack.wire import NoRateGate
 from tests.simulation.network import SimHttp
@@ -161,16 +162,16 @@ async def refused_credentials(stage: Stage) -> list[object]:
 
 async def auxiliary(stage: Stage) -> list[object]:
     client = stage.make(ADMIN)
-    around = AuxiliaryApi(client)
+    query_api = QueryApi(client)
     await client.preflight()
     asked: list[object] = [
-        sorted(await around.support_apis()),
-        abs((await around.server_time() or 0) - stage.clock.time()) < 60,
-        await around.check_permission(),
+        sorted(await query_api.support_apis()),
+        abs((await query_api.server_time() or 0) - stage.clock.time()) < 60,
+        await query_api.check_permission(),
     ]
     made = [await cloned(stage, client, clone(number, name=f"n{number}"), JOBS[number]) for number in range(3)]
-    found = [service async for service in around.query(["name~=n%"], ["name"])]
-    batch = [service.uuid async for service in around.services([*UUIDS[:4], SOURCE])]
+    found = [service async for service in query_api.query(["name~=n%"], ["name"])]
+    batch = [service.uuid async for service in query_api.services([*UUIDS[:4], SOURCE])]
     return [*asked, *made, [shape(Found(service)) for service in found], sorted(batch)]
 
 
@@ -179,12 +180,12 @@ async def ownership(stage: Stage) -> list[object]:
     client, tenant = stage.make(ADMIN), stage.make(PasswordAuth("tenant", "password"))
     await client.preflight()
     await tenant.preflight()
-    around, theirs = AuxiliaryApi(client), AuxiliaryApi(tenant)
+    ownership_api, theirs = Ownership(client), Ownership(tenant)
     received = await cloned(stage, client, clone(), JOBS[0])
     received += [await tenant.find(UUIDS[0]), await attempt(delete_service(tenant, UUIDS[0]))]
-    await around.share_resource([UUIDS[0]], [TENANT.uuid])
+    await ownership_api.share_resource([UUIDS[0]], [TENANT.uuid])
     received += [await tenant.find(UUIDS[0]), await attempt(theirs.change_owner(UUIDS[0], TENANT.uuid))]
-    await around.change_owner(UUIDS[0], TENANT.uuid)
+    await ownership_api.change_owner(UUIDS[0], TENANT.uuid)
     received += await cloned(stage, tenant, clone(1), JOBS[1])  # over the quota
     received += await cloned(stage, tenant, clone(2, source=PRIVATE), JOBS[2])
     await delete_service(tenant, UUIDS[0])

@@ -10,7 +10,7 @@ from batch.app import rollback_checks
 from batch.app.clone_changes import ChangeExecutor
 from batch.app.rollback_checks import CloneDeletion
 from batch.manifest.undone import UndoneFold
-from batch.zstack.readback import ReadBack
+from batch.zstack.readback import CloneReader
 from tests.conftest import ROOT
 from tests.simulation.ranges import chunks
 from tests.simulation.rollback_world import broken_promises
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batch.app.clone_changes import Objection
     from batch.app.verifier import Item
 
-_used: Final = ReadBack.used
+_used: Final = CloneReader.used
 
 
 def first_broken(seeds: range, path: Path) -> str | None:
@@ -77,7 +77,7 @@ MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
     "no look before a DELETE": (CloneDeletion, "objections", no_look, 40),
     "a DELETE is recorded after it": (ChangeExecutor, "_record", record_after, 40),
     "the generation is not raised": (UndoneFold, "add", generation_not_raised, 40),
-    "use is asked once, at the start": (ReadBack, "used", used_at_the_start, 150),
+    "use is asked once, at the start": (CloneReader, "used", used_at_the_start, 150),
     "a foreign clone is the run's": (rollback_checks, "_foreign", lambda _item, _targets: "", 60),
     "an edited target is as it was": (rollback_checks, "_change", lambda _item: "", 60),
     "the server's dates are not looked at": (

@@ -10,8 +10,9 @@ import pytest
 from batch.model import Clone
 from batch.simulator import SESSION, NodeOptions, running
 from batch.simulator.options import ADMIN_UUID, NodeAccessKey, NodeAccount, Source
-from batch.zstack import AuxiliaryApi, Client, CloneModelServiceAction, connect
+from batch.zstack import Client, CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, Refused, Running, Unknown
+from batch.zstack.changes import Ownership
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 from tests.zstack.wire_server import RESOURCE, SOURCE, VirtualClock, delete_service
 
@@ -73,21 +74,22 @@ async def test_a_clone_with_every_credential(url: str, auth: Auth) -> None:
         assert used.error.code == "SYS.1000"
 
 
-async def test_auxiliary_of_the_node(url: str) -> None:
+async def test_queries_and_changes_on_the_node(url: str) -> None:
     """APIs, clock, permission, query, owner and sharing work on the node; deleting a service twice succeeds twice."""
     async with await connect(Settings(url, SessionAuth(SESSION)), clock=FastClock()) as client:
-        around = AuxiliaryApi(client)
-        assert "APICloneModelServiceMsg" in await around.support_apis()
-        assert await around.server_time() is not None
-        assert await around.check_permission() is True
+        query_api = QueryApi(client)
+        assert "APICloneModelServiceMsg" in await query_api.support_apis()
+        assert await query_api.server_time() is not None
+        assert await query_api.check_permission() is True
         result = await CloneModelServiceAction(uuid=SOURCE, name="made", resourceUuid=RESOURCE).call(client)
         assert result.inventory is not None
-        named = [service.uuid async for service in around.query(["name=made"], ["name"])]
+        named = [service.uuid async for service in query_api.query(["name=made"], ["name"])]
         assert named == [RESOURCE]
-        uuids = [service.uuid async for service in around.services([RESOURCE, SOURCE, "f" * 32])]
+        uuids = [service.uuid async for service in query_api.services([RESOURCE, SOURCE, "f" * 32])]
         assert sorted(uuids) == sorted([RESOURCE, SOURCE])
-        await around.change_owner(RESOURCE, TENANT.uuid)
-        await around.share_resource([RESOURCE], [ADMIN_UUID])
+        ownership = Ownership(client)
+        await ownership.change_owner(RESOURCE, TENANT.uuid)
+        await ownership.share_resource([RESOURCE], [ADMIN_UUID])
         await delete_service(client, RESOURCE)
         await delete_service(client, RESOURCE)
         assert await client.find(RESOURCE) == Absent()

@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from batch.errors import ZcloneError
-from batch.zstack.auxiliary import AuxiliaryApi
+from batch.zstack.changes import Ownership
+from batch.zstack.queries import QueryApi
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 from tests.zstack.wire_server import CLONE, JOB, RESOURCE, Seen, WireServer, answer, client_of
 
@@ -76,15 +77,15 @@ async def test_a_server_that_repeats_its_requests_reveals_nothing(
     texts: list[str] = [repr(auth), repr(Settings("http://x/zstack", auth))]
     handler = parrot(status, as_error=as_error, session=planted.session)
     async with WireServer(handler) as server, client_of(server.url, auth) as client:
-        around = AuxiliaryApi(client)
+        query_api = QueryApi(client)
         calls: tuple[Callable[[], Awaitable[object]], ...] = (
             client.preflight,
             lambda: client.submit(CLONE, JOB),
             lambda: client.poll(JOB),
             lambda: client.find(RESOURCE),
             client.renew,
-            around.check_permission,
-            lambda: around.change_owner(RESOURCE, "account"),
+            query_api.check_permission,
+            lambda: Ownership(client).change_owner(RESOURCE, "account"),
         )
         for call in calls:
             try:

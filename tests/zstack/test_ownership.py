@@ -10,9 +10,9 @@ from batch.errors import CallCutError
 from batch.model import CallKind
 from batch.simulator import NodeOptions, running
 from batch.simulator.options import NodeAccount, Source
-from batch.zstack import AuxiliaryApi, CloneModelServiceAction, connect
+from batch.zstack import CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import NoAnswer, Refused
-from batch.zstack.auxiliary import Ownership
+from batch.zstack.changes import Ownership
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.zstack.test_against_node import FastClock
 from tests.zstack.wire_server import RESOURCE, SOURCE, CountingGate, Seen, WireServer, answer, client_of, error
@@ -42,7 +42,7 @@ async def test_a_hand_over_already_done_is_done() -> None:
         ownership = await make_clone(client)
         assert [await ownership.share(RESOURCE, [FULL.uuid]) for _ in range(2)] == [None, None]
         assert [await ownership.give(RESOURCE, TENANT.uuid) for _ in range(2)] == [None, None]
-        assert (await AuxiliaryApi(client).owners([RESOURCE]))[RESOURCE].uuid == TENANT.uuid
+        assert (await QueryApi(client).owners([RESOURCE]))[RESOURCE].uuid == TENANT.uuid
         (row,) = server.node.ledger.json()["clones"]
         assert (row["given"], row["shared"]) == (1, [FULL.uuid])
 
@@ -88,5 +88,5 @@ async def test_a_call_cut_by_a_stop_is_not_repeated() -> None:
         with pytest.raises(CallCutError):
             await Ownership(client).share(RESOURCE, [TENANT.uuid])
         with pytest.raises(CallCutError):
-            await AuxiliaryApi(client).owners([RESOURCE])
+            await QueryApi(client).owners([RESOURCE])
         assert server.seen == []

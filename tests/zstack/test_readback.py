@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from batch.zstack.readback import ReadBack
+from batch.zstack.readback import CloneReader
 from batch.zstack.wire import CallFailedError
 from tests.zstack.wire_server import Seen, WireServer, answer, client_of
 
@@ -26,7 +26,7 @@ async def test_two_hundred_clones_are_one_call_below_8_kib() -> None:
         return answer(200, {"inventories": rows, "total": len(rows)})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        found = await ReadBack(client).services(UUIDS)
+        found = await CloneReader(client).services(UUIDS)
     assert (sorted(found.by_uuid), found.is_complete) == (UUIDS[:150], True)
     assert len(server.seen) == 1
     assert len(server.seen[0].target) < 7500
@@ -42,11 +42,11 @@ async def test_fewer_rows_than_the_total_are_not_complete(total: int | None, *, 
         return answer(200, {"inventories": rows} | ({} if total is None else {"total": total}))
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        found = await ReadBack(client).services(UUIDS[:5])
+        found = await CloneReader(client).services(UUIDS[:5])
     assert (len(found.by_uuid), found.is_complete) == (2, is_complete)
 
 
-async def ask_for(what: str, readback: ReadBack) -> None:
+async def ask_for(what: str, readback: CloneReader) -> None:
     if what == "tagged":
         assert [pair async for pair in readback.tagged("zclone::")]
     else:
@@ -64,7 +64,7 @@ async def test_a_cut_answer_is_inconclusive(what: str, total: int | None) -> Non
         return answer(200, {"inventories": rows} | ({} if total is None else {"total": total}))
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        question = ask_for(what, ReadBack(client))
+        question = ask_for(what, CloneReader(client))
         with pytest.raises(CallFailedError, match="not complete"):
             await question
 
@@ -83,7 +83,7 @@ async def test_tags_of_the_run_are_paged_and_exact() -> None:
         return answer(200, {"inventories": rows[start : start + 90], "total": len(rows)})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        found = [pair async for pair in ReadBack(client).tagged("zclone::a_b::r::")]
+        found = [pair async for pair in CloneReader(client).tagged("zclone::a_b::r::")]
     assert found == [(uuid, f"zclone::a_b::r::{uuid}") for uuid in UUIDS]
     assert [query_of(seen)["start"] for seen in server.seen] == ["0", "90", "180"]
 
@@ -97,8 +97,8 @@ async def test_tags_and_shares_are_by_resource() -> None:
         return answer(200, {"inventories": [row, {**row, "resourceUuid": "other"}], "total": 2})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        assert await ReadBack(client).tags(UUIDS[:2]) == {UUIDS[0]: {"t"}, UUIDS[1]: set()}
-        assert await ReadBack(client).shares(UUIDS[:2]) == {UUIDS[0]: {"acc"}, UUIDS[1]: set()}
+        assert await CloneReader(client).tags(UUIDS[:2]) == {UUIDS[0]: {"t"}, UUIDS[1]: set()}
+        assert await CloneReader(client).shares(UUIDS[:2]) == {UUIDS[0]: {"acc"}, UUIDS[1]: set()}
 
 
 async def test_an_answer_without_rows_is_inconclusive() -> None:
@@ -109,4 +109,4 @@ async def test_an_answer_without_rows_is_inconclusive() -> None:
 
     async with WireServer(handler) as server, client_of(server.url) as client:
         with pytest.raises(CallFailedError, match="no list of inventories"):
-            await ReadBack(client).services(UUIDS[:1])
+            await CloneReader(client).services(UUIDS[:1])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from batch.model import CallKind, Clone
 from batch.zstack.client import SERVICES_PATH, Client
-from batch.zstack.jobs import Caller
+from batch.zstack.retry_client import RetryClient
 from batch.zstack.settings import Auth, SessionAuth, Settings, endpoint_url
 from batch.zstack.wire import segment
 
@@ -194,4 +194,4 @@ def client_of(
 async def delete_service(client: Client, uuid: str) -> None:
     """Delete one model service and wait for its end."""
     path = f"{SERVICES_PATH}/{segment(uuid)}?deleteMode=Permissive"
-    await Caller(client).finish("DeleteModelService", "DELETE", path)
+    await RetryClient(client).finish("DeleteModelService", "DELETE", path)

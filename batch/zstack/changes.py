@@ -1,6 +1,6 @@
-"""``DeleteModelService`` and ``UpdateModelService``: one call under the caller's job uuid, and the end of its job.
+"""Changes of resources other than the clone call: DELETE and PUT of a service, its owner and shares.
 
-Source: zstack/README.md 11.
+Source: zstack/README.md 9 and 11.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from batch.model import CallKind
 from batch.zstack.answers import is_cut
 from batch.zstack.client import JOBS_PATH, SERVICES_PATH
 from batch.zstack.polling import poll_to_end
+from batch.zstack.queries import QueryApi
 from batch.zstack.replies import read_job_end, read_submit
-from batch.zstack.wire import NOT_ADMITTED, Reply, segment
+from batch.zstack.retry_client import RetryClient
+from batch.zstack.wire import NOT_ADMITTED, CallFailedError, Reply, segment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from batch.model import JsonValue
-    from batch.zstack.answers import PollAnswer, SubmitAnswer
+    from batch.zstack.answers import NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
     from batch.zstack.client import Client
 
 GRACE: Final = 60.0
@@ -50,7 +52,7 @@ SETTABLE: Final = frozenset(
 """Parameters of the clone that UpdateModelService sets."""
 
 
-class ServiceJobs:
+class ServiceChanges:
     """Deletes and updates model services over one client; a call repeated under one job uuid is executed once."""
 
     def __init__(self, client: Client) -> None:
@@ -92,3 +94,49 @@ class ServiceJobs:
     async def renew(self, generation: int) -> None:
         """Log in again after a refusal for a dead session. Raises RunStoppedError where that fails."""
         await self._client.replace_session(generation)
+
+
+class Ownership:
+    """Shares resources and changes their owners over one client; every call passes its gate.
+
+    ShareResource of what is already shared changes nothing. ChangeResourceOwner to the present owner fails as ID.1004;
+    the owner is queried then, to distinguish a lost answer from a failure.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Share the client's gate, credentials and connections."""
+        self._client = RetryClient(client)
+        self._queries = QueryApi(client)
+
+    async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
+        """Share a resource with accounts; None: done."""
+        try:
+            await self.share_resource([uuid], accounts)
+        except CallFailedError as failed:
+            return failed.answer
+        return None
+
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
+        """Make an account the owner of a resource; None: it is."""
+        try:
+            await self.change_owner(uuid, account)
+        except CallFailedError as failed:
+            return None if await self._is_owner(uuid, account) else failed.answer
+        return None
+
+    async def change_owner(self, uuid: str, account_uuid: str) -> None:
+        """Make another account the owner of a resource. Raises CallFailedError."""
+        path = f"/v1/account/{segment(account_uuid)}/resources"
+        await self._client.finish("ChangeResourceOwner", "POST", path, {"params": {"resourceUuid": uuid}})
+
+    async def share_resource(self, uuids: Sequence[str], account_uuids: Sequence[str]) -> None:
+        """Share resources with accounts. Raises CallFailedError."""
+        share: JsonValue = {"resourceUuids": list(uuids), "accountUuids": list(account_uuids), "toPublic": False}
+        await self._client.finish("ShareResource", "PUT", "/v1/accounts/resources/actions", {"shareResource": share})
+
+    async def _is_owner(self, uuid: str, account: str) -> bool:
+        try:
+            owner = (await self._queries.owners([uuid])).get(uuid)
+        except CallFailedError:
+            return False
+        return owner is not None and owner.uuid == account

@@ -1,4 +1,4 @@
-"""Queries and side jobs around the clone."""
+"""Queries and changes of resources around the clone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from batch.errors import RunStoppedError
-from batch.zstack.auxiliary import PAGE, AuxiliaryApi
-from batch.zstack.lookups import IMAGES
+from batch.zstack.changes import Ownership
 from batch.zstack.params import parse_version, split_condition, too_new
+from batch.zstack.queries import IMAGES, PAGE, QueryApi
 from batch.zstack.wire import CallFailedError
 from tests.zstack.wire_server import RESOURCE, CountingGate, Seen, VirtualClock, WireServer, answer, client_of, error
 
@@ -36,7 +36,7 @@ async def test_query_walks_all_pages(cap: int, with_total: bool) -> None:  # noq
     gate = CountingGate()
     handler = query_node(cap=cap, with_total=with_total)
     async with WireServer(handler) as server, client_of(server.url, gate=gate) as client:
-        seen = [service.uuid async for service in AuxiliaryApi(client).query(["type=Endpoint"], ["name"])]
+        seen = [service.uuid async for service in QueryApi(client).query(["type=Endpoint"], ["name"])]
     assert seen == [row["uuid"] for row in ROWS]
     parameters = parse_qs(urlsplit(server.seen[0].target).query)
     assert parameters["q"] == ["type=Endpoint"]
@@ -48,7 +48,7 @@ async def test_query_walks_all_pages(cap: int, with_total: bool) -> None:  # noq
 async def test_uuids_in_batches_that_fit() -> None:
     """Many uuids are queried in batches whose URL stays below 8 KiB."""
     async with WireServer(lambda _: answer(200, {"inventories": ROWS[:1]})) as server, client_of(server.url) as client:
-        found = [service.uuid async for service in AuxiliaryApi(client).services(f"{n:032x}" for n in range(450))]
+        found = [service.uuid async for service in QueryApi(client).services(f"{n:032x}" for n in range(450))]
     assert len(found) == 3
     assert [len(parse_qs(urlsplit(seen.target).query)["q"][0].split(",")) for seen in server.seen] == [200, 200, 50]
     assert max(len(seen.target) for seen in server.seen) < 7000
@@ -61,7 +61,7 @@ async def test_rows_an_answer_omits_are_not_absent(body: dict[str, object]) -> N
     """An answer without rows, or with fewer than exist, does not prove that an image does not exist."""
     async with WireServer(lambda _: answer(200, body)) as server, client_of(server.url) as client:
         with pytest.raises(CallFailedError, match="QueryImage.*not complete"):
-            await AuxiliaryApi(client).rows(IMAGES, [row["uuid"] for row in ROWS[:3]])
+            await QueryApi(client).rows(IMAGES, [row["uuid"] for row in ROWS[:3]])
 
 
 async def test_no_service_is_missed_if_pages_are_cut() -> None:
@@ -73,7 +73,7 @@ async def test_no_service_is_missed_if_pages_are_cut() -> None:
         return answer(200, {"inventories": rows[start : start + 70], "total": len(rows)})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        found = [service.uuid async for service in AuxiliaryApi(client).services(row["uuid"] for row in rows)]
+        found = [service.uuid async for service in QueryApi(client).services(row["uuid"] for row in rows)]
     assert found == [row["uuid"] for row in rows]
 
 
@@ -86,7 +86,7 @@ async def test_owners_are_queried_in_batches_that_fit() -> None:
         return answer(200, {"inventories": {parameters[0]: owner, parameters[1]: {"name": "no uuid"}}})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        found = await AuxiliaryApi(client).owners(f"{number:032x}" for number in range(250))
+        found = await QueryApi(client).owners(f"{number:032x}" for number in range(250))
     assert {uuid: str(account) for uuid, account in found.items()} == {
         f"{number:032x}": "'tenant' (acc)" for number in (0, 100, 200)
     }
@@ -107,7 +107,7 @@ async def test_the_own_account_is_the_only_visible_one(
         return answer(200, {"inventories": [{"uuid": name} for name in names]})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        found = await AuxiliaryApi(client).own_account()
+        found = await QueryApi(client).own_account()
     assert (found and found.uuid) == own
 
 
@@ -155,10 +155,10 @@ async def test_simple_queries() -> None:
         return answer(200, {"valid": True})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        around = AuxiliaryApi(client)
-        assert await around.support_apis() == {"APICloneModelServiceMsg"}
-        assert await around.server_time() == 1.5
-        assert await around.check_permission() is True
+        query_api = QueryApi(client)
+        assert await query_api.support_apis() == {"APICloneModelServiceMsg"}
+        assert await query_api.server_time() == 1.5
+        assert await query_api.check_permission() is True
 
 
 def job_node(*polls: bytes) -> Callable[[Seen], bytes]:
@@ -174,9 +174,9 @@ async def test_side_jobs() -> None:
     """Owner and sharing are sent in the wire's format and waited for to their end."""
     polls = [answer(202, {}), answer(200, {"inventory": {"accountUuid": "a"}}), answer(200, {})]
     async with WireServer(job_node(*polls)) as server, client_of(server.url) as client:
-        around = AuxiliaryApi(client)
-        await around.change_owner(RESOURCE, "acc")
-        await around.share_resource([RESOURCE], ["acc"])
+        ownership = Ownership(client)
+        await ownership.change_owner(RESOURCE, "acc")
+        await ownership.share_resource([RESOURCE], ["acc"])
     sent = [seen for seen in server.seen if "/api-jobs/" not in seen.target]
     assert sent[0].target == "/zstack/v1/account/acc/resources"
     assert sent[0].json == {"params": {"resourceUuid": RESOURCE}}
@@ -191,7 +191,7 @@ async def test_side_job_is_repeated_under_a_new_job_uuid() -> None:
     gone = answer(404, "the job has been expired")
     polls = [answer(503, error("SYS.1011")), gone, gone, gone, answer(200, {})]
     async with WireServer(job_node(*polls)) as server, client_of(server.url) as client:
-        await AuxiliaryApi(client).change_owner(RESOURCE, "acc")
+        await Ownership(client).change_owner(RESOURCE, "acc")
     sent = [seen.headers["x-job-uuid"] for seen in server.seen if seen.method == "POST"]
     assert len(sent) == len(set(sent)) == 3
 
@@ -200,7 +200,7 @@ async def test_side_job_that_fails_for_good() -> None:
     """A permanent failure is reported at once with its code."""
     async with WireServer(job_node(answer(503, error("SYS.1003")))) as server, client_of(server.url) as client:
         with pytest.raises(CallFailedError, match=r"ChangeResourceOwner: SYS\.1003"):
-            await AuxiliaryApi(client).change_owner(RESOURCE, "acc")
+            await Ownership(client).change_owner(RESOURCE, "acc")
     assert len(server.seen) == 2
 
 
@@ -210,7 +210,7 @@ async def test_side_job_that_never_ends() -> None:
     clock = VirtualClock()
     async with WireServer(lambda _: running) as server, client_of(server.url, clock=clock) as client:
         with pytest.raises(CallFailedError, match="did not end in time"):
-            await AuxiliaryApi(client).change_owner(RESOURCE, "acc")
+            await Ownership(client).change_owner(RESOURCE, "acc")
 
 
 async def test_dead_session_in_a_query() -> None:
@@ -218,7 +218,7 @@ async def test_dead_session_in_a_query() -> None:
     data = answer(503, error("ID.1001"))
     async with WireServer(lambda _: data) as server, client_of(server.url) as client:
         with pytest.raises(RunStoppedError, match="ZSTACK_SESSION_ID"):
-            await AuxiliaryApi(client).check_permission()
+            await QueryApi(client).check_permission()
     assert len(server.seen) == 1
 
 

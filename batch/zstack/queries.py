@@ -1,4 +1,4 @@
-"""The other ZStack APIs that a run calls: paged queries, owners, shares, permissions (zstack/README.md 8 and 9)."""
+"""Queries around a run: services, their owners, accounts, permissions, other resources (zstack/README.md 8, 9, 11)."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from batch.zstack.accesskey import ACTIONS_PATH
 from batch.zstack.answers import NoAnswer
 from batch.zstack.client import SERVICES_PATH
 from batch.zstack.decode import BadReplyError, as_number, as_object, as_text
-from batch.zstack.jobs import Caller
-from batch.zstack.lookups import batches, look_up
 from batch.zstack.replies import inventories
-from batch.zstack.wire import CallFailedError, segment
+from batch.zstack.retry_client import RetryClient
+from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from batch.model import JsonValue
-    from batch.zstack.answers import NotSent, Refused, Service
+    from batch.zstack.answers import Service
     from batch.zstack.client import Client
-    from batch.zstack.lookups import Lookup
+
 
 PAGE: Final = 200
 """Rows of a query's page; the server silently cuts at 1,000."""
 CLONE_MESSAGE: Final = "org.zstack.ai.message.APICloneModelServiceMsg"
 OWNER_MESSAGE: Final = "org.zstack.header.identity.APIChangeResourceOwnerMsg"
 SHARE_MESSAGE: Final = "org.zstack.header.identity.APIShareResourceMsg"
-_UUIDS_A_QUESTION: Final = 100
+_UUIDS_AS_PARAMETERS: Final = 100
 """Number of uuids that fit a URL, each with the name of its parameter."""
+UUIDS_A_QUERY: Final = 200
+"""Number of uuids of 32 digits that fit the server's 8 KiB for a request's head, with room for everything else."""
 
 
 class Account(NamedTuple):
@@ -51,23 +52,38 @@ class Identity(NamedTuple):
     """Whether it sees the resources of all accounts."""
 
 
-class AuxiliaryApi:
-    """Queries and side jobs over one client; each raises CallFailedError where it fails."""
+class Lookup(NamedTuple):
+    """One kind of resource: its path and the requested fields."""
+
+    api: str
+    path: str
+    fields: tuple[str, ...] = ()
+
+
+IMAGES: Final = Lookup("QueryImage", "/v1/images", ("state", "status", "architecture"))
+TAG_PATTERNS: Final = Lookup("QueryTag", "/v1/tags")
+GPU_SPECS: Final = Lookup("QueryPciDeviceSpec", "/v1/pci-device-specs")
+ACCOUNTS: Final = Lookup("QueryAccount", "/v1/accounts")
+MODEL_CENTERS: Final = Lookup("QueryModelCenter", "/v1/ai/model-centers", ("status",))
+
+
+class QueryApi:
+    """Queries over one client; each raises CallFailedError where it fails."""
 
     def __init__(self, client: Client) -> None:
         """Share the client's gate, credentials and connections."""
-        self._caller = Caller(client)
+        self._client = RetryClient(client)
         self._permissions: dict[str, bool | None] = {}
 
     async def support_apis(self) -> frozenset[str]:
         """Return the API messages that the server supports, such as APICloneModelServiceMsg."""
-        answer = await self._caller.ask("GetSupportAPIs", "PUT", ACTIONS_PATH, {"getSupportAPIs": {}})
+        answer = await self._client.ask("GetSupportAPIs", "PUT", ACTIONS_PATH, {"getSupportAPIs": {}})
         names = answer.get("supportApis")
         return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
     async def server_time(self) -> float | None:
         """Return the server's time in seconds since the epoch."""
-        answer = await self._caller.ask("GetCurrentTime", "PUT", ACTIONS_PATH, {"getCurrentTime": {}})
+        answer = await self._client.ask("GetCurrentTime", "PUT", ACTIONS_PATH, {"getCurrentTime": {}})
         milliseconds = as_number((as_object(answer.get("currentTime")) or {}).get("MillionSeconds"))
         return None if milliseconds is None else milliseconds / 1000
 
@@ -93,30 +109,37 @@ class AuxiliaryApi:
             async for service in self.query([f"uuid?={','.join(batch)}"], fields):
                 yield service
 
-    async def change_owner(self, uuid: str, account_uuid: str) -> None:
-        """Make another account the owner of a resource."""
-        path = f"/v1/account/{segment(account_uuid)}/resources"
-        await self._caller.finish("ChangeResourceOwner", "POST", path, {"params": {"resourceUuid": uuid}})
-
-    async def share_resource(self, uuids: Sequence[str], account_uuids: Sequence[str]) -> None:
-        """Share resources with accounts."""
-        share: JsonValue = {"resourceUuids": list(uuids), "accountUuids": list(account_uuids), "toPublic": False}
-        await self._caller.finish("ShareResource", "PUT", "/v1/accounts/resources/actions", {"shareResource": share})
-
     async def owners(self, uuids: Iterable[str]) -> dict[str, Account]:
         """Return the owners of these resources; those that are not visible are left out."""
         found: dict[str, Account] = {}
-        for batch in batches(uuids, _UUIDS_A_QUESTION):
+        for batch in batches(uuids, _UUIDS_AS_PARAMETERS):
             path = f"/v1/resources/accounts?{urlencode([('resourceUuids', uuid) for uuid in batch])}"
-            answer = await self._caller.ask("GetResourceAccount", "GET", path)
+            answer = await self._client.ask("GetResourceAccount", "GET", path)
             owners = as_object(answer.get("inventories")) or {}
             accounts = ((uuid, _account(owner)) for uuid, owner in owners.items())
             found.update((uuid, account) for uuid, account in accounts if account is not None)
         return found
 
     async def rows(self, lookup: Lookup, uuids: Iterable[str]) -> dict[str, Mapping[str, JsonValue]]:
-        """Return the rows of those of these resources that are visible, by uuid."""
-        return await look_up(self._caller, lookup, uuids)
+        """Return the rows of those of these resources that are visible, by uuid.
+
+        Raises CallFailedError, also where the answer is incomplete.
+        """
+        found: dict[str, Mapping[str, JsonValue]] = {}
+        for batch in batches(uuids):
+            arguments = [("q", f"uuid?={','.join(batch)}"), ("limit", str(len(batch)))]
+            arguments += [("fields", ",".join(("uuid", *lookup.fields))), ("replyWithCount", "true")]
+            query = urlencode(arguments, quote_via=quote, safe=",")
+            answer = await self._client.ask(lookup.api, "GET", f"{lookup.path}?{query}")
+            rows, total = answer.get("inventories"), as_number(answer.get("total"))
+            # Without a total it is unknown whether the server cut its answer.
+            if not isinstance(rows, list) or len(rows) < (len(batch) if total is None else total):
+                raise CallFailedError(lookup.api, NoAnswer("the answer is not complete"))
+            for row in map(as_object, rows):
+                uuid = None if row is None else as_text(row.get("uuid"))
+                if row is not None and uuid is not None:
+                    found[uuid] = row
+        return found
 
     async def own_account(self) -> Account | None:
         """Return the calling account; None where the answers do not show it."""
@@ -130,7 +153,7 @@ class AuxiliaryApi:
         """
         is_admin = False
         for conditions in ("q=type%3DSystemAdmin&", ""):
-            answer = await self._caller.ask("QueryAccount", "GET", f"/v1/accounts?{conditions}limit=2")
+            answer = await self._client.ask("QueryAccount", "GET", f"/v1/accounts?{conditions}limit=2")
             rows = answer.get("inventories")
             found = list(filter(None, map(_account, rows if isinstance(rows, list) else ())))
             is_admin = is_admin or (bool(conditions) and bool(found))
@@ -142,7 +165,7 @@ class AuxiliaryApi:
         """Return whether this account may call ``api``, with a single query; None where the answer does not say."""
         body: JsonValue = {"checkApiPermission": {"apiNames": [api]}}
         if api not in self._permissions:
-            answer = await self._caller.ask("CheckApiPermission", "PUT", "/v1/accounts/permissions/actions", body)
+            answer = await self._client.ask("CheckApiPermission", "PUT", "/v1/accounts/permissions/actions", body)
             verdict = as_text((as_object(answer.get("inventory")) or {}).get(api))
             self._permissions[api] = None if verdict is None else verdict.lower() == "allow"
         return self._permissions[api]
@@ -153,42 +176,7 @@ class AuxiliaryApi:
         if fields:
             arguments.append(("fields", ",".join(dict.fromkeys(("uuid", *fields)))))
         path = f"{SERVICES_PATH}?{urlencode(arguments, quote_via=quote, safe=',')}"
-        return await self._caller.ask("QueryModelService", "GET", path)
-
-
-class Ownership:
-    """Shares resources and changes their owners over one client; every call passes its gate.
-
-    ShareResource of what is already shared changes nothing. ChangeResourceOwner to the present owner fails as ID.1004;
-    the owner is queried then, to distinguish a lost answer from a failure.
-    """
-
-    def __init__(self, client: Client) -> None:
-        """Share the client's gate, credentials and connections."""
-        self._api = AuxiliaryApi(client)
-
-    async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
-        """Share a resource with accounts; None: done."""
-        try:
-            await self._api.share_resource([uuid], accounts)
-        except CallFailedError as failed:
-            return failed.answer
-        return None
-
-    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
-        """Make an account the owner of a resource; None: it is."""
-        try:
-            await self._api.change_owner(uuid, account)
-        except CallFailedError as failed:
-            return None if await self._is_owner(uuid, account) else failed.answer
-        return None
-
-    async def _is_owner(self, uuid: str, account: str) -> bool:
-        try:
-            owner = (await self._api.owners([uuid])).get(uuid)
-        except CallFailedError:
-            return False
-        return owner is not None and owner.uuid == account
+        return await self._client.ask("QueryModelService", "GET", path)
 
 
 def _services(answer: Mapping[str, JsonValue]) -> list[Service]:
@@ -202,3 +190,15 @@ def _account(value: JsonValue) -> Account | None:
     fields = as_object(value) or {}
     uuid = as_text(fields.get("uuid"))
     return Account(uuid, as_text(fields.get("name"))) if uuid else None
+
+
+def batches(uuids: Iterable[str], size: int = UUIDS_A_QUERY) -> Iterator[list[str]]:
+    """Yield ``uuids`` in lists that fit a URL."""
+    batch: list[str] = []
+    for uuid in uuids:
+        batch.append(uuid)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

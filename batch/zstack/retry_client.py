@@ -28,8 +28,8 @@ _POLL_TIME: Final = 1860.0
 _WORTH_A_RETRY: Final = frozenset({ErrorClass.TRANSIENT, ErrorClass.NODE, ErrorClass.AMBIGUOUS})
 
 
-class Caller:
-    """Repeats calls with credentials until there is an answer. Each raises CallCutError after a stop."""
+class RetryClient:
+    """Repeats calls with credentials until there is an answer; each method raises CallCutError after a stop."""
 
     def __init__(self, client: Client) -> None:
         """Share the client's gate, credentials and connections."""
