@@ -12,7 +12,7 @@ import typer
 from batch import __version__
 from batch.app.messages import report_end, say, set_style
 from batch.app.options import LogFormat, Progress
-from batch.cli import declare, files, manifests, options, rollback, servers, values, verify
+from batch.cli import clones, declare, files, manifests, options, servers, values
 from batch.cli.arguments import read_arguments
 from batch.cli.help import Command, Group, OfCommand
 from batch.cli.terminal import emit, forbid_core_dumps, occupy_standard_streams
@@ -200,8 +200,8 @@ app.command(cls=Command)(servers.doctor)
 app.command(cls=Command)(files.schema)
 app.command(cls=Command)(manifests.repair)
 app.command(name="merge", cls=Command)(manifests.merge_manifests)
-app.command(cls=Command)(verify.verify)
-app.command(cls=Command)(rollback.rollback)
+app.command(cls=Command)(clones.verify)
+app.command(cls=Command)(clones.rollback)
 app.command(cls=Command)(manifests.report)
 app.command(cls=Command)(servers.simulate)
 app.command(cls=Command)(servers.worker)

@@ -20,14 +20,10 @@ if TYPE_CHECKING:
 OfManifest = Annotated[bool, declare.option("--manifest", text="The schema of manifest records instead of job files.")]
 OfReport = Annotated[bool, declare.option("--report", text="The schema of JSON reports instead of job files.")]
 OfPlan = Annotated[bool, declare.option("--plan", text="The schema of `zclone plan -o json` instead of job files.")]
-OfVerify = Annotated[
-    bool,
-    declare.option("--verify", text="The schema of `verify -o json` instead of job files."),
-]
+OfVerify = Annotated[bool, declare.option("--verify", text="The schema of `verify -o json` instead of job files.")]
 OfLog = Annotated[bool, declare.option("--log", text="The schema of log lines instead of job files.")]
 SchemaFile = Annotated[
-    Path | None,
-    declare.flag("--out", metavar="FILE", text="Write the schema to FILE instead of stdout, replacing it."),
+    Path | None, declare.flag("--out", metavar="FILE", text="Write the schema to FILE instead of stdout, replacing it.")
 ]
 
 

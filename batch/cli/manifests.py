@@ -41,8 +41,7 @@ Columns = Annotated[
     ),
 ]
 Changes = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="CHANGE", help="rate=40/s, concurrency=32, pause, resume, drain, reload."),
+    list[str] | None, typer.Argument(metavar="CHANGE", help="rate=40/s, concurrency=32, pause, resume, drain, reload.")
 ]
 Limit = Annotated[int | None, declare.flag("--limit", metavar="N", min=1, text="Only the first N targets.")]
 

@@ -30,8 +30,7 @@ NewFile = Annotated[Path | None, argument("FILE", "The new job file, which must 
 NewFileOption = Annotated[Path | None, flag("--out", metavar="FILE", text="The new job file, the same as [FILE].")]
 
 OfExample = Annotated[
-    Example | None,
-    choice(Example, "--example", text="Write this example, with the files it refers to."),
+    Example | None, choice(Example, "--example", text="Write this example, with the files it refers to.")
 ]
 
 Run = Annotated[str | None, flag("--run", metavar="ID", text="Name of this run; one run never clones a target twice.")]
@@ -70,8 +69,7 @@ Deadline = Annotated[
     flag("--deadline", metavar="TIME", text="Time for the whole run, such as 90s, 45m or 2h; then stop and exit 4."),
 ]
 AcceptChanges = Annotated[
-    bool,
-    flag("--accept-changes", text="Continue even if targets with an unresolved attempt were edited."),
+    bool, flag("--accept-changes", text="Continue even if targets with an unresolved attempt were edited.")
 ]
 NewRun = Annotated[
     bool,
@@ -93,8 +91,7 @@ AdoptManifest = Annotated[
 ]
 ShowProgress = Annotated[Progress, choice(Progress, "--progress", text="Live view, plain log lines, or none.")]
 LogStyle = Annotated[
-    LogFormat,
-    choice(LogFormat, "--log-format", text="Log format; auto picks console on a terminal, else JSON."),
+    LogFormat, choice(LogFormat, "--log-format", text="Log format; auto picks console on a terminal, else JSON.")
 ]
 Quiet = Annotated[bool, flag("--quiet", "-q", text="Print only warnings and errors; a successful run prints nothing.")]
 LogFile = Annotated[
@@ -150,8 +147,7 @@ OnlyRecorded = Annotated[
     ),
 ]
 Shard = Annotated[
-    str | None,
-    flag("--shard", metavar="K/N", text="Process part K of N, from 0; each part has its own manifest."),
+    str | None, flag("--shard", metavar="K/N", text="Process part K of N, from 0; each part has its own manifest.")
 ]
 Report = Annotated[
     Path | None,
@@ -224,8 +220,7 @@ RepairedFile = Annotated[
     flag("--out", metavar="FILE", text="The new manifest. Default: MANIFEST.repaired.manifest.jsonl beside it."),
 ]
 ShardManifests = Annotated[
-    list[Path],
-    argument("MANIFEST", "The manifests of all shards of one run.", values.complete_manifests),
+    list[Path], argument("MANIFEST", "The manifests of all shards of one run.", values.complete_manifests)
 ]
 MergedFile = Annotated[Path, flag("--out", metavar="FILE", text="The new manifest; an existing file is kept.")]
 NoFormat = Annotated[str | None, typer.Option("--output", "-o", hidden=True, callback=values.refuse)]
@@ -235,18 +230,14 @@ ReportAs = Annotated[
     format_flag(ReportOutput, text="The format; xml is JUnit. Default: by --out. Without --out, print to stdout."),
 ]
 ReportFile = Annotated[
-    Path | None,
-    flag("--out", metavar="FILE", text="Write the report here: .html, .md, .csv, .xml (JUnit) or .json."),
+    Path | None, flag("--out", metavar="FILE", text="Write the report here: .html, .md, .csv, .xml (JUnit) or .json.")
 ]
 VerifiedFile = Annotated[
     Path | None,
     flag("--verified", metavar="FILE", text="Include the output of `verify -o json` from FILE (html, md, json)."),
 ]
 DemoFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the job, manifest and report.")]
-Conditions = Annotated[
-    list[str] | None,
-    argument("CONDITION", "Such as type=Endpoint or 'name~=qwen%'."),
-]
+Conditions = Annotated[list[str] | None, argument("CONDITION", "Such as type=Endpoint or 'name~=qwen%'.")]
 DiscoverAs = Annotated[
     DiscoverOutput | None,
     format_flag(
@@ -259,10 +250,7 @@ CheckedJob = Annotated[
     Path | None,
     option("--job", metavar="FILE", text="Check this job file's endpoint and all it refers to.", show_default=False),
 ]
-RunJob = Annotated[
-    Path | None,
-    argument("JOB", "The job file; not with --plan, which names it.", values.complete_jobs),
-]
+RunJob = Annotated[Path | None, argument("JOB", "The job file; not with --plan, which names it.", values.complete_jobs)]
 SavedPlan = Annotated[
     Path | None,
     option("--plan", metavar="FILE", text="Run exactly the plan that `zclone plan --out FILE` saved, or refuse."),
@@ -278,7 +266,6 @@ ServerCheck = Annotated[
     ),
 ]
 ProofFile = Annotated[
-    Path | None,
-    flag("--proof", metavar="FILE", text="Write the result as a proof that --check can check offline."),
+    Path | None, flag("--proof", metavar="FILE", text="Write the result as a proof that --check can check offline.")
 ]
 VerifyAs = Annotated[values.VerifyOutput, format_flag(values.VerifyOutput, text="Format of the result.")]

@@ -33,8 +33,7 @@ WebHooksAnywhere = Annotated[
     bool, declare.option("--web-hooks-anywhere", text="Call web hooks on other machines too, not only on loopback.")
 ]
 CheckedEngine = Annotated[
-    Engine,
-    declare.choice(Engine, "--engine", text="temporal: check Temporal and the endpoint's workers too."),
+    Engine, declare.choice(Engine, "--engine", text="temporal: check Temporal and the endpoint's workers too.")
 ]
 
 

@@ -1,5 +1,6 @@
-"""``zclone verify``: compare a run's clones with the job file."""
+"""Commands for the clones of a run on the server: verify compares them with the job file, rollback deletes them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,12 @@ from batch.errors import ExitCode, UsageError
 from batch.text import escape, shell_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from batch.app.fix import FixResult
+    from batch.app.rollback import RollbackResult
     from batch.app.verify import VerifyOptions, VerifyResult
 
-VerifyPath = Annotated[
+
+JobOrManifest = Annotated[
     Path,
     typer.Argument(
         metavar="JOB|MANIFEST",
@@ -26,23 +27,20 @@ VerifyPath = Annotated[
     ),
 ]
 CheckedProof = Annotated[
-    Path | None,
-    declare.option("--check", metavar="FILE", text="Check the proof FILE against MANIFEST, offline."),
+    Path | None, declare.option("--check", metavar="FILE", text="Check the proof FILE against MANIFEST, offline.")
 ]
 
 Reopen = Annotated[
-    bool,
-    declare.option("--reopen", text="Record missing clones as undone, so that the next run makes them again."),
+    bool, declare.option("--reopen", text="Record missing clones as undone, so that the next run makes them again.")
 ]
-Fixing = Annotated[
-    bool,
-    declare.option("--fix", text="Set drifted fields to the values of JOB, where the API can."),
-]
+Fix = Annotated[bool, declare.option("--fix", text="Set drifted fields to the values of JOB, where the API can.")]
 Yes = Annotated[bool, declare.option("--yes", text="Do not ask before anything is recorded or set.")]
+JobOfRun = Annotated[Path, typer.Argument(metavar="JOB", help="The job file of the run.", show_default=False)]
+YesDelete = Annotated[bool, declare.option("--yes", text="Do not ask before anything is deleted.")]
 
 
 def verify(  # noqa: PLR0913 - one argument for each flag
-    path: VerifyPath,
+    path: JobOrManifest,
     *,
     run: options.Run = None,
     manifest: options.Manifest = None,
@@ -52,7 +50,7 @@ def verify(  # noqa: PLR0913 - one argument for each flag
     proof: options.ProofFile = None,
     check: CheckedProof = None,
     reopen: Reopen = False,
-    fix: Fixing = False,
+    fix: Fix = False,
     yes: Yes = False,
     adopt_manifest: options.AdoptManifest = False,
     insecure: options.Insecure = False,
@@ -71,10 +69,10 @@ def verify(  # noqa: PLR0913 - one argument for each flag
     from batch.app.verify import VerifyOptions, verify_run
 
     endpoint, screen = declare.endpoint_options(flags), _Screen(output, is_said=yes)
-    asked = VerifyOptions(path, endpoint, run, manifest, simulate, rate, proof, reopen, adopt_manifest)
+    verify_options = VerifyOptions(path, endpoint, run, manifest, simulate, rate, proof, reopen, adopt_manifest)
     if fix:
-        _fix(asked, output, is_said=yes)
-    verified = verify_run(asked, screen.confirm)
+        _fix(verify_options, output, is_said=yes)
+    verified = verify_run(verify_options, screen.confirm)
     if not reopen:
         screen.show(verified)
     if screen.is_agreed:
@@ -159,3 +157,59 @@ def _check(proof: Path, manifest: Path) -> None:
     from batch.report.proof import check_proof
 
     emit([check_proof(proof, manifest)])
+
+
+def rollback(  # noqa: PLR0913 - one argument for each flag
+    job: JobOfRun,
+    *,
+    run: options.Run = None,
+    manifest: options.Manifest = None,
+    simulate: options.Simulate = None,
+    rate: options.Rate = None,
+    yes: YesDelete = False,
+    adopt_manifest: options.AdoptManifest = False,
+    insecure: options.Insecure = False,
+    ca_file: options.CaFile = None,
+    trust_endpoint: options.TrustEndpoint = None,
+    context: options.Context = None,
+) -> None:
+    """Delete the clones of a run that are unchanged and not in use; list them first.
+
+    Exits with 0 if all are gone, with 3 if any was left, with 4 if the outcome of any is unknown: run it again.
+    """
+    flags = dict(locals())
+    from batch.app.rollback import roll_back
+    from batch.app.verify import VerifyOptions
+
+    endpoint = declare.endpoint_options(flags)
+    verify_options = VerifyOptions(job, endpoint, run, manifest, simulate, rate, adopt_manifest=adopt_manifest)
+    done = roll_back(verify_options, lambda found: _may_delete(found, is_said=yes))
+    emit(_rollback_lines(done))
+    raise typer.Exit(done.exit_code)
+
+
+def _may_delete(found: "RollbackResult", *, is_said: bool) -> bool:
+    """List what would be done and ask for confirmation, unless given. Raises UsageError without a terminal."""
+    emit(_deletion_lines(found))
+    count = len(found.wanted)
+    return agree(f"delete {count} clones?", is_said=is_said, unasked=f"rollback: would delete {count} clones")
+
+
+def _rollback_head(found: "RollbackResult", counts: str) -> str:
+    part = f", shard {found.shard} only" if found.shard else ""
+    return escape(f"{found.job}, run {found.run}{part}: {counts}")
+
+
+def _deletion_lines(found: "RollbackResult") -> Iterator[str]:
+    counts = f"{len(found.wanted)} to delete, {len(found.gone)} already gone, {len(found.left)} left"
+    yield _rollback_head(found, counts)
+    yield from (escape(f"delete    {key}  {uuid}") for key, uuid in found.wanted.items())
+    yield from (escape(f"gone      {key}") for key in found.gone)
+    yield from (escape(f"left      {key}  {why}") for key, why in found.left.items())
+
+
+def _rollback_lines(done: "RollbackResult") -> Iterator[str]:
+    counts = f"{len(done.undone)} undone, {len(done.left)} left, {len(done.unknown)} unknown"
+    yield _rollback_head(done, counts)
+    yield from (escape(f"left      {key}  {why}") for key, why in done.left.items())
+    yield from (escape(f"unknown   {key}  {why}") for key, why in done.unknown.items())
