@@ -34,7 +34,7 @@ _FRESH: Final = 10.0
 """Seconds that the result of a check stays valid."""
 _RECORD_AFTER: Final = 15.0
 """Seconds after which a resent call is recorded again, because a later process measures its age from the record."""
-_TRIES: Final = 5
+_MAX_TRIES: Final = 5
 """Limit on calls per clone, and on consecutive checks that led to no call."""
 _NOT_EXECUTED: Final = frozenset({ErrorClass.RENEW, ErrorClass.TRANSIENT, ErrorClass.NODE})
 
@@ -116,22 +116,22 @@ class ChangeExecutor:
         """Error of the final call, by key; empty if the server reported success. No other call follows it."""
         self._tries: Counter[str] = Counter()
 
-    async def run(self, items: Sequence[Item], begun: Mapping[str, ChangeLine]) -> None:
-        """Change the clones of ``items`` in order; ``begun``: calls recorded by an earlier process.
+    async def run(self, items: Sequence[Item], earlier_calls: Mapping[str, ChangeLine]) -> None:
+        """Change the clones of ``items`` in order; ``earlier_calls``: calls recorded by an earlier process.
 
         Raises RunStoppedError if it cannot continue.
         """
         rest = list(items)
-        await self._resume([begun[item.target.key] for item in rest if item.target.key in begun])
+        await self._resume([earlier_calls[item.target.key] for item in rest if item.target.key in earlier_calls])
         idle = 0
         while rest:
             self._require_running()
             page = rest[:UUIDS_A_QUERY]
-            sent = await self._go_through(page)
+            sent = await self._process_page(page)
             settled = [item for item in page if self._is_settled(item.target.key)]
             rest = [item for item in page if not self._is_settled(item.target.key)] + rest[UUIDS_A_QUERY:]
             idle = 0 if sent or settled else idle + 1
-            if idle == _TRIES:
+            if idle == _MAX_TRIES:
                 raise RunStoppedError(
                     f"no {self._change.api} could be sent within {_FRESH:.0f} s of a check of its clone: raise --rate, "
                     "or wait until the server answers faster",
@@ -146,14 +146,14 @@ class ChangeExecutor:
         if self._stop.requested:
             raise RunStoppedError(f"stopped: {self._stop.reason}", self._stop.code)
 
-    async def _resume(self, begun: Sequence[ChangeLine]) -> None:
+    async def _resume(self, earlier_calls: Sequence[ChangeLine]) -> None:
         """Poll the calls that an earlier process recorded, whether sent or not."""
-        self._jobs.update((line.key, line) for line in begun)
+        self._jobs.update((line.key, line) for line in earlier_calls)
         self._lines.update(self._jobs)
         self._sent.update(self._jobs)
-        await _all(self._ask(line) for line in begun)
+        await _run_all(self._poll(line) for line in earlier_calls)
 
-    async def _ask(self, line: ChangeLine) -> bool:
+    async def _poll(self, line: ChangeLine) -> bool:
         async with self._slots:
             generation, left = self._service_changes.generation, line.at + LONGEST_JOB - self._clock.time()
             answer = await self._service_changes.end(line.job_uuid, seconds=max(1.0, left), first=0.2)
@@ -163,15 +163,15 @@ class ChangeExecutor:
                 # The result belongs to the earlier process; the clone may have changed since.
                 self._forget(line.key)
             else:
-                await self._take(line.key, answer, generation)
+                await self._process_answer(line.key, answer, generation)
             return True
 
-    async def _go_through(self, page: Sequence[Item]) -> bool:
+    async def _process_page(self, page: Sequence[Item]) -> bool:
         """Check a page of clones and change those without objections; return whether any call was sent."""
         latest = self._clock.monotonic() + _FRESH
         objections = await self._change.objections(page)
         wanted = [item for item in page if not self._settle(item, objections.get(item.target.key))]
-        return any(await _all(self._make(item, latest) for item in wanted))
+        return any(await _run_all(self._execute(item, latest) for item in wanted))
 
     def _settle(self, item: Item, objection: Objection | None) -> bool:
         """Decide on a clone that was just checked; return whether it needs no call."""
@@ -201,7 +201,7 @@ class ChangeExecutor:
     def _may_be_executed(self, key: str) -> bool:
         return key in self._sent and self._clock.time() < self._jobs[key].at + LONGEST_JOB
 
-    async def _make(self, item: Item, latest: float) -> bool:
+    async def _execute(self, item: Item, latest: float) -> bool:
         """Record one call, send it and wait for its end; return whether it was sent.
 
         ``latest``: monotonic time after which it must not be sent.
@@ -220,7 +220,7 @@ class ChangeExecutor:
             self._tries[key] += 1
             if not (isinstance(answer, Done) or _is_definite(answer)):
                 answer = await self._service_changes.end(job_uuid, seconds=LONGEST_JOB)
-            await self._take(key, answer, generation)
+            await self._process_answer(key, answer, generation)
             return True
 
     async def _record(self, item: Item) -> None:
@@ -237,23 +237,23 @@ class ChangeExecutor:
         if not is_same:
             self._sent.discard(key)
 
-    async def _take(self, key: str, answer: SubmitAnswer | PollAnswer, generation: int) -> None:
+    async def _process_answer(self, key: str, answer: SubmitAnswer | PollAnswer, generation: int) -> None:
         """Process the answer to a call. Raises CallFailedError if no call can succeed."""
         if isinstance(answer, Done):
             self._end(key, "")
         elif isinstance(answer, Refused):
-            await self._take_refusal(key, answer, generation)
-        elif not isinstance(answer, Unknown) or self._tries[key] >= _TRIES:
+            await self._process_refusal(key, answer, generation)
+        elif not isinstance(answer, Unknown) or self._tries[key] >= _MAX_TRIES:
             # A job that the server does not know is resent under the same job uuid.
             self._doubts[key] = f"the end of {self._change.api} is not known"
 
-    async def _take_refusal(self, key: str, refused: Refused, generation: int) -> None:
+    async def _process_refusal(self, key: str, refused: Refused, generation: int) -> None:
         error = refused.error
         if error.may_go_on:
             self._doubts[key] = f"the end of {self._change.api} is not known: {error}"
         elif error.error_class is ErrorClass.FATAL:
             raise CallFailedError(self._change.api, refused)
-        elif error.error_class not in _NOT_EXECUTED or self._tries[key] >= _TRIES:
+        elif error.error_class not in _NOT_EXECUTED or self._tries[key] >= _MAX_TRIES:
             self._end(key, str(error))
         else:
             # This job uuid is used up; the next call gets a new one.
@@ -275,7 +275,7 @@ def _is_definite(answer: SubmitAnswer | PollAnswer) -> bool:
     return isinstance(answer, Refused) and answer.error.error_class is not ErrorClass.AMBIGUOUS
 
 
-async def _all(work: Iterable[Coroutine[None, None, bool]]) -> list[bool]:
+async def _run_all(work: Iterable[Coroutine[None, None, bool]]) -> list[bool]:
     """Run all of ``work`` to completion, then raise the first error, if any."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MANIFESTS: Final = (".manifest.jsonl",)
 JOBS: Final = (".yaml", ".yml", ".json")
 _SCHEMA: Final = ".schema.json"
-_MOST: Final = 200
+_MAX_CANDIDATES: Final = 200
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9._:@%+,=\[\]/-]+")
 """Characters that the shell never interprets, in any position of a word.
 
@@ -37,7 +37,7 @@ def files(incomplete: str, endings: tuple[str, ...]) -> list[str]:
             is_hidden = entry.name.startswith(".") and not start.startswith(".")
             if is_wanted and not is_hidden and _is_offered(entry.name, start):
                 found.append(f"{folder}{slash}{entry.name}{'/' if is_folder else ''}")
-    return sorted(found)[:_MOST]
+    return sorted(found)[:_MAX_CANDIDATES]
 
 
 def contexts(incomplete: str, environ: Mapping[str, str]) -> list[str]:
@@ -56,7 +56,7 @@ def keys(incomplete: str, manifests: Iterable[Path]) -> list[str]:
     found: list[str] = []
     for path in manifests:
         with suppress(ZcloneError):
-            found += islice((row.key for row in rows(path) if _is_offered(row.key, incomplete)), _MOST)
+            found += islice((row.key for row in rows(path) if _is_offered(row.key, incomplete)), _MAX_CANDIDATES)
     return found
 
 

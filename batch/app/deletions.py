@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batch.manifest.kinds import DeletingLine
     from batch.manifest.targets import Targets, TargetState
 
-_AT_ONCE: Final = 50
+_CONCURRENT_POLLS: Final = 50
 """DELETEs that are asked about together."""
 _NAMED: Final = 5
 
@@ -54,8 +54,8 @@ async def find_pending(
         return not has_ended and clock.time() < line.at + longest
 
     pending: set[str] = set()
-    for start in range(0, len(lines), _AT_ONCE):
-        page = lines[start : start + _AT_ONCE]
+    for start in range(0, len(lines), _CONCURRENT_POLLS):
+        page = lines[start : start + _CONCURRENT_POLLS]
         answers = await asyncio.gather(*map(is_pending, page))
         pending.update(line.key for line, is_open in zip(page, answers, strict=True) if is_open)
     return pending

@@ -63,7 +63,7 @@ faults:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """Result of the tour."""
+    """Result of the demo."""
 
     lines: tuple[str, ...]
     """Counts from the node's ledger and the manifest."""
@@ -74,7 +74,7 @@ class Demonstration:
 
 
 def run_demo(folder: Path, environ: Mapping[str, str]) -> Demonstration:
-    """Run the tour in ``folder``, which must not exist. Raises UsageError if it cannot be created."""
+    """Run the demo in ``folder``, which must not exist. Raises UsageError if it cannot be created."""
     _write_job(folder)
     plan = Planning(load(folder / "demo.yaml"), run=None, started_at=time.time()).plan()
     say(

@@ -114,7 +114,7 @@ def _describe(settings: Settings) -> str:
 
 async def _examine_server(client: Client) -> AsyncIterator[Diagnosis]:
     query_api = QueryApi(client)
-    yield _of_version(client.version)
+    yield _version_finding(client.version)
     apis = await query_api.support_apis()
     if apis and not any(name.endswith(_CLONE) for name in apis):
         missing = "this server does not have it: AIOS is missing or too old"
@@ -128,10 +128,10 @@ async def _examine_server(client: Client) -> AsyncIterator[Diagnosis]:
             yield Diagnosis("FAIL", "permission", "this account may not clone", ExitCode.UNREACHABLE)
         case None:
             yield Diagnosis("warn", "permission", "unknown")
-    yield _of_clock(await query_api.server_time(), time.time())
+    yield _clock_finding(await query_api.server_time(), time.time())
 
 
-def _of_version(version: tuple[int, int, int] | None) -> Diagnosis:
+def _version_finding(version: tuple[int, int, int] | None) -> Diagnosis:
     if version is None:
         return Diagnosis("warn", "version", "the server does not report it")
     text = ".".join(map(str, version))
@@ -141,7 +141,7 @@ def _of_version(version: tuple[int, int, int] | None) -> Diagnosis:
     return Diagnosis("warn", "version", f"{text}, too old for {', '.join(missing)}")
 
 
-def _of_clock(theirs: float | None, ours: float) -> Diagnosis:
+def _clock_finding(theirs: float | None, ours: float) -> Diagnosis:
     if theirs is None:
         return Diagnosis("warn", "clock", "the server does not report it")
     skew = theirs - ours

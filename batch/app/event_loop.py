@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SAME: Final = 1.0
+_REPEAT_WINDOW: Final = 1.0
 """Seconds within which a repeated signal counts once: GNU timeout signals both the process and its group."""
 
 
@@ -50,8 +50,8 @@ def on_signal(stop: Callable[[str], None]) -> Iterator[None]:
         if first is None:
             first = (number, now)
             loop.call_soon_threadsafe(stop, signal.Signals(number).name)
-        elif number != first[0] or now - first[1] >= _SAME:
-            _say_left()
+        elif number != first[0] or now - first[1] >= _REPEAT_WINDOW:
+            _write_exit_notice()
             os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
 
     before = {number: signal.signal(number, receive) for number in _ENDING if not _is_ignored(number)}
@@ -62,7 +62,7 @@ def on_signal(stop: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say_left() -> None:
+def _write_exit_notice() -> None:
     """Write a notice to the terminal if that does not block: nothing may delay the exit."""
     try:
         if os.isatty(_STDERR) and select.select([], [_STDERR], [], 0)[1]:

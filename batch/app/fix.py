@@ -44,7 +44,7 @@ class FixResult:
 
     found: Verification
     """The verification after the updates; the first one if nothing was updated."""
-    again: str
+    next_command: str
     """The command that continues the run."""
     wanted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The fields to set."""
@@ -71,13 +71,13 @@ async def _fix(run: LockedRun, confirm: Callable[[FixResult], bool]) -> FixResul
     found, verifier = await read_back(run.targets, plan, run.server, path=run.path)
     fix = FixResult(replace(found, findings=list(found.findings)), next_command(run.job, run.targets, run.path))
     drifted = {finding.key: finding for finding in found.findings if finding.verdict is Verdict.DRIFTED}
-    begun = run.targets.updating
-    items = await to_thread(lambda: list(_items(run.targets, plan, drifted.keys() | begun.keys())))
+    earlier_calls = run.targets.updating
+    items = await to_thread(lambda: list(_items(run.targets, plan, drifted.keys() | earlier_calls.keys())))
     _sort(items, drifted, run.targets, fix)
     fix.found.remark(fix.left)
     is_agreed = await to_thread(confirm, fix)
     # A call left open by an earlier process is closed by a record even if nothing is to be set, without a new call.
-    keys = (fix.wanted.keys() if is_agreed else set()) | (begun.keys() - fix.wanted.keys())
+    keys = (fix.wanted.keys() if is_agreed else set()) | (earlier_calls.keys() - fix.wanted.keys())
     work = [item for item in items if item.target.key in keys]
     if work:
         await _update(run, work, CloneUpdate(verifier, ServiceChanges(await run.server.client()), fix.wanted), fix)

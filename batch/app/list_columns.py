@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 
 _PLAN: Final = b'{"plan":'
 """Prefix of a plan line."""
-_AFTER: Final = "name"
+_INSERT_AFTER: Final = "name"
 """The column after which the hand-over columns are inserted."""
 
 
 def choose_columns(
-    manifest: Path, named: Path, asked: Sequence[str] | None, usual: Sequence[str], *, tell: Callable[[str], None]
+    manifest: Path, named: Path, requested: Sequence[str] | None, default: Sequence[str], *, warn: Callable[[str], None]
 ) -> tuple[tuple[str, ...], Callable[[Row], dict[str, JsonValue]] | None]:
     """Return the columns to show, and the reader of those that come from the job file, if any.
 
-    ``asked``: value of ``--columns``; None for the ``usual`` ones, with owner and shares if the run has hand-overs. If
-    the job file is unreadable, these are left out and ``tell`` is called with the reason. Raises UsageError.
+    ``requested``: value of ``--columns``; None for the ``default`` ones, with owner and shares if the run has
+    hand-overs. If the job file is unreadable, these are left out and ``warn`` is called with the reason. Raises
+    UsageError.
     """
-    of_job = [name for name in asked or () if name not in COLUMNS]
-    if not of_job and (asked is not None or not _has_hand_overs(manifest)):
-        return tuple(usual if asked is None else asked), None
+    of_job = [name for name in requested or () if name not in COLUMNS]
+    if not of_job and (requested is not None or not _has_hand_overs(manifest)):
+        return tuple(default if requested is None else requested), None
     # Imported here, because only these columns need the job file.
     from batch.app.job_lookup import JobColumns
 
-    if asked is not None:
+    if requested is not None:
         try:
-            return tuple(asked), JobColumns(manifest, named, of_job).of
+            return tuple(requested), JobColumns(manifest, named, of_job).of
         except UsageError as error:
             known = ", ".join(COLUMNS)
             raise UsageError(
@@ -48,9 +49,9 @@ def choose_columns(
     try:
         found = JobColumns(manifest, named, HAND_OVER_COLUMNS)
     except UsageError as error:
-        tell(f"without the columns {' and '.join(HAND_OVER_COLUMNS)}: {escape(str(error))}")
-        return tuple(usual), None
-    return tuple(_with_hand_overs(usual)), found.of
+        warn(f"without the columns {' and '.join(HAND_OVER_COLUMNS)}: {escape(str(error))}")
+        return tuple(default), None
+    return tuple(_with_hand_overs(default)), found.of
 
 
 def _has_hand_overs(manifest: Path) -> bool:
@@ -60,8 +61,8 @@ def _has_hand_overs(manifest: Path) -> bool:
         return any(isinstance(plan, PlanLine) and plan.hand_overs for plan in plans)
 
 
-def _with_hand_overs(usual: Sequence[str]) -> Iterator[str]:
-    for name in usual:
+def _with_hand_overs(default: Sequence[str]) -> Iterator[str]:
+    for name in default:
         yield name
-        if name == _AFTER:
+        if name == _INSERT_AFTER:
             yield from HAND_OVER_COLUMNS

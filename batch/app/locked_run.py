@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-_LEAST_RATE: Final = 1.0
+_MIN_RATE: Final = 1.0
 """Calls per second; at a lower rate a change could not be sent while its check is still fresh."""
 _GRACE: Final = 30.0
 """Seconds that calls in progress have to finish after a stop."""
@@ -117,6 +117,6 @@ def _rate(options: VerifyOptions, job: Job, command: str) -> float:
         rate = job.limits.rate if options.rate is None else read_rate(options.rate)
     except ValueError as error:
         raise UsageError(f"--rate: {error}") from None
-    if rate < _LEAST_RATE:
-        raise UsageError(f"--rate: {command} needs at least {_LEAST_RATE:g}/s, so that each call follows its check")
+    if rate < _MIN_RATE:
+        raise UsageError(f"--rate: {command} needs at least {_MIN_RATE:g}/s, so that each call follows its check")
     return rate

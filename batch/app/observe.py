@@ -15,7 +15,7 @@ from batch.app.tracing import Tracing, current_tracer
 from batch.clock import SystemClock
 from batch.engine.waves import wave_sizes
 from batch.errors import ZcloneError
-from batch.progress import BEAT, Board, first_sent, heartbeat, live, new_view, no_view, ticking
+from batch.progress import BEAT, Board, heartbeat, live, new_view, no_view, oldest_in_flight, ticking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -58,7 +58,7 @@ async def observe(
         limit=lambda: rate if controls is None else controls.rate,
         monotonic=clock.monotonic,
         language=setup.language,
-        waiting=lambda: first_sent(past.intents.values(), now=clock.time()),
+        waiting=lambda: oldest_in_flight(past.intents.values(), now=clock.time()),
         is_stopping=lambda: stop.requested,
         is_paused=lambda: controls is not None and controls.is_paused,
         concurrency=lambda: None if controls is None else controls.changed_concurrency,
@@ -148,8 +148,8 @@ async def watch_manifest(manifest: Manifest, *, every: float = _INTERVAL) -> Asy
     """Check every ``every`` seconds that the manifest still exists; report a loss at once."""
     manifest.on_failure(lambda: report_early(f"zclone: {manifest.failure}"))
 
-    def look() -> None:
+    def check() -> None:
         manifest.look()
 
-    async with ticking(look, every, every):
+    async with ticking(check, every, every):
         yield

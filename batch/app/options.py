@@ -54,7 +54,7 @@ class Overlap(NamedTuple):
 
     is_skipped: bool = False
     """Whether to exit 0 without doing anything."""
-    patience: float = 0.0
+    max_wait: float = 0.0
     """Seconds to wait for the lock."""
 
 

@@ -1,4 +1,4 @@
-"""Clones that another account may have made: that a look of this account does not show them proves nothing.
+"""Clones that another account may have made: that a query of this account does not show them proves nothing.
 
 Source: zstack/README.md 8.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 async def api_of_account(client: Client, manifest: Manifest) -> Api:
-    """Return the Api of a run: ``client``, or one that refuses looks that would prove nothing."""
+    """Return the Api of a run: ``client``, or one that refuses queries that would prove nothing."""
     if len(manifest.past.users.accounts) < 2 or not manifest.past.intents:
         return client
     try:
@@ -78,7 +78,7 @@ def _add(attempts: dict[str, _Attempt], line: Line, other: str | None) -> None:
 
 
 class _AccountApi:
-    """An Api whose looks show nothing of what other accounts may have made, and say so."""
+    """An Api whose queries show nothing of what other accounts may have made, and say so."""
 
     def __init__(self, api: Api, makers: Mapping[str, str]) -> None:
         self._api = api

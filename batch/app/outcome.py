@@ -94,8 +94,8 @@ def tally(
     return states, overdue
 
 
-def summary_text(path: Path, result: RunResult, *, again: str, language: Language) -> str:
-    """Return the summary: counts, failures by kind, and the next command; ``again``: the run's own command."""
+def summary_text(path: Path, result: RunResult, *, command: str, language: Language) -> str:
+    """Return the summary: counts, failures by kind, and the next command; ``command``: the run's own command."""
     reason = result.early.reason
     is_needed = result.states.keys() & _CLUSTERED or result.hand_overs.refused or reason in HELD_BACK
     seen = summary(path) if is_needed else None
@@ -104,7 +104,7 @@ def summary_text(path: Path, result: RunResult, *, again: str, language: Languag
             result.states,
             () if seen is None else seen.clusters,
             manifest=str(path),
-            again=again,
+            command=command,
             retry="" if seen is None else _retry(seen, path, result.states),
             handed=result.hand_overs,
             reason=reason,

@@ -45,8 +45,8 @@ def json_plan(preview: Preview) -> Iterator[str]:
             yield f"    {before},"
         fields = _fields(clone, settings(), preview.differences(clone))
         fields["source_resets"] = preview.resets(clone)
-        if preview.verdicts is not None:
-            fields["server_check"] = dict(preview.verdicts.of(clone.key)._asdict())
+        if preview.server_check is not None:
+            fields["server_check"] = dict(preview.server_check.of(clone.key)._asdict())
         before = to_json(fields)
     yield from (f"    {before}", "  ]", "}")
 

@@ -22,11 +22,11 @@ _COLUMN: Final = 34
 """Width of a key or uuid, in terminal columns."""
 _LONGEST: Final = 60
 """Maximum length of a value, except image names."""
-_SPELT_OUT: Final = 3
+_MAX_LISTED_VALUES: Final = 3
 """Maximum number of distinct values listed per parameter; beyond it a count and an example are shown."""
-_COUNTED: Final = 1_000
+_MAX_COUNTED_VALUES: Final = 1_000
 """Maximum number of distinct values counted per parameter."""
-_REFUSALS: Final = 20
+_MAX_REFUSALS: Final = 20
 """Maximum number of refused targets in a summary."""
 _IMAGES: Final = "architectureImages"
 
@@ -50,7 +50,7 @@ class _Group:
     def add(self, value: str, place: str) -> None:
         """Add one clone."""
         self.count += 1
-        if value in self.values or len(self.values) < _COUNTED:
+        if value in self.values or len(self.values) < _MAX_COUNTED_VALUES:
             self.values[value] += 1
         if place and len(self.places) <= 1:
             self.places.add(place)
@@ -59,10 +59,12 @@ class _Group:
         """Yield one row per value, or a single row for many values."""
         (place,) = self.places if len(self.places) == 1 else ("",)
         how = f"{kind.how}, {place}" if place else kind.how
-        if len(self.values) <= _SPELT_OUT:
+        if len(self.values) <= _MAX_LISTED_VALUES:
             yield from ((kind.param, str(count), value, how) for value, count in self.values.items())
             return
-        number = f"more than {_COUNTED:,}" if len(self.values) == _COUNTED else f"{len(self.values):,}"
+        number = (
+            f"more than {_MAX_COUNTED_VALUES:,}" if len(self.values) == _MAX_COUNTED_VALUES else f"{len(self.values):,}"
+        )
         yield kind.param, str(self.count), f"{number} values, such as {next(iter(self.values))}", how
 
 
@@ -120,13 +122,13 @@ def _align(rows: list[tuple[str, str, str, str]], size: int | None) -> Iterator[
 
 
 def _refusals(preview: Preview) -> Iterator[str]:
-    if preview.verdicts is None or not preview.verdicts.others:
+    if preview.server_check is None or not preview.server_check.others:
         return
     yield ""
-    for key, verdict in islice(preview.verdicts.others.items(), _REFUSALS):
+    for key, verdict in islice(preview.server_check.others.items(), _MAX_REFUSALS):
         yield f"{key}: server: {_describe(verdict)}"
-    if len(preview.verdicts.others) > _REFUSALS:
-        yield f"{len(preview.verdicts.others) - _REFUSALS} more: --details shows them"
+    if len(preview.server_check.others) > _MAX_REFUSALS:
+        yield f"{len(preview.server_check.others) - _MAX_REFUSALS} more: --details shows them"
 
 
 def details(preview: Preview, *, size: int | None = None) -> Iterator[str]:
@@ -145,8 +147,8 @@ def details(preview: Preview, *, size: int | None = None) -> Iterator[str]:
         else:
             yield fit(_row(clone.key, shown), size or 0)
             yield f"    {clone.source_uuid} -> {clone.resource_uuid}"
-        if preview.verdicts is not None:
-            yield f"    server: {_describe(preview.verdicts.of(clone.key))}"
+        if preview.server_check is not None:
+            yield f"    server: {_describe(preview.server_check.of(clone.key))}"
         source = preview.differences(clone)
         for param, setting in settings().items():
             yield f"    {param}: {_change(param, clone.params[param], source, is_known=False)}  ({setting})"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batch.plan import Draft, Questions
     from batch.zstack.params import Version
 
-_ANY_TIME: Final = 365 * 86400.0
+_DRAIN_TIME: Final = 365 * 86400.0
 """Seconds that clones in flight have to settle when the run drains."""
 NO_VERSION: Final = "the server did not report its version: it silently drops parameters that it does not know"
 _PLAIN_FIELDS: Final = BODY_PARAMS.keys() - {"architectureImages", "resourceUuid", "tagUuids"}
@@ -49,7 +49,7 @@ def make_server(setup: Setup, *, stop: Stop) -> Server:
     )
     server.gate.rate.on_change = _log_rate
     stop.on_request(lambda: server.gate.stop(GRACE))
-    stop.on_drain(lambda: server.gate.hold(_ANY_TIME))
+    stop.on_drain(lambda: server.gate.hold(_DRAIN_TIME))
     return server
 
 

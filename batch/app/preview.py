@@ -57,7 +57,7 @@ class Preview:
     earlier: EarlierRun
     inventories: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     """Source inventories by uuid; empty if the server was not queried."""
-    verdicts: CheckSummary | None = None
+    server_check: CheckSummary | None = None
     """Results of ``--server-check``; None without it."""
     only: Sequence[str] = ()
     """Filters of ``--only``, which select the targets to show."""
@@ -152,7 +152,7 @@ async def preview_plan(
             shown.require_usable()
             if not server_check:
                 return shown
-            return replace(shown, verdicts=await check_clones(job, shown.requests(), server))
+            return replace(shown, server_check=await check_clones(job, shown.requests(), server))
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def _run_alone(options: RunOptions) -> ExitCode:
     After a wait all inputs are read again, because the other process may have started or finished the run.
     """
     overlap = options.on_overlap
-    until = time.monotonic() + overlap.patience
+    until = time.monotonic() + overlap.max_wait
     while True:
         try:
             return _run(prepare(options))
@@ -292,8 +292,8 @@ def _summarise(setup: Setup, result: RunResult) -> ExitCode:
     if early.text:
         say(f"stopped early: {early.text}")
     # The command as typed, with --run if it would name another run later.
-    again = shlex.join(["zclone", *sys.argv[1:], *setup.run_flag])
-    text = summary_text(setup.path, result, again=again, language=setup.language)
+    command = shlex.join(["zclone", *sys.argv[1:], *setup.run_flag])
+    text = summary_text(setup.path, result, command=command, language=setup.language)
     if code is ExitCode.OK:
         text += f"\n{success_text(setup, result, seconds=time.time() - setup.began)}"
     say(text, level="info" if code is ExitCode.OK else "warning")

@@ -89,11 +89,11 @@ def select_rows(
     return (
         row
         for row in rows(manifest)
-        if (not states or row.state in states) and (not codes or row.error_code in codes) and is_chosen(row, wanted)
+        if (not states or row.state in states) and (not codes or row.error_code in codes) and is_selected(row, wanted)
     )
 
 
-def is_chosen(row: Row, wanted: Filter) -> bool:
+def is_selected(row: Row, wanted: Filter) -> bool:
     """Return whether a target of a manifest matches a filter over ``RECORDED``."""
     return wanted.matches(
         {
@@ -147,16 +147,16 @@ def retry_records(manifest: Manifest, plan: Plan, wanted: RetryFilter | None) ->
     """
     if wanted is None:
         return []
-    ended = {row.key: row for row in rows(manifest.path) if _is_meant(row, wanted)}
+    ended = {row.key: row for row in rows(manifest.path) if _is_retried(row, wanted)}
     records = [_retry(ended[clone.key]) for clone in plan.clones() if clone.key in ended]
     say(f"retrying {len(records)} target{'' if len(records) == 1 else 's'}", level="info")
     return records
 
 
-def _is_meant(row: Row, wanted: RetryFilter) -> bool:
+def _is_retried(row: Row, wanted: RetryFilter) -> bool:
     is_stuck = row.state is not State.UNCERTAIN or row.error_code == QUARANTINED
     is_named = row.state in wanted.states and (not wanted.codes or row.error_code in wanted.codes)
-    return is_stuck and is_named and is_chosen(row, wanted.only)
+    return is_stuck and is_named and is_selected(row, wanted.only)
 
 
 def _retry(row: Row) -> Record:

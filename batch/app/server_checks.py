@@ -93,11 +93,11 @@ class CheckSummary:
     checked: int = 0
     others: dict[str, CheckResult] = field(default_factory=dict)
 
-    def add(self, clone: Clone, verdict: CheckResult) -> None:
+    def add(self, clone: Clone, result: CheckResult) -> None:
         """Add a result."""
         self.checked += 1
-        if verdict.outcome is not CheckOutcome.OK:
-            self.others[clone.key] = verdict
+        if result.outcome is not CheckOutcome.OK:
+            self.others[clone.key] = result
 
     def of(self, key: str) -> CheckResult:
         """Return the result for a checked key."""
@@ -105,7 +105,7 @@ class CheckSummary:
 
     def count(self, outcome: CheckOutcome) -> int:
         """Return the number of results with ``outcome``, which is not ok."""
-        return sum(verdict.outcome is outcome for verdict in self.others.values())
+        return sum(result.outcome is outcome for result in self.others.values())
 
     def __str__(self) -> str:
         """Return the counts by outcome."""
@@ -123,15 +123,15 @@ class CheckSummary:
 
 async def check_clones(job: Job, plan: Plan, server: Server) -> CheckSummary:
     """Check each clone. Raises ZcloneError at the first clone that the server makes regardless."""
-    verdicts = CheckSummary()
+    summary = CheckSummary()
     identities = Identities(job.name, plan.run)
     requests = (check_request(clone, identities) for clone in plan.clones())
     client = await server.client()
     try:
-        await check_all(requests, verdicts.add, api=client, clock=server.clock, workers=job.limits.concurrency)
+        await check_all(requests, summary.add, api=client, clock=server.clock, workers=job.limits.concurrency)
     except UnexpectedCloneError as made:
         raise ZcloneError(_alarm(made, client.url)) from None
-    return verdicts
+    return summary
 
 
 def _alarm(made: UnexpectedCloneError, url: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _INSTALL: Final = "pip install 'zclone[temporal]'"
 _PACKAGES: Final = frozenset({"temporalio", "cryptography"})
 _KEY: Final = re.compile("[0-9a-fA-F]{64}")
-_HEARD: Final = 70.0
+_MAX_SILENCE: Final = 70.0
 """Seconds without a poll after which a worker counts as gone; each polls at least once a minute."""
 
 
@@ -83,20 +83,20 @@ async def examine_temporal(environ: Mapping[str, str], endpoint: str) -> AsyncIt
         yield Diagnosis("ok", "Temporal", f"{connection.address}, namespace {connection.namespace}, payloads {key}")
         from batch.temporal.connection import find_pollers
 
-        for finding in _of_pollers(await find_pollers(connection, endpoint), connection.keys):
+        for finding in _worker_findings(await find_pollers(connection, endpoint), connection.keys):
             yield finding
     except ZcloneError as error:
         yield Diagnosis("FAIL", "Temporal", str(error), error.exit_code)
 
 
-def _of_pollers(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagnosis]:
+def _worker_findings(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagnosis]:
     from batch.temporal.encryption import mismatch
 
     now = time.time()
     workers = []
     for poller in found:
         silence = max(0.0, now - poller.seen_at)
-        if silence > _HEARD:
+        if silence > _MAX_SILENCE:
             continue
         if poller.identity is None:
             yield Diagnosis("warn", "worker", f"{escape(poller.text)} takes tasks but is not a worker of this zclone")
@@ -106,10 +106,10 @@ def _of_pollers(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagno
         wrong = mismatch(keys, poller.identity.keys, escape(poller.identity.name))
         if wrong is not None:
             yield Diagnosis("FAIL", "key", wrong, ExitCode.USAGE)
-    yield _of_shares(workers)
+    yield _share_finding(workers)
 
 
-def _of_shares(workers: Sequence[WorkerIdentity]) -> Diagnosis:
+def _share_finding(workers: Sequence[WorkerIdentity]) -> Diagnosis:
     """Return a finding on whether the workers' shares add up to their rate."""
     if not workers:
         detail = "no worker takes tasks of this endpoint: start one with zclone worker --rate N/s --share K/N"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _NANO: Final = 1_000_000_000
 _QUEUED: Final = 20_000
-_PATIENCE: Final = 2.0
+_TIMEOUT: Final = 2.0
 """Timeout for the last spans at the end of a run, in seconds."""
 
 
@@ -66,10 +66,10 @@ class Tracing:
         if self._thread is None:
             return
         try:
-            self._settled.put(None, timeout=_PATIENCE)
+            self._settled.put(None, timeout=_TIMEOUT)
         except queue.Full:
             self._lost += 1
-        self._thread.join(_PATIENCE)
+        self._thread.join(_TIMEOUT)
         self._lost += self._settled.qsize()
         if self._lost:
             say(f"{self._lost} spans were lost: the exporter cannot keep up")

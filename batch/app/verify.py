@@ -71,7 +71,7 @@ class VerifyResult:
     found: Verification
     path: Path
     """Path of the manifest."""
-    again: str
+    next_command: str
     """The command that continues the run."""
     missing: tuple[TargetState, ...]
     """Targets whose clones are gone."""

@@ -10,7 +10,7 @@ from batch.app.logs import has_blocks, watch_console
 from batch.app.messages import language
 from batch.manifest import is_held, summary
 from batch.model import Record, State
-from batch.progress import CallRate, Failure, Snapshot, first_sent, new_view, show_until, time_left, wave_text
+from batch.progress import CallRate, Failure, Snapshot, new_view, oldest_in_flight, show_until, time_left, wave_text
 from batch.zstack.classify import hint_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
 
     speed = CallRate()
 
-    def look() -> Snapshot | None:
+    def take_snapshot() -> Snapshot | None:
         # Check the lock before reading: a process that ends in between has then written its ending line.
         held = is_held(manifest)
         found = summary(manifest)
@@ -46,7 +46,7 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
         calls_rate = speed.take(time.monotonic(), process.calls)
         return snapshot_of(found, process, calls_rate, now=time.time(), language=language(environ))
 
-    show_until(look, new_view(console), every=every, has_blocks=has_blocks(console, environ))
+    show_until(take_snapshot, new_view(console), every=every, has_blocks=has_blocks(console, environ))
     return True
 
 
@@ -59,7 +59,7 @@ def snapshot_of(
     left = counts[State.PLANNED] + in_flight
     seconds = max(times[-1], now) - times[0] if times else 0.0
     eta, eta_late = time_left(left, settled=len(times) - 1, seconds=seconds)
-    waiting = None if counts[State.PLANNED] else first_sent(found.open, now=now)
+    waiting = None if counts[State.PLANNED] else oldest_in_flight(found.open, now=now)
     total = counts.total() - counts[State.WITHDRAWN]
     wanted = 0 if found.plan is None else found.plan.hand_overs
     handing = f"handing over: {found.handed.done} of {wanted}" if wanted and not left else ""

@@ -76,7 +76,7 @@ def verify(  # noqa: PLR0913 - one argument for each flag
     if not reopen:
         screen.show(verified)
     if screen.is_agreed:
-        say(f"{len(verified.missing)} targets are undone; next: {verified.again}")
+        say(f"{len(verified.missing)} targets are undone; next: {verified.next_command}")
     if proof is not None:
         say(f"wrote {proof}; zclone verify --check {shell_path(proof)} {shell_path(verified.path)} checks it offline")
     raise typer.Exit(verified.found.exit_code)
@@ -98,7 +98,7 @@ class _Screen:
         if self._output is values.VerifyOutput.JSON:
             emit_data(verification_document(verified.found))
         else:
-            emit(verification_lines(verified.found, again=verified.again))
+            emit(verification_lines(verified.found, next_command=verified.next_command))
 
     def confirm(self, verified: "VerifyResult") -> bool:
         """List the findings, then ask. Raises UsageError without a terminal."""
@@ -128,7 +128,7 @@ def _fix(options: "VerifyOptions", output: values.VerifyOutput, *, is_said: bool
     if not is_table:
         emit_data(verification_document(fix.found))
     elif fix.updated or fix.unknown or fix.failed:
-        emit(verification_lines(fix.found, again=fix.again))
+        emit(verification_lines(fix.found, next_command=fix.next_command))
     say(f"--fix: {len(fix.updated)} of {len(fix.wanted)} clones updated")
     raise typer.Exit(fix.found.exit_code)
 
@@ -136,7 +136,7 @@ def _fix(options: "VerifyOptions", output: values.VerifyOutput, *, is_said: bool
 def _fix_lines(fix: "FixResult") -> "Iterator[str]":
     from batch.report.verification import verification_lines
 
-    yield from verification_lines(fix.found, again=fix.again)
+    yield from verification_lines(fix.found, next_command=fix.next_command)
     yield from (escape(f"to set    {key}  {', '.join(fields)}") for key, fields in fix.wanted.items())
 
 

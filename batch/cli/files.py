@@ -88,18 +88,18 @@ def plan(  # noqa: PLR0913 - one argument for each flag
     )
     shown = asyncio.run(preview)
     _show_plan(shown, output, url, is_detailed=details or bool(wanted))
-    _show_verdicts(shown.verdicts)
+    _show_server_check(shown.server_check)
     if out is not None:
         save_plan(shown, out)
         say(f"saved {out}; next: zclone run --plan {shell_path(out)}")
 
 
-def _show_verdicts(verdicts: "CheckSummary | None") -> None:
+def _show_server_check(summary: "CheckSummary | None") -> None:
     """Write what --server-check found to stderr, and exit unless the server would make every clone."""
-    if verdicts is not None:
-        say(str(verdicts))
-        if verdicts.others:
-            raise typer.Exit(verdicts.exit_code)
+    if summary is not None:
+        say(str(summary))
+        if summary.others:
+            raise typer.Exit(summary.exit_code)
 
 
 def _show_plan(shown: "Preview", output: values.PlanOutput, url: str | None, *, is_detailed: bool) -> None:

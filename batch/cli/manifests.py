@@ -127,25 +127,28 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
     from batch.app.list_columns import choose_columns
     from batch.app.runs import manifest_of
     from batch.app.selection import select_rows
-    from batch.report.target_list import COLUMNS, SHORT, csv_rows, json_rows, jsonl_rows, read_columns, table_lines
+    from batch.report import target_list
 
-    path, speech = manifest_of(manifest, run), language(os.environ)
+    path, hint_language = manifest_of(manifest, run), language(os.environ)
     found = select_rows(path, only=only or (), shard=shard, states=frozenset(state or ()), codes=frozenset(code or ()))
     size = terminal_width() if output is values.ListOutput.TABLE else None
-    asked = None if columns is None else read_columns(columns)
-    names, of_job = choose_columns(path, manifest, asked, COLUMNS if size is None else SHORT, tell=say)
+    requested = None if columns is None else target_list.read_columns(columns)
+    default = target_list.COLUMNS if size is None else target_list.TERMINAL_COLUMNS
+    names, of_job = choose_columns(path, manifest, requested, default, warn=say)
     first = list(islice(found, 1))
     shown = islice(chain(first, found), limit)
     match output:
         case values.ListOutput.TABLE:
-            lines = table_lines(shown, speech, columns=names, of_job=of_job, size=size)
+            lines = target_list.table_lines(shown, hint_language, columns=names, of_job=of_job, size=size)
             emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
         case values.ListOutput.JSON:
-            emit_data(_lines(json_rows(shown, speech, columns=names, of_job=of_job)))
+            emit_data(_lines(target_list.json_rows(shown, hint_language, columns=names, of_job=of_job)))
         case values.ListOutput.JSONL:
-            emit_data(_lines(jsonl_rows(shown, speech, columns=names, of_job=of_job)))
+            emit_data(_lines(target_list.jsonl_rows(shown, hint_language, columns=names, of_job=of_job)))
         case values.ListOutput.CSV:
-            emit_data(_lines(csv_rows(shown, speech, columns=names, of_job=of_job, is_guarded=False)))
+            emit_data(
+                _lines(target_list.csv_rows(shown, hint_language, columns=names, of_job=of_job, escapes_formulas=False))
+            )
     if not first:
         say(f"{manifest}: no target matches")
 

@@ -111,11 +111,11 @@ def read_overlap(text: str) -> Overlap:
 
     if text in {"fail", "skip"}:
         return Overlap(is_skipped=text == "skip")
-    word, _, patience = text.partition(":")
+    word, _, max_wait = text.partition(":")
     if word != "wait":
         raise UsageError(f"--on-overlap: must be fail, skip or wait:TIME such as wait:10m, not {text!r:.60}")
     try:
-        return Overlap(patience=read_duration(patience))
+        return Overlap(max_wait=read_duration(max_wait))
     except ValueError as error:
         raise UsageError(f"--on-overlap: wait: {error}") from None
 

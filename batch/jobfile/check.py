@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.nodes import BOOLEANS
-from batch.jobfile.problems import KEPT, Complaint, complain_of_unknown, quote, unknown
+from batch.jobfile.problems import MAX_KEPT, Complaint, complain_of_unknown, quote, unknown
 from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, PARAMS, Param, ParamType
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check_params(params: Mapping[str, JsonValue], complaints: list[Complaint]) -
     for name, value in params.items():
         check = _CHECKS.get(name)
         if check is None:
-            complaints.append(_unknown_param(name, with_hint=len(complaints) < KEPT))
+            complaints.append(_unknown_param(name, with_hint=len(complaints) < MAX_KEPT))
         elif value is None:
             continue
         elif has_template(value):

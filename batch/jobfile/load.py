@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TOP_LEVEL: Final = (*EnvelopeModel.model_fields, "defaults", STREAMED, "rearchitect")
 
-_NAMELESS: Final = {"version": "1", "name": "job"}
+_PLACEHOLDERS: Final = {"version": "1", "name": "job"}
 """Replacements for these where they are missing or wrong, to check the rest."""
 _MODELS: Final = {
     "": TOP_LEVEL,
@@ -119,7 +119,7 @@ def _validate(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
     if "vars" in faulty:
         # Its names have no values, so no target can be rendered.
         return None
-    return EnvelopeModel.model_validate({**_NAMELESS, **{name: tree[name] for name in tree if name not in faulty}})
+    return EnvelopeModel.model_validate({**_PLACEHOLDERS, **{name: tree[name] for name in tree if name not in faulty}})
 
 
 def _without_nulls(value: JsonValue) -> JsonValue:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from batch.model import JsonValue
 
-SHOWN: Final = 100
+MAX_SHOWN: Final = 100
 """Number of problems that are shown; the rest is counted."""
-KEPT: Final = 10 * SHOWN
+MAX_KEPT: Final = 10 * MAX_SHOWN
 """Number of problems that are compared, placed and explained, so that a file full of them costs no more."""
 
 _LONGEST_NAME: Final = 64
@@ -128,7 +128,7 @@ class Problems:
         known = self._kinds.get(problem.kind)
         if known is not None:
             known.add(problem)
-        elif len(self._seen) + len(self._kinds) < KEPT:
+        elif len(self._seen) + len(self._kinds) < MAX_KEPT:
             if problem.kind:
                 self._kinds[problem.kind] = _Kind(problem)
             else:
@@ -143,13 +143,13 @@ class Problems:
 
     def place(self, complaints: Sequence[_Found], origin: Callable[[_Found], Problem]) -> None:
         """Add each of ``complaints`` at the place that ``origin`` gives; those beyond the limit are only counted."""
-        room = max(KEPT - len(self._seen) - len(self._kinds), 0)
+        room = max(MAX_KEPT - len(self._seen) - len(self._kinds), 0)
         self.extend(map(origin, complaints[:room]))
         self._more += len(complaints[room:])
 
     def warn(self, problem: Problem) -> None:
         """Add ``problem`` to the warnings, once; count it where there are too many to show."""
-        if len(self._warnings) < SHOWN:
+        if len(self._warnings) < MAX_SHOWN:
             self._warnings[problem] = None
         elif problem not in self._warnings:
             self._more_warnings += 1
@@ -167,7 +167,7 @@ class Problems:
         found = sorted([*self._seen, *(kind.problem() for kind in self._kinds.values())])
         if not found:
             return
-        shown = found[:SHOWN]
+        shown = found[:MAX_SHOWN]
         rest = len(found) - len(shown) + self._more
         if rest:
             shown.append(Problem(shown[-1].place, "", f"… and {rest} more"))
@@ -203,7 +203,7 @@ def complain_of_unknown(
     """Complain of each of ``names`` that is not ``known``; only the first ones, which may be shown, get a hint."""
     for name in names:
         if name not in known:
-            message = unknown(name, known) if len(complaints) < KEPT else "unknown key"
+            message = unknown(name, known) if len(complaints) < MAX_KEPT else "unknown key"
             complaints.append(Complaint(f"{path}{name}", message, at_key=True))
 
 

@@ -29,7 +29,7 @@ _NO_CELL: Final = dict.fromkeys(
     _NESTED, "a cell cannot hold it: write it beside `from`, or the rows as JSON Lines (.jsonl)"
 ) | {ParamType.STRINGS: "a cell is no list in brackets: separate the values by ;"}
 _SHEETS: Final = frozenset({".xls", ".xlsm", ".xlsb", ".ods"})
-_LOOK_EVERY: Final = 64
+_CHECK_INTERVAL: Final = 64
 """Rows between two checks whether the file was changed: a run reads it for hours."""
 
 
@@ -60,7 +60,7 @@ def read_rows(file: RowFile, problems: Problems) -> Iterator[Target]:
     try:
         with file.files.open(path, Path(entry.origin.file).parent) as stream:
             for target in read(stream):
-                if count % _LOOK_EVERY == 0:
+                if count % _CHECK_INTERVAL == 0:
                     file.files.check(stream, path)
                 count += 1
                 yield target

@@ -40,7 +40,7 @@ _UUID: Final[Schema] = {"anyOf": [UUID, {"type": "integer", "minimum": 10**31, "
 
 def job_schema() -> Schema:
     """Return the schema of a whole job file."""
-    envelope = _without_noise(EnvelopeModel.model_json_schema(ref_template="#/definitions/{model}"))
+    envelope = _without_pydantic_extras(EnvelopeModel.model_json_schema(ref_template="#/definitions/{model}"))
     sections = {"defaults": refer("defaults"), "rearchitect": _rearchitect()}
     fields = dict(envelope["properties"])
     required = {name: fields.pop(name) for name in envelope["required"]}
@@ -213,10 +213,10 @@ def _describe(name: str, description: str) -> Schema:
     return describe(refer(name), description)
 
 
-def _without_noise(value: Any) -> Any:
+def _without_pydantic_extras(value: Any) -> Any:
     """Remove what pydantic adds and no editor shows: titles of fields and defaults that mean absence."""
     if isinstance(value, list):
-        return [_without_noise(item) for item in value]
+        return [_without_pydantic_extras(item) for item in value]
     if not isinstance(value, dict):
         return value
     drop = set() if isinstance(value.get("default"), bool | int | str) else {"default"}
@@ -225,4 +225,4 @@ def _without_noise(value: Any) -> Any:
     if "$ref" in value:
         # Sections are named as in the job file, not as our classes.
         return {**value, "$ref": value["$ref"].removesuffix("Model").lower()}
-    return {name: _without_noise(inner) for name, inner in value.items() if name not in drop}
+    return {name: _without_pydantic_extras(inner) for name, inner in value.items() if name not in drop}

@@ -13,7 +13,7 @@ from batch.jobfile.job import Entry, Layer, QueryEntry, Target
 from batch.jobfile.layers import HAND_OVER_KEYS, LAYER_KEYS, merge_layers, read_hand_over, read_layer
 from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
-from batch.jobfile.problems import KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown
+from batch.jobfile.problems import MAX_KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown
 from batch.jobfile.rows import RowFile, read_rows
 from batch.jobfile.tables import TABLE_KEYS, read_format
 from batch.zstack.params import BODY_PARAMS, QUERY_OPERATORS
@@ -150,7 +150,7 @@ class _Reader:
 def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:
     for name in keys:
         if name not in TARGET_KEYS:
-            message = _unknown_key(name) if len(complaints) < KEPT else "unknown key"
+            message = _unknown_key(name) if len(complaints) < MAX_KEPT else "unknown key"
             complaints.append(Complaint(name, message, at_key=True))
     _check_query(keys, complaints)
     complaints += [

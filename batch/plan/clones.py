@@ -48,12 +48,12 @@ class CloneBuilder:
         The values of a combination are columns of its target. A clone that has problems is reported instead.
         """
         if target.entry.combinations:
-            return self._combined(target, report)
+            return self._combinations(target, report)
         complaints: list[Complaint] = []
         clone = self._clone(target, "", complaints)
         return _report(target, complaints, report) if complaints else ((target, clone),)
 
-    def _combined(self, target: Target, report: Callable[[Problem], None]) -> Iterator[tuple[Target, Clone]]:
+    def _combinations(self, target: Target, report: Callable[[Problem], None]) -> Iterator[tuple[Target, Clone]]:
         for combination in target.entry.combinations:
             complaints: list[Complaint] = []
             combined = target._replace(columns={**combination.values, **target.columns})
@@ -65,7 +65,7 @@ class CloneBuilder:
 
     def _clone(self, target: Target, label: str, complaints: list[Complaint]) -> Clone:
         """Return the clone; ``label``: what the combination of a matrix adds to the key."""
-        params, system_tags, user_tags = self._merged(target, complaints)
+        params, system_tags, user_tags = self._merge(target, complaints)
         source = target.uuid
         key = (target.id or source) + label
         if len(key) > MAX_KEY or not key.isprintable():
@@ -79,7 +79,7 @@ class CloneBuilder:
         body = encode_body({**params, "resourceUuid": uuid}, system_tags, user_tags)
         return Clone(key, source, uuid, body, clone_digest(source, body), params, hand_over, isinstance(own_uuid, str))
 
-    def _merged(
+    def _merge(
         self, target: Target, complaints: list[Complaint]
     ) -> tuple[dict[str, JsonValue], tuple[str, ...], tuple[str, ...]]:
         layer, base = target.layer, target.entry.base

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batch.jobfile.job import Target
     from batch.model import Clone
 
-_MOST: Final = 1000
+_MAX_CANDIDATES: Final = 1000
 """Maximum number of candidates that are compared as texts."""
 
 
@@ -44,7 +44,7 @@ class Duplicates:
             self._refuse_taken(walk, problems)
 
     def _add_candidate(self, text: str) -> None:
-        if len(self._candidates) < _MOST:
+        if len(self._candidates) < _MAX_CANDIDATES:
             self._candidates.add(text)
 
     def _compare(

@@ -22,11 +22,11 @@ SETTLED: Final = (State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN, S
 _SHOWN_FAILURES: Final = 3
 _WINDOW: Final = 15.0
 """Window for measuring speeds, in seconds."""
-_ENOUGH: Final = 10
+_MIN_SETTLED: Final = 10
 """Minimum number of clones settled in the window for its speed to count; with fewer, the whole run's speed does."""
-_FEW: Final = 100
+_MAX_SEARCHED: Final = 100
 """Maximum number of clones in flight that are searched for the one sent first."""
-_NINETY: Final = 1.28
+_QUANTILE_90: Final = 1.28
 """The 90 % quantile of the normal distribution, in standard deviations."""
 
 
@@ -139,7 +139,7 @@ class Board:
         hint = hint_of(record.error_code, record.error, self._language)
         self._failures.append(Failure(record, record.error or "", hint))
 
-    def look(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """Take a sample and return the state of the run."""
         now, counts = self._monotonic(), dict(self._counts())
         settled = sum(counts.get(state, 0) for state in SETTLED)
@@ -147,7 +147,7 @@ class Board:
         recent, past = self._speed(now, settled)
         eta, eta_late = time_left(max(0, self._total - settled), settled=recent, seconds=past)
         in_flight = counts.get(State.SENT, 0) + counts.get(State.ACCEPTED, 0)
-        is_last = 0 < in_flight <= _FEW and self._total - settled <= in_flight
+        is_last = 0 < in_flight <= _MAX_SEARCHED and self._total - settled <= in_flight
         waiting = self._waiting() if is_last else None
         if waiting is not None:
             eta = eta_late = None
@@ -166,10 +166,10 @@ class Board:
             is_stopping=self._is_stopping(),
             is_paused=self._is_paused(),
             concurrency=self._concurrency(),
-            lowered_to=self._lowered(),
+            lowered_to=self._lowered_rate(),
         )
 
-    def _lowered(self) -> float | None:
+    def _lowered_rate(self) -> float | None:
         rate = None if self._in_force is None else self._in_force()
         return rate if rate is not None and rate < self._limit() else None
 
@@ -186,7 +186,7 @@ class Board:
         while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW:
             self._samples.popleft()
         then, settled_then = self._samples[0]
-        if settled - settled_then < _ENOUGH:
+        if settled - settled_then < _MIN_SETTLED:
             then, settled_then = self._first
         return settled - settled_then, now - then
 
@@ -218,7 +218,7 @@ class CallRate:
         return (calls - calls_then) / (at - then) if at > then else 0.0
 
 
-def first_sent(intents: Iterable[Intent], *, now: float) -> Waiting | None:
+def oldest_in_flight(intents: Iterable[Intent], *, now: float) -> Waiting | None:
     """Return the oldest clone in flight; ``now``: seconds since the epoch."""
     in_flight = (intent for intent in intents if intent.state in (State.SENT, State.ACCEPTED))
     first = min(in_flight, key=lambda intent: intent.first_sent_at, default=None)
@@ -238,4 +238,4 @@ def time_left(left: int, *, settled: int, seconds: float) -> tuple[float | None,
         return None, None
     likely = left * seconds / settled
     spread = sqrt(1 / settled + (1 / left if left else 0.0))
-    return likely, likely * (1 + _NINETY * spread)
+    return likely, likely * (1 + _QUANTILE_90 * spread)

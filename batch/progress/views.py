@@ -29,7 +29,7 @@ _FIRST_BEAT: Final = 2.0
 BEAT: Final = 15.0
 """Seconds between two heartbeats."""
 _FRAME: Final = 0.25
-_PATIENCE: Final = 0.5
+_TIMEOUT: Final = 0.5
 """Timeout for each of the last frames, in seconds."""
 
 
@@ -42,8 +42,8 @@ async def no_view() -> AsyncIterator[None]:
 @asynccontextmanager
 async def heartbeat(board: Board, *, first: float = _FIRST_BEAT, every: float = BEAT) -> AsyncIterator[None]:
     """Log ``run.progressed`` after ``first`` seconds and then every ``every`` seconds."""
-    board.look()
-    async with ticking(lambda: _log_beat(board.look()), first, every):
+    board.snapshot()
+    async with ticking(lambda: _log_beat(board.snapshot()), first, every):
         yield
 
 
@@ -80,38 +80,38 @@ async def live(board: Board, view: Live, *, has_blocks: bool = False) -> AsyncIt
 
     A closed terminal ends the view silently; a blocked one misses frames and delays nothing.
     """
-    pen = _Pen()
+    thread = _DrawThread()
     before: list[Text] = []
 
     def draw() -> None:
         size = view.console.size
         # Leave the last line to the cursor after the view.
-        frame = draw_frame(board.look(), width=size.width, height=max(1, size.height - 1), has_blocks=has_blocks)
+        frame = draw_frame(board.snapshot(), width=size.width, height=max(1, size.height - 1), has_blocks=has_blocks)
 
         def show() -> None:
             erase_folds(view.console, before, width=size.width)
             before[:] = frame
             view.update(Group(*frame), refresh=True)
 
-        pen.use(show)
+        thread.use(show)
 
-    pen.use(view.start)
+    thread.use(view.start)
     try:
         async with ticking(draw, 0.0, _FRAME):
             yield
     finally:
-        pen.wait()
+        thread.wait()
         draw()
-        pen.wait()
-        pen.use(view.stop)
-        pen.wait()
+        thread.wait()
+        thread.use(view.stop)
+        thread.wait()
 
 
-def show_until(look: Callable[[], Snapshot | None], view: Live, *, every: float, has_blocks: bool) -> None:
-    """Draw the result of ``look`` every ``every`` seconds until it is None or the terminal is closed."""
+def show_until(take_snapshot: Callable[[], Snapshot | None], view: Live, *, every: float, has_blocks: bool) -> None:
+    """Draw the result of ``take_snapshot`` every ``every`` seconds until it is None or the terminal is closed."""
     before: list[Text] = []
     with suppress(OSError), view:
-        while (seen := look()) is not None:
+        while (seen := take_snapshot()) is not None:
             size = view.console.size
             erase_folds(view.console, before, width=size.width)
             before = draw_frame(seen, width=size.width, height=max(1, size.height - 1), has_blocks=has_blocks)
@@ -126,7 +126,7 @@ def erase_folds(console: Console, lines: Iterable[Text], *, width: int) -> None:
         console.control(Control(*[(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)] * folds))
 
 
-class _Pen:
+class _DrawThread:
     """Draws in a thread, one action at a time; actions that would have to wait are dropped."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class _Pen:
     def wait(self) -> None:
         """Wait for the last action, with a timeout."""
         if self._thread is not None:
-            self._thread.join(_PATIENCE)
+            self._thread.join(_TIMEOUT)
 
 
 @asynccontextmanager

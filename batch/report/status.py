@@ -203,7 +203,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
     clusters: Sequence[Cluster],
     *,
     manifest: str,
-    again: str,
+    command: str,
     retry: str = "",
     handed: HandOverCounts = _NONE,
     reason: EndReason | None = None,
@@ -212,7 +212,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
 ) -> list[str]:
     """Return the summary at the end of a run.
 
-    ``manifest``: its path; ``again``: the run's command as typed; ``retry``: the command that retries failed targets;
+    ``manifest``: its path; ``command``: the run's command as typed; ``retry``: the command that retries failed targets;
     ``reason``: why the run ended early; ``overdue``: number of uncertain targets that no rerun settles by itself;
     ``language``: that of the hints.
     """
@@ -222,7 +222,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
     lines = ["; ".join(filter(None, (head, rest, handed_text(handed)))), *cluster_lines(clusters, language)]
     match exit_code(counts, handed, reason, overdue=overdue):
         case ExitCode.UNFINISHED:
-            lines.append(f"unfinished: run the same command again: {escape(again)}")
+            lines.append(f"unfinished: run the same command again: {escape(command)}")
         case ExitCode.FAILED if reason in HELD_BACK:
             lines.append(_held_back(reason, retry))
         case ExitCode.FAILED:
@@ -233,7 +233,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
             if retry and is_retried:
                 lines.append(f"fix what failed, then: {escape(retry)}")
             if handed.refused:
-                lines.append(f"to hand over the rest, fix what was refused, then: {escape(again)}")
+                lines.append(f"to hand over the rest, fix what was refused, then: {escape(command)}")
         case _:
             pass
     return lines

@@ -33,14 +33,14 @@ COLUMNS: Final = (
 )
 HAND_OVER_COLUMNS: Final = ("owner", "share_with")
 """Columns from the job file: the accounts that own a clone and share it."""
-SHORT: Final = ("key", "state", "clone_uuid", "name", "error")
+TERMINAL_COLUMNS: Final = ("key", "state", "clone_uuid", "name", "error")
 """Default columns of a table on a terminal."""
 _STATE: Final = "state"
 _MEASURED_ROWS: Final = 1_000
 """Number of leading rows that determine column widths; later rows may be wider."""
 _WIDEST: Final = 60
 _NARROWEST: Final = 4
-_GIVING_WAY: Final = {"error": 20, "owner": 9, "share_with": 9, "name": 12, "clone_uuid": 9}
+_MIN_WIDTHS: Final = {"error": 20, "owner": 9, "share_with": 9, "name": 12, "clone_uuid": 9}
 """Minimum widths of the columns that shrink first, in this order."""
 _GAP: Final = "  "
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212", "\t", "\r", "\n", "\0")
@@ -102,13 +102,13 @@ def csv_rows(
     *,
     columns: Sequence[str] = COLUMNS,
     of_job: Callable[[Row], _Values] | None = None,
-    is_guarded: bool = True,
+    escapes_formulas: bool = True,
 ) -> Iterator[str]:
     """Yield a heading and each row as a line of CSV with its newline; arguments as for ``json_rows``.
 
-    ``is_guarded``: whether to escape cells that a spreadsheet would evaluate as formulas.
+    ``escapes_formulas``: whether to escape cells that a spreadsheet would evaluate as formulas.
     """
-    clean = defuse if is_guarded else escape
+    clean = escape_formula if escapes_formulas else escape
     line = io.StringIO()
     writer = csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="\n")
     for cells in chain([list(columns)], map(_cells, _values(rows, language, columns, of_job))):
@@ -149,7 +149,7 @@ def _cell(value: JsonValue) -> str:
     return to_json(value) if isinstance(value, list | dict | bool) else str(value)
 
 
-def defuse(cell: str) -> str:
+def escape_formula(cell: str) -> str:
     """Escape a cell so that no spreadsheet evaluates it as a formula; control characters are made visible."""
     is_formula = cell.startswith(_FORMULA) or cell.strip().startswith(_FORMULA)
     return ("'" if is_formula else "") + escape(cell)
@@ -185,7 +185,7 @@ def _narrow(columns: Sequence[str], widths: Sequence[int], size: int) -> list[in
     """Return widths with a sum of at most ``size``: certain columns shrink first, then the widest."""
     found = dict(zip(columns, widths, strict=True))
     over = sum(widths) + len(_GAP) * (len(widths) - 1) - size
-    for name, least in _GIVING_WAY.items():
+    for name, least in _MIN_WIDTHS.items():
         taken = max(0, min(over, found.get(name, 0) - least))
         if taken:
             found[name] -= taken

@@ -131,8 +131,8 @@ def exit_code_of(counts: Mapping[Verdict, int]) -> ExitCode:
     return ExitCode.FAILED if any(counts.get(verdict) for verdict in _DIFFERENT) else ExitCode.OK
 
 
-def verification_lines(found: Verification, *, again: str) -> Iterator[str]:
-    """Yield the summary, then one line per finding; ``again``: the command that continues the run."""
+def verification_lines(found: Verification, *, next_command: str) -> Iterator[str]:
+    """Yield the summary, then one line per finding; ``next_command``: the command that continues the run."""
     total = found.counts.total() - len(found.extra_findings)
     shown = ", ".join(f"{found.counts[verdict]} {verdict}" for verdict in Verdict if found.counts[verdict])
     part = f", shard {found.shard} only" if found.shard else ""
@@ -147,7 +147,7 @@ def verification_lines(found: Verification, *, again: str) -> Iterator[str]:
     for finding in found.findings:
         yield _line(finding)
     if found.counts[Verdict.OPEN]:
-        yield escape(f"next, for what is open: {again}")
+        yield escape(f"next, for what is open: {next_command}")
 
 
 def _line(finding: Finding) -> str:

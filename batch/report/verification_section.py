@@ -41,7 +41,7 @@ def read_verification(path: Path, header: Header) -> VerificationSection:
         raise UsageError(f"{path}: is not output of `zclone verify -o json`") from None
     if (found.job, found.run, found.endpoint) != (header.job, header.run, header.endpoint):
         raise UsageError(f"{path}: is of the job {found.job!r}, run {found.run!r}, not of the manifest's")
-    return VerificationSection(document, tuple(verification_lines(found, again=f"zclone run {header.job_file}")))
+    return VerificationSection(document, tuple(verification_lines(found, next_command=f"zclone run {header.job_file}")))
 
 
 def _verification(document: dict[str, Any]) -> Verification:

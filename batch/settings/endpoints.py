@@ -43,7 +43,7 @@ class Endpoint:
     """The endpoint of ZStack and the source that names it."""
 
     url: str
-    is_jobs: bool = False
+    is_from_job: bool = False
     """Whether only the job file, possibly with ``--trust-endpoint``, names it; then the file's TLS settings apply."""
     is_trusted: bool = True
     """Whether environment, context or flag names it; then the operator's credentials may be sent there."""
@@ -67,18 +67,18 @@ def find_endpoint(
     if own is not None:
         return Endpoint(own)
     if of_job is not None and of_job == trusted:
-        return Endpoint(of_job, is_jobs=True)
+        return Endpoint(of_job, is_from_job=True)
     context = current()
     if of_job is None:
         return None if context is None else Endpoint(context.url, context=context)
     if context is not None and context.url == of_job:
         return Endpoint(of_job, context=context)
-    return Endpoint(of_job, is_jobs=True, is_trusted=False)
+    return Endpoint(of_job, is_from_job=True, is_trusted=False)
 
 
 def tls_warnings(job: EndpointSettings | None, endpoint: Endpoint) -> tuple[str, ...]:
     """Return a warning for each TLS setting of a job file that is ignored because another source names the endpoint."""
-    if job is None or endpoint.is_jobs:
+    if job is None or endpoint.is_from_job:
         return ()
     why = f"of the job file is ignored for {endpoint.url}, which environment, context or flag set"
     mine = "use --ca-file FILE (ZCLONE_CA_FILE)"

@@ -57,7 +57,7 @@ def read_settings(options: EndpointOptions, job: EndpointSettings | None = None)
             "no credentials: set ZSTACK_SESSION_ID, or ZSTACK_ACCESS_KEY_ID and ZSTACK_ACCESS_KEY_SECRET, or "
             "ZSTACK_ACCOUNT and ZSTACK_PASSWORD (each secret also as NAME_FILE)"
         )
-    tls = job if endpoint.is_jobs else None
+    tls = job if endpoint.is_from_job else None
     ca_file = options.ca_file or (None if tls is None else tls.ca_file)
     if ca_file is not None:
         check_certificates(ca_file)
@@ -107,7 +107,7 @@ class _Reader:
 
     def context_auth(self, endpoint: Endpoint) -> Auth | None:
         """Return the current context's credentials if ``endpoint`` is the context's own."""
-        found = endpoint.context or (self._context(None) if not endpoint.is_jobs else None)
+        found = endpoint.context or (self._context(None) if not endpoint.is_from_job else None)
         if found is None or found.url != endpoint.url:
             return None
         self._used = found

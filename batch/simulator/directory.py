@@ -93,7 +93,7 @@ class Directory:
             self.sessions[uuid].expires = now + duration
 
     def close(self, uuid: str) -> None:
-        """Log out; an unknown session is fine."""
+        """Log out; an unknown session is ignored."""
         self.sessions.pop(uuid, None)
 
     def expire_all(self) -> None:

@@ -28,7 +28,7 @@ class FaultKind(StrEnum):
     DELAYED = "delayed"
     """Reset at once; the original arrives and is executed ``seconds`` later, after any repetition."""
     TWICE = "twice"
-    """Delivered a second time ``seconds`` later; the second answer goes nowhere."""
+    """Delivered a second time ``seconds`` later; the second answer is discarded."""
     PROXY = "proxy"
     """An HTML page with ``status`` from a proxy; behind it the request was ``executed`` or not."""
     RATE_LIMITED = "rate_limited"

@@ -101,7 +101,7 @@ class ResourceStore:
         self.rows[row.uuid] = row
 
     def delete(self, uuid: str) -> None:
-        """Delete softly (the uuid stays occupied) or hard, as the node is set; unknown is fine."""
+        """Delete softly (the uuid stays occupied) or hard, as the node is set; an unknown uuid is ignored."""
         row = self.find(uuid)
         if row is None:
             return

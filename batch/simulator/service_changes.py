@@ -128,7 +128,7 @@ def _delete(context: NodeContext, call: Call, _account: NodeAccount | None, _now
 
 
 def delete_service(context: NodeContext, uuid: str) -> None:
-    """Delete a model service; an unknown one is fine."""
+    """Delete a model service; an unknown one is ignored."""
     if context.resources.find_service(uuid) is not None:
         context.resources.delete(uuid)
         context.ledger.counts["deleted"] += 1

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from batch.zstack.wire import HttpCall
 
 ACTIONS_PATH: Final = "/v1/management-nodes/actions"
-NOTABLE_SKEW: Final = 60.0
+WARNING_SKEW: Final = 60.0
 """Seconds between the clocks from which on the operator is warned."""
 _MAX_MILLISECONDS: Final = 253_402_300_800_000
 """The year 10000: no date of a request has a later one."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_HALVES: Final = {
+_FRACTIONAL_ZONES: Final = {
     -570: "Pacific/Marquesas",
     -210: "America/St_Johns",
     -150: "America/St_Johns",
@@ -105,7 +105,7 @@ class AccessKey:
         if failure is not None:
             raise UnreachableError(f"{failure}; this machine is {-self._skew:+.0f} s from the server's clock")
         warnings = await check_access(self._probe, self._clock)
-        if abs(self._skew) < NOTABLE_SKEW:
+        if abs(self._skew) < WARNING_SKEW:
             return warnings
         return (
             *warnings,
@@ -200,5 +200,5 @@ def zones(local: int) -> list[tuple[int, str]]:
     """Return every offset in use, in minutes east of UTC, with a name the server can parse; the most likely first."""
     # POSIX names count westwards.
     whole = {hours * 60: f"Etc/GMT{-hours:+d}" for hours in range(-12, 15)}
-    named = whole | _HALVES | {0: "UTC", 480: "Asia/Shanghai"}
+    named = whole | _FRACTIONAL_ZONES | {0: "UTC", 480: "Asia/Shanghai"}
     return sorted(named.items(), key=lambda zone: (zone[0] not in {0, 480, local}, abs(zone[0] - 480)))

@@ -89,7 +89,7 @@ class CloneModelServiceAction:
     url: str | None = None
     sessionId: str | None = field(default=None, repr=False)  # noqa: N815
     settings: Settings | None = None
-    _drawn: str | None = field(default=None, init=False, repr=False)
+    _random_uuid: str | None = field(default=None, init=False, repr=False)
     """The resourceUuid drawn for the caller; no other resource can have it."""
 
     async def call(self, client: Client | None = None) -> Result:
@@ -101,10 +101,10 @@ class CloneModelServiceAction:
         """
         clone = self._clone()
         if client is not None:
-            return await _Call(client, clone, is_ours=self.resourceUuid == self._drawn).run()
+            return await _Call(client, clone, is_ours=self.resourceUuid == self._random_uuid).run()
         async with await connect(self._settings()) as own:
             await own.preflight()
-            return await _Call(own, clone, is_ours=self.resourceUuid == self._drawn).run()
+            return await _Call(own, clone, is_ours=self.resourceUuid == self._random_uuid).run()
 
     def body(self) -> dict[str, JsonValue]:
         """Return the request's body: parameters inside ``params``, tags beside it."""
@@ -118,7 +118,7 @@ class CloneModelServiceAction:
             raise UsageError("the action needs the uuid of the model service to clone")
         if self.resourceUuid is None:
             # Kept, so that calling the same action again cannot make a second clone.
-            self.resourceUuid = self._drawn = uuids.uuid4().hex
+            self.resourceUuid = self._random_uuid = uuids.uuid4().hex
         body = jsoncodec.encode(self.body()).encode()
         return Clone(self.uuid, self.uuid, self.resourceUuid, body, "", {})
 
@@ -143,13 +143,13 @@ class _Call:
         answer = await self._client.submit(self._clone, self._job_uuid)
         if isinstance(answer, Accepted | Duplicate | NoAnswer) or _may_run(answer):
             timeout = answer.api_timeout if isinstance(answer, Accepted) else None
-            return await self._look(await self._poll(TIMEOUT if timeout is None else timeout + 60))
+            return await self._find(await self._poll(TIMEOUT if timeout is None else timeout + 60))
         return self._result(answer)
 
     async def _poll(self, seconds: float) -> PollAnswer:
         return await poll_to_end(lambda: self._client.poll(self._job_uuid), self._client.clock, seconds=seconds)
 
-    async def _look(self, answer: PollAnswer) -> Result:
+    async def _find(self, answer: PollAnswer) -> Result:
         """Query the clone where its job left open whether there is one."""
         if (isinstance(answer, Done) and answer.service is not None) or (
             isinstance(answer, Refused) and not (self._is_ours and _may_run(answer))

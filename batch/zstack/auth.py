@@ -82,7 +82,7 @@ class Access(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
+class _Session:
     """A session and when it was opened, by the monotonic clock."""
 
     uuid: str
@@ -150,7 +150,7 @@ class PasswordLogin:
         self._send = send
         self._clock = clock
         self._language = language
-        self._session: _Open | None = None
+        self._session: _Session | None = None
         self._dead = 0
         self._short_sessions = 0
         self._is_disturbed = False
@@ -233,7 +233,7 @@ class PasswordLogin:
                 await self._clock.sleep(2.0**number)
             answer = await self._try_login()
             if isinstance(answer, str):
-                self._session = _Open(answer, self._clock.monotonic())
+                self._session = _Session(answer, self._clock.monotonic())
                 self.generation += 1
                 return
             reason = reason_of(answer)

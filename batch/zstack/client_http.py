@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 JSON_TYPE: Final = "application/json;charset=UTF-8"
 """Without the charset the server reads bodies as Latin-1 (zstack/README.md 1)."""
-_CONNECT = 10.0
+_CONNECT_TIMEOUT = 10.0
 """Seconds to connect, TLS included."""
-_SILENCE = 30.0
+_READ_TIMEOUT = 30.0
 """Seconds without a byte of the answer, once the request is sent."""
-_TOTAL = 60.0
+_TOTAL_TIMEOUT = 60.0
 """Seconds for a whole call."""
 _KEEP_ALIVE: Final = 4.0
 """Seconds, below the keep-alive of servers and proxies: a POST on a connection that is being closed may be
 ambiguous."""
-_LARGE: Final = 1 << 16
+_ONE_PIECE: Final = 1 << 16
 """Bytes of a request's body that are sent in one piece."""
-_RECEIVED: Final = 1 << 16
+_RECEIVE_BUFFER: Final = 1 << 16
 """Bytes that a connection may receive unread: all of them are parsed before other tasks run."""
 _LONGEST_HEADER: Final = 8190
 """Maximum characters of one header's value in an answer."""
@@ -71,7 +71,9 @@ class Http:
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "zclone"},
             skip_auto_headers=["Content-Type"],
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=_TOTAL, connect=_CONNECT, sock_connect=_CONNECT, sock_read=_SILENCE),
+            timeout=aiohttp.ClientTimeout(
+                total=_TOTAL_TIMEOUT, connect=_CONNECT_TIMEOUT, sock_connect=_CONNECT_TIMEOUT, sock_read=_READ_TIMEOUT
+            ),
             auto_decompress=False,
             trust_env=False,
             trace_configs=[trace],
@@ -118,7 +120,7 @@ class Http:
             method,
             URL(self._prefix + path, encoded=True),
             # aiohttp sends a file in pieces, so that other tasks run meanwhile.
-            data=body if body is None or len(body) <= _LARGE else io.BytesIO(body),
+            data=body if body is None or len(body) <= _ONE_PIECE else io.BytesIO(body),
             headers=headers,
             allow_redirects=False,
             middlewares=[once],
@@ -177,7 +179,7 @@ async def _whole(content: aiohttp.StreamReader) -> bytes:
 
 def _socket(peer: aiohttp.AddrInfoType) -> socket.socket:
     made = socket.socket(*peer[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     return made
 
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from batch.app.logs import has_blocks
 from batch.cli.app import run_command
 from batch.model import Intent, Record, State
-from batch.progress import Board, draw_frame, first_sent, heartbeat, live, new_view
+from batch.progress import Board, draw_frame, heartbeat, live, new_view, oldest_in_flight
 from batch.progress.views import erase_folds
 from batch.zstack.codes import CODES
 
@@ -64,7 +64,7 @@ def failure(text: str) -> Record:
 
 def drawn(world: World, width: int) -> str:
     paper = io.StringIO()
-    frame = Group(*draw_frame(world.board.look(), width=width, height=24))
+    frame = Group(*draw_frame(world.board.snapshot(), width=width, height=24))
     Console(file=paper, width=width, force_terminal=True, no_color=True).print(frame)
     return paper.getvalue()
 
@@ -72,11 +72,11 @@ def drawn(world: World, width: int) -> str:
 def test_speeds_and_eta_come_from_the_last_seconds() -> None:
     """The rate counts calls, the ETA settled targets, both over the last seconds only."""
     world = World()
-    world.board.look()
+    world.board.snapshot()
     world.advance(100.0)
-    world.board.look()
+    world.board.snapshot()
     world.advance(20.0, cloned=20, calls=300)
-    seen = world.board.look()
+    seen = world.board.snapshot()
     assert seen.calls_rate == pytest.approx(15.0)
     assert seen.eta == pytest.approx(80.0)
     assert seen.settled == 20
@@ -86,14 +86,14 @@ def test_no_eta_before_anything_settled() -> None:
     """Before the first settled target the ETA is unknown, not invented."""
     world = World()
     world.advance(5.0, calls=3)
-    assert world.board.look().eta is None
+    assert world.board.snapshot().eta is None
 
 
 def test_sent_and_unsettled_clones_are_in_flight() -> None:
     """Sent and accepted clones are in flight."""
     world = World()
     world.counts = {State.SENT: 2, State.ACCEPTED: 3, State.UNCERTAIN: 1, State.CLONED: 4}
-    seen = world.board.look()
+    seen = world.board.snapshot()
     assert (seen.in_flight, seen.settled) == (5, 5)
 
 
@@ -200,22 +200,22 @@ def test_once_the_rest_has_settled_the_view_shows_what_it_waits_for() -> None:
         calls=lambda: world.calls,
         limit=lambda: 20.0,
         monotonic=lambda: world.now,
-        waiting=lambda: first_sent(intents, now=1238.0),
+        waiting=lambda: oldest_in_flight(intents, now=1238.0),
     )
-    world.board.look()
+    world.board.snapshot()
     world.advance(10.0, cloned=97)
     world.counts |= {State.PLANNED: 1, State.ACCEPTED: 2}
-    assert world.board.look().waiting is None
+    assert world.board.snapshot().waiting is None
     world.advance(10.0, cloned=1)
-    seen = world.board.look()
+    seen = world.board.snapshot()
     assert (seen.eta, seen.eta_late) == (None, None)
     assert seen.waiting is not None
     assert (seen.waiting.key, seen.waiting.since, seen.waiting.until) == ("first\x1b", 1000.0, 2860.0)
     text = drawn(world, 100)
     assert "waiting for 3:58, at most 27:02 more: first\\x1b" in text
     assert "ETA" not in text
-    assert first_sent([], now=0.0) is None
-    undated = first_sent([replace(intents[0], deadline=None)], now=1101.0)
+    assert oldest_in_flight([], now=0.0) is None
+    undated = oldest_in_flight([replace(intents[0], deadline=None)], now=1101.0)
     assert undated is not None
     assert (undated.seconds, undated.left) == (1.0, None)
 
@@ -223,11 +223,11 @@ def test_once_the_rest_has_settled_the_view_shows_what_it_waits_for() -> None:
 def test_the_bar_fills_the_width() -> None:
     """The first line is as wide as the terminal: of blocks where it shows them in one column, of ASCII elsewhere."""
     world = World()
-    world.board.look()
+    world.board.snapshot()
     world.advance(10.0, cloned=50, calls=60)
     for width in (60, 80, 120):
         for are_blocks, signs in ((True, "█░"), (False, "=-")):
-            line = draw_frame(world.board.look(), width=width, height=24, has_blocks=are_blocks)[0]
+            line = draw_frame(world.board.snapshot(), width=width, height=24, has_blocks=are_blocks)[0]
             assert line.cell_len == width
             bar = line.plain.split("  ")[0]
             assert (bar.count(signs[0]), set(bar)) == (len(bar) // 2, set(signs))

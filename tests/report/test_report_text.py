@@ -183,13 +183,13 @@ def test_status_of_a_killed_run_names_the_command_to_resume(name: str, command: 
 def test_ending_names_the_command_to_run_next() -> None:
     """The summary ends with what to do: nothing, look at the failed ones, or run the same command again."""
     clusters = tuple(Cluster(State.FAILED, f"SYS.{number}", 1, "k" + EVIL, EVIL + "e" * 999) for number in range(12))
-    unfinished = ending_lines(Counter({State.CLONED: 1, State.SENT: 2}), (), manifest="m", again="zclone run j.yaml")
+    unfinished = ending_lines(Counter({State.CLONED: 1, State.SENT: 2}), (), manifest="m", command="zclone run j.yaml")
     assert unfinished == ["1 of 3 targets cloned; 2 sent", "unfinished: run the same command again: zclone run j.yaml"]
-    failed = ending_lines(Counter({State.FAILED: 12}), clusters, manifest="m", again="x")
+    failed = ending_lines(Counter({State.FAILED: 12}), clusters, manifest="m", command="x")
     assert failed[-1] == "list them: zclone list m --state failed"
     assert failed[-2].endswith("2 more kinds")
     assert all(line == escape(line) for line in failed)
-    assert ending_lines(Counter({State.CLONED: 2}), (), manifest="m", again="x") == ["2 of 2 targets cloned"]
+    assert ending_lines(Counter({State.CLONED: 2}), (), manifest="m", command="x") == ["2 of 2 targets cloned"]
 
 
 def test_show_has_every_attempt_and_hides_the_job_uuid() -> None:

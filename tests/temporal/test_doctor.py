@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.app.temporal import _of_pollers, examine_temporal, find_open_runs
+from batch.app.temporal import _worker_findings, examine_temporal, find_open_runs
 from batch.cli.app import run_command
 from batch.errors import ExitCode
 from batch.manifest.header import Header
@@ -37,7 +37,7 @@ def identity(share: str = "1/1", rate: float = 40.0, keys: tuple[str, ...] = ())
 
 def judge(*found: WorkerIdentity, keys: tuple[str, ...] = (), silence: float = 1.0) -> list[Diagnosis]:
     seen_at = time.time() - silence
-    return list(_of_pollers([Poller(one, str(one), seen_at) for one in found], keys))
+    return list(_worker_findings([Poller(one, str(one), seen_at) for one in found], keys))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_silent_worker_does_not_count() -> None:
 
 def test_a_foreign_poller_is_reported() -> None:
     """A foreign process that takes the endpoint's tasks is reported, and has no share."""
-    found = list(_of_pollers([Poller(None, "9@elsewhere", time.time())], ()))
+    found = list(_worker_findings([Poller(None, "9@elsewhere", time.time())], ()))
     assert [one.verdict for one in found] == ["warn", "FAIL"]
     assert "9@elsewhere" in found[0].detail
 

@@ -347,7 +347,7 @@ def test_a_flood_of_interim_answers_is_abandoned(loop: str) -> None:
 
 async def test_interim_answers_count_against_the_time_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that keeps announcing an answer is abandoned when the call's whole time is up."""
-    monkeypatch.setattr(client_http, "_TOTAL", 0.3)
+    monkeypatch.setattr(client_http, "_TOTAL_TIMEOUT", 0.3)
     assert await interim(8, 0.1) == NoAnswer("no answer in time", is_push_back=True)
 
 
@@ -495,7 +495,7 @@ async def test_endless_answers_are_abandoned() -> None:
 
 async def test_a_dripping_answer_is_abandoned_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body of one byte now and then never keeps a read waiting: the total timeout ends it, for every call."""
-    monkeypatch.setattr(client_http, "_TOTAL", 0.4)
+    monkeypatch.setattr(client_http, "_TOTAL_TIMEOUT", 0.4)
     dripped, ended = 0, asyncio.Semaphore(0)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -537,8 +537,8 @@ async def _read_nothing(_: asyncio.StreamReader, __: asyncio.StreamWriter, left:
 @pytest.mark.parametrize("serve", [_drip_a_head, _read_nothing])
 async def test_a_server_that_never_finishes_is_abandoned(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
     """Neither a head of one byte now and then nor a large unread request keeps a call waiting for long."""
-    monkeypatch.setattr(client_http, "_SILENCE", 0.3)
-    monkeypatch.setattr(client_http, "_TOTAL", 0.3)
+    monkeypatch.setattr(client_http, "_READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(client_http, "_TOTAL_TIMEOUT", 0.3)
     left, ended = asyncio.Event(), asyncio.Event()
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -611,7 +611,7 @@ async def test_names_leading_to_link_local_addresses(monkeypatch: pytest.MonkeyP
 
 async def test_silence_ends_in_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts a connection and then says nothing leaves a POST open."""
-    monkeypatch.setattr(client_http, "_SILENCE", 0.05)
+    monkeypatch.setattr(client_http, "_READ_TIMEOUT", 0.05)
 
     async def silent(_: Seen) -> bytes:
         await asyncio.sleep(30)

@@ -48,7 +48,7 @@ def test_every_parameter_is_an_attribute() -> None:
     types = {row.name: str(row.type) for row in fields(CloneModelServiceAction)}
     for name, param in PARAMS.items():
         assert types[name] == ("str" if name == "uuid" else TYPES[param.type]), name
-    assert set(types) - set(PARAMS) == {"url", "sessionId", "settings", "_drawn"}
+    assert set(types) - set(PARAMS) == {"url", "sessionId", "settings", "_random_uuid"}
 
 
 async def test_the_vendors_example() -> None:

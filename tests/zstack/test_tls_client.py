@@ -102,7 +102,7 @@ def test_old_versions_are_refused(ca_file: Path) -> None:
 
 async def test_plain_http_on_a_tls_port(ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not speak TLS gets no request."""
-    monkeypatch.setattr(client_http, "_CONNECT", 0.1)
+    monkeypatch.setattr(client_http, "_CONNECT_TIMEOUT", 0.1)
     async with (
         WireServer(lambda _: ACCEPTED) as server,
         client(server.url.replace("http:", "https:"), ca_file) as trusting,
