@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from batch.cli.app import app, run_command
 from batch.errors import ExitCode
-from batch.settings.names import NAMES
+from batch.settings.sources import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

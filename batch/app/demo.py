@@ -26,7 +26,7 @@ from batch.report.figures import exit_code
 from batch.report.proof import check_proof
 from batch.report.verification import Verdict
 from batch.report.write import write_report
-from batch.settings.endpoints import EndpointOptions
+from batch.settings.sources import EndpointOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

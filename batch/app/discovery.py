@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batch.model import JsonValue
-    from batch.settings.endpoints import EndpointOptions
+    from batch.settings.sources import EndpointOptions
     from batch.zstack.answers import Service
 
 RATE: Final = 10.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from batch.jobfile import Job
     from batch.plan import Draft
-    from batch.settings.endpoints import EndpointOptions
+    from batch.settings.sources import EndpointOptions
     from batch.zstack.client import Client
     from batch.zstack.settings import Settings
 

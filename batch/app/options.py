@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from batch.app.selection import RetryFilter
     from batch.plan.planfile import SavedPlan
-    from batch.settings.endpoints import EndpointOptions
+    from batch.settings.sources import EndpointOptions
 
 PRESETS: Final = ("calm", "flaky", "chaos")
 """Names of the fault presets for ``--simulate`` and ``simulate --faults``."""

@@ -30,7 +30,7 @@ from batch.outputs import NamedFile, require_distinct
 from batch.plan import load_job, run_id
 from batch.report.expression import read_filter
 from batch.settings.contexts import config_path
-from batch.settings.names import CONFIG
+from batch.settings.sources import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

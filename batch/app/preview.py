@@ -25,8 +25,8 @@ from batch.plan.identity import regenerate_clone
 from batch.plan.planfile import SavedPlan
 from batch.plan.rearchitect import IMAGES_FIELD
 from batch.report.expression import read_filter
-from batch.settings.endpoints import UntrustedEndpointError
 from batch.settings.reader import read_settings
+from batch.settings.sources import UntrustedEndpointError
 from batch.text import to_json
 from batch.zstack.queries import QueryApi
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from batch.model import Clone, JsonValue, Plan
     from batch.plan import Draft, Setting
     from batch.plan.rearchitect import Coverage
-    from batch.settings.endpoints import EndpointOptions
+    from batch.settings.sources import EndpointOptions
     from batch.zstack.settings import Settings
 
 MAX_UNCOVERED: Final = 20

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from batch.app.diagnosis import Diagnosis
 from batch.errors import ExitCode, UsageError, ZcloneError
 from batch.redaction import SECRETS
-from batch.settings.names import TEMPORAL_KEY_FILE
 from batch.settings.secret_files import read_secret
+from batch.settings.sources import TEMPORAL_KEY_FILE
 from batch.text import escape
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from batch.jobfile import Job
     from batch.manifest.targets import Targets, TargetState
     from batch.model import Plan
-    from batch.settings.endpoints import EndpointOptions
+    from batch.settings.sources import EndpointOptions
     from batch.zstack.settings import Settings
 
 

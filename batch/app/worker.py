@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from batch.settings.endpoints import EndpointOptions
+    from batch.settings.sources import EndpointOptions
     from batch.zstack.settings import Settings
 
 

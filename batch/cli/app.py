@@ -12,9 +12,8 @@ import typer
 from batch import __version__
 from batch.app.messages import report_end, say, set_style
 from batch.app.options import LogFormat, Progress
-from batch.cli import clones, declare, files, manifests, options, servers, values
-from batch.cli.arguments import read_arguments
-from batch.cli.help import Command, Group, OfCommand
+from batch.cli import clones, declare, job_files, manifests, options, servers, values
+from batch.cli.parser import Command, Group, OfCommand, read_arguments
 from batch.cli.terminal import emit, forbid_core_dumps, occupy_standard_streams
 from batch.errors import ExitCode, JobFileError, UsageError, ZcloneError
 
@@ -74,7 +73,7 @@ def _zclone(
 ) -> None:
     """Process the options before the command."""
     if any(name.startswith("ZCLONE_") for name in os.environ):
-        from batch.settings.names import unknown_flags
+        from batch.settings.sources import unknown_flags
 
         for warning in unknown_flags(os.environ, declare.VARIABLES):
             say(f"warning: {warning}")
@@ -187,17 +186,17 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     raise typer.Exit(run_job(RunOptions(strict=False, new_run=False, at_most_once=False, **flags)))
 
 
-app.command(cls=Command)(files.validate)
-app.command(cls=Command)(files.plan)
+app.command(cls=Command)(job_files.validate)
+app.command(cls=Command)(job_files.plan)
 app.command(cls=Command)(manifests.status)
 app.command(cls=Command)(manifests.control)
 app.command(name="list", cls=Command)(manifests.list_targets)
 app.command(cls=Command)(manifests.show)
 app.command(cls=Command)(manifests.runs)
-app.command(cls=Command)(files.init)
+app.command(cls=Command)(job_files.init)
 app.command(cls=Command)(servers.discover)
 app.command(cls=Command)(servers.doctor)
-app.command(cls=Command)(files.schema)
+app.command(cls=Command)(job_files.schema)
 app.command(cls=Command)(manifests.repair)
 app.command(name="merge", cls=Command)(manifests.merge_manifests)
 app.command(cls=Command)(clones.verify)

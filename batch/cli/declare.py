@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer
 
 from batch.cli import values
-from batch.settings.endpoints import EndpointOptions
+from batch.settings.sources import EndpointOptions
 
 
 def environment_name(flag: str) -> str:

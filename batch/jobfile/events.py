@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from batch.jobfile.content import MAX_BYTES, MOVE
+from batch.jobfile.input_files import MAX_BYTES, MOVE
 from batch.jobfile.nodes import MAX_DEPTH, TOO_DEEP, Mapping, Node, Scalar, Sequence
 from batch.jobfile.problems import Problems, fail, quote
 from batch.model import Place, Problem
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from batch.jobfile.content import Content
+    from batch.jobfile.input_files import Content
 
 MAX_ALIASED_NODES: Final = 1_000_000
 """Nodes that all aliases of a file may expand to: sharing is allowed, a bomb is not."""

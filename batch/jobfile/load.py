@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from batch.errors import JobFileError
-from batch.jobfile.content import read_content
 from batch.jobfile.envelope import (
     AuthModel,
     EndpointModel,
@@ -16,6 +15,7 @@ from batch.jobfile.envelope import (
     SecretModel,
 )
 from batch.jobfile.events import STREAMED, walk
+from batch.jobfile.input_files import read_content
 from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target
 from batch.jobfile.layers import LAYER_KEYS, read_layer
 from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from batch.jobfile.content import Content
+    from batch.jobfile.input_files import Content
     from batch.jobfile.rearchitect import Rearchitect
     from batch.model import JsonValue
 

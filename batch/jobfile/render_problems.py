@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from batch.jobfile.inputs import open_regular
+from batch.jobfile.input_files import open_regular
 from batch.jobfile.sheets import ENDING
 from batch.text import escape, width
 

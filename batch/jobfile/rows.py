@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-    from batch.jobfile.inputs import InputFiles
+    from batch.jobfile.input_files import InputFiles
     from batch.model import JsonValue, Problem
 
 _EMPTY: Final = Layer()

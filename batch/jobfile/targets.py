@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from batch.jobfile.check import check_uuid
 from batch.jobfile.columns import check_id
 from batch.jobfile.events import STREAMED, walk
-from batch.jobfile.inputs import InputFiles
+from batch.jobfile.input_files import InputFiles
 from batch.jobfile.job import Entry, Layer, QueryEntry, Target
 from batch.jobfile.layers import HAND_OVER_KEYS, LAYER_KEYS, merge_layers, read_hand_over, read_layer
 from batch.jobfile.matrix import Combination, read_matrix
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batch.jobfile.content import Content
+    from batch.jobfile.input_files import Content
 
 LONG_LIST: Final = 20_000
 """Elements of a YAML list above which a file of rows is recommended, which is read several times faster."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.errors import JobFileError, UsageError
 from batch.jobfile.envelope import NAME_PATTERN
-from batch.jobfile.inputs import CHANGED
+from batch.jobfile.input_files import CHANGED
 from batch.jobfile.job import QueryEntry
 from batch.jobfile.load import load
 from batch.jobfile.problems import Complaint, Problems, fail, quote

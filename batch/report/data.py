@@ -1,22 +1,26 @@
-"""Report data, read from a manifest in one pass: every target with its times, and every process."""
+"""The data of a report: every target with its times and every process, and a verification if one is given."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from batch.errors import UsageError
+from batch.jsoncodec import decode_own
 from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.reading import is_held, reading
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, Row, State
+from batch.report.verification import FORMAT, VERSION, Finding, Verdict, Verification, verification_lines
+from batch.zstack.drift import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from batch.manifest.header import Header
-    from batch.report.verification_section import VerificationSection
 
 _ENDS: Final = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE})
 
@@ -212,3 +216,59 @@ class _Reader:
     def _touch(self, at: float) -> None:
         if self.processes:
             self.processes[-1].last_at = max(self.processes[-1].last_at, at)
+
+
+class VerificationSection(NamedTuple):
+    """A verification for display in a report."""
+
+    document: dict[str, Any]
+    """The document as written."""
+    lines: tuple[str, ...]
+    """The summary, then one line per finding."""
+
+    @property
+    def ended_at(self) -> str:
+        """End of the verification, in ISO 8601."""
+        return str(self.document.get("ended_at"))
+
+
+def read_verification(path: Path, header: Header) -> VerificationSection:
+    """Read the document of ``verify -o json``. Raises UsageError for another document, or one of another run."""
+    try:
+        document = decode_own(path.read_bytes())
+        found = _verification(document)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path}: is not output of `zclone verify -o json`") from None
+    if (found.job, found.run, found.endpoint) != (header.job, header.run, header.endpoint):
+        raise UsageError(f"{path}: is of the job {found.job!r}, run {found.run!r}, not of the manifest's")
+    return VerificationSection(document, tuple(verification_lines(found, next_command=f"zclone run {header.job_file}")))
+
+
+def _verification(document: dict[str, Any]) -> Verification:
+    """Parse the document. Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+    if (document["format"], document["version"]) != (FORMAT, VERSION):
+        raise ValueError("another format")
+    job, run, endpoint, manifest, tool = (
+        str(document[name]) for name in ("job", "run", "endpoint", "manifest", "tool")
+    )
+    found = Verification(job, run, endpoint, manifest, tool, 0.0, has_intent=document["has_intent"] is True)
+    found.edited, found.shard = int(document["edited"]), str(document["shard"] or "")
+    found.counts = Counter({Verdict(name): int(count) for name, count in document["counts"].items()})
+    found.not_shown = Counter({str(name): int(count) for name, count in document["not_shown"].items()})
+    found.findings = [_finding(finding) for finding in document["findings"]]
+    return found
+
+
+def _finding(finding: dict[str, Any]) -> Finding:
+    uuid = finding["clone_uuid"]
+    return Finding(
+        Verdict(finding["verdict"]),
+        str(finding["key"]),
+        str(finding["source_uuid"] or ""),
+        None if uuid is None else str(uuid),
+        tuple(Difference(str(one["field"]), one["wanted"], one["found"]) for one in finding["differences"]),
+        finding["edited"] is True,
+        str(finding["detail"] or ""),
+    )

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch.errors import UsageError
-from batch.jobfile.content import read_content
 from batch.jobfile.events import walk
-from batch.jobfile.inputs import open_regular
+from batch.jobfile.input_files import open_regular, read_content
 from batch.jobfile.nodes import text_tree
 from batch.jobfile.problems import Problems
 from batch.redaction import SECRETS
-from batch.settings.names import CONFIG
+from batch.settings.sources import CONFIG
 from batch.text import shell_path
 from batch.zstack.settings import Auth, PasswordAuth, SessionAuth, endpoint_url
 

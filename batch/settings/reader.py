@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import UsageError
 from batch.redaction import SECRETS
 from batch.settings.contexts import check_url, find_context
-from batch.settings.endpoints import Endpoint, find_endpoint, tls_warnings
-from batch.settings.names import ACCOUNT, KEY_ID, KEY_SECRET, PASSWORD, SECRET_NAMES, SESSION, URL, unknown_names
 from batch.settings.secret_files import check_certificates, is_below, is_operators, read_secret
+from batch.settings.sources import (
+    ACCOUNT,
+    KEY_ID,
+    KEY_SECRET,
+    PASSWORD,
+    SECRET_NAMES,
+    SESSION,
+    URL,
+    Endpoint,
+    find_endpoint,
+    tls_warnings,
+    unknown_names,
+)
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ if TYPE_CHECKING:
 
     from batch.jobfile.job import EndpointSettings, SecretRef
     from batch.settings.contexts import Context
-    from batch.settings.endpoints import EndpointOptions
+    from batch.settings.sources import EndpointOptions
 
 _DEFAULT_PORT = "8080"
 _BOM: Final = "\ufeff"

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator import legacy, mediator
-from batch.simulator.api_table import BY_NAME
 from batch.simulator.codes import ApiFailureError, ErrorCode, RestError, locale_of
 from batch.simulator.execution import with_schema
 from batch.simulator.faults import FaultKind
-from batch.simulator.gateway import JOBS, LEGACY, LEGACY_RESULTS, Gateway
+from batch.simulator.gateway import BY_NAME, JOBS, LEGACY, LEGACY_RESULTS, Gateway
 from batch.simulator.jobs import LEGACY_ROW, JobResult
 from batch.simulator.wire import Response, derive_uuid, event_json, plain_json, timestamp
 

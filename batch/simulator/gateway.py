@@ -1,4 +1,4 @@
-"""The REST layer: routes, and the checks whose answer is immediate, in the server's order (zstack/README.md 5)."""
+"""The REST layer: all APIs, their routes, and the immediate checks in the server's order (zstack/README.md 5)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator import message, query
+from batch.simulator import administration, catalogue, message, ownership, query, service_changes, services, tags
 from batch.simulator.api import ApiDefinition, Call, NodeContext
-from batch.simulator.api_table import APIS
 from batch.simulator.codes import RestError
 
 if TYPE_CHECKING:
@@ -24,6 +23,15 @@ LEGACY_RESULTS: Final = "/api/result/"
 _LONG: Final = re.compile(r"[+-]?\d{1,18}")
 _VERBS: Final = {"POST": "creational", "GET": "query", "DELETE": "delete"}
 _FROM_URL: Final = frozenset({"GET", "DELETE"})
+APIS: Final = (
+    *services.APIS,
+    *service_changes.APIS,
+    *catalogue.APIS,
+    *tags.APIS,
+    *ownership.APIS,
+    *administration.APIS,
+)
+BY_NAME: Final = {api.name: api for api in reversed(APIS)}
 
 
 @dataclass(frozen=True, slots=True)

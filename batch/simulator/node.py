@@ -11,13 +11,12 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from batch.simulator.api import NodeContext
-from batch.simulator.api_table import BY_NAME
 from batch.simulator.codes import ErrorFactory
 from batch.simulator.directory import Directory
 from batch.simulator.dispatcher import Dispatcher
 from batch.simulator.execution import Execution, TimerQueue
 from batch.simulator.faults import Fault, FaultKind, Faults, delivery_after, delivery_before
-from batch.simulator.gateway import classify
+from batch.simulator.gateway import BY_NAME, classify
 from batch.simulator.jobs import JobStore
 from batch.simulator.ledger import Ledger
 from batch.simulator.options import ADMIN_UUID, NodeAccount, NodeOptions

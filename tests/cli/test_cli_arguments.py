@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from batch.cli.app import app, switches
-from batch.cli.arguments import read_arguments, read_simple_values
+from batch.cli.parser import read_arguments, read_simple_values
 from batch.errors import UsageError
 
 COMMAND: Final = typer.main.get_command(app)

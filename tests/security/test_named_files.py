@@ -12,7 +12,7 @@ import pytest
 
 from batch.cli.app import run_command
 from batch.errors import UsageError
-from batch.jobfile.inputs import LARGEST, open_input
+from batch.jobfile.input_files import LARGEST, open_input
 from batch.settings import secret_files
 from batch.settings.secret_files import check_certificates, read_secret
 from tests.security.hostile import hostile

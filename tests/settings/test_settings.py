@@ -9,9 +9,8 @@ import pytest
 from batch.errors import UsageError
 from batch.jobfile.job import AuthSettings, EndpointSettings, SecretRef
 from batch.settings.contexts import read_config
-from batch.settings.endpoints import EndpointOptions
-from batch.settings.names import NAMES, unknown_names
 from batch.settings.reader import SettingsResult, read_settings
+from batch.settings.sources import NAMES, EndpointOptions, unknown_names
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, endpoint_url, is_link_local
 
 if TYPE_CHECKING:
