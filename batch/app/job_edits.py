@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from batch.model import Intent, Plan
 
 
-def require_no_late_changes(options: RunOptions, found: Survey) -> None:
+def require_no_late_changes(options: RunOptions, survey: Survey) -> None:
     """Raise ManifestMismatchError for targets edited after they were sent; warn of those already cloned."""
-    refuse_taken(found.taken)
+    refuse_taken(survey.taken)
     if not options.accept_changes:
-        refuse_changes(found.changed)
-    warning = describe_outdated(found.outdated, is_strict=options.strict)
+        refuse_changes(survey.changed)
+    warning = describe_outdated(survey.outdated, is_strict=options.strict)
     if warning is not None:
         warn([warning])
 

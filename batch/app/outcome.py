@@ -106,7 +106,7 @@ def summary_text(path: Path, result: RunResult, *, command: str, language: Langu
             manifest=str(path),
             command=command,
             retry="" if seen is None else _retry(seen, path, result.states),
-            handed=result.hand_overs,
+            hand_overs=result.hand_overs,
             reason=reason,
             overdue=result.overdue,
             language=language,
@@ -114,12 +114,12 @@ def summary_text(path: Path, result: RunResult, *, command: str, language: Langu
     )
 
 
-def _retry(seen: Summary, path: Path, states: Mapping[State, int]) -> str:
+def _retry(summary: Summary, path: Path, states: Mapping[State, int]) -> str:
     """Return the command that retries failed, conflicting or quarantined targets."""
-    is_set_aside = any(cluster.code == QUARANTINED for cluster in seen.clusters)
+    is_set_aside = any(cluster.code == QUARANTINED for cluster in summary.clusters)
     if is_set_aside and not (states.get(State.FAILED) or states.get(State.CONFLICT)):
-        return command_for(seen.header, path, State.UNCERTAIN, QUARANTINED, shard=seen.shard)
-    return retry_command(seen.header, path, states, shard=seen.shard)
+        return command_for(summary.header, path, State.UNCERTAIN, QUARANTINED, shard=summary.shard)
+    return retry_command(summary.header, path, states, shard=summary.shard)
 
 
 @contextmanager

@@ -188,11 +188,11 @@ def _connect(
     return Server(settings, rate=rate, environ=environ, manifest=manifest, faults=faults, warn_of=say_warnings)
 
 
-def save_plan(shown: Preview, file: Path) -> None:
+def save_plan(preview: Preview, file: Path) -> None:
     """Write the plan for ``run --plan``; never overwrites a file. Raises UsageError."""
-    planning = shown.planning
+    planning = preview.planning
     saved = SavedPlan(
-        str(planning.job.path), planning.run, planning.started_at, shown.plan.digest, __version__, planning.pins
+        str(planning.job.path), planning.run, planning.started_at, preview.plan.digest, __version__, planning.pins
     )
     outputs.write_new(file, saved.text(), mode=outputs.PRIVATE)
 

@@ -112,21 +112,21 @@ def _begun(candidates: Candidates, targets: Targets) -> bool:
     return any(item.target.key in targets.deleting for item in candidates.items)
 
 
-async def _survey(candidates: Candidates, deletion: CloneDeletion, found: RollbackResult) -> None:
+async def _survey(candidates: Candidates, deletion: CloneDeletion, result: RollbackResult) -> None:
     """Check every clone once, for the list to confirm."""
     page: list[Item] = []
     for start in range(0, len(candidates.items), UUIDS_A_QUERY):
         page = list(candidates.items[start : start + UUIDS_A_QUERY])
         objections = await deletion.objections(page)
         for item in page:
-            _sort(item, objections.get(item.target.key), found)
+            _sort(item, objections.get(item.target.key), result)
 
 
-def _sort(item: Item, objection: Objection | None, found: RollbackResult) -> None:
+def _sort(item: Item, objection: Objection | None, result: RollbackResult) -> None:
     key = item.target.key
     if objection is None:
-        found.wanted[key] = str(item.target.clone_uuid)
+        result.wanted[key] = str(item.target.clone_uuid)
     elif objection.is_done:
-        found.gone.append(key)
+        result.gone.append(key)
     else:
-        found.left[key] = objection.text
+        result.left[key] = objection.text

@@ -250,7 +250,7 @@ async def _clone_rest(
 
 
 async def _clone(
-    setup: Setup, plan: Plan, manifest: Manifest, found: Survey, *, server: Server, client: Client, stop: Stop
+    setup: Setup, plan: Plan, manifest: Manifest, survey: Survey, *, server: Server, client: Client, stop: Stop
 ) -> EarlyEnd:
     """Reconcile open clones, settle the rest and hand over the finished ones."""
     past, limits = manifest.past, setup.limits
@@ -266,7 +266,7 @@ async def _clone(
         ):
             await clone_all(
                 plan,
-                found,
+                survey,
                 api=await api_of_account(client, manifest),
                 journal=journal,
                 past=past,

@@ -89,10 +89,10 @@ def _newest_first(job: Path) -> list[KnownRun]:
     return sorted(_manifests(job), key=lambda one: (one.header.created_at, one.path.name), reverse=True)
 
 
-def runs_of_file(job: Path, found: list[KnownRun]) -> list[KnownRun]:
+def runs_of_file(job: Path, runs: list[KnownRun]) -> list[KnownRun]:
     """Leave out runs that another existing job file of the same name began, if ``job`` itself began any."""
-    is_other = {one.path: _is_other_file(one.header, job) for one in found}
-    return [one for one in found if not is_other[one.path]] if False in is_other.values() else found
+    is_other = {one.path: _is_other_file(one.header, job) for one in runs}
+    return [one for one in runs if not is_other[one.path]] if False in is_other.values() else runs
 
 
 def _is_other_file(header: Header, job: Path) -> bool | None:
@@ -152,12 +152,12 @@ def find_manifest(job: Path, *, run: str | None, simulated: bool) -> Path:
     return chosen.path
 
 
-def _whole_of(chosen: KnownRun, found: Sequence[KnownRun]) -> KnownRun:
-    """Return the manifest of the whole run where ``chosen`` is of one of its shards and they were merged."""
-    if _shard_of(chosen.path) is None:
-        return chosen
-    same = (one for one in found if (one.name, one.header.simulated) == (chosen.name, chosen.header.simulated))
-    return next((one for one in same if _shard_of(one.path) is None), chosen)
+def _whole_of(run: KnownRun, runs: Sequence[KnownRun]) -> KnownRun:
+    """Return the manifest of the whole run where ``run`` is of one of its shards and they were merged."""
+    if _shard_of(run.path) is None:
+        return run
+    same = (one for one in runs if (one.name, one.header.simulated) == (run.name, run.header.simulated))
+    return next((one for one in same if _shard_of(one.path) is None), run)
 
 
 def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | None, is_at_most_once: bool) -> None:
@@ -182,18 +182,18 @@ def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | 
             )
 
 
-def _without_copies(job: Path, found: Sequence[KnownRun]) -> list[KnownRun]:
+def _without_copies(job: Path, runs: Sequence[KnownRun]) -> list[KnownRun]:
     """Leave out other manifests of a run, or of its shard, where there is one under the name that ``run`` gives it.
 
     Only that one is continued by ``run``: what a copy says may be out of date.
     """
-    jobs = {one.path.name: one.header.job for one in found}
+    jobs = {one.path.name: one.header.job for one in runs}
 
     def is_copy(one: KnownRun) -> bool:
         own = manifest_name(job, one.name, simulated=one.header.simulated, shard=_shard_of(one.path))
         return one.path.name != own and jobs.get(own) == one.header.job
 
-    return [one for one in found if not is_copy(one)]
+    return [one for one in runs if not is_copy(one)]
 
 
 def _manifests(job: Path) -> Iterator[KnownRun]:
@@ -262,8 +262,8 @@ def run_to_resume(job: Job, *, simulated: bool, shard: str | None, at: float, is
     return chosen if chosen is not None and chosen.name != now else None
 
 
-def _refuse_overlap(found: list[KnownRun], now: str) -> None:
-    for one in found:
+def _refuse_overlap(runs: list[KnownRun], now: str) -> None:
+    for one in runs:
         if one.name != now and is_held(one.path):
             raise ManifestLockedError(
                 f"{one.path}: another process is running the run {one.name} of this job{holder_text(one.path)}",
@@ -286,11 +286,11 @@ def _resume_window(job: Job) -> float:
     return 0.0 if "time" in _DATED.findall(job.run) else _RESUMED
 
 
-def _report_choice(job: Job, chosen: KnownRun | None, left: list[KnownRun], *, now: str) -> None:
-    if chosen is not None and chosen.name != now:
-        say(f"resuming the unfinished run {chosen.name}; --new-run starts {now}", level="info")
-    for one in left[:_NAMED]:
+def _report_choice(job: Job, run: KnownRun | None, unfinished: list[KnownRun], *, now: str) -> None:
+    if run is not None and run.name != now:
+        say(f"resuming the unfinished run {run.name}; --new-run starts {now}", level="info")
+    for one in unfinished[:_NAMED]:
         resume = command_for(replace(one.header, job_file=str(job.path)), one.path, State.PLANNED)
         say(f"warning: the run {one.name} is unfinished; {resume} resumes it")
-    if len(left) > _NAMED:
-        say(f"warning: {len(left) - _NAMED} more runs are unfinished")
+    if len(unfinished) > _NAMED:
+        say(f"warning: {len(unfinished) - _NAMED} more runs are unfinished")

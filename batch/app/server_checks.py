@@ -134,11 +134,11 @@ async def check_clones(job: Job, plan: Plan, server: Server) -> CheckSummary:
     return summary
 
 
-def _alarm(made: UnexpectedCloneError, url: str) -> str:
+def _alarm(error: UnexpectedCloneError, url: str) -> str:
     return (
-        f"DANGER: the server ignores ephemeral::validationOnly: it was asked only to check {made.key!r}, but made the "
-        f"model service {made.uuid}. Nothing more was sent. It belongs to no run; delete it:\n"
-        f"  curl -X DELETE '{url}/v1/ai/model-services/{made.uuid}?deleteMode=Permissive'"
+        f"DANGER: the server ignores ephemeral::validationOnly: it was asked only to check {error.key!r}, but made the "
+        f"model service {error.uuid}. Nothing more was sent. It belongs to no run; delete it:\n"
+        f"  curl -X DELETE '{url}/v1/ai/model-services/{error.uuid}?deleteMode=Permissive'"
         ' -H "Authorization: OAuth ${ZSTACK_SESSION_ID:?}"\n'
         "and do not use --server-check with this server"
     )

@@ -51,18 +51,18 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
 
 
 def snapshot_of(
-    found: Summary, process: ProcessState, calls_rate: float, *, now: float, language: Language
+    summary: Summary, process: ProcessState, calls_rate: float, *, now: float, language: Language
 ) -> Snapshot:
     """Return the snapshot of a manifest and its process; ``now``: seconds since the epoch."""
-    counts, times = found.counts, found.settled_at
+    counts, times = summary.counts, summary.settled_at
     in_flight = counts[State.SENT] + counts[State.ACCEPTED]
     left = counts[State.PLANNED] + in_flight
     seconds = max(times[-1], now) - times[0] if times else 0.0
     eta, eta_late = time_left(left, settled=len(times) - 1, seconds=seconds)
-    waiting = None if counts[State.PLANNED] else oldest_in_flight(found.open, now=now)
+    waiting = None if counts[State.PLANNED] else oldest_in_flight(summary.open, now=now)
     total = counts.total() - counts[State.WITHDRAWN]
-    wanted = 0 if found.plan is None else found.plan.hand_overs
-    handing = f"handing over: {found.handed.done} of {wanted}" if wanted and not left else ""
+    wanted = 0 if summary.plan is None else summary.plan.hand_overs
+    handing = f"handing over: {summary.handed.done} of {wanted}" if wanted and not left else ""
     return Snapshot(
         total=total,
         counts=counts,
@@ -71,18 +71,18 @@ def snapshot_of(
         limit=process.rate,
         lowered_to=process.rate_in_force if process.rate_in_force < process.rate else None,
         phase=handing or wave_text(total - left, process.waves),
-        is_stopping=process.is_stopping or (found.controlled is not None and found.controlled.is_draining),
-        is_paused=found.controlled is not None and found.controlled.is_paused,
-        concurrency=None if found.controlled is None else found.controlled.concurrency,
-        elapsed=0.0 if found.started is None else now - found.started.at,
+        is_stopping=process.is_stopping or (summary.controlled is not None and summary.controlled.is_draining),
+        is_paused=summary.controlled is not None and summary.controlled.is_paused,
+        concurrency=None if summary.controlled is None else summary.controlled.concurrency,
+        elapsed=0.0 if summary.started is None else now - summary.started.at,
         eta=None if waiting else eta,
-        failures=tuple(_failures(found, language)),
+        failures=tuple(_failures(summary, language)),
         eta_late=None if waiting else eta_late,
         waiting=waiting,
     )
 
 
-def _failures(found: Summary, language: Language) -> Iterator[Failure]:
-    for cluster in found.clusters[:_MAX_FAILURES]:
+def _failures(summary: Summary, language: Language) -> Iterator[Failure]:
+    for cluster in summary.clusters[:_MAX_FAILURES]:
         record = Record(cluster.state, cluster.key, 0.0, error_code=cluster.code, error=cluster.error)
         yield Failure(record, cluster.error, hint_of(cluster.code, cluster.error, language))

@@ -58,8 +58,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer passes it by position
-    if asked:
+def _show_version(is_requested: bool) -> None:  # noqa: FBT001 - typer passes it by position
+    if is_requested:
         emit([f"zclone {__version__}"])
         raise typer.Exit
 
@@ -130,9 +130,9 @@ def run(  # noqa: PLR0913 - one argument for each flag
     raise typer.Exit(_run(dict(locals())))
 
 
-def _run(given: dict[str, Any]) -> ExitCode:
-    """Run a job; ``given``: the arguments of ``run``."""
-    flags = _fields(given)
+def _run(arguments: dict[str, Any]) -> ExitCode:
+    """Run a job; ``arguments``: the arguments of ``run``."""
+    flags = _fields(arguments)
     from batch.app.options import RunOptions
     from batch.app.planning import job_and_run
     from batch.app.run import run_job

@@ -188,28 +188,28 @@ def rollback(  # noqa: PLR0913 - one argument for each flag
     raise typer.Exit(done.exit_code)
 
 
-def _may_delete(found: "RollbackResult", *, is_said: bool) -> bool:
+def _may_delete(result: "RollbackResult", *, is_said: bool) -> bool:
     """List what would be done and ask for confirmation, unless given. Raises UsageError without a terminal."""
-    emit(_deletion_lines(found))
-    count = len(found.wanted)
+    emit(_deletion_lines(result))
+    count = len(result.wanted)
     return agree(f"delete {count} clones?", is_said=is_said, unasked=f"rollback: would delete {count} clones")
 
 
-def _rollback_head(found: "RollbackResult", counts: str) -> str:
-    part = f", shard {found.shard} only" if found.shard else ""
-    return escape(f"{found.job}, run {found.run}{part}: {counts}")
+def _rollback_head(result: "RollbackResult", counts: str) -> str:
+    part = f", shard {result.shard} only" if result.shard else ""
+    return escape(f"{result.job}, run {result.run}{part}: {counts}")
 
 
-def _deletion_lines(found: "RollbackResult") -> Iterator[str]:
-    counts = f"{len(found.wanted)} to delete, {len(found.gone)} already gone, {len(found.left)} left"
-    yield _rollback_head(found, counts)
-    yield from (escape(f"delete    {key}  {uuid}") for key, uuid in found.wanted.items())
-    yield from (escape(f"gone      {key}") for key in found.gone)
-    yield from (escape(f"left      {key}  {why}") for key, why in found.left.items())
+def _deletion_lines(result: "RollbackResult") -> Iterator[str]:
+    counts = f"{len(result.wanted)} to delete, {len(result.gone)} already gone, {len(result.left)} left"
+    yield _rollback_head(result, counts)
+    yield from (escape(f"delete    {key}  {uuid}") for key, uuid in result.wanted.items())
+    yield from (escape(f"gone      {key}") for key in result.gone)
+    yield from (escape(f"left      {key}  {why}") for key, why in result.left.items())
 
 
-def _rollback_lines(done: "RollbackResult") -> Iterator[str]:
-    counts = f"{len(done.undone)} undone, {len(done.left)} left, {len(done.unknown)} unknown"
-    yield _rollback_head(done, counts)
-    yield from (escape(f"left      {key}  {why}") for key, why in done.left.items())
-    yield from (escape(f"unknown   {key}  {why}") for key, why in done.unknown.items())
+def _rollback_lines(result: "RollbackResult") -> Iterator[str]:
+    counts = f"{len(result.undone)} undone, {len(result.left)} left, {len(result.unknown)} unknown"
+    yield _rollback_head(result, counts)
+    yield from (escape(f"left      {key}  {why}") for key, why in result.left.items())
+    yield from (escape(f"unknown   {key}  {why}") for key, why in result.unknown.items())

@@ -102,7 +102,7 @@ def _show_server_check(summary: "CheckSummary | None") -> None:
             raise typer.Exit(summary.exit_code)
 
 
-def _show_plan(shown: "Preview", output: values.PlanOutput, url: str | None, *, is_detailed: bool) -> None:
+def _show_plan(preview: "Preview", output: values.PlanOutput, url: str | None, *, is_detailed: bool) -> None:
     """Write the plan to stdout, and its cost to stderr unless the summary includes it."""
     from batch.app.plan_output import curl, json_plan
     from batch.app.plan_table import details, plan_lines, summary_lines
@@ -110,13 +110,13 @@ def _show_plan(shown: "Preview", output: values.PlanOutput, url: str | None, *, 
     match output:
         case values.PlanOutput.TABLE:
             show = details if is_detailed else summary_lines
-            emit_paged(show(shown, size=terminal_width()))
+            emit_paged(show(preview, size=terminal_width()))
         case values.PlanOutput.JSON:
-            emit_data(json_plan(shown))
+            emit_data(json_plan(preview))
         case values.PlanOutput.CURL:
-            emit_data(curl(shown.requests(), url=url))
+            emit_data(curl(preview.requests(), url=url))
     if output is not values.PlanOutput.TABLE or is_detailed:
-        for line in plan_lines(shown):
+        for line in plan_lines(preview):
             say(line)
 
 

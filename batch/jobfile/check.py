@@ -173,10 +173,10 @@ def _images(param: Param, value: JsonValue, complaints: list[Complaint]) -> None
     _refuse_duplicates(architectures, complaints, why=": there is one image of each architecture")
 
 
-def _refuse_duplicates(named: Mapping[str, JsonValue], complaints: list[Complaint], *, why: str = "") -> None:
-    """Complain of each text that occurs a second time; ``named``: by path."""
+def _refuse_duplicates(values: Mapping[str, JsonValue], complaints: list[Complaint], *, why: str = "") -> None:
+    """Complain of each text that occurs a second time; ``values``: by path."""
     seen: set[str] = set()
-    for path, item in named.items():
+    for path, item in values.items():
         if isinstance(item, str):
             if item in seen:
                 complaints.append(Complaint(path, f"{quote(item)} is listed twice{why}"))
@@ -255,8 +255,8 @@ def _check_length(path: str, text: str, limit: int, complaints: list[Complaint])
         complaints.append(Complaint(path, f"is {length} {unit} long, the server's column holds {limit}"))
 
 
-def _not_a_choice(value: str, choices: tuple[str, ...], meant: str | None = None) -> str:
-    near = meant or next((choice for choice in choices if choice.casefold() == value.casefold()), None)
+def _not_a_choice(value: str, choices: tuple[str, ...], suggestion: str | None = None) -> str:
+    near = suggestion or next((choice for choice in choices if choice.casefold() == value.casefold()), None)
     hint = f"; did you mean {near}? The case matters" if near else ""
     return f"must be one of {', '.join(choices)}, not {quote(value)}{hint}"
 

@@ -107,10 +107,10 @@ def open_regular(path: Path) -> BufferedReader:
 class Content:
     """The content of a file, the same in every pass: a streamed one is rejected once it was changed."""
 
-    def __init__(self, path: Path, kept: bytes | None) -> None:
-        """Read it once; ``kept`` is the whole content, or None. Raises JobFileError for anything but UTF-8 text."""
+    def __init__(self, path: Path, data: bytes | None) -> None:
+        """Read it once; ``data`` is the whole content, or None. Raises JobFileError for anything but UTF-8 text."""
         self._path = path
-        self._kept = kept
+        self._kept = data
         self._files = InputFiles()
         self.ends_with_targets = False
         """Whether ``targets`` is certainly the last top-level key, so that readers of the other keys may stop there."""

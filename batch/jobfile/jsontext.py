@@ -54,10 +54,10 @@ class JsonText(NamedTuple):
     as_yaml: str
     """The same text, with every character in the same place, with escapes that YAML can parse."""
 
-    def events(self, found: Iterator[Any], file: str) -> Iterator[Any]:
-        """Yield the events ``found`` in ``as_yaml`` with the values of the JSON. Raises JobFileError."""
+    def events(self, yaml_events: Iterator[Any], file: str) -> Iterator[Any]:
+        """Yield the events ``yaml_events`` in ``as_yaml`` with the values of the JSON. Raises JobFileError."""
         values = iter(self.values)
-        for event in found:
+        for event in yaml_events:
             if event.__class__ is not yaml.ScalarEvent:
                 yield event
                 continue

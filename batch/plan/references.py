@@ -100,22 +100,22 @@ class ReferenceProblem(NamedTuple):
     """The account may not see the resource, so that the reference may be valid."""
 
 
-def check_references(clone: Clone, found: ServerResources) -> Iterator[ReferenceProblem]:
+def check_references(clone: Clone, resources: ServerResources) -> Iterator[ReferenceProblem]:
     """Yield the problems of a clone's references, as far as the server's data show them."""
-    for reference in references(clone, found.centers):
-        objection = judge(reference, found)
+    for reference in references(clone, resources.centers):
+        objection = judge(reference, resources)
         if objection is not None:
             yield objection
 
 
-def judge(reference: Reference, found: ServerResources) -> ReferenceProblem | None:
+def judge(reference: Reference, resources: ServerResources) -> ReferenceProblem | None:
     """Return the problem of a reference; None where there is none, or its kind was not queried."""
-    rows = found.rows.get(reference.kind)
+    rows = resources.rows.get(reference.kind)
     if rows is None:
         return None
     row = rows.get(reference.uuid)
     if row is None:
-        return _missing(reference, shows_all=found.shows_all)
+        return _missing(reference, shows_all=resources.shows_all)
     fault = _fault(reference, row)
     return None if fault is None else ReferenceProblem(Complaint(reference.path, f"{_name(reference)} {fault}"))
 

@@ -33,61 +33,70 @@ _COLOURS: Final = {
 }
 
 
-def draw_frame(seen: Snapshot, *, width: int, height: int, has_blocks: bool = False) -> list[Text]:
+def draw_frame(snapshot: Snapshot, *, width: int, height: int, has_blocks: bool = False) -> list[Text]:
     """Return the lines of one frame, none wider than ``width`` columns, at most ``height`` of them.
 
     ``has_blocks``: whether to draw block characters; otherwise everything but foreign text is ASCII.
     """
-    lines = [*_time_lines(seen, width, has_blocks=has_blocks), *_wrap(_figures(seen), width), *_waiting(seen.waiting)]
-    shown = [_failure_lines(failure) for failure in seen.failures]
+    lines = [
+        *_time_lines(snapshot, width, has_blocks=has_blocks),
+        *_wrap(_figures(snapshot), width),
+        *_waiting(snapshot.waiting),
+    ]
+    shown = [_failure_lines(failure) for failure in snapshot.failures]
     while len(shown) > 1 and len(lines) + sum(map(len, shown)) > height:
         shown.pop(0)
     lines += [line for failure in shown for line in failure]
     return [_fit(line, width, ambiguous=1 if has_blocks else 2) for line in lines[:height]]
 
 
-def _time_lines(seen: Snapshot, width: int, *, has_blocks: bool) -> Iterator[Text]:
-    parts = list(map(Text, _times(seen)))
+def _time_lines(snapshot: Snapshot, width: int, *, has_blocks: bool) -> Iterator[Text]:
+    parts = list(map(Text, _times(snapshot)))
     room = width - sum(part.cell_len + len(_GAP) for part in parts)
     signs = _BLOCKS if has_blocks else _ASCII
     if room >= _SHORTEST_BAR:
-        yield Text(_GAP).join([_bar(seen, room, signs), *parts])
+        yield Text(_GAP).join([_bar(snapshot, room, signs), *parts])
     else:
-        yield from _wrap([_bar(seen, _SHORTEST_BAR, signs), *parts], width)
+        yield from _wrap([_bar(snapshot, _SHORTEST_BAR, signs), *parts], width)
 
 
-def _bar(seen: Snapshot, room: int, signs: tuple[str, str]) -> Text:
-    done = 1.0 if seen.total == 0 else min(1.0, seen.settled / seen.total)
+def _bar(snapshot: Snapshot, room: int, signs: tuple[str, str]) -> Text:
+    done = 1.0 if snapshot.total == 0 else min(1.0, snapshot.settled / snapshot.total)
     filled = int(room * done)
     full, empty = signs
     return Text.assemble((full * filled, "green"), (empty * (room - filled), "bright_black"))
 
 
-def _times(seen: Snapshot) -> Iterator[str]:
-    yield f"{seen.settled}/{seen.total}"
-    yield _clock(seen.elapsed)
-    if seen.eta is not None and seen.settled < seen.total and not (seen.is_stopping or seen.is_paused):
-        late = "" if seen.eta_late is None else f" p90 {_clock(seen.eta_late)}"
-        yield f"ETA p50 {_clock(seen.eta)}{late}"
+def _times(snapshot: Snapshot) -> Iterator[str]:
+    yield f"{snapshot.settled}/{snapshot.total}"
+    yield _clock(snapshot.elapsed)
+    if (
+        snapshot.eta is not None
+        and snapshot.settled < snapshot.total
+        and not (snapshot.is_stopping or snapshot.is_paused)
+    ):
+        late = "" if snapshot.eta_late is None else f" p90 {_clock(snapshot.eta_late)}"
+        yield f"ETA p50 {_clock(snapshot.eta)}{late}"
 
 
-def _figures(seen: Snapshot) -> Iterator[Text]:
+def _figures(snapshot: Snapshot) -> Iterator[Text]:
     for state in SETTLED:
-        count = seen.counts.get(state, 0)
+        count = snapshot.counts.get(state, 0)
         if count or state in (State.CLONED, State.FAILED):
             yield Text(f"{count} {state}", style=_COLOURS[state] if count else "bright_black")
-    most = "" if seen.concurrency is None else f" of {seen.concurrency}"
-    in_flight = f"{seen.in_flight}{most} in flight"
-    phase = "stopping" if seen.is_stopping else "paused" if seen.is_paused else ""
+    limit = "" if snapshot.concurrency is None else f" of {snapshot.concurrency}"
+    in_flight = f"{snapshot.in_flight}{limit} in flight"
+    phase = "stopping" if snapshot.is_stopping else "paused" if snapshot.is_paused else ""
     yield Text(f"{phase}: {in_flight}", style="yellow") if phase else Text(in_flight)
-    if seen.phase:
-        yield Text(seen.phase)
-    if seen.limit and seen.lowered_to is not None:
+    if snapshot.phase:
+        yield Text(snapshot.phase)
+    if snapshot.limit and snapshot.lowered_to is not None:
         yield Text(
-            f"{seen.calls_rate:.1f} calls/s of {seen.lowered_to:.1f}, lowered from {seen.limit:g}", style="yellow"
+            f"{snapshot.calls_rate:.1f} calls/s of {snapshot.lowered_to:.1f}, lowered from {snapshot.limit:g}",
+            style="yellow",
         )
-    elif seen.limit:
-        yield Text(f"{seen.calls_rate:.1f} calls/s of {seen.limit:g}")
+    elif snapshot.limit:
+        yield Text(f"{snapshot.calls_rate:.1f} calls/s of {snapshot.limit:g}")
 
 
 def _waiting(waiting: Waiting | None) -> Iterator[Text]:

@@ -47,19 +47,19 @@ async def heartbeat(board: Board, *, first: float = _FIRST_BEAT, every: float = 
         yield
 
 
-def _log_beat(seen: Snapshot) -> None:
+def _log_beat(snapshot: Snapshot) -> None:
     structlog.get_logger().info(
         "run.progressed",
-        settled=seen.settled,
-        total=seen.total,
-        **{str(state): count for state, count in seen.counts.items() if count and state in SETTLED},
-        in_flight=seen.in_flight,
-        rate=round(seen.calls_rate, 1),
-        limit=seen.limit,
-        eta_seconds=None if seen.eta is None else round(seen.eta),
-        eta_p90_seconds=None if seen.eta_late is None else round(seen.eta_late),
-        **({} if seen.lowered_to is None else {"lowered_to": round(seen.lowered_to, 2)}),
-        **_waiting(seen.waiting),
+        settled=snapshot.settled,
+        total=snapshot.total,
+        **{str(state): count for state, count in snapshot.counts.items() if count and state in SETTLED},
+        in_flight=snapshot.in_flight,
+        rate=round(snapshot.calls_rate, 1),
+        limit=snapshot.limit,
+        eta_seconds=None if snapshot.eta is None else round(snapshot.eta),
+        eta_p90_seconds=None if snapshot.eta_late is None else round(snapshot.eta_late),
+        **({} if snapshot.lowered_to is None else {"lowered_to": round(snapshot.lowered_to, 2)}),
+        **_waiting(snapshot.waiting),
     )
 
 

@@ -29,14 +29,18 @@ NO_RUN: Final = "no run recorded yet"
 
 
 def exit_code(
-    counts: Mapping[State, int], handed: HandOverCounts = _NONE, reason: EndReason | None = None, *, overdue: int = 0
+    counts: Mapping[State, int],
+    hand_overs: HandOverCounts = _NONE,
+    reason: EndReason | None = None,
+    *,
+    overdue: int = 0,
 ) -> ExitCode:
     """Return 0 only if every target is cloned and handed over, 4 while a rerun can settle anything, 3 otherwise.
 
     If only refused hand-overs are left, the code is 3, although a rerun retries them. ``reason``: why the last process
     ended early; ``overdue``: number of uncertain targets that no rerun settles by itself.
     """
-    is_left = bool(handed.open or counts.get(State.PLANNED))
+    is_left = bool(hand_overs.open or counts.get(State.PLANNED))
     in_doubt = sum(counts.get(state, 0) for state in _IN_DOUBT) - overdue
     if reason is EndReason.RESOURCE_UUID:
         return ExitCode.FAILED
@@ -44,7 +48,7 @@ def exit_code(
         return ExitCode.FAILED
     if is_left or in_doubt:
         return ExitCode.UNFINISHED
-    if overdue or handed.refused or any(counts.get(state) for state in NOT_CLONED):
+    if overdue or hand_overs.refused or any(counts.get(state) for state in NOT_CLONED):
         return ExitCode.FAILED
     return ExitCode.OK
 

@@ -90,18 +90,18 @@ def _subtitle(report: ReportData) -> str:
     return _word("rehearsal") if header.simulated else _text(header.endpoint)
 
 
-def _cards(known: Figures) -> Iterator[str]:
-    yield _card("targets", known.counts.total())
+def _cards(run_figures: Figures) -> Iterator[str]:
+    yield _card("targets", run_figures.counts.total())
     for state in (State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN):
-        if known.counts[state] or state in (State.CLONED, State.FAILED):
-            yield _card(state.value, known.counts[state])
-    still_open = sum(known.counts[state] for state in UNFINISHED if state is not State.UNCERTAIN)
+        if run_figures.counts[state] or state in (State.CLONED, State.FAILED):
+            yield _card(state.value, run_figures.counts[state])
+    still_open = sum(run_figures.counts[state] for state in UNFINISHED if state is not State.UNCERTAIN)
     if still_open:
         yield _card("open", still_open)
-    yield _card("retries", known.retries)
-    yield _card("duration", duration(known.seconds))
-    if known.seconds > 0:
-        yield _card("pace", f"{known.counts[State.CLONED] / known.seconds:.3g}")
+    yield _card("retries", run_figures.retries)
+    yield _card("duration", duration(run_figures.seconds))
+    if run_figures.seconds > 0:
+        yield _card("pace", f"{run_figures.counts[State.CLONED] / run_figures.seconds:.3g}")
 
 
 def _card(word: str, value: object) -> str:
@@ -110,11 +110,11 @@ def _card(word: str, value: object) -> str:
     return f'<div class="card {lit}"><b>{shown}</b>{_word(word)}</div>'
 
 
-def _times(report: ReportData, known: Figures) -> str:
+def _times(report: ReportData, run_figures: Figures) -> str:
     """Return start, end and wall-clock duration, which includes the pauses between processes."""
-    end = _word("running") if report.is_running else _time(known.until)
-    wall = duration(max(0.0, known.until - known.began))
-    return f"{_time(known.began)} &ndash; {end} UTC &middot; {_word('wall')} {wall}"
+    end = _word("running") if report.is_running else _time(run_figures.until)
+    wall = duration(max(0.0, run_figures.until - run_figures.began))
+    return f"{_time(run_figures.began)} &ndash; {end} UTC &middot; {_word('wall')} {wall}"
 
 
 def _time(at: float) -> str:

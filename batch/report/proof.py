@@ -38,18 +38,18 @@ _OF_CLONES: Final = frozenset({Verdict.IN_SYNC, Verdict.DRIFTED, Verdict.MISSING
 _encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
 
 
-def proof_texts(found: Verification, targets: Targets, verdict: Callable[[int], Verdict]) -> Iterator[str]:
+def proof_texts(verification: Verification, targets: Targets, verdict: Callable[[int], Verdict]) -> Iterator[str]:
     """Yield the document in pieces; ``verdict``: returns a target's verdict by ordinal."""
     total = hashlib.sha256()
-    for text in _body(found, targets, verdict):
+    for text in _body(verification, targets, verdict):
         total.update(text.encode("ascii"))
         yield text
     yield f'{_SEAL.decode()}{total.hexdigest()}"}}\n'
 
 
-def _body(found: Verification, targets: Targets, verdict: Callable[[int], Verdict]) -> Iterator[str]:
+def _body(verification: Verification, targets: Targets, verdict: Callable[[int], Verdict]) -> Iterator[str]:
     """Yield the document without its hash; the long ``targets`` array is streamed at its sorted position."""
-    head = _head(found, targets)
+    head = _head(verification, targets)
     before = {name: value for name, value in head.items() if name < "targets"}
     yield _encode(before).removesuffix("}") + ',"targets":['
     for ordinal in range(len(targets)):
@@ -58,26 +58,30 @@ def _body(found: Verification, targets: Targets, verdict: Callable[[int], Verdic
     yield "]," + _encode(after).removeprefix("{").removesuffix("}")
 
 
-def _head(found: Verification, targets: Targets) -> dict[str, JsonValue]:
-    counts: dict[str, JsonValue] = {name.value: found.counts[name] for name in Verdict}
-    extra: list[JsonValue] = [[one.verdict.value, one.key, one.clone_uuid] for one in found.extra_findings]
+def _head(verification: Verification, targets: Targets) -> dict[str, JsonValue]:
+    counts: dict[str, JsonValue] = {name.value: verification.counts[name] for name in Verdict}
+    extra: list[JsonValue] = [[one.verdict.value, one.key, one.clone_uuid] for one in verification.extra_findings]
     manifest: JsonValue = {"lines": targets.lines, "checksum": targets.checksum, "sha256": targets.sha256()}
-    server: JsonValue = {"address": found.endpoint, "version": found.server_version, "account": found.account}
+    server: JsonValue = {
+        "address": verification.endpoint,
+        "version": verification.server_version,
+        "account": verification.account,
+    }
     return {
         "format": FORMAT,
         "version": VERSION,
-        "tool": found.tool,
-        "job": found.job,
-        "run": found.run,
-        "plan_digest": found.plan_digest,
+        "tool": verification.tool,
+        "job": verification.job,
+        "run": verification.run,
+        "plan_digest": verification.plan_digest,
         "manifest": manifest,
         "server": server,
-        "began_at": iso(found.began_at),
-        "ended_at": iso(found.ended_at),
-        "exit_code": int(found.exit_code),
+        "began_at": iso(verification.began_at),
+        "ended_at": iso(verification.ended_at),
+        "exit_code": int(verification.exit_code),
         "counts": counts,
         "strangers": extra,
-        "unrecorded": found.unrecorded,
+        "unrecorded": verification.unrecorded,
     }
 
 

@@ -109,8 +109,8 @@ def count_lines(counts: Mapping[State, int]) -> list[str]:
     return [f"  {state.value:<10}{counts[state]:>9}" for state in State if counts.get(state)]
 
 
-def _hand_over_lines(handed: HandOverCounts) -> Iterator[str]:
-    text = handed_text(handed)
+def _hand_over_lines(hand_overs: HandOverCounts) -> Iterator[str]:
+    text = handed_text(hand_overs)
     if text:
         yield f"hand-over {text}"
 
@@ -120,11 +120,11 @@ def _deletion_lines(count: int) -> Iterator[str]:
         yield f"rollback  {count} clones with a DELETE on record, not known to be gone: zclone verify tells"
 
 
-def handed_text(handed: HandOverCounts) -> str:
+def handed_text(hand_overs: HandOverCounts) -> str:
     """Return the progress of hand-overs; empty if there are none."""
-    total = handed.done + handed.open + handed.refused
-    refused = f", {handed.refused} refused" if handed.refused else ""
-    return f"{handed.done} of {total} clones handed over{refused}" if total else ""
+    total = hand_overs.done + hand_overs.open + hand_overs.refused
+    refused = f", {hand_overs.refused} refused" if hand_overs.refused else ""
+    return f"{hand_overs.done} of {total} clones handed over{refused}" if total else ""
 
 
 def _process(summary: Summary, *, is_running: bool, is_stopping: bool) -> str:
@@ -205,7 +205,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
     manifest: str,
     command: str,
     retry: str = "",
-    handed: HandOverCounts = _NONE,
+    hand_overs: HandOverCounts = _NONE,
     reason: EndReason | None = None,
     overdue: int = 0,
     language: Language = "en",
@@ -219,8 +219,8 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
     cloned, total = counts.get(State.CLONED, 0), counts.total() - counts.get(State.WITHDRAWN, 0)
     head = f"{cloned} of {total} targets cloned"
     rest = ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state) and state != State.CLONED)
-    lines = ["; ".join(filter(None, (head, rest, handed_text(handed)))), *cluster_lines(clusters, language)]
-    match exit_code(counts, handed, reason, overdue=overdue):
+    lines = ["; ".join(filter(None, (head, rest, handed_text(hand_overs)))), *cluster_lines(clusters, language)]
+    match exit_code(counts, hand_overs, reason, overdue=overdue):
         case ExitCode.UNFINISHED:
             lines.append(f"unfinished: run the same command again: {escape(command)}")
         case ExitCode.FAILED if reason in HELD_BACK:
@@ -232,7 +232,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
             is_retried = any(cluster.code == QUARANTINED for cluster in clusters) or any(map(counts.get, NOT_CLONED))
             if retry and is_retried:
                 lines.append(f"fix what failed, then: {escape(retry)}")
-            if handed.refused:
+            if hand_overs.refused:
                 lines.append(f"to hand over the rest, fix what was refused, then: {escape(command)}")
         case _:
             pass

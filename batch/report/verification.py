@@ -131,22 +131,24 @@ def exit_code_of(counts: Mapping[Verdict, int]) -> ExitCode:
     return ExitCode.FAILED if any(counts.get(verdict) for verdict in _DIFFERENT) else ExitCode.OK
 
 
-def verification_lines(found: Verification, *, next_command: str) -> Iterator[str]:
+def verification_lines(verification: Verification, *, next_command: str) -> Iterator[str]:
     """Yield the summary, then one line per finding; ``next_command``: the command that continues the run."""
-    total = found.counts.total() - len(found.extra_findings)
-    shown = ", ".join(f"{found.counts[verdict]} {verdict}" for verdict in Verdict if found.counts[verdict])
-    part = f", shard {found.shard} only" if found.shard else ""
-    yield escape(f"{found.job}, run {found.run}{part}: {total} targets: {shown or 'none'}")
-    if not found.has_intent:
+    total = verification.counts.total() - len(verification.extra_findings)
+    shown = ", ".join(
+        f"{verification.counts[verdict]} {verdict}" for verdict in Verdict if verification.counts[verdict]
+    )
+    part = f", shard {verification.shard} only" if verification.shard else ""
+    yield escape(f"{verification.job}, run {verification.run}{part}: {total} targets: {shown or 'none'}")
+    if not verification.has_intent:
         yield "no job file: only existence and names are compared"
-    if found.edited:
-        yield f"{found.edited} edited since they were made: compared with the job file as it is now"
-    if found.not_shown:
-        names = ", ".join(f"{name} ({count})" for name, count in sorted(found.not_shown.items()))
+    if verification.edited:
+        yield f"{verification.edited} edited since they were made: compared with the job file as it is now"
+    if verification.not_shown:
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(verification.not_shown.items()))
         yield escape(f"not shown by the server, so neither in sync nor drifted: {names}")
-    for finding in found.findings:
+    for finding in verification.findings:
         yield _line(finding)
-    if found.counts[Verdict.OPEN]:
+    if verification.counts[Verdict.OPEN]:
         yield escape(f"next, for what is open: {next_command}")
 
 
@@ -166,11 +168,11 @@ def _short(value: JsonValue) -> str:
     return cut(to_json(value), _LONGEST)
 
 
-def verification_document(found: Verification) -> Iterator[str]:
+def verification_document(verification: Verification) -> Iterator[str]:
     """Yield one JSON document, one line per finding; ``zclone schema --verify`` describes it."""
-    yield to_json(_head(found)).removesuffix("}") + ', "findings": ['
+    yield to_json(_head(verification)).removesuffix("}") + ', "findings": ['
     separator = ""
-    for finding in found.findings:
+    for finding in verification.findings:
         if separator:
             yield separator
         separator = to_json(_values(finding)) + ","
@@ -179,22 +181,22 @@ def verification_document(found: Verification) -> Iterator[str]:
     yield "]}"
 
 
-def _head(found: Verification) -> dict[str, JsonValue]:
-    counts: dict[str, JsonValue] = {verdict.value: found.counts[verdict] for verdict in Verdict}
-    not_shown: dict[str, JsonValue] = dict(sorted(found.not_shown.items()))
+def _head(verification: Verification) -> dict[str, JsonValue]:
+    counts: dict[str, JsonValue] = {verdict.value: verification.counts[verdict] for verdict in Verdict}
+    not_shown: dict[str, JsonValue] = dict(sorted(verification.not_shown.items()))
     texts = ("job", "run", "endpoint", "manifest", "tool", "server_version", "account", "is_admin", "plan_digest")
     return {
         "format": FORMAT,
         "version": VERSION,
-        **{name: getattr(found, name) for name in texts},
-        "shard": found.shard or None,
-        "began_at": iso(found.began_at),
-        "ended_at": iso(found.ended_at),
-        "calls": found.calls,
-        "exit_code": int(found.exit_code),
-        "has_intent": found.has_intent,
+        **{name: getattr(verification, name) for name in texts},
+        "shard": verification.shard or None,
+        "began_at": iso(verification.began_at),
+        "ended_at": iso(verification.ended_at),
+        "calls": verification.calls,
+        "exit_code": int(verification.exit_code),
+        "has_intent": verification.has_intent,
         "counts": counts,
-        "edited": found.edited,
+        "edited": verification.edited,
         "not_shown": not_shown,
     }
 

@@ -144,9 +144,9 @@ class Faults:
             self._of_call[call] = named, [rule for rule in rules if rule.probability is not None]
         return self._of_call[call]
 
-    def _draw(self, drawn: list[FaultRule], number: int, source: str | None) -> FaultRule | None:
+    def _draw(self, rules: list[FaultRule], number: int, source: str | None) -> FaultRule | None:
         point = self._rng.random()
-        for rule in drawn:
+        for rule in rules:
             if not self._fits(rule, number, source):
                 continue
             point -= rule.probability or 0.0

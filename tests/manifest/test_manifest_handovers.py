@@ -184,7 +184,11 @@ def test_the_exit_code_counts_hand_overs() -> None:
 def test_the_summary_says_how_to_retry_hand_overs() -> None:
     """The summary has the number of clones handed over, and the command that retries the rest."""
     lines = ending_lines(
-        Counter({State.CLONED: 2}), (), manifest="m", command="zclone run j", handed=HandOverCounts(done=1, refused=1)
+        Counter({State.CLONED: 2}),
+        (),
+        manifest="m",
+        command="zclone run j",
+        hand_overs=HandOverCounts(done=1, refused=1),
     )
     assert lines == [
         "2 of 2 targets cloned; 1 of 2 clones handed over, 1 refused",
