@@ -301,9 +301,9 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - the process ends with it
     sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-    from batch.app import node  # noqa: PLC0415 - the tests' own process does not need it
+    from batch.app import embedded_node  # noqa: PLC0415 - the tests' own process does not need it
 
-    vars(node)["subprocess"] = SimpleNamespace(
+    vars(embedded_node)["subprocess"] = SimpleNamespace(
         Popen=_fork_node, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)

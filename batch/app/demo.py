@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
 from batch import outputs
+from batch.app.embedded_node import EmbeddedNode, child_environment, embedded_node
 from batch.app.messages import language, say
-from batch.app.node import EmbeddedNode, child_environment, embedded_node
 from batch.app.verify import VerifyOptions, VerifyResult, verify_run
 from batch.errors import ExitCode, UsageError, ZcloneError
 from batch.jobfile import load

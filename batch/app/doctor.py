@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.app.diagnosis import Diagnosis
 from batch.app.options import Engine
-from batch.app.planning import fetch_pins
+from batch.app.run_plan import fetch_pins
 from batch.app.server import Server, say_warnings
 from batch.app.server_checks import read_resources
 from batch.app.sources import read_inventories

@@ -17,7 +17,7 @@ from batch.zstack.queries import OWNER_MESSAGE, SHARE_MESSAGE
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from batch.app.journal import LoggingJournal
+    from batch.app.logging_journal import LoggingJournal
     from batch.engine import Stop
     from batch.manifest import Manifest, ManifestFold
     from batch.model import Clone, Plan

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from batch import outputs
-from batch.app.journal import LoggingJournal
+from batch.app.logging_journal import LoggingJournal
 from batch.app.logs import has_blocks, printer_above
 from batch.app.messages import report_early, say, say_above
 from batch.app.tracing import Tracing, current_tracer

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batch.app.embedded_node import node_state, require_faults
 from batch.app.logs import live_console
 from batch.app.messages import language
-from batch.app.node import node_state, require_faults
 from batch.app.options import PRESETS, LogFormat, Progress
 from batch.app.reports import name_outputs, require_usable_outputs
 from batch.app.runs import (

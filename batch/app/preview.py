@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from batch import __version__, outputs
+from batch.app.embedded_node import node_state, require_faults
 from batch.app.handover import warn_of_missing_rights
 from batch.app.messages import say
-from batch.app.node import node_state, require_faults
-from batch.app.planning import NO_VERSION, fetch_pins
+from batch.app.run_plan import NO_VERSION, fetch_pins
 from batch.app.selection import PLANNED, clone_filter, require_match, select
 from batch.app.server import Server, say_warnings
 from batch.app.server_checks import check_clones, read_resources

@@ -14,7 +14,7 @@ from batch.app.messages import say
 from batch.app.observe import observe
 from batch.app.options import Engine
 from batch.app.outcome import EarlyEnd, unfinished_by_inputs
-from batch.app.planning import check_version
+from batch.app.run_plan import check_version
 from batch.app.temporal import connect_temporal
 from batch.app.webhook import NOT_ON_TEMPORAL
 from batch.engine.handover import waiting_clones
@@ -28,7 +28,7 @@ from batch.model import HandOverRecord, Record, State
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batch.app.journal import LoggingJournal
+    from batch.app.logging_journal import LoggingJournal
     from batch.app.prepare import Setup
     from batch.engine import Stop
     from batch.engine.survey import Survey

@@ -33,10 +33,10 @@ from batch.app.outcome import (
     unfinished_by_inputs,
     unfinished_once_sent,
 )
-from batch.app.planning import check_version, make_draft, make_plan, make_server
 from batch.app.prepare import prepare
 from batch.app.remote import clone_remotely, find_remote
 from batch.app.reports import ping, require_usable_outputs, write_outputs
+from batch.app.run_plan import check_version, make_draft, make_plan, make_server
 from batch.app.selection import require_match, select
 from batch.app.server import describe_connection
 from batch.app.webhook import web_hooks

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from batch.app.embedded_node import node_state
 from batch.app.messages import say
-from batch.app.node import node_state
 from batch.app.runs import all_runs
 from batch.errors import ZcloneError
 from batch.manifest import is_held, summary

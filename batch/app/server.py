@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from batch import log
+from batch.app.embedded_node import embedded_node, node_state
 from batch.app.messages import language, say, warn
-from batch.app.node import embedded_node, node_state
 from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
 from batch.engine.deadline_gate import DeadlineGate

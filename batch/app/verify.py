@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from batch import __version__, jobfile, outputs
 from batch.app.deletions import find_pending, undone_record
+from batch.app.embedded_node import node_state
 from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, lock_manifest
 from batch.app.messages import say, warn
-from batch.app.node import node_state
 from batch.app.options import PRESETS, LogFormat
-from batch.app.planning import fetch_pins
+from batch.app.run_plan import fetch_pins
 from batch.app.runs import JOB_FILES, find_manifest
 from batch.app.selection import select
 from batch.app.server import Server, say_warnings

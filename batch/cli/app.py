@@ -134,8 +134,8 @@ def _run(arguments: dict[str, Any]) -> ExitCode:
     """Run a job; ``arguments``: the arguments of ``run``."""
     flags = _fields(arguments)
     from batch.app.options import RunOptions
-    from batch.app.planning import job_and_run
     from batch.app.run import run_job
+    from batch.app.run_plan import job_and_run
 
     # Every flag except --plan is a field of the same name.
     plan = flags.pop("plan")

@@ -162,7 +162,7 @@ def simulate(
     """
     import asyncio
 
-    from batch.app.node import fault_options
+    from batch.app.embedded_node import fault_options
     from batch.simulator.access import is_loopback
     from batch.simulator.daemon import run_forever
     from batch.simulator.options import made_up_sources

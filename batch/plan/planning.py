@@ -14,10 +14,10 @@ from batch.jobfile.job import QueryEntry
 from batch.jobfile.load import load
 from batch.jobfile.problems import Complaint, Problems, fail, quote
 from batch.model import Pins, Plan, Problem
-from batch.plan.answers import Answers, Questions, digest_pins, render_condition
 from batch.plan.clones import CloneBuilder, warn_of_wide
 from batch.plan.duplicates import Duplicates
 from batch.plan.identity import PlanDigest
+from batch.plan.pinned_answers import Answers, Questions, digest_pins, render_condition
 from batch.plan.rearchitect import measure_coverage
 from batch.plan.references import check_references
 from batch.plan.render import RenderError, RunNames, render

@@ -11,7 +11,7 @@ from batch.simulator.query import NodeQuery
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from batch.simulator.codes import ErrorFactory
+    from batch.simulator.api_errors import ErrorFactory
     from batch.simulator.directory import Directory
     from batch.simulator.faults import Fault
     from batch.simulator.ledger import Ledger

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from batch.simulator.codes import ErrorFactory, RestError
+from batch.simulator.api_errors import ErrorFactory, RestError
 from batch.simulator.options import ADMIN_UUID, NodeAccessKey, NodeAccount, NodeOptions
 
 if TYPE_CHECKING:

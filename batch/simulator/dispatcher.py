@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator import legacy, mediator
-from batch.simulator.codes import ApiFailureError, ErrorCode, RestError, locale_of
+from batch.simulator.api_errors import ApiFailureError, ErrorCode, RestError, locale_of
 from batch.simulator.execution import with_schema
 from batch.simulator.faults import FaultKind
 from batch.simulator.gateway import BY_NAME, JOBS, LEGACY, LEGACY_RESULTS, Gateway

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator import mediator
-from batch.simulator.codes import ApiFailureError, ErrorCode, RestError, error_event, locale_of
+from batch.simulator.api_errors import ApiFailureError, ErrorCode, RestError, error_event, locale_of
 from batch.simulator.faults import Fault, FaultKind
 from batch.simulator.gateway import BY_NAME
 from batch.simulator.jobs import JobResult, JobStore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.simulator import administration, catalogue, message, ownership, query, service_changes, services, tags
 from batch.simulator.api import ApiDefinition, Call, NodeContext
-from batch.simulator.codes import RestError
+from batch.simulator.api_errors import RestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator.codes import ErrorCode
+from batch.simulator.api_errors import ErrorCode
 
 if TYPE_CHECKING:
     from batch.simulator.resources import Resource

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batch.simulator import gson, query
 from batch.simulator.api import ApiDefinition, Call
-from batch.simulator.codes import RestError
+from batch.simulator.api_errors import RestError
 from batch.simulator.gateway import APIS
 from batch.simulator.message import decode_body
 from batch.simulator.wire import event_json

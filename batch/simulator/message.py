@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.simulator import gson
-from batch.simulator.codes import ErrorFactory, RestError
+from batch.simulator.api_errors import ErrorFactory, RestError
 from batch.zstack.params import BODY_PARAMS, IMAGE_FIELDS, Param, ParamType
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from batch.simulator.api import NodeContext
-from batch.simulator.codes import ErrorFactory
+from batch.simulator.api_errors import ErrorFactory
 from batch.simulator.directory import Directory
 from batch.simulator.dispatcher import Dispatcher
 from batch.simulator.execution import Execution, TimerQueue

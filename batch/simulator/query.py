@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from batch.simulator.codes import ErrorFactory, RestError
+from batch.simulator.api_errors import ErrorFactory, RestError
 from batch.simulator.wire import NESTED, list_schema
 
 if TYPE_CHECKING:

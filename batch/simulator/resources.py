@@ -13,7 +13,7 @@ from batch.zstack.params import BODY_PARAMS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from batch.simulator.codes import ErrorFactory
+    from batch.simulator.api_errors import ErrorFactory
     from batch.simulator.wire import Json
 
 MODEL_SERVICE: Final = "ModelServiceVO"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator.codes import ApiFailureError, error_of_event
+from batch.simulator.api_errors import ApiFailureError, error_of_event
 from batch.simulator.jobs import JobResult, JobRow, JobStore
 from batch.simulator.resources import MODEL_SERVICE, Resource
 from batch.simulator.service_changes import set_fields

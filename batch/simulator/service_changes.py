@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.simulator import catalogue, message
 from batch.simulator.api import ApiDefinition, Call, NodeContext
-from batch.simulator.codes import ApiFailureError
+from batch.simulator.api_errors import ApiFailureError
 from batch.simulator.message import ADD_PARAMS, ADD_REQUIRED, UNTYPED_UPDATES, UPDATE_PARAMS
 from batch.simulator.ownership import require
 from batch.simulator.resources import MODEL_SERVICE, Resource
