@@ -112,7 +112,7 @@ class RetryFilter:
 
     states: frozenset[State]
     codes: frozenset[str]
-    """None matches any code."""
+    """Empty matches any code."""
     only: Filter = field(default_factory=Filter)
     """The terms of ``--only`` on state and code."""
 

@@ -122,7 +122,7 @@ def _show_plan(preview: "Preview", output: values.PlanOutput, url: str | None, *
 
 def init(file: options.NewFile = None, *, out: options.NewFileOption = None, example: options.OfExample = None) -> None:
     """Write a commented job file, and the JSON Schema for editors beside it."""
-    from batch.app.examples import write_example
+    from batch.app.new_job_files import write_example
 
     if file is not None and out is not None:
         raise UsageError(f"init: FILE and --out name two files, {file} and {out}: leave one out")

@@ -53,8 +53,7 @@ def discover(
     flags = dict(locals())
     import asyncio
 
-    from batch.app.discovery import find_services, json_job, yaml_job
-    from batch.app.examples import write_schema
+    from batch.app.new_job_files import find_services, json_job, write_schema, yaml_job
 
     form = _format(output, out)
     asked = list(conditions or ())

@@ -53,7 +53,7 @@ class TableLine(NamedTuple):
     state: str = ""
     """State of the target; empty in the heading."""
     at: int = 0
-    """Position of the state in the text; None in a table without that column."""
+    """Position of the state in the text; 0 in a table without that column."""
 
 
 def read_columns(text: str) -> tuple[str, ...]:
