@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 QUARANTINED: Final = "ZCLONE.QUARANTINED"
+REPAIRED: Final = "ZCLONE.REPAIRED"
+"""Error code of the targets that a repair left uncertain."""
 """Error code of an uncertain Clone that no run queries until the operator retries it."""
 UNKNOWN_JOB: Final = "unknown"
 """Placeholder among a Clone's open jobs for job uuids that were lost with damaged lines of the manifest."""
@@ -234,6 +236,17 @@ class HandOverCounts:
     """Tried again by every run."""
 
 
+class SentJob(NamedTuple):
+    """What the manifest records of one of an Intent's open jobs; fields as there."""
+
+    job_uuid: str
+    digest: str
+    attempt: int
+    """The attempt that sent it last."""
+    is_answered: bool = False
+    is_repeat: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """What the manifest knows of a Clone that is not final: enough to continue with it."""
@@ -270,6 +283,9 @@ class Intent:
     """Whether an open job was sent with a body that ``digest`` does not match."""
     has_predecessor: bool = False
     """Whether an attempt before a retry may have made the clone, or lines that may have recorded one were lost."""
+    sent_jobs: tuple[SentJob, ...] = ()
+    was_repeated: bool = False
+    """Whether processes without --at-most-once sent it twice, or its end leaves open whether it was executed."""
 
 
 def waits_for_operator(clone: Record | Intent, now: float, *, is_refused: bool = False) -> bool:
@@ -282,19 +298,3 @@ def waits_for_operator(clone: Record | Intent, now: float, *, is_refused: bool =
     if clone.state is not State.UNCERTAIN:
         return False
     return clone.error_code == QUARANTINED or (clone.until is not None and clone.until <= now)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One target as lists, reports and filters show it."""
-
-    key: str
-    source_uuid: str
-    state: State
-    clone_uuid: str | None
-    name: str | None
-    attempts: int
-    error_code: str | None
-    error: str | None
-    started_at: float | None
-    settled_at: float | None

@@ -11,7 +11,7 @@ from batch.app.runs import manifest_name
 from batch.errors import ManifestMismatchError
 from batch.manifest import rows
 from batch.manifest.targets import open_targets
-from batch.manifest.undone import UndoneFold
+from batch.manifest.uuids import UndoneFold
 from batch.model import Pins, State
 from batch.plan import run_id
 

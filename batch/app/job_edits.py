@@ -108,15 +108,18 @@ async def record_all(manifest: Manifest, records: Iterable[Record]) -> None:
 
 def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     past = manifest.past
-    withdrawn, undone = past.counts[State.WITHDRAWN], past.counts[State.UNDONE]
-    if past.plan is None or (past.plan.digest == whole.digest and not (withdrawn or undone)):
+    counts = past.counts
+    withdrawn, undone = counts[State.WITHDRAWN], counts[State.UNDONE]
+    # One that left the file in doubt is planned once its attempts have ended.
+    may_be_left = counts[State.PLANNED] and counts.total() - withdrawn > whole.count
+    if past.plan is None or (past.plan.digest == whole.digest and not (withdrawn or undone or may_be_left)):
         return
     in_file = KeyTable(1)
     known = 0
     for key, _ in whole.listing():
         in_file.put(hash(key), 0)
         known += past.is_planned(key)
-    if known == past.counts.total() and not withdrawn:
+    if known == counts.total() and not withdrawn:
         return
     intents = past.intents
     for row in rows(manifest.path):
@@ -125,9 +128,11 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
             row.state is State.PLANNED and _is_unsent(intents.get(row.key))
         )
         if is_without_clone and not is_in_file:
-            yield Record(State.WITHDRAWN, row.key, time.time())
+            attempts = row.attempts if row.state is State.PLANNED else 0
+            yield Record(State.WITHDRAWN, row.key, time.time(), attempts)
         elif row.state is State.WITHDRAWN and is_in_file:
-            yield Record(State.PLANNED, row.key, time.time())
+            # Its attempts count: what appears under its uuid may be theirs.
+            yield Record(State.PLANNED, row.key, time.time(), row.attempts, open_jobs=() if row.attempts else None)
 
 
 def _is_unsent(intent: Intent | None) -> bool:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from batch.jobfile.job import Target
     from batch.manifest import Header, Story
-    from batch.model import Clone, JsonValue, Row
+    from batch.manifest.listing import Row
+    from batch.model import Clone, JsonValue
     from batch.plan import Setting
 
     _Values = dict[str, JsonValue]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from batch.model import JsonValue, Row
+    from batch.manifest.listing import Row
+    from batch.model import JsonValue
 
 _PLAN: Final = b'{"plan":'
 """Prefix of a plan line."""

@@ -16,7 +16,7 @@ from batch.engine.handover import count_hand_overs
 from batch.engine.stop import GRACE
 from batch.errors import HELD_BACK, EndReason, JobFileError, RunStoppedError, UnreachableError
 from batch.manifest import summary
-from batch.model import QUARANTINED, HandOverCounts, State
+from batch.model import QUARANTINED, HandOverCounts, State, waits_for_operator
 from batch.report.failures import command_for, retry_command
 from batch.report.figures import REFUSED, exit_code
 from batch.report.status import ending_lines
@@ -79,13 +79,13 @@ def tally(
     Targets that are not on record count as planned. ``now``: seconds since the epoch; ``is_refused``: whether the
     server refused every request.
     """
+    waiting = {key for key, one in past.intents.items() if waits_for_operator(one, now, is_refused=is_refused)}
     if not is_part:
         counts = Counter(past.counts)
         if past.plan is None or past.plan.digest != plan.digest or past.is_repaired:
             counts[State.PLANNED] += sum(not past.is_planned(key) for key, _ in plan.listing())
-        return +counts, len(past.overdue(now, is_refused=is_refused))
+        return +counts, len(waiting)
     open_states = {key: intent.state for key, intent in past.intents.items()}
-    waiting = set(past.overdue(now, is_refused=is_refused)) if open_states else set()
     states, overdue = Counter[State](), 0
     for clone in plan.clones():
         final = past.final(clone.key)

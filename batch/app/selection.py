@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.manifest import Manifest
-    from batch.model import Clone, Plan, Row
+    from batch.manifest.listing import Row
+    from batch.model import Clone, Plan
 
 PLANNED: Final = frozenset({"key", "source", "name", "tag"})
 """Fields of a planned target."""

@@ -121,7 +121,7 @@ def _after_failure(look: Look, error: ApiError, context: DecisionContext) -> Ste
 def send_uncharged(look: Look, context: DecisionContext) -> Step:
     """Send the same attempt under a new job uuid; the old one is kept, as a request that arrived twice has two ends."""
     ticket, needs_confirmation = look.ticket, has_lost_jobs(look.ticket)
-    if context.policy.at_most_once and needs_confirmation:
+    if context.policy.at_most_once and (needs_confirmation or ticket.was_repeated):
         return end_uncertain(ticket, context, look.error, _AT_MOST_ONCE)
     return Send(
         ticket.attempt,
@@ -152,7 +152,7 @@ def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
     """Make another attempt after a failure that the server reported, if its code and the attempts left allow one."""
     ticket, policy = look.ticket, context.policy
     in_doubt = look.reason is LookReason.LOST or may_have_run(error) or has_lost_jobs(ticket)
-    if policy.at_most_once and in_doubt:
+    if policy.at_most_once and (in_doubt or ticket.was_repeated):
         return end_uncertain(ticket, context, error, _AT_MOST_ONCE)
     allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
     if ticket.attempt >= allowed:

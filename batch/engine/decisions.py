@@ -177,6 +177,8 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
             return _made(service, ticket)
         case Refused(error) if not (error.may_go_on or ticket.has_repeats):
             is_open = False
+        case Refused() | Unknown() | Done() if review.is_visible:
+            is_open = False
         case Refused() | Unknown() | Done():
             is_open = not is_expired(ticket, context)
         case _:
@@ -184,6 +186,10 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
     review = replace(review, pending=pending, open=(*review.open, job) if is_open else review.open)
     if pending:
         return review
+    if review.is_visible:
+        text = "the service is visible, but the api job of an earlier attempt has not ended"
+        after = replace(review.look, looks=0, failed_looks=0, is_reviewed=True)
+        return end_uncertain(ticket, context, review.look.error, text, is_last=False) if review.open else after
     if review.open:
         ticket = ticket._replace(job_uuid=review.open[0], open_jobs=review.open[1:])
         text = "an earlier attempt may still be executing"
@@ -226,12 +232,15 @@ def _visible(service: Service, look: Look, clone: Clone, context: DecisionContex
 def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
     """Decide on a visible service that differs in nothing that is known."""
     ticket, existed_before = look.ticket, _existed_before(look)
-    if look.reason is LookReason.OVERDUE and context.is_in_time(ticket):
+    if look.reason in {LookReason.OVERDUE, LookReason.FORGOTTEN} and context.is_in_time(ticket):
         # A server may show the clone while its job runs, and delete it again where the job fails.
         if not look.was_visible:
             return Poll(ticket, at_once=True, was_visible=True)
         text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"
         return end_uncertain(ticket, context, look.error, text, is_last=False)
+    is_made = look.reason is LookReason.EMPTY or look.is_reviewed
+    if ticket.open_jobs and not is_made and context.is_in_time(ticket):
+        return Review(look, ticket.open_jobs, is_visible=True)
     text = ""
     if clone.is_given and (existed_before or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"

@@ -26,13 +26,20 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
     Recorded times that lie in the future were written by a wrong clock.
     """
     open_jobs = intent.open_jobs if intent.job_uuid is None else (intent.job_uuid, *intent.open_jobs)
+    # An attempt whose job ended unexecuted is not charged: the record counts only those before it.
+    attempt = max(intent.attempt, *(job.attempt for job in intent.sent_jobs if job.job_uuid in open_jobs[:1]), 0)
+    if not open_jobs and policy.at_most_once and intent.was_repeated:
+        # Its attempts ended, but not all of them with the proof that nothing was executed.
+        open_jobs, intent = (UNKNOWN_JOB,), replace(intent, is_mixed=True)
     if not open_jobs:
-        return Send(intent.attempt + 1, has_predecessor=intent.has_predecessor or intent.attempt > 0)
+        was_sent = intent.attempt > 0
+        has_predecessor = intent.has_predecessor or was_sent
+        return Send(intent.attempt + 1, has_predecessor=has_predecessor, has_unanswered=was_sent)
     window = policy.window(intent.api_timeout)
     first_sent_at = min(intent.first_sent_at, now)
     deadline = first_sent_at + window if intent.deadline is None else intent.deadline
     ticket = Ticket(
-        max(intent.attempt, int(open_jobs != (UNKNOWN_JOB,))),
+        max(attempt, int(open_jobs != (UNKNOWN_JOB,))),
         open_jobs[0],
         intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now),
         first_sent_at,
@@ -45,9 +52,10 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         has_repeats=intent.has_repeats,
         is_mixed=intent.is_mixed,
         has_sent_line=bool(intent.digest),
-        has_predecessor=intent.has_predecessor or intent.attempt > 1,
+        has_predecessor=intent.has_predecessor or attempt > 1,
         # Whether they got answers is not on record.
-        has_unanswered=intent.attempt > 1,
+        has_unanswered=attempt > 1,
+        was_repeated=intent.was_repeated,
         api_timeout=intent.api_timeout,
     )
     return Poll(ticket, at_once=True)

@@ -68,6 +68,8 @@ class Ticket(NamedTuple):
     """The longest apiTimeout that the server reported for one of the jobs, in seconds; None where it reported none."""
     has_unanswered: bool = False
     """Whether an attempt before this one got no answer, neither from its POST nor about its job."""
+    was_repeated: bool = False
+    """Whether earlier processes without --at-most-once sent more than one POST."""
     uncharged: int = 0
     """Consecutive POSTs that charged no attempt."""
 
@@ -139,16 +141,20 @@ class Look:
     failed_looks: int = 0
     was_visible: bool = False
     """Whether it was visible before, and the job was polled since."""
+    is_reviewed: bool = False
+    """Whether it was visible before, and the jobs of earlier attempts were polled since."""
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """Poll the jobs of earlier attempts, one after the other, before the Clone may fail; then look once more."""
+    """Poll the jobs of earlier attempts, one after the other, before the Clone may settle; then look once more."""
 
     look: Look
     pending: tuple[str, ...]
     open: tuple[str, ...] = ()
     """Jobs polled so far that had no definite end."""
+    is_visible: bool = False
+    """Whether the resource is visible: then only a job that runs is open, as it may still take the resource back."""
     is_last: bool = False
     """Whether no later process would send again."""
 

@@ -142,6 +142,18 @@ class Scan:
         if rest:
             yield Segment(rest, is_intact=False, has_end=False)
 
+    def from_start(self) -> Scan:
+        """Return a new pass over the same bytes."""
+        return Scan(self._read)
+
+    def ends_like_a_batch(self) -> bool:
+        """Return whether the bytes after the last verified line end with a whole line: they may have been durable."""
+        is_whole = False
+        for number, segment in enumerate(self.segments()):
+            # A write may be cut before the newline of its last line; where that is damaged, one byte is left after it.
+            is_whole = not (segment.is_intact and not number) if segment.has_end else len(segment.body) <= 1
+        return is_whole
+
     def _require_torn(self, until: int) -> None:
         expected = self.batch
         for segment in self.segments(until):

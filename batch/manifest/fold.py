@@ -9,12 +9,12 @@ from batch.errors import ManifestError
 from batch.keytable import KeyTable
 from batch.manifest.handovers import HandOverFold
 from batch.manifest.header import Users
-from batch.manifest.intents import MAY_BE_OURS, Deaths, intent_of
+from batch.manifest.intents import MAY_BE_OURS, Deaths, intents_of
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
-from batch.manifest.undone import UndoneFold
-from batch.model import HandOverRecord, Intent, Pins, Record, State, waits_for_operator
+from batch.manifest.uuids import UndoneFold, UuidFold
+from batch.model import HandOverRecord, Intent, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _STATES: Final = tuple(State)
 _CODE_OF: Final = {state: code for code, state in enumerate(_STATES)}
 _OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
+_GIVEN_BACK: Final = frozenset({State.PLANNED, State.WITHDRAWN})
 _PLANNED: Final = _CODE_OF[State.PLANNED]
 _UNDONE: Final = _CODE_OF[State.UNDONE]
 _WITHDRAWN: Final = _CODE_OF[State.WITHDRAWN]
@@ -34,12 +35,11 @@ _STATE_BITS: Final = 4
 _STATE: Final = (1 << _STATE_BITS) - 1
 _ATTEMPT_BITS: Final = 8
 _MOST_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
-_PREFIX_DIGITS: Final = 12
 
 
 def digest_prefix(digest: str) -> int:
     """Return the prefix of a Clone's digest that is kept of a settled one."""
-    return int(digest[:_PREFIX_DIGITS], 16)
+    return int(digest[:12], 16)
 
 
 class ManifestFold:
@@ -56,9 +56,9 @@ class ManifestFold:
         self._table = KeyTable()
         self._open: dict[str, list[Record]] = {}
         self._finals = [0] * len(_STATES)
-        self._was_honoured = False
+        self._uuids = UuidFold()
         self.pinned = PinFold()
-        """Values that the plans so far took from the server."""
+        """Values that the plans took from the server."""
         self._deaths = Deaths()
         self.users = Users()
         """Users who began and who adopted it."""
@@ -70,14 +70,12 @@ class ManifestFold:
         self._made_elsewhere: set[int] = set()
         self.was_sent = False
         """Whether any attempt was ever recorded."""
-        self.was_uuid_ignored = False
-        """Whether the server ever made a clone under another uuid than requested."""
-        self.unrequested: dict[str, str] = {}
-        """By key the uuid of each clone whose ``sent`` line was lost to damage."""
         self.api_timeout = 0.0
         """The longest apiTimeout that the server reported for a job, in seconds."""
         self.is_repaired = False
         """Whether lines were lost to damage, so that there may have been attempts without a record."""
+        self.was_repeatable = False
+        """Whether an earlier process ran without --at-most-once."""
         self.is_at_most_once = False
         """Whether an earlier process ran with --at-most-once."""
         self.hand_overs = HandOverFold()
@@ -85,7 +83,7 @@ class ManifestFold:
 
     def add_written(self, record: Record) -> None:
         """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""
-        is_given_back = record.state is State.PLANNED and (record.attempt or record.open_jobs)
+        is_given_back = record.state in _GIVEN_BACK and (record.attempt or record.open_jobs)
         if (record.state in _OPEN or is_given_back) and not self._is_open(record.key):
             raise ManifestError(f"{record.key} is settled and cannot be {record.state}")
         self.add(record)
@@ -107,6 +105,8 @@ class ManifestFold:
             self._continue(line)
         elif line.state is State.PLANNED:
             self._add_planned(line)
+        elif line.state is State.WITHDRAWN and line.attempt:
+            self._continue(line)
         else:
             self._end(line)
 
@@ -126,12 +126,8 @@ class ManifestFold:
             self.undone.add(record)
             self.hand_overs.forget(record.key)
             self._made_elsewhere.discard(hash(record.key))
-        if record.state is State.CLONED and not self._was_honoured:
-            wanted = {one.resource_uuid for one in self._open.get(record.key, ()) if one.resource_uuid}
-            self._was_honoured = record.clone_uuid in wanted
-            if not wanted and record.clone_uuid is not None:
-                self.unrequested[record.key] = record.clone_uuid
-            self.was_uuid_ignored = self.was_uuid_ignored or (bool(wanted) and not self._was_honoured)
+        if record.state is State.CLONED:
+            self._uuids.add(record, self._open.get(record.key, ()))
         if record.made_elsewhere:
             self._made_elsewhere.add(hash(record.key))
         self._settle(record.key, _CODE_OF[record.state], record.attempt)
@@ -168,6 +164,7 @@ class ManifestFold:
         else:
             if isinstance(line, StartedLine):
                 self.is_at_most_once = self.is_at_most_once or line.at_most_once
+                self.was_repeatable = self.was_repeatable or not self.is_at_most_once
                 self.remote = line.remote
             self.users.add(line)
             self._deaths.add(line, self._open)
@@ -249,10 +246,7 @@ class ManifestFold:
 
         One that is ``planned`` again has attempts that count, though none is in flight.
         """
-        return {
-            key: intent_of(records, deaths=self._deaths.of(key, records), has_predecessor=self.has_predecessor(key))
-            for key, records in self._open.items()
-        }
+        return intents_of(self._open, self._deaths, self.has_predecessor, was_repeatable=self.was_repeatable)
 
     def was_made_elsewhere(self, key: str) -> bool:
         """Return whether a target's clone existed before this manifest recorded an attempt to make it."""
@@ -261,10 +255,6 @@ class ManifestFold:
     def has_predecessor(self, key: str) -> bool:
         """Return whether a target without open records may have been sent before."""
         return self.is_repaired or hash(key) in self._retried
-
-    def overdue(self, now: float, *, is_refused: bool = False) -> list[str]:
-        """Return the keys of the uncertain Clones that no rerun settles by itself; ``now``: seconds since the epoch."""
-        return [key for key, intent in self.intents.items() if waits_for_operator(intent, now, is_refused=is_refused)]
 
     @property
     def is_cut_off(self) -> bool:
@@ -281,13 +271,23 @@ class ManifestFold:
         """Number of targets in each state; states without targets are left out."""
         counts = self.settled
         counts.update(records[-1].state for records in self._open.values())
-        counts[State.WITHDRAWN] = self._finals[_WITHDRAWN]
+        counts[State.WITHDRAWN] += self._finals[_WITHDRAWN]
         return counts + Counter({State.PLANNED: len(self._table) - counts.total()})
 
     @property
     def canary_passed(self) -> bool:
         """Whether the server ever made a clone under the requested uuid."""
-        return self._was_honoured
+        return self._uuids.was_honoured
+
+    @property
+    def was_uuid_ignored(self) -> bool:
+        """Whether the server ever made a clone under another uuid than requested."""
+        return self._uuids.was_ignored
+
+    @property
+    def unrequested(self) -> Mapping[str, str]:
+        """By key the uuid of each clone whose ``sent`` line was lost to damage."""
+        return self._uuids.unrequested
 
 
 def _attempts(value: int) -> int:

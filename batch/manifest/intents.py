@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
-from batch.model import UNKNOWN_JOB, Intent, Record, State
+from batch.model import REPAIRED, UNKNOWN_JOB, Intent, Record, SentJob, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from batch.manifest.kinds import Line
 
@@ -19,13 +19,38 @@ MAY_BE_OURS: Final = frozenset({None, "ZCLONE.UNANSWERED", "ZCLONE.CONFLICT"})
 _RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
 
 
-def intent_of(records: Iterable[Record], *, deaths: int = 0, has_predecessor: bool = False) -> Intent:
+def intents_of(
+    records: Mapping[str, Sequence[Record]],
+    deaths: Deaths,
+    has_predecessor: Callable[[str], bool],
+    *,
+    was_repeatable: bool,
+) -> dict[str, Intent]:
+    """Return the Intent of each open Clone, by key, from its ``records``; none of those that left the job file."""
+    return {
+        key: replace(
+            intent_of(found),
+            deaths=deaths.of(key, found),
+            has_predecessor=has_predecessor(key),
+            was_repeated=was_repeatable and _was_repeated(found),
+        )
+        for key, found in records.items()
+        if found[-1].state is not State.WITHDRAWN
+    }
+
+
+def _was_repeated(records: Sequence[Record]) -> bool:
+    posts = {(record.job_uuid, record.attempt) for record in records if record.state is State.SENT}
+    return len(posts) > 1 or (records[-1].state is State.PLANNED and records[-1].attempt > 0)
+
+
+def intent_of(records: Iterable[Record]) -> Intent:
     """Return the Intent of an open Clone's ``records``, at least one."""
     intent: Intent | None = None
     for record in records:
         intent = next_intent(intent, record)
     assert intent is not None
-    return replace(intent, deaths=deaths, has_predecessor=has_predecessor) if deaths or has_predecessor else intent
+    return intent
 
 
 def next_intent(before: Intent | None, record: Record) -> Intent:
@@ -34,10 +59,11 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
     restarts = before is None or (is_new and before.state in _RESTARTS)
     known = before or Intent(record.key, record.state, "", "", "", 0, None, record.at, record.at)
     job_uuid, open_jobs = jobs_after(known.job_uuid, known.open_jobs, record)
-    has_other_body = record.digest not in (None, "", known.digest) and bool(known.digest)
+    digest = record.digest or known.digest
+    jobs = _jobs_of(known, record)
+    left = tuple(jobs[uuid] for uuid in (job_uuid, *open_jobs) if uuid in jobs)
+    last = jobs.get(job_uuid or next(iter(open_jobs), None))
     is_sent = is_new or _loses_jobs(known, record)
-    is_same_job = is_new and record.job_uuid == known.job_uuid
-    is_repeat = is_same_job and record.attempt > known.attempt
     # Only the answer to a POST has an apiTimeout: it may have waited for a slot since it was recorded.
     is_accepted = record.state is State.ACCEPTED and record.api_timeout is not None
     is_first_answer = is_accepted and not known.is_answered
@@ -46,7 +72,7 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
         state=record.state,
         source_uuid=record.source_uuid or known.source_uuid,
         resource_uuid=record.resource_uuid or known.resource_uuid,
-        digest=record.digest or known.digest,
+        digest=digest,
         attempt=record.attempt,
         job_uuid=job_uuid,
         sent_at=record.at if is_sent or is_first_answer else known.sent_at,
@@ -58,16 +84,37 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
         open_jobs=open_jobs,
         api_timeout=max(filter(None, (record.api_timeout, known.api_timeout)), default=None),
         until=record.until,
-        is_answered=record.state is State.ACCEPTED or (known.is_answered and (is_same_job or not is_new)),
-        is_repeat=is_repeat or (known.is_repeat and (is_same_job or not is_new)),
-        has_repeats=is_repeat or known.has_repeats,
-        is_mixed=UNKNOWN_JOB in open_jobs or (bool(open_jobs) and (known.is_mixed or has_other_body)),
+        is_answered=last is not None and last.is_answered,
+        is_repeat=last is not None and last.is_repeat,
+        has_repeats=any(job.is_repeat for job in left),
+        is_mixed=UNKNOWN_JOB in open_jobs or any(digest and job.digest not in ("", digest) for job in left),
+        sent_jobs=left,
     )
 
 
+def _jobs_of(known: Intent, record: Record) -> dict[str | None, SentJob]:
+    """Return what is known of each open job of ``known`` after ``record``, by job uuid."""
+    jobs: dict[str | None, SentJob] = {job.job_uuid: job for job in known.sent_jobs}
+    uuid = record.job_uuid
+    if uuid is not None and record.state is State.SENT:
+        earlier = jobs.get(uuid)
+        jobs[uuid] = SentJob(
+            uuid,
+            record.digest or known.digest,
+            record.attempt,
+            is_answered=earlier is not None and earlier.is_answered,
+            is_repeat=earlier is not None and (earlier.is_repeat or record.attempt > earlier.attempt),
+        )
+    elif uuid is not None and record.state is State.ACCEPTED:
+        earlier = jobs.get(uuid) or SentJob(uuid, known.digest, record.attempt)
+        jobs[uuid] = earlier._replace(is_answered=True)
+    return jobs
+
+
 def _loses_jobs(known: Intent, record: Record) -> bool:
-    """Return whether a repair wrote this record: the lost lines may have recorded an attempt as late as it."""
-    return UNKNOWN_JOB in (record.open_jobs or ()) and UNKNOWN_JOB not in known.open_jobs
+    """Return whether lost lines may have recorded an attempt as late as this record."""
+    is_first = UNKNOWN_JOB in (record.open_jobs or ()) and UNKNOWN_JOB not in known.open_jobs
+    return is_first or record.error_code == REPAIRED
 
 
 def jobs_after(job_uuid: str | None, open_jobs: tuple[str, ...], record: Record) -> tuple[str | None, tuple[str, ...]]:

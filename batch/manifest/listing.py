@@ -11,7 +11,7 @@ from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import EndedLine, PlannedLine, StartedLine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
-from batch.model import HandOverRecord, Record, Row, State
+from batch.model import HandOverRecord, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
     from batch.manifest.header import Header
     from batch.manifest.kinds import Line
     from batch.manifest.reading import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One target as lists, reports and filters show it."""
+
+    key: str
+    source_uuid: str
+    state: State
+    clone_uuid: str | None
+    name: str | None
+    attempts: int
+    error_code: str | None
+    error: str | None
+    started_at: float | None
+    settled_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class _Opening:
         if scan.line == 0:
             self._require_ours()
         # Nothing is sent before there is a plan.
-        lost = [] if past.plan is None else lost_batch(scan.segments(), past, self._clock())
+        lost = [] if past.plan is None else lost_batch(scan, past, self._clock())
         self._cut_tail(scan)
         writer = Writer(self._files, self._handle, FileEnd(scan.offset, scan.crc, scan.batch), path=self._path)
         if scan.line == 0:

@@ -16,31 +16,24 @@ from batch.errors import ManifestError
 from batch.manifest.files import Disk
 from batch.manifest.header import parse_header
 from batch.manifest.intents import jobs_after
-from batch.manifest.kinds import PlannedLine, RepairedLine
-from batch.manifest.line import without_batch
+from batch.manifest.kinds import PlannedLine, RepairedLine, UnknownLine
+from batch.manifest.line import SEAL, without_batch
 from batch.manifest.reading import exclude_writers, reading
 from batch.manifest.records import encode_record, encode_repaired, parse_line
 from batch.manifest.writer import write_manifest
-from batch.model import UNKNOWN_JOB, Record, State
+from batch.model import REPAIRED, UNKNOWN_JOB, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from batch.manifest.chain import Segment
+    from batch.manifest.chain import Scan, Segment
     from batch.manifest.files import Files
     from batch.manifest.fold import ManifestFold
     from batch.manifest.kinds import Line
-    from batch.model import Intent
 
-CODE: Final = "ZCLONE.REPAIRED"
-"""Error code of the targets that a repair left uncertain."""
 _TEXT: Final = "records of this target were lost or damaged: the server must be queried"
 _KEY: Final = re.compile(rb'"key":("(?:[^"\\]|\\.)*")')
-_OTHER_STATE: Final = re.compile(rb'\{"state":"(?!sent")(?:' + "|".join(State).encode() + rb')"')
-"""Prefix of records that permit no POST."""
-_OTHER_KIND: Final = re.compile(rb'\{"(?!state":)[a-z_]+":')
-"""Prefix of lines that are no records."""
 _RETRIABLE: Final = (State.FAILED, State.CONFLICT)
 _ENDS: Final = (State.CLONED, *_RETRIABLE)
 """States that end one attempt after another; that a clone was undone stays true of its uuid."""
@@ -69,10 +62,7 @@ def repair_manifest(
     cannot be written.
     """
     with exclude_writers(path), reading(path) as manifest:
-        findings = _Findings()
-        for number, segment in enumerate(manifest.scan.segments()):
-            findings.add(number, segment)
-        findings.close()
+        findings = _Findings.of(manifest.scan.segments())
         bodies = _bodies(manifest.scan.segments(), findings, clock())
         last = [encode_repaired(RepairedLine(clock(), findings.damaged))] if findings.damaged else []
         kept = write_manifest(out, bodies, files or Disk(), last=last)
@@ -114,7 +104,15 @@ class _Findings:
         self._missed = -1
         """The last damaged segment."""
 
-    def add(self, number: int, segment: Segment) -> None:
+    @classmethod
+    def of(cls, segments: Iterator[Segment]) -> _Findings:
+        findings = cls()
+        for number, segment in enumerate(segments):
+            findings._add(number, segment)
+        findings._close()
+        return findings
+
+    def _add(self, number: int, segment: Segment) -> None:
         if number == 0:
             if not segment.is_intact:
                 raise ManifestError(
@@ -153,7 +151,7 @@ class _Findings:
         self._missed = number
         self._named |= {_unquote(quoted): number for quoted in _KEY.findall(damaged)}
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Determine the uncertain targets.
 
         The number of lines in a damaged range and their targets are unknown: any target that is not settled may have
@@ -194,7 +192,7 @@ def _bodies(segments: Iterator[Segment], findings: _Findings, at: float) -> Iter
         yield encode_record(_uncertain(key, target, at))
 
 
-def _uncertain(key: str, target: _Target | Intent, at: float) -> Record:
+def _uncertain(key: str, target: _Target, at: float) -> Record:
     return Record(
         State.UNCERTAIN,
         key,
@@ -204,36 +202,50 @@ def _uncertain(key: str, target: _Target | Intent, at: float) -> Record:
         resource_uuid=target.resource_uuid or None,
         job_uuid=target.job_uuid,
         digest=target.digest or None,
-        error_code=CODE,
+        error_code=REPAIRED,
         error=_TEXT,
         open_jobs=(*target.open_jobs, UNKNOWN_JOB),
     )
 
 
-def lost_batch(tail: Iterator[Segment], past: ManifestFold, at: float) -> list[Record | RepairedLine]:
-    """Return the records to write in place of a torn tail: none where it was never durable.
+def lost_batch(scan: Scan, past: ManifestFold, at: float) -> list[Record | RepairedLine]:
+    """Return the records to write in place of the bytes after the last verified line of ``scan``.
 
-    A write that was cut short does not end like a complete batch. A damaged tail that does may have been durable, so
-    that POSTs may have left: then the targets of its ``sent`` lines are uncertain, or all targets where one is
-    illegible.
+    None where these bytes were never durable: a write that was cut short does not end like a complete batch. A damaged
+    tail that does may have been durable, so that POSTs may have left: then the targets of its intact ``sent`` lines are
+    uncertain, and whatever a repair leaves uncertain where a line is illegible.
     """
-    named: dict[str, None] = {}
-    is_torn, names_nobody = True, False
-    for number, segment in enumerate(tail):
-        # Where the last newline is damaged, one byte is left after the seal.
-        is_torn = segment.is_intact and not number if segment.has_end else len(segment.body) > 1
-        if segment.has_end and not _OTHER_STATE.match(segment.body):
-            keys = [key for key in map(_unquote, _KEY.findall(segment.body)) if past.is_planned(key)]
-            named |= dict.fromkeys(keys)
-            names_nobody = names_nobody or not (keys or _OTHER_KIND.match(segment.body))
-    if is_torn:
+    if not scan.ends_like_a_batch():
         return []
-    intents = past.intents
+    hides_posts, named = False, set[str]()
+    for segment in scan.segments():
+        hides_posts = hides_posts or _may_hide_posts(segment)
+        line = parse_line(segment.body) if segment.is_intact else None
+        if isinstance(line, Record) and line.state is State.SENT:
+            named.add(line.key)
+    if not (hides_posts or named):
+        return []
     found: list[Record | RepairedLine] = []
-    for key in named:
+    for key, target in _Findings.of(scan.from_start().segments()).uncertain.items():
         final = past.final(key)
-        if final is not None and final[0] is State.UNDONE:
-            found.append(Record(State.PLANNED, key, at))
-        if final is None or final[0] is State.UNDONE:
-            found.append(_uncertain(key, intents.get(key, _Target("")), at))
-    return [*found, *([RepairedLine(at, 1)] if names_nobody else ())]
+        is_made = final is not None and final[0] is State.CLONED
+        # One without records is looked for because of the RepairedLine.
+        if is_made or not (key in named or (hides_posts and target.place >= 0)):
+            continue
+        if final is not None:
+            found.append(Record(State.PLANNED, key, at, retried=final[0] in _RETRIABLE or None))
+        found.append(_uncertain(key, target, at))
+    return [*found, *([RepairedLine(at, 1)] if hides_posts else ())]
+
+
+def _may_hide_posts(segment: Segment) -> bool:
+    """Return whether a damaged segment may contain a ``sent`` line, or one that says that such lines were lost."""
+    if segment.is_intact or not segment.has_end:
+        return False
+    try:
+        line = parse_line(segment.body[:-SEAL])
+    except ManifestError:
+        return True
+    if isinstance(line, Record):
+        return line.state is State.SENT or UNKNOWN_JOB in (line.open_jobs or ())
+    return isinstance(line, RepairedLine | UnknownLine)

@@ -24,7 +24,7 @@ from batch.manifest.line import SEAL
 from batch.manifest.pins import PinFold
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
-from batch.manifest.undone import UndoneFold
+from batch.manifest.uuids import UndoneFold
 from batch.model import HandOverRecord, Pins, Record, State
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from batch.errors import UsageError
 from batch.jsoncodec import decode_own
 from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
+from batch.manifest.listing import Row
 from batch.manifest.reading import is_held, reading
 from batch.manifest.records import parse_line
-from batch.model import HandOverRecord, Record, Row, State
+from batch.model import HandOverRecord, Record, State
 from batch.report.verification import FORMAT, VERSION, Finding, Verdict, Verification, verification_lines
 from batch.zstack.drift import Difference
 

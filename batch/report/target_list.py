@@ -14,7 +14,8 @@ from batch.zstack.classify import with_hint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from batch.model import JsonValue, Row
+    from batch.manifest.listing import Row
+    from batch.model import JsonValue
     from batch.zstack.classify import Language
 
     _Values = dict[str, JsonValue]

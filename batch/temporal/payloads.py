@@ -47,6 +47,7 @@ _CLASSES: Final[dict[str, type]] = {
         model.Intent,
         model.Limits,
         model.Record,
+        model.SentJob,
         model.Wave,
     )
 }

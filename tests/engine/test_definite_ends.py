@@ -18,7 +18,7 @@ from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.engine.stop import Stop
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.manifest.intents import next_intent
-from batch.model import UNKNOWN_JOB, Clone, Intent, Record, State
+from batch.model import REPAIRED, UNKNOWN_JOB, Clone, Intent, Record, State
 from batch.zstack.answers import (
     Absent,
     Accepted,
@@ -114,6 +114,28 @@ def test_failed_needs_an_end_of_every_job_and_a_last_lookup(last: Refused) -> No
     assert end(settlement) == (State.FAILED, "ID.1003")
     late = resumed(intent(age=HOUR), ("poll", NO), ("find", Absent()), ("poll", last), ("find", Found(service())))
     assert end(late) == (State.CLONED, None)
+
+
+@pytest.mark.parametrize("answer", [Running(), LOST], ids=["runs", "lost"])
+@pytest.mark.parametrize("last", [NO, TIMED_OUT, Unknown()], ids=["refused", "timed out", "unknown"])
+def test_a_visible_service_is_no_clone_while_an_earlier_job_runs(last: object, answer: object) -> None:
+    """The earlier job shows what it makes early, and takes it back where it fails; the last one's end says nothing."""
+    settlement = resumed(intent(), ("poll", last), ("find", Found(service())), ("poll", answer))
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert (settlement.records[-1].job_uuid, settlement.records[-1].open_jobs) == ("b" * 32, ("a" * 32,))
+    assert settlement.records[-1].until is None, "a later process polls again"
+
+
+@pytest.mark.parametrize(
+    "answer", [Unknown(), NO, TIMED_OUT, Done(None)], ids=["unknown", "refused", "timed out", "empty"]
+)
+def test_what_stays_visible_after_every_earlier_job_is_the_clone(answer: object) -> None:
+    """It is looked up once more after the last poll; where it is gone the jobs are polled as if it was never seen."""
+    seen = ("find", Found(service()))
+    assert end(resumed(intent(), ("poll", NO), seen, ("poll", answer), seen)) == (State.CLONED, None)
+    assert end(resumed(intent(age=HOUR), ("poll", NO), seen)) == (State.CLONED, None)
+    gone = resumed(intent(), ("poll", NO), seen, ("poll", answer), ("find", Absent()), ("poll", NO), ("find", Absent()))
+    assert end(gone) == (State.FAILED, "ID.1003")
 
 
 @pytest.mark.parametrize(
@@ -474,8 +496,8 @@ def test_a_foreign_service_hides_no_clone_of_a_server_that_ignores_the_uuid() ->
 
 def test_content_is_not_compared_if_an_open_attempt_had_another_body() -> None:
     """The job file was edited in between: the clone is ours, whichever of the bodies made it."""
-    past = intent(is_mixed=True)
-    assert end(resumed(past, ("poll", Unknown()), ("find", Found(service(name="y"))))) == (State.CLONED, None)
+    past, seen = intent(is_mixed=True), ("find", Found(service(name="y")))
+    assert end(resumed(past, ("poll", Unknown()), seen, ("poll", Unknown()), seen)) == (State.CLONED, None)
 
 
 def test_different_content_after_lost_lines_belongs_to_no_state() -> None:
@@ -764,3 +786,39 @@ def test_a_post_sent_late_does_not_expire_early() -> None:
     again = run_virtual(loop, settle(CLONE, step, world))
     assert isinstance(again, End)
     assert again.state is State.UNCERTAIN
+
+
+def test_the_time_of_lost_attempts_counts_from_the_last_repair() -> None:
+    """Each repair may have lost a POST as late as itself."""
+    lost = [
+        Record(State.UNCERTAIN, "a", at, 1, job_uuid="b" * 32, open_jobs=(UNKNOWN_JOB,), error_code=REPAIRED)
+        for at in (EPOCH, EPOCH + HOUR)
+    ]
+    sent = Record(State.SENT, "a", EPOCH - HOUR, 1, "s", RESOURCE_UUID, "b" * 32, "d" * 32, open_jobs=())
+    past = functools.reduce(next_intent, [sent, *lost], None)
+    assert past is not None
+    assert past.sent_at == EPOCH + HOUR
+    again = next_intent(past, lost[1]._replace(at=EPOCH + 2 * HOUR, error_code="ZCLONE.UNCERTAIN"))
+    assert again.sent_at == EPOCH + HOUR
+
+
+def test_a_visible_service_is_no_clone_after_one_404_at_the_deadline() -> None:
+    """Its job may be running at another node and take it back; once the server's time is over it is the clone."""
+    past = intent(State.ACCEPTED, open_jobs=(), is_answered=True, deadline=EPOCH - 1)
+    again = [("poll", Unknown()), ("find", Found(service()))] * 2
+    assert end(resumed(past, *again))[0] is State.UNCERTAIN
+    assert end(resumed(replace(past, sent_at=EPOCH - HOUR), *again[:2])) == (State.CLONED, None)
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_only_several_attempts_without_the_flag_are_in_doubt_under_at_most_once(attempt: int) -> None:
+    """One POST whose end proves that nothing ran may be sent again; of several one may have run."""
+    past = intent(State.ACCEPTED, attempt=attempt, open_jobs=(), is_answered=True, was_repeated=attempt > 1)
+    script = [("poll", STARTING), ("find", Absent()), ("submit", MADE)]
+    settlement = resumed(past, *script[: 3 if attempt == 1 else 2], policy=Policy(at_most_once=True))
+    assert end(settlement)[0] is (State.CLONED if attempt == 1 else State.UNCERTAIN)
+    planned = intent(State.PLANNED, attempt=attempt, open_jobs=(), job_uuid=None, was_repeated=True)
+    first = first_step(planned, Policy(at_most_once=True), now=EPOCH)
+    assert isinstance(first, Poll)
+    assert first.ticket.job_uuid == UNKNOWN_JOB
+    assert isinstance(first_step(replace(planned, was_repeated=False), Policy(at_most_once=True), now=EPOCH), Send)

@@ -24,7 +24,7 @@ from batch.engine.stop import Stop, before_stop
 from batch.engine.survey import find_unrecorded, survey
 from batch.errors import CallCutError, EndReason, RunStoppedError, UnreachableError
 from batch.manifest.intents import next_intent
-from batch.model import Clone, Intent, Limits, Plan, State
+from batch.model import Clone, Intent, Limits, Plan, SentJob, State
 from batch.zstack.answers import (
     Absent,
     Accepted,
@@ -224,15 +224,18 @@ def test_the_sending_process_never_calls_an_unanswered_post_failed() -> None:
 
 
 def test_a_returned_attempt_leaves_those_before_it_in_doubt() -> None:
-    """The last was never sent, but the one before it may run: its job is polled, then its clone is looked up."""
+    """The last one ended unexecuted and is not charged: its job is polled again, then its clone is looked up."""
     open_jobs = ("b" * 32,)
     past = Intent(
         "a", State.PLANNED, CLONE.source_uuid, RESOURCE_UUID, CLONE.digest, 1, None, EPOCH, EPOCH, open_jobs=open_jobs
     )
+    past = replace(past, sent_jobs=(SentJob("b" * 32, CLONE.digest, 2),))
     step = first_step(past, Policy(), now=EPOCH)
     assert isinstance(step, Poll)
-    assert (step.ticket.attempt, step.ticket.job_uuid, step.ticket.answered) == (1, "b" * 32, False)
-    assert first_step(replace(past, open_jobs=()), Policy(), now=EPOCH) == Send(2, has_predecessor=True)
+    assert (step.ticket.attempt, step.ticket.job_uuid, step.ticket.answered) == (2, "b" * 32, False)
+    assert first_step(replace(past, open_jobs=()), Policy(), now=EPOCH) == Send(
+        2, has_predecessor=True, has_unanswered=True
+    )
     assert first_step(replace(past, attempt=0, open_jobs=()), Policy(), now=EPOCH) == Send(1)
 
 

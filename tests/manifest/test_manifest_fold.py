@@ -175,6 +175,14 @@ def test_a_clone_whose_sent_line_is_lost_keeps_its_uuid() -> None:
     assert fold([lost]).was_uuid_ignored is False
 
 
+def test_a_server_may_honour_one_uuid_and_ignore_another() -> None:
+    """The other one counts, whichever came first."""
+    ignored = cloned("b")._replace(clone_uuid=hex_id(99))
+    for records in ([sent("a"), cloned("a"), sent("b"), ignored], [sent("b"), ignored, sent("a"), cloned("a")]):
+        past = fold(records)
+        assert (past.canary_passed, past.was_uuid_ignored) == (True, True)
+
+
 def test_the_longest_stated_api_timeout_is_kept() -> None:
     """Also of clones that are made since, as it applies to jobs that got no answer."""
     records = [

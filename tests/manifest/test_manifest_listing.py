@@ -12,8 +12,9 @@ from jsonschema import Draft7Validator
 from batch.errors import ManifestError
 from batch.manifest import open_manifest, rows, story, summary
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
+from batch.manifest.listing import Row
 from batch.manifest.schema import manifest_schema
-from batch.model import Record, Row, State
+from batch.model import Record, State
 from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, open_fake, plan, scan, sent, write_run
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 
 from batch.errors import ManifestError, UsageError
 from batch.manifest import open_manifest
-from batch.manifest.repair import CODE, repair_manifest
-from batch.model import Record, State
+from batch.manifest.repair import repair_manifest
+from batch.model import REPAIRED, Record, State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ async def test_lost_record_leaves_its_clone_uncertain(tmp_path: Path) -> None:
     assert past.counts == {State.FAILED: 1, State.UNCERTAIN: 3}
     assert past.intents["a"].job_uuid == sent("a").job_uuid
     assert past.intents["a"].resource_uuid == sent("a").resource_uuid
-    assert past.intents["d"].error_code == CODE
+    assert past.intents["d"].error_code == REPAIRED
     assert past.intents["d"].source_uuid == "source of d"
     await manifest.close(0)
 

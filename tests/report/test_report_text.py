@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from batch.errors import ExitCode
 from batch.manifest import Cluster, Header, Story, Summary
 from batch.manifest.kinds import EndedLine, StartedLine
-from batch.model import Record, Row, State
+from batch.manifest.listing import Row
+from batch.model import Record, State
 from batch.report.figures import exit_code
 from batch.report.show import show_lines
 from batch.report.status import ending_lines, status_lines

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from batch import log, redaction
 from batch.jobfile import load
 from batch.manifest import Header, open_manifest
-from batch.model import Record, Row, State
+from batch.manifest.listing import Row
+from batch.model import Record, State
 from batch.plan import Planning
 from batch.report.target_list import csv_rows
 from tests.cli.test_log import logged

@@ -78,6 +78,8 @@ class Verdict:
     never_ends: bool = False
     is_shown_early: bool = False
     """Whether looks show the clone while its job runs; it is gone again where the job does not make it."""
+    shown_in: float = 0.0
+    """Seconds after its begin when it is shown then."""
 
 
 @dataclass(slots=True)
@@ -254,9 +256,8 @@ class AttemptNode:
                 job.result = refusal
                 self.executable.discard(uuid)
                 return
-            if verdict.is_shown_early and (row := self._show(uuid, source, params, at)) is not None:
-                self._early[uuid] = row
-                self.shown_early.add(row.uuid)
+            if verdict.is_shown_early:
+                self._at(at + verdict.shown_in, lambda due: self._show_early(uuid, source, params, due))
             self._at(at + verdict.takes, lambda due: self._work(job, uuid, source, params, due))
             if verdict.ends_in is not None:
                 self._at(at + verdict.ends_in, lambda _: self._end(job, None))
@@ -269,6 +270,12 @@ class AttemptNode:
             self._at(now + verdict.starts_in, begin)
         else:
             begin(now)
+
+    def _show_early(self, job: str, source: str, params: Mapping[str, Any], now: float) -> None:
+        row = self._show(job, source, params, now)
+        if row is not None:
+            self._early[job] = row
+            self.shown_early.add(row.uuid)
 
     def _forget(self, job: str) -> None:
         self._jobs.pop(job, None)

@@ -22,7 +22,7 @@ from batch.report.figures import REFUSED, exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.simulation.disk import ProcessFiles
-from tests.simulation.manifest_reader import HEADER, URL, intents, known_states, proven, records
+from tests.simulation.manifest_reader import HEADER, URL, attempts_of, intents, known_states, proven, records
 from tests.simulation.network import SimHttp
 from tests.simulation.observed import WatchedApi, WatchedJournal
 from tests.simulation.process import Killed
@@ -147,9 +147,10 @@ def _changes(world: World, process: Process, manifest: Manifest, whole: Plan, cl
         intent = intents.get(key)
         is_unsent = intent is None or (intent.job_uuid is None and not intent.open_jobs)
         if state is State.PLANNED and key not in in_file and is_unsent:
-            yield Record(State.WITHDRAWN, key, clock.time())
+            yield Record(State.WITHDRAWN, key, clock.time(), 0 if intent is None else intent.attempt)
         elif state is State.WITHDRAWN and key in in_file:
-            yield Record(State.PLANNED, key, clock.time())
+            attempts = attempts_of(world.manifest(process.manifest), key)
+            yield Record(State.PLANNED, key, clock.time(), attempts, open_jobs=() if attempts else None)
 
 
 async def _note_all(journal: WatchedJournal, manifest: Manifest, noted: Iterable[Record]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.world import World
 
+_BATCH: Final = re.compile(rb'"batch":(\d+)')
 _JOB: Final = re.compile(rb'"job_uuid":"([0-9a-f]+)"')
 
 
@@ -42,12 +43,7 @@ def damage(world: World, random: Random, *, cuts_end: bool = True) -> None:
             del lines[chosen]
         case _:
             lines.insert(chosen, lines[chosen])
-    world.is_damaged = True
-    world.edit(world.ever.values())
-    file.data[:] = b"".join(lines)
-    file.synced = bytes(file.data)
-    # The next process cannot be judged by what was reported of the lost records.
-    world.witness.stories.pop(MANIFEST, None)
+    _replace(world, file, b"".join(lines))
 
 
 def damage_last_job(world: World) -> None:
@@ -63,6 +59,33 @@ def damage_last_job(world: World) -> None:
     world.is_damaged = True
     file.data[:] = b"".join(lines)
     file.synced = bytes(file.data)
+    # The next process cannot be judged by what was reported of the lost records.
+    world.witness.stories.pop(MANIFEST, None)
+
+
+def damage_last_batch(world: World, random: Random) -> None:
+    """Flip bits of the last batch, and sometimes join two of its lines; it ends like a batch all the same."""
+    file = world.disk.files.get(MANIFEST)
+    lines = [] if file is None else bytes(file.data).splitlines(keepends=True)
+    if file is None or len(lines) < 4 or not lines[-1].endswith(b"\n"):
+        return
+    number = _BATCH.findall(lines[-1])
+    first = next(at for at, line in enumerate(lines) if _BATCH.findall(line)[-1:] == number[-1:])
+    data = bytearray(b"".join(lines[first:]))
+    for _ in range(random.choice((1, 2, 20))):
+        data[random.randrange(len(data) - 1)] ^= 1 << random.randrange(8)
+    ends = [at for at, byte in enumerate(data[:-1]) if byte == ord("\n")]
+    if ends and random.random() < 0.3:
+        end = random.choice(ends)
+        data[end - 1 : end + 1] = b"~~"
+    _replace(world, file, b"".join(lines[:first]) + bytes(data))
+
+
+def _replace(world: World, file: SimFile, data: bytes) -> None:
+    world.is_damaged = True
+    world.edit(world.ever.values())
+    file.data[:] = data
+    file.synced = data
     # The next process cannot be judged by what was reported of the lost records.
     world.witness.stories.pop(MANIFEST, None)
 

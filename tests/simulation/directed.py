@@ -16,6 +16,7 @@ from tests.simulation.damage import damage, repair_if_refused
 from tests.simulation.hooks import run_hooks
 from tests.simulation.jobs import planned
 from tests.simulation.manifest_reader import last_states, records
+from tests.simulation.open_jobs import run_damaged_end, run_early_rows, run_late_flag, run_taken_back
 from tests.simulation.process import MANIFEST, Process
 from tests.simulation.promises import misreported
 from tests.simulation.schedule import SUBMIT_FAULTS, heal_and_check, rules, run_schedule
@@ -270,4 +271,8 @@ KINDS: Final[Mapping[str, Callable[[int], Verdict]]] = {
     "unproven": run_unproven,
     "late proof": run_late_proof,
     "shown early": run_shown_early,
+    "taken back": run_taken_back,
+    "late flag": run_late_flag,
+    "early rows": run_early_rows,
+    "damaged end": run_damaged_end,
 }

@@ -20,6 +20,7 @@ from tests.simulation.virtual import EPOCH
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batch.model import Record
     from tests.simulation.command import Ended
     from tests.simulation.wider import WiderWorld
     from tests.simulation.witness import Post, Story
@@ -124,8 +125,16 @@ def endless_doubt(world: WiderWorld) -> list[str]:
         if record.state is State.UNCERTAIN
         and record.error_code != QUARANTINED
         and not _has_unknown_owner(world, key)
+        and not _was_in_use(world, record)
         and not any(world.attempts.is_stuck(job) for job in (record.job_uuid or "", *(record.open_jobs or ())))
     ]
+
+
+def _was_in_use(world: WiderWorld, record: Record) -> bool:
+    """Return whether a job found the uuid in use by what another job showed and took back: whose it was is unknown."""
+    lines = records(world.manifest(MANIFEST))
+    asked = {line.resource_uuid for line in lines if line.key == record.key}
+    return record.error_code == "SYS.1000" and bool(asked & (world.attempts.shown_early - world.attempts.rows.keys()))
 
 
 def _has_unknown_owner(world: WiderWorld, key: str) -> bool:

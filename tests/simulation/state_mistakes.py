@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch.engine import absence, decisions, pool, resume, settle, steps, uuid_confirmation
 from batch.engine.policy import Policy
-from batch.manifest import records, repair
+from batch.manifest import intents, records, repair
 from batch.zstack import classify
 from batch.zstack.answers import ApiError, ErrorClass, Refused, Running, Unknown
 from batch.zstack.codes import UNKNOWN
@@ -158,6 +158,38 @@ def visible_is_made(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(absence.DecisionContext, "is_in_time", lambda *_: False)
 
 
+def facts_of_the_last_job(patch: pytest.MonkeyPatch) -> None:
+    """Only the last job's facts are kept; an earlier one that is the last again has none."""
+    jobs_of = intents._jobs_of
+
+    def last_only(known: Any, record: Any) -> Any:
+        jobs = jobs_of(known, record)
+        for uuid, job in jobs.items():
+            if uuid != (record.job_uuid or known.job_uuid):
+                jobs[uuid] = job._replace(digest=known.digest, is_answered=False, is_repeat=False)
+        return jobs
+
+    patch.setattr(intents, "_jobs_of", last_only)
+
+
+def early_row_is_made(patch: pytest.MonkeyPatch) -> None:
+    """What is visible after the end of a later attempt is cloned, although the earlier job may take it back."""
+    alike = decisions._alike
+    patch.setattr(
+        decisions, "_alike", lambda service, look, *rest: alike(service, replace(look, is_reviewed=True), *rest)
+    )
+
+
+def flag_forgives_the_past(patch: pytest.MonkeyPatch) -> None:
+    """What was sent before --at-most-once was first given does not count."""
+    patch.setattr(intents, "_was_repeated", lambda records: False)
+
+
+def damage_hides_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Only the legible lines of a damaged last batch may have sent anything."""
+    patch.setattr(repair, "_may_hide_posts", lambda segment: False)
+
+
 HOLES = (
     Mutant("a refused look takes back", refused_look_takes_back, 10, "wider"),
     Mutant("the last attempt speaks for all", last_attempt_speaks_for_all, 150, "attempts"),
@@ -177,4 +209,8 @@ HOLES = (
     Mutant("any row is proof", any_row_is_proof, 40, "unproven"),
     Mutant("late proof changes nothing", late_proof_changes_nothing, 40, "late proof"),
     Mutant("what is visible is made", visible_is_made, 10, "shown early"),
+    Mutant("facts of the last job only", facts_of_the_last_job, 250, "taken back"),
+    Mutant("an early row is made", early_row_is_made, 40, "early rows"),
+    Mutant("the flag forgives the past", flag_forgives_the_past, 400, "late flag"),
+    Mutant("damage hides nothing", damage_hides_nothing, 700, "damaged end"),
 )

@@ -9,7 +9,7 @@ import pytest
 from batch.app import rollback_checks
 from batch.app.clone_changes import ChangeExecutor
 from batch.app.rollback_checks import CloneDeletion
-from batch.manifest.undone import UndoneFold
+from batch.manifest.uuids import UndoneFold
 from batch.zstack.readback import CloneReader
 from tests.conftest import ROOT
 from tests.simulation.ranges import chunks

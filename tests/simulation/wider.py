@@ -295,7 +295,7 @@ def _run_with_faults(world: WiderWorld, random: Random) -> list[str]:
     if is_clock_wrong:
         world.set_clock(_MONTH)
     process = _random_process(world, random)
-    problems = _judged_end(world, process)
+    problems = judge_end(world, process)
     if is_clock_wrong:
         world.set_clock(-_MONTH)
     if random.random() < 0.3:
@@ -366,7 +366,7 @@ def _edited(world: WiderWorld, random: Random) -> tuple[Spec, ...]:
     return tuple(specs[number] for number in sorted(specs))
 
 
-def _judged_end(world: WiderWorld, process: Process) -> list[str]:
+def judge_end(world: WiderWorld, process: Process) -> list[str]:
     ended = run_process(world, process)
     keys = {name.removeprefix("key=") for name in process.only}
     misreports = promises.misreported(world, ended, is_part_of=keys.__contains__ if keys else None)
@@ -377,7 +377,7 @@ def _judged_end(world: WiderWorld, process: Process) -> list[str]:
 # ----------------------------------------------------------------------------
 
 
-def _world(
+def world_of(
     seed: int,
     traits: Traits,
     decide: Callable[[Random], Verdict],
@@ -412,8 +412,8 @@ def run_away(seed: int) -> Judgement:
         return _calm(node_random)
 
     limits = Limits(rate=50.0, concurrency=3, attempts=1, timeout=600.0)
-    world = _world(seed, Traits(), decide, limits, count=random.randint(1, 3))
-    problems = _judged_end(world, Process(stop_after=None if is_short else 1700.0))
+    world = world_of(seed, Traits(), decide, limits, count=random.randint(1, 3))
+    problems = judge_end(world, Process(stop_after=None if is_short else 1700.0))
     states = last_states(world.manifest(MANIFEST))
     if is_short and State.FAILED in states.values():
         problems.append(f"I7: {dict(states)} after a node that was not ready for seconds")
@@ -424,10 +424,10 @@ def run_repeated(seed: int) -> Judgement:
     """POSTs wait at the server without an answer, and a gateway refuses their repetition."""
     random = Random(seed)
     decide = verdicts_of((_queued, _queued, _turned_away), 0.7, 1800.0)
-    world = _world(seed, Traits(), decide, Limits(rate=50.0, concurrency=3, attempts=3, timeout=60.0))
+    world = world_of(seed, Traits(), decide, Limits(rate=50.0, concurrency=3, attempts=3, timeout=60.0))
     problems: list[str] = []
     for _ in range(2):
-        problems += _judged_end(world, Process(retries=random.random() < 0.5))
+        problems += judge_end(world, Process(retries=random.random() < 0.5))
         world.wait(random.choice((1.0, 100.0)))
     return heal_and_check_widely(world, problems)
 
@@ -436,12 +436,12 @@ def run_clocks(seed: int) -> Judgement:
     """A process whose clock is a month ahead is killed; the next one, with the right time, polls its jobs."""
     random = Random(seed)
     decide = verdicts_of((_orphan, _long), 0.8, 1800.0)
-    world = _world(seed, Traits(), decide, Limits(rate=50.0, concurrency=3, attempts=2, timeout=20.0))
+    world = world_of(seed, Traits(), decide, Limits(rate=50.0, concurrency=3, attempts=2, timeout=20.0))
     world.set_clock(_MONTH)
     run_process(world, Process(die_at=random.randint(12, 60)))
     world.set_clock(-_MONTH)
     began = world.now
-    problems = _judged_end(world, Process(stop_after=600.0))
+    problems = judge_end(world, Process(stop_after=600.0))
     if world.now - began > 300.0:
         problems.append(f"I7: asked for {world.now - began:.0f} s, where a clone's time is 20 s")
     return heal_and_check_widely(world, problems)
@@ -451,18 +451,18 @@ def run_retried(seed: int) -> Judgement:
     """A failed target is retried, a process dies with it in flight, and lines of the second attempt are damaged."""
     random = Random(seed)
     posts = iter(range(1_000_000))
-    world = _world(
+    world = world_of(
         seed,
         Traits(),
         lambda node: Verdict(codes=("SYS.1003",), makes=False) if next(posts) < 3 else _long(node, 1800.0),
         Limits(rate=50.0, concurrency=3, attempts=2, timeout=20.0),
     )
-    problems = _judged_end(world, Process())
+    problems = judge_end(world, Process())
     run_process(world, Process(retries=True, die_at=random.randint(20, 80)))
     run_process(world, Process(die_at=random.randint(8, 20)))
     damage_last_job(world)
     problems += repair_if_refused(world)
-    return heal_and_check_widely(world, [*problems, *_judged_end(world, Process())])
+    return heal_and_check_widely(world, [*problems, *judge_end(world, Process())])
 
 
 def run_unproven(seed: int) -> Judgement:
@@ -473,10 +473,10 @@ def run_unproven(seed: int) -> Judgement:
     random = Random(seed)
     traits = Traits(honours=False, shows=random.random() < 0.3, differing=_occupied(seed, 0.5))
     decide = verdicts_of((_lost, _row, _failed, _goes_on), 0.8, 20.0)
-    world = _world(seed, traits, decide, Limits(rate=50.0, concurrency=3, attempts=3, timeout=20.0))
+    world = world_of(seed, traits, decide, Limits(rate=50.0, concurrency=3, attempts=3, timeout=20.0))
     problems = []
     for _ in range(3):
-        problems += _judged_end(world, Process(die_at=random.choice((None, random.randint(20, 100)))))
+        problems += judge_end(world, Process(die_at=random.choice((None, random.randint(20, 100)))))
         world.wait(random.choice((1.0, 100.0)))
     return heal_and_check_widely(world, problems)
 
@@ -491,7 +491,7 @@ def run_late_proof(seed: int) -> Judgement:
         return decide(node) if next(posts) < doubtful else Verdict(takes=node.uniform(20.0, 190.0))
 
     limits = Limits(rate=50.0, concurrency=random.choice((1, 2)), attempts=3, timeout=200.0)
-    world = _world(seed, Traits(api_timeout=20.0), verdict, limits, count=random.randint(3, 6))
+    world = world_of(seed, Traits(api_timeout=20.0), verdict, limits, count=random.randint(3, 6))
     ended, before = run_process(world, Process()), world.witness.posts
     problems = promises.misreported(world, ended)
     if ended.code in {ExitCode.OK, ExitCode.FAILED}:
@@ -506,10 +506,10 @@ def run_shown_early(seed: int) -> Judgement:
     longest = random.choice((20.0, 1800.0))
     decide = verdicts_of((_shown_early,), 0.8, longest)
     limits = Limits(rate=50.0, concurrency=3, attempts=3, timeout=random.choice((2.0, 20.0)))
-    world = _world(seed, Traits(api_timeout=longest), decide, limits)
+    world = world_of(seed, Traits(api_timeout=longest), decide, limits)
     problems: list[str] = []
     for _ in range(2):
-        problems += _judged_end(world, Process(die_at=random.choice((None, None, random.randint(15, 80)))))
+        problems += judge_end(world, Process(die_at=random.choice((None, None, random.randint(15, 80)))))
         world.wait(random.choice((1.0, 100.0)))
     return heal_and_check_widely(world, problems)
 
@@ -520,10 +520,10 @@ def run_attempts(seed: int) -> Judgement:
     longest = random.choice((1800.0, 36_000.0))
     decide = verdicts_of((_long, _row, _queued, _goes_on, _refused, _failed), 0.8, longest)
     limits = Limits(rate=50.0, concurrency=3, attempts=4, timeout=random.choice((2.0, 20.0)))
-    world = _world(seed, Traits(api_timeout=longest), decide, limits)
+    world = world_of(seed, Traits(api_timeout=longest), decide, limits)
     problems: list[str] = []
     for _ in range(3):
-        problems += _judged_end(world, Process(retries=random.random() < 0.2))
+        problems += judge_end(world, Process(retries=random.random() < 0.2))
         world.wait(random.choice((1.0, 100.0, 2000.0)))
     return heal_and_check_widely(world, problems)
 
@@ -533,12 +533,12 @@ def run_at_most_once(seed: int) -> Judgement:
     random = Random(seed)
     traits = Traits(honours=random.random() < 0.3)
     decide = verdicts_of((_lost, _row, _failed, _failed, _goes_on, _refused, _turned_away), 0.8, 20.0)
-    world = _world(seed, traits, decide, Limits(rate=50.0, concurrency=3, attempts=3, timeout=20.0))
+    world = world_of(seed, traits, decide, Limits(rate=50.0, concurrency=3, attempts=3, timeout=20.0))
     world.at_most_once = True
-    problems = _judged_end(world, Process(at_most_once=True))
+    problems = judge_end(world, Process(at_most_once=True))
     for _ in range(2):
         world.wait(random.choice((1.0, 100.0)))
-        problems += _judged_end(world, Process(retries=random.random() < 0.5))
+        problems += judge_end(world, Process(retries=random.random() < 0.5))
     return heal_and_check_widely(world, problems)
 
 
@@ -548,11 +548,11 @@ def run_edits(seed: int) -> Judgement:
     decide = verdicts_of((_lost, _queued, _row, _long), 0.7, 1800.0)
     traits = Traits(foreign=frozenset({given(0, 1), given(1, 2)}))
     limits = Limits(rate=50.0, concurrency=3, attempts=3, timeout=20.0)
-    world = _world(seed, traits, decide, limits, first=random.choice((None, given(0, 1), given(0, 2))))
+    world = world_of(seed, traits, decide, limits, first=random.choice((None, given(0, 1), given(0, 2))))
     problems: list[str] = []
     for _ in range(3):
         process = Process(accepts_changes=True, die_at=random.choice((None, random.randint(15, 80))))
-        problems += _judged_end(world, process)
+        problems += judge_end(world, process)
         world.write(_edited(world, random))
         world.wait(random.choice((1.0, 100.0, 2000.0)))
     return heal_and_check_widely(world, problems)

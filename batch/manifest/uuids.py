@@ -1,4 +1,7 @@
-"""Counts how often each target's clone was undone: a deleted uuid stays occupied, so the next clone has another."""
+"""What a manifest shows of clones' uuids: whether the server gives the requested ones, and which are used up.
+
+A deleted uuid stays occupied, so that the next clone of an undone target has another one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,30 @@ from typing import TYPE_CHECKING
 from batch.keytable import KeyTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from batch.model import Record
+
+
+class UuidFold:
+    """Whether clones have the uuids that were requested for them."""
+
+    def __init__(self) -> None:
+        """Start without clones."""
+        self.was_honoured = False
+        self.was_ignored = False
+        self.unrequested: dict[str, str] = {}
+        """By key the uuid of each clone whose ``sent`` line was lost to damage, until the first that has its uuid."""
+
+    def add(self, cloned: Record, records: Iterable[Record]) -> None:
+        """Add a record that a target was cloned; ``records`` are those of its attempts."""
+        wanted = {record.resource_uuid for record in records if record.resource_uuid}
+        if cloned.clone_uuid in wanted:
+            self.was_honoured = True
+        elif wanted:
+            self.was_ignored = True
+        elif cloned.clone_uuid is not None and not self.was_honoured:
+            self.unrequested[cloned.key] = cloned.clone_uuid
 
 
 class UndoneFold:
