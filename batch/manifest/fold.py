@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _STATES: Final = tuple(State)
 _CODE_OF: Final = {state: code for code, state in enumerate(_STATES)}
 _OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
-_GIVEN_BACK: Final = frozenset({State.PLANNED, State.WITHDRAWN})
 _PLANNED: Final = _CODE_OF[State.PLANNED]
 _UNDONE: Final = _CODE_OF[State.UNDONE]
 _WITHDRAWN: Final = _CODE_OF[State.WITHDRAWN]
@@ -83,7 +82,7 @@ class ManifestFold:
 
     def add_written(self, record: Record) -> None:
         """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""
-        is_given_back = record.state in _GIVEN_BACK and (record.attempt or record.open_jobs)
+        is_given_back = record.state is State.PLANNED and (record.attempt or record.open_jobs)
         if (record.state in _OPEN or is_given_back) and not self._is_open(record.key):
             raise ManifestError(f"{record.key} is settled and cannot be {record.state}")
         self.add(record)
@@ -105,7 +104,7 @@ class ManifestFold:
             self._continue(line)
         elif line.state is State.PLANNED:
             self._add_planned(line)
-        elif line.state is State.WITHDRAWN and line.attempt:
+        elif line.state is State.WITHDRAWN and line.attempt and line.key in self._open:
             self._continue(line)
         else:
             self._end(line)
