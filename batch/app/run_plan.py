@@ -49,7 +49,7 @@ def make_server(setup: Setup, *, stop: Stop) -> Server:
     )
     server.gate.rate.on_change = _log_rate
     stop.on_request(lambda: server.gate.stop(GRACE))
-    stop.on_drain(lambda: server.gate.hold(_DRAIN_TIME))
+    stop.on_drain(lambda: server.gate.suspend(_DRAIN_TIME))
     return server
 
 

@@ -59,7 +59,7 @@ class Controls:
         self._limiter, self._readiness = limiter, readiness
         limiter.set_most(self.concurrency)
         if self.is_paused:
-            readiness.hold()
+            readiness.suspend()
 
     def set_rate(self, rate: float) -> None:
         """Let ``rate`` calls a second pass; it must be above 0."""
@@ -78,8 +78,8 @@ class Controls:
             return
         self.is_paused = True
         if self._readiness is not None:
-            self._readiness.hold()
-        self._gate.hold(GRACE)
+            self._readiness.suspend()
+        self._gate.suspend(GRACE)
 
     def resume(self) -> None:
         """Continue after a pause."""
@@ -87,9 +87,9 @@ class Controls:
             return
         self.is_paused = False
         if not self._stop.requested:
-            self._gate.release()
+            self._gate.resume()
         if self._readiness is not None:
-            self._readiness.release()
+            self._readiness.resume()
 
     def drain(self) -> None:
         """Send nothing new, and end once everything in flight has settled."""

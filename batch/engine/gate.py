@@ -40,8 +40,8 @@ _RETRY: Final = 0.002
 """Seconds between two tries to enter a full cap; the slots make that rare."""
 _REPORT_STEP: Final = 1.0
 """Seconds by which a pause must grow to be reported again."""
-_HELD_SECONDS: Final = 3600.0
-"""Seconds to the next slot to assume while all calls are held."""
+_SUSPENSION: Final = 3600.0
+"""Seconds to the next slot to assume while all calls are suspended."""
 _PATIENCE: Final = 5.0
 """Seconds for which a read or a due poll waits behind POSTs; after that it gets every other slot."""
 
@@ -96,8 +96,8 @@ class Gate:
         self._paused = paused
         self._next = -math.inf
         self._closed_until = -math.inf
-        self._ends = self._held_from = math.inf
-        """``_held_from``: when all calls are held; while it is finite, POSTs are held already."""
+        self._ends = self._suspended_from = math.inf
+        """``_suspended_from``: when all calls are suspended; while it is finite, POSTs are already."""
         self._arrival = asyncio.Event()
         """Set when the next slot may be wanted sooner than computed."""
         self.polls = PollSchedule(clock, self._arrival.set)
@@ -147,20 +147,20 @@ class Gate:
         self._next = last + self._interval
         self._restart_turns()
 
-    def hold(self, grace: float) -> None:
+    def suspend(self, grace: float) -> None:
         """Cut the waits of all present and later POSTs; let other calls pass for ``grace`` seconds more."""
-        self._held_from = self._clock.monotonic() + grace
+        self._suspended_from = self._clock.monotonic() + grace
         self._cut_late()
         self._restart_turns()
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Let all calls pass again."""
-        self._held_from = math.inf
+        self._suspended_from = math.inf
         self._restart_turns()
 
     def stop(self, grace: float) -> None:
         """Cut the waits of POSTs, and of calls whose slot comes after ``grace`` seconds; later arrivals too."""
-        self._held_from = math.inf
+        self._suspended_from = math.inf
         self._ends = min(self._ends, self._clock.monotonic() + grace)
         self._cut_late()
         self._restart_turns()
@@ -280,10 +280,10 @@ class Gate:
     @property
     def _due(self) -> float:
         now = self._clock.monotonic()
-        return max(self._next, self._closed_until, now + _HELD_SECONDS if now >= self._held_from else -math.inf)
+        return max(self._next, self._closed_until, now + _SUSPENSION if now >= self._suspended_from else -math.inf)
 
     def _is_forbidden(self, kind: CallKind) -> bool:
-        return kind is CallKind.CLONE and min(self._ends, self._held_from) < math.inf
+        return kind is CallKind.CLONE and min(self._ends, self._suspended_from) < math.inf
 
     def _is_late(self, kind: CallKind, before: int) -> bool:
         """Return whether the call can no longer be made, after a stop or in a pause, with ``before`` others first."""

@@ -44,20 +44,20 @@ class Readiness:
         self._tries = 0
         self._counted_from = 0.0
         """Ends of POSTs sent before this belong to an earlier probe. Seconds since the epoch."""
-        self._held_at: float | None = None
-        self._released = asyncio.Event()
+        self._suspended_at: float | None = None
+        self._resumed = asyncio.Event()
 
-    def hold(self) -> None:
-        """Let no POST pass until ``release``, whatever the node's state."""
-        self._held_at = self._clock.monotonic() if self._held_at is None else self._held_at
-        self._released.clear()
+    def suspend(self) -> None:
+        """Let no POST pass until ``resume``, whatever the node's state."""
+        self._suspended_at = self._clock.monotonic() if self._suspended_at is None else self._suspended_at
+        self._resumed.clear()
 
-    def release(self) -> None:
-        """Let POSTs pass again; the held time does not count as unready."""
-        if self._held_at is not None and self._since is not None:
-            self._since += self._clock.monotonic() - self._held_at
-        self._held_at = None
-        self._released.set()
+    def resume(self) -> None:
+        """Let POSTs pass again; the suspended time does not count as unready."""
+        if self._suspended_at is not None and self._since is not None:
+            self._since += self._clock.monotonic() - self._suspended_at
+        self._suspended_at = None
+        self._resumed.set()
 
     async def wait(self, stop: Stop) -> float:
         """Wait until a POST may be sent, or until the Stop; return the seconds waited.
@@ -66,8 +66,8 @@ class Readiness:
         """
         began = self._clock.monotonic()
         while not stop.requested:
-            if self._held_at is not None:
-                await stop.sleep_until(self._released)
+            if self._suspended_at is not None:
+                await stop.sleep_until(self._resumed)
                 continue
             if self._since is None:
                 break

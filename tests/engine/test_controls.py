@@ -37,7 +37,7 @@ class Stage(Scene):
             cap=lambda wanted: VirtualThrottler(*cap_limits(wanted), self.loop),
         )
         self.stop.on_request(lambda: self.gate.stop(GRACE))
-        self.stop.on_drain(lambda: self.gate.hold(_HOURS))
+        self.stop.on_drain(lambda: self.gate.suspend(_HOURS))
 
     def play(self, *script: tuple[float, Callable[[], None]]) -> Counter[str]:
         for at, change in script:

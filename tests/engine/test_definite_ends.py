@@ -581,8 +581,8 @@ def test_a_pause_does_not_count_as_unready_time() -> None:
     async def scenario() -> None:
         for _ in range(3):
             readiness.note(STARTING, sent_at=clock.time())
-        readiness.hold()
-        loop.call_later(24 * HOUR, readiness.release)
+        readiness.suspend()
+        loop.call_later(24 * HOUR, readiness.resume)
         assert await readiness.wait(stop) >= 24 * HOUR
         await asyncio.sleep(HOUR)
         with pytest.raises(RunStoppedError, match="has not been ready for 3600 s"):
