@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from batch.clock import Clock
-    from batch.engine.poll_schedule import Hold, PollSchedule
+    from batch.engine.poll_schedule import PollSchedule, PollWindow
     from batch.engine.ports import Api
     from batch.engine.webhooks import WebHooks
     from batch.model import Clone
@@ -159,16 +159,16 @@ class GuardedApi:
             self._polls.begin(job_uuid, is_accepted=isinstance(answer, Accepted))
         return self._notify(answer)
 
-    async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
-        """Poll the job, unless a web hook delivers its answer first; with ``hold`` once it has probably ended.
+    async def poll(self, job_uuid: str, window: PollWindow | None = None) -> PollAnswer:
+        """Poll the job, unless a web hook delivers its answer first; with ``window`` once it has probably ended.
 
         Raises CallCutError.
         """
         job = None if self._hooks is None else self._hooks.running(job_uuid)
         if self._hooks is None or job is None:
-            return await self._poll(job_uuid, hold)
-        hold, job.is_urgent = None if job.is_urgent else hold, False
-        answer, is_from_hook = await job.first_answer(partial(self._poll, job_uuid, hold))
+            return await self._poll(job_uuid, window)
+        window, job.is_urgent = None if job.is_urgent else window, False
+        answer, is_from_hook = await job.first_answer(partial(self._poll, job_uuid, window))
         if is_from_hook:
             self._polls.note(job_uuid, answer, is_exact=True)
             self._notify(answer)
@@ -176,13 +176,13 @@ class GuardedApi:
             self._hooks.end(job)
         return answer
 
-    async def _poll(self, job_uuid: str, hold: Hold | None) -> PollAnswer:
+    async def _poll(self, job_uuid: str, window: PollWindow | None) -> PollAnswer:
         if self._breaker.is_open:
             # During an outage the poll is the probe that others wait for: it must not be delayed.
             self._polls.expect(job_uuid, None)
             answer = await self._breaker.guard(lambda: self._api.poll(job_uuid))
         else:
-            self._polls.expect(job_uuid, hold)
+            self._polls.expect(job_uuid, window)
             answer = self._breaker.note(await self._api.poll(job_uuid))
         self._polls.note(job_uuid, answer)
         return self._notify(_require_uncut(answer))

@@ -53,7 +53,7 @@ _REFRESH: Final = 0.05
 """Seconds between two recomputations of all due times."""
 
 
-class Hold(NamedTuple):
+class PollWindow(NamedTuple):
     """How long a poll may wait for its job's probable end. Seconds since the epoch."""
 
     sent_at: float
@@ -107,16 +107,16 @@ class PollSchedule:
         """Add a job that may run from now on: its POST was answered or lost."""
         self._jobs[job_uuid] = _Job(self._clock.monotonic(), has_hook=is_accepted, is_alone=not self._jobs)
 
-    def expect(self, job_uuid: str, hold: Hold | None) -> None:
-        """Prepare the poll of a job; without ``hold`` it is due immediately."""
+    def expect(self, job_uuid: str, window: PollWindow | None) -> None:
+        """Prepare the poll of a job; without ``window`` it is due immediately."""
         now, time = self._clock.monotonic(), self._clock.time()
         job = self._jobs.get(job_uuid)
-        if job is None and hold is not None:
+        if job is None and window is not None:
             # An earlier process sent it: it is taken as running now, and its start is not exactly known.
-            age = max(0.0, time - hold.sent_at)
+            age = max(0.0, time - window.sent_at)
             job = self._jobs[job_uuid] = _Job(now - age, age, is_sampled=False)
         if job is not None:
-            job.deadline = now if hold is None else now + hold.deadline - time
+            job.deadline = now if window is None else now + window.deadline - time
 
     def note(self, job_uuid: str, answer: PollAnswer, *, is_exact: bool = False) -> None:
         """Add the sample of a poll's answer; ``is_exact``: the job ended just now."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from batch.engine.poll_schedule import Hold
+    from batch.engine.poll_schedule import PollWindow
     from batch.model import Clone, HandOverRecord, Record
     from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
 
@@ -37,8 +37,8 @@ class RunApi(Protocol):
     async def submit(self, clone: Clone, job_uuid: str) -> SubmitAnswer:
         """POST /v1/ai/model-services/{source} with ``job_uuid`` as X-Job-UUID."""
 
-    async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
-        """GET /v1/api-jobs/{job_uuid}; with ``hold`` once the job has probably ended, in the schedule's order.
+    async def poll(self, job_uuid: str, window: PollWindow | None = None) -> PollAnswer:
+        """GET /v1/api-jobs/{job_uuid}; with ``window`` once the job has probably ended, in the schedule's order.
 
         Raises CallCutError where the wait for a slot was cut.
         """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from batch.engine.absence import DecisionContext, after_no_send
 from batch.engine.budget import retry_cost
 from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
-from batch.engine.poll_schedule import Hold
+from batch.engine.poll_schedule import PollWindow
 from batch.engine.recording import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
 from batch.engine.steps import (
     RESOURCE_UUID,
@@ -254,8 +254,8 @@ async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
 
 
 async def _poll(step: Poll, clone: Clone, deps: Dependencies) -> Step:
-    hold = None if step.at_once else _hold(step, deps)
-    answer = await _ask_job(step.ticket.job_uuid, deps, hold)
+    window = None if step.at_once else _window(step, deps)
+    answer = await _ask_job(step.ticket.job_uuid, deps, window)
     now = deps.clock.time()
     deps.readiness.note(answer, sent_at=step.ticket.sent_at)
     after = after_poll(answer, step, now=now, policy=deps.policy)
@@ -266,20 +266,20 @@ async def _poll(step: Poll, clone: Clone, deps: Dependencies) -> Step:
     return after
 
 
-def _hold(step: Poll, deps: Dependencies) -> Hold:
+def _window(step: Poll, deps: Dependencies) -> PollWindow:
     """Return how long a poll may wait: after a 404 the delay depends on the misses, not on the job's age."""
     deadline = step.ticket.deadline
     if step.misses:
         deadline = min(deadline, deps.clock.time() + deps.policy.settle_delay * 2.0 ** (step.misses - 1))
-    return Hold(step.ticket.sent_at, deadline)
+    return PollWindow(step.ticket.sent_at, deadline)
 
 
 async def _review(step: Review, deps: Dependencies) -> Step:
     return after_review(await _ask_job(step.pending[0], deps), step, context=deps.context())
 
 
-async def _ask_job(job_uuid: str, deps: Dependencies, hold: Hold | None = None) -> PollAnswer:
-    return Unknown() if job_uuid == UNKNOWN_JOB else await deps.api.poll(job_uuid, hold)
+async def _ask_job(job_uuid: str, deps: Dependencies, window: PollWindow | None = None) -> PollAnswer:
+    return Unknown() if job_uuid == UNKNOWN_JOB else await deps.api.poll(job_uuid, window)
 
 
 async def _look(step: Look, clone: Clone, deps: Dependencies) -> Step:

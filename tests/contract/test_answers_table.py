@@ -42,7 +42,7 @@ from tests.engine.scripted_api import CLONE, RESOURCE_UUID, MemoryJournal, new_d
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
 
 if TYPE_CHECKING:
-    from batch.engine.poll_schedule import Hold
+    from batch.engine.poll_schedule import PollWindow
     from batch.model import Clone
 
 JOB: Final = "0123456789ab4cde8f0123456789abcd"
@@ -269,8 +269,8 @@ class Answering:
             return Duplicate()
         return decoded_post(self.row, self.language)
 
-    async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
-        if hold is not None:
+    async def poll(self, job_uuid: str, window: PollWindow | None = None) -> PollAnswer:
+        if window is not None:
             await asyncio.sleep(1.0)
         if self.renewals:
             return Done(service())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from batch.engine import Gate
-    from batch.engine.poll_schedule import Hold
+    from batch.engine.poll_schedule import PollWindow
     from batch.engine.ports import Api, Journal, RunApi
     from batch.engine.steps import Step
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
@@ -61,9 +61,11 @@ class ScriptedApi:
         assert clone.resource_uuid == RESOURCE_UUID
         return self._next("submit", job_uuid)  # type: ignore[return-value]
 
-    async def poll(self, job_uuid: str, hold: Hold | None = None) -> PollAnswer:
-        if hold is not None:
-            await asyncio.sleep(min(0.25 * 1.5 ** min(self._polls, 10), max(0.0, hold.deadline - EPOCH - self._time())))
+    async def poll(self, job_uuid: str, window: PollWindow | None = None) -> PollAnswer:
+        if window is not None:
+            await asyncio.sleep(
+                min(0.25 * 1.5 ** min(self._polls, 10), max(0.0, window.deadline - EPOCH - self._time()))
+            )
             self._polls += 1
         return self._next("poll", job_uuid)  # type: ignore[return-value]
 

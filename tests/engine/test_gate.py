@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine import Gate, hard_cap
-from batch.engine.poll_schedule import Hold
+from batch.engine.poll_schedule import PollWindow
 from batch.model import CallKind
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual, virtual_gate
 
@@ -435,7 +435,7 @@ def test_the_turn_of_a_cancelled_waiter_is_not_lost() -> None:
     async def main() -> float:
         gate = Gate(10, cap=Full(), clock=VirtualClock(loop, Random(1)))
         gate.polls.begin("job")
-        gate.polls.expect("job", Hold(EPOCH, EPOCH + 5.0))
+        gate.polls.expect("job", PollWindow(EPOCH, EPOCH + 5.0))
         for _ in range(100):
             gate.polls.times.note_running(0.0, 600.0)
         gate.polls.times.refresh()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine.breaker import Breaker
-from batch.engine.poll_schedule import Hold, PollSchedule
+from batch.engine.poll_schedule import PollSchedule, PollWindow
 from batch.model import CallKind, Limits
 from batch.zstack.answers import Absent, Done, NoAnswer, NotSent, Running, Unknown
 from tests.engine.test_run import Scene
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from batch.engine import Gate
 
-HOLD = Hold(EPOCH, EPOCH + 1e6)
+HOLD = PollWindow(EPOCH, EPOCH + 1e6)
 
 
 @dataclass
@@ -117,7 +117,7 @@ def test_a_poll_waits_no_longer_than_its_deadline(stage: Stage) -> None:
     stage.teach(3000.0, 3)
     stage.polls.begin("a")
     now = EPOCH + stage.loop.now
-    stage.polls.expect("a", Hold(now, now + 2.0))
+    stage.polls.expect("a", PollWindow(now, now + 2.0))
     stage.polls.add("a")
     assert stage.polls.next_due() - stage.loop.now == pytest.approx(2.0)
     stage.loop.now += 2.5
@@ -250,7 +250,7 @@ def test_a_delayed_poll_delays_no_other_call() -> None:
 
     async def script(gate: Gate, loop: VirtualLoop) -> None:
         gate.polls.begin("job")
-        gate.polls.expect("job", Hold(EPOCH, EPOCH + 1.0))
+        gate.polls.expect("job", PollWindow(EPOCH, EPOCH + 1.0))
         teach_long(gate.polls)
         polling = asyncio.ensure_future(gate.wait(CallKind.POLL, "job"))
         await asyncio.sleep(0.3)

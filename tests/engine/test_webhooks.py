@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog.testing
 
-from batch.engine.poll_schedule import HOOK_DUE, Hold, PollSchedule
+from batch.engine.poll_schedule import HOOK_DUE, PollSchedule, PollWindow
 from batch.engine.webhooks import _MOST_REMEMBERED, HookVerdict, WebHooks, judge_hook
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, Running, Service
@@ -284,7 +284,7 @@ def test_a_job_of_an_earlier_process_is_polled_as_without_hooks(stage: Stage) ->
     """Its hook leads to a path that nothing listens on any more."""
     stage.teach(3.0)
     stage.polls.set_hook_chance(HOOK_DUE)
-    stage.polls.expect("old", Hold(EPOCH + stage.loop.now, EPOCH + 1e6))
+    stage.polls.expect("old", PollWindow(EPOCH + stage.loop.now, EPOCH + 1e6))
     stage.polls.add("old")
     assert stage.polls.next_due() - stage.loop.now < 3.3
 
@@ -295,7 +295,7 @@ def test_the_first_job_shows_whether_hooks_come(stage: Stage) -> None:
     stage.polls.begin("first", is_accepted=True)
     assert 12.0 <= stage.due_in("first") <= 14.0
     stage.polls.begin("second", is_accepted=True)
-    stage.polls.expect("second", Hold(EPOCH, EPOCH + 1e6))
+    stage.polls.expect("second", PollWindow(EPOCH, EPOCH + 1e6))
     stage.polls.add("second")
     stage.loop.now += 12.9
     assert stage.polls.pick() is None
