@@ -48,7 +48,7 @@ def test_the_reasons_for_uncertain_name_functions_that_exist() -> None:
     assert [file for file, names in named.items() if names - calls_by_function(file).keys()] == []
 
 
-@pytest.mark.parametrize("file", ["engine/absence.py", "engine/decisions.py"])
+@pytest.mark.parametrize("file", ["engine/attempts.py", "engine/decisions.py"])
 def test_the_reasons_for_uncertain_are_complete(file: str) -> None:
     """Every function that decides on an uncertain end is in the table of reasons."""
     deciding = {name for name, called in calls_by_function(file).items() if called & ENDS}

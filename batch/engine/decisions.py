@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.engine.absence import (
+from batch.engine.attempts import (
     IN_USE,
     after_absence,
     end_uncertain,
@@ -50,7 +50,7 @@ from batch.zstack.answers import (
 )
 
 if TYPE_CHECKING:
-    from batch.engine.absence import DecisionContext
+    from batch.engine.attempts import DecisionContext
     from batch.engine.policy import Policy
     from batch.engine.steps import Step
     from batch.model import Clone
@@ -62,11 +62,11 @@ def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failur
         case Accepted(api_timeout):
             deadline = ticket.first_sent_at + policy.window(api_timeout)
             longest = max(filter(None, (ticket.api_timeout, api_timeout)), default=None)
-            return Poll(ticket._replace(answered=True, deadline=deadline, api_timeout=longest))
+            return Poll(ticket._replace(is_answered=True, deadline=deadline, api_timeout=longest))
         case Duplicate():
-            return Poll(ticket._replace(answered=True))
+            return Poll(ticket._replace(is_answered=True))
         case Done(service):
-            return _made(service, ticket)
+            return _end_cloned(service, ticket)
         case Refused(error):
             return _refused_post(error, ticket)
         case NotSent():
@@ -91,20 +91,20 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
     ticket, misses = poll.ticket, 0
     match answer:
         case Done(service):
-            return _made(service, ticket)
+            return _end_cloned(service, ticket)
         case Refused(error) if error.error_class is ErrorClass.RENEW:
-            return Renew(ticket._replace(answered=True), error)
-        case Refused(error) if error.error_class is ErrorClass.FATAL and not (ticket.resumed and poll.at_once):
-            return Look(ticket._replace(answered=True), LookReason.STOPPED, error)
+            return Renew(ticket._replace(is_answered=True), error)
+        case Refused(error) if error.error_class is ErrorClass.FATAL and not (ticket.is_resumed and poll.at_once):
+            return Look(ticket._replace(is_answered=True), LookReason.STOPPED, error)
         case Refused(error):
             # A fatal error of an earlier process's job says nothing about the server's present state.
-            return Look(ticket._replace(answered=True), LookReason.ENDED, error)
-        case Unknown() if not ticket.answered or poll.misses + 1 >= policy.misses:
+            return Look(ticket._replace(is_answered=True), LookReason.ENDED, error)
+        case Unknown() if not ticket.is_answered or poll.misses + 1 >= policy.misses:
             return Look(ticket, LookReason.LOST, poll.error)
         case Unknown():
             misses = poll.misses + 1
         case Running():
-            ticket = ticket._replace(answered=True)
+            ticket = ticket._replace(is_answered=True)
         case _:
             misses = poll.misses
     if now >= ticket.deadline:
@@ -119,7 +119,7 @@ def after_renewal(renew: Renew, clone: Clone, *, context: DecisionContext) -> St
     One that an earlier process left uncertain is looked for first: a later attempt may have ended.
     """
     look = Look(renew.ticket, LookReason.ENDED, renew.error)
-    if clone.body and not renew.ticket.reopened and renew.ticket.uncharged < context.policy.uncharged_sends:
+    if clone.body and not renew.ticket.is_reopened and renew.ticket.uncharged < context.policy.uncharged_sends:
         return send_uncharged(look, context)
     return look
 
@@ -174,7 +174,7 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
     job, pending = review.pending[0], review.pending[1:]
     match answer:
         case Done(Service() as service):
-            return _made(service, ticket)
+            return _end_cloned(service, ticket)
         case Refused(error) if not (error.may_go_on or ticket.has_repeats):
             is_open = False
         case Refused() | Unknown() | Done() if review.is_visible:
@@ -197,7 +197,7 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
     return replace(review.look, ticket=ticket._replace(open_jobs=()), looks=0, failed_looks=0)
 
 
-def _made(service: Service | None, ticket: Ticket) -> Step:
+def _end_cloned(service: Service | None, ticket: Ticket) -> Step:
     if service is None:
         return Look(ticket, LookReason.EMPTY)
     return End(State.CLONED, ticket.attempt, service)

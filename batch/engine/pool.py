@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
-from batch.engine.absence import after_edit, after_no_send
+from batch.engine.attempts import after_edit, after_no_send
 from batch.engine.dispatch import dispatch
 from batch.engine.failure_limit import FailureLimit
 from batch.engine.quarantine import quarantine, sort_by_deaths

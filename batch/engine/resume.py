@@ -44,9 +44,9 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now),
         first_sent_at,
         min(deadline, now + window),
-        answered=intent.is_answered,
-        resumed=True,
-        reopened=intent.state is State.UNCERTAIN,
+        is_answered=intent.is_answered,
+        is_resumed=True,
+        is_reopened=intent.state is State.UNCERTAIN,
         open_jobs=open_jobs[1:],
         is_repeat=intent.is_repeat,
         has_repeats=intent.has_repeats,
@@ -87,4 +87,4 @@ def look_before(clone: Clone, step: Step, *, now: float) -> Step:
 
 def is_reconciled(step: Step) -> bool:
     """Return whether a resumed Clone is reconciled: its job is known to run, or it is about to be sent again."""
-    return isinstance(step, Send | Resend) or (isinstance(step, Poll) and step.polls > 0 and step.ticket.answered)
+    return isinstance(step, Send | Resend) or (isinstance(step, Poll) and step.polls > 0 and step.ticket.is_answered)

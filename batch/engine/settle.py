@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.engine.absence import DecisionContext, after_no_send
+from batch.engine.attempts import DecisionContext, after_no_send
 from batch.engine.budget import retry_cost
 from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
 from batch.engine.poll_schedule import PollWindow
@@ -223,7 +223,7 @@ async def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Depe
         # It may have waited for a slot since it was recorded: the server's time for it began only now.
         ticket = ticket._replace(sent_at=now)
     step = after_submit(answer, ticket, policy=deps.policy, failures=failures)
-    if isinstance(step, Poll) and step.ticket.answered:
+    if isinstance(step, Poll) and step.ticket.is_answered:
         await record_accepted(clone, step.ticket, deps)
     return step
 
@@ -261,7 +261,7 @@ async def _poll(step: Poll, clone: Clone, deps: Dependencies) -> Step:
     after = after_poll(answer, step, now=now, policy=deps.policy)
     if isinstance(after, Poll):
         after = after._replace(at_once=False)
-        if after.ticket.answered and not step.ticket.answered:
+        if after.ticket.is_answered and not step.ticket.is_answered:
             await record_accepted(clone, after.ticket, deps)
     return after
 

@@ -46,11 +46,11 @@ class Ticket(NamedTuple):
     sent_at: float
     first_sent_at: float
     deadline: float
-    answered: bool = False
+    is_answered: bool = False
     """Whether the server ever confirmed that it knows the job."""
-    resumed: bool = False
+    is_resumed: bool = False
     """Whether an earlier process sent it."""
-    reopened: bool = False
+    is_reopened: bool = False
     """Whether an earlier process left it uncertain."""
     open_jobs: tuple[str, ...] = ()
     """Job uuids of earlier attempts without a definite end."""

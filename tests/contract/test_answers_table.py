@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.engine.absence import DecisionContext
+from batch.engine.attempts import DecisionContext
 from batch.engine.decisions import after_find, after_poll, after_submit
 from batch.engine.policy import Policy
 from batch.engine.settle import settle
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from batch.model import Clone
 
 JOB: Final = "0123456789ab4cde8f0123456789abcd"
-TICKET: Final = Ticket(1, JOB, 0.0, 0.0, 1860.0, answered=True)
+TICKET: Final = Ticket(1, JOB, 0.0, 0.0, 1860.0, is_answered=True)
 DETAILS: Final = "details: 'x' = 1, 详细信息"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.absence import after_edit
+from batch.engine.attempts import after_edit
 from batch.engine.breaker import Breaker, GuardedApi
 from batch.engine.comparison import differing_params
 from batch.engine.dispatch import dispatch
@@ -232,7 +232,7 @@ def test_a_returned_attempt_leaves_those_before_it_in_doubt() -> None:
     past = replace(past, sent_jobs=(SentJob("b" * 32, CLONE.digest, 2),))
     step = first_step(past, Policy(), now=EPOCH)
     assert isinstance(step, Poll)
-    assert (step.ticket.attempt, step.ticket.job_uuid, step.ticket.answered) == (2, "b" * 32, False)
+    assert (step.ticket.attempt, step.ticket.job_uuid, step.ticket.is_answered) == (2, "b" * 32, False)
     assert first_step(replace(past, open_jobs=()), Policy(), now=EPOCH) == Send(
         2, has_predecessor=True, has_unanswered=True
     )

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import absence, breaker, budget, decisions, gate, pool, quarantine, resume, settle, steps
+from batch.engine import attempts, breaker, budget, decisions, gate, pool, quarantine, resume, settle, steps
 from batch.errors import ManifestError, RunStoppedError
 from batch.manifest import chain, journal, line, opening, writer
 from batch.model import CallKind, State
@@ -136,7 +136,7 @@ def no_reconcile(patch: pytest.MonkeyPatch) -> None:
 
 def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
     """The job uuid is drawn anew for every POST, even if the old one had no end."""
-    invisible = absence.after_absence
+    invisible = attempts.after_absence
 
     def always_new(*given: Any) -> steps.Step:
         step = invisible(*given)
@@ -161,8 +161,8 @@ def deadline_reset(patch: pytest.MonkeyPatch) -> None:
 
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:
     """Unknown ends are called failed."""
-    end_uncertain = absence.end_uncertain
-    for module in (absence, decisions):
+    end_uncertain = attempts.end_uncertain
+    for module in (attempts, decisions):
         patch.setattr(module, "end_uncertain", lambda *given: end_uncertain(*given)._replace(state=State.FAILED))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import absence, decisions, pool, resume, settle, steps, uuid_confirmation
+from batch.engine import attempts, decisions, pool, resume, settle, steps, uuid_confirmation
 from batch.engine.policy import Policy
 from batch.manifest import intents, records, repair
 from batch.zstack import classify
@@ -26,12 +26,12 @@ def refused_look_takes_back(patch: pytest.MonkeyPatch) -> None:
 
 def last_attempt_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
     """The end of the last attempt is the end of every attempt."""
-    give_up = absence._give_up
+    give_up = attempts._give_up
 
-    def alone(look: steps.Look, known: absence.DecisionContext) -> steps.Step:
+    def alone(look: steps.Look, known: attempts.DecisionContext) -> steps.Step:
         return give_up(replace(look, ticket=look.ticket._replace(open_jobs=())), known)
 
-    patch.setattr(absence, "_give_up", alone)
+    patch.setattr(attempts, "_give_up", alone)
 
 
 def refused_repetition_ends(patch: pytest.MonkeyPatch) -> None:
@@ -65,13 +65,13 @@ def at_most_once_of_one_process(patch: pytest.MonkeyPatch) -> None:
 
 def at_most_once_retries_failures(patch: pytest.MonkeyPatch) -> None:
     """A failure that the server reports is sent again at most once, too."""
-    retry = absence._retry
+    retry = attempts._retry
 
-    def unbound(look: steps.Look, error: Any, known: absence.DecisionContext) -> steps.Step:
+    def unbound(look: steps.Look, error: Any, known: attempts.DecisionContext) -> steps.Step:
         step = retry(look, error, replace(known, policy=replace(known.policy, at_most_once=False)))
         return step._replace(needs_confirmation=False) if isinstance(step, steps.Send) else step
 
-    patch.setattr(absence, "_retry", unbound)
+    patch.setattr(attempts, "_retry", unbound)
 
 
 def inner_code_decides(patch: pytest.MonkeyPatch) -> None:
@@ -102,17 +102,17 @@ def edited_target_is_asked_as_it_is_now(patch: pytest.MonkeyPatch) -> None:
 
 def free_sends_without_end(patch: pytest.MonkeyPatch) -> None:
     """What charges no attempt is sent again without a limit."""
-    after = absence._after_failure
+    after = attempts._after_failure
 
     def after_failure(look: steps.Look, *rest: Any) -> steps.Step:
         return after(replace(look, ticket=look.ticket._replace(uncharged=0)), *rest)
 
-    patch.setattr(absence, "_after_failure", after_failure)
+    patch.setattr(attempts, "_after_failure", after_failure)
 
 
 def node_codes_charge(patch: pytest.MonkeyPatch) -> None:
     """What a node reports about itself counts against the target."""
-    patch.setattr(absence, "_UNCHARGED", frozenset({ErrorClass.RENEW, ErrorClass.FATAL}))
+    patch.setattr(attempts, "_UNCHARGED", frozenset({ErrorClass.RENEW, ErrorClass.FATAL}))
 
 
 def repair_names_closed_jobs(patch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def future_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
     """Every server is taken to honour resourceUuid."""
-    patch.setattr(settle.Dependencies, "context", lambda self: absence.DecisionContext(self.policy, self.clock.time()))
+    patch.setattr(settle.Dependencies, "context", lambda self: attempts.DecisionContext(self.policy, self.clock.time()))
     patch.setattr(
         settle,
         "_is_forbidden",
@@ -155,7 +155,7 @@ def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def visible_is_made(patch: pytest.MonkeyPatch) -> None:
     """What is visible while its job runs is cloned, although the job may fail yet."""
-    patch.setattr(absence.DecisionContext, "is_in_time", lambda *_: False)
+    patch.setattr(attempts.DecisionContext, "is_in_time", lambda *_: False)
 
 
 def facts_of_the_last_job(patch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Decisions where no clone is visible: another attempt, an end, or a poll of an earlier attempt's job. Pure."""
+"""What follows where no clone is visible: another attempt, an end, or polls of earlier attempts' jobs. Pure."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _after_silence(look: Look, context: DecisionContext) -> Step:
     """Decide on a POST whose job gave no definite answer."""
     ticket, error, policy = look.ticket, look.error, context.policy
     is_early = look.reason in {LookReason.OVERDUE, LookReason.FORGOTTEN} and not (
-        ticket.reopened or is_expired(ticket, context)
+        ticket.is_reopened or is_expired(ticket, context)
     )
     if is_early:
         return end_uncertain(ticket, context, error, "its api job did not end in time and no clone is visible")
@@ -83,7 +83,7 @@ def _after_silence(look: Look, context: DecisionContext) -> Step:
         return _give_up(look, context)
     # Only a job uuid without an end may be sent again, and only while the server certainly still has its row.
     is_closed = has_ended(look, context)
-    is_lost = look.reason is not LookReason.EMPTY and not ticket.answered and ticket.job_uuid != UNKNOWN_JOB
+    is_lost = look.reason is not LookReason.EMPTY and not ticket.is_answered and ticket.job_uuid != UNKNOWN_JOB
     keep = is_lost and not is_closed and context.now - ticket.sent_at < policy.job_memory
     return Send(
         ticket.attempt + 1,
@@ -128,7 +128,7 @@ def send_uncharged(look: Look, context: DecisionContext) -> Step:
         None,
         _window_start(ticket),
         _give_up(look, context),
-        open_jobs=(*ticket.open_jobs, ticket.job_uuid) if ticket.answered else ticket.open_jobs,
+        open_jobs=(*ticket.open_jobs, ticket.job_uuid) if ticket.is_answered else ticket.open_jobs,
         needs_confirmation=needs_confirmation,
         is_mixed=ticket.is_mixed,
         has_predecessor=ticket.has_predecessor,
@@ -145,7 +145,7 @@ def _window_start(ticket: Ticket) -> float | None:
 
     None: its next POST begins it, as the time between two processes does not count.
     """
-    return None if ticket.resumed else ticket.first_sent_at
+    return None if ticket.is_resumed else ticket.first_sent_at
 
 
 def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
@@ -207,7 +207,7 @@ def is_expired(ticket: Ticket, context: DecisionContext) -> bool:
 
     Only a later process decides this: the clock of the one that sent the POST may be set while it runs.
     """
-    return ticket.resumed and context.now >= context.expires_at(ticket)
+    return ticket.is_resumed and context.now >= context.expires_at(ticket)
 
 
 def may_have_other_uuid(look: Look, context: DecisionContext) -> bool:
