@@ -144,9 +144,9 @@ class Stage:
         """Start the folder's job on Temporal."""
         return self.start("run", "job.yaml", "--engine", "temporal", "--progress", "none", *arguments)
 
-    def wait_for(self, clones: int, *, manifest: str = "job.manifest.jsonl") -> None:
-        """Return once ``count`` clones are recorded."""
-        until = time.monotonic() + _PATIENCE
+    def wait_for(self, clones: int, *, manifest: str = "job.manifest.jsonl", patience: float = _PATIENCE) -> None:
+        """Return once so many clones are recorded."""
+        until = time.monotonic() + patience
         path = self.folder / manifest
         while not path.exists() or len(re.findall(rb'"state":"cloned"', path.read_bytes())) < clones:
             assert time.monotonic() < until, "the run does not get on"
