@@ -37,13 +37,14 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         return Send(intent.attempt + 1, has_predecessor=has_predecessor, has_unanswered=was_sent)
     window = policy.window(intent.api_timeout)
     first_sent_at = min(intent.first_sent_at, now)
+    sent_at = intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now)
     deadline = first_sent_at + window if intent.deadline is None else intent.deadline
     ticket = Ticket(
         max(attempt, int(open_jobs != (UNKNOWN_JOB,))),
         open_jobs[0],
-        intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now),
+        sent_at,
         first_sent_at,
-        min(deadline, now + window),
+        deadline if deadline <= now + window else sent_at + window,
         is_answered=intent.is_answered,
         is_resumed=True,
         is_reopened=intent.state is State.UNCERTAIN,

@@ -705,6 +705,15 @@ def test_the_servers_time_begins_with_the_answer_to_the_post(api_timeout: float 
     assert known.sent_at == EPOCH + since
 
 
+def test_a_deadline_in_the_far_future_is_counted_from_the_post() -> None:
+    """A clock ahead recorded it: a job that still runs is overdue at the next process, and not later at each one."""
+    ahead = intent(State.ACCEPTED, attempt=4, open_jobs=(), is_answered=True, deadline=EPOCH + 720 * HOUR)
+    assert end(resumed(replace(ahead, sent_at=EPOCH - HOUR), ("poll", Running()), *LOOKS))[0] is State.UNCERTAIN
+    step = first_step(replace(ahead, sent_at=EPOCH + 720 * HOUR), Policy(), now=EPOCH)
+    assert isinstance(step, Poll)
+    assert step.ticket.deadline == EPOCH + Policy().window(None)
+
+
 def test_an_unanswered_lookup_before_the_post_leaves_the_target_planned() -> None:
     """Nothing was sent, and nothing is known: the next run looks again."""
     start = Look(Ticket(0, "", EPOCH, EPOCH, EPOCH), LookReason.GIVEN)

@@ -211,6 +211,6 @@ HOLES = (
     Mutant("what is visible is made", visible_is_made, 10, "shown early"),
     Mutant("facts of the last job only", facts_of_the_last_job, 250, "taken back"),
     Mutant("an early row is made", early_row_is_made, 40, "early rows"),
-    Mutant("the flag forgives the past", flag_forgives_the_past, 400, "late flag"),
+    Mutant("the flag forgives the past", flag_forgives_the_past, 600, "late flag"),
     Mutant("damage hides nothing", damage_hides_nothing, 700, "damaged end"),
 )
