@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from batch.model import Problem
 
 
+REPAIRED: Final = "ZCLONE.REPAIRED"
+"""Error code of the targets that a repair left uncertain."""
+UNANSWERED: Final = "ZCLONE.UNANSWERED"
+"""Error code of a target that failed because the time of its last attempt was over."""
+IN_USE: Final = "SYS.1000"
+"""ZStack's error code of a job whose uuid another resource has."""
+
+
 class ExitCode(IntEnum):
     """Exit codes of the process; new ones may be added, and an unknown one means failure."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 QUARANTINED: Final = "ZCLONE.QUARANTINED"
-REPAIRED: Final = "ZCLONE.REPAIRED"
-"""Error code of the targets that a repair left uncertain."""
 """Error code of an uncertain Clone that no run queries until the operator retries it."""
 UNKNOWN_JOB: Final = "unknown"
 """Placeholder among a Clone's open jobs for job uuids that were lost with damaged lines of the manifest."""
@@ -284,6 +282,8 @@ class Intent:
     has_predecessor: bool = False
     """Whether an attempt before a retry may have made the clone, or lines that may have recorded one were lost."""
     sent_jobs: tuple[SentJob, ...] = ()
+    is_taken: bool = False
+    """Whether a job found the resource uuid in use."""
     was_repeated: bool = False
     """Whether processes without --at-most-once sent it twice, or its end leaves open whether it was executed."""
 

@@ -61,6 +61,9 @@ def finished_result(setup: Setup) -> RunResult | None:
     found = read_finished(setup.path)
     if found is None or not found.plan.inputs:
         return None
+    if setup.options.at_most_once and not found.header.at_most_once:
+        # The flag has to be recorded.
+        return None
     try:
         require_same(found.header, new_header(setup))
     except ManifestMismatchError:

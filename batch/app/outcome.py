@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import textwrap
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from batch.report.status import ending_lines
 from batch.text import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batch.app.prepare import Setup
@@ -94,18 +95,22 @@ def tally(
     return states, overdue
 
 
-def summary_text(path: Path, result: RunResult, *, command: str, language: Language) -> str:
-    """Return the summary: counts, failures by kind, and the next command; ``command``: the run's own command."""
+def summary_text(path: Path, result: RunResult, *, command: str, language: Language, only: Sequence[str] = ()) -> str:
+    """Return the summary: counts, failures by kind, and the next command.
+
+    ``command``: the run's own command; ``only``: its ``--only`` expressions.
+    """
     reason = result.early.reason
     is_needed = result.states.keys() & _CLUSTERED or result.hand_overs.refused or reason in HELD_BACK
     seen = summary(path) if is_needed else None
+    part = "".join(f" --only {shlex.quote(expression)}" for expression in only)
     return "\n".join(
         ending_lines(
             result.states,
             () if seen is None else seen.clusters,
             manifest=str(path),
             command=command,
-            retry="" if seen is None else _retry(seen, path, result.states),
+            retry="" if seen is None else _retry(seen, path, result.states) + part,
             hand_overs=result.hand_overs,
             reason=reason,
             overdue=result.overdue,

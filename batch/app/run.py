@@ -287,13 +287,13 @@ async def _clone(
 def _summarise(setup: Setup, result: RunResult) -> ExitCode:
     code, early = result.exit_code, result.early
     structlog.get_logger().info("run.ended", exit_code=int(code), reason=early.text, reason_code=early.reason)
-    # The summary must be the last output.
-    log.flush()
+    log.flush()  # The summary must be the last output.
     if early.text:
         say(f"stopped early: {early.text}")
     # The command as typed, with --run if it would name another run later.
-    command = shlex.join(["zclone", *sys.argv[1:], *setup.run_flag])
-    text = summary_text(setup.path, result, command=command, language=setup.language)
+    arguments = [one for one in sys.argv[1:] if one != "--new-run" or not setup.run_flag]
+    command = shlex.join(["zclone", *arguments, *setup.run_flag])
+    text = summary_text(setup.path, result, command=command, language=setup.language, only=setup.options.only)
     if code is ExitCode.OK:
         text += f"\n{success_text(setup, result, seconds=time.time() - setup.began)}"
     say(text, level="info" if code is ExitCode.OK else "warning")

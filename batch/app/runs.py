@@ -17,6 +17,7 @@ from batch.errors import ExitCode, ManifestError, ManifestLockedError, UsageErro
 from batch.manifest import is_held
 from batch.manifest.ending import last_end
 from batch.manifest.reading import last_started, reading
+from batch.manifest.summaries import was_at_most_once
 from batch.model import State
 from batch.report.failures import command_for
 from batch.text import iso, shell_path
@@ -175,8 +176,9 @@ def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | 
         return
     of = (shard or "").partition("/")[2]
     for one in _manifests(job):
-        is_same = (one.name, one.header.simulated) == (run, simulated) and (is_at_most_once or one.header.at_most_once)
-        if is_same and (_shard_of(one.path) or "").partition("/")[2] != of:
+        is_same = (one.name, one.header.simulated) == (run, simulated)
+        is_other = is_same and (_shard_of(one.path) or "").partition("/")[2] != of
+        if is_other and (is_at_most_once or one.header.at_most_once or was_at_most_once(one.path)):
             raise UsageError(
                 f"{one.path}: the run is at most once: give the --shard of this manifest, or none if it has none"
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from batch.engine.steps import RESOURCE_UUID, Abort, End, Look, LookReason, Review, Send, Ticket
+from batch.errors import IN_USE, UNANSWERED
 from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import ApiError, ErrorClass
 
@@ -17,8 +18,6 @@ _UNCHARGED = frozenset({ErrorClass.RENEW, ErrorClass.NODE, ErrorClass.FATAL})
 """Classes of definite ends that concern the session, the node or the whole run and not the Clone."""
 _ELSEWHERE: Final = "a server that does not honour resourceUuid may have made it under another uuid"
 _UNSEEN: Final = "its uuid is in use, perhaps by what an earlier attempt made; this account does not see it"
-IN_USE: Final = "SYS.1000"
-"""Error code of a job whose uuid another resource has."""
 _AT_MOST_ONCE: Final = "not sent again: the run is at most once"
 
 
@@ -96,6 +95,7 @@ def _after_silence(look: Look, context: DecisionContext) -> Step:
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
         has_unanswered=True,
+        is_taken=_is_taken(ticket, error),
         has_repeats=keep or ticket.has_repeats,
         api_timeout=ticket.api_timeout,
         expires_at=context.expires_at(ticket),
@@ -133,6 +133,7 @@ def send_uncharged(look: Look, context: DecisionContext) -> Step:
         is_mixed=ticket.is_mixed,
         has_predecessor=ticket.has_predecessor,
         has_unanswered=ticket.has_unanswered,
+        is_taken=_is_taken(ticket, look.error),
         uncharged=ticket.uncharged + 1,
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
@@ -167,6 +168,7 @@ def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
         is_mixed=ticket.is_mixed,
         has_predecessor=True,
         has_unanswered=ticket.has_unanswered or look.reason is LookReason.LOST,
+        is_taken=_is_taken(ticket, error),
         has_repeats=ticket.has_repeats,
         api_timeout=ticket.api_timeout,
         expires_at=context.expires_at(ticket),
@@ -184,12 +186,16 @@ def _give_up(look: Look, context: DecisionContext) -> Step:
         return end_uncertain_uuid(ticket, context, error)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
-    if error is not None and error.code == IN_USE and ticket.has_unanswered:
+    if _is_taken(ticket, error) and ticket.has_unanswered:
         return end_uncertain(ticket, context, error, _UNSEEN, is_last=True)
     if error is None:
         text = "every attempt went unanswered and no clone appeared: nothing was made; zclone retry tries again"
-        return End(State.FAILED, ticket.attempt, code="ZCLONE.UNANSWERED", text=text)
+        return End(State.FAILED, ticket.attempt, code=UNANSWERED, text=text)
     return End(State.FAILED, ticket.attempt, code=error.code, text=error.text)
+
+
+def _is_taken(ticket: Ticket, error: ApiError | None) -> bool:
+    return ticket.is_taken or (error is not None and error.code == IN_USE)
 
 
 def has_ended(look: Look, context: DecisionContext) -> bool:

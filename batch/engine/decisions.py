@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch.engine.attempts import (
-    IN_USE,
     after_absence,
     end_uncertain,
     end_uncertain_uuid,
@@ -30,6 +29,7 @@ from batch.engine.steps import (
     Review,
     Ticket,
 )
+from batch.errors import IN_USE
 from batch.model import State
 from batch.zstack.answers import (
     Absent,
@@ -82,7 +82,7 @@ def _refused_post(error: ApiError, ticket: Ticket) -> Step:
     if ticket.is_repeat or error.error_class is ErrorClass.AMBIGUOUS:
         return Poll(ticket, error=error)
     if error.error_class is ErrorClass.RENEW:
-        return Renew(ticket, error)
+        return Renew(ticket, error, is_unsent=True)
     return Look(ticket, LookReason.ENDED, error)
 
 

@@ -65,9 +65,12 @@ def record_unexecuted(clone: Clone, step: Ticket | Send, deps: Dependencies, *, 
     )
 
 
-def record_planned(clone: Clone, attempts: int, deps: Dependencies, *, open_jobs: tuple[str, ...] = ()) -> None:
-    """Record that a Clone is planned again, with ``attempts`` charged."""
-    deps.journal.note(Record(State.PLANNED, clone.key, deps.clock.time(), attempts, open_jobs=open_jobs))
+def record_planned(
+    clone: Clone, attempts: int, deps: Dependencies, *, open_jobs: tuple[str, ...] = (), code: str | None = None
+) -> None:
+    """Record that a Clone is planned again, with ``attempts`` charged; ``code``: the error of the last one."""
+    at = deps.clock.time()
+    deps.journal.note(Record(State.PLANNED, clone.key, at, attempts, error_code=code, open_jobs=open_jobs))
 
 
 def _lost(job_uuid: str) -> tuple[str, ...]:

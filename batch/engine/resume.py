@@ -34,7 +34,8 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
     if not open_jobs:
         was_sent = intent.attempt > 0
         has_predecessor = intent.has_predecessor or was_sent
-        return Send(intent.attempt + 1, has_predecessor=has_predecessor, has_unanswered=was_sent)
+        taken = intent.is_taken
+        return Send(intent.attempt + 1, has_predecessor=has_predecessor, has_unanswered=was_sent, is_taken=taken)
     window = policy.window(intent.api_timeout)
     first_sent_at = min(intent.first_sent_at, now)
     sent_at = intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now)
@@ -55,7 +56,8 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         has_sent_line=bool(intent.digest),
         has_predecessor=intent.has_predecessor or attempt > 1,
         # Whether they got answers is not on record.
-        has_unanswered=attempt > 1,
+        has_unanswered=attempt > 1 or UNKNOWN_JOB in open_jobs,
+        is_taken=intent.is_taken,
         was_repeated=intent.was_repeated,
         api_timeout=intent.api_timeout,
     )

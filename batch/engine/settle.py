@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from batch.engine.attempts import DecisionContext, after_no_send
 from batch.engine.budget import retry_cost
@@ -28,7 +28,7 @@ from batch.engine.steps import (
     Step,
     Ticket,
 )
-from batch.errors import EndReason, RunStoppedError
+from batch.errors import UNANSWERED, EndReason, RunStoppedError
 from batch.model import UNKNOWN_JOB, Record, State
 from batch.zstack.answers import Accepted, NoAnswer, NotSent, Unknown
 
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 _DENIED = ("ID.1002", "SYS.1019", "LICENSE.")
 """Codes of refusals that neither another request nor another login changes."""
-
-
 _RECORD_EVERY = 4
 """Tries in a row that never reached the server after which a POST is recorded again."""
 _RECORD_AFTER = 15.0
@@ -92,7 +90,9 @@ async def settle(
             if step.fallback is None:
                 return step
             if _has_failed(step.fallback):
-                record_planned(clone, step.attempt - 1, deps)
+                # Only of one without an answer a clone may still appear.
+                code = UNANSWERED if step.fallback.code == UNANSWERED else None
+                record_planned(clone, step.attempt - 1, deps, code=code)
                 return step
             step = after_no_send(step)
             continue
@@ -104,7 +104,7 @@ async def settle(
     return step
 
 
-def _has_failed(step: Step) -> bool:
+def _has_failed(step: Step) -> TypeGuard[End]:
     return isinstance(step, End) and step.state is State.FAILED
 
 
@@ -131,7 +131,12 @@ def _take(step: ActiveStep, clone: Clone, deps: Dependencies) -> Awaitable[Step]
 
 
 async def _renew(step: Renew, clone: Clone, deps: Dependencies) -> Step:
-    await deps.api.renew()
+    try:
+        await deps.api.renew()
+    except RunStoppedError:
+        # The next process must not take it for a POST that may have run.
+        record_unexecuted(clone, step.ticket, deps, ended=None if step.is_unsent else step.ticket.job_uuid)
+        raise
     return after_renewal(step, clone, context=deps.context())
 
 
@@ -189,6 +194,7 @@ def _new_ticket(step: Send, deps: Dependencies, *, waited: float) -> Ticket:
         is_mixed=step.is_mixed,
         has_predecessor=step.has_predecessor,
         has_unanswered=step.has_unanswered,
+        is_taken=step.is_taken,
         api_timeout=step.api_timeout,
         uncharged=step.uncharged,
     )

@@ -68,6 +68,8 @@ class Ticket(NamedTuple):
     """The longest apiTimeout that the server reported for one of the jobs, in seconds; None where it reported none."""
     has_unanswered: bool = False
     """Whether an attempt before this one got no answer, neither from its POST nor about its job."""
+    is_taken: bool = False
+    """Whether a job found the resource uuid in use."""
     was_repeated: bool = False
     """Whether earlier processes without --at-most-once sent more than one POST."""
     uncharged: int = 0
@@ -94,6 +96,7 @@ class Send(NamedTuple):
     has_predecessor: bool = False
     has_unanswered: bool = False
     """Whether an attempt before this one got no answer, neither from its POST nor about its job."""
+    is_taken: bool = False
     uncharged: int = 0
     has_repeats: bool = False
     api_timeout: float | None = None
@@ -165,6 +168,8 @@ class Renew:
 
     ticket: Ticket
     error: ApiError
+    is_unsent: bool = False
+    """Whether the error is the POST's own answer, and not the end of its job."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from batch.errors import ManifestError
 from batch.keytable import KeyTable
 from batch.manifest.handovers import HandOverFold
 from batch.manifest.header import Users
-from batch.manifest.intents import MAY_BE_OURS, Deaths, intents_of
+from batch.manifest.intents import MAY_BE_OURS, Deaths, PlainProcesses, intents_of, is_unanswered
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
@@ -62,9 +62,7 @@ class ManifestFold:
         self.users = Users()
         """Users who began and who adopted it."""
         self.remote: RemoteEngine | None = None
-        """The remote engine of the last recorded process; None where the process was the engine itself.
-
-        A process that opens the manifest for writing sets its own, which its first line then records."""
+        """The remote engine of the last process, or of the one that writes; None where it is the engine itself."""
         self._retried: set[int] = set()
         self._made_elsewhere: set[int] = set()
         self.was_sent = False
@@ -73,12 +71,10 @@ class ManifestFold:
         """The longest apiTimeout that the server reported for a job, in seconds."""
         self.is_repaired = False
         """Whether lines were lost to damage, so that there may have been attempts without a record."""
-        self.was_repeatable = False
-        """Whether an earlier process ran without --at-most-once."""
+        self.plain = PlainProcesses()
         self.is_at_most_once = False
         """Whether an earlier process ran with --at-most-once."""
-        self.hand_overs = HandOverFold()
-        self.undone = UndoneFold()
+        self.hand_overs, self.undone = HandOverFold(), UndoneFold()
 
     def add_written(self, record: Record) -> None:
         """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""
@@ -104,8 +100,6 @@ class ManifestFold:
             self._continue(line)
         elif line.state is State.PLANNED:
             self._add_planned(line)
-        elif line.state is State.WITHDRAWN and line.attempt and line.key in self._open:
-            self._continue(line)
         else:
             self._end(line)
 
@@ -127,6 +121,8 @@ class ManifestFold:
             self._made_elsewhere.discard(hash(record.key))
         if record.state is State.CLONED:
             self._uuids.add(record, self._open.get(record.key, ()))
+        if record.state is State.WITHDRAWN and is_unanswered(self._open.get(record.key, ())):
+            self._retried.add(hash(record.key))
         if record.made_elsewhere:
             self._made_elsewhere.add(hash(record.key))
         self._settle(record.key, _CODE_OF[record.state], record.attempt)
@@ -162,11 +158,15 @@ class ManifestFold:
             self.is_repaired = self.was_sent = True  # The attempts of the lost lines are unknown.
         else:
             if isinstance(line, StartedLine):
-                self.is_at_most_once = self.is_at_most_once or line.at_most_once
-                self.was_repeatable = self.was_repeatable or not self.is_at_most_once
+                self.start(line)
                 self.remote = line.remote
             self.users.add(line)
             self._deaths.add(line, self._open)
+
+    def start(self, line: StartedLine) -> None:
+        """Add whether a process has --at-most-once."""
+        self.is_at_most_once = self.is_at_most_once or line.at_most_once
+        self.plain.start(self._open, line)
 
     def reserve(self, targets: int) -> None:
         """Allocate for this many targets at once."""
@@ -245,7 +245,7 @@ class ManifestFold:
 
         One that is ``planned`` again has attempts that count, though none is in flight.
         """
-        return intents_of(self._open, self._deaths, self.has_predecessor, was_repeatable=self.was_repeatable)
+        return intents_of(self._open, self._deaths, self.has_predecessor, self.plain.repeated)
 
     def was_made_elsewhere(self, key: str) -> bool:
         """Return whether a target's clone existed before this manifest recorded an attempt to make it."""
@@ -270,7 +270,7 @@ class ManifestFold:
         """Number of targets in each state; states without targets are left out."""
         counts = self.settled
         counts.update(records[-1].state for records in self._open.values())
-        counts[State.WITHDRAWN] += self._finals[_WITHDRAWN]
+        counts[State.WITHDRAWN] = self._finals[_WITHDRAWN]
         return counts + Counter({State.PLANNED: len(self._table) - counts.total()})
 
     @property

@@ -6,15 +6,16 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from batch.errors import IN_USE, REPAIRED, UNANSWERED
 from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
-from batch.model import REPAIRED, UNKNOWN_JOB, Intent, Record, SentJob, State
+from batch.model import UNKNOWN_JOB, Intent, Record, SentJob, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from batch.manifest.kinds import Line
 
-MAY_BE_OURS: Final = frozenset({None, "ZCLONE.UNANSWERED", "ZCLONE.CONFLICT"})
+MAY_BE_OURS: Final = frozenset({None, UNANSWERED, "ZCLONE.CONFLICT"})
 """Error codes after which what appears under the uuid may be an earlier attempt's clone; None: not recorded."""
 _RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
 
@@ -23,25 +24,18 @@ def intents_of(
     records: Mapping[str, Sequence[Record]],
     deaths: Deaths,
     has_predecessor: Callable[[str], bool],
-    *,
-    was_repeatable: bool,
+    repeated: Container[str],
 ) -> dict[str, Intent]:
-    """Return the Intent of each open Clone, by key, from its ``records``; none of those that left the job file."""
+    """Return the Intent of each open Clone, by key, from its ``records``; ``repeated``: see PlainProcesses."""
     return {
         key: replace(
             intent_of(found),
             deaths=deaths.of(key, found),
             has_predecessor=has_predecessor(key),
-            was_repeated=was_repeatable and _was_repeated(found),
+            was_repeated=key in repeated,
         )
         for key, found in records.items()
-        if found[-1].state is not State.WITHDRAWN
     }
-
-
-def _was_repeated(records: Sequence[Record]) -> bool:
-    posts = {(record.job_uuid, record.attempt) for record in records if record.state is State.SENT}
-    return len(posts) > 1 or (records[-1].state is State.PLANNED and records[-1].attempt > 0)
 
 
 def intent_of(records: Iterable[Record]) -> Intent:
@@ -89,6 +83,7 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
         has_repeats=any(job.is_repeat for job in left),
         is_mixed=UNKNOWN_JOB in open_jobs or any(digest and job.digest not in ("", digest) for job in left),
         sent_jobs=left,
+        is_taken=known.is_taken or record.error_code == IN_USE,
     )
 
 
@@ -132,6 +127,38 @@ def jobs_after(job_uuid: str | None, open_jobs: tuple[str, ...], record: Record)
     if record.open_jobs is not None:
         return record.job_uuid, record.open_jobs
     return record.job_uuid or job_uuid, open_jobs
+
+
+class PlainProcesses:
+    """What processes without --at-most-once sent before the first one with it, and between two of those."""
+
+    def __init__(self) -> None:
+        """Start without processes."""
+        self.ended_at = 0.0
+        """When the first process with the flag after them started, in seconds since the epoch; 0 without any of them.
+
+        Infinite while there is none.
+        """
+        self.repeated: set[str] = set()
+        """Keys of open Clones of which they sent more than one POST, or one whose end leaves open whether it ran."""
+
+    def start(self, records: Mapping[str, Sequence[Record]], line: StartedLine) -> None:
+        """Add the start of a process; ``records`` are those of the open Clones."""
+        if not line.at_most_once:
+            self.ended_at = math.inf
+        elif self.ended_at == math.inf:
+            self.ended_at = line.at
+            self.repeated |= {key for key, found in records.items() if _was_repeated(found)}
+
+
+def _was_repeated(records: Sequence[Record]) -> bool:
+    posts = {(record.job_uuid, record.attempt) for record in records if record.state is State.SENT}
+    return len(posts) > 1 or (records[-1].state is State.PLANNED and records[-1].attempt > 0)
+
+
+def is_unanswered(records: Sequence[Record]) -> bool:
+    """Return whether a planned Clone's last attempt ended only because its time was over."""
+    return bool(records) and records[-1].state is State.PLANNED and records[-1].error_code == UNANSWERED
 
 
 class Deaths:

@@ -70,6 +70,16 @@ class Manifest:
         self._on_failure: list[Callable[[], None]] = []
         self._started = self._closed = self._left = False
 
+    def begin(self) -> None:
+        """Record this process, if it has no line yet: as each other line does first."""
+        if self._started:
+            return
+        tool, once, remote = self.header.tool, self.past.is_at_most_once, self.past.remote
+        line = this_process(self._clock(), tool, self.admitted, at_most_once=once, remote=remote)
+        self.past.start(line)
+        self._pending.append(records.encode_started(line))
+        self._started = True
+
     def commit(self, record: Record) -> Awaitable[None]:
         """Append durably once awaited. Raises ManifestError after any failure: nothing may be sent then."""
         self._record(record)
@@ -108,7 +118,12 @@ class Manifest:
 
     async def flush(self) -> None:
         """Make every note so far durable."""
-        await self._drain()
+        while self._pending or self._flight is not None:
+            self._flush()
+            if self._flight is not None:
+                await _join(self._flight)
+            if self.failure is not None:
+                raise ManifestError(self.failure)
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` immediately when a write fails, so that no POST follows whose own record is durable."""
@@ -168,25 +183,17 @@ class Manifest:
             return
         self._closed = True
         try:
-            await self._drain()
+            await self.flush()
             if self._started:
                 ended = EndedLine(self._clock(), exit_code, reason, self._final_counts(exit_code, handed), code, handed)
                 self._pending.append(records.encode_ended(ended))
-                await self._drain()
+                await self.flush()
         finally:
             self._release()
 
     def _final_counts(self, exit_code: int, handed: HandOverCounts | None) -> Counter[State]:
         plan, is_done = self.past.plan, exit_code == 0 and handed is not None
         return self.past.counts if is_done or plan is None or not plan.hand_overs else Counter()  # a fold must tell
-
-    async def _drain(self) -> None:
-        while self._pending or self._flight is not None:
-            self._flush()
-            if self._flight is not None:
-                await _join(self._flight)
-            if self.failure is not None:
-                raise ManifestError(self.failure)
 
     def _release(self) -> None:
         self._stop_timer()
@@ -210,16 +217,8 @@ class Manifest:
 
     def _append(self, body: bytes) -> None:
         self._require_open()
-        if not self._started:
-            self._begin()
+        self.begin()
         self._pending.append(body)
-
-    def _begin(self) -> None:
-        """Record this process, before its first other line."""
-        tool, once, remote = self.header.tool, self.past.is_at_most_once, self.past.remote
-        line = this_process(self._clock(), tool, self.admitted, at_most_once=once, remote=remote)
-        self._pending.append(records.encode_started(line))
-        self._started = True
 
     def _require_open(self) -> None:
         if self._closed or self.failure is not None:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import ManifestError
+from batch.errors import REPAIRED, ManifestError
 from batch.manifest.files import Disk
 from batch.manifest.header import parse_header
 from batch.manifest.intents import jobs_after
-from batch.manifest.kinds import PlannedLine, RepairedLine, UnknownLine
+from batch.manifest.kinds import PlannedLine, RepairedLine, StartedLine, UnknownLine
 from batch.manifest.line import SEAL, without_batch
 from batch.manifest.reading import exclude_writers, reading
 from batch.manifest.records import encode_record, encode_repaired, parse_line
 from batch.manifest.writer import write_manifest
-from batch.model import REPAIRED, UNKNOWN_JOB, Record, State
+from batch.model import UNKNOWN_JOB, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _TEXT: Final = "records of this target were lost or damaged: the server must be queried"
 _KEY: Final = re.compile(rb'"key":("(?:[^"\\]|\\.)*")')
+_AT_MOST_ONCE: Final = b'"at_most_once":true'
 _RETRIABLE: Final = (State.FAILED, State.CONFLICT)
 _ENDS: Final = (State.CLONED, *_RETRIABLE)
 """States that end one attempt after another; that a clone was undone stays true of its uuid."""
@@ -65,7 +67,7 @@ def repair_manifest(
         findings = _Findings.of(manifest.scan.segments())
         bodies = _bodies(manifest.scan.segments(), findings, clock())
         last = [encode_repaired(RepairedLine(clock(), findings.damaged))] if findings.damaged else []
-        kept = write_manifest(out, bodies, files or Disk(), last=last)
+        kept = write_manifest(out, chain(bodies, last), files or Disk())
     added = len(findings.uncertain) + bool(findings.damaged)
     return RepairReport(out, kept - added, findings.damaged, len(findings.uncertain))
 
@@ -103,6 +105,8 @@ class _Findings:
         """Keys whose reopening record is lost."""
         self._missed = -1
         """The last damaged segment."""
+        self.is_at_most_once = False
+        """Whether a process ran with --at-most-once."""
 
     @classmethod
     def of(cls, segments: Iterator[Segment]) -> _Findings:
@@ -129,6 +133,8 @@ class _Findings:
         if isinstance(line, PlannedLine):
             for key, source in line.targets:
                 self._targets.setdefault(key, _Target(source))
+        elif isinstance(line, StartedLine):
+            self.is_at_most_once = self.is_at_most_once or line.at_most_once
         elif isinstance(line, Record):
             target = self._targets.setdefault(line.key, _Target(line.source_uuid or ""))
             target.resource_uuid = line.resource_uuid or target.resource_uuid
@@ -149,6 +155,7 @@ class _Findings:
     def _miss(self, number: int, damaged: bytes) -> None:
         self.damaged += 1
         self._missed = number
+        self.is_at_most_once = self.is_at_most_once or _AT_MOST_ONCE in damaged
         self._named |= {_unquote(quoted): number for quoted in _KEY.findall(damaged)}
 
     def _close(self) -> None:
@@ -179,8 +186,12 @@ def _unquote(quoted: bytes) -> str:
 
 def _bodies(segments: Iterator[Segment], findings: _Findings, at: float) -> Iterator[bytes]:
     """Yield the open bodies of the new file; no end of an uncertain target is copied."""
-    for segment in segments:
+    for number, segment in enumerate(segments):
         if not segment.is_intact:
+            continue
+        if number == 0 and findings.is_at_most_once:
+            # The line of the process that began it may be lost.
+            yield replace(parse_header(segment.body), at_most_once=True).body()
             continue
         line = parse_line(segment.body) if segment.body.startswith(b'{"state":') else None
         if not (isinstance(line, Record) and line.state in _ENDS and line.key in findings.uncertain):
@@ -219,7 +230,7 @@ def lost_batch(scan: Scan, past: ManifestFold, at: float) -> list[Record | Repai
         return []
     hides_posts, named = False, set[str]()
     for segment in scan.segments():
-        hides_posts = hides_posts or _may_hide_posts(segment)
+        hides_posts = hides_posts or _may_hide_posts(segment, past.api_timeout)
         line = parse_line(segment.body) if segment.is_intact else None
         if isinstance(line, Record) and line.state is State.SENT:
             named.add(line.key)
@@ -238,8 +249,11 @@ def lost_batch(scan: Scan, past: ManifestFold, at: float) -> list[Record | Repai
     return [*found, *([RepairedLine(at, 1)] if hides_posts else ())]
 
 
-def _may_hide_posts(segment: Segment) -> bool:
-    """Return whether a damaged segment may contain a ``sent`` line, or one that says that such lines were lost."""
+def _may_hide_posts(segment: Segment, api_timeout: float) -> bool:
+    """Return whether a damaged segment may contain a ``sent`` line, or one on which the meaning of those depends.
+
+    ``api_timeout``: the longest that any other line states, in seconds.
+    """
     if segment.is_intact or not segment.has_end:
         return False
     try:
@@ -247,5 +261,6 @@ def _may_hide_posts(segment: Segment) -> bool:
     except ManifestError:
         return True
     if isinstance(line, Record):
-        return line.state is State.SENT or UNKNOWN_JOB in (line.open_jobs or ())
+        is_longest = (line.api_timeout or 0.0) > api_timeout
+        return line.state is State.SENT or is_longest or UNKNOWN_JOB in (line.open_jobs or ())
     return isinstance(line, RepairedLine | UnknownLine)

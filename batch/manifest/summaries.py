@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batch.manifest.kinds import Line
 
 _RECENT: Final = 200
+_STARTED: Final = b'{"started":'
 _FAILURES: Final = frozenset({State.FAILED, State.CONFLICT})
 
 
@@ -199,3 +200,9 @@ def summary(path: Path) -> Summary:
         deleting=len(figures.past.undone.deleting),
         has_undone=bool(figures.past.undone),
     )
+
+
+def was_at_most_once(path: Path) -> bool:
+    """Return whether a process of a manifest had --at-most-once. Raises UsageError, ManifestError."""
+    with reading(path) as manifest:
+        return any(body.startswith(_STARTED) and b'"at_most_once":true' in body for body in manifest.bodies())

@@ -12,7 +12,7 @@ from batch.errors import ManifestError, UsageError
 from batch.manifest.line import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from batch.manifest.files import Files
 
@@ -78,25 +78,26 @@ class Writer:
         self._files.close(self._handle)
 
 
-def write_manifest(out: Path, bodies: Iterator[bytes], files: Files, *, last: Sequence[bytes] = ()) -> int:
+def write_manifest(out: Path, bodies: Iterator[bytes], files: Files) -> int:
     """Write a whole manifest and return the number of its lines.
 
-    ``last`` lines are a batch of their own, so that all before them are durable. Raises UsageError where ``out`` cannot
-    be created, ManifestError where it cannot be written.
+    The last line is a batch of its own, so that damage to any other one is damage to durable lines. Raises UsageError
+    where ``out`` cannot be created, ManifestError where it cannot be written.
     """
     try:
         handle = files.create(out)
     except OSError as error:
         raise UsageError(f"{out}: {error.strerror or 'cannot be made'}") from None
-    lines, size = 0, 1
+    lines, size, batch = 0, 1, list[bytes]()
     writer = Writer(files, handle, FileEnd(0, 0, 0), path=out)
     try:
-        while batch := list(islice(bodies, size)):
-            writer.write(batch)
-            lines, size = lines + len(batch), _BATCH
-        if last:
-            writer.write([*last])
-            lines += len(last)
+        while following := list(islice(bodies, size)):
+            if batch:
+                writer.write(batch)
+            lines, size, batch = lines + len(following), _BATCH, following
+        for part in (batch[:-1], batch[-1:]):
+            if part:
+                writer.write(part)
         files.sync_directory(out)
     except OSError as error:
         raise ManifestError(f"{out}: {error.strerror or error}") from None

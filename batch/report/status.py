@@ -96,10 +96,17 @@ def _next_step(summary: Summary, manifest: Path, now: float) -> Iterator[str]:
         yield f"next      {escape(command_for(summary.header, manifest, State.PLANNED, shard=summary.shard))}"
     elif code is ExitCode.FAILED and reason in HELD_BACK:
         retry = retry_command(summary.header, manifest, summary.counts, shard=summary.shard)
-        yield f"next      {_held_back(reason, retry)}"
+        command = command_for(summary.header, manifest, State.PLANNED, shard=summary.shard)
+        yield f"next      {_held_back(reason, retry, summary.counts, str(manifest), command)}"
 
 
-def _held_back(reason: EndReason | None, retry: str) -> str:
+def _held_back(reason: EndReason | None, retry: str, counts: Mapping[State, int], manifest: str, command: str) -> str:
+    if reason is EndReason.WAVE and counts.get(State.UNCERTAIN):
+        listing = f"zclone list {shell_path(manifest)} --state uncertain"
+        return (
+            f"held back by a wave before: look for the uncertain clones ({escape(listing)}), take those targets out of "
+            f"the job file, then: {escape(command)}"
+        )
     by = "a wave before" if reason is EndReason.WAVE else "max_failures"
     return f"held back by {by}: fix what failed (or raise max_failures), then: {escape(retry)}"
 
@@ -224,7 +231,7 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
         case ExitCode.UNFINISHED:
             lines.append(f"unfinished: run the same command again: {escape(command)}")
         case ExitCode.FAILED if reason in HELD_BACK:
-            lines.append(_held_back(reason, retry))
+            lines.append(_held_back(reason, retry, counts, manifest, command))
         case ExitCode.FAILED:
             kinds = (state for state in (*NOT_CLONED, State.UNCERTAIN) if counts.get(state))
             listing = escape(f"zclone list {shell_path(manifest)}")

@@ -247,9 +247,10 @@ def _by_text(code: str, text: str, *, is_known: bool) -> Rule | None:
         return BAD_CHARACTERS
     if is_known and code != "SYS.1006":
         return None
-    if _DENIALS.search(text):
-        return DENIED
-    return AGENT_FAILED if _AGENT_ERRORS.search(text) else None
+    # What an agent reports of its operating system may read like a denial of ZStack, and may come after some work.
+    if _AGENT_ERRORS.search(text):
+        return AGENT_FAILED
+    return DENIED if _DENIALS.search(text) else None
 
 
 def _http_kind(status: int, text: str) -> str:

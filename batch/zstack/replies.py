@@ -39,7 +39,7 @@ _PROXY = frozenset({408, 425, 429, 502, 503, 504})
 _ENVELOPE = frozenset({"success", "schema", "inventory"})
 _LONGEST_UUID = 64
 """Characters; the server's own have 32."""
-_LONGEST_TIMEOUT = 7 * 86400.0
+_LONGEST_TIMEOUT = 366 * 86400.0
 
 
 def read_refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:

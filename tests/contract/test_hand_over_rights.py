@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.plan.identity import resource_uuid
-from tests.contract.scripted_node import A, B, accept, keep_running, make_and_refuse, refuse
+from tests.contract.scripted_node import A, B, accept, failed, keep_running, make_and_refuse, refuse
 
 if TYPE_CHECKING:
     from tests.contract.scripted_node import Operator, ScriptedNode
@@ -55,6 +55,26 @@ async def test_what_appeared_between_failure_and_retry_is_not_handed_over(
     node.made[UUID] = {"uuid": UUID, "name": "another folder's"}
     assert await operator.zclone("retry", "job.yaml") == 3, operator.output
     assert (operator.states()[A], node.given) == ("cloned", [])
+
+
+async def test_what_appeared_while_a_target_was_not_in_the_file_is_not_handed_over(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """Its only attempt had ended and shown nothing when the target left: a clone of now is not ours."""
+    operator.env |= {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
+    operator.env.pop("ZSTACK_SESSION_ID")
+    node.acts[A] = [keep_running, accept]
+    operator.write_job(B, GIVEN_AWAY, limits="timeout: 2s")
+    await operator.run()
+    node.posts(A)[0].result = failed("SYS.1006")
+    operator.write_job(B, limits="timeout: 2s")
+    for _ in range(2):
+        await operator.run()
+    assert operator.states()[A] == "withdrawn"
+    node.made[UUID] = {"uuid": UUID, "name": "another folder's"}
+    operator.write_job(B, GIVEN_AWAY, limits="timeout: 2s")
+    assert await operator.run() == 3, operator.output
+    assert node.given == []
 
 
 @pytest.mark.both_engines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 OWN = "0a0a0a0a0a0a4a0a8a0a0a0a0a0a0a0a"
 OTHER = "0b0b0b0b0b0b4b0b8b0b0b0b0b0b0b0b"
 LATER = 7200.0
+EMPTY = answer(200, {"inventories": []})
 ENDED = [pytest.param(code, id=code) for code in ("ID.1003", "SYS.1000")] + [
     pytest.param("SYS.1006", id="SYS.1006", marks=pytest.mark.slow)
 ]
@@ -103,9 +105,6 @@ async def test_an_unanswered_attempt_stays_unanswered(
         await operator.run(env=with_clock_set(LATER * (number + 1), tmp_path / f"flag{number}"))
     assert len(node.posts(A)) == 3
     assert operator.states()[A] == "uncertain", operator.output
-
-
-EMPTY = answer(200, {"inventories": []})
 
 
 @pytest.mark.both_engines
@@ -199,3 +198,61 @@ async def test_a_server_that_ignores_one_uuid_stops_every_run(node: ScriptedNode
     for _ in range(2):
         assert await operator.run() == 3, operator.output
     assert node.posts(C) == []
+
+
+def make_without_row(node: ScriptedNode, job: ApiJob) -> bytes:
+    """202, and the clone is made; no poll finds its job."""
+    node.execute(job)
+    job.is_known = False
+    return accepted(job)
+
+
+async def test_a_uuid_in_use_stays_in_use(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """A job found the uuid in use by what the attempt before made, unseen by this account: never failed.
+
+    An edited uuid makes no second clone.
+    """
+    node.acts[A] = [make_without_row, accept]
+    node.look = lambda uuid: EMPTY if uuid in {job.resource for job in node.posts(A)} else node.shown(uuid)
+    operator.write_job(B, f"{{uuid: {A}, params: {{resourceUuid: {OWN}}}}}", limits="timeout: 3s, attempts: 2")
+    for _ in range(2):
+        await operator.run()
+    assert len(node.posts(A)) == 2
+    await operator.run(env=with_clock_set(LATER, tmp_path / "flag"))
+    assert operator.states()[A] == "uncertain", operator.output
+    operator.write_job(B, f"{{uuid: {A}, params: {{resourceUuid: {OTHER}}}}}", limits="timeout: 3s, attempts: 2")
+    await operator.zclone("retry", "job.yaml")
+    assert node.sources_of.count(A) == 1, operator.output
+
+
+async def test_a_retry_at_most_once_sends_nothing_that_may_have_run(node: ScriptedNode, operator: Operator) -> None:
+    """It failed in a process without the flag, with an error that is no proof: it is queried, and not sent."""
+    node.acts[A] = [refuse("SYS.1006"), accept]
+    operator.write_job(B, A, limits="timeout: 2s, attempts: 1")
+    assert await operator.run() == 3, operator.output
+    await operator.run("--at-most-once")
+    await operator.zclone("retry", "job.yaml")
+    assert len(node.posts(A)) == 1
+    assert operator.states()[A] == "uncertain", operator.output
+
+
+async def test_what_the_flag_covers_is_sent_until_it_runs(node: ScriptedNode, operator: Operator) -> None:
+    """Only processes with the flag sent it, and each job ended with the proof that nothing ran: it is cloned."""
+    is_busy = True
+
+    def act(node: ScriptedNode, job: ApiJob) -> bytes:
+        return refuse("SYS.1009")(node, job) if is_busy else accept(node, job)  # type: ignore[return-value]
+
+    node.acts[A] = [act]
+    operator.write_job(B, A, limits="timeout: 60s")
+    await operator.run("--only", f"source={B}")
+    process = operator.start("run", "job.yaml", "--at-most-once")
+    while len(node.posts(A)) < 2 or not node.posts(A)[-1].polls:  # noqa: ASYNC110 - a process is waited for
+        await asyncio.sleep(0.02)
+    process.kill()
+    await asyncio.to_thread(process.communicate)
+    is_busy = False
+    assert await operator.run() == 0, operator.output
+    assert operator.states()[A] == "cloned"

@@ -16,9 +16,9 @@ from batch.engine.resume import first_step, look_before
 from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.engine.stop import Stop
-from batch.errors import CallCutError, EndReason, RunStoppedError
+from batch.errors import REPAIRED, CallCutError, EndReason, RunStoppedError
 from batch.manifest.intents import next_intent
-from batch.model import REPAIRED, UNKNOWN_JOB, Clone, Intent, Record, State
+from batch.model import UNKNOWN_JOB, Clone, Intent, Record, State
 from batch.zstack.answers import (
     Absent,
     Accepted,

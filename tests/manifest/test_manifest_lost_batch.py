@@ -6,11 +6,12 @@ import re
 
 import pytest
 
+from batch.errors import REPAIRED
 from batch.manifest.header import this_process
 from batch.manifest.kinds import EndedLine, RepairedLine
 from batch.manifest.line import seal
 from batch.manifest.records import encode_ended, encode_record, encode_started, parse_line
-from batch.model import REPAIRED, UNKNOWN_JOB, Record, State
+from batch.model import UNKNOWN_JOB, Record, State
 from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, sent
 
 KEYS = ["a", "b", "c"]
@@ -210,3 +211,14 @@ async def test_lost_lines_stay_lost_where_their_record_is_damaged() -> None:
     data[data.rindex(b'"at":') + 6] ^= 1
     _, found, _ = open_data(bytes(data))
     assert found == {"a": (UNKNOWN_JOB,)}
+
+
+async def test_a_damaged_longest_api_timeout_leaves_its_target_in_doubt() -> None:
+    """Without it the POST would count as over too early; a shorter one changes nothing."""
+    accepted = [Record(State.ACCEPTED, key, 12.0, 1, api_timeout=seconds) for key, seconds in (("a", 1e4), ("b", 1e3))]
+    data = bytearray(await write_batches([sent("a")], [accepted[0]], [sent("b")], [accepted[1]]))
+    shorter, longer = data.copy(), data[: data.rindex(b'{"state":"sent","key":"b"')]
+    for damaged, is_lost in ((shorter, False), (longer, True)):
+        damaged[damaged.rindex(b'"attempt":1') + 10] ^= 2
+        _, found, is_repaired = open_data(bytes(damaged))
+        assert (found.keys() >= {"a"}, is_repaired) == (is_lost, is_lost)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.errors import ManifestError, UsageError
+from batch.errors import REPAIRED, ManifestError, UsageError
 from batch.manifest import open_manifest
 from batch.manifest.repair import repair_manifest
-from batch.model import REPAIRED, Record, State
+from batch.model import Record, State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def broken(world: WiderWorld) -> list[str]:
         found += promises.rate(world, life)
     found += unbounded(world)
     for story in world.witness.stories.values():
-        found += repeated(world, story)
+        found += repeated(story)
     return found
 
 
@@ -163,16 +163,9 @@ def unbounded(world: WiderWorld) -> Iterator[str]:
                 yield f"I7: {uuid} was sent {count} times by one process"
 
 
-def repeated(world: WiderWorld, story: Story) -> Iterator[str]:
-    """At most once: one POST per resource uuid beside those proven not to have run.
-
-    Under a foreign uuid a server that honours resourceUuid makes nothing: a conflict may be retried.
-    """
-    traits = world.attempts.traits
-    taken = traits.differing if traits.honours else frozenset()
+def repeated(story: Story) -> Iterator[str]:
+    """At most once: one POST per resource uuid beside those proven not to have run."""
     for uuid, posts in story.posts.items():
-        if uuid in taken:
-            continue
         doubtful = [post for post in posts if not _is_void(story, post)]
         if any(post.is_at_most_once for post in doubtful[1:]):
             yield f"I1: {uuid} was sent {len(doubtful)} times at most once"

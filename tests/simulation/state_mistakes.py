@@ -187,7 +187,7 @@ def flag_forgives_the_past(patch: pytest.MonkeyPatch) -> None:
 
 def damage_hides_nothing(patch: pytest.MonkeyPatch) -> None:
     """Only the legible lines of a damaged last batch may have sent anything."""
-    patch.setattr(repair, "_may_hide_posts", lambda segment: False)
+    patch.setattr(repair, "_may_hide_posts", lambda *_: False)
 
 
 HOLES = (

@@ -380,6 +380,8 @@ def test_our_own_errors_have_no_hint(code: str | None) -> None:
 def test_an_agents_denial_is_no_denial_of_the_request() -> None:
     """What the operating system denies to an agent is met during the execution: a clone may be left."""
     assert classify("SYS.1006", "rsync: mkdir /models failed: Permission denied (13)").error_class is A
+    text = "unable to post to the agent http://10.0.0.1:7070: http error 403: user model has no access to the resource"
+    assert classify("SYS.1006", text).error_class is A
 
 
 def test_our_own_errors_have_a_hint_in_chinese() -> None:

@@ -1,0 +1,73 @@
+"""A merged manifest is as safe as the shards' manifests: its lines are durable, and it knows what each process sent."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.scripted_node import SOURCES, accept, failed, keep_running
+
+if TYPE_CHECKING:
+    from tests.contract.scripted_node import ApiJob, Operator, ScriptedNode
+
+TARGETS = SOURCES[:6]
+
+
+async def merge(operator: Operator) -> None:
+    """Merge the manifests of all shards and leave only the merged one."""
+    names = sorted(path.name for path in operator.folder.glob("*.jsonl"))
+    assert await operator.zclone("merge", *names, "--out", "merged") == 0, operator.output
+    for name in names:
+        operator.manifest(name).unlink()
+    operator.manifest("merged").rename(operator.manifest())
+
+
+def spoil(operator: Operator, state: str) -> None:
+    """Damage the checksum of the first record with a state."""
+    texts = operator.manifest().read_bytes().splitlines(keepends=True)
+    number = next(at for at, text in enumerate(texts) if json.loads(text).get("state") == state)
+    texts[number] = texts[number][:-4] + bytes([texts[number][-4] ^ 1]) + texts[number][-3:]
+    operator.manifest().write_bytes(b"".join(texts))
+
+
+@pytest.mark.parametrize("state", ["accepted", pytest.param("sent", marks=pytest.mark.slow)])
+async def test_a_damaged_line_of_a_merged_manifest_is_refused(
+    state: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """It is no write that a crash cut short: nothing is sent before a repair, and nothing twice after it."""
+    operator.write_job(*TARGETS, limits="timeout: 3s")
+    for shard in ("0/2", "1/2"):
+        assert await operator.run("--shard", shard) == 0, operator.output
+    await merge(operator)
+    spoil(operator, state)
+    assert await operator.run() == 1, operator.output
+    assert "zclone repair" in operator.output
+    await operator.repair()
+    assert await operator.run() == 0, operator.output
+    assert sorted(node.sources_of) == sorted(TARGETS)
+    assert len(node.posts()) == len(TARGETS)
+
+
+async def test_a_shard_without_the_flag_counts_after_a_merge(node: ScriptedNode, operator: Operator) -> None:
+    """One shard ran without --at-most-once and has two jobs open, the other one with it: no third POST."""
+    order: list[str] = []
+
+    def act(node: ScriptedNode, job: ApiJob) -> bytes | None:
+        if job.source not in order:
+            order.append(job.source)
+        return (keep_running if order.index(job.source) == 1 else accept)(node, job)
+
+    node.acts = {source: [act] for source in TARGETS}
+    operator.write_job(*TARGETS, limits="timeout: 3s, concurrency: 1")
+    for _ in range(2):
+        await operator.run("--shard", "0/2")
+    await operator.run("--shard", "1/2", "--at-most-once")
+    await merge(operator)
+    doubtful = order[1]
+    assert len(node.posts(doubtful)) == 2
+    node.posts(doubtful)[-1].result = failed("SYS.1009")
+    await operator.run("--at-most-once")
+    assert len(node.posts(doubtful)) == 2
+    assert operator.states()[doubtful] == "uncertain", operator.output
