@@ -54,7 +54,7 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         has_repeats=intent.has_repeats,
         is_mixed=intent.is_mixed,
         has_sent_line=bool(intent.digest),
-        has_predecessor=intent.has_predecessor or attempt > 1,
+        has_predecessor=intent.has_predecessor or attempt > 1 or any(job.attempt > 1 for job in intent.sent_jobs),
         # Whether they got answers is not on record.
         has_unanswered=attempt > 1 or UNKNOWN_JOB in open_jobs,
         is_taken=intent.is_taken,

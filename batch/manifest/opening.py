@@ -125,6 +125,7 @@ class _Opening:
         writer.write([encode_record(line) if isinstance(line, Record) else encode_repaired(line) for line in lost])
         for line in lost:
             past.add(line)
+        past.finish()
         self.warnings.append(
             f"{self._path}: the cut lines may have been durable and damaged since: targets that may have been sent "
             "because of them are looked for before they are sent again"

@@ -18,7 +18,7 @@ from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.engine.stop import Stop
 from batch.errors import REPAIRED, CallCutError, EndReason, RunStoppedError
 from batch.manifest.intents import next_intent
-from batch.model import UNKNOWN_JOB, Clone, Intent, Record, State
+from batch.model import UNKNOWN_JOB, Clone, Intent, Record, SentJob, State
 from batch.zstack.answers import (
     Absent,
     Accepted,
@@ -831,3 +831,14 @@ def test_only_several_attempts_without_the_flag_are_in_doubt_under_at_most_once(
     assert isinstance(first, Poll)
     assert first.ticket.job_uuid == UNKNOWN_JOB
     assert isinstance(first_step(replace(planned, was_repeated=False), Policy(at_most_once=True), now=EPOCH), Send)
+
+
+def test_a_later_attempt_may_have_made_what_is_under_a_given_uuid() -> None:
+    """The first job is the last open one again, and a second attempt is open too: the clone may be its own."""
+    jobs = (SentJob("b" * 32, CLONE.digest, 1, is_answered=True), SentJob("a" * 32, CLONE.digest, 2, is_answered=True))
+    past = intent(age=HOUR, attempt=1, is_answered=True, sent_jobs=jobs)
+    start = first_step(past, Policy(), now=EPOCH)
+    script = [("poll", STARTING), ("find", Found(service()))]
+    assert end(settle_scripted(script, start, clone=GIVEN)) == (State.CLONED, None)
+    alone = first_step(replace(past, sent_jobs=jobs[:1]), Policy(), now=EPOCH)
+    assert end(settle_scripted(script, alone, clone=GIVEN))[0] is State.UNCERTAIN

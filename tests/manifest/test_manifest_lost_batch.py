@@ -222,3 +222,12 @@ async def test_a_damaged_longest_api_timeout_leaves_its_target_in_doubt() -> Non
         damaged[damaged.rindex(b'"attempt":1') + 10] ^= 2
         _, found, is_repaired = open_data(bytes(damaged))
         assert (found.keys() >= {"a"}, is_repaired) == (is_lost, is_lost)
+
+
+async def test_a_withdrawn_target_in_doubt_is_counted_once() -> None:
+    """It left the job file before it was sent; the damaged batch may have sent it all the same."""
+    data = bytearray(await write_batches([Record(State.WITHDRAWN, "a", 10.0)], [sent("b")]))
+    data[data.rindex(b'"key":"b"') + 7] ^= 1
+    disk = FakeDisk()
+    disk.put(bytes(data))
+    assert open_fake(disk).past.counts == {State.UNCERTAIN: 1, State.PLANNED: 2}

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _DENIALS: Final = {"failed", "conflict", "planned", "withdrawn", "undone", None}
 """States that deny any present or future clone of the target."""
+_ENDED_EARLY: Final = frozenset({State.FAILED, State.PLANNED, State.WITHDRAWN, State.CONFLICT})
+_DEFAULT_TIME: Final = 1800.0
+"""Seconds that count for a job whose apiTimeout is unknown."""
 _UNCHARGED: Final = 16
 """POSTs of one target for each that is charged: after a dead session, or for a node that is not ready."""
 _SENT: Final = b'"state":"sent"'
@@ -52,8 +55,11 @@ def unrecorded_clones(world: WiderWorld) -> list[str]:
     for row in world.node.ledger.clones:
         key = _key(str(row.source))
         state = last[key].state if key in last else None
-        if state in {State.FAILED, State.PLANNED, State.WITHDRAWN} and _was_ended_early(world, key):
-            # A process whose clock was ahead found the time over; the retry finds the clone by its uuid.
+        if state in _ENDED_EARLY and was_ended_early(world, key):
+            # A process whose clock was ahead found the time over; the retry finds the clone, or a conflict if its uuid
+            # is the user's own.
+            continue
+        if state is State.FAILED and world.attempts.traits.api_timeout > _DEFAULT_TIME and _was_unheard(world, key):
             continue
         if state is State.FAILED and _is_forgotten(world, row.uuid):
             continue
@@ -70,7 +76,12 @@ def _is_forgotten(world: WiderWorld, uuid: str) -> bool:
     return world.is_damaged and uuid.encode() not in world.manifest(MANIFEST)
 
 
-def _was_ended_early(world: WiderWorld, key: str) -> bool:
+def _was_unheard(world: WiderWorld, key: str) -> bool:
+    """Return whether the process that sent the target was killed before it recorded how long the server may work."""
+    return not any(line.key == key and line.api_timeout for line in records(world.manifest(MANIFEST)))
+
+
+def was_ended_early(world: WiderWorld, key: str) -> bool:
     """Return whether a process whose clock was ahead ended an attempt of the target."""
     ended, now = {State.FAILED, State.PLANNED}, EPOCH + world.now
     lines = records(world.manifest(MANIFEST))
@@ -103,6 +114,7 @@ def false_conflicts(world: WiderWorld) -> list[str]:
         f"I3: {record.key} is called a conflict with a uuid that nobody else has"
         for record in records(world.manifest(MANIFEST))
         if record.state is State.CONFLICT
+        and not was_ended_early(world, record.key)
         and not any(clone.key == record.key and clone.resource_uuid in foreign for clone in world.versions.values())
     ]
 
@@ -146,13 +158,13 @@ def _has_unknown_owner(world: WiderWorld, key: str) -> bool:
     is_given = any(clone.is_given and clone.resource_uuid in rows for clone in versions)
     in_use = [clone for clone in world.clones if clone.key == key and clone.resource_uuid in rows]
     has_other_name = any(rows[one.resource_uuid].name != one.params["name"] for one in in_use)
-    return (world.is_damaged or _has_lost_lines(world, key)) and (is_given or has_other_name)
+    return (world.is_damaged or has_lost_lines(world, key)) and (is_given or has_other_name)
 
 
-def _has_lost_lines(world: WiderWorld, key: str) -> bool:
-    """Return whether a record says that a damaged last batch may have named the target."""
+def has_lost_lines(world: WiderWorld, key: str | None = None) -> bool:
+    """Return whether a record says that damaged lines may have named the target; None: any target."""
     lines = records(world.manifest(MANIFEST))
-    return any(line.key == key and UNKNOWN_JOB in (line.open_jobs or ()) for line in lines)
+    return any(key in {None, line.key} and UNKNOWN_JOB in (line.open_jobs or ()) for line in lines)
 
 
 def unbounded(world: WiderWorld) -> Iterator[str]:

@@ -315,7 +315,8 @@ class Witness:
         self.life(process).waiting.discard(uuid)
         story.is_proven |= record.state is State.CLONED and record.clone_uuid == uuid
         # With a second manifest the clone may be made by the other one between lookup and record.
-        if record.state in {State.FAILED, State.CONFLICT} and self._is_made(uuid) and len(self.stories) == 1:
+        is_denied = record.state is State.FAILED or (record.state is State.CONFLICT and not self.clock_was_set)
+        if is_denied and self._is_made(uuid) and len(self.stories) == 1:
             self.broken.append(f"I3: {record.key} is called {record.state} although its clone exists")
         # Planned with all its attempts: each of them ended, but this process does not send its target again.
         is_ended = record.state is State.PLANNED and intent is not None and record.attempt >= intent.attempt > 0
