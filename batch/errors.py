@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 5
     """Cannot reach or log in to ZStack; nothing was sent."""
     LOCKED = 75
-    """Another process holds this manifest; nothing was sent."""
+    """Another process has locked this manifest; nothing was sent."""
     INTERRUPTED = 130
     """Second SIGINT."""
     TERMINATED = 143
@@ -116,15 +116,15 @@ class ManifestMismatchError(ManifestError):
 
 
 class ManifestLockedError(ManifestError):
-    """Another process holds this manifest; nothing was sent."""
+    """Another process has locked this manifest; nothing was sent."""
 
     exit_code = ExitCode.LOCKED
     reason = None
 
-    def __init__(self, message: str, held: Path | None = None) -> None:
-        """Set the message; ``held``: the manifest that another process locked, None where another file is locked."""
+    def __init__(self, message: str, manifest: Path | None = None) -> None:
+        """Set the message; ``manifest``: the one another process has locked, None where there is none to wait for."""
         super().__init__(message)
-        self.held = held
+        self.manifest = manifest
 
 
 class ManifestLostError(ManifestError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import RunStoppedError, UsageError, ZcloneError
-from batch.manifest import is_held, summary
+from batch.manifest import is_locked, summary
 from batch.text import to_json
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _send(manifest: Path, texts: Sequence[str], *, timeout: float) -> dict[str, 
 def _refusal(manifest: Path, error: OSError) -> str:
     """Return why no process answers, and the next step."""
     started = summary(manifest).started
-    if not is_held(manifest):
+    if not is_locked(manifest):
         return f"{manifest}: no process is running; zclone run takes --rate and --concurrency"
     if started is not None and started.remote is not None:
         return (

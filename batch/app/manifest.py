@@ -14,7 +14,7 @@ from batch.app.outcome import RunResult
 from batch.app.reports import write_outputs_of_lost
 from batch.app.runs import holder_text
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, ManifestLostError, ManifestMismatchError
-from batch.manifest import Header, is_held, open_manifest, read_finished
+from batch.manifest import Header, is_locked, open_manifest, read_finished
 from batch.manifest.header import own_user, require_same
 from batch.model import HandOverCounts
 from batch.plan import Planning
@@ -90,8 +90,8 @@ async def lock_manifest(path: Path, header: Header) -> Manifest:
     try:
         return await to_thread(open_manifest, path, header)
     except ManifestLockedError as error:
-        who = "" if error.held is None else await to_thread(holder_text, error.held)
-        raise ManifestLockedError(f"{error}{who}", error.held) from None
+        who = "" if error.manifest is None else await to_thread(holder_text, error.manifest)
+        raise ManifestLockedError(f"{error}{who}", error.manifest) from None
 
 
 async def accept_manifest(manifest: Manifest, *, by_flag: bool) -> None:
@@ -132,5 +132,5 @@ async def close_run(
 
 def wait_for_lock(path: Path, until: float) -> None:
     """Return when the manifest at ``path`` is unlocked, or at the monotonic time ``until``."""
-    while (left := until - time.monotonic()) > 0 and path.exists() and is_held(path):
+    while (left := until - time.monotonic()) > 0 and path.exists() and is_locked(path):
         time.sleep(min(_LOCK_INTERVAL, left))

@@ -89,7 +89,7 @@ def _run_alone(options: RunOptions) -> ExitCode:
         try:
             return _run(prepare(options))
         except ManifestLockedError as error:
-            if error.held is None:
+            if error.manifest is None:
                 raise
             if overlap.is_skipped:
                 say(f"skipped: {error}")
@@ -97,8 +97,8 @@ def _run_alone(options: RunOptions) -> ExitCode:
             left = until - time.monotonic()
             if left <= 0:
                 raise
-            say(f"{error.held}: another process holds this manifest: waiting up to {left:.0f} s for it to end")
-            wait_for_lock(error.held, until)
+            say(f"{error.manifest}: another process holds this manifest: waiting up to {left:.0f} s for it to end")
+            wait_for_lock(error.manifest, until)
 
 
 def _run(setup: Setup) -> ExitCode:

@@ -9,7 +9,7 @@ from batch.app.embedded_node import node_state
 from batch.app.messages import say
 from batch.app.runs import all_runs
 from batch.errors import ZcloneError
-from batch.manifest import is_held, summary
+from batch.manifest import is_locked, summary
 from batch.report.run_list import DescribedRun, RemoteRow
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ def describe_runs(job: Path) -> list[DescribedRun]:
 
 def _describe(path: Path) -> DescribedRun:
     # Check the lock before reading: a process that ends in between has then written its ending line.
-    held = is_held(path)
+    locked = is_locked(path)
     found = summary(path)
-    is_running = held and found.ended is None
+    is_running = locked and found.ended is None
     return DescribedRun(
         path,
         found.header,
         found.counts,
         is_running=is_running,
-        is_settled=not held and found.is_settled,
-        is_removable=not held and found.is_removable,
+        is_settled=not locked and found.is_settled,
+        is_removable=not locked and found.is_removable,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.app.messages import say
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, UsageError
-from batch.manifest import is_held
+from batch.manifest import is_locked
 from batch.manifest.ending import last_end
 from batch.manifest.reading import last_started, reading
 from batch.manifest.summaries import was_at_most_once
@@ -266,7 +266,7 @@ def run_to_resume(job: Job, *, simulated: bool, shard: str | None, at: float, is
 
 def _refuse_overlap(runs: list[KnownRun], now: str) -> None:
     for one in runs:
-        if one.name != now and is_held(one.path):
+        if one.name != now and is_locked(one.path):
             raise ManifestLockedError(
                 f"{one.path}: another process is running the run {one.name} of this job{holder_text(one.path)}",
                 one.path,

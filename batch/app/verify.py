@@ -23,7 +23,7 @@ from batch.app.server import Server, say_warnings
 from batch.app.verifier import Verifier
 from batch.errors import ExitCode, ManifestLockedError, ManifestMismatchError, RunStoppedError, UsageError
 from batch.jobfile.units import read_rate
-from batch.manifest import is_held
+from batch.manifest import is_locked
 from batch.manifest.targets import open_targets
 from batch.model import Limits
 from batch.plan import Planning, regenerate, tag_clones
@@ -162,7 +162,7 @@ def _rate(options: VerifyOptions, job: Job | None, targets: Targets, path: Path)
     except ValueError as error:
         raise UsageError(f"--rate: {error}") from None
     limits = Limits() if job is None else job.limits
-    if options.reopen or not is_held(path):
+    if options.reopen or not is_locked(path):
         return limits.rate if rate is None else rate
     theirs = limits.rate if targets.rate is None else targets.rate
     if rate is None:

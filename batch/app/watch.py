@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batch.app.control import query_process
 from batch.app.logs import has_blocks, watch_console
 from batch.app.messages import language
-from batch.manifest import is_held, summary
+from batch.manifest import is_locked, summary
 from batch.model import Record, State
 from batch.progress import CallRate, Failure, Snapshot, new_view, oldest_in_flight, show_until, time_left, wave_text
 from batch.zstack.classify import hint_of
@@ -37,9 +37,9 @@ def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:
 
     def take_snapshot() -> Snapshot | None:
         # Check the lock before reading: a process that ends in between has then written its ending line.
-        held = is_held(manifest)
+        locked = is_locked(manifest)
         found = summary(manifest)
-        is_running = held and found.ended is None
+        is_running = locked and found.ended is None
         if not is_running:
             return None
         process = query_process(manifest)

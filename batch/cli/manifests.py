@@ -73,17 +73,17 @@ def status(manifest: options.ManifestPath, *, run: options.RunOfJob = None, watc
 def _status(manifest: Path, *, clear: bool) -> bool:
     """Show the state once; return whether the process is running."""
     from batch.app.control import query_process
-    from batch.manifest import is_held, summary
+    from batch.manifest import is_locked, summary
     from batch.report.status import status_lines
 
     # Check the lock before reading: a process that ends in between has then written its ending line.
-    held = is_held(manifest)
+    locked = is_locked(manifest)
     found = summary(manifest)
-    is_running = held and found.ended is None
+    is_running = locked and found.ended is None
     lines = status_lines(
         found,
         manifest=manifest,
-        is_held=held,
+        is_locked=locked,
         is_stopping=is_running and query_process(manifest).is_stopping,
         now=time.time(),
         language=language(os.environ),

@@ -12,7 +12,7 @@ from batch.manifest.ending import FinishedRun, read_finished
 from batch.manifest.fold import ManifestFold, digest_prefix
 from batch.manifest.header import Header
 from batch.manifest.listing import Story, clone_lines, rows, story
-from batch.manifest.reading import is_held
+from batch.manifest.reading import is_locked
 from batch.manifest.summaries import Cluster, Summary, summary
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = [
     "Summary",
     "clone_lines",
     "digest_prefix",
-    "is_held",
+    "is_locked",
     "open_manifest",
     "read_finished",
     "rows",

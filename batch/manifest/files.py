@@ -80,7 +80,7 @@ class Disk:
     def lock(self, handle: int, path: Path) -> None:
         """Lock the file for this process until it is closed. Raises ManifestLockedError where another has it."""
         if not _try_lock(handle):
-            # ``is_held`` of another process may have probed the lock at the same instant.
+            # ``is_locked`` of another process may have probed the lock at the same instant.
             time.sleep(_INSTANT)
             if not _try_lock(handle):
                 raise ManifestLockedError(f"{path}: another process holds this manifest; nothing was sent", path)
@@ -114,9 +114,9 @@ class Disk:
 
     def is_whole(self, handle: int, path: Path, size: int) -> bool:
         """Return whether ``path`` still names the file and it has at least ``size`` bytes."""
-        held = os.fstat(handle)
+        status = os.fstat(handle)
         try:
-            return os.path.samestat(held, os.lstat(path)) and held.st_size >= size
+            return os.path.samestat(status, os.lstat(path)) and status.st_size >= size
         except OSError:
             return False
 

@@ -116,7 +116,7 @@ def _take_shared(handle: int, path: Path) -> None:
         raise ManifestLockedError(f"{path}: a process is writing to this manifest: let it end first") from None
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Return whether a process has the manifest's lock; True also where that cannot be determined.
 
     Takes the lock for an instant; ``Disk.lock`` waits that long. Raises UsageError where ``path`` cannot be opened.

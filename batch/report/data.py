@@ -11,7 +11,7 @@ from batch.jsoncodec import decode_own
 from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.listing import Row
-from batch.manifest.reading import is_held, reading
+from batch.manifest.reading import is_locked, reading
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, State
 from batch.report.verification import FORMAT, VERSION, Finding, Verdict, Verification, verification_lines
@@ -159,7 +159,7 @@ def read_report_data(path: Path) -> ReportData:
     Raises UsageError or ManifestError if it cannot be read.
     """
     # Check the lock before reading: a process that ends in between has then written its ending line.
-    was_held = is_held(path)
+    was_locked = is_locked(path)
     with reading(path) as manifest:
         reader = _Reader()
         reader.add_all(map(parse_line, manifest.bodies()))
@@ -171,7 +171,7 @@ def read_report_data(path: Path) -> ReportData:
         plan=reader.plan,
         processes=tuple(reader.processes),
         targets=tuple(reader.targets.values()),
-        is_running=was_held and bool(reader.processes) and reader.processes[-1].ended is None,
+        is_running=was_locked and bool(reader.processes) and reader.processes[-1].ended is None,
         torn_bytes=torn_bytes,
     )
 

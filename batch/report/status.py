@@ -32,17 +32,17 @@ def status_lines(
     summary: Summary,
     *,
     manifest: Path,
-    is_held: bool,
+    is_locked: bool,
     now: float,
     language: Language = "en",
     is_stopping: bool = False,
 ) -> list[str]:
     """Return the lines of ``zclone status``.
 
-    ``is_held``: whether a process holds the manifest's lock. ``now``: seconds since the epoch, for the time left.
+    ``is_locked``: whether a process holds the manifest's lock. ``now``: seconds since the epoch, for the time left.
     ``language``: that of the hints. ``is_stopping``: whether that process has stopped sending.
     """
-    is_running = summary.ended is None and is_held
+    is_running = summary.ended is None and is_locked
     header = summary.header
     rehearsal = " (rehearsal on the embedded node)" if header.simulated else ""
     lines = [

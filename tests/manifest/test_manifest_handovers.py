@@ -140,7 +140,7 @@ async def test_a_refusal_is_reported_everywhere(tmp_path: Path) -> None:
     assert [(one.state, one.code, one.count, one.error) for one in found.clusters] == [
         (State.CLONED, "ID.1003", 1, refusal)
     ]
-    lines = status_lines(found, manifest=path, is_held=False, now=50.0)
+    lines = status_lines(found, manifest=path, is_locked=False, now=50.0)
     assert "hand-over 1 of 3 clones handed over, 1 refused" in lines
     assert any(line.startswith("next ") for line in lines)
     shown = story(path, KEYS[1])

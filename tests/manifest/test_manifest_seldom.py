@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.errors import ManifestError, ManifestLockedError, UsageError
-from batch.manifest import ManifestFold, is_held, open_manifest, read_finished
+from batch.manifest import ManifestFold, is_locked, open_manifest, read_finished
 from batch.manifest.ending import last_end
 from batch.manifest.line import SEAL
 from batch.manifest.listing import clone_lines
@@ -112,11 +112,11 @@ async def test_a_finished_run_with_a_line_of_a_later_version_is_finished(tmp_pat
 async def test_a_manifest_is_locked_while_its_run_lasts(tmp_path: Path) -> None:
     """Held while a process has it, free afterwards; a path that cannot be opened is reported."""
     manifest = open_manifest(tmp_path / "m", HEADER)
-    assert is_held(tmp_path / "m")
+    assert is_locked(tmp_path / "m")
     await manifest.close(0)
-    assert not is_held(tmp_path / "m")
+    assert not is_locked(tmp_path / "m")
     with pytest.raises(UsageError, match="No such file"):
-        is_held(tmp_path / "none")
+        is_locked(tmp_path / "none")
 
 
 async def test_only_a_free_manifest_may_be_written_to(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ async def test_only_a_free_manifest_may_be_written_to(tmp_path: Path) -> None:
         pass
 
 
-def test_without_locks_a_manifest_is_free_and_may_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_a_manifest_is_free_and_may_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No lock can be held, but the answer to whether a run lasts must not be no."""
 
     def refuse(_handle: int, _operation: int) -> None:
@@ -141,7 +141,7 @@ def test_without_locks_a_manifest_is_free_and_may_be_held(tmp_path: Path, monkey
     monkeypatch.setattr(fcntl, "flock", refuse)
     with exclude_writers(tmp_path / "m"):
         pass
-    assert is_held(tmp_path / "m")
+    assert is_locked(tmp_path / "m")
 
 
 @pytest.mark.parametrize("is_moved", [True, False])

@@ -137,7 +137,7 @@ def test_status_has_states_pace_and_time_left() -> None:
     """Status has the counts by state, the speed, the time left, and whether it runs."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.CLONED: 100, State.SENT: 50}, settled_at=tuple(map(float, range(11))), started=started)
-    text = "\n".join(status_lines(found, manifest=PATH, is_held=True, now=10.0))
+    text = "\n".join(status_lines(found, manifest=PATH, is_locked=True, now=10.0))
     assert "job       job, run run" in text
     assert "rehearsal" in text
     assert "targets   150" in text
@@ -150,7 +150,7 @@ def test_status_has_states_pace_and_time_left() -> None:
 def test_status_has_the_warnings_of_the_process() -> None:
     """A run without certificate checks says so in its status, with any characters in the text."""
     started = StartedLine(0.0, 42, "host", "zclone", ("not\x1b checked",))
-    lines = status_lines(figures({}, started=started), manifest=PATH, is_held=True, now=1.0)
+    lines = status_lines(figures({}, started=started), manifest=PATH, is_locked=True, now=1.0)
     assert "warning   not\\x1b checked" in lines
 
 
@@ -158,10 +158,10 @@ def test_status_of_an_ended_run_has_no_pace() -> None:
     """A run that ended is not shown as active; its exit code and reason are shown."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.SENT: 1}, settled_at=(1.0, 2.0), started=started, ended=EndedLine(3.0, 4, "SIG\x1bTERM"))
-    text = "\n".join(status_lines(found, manifest=PATH, is_held=False, now=10.0))
+    text = "\n".join(status_lines(found, manifest=PATH, is_locked=False, now=10.0))
     assert "ended 1970-01-01T00:00:03.000Z with exit code 4 (SIG\\x1bTERM)" in text
     assert "pace" not in text
-    assert "no run recorded yet" in "\n".join(status_lines(figures({}), manifest=PATH, is_held=False, now=1.0))
+    assert "no run recorded yet" in "\n".join(status_lines(figures({}), manifest=PATH, is_locked=False, now=1.0))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_status_of_a_killed_run_names_the_command_to_resume(name: str, command: 
     """If no process holds the manifest and none ended, it was killed; the command keeps run, part and manifest."""
     started = StartedLine(0.0, 42, "host", "zclone")
     found = figures({State.SENT: 1}, started=started, header=replace(HEADER, job_file="jobs/j.yaml"))
-    lines = status_lines(found, manifest=Path(name), is_held=False, now=10.0)
+    lines = status_lines(found, manifest=Path(name), is_locked=False, now=10.0)
     assert "process   killed: no process holds the manifest" in "\n".join(lines)
     assert lines[-1] == f"next      {command}"
 

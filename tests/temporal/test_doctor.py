@@ -170,7 +170,7 @@ def test_status_names_the_workflow(tmp_path: Path) -> None:
     header = Header("job", "run", "http://z", simulated=False)
     started = StartedLine(0.0, 1, "here", "zclone 0", remote=remote)
     summary = Summary(header, None, Counter(), (), started, None, (), 0)
-    lines = status_lines(summary, manifest=path, is_held=False, now=1.0)
+    lines = status_lines(summary, manifest=path, is_locked=False, now=1.0)
     assert "engine    Temporal at h:7233, namespace n s; it shows the run:" in lines
     command = "temporal workflow describe --address h:7233 --namespace 'n s' --workflow-id zclone/http://z/job/run"
     assert f"          {command}" in lines
