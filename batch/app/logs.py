@@ -14,7 +14,7 @@ from rich.text import Text
 
 from batch import log, outputs
 from batch.app.messages import is_terminal, say
-from batch.app.options import LogFormat, Progress
+from batch.app.options import LogFormat, ProgressMode
 from batch.sink import Sink, to_descriptor
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ class LiveConsole(Console):
         return False
 
 
-def live_console(wanted: Progress, environ: Mapping[str, str]) -> LiveConsole | None:
+def live_console(wanted: ProgressMode, environ: Mapping[str, str]) -> LiveConsole | None:
     """Return the console of the live view; None for other kinds of progress."""
-    if sys.stderr is None or wanted in (Progress.PLAIN, Progress.NONE):
+    if sys.stderr is None or wanted in (ProgressMode.PLAIN, ProgressMode.NONE):
         return None
-    if wanted is Progress.AUTO and (not is_terminal(STDERR) or environ.get("TERM") == "dumb"):
+    if wanted is ProgressMode.AUTO and (not is_terminal(STDERR) or environ.get("TERM") == "dumb"):
         return None
     # Unbuffered: a thread that hangs in a buffer's lock would keep the interpreter from exiting.
     stream = io.TextIOWrapper(

@@ -17,7 +17,7 @@ PRESETS: Final = ("calm", "flaky", "chaos")
 """Names of the fault presets for ``--simulate`` and ``simulate --faults``."""
 
 
-class Progress(StrEnum):
+class ProgressMode(StrEnum):
     """How a run shows its progress."""
 
     AUTO = "auto"
@@ -78,7 +78,7 @@ class RunOptions:
     strict: bool
     """Whether to refuse a job file in which cloned targets were edited."""
     at_most_once: bool
-    progress: Progress
+    progress: ProgressMode
     log_format: LogFormat
     log_file: Path | None
     is_quiet: bool

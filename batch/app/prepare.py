@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from batch.app.embedded_node import node_state, require_faults
 from batch.app.logs import live_console
 from batch.app.messages import language
-from batch.app.options import PRESETS, LogFormat, Progress
+from batch.app.options import PRESETS, LogFormat, ProgressMode
 from batch.app.reports import name_outputs, require_usable_outputs
 from batch.app.runs import (
     is_dated,
@@ -123,7 +123,7 @@ def _console(options: RunOptions) -> LiveConsole | None:
     """Return the console of the live view; None if stderr is JSON or only for warnings."""
     if not options.is_quiet and options.log_format is not LogFormat.JSON:
         return live_console(options.progress, options.endpoint.environ)
-    if options.progress is Progress.LIVE:
+    if options.progress is ProgressMode.LIVE:
         raise UsageError("--progress live: leave out --quiet and --log-format json, which allow no view")
     return None
 

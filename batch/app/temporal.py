@@ -45,8 +45,8 @@ async def connect_temporal(environ: Mapping[str, str]) -> Connection:
     Raises UsageError for bad settings or a missing extra, UnreachableError for an unreachable server or namespace.
     """
     with needs_extra():
-        from batch.temporal.connection import connect
-    return await connect(environ, read_keys(environ), hide=SECRETS.add)
+        from batch.temporal.connection import open_connection
+    return await open_connection(environ, read_keys(environ), hide=SECRETS.add)
 
 
 def read_keys(environ: Mapping[str, str]) -> tuple[bytes, ...]:

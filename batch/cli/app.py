@@ -11,7 +11,7 @@ import typer
 
 from batch import __version__
 from batch.app.messages import report_end, say, set_style
-from batch.app.options import LogFormat, Progress
+from batch.app.options import LogFormat, ProgressMode
 from batch.cli import clones, declare, job_files, manifests, options, servers, values
 from batch.cli.parser import Command, Group, OfCommand, read_arguments
 from batch.cli.terminal import emit, forbid_core_dumps, occupy_standard_streams
@@ -104,7 +104,7 @@ def run(  # noqa: PLR0913 - one argument for each flag
     on_overlap: options.OnOverlap = "fail",
     at_most_once: options.AtMostOnce = False,
     tag: options.Tag = False,
-    progress: options.ShowProgress = Progress.AUTO,
+    progress: options.ShowProgress = ProgressMode.AUTO,
     log_format: options.LogStyle = LogFormat.AUTO,
     log_file: options.LogFile = None,
     quiet: options.Quiet = False,
@@ -158,7 +158,7 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     concurrency: options.Concurrency = None,
     deadline: options.Deadline = None,
     accept_changes: options.AcceptChanges = False,
-    progress: options.ShowProgress = Progress.AUTO,
+    progress: options.ShowProgress = ProgressMode.AUTO,
     log_format: options.LogStyle = LogFormat.AUTO,
     log_file: options.LogFile = None,
     quiet: options.Quiet = False,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from batch.app.options import PRESETS, Engine, Example, LogFormat, Progress
+from batch.app.options import PRESETS, Engine, Example, LogFormat, ProgressMode
 from batch.cli import values
 from batch.cli.declare import argument, choice, flag, format_flag, option
 from batch.cli.values import DiscoverOutput, ListOutput, PlanOutput, ProblemFormat, ReportOutput
@@ -89,7 +89,7 @@ Tag = Annotated[
 AdoptManifest = Annotated[
     bool, flag("--adopt-manifest", text="Continue with a manifest that another user started; recorded in it.")
 ]
-ShowProgress = Annotated[Progress, choice(Progress, "--progress", text="Live view, plain log lines, or none.")]
+ShowProgress = Annotated[ProgressMode, choice(ProgressMode, "--progress", text="Live view, plain log lines, or none.")]
 LogStyle = Annotated[
     LogFormat, choice(LogFormat, "--log-format", text="Log format; auto picks console on a terminal, else JSON.")
 ]

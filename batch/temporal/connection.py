@@ -90,10 +90,10 @@ class Poller:
     """Time of its last poll, seconds since the epoch; it polls at least once a minute."""
 
 
-async def connect(
+async def open_connection(
     environ: Mapping[str, str], keys: Sequence[bytes] = (), *, hide: Callable[[str], None] = lambda _: None
 ) -> Connection:
-    """Connect. Raises UsageError for invalid variables, UnreachableError if nothing answers.
+    """Connect to Temporal. Raises UsageError for invalid variables, UnreachableError if nothing answers.
 
     ``keys``: payload keys of 32 bytes, of which the first encrypts. ``hide``: called with the API key to redact it.
     """

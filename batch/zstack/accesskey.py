@@ -18,7 +18,7 @@ from batch.errors import LoginLostError, UnreachableError
 from batch.zstack.auth import PROBE_PATH, check_access, probe
 from batch.zstack.classify import is_skew, is_unread_date
 from batch.zstack.decode import BadReplyError, as_number, as_object, json_object
-from batch.zstack.wire import Reply, http_date
+from batch.zstack.wire import HttpReply, http_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -138,7 +138,7 @@ class AccessKey:
     async def _read_clock(self) -> None:
         before = self._clock.time()
         reply = await self._send("PUT", ACTIONS_PATH, body=b'{"getCurrentTime":{}}')
-        server = current_time(reply) if isinstance(reply, Reply) else None
+        server = current_time(reply) if isinstance(reply, HttpReply) else None
         if server is not None:
             self._skew = server - (before + self._clock.time()) / 2
 
@@ -163,11 +163,11 @@ class AccessKey:
                 return None
         return "the server refuses the request's date in every time zone (requestTimeTooSkewed): its clocks disagree"
 
-    async def _try_date(self) -> tuple[Mapping[str, str], Reply | None]:
+    async def _try_date(self) -> tuple[Mapping[str, str], HttpReply | None]:
         """Return the headers of a signed query and its answer; None where there was none."""
         headers = self.headers("GET", PROBE_PATH)
         reply = await self._send("GET", PROBE_PATH, headers=headers)
-        return headers, reply if isinstance(reply, Reply) else None
+        return headers, reply if isinstance(reply, HttpReply) else None
 
     def _date(self) -> str:
         minutes, region = self._zone
@@ -185,7 +185,7 @@ def sign(key_id: str, secret: bytes, text: str) -> str:
     return f"ZStack {key_id}:{base64.b64encode(digest).decode('ascii')}"
 
 
-def current_time(reply: Reply) -> float | None:
+def current_time(reply: HttpReply) -> float | None:
     """Return the server's time in seconds since the epoch: from getCurrentTime's answer, else from its Date header."""
     try:
         times = as_object(json_object(reply.body).get("currentTime")) or {}

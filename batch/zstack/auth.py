@@ -17,7 +17,7 @@ from batch.model import CallKind
 from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused, is_cut
 from batch.zstack.decode import BadReplyError, as_object, as_text, json_object
 from batch.zstack.replies import read_find, read_refusal
-from batch.zstack.wire import Reply, reason_of
+from batch.zstack.wire import HttpReply, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -206,9 +206,9 @@ class PasswordLogin:
                 reply = await self._send("DELETE", path, kind=CallKind.LOGOUT)
         except TimeoutError:
             reply = NoAnswer("no answer in time")
-        if isinstance(reply, Reply) and reply.status == 200:
+        if isinstance(reply, HttpReply) and reply.status == 200:
             return None
-        reason = f"HTTP {reply.status}" if isinstance(reply, Reply) else reply.reason
+        reason = f"HTTP {reply.status}" if isinstance(reply, HttpReply) else reply.reason
         return f"could not log out ({reason}): the session stays open on the server for up to two hours"
 
     async def _single_flight(self, *, tries: int, error: type[ZcloneError]) -> None:
@@ -245,7 +245,7 @@ class PasswordLogin:
 
     async def _try_login(self) -> str | Refused | NotSent | NoAnswer:
         reply = await self._send("PUT", LOGIN_PATH, body=self._body, kind=CallKind.LOGIN)
-        if not isinstance(reply, Reply):
+        if not isinstance(reply, HttpReply):
             return reply
         refused = read_refusal(reply, self._language)
         if refused is not None:
@@ -271,7 +271,7 @@ class PasswordLogin:
 async def probe(send: HttpCall, headers: Mapping[str, str], language: Language) -> FindAnswer:
     """Make the probe call."""
     reply = await send("GET", PROBE_PATH, headers=headers)
-    return read_find(reply, PROBE_UUID, language) if isinstance(reply, Reply) else reply
+    return read_find(reply, PROBE_UUID, language) if isinstance(reply, HttpReply) else reply
 
 
 async def check_access(ask: Callable[[], Awaitable[FindAnswer]], clock: Clock) -> tuple[str, ...]:

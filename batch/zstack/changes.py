@@ -16,7 +16,7 @@ from batch.zstack.polling import poll_to_end
 from batch.zstack.queries import QueryApi
 from batch.zstack.replies import read_job_end, read_submit
 from batch.zstack.retry_client import RetryClient
-from batch.zstack.wire import NOT_ADMITTED, CallFailedError, Reply, segment
+from batch.zstack.wire import NOT_ADMITTED, CallFailedError, HttpReply, segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ class ServiceChanges:
     async def _send(self, method: str, path: str, job_uuid: str, body: bytes | None = None) -> SubmitAnswer:
         headers = {"X-Job-UUID": job_uuid}
         reply = await self._client.call_authorised(method, path, body=body, headers=headers, kind=CallKind.CLONE)
-        return read_submit(reply, job_uuid, self._client.language) if isinstance(reply, Reply) else reply
+        return read_submit(reply, job_uuid, self._client.language) if isinstance(reply, HttpReply) else reply
 
     async def end(self, job_uuid: str, *, seconds: float, first: float = 1.0) -> PollAnswer:
         """Poll until the job ended or ``seconds`` have passed, the first time after ``first`` seconds.
@@ -84,7 +84,7 @@ class ServiceChanges:
         reply = await self._client.call("GET", f"{JOBS_PATH}/{segment(job_uuid)}")
         if is_cut(reply):
             raise CallCutError(NOT_ADMITTED.reason)
-        return read_job_end(reply, self._client.language) if isinstance(reply, Reply) else reply
+        return read_job_end(reply, self._client.language) if isinstance(reply, HttpReply) else reply
 
     @property
     def generation(self) -> int:

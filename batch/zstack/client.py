@@ -23,7 +23,7 @@ from batch.zstack.params import Version, parse_version
 from batch.zstack.replies import read_find, read_poll, read_refusal, read_submit
 from batch.zstack.reply_redaction import without_job_uuid, without_secrets
 from batch.zstack.settings import AccessKeyAuth, PasswordAuth, transport_warnings
-from batch.zstack.wire import NoRateGate, Outcome, Reply, reason_of, requested_pause, segment
+from batch.zstack.wire import HttpReply, NoRateGate, Outcome, reason_of, requested_pause, segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,7 @@ class Client:
             headers=named,
             kind=CallKind.CLONE,
         )
-        if not isinstance(reply, Reply):
+        if not isinstance(reply, HttpReply):
             return reply
         answer = read_submit(reply, job_uuid, self.language)
         if _is_dead_session(answer):
@@ -130,7 +130,7 @@ class Client:
         """GET /v1/api-jobs/{job_uuid}: needs no credentials and so carries none (zstack/README.md 6)."""
         path = f"{JOBS_PATH}/{segment(job_uuid)}"
         reply = await self.call("GET", path, kind=CallKind.POLL, job_uuid=job_uuid)
-        if not isinstance(reply, Reply):
+        if not isinstance(reply, HttpReply):
             return reply
         answer = read_poll(reply, self.language)
         if isinstance(answer, Done | Refused | Unknown):
@@ -150,7 +150,7 @@ class Client:
     async def _find(self, resource_uuid: str) -> FindAnswer:
         generation = self._access.generation
         reply = await self.call_authorised("GET", f"{SERVICES_PATH}/{segment(resource_uuid)}")
-        answer = read_find(reply, resource_uuid, self.language) if isinstance(reply, Reply) else reply
+        answer = read_find(reply, resource_uuid, self.language) if isinstance(reply, HttpReply) else reply
         if _is_dead_session(answer):
             self._access.mark_expired(generation)
         return answer
@@ -221,7 +221,7 @@ class Client:
         more, sign = headers or {}, self._access.headers
         call = partial(self.call, method, path, body=body, kind=kind)
         reply = await call(headers={**sign(method, path), **more})
-        if not isinstance(reply, Reply) or not (
+        if not isinstance(reply, HttpReply) or not (
             is_skew(reply.status, reply.text) or is_unread_date(reply.status, reply.text)
         ):
             return reply
@@ -242,17 +242,17 @@ class Client:
         if isinstance(answer, Refused) and answer.error.error_class in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
             raise UnreachableError(f"ZStack at {self.url} is not ready: {reason_of(answer)}")
         # An account without GetVersion may work otherwise: the credentials' probe shows that.
-        self.version = self._version_of(answer) if isinstance(answer, Reply) else None
+        self.version = self._version_of(answer) if isinstance(answer, HttpReply) else None
 
-    async def _get_version(self) -> Reply | Refused | NotSent | NoAnswer:
+    async def _get_version(self) -> HttpReply | Refused | NotSent | NoAnswer:
         reply = await self.call("PUT", ACTIONS_PATH, body=b'{"getVersion":{}}')
-        if not isinstance(reply, Reply):
+        if not isinstance(reply, HttpReply):
             return reply
         if reply.status == 404:
             return Refused(from_http(404, reply.text, self.language))
         return read_refusal(reply, self.language) or reply
 
-    def _version_of(self, reply: Reply) -> Version | None:
+    def _version_of(self, reply: HttpReply) -> Version | None:
         try:
             text = as_text(json_object(reply.body).get("version"))
         except BadReplyError as error:
@@ -275,7 +275,7 @@ class Client:
     def _process(self, reply: Outcome, authorization: str) -> Outcome:
         """Redact an answer, and pause the gate where it asks for that."""
         self._secrets.add_all(self._access.secrets)
-        if not isinstance(reply, Reply):
+        if not isinstance(reply, HttpReply):
             return reply
         reply = without_secrets(reply, self._secrets, authorization=authorization)
         if reply.status == 429 and reply.text.strip() == _OVER_LIMIT:
@@ -284,7 +284,7 @@ class Client:
             return self._paused(reply)
         return reply
 
-    def _paused(self, reply: Reply) -> Outcome:
+    def _paused(self, reply: HttpReply) -> Outcome:
         if reply.status == 503 and isinstance(read_refusal(reply, self.language), Refused):
             return reply
         seconds = requested_pause(reply, self.clock.time())

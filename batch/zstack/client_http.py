@@ -22,7 +22,7 @@ from batch.zstack.classify import safe_text
 from batch.zstack.client_request import LONGEST_LINE, NoReplyError, SingleRequest, no_answer, start_watch
 from batch.zstack.decode import LARGEST, BadReplyError, inflate
 from batch.zstack.settings import is_link_local
-from batch.zstack.wire import NOT_ADMITTED, Reply
+from batch.zstack.wire import NOT_ADMITTED, HttpReply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,7 +114,7 @@ class Http:
         """Close all connections."""
         await self._session.close()
 
-    async def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Reply:
+    async def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> HttpReply:
         once = SingleRequest()
         response = await self._session.request(
             method,
@@ -136,7 +136,7 @@ class Http:
         self._keep_cookie(fields.getall("Set-Cookie", ()))
         encoding = fields.get("Content-Encoding")
         plain = whole if encoding is None else inflate(whole, encoding)
-        return Reply(response.status, plain, fields.get("Date"), fields.get("Retry-After"))
+        return HttpReply(response.status, plain, fields.get("Date"), fields.get("Retry-After"))
 
     def _keep_cookie(self, cookies: Sequence[str]) -> None:
         """Keep the cookie: without it the server creates an HTTP session for every call (zstack/README.md 1)."""

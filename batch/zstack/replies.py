@@ -27,7 +27,7 @@ from batch.zstack.answers import (
 )
 from batch.zstack.classify import LONGEST_TEXT, Language, from_error, from_http
 from batch.zstack.decode import BadReplyError, as_number, as_object, as_text, json_object
-from batch.zstack.wire import Reply
+from batch.zstack.wire import HttpReply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ _LONGEST_UUID = 64
 _LONGEST_TIMEOUT = 366 * 86400.0
 
 
-def read_refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
+def read_refusal(reply: HttpReply, language: Language) -> Refused | NoAnswer | None:
     """Interpret a status other than 2xx; None for 2xx.
 
     A 503 with a JSON error is ZStack's, one without it a proxy's.
@@ -61,7 +61,7 @@ def read_refusal(reply: Reply, language: Language) -> Refused | NoAnswer | None:
     return Refused(from_http(reply.status, reply.text, language))
 
 
-def read_submit(reply: Reply, job_uuid: str, language: Language = "en") -> SubmitAnswer:
+def read_submit(reply: HttpReply, job_uuid: str, language: Language = "en") -> SubmitAnswer:
     """Interpret the answer to a POST that was sent under ``job_uuid``."""
     if reply.status == 400 and _is_duplicate(reply.text, job_uuid):
         return Duplicate()
@@ -79,7 +79,7 @@ def read_submit(reply: Reply, job_uuid: str, language: Language = "en") -> Submi
     return NoAnswer(f"HTTP {reply.status} is not an answer to a clone request")
 
 
-def read_poll(reply: Reply, language: Language = "en") -> PollAnswer:
+def read_poll(reply: HttpReply, language: Language = "en") -> PollAnswer:
     """Interpret the answer to a poll. Only a job's own error is a failure."""
     if reply.status == 404:
         return NoAnswer("HTTP 404 with a web page") if _is_page(reply) else Unknown()
@@ -92,7 +92,7 @@ def read_poll(reply: Reply, language: Language = "en") -> PollAnswer:
     return NoAnswer(f"HTTP {reply.status} is not an answer to a poll")
 
 
-def read_job_end(reply: Reply, language: Language = "en") -> PollAnswer:
+def read_job_end(reply: HttpReply, language: Language = "en") -> PollAnswer:
     """Interpret a poll of a job that makes no model service: any result is a success."""
     if reply.status != 200:
         return read_poll(reply, language)
@@ -110,11 +110,11 @@ def read_hook(body: bytes, success: str) -> Done | NoAnswer:
     """
     if success == "false" or not body.strip():
         return Done(None)
-    answer = read_poll(Reply(200, body)) if success == "true" else None
+    answer = read_poll(HttpReply(200, body)) if success == "true" else None
     return answer if isinstance(answer, Done) else NoAnswer("no result of a job")
 
 
-def read_find(reply: Reply, resource_uuid: str, language: Language = "en") -> FindAnswer:
+def read_find(reply: HttpReply, resource_uuid: str, language: Language = "en") -> FindAnswer:
     """Interpret the answer to a query by uuid: always a list, empty where nothing is visible."""
     refused = read_refusal(reply, language)
     if isinstance(refused, Refused) and refused.error.code == _API_DENIED:
@@ -151,7 +151,7 @@ def service(value: JsonValue) -> Service:
     return Service(uuid, None if name is None else cut(name, LONGEST_TEXT), fields)
 
 
-def json_error(reply: Reply) -> dict[str, JsonValue] | None:
+def json_error(reply: HttpReply) -> dict[str, JsonValue] | None:
     """Return the ``error`` object of a reply; None where the reply has none."""
     if reply.body.lstrip()[:1] != b"{":
         return None
@@ -193,7 +193,7 @@ def _read_end(answer: Mapping[str, JsonValue], language: Language) -> Done | Ref
     return Done(None)
 
 
-def _is_page(reply: Reply) -> bool:
+def _is_page(reply: HttpReply) -> bool:
     return not reply.body.strip() or reply.body.lstrip()[:1] == b"<"
 
 

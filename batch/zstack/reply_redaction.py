@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batch.model import JsonValue
-    from batch.zstack.wire import Reply
+    from batch.zstack.wire import HttpReply
 
 _ESCAPED: Final = re.compile(r"\\u((?!d[89a-f])[0-9a-f]{4})", re.IGNORECASE)
 _SIGNED: Final = "ZStack "
 _Answer = TypeVar("_Answer")
 
 
-def without_secrets(reply: Reply, secrets: Secrets, *, authorization: str) -> Reply:
+def without_secrets(reply: HttpReply, secrets: Secrets, *, authorization: str) -> HttpReply:
     """Return ``reply`` with ``secrets`` and the call's own signature redacted in its error texts.
 
     ``authorization`` is the header the call was made with, empty where it had none.

@@ -14,7 +14,7 @@ from batch.zstack.client import JOBS_PATH
 from batch.zstack.decode import BadReplyError, json_object
 from batch.zstack.polling import poll_to_end
 from batch.zstack.replies import read_job_end, read_refusal, read_submit
-from batch.zstack.wire import NOT_ADMITTED, CallFailedError, Reply
+from batch.zstack.wire import NOT_ADMITTED, CallFailedError, HttpReply
 
 if TYPE_CHECKING:
     from batch.model import JsonValue
@@ -70,7 +70,7 @@ class RetryClient:
         reply = _require_uncut(
             await self._client.call_authorised(method, path, body=data, headers={"X-Job-UUID": job_uuid})
         )
-        started = read_submit(reply, job_uuid, self._client.language) if isinstance(reply, Reply) else reply
+        started = read_submit(reply, job_uuid, self._client.language) if isinstance(reply, HttpReply) else reply
         if isinstance(started, Accepted | Duplicate | NoAnswer):
             return await self._await_job(job_uuid)
         return started
@@ -84,7 +84,7 @@ class RetryClient:
 
     async def _poll(self, job_uuid: str) -> PollAnswer:
         reply = _require_uncut(await self._client.call("GET", f"{JOBS_PATH}/{job_uuid}"))
-        return read_job_end(reply, self._client.language) if isinstance(reply, Reply) else reply
+        return read_job_end(reply, self._client.language) if isinstance(reply, HttpReply) else reply
 
     async def _may_repeat(self, refused: Refused, generation: int) -> bool:
         if refused.error.error_class is ErrorClass.RENEW:
@@ -93,7 +93,7 @@ class RetryClient:
         return refused.error.error_class in _WORTH_A_RETRY and refused.error.retries != 0
 
     def _read(self, reply: Outcome) -> dict[str, JsonValue] | Refused | NotSent | NoAnswer:
-        if not isinstance(reply, Reply):
+        if not isinstance(reply, HttpReply):
             return reply
         refused = read_refusal(reply, self._client.language)
         if refused is not None:

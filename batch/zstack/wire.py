@@ -48,7 +48,7 @@ class NoRateGate:
         return False
 
 
-class Reply(NamedTuple):
+class HttpReply(NamedTuple):
     """One whole HTTP answer, with its content encoding decoded and within the size limit."""
 
     status: int
@@ -64,7 +64,7 @@ class Reply(NamedTuple):
         return self.body.decode("utf-8", "backslashreplace")
 
 
-Outcome: TypeAlias = Reply | NotSent | NoAnswer
+Outcome: TypeAlias = HttpReply | NotSent | NoAnswer
 """Result of one HTTP call."""
 
 
@@ -132,7 +132,7 @@ def http_date(value: str | None) -> float | None:
         return None
 
 
-def requested_pause(reply: Reply, now: float) -> float | None:
+def requested_pause(reply: HttpReply, now: float) -> float | None:
     """Return the seconds after which the answer asks to retry, at most LONGEST_PAUSE; None where it asks for none.
 
     A date counts from the server's own Date header, so that clock differences do not matter; ``now`` (seconds since the

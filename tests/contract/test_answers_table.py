@@ -37,7 +37,7 @@ from batch.zstack.answers import (
 )
 from batch.zstack.classify import Language, with_hint
 from batch.zstack.replies import read_find, read_poll, read_submit
-from batch.zstack.wire import Reply
+from batch.zstack.wire import HttpReply
 from tests.engine.scripted_api import CLONE, RESOURCE_UUID, MemoryJournal, new_dependencies, service
 from tests.simulation.virtual import VirtualClock, VirtualLoop, run_virtual
 
@@ -301,8 +301,8 @@ def decoded_find(row: Row, language: Language) -> FindAnswer:
     return read_find(reply(row.answer), RESOURCE_UUID, language)
 
 
-def reply(answer: tuple[int, str]) -> Reply:
-    return Reply(answer[0], answer[1].encode())
+def reply(answer: tuple[int, str]) -> HttpReply:
+    return HttpReply(answer[0], answer[1].encode())
 
 
 def decide(row: Row) -> tuple[SubmitAnswer | PollAnswer | FindAnswer, Step]:

@@ -10,8 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from batch.model import CallKind
 from batch.simulator.wire import Drop, Later, Request, Response
 from batch.zstack.answers import NoAnswer, NotSent
-from batch.zstack.wire import NOT_ADMITTED
-from batch.zstack.wire import Reply as ClientReply
+from batch.zstack.wire import NOT_ADMITTED, HttpReply
 from tests.simulation.virtual import EPOCH
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ _PATIENCE: Final = 30.0
 """Seconds the client waits for an answer."""
 
 
-class _Noise(ClientReply):
+class _Noise(HttpReply):
     """An answer without meaning."""
 
 
@@ -142,10 +141,10 @@ class SimHttp:
         if delivery.cut is not None:
             return NoAnswer("the answer was cut off")
         named = {name.lower(): value for name, value in delivery.headers}
-        reply = ClientReply(delivery.status, delivery.body, None, named.get("retry-after"))
+        reply = HttpReply(delivery.status, delivery.body, None, named.get("retry-after"))
         return self._garbled(reply)
 
-    def _garbled(self, reply: ClientReply) -> ClientReply:
+    def _garbled(self, reply: HttpReply) -> HttpReply:
         """Sometimes answer something that ZStack never would: no engine may believe it, or fail because of it."""
         random = self._world.random
         if not self._world.garbled or random.random() >= self._world.garbled:

@@ -37,7 +37,7 @@ from batch.simulator.wire import Drop, Later, Request, Response
 from batch.zstack.answers import NoAnswer, NotSent
 from batch.zstack.client import Client
 from batch.zstack.settings import SessionAuth, Settings
-from batch.zstack.wire import NOT_ADMITTED, Reply
+from batch.zstack.wire import NOT_ADMITTED, HttpReply
 from tests.simulation.process import Killed, Process
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, end_tasks, virtual_gate
 
@@ -206,7 +206,7 @@ class Http:
         await self._wait(min(delivery.delay + 0.01, _PATIENCE))
         if isinstance(delivery, Drop) or delivery.cut is not None:
             return NoAnswer("the connection was lost")
-        return Reply(delivery.status, delivery.body)
+        return HttpReply(delivery.status, delivery.body)
 
     async def _wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from batch.manifest.intents import next_intent
 from batch.model import State
 from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, NoAnswer, NotSent, Refused, Running, Unknown
-from batch.zstack.wire import Reply
+from batch.zstack.wire import HttpReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -224,8 +224,8 @@ class Witness:
         """Its answer came back, or none."""
         life = self.life(process)
         if request.path == _LOGIN:
-            life.lost_logins += not isinstance(outcome, Reply) or not _SAID_BY_ZSTACK.search(outcome.body)
-        if isinstance(outcome, Reply) and outcome.status != 200 and _DEAD_SESSION in outcome.body:
+            life.lost_logins += not isinstance(outcome, HttpReply) or not _SAID_BY_ZSTACK.search(outcome.body)
+        if isinstance(outcome, HttpReply) and outcome.status != 200 and _DEAD_SESSION in outcome.body:
             job = request.path.removeprefix(_JOBS) if request.path.startswith(_JOBS) else None
             session = self._session_of.get(job, "") if job is not None else request.headers.get("authorization", "")
             life.dead_sessions.add(session)

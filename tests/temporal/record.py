@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from batch import __version__
-from batch.temporal.connection import connect
+from batch.temporal.connection import open_connection
 from tests.crash.stage import node
 from tests.temporal.stage import Stage, faults, staged, temporal_server
 
@@ -44,7 +44,7 @@ def write_job(folder: Path) -> None:
 
 async def fetch(stage: Stage, folder: Path) -> None:
     """Write the history of every workflow of the run except the query that preceded it."""
-    client = (await connect(stage.settings)).client
+    client = (await open_connection(stage.settings)).client
     number = 0
     async for found in client.list_workflows():
         if found.workflow_type != "zclone.greeting":

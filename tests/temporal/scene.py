@@ -16,7 +16,7 @@ from batch.manifest import ManifestFold
 from batch.model import Clone, Limits, Plan, Record, State
 from batch.temporal import worker
 from batch.temporal.command import RemoteRun
-from batch.temporal.connection import connect
+from batch.temporal.connection import open_connection
 from batch.temporal.pages import Work
 from batch.zstack.answers import Absent, Accepted, Done, Found, Service, Unknown
 
@@ -110,7 +110,7 @@ async def working(
     server: Server, client: ScriptedClient, *, rate: float = 1000.0, keys: tuple[bytes, ...] = ()
 ) -> AsyncIterator[None]:
     """Run a worker for ``client`` until the end of the block."""
-    temporal = await connect({"TEMPORAL_ADDRESS": server.address}, keys)
+    temporal = await open_connection({"TEMPORAL_ADDRESS": server.address}, keys)
     stop, ready = Stop(), asyncio.Event()
     working = asyncio.create_task(
         worker.work(
@@ -159,7 +159,7 @@ async def scene(
     **limits: Any,
 ) -> Scene:
     """Prepare a run of ``count`` clones."""
-    temporal = await connect({"TEMPORAL_ADDRESS": server.address}, keys)
+    temporal = await open_connection({"TEMPORAL_ADDRESS": server.address}, keys)
     run = RemoteRun(temporal, endpoint=client.url, job=job, run="run")
     all_of_them = clones(count, name)
     plan = Plan(job, "run", "digest", count, lambda: iter(all_of_them))

@@ -20,7 +20,7 @@ from batch.model import State
 from batch.redaction import SECRETS
 from batch.report.run_list import RemoteRow, run_lines
 from batch.report.status import status_lines
-from batch.temporal.connection import Poller, WorkerIdentity, connect
+from batch.temporal.connection import Poller, WorkerIdentity, open_connection
 from tests.temporal.scene import ScriptedClient, scene, working
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ async def test_an_open_run_is_listed_with_its_counts(server: Server) -> None:
     async with working(server, client):
         await found.follow()
     assert await _listed(settings, found.work.plan.job, count=0) == []
-    connection = await connect(settings)
+    connection = await open_connection(settings)
     memo = await (await connection.client.get_workflow_handle(found.run.id).describe()).memo()
     assert memo["states"] == {State.CLONED: 6}
 

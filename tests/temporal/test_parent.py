@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from batch.errors import EndReason, UnreachableError
 from batch.model import State, Wave
 from batch.temporal import command
-from batch.temporal.connection import connect
+from batch.temporal.connection import open_connection
 from batch.temporal.messages import Course
 from batch.zstack.answers import ApiError, Done, ErrorClass, NoAnswer, Refused, Running, Service
 from tests.temporal.scene import ScriptedClient, scene, working
@@ -88,7 +88,7 @@ async def test_a_run_that_is_cancelled_on_temporal_settles(server: Server) -> No
     client = ScriptedClient()
     found = await scene(server, client, 12, concurrency=1)
     await found.begin()
-    temporal = await connect({"TEMPORAL_ADDRESS": server.address})
+    temporal = await open_connection({"TEMPORAL_ADDRESS": server.address})
     await temporal.client.get_workflow_handle(found.run.id).cancel()
     async with working(server, client):
         ending = await found.follow()

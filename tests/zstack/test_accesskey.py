@@ -16,7 +16,7 @@ from batch.errors import RunStoppedError, UnreachableError
 from batch.zstack.accesskey import current_time, sign, zones
 from batch.zstack.answers import Absent, Accepted, ErrorClass, Refused
 from batch.zstack.settings import AccessKeyAuth
-from batch.zstack.wire import Reply
+from batch.zstack.wire import HttpReply
 from tests.zstack.wire_server import CLONE, JOB, RESOURCE, Seen, VirtualClock, WireServer, answer, client_of, error
 
 AUTH = AccessKeyAuth("AKID", "planted-secret")
@@ -198,8 +198,8 @@ async def test_ended_key_stops_the_run() -> None:
 def test_a_time_that_is_no_date_is_not_used(milliseconds: float) -> None:
     """A server's time beyond all dates cannot be signed with: the Date header of its answer counts."""
     body = json.dumps({"currentTime": {"MillionSeconds": milliseconds}}).encode()
-    assert current_time(Reply(200, body, "Tue, 25 Nov 2025 11:51:50 GMT")) == 1_764_071_510.0
-    assert current_time(Reply(200, body)) is None
+    assert current_time(HttpReply(200, body, "Tue, 25 Nov 2025 11:51:50 GMT")) == 1_764_071_510.0
+    assert current_time(HttpReply(200, body)) is None
 
 
 def test_likely_zones_come_first() -> None:

@@ -14,7 +14,7 @@ from batch.zstack.answers import ApiError, Duplicate, ErrorClass, NoAnswer, Refu
 from batch.zstack.classify import Language, from_error, from_http, hint_of, safe_text, with_hint
 from batch.zstack.codes import BAD_CHARACTERS, CODES, FAMILIES, GLOBAL_FAMILIES, HTTP, OWN_HINTS_ZH, UNKNOWN
 from batch.zstack.replies import read_find, read_poll, read_submit
-from batch.zstack.wire import Reply
+from batch.zstack.wire import HttpReply
 
 P, F, R, T, N, A = (
     ErrorClass.PERMANENT,
@@ -129,7 +129,7 @@ def classify(code: str, details: str = "d", **more: Any) -> ApiError:
 @pytest.mark.parametrize(("status", "text", "error_class", "retries", "hint"), IMMEDIATE)
 def test_immediate_answer(status: int, text: str, error_class: ErrorClass, retries: int | None, hint: str) -> None:
     """An immediate plain-text answer has the class of its line and tells the operator what to do."""
-    refused = read_submit(Reply(status, text.encode()), JOB)
+    refused = read_submit(HttpReply(status, text.encode()), JOB)
     assert isinstance(refused, Refused)
     assert (refused.error.error_class, refused.error.retries) == (error_class, retries)
     assert hint in refused.error.hint
@@ -142,13 +142,13 @@ def test_immediate_answer(status: int, text: str, error_class: ErrorClass, retri
 )
 def test_duplicate_job_uuid(text: str) -> None:
     """A duplicate job uuid is a yes: the job was accepted before."""
-    assert read_submit(Reply(400, text.encode()), JOB) == Duplicate()
+    assert read_submit(HttpReply(400, text.encode()), JOB) == Duplicate()
 
 
 def test_a_page_that_quotes_the_job_is_no_duplicate() -> None:
     """A proxy's 400 page that repeats the request does not mean that the job was accepted before."""
     page = f"  <html>Bad request: Duplicate job uuid[{JOB}]</html>"
-    assert read_submit(Reply(400, page.encode()), JOB) != Duplicate()
+    assert read_submit(HttpReply(400, page.encode()), JOB) != Duplicate()
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 520])
@@ -157,7 +157,7 @@ def test_a_page_that_quotes_the_job_is_no_duplicate() -> None:
 )
 def test_proxy_is_no_answer(status: int, body: bytes) -> None:
     """A gateway's answer, and a 503 without a JSON error, are inconclusive."""
-    assert isinstance(read_submit(Reply(status, body), JOB), NoAnswer)
+    assert isinstance(read_submit(HttpReply(status, body), JOB), NoAnswer)
 
 
 @pytest.mark.parametrize(("code", "error_class", "retries"), CODE_TABLE)
@@ -303,7 +303,7 @@ def test_a_denial_is_read_in_the_operators_language_too() -> None:
 def test_a_denied_lookup_stops_nothing() -> None:
     """SYS.1019 ends the run as the answer to the clone; at the query it only means that this account may not look."""
     body = json.dumps({"error": {"code": "SYS.1019", "details": "operation[API:x] is denied: no permission"}}).encode()
-    for answer, error_class in ((read_poll(Reply(503, body)), F), (read_find(Reply(503, body), JOB), P)):
+    for answer, error_class in ((read_poll(HttpReply(503, body)), F), (read_find(HttpReply(503, body), JOB), P)):
         assert isinstance(answer, Refused)
         assert (answer.error.error_class, answer.error.code) == (error_class, "SYS.1019")
 

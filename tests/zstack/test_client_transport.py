@@ -23,7 +23,7 @@ from batch.zstack.answers import Absent, Accepted, NoAnswer, NotSent, Running, i
 from batch.zstack.client_http import JSON_TYPE
 from batch.zstack.decode import LARGEST
 from batch.zstack.settings import PasswordAuth
-from batch.zstack.wire import Reply
+from batch.zstack.wire import HttpReply
 from tests.zstack.wire_server import (
     CLONE,
     JOB,
@@ -166,7 +166,7 @@ async def test_a_lost_connection_is_never_retried(
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, client_of(url, gate=gate) as client:
         for _ in range(answered):
-            assert isinstance(await client.call(method, "/v1/x", body=body), Reply)
+            assert isinstance(await client.call(method, "/v1/x", body=body), HttpReply)
         lost = await client.call(method, "/v1/x", body=body)
     assert isinstance(lost, NoAnswer)
     assert not lost.is_push_back
@@ -223,7 +223,7 @@ async def test_an_unsolicited_answer_is_not_the_next_calls_answer(wait: float) -
             if isinstance(reply, NoAnswer):
                 assert reply.reason == "the server sent an answer before the request"
                 reply = await client.call("POST", "/v1/x", body=b"{}")
-            assert isinstance(reply, Reply)
+            assert isinstance(reply, HttpReply)
             assert json.loads(reply.body) == {"first": number}
             await unasked.acquire()
             # What was written is read in the next rounds of the event loop.
@@ -252,7 +252,7 @@ async def test_half_an_unsolicited_answer_is_never_completed() -> None:
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
         for _ in range(2):
             reply = await client.call("GET", "/v1/x")
-            assert not isinstance(reply, Reply) or json.loads(reply.body) == {}
+            assert not isinstance(reply, HttpReply) or json.loads(reply.body) == {}
     assert asked == 2
 
 
@@ -270,7 +270,7 @@ async def test_a_large_request_may_be_refused_before_it_is_read() -> None:
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
         reply = await client.call("POST", "/v1/x", body=b"x" * (16 << 20))
         ended.set()
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, HttpReply)
     assert reply.status == 413
 
 
@@ -283,7 +283,7 @@ async def test_interim_answers_are_skipped() -> None:
     assert server.connections == 1
 
 
-async def interim(number: int, apart: float) -> Reply | NotSent | NoAnswer:
+async def interim(number: int, apart: float) -> HttpReply | NotSent | NoAnswer:
     """Call a server that sends so many interim answers, so many seconds apart, before its answer.
 
     Without a pause each is a thousand.
@@ -315,7 +315,7 @@ async def interim(number: int, apart: float) -> Reply | NotSent | NoAnswer:
 async def test_at_most_ten_interim_answers(*, number: int, is_read: bool) -> None:
     """A call waits out ten consecutive interim answers, and is abandoned at the next."""
     reply = await interim(number, 0.01)
-    assert isinstance(reply, Reply) is is_read
+    assert isinstance(reply, HttpReply) is is_read
     assert is_read or reply == NoAnswer("the server sent more than 10 interim answers")
 
 

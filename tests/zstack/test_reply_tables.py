@@ -9,14 +9,14 @@ import pytest
 
 from batch.zstack.answers import Absent, Accepted, Done, ErrorClass, Found, NoAnswer, Refused, Running, Service, Unknown
 from batch.zstack.replies import read_find, read_job_end, read_poll, read_submit
-from batch.zstack.wire import Reply, requested_pause
+from batch.zstack.wire import HttpReply, requested_pause
 from tests.zstack.wire_server import JOB, RESOURCE, error
 
 INVENTORY = {"uuid": RESOURCE, "name": "n"}
 
 
-def reply(status: int, body: Any) -> Reply:
-    return Reply(status, body if isinstance(body, bytes) else json.dumps(body).encode())
+def reply(status: int, body: Any) -> HttpReply:
+    return HttpReply(status, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 SUBMITS: list[tuple[int, Any, type, float | None]] = [
@@ -159,9 +159,9 @@ NOW = 1_764_000_000.0
 )
 def test_retry_after(header: str | None, seconds: float | None) -> None:
     """Retry-After is in seconds or relative to the server's own Date, at most 15 minutes; anything else is ignored."""
-    assert requested_pause(Reply(429, b"", DATE, header), now=0.0) == seconds
+    assert requested_pause(HttpReply(429, b"", DATE, header), now=0.0) == seconds
 
 
 def test_retry_after_without_a_date_header() -> None:
     """Without a Date header a Retry-After date is relative to our clock."""
-    assert requested_pause(Reply(429, b"", None, "Mon, 24 Nov 2025 16:00:30 GMT"), now=NOW - 10) == 40.0
+    assert requested_pause(HttpReply(429, b"", None, "Mon, 24 Nov 2025 16:00:30 GMT"), now=NOW - 10) == 40.0
