@@ -78,7 +78,7 @@ def _failed_of(counts: Mapping[State, int]) -> tuple[int, int]:
 
 
 def _excess(failed: int, settled: int, limit: float | None) -> str | None:
-    if limit is None or settled < _ENOUGH_SETTLED or failed <= _allowed(limit, settled):
+    if limit is None or settled < _ENOUGH_SETTLED or failed <= _max_failed(limit, settled):
         return None
     return f"{failed} of {settled} settled clones failed, more than max_failures allows"
 
@@ -86,10 +86,11 @@ def _excess(failed: int, settled: int, limit: float | None) -> str | None:
 def _wave_problem(uncertain: int, failed: int, settled: int, limit: float | None) -> str | None:
     if uncertain:
         return f"{uncertain} clones are uncertain"
-    if failed > _allowed(limit or 0.0, settled):
+    if failed > _max_failed(limit or 0.0, settled):
         return f"{failed} of {settled} settled clones failed: fix them, then zclone retry"
     return None
 
 
-def _allowed(limit: float, settled: int) -> float:
+def _max_failed(limit: float, settled: int) -> float:
+    """Return how many clones may fail: ``limit`` itself, or below 1 that share of the settled ones."""
     return limit if limit >= 1 else limit * settled

@@ -76,8 +76,8 @@ class TargetState(NamedTuple):
 class Targets:
     """Every target of a manifest, in the order in which they are first named. Created by ``open_targets``."""
 
-    def __init__(self, manifest: Reading, most: int | None = None) -> None:
-        """Read the first ``most`` lines, all where that is None. Raises ManifestError."""
+    def __init__(self, manifest: Reading, max_lines: int | None = None) -> None:
+        """Read the first ``max_lines`` lines, all where that is None. Raises ManifestError."""
         self._manifest = manifest
         self._ordinals = KeyTable()
         self._named = array("Q")
@@ -110,7 +110,7 @@ class Targets:
         """End of the last process."""
         for body in manifest.bodies():
             self._add(parse_line(body), manifest.place)
-            if manifest.scan.line == most:
+            if manifest.scan.line == max_lines:
                 break
 
     def __len__(self) -> int:
@@ -280,10 +280,10 @@ class Targets:
 
 
 @contextmanager
-def open_targets(path: Path, most: int | None = None) -> Iterator[Targets]:
-    """Read the manifest at ``path``, or its first ``most`` lines, and keep it open for ``read``.
+def open_targets(path: Path, max_lines: int | None = None) -> Iterator[Targets]:
+    """Read the manifest at ``path``, or its first ``max_lines`` lines, and keep it open for ``read``.
 
     Raises UsageError, ManifestError.
     """
     with reading(path) as manifest:
-        yield Targets(manifest, most)
+        yield Targets(manifest, max_lines)

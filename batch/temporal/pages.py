@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 LANES: Final = 4
 """Number of pages that share a run's concurrency, each with its own retry budget and breaker."""
-MOST_CLONES: Final = 200
-MOST_BYTES: Final = 1_000_000
-LARGEST: Final = 1_500_000
+MAX_CLONES: Final = 200
+"""Maximum number of clones in a page."""
+MAX_BYTES: Final = 1_000_000
+"""Maximum bytes of the bodies in a page."""
+MAX_BODY: Final = 1_500_000
 """Maximum bytes of one body; Temporal rejects payloads above 2 MB."""
 
 
@@ -67,12 +69,12 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
         number += 1
     # Clones outside the plan, then targets that left the job file: queried but never sent.
     last = len(_left(work))
-    for clones in _pages(iter(work.found.outside), MOST_CLONES):
+    for clones in _pages(iter(work.found.outside), MAX_CLONES):
         page = _page(work, parent, number, (), [intents.pop(clone.key) for clone in clones], {})
         yield last, replace(page, outside=_slim(clones))
         number += 1
     removed = iter(list(intents.values()))
-    while some := list(islice(removed, MOST_CLONES)):
+    while some := list(islice(removed, MAX_CLONES)):
         yield last, _page(work, parent, number, (), some, {})
         number += 1
 
@@ -92,28 +94,28 @@ def _cut(work: Work) -> Iterator[tuple[int, tuple[Clone, ...], dict[str, str]]]:
     queue = chain(opened, (clone for clone in new if clone is not None))
     waves = _left(work)
     for wave, size in enumerate(waves, 1):
-        for clones in _pages(islice(queue, size), _even(size, work.limits.concurrency)):
+        for clones in _pages(islice(queue, size), _page_size(size, work.limits.concurrency)):
             yield wave, clones, {}
     made = {clone.key: uuid for clone, uuid in work.made()}
     waiting = (clone for clone, _ in work.made())
-    for clones in _pages(waiting, MOST_CLONES):
+    for clones in _pages(waiting, MAX_CLONES):
         yield len(waves), clones, {clone.key: made[clone.key] for clone in clones}
 
 
-def _even(clones: int, concurrency: int) -> int:
+def _page_size(clones: int, concurrency: int) -> int:
     """Return the number of clones per page that keeps all concurrent pages busy for the same time."""
     lanes = min(LANES, concurrency)
-    rounds = math.ceil(clones / (MOST_CLONES * lanes))
+    rounds = math.ceil(clones / (MAX_CLONES * lanes))
     return max(1, math.ceil(clones / (lanes * max(1, rounds))))
 
 
-def _pages(clones: Iterator[Clone], most: int) -> Iterator[tuple[Clone, ...]]:
+def _pages(clones: Iterator[Clone], max_clones: int) -> Iterator[tuple[Clone, ...]]:
     page: list[Clone] = []
     size = 0
     for clone in clones:
-        if len(clone.body) > LARGEST:
-            raise UsageError(f"{clone.key}: its body has {len(clone.body):,} bytes, Temporal accepts {LARGEST:,}")
-        if page and (len(page) == most or size + len(clone.body) > MOST_BYTES):
+        if len(clone.body) > MAX_BODY:
+            raise UsageError(f"{clone.key}: its body has {len(clone.body):,} bytes, Temporal accepts {MAX_BODY:,}")
+        if page and (len(page) == max_clones or size + len(clone.body) > MAX_BYTES):
             yield tuple(page)
             page, size = [], 0
         page.append(clone)

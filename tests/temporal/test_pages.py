@@ -12,7 +12,7 @@ from batch.errors import UsageError
 from batch.manifest import ManifestFold
 from batch.model import Clone, HandOver, Limits, Plan, Record, State, Wave
 from batch.temporal.messages import Page, Part
-from batch.temporal.pages import LANES, MOST_BYTES, MOST_CLONES, Work, pages_of, parts_of
+from batch.temporal.pages import LANES, MAX_BYTES, MAX_CLONES, Work, pages_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def test_each_clone_is_on_one_page(count: int) -> None:
     found = pages(work(count, concurrency=8))
     sizes = [len(page.clones) for page in found]
     assert [one.key for page in found for one in page.clones] == [f"k{number}" for number in range(count)]
-    assert max(sizes) <= MOST_CLONES
+    assert max(sizes) <= MAX_CLONES
     assert len(sizes) % LANES == 0 or count < LANES * LANES
     assert [page.number for page in found] == list(range(len(found)))
 
@@ -48,7 +48,7 @@ def test_each_clone_is_on_one_page(count: int) -> None:
 def test_a_page_has_at_most_a_megabyte() -> None:
     """Large bodies make pages of fewer clones, so that each stays below Temporal's limit."""
     found = pages(work(40, size=100_000))
-    assert max(sum(len(one.body) for one in page.clones) for page in found) <= MOST_BYTES
+    assert max(sum(len(one.body) for one in page.clones) for page in found) <= MAX_BYTES
     assert sum(len(page.clones) for page in found) == 40
 
 
