@@ -101,6 +101,8 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
             return Look(ticket._replace(is_answered=True), LookReason.ENDED, error)
         case Unknown() if not ticket.is_answered or poll.misses + 1 >= policy.misses:
             return Look(ticket, LookReason.LOST, poll.error)
+        case Unknown() if poll.was_visible:
+            return poll._replace(polls=poll.polls + 1, misses=poll.misses + 1, at_once=False)
         case Unknown():
             misses = poll.misses + 1
         case Running():
@@ -235,7 +237,9 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
     if look.reason in {LookReason.OVERDUE, LookReason.FORGOTTEN} and context.is_in_time(ticket):
         # A server may show the clone while its job runs, and delete it again where the job fails.
         if not look.was_visible:
-            return Poll(ticket, at_once=True, was_visible=True)
+            # One 404 may come from another node: only several of them show that the server forgot the job.
+            is_forgotten = look.reason is LookReason.FORGOTTEN
+            return Poll(ticket, misses=int(is_forgotten), at_once=not is_forgotten, was_visible=True)
         text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"
         return end_uncertain(ticket, context, look.error, text, is_last=False)
     is_made = look.reason is LookReason.EMPTY or look.is_reviewed

@@ -276,7 +276,8 @@ def _window(step: Poll, deps: Dependencies) -> PollWindow:
     """Return how long a poll may wait: after a 404 the delay depends on the misses, not on the job's age."""
     deadline = step.ticket.deadline
     if step.misses:
-        deadline = min(deadline, deps.clock.time() + deps.policy.settle_delay * 2.0 ** (step.misses - 1))
+        due = deps.clock.time() + deps.policy.settle_delay * 2.0 ** (step.misses - 1)
+        deadline = due if step.was_visible else min(deadline, due)
     return PollWindow(step.ticket.sent_at, deadline)
 
 

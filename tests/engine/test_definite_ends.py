@@ -814,9 +814,10 @@ def test_the_time_of_lost_attempts_counts_from_the_last_repair() -> None:
 def test_a_visible_service_is_no_clone_after_one_404_at_the_deadline() -> None:
     """Its job may be running at another node and take it back; once the server's time is over it is the clone."""
     past = intent(State.ACCEPTED, open_jobs=(), is_answered=True, deadline=EPOCH - 1)
-    again = [("poll", Unknown()), ("find", Found(service()))] * 2
-    assert end(resumed(past, *again))[0] is State.UNCERTAIN
-    assert end(resumed(replace(past, sent_at=EPOCH - HOUR), *again[:2])) == (State.CLONED, None)
+    missed, seen = ("poll", Unknown()), ("find", Found(service()))
+    assert end(resumed(past, missed, seen, ("poll", Running()), seen))[0] is State.UNCERTAIN
+    assert end(resumed(past, missed, seen, *[missed] * (Policy().misses - 1), seen)) == (State.CLONED, None)
+    assert end(resumed(replace(past, sent_at=EPOCH - HOUR), missed, seen)) == (State.CLONED, None)
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
