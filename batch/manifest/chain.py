@@ -1,8 +1,8 @@
 """Iterates over a manifest's lines, checks each against the one before, and distinguishes a torn tail from damage.
 
 Damage that no line of a later batch follows is a torn tail: that batch's fsync never returned, so none of it was
-promised to be durable. Damage before such a line hit durable records, and only ``zclone repair`` can continue from
-there. A torn tail that ends like a complete batch may have been durable all the same: see ``lost_batch``.
+promised to be durable. Damage before such a line is damage to durable records, and only ``zclone repair`` can
+continue from there. A torn tail that ends like a complete batch may have been durable nevertheless: see ``lost_batch``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Scan:
         self.line = 0
         """Number of verified lines so far."""
         self.offset = 0
-        """Bytes of the verified lines; the bytes after them at the end are the torn tail."""
+        """Number of bytes of the verified lines; whatever follows them in the file is the torn tail."""
         self.crc = 0
         """Checksum of the last verified line."""
         self.last = b""
@@ -83,7 +83,7 @@ class Scan:
                 self.line -= length_hint(left)
 
     def chunks(self) -> Iterator[list[bytes]]:
-        """Yield the bodies many at a time: ``line`` and ``offset`` are then those of the last one."""
+        """Yield the bodies in lists; ``line`` and ``offset`` are then those of the last one in the list."""
         tail = b""
         while chunk := self._read(self.offset + len(tail), _CHUNK):
             *lines, tail = (tail + chunk).split(b"\n")
@@ -125,7 +125,7 @@ class Scan:
         return number if found.get("more") is True else number + 1
 
     def segments(self, until: int = sys.maxsize) -> Iterator[Segment]:
-        """Yield the segments from the last verified line to ``until``, split at seals: a lost newline hides nothing."""
+        """Yield the segments from the last verified line to ``until``, split at seals, as a newline may be lost."""
         offset, rest = self.offset, b""
         before: tuple[int, ...] = (self.crc,)
         while chunk := self._read(offset, min(_CHUNK, until - offset)):

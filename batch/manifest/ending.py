@@ -84,11 +84,11 @@ def _last_end(manifest: Reading) -> EndedLine | None:
 
 
 def _settled_end(manifest: Reading) -> EndedLine | None:
-    """Return the last line where it says that every target is settled finally; the chain is not verified yet."""
+    """Return the end line where no target that it counts is left to do; the chain is not verified yet."""
     line = _last_end(manifest)
     if line is None or not line.counts:
         return None
-    # A run makes undone targets again.
+    # A run clones undone targets again.
     is_over = all((state.is_final and state is not State.UNDONE) or state is State.WITHDRAWN for state in line.counts)
     return line if is_over else None
 

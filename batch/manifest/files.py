@@ -18,7 +18,7 @@ _NETWORK: Final = frozenset(
 )
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _INSTANT: Final = 0.05
-"""Seconds; far longer than a check of the lock takes."""
+"""Seconds until the second try to lock; far longer than a check of the lock takes."""
 
 
 class Files(Protocol):

@@ -128,7 +128,7 @@ class ManifestFold:
         self._settle(record.key, _CODE_OF[record.state], record.attempt)
 
     def finish(self) -> None:
-        """Close the Clones that the lines left open though they were settled before, unless they were sent again."""
+        """Drop the open records of settled Clones. Raises ManifestError where one was sent again since."""
         for key in list(self._open):
             if not self._is_open(key):
                 _require_stale(key, self._close(key), self._table.get(hash(key)) or 0)
@@ -164,7 +164,7 @@ class ManifestFold:
             self._deaths.add(line, self._open)
 
     def start(self, line: StartedLine) -> None:
-        """Add whether a process has --at-most-once."""
+        """Add the start of a process, which may have --at-most-once."""
         self.is_at_most_once = self.is_at_most_once or line.at_most_once
         self.plain.start(self._open, line)
 
@@ -177,7 +177,7 @@ class ManifestFold:
         self._table.add(map(hash, keys), _PLANNED)
 
     def _add_planned(self, record: Record) -> None:
-        """Add a record that an attempt was never sent; without an earlier one the Clone is as if never sent."""
+        """Add a record that an attempt was never sent; without an earlier attempt the Clone counts as never sent."""
         # A record without open jobs predates them: the attempt that it withdrew may still be executing.
         is_old = record.open_jobs is None and not record.retried and record.key in self._open
         if record.attempt or record.open_jobs or is_old:
@@ -189,7 +189,7 @@ class ManifestFold:
             self._is_open(record.key, is_planned=True)
 
     def _reopen(self, key: str, code: str | None) -> None:
-        """Reset a target that failed with ``code`` as if it was never sent: its attempts count from the start."""
+        """Set a target that failed with ``code`` to planned; its attempts are counted from zero."""
         records, hashed = self._close(key), hash(key)
         value = self._table.get(hashed) or _PLANNED
         state = value & _STATE
@@ -215,7 +215,7 @@ class ManifestFold:
             self._table.put(hashed, self._settle_again(key, value, before, records))
 
     def _settle_again(self, key: str, value: int, before: int, records: Sequence[Record]) -> int:
-        """Return the value of a Clone that had settled ``before``; ``undone`` changes it, ``withdrawn`` only that."""
+        """Return the value of a Clone that had settled ``before``: only ``undone`` and then ``withdrawn`` change it."""
         _require_stale(key, records, before)
         is_state, was_state = value & _STATE, before & _STATE
         is_repeated = was_state == _UNDONE and _attempts(value) <= _attempts(before)
@@ -229,7 +229,7 @@ class ManifestFold:
         return before - was_state + is_state
 
     def is_planned(self, key: str) -> bool:
-        """Return whether the manifest has the target at all."""
+        """Return whether the manifest records the target."""
         return self._table.get(hash(key)) is not None
 
     def final(self, key: str) -> tuple[State, int] | None:

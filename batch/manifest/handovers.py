@@ -41,7 +41,7 @@ def parse_hand_over(found: Mapping[str, Any]) -> HandOverRecord:
     at, shares = found.get("at"), found.get("share_with", [])
     is_whole = isinstance(texts["handed_over"], str) and isinstance(texts["clone_uuid"], str)
     if not is_whole or not all(isinstance(text, str | None) for text in texts.values()) or not isinstance(shares, list):
-        raise ManifestError("a line of a hand-over holds something that is no text")
+        raise ManifestError("a hand-over line has a field that is not text")
     if isinstance(at, bool) or not isinstance(at, int | float):
         raise ManifestError("a line has no number as at")
     wanted = HandOver(texts["owner"], tuple(map(str, shares)))
@@ -62,7 +62,7 @@ class HandOverFold:
         """Start empty."""
         self._table = KeyTable()
         self.done = 0
-        """Targets that were handed over, whatever the job file wants now."""
+        """Number of targets that were handed over, whatever the job file requests now."""
         self.refused = 0
 
     def add(self, line: HandOverRecord) -> None:

@@ -97,7 +97,7 @@ def own_user() -> str:
 def this_process(
     at: float, tool: str, warnings: tuple[str, ...], *, at_most_once: bool, remote: RemoteEngine | None = None
 ) -> StartedLine:
-    """Return the line that this process begins with; ``at``: seconds since the epoch."""
+    """Return the start line of this process; ``at``: seconds since the epoch."""
     return StartedLine(at, os.getpid(), socket.gethostname(), tool, warnings, own_user(), at_most_once, remote)
 
 
@@ -127,7 +127,7 @@ class Users:
 
 
 def require_same(found: Header, wanted: Header) -> None:
-    """Raise ManifestMismatchError naming the first field in which the manifest belongs to something else."""
+    """Raise ManifestMismatchError naming the first field in which the run of ``found`` is not that of ``wanted``."""
     for name in _IDENTITY:
         theirs, ours = getattr(found, name), getattr(wanted, name)
         if theirs == ours:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batch.manifest.kinds import Line
 
 MAY_BE_OURS: Final = frozenset({None, UNANSWERED, "ZCLONE.CONFLICT"})
-"""Error codes after which what appears under the uuid may be an earlier attempt's clone; None: not recorded."""
+"""Error codes after which a service under the uuid may be an earlier attempt's clone; None: not recorded."""
 _RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
 
 
@@ -58,7 +58,7 @@ def next_intent(before: Intent | None, record: Record) -> Intent:
     left = tuple(jobs[uuid] for uuid in (job_uuid, *open_jobs) if uuid in jobs)
     last = jobs.get(job_uuid or next(iter(open_jobs), None))
     is_sent = is_new or _loses_jobs(known, record)
-    # Only the answer to a POST has an apiTimeout: it may have waited for a slot since it was recorded.
+    # Only the answer to a POST has an apiTimeout: that POST may have waited for a slot since it was recorded.
     is_accepted = record.state is State.ACCEPTED and record.api_timeout is not None
     is_first_answer = is_accepted and not known.is_answered
     return Intent(
@@ -117,7 +117,7 @@ def jobs_after(job_uuid: str | None, open_jobs: tuple[str, ...], record: Record)
     if record.retried and record.state is State.PLANNED:
         return None, ()
     if record.open_jobs is None and record.state is State.SENT and job_uuid not in (None, record.job_uuid):
-        # Written before open jobs were recorded: none of those sent so far had an end that it shows.
+        # An older zclone wrote it, without open jobs: it shows no end of the jobs sent so far.
         return record.job_uuid, (*open_jobs, str(job_uuid))
     if record.state is State.PLANNED and record.open_jobs is not None:
         # The last attempt was withdrawn: it was never executed.
@@ -130,7 +130,7 @@ def jobs_after(job_uuid: str | None, open_jobs: tuple[str, ...], record: Record)
 
 
 class PlainProcesses:
-    """What processes without --at-most-once sent before the first one with it, and between two of those."""
+    """What processes without --at-most-once sent, before and between processes with it."""
 
     def __init__(self) -> None:
         """Start without processes."""
@@ -187,6 +187,6 @@ class Deaths:
         self._taken_up.pop(key, None)
 
     def of(self, key: str, records: Sequence[Record]) -> int:
-        """Return the deaths since the Clone was last left uncertain: a process survived that."""
+        """Return the number of deaths since the Clone was last recorded as uncertain, which a living process does."""
         count, seen = self._taken_up.get(key, (0, 0))
         return 0 if any(record.state is State.UNCERTAIN for record in records[seen:]) else count

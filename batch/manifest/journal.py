@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 _LINGER: Final = 0.2
-"""Seconds for which a note may wait for a commit, so that ``status`` and a crash see it soon."""
+"""Maximum seconds that a note waits for a commit: ``status`` shows it soon, and a crash loses little."""
 _PAGES_PER_COMMIT: Final = 4
 
 
@@ -71,7 +71,7 @@ class Manifest:
         self._started = self._closed = self._left = False
 
     def begin(self) -> None:
-        """Record this process, if it has no line yet: as each other line does first."""
+        """Record the start of this process, unless it is recorded; appending any other line does so first."""
         if self._started:
             return
         tool, once, remote = self.header.tool, self.past.is_at_most_once, self.past.remote
@@ -130,7 +130,7 @@ class Manifest:
         self._on_failure.append(hook)
 
     def look(self) -> Path | None:
-        """Fail, between two writes, where the file was moved, deleted or cut; return a path where it can be read."""
+        """Fail where the file was moved, deleted or cut since the last write; return a path where it can be read."""
         if self.failure is None and not self._closed and not self._writer.is_whole():
             self._fail(LOST)
             self._wake(self._waiting)
@@ -245,7 +245,7 @@ class Manifest:
         self._flight, self._waiting = self._waiting, []
         try:
             write: asyncio.Future[None] = asyncio.ensure_future(self._in_thread(partial(self._writer.write, bodies)))
-        except Exception as error:  # noqa: BLE001 - the waiters get it: there may be no thread to be had
+        except Exception as error:  # noqa: BLE001 - raised to the waiters: no thread may be available
             write = asyncio.get_running_loop().create_future()
             write.set_exception(error)
         write.add_done_callback(self._landed)

@@ -137,7 +137,7 @@ class UpdatedLine:
 
 @dataclass(frozen=True, slots=True)
 class EndedLine:
-    """A process ended in order."""
+    """A process ended; one that was killed has no such line."""
 
     at: float
     exit_code: int
@@ -151,7 +151,7 @@ class EndedLine:
 
     @property
     def has_no_refusal(self) -> bool:
-        """Whether the process counted the hand-overs of the whole plan, and none that it has was refused."""
+        """Whether the process counted the hand-overs of the whole plan, and none of them was refused."""
         return self.handed is not None and not self.handed.refused
 
 

@@ -34,7 +34,7 @@ _SEAL: Final = b',"crc":"%08x"}'
 
 
 def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
-    """Return the open body of a line: a JSON object without its closing brace, fields that are None left out.
+    """Return the open body of a line: a JSON object without its closing brace and without fields that are None.
 
     Control sequences and noncharacters are escaped. Raises ValueError for numbers that JSON cannot represent.
     """
@@ -64,7 +64,7 @@ def unseal(line: bytes, crc: int) -> tuple[bytes, int] | None:
 
 
 def without_batch(body: bytes) -> bytes:
-    """Return the open body of an unsealed one, to be sealed in another file."""
+    """Return an unsealed body without its batch number, to be sealed in another file."""
     return _BATCH.sub(b"", body)
 
 

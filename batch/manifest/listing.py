@@ -102,7 +102,7 @@ class _Index:
         self._has_no_refusal = False
         """Whether the last process ended, and found none of the hand-overs in the job file refused."""
         self._refused: dict[int, int] = {}
-        """Offset of the line of a hand-over that was refused last."""
+        """By ordinal the offset of the last hand-over line, where that records a refusal."""
 
     def add(self, line: Line, place: int) -> None:
         if isinstance(line, Record):

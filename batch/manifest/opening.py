@@ -101,7 +101,7 @@ class _Opening:
     def fold(self) -> tuple[FileEnd, ManifestFold]:
         """Fold the whole file, or write the header of an empty one."""
         if self._files.is_remote(self._handle):
-            self.warnings.append(f"{self._path}: lies on a network file system: a lock may not keep out another host")
+            self.warnings.append(f"{self._path}: is on a network file system, where a lock may not exclude other hosts")
         past = ManifestFold()
         scan = Scan(self._read)
         self._fold_lines(scan, past)
@@ -148,7 +148,7 @@ class _Opening:
         past.add_all(bodies)
 
     def _require_ours(self) -> None:
-        """Refuse a file without a whole first line, unless it is what a power cut leaves of a header."""
+        """Raise ManifestError for a file without a whole first line, unless a power cut may have cut its header."""
         start = self._read(0, len(_START)).rstrip(b"\0")
         alike = sum(one == other for one, other in zip(start, _START, strict=False))
         if len(start) >= _TELLING and 2 * alike < len(start):

@@ -119,7 +119,7 @@ def _take_shared(handle: int, path: Path) -> None:
 def is_locked(path: Path) -> bool:
     """Return whether a process has the manifest's lock; True also where that cannot be determined.
 
-    Takes the lock for an instant; ``Disk.lock`` waits that long. Raises UsageError where ``path`` cannot be opened.
+    Takes a shared lock for an instant; ``Disk.lock`` waits for it. Raises UsageError where ``path`` cannot be opened.
     """
     with _open_for_reading(path) as handle:
         try:

@@ -38,7 +38,7 @@ _KEY: Final = re.compile(rb'"key":("(?:[^"\\]|\\.)*")')
 _AT_MOST_ONCE: Final = b'"at_most_once":true'
 _RETRIABLE: Final = (State.FAILED, State.CONFLICT)
 _ENDS: Final = (State.CLONED, *_RETRIABLE)
-"""States that end one attempt after another; that a clone was undone stays true of its uuid."""
+"""Final states whose records are not copied for an uncertain target; ``undone`` is, as it stays true of its uuid."""
 
 
 @dataclass(frozen=True, slots=True)

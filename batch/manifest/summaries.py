@@ -27,7 +27,7 @@ _FAILURES: Final = frozenset({State.FAILED, State.CONFLICT})
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Targets that did not end well in the same way."""
+    """Targets with the same state and error code: failed, in conflict, uncertain, or with a refused hand-over."""
 
     state: State
     code: str
@@ -73,8 +73,8 @@ class Summary:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the last process ended in order, and neither a target nor a hand-over nor a DELETE is left."""
-        # A run makes undone targets again.
+        """Whether the last process recorded its end, and no target, hand-over or DELETE is left to do."""
+        # A run clones undone targets again.
         is_over = all(state.is_final or state is State.WITHDRAWN for state, count in self.counts.items() if count)
         is_left = self.counts[State.UNDONE] or self.deleting or self.handed.open or self.handed.refused
         return self.ended is not None and self.plan is not None and is_over and not is_left
@@ -101,7 +101,7 @@ class Summary:
 
 
 class _Figures:
-    """Folds what ManifestFold does not keep."""
+    """Folds the lines into what a Summary has beyond ManifestFold."""
 
     def __init__(self) -> None:
         self.past = ManifestFold()
@@ -203,6 +203,6 @@ def summary(path: Path) -> Summary:
 
 
 def was_at_most_once(path: Path) -> bool:
-    """Return whether a process of a manifest had --at-most-once. Raises UsageError, ManifestError."""
+    """Return whether a process of a manifest ran with --at-most-once. Raises UsageError, ManifestError."""
     with reading(path) as manifest:
         return any(body.startswith(_STARTED) and b'"at_most_once":true' in body for body in manifest.bodies())

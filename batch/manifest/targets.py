@@ -60,9 +60,9 @@ class TargetState(NamedTuple):
     account: str | None
     """The account that made all attempts; None where it is unknown."""
     has_new_owner: bool
-    """Whether a hand-over tried to give the clone away."""
+    """Whether a hand-over to a new owner was tried."""
     is_shared: bool = False
-    """Whether a hand-over tried to share it."""
+    """Whether a hand-over that shares it was tried."""
     at: float = 0.0
     """When its last record was written, in seconds since the epoch."""
     asked_uuid: str | None = None
@@ -133,11 +133,11 @@ class Targets:
 
     @property
     def checksum(self) -> str:
-        """Checksum of the last of them, 8 hex digits, which depend on all lines."""
+        """Checksum of the last whole line, 8 hex digits, which depend on all lines."""
         return self._manifest.read(self._manifest.scan.offset - SEAL - 1, SEAL)[-10:-2].decode()
 
     def sha256(self) -> str:
-        """Return the SHA-256 of their bytes, 64 hex digits."""
+        """Return the SHA-256 of the bytes of all whole lines, 64 hex digits."""
         total, offset, end = hashlib.sha256(), 0, self._manifest.scan.offset
         while offset < end:
             data = self._manifest.read(offset, min(_COPY, end - offset))

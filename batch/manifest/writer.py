@@ -1,4 +1,4 @@
-"""The blocking half of the journal: writes whole batches, durably or not at all."""
+"""The blocking part of the journal: writes whole batches, durably or not at all."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def write_manifest(out: Path, bodies: Iterator[bytes], files: Files) -> int:
     try:
         handle = files.create(out)
     except OSError as error:
-        raise UsageError(f"{out}: {error.strerror or 'cannot be made'}") from None
+        raise UsageError(f"{out}: {error.strerror or 'cannot be created'}") from None
     lines, size, batch = 0, 1, list[bytes]()
     writer = Writer(files, handle, FileEnd(0, 0, 0), path=out)
     try:
