@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from batch.zstack.answers import FindAnswer, NotSent, PollAnswer, SubmitAnswer
 
 CALL: Final = 90.0
-"""Maximum seconds of a call after the gate; one that is signed again takes longer than one request's minute."""
+"""Maximum seconds of a call after the gate; one that is repeated with a new signature may exceed a minute."""
 GATE: Final = 60.0
 """Seconds at a worker's gate after which a POST is not sent."""
 _BEAT: Final = timedelta(seconds=5)
-"""Heartbeat timeout, after which an activity counts as lost."""
+"""Heartbeat timeout: an activity without a heartbeat for this long counts as lost."""
 _RETRIES: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=5)
 _ONCE: Final = RetryPolicy(maximum_attempts=1)
 _TICK: Final = 0.05
@@ -54,7 +54,7 @@ class WorkflowClock:
         return workflow.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep by a workflow timer."""
+        """Sleep for ``seconds`` on a workflow timer."""
         await asyncio.sleep(seconds)
 
     def random(self) -> float:
@@ -189,7 +189,7 @@ class Calls:
 
 
 class PagePast:
-    """State of a page's clones, from the manifest at first and then from the page's own records."""
+    """State of a page's clones according to the manifest and the page's own records since."""
 
     def __init__(self, page: Page) -> None:
         """Start with the state that the command sent."""
@@ -212,7 +212,7 @@ class PagePast:
         self._asked = {intent.key: intent.resource_uuid for intent in page.intents}
 
     def add_written(self, record: Record) -> None:
-        """Process a record when it is written."""
+        """Add a record that is being written."""
         self._states[record.key] = record.state
         if record.state is State.SENT:
             self.was_sent = True

@@ -44,7 +44,7 @@ _GLANCE: Final = 0.5
 _WORKER_PATIENCE: Final = timedelta(seconds=20)
 """Time after which the operator is informed that no worker answers."""
 _SILENCE: Final = (RPCError, WorkflowQueryFailedError, WrongKeyError)
-"""Statuses of a query without an answer from a worker, or with one that this process cannot decrypt."""
+"""Errors of a query without an answer from a worker, or with one that this process cannot decrypt."""
 _AT_ONCE: Final = 8
 """Number of pages created concurrently."""
 
@@ -149,7 +149,7 @@ class RemoteRun:
                 return facts
 
     async def begin(self, work: Work) -> Open:
-        """Start the parent. Raises ManifestLockedError if another command just did, UsageError for huge bodies."""
+        """Start the parent. Raises ManifestLockedError if another command just did, UsageError for too large a body."""
         parts = await to_thread(parts_of, work)
         past = work.past
         course = Course(
@@ -227,7 +227,7 @@ class RemoteRun:
     async def follow(
         self, opened: Open, sink: RecordSink, stop: Stop, *, silent: Callable[[str], None]
     ) -> Ending | None:
-        """Copy the run's lines until it ends or this process stops; return why the run itself ended early, if it did.
+        """Copy the run's lines until it ends or this process stops; return why the run ended early, None if it did not.
 
         ``silent`` is called with the reason while neither Temporal nor a worker answers; queries are retried.
         """

@@ -1,4 +1,4 @@
-"""Division of a run's work into pages of at most 200 clones and one megabyte, each within one wave."""
+"""Divides a run's work into pages of at most 200 clones and one megabyte, each within one wave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parent workflow of a run: starts and stops its pages and holds the limits that span them."""
+"""The parent workflow of a run: starts and stops its pages and enforces the limits on all of them together."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GreetingWorkflow:
 
 @workflow.defn(name=NAME)
 class RunWorkflow:
-    """Enforces first clone, waves, max_failures, deadline, stop and the total of clones in flight."""
+    """Runs the first clone alone; enforces waves, max_failures, deadline, stop and the total of clones in flight."""
 
     @workflow.init
     def __init__(self, course: Course) -> None:
@@ -52,7 +52,7 @@ class RunWorkflow:
         self._places = places_of(course.limits.concurrency)
         self._is_changed = False
         self._listed = (Counter(course.settled), workflow.time())
-        """Content of the memo, which lists of workflows show, and the time of its last update."""
+        """States in the memo, which lists of workflows show, and the time of its last update."""
 
     @workflow.run
     async def run(self, course: Course) -> Ending | None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from batch.zstack.client import Client
 
 _WAITING: Final = 2.0
-"""Work that a worker accepts at once, in seconds of its share; the rest is left to other workers."""
+"""Work that a worker accepts at once, in seconds of its share of the rate; the rest is left to other workers."""
 _BEAT: Final = timedelta(seconds=2)
 _DRAIN: Final = timedelta(seconds=30)
 WORKFLOWS: Final = (GreetingWorkflow, PageWorkflow, RunWorkflow)
