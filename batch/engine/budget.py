@@ -1,11 +1,11 @@
 """The retry budget: how many retries a run may send while the server is in trouble.
 
 A retry is a POST that follows an unanswered or failed one of the same target; polls, looks, logins and the POST after a
-dead session do not count. It is paid from a bucket of 500 tokens (5 each, 10 after an unanswered POST; 1 is added for
-each clone made by its first POST), and refunded when it was answered. While no call at all is answered, retries are
+dead session do not count. It takes tokens from a bucket of 500 (5, or 10 after an unanswered POST; 1 is added for each
+clone made by its first POST), which are returned when it was answered. While no call at all is answered, retries are
 also limited to a tenth of the last minute's first POSTs, at least ten a minute. A strict tenth at all times would
 needlessly slow down a network that loses one POST in five: there the bucket, the breaker and the attempts of a target
-are the limits. A retry that cannot pay waits, and the wait is not charged to it.
+are the limits. A retry waits until there are enough tokens; the wait does not count towards its target's timeout.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _ASK_EVERY: Final = 1.0
 class RetryBudget:
     """A token bucket against lost answers, and a ratio during an outage.
 
-    The bucket is the AWS SDKs' retry quota: 500 tokens, 5 a retry, 10 where the last POST went unanswered; the cost of
-    a retry that was answered is refunded, and each clone made by its first POST adds 1. An empty bucket still allows
-    ten unanswered retries a minute. The ratio: while no call at all is answered, the retries in flight and those of the
-    last minute are at most ten, or a tenth of that minute's first POSTs.
+    The bucket is the AWS SDKs' retry quota: 500 tokens, 5 a retry, 10 where the last POST went unanswered; the tokens
+    of a retry that was answered are returned, and each clone made by its first POST adds 1. An empty bucket still
+    allows ten unanswered retries a minute. The ratio: while no call at all is answered, the retries in flight and those
+    of the last minute are at most ten, or a tenth of that minute's first POSTs.
     """
 
     def __init__(self, clock: Clock) -> None:

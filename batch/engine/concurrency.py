@@ -1,7 +1,7 @@
 """The concurrency limiter: an AIMD window of Clones in flight.
 
 It starts at the operator's limit, as the gate spaces the calls, and shrinks only on trouble. The duration of a clone is
-no sign of load: it depends on the model.
+not a sign of load, because it depends on the model.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def after_renewal(renew: Renew, clone: Clone, *, context: DecisionContext) -> St
 
 
 def after_find(answer: FindAnswer, look: Look, clone: Clone, *, context: DecisionContext) -> Step:
-    """Decide on whether the resource is visible."""
+    """Decide on the answer to a look."""
     match answer:
         case Found(service):
             return _visible(service, look, clone, context)
@@ -220,7 +220,7 @@ def _visible(service: Service, look: Look, clone: Clone, context: DecisionContex
         return _alike(service, look, clone, context)
     text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
     if not has_ended(look, context):
-        # An attempt of ours may be writing it at this moment; while it is there nothing is sent again.
+        # An attempt of this run may be creating it now; while it is visible nothing is sent again.
         return end_uncertain(ticket, context, look.error, text, is_last=True)
     if may_have_other_uuid(look, context) and not _existed_before(look):
         return end_uncertain_uuid(ticket, context, look.error, text)

@@ -1,4 +1,4 @@
-"""The worker pool: some workers on one shared iterator, so that waiting items are not tasks and memory stays flat."""
+"""The worker pool: workers share one iterator, so that waiting items are not tasks and memory stays constant."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _Dispatch(Generic[_Item]):
             self._group.create_task(self._work_on())
 
     async def _work_on(self) -> None:
-        """Process items until none is left."""
+        """Process items until none is left or there are too many workers."""
         try:
             while self._busy <= self._limit.most and not self._is_stopped() and self._broken is None:
                 try:

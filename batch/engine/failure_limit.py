@@ -28,7 +28,7 @@ class FailureLimit:
         self._pending: set[str] = set()
 
     def expect(self, pending: Iterable[str]) -> None:
-        """Ignore the earlier records of the open Clones that this run continues: they hold no wave back."""
+        """Ignore the earlier records of the open Clones that this run continues, so that they hold back no wave."""
         self._pending = set(pending)
 
     def exclude(self, removed: frozenset[str], *, settled: Mapping[State, int]) -> None:

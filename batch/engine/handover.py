@@ -110,7 +110,7 @@ async def hand_over_all(  # noqa: PLR0913 - the composition root names each part
 
 
 class _Phase:
-    """Hands over one clone after the other."""
+    """Hands over single clones and records the results."""
 
     def __init__(
         self, registrar: OwnershipApi, journal: HandOverJournal, clock: Clock, uuid_of: Callable[[Clone], str | None]
@@ -129,7 +129,7 @@ class _Phase:
         try:
             failed = await self._answer(uuid, clone.hand_over)
         except CallCutError:
-            # It stays open; others whose slot came may still be completed.
+            # It stays open; hand-overs whose calls already have a slot may still be completed.
             return
         if failed is None:
             self._note(clone, uuid)

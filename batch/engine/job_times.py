@@ -92,7 +92,7 @@ class JobTimes:
             self._hazard[span] = whole
 
     def quantile(self, share: float) -> float:
-        """Return the age by which this share of jobs has ended; 0 while no end was observed."""
+        """Return the age in seconds by which this share of jobs has ended; 0 while no end was observed."""
         self.refresh()
         return self.age_at(share, running_at=0.0) if self.has_ends else 0.0
 

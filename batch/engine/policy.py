@@ -35,7 +35,7 @@ class Policy:
     backoff_cap: float = 20.0
 
     def backoff(self, failures: int, chance: float) -> float:
-        """Return a wait with full jitter: up to the doubled base; ``chance`` in [0, 1)."""
+        """Return a wait with full jitter after that many failures; ``chance``: a random number in [0, 1)."""
         return chance * min(self.backoff_cap, self.backoff_base * 2.0 ** min(failures, 16))
 
     def window(self, api_timeout: float | None) -> float:

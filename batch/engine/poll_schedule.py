@@ -100,7 +100,7 @@ class PollSchedule:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether any job may be running."""
+        """Whether any job may be running."""
         return bool(self._jobs)
 
     def begin(self, job_uuid: str, *, is_accepted: bool = False) -> None:

@@ -102,7 +102,7 @@ class Pool:
             raise
 
     async def _in_waves(self, queue: Iterator[Work | None], settled: int) -> None:
-        """Start wave after wave as long as the earlier ones went well; ``settled`` targets are not in the queue.
+        """Start wave after wave while no failures hold back the next; ``settled`` targets are not in the queue.
 
         A wave that an earlier process began is continued.
         """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Api(Protocol):
-    """ZStack, one method a call; every call passes the Gate, and none raises for an answer of the server.
+    """ZStack, with one method for each call; every call passes the Gate, and none raises for an answer of the server.
 
     Where the wait for a slot was cut, ``is_cut`` is True for the answer: the call was not made.
     """
@@ -79,7 +79,7 @@ class OwnershipApi(Protocol):
         """Share a resource with accounts; None: done. Idempotent."""
 
     async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
-        """Make an account the owner of a resource; None: it is the owner, whoever made it so."""
+        """Make an account the owner of a resource; None: it is the owner now, perhaps from before."""
 
 
 class HandOverJournal(Protocol):

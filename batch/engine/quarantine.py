@@ -1,6 +1,6 @@
 """The quarantine: Clones that were in flight in several killed processes run alone at the end, then are set aside.
 
-A killed process dies with every Clone in flight, so that only a repeated count makes one suspect. A start without an
+A killed process dies with every Clone in flight, so that one death says nothing about any of them. A start without an
 end is a death; the next process records which targets it continues (``taken_up``). After more than three deaths a
 target runs alone and last; after one more it is uncertain with ZCLONE.QUARANTINED until ``zclone retry --state
 uncertain``.
@@ -52,7 +52,7 @@ def sort_by_deaths(opened: tuple[Clone, ...], past: RunHistory) -> OpenClones:
 
 
 def quarantine(found: OpenClones, journal: Journal, clock: Clock) -> None:
-    """Record as uncertain those with which one more process died, with what the operator can do."""
+    """Record the quarantined Clones as uncertain, with the next step for the operator."""
     for clone, intent in found.quarantined:
         text = (
             f"{_MOST_DEATHS + 2} processes died while it was in flight, the last one with nothing else in flight: "

@@ -1,8 +1,8 @@
 """Tracks whether the management node executes requests: while it starts or stops, POSTs wait.
 
 A node that is not ready accepts a POST and ends its job at once without executing it, so that only jobs show its state.
-After a few such ends in a row no POST is sent for a while; then one POST at a time probes, and the first other end
-releases all.
+After a few such ends in a row no POST is sent for a while; then one POST at a time probes, and the first job
+that ends otherwise lets all POSTs pass.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ async def settle(
             if step.fallback is None:
                 return step
             if _has_failed(step.fallback):
-                # Only of one without an answer a clone may still appear.
+                # A clone may still appear only where the attempt went unanswered.
                 code = UNANSWERED if step.fallback.code == UNANSWERED else None
                 record_planned(clone, step.attempt - 1, deps, code=code)
                 return step
@@ -134,7 +134,7 @@ async def _renew(step: Renew, clone: Clone, deps: Dependencies) -> Step:
     try:
         await deps.api.renew()
     except RunStoppedError:
-        # The next process must not take it for a POST that may have run.
+        # The next process must not assume that this POST may have been executed.
         record_unexecuted(clone, step.ticket, deps, ended=None if step.is_unsent else step.ticket.job_uuid)
         raise
     return after_renewal(step, clone, context=deps.context())

@@ -1,4 +1,4 @@
-"""The request to end a run: made once, visible to all, and able to wake tasks that sleep before a send.
+"""The request to end a run: it is made once and wakes tasks that sleep before a send.
 
 Waits at the rate limiter for slots after the grace period are cut at once, and a cut wait makes no call; other calls
 pass at the rate until the grace period ends. The clone of a cut poll or look stays open. The one logout passes rate and
@@ -104,7 +104,7 @@ async def before_stop(work: Coroutine[None, None, _Result], stop: Stop) -> _Resu
     try:
         return await running
     except (asyncio.CancelledError, ZcloneError):
-        # A call that the Stop cut may be reported as any error.
+        # A call that the Stop cut may raise any error.
         if not stop.requested:
             raise
         return None

@@ -78,7 +78,7 @@ class Survey:
     changed: tuple[str, ...]
     """Keys of targets that were sent with another body than the plan has now, with unknown results."""
     is_nothing_left: bool = False
-    """Whether every target of the plan is settled finally."""
+    """Whether every target of the plan has a final state."""
     settled: Counter[State] = field(default_factory=Counter)
     """Settled targets of the plan, by state."""
     outdated: tuple[str, ...] = ()

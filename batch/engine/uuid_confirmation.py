@@ -32,7 +32,7 @@ class UuidConfirmation:
     """Whether the server is known to honour resourceUuid: by a record, or by a look of this process."""
 
     def __init__(self, api: RunApi, clock: Clock, *, is_recorded: Callable[[], bool]) -> None:
-        """Start; ``is_recorded`` returns whether the manifest shows it."""
+        """Start unconfirmed; ``is_recorded`` returns whether the manifest shows it."""
         self._api = api
         self._clock = clock
         self._is_recorded = is_recorded
@@ -69,6 +69,6 @@ class UuidConfirmation:
         try:
             answer = await self._api.find(clone.resource_uuid)
         except (CallCutError, RunStoppedError):
-            # The work itself meets the error that stops the run.
+            # ``work`` raises the error that stops the run.
             return
         self._is_seen = isinstance(answer, Found) and not differing_params(clone, answer.service)

@@ -1,4 +1,4 @@
-"""Checks every clone on the server without making it, one alone first: a server that ignores the tag would clone.
+"""Checks every clone on the server without making it; the first alone, as a server that ignores the tag would clone.
 
 With the system tag ``ephemeral::validationOnly`` a message passes every check and is not executed, and its job ends as
 ``{}`` (zstack/README.md 5). Every request has a resource uuid of its own that no run ever uses, so that a clone made by

@@ -1,6 +1,6 @@
 """Waves: the queue cut into parts that follow each other; waiting targets stay in the one shared iterator.
 
-A wave is judged by all targets that settled so far, not by its own, so that a resumed run need not know which target
+Whether a wave may start depends on all targets that settled so far, so that a resumed run need not know which target
 was in which wave.
 """
 
