@@ -7,7 +7,6 @@ nothing.
 
 from __future__ import annotations
 
-import math
 import time
 from asyncio import to_thread
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from batch.app.handover import is_hand_over_left
 from batch.app.messages import warn
-from batch.app.selection import in_doubt, retry_records
+from batch.app.selection import retry_records
 from batch.engine.survey import Survey, describe_outdated, refuse_changes, refuse_taken, survey
 from batch.keytable import KeyTable
 from batch.manifest import rows
@@ -65,9 +64,6 @@ async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifes
     if options.retry is None:
         retried += await to_thread(_undone, manifest, plan)
     is_handed_over = not await to_thread(is_hand_over_left, plan, past, is_whole=plan.count == whole.count)
-    if past.is_at_most_once and past.plain.ended_at == math.inf:
-        # The flag is recorded though nothing may be left to do: it holds for every later process.
-        manifest.begin()
     is_done = found.is_nothing_left and not retried and is_handed_over
     return RemainingWork(plan, found, retried, is_done)
 
@@ -132,12 +128,9 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
             row.state is State.PLANNED and _is_unsent(intents.get(row.key))
         )
         if is_without_clone and not is_in_file:
-            attempts = row.attempts if row.state is State.PLANNED else 0
-            yield Record(State.WITHDRAWN, row.key, time.time(), attempts)
+            yield Record(State.WITHDRAWN, row.key, time.time())
         elif row.state is State.WITHDRAWN and is_in_file:
             yield Record(State.PLANNED, row.key, time.time())
-            if row.attempts and past.is_at_most_once and past.plain.ended_at:
-                yield in_doubt(row)
 
 
 def _is_unsent(intent: Intent | None) -> bool:

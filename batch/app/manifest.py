@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from asyncio import to_thread
@@ -107,6 +108,9 @@ async def accept_manifest(manifest: Manifest, *, by_flag: bool) -> None:
                 "it decides what counts as done; if you trust it, add --adopt-manifest once"
             )
         await manifest.adopt(user)
+    if manifest.past.is_at_most_once and manifest.past.plain.ended_at == math.inf:
+        # The flag is recorded whatever the process comes to: it holds for every later one.
+        manifest.begin()
     host = socket.gethostname()
     if users.host not in {"", host}:
         warn([f"{manifest.path}: was started on the host {users.host}, and this is {host}"])

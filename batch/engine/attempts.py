@@ -55,7 +55,7 @@ def after_absence(look: Look, context: DecisionContext) -> Step:
     ticket, error = look.ticket, look.error
     match look.reason:
         case LookReason.GIVEN:
-            return Send(1, has_predecessor=ticket.has_predecessor)
+            return Send(1, has_predecessor=ticket.has_predecessor, has_unanswered=ticket.has_unanswered)
         case LookReason.STOPPED:
             return stop_run(look)
         case LookReason.ENDED:

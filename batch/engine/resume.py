@@ -65,9 +65,13 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
 
 
 def first_step_of_new(clone: Clone, past: RunHistory, policy: Policy, *, now: float) -> Step:
-    """Return the first step of a Clone without records: a look first where lines of a repaired manifest were lost."""
-    if not past.is_repaired:
-        return look_before(clone, Send(1, has_predecessor=past.has_predecessor(clone.key)), now=now)
+    """Return the first step of a Clone without records: a look first where lost lines may have recorded it.
+
+    So it is at most once where processes without the flag sent it.
+    """
+    if not (past.is_repaired or (policy.at_most_once and clone.key in past.repeated)):
+        was_sent = past.has_predecessor(clone.key)
+        return look_before(clone, Send(1, has_predecessor=was_sent, has_unanswered=was_sent), now=now)
     lost = Intent("", State.UNCERTAIN, "", "", "", 0, None, now, now, open_jobs=(UNKNOWN_JOB,))
     return first_step(replace(lost, is_mixed=True, has_predecessor=True), policy, now=now)
 
@@ -85,7 +89,8 @@ def look_before(clone: Clone, step: Step, *, now: float) -> Step:
     """Look for a user's own uuid before the first POST: a service that already has it is not ours."""
     if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.fallback is None):
         return step
-    return Look(Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor), LookReason.GIVEN)
+    ticket = Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor, has_unanswered=step.has_unanswered)
+    return Look(ticket, LookReason.GIVEN)
 
 
 def is_reconciled(step: Step) -> bool:

@@ -10,7 +10,7 @@ from batch.errors import ManifestMismatchError
 from batch.model import Clone, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from batch.model import Intent, Plan
 
@@ -62,6 +62,10 @@ class RunHistory(Protocol):
     @property
     def is_repaired(self) -> bool:
         """Whether lines were lost to damage, so that any target may have been sent."""
+
+    @property
+    def repeated(self) -> Container[str]:
+        """Keys of targets that processes without --at-most-once may have sent more than once, or that they reset."""
 
     def has_predecessor(self, key: str) -> bool:
         """Return whether a target without open records may have been sent before."""

@@ -10,7 +10,7 @@ from batch.keytable import KeyTable
 from batch.manifest.handovers import HandOverFold
 from batch.manifest.header import Users
 from batch.manifest.intents import MAY_BE_OURS, Deaths, PlainProcesses, intents_of, is_unanswered
-from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
+from batch.manifest.kinds import DeletingLine, MergedLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
 from batch.manifest.uuids import UndoneFold, UuidFold
@@ -52,19 +52,16 @@ class ManifestFold:
         """Start empty."""
         self.plan: PlanLine | None = None
         """The plan that the last completed ``write_plan`` recorded."""
-        self._table = KeyTable()
-        self._open: dict[str, list[Record]] = {}
+        self._table, self._open = KeyTable(), dict[str, list[Record]]()
         self._finals = [0] * len(_STATES)
         self._uuids = UuidFold()
         self.pinned = PinFold()
         """Values that the plans took from the server."""
-        self._deaths = Deaths()
-        self.users = Users()
+        self._deaths, self.users = Deaths(), Users()
         """Users who began and who adopted it."""
         self.remote: RemoteEngine | None = None
         """The remote engine of the last process, or of the one that writes; None where it is the engine itself."""
-        self._retried: set[int] = set()
-        self._made_elsewhere: set[int] = set()
+        self._retried, self._made_elsewhere = set[int](), set[int]()
         self.was_sent = False
         """Whether any attempt was ever recorded."""
         self.api_timeout = 0.0
@@ -72,6 +69,7 @@ class ManifestFold:
         self.is_repaired = False
         """Whether lines were lost to damage, so that there may have been attempts without a record."""
         self.plain = PlainProcesses()
+        self.repeated = self.plain.repeated
         self.is_at_most_once = False
         """Whether an earlier process ran with --at-most-once."""
         self.hand_overs, self.undone = HandOverFold(), UndoneFold()
@@ -121,8 +119,9 @@ class ManifestFold:
             self._made_elsewhere.discard(hash(record.key))
         if record.state is State.CLONED:
             self._uuids.add(record, self._open.get(record.key, ()))
-        if record.state is State.WITHDRAWN and is_unanswered(self._open.get(record.key, ())):
-            self._retried.add(hash(record.key))
+        if record.state is State.WITHDRAWN and (known := self._open.get(record.key)):
+            self.plain.reset(record.key)
+            self._retried |= {hash(record.key)} if is_unanswered(known) else set()
         if record.made_elsewhere:
             self._made_elsewhere.add(hash(record.key))
         self._settle(record.key, _CODE_OF[record.state], record.attempt)
@@ -157,16 +156,16 @@ class ManifestFold:
         elif isinstance(line, RepairedLine):
             self.is_repaired = self.was_sent = True  # The attempts of the lost lines are unknown.
         else:
-            if isinstance(line, StartedLine):
+            if isinstance(line, StartedLine | MergedLine):
                 self.start(line)
-                self.remote = line.remote
             self.users.add(line)
             self._deaths.add(line, self._open)
 
-    def start(self, line: StartedLine) -> None:
-        """Add the start of a process, which may have --at-most-once."""
-        self.is_at_most_once = self.is_at_most_once or line.at_most_once
+    def start(self, line: StartedLine | MergedLine) -> None:
+        """Add the start of a process, or that the following lines are of shards."""
         self.plain.start(self._open, line)
+        if isinstance(line, StartedLine):
+            self.is_at_most_once, self.remote = self.is_at_most_once or line.at_most_once, line.remote
 
     def reserve(self, targets: int) -> None:
         """Allocate for this many targets at once."""
@@ -199,6 +198,8 @@ class ManifestFold:
             _require_stale(key, records, value)
             self._finals[state] -= 1
         self._table.put(hashed, _PLANNED)
+        if _attempts(value):
+            self.plain.reset(key)
         if code in MAY_BE_OURS:
             self._retried.add(hashed)
 

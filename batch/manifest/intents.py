@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import IN_USE, REPAIRED, UNANSWERED
-from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
+from batch.manifest.kinds import EndedLine, MergedLine, StartedLine, TakenUpLine
 from batch.model import UNKNOWN_JOB, Intent, Record, SentJob, State
 
 if TYPE_CHECKING:
@@ -139,15 +139,24 @@ class PlainProcesses:
 
         Infinite while there is none.
         """
+        self._latest = 0.0
+        """When shards were merged: their processes ran side by side, so that all of them ended before."""
         self.repeated: set[str] = set()
-        """Keys of open Clones of which they sent more than one POST, or one whose end leaves open whether it ran."""
+        """Keys of Clones of which they sent more than one POST, or one that ended before a retry or a withdrawal."""
 
-    def start(self, records: Mapping[str, Sequence[Record]], line: StartedLine) -> None:
-        """Add the start of a process; ``records`` are those of the open Clones."""
-        if not line.at_most_once:
+    def reset(self, key: str) -> None:
+        """Add that a Clone that was sent is planned again as if it was not."""
+        if self.ended_at == math.inf:
+            self.repeated.add(key)
+
+    def start(self, records: Mapping[str, Sequence[Record]], line: StartedLine | MergedLine) -> None:
+        """Add the start of a process, or of the shards' lines; ``records`` are those of the open Clones."""
+        if isinstance(line, MergedLine):
+            self._latest = line.at
+        elif not line.at_most_once:
             self.ended_at = math.inf
         elif self.ended_at == math.inf:
-            self.ended_at = line.at
+            self.ended_at = max(self._latest, line.at)
             self.repeated |= {key for key, found in records.items() if _was_repeated(found)}
 
 

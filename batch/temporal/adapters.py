@@ -205,6 +205,7 @@ class PagePast:
         """Uuids of the run's own clones, by key."""
         self.hand_overs = _HandOvers()
         self._lost = frozenset(page.lost)
+        self.repeated = frozenset(page.repeated)
         self._states = dict.fromkeys((clone.key for clone in page.clones), State.PLANNED)
         self._states.update((key, intent.state) for key, intent in self.intents.items())
         self._states.update(dict.fromkeys(page.made, State.CLONED))

@@ -101,6 +101,8 @@ class Page:
     is_repaired: bool = False
     was_sent: bool = False
     api_timeout: float = 0.0
+    repeated: tuple[str, ...] = ()
+    """Keys without open attempts that processes without --at-most-once sent."""
     outside: tuple[Clone, ...] = ()
     """Open clones outside the run's part of the job file, without ``params``: queried but never sent."""
 

@@ -148,4 +148,5 @@ def _page(
         is_repaired=past.is_repaired,
         was_sent=past.was_sent,
         api_timeout=past.api_timeout,
+        repeated=tuple(clone.key for clone in clones if clone.key in past.repeated),
     )

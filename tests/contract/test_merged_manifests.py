@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.scripted_node import SOURCES, accept, failed, keep_running
+from tests.contract.scripted_node import SOURCES, accept, failed, keep_running, refuse
 
 if TYPE_CHECKING:
     from tests.contract.scripted_node import ApiJob, Operator, ScriptedNode
@@ -71,3 +71,21 @@ async def test_a_shard_without_the_flag_counts_after_a_merge(node: ScriptedNode,
     await operator.run("--at-most-once")
     assert len(node.posts(doubtful)) == 2
     assert operator.states()[doubtful] == "uncertain", operator.output
+
+
+async def test_a_shard_that_ran_later_without_the_flag_counts(node: ScriptedNode, operator: Operator) -> None:
+    """It failed after the other shard had the flag: merged and retried, its target is only looked for."""
+    order: list[str] = []
+
+    def act(node: ScriptedNode, job: ApiJob) -> bytes | None:
+        order.append(job.source)
+        return refuse("SYS.1006")(node, job) if len(order) == 2 else accept(node, job)
+
+    operator.write_job(*TARGETS, limits="timeout: 2s, attempts: 1, concurrency: 1")
+    await operator.run("--shard", "1/2", "--at-most-once")
+    node.acts = {source: [act] for source in TARGETS}
+    await operator.run("--shard", "0/2")
+    await merge(operator)
+    assert operator.states()[order[1]] == "failed"
+    await operator.zclone("retry", "job.yaml")
+    assert len(node.posts(order[1])) == 1

@@ -256,3 +256,22 @@ async def test_what_the_flag_covers_is_sent_until_it_runs(node: ScriptedNode, op
     is_busy = False
     assert await operator.run() == 0, operator.output
     assert operator.states()[A] == "cloned"
+
+
+async def test_a_retry_does_not_forget_that_nothing_was_answered(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """It failed as its time was over, and the retry finds its uuid in use, unseen: uncertain, no second clone."""
+    node.acts[A] = [lose_answer, accept]
+    node.look = lambda uuid: EMPTY if uuid in {job.resource for job in node.posts(A)} else node.shown(uuid)
+    limits = "timeout: 2s, attempts: 1"
+    operator.write_job(B, f"{{uuid: {A}, params: {{resourceUuid: {OWN}}}}}", limits=limits)
+    await operator.run()
+    for number in (1, 2):
+        await operator.run(env=with_clock_set(number * LATER, tmp_path / f"flag{number}"))
+    assert operator.states()[A] == "failed", operator.output
+    await operator.zclone("retry", "job.yaml", env=with_clock_set(3 * LATER, tmp_path / "flag3"))
+    assert operator.states()[A] == "uncertain", operator.output
+    operator.write_job(B, f"{{uuid: {A}, params: {{resourceUuid: {OTHER}}}}}", limits=limits)
+    await operator.zclone("retry", "job.yaml", env=with_clock_set(4 * LATER, tmp_path / "flag4"))
+    assert node.sources_of.count(A) == 1

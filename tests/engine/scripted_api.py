@@ -157,6 +157,7 @@ class MemoryPast:
         return max((record.api_timeout or 0.0 for record in self.journal.records), default=0.0)
 
     is_repaired = False
+    repeated: frozenset[str] = frozenset()
 
     def was_made_elsewhere(self, key: str) -> bool:
         return False

@@ -23,7 +23,7 @@ from batch.report.figures import REFUSED, exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.simulation.disk import ProcessFiles
-from tests.simulation.manifest_reader import HEADER, URL, attempts_of, intents, known_states, proven, records
+from tests.simulation.manifest_reader import HEADER, URL, intents, known_states, proven, records
 from tests.simulation.network import SimHttp
 from tests.simulation.observed import WatchedApi, WatchedJournal
 from tests.simulation.process import Killed
@@ -154,12 +154,9 @@ def _changes(world: World, process: Process, manifest: Manifest, whole: Plan, cl
         intent = intents.get(key)
         is_unsent = intent is None or (intent.job_uuid is None and not intent.open_jobs)
         if state is State.PLANNED and key not in in_file and is_unsent:
-            yield Record(State.WITHDRAWN, key, clock.time(), 0 if intent is None else intent.attempt)
+            yield Record(State.WITHDRAWN, key, clock.time())
         elif state is State.WITHDRAWN and key in in_file:
             yield Record(State.PLANNED, key, clock.time())
-            is_sent = attempts_of(world.manifest(process.manifest), key) > 0
-            if is_sent and manifest.past.is_at_most_once and manifest.past.plain.ended_at:
-                yield Record(State.UNCERTAIN, key, clock.time(), open_jobs=(UNKNOWN_JOB,))
 
 
 async def _note_all(journal: WatchedJournal, manifest: Manifest, noted: Iterable[Record]) -> None:

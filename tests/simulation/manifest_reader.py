@@ -46,11 +46,6 @@ def last_states(data: bytes) -> dict[str, State]:
     return {record.key: record.state for record in records(data)}
 
 
-def attempts_of(data: bytes, key: str) -> int:
-    """Return the attempts of a target's last record."""
-    return next(record.attempt for record in reversed(records(data)) if record.key == key)
-
-
 def known_states(data: bytes) -> dict[str, State]:
     """Return the last state of each key, also of those that are only planned, in the order of their appearance."""
     found: dict[str, State] = {}
