@@ -112,11 +112,11 @@ class _Findings:
     def of(cls, segments: Iterator[Segment]) -> _Findings:
         findings = cls()
         for number, segment in enumerate(segments):
-            findings._add(number, segment)
-        findings._close()
+            findings.add(number, segment)
+        findings.close()
         return findings
 
-    def _add(self, number: int, segment: Segment) -> None:
+    def add(self, number: int, segment: Segment) -> None:
         if number == 0:
             if not segment.is_intact:
                 raise ManifestError(
@@ -158,7 +158,7 @@ class _Findings:
         self.is_at_most_once = self.is_at_most_once or _AT_MOST_ONCE in damaged
         self._named |= {_unquote(quoted): number for quoted in _KEY.findall(damaged)}
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Determine the uncertain targets.
 
         The number of lines in a damaged range and their targets are unknown: any target that is not settled may have
