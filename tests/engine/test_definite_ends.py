@@ -843,3 +843,20 @@ def test_a_later_attempt_may_have_made_what_is_under_a_given_uuid() -> None:
     assert end(settle_scripted(script, start, clone=GIVEN)) == (State.CLONED, None)
     alone = first_step(replace(past, sent_jobs=jobs[:1]), Policy(), now=EPOCH)
     assert end(settle_scripted(script, alone, clone=GIVEN))[0] is State.UNCERTAIN
+
+
+@pytest.mark.parametrize("is_job", [False, True], ids=["POST", "job"])
+def test_what_a_dead_session_refused_is_recorded_before_the_run_stops(is_job: bool) -> None:  # noqa: FBT001 - both ways
+    """No new session can be had; the refused POST was never executed, and the ended job is polled again."""
+    dead = refused(ErrorClass.RENEW, "ID.1001", None)
+    ends = [("submit", Accepted(None)), ("poll", dead)] if is_job else [("submit", dead)]
+    api = ScriptedApi([*ends, ("renew", STOPPED)])
+    loop, journal = VirtualLoop(), MemoryJournal()
+    world = new_dependencies(api, journal, VirtualClock(loop, Random(7)))
+    with pytest.raises(RunStoppedError):
+        run_virtual(loop, settle(CLONE, Send(1), world))
+    last = journal.records[-1]
+    assert (last.state, last.attempt, len(last.open_jobs or ())) == (State.PLANNED, 0, int(is_job))
+
+
+STOPPED = RunStoppedError("the session is dead", EndReason.LOGIN)

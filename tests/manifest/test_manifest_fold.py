@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from batch.errors import ManifestError
 from batch.manifest import ManifestFold, digest_prefix
+from batch.manifest.kinds import MergedLine, StartedLine
 from batch.manifest.line import LEAST_TIME, MOST_TIME, decode, encode
 from batch.manifest.records import encode_planned, encode_record, parse_line, parse_record
 from batch.model import Record, State
 from tests.manifest.manifest_world import cloned, failed, hex_id, sent, short
+
+if TYPE_CHECKING:
+    from batch.manifest.kinds import Line
 
 _KEYS = ["a", 'quote"d', "back\\slash", "名前", "\x7f\x00", "\ud800", "x" * 300]
 
@@ -346,3 +350,35 @@ def test_other_number_types_are_refused() -> None:
 def test_failed_is_final() -> None:
     """A rerun leaves failed clones alone."""
     assert fold([sent("a"), failed("a")]).counts == {State.FAILED: 1}
+
+
+@pytest.mark.parametrize("merged_at", [None, 900.0])
+def test_what_processes_without_the_flag_sent_is_known_to_the_first_with_it(merged_at: float | None) -> None:
+    """Targets sent twice, charged while planned, or reset by a retry; those of processes with the flag are not."""
+    begun = [StartedLine(at, 1, "host", "", at_most_once=at >= 50.0) for at in (1.0, 50.0)]
+    past = ManifestFold()
+    lines: list[Line] = [
+        begun[0],
+        sent("a"),
+        sent("a", 2),
+        sent("b"),
+        Record(State.PLANNED, "b", 30.0, 1, open_jobs=()),
+    ]
+    lines += [
+        sent("c"),
+        failed("c"),
+        Record(State.PLANNED, "c", 31.0, retried=True),
+        sent("d"),
+        begun[1],
+        sent("d", 2),
+        begun[1],
+    ]
+    if merged_at is not None:
+        lines.insert(0, MergedLine("s", "0/2", 9, "0" * 8, merged_at))
+    for line in lines:
+        past.add(line)
+    past.finish()
+    assert past.repeated == {"a", "b", "c"}
+    assert past.plain.ended_at == (merged_at or 50.0)
+    assert {key for key, intent in past.intents.items() if intent.was_repeated} == {"a", "b"}
+    assert past.is_at_most_once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from batch.errors import REPAIRED, ManifestError, UsageError
 from batch.manifest import open_manifest
 from batch.manifest.repair import repair_manifest
+from batch.manifest.summaries import was_at_most_once
 from batch.model import Record, State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent
 
@@ -159,3 +161,22 @@ async def test_targets_planned_only_on_a_lost_line_are_planned_again(tmp_path: P
         assert past.counts.total() == 4
         await manifest.close(4)
     assert (tmp_path / "new").read_bytes().count(b'{"planned":') == 1
+
+
+@pytest.mark.parametrize("spoilt", [(), ('"at_most_once":true',)], ids=["intact", "damaged"])
+async def test_the_flag_of_a_lost_line_stays(spoilt: tuple[str, ...], tmp_path: Path) -> None:
+    """It was given to a rerun, and only its start line has it: the new header has it too."""
+    path = await write_damaged(tmp_path)
+    manifest = open_manifest(path, HEADER)
+    manifest.past.is_at_most_once = True
+    manifest.begin()
+    await manifest.commit(sent("d"))
+    await manifest.close(4)
+    assert was_at_most_once(path)
+    data = bytearray(path.read_bytes())
+    for needle in (*spoilt, '"state":"sent","key":"c"'):
+        data[data.index(needle.encode()) + len(needle) + 2] ^= 1
+    path.write_bytes(data)
+    repair_manifest(path, tmp_path / "new")
+    header, *_ = (tmp_path / "new").read_bytes().splitlines()
+    assert json.loads(header)["at_most_once"] is True
