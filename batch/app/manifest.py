@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from asyncio import to_thread
@@ -108,7 +107,7 @@ async def accept_manifest(manifest: Manifest, *, by_flag: bool) -> None:
                 "it decides what counts as done; if you trust it, add --adopt-manifest once"
             )
         await manifest.adopt(user)
-    if manifest.past.is_at_most_once and manifest.past.plain.ended_at == math.inf:
+    if manifest.past.is_at_most_once and manifest.past.plain.is_last:
         # The flag is recorded whatever the process comes to: it holds for every later one.
         manifest.begin()
     host = socket.gethostname()

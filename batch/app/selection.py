@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from batch.app.messages import say
 from batch.errors import UsageError
 from batch.manifest import rows
-from batch.model import QUARANTINED, UNKNOWN_JOB, Record, State
+from batch.model import QUARANTINED, Record, State
 from batch.report.expression import Filter, read_filter
 
 if TYPE_CHECKING:
@@ -149,29 +149,9 @@ def retry_records(manifest: Manifest, plan: Plan, wanted: RetryFilter | None) ->
     if wanted is None:
         return []
     ended = {row.key: row for row in rows(manifest.path) if _is_retried(row, wanted)}
-    chosen = [ended[clone.key] for clone in plan.clones() if clone.key in ended]
-    say(f"retrying {len(chosen)} target{'' if len(chosen) == 1 else 's'}", level="info")
-    records = [_retry(row) for row in chosen]
-    if manifest.past.is_at_most_once:
-        records += [in_doubt(row) for row in chosen if _may_have_run(row, manifest.past.plain.ended_at)]
+    records = [_retry(ended[clone.key]) for clone in plan.clones() if clone.key in ended]
+    say(f"retrying {len(records)} target{'' if len(records) == 1 else 's'}", level="info")
     return records
-
-
-def _may_have_run(row: Row, until: float) -> bool:
-    """Return whether the end of a target proves nothing about its POSTs; ``until``: when --at-most-once began.
-
-    A conflict does not after a POST: the uuid was in use, and the server may make the clone under another one.
-    """
-    if row.state is State.CONFLICT:
-        return row.attempts > 0
-    return row.state is State.FAILED and (row.settled_at or 0.0) < until
-
-
-def in_doubt(row: Row) -> Record:
-    """Return the record of a target that --at-most-once does not send again, as it was sent without: it is queried."""
-    text = "it was sent before --at-most-once was given: looked for, and not sent again"
-    code = "ZCLONE.UNCERTAIN"
-    return Record(State.UNCERTAIN, row.key, time.time(), 0, error_code=code, error=text, open_jobs=(UNKNOWN_JOB,))
 
 
 def _is_retried(row: Row, wanted: RetryFilter) -> bool:

@@ -10,7 +10,7 @@ from batch.keytable import KeyTable
 from batch.manifest.handovers import HandOverFold
 from batch.manifest.header import Users
 from batch.manifest.intents import MAY_BE_OURS, Deaths, PlainProcesses, intents_of, is_unanswered
-from batch.manifest.kinds import DeletingLine, MergedLine, PlanLine, PlannedLine, RepairedLine, StartedLine
+from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
 from batch.manifest.uuids import UndoneFold, UuidFold
@@ -117,11 +117,12 @@ class ManifestFold:
             self.undone.add(record)
             self.hand_overs.forget(record.key)
             self._made_elsewhere.discard(hash(record.key))
+        known = self._open.get(record.key, ())
         if record.state is State.CLONED:
-            self._uuids.add(record, self._open.get(record.key, ()))
-        if record.state is State.WITHDRAWN and (known := self._open.get(record.key)):
-            self.plain.reset(record.key)
-            self._retried |= {hash(record.key)} if is_unanswered(known) else set()
+            self._uuids.add(record, known)
+        self.plain.end(record, known)
+        if record.state is State.WITHDRAWN and is_unanswered(known):
+            self._retried.add(hash(record.key))
         if record.made_elsewhere:
             self._made_elsewhere.add(hash(record.key))
         self._settle(record.key, _CODE_OF[record.state], record.attempt)
@@ -156,16 +157,15 @@ class ManifestFold:
         elif isinstance(line, RepairedLine):
             self.is_repaired = self.was_sent = True  # The attempts of the lost lines are unknown.
         else:
-            if isinstance(line, StartedLine | MergedLine):
+            if isinstance(line, StartedLine):
                 self.start(line)
             self.users.add(line)
             self._deaths.add(line, self._open)
 
-    def start(self, line: StartedLine | MergedLine) -> None:
-        """Add the start of a process, or that the following lines are of shards."""
+    def start(self, line: StartedLine) -> None:
+        """Add the start of a process, which may have --at-most-once."""
         self.plain.start(self._open, line)
-        if isinstance(line, StartedLine):
-            self.is_at_most_once, self.remote = self.is_at_most_once or line.at_most_once, line.remote
+        self.is_at_most_once, self.remote = self.is_at_most_once or line.at_most_once, line.remote
 
     def reserve(self, targets: int) -> None:
         """Allocate for this many targets at once."""
@@ -198,8 +198,6 @@ class ManifestFold:
             _require_stale(key, records, value)
             self._finals[state] -= 1
         self._table.put(hashed, _PLANNED)
-        if _attempts(value):
-            self.plain.reset(key)
         if code in MAY_BE_OURS:
             self._retried.add(hashed)
 

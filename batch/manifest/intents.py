@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import IN_USE, REPAIRED, UNANSWERED
-from batch.manifest.kinds import EndedLine, MergedLine, StartedLine, TakenUpLine
+from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
 from batch.model import UNKNOWN_JOB, Intent, Record, SentJob, State
 
 if TYPE_CHECKING:
@@ -134,30 +134,27 @@ class PlainProcesses:
 
     def __init__(self) -> None:
         """Start without processes."""
-        self.ended_at = 0.0
-        """When the first process with the flag after them started, in seconds since the epoch; 0 without any of them.
-
-        Infinite while there is none.
-        """
-        self._latest = 0.0
-        """When shards were merged: their processes ran side by side, so that all of them ended before."""
+        self.is_last = False
+        """Whether the last process was one of them."""
         self.repeated: set[str] = set()
-        """Keys of Clones of which they sent more than one POST, or one that ended before a retry or a withdrawal."""
+        """Keys of Clones of which they sent more than one POST, or one that is no longer open."""
 
-    def reset(self, key: str) -> None:
-        """Add that a Clone that was sent is planned again as if it was not."""
-        if self.ended_at == math.inf:
-            self.repeated.add(key)
+    def end(self, record: Record, sent: Sequence[Record]) -> None:
+        """Add the end of a Clone; ``sent``: its records so far.
 
-    def start(self, records: Mapping[str, Sequence[Record]], line: StartedLine | MergedLine) -> None:
-        """Add the start of a process, or of the shards' lines; ``records`` are those of the open Clones."""
-        if isinstance(line, MergedLine):
-            self._latest = line.at
-        elif not line.at_most_once:
-            self.ended_at = math.inf
-        elif self.ended_at == math.inf:
-            self.ended_at = max(self._latest, line.at)
+        A conflict after a POST counts for any process: the uuid was in use, and the server may give the clone another.
+        """
+        is_denied = record.state is State.FAILED and record.attempt > 0
+        is_left = record.state is State.WITHDRAWN and len(sent) > 0
+        is_conflict = record.state is State.CONFLICT and record.attempt > 0
+        if is_conflict or (self.is_last and (is_denied or is_left)):
+            self.repeated.add(record.key)
+
+    def start(self, records: Mapping[str, Sequence[Record]], line: StartedLine) -> None:
+        """Add the start of a process; ``records`` are those of the open Clones."""
+        if self.is_last and line.at_most_once:
             self.repeated |= {key for key, found in records.items() if _was_repeated(found)}
+        self.is_last = not line.at_most_once
 
 
 def _was_repeated(records: Sequence[Record]) -> bool:

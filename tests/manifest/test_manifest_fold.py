@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batch.errors import ManifestError
 from batch.manifest import ManifestFold, digest_prefix
-from batch.manifest.kinds import MergedLine, StartedLine
+from batch.manifest.kinds import StartedLine
 from batch.manifest.line import LEAST_TIME, MOST_TIME, decode, encode
 from batch.manifest.records import encode_planned, encode_record, parse_line, parse_record
 from batch.model import Record, State
@@ -352,33 +352,22 @@ def test_failed_is_final() -> None:
     assert fold([sent("a"), failed("a")]).counts == {State.FAILED: 1}
 
 
-@pytest.mark.parametrize("merged_at", [None, 900.0])
-def test_what_processes_without_the_flag_sent_is_known_to_the_first_with_it(merged_at: float | None) -> None:
-    """Targets sent twice, charged while planned, or reset by a retry; those of processes with the flag are not."""
-    begun = [StartedLine(at, 1, "host", "", at_most_once=at >= 50.0) for at in (1.0, 50.0)]
+def test_what_processes_without_the_flag_sent_is_known_to_the_first_with_it() -> None:
+    """Targets sent twice, charged while planned, or failed; those of processes with the flag only after a conflict."""
+    plain, flagged = (StartedLine(at, 1, "host", "", at_most_once=at > 1.0) for at in (1.0, 50.0))
     past = ManifestFold()
-    lines: list[Line] = [
-        begun[0],
-        sent("a"),
-        sent("a", 2),
-        sent("b"),
-        Record(State.PLANNED, "b", 30.0, 1, open_jobs=()),
-    ]
+    lines: list[Line] = [plain, sent("a"), sent("a", 2), sent("b"), Record(State.PLANNED, "b", 30.0, 1, open_jobs=())]
+    lines += [sent("c"), failed("c"), Record(State.PLANNED, "c", 31.0, retried=True), sent("d"), flagged, sent("d", 2)]
     lines += [
-        sent("c"),
-        failed("c"),
-        Record(State.PLANNED, "c", 31.0, retried=True),
-        sent("d"),
-        begun[1],
-        sent("d", 2),
-        begun[1],
+        sent("e"),
+        failed("e"),
+        sent("f"),
+        Record(State.CONFLICT, "f", 60.0, 1),
+        Record(State.CONFLICT, "g", 61.0),
     ]
-    if merged_at is not None:
-        lines.insert(0, MergedLine("s", "0/2", 9, "0" * 8, merged_at))
-    for line in lines:
+    for line in [*lines, flagged]:
         past.add(line)
     past.finish()
-    assert past.repeated == {"a", "b", "c"}
-    assert past.plain.ended_at == (merged_at or 50.0)
+    assert past.repeated == {"a", "b", "c", "f"}
     assert {key for key, intent in past.intents.items() if intent.was_repeated} == {"a", "b"}
     assert past.is_at_most_once

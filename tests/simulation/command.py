@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import socket
 import zlib
@@ -18,7 +17,7 @@ from batch.engine.stop import GRACE
 from batch.engine.survey import refuse_changes, refuse_taken, survey
 from batch.errors import EndReason, ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import open_manifest
-from batch.model import QUARANTINED, UNKNOWN_JOB, Record, State
+from batch.model import QUARANTINED, Record, State
 from batch.report.figures import REFUSED, exit_code
 from batch.zstack.client import Client
 from batch.zstack.settings import PasswordAuth, Settings
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from batch.engine import Gate
     from batch.engine.survey import Survey
     from batch.engine.webhooks import WebHooks
-    from batch.manifest import Manifest, ManifestFold
+    from batch.manifest import Manifest
     from batch.model import Plan
     from tests.simulation.process import Process
     from tests.simulation.world import World
@@ -127,7 +126,7 @@ async def _use(world: World, process: Process, loop: VirtualLoop, clock: Virtual
     return Ended(code, counts, *early, at=now)
 
 
-def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock, past: ManifestFold) -> list[Record]:
+def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock) -> list[Record]:
     """As in batch.app.selection: quarantined targets are queried again, failed ones are as if nothing had been sent."""
     opened, in_plan = [], {clone.key for clone in plan.clones()}
     for record in {record.key: record for record in records(world.manifest(process.manifest))}.values():
@@ -138,13 +137,7 @@ def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock, p
         if process.retries and record.state in {State.FAILED, State.CONFLICT}:
             code = record.error_code
             opened.append(Record(State.PLANNED, record.key, clock.time(), 0, error_code=code, retried=True))
-            if past.is_at_most_once and _may_have_run(record, past.plain.ended_at):
-                opened.append(Record(State.UNCERTAIN, record.key, clock.time(), open_jobs=(UNKNOWN_JOB,)))
     return opened
-
-
-def _may_have_run(record: Record, until: float) -> bool:
-    return record.attempt > 0 if record.state is State.CONFLICT else record.at < until
 
 
 def _changes(world: World, process: Process, manifest: Manifest, whole: Plan, clock: VirtualClock) -> Iterator[Record]:
@@ -176,9 +169,9 @@ async def _settle_all(
         refuse_changes(found.changed)
     if found.changed or found.outdated:
         plan = replace(plan, inputs="")
-    if past.is_at_most_once and past.plain.ended_at == math.inf:
+    if past.is_at_most_once and past.plain.is_last:
         manifest.begin()
-    again = _reopened(world, process, plan, clock, past)
+    again = _reopened(world, process, plan, clock)
     if found.is_nothing_left and not again:
         await _note_all(journal, manifest, list(_changes(world, process, manifest, whole, clock)))
         return EarlyEnd()
