@@ -371,3 +371,11 @@ def test_what_processes_without_the_flag_sent_is_known_to_the_first_with_it() ->
     assert past.repeated == {"a", "b", "c", "f"}
     assert {key for key, intent in past.intents.items() if intent.was_repeated} == {"a", "b"}
     assert past.is_at_most_once
+
+
+@pytest.mark.parametrize("code", ["ZCLONE.UNANSWERED", None])
+def test_an_unanswered_attempt_outlives_a_withdrawal(code: str | None) -> None:
+    """What appears under its uuid may be its clone; after an attempt with a definite end it is not."""
+    ended = Record(State.PLANNED, "a", 30.0, 1, error_code=code, open_jobs=())
+    past = fold([sent("a"), ended, short(State.WITHDRAWN, "a"), Record(State.PLANNED, "a", 40.0)])
+    assert past.has_predecessor("a") is (code is not None)
