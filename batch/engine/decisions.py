@@ -30,7 +30,7 @@ from batch.engine.steps import (
     Ticket,
 )
 from batch.errors import IN_USE
-from batch.model import State
+from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import (
     Absent,
     Accepted,
@@ -180,7 +180,7 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
         case Refused(error) if not (error.may_go_on or ticket.has_repeats):
             is_open = False
         case Refused() | Unknown() | Done() if review.is_visible:
-            is_open = False
+            is_open = job == UNKNOWN_JOB
         case Refused() | Unknown() | Done():
             is_open = not is_expired(ticket, context)
         case _:
@@ -243,8 +243,12 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
         text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"
         return end_uncertain(ticket, context, look.error, text, is_last=False)
     is_made = look.reason is LookReason.EMPTY or look.is_reviewed
-    if ticket.open_jobs and not is_made and context.is_in_time(ticket):
-        return Review(look, ticket.open_jobs, is_visible=True)
+    if not is_made and context.is_in_time(ticket):
+        if ticket.open_jobs:
+            return Review(look, ticket.open_jobs, is_visible=True)
+        if ticket.job_uuid == UNKNOWN_JOB:
+            text = "the service is visible, but a job on lost lines of the manifest may still run"
+            return end_uncertain(ticket, context, look.error, text, is_last=False)
     text = ""
     if clone.is_given and (existed_before or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"

@@ -347,7 +347,9 @@ async def test_our_own_clone_is_no_conflict_after_an_edit(node: ScriptedNode, op
 # --- A damaged manifest -----------------------------------------------------------------------------------------------
 
 
-async def test_an_old_end_does_not_end_what_was_sent_after_it(node: ScriptedNode, operator: Operator) -> None:
+async def test_an_old_end_does_not_end_what_was_sent_after_it(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
     """Failed, retried, sent, killed, those lines damaged, repaired: the first job's end is not the second's."""
     node.acts[A] = [refuse("SYS.1003"), keep_running, accept]
     operator.write_job(A, limits="timeout: 3s")
@@ -364,7 +366,9 @@ async def test_an_old_end_does_not_end_what_was_sent_after_it(node: ScriptedNode
     assert operator.states()[A] not in GONE
     if not node.made:
         node.execute(node.posts()[1])
-    assert await operator.run() == 0, operator.output
+    # A server may show the clone early and take it back: the job on the lost lines has half an hour to end.
+    assert await operator.run() == 4, operator.output
+    assert await operator.run(env=with_clock_set(7200.0, tmp_path / "flag")) == 0, operator.output
     assert (operator.states(), node.sources_of) == ({A: "cloned"}, [A])
 
 

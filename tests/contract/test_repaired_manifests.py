@@ -60,7 +60,9 @@ async def test_lost_planned_and_sent_lines_make_no_second_clone(
     assert node.sources_of == [A]
 
 
-async def test_lost_planned_and_sent_lines_are_no_failure(node: ScriptedNode, operator: Operator) -> None:
+async def test_lost_planned_and_sent_lines_are_no_failure(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
     """What lost lines sent may still come to exist: a refusal of what is sent now does not end it."""
     node.acts[A] = [queue, refuse("ID.1003")]
     operator.write_job(A, limits="timeout: 2s, attempts: 1")
@@ -70,7 +72,8 @@ async def test_lost_planned_and_sent_lines_are_no_failure(node: ScriptedNode, op
     assert await operator.run() in {3, 4}, operator.output
     assert operator.states()[A] not in GONE
     node.execute(node.posts()[0])
-    await operator.run()
+    assert await operator.run() == 4, operator.output
+    await operator.run(env=with_clock_set(LATER, tmp_path / "flag"))
     assert operator.states()[A] == "cloned"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -502,12 +503,26 @@ def test_content_is_not_compared_if_an_open_attempt_had_another_body() -> None:
 
 def test_different_content_after_lost_lines_belongs_to_no_state() -> None:
     """The lost lines may have had another body, or none: neither cloned nor a conflict, and the operator decides."""
-    past = intent(attempt=0, job_uuid=None, open_jobs=(UNKNOWN_JOB,), is_mixed=True)
+    past = intent(attempt=0, job_uuid=None, open_jobs=(UNKNOWN_JOB,), is_mixed=True, age=HOUR)
     settlement = resumed(past, ("find", Found(service(name="y"))))
     assert end(settlement)[0] is State.UNCERTAIN
     assert "differs in name" in (settlement.records[-1].error or "")
     assert settlement.records[-1].until is not None
     assert end(resumed(past, ("find", Found(service())))) == (State.CLONED, None)
+
+
+@pytest.mark.parametrize("known", [{"job_uuid": None}, {}], ids=["every line lost", "one job known"])
+def test_a_service_is_no_clone_while_a_job_on_lost_lines_may_run(known: dict[str, Any]) -> None:
+    """It may be taken back: it is cloned once the time of that job is over, or another ended."""
+    past, seen = intent(open_jobs=(UNKNOWN_JOB,), **known), ("find", Found(service()))
+    polls = [("poll", NO)] if "job_uuid" not in known else []
+    settlement = resumed(past, *polls, seen)
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert settlement.records[-1].until is None
+    old = intent(open_jobs=(UNKNOWN_JOB,), age=HOUR, **known)
+    assert end(resumed(old, *polls, seen)) == (State.CLONED, None)
+    if polls:
+        assert end(resumed(past, ("poll", MADE))) == (State.CLONED, None)
 
 
 def test_a_node_that_is_not_ready_charges_no_attempt() -> None:
