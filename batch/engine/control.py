@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from batch.engine.concurrency import ConcurrencyLimiter
+    from batch.engine.dispatch import ConcurrencyLimiter
     from batch.engine.gate import Gate
     from batch.engine.readiness import Readiness
     from batch.engine.stop import Stop

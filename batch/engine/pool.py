@@ -24,7 +24,7 @@ from batch.model import Clone, Intent, Limits, Plan, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batch.engine.concurrency import ConcurrencyLimiter
+    from batch.engine.dispatch import ConcurrencyLimiter
     from batch.engine.poll_schedule import PollSchedule
     from batch.engine.survey import RunHistory, Survey
     from batch.engine.uuid_confirmation import UuidConfirmation

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batch.engine.breaker import Breaker, GuardedApi
 from batch.engine.budget import RetryBudget
-from batch.engine.concurrency import ConcurrencyLimiter
+from batch.engine.dispatch import ConcurrencyLimiter
 from batch.engine.policy import Policy
 from batch.engine.pool import Pool
 from batch.engine.readiness import Readiness

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.concurrency import ConcurrencyLimiter
+from batch.engine.dispatch import ConcurrencyLimiter
 from batch.errors import EndReason
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, NotSent
