@@ -13,7 +13,7 @@ from batch.app.logs import has_blocks, printer_above
 from batch.app.messages import report_early, say, say_above
 from batch.app.tracing import Tracing, current_tracer
 from batch.clock import SystemClock
-from batch.engine.waves import wave_sizes
+from batch.engine.admission import wave_sizes
 from batch.errors import ZcloneError
 from batch.progress import BEAT, Board, heartbeat, live, new_view, no_view, oldest_in_flight, ticking
 

@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from batch.engine.waves import wave_sizes
+from batch.engine.admission import wave_sizes
 from batch.model import HandOver
 from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, UUID, array, describe, document, record
 from batch.text import to_json

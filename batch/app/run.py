@@ -41,9 +41,9 @@ from batch.app.selection import require_match, select
 from batch.app.server import describe_connection
 from batch.app.webhook import web_hooks
 from batch.engine import Stop, clone_all
+from batch.engine.admission import wave_sizes
 from batch.engine.control import Controls
 from batch.engine.stop import before_stop
-from batch.engine.waves import wave_sizes
 from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, UsageError, ZcloneError
 from batch.model import State
 from batch.text import shell_path

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
+from batch.engine.admission import wave_sizes
 from batch.engine.survey import find_unrecorded
-from batch.engine.waves import wave_sizes
 from batch.errors import UsageError
 from batch.temporal.messages import Page, Part
 

@@ -12,7 +12,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from batch.engine.failure_limit import find_excess, find_wave_hold
+    from batch.engine.admission import find_excess, find_wave_hold
     from batch.errors import EndReason
     from batch.temporal.messages import Course, Ending, Facts, Orders, Part, Progress, Report
     from batch.temporal.page import page_id

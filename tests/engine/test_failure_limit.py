@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch.engine.failure_limit import FailureLimit, find_excess, find_wave_hold
+from batch.engine.admission import FailureLimit, find_excess, find_wave_hold
 from batch.model import Record, State
 from tests.engine.scripted_api import MemoryJournal, MemoryPast
 from tests.simulation.virtual import EPOCH

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from batch.engine.waves import take_first, wave_sizes
+from batch.engine.admission import take_first, wave_sizes
 from batch.errors import EndReason, ExitCode
 from batch.model import QUARANTINED, Intent, Limits, Record, State, Wave
 from batch.report.figures import exit_code

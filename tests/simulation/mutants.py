@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import attempts, breaker, budget, decisions, gate, pool, quarantine, resume, settle, steps
+from batch.engine import admission, attempts, breaker, budget, decisions, gate, pool, resume, settle, steps
 from batch.errors import ManifestError, RunStoppedError
 from batch.manifest import chain, journal, line, opening, writer
 from batch.model import CallKind, State
@@ -267,11 +267,11 @@ def deaths_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def isolated_in_the_pool(patch: pytest.MonkeyPatch) -> None:
     """Clones in flight at repeated crashes go with everything else."""
-    sort = quarantine.sort_by_deaths
+    sort = admission.sort_by_deaths
 
-    def sort_by_deaths(*given: Any) -> quarantine.OpenClones:
+    def sort_by_deaths(*given: Any) -> admission.OpenClones:
         found = sort(*given)
-        return quarantine.OpenClones(found.ordinary + found.isolated, (), found.quarantined)
+        return admission.OpenClones(found.ordinary + found.isolated, (), found.quarantined)
 
     patch.setattr(pool, "sort_by_deaths", sort_by_deaths)
 
