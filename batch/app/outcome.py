@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.app.messages import is_terminal
 from batch.app.options import LogFormat
+from batch.engine.control import GRACE
 from batch.engine.handover import count_hand_overs
-from batch.engine.stop import GRACE
 from batch.errors import HELD_BACK, EndReason, JobFileError, RunStoppedError, UnreachableError
 from batch.manifest import summary
 from batch.model import QUARANTINED, HandOverCounts, State, waits_for_operator

@@ -17,8 +17,8 @@ from batch.app.outcome import EarlyEnd, unfinished_by_inputs
 from batch.app.run_plan import check_version
 from batch.app.temporal import connect_temporal
 from batch.app.webhook import NOT_ON_TEMPORAL
+from batch.engine.control import before_stop
 from batch.engine.handover import waiting_clones
-from batch.engine.stop import before_stop
 from batch.errors import EndReason, ManifestLockedError, UnreachableError, UsageError
 from batch.manifest.kinds import RemoteEngine
 from batch.manifest.reading import reading

@@ -42,8 +42,7 @@ from batch.app.server import describe_connection
 from batch.app.webhook import web_hooks
 from batch.engine import Stop, clone_all
 from batch.engine.admission import wave_sizes
-from batch.engine.control import Controls
-from batch.engine.stop import before_stop
+from batch.engine.control import Controls, before_stop
 from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, UsageError, ZcloneError
 from batch.model import State
 from batch.text import shell_path

@@ -12,7 +12,7 @@ from batch import __version__
 from batch.app.messages import warn
 from batch.app.server import Server
 from batch.app.sources import take_fields
-from batch.engine.stop import GRACE
+from batch.engine.control import GRACE
 from batch.errors import UsageError
 from batch.model import Pins
 from batch.plan import Planning, placeholder_uuids, placeholder_value, regenerate, tag_clones

@@ -1,8 +1,8 @@
 """The engine: worker pool, rate limiter, protocol of one Clone, retry policy."""
 
+from batch.engine.control import Stop
 from batch.engine.gate import Gate, hard_cap
 from batch.engine.handover import hand_over_all
 from batch.engine.run import clone_all
-from batch.engine.stop import Stop
 
 __all__ = ["Gate", "Stop", "clone_all", "hand_over_all", "hard_cap"]

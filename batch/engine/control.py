@@ -1,21 +1,141 @@
-"""What an operator can change during a run: rate, concurrency, pause and drain."""
+"""What ends or changes a run: the request to stop it, and an operator's rate, concurrency, pause and drain.
+
+A stop is requested once and wakes tasks that sleep before a send. Waits at the rate limiter for slots after the grace
+period are cut at once, and a cut wait makes no call; other calls pass at the rate until the grace period ends. The
+clone of a cut poll or look stays open. The one logout passes rate and pause. Login and plan, which leave nothing in
+flight, are cancelled.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from batch.engine.gate import hard_cap
-from batch.engine.stop import GRACE
-from batch.errors import EndReason
+from batch.errors import EndReason, ZcloneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
     from batch.engine.dispatch import ConcurrencyLimiter
     from batch.engine.gate import Gate
     from batch.engine.readiness import Readiness
-    from batch.engine.stop import Stop
+
+_Result = TypeVar("_Result")
+
+GRACE: Final = 30.0
+"""Seconds that clones in flight have to settle after a Stop."""
+
+
+class Stop:
+    """The stop request of a run; the first reason is kept."""
+
+    def __init__(self) -> None:
+        """Start without a request."""
+        self.reason: str | None = None
+        self.code: EndReason | None = None
+        """Code of ``reason``; None where it has none."""
+        self._asked = asyncio.Event()
+        self.is_draining = False
+        """Whether clones in flight may take all the time they need."""
+        self._hooks: list[Callable[[], None]] = []
+        self._drain_hooks: list[Callable[[], None]] = []
+
+    @property
+    def requested(self) -> bool:
+        """Whether no new clone may be started."""
+        return self.reason is not None
+
+    def on_request(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` at the request; a drain does not count as one."""
+        self._hooks.append(hook)
+
+    def on_drain(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` at the drain."""
+        self._drain_hooks.append(hook)
+
+    def request(self, reason: str, code: EndReason | None) -> None:
+        """Request the end of the run; later reasons are not kept, except after a drain."""
+        if not self.requested or self.is_draining:
+            self.is_draining = False
+            self._ask(reason, code, self._hooks)
+
+    def drain(self, reason: str, code: EndReason | None) -> None:
+        """Request the end once everything in flight has settled, however long that takes."""
+        if not self.requested:
+            self.is_draining = True
+            self._ask(reason, code, self._drain_hooks)
+
+    def _ask(self, reason: str, code: EndReason | None, hooks: list[Callable[[], None]]) -> None:
+        self.reason, self.code = reason, code
+        self._asked.set()
+        for hook in hooks:
+            hook()
+
+    async def wait(self) -> None:
+        """Wait until the end is requested."""
+        await self._asked.wait()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait ``seconds``, or until the end is requested."""
+        if seconds > 0:
+            await self._wait_for(timeout=seconds)
+
+    async def sleep_until(self, event: asyncio.Event) -> None:
+        """Wait until ``event`` is set, or the end is requested."""
+        await self._wait_for(event)
+
+    async def _wait_for(self, *events: asyncio.Event, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        if self.requested:
+            return
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._asked, *events)]
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+async def before_stop(work: Coroutine[None, None, _Result], stop: Stop) -> _Result | None:
+    """Return the result of ``work``; at the Stop cancel it and return None: for work that leaves nothing in flight."""
+    running = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        running.cancel()
+    try:
+        return await running
+    except (asyncio.CancelledError, ZcloneError):
+        # A call that the Stop cut may raise any error.
+        if not stop.requested:
+            raise
+        return None
+
+
+async def within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:
+    """Run ``work`` to its end, or until ``grace`` seconds after the Stop; the journal has what is cancelled then."""
+    running, timers = asyncio.ensure_future(work), []
+
+    def end_later() -> None:
+        if not running.done():
+            timers.append(asyncio.get_running_loop().call_later(grace, running.cancel))
+
+    stop.on_request(end_later)
+    if stop.requested and not stop.is_draining:
+        end_later()
+    try:
+        await running
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+        running.cancel()
 
 
 class Controls:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import dispatch
-from batch.engine.stop import GRACE, within_grace
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.model import HandOverCounts, HandOverRecord, State
 from batch.zstack.answers import ErrorClass, Refused
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batch.clock import Clock
+    from batch.engine.control import Stop
     from batch.engine.ports import HandOverJournal, OwnershipApi
-    from batch.engine.stop import Stop
     from batch.model import Clone, HandOver, Plan
     from batch.zstack.answers import NoAnswer, NotSent
 

@@ -1,8 +1,24 @@
-"""The parameters of the retry policy, and the waits computed from them."""
+"""The retry policy: its parameters and waits, and the budget of retries while the server is in trouble.
+
+A retry is a POST that follows an unanswered or failed one of the same target; polls, looks, logins and the POST after a
+dead session do not count. It takes tokens from a bucket of 500 (5, or 10 after an unanswered POST; 1 is added for each
+clone made by its first POST), which are returned when it was answered. While no call at all is answered, retries are
+also limited to a tenth of the last minute's first POSTs, at least ten a minute. A strict tenth at all times would
+needlessly slow down a network that loses one POST in five: there the bucket, the breaker and the attempts of a target
+are the limits. A retry waits until there are enough tokens; the wait does not count towards its target's timeout.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from batch.zstack.answers import NoAnswer, NotSent
+
+if TYPE_CHECKING:
+    from batch.clock import Clock
+    from batch.engine.control import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +64,85 @@ class Policy:
         """Return when the server can no longer execute a POST of ``sent_at``, in seconds since the epoch."""
         longest = self.api_timeout if api_timeout is None else api_timeout
         return sent_at + max(self.timeout or 0.0, longest) + self.grace
+
+
+FLOOR: Final = 10
+"""Unanswered retries that are allowed in any minute, so that a small job can continue."""
+SHARE: Final = 0.1
+"""Share of the last minute's first POSTs that may be unanswered retries, where that is more."""
+_FULL: Final = 500.0
+_COST: Final = 5.0
+_COST_AFTER_SILENCE: Final = 10.0
+_MINUTE: Final = 60.0
+_ASK_EVERY: Final = 1.0
+"""Seconds between two tries of a Clone to take its tokens."""
+
+
+class RetryBudget:
+    """A token bucket against lost answers, and a ratio during an outage.
+
+    The bucket is the AWS SDKs' retry quota: 500 tokens, 5 a retry, 10 where the last POST went unanswered; the tokens
+    of a retry that was answered are returned, and each clone made by its first POST adds 1. An empty bucket still
+    allows ten unanswered retries a minute. The ratio: while no call at all is answered, the retries in flight and those
+    of the last minute are at most ten, or a tenth of that minute's first POSTs.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Start with a full bucket."""
+        self._clock = clock
+        self._tokens = _FULL
+        self._firsts: deque[list[int]] = deque()
+        """Seconds and the number of first POSTs in each; a second that begins outside the window does not count."""
+        self._fruitless: deque[float] = deque()
+        self._under_way = 0
+        self._answered_at = float("-inf")
+
+    def note_first(self) -> None:
+        """Count a first POST."""
+        second = int(self._clock.monotonic())
+        if not self._firsts or self._firsts[-1][0] != second:
+            self._firsts.append([second, 0])
+            while self._firsts[0][0] <= second - _MINUTE:
+                self._firsts.popleft()
+        self._firsts[-1][1] += 1
+
+    def note(self, answer: object) -> None:
+        """Reset the ratio at any answered call: the outage is over."""
+        if self._fruitless and not isinstance(answer, NotSent | NoAnswer):
+            self._answered_at = self._clock.monotonic()
+
+    def reward(self) -> None:
+        """Add one token for a clone that was made by its first POST."""
+        self._tokens = min(_FULL, self._tokens + 1.0)
+
+    async def reserve(self, cost: float, stop: Stop) -> None:
+        """Wait until the tokens of a retry are taken, or until the Stop: then none are."""
+        while not stop.requested and not self._take(cost):
+            await stop.sleep(_ASK_EVERY)
+
+    def note_retry(self, cost: float, *, is_answered: bool) -> None:
+        """Record the result of a retry whose tokens were taken."""
+        self._under_way -= 1
+        if is_answered:
+            self._tokens = min(_FULL, self._tokens + cost)
+        else:
+            self._fruitless.append(self._clock.monotonic())
+
+    def _take(self, cost: float) -> bool:
+        now = self._clock.monotonic()
+        while self._fruitless and self._fruitless[0] <= now - _MINUTE:
+            self._fruitless.popleft()
+        firsts = sum(count for second, count in self._firsts if second > now - _MINUTE)
+        in_outage = self._under_way + sum(at > self._answered_at for at in self._fruitless)
+        if in_outage >= max(FLOOR, SHARE * firsts):
+            return False
+        if self._tokens < cost and self._under_way + len(self._fruitless) >= FLOOR:
+            return False
+        self._tokens = max(0.0, self._tokens - cost)
+        self._under_way += 1
+        return True
+
+
+def retry_cost(*, is_after_silence: bool) -> float:
+    """Return the number of tokens that a retry costs."""
+    return _COST_AFTER_SILENCE if is_after_silence else _COST

@@ -17,7 +17,7 @@ from batch.zstack.answers import Done, ErrorClass, Refused, Running
 
 if TYPE_CHECKING:
     from batch.clock import Clock
-    from batch.engine.stop import Stop
+    from batch.engine.control import Stop
 
 _IN_A_ROW: Final = 3
 """Consecutive refusals for the node's state, with no other end of a job between them, after which POSTs wait."""

@@ -6,23 +6,21 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from batch.engine.breaker import Breaker, GuardedApi
-from batch.engine.budget import RetryBudget
+from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import ConcurrencyLimiter
-from batch.engine.policy import Policy
+from batch.engine.policy import Policy, RetryBudget
 from batch.engine.pool import Pool
 from batch.engine.readiness import Readiness
 from batch.engine.recording import NotHonouredError
 from batch.engine.settle import Dependencies
-from batch.engine.stop import GRACE, within_grace
 from batch.engine.uuid_confirmation import UuidConfirmation
 from batch.errors import EndReason, RunStoppedError, UnreachableError, ZcloneError
 
 if TYPE_CHECKING:
     from batch.clock import Clock
-    from batch.engine.control import Controls
+    from batch.engine.control import Controls, Stop
     from batch.engine.poll_schedule import PollSchedule
     from batch.engine.ports import Api, Journal
-    from batch.engine.stop import Stop
     from batch.engine.survey import RunHistory, Survey
     from batch.engine.webhooks import WebHooks
     from batch.model import Limits, Plan

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
 from batch.engine.attempts import DecisionContext, after_no_send
-from batch.engine.budget import retry_cost
 from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
+from batch.engine.policy import retry_cost
 from batch.engine.poll_schedule import PollWindow
 from batch.engine.recording import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
 from batch.engine.steps import (
@@ -36,11 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from batch.clock import Clock
-    from batch.engine.budget import RetryBudget
-    from batch.engine.policy import Policy
+    from batch.engine.control import Stop
+    from batch.engine.policy import Policy, RetryBudget
     from batch.engine.ports import Journal, RunApi
     from batch.engine.readiness import Readiness
-    from batch.engine.stop import Stop
     from batch.model import Clone
     from batch.zstack.answers import PollAnswer, SubmitAnswer
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from batch.engine.budget import RetryBudget
-from batch.engine.policy import Policy
+from batch.engine.control import Stop
+from batch.engine.policy import Policy, RetryBudget
 from batch.engine.readiness import Readiness
 from batch.engine.settle import Dependencies, settle
-from batch.engine.stop import Stop
 from batch.model import CallKind, Clone, Intent, Record, State
 from batch.zstack.answers import NotSent, Service
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual

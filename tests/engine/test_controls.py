@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from batch.engine.control import Controls
+from batch.engine.control import GRACE, Controls
 from batch.engine.gate import cap_limits
-from batch.engine.stop import GRACE
 from batch.errors import EndReason
 from batch.model import Limits, State
 from tests.engine.test_run import Scene

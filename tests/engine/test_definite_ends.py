@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from batch.engine.control import Stop
 from batch.engine.policy import Policy
 from batch.engine.readiness import Readiness
 from batch.engine.recording import NotHonouredError
 from batch.engine.resume import first_step, look_before
 from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
-from batch.engine.stop import Stop
 from batch.errors import REPAIRED, CallCutError, EndReason, RunStoppedError
 from batch.manifest.intents import next_intent
 from batch.model import UNKNOWN_JOB, Clone, Intent, Record, SentJob, State

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from batch.engine.stop import Stop, within_grace
+from batch.engine.control import Stop, within_grace
 from batch.errors import EndReason
 
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.budget import RetryBudget, retry_cost
-from batch.engine.policy import Policy
+from batch.engine.control import Stop
+from batch.engine.policy import Policy, RetryBudget, retry_cost
 from batch.engine.settle import settle
 from batch.engine.steps import End, Send
-from batch.engine.stop import Stop
 from batch.errors import EndReason
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, NotSent

@@ -13,7 +13,7 @@ from unittest.mock import patch
 from batch.app.outcome import EarlyEnd, tally, unfinished_once_sent
 from batch.app.selection import select
 from batch.engine import Stop, clone_all
-from batch.engine.stop import GRACE
+from batch.engine.control import GRACE
 from batch.engine.survey import refuse_changes, refuse_taken, survey
 from batch.errors import EndReason, ExitCode, RunStoppedError, ZcloneError
 from batch.manifest import open_manifest

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import admission, attempts, breaker, budget, decisions, gate, pool, resume, settle, steps
+from batch.engine import admission, attempts, breaker, decisions, gate, policy, pool, resume, settle, steps
 from batch.errors import ManifestError, RunStoppedError
 from batch.manifest import chain, journal, line, opening, writer
 from batch.model import CallKind, State
@@ -240,10 +240,10 @@ def header_remains_refused(patch: pytest.MonkeyPatch) -> None:
 def budget_ignored(patch: pytest.MonkeyPatch) -> None:
     """Every retry is allowed."""
 
-    async def reserve(self: budget.RetryBudget, cost: float, stop: Any) -> None:
+    async def reserve(self: policy.RetryBudget, cost: float, stop: Any) -> None:
         self._under_way += 1
 
-    patch.setattr(budget.RetryBudget, "reserve", reserve)
+    patch.setattr(policy.RetryBudget, "reserve", reserve)
 
 
 def nothing_holds_back(patch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Final
 
-from batch.engine.budget import FLOOR, SHARE
-from batch.engine.policy import Policy
+from batch.engine.policy import FLOOR, SHARE, Policy
 from batch.errors import EndReason, ExitCode, ManifestError
 from batch.manifest import read_finished
 from batch.model import QUARANTINED, State
