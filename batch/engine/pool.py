@@ -10,9 +10,8 @@ import structlog
 
 from batch.engine.admission import FailureLimit, quarantine, sort_by_deaths, take_first, wave_sizes
 from batch.engine.attempts import after_edit, after_no_send
+from batch.engine.clone_records import first_step_of_new, is_reconciled, look_before, record_end, resumed_step
 from batch.engine.dispatch import dispatch
-from batch.engine.recording import record_end
-from batch.engine.resume import first_step_of_new, is_reconciled, look_before, resumed_step
 from batch.engine.settle import Dependencies, settle
 from batch.engine.steps import End, Look, Send, Step
 from batch.engine.survey import find_unrecorded, is_same, without_body

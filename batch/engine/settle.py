@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
 from batch.engine.attempts import DecisionContext, after_no_send
+from batch.engine.clone_records import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
 from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
 from batch.engine.policy import retry_cost
 from batch.engine.poll_schedule import PollWindow
-from batch.engine.recording import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
 from batch.engine.steps import (
     RESOURCE_UUID,
     Abort,

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
+from batch.engine.clone_records import NotHonouredError, first_step, look_before
 from batch.engine.control import Stop
 from batch.engine.policy import Policy
 from batch.engine.readiness import Readiness
-from batch.engine.recording import NotHonouredError
-from batch.engine.resume import first_step, look_before
 from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.errors import REPAIRED, CallCutError, EndReason, RunStoppedError

@@ -12,12 +12,12 @@ import pytest
 
 from batch.engine.attempts import after_edit
 from batch.engine.breaker import Breaker, GuardedApi
+from batch.engine.clone_records import first_step
 from batch.engine.comparison import differing_params
 from batch.engine.control import Stop, before_stop
 from batch.engine.dispatch import dispatch
 from batch.engine.policy import Policy
 from batch.engine.poll_schedule import PollSchedule
-from batch.engine.resume import first_step
 from batch.engine.run import clone_all
 from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Resend, Send, Step, Ticket

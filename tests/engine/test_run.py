@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine import Stop, clone_all
+from batch.engine.clone_records import NotHonouredError
 from batch.engine.control import GRACE
-from batch.engine.recording import NotHonouredError
 from batch.engine.survey import refuse_changes, survey
 from batch.engine.webhooks import WebHooks
 from batch.errors import EndReason, ManifestError, ManifestMismatchError, RunStoppedError

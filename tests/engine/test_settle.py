@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from batch.engine.clone_records import NotHonouredError, first_step
 from batch.engine.policy import Policy
-from batch.engine.recording import NotHonouredError
-from batch.engine.resume import first_step
 from batch.engine.steps import End, Send
 from batch.errors import RunStoppedError
 from batch.model import Intent, State

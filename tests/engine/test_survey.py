@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batch.engine.clone_records import first_step_of_new
 from batch.engine.policy import Policy
-from batch.engine.resume import first_step_of_new
 from batch.engine.steps import Send
 from batch.engine.survey import describe_outdated, refuse_changes, refuse_taken, survey
 from batch.errors import ManifestMismatchError

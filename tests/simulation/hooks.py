@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from batch.engine import recording, settle, webhooks
+from batch.engine import clone_records, settle, webhooks
 from batch.engine.webhooks import HookVerdict, WebHooks
 from batch.simulator.node import Node
 from batch.zstack import replies
@@ -227,7 +227,7 @@ def hook_of_another_job_believed(patch: pytest.MonkeyPatch) -> None:
 
 def hook_without_record_believed(patch: pytest.MonkeyPatch) -> None:
     """A clone whose end a web hook brought is settled without a record."""
-    receive, record_end = WebHooks.receive, recording.record_end
+    receive, record_end = WebHooks.receive, clone_records.record_end
     brought: set[int] = set()
 
     def remembered(self: WebHooks, job_uuid: str, told: Any) -> HookVerdict:

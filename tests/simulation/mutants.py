@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import admission, attempts, breaker, decisions, gate, policy, pool, resume, settle, steps
+from batch.engine import admission, attempts, breaker, clone_records, decisions, gate, policy, pool, settle, steps
 from batch.errors import ManifestError, RunStoppedError
 from batch.manifest import chain, journal, line, opening, writer
 from batch.model import CallKind, State
@@ -117,7 +117,7 @@ def no_checksum(patch: pytest.MonkeyPatch) -> None:
 
 def no_reconcile(patch: pytest.MonkeyPatch) -> None:
     """An unanswered POST is sent again at once, by the same process and by the next."""
-    after, first = decisions.after_submit, resume.first_step
+    after, first = decisions.after_submit, clone_records.first_step
 
     def after_submit(answer: Any, ticket: steps.Ticket, **rest: Any) -> steps.Step:
         if isinstance(answer, NoAnswer) and ticket.attempt < rest["policy"].attempts:
@@ -147,7 +147,7 @@ def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
 
 def deadline_reset(patch: pytest.MonkeyPatch) -> None:
     """Each process waits for a job as if it had just been sent."""
-    first = resume.first_step
+    first = clone_records.first_step
 
     def first_step(intent: Intent, policy: Any, *, now: float) -> steps.Step:
         step = first(intent, policy, now=now)

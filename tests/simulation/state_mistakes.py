@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import attempts, decisions, pool, resume, settle, steps, uuid_confirmation
+from batch.engine import attempts, clone_records, decisions, pool, settle, steps, uuid_confirmation
 from batch.engine.policy import Policy
 from batch.manifest import intents, records, repair
 from batch.zstack import classify
@@ -95,7 +95,7 @@ def edited_target_is_asked_as_it_is_now(patch: pytest.MonkeyPatch) -> None:
     """An open attempt is queried with the current job file."""
 
     def resumed(self: pool.Pool, clone: Any, intent: Any) -> Any:
-        return clone, resume.first_step(intent, self._deps.policy, now=self._deps.clock.time())
+        return clone, clone_records.first_step(intent, self._deps.policy, now=self._deps.clock.time())
 
     patch.setattr(pool.Pool, "_resumed", resumed)
 
@@ -129,7 +129,7 @@ def repair_names_closed_jobs(patch: pytest.MonkeyPatch) -> None:
 
 def future_is_believed(patch: pytest.MonkeyPatch) -> None:
     """Recorded times are right, also those of a clock that was ahead."""
-    first = resume.first_step
+    first = clone_records.first_step
     patch.setattr(resume, "first_step", lambda intent, policy, *, now: first(intent, policy, now=inf))
 
 

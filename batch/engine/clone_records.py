@@ -1,0 +1,209 @@
+"""The records of one Clone: the first step that follows from them, and those that are written later.
+
+Fresh and resumed Clones take one path: a resumed one is a Clone whose first step follows from its records. The time
+between two processes does not count towards its timeout: its next POST begins a new window, and each attempt's deadline
+is in its ``sent`` record. Most other records are appended without waiting, as no call depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batch.engine.steps import Look, LookReason, Poll, Resend, Send, Ticket
+from batch.errors import EndReason, ExitCode, RunStoppedError
+from batch.model import UNKNOWN_JOB, Intent, Record, State
+
+if TYPE_CHECKING:
+    from batch.engine.policy import Policy
+    from batch.engine.settle import Dependencies
+    from batch.engine.steps import End, Send, Step, Ticket
+    from batch.engine.survey import RunHistory
+    from batch.model import Clone
+
+
+def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
+    """Return the step at which a Clone continues, from its records; ``now`` in seconds since the epoch.
+
+    Recorded times that lie in the future were written by a wrong clock.
+    """
+    open_jobs = intent.open_jobs if intent.job_uuid is None else (intent.job_uuid, *intent.open_jobs)
+    # An attempt whose job ended unexecuted is not charged: the record counts only those before it.
+    attempt = max(intent.attempt, *(job.attempt for job in intent.sent_jobs if job.job_uuid in open_jobs[:1]), 0)
+    if not open_jobs and policy.at_most_once and intent.was_repeated:
+        # Its attempts ended, but not all of them with the proof that nothing was executed.
+        open_jobs, intent = (UNKNOWN_JOB,), replace(intent, is_mixed=True)
+    if not open_jobs:
+        was_sent = intent.attempt > 0
+        has_predecessor = intent.has_predecessor or was_sent
+        taken = intent.is_taken
+        return Send(intent.attempt + 1, has_predecessor=has_predecessor, has_unanswered=was_sent, is_taken=taken)
+    window = policy.window(intent.api_timeout)
+    first_sent_at = min(intent.first_sent_at, now)
+    sent_at = intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now)
+    deadline = first_sent_at + window if intent.deadline is None else intent.deadline
+    ticket = Ticket(
+        max(attempt, int(open_jobs != (UNKNOWN_JOB,))),
+        open_jobs[0],
+        sent_at,
+        first_sent_at,
+        deadline if deadline <= now + window else sent_at + window,
+        is_answered=intent.is_answered,
+        is_resumed=True,
+        is_reopened=intent.state is State.UNCERTAIN,
+        open_jobs=open_jobs[1:],
+        is_repeat=intent.is_repeat,
+        has_repeats=intent.has_repeats,
+        is_mixed=intent.is_mixed,
+        has_sent_line=bool(intent.digest),
+        has_predecessor=intent.has_predecessor or attempt > 1 or any(job.attempt > 1 for job in intent.sent_jobs),
+        # Whether they got answers is not on record.
+        has_unanswered=attempt > 1 or UNKNOWN_JOB in open_jobs,
+        is_taken=intent.is_taken,
+        was_repeated=intent.was_repeated,
+        api_timeout=intent.api_timeout,
+    )
+    return Poll(ticket, at_once=True)
+
+
+def first_step_of_new(clone: Clone, past: RunHistory, policy: Policy, *, now: float) -> Step:
+    """Return the first step of a Clone without records: a look first where lost lines may have recorded it.
+
+    So it is at most once where processes without the flag sent it.
+    """
+    if not (past.is_repaired or (policy.at_most_once and clone.key in past.repeated)):
+        was_sent = past.has_predecessor(clone.key)
+        return look_before(clone, Send(1, has_predecessor=was_sent, has_unanswered=was_sent), now=now)
+    lost = Intent("", State.UNCERTAIN, "", "", "", 0, None, now, now, open_jobs=(UNKNOWN_JOB,))
+    return first_step(replace(lost, is_mixed=True, has_predecessor=True), policy, now=now)
+
+
+def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) -> Step:
+    """Return the step at which a Clone with records continues; Send where its uuid changed and nothing is open."""
+    step = first_step(intent, policy, now=now)
+    if not isinstance(step, Send):
+        return step
+    is_same_uuid = intent.resource_uuid in ("", clone.resource_uuid)
+    return look_before(clone, step if is_same_uuid else Send(1), now=now)
+
+
+def look_before(clone: Clone, step: Step, *, now: float) -> Step:
+    """Look for a user's own uuid before the first POST: a service that already has it is not ours."""
+    if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.fallback is None):
+        return step
+    ticket = Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor, has_unanswered=step.has_unanswered)
+    return Look(ticket, LookReason.GIVEN)
+
+
+def is_reconciled(step: Step) -> bool:
+    """Return whether a resumed Clone is reconciled: its job is known to run, or it is about to be sent again."""
+    return isinstance(step, Send | Resend) or (isinstance(step, Poll) and step.polls > 0 and step.ticket.is_answered)
+
+
+class NotHonouredError(RunStoppedError):
+    """The server does not give a clone the requested uuid, so that a retry could make a second clone."""
+
+    exit_code = ExitCode.FAILED
+    reason = EndReason.RESOURCE_UUID
+
+
+async def record_accepted(clone: Clone, ticket: Ticket, deps: Dependencies) -> None:
+    """Record that the server knows the job; durable on return where its apiTimeout is the longest so far.
+
+    Without that line the next process would treat a lost POST as expired too early.
+    """
+    record = Record(
+        State.ACCEPTED,
+        clone.key,
+        deps.clock.time(),
+        ticket.attempt,
+        job_uuid=ticket.job_uuid,
+        deadline=ticket.deadline,
+        api_timeout=ticket.api_timeout,
+    )
+    if (ticket.api_timeout or 0.0) > deps.api_timeout():
+        await deps.journal.commit(record)
+    else:
+        deps.journal.note(record)
+
+
+def record_unexecuted(clone: Clone, step: Ticket | Send, deps: Dependencies, *, ended: str | None = None) -> None:
+    """Record that the attempt was never executed: it is not charged, and earlier open attempts stay open.
+
+    ``ended``: its job uuid where the job ended without being executed: of a request that arrived twice only the last
+    end is known, so that the job is polled again.
+    """
+    open_jobs, at = step.open_jobs, deps.clock.time()
+    if not open_jobs:
+        record_planned(clone, step.attempt - 1, deps, open_jobs=() if ended is None else (ended,))
+        return
+    job_uuid, *others = open_jobs
+    deps.journal.note(
+        Record(
+            State.UNCERTAIN,
+            clone.key,
+            at,
+            step.attempt - 1,
+            job_uuid=job_uuid if job_uuid != UNKNOWN_JOB else None,
+            error_code="ZCLONE.UNCERTAIN",
+            error="an earlier attempt may still be executing",
+            open_jobs=(*others, *(() if ended is None else (ended,)), *_lost(job_uuid)),
+        )
+    )
+
+
+def record_planned(
+    clone: Clone, attempts: int, deps: Dependencies, *, open_jobs: tuple[str, ...] = (), code: str | None = None
+) -> None:
+    """Record that a Clone is planned again, with ``attempts`` charged; ``code``: the error of the last one."""
+    at = deps.clock.time()
+    deps.journal.note(Record(State.PLANNED, clone.key, at, attempts, error_code=code, open_jobs=open_jobs))
+
+
+def _lost(job_uuid: str) -> tuple[str, ...]:
+    return (UNKNOWN_JOB,) if job_uuid == UNKNOWN_JOB else ()
+
+
+def record_end(clone: Clone, end: End, deps: Dependencies) -> None:
+    """Record how a Clone settled. Raises NotHonouredError where it has another uuid than requested."""
+    made = end.service
+    is_uncertain = end.state is State.UNCERTAIN
+    deps.journal.note(
+        Record(
+            end.state,
+            clone.key,
+            deps.clock.time(),
+            end.attempt,
+            job_uuid=end.job_uuid if end.job_uuid != UNKNOWN_JOB else None,
+            clone_uuid=made.uuid if made is not None and end.state is State.CLONED else None,
+            name=made.name if made is not None else None,
+            adopted=end.adopted or None,
+            error_code=end.code,
+            error=end.text
+            if not is_uncertain or deps.context().is_repeatable
+            else f"{end.text}; {_to_look_for(clone)}",
+            open_jobs=_others(end) if is_uncertain else None,
+            until=end.until,
+            made_elsewhere=end.made_elsewhere or None,
+        ),
+    )
+    if end.state is not State.CLONED or made is None:
+        return
+    if end.attempt == 1:
+        deps.budget.reward()
+    if clone.resource_uuid not in ("", made.uuid) and not deps.policy.at_most_once:
+        raise NotHonouredError(
+            f"{clone.key}: requested the uuid {clone.resource_uuid}, the server made {made.uuid}; it does not honour "
+            "resourceUuid, so an unanswered request could be cloned twice: check the clone, then use --at-most-once"
+        )
+
+
+def _to_look_for(clone: Clone) -> str:
+    """Return how the operator finds the clone on a server where its uuid may not show it."""
+    name = clone.params.get("name")
+    return f"look for a clone of {clone.source_uuid}" + (f" named {name}" if name is not None else "")
+
+
+def _others(end: End) -> tuple[str, ...]:
+    """Return the open jobs other than ``job_uuid``, including a placeholder for those whose uuids were lost."""
+    return (UNKNOWN_JOB, *end.open_jobs) if end.job_uuid == UNKNOWN_JOB else end.open_jobs
