@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 from batch.app.messages import say
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, UsageError
 from batch.manifest import is_locked
-from batch.manifest.ending import last_end
-from batch.manifest.reading import last_started, reading
+from batch.manifest.reading import last_end, last_started, reading
 from batch.manifest.summaries import was_at_most_once
 from batch.model import State
 from batch.report.failures import command_for

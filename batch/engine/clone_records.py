@@ -17,7 +17,7 @@ from batch.model import UNKNOWN_JOB, Intent, Record, State
 if TYPE_CHECKING:
     from batch.engine.policy import Policy
     from batch.engine.settle import Dependencies
-    from batch.engine.steps import End, Send, Step, Ticket
+    from batch.engine.steps import End, Step
     from batch.engine.survey import RunHistory
     from batch.model import Clone
 

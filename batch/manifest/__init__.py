@@ -8,11 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.ending import FinishedRun, read_finished
 from batch.manifest.fold import ManifestFold, digest_prefix
 from batch.manifest.header import Header
 from batch.manifest.listing import Story, clone_lines, rows, story
-from batch.manifest.reading import is_locked
+from batch.manifest.reading import FinishedRun, is_locked, read_finished
 from batch.manifest.summaries import Cluster, Summary, summary
 
 if TYPE_CHECKING:

@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.manifest import records
-from batch.manifest.handovers import encode_hand_over
+from batch.manifest.files import FIX, LOST
 from batch.manifest.header import this_process
 from batch.manifest.kinds import AdoptedLine, EndedLine, PlanLine, TakenUpLine
-from batch.manifest.operations import encode_operation
-from batch.manifest.writer import FIX, LOST
+from batch.manifest.operations import encode_hand_over, encode_operation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
     from batch.errors import EndReason
+    from batch.manifest.files import Writer
     from batch.manifest.fold import ManifestFold
     from batch.manifest.header import Header
     from batch.manifest.kinds import Line
     from batch.manifest.operations import Operation
-    from batch.manifest.writer import Writer
     from batch.model import HandOverCounts, HandOverRecord, Pins, Plan, Record, State
 
     InThread = Callable[[Callable[[], None]], Awaitable[None]]

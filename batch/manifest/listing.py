@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
-from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import EndedLine, PlannedLine, StartedLine
+from batch.manifest.operations import hand_over_error
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
 from batch.model import HandOverRecord, Record, State

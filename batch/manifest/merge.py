@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ExitCode, ManifestError, ManifestMismatchError
 from batch.keytable import KeyTable
-from batch.manifest.files import Disk
+from batch.manifest.files import Disk, write_manifest
 from batch.manifest.fold import ManifestFold
 from batch.manifest.kinds import EndedLine, MergedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.line import encode, without_batch
 from batch.manifest.reading import exclude_writers, reading
 from batch.manifest.records import encode_ended, encode_plan, parse_line
-from batch.manifest.writer import write_manifest
 from batch.model import HandOverCounts, Record, State
 
 if TYPE_CHECKING:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError, ManifestLockedError, UsageError
 from batch.manifest.chain import Scan, errors_at
-from batch.manifest.files import Disk
+from batch.manifest.files import Disk, FileEnd, Writer
 from batch.manifest.fold import ManifestFold
 from batch.manifest.header import parse_header, require_same
 from batch.manifest.journal import Manifest
 from batch.manifest.records import encode_record, encode_repaired
 from batch.manifest.repair import lost_batch
 from batch.manifest.summaries import summary
-from batch.manifest.writer import FileEnd, Writer
 from batch.model import Record
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
-"""Lines for what a process does besides cloning: continue targets, connect, change limits, delete, update."""
+"""Lines for what a process does besides cloning: hand over, resume targets, connect, change limits, delete, update."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from batch.errors import ManifestError
+from batch.keytable import KeyTable
 from batch.manifest.kinds import (
     AdoptedLine,
     ConnectedLine,
@@ -15,10 +16,12 @@ from batch.manifest.kinds import (
     UpdatingLine,
 )
 from batch.manifest.line import encode, number, require_field
+from batch.model import HandOver, HandOverCounts, HandOverRecord, JsonValue, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batch.manifest.kinds import PlanLine
     from batch.model import JsonValue
 
 Operation: TypeAlias = (
@@ -109,3 +112,99 @@ def parse_taken_up(found: Mapping[str, Any]) -> TakenUpLine:
 
 def _texts(found: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(map(str, require_field(found, name, list)))
+
+
+_FORGOTTEN: Final = 1 << 63
+"""Larger than every value of ``_mark``."""
+_MASK: Final = (1 << 62) - 1
+
+
+def encode_hand_over(line: HandOverRecord) -> bytes:
+    """Return the line's open body."""
+    shares: list[JsonValue] = list(line.wanted.share_with)
+    return encode(
+        [
+            ("handed_over", line.key),
+            ("at", line.at),
+            ("clone_uuid", line.clone_uuid),
+            ("owner", line.wanted.owner),
+            ("share_with", shares or None),
+            ("error_code", line.error_code),
+            ("error", line.error),
+        ]
+    )
+
+
+def parse_hand_over(found: Mapping[str, Any]) -> HandOverRecord:
+    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
+    texts = {name: found.get(name) for name in ("handed_over", "clone_uuid", "owner", "error_code", "error")}
+    at, shares = found.get("at"), found.get("share_with", [])
+    is_whole = isinstance(texts["handed_over"], str) and isinstance(texts["clone_uuid"], str)
+    if not is_whole or not all(isinstance(text, str | None) for text in texts.values()) or not isinstance(shares, list):
+        raise ManifestError("a hand-over line has a field that is not text")
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        raise ManifestError("a line has no number as at")
+    wanted = HandOver(texts["owner"], tuple(map(str, shares)))
+    return HandOverRecord(
+        str(texts["handed_over"]), float(at), wanted, str(texts["clone_uuid"]), texts["error_code"], texts["error"]
+    )
+
+
+def hand_over_error(line: HandOverRecord) -> str | None:
+    """Return the error text for lists and reports; None where there was no error."""
+    return None if line.error_code is None else f"hand-over refused: {line.error or ''}"
+
+
+class HandOverFold:
+    """The fold of hand-over lines: the last line about a target counts."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._table = KeyTable()
+        self.done = 0
+        """Number of targets that were handed over, whatever the job file requests now."""
+        self.refused = 0
+
+    def add(self, line: HandOverRecord) -> None:
+        """Add a line."""
+        hashed, is_refused = hash(line.key), line.error_code is not None
+        before = self._table.get(hashed)
+        if before not in (None, _FORGOTTEN):
+            self._count(-1, is_refused=bool(before & 1))
+        self._table.put(hashed, _mark(line.wanted) | is_refused)
+        self._count(1, is_refused=is_refused)
+
+    def forget(self, key: str) -> None:
+        """Forget a target whose clone is undone: its next clone is not handed over yet."""
+        before = self._table.get(hash(key))
+        if before not in (None, _FORGOTTEN):
+            self._count(-1, is_refused=bool(before & 1))
+            self._table.put(hash(key), _FORGOTTEN)
+
+    def _count(self, step: int, *, is_refused: bool) -> None:
+        self.refused += step * is_refused
+        self.done += step * (not is_refused)
+
+    def is_done(self, key: str, wanted: HandOver) -> bool:
+        """Return whether the target was handed over exactly as ``wanted``."""
+        return self._table.get(hash(key)) == _mark(wanted)
+
+    def is_refused(self, key: str, wanted: HandOver) -> bool:
+        """Return whether the server's last answer refused exactly ``wanted``."""
+        return self._table.get(hash(key)) == _mark(wanted) | 1
+
+
+def estimate_hand_overs(
+    plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int
+) -> HandOverCounts:
+    """Return the hand-overs as far as they follow from the manifest: only the job file says which targets have one.
+
+    Targets without a clone are assumed to have one, so the number of open ones is a lower bound.
+    """
+    total = 0 if plan is None else plan.hand_overs
+    without = sum(counts.values()) - counts.get(State.CLONED, 0)
+    return HandOverCounts(done, max(0, total - done - refused - without), refused)
+
+
+def _mark(wanted: HandOver) -> int:
+    return (hash((wanted.owner, wanted.share_with)) & _MASK) << 1

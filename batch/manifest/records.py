@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import EndReason, ManifestError
-from batch.manifest.handovers import parse_hand_over
 from batch.manifest.kinds import (
     EndedLine,
     MergedLine,
@@ -24,6 +23,7 @@ from batch.manifest.operations import (
     parse_connected,
     parse_controlled,
     parse_deleting,
+    parse_hand_over,
     parse_taken_up,
     parse_updated,
     parse_updating,

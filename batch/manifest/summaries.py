@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest.fold import ManifestFold
-from batch.manifest.handovers import estimate_hand_overs, hand_over_error
 from batch.manifest.kinds import ControlledLine, EndedLine, PlanLine, StartedLine
+from batch.manifest.operations import estimate_hand_overs, hand_over_error
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
 from batch.model import HandOverCounts, HandOverRecord, Intent, Record, State, waits_for_operator

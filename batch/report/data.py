@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from batch.errors import UsageError
 from batch.jsoncodec import decode_own
-from batch.manifest.handovers import hand_over_error
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.listing import Row
+from batch.manifest.operations import hand_over_error
 from batch.manifest.reading import is_locked, reading
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, State

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import HELD_BACK, EndReason, ExitCode
-from batch.manifest.handovers import estimate_hand_overs
+from batch.manifest.operations import estimate_hand_overs
 from batch.model import HandOverCounts, State, waits_for_operator
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ import pytest
 from batch.errors import ManifestError
 from batch.manifest import ManifestFold, open_manifest, summary
 from batch.manifest.chain import Scan
-from batch.manifest.files import Disk
+from batch.manifest.files import LOST, Disk
 from batch.manifest.kinds import DeletingLine, UnknownLine
 from batch.manifest.line import decode, encode, seal
 from batch.manifest.reading import reading
 from batch.manifest.records import encode_pinned, encode_record, parse_line
 from batch.manifest.repair import repair_manifest
 from batch.manifest.targets import open_targets
-from batch.manifest.writer import LOST
 from batch.model import Pins, Record, State, waits_for_operator
 from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, hex_id, open_fake, plan, sent
 

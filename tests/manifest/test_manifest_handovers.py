@@ -12,7 +12,7 @@ from jsonschema import Draft7Validator
 
 from batch.errors import ExitCode, ManifestError
 from batch.manifest import Manifest, ManifestFold, read_finished, rows, story, summary
-from batch.manifest.handovers import encode_hand_over
+from batch.manifest.operations import encode_hand_over
 from batch.manifest.records import parse_line
 from batch.manifest.schema import manifest_schema
 from batch.model import HandOver, HandOverCounts, HandOverRecord, Record, State

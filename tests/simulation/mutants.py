@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch.engine import admission, attempts, breaker, clone_records, decisions, gate, policy, pool, settle, steps
 from batch.errors import ManifestError, RunStoppedError
-from batch.manifest import chain, journal, line, opening, writer
+from batch.manifest import chain, files, journal, line, opening
 from batch.model import CallKind, State
 from batch.zstack import auth, client
 from batch.zstack.answers import NoAnswer
@@ -76,7 +76,7 @@ def new_uuid_per_attempt(patch: pytest.MonkeyPatch) -> None:
 def no_sync(patch: pytest.MonkeyPatch) -> None:
     """Records are written and not synced."""
 
-    def write(self: writer.Writer, bodies: list[bytes]) -> None:
+    def write(self: files.Writer, bodies: list[bytes]) -> None:
         synced = self._files.sync
         patch.setattr(self._files, "sync", lambda handle: None, raising=False)
         try:
@@ -84,8 +84,8 @@ def no_sync(patch: pytest.MonkeyPatch) -> None:
         finally:
             patch.setattr(self._files, "sync", synced)
 
-    original = writer.Writer.write
-    patch.setattr(writer.Writer, "write", write)
+    original = files.Writer.write
+    patch.setattr(files.Writer, "write", write)
 
 
 def torn_tail_kept(patch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def no_reconcile(patch: pytest.MonkeyPatch) -> None:
         return step
 
     patch.setattr(settle, "after_submit", after_submit)
-    patch.setattr(resume, "first_step", first_step)
+    patch.setattr(clone_records, "first_step", first_step)
 
 
 def new_job_each_time(patch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def deadline_reset(patch: pytest.MonkeyPatch) -> None:
         now = EPOCH + asyncio.get_running_loop().time()
         return step._replace(ticket=step.ticket._replace(deadline=now + policy.window(None)))
 
-    patch.setattr(resume, "first_step", first_step)
+    patch.setattr(clone_records, "first_step", first_step)
 
 
 def failed_instead_of_uncertain(patch: pytest.MonkeyPatch) -> None:

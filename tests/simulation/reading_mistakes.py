@@ -63,7 +63,7 @@ def open_ends_believed(patch: pytest.MonkeyPatch) -> None:
         found = parse_line(data[data.rfind(b"\n", 0, -1) + 1 : -1 - SEAL])
         return found if isinstance(found, EndedLine) and found.counts else None
 
-    patch.setattr(import_module("batch.manifest.ending"), "_settled_end", ended)
+    patch.setattr(import_module("batch.manifest.reading"), "_settled_end", ended)
 
 
 MISREADINGS = (

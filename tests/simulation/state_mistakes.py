@@ -87,7 +87,7 @@ def inner_code_decides(patch: pytest.MonkeyPatch) -> None:
 
 def given_uuid_is_ours(patch: pytest.MonkeyPatch) -> None:
     """Nothing checks whether a uuid given by the job file is in use before it is sent."""
-    for module in (resume, pool):
+    for module in (clone_records, pool):
         patch.setattr(module, "look_before", lambda clone, step, *, now: step)
 
 
@@ -130,7 +130,7 @@ def repair_names_closed_jobs(patch: pytest.MonkeyPatch) -> None:
 def future_is_believed(patch: pytest.MonkeyPatch) -> None:
     """Recorded times are right, also those of a clock that was ahead."""
     first = clone_records.first_step
-    patch.setattr(resume, "first_step", lambda intent, policy, *, now: first(intent, policy, now=inf))
+    patch.setattr(clone_records, "first_step", lambda intent, policy, *, now: first(intent, policy, now=inf))
 
 
 def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
