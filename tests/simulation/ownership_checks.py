@@ -73,7 +73,10 @@ def unrecorded_clones(world: WiderWorld) -> list[str]:
 
 def _is_forgotten(world: WiderWorld, uuid: str) -> bool:
     """Return whether the lines that a uuid was sent with were lost: after a new uuid in the job file it is unknown."""
-    return world.is_damaged and uuid.encode() not in world.manifest(MANIFEST)
+    if not world.is_damaged:
+        return False
+    # A record's text may name it, but no process reads that.
+    return not any(uuid in {line.resource_uuid, line.clone_uuid} for line in records(world.manifest(MANIFEST)))
 
 
 def _was_unheard(world: WiderWorld, key: str) -> bool:
