@@ -39,9 +39,9 @@ def record(
     return {**schema, "additionalProperties": False} if is_closed else schema
 
 
-def array(items: Schema, *, least: int = 0, most: int | None = None) -> Schema:
+def array(items: Schema, *, min_items: int = 0, max_items: int | None = None) -> Schema:
     """Return the schema of a list of ``items``."""
-    bounds = {"minItems": least or None, "maxItems": most}
+    bounds = {"minItems": min_items or None, "maxItems": max_items}
     return {"type": "array", "items": items, **{name: value for name, value in bounds.items() if value is not None}}
 
 

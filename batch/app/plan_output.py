@@ -75,7 +75,7 @@ def plan_schema() -> Schema:
     optional = {
         "server_check": record(answer),
         "owner": describe(UUID, "account that it is given to once it is made"),
-        "share_with": describe(array(UUID, least=1), "accounts"),
+        "share_with": describe(array(UUID, min_items=1), "accounts"),
     }
     head = {"job": TEXT, "run": TEXT, "digest": digest, "count": COUNT}
     return document("zclone plan", record({**head, "clones": array(record(clone, optional))}))

@@ -35,13 +35,13 @@ _LEAST: Final = 0.01
 class AdaptiveRate:
     """The number of calls a second that the server currently admits."""
 
-    def __init__(self, most: float, clock: Clock) -> None:
-        """Start at ``most``, the configured rate."""
+    def __init__(self, maximum: float, clock: Clock) -> None:
+        """Start at ``maximum``, the configured rate."""
         self.on_change: Callable[[float, float], None] | None = None
         """Called with the current and the configured rate when the rate was lowered and when it is back."""
-        self._most = most
+        self._maximum = maximum
         self._clock = clock
-        self._rate = most
+        self._rate = maximum
         self._refused_at: float | None = None
         """When the first refusal of the current series came."""
         self._grown_at = 0.0
@@ -53,10 +53,10 @@ class AdaptiveRate:
         self._admitted = 0.0
         """Calls since the last lowering."""
 
-    def set_most(self, most: float) -> float:
-        """Set the configured rate to ``most``; return the calls a second until the next call."""
-        was_lowered, self._most = self.is_lowered, most
-        self._rate = min(self._rate, most) if was_lowered else most
+    def set_maximum(self, maximum: float) -> float:
+        """Set the configured rate to ``maximum``; return the calls a second until the next call."""
+        was_lowered, self._maximum = self.is_lowered, maximum
+        self._rate = min(self._rate, maximum) if was_lowered else maximum
         if was_lowered and not self.is_lowered:
             self._report()
         return self._rate
@@ -69,7 +69,7 @@ class AdaptiveRate:
     @property
     def is_lowered(self) -> bool:
         """Whether the current rate is below the configured one."""
-        return self._rate < self._most
+        return self._rate < self._maximum
 
     def note_call(self) -> float:
         """Count a call; return the calls a second until the next one."""
@@ -78,15 +78,15 @@ class AdaptiveRate:
         if self._refused_at is not None and self.is_lowered:
             now = self._clock.monotonic()
             share = _GROWTH * max(1.0, (now - self._refused_at) / _PATIENCE) ** 2
-            self._rate = min(self._most, self._rate * (1.0 + share * (now - self._grown_at)))
+            self._rate = min(self._maximum, self._rate * (1.0 + share * (now - self._grown_at)))
             self._grown_at = now
-            if self._rate == self._most:
+            if self._rate == self._maximum:
                 self._report()
         return self._rate
 
     def _report(self) -> None:
         if self.on_change is not None:
-            self.on_change(self._rate, self._most)
+            self.on_change(self._rate, self._maximum)
 
     def slow_down(self) -> float:
         """Handle a refusal; return the seconds of the pause, 0 where one is already in force."""
@@ -114,5 +114,5 @@ class AdaptiveRate:
             if seconds >= _LONGEST:
                 self._measured_from, self._admitted = now - seconds / 2, self._admitted / 2
         self._refused_at = now
-        self._rate = max(_LEAST * self._most, lower)
+        self._rate = max(_LEAST * self._maximum, lower)
         self._report()

@@ -139,7 +139,7 @@ def _max_failed(limit: float, settled: int) -> float:
     return limit if limit >= 1 else limit * settled
 
 
-_MOST_DEATHS: Final = 3
+_MAX_DEATHS: Final = 3
 """Deaths above which a Clone runs alone; with one more than that it died alone."""
 
 
@@ -162,9 +162,9 @@ def sort_by_deaths(opened: tuple[Clone, ...], past: RunHistory) -> OpenClones:
         intent = intents[clone.key]
         # Planned again: a living process withdrew the attempt.
         deaths = 0 if intent.state is State.PLANNED else intent.deaths + past.is_cut_off
-        if deaths > _MOST_DEATHS + 1:
+        if deaths > _MAX_DEATHS + 1:
             quarantined.append((clone, intent))
-        elif deaths > _MOST_DEATHS:
+        elif deaths > _MAX_DEATHS:
             isolated.append(clone)
         elif intent.error_code != QUARANTINED:
             ordinary.append(clone)
@@ -175,7 +175,7 @@ def quarantine(found: OpenClones, journal: Journal, clock: Clock) -> None:
     """Record the quarantined Clones as uncertain, with the next step for the operator."""
     for clone, intent in found.quarantined:
         text = (
-            f"{_MOST_DEATHS + 2} processes died while it was in flight, the last one with nothing else in flight: "
+            f"{_MAX_DEATHS + 2} processes died while it was in flight, the last one with nothing else in flight: "
             f"set aside; look for {clone.resource_uuid} on the server, then: zclone retry --state uncertain"
         )
         journal.note(

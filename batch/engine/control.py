@@ -177,7 +177,7 @@ class Controls:
     def attach(self, limiter: ConcurrencyLimiter, readiness: Readiness) -> None:
         """Apply the current limits to the pool's limiter and readiness check."""
         self._limiter, self._readiness = limiter, readiness
-        limiter.set_most(self.concurrency)
+        limiter.set_maximum(self.concurrency)
         if self.is_paused:
             readiness.suspend()
 
@@ -186,11 +186,11 @@ class Controls:
         self.rate = rate
         self._gate.set_rate(rate, self._cap(rate))
 
-    def set_concurrency(self, most: int) -> None:
-        """Limit the clones in flight to ``most``; surplus ones settle."""
-        self.concurrency = most
+    def set_concurrency(self, maximum: int) -> None:
+        """Limit the clones in flight to ``maximum``; surplus ones settle."""
+        self.concurrency = maximum
         if self._limiter is not None:
-            self._limiter.set_most(most)
+            self._limiter.set_maximum(maximum)
 
     def pause(self) -> None:
         """Send no POST; jobs in flight are polled for ``GRACE`` seconds more and then stay open."""

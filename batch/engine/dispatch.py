@@ -26,15 +26,15 @@ _Item = TypeVar("_Item")
 class Workers:
     """The maximum number of workers; may be changed while they work."""
 
-    def __init__(self, most: int) -> None:
-        """Start with ``most``."""
-        self.most = most
+    def __init__(self, maximum: int) -> None:
+        """Start with ``maximum``."""
+        self.maximum = maximum
         self.on_growth: Callable[[], None] = _do_nothing
         """Called where the number may have grown."""
 
-    def set_most(self, most: int) -> None:
-        """Set the maximum to ``most``: new workers start at once, surplus ones end after their current item."""
-        self.most = most
+    def set_maximum(self, maximum: int) -> None:
+        """Set the maximum to ``maximum``: new workers start at once, surplus ones end after their current item."""
+        self.maximum = maximum
         self.on_growth()
 
 
@@ -93,14 +93,14 @@ class _Dispatch(Generic[_Item]):
             raise self._broken
 
     def _begin(self) -> None:
-        while self._busy < self._limit.most:
+        while self._busy < self._limit.maximum:
             self._busy += 1
             self._group.create_task(self._work_on())
 
     async def _work_on(self) -> None:
         """Process items until none is left or there are too many workers."""
         try:
-            while self._busy <= self._limit.most and not self._is_stopped() and self._broken is None:
+            while self._busy <= self._limit.maximum and not self._is_stopped() and self._broken is None:
                 try:
                     item = next(self._items)
                 except StopIteration:
@@ -131,23 +131,23 @@ class ConcurrencyLimiter:
     once a round. A round is as many ended jobs as the limit.
     """
 
-    def __init__(self, most: int, clock: Clock) -> None:
-        """Start at ``most``, the operator's limit."""
-        self._most = most
-        self.workers = Workers(most)
+    def __init__(self, maximum: int, clock: Clock) -> None:
+        """Start at ``maximum``, the operator's limit."""
+        self._maximum = maximum
+        self.workers = Workers(maximum)
         """Workers of the pool: their number follows the operator's limit, not trouble."""
         self._clock = clock
-        self.limit = most
+        self.limit = maximum
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._ended = 0
         self._troubled_at: float | None = None
 
-    def set_most(self, most: int) -> None:
+    def set_maximum(self, maximum: int) -> None:
         """Set the operator's limit; a limit that trouble lowered stays low."""
-        self.limit = most if self.limit == self._most else min(self.limit, most)
-        self._most = most
-        self.workers.set_most(most)
+        self.limit = maximum if self.limit == self._maximum else min(self.limit, maximum)
+        self._maximum = maximum
+        self.workers.set_maximum(maximum)
         self._admit()
 
     async def acquire(self) -> None:
@@ -184,9 +184,9 @@ class ConcurrencyLimiter:
 
     def _grow(self) -> None:
         self._ended += 1
-        if self.limit < self._most and self._ended >= self.limit:
+        if self.limit < self._maximum and self._ended >= self.limit:
             self._ended = 0
-            self.limit = min(self._most, self.limit + max(1, self._most // _STEPS))
+            self.limit = min(self._maximum, self.limit + max(1, self._maximum // _STEPS))
             self._admit()
 
     def _shrink(self) -> None:

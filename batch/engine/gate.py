@@ -143,7 +143,7 @@ class Gate:
     def set_rate(self, rate: float, cap: AbstractAsyncContextManager[object]) -> None:
         """Let ``rate`` calls per second pass from now on; ``cap``: as in the constructor, for that rate."""
         last, self._cap = self._next - self._interval, cap
-        self._interval = _PACE / self.rate.set_most(rate)
+        self._interval = _PACE / self.rate.set_maximum(rate)
         self._next = last + self._interval
         self._restart_turns()
 

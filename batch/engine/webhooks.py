@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MISSED_IN_A_ROW: Final = 3
 """Consecutive ends reported by polls alone after which web hooks are no longer awaited."""
-_MOST_REMEMBERED: Final = 65536
+_MAX_REMEMBERED: Final = 65536
 
 _log = structlog.get_logger()
 
@@ -106,7 +106,7 @@ class WebHooks:
             job.has_known_end = False
             return
         self._jobs[job_uuid] = HookedJob(resource_uuid, asyncio.get_running_loop().create_future())
-        if len(self._jobs) > _MOST_REMEMBERED:
+        if len(self._jobs) > _MAX_REMEMBERED:
             del self._jobs[next(iter(self._jobs))]
 
     def end(self, job: HookedJob) -> None:

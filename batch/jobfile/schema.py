@@ -124,7 +124,7 @@ def _definitions() -> Schema:
 def _target_keys() -> Schema:
     shares = {"anyOf": [array(refer("uuid")), refer("uuid"), _NULL]}
     condition = {**TEXT, "pattern": "=|>|<|is null|not null"}
-    conditions = {"anyOf": [array(condition, least=1), condition]}
+    conditions = {"anyOf": [array(condition, min_items=1), condition]}
     return {
         "uuid": _describe("uuid", "the source model service"),
         "id": _describe("text", "the target's key; default: the uuid, and the values of its matrix"),
@@ -165,14 +165,14 @@ def _rearchitect() -> Schema:
         {
             "from": describe(prefix, "start of the source's GPU vendor, in any case; the longest match wins"),
             "to": describe(prefix, "GPU vendor of the clone"),
-            "specUuids": describe(array(refer("uuid"), least=1), "its GPU specs"),
+            "specUuids": describe(array(refer("uuid"), min_items=1), "its GPU specs"),
         },
         is_closed=True,
     )
     rules = "rules from the vendorToSpecUuidsMap of the source to the clone's"
     keys = {
-        "to": describe(array(refer("architecture"), least=1), "of the clones"),
-        "vendors": describe(array(describe(vendor, "one rule"), least=1), rules),
+        "to": describe(array(refer("architecture"), min_items=1), "of the clones"),
+        "vendors": describe(array(describe(vendor, "one rule"), min_items=1), rules),
         "images": describe(array(describe(rule, "one rule")), "rules from the source's images to the clone's"),
         "file": describe(TEXT, "CSV file of rules: from, to, vmImageUuid, cpuArchitecture"),
         **_table_keys(),
@@ -190,18 +190,18 @@ def _image() -> Schema:
 
 
 def _matrix() -> Schema:
-    rows = array({"type": "object", "minProperties": 1, "additionalProperties": _TEXT}, least=1)
+    rows = array({"type": "object", "minProperties": 1, "additionalProperties": _TEXT}, min_items=1)
     keys = {
         "include": describe(rows, "adds values to the combinations that it matches, or a combination"),
         "exclude": describe(rows, "removes the combinations that match"),
     }
-    axis = {**array(_TEXT, least=1), "uniqueItems": True}
+    axis = {**array(_TEXT, min_items=1), "uniqueItems": True}
     schema = {**record({}, keys), "minProperties": 1, "additionalProperties": axis}
     return describe(schema, "cross product of lists, as in CI files")
 
 
 def _targets() -> Schema:
-    return describe(array({"anyOf": [_UUID, refer("target")]}, least=1), "what to clone")
+    return describe(array({"anyOf": [_UUID, refer("target")]}, min_items=1), "what to clone")
 
 
 def _either(schema: Schema) -> Schema:

@@ -33,7 +33,7 @@ _UNKNOWN: Final = -1
 _STATE_BITS: Final = 4
 _STATE: Final = (1 << _STATE_BITS) - 1
 _ATTEMPT_BITS: Final = 8
-_MOST_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
+_MAX_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
 
 
 def digest_prefix(digest: str) -> int:
@@ -204,7 +204,7 @@ class ManifestFold:
     def _settle(self, key: str, code: int, attempt: int) -> None:
         records = self._close(key)
         digest = next((record.digest for record in reversed(records) if record.digest), "0")
-        value = (digest_prefix(digest) << _ATTEMPT_BITS | min(attempt, _MOST_ATTEMPTS)) << _STATE_BITS | code
+        value = (digest_prefix(digest) << _ATTEMPT_BITS | min(attempt, _MAX_ATTEMPTS)) << _STATE_BITS | code
         hashed, before = hash(key), self._table.get(hash(key))
         if before is None or before & _STATE in _UNSENT:
             self._finals[code] += 1
@@ -289,7 +289,7 @@ class ManifestFold:
 
 
 def _attempts(value: int) -> int:
-    return value >> _STATE_BITS & _MOST_ATTEMPTS
+    return value >> _STATE_BITS & _MAX_ATTEMPTS
 
 
 def _require_stale(key: str, records: Iterable[Record], value: int) -> None:

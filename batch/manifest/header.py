@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import ManifestError, ManifestMismatchError
 from batch.manifest.kinds import AdoptedLine, ConnectedLine, StartedLine
-from batch.manifest.line import LEAST_TIME, MOST_TIME, decode, encode
+from batch.manifest.line import MAX_TIME, MIN_TIME, decode, encode
 
 if TYPE_CHECKING:
     from batch.manifest.kinds import RemoteEngine
@@ -73,7 +73,7 @@ def parse_header(body: bytes) -> Header:
 
 
 def _time(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST_TIME <= value < MOST_TIME:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_TIME <= value < MAX_TIME:
         raise ManifestError("the manifest's header has no usable time as created_at")
     return float(value)
 

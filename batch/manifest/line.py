@@ -25,9 +25,9 @@ SEAL: Final = 18
 """Length of ``,"crc":"0a1b2c3d"}``."""
 MAX_LINE: Final = 4 << 20
 """Longer lines are never written, so a reader need not buffer more."""
-LEAST_TIME: Final = -62_135_596_800
+MIN_TIME: Final = -62_135_596_800
 """Seconds since the epoch of the year 1. A wrong clock may show years before 1970, and they are recorded."""
-MOST_TIME: Final = 253_402_300_800
+MAX_TIME: Final = 253_402_300_800
 """Seconds since the epoch of the year 10000."""
 _BATCH: Final = re.compile(rb',"batch":\d+(?:,"more":true)?$')
 _SEAL: Final = b',"crc":"%08x"}'
@@ -93,6 +93,6 @@ def number(found: Mapping[str, Any], name: str) -> float:
     value = found.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ManifestError(f"a line has no number as {name}")
-    if not (0 if name == "api_timeout" else LEAST_TIME) <= value < MOST_TIME:
+    if not (0 if name == "api_timeout" else MIN_TIME) <= value < MAX_TIME:
         raise ManifestError(f"a line has an impossible time as {name}: it was not written by zclone")
     return float(value)

@@ -17,7 +17,7 @@ from batch.manifest.kinds import (
     StartedLine,
     UnknownLine,
 )
-from batch.manifest.line import MOST_TIME, decode, encode, number, require_field
+from batch.manifest.line import MAX_TIME, decode, encode, number, require_field
 from batch.manifest.operations import (
     parse_adopted,
     parse_connected,
@@ -198,7 +198,7 @@ def _parse_record(found: dict[str, Any]) -> Record:
         if kind is str and value.__class__ is str:
             values[name] = value
         elif kind is float:
-            is_usual = value.__class__ is float and 0.0 <= value < MOST_TIME
+            is_usual = value.__class__ is float and 0.0 <= value < MAX_TIME
             values[name] = value if is_usual else number(found, name)
         else:
             values[name] = require_field(found, name, kind)

@@ -26,7 +26,7 @@ _SEALED: Final[dict[str, Schema]] = {
 }
 
 
-_FIELDS: Final = describe(array(TEXT, least=1), "names of the parameters that UpdateModelService sets")
+_FIELDS: Final = describe(array(TEXT, min_items=1), "names of the parameters that UpdateModelService sets")
 _AT_MOST_ONCE: Final = describe(
     FLAG, "nothing that may have been executed is sent again, in this process and all later ones"
 )
@@ -80,7 +80,7 @@ def _header_schema() -> Schema:
 
 def _started_schema() -> Schema:
     warnings = describe(
-        array(TEXT, least=1),
+        array(TEXT, min_items=1),
         "warnings that the operator accepted, such as a certificate that is not verified",
     )
     user = describe(TEXT, "name of the user who runs it, the number where there is none")
@@ -156,7 +156,7 @@ def _handed_over_schema() -> Schema:
     key = describe(
         TEXT, "key of a target whose clone was given to its owner and shared; refused where there is an error"
     )
-    accounts = describe(array(TEXT, least=1), "account uuids")
+    accounts = describe(array(TEXT, min_items=1), "account uuids")
     owner = describe(TEXT, "account uuid")
     return _line(
         {"handed_over": key, "at": _TIME, "clone_uuid": TEXT},
@@ -199,9 +199,9 @@ def _merged_schema() -> Schema:
 
 
 def _planned_schema() -> Schema:
-    pair = array(TEXT, least=2, most=2)
+    pair = array(TEXT, min_items=2, max_items=2)
     target = {"oneOf": [TEXT, pair], "description": "key, or key and source uuid where they differ"}
-    return _line({"planned": array(target, least=1, most=PAGE)})
+    return _line({"planned": array(target, min_items=1, max_items=PAGE)})
 
 
 def _pinned_schema() -> Schema:

@@ -160,6 +160,6 @@ def test_each_change_of_the_rate_is_reported_with_its_value() -> None:
     assert rate.value == 100.0
     loop.now += 60.0
     assert rate.slow_down() > 0
-    rate.set_most(rate.value)
+    rate.set_maximum(rate.value)
     assert rates[3:] == [rate.value]
     loop.close()

@@ -11,7 +11,7 @@ import pytest
 import structlog.testing
 
 from batch.engine.poll_schedule import HOOK_DUE, PollSchedule, PollWindow
-from batch.engine.webhooks import _MOST_REMEMBERED, HookVerdict, WebHooks, judge_hook
+from batch.engine.webhooks import _MAX_REMEMBERED, HookVerdict, WebHooks, judge_hook
 from batch.model import Limits, State
 from batch.zstack.answers import Accepted, Done, NoAnswer, Running, Service
 from tests.engine.test_poll_schedule import Stage
@@ -208,7 +208,7 @@ def test_a_job_whose_post_is_repeated_is_awaited_again() -> None:
         hooks.end(job)
         hooks.expect("j", UUID)
         assert hooks.running("j") is job
-        for number in range(_MOST_REMEMBERED):
+        for number in range(_MAX_REMEMBERED):
             hooks.expect(str(number), UUID)
         assert (hooks.knows("j"), hooks.knows("0")) == (False, True)
 

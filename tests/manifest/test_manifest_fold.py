@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batch.errors import ManifestError
 from batch.manifest import ManifestFold, digest_prefix
 from batch.manifest.kinds import StartedLine
-from batch.manifest.line import LEAST_TIME, MOST_TIME, decode, encode
+from batch.manifest.line import MAX_TIME, MIN_TIME, decode, encode
 from batch.manifest.records import encode_planned, encode_record, parse_line, parse_record
 from batch.model import Record, State
 from tests.manifest.manifest_world import cloned, failed, hex_id, sent, short
@@ -290,7 +290,7 @@ _RECORDS = st.builds(
 def test_record_round_trip(record: Record) -> None:
     """Reading a record is the inverse of writing it, if its times lie in the years 1 to 9999."""
     times = (record.at, record.deadline or 0.0, record.until or 0.0, record.api_timeout or 0.0)
-    if all(LEAST_TIME <= time < MOST_TIME for time in times) and times[-1] >= 0:
+    if all(MIN_TIME <= time < MAX_TIME for time in times) and times[-1] >= 0:
         assert parse_line(encode_record(record)) == record
     else:
         with pytest.raises(ManifestError, match="impossible time"):

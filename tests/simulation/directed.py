@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.schedule import Verdict
 
-_MOST_DEATHS: Final = 5
+_MAX_DEATHS: Final = 5
 """Of one clone: four with others in flight, one alone."""
 _TRIED: Final = {State.CLONED, State.UNCERTAIN}
 
@@ -143,7 +143,7 @@ def _survived(world: World, killer: str) -> list[str]:
     deaths = 0
     while (ended := run_process(world, Process())).code is None:
         deaths += 1
-        if deaths > _MOST_DEATHS:
+        if deaths > _MAX_DEATHS:
             return [f"quarantine: {deaths} processes died of {killer}"]
     states = last_states(world.manifest(MANIFEST))
     wanted = {clone.key: State.UNCERTAIN if clone.key == killer else State.CLONED for clone in world.clones}
