@@ -221,14 +221,7 @@ APIS: Final = (
         package=_MANAGEMENT,
     ),
     ApiDefinition(
-        "IsManagementNodeReady",
-        "ready",
-        "GET",
-        _NODE + "/ready",
-        _ready,
-        sync=True,
-        is_open=True,
-        package=_MANAGEMENT,
+        "IsManagementNodeReady", "ready", "GET", _NODE + "/ready", _ready, sync=True, is_open=True, package=_MANAGEMENT
     ),
     ApiDefinition(
         "GetPlatformTimeZone", "zone", "GET", _NODE + "/platform-timezone", _zone, sync=True, package=_MANAGEMENT

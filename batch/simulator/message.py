@@ -243,11 +243,7 @@ def _text(name: str, limit: int | None = None) -> Param:
 
 _ADD_ONLY: Final = {
     row.name: row
-    for row in (
-        _text("modelCenterUuid", 32),
-        _text("zoneUuid", 32),
-        Param("modelUuids", ParamType.STRINGS, _SINCE, ""),
-    )
+    for row in (_text("modelCenterUuid", 32), _text("zoneUuid", 32), Param("modelUuids", ParamType.STRINGS, _SINCE, ""))
 }
 _NOT_IN_ADD: Final = frozenset({"readme", "size", "cpuArchitectures"})
 _NOT_IN_UPDATE: Final = frozenset(

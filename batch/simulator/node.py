@@ -23,15 +23,7 @@ from batch.simulator.options import ADMIN_UUID, NodeAccount, NodeOptions
 from batch.simulator.resources import ResourceStore
 from batch.simulator.restore import restore
 from batch.simulator.tampering import read_tampering
-from batch.simulator.wire import (
-    Delivery,
-    Drop,
-    Json,
-    Later,
-    Request,
-    WebHook,
-    derive_uuid,
-)
+from batch.simulator.wire import Delivery, Drop, Json, Later, Request, WebHook, derive_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -41,11 +41,7 @@ def _accounts(context: NodeContext, call: Call, account: NodeAccount | None, _no
 
 
 def _account_json(account: NodeAccount) -> Json:
-    return {
-        "uuid": account.uuid,
-        "name": account.name,
-        "type": "SystemAdmin" if account.is_admin else "Normal",
-    }
+    return {"uuid": account.uuid, "name": account.name, "type": "SystemAdmin" if account.is_admin else "Normal"}
 
 
 def require_resource(context: NodeContext, uuid: object) -> Resource:

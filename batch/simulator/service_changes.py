@@ -188,11 +188,6 @@ APIS: Final = (
         permit=_permit_change,
     ),
     ApiDefinition(
-        "DeleteModelServices",
-        "deleteMany",
-        "DELETE",
-        PATH + "/",
-        _delete_many,
-        validate=_validate_delete_many,
+        "DeleteModelServices", "deleteMany", "DELETE", PATH + "/", _delete_many, validate=_validate_delete_many
     ),
 )

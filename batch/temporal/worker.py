@@ -128,13 +128,7 @@ async def _beating() -> AsyncIterator[None]:
 
 
 async def work(
-    temporal: Connection,
-    client: Client,
-    *,
-    rate: float,
-    share: Fraction,
-    stop: Stop,
-    ready: Callable[[str], None],
+    temporal: Connection, client: Client, *, rate: float, share: Fraction, stop: Stop, ready: Callable[[str], None]
 ) -> None:
     """Execute tasks until a stop, then finish those in progress; ``client`` must use a ``DeadlineGate``.
 
