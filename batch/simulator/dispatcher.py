@@ -6,12 +6,13 @@ from collections import defaultdict, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator import legacy, mediator
+from batch.simulator import legacy
+from batch.simulator.api import LEGACY_ROW, check_message
 from batch.simulator.api_errors import ApiFailureError, ErrorCode, RestError, locale_of
 from batch.simulator.execution import with_schema
 from batch.simulator.faults import FaultKind
 from batch.simulator.gateway import BY_NAME, JOBS, LEGACY, LEGACY_RESULTS, Gateway
-from batch.simulator.jobs import LEGACY_ROW, JobResult
+from batch.simulator.jobs import JobResult
 from batch.simulator.wire import Response, derive_uuid, event_json, plain_json, timestamp
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Dispatcher:
         """Run a synchronous call; return the seconds it waits for a thread, and its result."""
         delay = self._execution.pool.admit(now) - now
         try:
-            account = mediator.check_message(self._context, call, now)
+            account = check_message(self._context, call, now)
             result = call.api.run(self._context, call, account, now)
         except ApiFailureError as failure:
             return delay, failure.error

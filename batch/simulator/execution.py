@@ -8,7 +8,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator import mediator
+from batch.simulator.api import check_message
 from batch.simulator.api_errors import ApiFailureError, ErrorCode, RestError, error_event, locale_of
 from batch.simulator.faults import Fault, FaultKind
 from batch.simulator.gateway import BY_NAME
@@ -85,21 +85,21 @@ class Execution:
 
     def _check(self, call: Call, seconds: float, now: float) -> None:
         try:
-            account = mediator.check_message(self._context, call, now)
+            account = check_message(self._context, call, now)
         except ApiFailureError as failure:
             self._complete(call, JobResult(failure.error, call.api.name), now)
             return
-        if self._context.options.honours_validation_only and mediator.is_validation_only(call):
+        if self._context.options.honours_validation_only and call.is_validation_only:
             self._complete(call, JobResult(self._json({}), call.api.name), now)
             return
         before = seconds * _ROW_AT[self._context.options.row_appears]
         self._timers.add(now + before, partial(self._execute, call, account, seconds - before))
 
-    def _execute(self, call: Call, account: NodeAccount | None, rest: float, now: float) -> None:
+    def _execute(self, call: Call, account: NodeAccount, rest: float, now: float) -> None:
         outcome = self._run(call, account, now)
         self._timers.add(now + rest, partial(self._complete, call, outcome))
 
-    def _run(self, call: Call, account: NodeAccount | None, now: float) -> JobResult:
+    def _run(self, call: Call, account: NodeAccount, now: float) -> JobResult:
         fault = call.fault
         if fault is not None and fault.kind in {FaultKind.FAIL, FaultKind.FAIL_THEN_CREATE}:
             if fault.kind is FaultKind.FAIL_THEN_CREATE:
@@ -110,10 +110,10 @@ class Execution:
             return JobResult(self._fault_error(fault), call.api.name)
         return outcome
 
-    def _run_after_failure(self, call: Call, account: NodeAccount | None, now: float) -> None:
+    def _run_after_failure(self, call: Call, account: NodeAccount, now: float) -> None:
         self._handle(call, account, now)
 
-    def _handle(self, call: Call, account: NodeAccount | None, now: float) -> JobResult:
+    def _handle(self, call: Call, account: NodeAccount, now: float) -> JobResult:
         try:
             result = call.api.run(self._context, call, account, now)
         except ApiFailureError as failure:

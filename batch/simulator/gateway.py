@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator import administration, catalogue, message, ownership, query, service_changes, services, tags
+from batch.simulator import administration, catalogue, message, ownership, query, services
 from batch.simulator.api import ApiDefinition, Call, NodeContext
 from batch.simulator.api_errors import RestError
 
@@ -25,9 +25,7 @@ _VERBS: Final = {"POST": "creational", "GET": "query", "DELETE": "delete"}
 _FROM_URL: Final = frozenset({"GET", "DELETE"})
 APIS: Final = (
     *services.APIS,
-    *service_changes.APIS,
     *catalogue.APIS,
-    *tags.APIS,
     *ownership.APIS,
     *administration.APIS,
 )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from batch.simulator.api import LEGACY_ROW
 from batch.simulator.api_errors import ErrorCode
 
 if TYPE_CHECKING:
     from batch.simulator.resources import Resource
-
-
-LEGACY_ROW: Final = "legacy:"
-"""Prefix of rows of the legacy API; the real server keeps them in a separate table, for days."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from batch.simulator import query
-from batch.simulator.api import ApiDefinition, Call, NodeContext
-from batch.simulator.mediator import QUOTA, check_quota, services_of
+from batch.simulator.api import (
+    QUOTA,
+    ApiDefinition,
+    Call,
+    NodeContext,
+    check_quota,
+    require_resource,
+    services_of,
+    text_values,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,33 +32,19 @@ _SHARE: Final = "org.zstack.header.identity.SharedResourceInventory"
 _SHARE_FIELDS: Final = frozenset(
     {"ownerAccountUuid", "receiverAccountUuid", "toPublic", "resourceType", "resourceUuid"}
 )
-_PACKAGE: Final = "org.zstack.header.identity"
 
 
-def require(context: NodeContext, call: Call, *names: str) -> None:
-    """Refuse a missing field. Raises ApiFailureError SYS.1007."""
-    for name in names:
-        if call.fields.get(name) is None:
-            raise context.errors.failure("SYS.1007", "mandatory", name)
+def _accounts(context: NodeContext, call: Call, account: NodeAccount, _now: float) -> Json:
+    rows = map(_account_json, _visible_accounts(context, account))
+    return query.answer(call.query, rows, _ACCOUNT_FIELDS, _ACCOUNT, context.errors)
 
 
-def _accounts(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
-    assert account is not None
-    query.check_field_names(call.query, _ACCOUNT_FIELDS, _ACCOUNT, context.errors)
-    rows = (row for row in context.directory.accounts.values() if account.is_admin or row is account)
-    return query.answer(call.query, (_account_json(row) for row in rows), _ACCOUNT)
+def _visible_accounts(context: NodeContext, account: NodeAccount) -> list[NodeAccount]:
+    return [row for row in context.directory.accounts.values() if account.is_admin or row is account]
 
 
 def _account_json(account: NodeAccount) -> Json:
     return {"uuid": account.uuid, "name": account.name, "type": "SystemAdmin" if account.is_admin else "Normal"}
-
-
-def require_resource(context: NodeContext, uuid: object) -> Resource:
-    """Look up a resource of any kind. Raises ApiFailureError SYS.1003."""
-    row = context.resources.find(str(uuid))
-    if row is None:
-        raise context.errors.failure("SYS.1003", "missing", "resourceUuid", uuid, "ResourceVO")
-    return row
 
 
 def _require_account(context: NodeContext, uuid: str) -> None:
@@ -63,15 +58,13 @@ def _require_owner(context: NodeContext, row: Resource, account: NodeAccount) ->
 
 
 def _validate_owner(context: NodeContext, call: Call) -> None:
-    require(context, call, "resourceUuid")
     _require_account(context, call.path["accountUuid"])
     require_resource(context, call.fields["resourceUuid"])
 
 
-def _change_owner(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
+def _change_owner(context: NodeContext, call: Call, account: NodeAccount, _now: float) -> Json:
     row = context.resources.change(str(call.fields["resourceUuid"]))
     assert row is not None
-    assert account is not None
     owner = context.directory.find(call.path["accountUuid"])
     assert owner is not None
     if not owner.is_admin and owner.uuid == row.owner:
@@ -83,24 +76,15 @@ def _change_owner(context: NodeContext, call: Call, account: NodeAccount | None,
     return {"inventory": {"accountUuid": row.owner, "resourceUuid": row.uuid, "resourceType": row.kind}}
 
 
-def texts(context: NodeContext, call: Call, name: str) -> list[str]:
-    """Read a list of texts; absent is empty. Raises ApiFailureError SYS.1007 for anything else."""
-    value = call.fields.get(name) or []
-    if not isinstance(value, list):
-        raise context.errors.failure("SYS.1007", "choices", name, "list", value)
-    return [str(item) for item in value]
-
-
 def _shared_rows(context: NodeContext, call: Call) -> list[Resource]:
-    return [require_resource(context, uuid) for uuid in texts(context, call, "resourceUuids")]
+    return [require_resource(context, uuid) for uuid in text_values(context, call, "resourceUuids")]
 
 
 def _validate_share(context: NodeContext, call: Call) -> None:
-    require(context, call, "resourceUuids")
-    if call.fields.get("toPublic") is not True and not texts(context, call, "accountUuids"):
+    if call.fields.get("toPublic") is not True and not text_values(context, call, "accountUuids"):
         raise context.errors.failure("SYS.1007", "nobody")
     _shared_rows(context, call)
-    for uuid in texts(context, call, "accountUuids"):
+    for uuid in text_values(context, call, "accountUuids"):
         _require_account(context, uuid)
 
 
@@ -109,27 +93,26 @@ def _permit_share(context: NodeContext, call: Call, account: NodeAccount) -> Non
         _require_owner(context, row, account)
 
 
-def _share(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+def _share(context: NodeContext, call: Call, _account: NodeAccount, _now: float) -> Json:
     public = call.fields.get("toPublic") is True
-    accounts = texts(context, call, "accountUuids")
-    for uuid in texts(context, call, "resourceUuids"):
+    accounts = text_values(context, call, "accountUuids")
+    for uuid in text_values(context, call, "resourceUuids"):
         context.resources.share(uuid, accounts, to_public=public)
         context.emit({"e": "share", "u": uuid, "a": accounts, "p": public})
     return {}
 
 
-def _owners(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+def _owners(context: NodeContext, call: Call, _account: NodeAccount, _now: float) -> Json:
     rows = [context.resources.find(uuid) for uuid in call.values("resourceUuids")]
     owners = {row.uuid: context.directory.find(row.owner) for row in rows if row is not None}
     return {"inventories": {uuid: _account_json(owner) for uuid, owner in owners.items() if owner is not None}}
 
 
-def _shares(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
-    query.check_field_names(call.query, _SHARE_FIELDS, _SHARE, context.errors)
-    uuids = call.query.uuids("resourceUuid")
-    rows = context.resources.rows.values() if uuids is None else map(context.resources.find, dict.fromkeys(uuids))
-    shared = [row for row in rows if row is not None and not row.deleted]
-    return query.answer(call.query, (found for row in shared for found in _share_rows(row)), _SHARE)
+def _shares(context: NodeContext, call: Call, account: NodeAccount, _now: float) -> Json:
+    store = context.resources
+    rows = store.visible(account, call.query.uuids("resourceUuid"), find=store.find, others=store.rows.values())
+    shares = (share for row in rows if not row.deleted for share in _share_rows(row))
+    return query.answer(call.query, shares, _SHARE_FIELDS, _SHARE, context.errors)
 
 
 def _share_rows(row: Resource) -> Iterator[Json]:
@@ -140,119 +123,75 @@ def _share_rows(row: Resource) -> Iterator[Json]:
         yield base | {"receiverAccountUuid": account, "toPublic": False}
 
 
-def _revoke(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
+def _revoke(context: NodeContext, call: Call, _account: NodeAccount, _now: float) -> Json:
     everybody = call.fields.get("all") is True
-    accounts = texts(context, call, "accountUuids")
-    for uuid in texts(context, call, "resourceUuids"):
+    accounts = text_values(context, call, "accountUuids")
+    for uuid in text_values(context, call, "resourceUuids"):
         context.resources.revoke(uuid, accounts, everybody=everybody)
         context.emit({"e": "revoke", "u": uuid, "a": accounts, "p": everybody})
     return {}
 
 
 def _validate_revoke(context: NodeContext, call: Call) -> None:
-    require(context, call, "resourceUuids")
     _shared_rows(context, call)
 
 
-def _quotas(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
-    assert account is not None
-    query.check_field_names(call.query, _QUOTA_FIELDS, _QUOTA, context.errors)
-    rows = (row for row in context.directory.accounts.values() if account.is_admin or row is account)
-    limited = [_quota_json(row) for row in rows if row.quota is not None]
-    return query.answer(call.query, limited, _QUOTA)
+def _quotas(context: NodeContext, call: Call, account: NodeAccount, _now: float) -> Json:
+    limited = (_quota_json(row) for row in _visible_accounts(context, account) if row.quota is not None)
+    return query.answer(call.query, limited, _QUOTA_FIELDS, _QUOTA, context.errors)
 
 
 def _quota_json(account: NodeAccount) -> Json:
     return {"name": QUOTA, "identityUuid": account.uuid, "identityType": "AccountVO", "value": account.quota}
 
 
-def _quota_usages(context: NodeContext, call: Call, _account: NodeAccount | None, _now: float) -> Json:
-    found = context.directory.accounts.get(call.path["uuid"])
-    if found is None or found.quota is None:
+def _quota_usages(context: NodeContext, call: Call, _account: NodeAccount, _now: float) -> Json:
+    owner = context.directory.accounts.get(call.path["uuid"])
+    if owner is None or owner.quota is None:
         return {"usages": []}
-    return {"usages": [{"name": QUOTA, "total": found.quota, "used": services_of(context, found)}]}
+    return {"usages": [{"name": QUOTA, "total": owner.quota, "used": services_of(context, owner)}]}
 
 
+_api = partial(ApiDefinition, package="org.zstack.header.identity")
+_query_api = partial(_api, method="GET", sync=True, is_query=True)
 APIS: Final = (
-    *(
-        ApiDefinition(
-            "QueryAccount",
-            "accounts",
-            "GET",
-            pattern,
-            _accounts,
-            sync=True,
-            is_query=True,
-            shares_path=True,
-            package=_PACKAGE,
-        )
-        for pattern in ("/v1/accounts", "/v1/accounts/{uuid}")
-    ),
-    ApiDefinition(
+    _query_api("QueryAccount", "accounts", pattern="/v1/accounts", run=_accounts, shares_path=True),
+    _query_api("QueryAccount", "accounts", pattern="/v1/accounts/{uuid}", run=_accounts, shares_path=True),
+    _api(
         "ChangeResourceOwner",
         "owner",
         "POST",
         "/v1/account/{accountUuid}/resources",
         _change_owner,
+        required=("resourceUuid",),
         admin_only=True,
-        package=_PACKAGE,
         inventory="org.zstack.header.identity.AccountResourceRefInventory",
         validate=_validate_owner,
     ),
-    ApiDefinition(
+    _api(
         "ShareResource",
         "share",
         "PUT",
         "/v1/accounts/resources/actions",
         _share,
         "shareResource",
-        package=_PACKAGE,
+        required=("resourceUuids",),
         validate=_validate_share,
         permit=_permit_share,
     ),
-    ApiDefinition(
-        "QuerySharedResource",
-        "shares",
-        "GET",
-        "/v1/accounts/resources",
-        _shares,
-        sync=True,
-        is_query=True,
-        admin_only=True,
-        package=_PACKAGE,
-    ),
-    ApiDefinition(
+    _query_api("QuerySharedResource", "shares", pattern="/v1/accounts/resources", run=_shares, admin_only=True),
+    _api(
         "RevokeResourceSharing",
         "revoke",
         "PUT",
         "/v1/accounts/resources/actions",
         _revoke,
         "revokeResourceSharing",
-        package=_PACKAGE,
+        required=("resourceUuids",),
         validate=_validate_revoke,
         permit=_permit_share,
     ),
-    ApiDefinition(
-        "GetResourceAccount", "owners", "GET", "/v1/resources/accounts", _owners, sync=True, package=_PACKAGE
-    ),
-    ApiDefinition(
-        "QueryQuota",
-        "quotas",
-        "GET",
-        "/v1/accounts/quotas",
-        _quotas,
-        sync=True,
-        is_query=True,
-        shares_path=True,
-        package=_PACKAGE,
-    ),
-    ApiDefinition(
-        "GetAccountQuotaUsage",
-        "quotaUsages",
-        "GET",
-        "/v1/accounts/quota/{uuid}/usages",
-        _quota_usages,
-        sync=True,
-        package=_PACKAGE,
-    ),
+    _api("GetResourceAccount", "owners", "GET", "/v1/resources/accounts", _owners, sync=True),
+    _query_api("QueryQuota", "quotas", pattern="/v1/accounts/quotas", run=_quotas, shares_path=True),
+    _api("GetAccountQuotaUsage", "quotaUsages", "GET", "/v1/accounts/quota/{uuid}/usages", _quota_usages, sync=True),
 )

@@ -89,9 +89,9 @@ def parse(request: Request) -> NodeQuery:
 
 def _condition(text: str) -> Condition:
     for separator, operator in OPERATORS.items():
-        name, found, value = text.partition(separator)
-        if not found:
+        if separator not in text:
             continue
+        name, _, value = text.partition(separator)
         if operator in _UNARY:
             return Condition(name.strip(), operator, "")
         if not name or not value:
@@ -157,8 +157,7 @@ def _message_condition(item: Json) -> Condition:
     return Condition(str(item.get("name")), str(item.get("op", "=")), text)
 
 
-def check_field_names(query: NodeQuery, known: frozenset[str], inventory: str, errors: ErrorFactory) -> None:
-    """Refuse fields the inventory does not have. Raises ApiFailureError SYS.1000."""
+def _check_field_names(query: NodeQuery, known: frozenset[str], inventory: str, errors: ErrorFactory) -> None:
     names = [condition.name for condition in query.conditions] + list(query.fields)
     names += [query.sort[0]] if query.sort else []
     names += [query.group_by] if query.group_by else []
@@ -172,22 +171,26 @@ def _is_nested(name: str, known: frozenset[str]) -> bool:
     return bool(dot) and outer in known and inner in NESTED.get(outer, ())
 
 
-def answer(query: NodeQuery, rows: Iterable[Json], inventory: str) -> Json:
-    """Filter, sort and page ``rows``; private members (``__userTag__``) are matched but not shown."""
-    found = [row for row in rows if all(_matches(condition, row) for condition in query.conditions)]
+def answer(query: NodeQuery, rows: Iterable[Json], known: frozenset[str], inventory: str, errors: ErrorFactory) -> Json:
+    """Filter, sort and page ``rows``; private members (``__userTag__``) are matched but not shown.
+
+    Raises ApiFailureError SYS.1000 for a field that is not ``known``.
+    """
+    _check_field_names(query, known, inventory, errors)
+    matches = [row for row in rows if all(_matches(condition, row) for condition in query.conditions)]
     if query.group_by is not None:
-        found = list({_text(row.get(query.group_by)): row for row in reversed(found)}.values())[::-1]
+        matches = list({_text(row.get(query.group_by)): row for row in reversed(matches)}.values())[::-1]
     if query.count:
-        return {"total": len(found)}
+        return {"total": len(matches)}
     if query.sort:
         name, descending = query.sort
-        found.sort(key=lambda row: _sort_key(row.get(name)), reverse=descending)
+        matches.sort(key=lambda row: _sort_key(row.get(name)), reverse=descending)
     start = max(0, query.start)
-    page = found[start:] if query.limit < 0 else found[start : start + query.limit]
+    page = matches[start:] if query.limit < 0 else matches[start : start + query.limit]
     shown = [_select_fields(row, query.fields) for row in page]
     return {
         "inventories": shown,
-        "total": len(found) if query.with_total else None,
+        "total": len(matches) if query.with_total else None,
         "schema": list_schema("inventories", shown, inventory),
     }
 

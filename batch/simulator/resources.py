@@ -11,9 +11,10 @@ from batch.simulator.wire import derive_uuid, timestamp
 from batch.zstack.params import BODY_PARAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from batch.simulator.api_errors import ErrorFactory
+    from batch.simulator.options import NodeAccount
     from batch.simulator.wire import Json
 
 MODEL_SERVICE: Final = "ModelServiceVO"
@@ -60,6 +61,19 @@ class Resource:
     is_half_written: bool = False
     is_added: bool = False
     """Whether AddModelService made it, so that none of its fields are made up."""
+
+    def set_fields(self, fields: Json, now: float) -> None:
+        """Change fields."""
+        self.params = {**self.params, **fields}
+        self.name = fields.get("name", self.name)
+        self.changed_at = now
+
+    def event(self) -> Json:
+        """Return the state file event of the creation of a clone or another resource."""
+        is_clone = self.source is not None
+        own = {"s": self.source, "d": self.digest, "j": self.job} if is_clone else {"k": self.kind, "a": self.is_added}
+        common = {"u": self.uuid, "o": self.owner, "n": self.name, "t": self.made_at, "p": dict(self.params)}
+        return {"e": "clone" if is_clone else "other", **common, "g": list(self.tags), **own}
 
 
 class ResourceStore:
@@ -134,9 +148,21 @@ class ResourceStore:
             row.shared = () if everybody else tuple(name for name in row.shared if name not in accounts)
             row.public = row.public and not everybody
 
-    def may_use(self, row: Resource, account: str, *, is_admin: bool) -> bool:
-        """Return whether the account owns the resource or has it shared."""
-        return is_admin or row.owner == account or row.public or account in row.shared
+    def may_use(self, row: Resource, account: NodeAccount) -> bool:
+        """Return whether the account is admin, owns the resource or has it shared."""
+        return account.is_admin or row.owner == account.uuid or row.public or account.uuid in row.shared
+
+    def visible(
+        self,
+        account: NodeAccount,
+        uuids: list[str] | None,
+        *,
+        find: Callable[[str], Resource | None],
+        others: Iterable[Resource],
+    ) -> Iterator[Resource]:
+        """Yield what an account may use: of the resources ``uuids``, or of ``others`` if no query names uuids."""
+        rows = others if uuids is None else map(find, dict.fromkeys(uuids))
+        return (row for row in rows if row is not None and self.may_use(row, account))
 
     def of_kind(self, kind: str) -> Iterator[Resource]:
         """Yield every resource of a kind that is not deleted; made-up ones are not among them."""

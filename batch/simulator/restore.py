@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from batch.simulator.api_errors import ApiFailureError, error_of_event
 from batch.simulator.jobs import JobResult, JobRow, JobStore
 from batch.simulator.resources import MODEL_SERVICE, Resource
-from batch.simulator.service_changes import set_fields
 from batch.simulator.state import StateError
 from batch.simulator.tampering import read_tampering
 
@@ -100,7 +99,7 @@ def _other(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> N
 def _set(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:
     row = context.resources.change(event["u"])
     if row is not None:
-        set_fields(row, event["p"], event["t"])
+        row.set_fields(event["p"], event["t"])
 
 
 def _tamper(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> None:

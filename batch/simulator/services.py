@@ -1,71 +1,41 @@
-"""The APIs that clone and query model services (zstack/README.md 4 and 8)."""
+"""The APIs of model services: clone, query, add, update, delete (zstack/README.md 4, 8 and 11)."""
 
 from __future__ import annotations
 
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.simulator import catalogue, message, query
 from batch.simulator.api import ApiDefinition, Call, NodeContext
+from batch.simulator.api_errors import ApiFailureError
+from batch.simulator.message import ADD_PARAMS, ADD_REQUIRED, UNTYPED_UPDATES, UPDATE_PARAMS
 from batch.simulator.resources import MODEL_SERVICE, Resource
 from batch.zstack.params import BODY_PARAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from batch.simulator.options import NodeAccount, NodeOptions
     from batch.simulator.wire import Json
 
-PATH: Final = "/v1/ai/model-services"
 INVENTORY: Final = "org.zstack.ai.entity.ModelServiceInventory"
-FIELDS: Final = frozenset(
-    {
-        "uuid",
-        "name",
-        "description",
-        "readme",
-        "yaml",
-        "requestCpu",
-        "requestMemory",
-        "modelCenterUuid",
-        "type",
-        "framework",
-        "source",
-        "size",
-        "system",
-        "gpuComputeCapability",
-        "installPath",
-        "pythonVersion",
-        "condaVersion",
-        "startCommand",
-        "containerCommand",
-        "containerArgs",
-        "supportDistributed",
-        "cpuArchitectures",
-        "vendorToSpecUuidsMap",
-        "modelServiceRefs",
-        "modelServiceImages",
-        "createDate",
-        "lastOpDate",
-        "hasNewVersion",
-        "version",
-        "zoneUuid",
-        "__systemTag__",
-        "__userTag__",
-        "__tagUuid__",
-    }
+_PATH: Final = "/v1/ai/model-services"
+_DELETE_MODES: Final = ("Permissive", "Enforcing")
+_FIELDS: Final = frozenset(
+    (BODY_PARAMS.keys() - {"resourceUuid", "tagUuids", "architectureImages"})
+    | {"uuid", "modelCenterUuid", "zoneUuid", "modelServiceRefs", "modelServiceImages", "createDate", "lastOpDate"}
+    | {"hasNewVersion", "version", "__systemTag__", "__userTag__", "__tagUuid__"}
 )
+"""Fields that queries may name."""
 
 
 def _validate_clone(context: NodeContext, call: Call) -> None:
     message.check_values(call.fields, context.errors)
-    uuid = call.path["uuid"]
-    if context.resources.find_source(uuid) is None:
-        raise context.errors.failure("SYS.1003", "missing", "uuid", uuid, MODEL_SERVICE)
-    require_tags(context, call)
+    if context.resources.find_source(call.path["uuid"]) is None:
+        raise context.errors.failure("SYS.1003", "missing", "uuid", call.path["uuid"], MODEL_SERVICE)
+    _require_tags(context, call)
 
 
-def require_tags(context: NodeContext, call: Call) -> None:
+def _require_tags(context: NodeContext, call: Call) -> None:
     """Refuse tag patterns that do not exist. Raises ApiFailureError SYS.1003."""
     given = call.fields.get("tagUuids") or []
     unknown = [tag for tag in given if catalogue.find_resource(context, catalogue.TAG_PATTERN, tag.strip()) is None]
@@ -75,31 +45,30 @@ def require_tags(context: NodeContext, call: Call) -> None:
 
 def _permit_clone(context: NodeContext, call: Call, account: NodeAccount) -> None:
     row = context.resources.find_service(call.path["uuid"])
-    if row is not None and not context.resources.may_use(row, account.uuid, is_admin=account.is_admin):
+    if row is not None and not context.resources.may_use(row, account):
         raise context.errors.denial("access", account.uuid, row.uuid, MODEL_SERVICE)
 
 
-def _clone(context: NodeContext, call: Call, account: NodeAccount | None, now: float) -> Resource:
+def _clone(context: NodeContext, call: Call, account: NodeAccount, now: float) -> Resource:
     """Make the clone; an invalid user tag fails the job after the row was written."""
-    assert account is not None
     row = _new_row(context, call, account, now)
-    check_images(context, row)
+    _check_images(context, row)
     context.resources.insert(row)
     context.ledger.clone(row)
     row.tags = tuple(dict.fromkeys(call.user_tags))
-    context.emit(clone_event(row))
-    require_single_tags(context, call, row)
+    context.emit(row.event())
+    _require_single_tags(context, call, row)
     return row
 
 
-def require_single_tags(context: NodeContext, call: Call, row: Resource) -> None:
+def _require_single_tags(context: NodeContext, call: Call, row: Resource) -> None:
     """Fail the job of a resource that is there where a user tag is given twice. Raises ApiFailureError."""
     for tag in call.user_tags:
         if call.user_tags.count(tag) > 1:
             raise context.errors.duplicate_tag(tag, row.uuid)
 
 
-def check_images(context: NodeContext, row: Resource) -> None:
+def _check_images(context: NodeContext, row: Resource) -> None:
     """Refuse two images of one architecture where a unique key does. Raises ApiFailureError SYS.1000."""
     if not context.options.unique_images:
         return
@@ -111,60 +80,29 @@ def check_images(context: NodeContext, row: Resource) -> None:
 
 def _new_row(context: NodeContext, call: Call, account: NodeAccount, now: float) -> Resource:
     fields = message.fit_columns(message.trim_strings(call.fields), context.options, context.errors)
-    asked = fields.pop("resourceUuid", None)
+    wanted = fields.pop("resourceUuid", None)
     source = call.path["uuid"]
-    origin = context.resources.rows.get(source)
-    name = fields["name"] if "name" in fields else _source_name(context, source)
+    template = context.resources.find(source)
     return Resource(
-        uuid=asked if asked is not None and context.options.honours_resource_uuid else context.draw_uuid(),
+        uuid=wanted if wanted is not None and context.options.honours_resource_uuid else context.draw_uuid(),
         kind=MODEL_SERVICE,
         owner=account.uuid,
-        name=name,
+        name=fields.get("name", template.name if template is not None else None),
         made_at=now,
         params=fields if context.options.keep_params else {},
         source=source,
-        origin=origin,
+        origin=context.resources.rows.get(source),
         digest=zlib.crc32(repr(sorted(fields.items())).encode("utf-8", "replace")),
         job=call.id,
     )
 
 
-def _source_name(context: NodeContext, uuid: str) -> str | None:
-    row = context.resources.find(uuid)
-    return row.name if row is not None else None
-
-
-def clone_event(row: Resource) -> Json:
-    """Return the state file event of a clone."""
-    return {
-        "e": "clone",
-        "u": row.uuid,
-        "s": row.source,
-        "o": row.owner,
-        "n": row.name,
-        "t": row.made_at,
-        "p": dict(row.params),
-        "d": row.digest,
-        "j": row.job,
-        "g": list(row.tags),
-    }
-
-
-def _query(context: NodeContext, call: Call, account: NodeAccount | None, _now: float) -> Json:
-    assert account is not None
-    query.check_field_names(call.query, FIELDS, INVENTORY, context.errors)
-    rows = _candidates(context, call.query.uuids())
+def _query(context: NodeContext, call: Call, account: NodeAccount, _now: float) -> Json:
+    store = context.resources
+    rows = store.visible(account, call.query.uuids(), find=store.find_service, others=store.services())
     if context.options.row_appears == "never":
         rows = (row for row in rows if row.job is None)
-    visible = (row for row in rows if context.resources.may_use(row, account.uuid, is_admin=account.is_admin))
-    return query.answer(call.query, (_member(context, row) for row in visible), INVENTORY)
-
-
-def _candidates(context: NodeContext, uuids: list[str] | None) -> Iterable[Resource]:
-    if uuids is None:
-        return context.resources.services()
-    found = (context.resources.find_service(uuid) for uuid in dict.fromkeys(uuids))
-    return [row for row in found if row is not None]
+    return query.answer(call.query, (_member(context, row) for row in rows), _FIELDS, INVENTORY, context.errors)
 
 
 def _member(context: NodeContext, row: Resource) -> Json:
@@ -173,23 +111,158 @@ def _member(context: NodeContext, row: Resource) -> Json:
     return context.resources.inventory(row) | tags
 
 
-def read_clone(params: Json, options: NodeOptions) -> Json:
-    """Read the fields of CloneModelService. Raises RestError 400, 500."""
+def _read_clone(params: Json, options: NodeOptions) -> Json:
     return message.typed_fields(params, BODY_PARAMS, options)
 
 
+def _read_add(params: Json, options: NodeOptions) -> Json:
+    return message.typed_fields(params, ADD_PARAMS, options)
+
+
+def _validate_add(context: NodeContext, call: Call) -> None:
+    message.check_values(call.fields, context.errors)
+    uuid = call.fields["modelCenterUuid"]
+    if catalogue.find_resource(context, "ModelCenterVO", uuid) is None:
+        raise context.errors.failure("SYS.1003", "missing", "modelCenterUuid", uuid, "ModelCenterVO")
+    _require_tags(context, call)
+
+
+def _add(context: NodeContext, call: Call, account: NodeAccount, now: float) -> Resource:
+    fields = message.fit_columns(message.trim_strings(call.fields), context.options, context.errors)
+    wanted = fields.pop("resourceUuid", None)
+    row = Resource(
+        uuid=wanted if wanted is not None else context.draw_uuid(),
+        kind=MODEL_SERVICE,
+        owner=account.uuid,
+        name=fields["name"],
+        made_at=now,
+        params=fields,
+        job=call.id,
+        tags=tuple(dict.fromkeys(call.user_tags)),
+        is_added=True,
+    )
+    _check_images(context, row)
+    context.resources.insert(row)
+    context.ledger.counts["added"] += 1
+    context.emit(row.event())
+    _require_single_tags(context, call, row)
+    return row
+
+
+def _read_update(params: Json, options: NodeOptions) -> Json:
+    untyped = {name: params[name] for name in UNTYPED_UPDATES if params.get(name) is not None}
+    return message.typed_fields(params, UPDATE_PARAMS, options) | untyped
+
+
+def _validate_update(context: NodeContext, call: Call) -> None:
+    message.check_values(_select_typed(call.fields), context.errors)
+    if context.resources.find_service(call.path["uuid"]) is None:
+        raise context.errors.failure("SYS.1003", "missing", "uuid", call.path["uuid"], MODEL_SERVICE)
+
+
+def _select_typed(fields: Json) -> Json:
+    return {name: value for name, value in fields.items() if name not in UNTYPED_UPDATES}
+
+
+def _update(context: NodeContext, call: Call, _account: NodeAccount, now: float) -> Resource:
+    typed = message.fit_columns(message.trim_strings(_select_typed(call.fields)), context.options, context.errors)
+    fields = typed | {name: value for name, value in call.fields.items() if name in UNTYPED_UPDATES}
+    row = context.resources.change(call.path["uuid"])
+    if row is None:
+        raise context.errors.failure("SYS.1003", "missing", "uuid", call.path["uuid"], MODEL_SERVICE)
+    _check_images(context, Resource(row.uuid, row.kind, row.owner, None, now, typed))
+    row.set_fields(fields, now)
+    context.ledger.counts["updated"] += 1
+    context.ledger.updates.append((row.uuid, tuple(fields)))
+    context.emit({"e": "set", "u": row.uuid, "p": fields, "t": now})
+    return row
+
+
+def _validate_delete(context: NodeContext, call: Call) -> None:
+    for mode in call.values("deleteMode")[:1]:
+        if mode not in _DELETE_MODES:
+            raise context.errors.failure("SYS.1007", "choices", "deleteMode", ", ".join(_DELETE_MODES), mode)
+
+
+def _permit_change(context: NodeContext, call: Call, account: NodeAccount) -> None:
+    _require_owner(context, call.path["uuid"], account)
+
+
+def _require_owner(context: NodeContext, uuid: str, account: NodeAccount) -> None:
+    row = context.resources.find_service(uuid)
+    if row is not None and not account.is_admin and row.owner != account.uuid:
+        raise context.errors.denial("owner", account.uuid, row.uuid, MODEL_SERVICE)
+
+
+def _delete(context: NodeContext, call: Call, _account: NodeAccount, _now: float) -> Json:
+    _delete_service(context, call.path["uuid"])
+    return {}
+
+
+def _delete_service(context: NodeContext, uuid: str) -> None:
+    """Delete a model service; an unknown one is ignored."""
+    if context.resources.find_service(uuid) is not None:
+        context.resources.delete(uuid)
+        context.ledger.counts["deleted"] += 1
+        context.emit({"e": "delete", "u": uuid})
+
+
+def _delete_many(context: NodeContext, call: Call, account: NodeAccount, _now: float) -> Json:
+    """Delete several services, each with its own result."""
+    return {"results": [_delete_one(context, uuid, account) for uuid in call.values("uuids")]}
+
+
+def _delete_one(context: NodeContext, uuid: str, account: NodeAccount) -> Json:
+    try:
+        _require_owner(context, uuid, account)
+    except ApiFailureError as failure:
+        return {"uuid": uuid, "success": False, "error": context.errors.json(failure.error)}
+    _delete_service(context, uuid)
+    return {"uuid": uuid, "success": True}
+
+
+_query_api = partial(ApiDefinition, "QueryModelService", "query", "GET", run=_query, sync=True, is_query=True)
+_create_api = partial(ApiDefinition, method="POST", creates=True)
+_change_api = partial(ApiDefinition, pattern=_PATH + "/{uuid}", permit=_permit_change)
 APIS: Final = (
-    ApiDefinition("QueryModelService", "query", "GET", PATH, _query, sync=True, is_query=True),
-    ApiDefinition("QueryModelService", "query", "GET", PATH + "/{uuid}", _query, sync=True, is_query=True),
-    ApiDefinition(
+    _query_api(_PATH),
+    _query_api(_PATH + "/{uuid}"),
+    _create_api(
         "CloneModelService",
         "submit",
-        "POST",
-        PATH + "/{uuid}",
-        _clone,
-        creates=True,
-        read=read_clone,
+        pattern=_PATH + "/{uuid}",
+        run=_clone,
+        read=_read_clone,
         validate=_validate_clone,
         permit=_permit_clone,
+    ),
+    _create_api(
+        "AddModelService",
+        "add",
+        pattern=_PATH,
+        run=_add,
+        parameter="param",
+        required=ADD_REQUIRED,
+        read=_read_add,
+        validate=_validate_add,
+    ),
+    _change_api(
+        "UpdateModelService",
+        "update",
+        "PUT",
+        run=_update,
+        action="updateModelService",
+        read=_read_update,
+        validate=_validate_update,
+    ),
+    _change_api("DeleteModelService", "delete", "DELETE", run=_delete, validate=_validate_delete),
+    ApiDefinition(
+        "DeleteModelServices",
+        "deleteMany",
+        "DELETE",
+        _PATH + "/",
+        _delete_many,
+        required=("uuids",),
+        validate=_validate_delete,
     ),
 )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 from batch.simulator.catalogue import INSTANCE_GROUP
 from batch.simulator.options import ADMIN_UUID
 from batch.simulator.resources import MODEL_SERVICE, Resource
-from batch.simulator.service_changes import set_fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -49,7 +48,7 @@ class Tampering:
         for uuid, fields in self.change.items():
             row = resources.change(uuid)
             if row is not None:
-                set_fields(row, dict(fields), now)
+                row.set_fields(dict(fields), now)
         for uuid, tags in self.tags.items():
             row = resources.change(uuid)
             if row is not None:
