@@ -5,12 +5,13 @@ Every module that writes files calls these functions; the architecture test list
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from batch.errors import UsageError
 
@@ -43,22 +44,40 @@ def beside(manifest: Path, ending: str) -> Path:
     return manifest.with_name(manifest.name.removesuffix(".manifest.jsonl") + ending)
 
 
-def create(path: Path, *, mode: int = PRIVATE) -> int:
-    """Create a file and return its descriptor, open for reading and appending.
+def create(path: Path) -> int:
+    """Create a file with mode 0600 and return its descriptor, open for reading and appending.
 
     Raises OSError, FileExistsError also where a link is in its place.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _APPEND, mode)
-    if mode == PRIVATE:
-        os.fchmod(handle, mode)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _APPEND, PRIVATE)
+    os.fchmod(handle, PRIVATE)
     return handle
 
 
+@contextlib.contextmanager
+def new_file(path: Path, *, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
+    """Open a new file that is named ``path`` after the block, whole and durable; after an error nothing is left.
+
+    An existing file is kept. Raises OSError, FileExistsError also where a link is in its place.
+    """
+    _require_absent(path)
+    with _temporary(path, mode=mode) as new:
+        yield new
+        new.flush()
+        os.fsync(new.fileno())
+        _rename_new(Path(new.name), path)
+        try:
+            _sync_folder(path.parent)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
 def write_new(path: Path, text: str, *, mode: int) -> None:
-    """Write ``text`` to a new file; an existing one is kept. Raises UsageError."""
+    """Write ``text`` to a new file, as ``new_file`` does. Raises UsageError."""
     try:
-        with os.fdopen(create(path, mode=mode), "w", encoding="utf-8", newline="") as new:
-            new.write(text)
+        with new_file(path, mode=mode) as new:
+            new.write(text.encode())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
 
@@ -110,30 +129,17 @@ def replace(path: Path, texts: Iterable[str], *, mode: int) -> None:
 
     Raises UsageError where that cannot be done.
     """
-    name = ""
     try:
         target = _destination(path)
-        with tempfile.NamedTemporaryFile(
-            "w",
-            encoding="utf-8",
-            errors="backslashreplace",  # the texts may quote a file whose name is not UTF-8
-            newline="",
-            dir=target.parent,
-            prefix=f".{target.name}.",
-            delete=False,
-        ) as new:
-            name = new.name
-            new.writelines(texts)
+        with _temporary(target, mode=mode) as new:
+            # The texts may quote a file whose name is not UTF-8.
+            new.writelines(text.encode(errors="backslashreplace") for text in texts)
             new.flush()
-            os.fchmod(new.fileno(), mode if mode == PRIVATE else mode & ~_umask())
             os.fsync(new.fileno())
-        Path(name).replace(target)
-        _sync_folder(target.parent)
+            Path(new.name).replace(target)
+            _sync_folder(target.parent)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
-    finally:
-        if name:
-            Path(name).unlink(missing_ok=True)
 
 
 def require_distinct(outputs: Iterable[NamedFile], inputs: Iterable[NamedFile]) -> None:
@@ -215,6 +221,39 @@ def _links(path: Path) -> Iterator[Path]:
     for _ in range(_MAX_LINKS):
         yield path
         path = path.parent / path.readlink()
+
+
+@contextlib.contextmanager
+def _temporary(target: Path, *, mode: int) -> Iterator[IO[bytes]]:
+    """Open a file beside ``target`` during the block; it is removed unless it was renamed.
+
+    No command looks for its name, so that none reads what a killed process left of it.
+    """
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as new:
+        try:
+            os.fchmod(new.fileno(), mode if mode == PRIVATE else mode & ~_umask())
+            yield new
+        finally:
+            Path(new.name).unlink(missing_ok=True)
+
+
+def _rename_new(source: Path, path: Path) -> None:
+    """Rename a file without replacing another one. Raises OSError."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # The file system has no hard links.
+        _require_absent(path)
+        source.replace(path)
+    else:
+        source.unlink()
+
+
+def _require_absent(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def _sync_folder(folder: Path) -> None:

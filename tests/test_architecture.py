@@ -75,7 +75,7 @@ WRITERS: Final[dict[str, frozenset[str]]] = {
     module: frozenset(calls.split())
     for module, calls in {
         # The one way to open an output, ``replace`` being Path's.
-        "batch.outputs": "os.open tempfile.NamedTemporaryFile os.fdopen replace",
+        "batch.outputs": "os.open os.link tempfile.NamedTemporaryFile replace",
         "batch.app.messages": "os.open",  # /dev/null
         "batch.cli.terminal": "os.open",  # the same
         "batch.app.logs": "io.FileIO",  # stderr, which is open already

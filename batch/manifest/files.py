@@ -228,29 +228,35 @@ class Writer:
         self._files.close(self._handle)
 
 
-def write_manifest(out: Path, bodies: Iterator[bytes], files: Files) -> int:
-    """Write a whole manifest and return the number of its lines.
+def write_manifest(out: Path, bodies: Iterator[bytes], disk: Disk) -> int:
+    """Write a whole manifest and return the number of its lines; ``out`` is named once all of it is durable.
 
-    The last line is a batch of its own, so that damage to any other one is damage to durable lines. Raises UsageError
-    where ``out`` cannot be created, ManifestError where it cannot be written.
+    Raises UsageError where ``out`` exists or cannot be created, ManifestError where it cannot be written.
     """
+    is_begun = False
     try:
-        handle = files.create(out)
+        with outputs.new_file(out) as new:
+            is_begun = True
+            writer = Writer(disk, new.fileno(), FileEnd(0, 0, 0), path=Path(new.name))
+            return _write_batches(writer, bodies)
+    except FileExistsError as error:
+        raise UsageError(f"{out}: {error.strerror}") from None
     except OSError as error:
-        raise UsageError(f"{out}: {error.strerror or 'cannot be created'}") from None
+        kind = ManifestError if is_begun else UsageError
+        raise kind(f"{out}: {error.strerror or error}") from None
+
+
+def _write_batches(writer: Writer, bodies: Iterator[bytes]) -> int:
+    """Write all lines and return their number.
+
+    The last line is a batch of its own, so that damage to any other one is damage to durable lines.
+    """
     lines, size, batch = 0, 1, list[bytes]()
-    writer = Writer(files, handle, FileEnd(0, 0, 0), path=out)
-    try:
-        while following := list(islice(bodies, size)):
-            if batch:
-                writer.write(batch)
-            lines, size, batch = lines + len(following), _BATCH, following
-        for part in (batch[:-1], batch[-1:]):
-            if part:
-                writer.write(part)
-        files.sync_directory(out)
-    except OSError as error:
-        raise ManifestError(f"{out}: {error.strerror or error}") from None
-    finally:
-        writer.close()
+    while following := list(islice(bodies, size)):
+        if batch:
+            writer.write(batch)
+        lines, size, batch = lines + len(following), _BATCH, following
+    for part in (batch[:-1], batch[-1:]):
+        if part:
+            writer.write(part)
     return lines

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from batch.manifest.files import Files
     from batch.manifest.header import Header
     from batch.model import JsonValue
 
@@ -64,7 +63,7 @@ class _Shard:
 
 
 def merge(
-    paths: Sequence[Path], out: Path, *, tool: str, files: Files | None = None, clock: Callable[[], float] = time.time
+    paths: Sequence[Path], out: Path, *, tool: str, disk: Disk | None = None, clock: Callable[[], float] = time.time
 ) -> Merge:
     """Write ``out`` from the manifests of all shards of one run; those are not changed.
 
@@ -88,7 +87,7 @@ def merge(
             at_most_once=any(shard.past.is_at_most_once for shard in shards),
         )
         counts = sum((shard.past.counts for shard in shards), Counter[State]())
-        write_manifest(out, _bodies(shards, header, clock(), counts), files or Disk())
+        write_manifest(out, _bodies(shards, header, clock(), counts), disk or Disk())
     return Merge(out, len(shards), counts)
 
 

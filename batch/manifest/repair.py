@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.manifest.chain import Scan, Segment
-    from batch.manifest.files import Files
     from batch.manifest.fold import ManifestFold
     from batch.manifest.kinds import Line
 
@@ -54,7 +53,7 @@ class RepairReport:
 
 
 def repair_manifest(
-    path: Path, out: Path, *, files: Files | None = None, clock: Callable[[], float] = time.time
+    path: Path, out: Path, *, disk: Disk | None = None, clock: Callable[[], float] = time.time
 ) -> RepairReport:
     """Write a new manifest ``out`` with every line of ``path`` that can be verified; ``path`` is not changed.
 
@@ -66,7 +65,7 @@ def repair_manifest(
         findings = _Findings.of(manifest.scan.segments())
         bodies = _bodies(manifest.scan.segments(), findings, clock())
         last = [encode_repaired(RepairedLine(clock(), findings.damaged))] if findings.damaged else []
-        kept = write_manifest(out, chain(bodies, last), files or Disk())
+        kept = write_manifest(out, chain(bodies, last), disk or Disk())
     added = len(findings.uncertain) + bool(findings.damaged)
     return RepairReport(out, kept - added, findings.damaged, len(findings.uncertain))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,3 +91,33 @@ async def test_a_shard_that_ran_later_without_the_flag_counts(node: ScriptedNode
     assert operator.states()[order[1]] == "failed"
     await operator.zclone("retry", "job.yaml")
     assert len(node.posts(order[1])) == 1
+
+
+async def run_on_a_full_disk(operator: Operator, *arguments: str) -> int | None:
+    """Run a command that cannot write more than the first few lines of a file."""
+    command = 'ulimit -f 4; exec "$0" -m batch "$@"'
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", command, sys.executable, *arguments, cwd=operator.folder, env=operator.env, stderr=-1
+    )
+    operator.output = (await process.communicate())[1].decode()
+    return process.returncode
+
+
+async def test_a_merge_that_was_cut_off_leaves_no_manifest(node: ScriptedNode, operator: Operator) -> None:
+    """At most once on a server that ignores `resourceUuid`: what a full disk leaves of a merge is not the run."""
+    node.honours = False
+    targets = SOURCES[:8]
+    operator.write_job(*targets, limits="timeout: 2s, concurrency: 1")
+    for shard in ("0/2", "1/2"):
+        assert await operator.run("--shard", shard, "--at-most-once") == 0, operator.output
+    names = sorted(path.name for path in operator.folder.glob("*.jsonl"))
+    assert await run_on_a_full_disk(operator, "merge", *names, "--out", "job.manifest.jsonl") == 1
+    assert "job.manifest.jsonl: File too large" in operator.output
+    assert not [path.name for path in operator.folder.iterdir() if path.name.removeprefix(".").startswith("job.m")]
+    assert await operator.run("--at-most-once") == 2, operator.output
+    assert await run_on_a_full_disk(operator, "repair", names[0], "--out", "job.manifest.jsonl") == 1
+    assert await operator.run("--at-most-once") == 2, operator.output
+    assert await operator.zclone("merge", *names, "--out", "job.manifest.jsonl") == 0, operator.output
+    assert await operator.run("--at-most-once") == 0, operator.output
+    assert sorted(node.sources_of) == targets
+    assert len(node.posts()) == len(targets)

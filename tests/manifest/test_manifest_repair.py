@@ -10,10 +10,11 @@ import pytest
 
 from batch.errors import REPAIRED, ManifestError, UsageError
 from batch.manifest import open_manifest
+from batch.manifest.files import Disk
 from batch.manifest.repair import repair_manifest
 from batch.manifest.summaries import was_at_most_once
 from batch.model import Record, State
-from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, failed, open_fake, plan, sent
+from tests.manifest.manifest_world import HEADER, FakeDisk, cloned, failed, open_fake, plan, sent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,10 @@ async def write_damaged(tmp_path: Path, *needles: str) -> Path:
     path.write_bytes(data)
     path.chmod(0o600)
     return path
+
+
+def contents(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
 
 
 async def test_whole_manifest_stays_as_it_is(tmp_path: Path) -> None:
@@ -128,19 +133,25 @@ async def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_full_disk_is_reported(tmp_path: Path) -> None:
-    """A repair that cannot write its file says so."""
+@pytest.mark.parametrize("full_at", [1, 2])
+async def test_a_full_disk_leaves_no_file(full_at: int, tmp_path: Path) -> None:
+    """A repair that cannot write all of its file says so, and no part of it has a manifest's name at any time."""
     path = await write_damaged(tmp_path)
-    disk = FakeDisk()
+    out = tmp_path / "new.manifest.jsonl"
 
-    def fault(operation: str) -> int | None:
-        if operation == "sync":
-            raise OSError(errno.ENOSPC, "no space left")
-        return None
+    class Full(Disk):
+        syncs = 0
 
-    disk.fault = fault
-    with pytest.raises(ManifestError, match="no space left"):
-        repair_manifest(path, PATH, files=disk)
+        def sync(self, handle: int) -> None:
+            self.syncs += 1
+            assert [one for one in contents(tmp_path) if one.suffix == ".jsonl"] == [path]
+            if self.syncs == full_at:
+                raise OSError(errno.ENOSPC, "no space left")
+            super().sync(handle)
+
+    with pytest.raises(ManifestError, match="new.manifest.jsonl: no space left"):
+        repair_manifest(path, out, disk=Full())
+    assert contents(tmp_path) == [path]
 
 
 def test_missing_manifest_is_a_usage_error(tmp_path: Path) -> None:

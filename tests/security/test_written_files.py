@@ -11,7 +11,7 @@ import pytest
 
 from batch import outputs
 from batch.errors import UsageError
-from batch.manifest.files import Disk
+from batch.manifest.files import Disk, write_manifest
 from batch.simulator.state import StateFile
 
 if TYPE_CHECKING:
@@ -56,8 +56,22 @@ def manifest(path: Path) -> None:
     disk.close(disk.open(path) if path.exists() else disk.create(path))
 
 
+def new_manifest(path: Path) -> None:
+    """Write as ``merge`` and ``repair`` do."""
+    write_manifest(path, iter([b'{"format":"zclone-manifest"']), Disk())
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    """Return a function that raises ``error``."""
+
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    return fail
+
+
 REPLACING: Final = [report, metrics, outputs.require_replaceable]
-WRITERS: Final = [log, report, metrics, new_file, state, manifest]
+WRITERS: Final = [log, report, metrics, new_file, new_manifest, state, manifest]
 FIFO, FOLDER, DEVICE = "fifo", "folder", "device"
 
 
@@ -72,7 +86,7 @@ def put(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [FIFO, DEVICE, FOLDER])
-@pytest.mark.parametrize("write", [*REPLACING, new_file, state, manifest])
+@pytest.mark.parametrize("write", [*REPLACING, new_file, new_manifest, state, manifest])
 def test_an_irregular_output_is_not_written(kind: str, write: Write, tmp_path: Path) -> None:
     """A pipe, a device or a folder in the place of an output is refused and unchanged."""
     path = tmp_path / "out"
@@ -102,7 +116,7 @@ def test_a_link_is_kept(write: Write, is_there: bool, tmp_path: Path) -> None:  
     assert not real.is_symlink()
 
 
-@pytest.mark.parametrize("write", [state, manifest, new_file])
+@pytest.mark.parametrize("write", [state, manifest, new_file, new_manifest])
 @pytest.mark.parametrize("is_there", [True, False])
 def test_outputs_that_may_not_be_links(write: Write, is_there: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
     """A manifest, a node's state and a new file are not opened through a link, nor through a dangling one."""
@@ -155,7 +169,7 @@ def test_a_file_of_another_user_is_refused(kind: str, write: Write, tmp_path: Pa
     assert kind == FIFO or path.read_text(encoding="utf-8") == "old\n"
 
 
-@pytest.mark.parametrize("write", [log, report, new_file, state, manifest])
+@pytest.mark.parametrize("write", [log, report, new_file, new_manifest, state, manifest])
 def test_a_file_with_names_is_private(write: Write, tmp_path: Path) -> None:
     """A new file that may hold names of targets has mode 0600 whatever the umask."""
     old = os.umask(0)
@@ -197,7 +211,7 @@ def test_a_log_may_be_a_device_or_a_pipe(tmp_path: Path) -> None:
     os.close(reader)
 
 
-@pytest.mark.parametrize("write", [log, report, metrics, new_file, outputs.require_replaceable])
+@pytest.mark.parametrize("write", [log, report, metrics, new_file, new_manifest, outputs.require_replaceable])
 def test_a_place_that_cannot_be_written_is_refused(write: Write, tmp_path: Path) -> None:
     """An output in a missing folder, or below a file, is refused with its path."""
     (tmp_path / "file").touch()
@@ -219,3 +233,28 @@ def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path) -> None:
         outputs.replace(path, texts(), mode=outputs.PRIVATE)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
     assert path.read_text(encoding="utf-8") == "old\n"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_file_replaces_nothing(has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a parameter
+    """A new file has its name once it is whole; a file that took the name meanwhile stays, with or without links."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", raising(PermissionError(1, "Operation not permitted")))
+    path = tmp_path / "out"
+    with outputs.new_file(path) as new:
+        new.write(b"new\n")
+        assert not path.exists()
+    assert (path.read_bytes(), path.stat().st_nlink) == (b"new\n", 1)
+    path.unlink()
+    with pytest.raises(FileExistsError, match="File exists"), outputs.new_file(path):
+        path.write_bytes(b"other\n")
+    assert path.read_bytes() == b"other\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_new_file_that_is_not_durable_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the folder cannot be synced, nothing is left of a new file."""
+    monkeypatch.setattr(outputs, "_sync_folder", raising(OSError(5, "Input/output error")))
+    with pytest.raises(UsageError, match="Input/output error"):
+        new_file(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
