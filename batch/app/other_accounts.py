@@ -6,7 +6,7 @@ Source: zstack/README.md 8.
 from __future__ import annotations
 
 from asyncio import to_thread
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.manifest.kinds import ConnectedLine, StartedLine
 from batch.manifest.reading import reading
@@ -28,9 +28,14 @@ if TYPE_CHECKING:
     from batch.zstack.client import Client
 
 
+_UNNAMED: Final = "of a lost line"
+
+
 async def api_of_account(client: Client, manifest: Manifest) -> Api:
     """Return the Api of a run: ``client``, or one that refuses queries that would prove nothing."""
-    if len(manifest.past.users.accounts) < 2 or not manifest.past.intents:
+    past = manifest.past
+    # A damaged line may have named another account.
+    if not past.intents or (len(past.users.accounts) < 2 and not past.is_repaired):
         return client
     try:
         identity = await QueryApi(client).identity()
@@ -39,7 +44,7 @@ async def api_of_account(client: Client, manifest: Manifest) -> Api:
     if identity.is_admin or identity.account is None:
         return client
     await manifest.flush()
-    makers = await to_thread(find_makers, manifest.path, identity.account.uuid)
+    makers = await to_thread(find_makers, manifest.path, identity.account.uuid, is_repaired=past.is_repaired)
     return _AccountApi(client, makers) if makers else client
 
 
@@ -50,15 +55,19 @@ class _Attempt(NamedTuple):
     account: str
 
 
-def find_makers(path: Path, account: str) -> dict[str, str]:
-    """Return by resource uuid the account, other than ``account``, that may have made it. Raises ManifestError."""
+def find_makers(path: Path, account: str, *, is_repaired: bool) -> dict[str, str]:
+    """Return by resource uuid the account, other than ``account``, that may have made it. Raises ManifestError.
+
+    ``is_repaired``: whether the lines that name accounts may be lost, so that an unnamed one may be any.
+    """
     attempts: dict[str, _Attempt] = {}
-    caller: str | None = None
+    unnamed = _UNNAMED if is_repaired else None
+    caller = unnamed
     with reading(path) as manifest:
         for body in manifest.bodies():
             line = parse_line(body)
             if isinstance(line, StartedLine | ConnectedLine):
-                caller = line.account if isinstance(line, ConnectedLine) else None
+                caller = (line.account if isinstance(line, ConnectedLine) else None) or unnamed
             else:
                 _add(attempts, line, None if caller == account else caller)
     return {one.sent.resource_uuid: one.account for one in attempts.values() if one.sent.resource_uuid}

@@ -68,6 +68,21 @@ async def test_what_another_account_made_is_not_failed(
     assert (operator.states(), len(node.posts(A))) == ({A: "cloned", B: "cloned"}, 1)
 
 
+async def test_a_lost_line_of_an_account_proves_nothing(node: ScriptedNode, operator: Operator, tmp_path: Path) -> None:
+    """Where the lines that name the account of a POST were lost, a look of another account shows nothing."""
+    node.gate = gate_of(is_admin=False)
+    node.acts[A] = [lose_answer, refuse("ID.1003")]
+    operator.write_job(B, A, limits="attempts: 1")
+    await clone_one_and_kill(node, operator)
+    assert operator.damage(lambda line: "connected" in line)
+    await operator.repair()
+    for number in range(2):
+        later = with_clock_set(LATER * (number + 1), tmp_path / f"flag{number}")
+        assert await operator.run(env=later | {"ZSTACK_SESSION_ID": OTHER}) == 3, operator.output
+        assert operator.states() == {A: "uncertain", B: "cloned"}
+        assert "account" in operator.output
+
+
 async def test_an_admin_sees_what_another_account_made(node: ScriptedNode, operator: Operator, tmp_path: Path) -> None:
     """An admin's look is proof whoever sent the POST: what does not exist is sent again."""
     node.gate = gate_of(is_admin=True)
