@@ -16,6 +16,7 @@ from batch.jobfile.columns import PARAM_COLUMN
 from batch.manifest.pins import PinFold
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
+from batch.manifest.uuids import UndoneFold
 from batch.model import Pins, State
 from batch.plan import Identities, Planning
 from batch.plan.identity import regenerate_clone
@@ -66,8 +67,11 @@ def _explain(manifest: Path, story: Story) -> tuple[Clone, Mapping[str, Setting]
     found = next(((clone, settings()) for clone, settings in planning.explain() if clone.key == story.key), None)
     if found is None:
         return None
-    generation = sum(record.state is State.UNDONE for record in story.records)
-    return regenerate_clone(found[0], Identities(header.job, header.run), generation), found[1]
+    undone = UndoneFold()
+    for record in story.records:
+        if record.state is State.UNDONE:
+            undone.add(record)
+    return regenerate_clone(found[0], Identities(header.job, header.run), undone), found[1]
 
 
 def read_pins(path: Path) -> Pins:

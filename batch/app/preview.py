@@ -67,7 +67,7 @@ class Preview:
         tags, identities = RunTags(self.plan.job, self.plan.run), Identities(self.plan.job, self.plan.run)
         is_wanted = clone_filter(read_filter(self.only, shard=None, fields=PLANNED))
         for clone, settings in self.planning.explain():
-            sent = regenerate_clone(clone, identities, self.earlier.undone.generation(clone.key))
+            sent = regenerate_clone(clone, identities, self.earlier.undone)
             if self.planning.job.tag:
                 sent = tags.add(sent)
             if is_wanted(sent):
@@ -75,7 +75,7 @@ class Preview:
 
     def requests(self) -> Plan:
         """Return the selected part of the plan, with its clones as they would be sent."""
-        plan = regenerate(self.plan, self.earlier.undone.generation)
+        plan = regenerate(self.plan, self.earlier.undone)
         return select(tag_clones(plan) if self.planning.job.tag else plan, only=self.only, shard=None)
 
     def require_usable(self) -> None:

@@ -10,7 +10,8 @@ from batch.app.deletions import undone_record
 from batch.app.verifier import Item
 from batch.manifest.kinds import DeletingLine
 from batch.model import State
-from batch.plan import resource_uuid
+from batch.plan import Identities
+from batch.plan.identity import generation_uuid
 from batch.report.verification import Verdict
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _foreign(item: Item, targets: Targets) -> str:
 def has_own_uuid(item: Item, targets: Targets) -> bool:
     """Return whether a clone's uuid is derived from job, run, key and generation, or given in the job file."""
     header, key = targets.header, item.target.key
-    own = resource_uuid(header.job, header.run, key, generation=targets.undone.generation(key))
+    own = generation_uuid(Identities(header.job, header.run), key, targets.undone)
     return item.target.clone_uuid in (own, None if item.clone is None else item.clone.resource_uuid)
 
 

@@ -86,7 +86,7 @@ async def make_plan(setup: Setup, manifest: Manifest, server: Server, *, draft: 
         at, pins = manifest.header.created_at, manifest.past.pinned.pins
         planning = Planning(setup.job, run=setup.identity, started_at=at, pins=pins)
         await to_thread(planning.refuse_undone, undone.has_uuid)
-        plan = regenerate(plan, undone.generation)
+        plan = regenerate(plan, undone)
     if setup.options.tag and not manifest.header.tag:
         warn(["--tag: this run began without tags and continues without them: --run ID begins another one"])
     return tag_clones(plan) if manifest.header.tag else plan

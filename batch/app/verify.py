@@ -244,7 +244,7 @@ async def read_plan(job: Job, targets: Targets, server: Server) -> Plan:
     plan = await to_thread(draft.finish, await fetch_pins(draft, server))
     shard = targets.plan.shard if targets.plan is not None else ""
     plan = await to_thread(select, plan, only=(), shard=shard or None)
-    plan = regenerate(plan, targets.undone.generation) if targets.undone else plan
+    plan = regenerate(plan, targets.undone) if targets.undone else plan
     return tag_clones(plan) if header.tag else plan
 
 

@@ -113,10 +113,12 @@ class ManifestFold:
 
     def _end(self, record: Record) -> None:
         """Add a record after which no attempt is in flight."""
-        if record.state is State.UNDONE and (self.final(record.key) or (None,))[0] is not State.UNDONE:
+        if record.state is State.UNDONE:
             self.undone.add(record)
             self.hand_overs.forget(record.key)
             self._made_elsewhere.discard(hash(record.key))
+            # No attempt was made yet to make the next clone, which has another uuid.
+            self._retried.discard(hash(record.key))
         known = self._open.get(record.key, ())
         if record.state is State.CLONED:
             self._uuids.add(record, known)

@@ -144,6 +144,8 @@ class PlainProcesses:
 
         A conflict after a POST counts for any process: the uuid was in use, and the server may give the clone another.
         """
+        if record.state is State.UNDONE:
+            self.repeated.discard(record.key)
         is_denied = record.state is State.FAILED and record.attempt > 0
         is_left = record.state is State.WITHDRAWN and len(sent) > 0
         is_conflict = record.state is State.CONFLICT and record.attempt > 0

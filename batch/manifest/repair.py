@@ -149,6 +149,9 @@ class _Findings:
             if is_next or self._failed.get(line.key, line.state) is not line.state:
                 self._unlinked.add(line.key)
             target.state, target.place = line.state, number
+            if line.state is State.UNDONE:
+                # The next clone has another uuid, and the job file may have changed since.
+                target.resource_uuid = target.digest = None
 
     def _miss(self, number: int, damaged: bytes) -> None:
         self.damaged += 1

@@ -50,10 +50,12 @@ class UndoneFold:
         return len(self._generations) > 0
 
     def add(self, record: Record) -> None:
-        """Add a record that the clone of a target was undone."""
-        self._generations.put(hash(record.key), self.generation(record.key) + 1)
+        """Add a record that the clone of a target was undone; a repeated one changes nothing."""
         self.deleting.discard(record.key)
-        for uuid in filter(None, (record.clone_uuid, record.resource_uuid)):
+        uuids = [uuid for uuid in (record.clone_uuid, record.resource_uuid) if uuid is not None]
+        if not uuids or not all(map(self.has_uuid, uuids)):
+            self._generations.put(hash(record.key), self.generation(record.key) + 1)
+        for uuid in uuids:
             self._uuids.put(hash(uuid), 1)
 
     def generation(self, key: str) -> int:

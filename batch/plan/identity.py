@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from batch.model import Clone, JsonValue, Plan
 
@@ -120,28 +120,46 @@ class PlanDigest:
         return f"{self._sum % _MODULUS:032x}"
 
 
-def regenerate(plan: Plan, generation: Callable[[str], int]) -> Plan:
-    """Return the plan in which each clone has the uuid of its key's ``generation``, unless the user gave it one.
+class UndoneClones(Protocol):
+    """What a manifest records of clones that were undone."""
+
+    def generation(self, key: str) -> int:
+        """Return the number of a target's undone clones on record."""
+
+    def has_uuid(self, uuid: str) -> bool:
+        """Return whether an undone clone had this uuid."""
+
+
+def regenerate(plan: Plan, undone: UndoneClones) -> Plan:
+    """Return the plan in which each clone has the uuid of its generation, unless the user gave it one.
 
     The plan's digest stays: generations belong to the run and not to the job file.
     """
     identities = Identities(plan.job, plan.run)
 
     def clones() -> Iterator[Clone]:
-        return (regenerate_clone(clone, identities, generation(clone.key)) for clone in plan.clones())
+        return (regenerate_clone(clone, identities, undone) for clone in plan.clones())
 
     return replace(plan, clones=clones)
 
 
-def regenerate_clone(clone: Clone, identities: Identities, generation: int) -> Clone:
-    """Return the clone of a generation, counted from 0; one with a uuid of the user's own has no other."""
-    if clone.is_given or not generation:
+def regenerate_clone(clone: Clone, identities: Identities, undone: UndoneClones) -> Clone:
+    """Return the clone of the target's generation; one with a uuid of the user's own has no other."""
+    if clone.is_given or not undone.generation(clone.key):
         return clone
-    uuid = identities.of(clone.key, generation=generation)
+    uuid = generation_uuid(identities, clone.key, undone)
     found = json.loads(clone.body)
     tags = (tuple(found.get(name, ())) for name in ("systemTags", "userTags"))
     body = encode_body({**found["params"], "resourceUuid": uuid}, *tags)
     return clone._replace(resource_uuid=uuid, body=body, digest=clone_digest(clone.source_uuid, body))
+
+
+def generation_uuid(identities: Identities, key: str, undone: UndoneClones) -> str:
+    """Return the uuid of a target's generation: the first that no undone clone had, as a record of one may be lost."""
+    generation = undone.generation(key)
+    while undone.has_uuid(uuid := identities.of(key, generation=generation)):
+        generation += 1
+    return uuid
 
 
 class RunTags:

@@ -69,7 +69,7 @@ async def test_each_undone_clone_counts_once(tmp_path: Path) -> None:
     await write(path, sent("a"), cloned("a"), undone("a"), undone("a"), planned("a"), sent("a"), cloned("a"))
     manifest = open_manifest(path, HEADER, in_thread=inline)
     assert manifest.past.undone.generation("a") == 1
-    manifest.note(undone("a"))
+    manifest.note(undone("a")._replace(clone_uuid="c" * 32, resource_uuid="c" * 32))
     assert manifest.past.undone.generation("a") == 2
     await manifest.close(4)
 

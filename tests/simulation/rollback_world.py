@@ -382,7 +382,7 @@ def check_end(world: World, done: RollbackResult | None) -> None:
         say("a rollback that nothing disturbs comes to no end")
         return
     with open_targets(world.path) as targets:
-        generations = regenerate(plan_now(world), targets.undone.generation)
+        generations = regenerate(plan_now(world), targets.undone)
         for target in world.targets:
             ordinal = targets.find(target.key)
             assert ordinal is not None
