@@ -17,6 +17,7 @@ from batch.manifest.line import encode, without_batch
 from batch.manifest.reading import exclude_writers, reading
 from batch.manifest.records import encode_ended, encode_plan, parse_line
 from batch.model import HandOverCounts, Record, State
+from batch.text import shell_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,8 +69,9 @@ def merge(
     """Write ``out`` from the manifests of all shards of one run; those are not changed.
 
     ``tool``: name and version of the writer. ``clock``: returns seconds since the epoch. Raises UsageError where a file
-    cannot be used, ManifestMismatchError naming what does not belong together, ManifestLockedError where a process
-    writes to one of them, ManifestError where one is damaged or ``out`` cannot be written.
+    cannot be used, ManifestMismatchError naming what does not belong together or has to be run or repaired first,
+    ManifestLockedError where a process writes to one of them, ManifestError where one is damaged before its end or
+    ``out`` cannot be written.
     """
     with ExitStack() as locks:
         for path in paths:
@@ -92,7 +94,10 @@ def merge(
 
 
 def _read(path: Path) -> _Shard:
-    """Fold a manifest. Raises ManifestMismatchError where it is not known to belong to a shard."""
+    """Fold a manifest.
+
+    Raises ManifestMismatchError where its end is damaged, or it is not known to belong to a shard.
+    """
     past, plan, ended = ManifestFold(), None, None
     with reading(path) as manifest:
         for body in manifest.bodies():
@@ -105,6 +110,13 @@ def _read(path: Path) -> _Shard:
         past.finish()
         past.is_at_most_once |= manifest.header.at_most_once
         lines, crc = manifest.scan.line, manifest.scan.crc
+        is_end_damaged = manifest.scan.ends_like_a_batch()
+    if is_end_damaged:
+        # The lines may have been durable, and only a run or a repair of this manifest records what they may have sent.
+        raise ManifestMismatchError(
+            f"{path}: line {lines + 1}: damaged, and targets may have been sent because of it: run this shard again "
+            f"with its --shard and merge then, or run `zclone repair {shell_path(path)}`"
+        )
     if plan is None:
         raise ManifestMismatchError(
             f"{path}: no plan of a shard is recorded: it belongs to a whole run or an older zclone, or the run never "

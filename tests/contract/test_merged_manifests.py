@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.scripted_node import SOURCES, accept, failed, keep_running, refuse
+from tests.contract.scripted_node import SOURCES, accept, failed, keep_running, lose_answer, refuse
 
 if TYPE_CHECKING:
     from tests.contract.scripted_node import ApiJob, Operator, ScriptedNode
@@ -121,3 +121,26 @@ async def test_a_merge_that_was_cut_off_leaves_no_manifest(node: ScriptedNode, o
     assert await operator.run("--at-most-once") == 0, operator.output
     assert sorted(node.sources_of) == targets
     assert len(node.posts()) == len(targets)
+
+
+async def test_a_shard_with_a_damaged_end_is_run_before_it_is_merged(node: ScriptedNode, operator: Operator) -> None:
+    """At most once on a server that ignores `resourceUuid`: its `sent` line was damaged after its POST had left."""
+    node.honours = False
+    operator.write_job(*TARGETS, limits="timeout: 2s, concurrency: 1")
+    assert await operator.run("--shard", "1/2", "--at-most-once") == 0, operator.output
+    node.acts = {source: [lose_answer] for source in TARGETS}
+    await operator.run_and_kill(node, "run", "job.yaml", "--shard", "0/2", "--at-most-once")
+    names = [f"job.shard-{number}-of-2.manifest.jsonl" for number in range(2)]
+    data = operator.manifest(names[0]).read_bytes()
+    *lines, last = data[: data.index(b"\n", data.index(b'{"state":"sent"')) + 1].splitlines(keepends=True)
+    operator.manifest(names[0]).write_bytes(b"".join(lines) + last.replace(b'"sent"', b'"sint"'))
+    assert await operator.zclone("merge", *names, "--out", "job.manifest.jsonl") == 2, operator.output
+    assert f"{names[0]}: line {len(lines) + 1}: damaged" in operator.output
+    node.acts = {}
+    await operator.run("--shard", "0/2", "--at-most-once")
+    await merge(operator)
+    await operator.run("--at-most-once")
+    doubtful = json.loads(last)["key"]
+    assert operator.states()[doubtful] == "uncertain", operator.output
+    assert sorted(node.sources_of) == sorted(set(node.sources_of))
+    assert len(node.posts(doubtful)) == 1

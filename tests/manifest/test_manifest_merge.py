@@ -220,6 +220,20 @@ async def test_damage_and_existing_files_are_reported(tmp_path: Path) -> None:
         merge([path], tmp_path / "all", tool="zclone test")
 
 
+async def test_only_an_end_that_was_never_durable_is_left_out(tmp_path: Path) -> None:
+    """A last line that was cut short is; one that was damaged since is refused, with the next step."""
+    paths = [await shard(tmp_path, 0, 2), await shard(tmp_path, 1, 2)]
+    *lines, last = paths[1].read_bytes().splitlines(keepends=True)
+    paths[1].write_bytes(b"".join(lines) + last.replace(b"exit", b"exat"))
+    with pytest.raises(
+        ManifestMismatchError, match=rf"1\.manifest\.jsonl: line {len(lines) + 1}: damaged.* --shard .*zclone repair"
+    ):
+        merge(paths, tmp_path / "all", tool="zclone test")
+    assert not (tmp_path / "all").exists()
+    paths[1].write_bytes(b"".join(lines) + last[:-9])
+    assert merge(paths, tmp_path / "all", tool="zclone test").counts.total() == 8
+
+
 async def test_equal_hashes_are_no_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two different keys that share a hash are two targets."""
     paths = [await shard(tmp_path, number, 2) for number in range(2)]
