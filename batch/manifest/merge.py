@@ -80,6 +80,8 @@ def merge(
         _require_one_run(shards)
         _require_all(shards)
         _require_disjoint(shards)
+        for shard in shards:
+            _require_no_workflow(shard)
         # A shard whose process was killed comes last, so that the new file has no end of a process either.
         shards.sort(key=lambda shard: shard.ended is None)
         header = replace(
@@ -179,6 +181,16 @@ def _require_disjoint(shards: Sequence[_Shard]) -> None:
             if key in keys:
                 others = [shard.path for shard in shards if shard.past.is_planned(key)]
                 raise ManifestMismatchError(f"overlap: the target {key} is in {' and in '.join(map(str, others[:2]))}")
+
+
+def _require_no_workflow(shard: _Shard) -> None:
+    """Raise ManifestMismatchError where Temporal may still make clones: only this shard collects them."""
+    past = shard.past
+    if past.remote is not None and any(not state.is_final and state is not State.WITHDRAWN for state in past.counts):
+        raise ManifestMismatchError(
+            f"{shard.path}: the shard may still be in progress on Temporal, workflow {past.remote.workflow_id}: follow "
+            f"it to its end with zclone run JOB --engine temporal --shard {shard.name}, or end it with --cancel as well"
+        )
 
 
 def _keys(path: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 from batch.errors import EndReason, ManifestError, ManifestLockedError, ManifestMismatchError, UsageError
 from batch.manifest import Header, open_manifest, rows, story, summary
 from batch.manifest.fold import ManifestFold
-from batch.manifest.kinds import MergedLine, PlanLine
+from batch.manifest.kinds import MergedLine, PlanLine, RemoteEngine
 from batch.manifest.merge import merge
 from batch.manifest.repair import repair_manifest
 from batch.manifest.schema import manifest_schema
@@ -232,6 +232,25 @@ async def test_only_an_end_that_was_never_durable_is_left_out(tmp_path: Path) ->
     assert not (tmp_path / "all").exists()
     paths[1].write_bytes(b"".join(lines) + last[:-9])
     assert merge(paths, tmp_path / "all", tool="zclone test").counts.total() == 8
+
+
+async def test_a_shard_that_continues_on_temporal_is_collected_first(tmp_path: Path) -> None:
+    """Its records are not copied yet, so the merged run would send its targets again; a settled one is merged."""
+    first = await shard(tmp_path, 0, 2)
+    path = tmp_path / "1.manifest.jsonl"
+    manifest = open_manifest(path, HEADER, in_thread=inline, clock=lambda: 1_000.0)
+    manifest.past.remote = RemoteEngine("temporal", "127.0.0.1:7233", "default", "the-workflow")
+    await manifest.write_plan(part(1, 2, ["k"]), [("k", "s")])
+    await manifest.close(4)
+    with pytest.raises(
+        ManifestMismatchError, match=r"1\.manifest.*the-workflow: .*--engine temporal --shard 1/2, .*--cancel"
+    ):
+        merge([first, path], tmp_path / "all", tool="zclone test")
+    again = open_manifest(path, HEADER, in_thread=inline)
+    await again.commit(sent("k"))
+    again.note(cloned("k"))
+    await again.close(0)
+    assert merge([first, path], tmp_path / "all", tool="zclone test").counts[State.CLONED] == 4
 
 
 async def test_equal_hashes_are_no_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
