@@ -174,7 +174,7 @@ class RepairedLine:
 
 @dataclass(frozen=True, slots=True)
 class MergedLine:
-    """A manifest of a shard whose lines, except its header and plans, follow in this one."""
+    """A manifest of a shard whose lines, except its header and last plan, follow in this one."""
 
     path: str
     """Path as given on the command line."""

@@ -209,10 +209,13 @@ def _bodies(shards: Sequence[_Shard], header: Header, at: float, counts: Counter
     for shard in shards:
         yield _encode_merged(MergedLine(str(shard.path), shard.name, shard.lines, f"{shard.crc:08x}", at))
     for number, shard in enumerate(shards):
-        # The plans of all shards have the same pins: once is enough.
-        left_out = (_PLAN, _PINNED) if number else (_PLAN,)
         with reading(shard.path) as manifest:
-            yield from (without_batch(body) for body in manifest.bodies() if not body.startswith(left_out))
+            for body in manifest.bodies():
+                if body.startswith(_PLAN):
+                    yield from _earlier_plan(shard, body)
+                # The plans of all shards have the same pins: once is enough.
+                elif not (number and body.startswith(_PINNED)):
+                    yield without_batch(body)
     plan = shards[0].plan
     targets, hand_overs = (sum(getattr(shard.plan, name) for shard in shards) for name in ("targets", "hand_overs"))
     # Without the digest of the inputs: no process has verified that they still give the whole plan.
@@ -220,6 +223,17 @@ def _bodies(shards: Sequence[_Shard], header: Header, at: float, counts: Counter
     ended = [shard.ended for shard in shards if shard.ended is not None]
     if len(ended) == len(shards):
         yield encode_ended(_end(ended, counts))
+
+
+def _earlier_plan(shard: _Shard, body: bytes) -> Iterator[bytes]:
+    """Yield the plan line in ``body`` unless it is of the shard's last plan, which the whole plan contains.
+
+    Earlier plans say whether a clone may have been handed over that has no hand-over now.
+    """
+    line = parse_line(body)
+    assert isinstance(line, PlanLine)
+    if line.digest != shard.plan.digest:
+        yield encode_plan(replace(line, inputs="", shard="", whole=""))
 
 
 def _encode_merged(merged: MergedLine) -> bytes:

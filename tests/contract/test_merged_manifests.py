@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.contract.scripted_node import SOURCES, accept, failed, keep_running, lose_answer, refuse
+from tests.contract.scripted_node import SOURCES, ApiJob, accept, accepted, failed, keep_running, lose_answer, refuse
+from tests.zstack.wire_server import answer
 
 if TYPE_CHECKING:
-    from tests.contract.scripted_node import ApiJob, Operator, ScriptedNode
+    from collections.abc import Callable
+
+    from tests.contract.scripted_node import Operator, ScriptedNode
+    from tests.zstack.wire_server import Seen
 
 TARGETS = SOURCES[:6]
 
@@ -144,3 +148,53 @@ async def test_a_shard_with_a_damaged_end_is_run_before_it_is_merged(node: Scrip
     assert operator.states()[doubtful] == "uncertain", operator.output
     assert sorted(node.sources_of) == sorted(set(node.sources_of))
     assert len(node.posts(doubtful)) == 1
+
+
+def hide_given(node: ScriptedNode) -> Callable[[Seen], bytes | None]:
+    """Change owners without an end, and answer an account that does not see the clones that were given away."""
+
+    def gate(seen: Seen) -> bytes | None:
+        method, _, path = seen.call.partition(" ")
+        if path.startswith("/v1/account/"):
+            node.given.append(seen.json["params"]["resourceUuid"])
+            node.jobs.append(ApiJob(seen.headers["x-job-uuid"], "", {}))
+            return accepted(node.jobs[-1])
+        if method != "GET" or path.startswith("/v1/api-jobs/"):
+            return None
+        found: list[dict[str, Any]] = []
+        if path == "/v1/accounts" and "SystemAdmin" not in seen.target:
+            found = [{"uuid": "a" * 32, "name": "me"}]
+        elif path.startswith("/v1/ai/model-services"):
+            known = node.made | {uuid: {"uuid": uuid, "name": "source"} for uuid in SOURCES}
+            found = [service for uuid, service in known.items() if uuid in seen.target and uuid not in node.given]
+        return answer(200, {"inventories": found, "total": len(found)})
+
+    return gate
+
+
+async def test_a_merge_does_not_forget_that_a_clone_may_be_given_away(node: ScriptedNode, operator: Operator) -> None:
+    """Its owner was changed and the answer lost; the owner left the job file since: nobody sees the clone."""
+    node.gate = hide_given(node)
+    limits = "concurrency: 1, timeout: 2s"
+    account = "7" * 12 + "4" + "7" * 3 + "8" + "7" * 15
+    operator.write_job(*(f"{{uuid: {source}, owner: {account}}}" for source in TARGETS), limits=limits)
+    node.acts = {
+        source: [lambda node, job: (accept if len(node.jobs) == 1 else keep_running)(node, job)] for source in TARGETS
+    }
+    process = operator.start("run", "job.yaml", "--shard", "1/2")
+    while not node.given:  # noqa: ASYNC110 - a process is waited for
+        await asyncio.sleep(0.02)
+    process.kill()
+    await asyncio.to_thread(process.communicate)
+    node.acts = {}
+    for job in node.jobs:
+        if job.source and job.result is None:
+            node.execute(job)
+    operator.write_job(*TARGETS, limits=limits)
+    for shard in ("0/2", "1/2"):
+        assert await operator.run("--shard", shard) == 0, operator.output
+    await merge(operator)
+    assert await operator.zclone("verify", "job.yaml", "--reopen", "--yes") == 4, operator.output
+    assert "1 unknown" in operator.output
+    assert await operator.run() == 0, operator.output
+    assert sorted(node.sources_of) == sorted(TARGETS)

@@ -132,6 +132,22 @@ async def test_pins_are_merged_once(tmp_path: Path) -> None:
     assert past.pinned.pins == Pins({"u": {"name": "a"}}, {("type=App",): ("u", "v")})
 
 
+async def test_earlier_plans_stay_on_record(tmp_path: Path) -> None:
+    """A shard that had a hand-over before its job file was edited has it on record; the whole plan is the last one."""
+    first = await shard(tmp_path, 0, 2)
+    given = replace(part(1, 2, ["k"], whole="before"), digest="given", inputs="in", hand_overs=1)
+    manifest = await begin(tmp_path / "second", given, ["k"])
+    await manifest.write_plan(part(1, 2, ["k"]), [])
+    await manifest.commit(sent("k"))
+    manifest.note(cloned("k"))
+    await manifest.close(0)
+    merge([first, tmp_path / "second"], tmp_path / "all", tool="zclone test")
+    with open_targets(tmp_path / "all") as targets:
+        assert targets.plan == PlanLine(WHOLE, "", 5, 1_000.0)
+        assert targets.plans == {"given", WHOLE}
+        assert targets.has_hand_overs
+
+
 async def test_at_most_once_of_one_shard_holds_for_all(tmp_path: Path) -> None:
     """If one shard was run with --at-most-once, so is the merged manifest."""
     paths = [
