@@ -99,6 +99,12 @@ async def record_edits(manifest: Manifest, whole: Plan) -> bool:
     return bool(records)
 
 
+async def record_shard(manifest: Manifest, rest: RemainingWork) -> None:
+    """Record the plan of a shard with nothing left, also an empty one: ``merge`` compares the whole plan of each."""
+    if rest.is_done and rest.plan.shard:
+        await manifest.write_plan(rest.plan, ())
+
+
 async def record_all(manifest: Manifest, records: Iterable[Record]) -> None:
     """Append all ``records`` and flush them to disk."""
     for record in records:

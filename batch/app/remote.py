@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from batch.app.handover import uuids_of
-from batch.app.job_edits import find_remaining_work, record_edits_and_retries
+from batch.app.job_edits import find_remaining_work, record_edits_and_retries, record_shard
 from batch.app.messages import say
 from batch.app.observe import observe
 from batch.app.options import Engine
@@ -116,6 +116,7 @@ async def clone_remotely(
     rest = await find_remaining_work(setup.options, plan, manifest, whole=whole)
     require_same_plan(remote, rest.plan)
     if stop.requested or (rest.is_done and remote.opened is None):
+        await record_shard(manifest, rest)
         return EarlyEnd(stop.reason, stop.code)
     facts = await _ask_worker(remote, setup, stop)
     if facts is None:

@@ -18,7 +18,7 @@ from batch.app.control_server import listen
 from batch.app.deletions import settle_deletions
 from batch.app.event_loop import loop_factory, on_signal
 from batch.app.handover import hand_over
-from batch.app.job_edits import find_remaining_work, record_edits, record_edits_and_retries
+from batch.app.job_edits import find_remaining_work, record_edits, record_edits_and_retries, record_shard
 from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, close_run, finished_result, new_header, open_run, wait_for_lock
 from batch.app.messages import say, warn
@@ -227,9 +227,7 @@ async def _clone_rest(
     plan = rest.plan
     if rest.is_done or stop.requested:
         await record_edits(manifest, whole)
-        if plan.shard and plan.count == 0:
-            # Record an empty plan, because `merge` requires every shard.
-            await manifest.write_plan(plan, ())
+        await record_shard(manifest, rest)
         return EarlyEnd(stop.reason, stop.code)
     client = await before_stop(server.client(), stop)
     if client is None:

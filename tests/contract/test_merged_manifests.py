@@ -198,3 +198,19 @@ async def test_a_merge_does_not_forget_that_a_clone_may_be_given_away(node: Scri
     assert "1 unknown" in operator.output
     assert await operator.run() == 0, operator.output
     assert sorted(node.sources_of) == sorted(TARGETS)
+
+
+async def test_shards_are_merged_after_a_target_was_added(node: ScriptedNode, operator: Operator) -> None:
+    """The shard without the new target has nothing left to do, and records that the whole plan is another."""
+    for count in (4, 5):
+        operator.write_job(*SOURCES[:count])
+        for shard in ("0/2", "1/2"):
+            assert await operator.run("--shard", shard) == 0, operator.output
+    names = [f"job.shard-{number}-of-2.manifest.jsonl" for number in range(2)]
+    before = [operator.manifest(name).read_bytes() for name in names]
+    for shard in ("0/2", "1/2"):
+        assert await operator.run("--shard", shard) == 0, operator.output
+    assert [operator.manifest(name).read_bytes() for name in names] == before
+    await merge(operator)
+    assert await operator.run() == 0, operator.output
+    assert sorted(node.sources_of) == SOURCES[:5]
