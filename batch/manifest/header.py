@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import ManifestError, ManifestMismatchError
-from batch.manifest.kinds import AdoptedLine, ConnectedLine, StartedLine
+from batch.manifest.kinds import AdoptedLine, ConnectedLine, MergedLine, StartedLine
 from batch.manifest.line import MAX_TIME, MIN_TIME, decode, encode
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "zclone-manifest"
 VERSION: Final = 1
-PROCESSES: Final = (b'{"started":', b'{"adopted_by":')
-"""Prefixes of the lines that name the manifest's users."""
+PROCESSES: Final = (b'{"started":', b'{"adopted_by":', b'{"merged":')
+"""Prefixes of the lines from which the manifest's users follow."""
 _FLAGS: Final = ("at_most_once", "tag")
 _IDENTITY: Final = ("job", "run", "endpoint", "simulated")
 
@@ -103,27 +103,38 @@ def this_process(
 
 @dataclass(slots=True)
 class Users:
-    """The user who began a manifest, and those who adopted it since; folded from its lines."""
+    """The users who began a manifest or the shards merged into it, and who adopted it since; folded from its lines."""
 
-    begun_by: str = ""
-    """Empty where nothing was written yet, or by an older zclone that did not record it."""
+    beginners: tuple[str, ...] = ()
+    """Those who began it, each once; without those that an older zclone did not record."""
     host: str = ""
+    """Where the first of them began it; empty where nothing was written yet."""
     adopted_by: frozenset[str] = frozenset()
     accounts: frozenset[str] = frozenset()
     """Uuids of the accounts under which processes connected to clone."""
+    _is_begun: bool = False
 
     def add(self, line: object) -> None:
         """Add a line."""
-        if isinstance(line, StartedLine) and not self.host:
-            self.begun_by, self.host = line.user, line.host
+        if isinstance(line, StartedLine) and not self._is_begun:
+            self._is_begun, self.host = True, self.host or line.host
+            self.beginners += (line.user,) if line.user not in {"", *self.beginners} else ()
+        elif isinstance(line, MergedLine):
+            # The lines of a shard follow, up to the next one of these.
+            self._is_begun = False
         elif isinstance(line, AdoptedLine):
             self.adopted_by |= {line.user}
         elif isinstance(line, ConnectedLine) and line.account:
             self.accounts |= {line.account}
 
+    @property
+    def begun_by(self) -> str:
+        """The names of those who began it; empty where none is recorded."""
+        return " and ".join(self.beginners)
+
     def is_foreign(self, user: str) -> bool:
-        """Return whether ``user`` neither began the manifest nor adopted it."""
-        return self.begun_by not in {"", user} and user not in self.adopted_by
+        """Return whether another user than ``user`` began the manifest or a shard, and ``user`` did not adopt it."""
+        return self.beginners not in {(), (user,)} and user not in self.adopted_by
 
 
 def require_same(found: Header, wanted: Header) -> None:

@@ -101,7 +101,7 @@ class Manifest:
             await self.commit_operation(line)
 
     async def adopt(self, user: str) -> None:
-        """Record durably that ``user`` continues a run that another user began."""
+        """Record durably that ``user`` continues a run that another user began, or a part of it."""
         line = AdoptedLine(user, self.past.users.begun_by, self._clock())
         await self.commit_operation(line)
 

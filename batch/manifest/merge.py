@@ -206,9 +206,8 @@ def _keys(path: Path) -> Iterator[str]:
 def _bodies(shards: Sequence[_Shard], header: Header, at: float, counts: Counter[State]) -> Iterator[bytes]:
     """Yield the open bodies of the new file."""
     yield header.body()
-    for shard in shards:
-        yield _encode_merged(MergedLine(str(shard.path), shard.name, shard.lines, f"{shard.crc:08x}", at))
     for number, shard in enumerate(shards):
+        yield _encode_merged(MergedLine(str(shard.path), shard.name, shard.lines, f"{shard.crc:08x}", at))
         with reading(shard.path) as manifest:
             for body in manifest.bodies():
                 if body.startswith(_PLAN):

@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 from batch.errors import EndReason, ManifestError, ManifestLockedError, ManifestMismatchError, UsageError
 from batch.manifest import Header, open_manifest, rows, story, summary
 from batch.manifest.fold import ManifestFold
-from batch.manifest.kinds import MergedLine, PlanLine, RemoteEngine
+from batch.manifest.kinds import AdoptedLine, MergedLine, PlanLine, RemoteEngine
 from batch.manifest.merge import merge
 from batch.manifest.repair import repair_manifest
 from batch.manifest.schema import manifest_schema
@@ -146,6 +146,22 @@ async def test_earlier_plans_stay_on_record(tmp_path: Path) -> None:
         assert targets.plan == PlanLine(WHOLE, "", 5, 1_000.0)
         assert targets.plans == {"given", WHOLE}
         assert targets.has_hand_overs
+
+
+async def test_each_users_shard_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merged manifest is another user's for everyone who neither began all shards nor adopted one."""
+    paths = []
+    for number, user in enumerate(("ann", "bob", "ann")):
+        monkeypatch.setattr("batch.manifest.header.own_user", lambda user=user: user)
+        paths.append(await shard(tmp_path, number))
+    merge(paths, tmp_path / "all", tool="zclone test")
+    manifest = open_manifest(tmp_path / "all", HEADER, in_thread=inline)
+    users = manifest.past.users
+    assert [users.is_foreign(user) for user in ("ann", "bob", "eve")] == [True, True, True]
+    await manifest.adopt("ann")
+    assert not users.is_foreign("ann")
+    await manifest.close(0)
+    assert [line.begun_by for line in scan(tmp_path / "all") if isinstance(line, AdoptedLine)] == ["ann and bob"]
 
 
 async def test_at_most_once_of_one_shard_holds_for_all(tmp_path: Path) -> None:
