@@ -62,10 +62,10 @@ THIRD_PARTY: Final[dict[str, tuple[str, ...]]] = {
     "structlog": ("batch",),
     "pydantic": ("batch.jobfile",),
     "typer": ("batch.cli",),
-    "rich": ("batch.progress", "batch.app.logs"),
+    "rich": ("batch.progress", "batch.app.live_view"),
     "orjson": ("batch",),
     "uvloop": ("batch.app",),
-    "opentelemetry": ("batch.app.tracing",),
+    "opentelemetry": ("batch.app.observe",),
     "temporalio": ("batch.temporal",),
     "cryptography": ("batch.temporal.encryption",),
 }
@@ -78,7 +78,7 @@ WRITERS: Final[dict[str, frozenset[str]]] = {
         "batch.outputs": "os.open os.link tempfile.NamedTemporaryFile replace",
         "batch.app.messages": "os.open",  # /dev/null
         "batch.cli.terminal": "os.open",  # the same
-        "batch.app.logs": "io.FileIO",  # stderr, which is open already
+        "batch.app.live_view": "io.FileIO",  # stderr, which is open already
     }.items()
 }
 """The modules that open a file for writing, and by which calls; any other calls ``batch.outputs``."""
@@ -216,7 +216,7 @@ def test_temporal_is_an_extra() -> None:
         imported = {package_of(found) for node in at_once for found in imports(node)}
         assert "batch.temporal" not in imported or package_of(name) == "batch.temporal", name
         if any(package_of(found) == "batch.temporal" for found in imports(tree)):
-            users = {"batch.app.remote", "batch.app.temporal", "batch.app.worker"}
+            users = {"batch.app.doctor", "batch.app.remote", "batch.app.temporal"}
             assert package_of(name) == "batch.temporal" or name in users, name
 
 

@@ -1,4 +1,4 @@
-"""``zclone control``: change the limits of a running process through a socket beside its manifest.
+"""``zclone status`` and ``control``: the state of a run, and the limits of its process by a socket beside the manifest.
 
 Request and response are one line of JSON each. Both ends verify the peer's user id with SO_PEERCRED.
 """
@@ -11,16 +11,18 @@ import os
 import re
 import socket
 import struct
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from batch.app.messages import language
 from batch.errors import RunStoppedError, UsageError, ZcloneError
 from batch.manifest import is_locked, summary
 from batch.text import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 _WORDS: Final = ("pause", "resume", "drain", "reload")
@@ -121,6 +123,36 @@ def query_process(manifest: Path) -> ProcessState:
         rates = float(found["rate"]), float(found["rate_in_force"])
         return ProcessState(found["stopping"] is True, int(found["calls"]), *rates, tuple(map(int, found["waves"])))
     return ProcessState()
+
+
+class Status(NamedTuple):
+    """The state of a run."""
+
+    lines: list[str]
+    """As ``zclone status`` prints it."""
+    is_running: bool
+    """Whether its process is running."""
+    exit_code: int | None
+    """Of its last process; None if that was killed or is running."""
+
+
+def read_status(manifest: Path, environ: Mapping[str, str]) -> Status:
+    """Read the state of a run from its manifest and process. Raises UsageError, ManifestError."""
+    from batch.report.status import status_lines
+
+    # Check the lock before reading: a process that ends in between has then written its ending line.
+    locked = is_locked(manifest)
+    found = summary(manifest)
+    is_running = locked and found.ended is None
+    lines = status_lines(
+        found,
+        manifest=manifest,
+        is_locked=locked,
+        is_stopping=is_running and query_process(manifest).is_stopping,
+        now=time.time(),
+        language=language(environ),
+    )
+    return Status(list(lines), is_running, None if found.ended is None else found.ended.exit_code)
 
 
 def control_run(manifest: Path, texts: Sequence[str]) -> dict[str, Any]:

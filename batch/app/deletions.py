@@ -1,18 +1,23 @@
-"""Resolves the DELETEs that an interrupted rollback recorded, by polls and queries only.
+"""Deletions of clones: the objections to each, and what became of those that an interrupted rollback recorded.
 
-A clone with such a DELETE counts as cloned or undone only once the DELETE's job has ended, or the server can no longer
-execute it, and a query after that has shown whether the clone exists.
+A clone with a recorded DELETE counts as cloned or undone only once the DELETE's job has ended, or the server can no
+longer execute it, and a query after that has shown whether the clone exists.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from batch.app.clone_changes import Objection
 from batch.app.verifier import Item, Verifier
 from batch.errors import RunStoppedError
+from batch.manifest.kinds import DeletingLine
 from batch.manifest.targets import open_targets
 from batch.model import Record, State
+from batch.plan import Identities
+from batch.plan.identity import generation_uuid
 from batch.report.verification import Verdict, Verification
 from batch.zstack.answers import Done, Refused
 from batch.zstack.changes import GRACE, LONGEST_JOB, ServiceChanges
@@ -20,17 +25,23 @@ from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
 from batch.zstack.readback import CloneReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from batch.app.clone_changes import ChangeLine
     from batch.app.server import Server
     from batch.clock import Clock
     from batch.manifest import Manifest
-    from batch.manifest.kinds import DeletingLine
     from batch.manifest.targets import Targets, TargetState
+    from batch.model import JsonValue, Plan
+    from batch.report.verification import Finding
+    from batch.zstack.answers import SubmitAnswer
+    from batch.zstack.queries import Identity
 
 _CONCURRENT_POLLS: Final = 50
 """DELETEs that are asked about together."""
 _NAMED: Final = 5
+_OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
+_SHARED: Final = "it was shared, and this account cannot see whether others use it: roll back as admin"
 
 
 def undone_record(target: TargetState, at: float) -> Record:
@@ -71,7 +82,7 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
     service_changes, query_api = ServiceChanges(client), QueryApi(client)
     identity = await query_api.identity()
     with open_targets(manifest.path) as targets:
-        items = list(_items(targets))
+        items = list(_unsettled_items(targets))
         lines = [targets.deleting[item.target.key] for item in items]
         unknown = await find_pending(lines, service_changes, server.clock, api_timeout=targets.api_timeout)
         header = targets.header
@@ -92,7 +103,7 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
         raise RunStoppedError(_text(unknown))
 
 
-def _items(targets: Targets) -> Iterator[Item]:
+def _unsettled_items(targets: Targets) -> Iterator[Item]:
     """Yield the clones with a DELETE on record that are not known to be gone."""
     for key in targets.deleting:
         ordinal = targets.find(key)
@@ -108,3 +119,173 @@ def _text(keys: set[str]) -> str:
         f"a rollback was interrupted, and it is not known yet whether it deleted {', '.join(named)}{more}: continue it "
         "with zclone rollback, or run the same command again later"
     )
+
+
+class Candidates(NamedTuple):
+    """The targets of a run, as a rollback classifies them."""
+
+    items: tuple[Item, ...]
+    """Targets whose clone this run made, newest first."""
+    objections: Mapping[str, Objection]
+    """Objections from manifest and job file, by key."""
+    left: Mapping[str, str]
+    """Reason why the other targets are left, by key."""
+
+
+def find_candidates(targets: Targets, plan: Plan) -> Candidates:
+    """Separate the clones of this run from others; ``plan``: with the uuids of the current generations."""
+    items: list[Item] = []
+    objections: dict[str, Objection] = {}
+    left: dict[str, str] = {}
+    for item in _items(targets, plan):
+        if item.target.state is State.CLONED:
+            foreign = _foreign(item, targets)
+            if foreign:
+                left[item.target.key] = foreign
+                continue
+            items.append(item)
+            change = _change(item)
+            if change:
+                objections[item.target.key] = Objection(change)
+        elif item.target.state in _OPEN:
+            left[item.target.key] = f"{item.target.state}: not known yet whether it exists; zclone run settles it"
+    items.sort(key=lambda item: item.target.at, reverse=True)
+    return Candidates(tuple(items), objections, left)
+
+
+def _items(targets: Targets, plan: Plan) -> Iterator[Item]:
+    seen = bytearray(len(targets))
+    for clone in plan.clones():
+        ordinal = targets.find(clone.key)
+        if ordinal is not None:
+            seen[ordinal] = 1
+            yield Item(ordinal, targets.read(ordinal), clone)
+    for ordinal, is_seen in enumerate(seen):
+        if not is_seen:
+            yield Item(ordinal, targets.read(ordinal), None)
+
+
+def _foreign(item: Item, targets: Targets) -> str:
+    """Return why a clone is not this run's; empty if it is."""
+    target = item.target
+    if target.is_foreign:
+        return "foreign: it existed before this run requested it"
+    if target.asked_uuid is None or target.asked_uuid != target.clone_uuid:
+        return "foreign: no attempt of this run to make it is on record"
+    return "" if has_own_uuid(item, targets) else "foreign: its uuid is neither derived nor in the job file"
+
+
+def has_own_uuid(item: Item, targets: Targets) -> bool:
+    """Return whether a clone's uuid is derived from job, run, key and generation, or given in the job file."""
+    header, key = targets.header, item.target.key
+    own = generation_uuid(Identities(header.job, header.run), key, targets.undone)
+    return item.target.clone_uuid in (own, None if item.clone is None else item.clone.resource_uuid)
+
+
+def _change(item: Item) -> str:
+    """Return how a target was edited since its clone was made; empty if it was not."""
+    if item.clone is None:
+        return "edited: its target left the job file"
+    return "" if item.target.digest == item.clone.digest else "edited: its target was changed since it was made"
+
+
+class CloneDeletion:
+    """The change that deletes clones, after a fresh check of their content and use."""
+
+    api = "DeleteModelService"
+    past_tense = "deleted"
+    is_repeatable = False
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        readback: CloneReader,
+        service_changes: ServiceChanges,
+        *,
+        identity: Identity,
+        objections: Mapping[str, Objection],
+        longest_job: float,
+    ) -> None:
+        """Prepare without calling the server.
+
+        ``objections``: those of manifest and job file, which hold whatever the server shows; ``longest_job``: maximum
+        duration of a clone's job on the server, in seconds.
+        """
+        self._verifier = verifier
+        self._readback = readback
+        self._service_changes = service_changes
+        self._identity = identity
+        self._objections = objections
+        self._longest_job = longest_job
+
+    def line(self, item: Item, *, at: float, job_uuid: str) -> ChangeLine:
+        """Return the line to record before a DELETE."""
+        return DeletingLine(item.target.key, at, str(item.target.clone_uuid), job_uuid)
+
+    def is_same(self, item: Item, line: ChangeLine) -> bool:
+        """Return whether a recorded DELETE is for the same clone."""
+        return line.clone_uuid == item.target.clone_uuid
+
+    def contradicts(self, item: Item, line: ChangeLine) -> bool:  # noqa: ARG002 - two DELETEs never do
+        """Return False: a DELETE never contradicts another."""
+        return False
+
+    async def send(self, item: Item, job_uuid: str) -> SubmitAnswer:
+        """Send the DELETE."""
+        return await self._service_changes.delete(str(item.target.clone_uuid), job_uuid)
+
+    def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:  # noqa: ARG002
+        """Record that a clone is gone, regardless of who deleted it."""
+        manifest.note(undone_record(item.target, at))
+
+    async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
+        """Return the objections to deleting clones of the page, by key. Raises CallFailedError."""
+        findings = await self._verifier.compare_page(page)
+        used = await self._readback.used([str(item.target.clone_uuid) for item in page])
+        found = ((item.target.key, self._objection(item, findings.get(item.target.key), used)) for item in page)
+        return {key: objection for key, objection in found if objection is not None}
+
+    def _objection(self, item: Item, finding: Finding | None, used: set[str]) -> Objection | None:
+        verdict = Verdict.IN_SYNC if finding is None else finding.verdict
+        if verdict is Verdict.MISSING:
+            return Objection("gone", is_done=True)
+        if finding is not None and verdict is Verdict.UNKNOWN:
+            return Objection(f"not seen: {finding.detail}", is_unseen=True)
+        if item.target.clone_uuid in used:
+            return Objection("in use: an instance group runs on it")
+        if item.target.key in self._objections:
+            return self._objections[item.target.key]
+        if finding is not None:
+            return Objection(f"changed: {', '.join(one.field for one in finding.differences)}")
+        inventory = self._verifier.services.get(str(item.target.clone_uuid), {})
+        if _was_touched(item, inventory, self._longest_job):
+            return Objection("changed: the server's dates say that it was changed after it was made")
+        wanted = None if item.clone is None else item.clone.hand_over
+        is_shared = item.target.is_shared or (wanted is not None and bool(wanted.share_with))
+        return Objection(_SHARED) if is_shared and not self._identity.is_admin else None
+
+
+def _was_touched(item: Item, inventory: Mapping[str, JsonValue], longest_job: float) -> bool:
+    """Return whether a clone was changed after its own job, by its creation and last-operation dates on the server.
+
+    The dates have no time zone and whole seconds. Unreadable dates count as unchanged only if they are equal. A clone
+    may have been found long after its job, which took at most ``longest_job`` seconds.
+    """
+    created, changed = inventory.get("createDate"), inventory.get("lastOpDate")
+    if created == changed or changed is None:
+        return False
+    times = [_read_date(created), _read_date(changed)]
+    if times[0] is None or times[1] is None:
+        return True
+    own = min(max(0.0, item.target.at - item.target.asked_at), longest_job)
+    return abs((times[1] - times[0]).total_seconds()) > own + 1
+
+
+def _read_date(value: JsonValue) -> datetime | None:
+    """Parse a date such as ``Nov 25, 2025 11:51:50 AM``, in the formats of all Java versions."""
+    words = " ".join(str(value).replace(",", " ").split())
+    try:
+        # Both dates are in one zone, which is not given; UTC serves for their difference.
+        return datetime.strptime(words, "%b %d %Y %I:%M:%S %p").replace(tzinfo=UTC)
+    except ValueError:
+        return None

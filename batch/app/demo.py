@@ -16,7 +16,8 @@ from urllib.parse import urljoin
 from batch import outputs
 from batch.app.embedded_node import EmbeddedNode, child_environment, embedded_node
 from batch.app.messages import language, say
-from batch.app.verify import VerifyOptions, VerifyResult, verify_run
+from batch.app.run_access import VerifyOptions
+from batch.app.verify import VerifyResult, verify_run
 from batch.errors import ExitCode, UsageError, ZcloneError
 from batch.jobfile import load
 from batch.manifest import summary

@@ -1,32 +1,31 @@
-"""``zclone doctor``: read-only checks of settings, reachability, clock, credentials, version and permission."""
+"""``zclone doctor``: read-only checks of settings, server, credentials, permission, Temporal and a job file."""
 
 from __future__ import annotations
 
 import time
 from shlex import quote
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batch.app.diagnosis import Diagnosis
 from batch.app.options import Engine
 from batch.app.run_plan import fetch_pins
 from batch.app.server import Server, say_warnings
-from batch.app.server_checks import read_resources
-from batch.app.sources import read_inventories
-from batch.app.temporal import examine_temporal
+from batch.app.server_checks import read_inventories, read_resources
 from batch.errors import ExitCode, JobFileError, ZcloneError
 from batch.jobfile import load
 from batch.plan import Planning
 from batch.settings.reader import read_settings
+from batch.text import escape
 from batch.zstack.params import BODY_PARAMS, too_new
 from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batch.jobfile import Job
     from batch.plan import Draft
     from batch.settings.sources import EndpointOptions
+    from batch.temporal.connection import Poller, WorkerIdentity
     from batch.zstack.client import Client
     from batch.zstack.settings import Settings
 
@@ -36,6 +35,22 @@ MAX_SKEW: Final = 60.0
 _CLONE: Final = "APICloneModelServiceMsg"
 _SHOWN: Final = 5
 """Number of job file problems that are shown."""
+_MAX_SILENCE: Final = 70.0
+"""Seconds without a poll after which a worker counts as gone; each polls at least once a minute."""
+
+
+class Diagnosis(NamedTuple):
+    """One line of ``zclone doctor``'s output."""
+
+    verdict: str
+    """``ok``, ``warn`` or ``FAIL``."""
+    what: str
+    detail: str
+    exit_code: ExitCode = ExitCode.OK
+    """The exit code that this finding causes."""
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<5}{self.what}: {self.detail}"
 
 
 async def examine(
@@ -147,3 +162,58 @@ def _clock_finding(theirs: float | None, ours: float) -> Diagnosis:
     skew = theirs - ours
     verdict = "ok" if abs(skew) <= MAX_SKEW else "warn"
     return Diagnosis(verdict, "clock", f"the server's is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}")
+
+
+async def examine_temporal(environ: Mapping[str, str], endpoint: str) -> AsyncIterator[Diagnosis]:
+    """Yield findings about Temporal and the workers of an endpoint."""
+    from batch.app.temporal import connect_temporal
+
+    try:
+        connection = await connect_temporal(environ)
+        key = f"encrypted with the key {connection.keys[0]}" if connection.keys else "not encrypted"
+        yield Diagnosis("ok", "Temporal", f"{connection.address}, namespace {connection.namespace}, payloads {key}")
+        from batch.temporal.connection import find_pollers
+
+        for finding in _worker_findings(await find_pollers(connection, endpoint), connection.keys):
+            yield finding
+    except ZcloneError as error:
+        yield Diagnosis("FAIL", "Temporal", str(error), error.exit_code)
+
+
+def _worker_findings(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagnosis]:
+    from batch.temporal.encryption import mismatch
+
+    now = time.time()
+    workers = []
+    for poller in found:
+        silence = max(0.0, now - poller.seen_at)
+        if silence > _MAX_SILENCE:
+            continue
+        if poller.identity is None:
+            yield Diagnosis("warn", "worker", f"{escape(poller.text)} takes tasks but is not a worker of this zclone")
+            continue
+        workers.append(poller.identity)
+        yield Diagnosis("ok", "worker", f"{escape(str(poller.identity))}; last poll {silence:.0f} s ago")
+        wrong = mismatch(keys, poller.identity.keys, escape(poller.identity.name))
+        if wrong is not None:
+            yield Diagnosis("FAIL", "key", wrong, ExitCode.USAGE)
+    yield _share_finding(workers)
+
+
+def _share_finding(workers: Sequence[WorkerIdentity]) -> Diagnosis:
+    """Return a finding on whether the workers' shares add up to their rate."""
+    if not workers:
+        detail = "no worker takes tasks of this endpoint: start one with zclone worker --rate N/s --share K/N"
+        return Diagnosis("FAIL", "workers", detail, ExitCode.UNREACHABLE)
+    rates = sorted({one.rate for one in workers})
+    if len(rates) > 1:
+        detail = f"the rates differ: {', '.join(f'{rate:g}/s' for rate in rates)}: use the same --rate for all"
+        return Diagnosis("FAIL", "rate", detail, ExitCode.USAGE)
+    total = sum(one.share for one in workers)
+    detail = f"those of {len(workers)} workers add up to {total} of {rates[0]:g}/s"
+    if total > 1:
+        detail += ", above the rate: restart them with shares that add up to 1 (one that ended is listed for a minute)"
+        return Diagnosis("FAIL", "shares", detail, ExitCode.USAGE)
+    if total < 1:
+        return Diagnosis("warn", "shares", f"{detail}: the rest of the rate is not used")
+    return Diagnosis("ok", "shares", detail)

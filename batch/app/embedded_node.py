@@ -1,7 +1,7 @@
-"""The embedded node of a rehearsal, a child process that simulates ZStack.
+"""The embedded node, which simulates ZStack: the child process of a rehearsal, or ``zclone simulate``.
 
-It is a process of its own so that it survives Ctrl-C while clones settle, ends with its parent by way of a pipe, and
-is reached over a real socket.
+In a rehearsal it is a process of its own so that it survives Ctrl-C while clones settle, ends with its parent by way of
+a pipe, and is reached over a real socket.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch import outputs
+from batch.app.messages import say
 from batch.app.options import PRESETS
 from batch.errors import UsageError, ZcloneError
 
@@ -109,3 +110,32 @@ def fault_options(faults: str, *, seed: int | None = None) -> NodeOptions:
         return load_faults(faults, seed=seed)
     except (ScriptError, OSError) as error:
         raise UsageError(str(error)) from None
+
+
+def serve_node(
+    host: str, port: int, faults: str, *, state: Path | None, seed: int, sources: int, hooks_anywhere: bool
+) -> None:
+    """Serve an embedded node until it is stopped. Raises UsageError.
+
+    ``faults``: a preset or a file; ``state``: file that keeps its clones; ``sources``: number of made-up services.
+    """
+    import asyncio
+
+    from batch.simulator.access import is_loopback
+    from batch.simulator.daemon import run_forever
+    from batch.simulator.options import made_up_sources
+    from batch.simulator.state import StateError
+
+    if not is_loopback(host):
+        say(f"warning: others can use this node at {host}; its random session and password are in the first line")
+    if state is not None and faults not in PRESETS:
+        outputs.require_distinct([outputs.NamedFile("--state", state)], [outputs.NamedFile("--faults", Path(faults))])
+    node = fault_options(faults, seed=seed)
+    given = (*node.sources, *made_up_sources(sources))
+    node = replace(node, sources=given, hooks_anywhere=hooks_anywhere or node.hooks_anywhere)
+    try:
+        asyncio.run(run_forever(node, host=host, port=port, state=state))
+    except StateError as error:
+        raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(f"{host}:{port}: {error.strerror or error}") from None

@@ -11,24 +11,24 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from batch.app.clone_changes import ChangeExecutor, Objection
-from batch.app.locked_run import run_locked
-from batch.app.rollback_checks import has_own_uuid
+from batch.app.deletions import has_own_uuid
+from batch.app.run_access import next_command, read_plan, run_locked
 from batch.app.verifier import Item
-from batch.app.verify import next_command, read_back, read_plan
-from batch.errors import ExitCode
+from batch.app.verify import read_back
+from batch.errors import ExitCode, UsageError
 from batch.manifest.kinds import UpdatedLine, UpdatingLine
 from batch.manifest.targets import open_targets
 from batch.model import State
-from batch.report.verification import Verdict
+from batch.report.verification import Verdict, verification_lines
+from batch.text import escape
 from batch.zstack.changes import SETTABLE, ServiceChanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from batch.app.clone_changes import ChangeLine
-    from batch.app.locked_run import LockedRun
+    from batch.app.run_access import LockedRun, VerifyOptions
     from batch.app.verifier import Verifier
-    from batch.app.verify import VerifyOptions
     from batch.manifest import Manifest
     from batch.manifest.targets import Targets
     from batch.model import JsonValue, Plan
@@ -57,12 +57,19 @@ class FixResult:
     updated: set[str] = field(default_factory=set)
     """Targets whose wanted fields are set."""
 
+    def planned_lines(self) -> Iterator[str]:
+        """Yield the findings, then the fields to set."""
+        yield from verification_lines(self.found, next_command=self.next_command)
+        yield from (escape(f"to set    {key}  {', '.join(fields)}") for key, fields in self.wanted.items())
+
 
 def fix_run(options: VerifyOptions, confirm: Callable[[FixResult], bool]) -> FixResult:
     """Verify a run and set drifted fields; ``confirm``: receives what would be set, and returns whether to proceed.
 
     Raises UsageError, ManifestError, UnreachableError, RunStoppedError.
     """
+    if options.reopen or options.proof is not None:
+        raise UsageError("--fix: cannot be combined with --reopen or --proof: use them in a separate zclone verify")
     return run_locked(options, lambda run: _fix(run, confirm), command="verify --fix", reason="clones were updated")
 
 

@@ -139,6 +139,14 @@ def is_terminal(descriptor: int) -> bool:
         return False
 
 
+def terminal_width(descriptor: int) -> int:
+    """Return the columns of a terminal; 0 if the descriptor is none or the width is unknown."""
+    try:
+        return os.get_terminal_size(descriptor).columns
+    except OSError:
+        return 0
+
+
 def silence(descriptor: int) -> None:
     """Redirect a dead stream to /dev/null, so that the final flush cannot fail and change the exit code."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+import sys
 import textwrap
 import time
 from collections import Counter
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batch.app.messages import is_terminal
+from batch.app.messages import is_terminal, terminal_width
 from batch.app.options import LogFormat
 from batch.engine.control import GRACE
 from batch.engine.handover import count_hand_overs
@@ -24,14 +24,13 @@ from batch.report.status import ending_lines
 from batch.text import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from batch.app.prepare import Setup
     from batch.errors import ExitCode
     from batch.manifest import Manifest, ManifestFold, Summary
     from batch.model import Plan
-    from batch.zstack.classify import Language
 
 _STDERR: Final = 2
 _CLUSTERED: Final = {State.FAILED, State.CONFLICT, State.UNCERTAIN}
@@ -95,11 +94,11 @@ def tally(
     return states, overdue
 
 
-def summary_text(path: Path, result: RunResult, *, command: str, language: Language, only: Sequence[str] = ()) -> str:
-    """Return the summary: counts, failures by kind, and the next command.
-
-    ``command``: the run's own command; ``only``: its ``--only`` expressions.
-    """
+def summary_text(setup: Setup, result: RunResult) -> str:
+    """Return the summary: counts, failures by kind, and the next command."""
+    path, only = setup.path, setup.options.only
+    # The command as typed, with --run if it would name another run later.
+    arguments = [one for one in sys.argv[1:] if one != "--new-run" or not setup.run_flag]
     reason = result.early.reason
     is_needed = result.states.keys() & _CLUSTERED or result.hand_overs.refused or reason in HELD_BACK
     seen = summary(path) if is_needed else None
@@ -109,12 +108,12 @@ def summary_text(path: Path, result: RunResult, *, command: str, language: Langu
             result.states,
             () if seen is None else seen.clusters,
             manifest=str(path),
-            command=command,
+            command=shlex.join(["zclone", *arguments, *setup.run_flag]),
             retry="" if seen is None else _retry(seen, path, result.states) + part,
             hand_overs=result.hand_overs,
             reason=reason,
             overdue=result.overdue,
-            language=language,
+            language=setup.language,
         )
     )
 
@@ -173,10 +172,7 @@ def stop_text(setup: Setup, signal: str, counts: Mapping[State, int], *, is_loca
 
 def wrap(text: str) -> str:
     """Break ``text`` between words into lines that fit the terminal of stderr, which would break within them."""
-    try:
-        columns = os.get_terminal_size(_STDERR).columns
-    except OSError:
-        return text
+    columns = terminal_width(_STDERR)
     return textwrap.fill(text, columns, break_on_hyphens=False) if columns else text
 
 

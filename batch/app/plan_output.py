@@ -1,28 +1,42 @@
-"""A plan as a JSON document or curl commands, and its estimated cost."""
+"""A plan as a JSON document, as curl commands, or as text: changes grouped by kind, or every target in detail."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.engine.admission import wave_sizes
 from batch.model import HandOver
-from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, UUID, array, describe, document, record
-from batch.text import to_json
+from batch.text import cut, escape, fit, pad, to_json, width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from batch.app.preview import Preview
+    from batch.engine.validation import CheckResult
     from batch.model import Clone, JsonValue, Limits, Plan
     from batch.plan import Setting
-    from batch.schema import Schema
 
 _CALLS: Final = 2
 """Calls per target without failures: the POST and one poll."""
 _CALLS_TO_HAND_OVER: Final = 4
 """Calls per hand-over: share and change of owner, each with one poll."""
+_HEADS: Final = ("PARAMETER", "CLONES", "VALUE", "SET BY")
+_COLUMN: Final = 34
+"""Width of a key or uuid, in terminal columns."""
+_LONGEST: Final = 60
+"""Maximum length of a value, except image names."""
+_MAX_LISTED_VALUES: Final = 3
+"""Maximum number of distinct values listed per parameter; beyond it a count and an example are shown."""
+_MAX_COUNTED_VALUES: Final = 1_000
+"""Maximum number of distinct values counted per parameter."""
+_MAX_REFUSALS: Final = 20
+"""Maximum number of refused targets in a summary."""
+_IMAGES: Final = "architectureImages"
 
 
 def hand_over_of(clone: Clone) -> dict[str, JsonValue]:
@@ -43,7 +57,7 @@ def json_plan(preview: Preview) -> Iterator[str]:
     for clone, settings in preview.clones():
         if before:
             yield f"    {before},"
-        fields = _fields(clone, settings(), preview.differences(clone))
+        fields = _json_fields(clone, settings(), preview.differences(clone))
         fields["source_resets"] = preview.resets(clone)
         if preview.server_check is not None:
             fields["server_check"] = dict(preview.server_check.of(clone.key)._asdict())
@@ -51,37 +65,9 @@ def json_plan(preview: Preview) -> Iterator[str]:
     yield from (f"    {before}", "  ]", "}")
 
 
-def plan_schema() -> Schema:
-    """Return the JSON Schema of the document, a published format that scripts may rely on."""
-    rendered = describe(FLAG, "whether values were put in for ${…}")
-    place = {"file": TEXT, "line": COUNT, "column": COUNT}
-    digest = {**TEXT, "pattern": "^[0-9a-f]{32}"}
-    layer = {"enum": ["target", "from", "defaults", "source", "rearchitect"]}
-    setting = record({"layer": layer, "rendered": rendered, **place})
-    clone = {
-        "key": TEXT,
-        "source_uuid": UUID,
-        "resource_uuid": UUID,
-        "digest": digest,
-        "body": {"type": "object", "required": ["params"], "description": "as it would be posted"},
-        "set_by": {"type": "object", "additionalProperties": setting},
-        "source_differs": {"type": "object", "description": "the source's values where the clone gets others"},
-        "source_resets": {
-            "type": "object",
-            "description": "the source's values that the server sets to 0 or false, since nothing is sent for them",
-        },
-    }
-    answer = {"outcome": {"enum": ["ok", "refused", "unclear"]}, **dict.fromkeys(("code", "error", "hint"), MAYBE_TEXT)}
-    optional = {
-        "server_check": record(answer),
-        "owner": describe(UUID, "account that it is given to once it is made"),
-        "share_with": describe(array(UUID, min_items=1), "accounts"),
-    }
-    head = {"job": TEXT, "run": TEXT, "digest": digest, "count": COUNT}
-    return document("zclone plan", record({**head, "clones": array(record(clone, optional))}))
-
-
-def _fields(clone: Clone, settings: Mapping[str, Setting], source: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def _json_fields(
+    clone: Clone, settings: Mapping[str, Setting], source: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
     set_by: dict[str, JsonValue] = {
         name: {
             "layer": found.layer,
@@ -147,3 +133,165 @@ def describe_cost(plan: Plan, limits: Limits, *, left: int) -> str:
 
 def _share(plan: Plan, left: int) -> str:
     return f"{plan.count} targets" if left == plan.count else f"{left} of {plan.count} targets"
+
+
+class _Kind(NamedTuple):
+    """A parameter and how clones get its value."""
+
+    param: str
+    how: str
+
+
+@dataclass(slots=True)
+class _Group:
+    """The values of one kind."""
+
+    count: int = 0
+    values: Counter[str] = field(default_factory=Counter)
+    places: set[str] = field(default_factory=set)
+    """Positions in the job file; shown only if there is just one."""
+
+    def add(self, value: str, place: str) -> None:
+        """Add one clone."""
+        self.count += 1
+        if value in self.values or len(self.values) < _MAX_COUNTED_VALUES:
+            self.values[value] += 1
+        if place and len(self.places) <= 1:
+            self.places.add(place)
+
+    def rows(self, kind: _Kind) -> Iterator[tuple[str, str, str, str]]:
+        """Yield one row per value, or a single row for many values."""
+        (place,) = self.places if len(self.places) == 1 else ("",)
+        how = f"{kind.how}, {place}" if place else kind.how
+        if len(self.values) <= _MAX_LISTED_VALUES:
+            yield from ((kind.param, str(count), value, how) for value, count in self.values.items())
+            return
+        number = (
+            f"more than {_MAX_COUNTED_VALUES:,}" if len(self.values) == _MAX_COUNTED_VALUES else f"{len(self.values):,}"
+        )
+        yield kind.param, str(self.count), f"{number} values, such as {next(iter(self.values))}", how
+
+
+def summary_lines(preview: Preview, *, size: int | None = None) -> Iterator[str]:
+    """Yield the number of clones, calls and seconds, then each kind of change with count, old and new values.
+
+    ``size``: terminal width to cut lines to; None to keep them whole.
+    """
+    yield from plan_lines(preview)
+    rows = [row for kind, group in _groups(preview).items() for row in group.rows(kind)]
+    if rows:
+        yield ""
+        yield from _align(rows, size)
+    yield from _refusals(preview)
+
+
+def _groups(preview: Preview) -> dict[_Kind, _Group]:
+    """Return the clones' values by kind, with those of one parameter adjacent."""
+    groups: dict[_Kind, _Group] = {}
+    for clone, settings in preview.clones():
+        source, is_known = preview.differences(clone), clone.source_uuid in preview.inventories
+        for param, setting in settings().items():
+            how = f"{setting.layer}, rendered" if setting.rendered else setting.layer
+            value = _change(param, clone.params[param], source, is_known=is_known)
+            place = f"{setting.place.file}:{setting.place.line}:{setting.place.column}"
+            groups.setdefault(_Kind(param, how), _Group()).add(value, place)
+        for name, accounts in hand_over_of(clone).items():
+            groups.setdefault(_Kind(name, "once it is made"), _Group()).add(_short(name, accounts), "")
+        for param, lost in preview.resets(clone).items():
+            groups.setdefault(_Kind(param, "reset by the server"), _Group()).add(_reset(param, lost), "")
+    order = {param: rank for rank, param in enumerate(dict.fromkeys(kind.param for kind in groups))}
+    return dict(sorted(groups.items(), key=lambda item: order[item[0].param]))
+
+
+def plan_lines(preview: Preview) -> Iterator[str]:
+    """Yield job and run, the progress so far, and the minimum cost of the rest."""
+    plan = preview.requests()
+    progress = preview.earlier.progress(plan)
+    yield f"job {plan.job}, run {plan.run}"
+    if preview.earlier.path is not None:
+        yield progress.describe(plan, preview.earlier.path)
+    yield describe_cost(plan, preview.planning.job.limits, left=progress.left)
+
+
+def _align(rows: list[tuple[str, str, str, str]], size: int | None) -> Iterator[str]:
+    """Yield the rows under their headings; on a terminal values are cut so that the last column stays visible."""
+    cells = [[escape(cell) for cell in row] for row in (_HEADS, *rows)]
+    param, count, value, how = (max(map(width, column)) for column in zip(*cells, strict=True))
+    if size is not None:
+        how = min(how, size // 3)
+        value = min(value, max(size - param - count - how - 6, 8))
+    for cell in cells:
+        line = "  ".join(pad(fit(*one), one[1]) for one in zip(cell, (param, count, value, how), strict=True)).rstrip()
+        yield line if size is None else fit(line, size)
+
+
+def _refusals(preview: Preview) -> Iterator[str]:
+    if preview.server_check is None or not preview.server_check.others:
+        return
+    yield ""
+    for key, verdict in islice(preview.server_check.others.items(), _MAX_REFUSALS):
+        yield f"{key}: server: {_describe(verdict)}"
+    if len(preview.server_check.others) > _MAX_REFUSALS:
+        yield f"{len(preview.server_check.others) - _MAX_REFUSALS} more: --details shows them"
+
+
+def details(preview: Preview, *, size: int | None = None) -> Iterator[str]:
+    """Yield a heading, then one line per target followed by one per parameter: value, layer and position.
+
+    The source's value precedes an arrow if the server was queried and it differs. ``size``: terminal width; if it is
+    too narrow for four columns, source and clone get lines of their own.
+    """
+    is_wide = size is None or size >= 4 * _COLUMN
+    yield _row("KEY", "SOURCE", "CLONE", "NAME") if is_wide else fit(_row("KEY", "NAME"), size or 0)
+    for clone, settings in preview.clones():
+        name = clone.params.get("name")
+        shown = "" if name is None else str(name)
+        if is_wide:
+            yield _row(clone.key, clone.source_uuid, clone.resource_uuid, shown)
+        else:
+            yield fit(_row(clone.key, shown), size or 0)
+            yield f"    {clone.source_uuid} -> {clone.resource_uuid}"
+        if preview.server_check is not None:
+            yield f"    server: {_describe(preview.server_check.of(clone.key))}"
+        source = preview.differences(clone)
+        for param, setting in settings().items():
+            yield f"    {param}: {_change(param, clone.params[param], source, is_known=False)}  ({setting})"
+        for name, accounts in hand_over_of(clone).items():
+            yield f"    {name}: {_short(name, accounts)}  (once it is made)"
+        for param, value in preview.resets(clone).items():
+            yield f"    {param}: {_reset(param, value)}  (reset by the server: `keep` copies it)"
+
+
+def _row(*cells: str) -> str:
+    # Escape before measuring the width.
+    return " ".join(pad(escape(cell), _COLUMN - 1) for cell in cells).rstrip()
+
+
+def _change(param: str, value: JsonValue, source: dict[str, JsonValue], *, is_known: bool) -> str:
+    """Return the clone's value, preceded by the source's and an arrow if they differ."""
+    if param in source:
+        return f"{_short(param, source[param])} -> {_short(param, value)}"
+    return f"{_short(param, value)}{', as the source has it' if is_known else ''}"
+
+
+def _reset(param: str, value: JsonValue) -> str:
+    return f"{_short(param, value)} -> {'false' if value is True else '0'}"
+
+
+def _describe(verdict: CheckResult) -> str:
+    reason = " ".join(filter(None, (verdict.code, verdict.error, verdict.hint and f"({verdict.hint})")))
+    return f"{verdict.outcome}: {reason}" if reason else str(verdict.outcome)
+
+
+def _short(param: str, value: JsonValue) -> str:
+    # Image names differ mostly at their ends, so they are not cut.
+    if param == _IMAGES and isinstance(value, list):
+        return ", ".join(_image(row) for row in value) or "[]"
+    return cut(to_json(value), _LONGEST)
+
+
+def _image(row: JsonValue) -> str:
+    if not isinstance(row, dict):
+        return to_json(row)
+    names = (row.get(name) for name in ("cpuArchitecture", "dockerImage", "vmImageUuid"))
+    return " ".join(str(name) for name in names if name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch.app.embedded_node import node_state, require_faults
-from batch.app.logs import live_console
+from batch.app.live_view import live_console
 from batch.app.messages import language
 from batch.app.options import PRESETS, LogFormat, ProgressMode
 from batch.app.reports import name_outputs, require_usable_outputs
@@ -23,7 +23,6 @@ from batch.app.runs import (
     runs_of_file,
 )
 from batch.app.selection import PLANNED
-from batch.app.webhook import read_hook_address
 from batch.errors import UsageError
 from batch.jobfile.units import read_duration, read_rate
 from batch.outputs import NamedFile, require_distinct
@@ -35,7 +34,7 @@ from batch.settings.sources import CONFIG
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch.app.logs import LiveConsole
+    from batch.app.live_view import LiveConsole
     from batch.app.options import RunOptions
     from batch.app.webhook import HookAddress
     from batch.jobfile import Job
@@ -82,7 +81,7 @@ def prepare(options: RunOptions) -> Setup:
     Raises UsageError, including JobFileError, also for outputs that would overwrite an input or each other.
     """
     read_filter(options.only, shard=options.shard, fields=PLANNED)
-    web_hook = read_hook_address(options)
+    web_hook = _read_web_hook(options)
     job = load_job(options.job)
     began = time.time()
     identity, path, run_flag = _identify(options, job, began)
@@ -117,6 +116,14 @@ def prepare(options: RunOptions) -> Setup:
         is_rate_set=options.rate is not None or job.is_rate_set,
         web_hook=web_hook,
     )
+
+
+def _read_web_hook(options: RunOptions) -> HookAddress | None:
+    if options.webhook_listen is None and options.webhook_url is None:
+        return None
+    from batch.app.webhook import read_hook_address
+
+    return read_hook_address(options)
 
 
 def _console(options: RunOptions) -> LiveConsole | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,13 +13,19 @@ from typing import TYPE_CHECKING, Final
 
 from batch import __version__, outputs
 from batch.app.embedded_node import node_state, require_faults
-from batch.app.handover import warn_of_missing_rights
 from batch.app.messages import say
-from batch.app.run_plan import NO_VERSION, fetch_pins
+from batch.app.run_list import find_earlier_run
+from batch.app.run_plan import NO_VERSION, fetch_pins, take_fields
 from batch.app.selection import PLANNED, clone_filter, require_match, select
 from batch.app.server import Server, say_warnings
-from batch.app.server_checks import check_clones, read_resources
-from batch.app.sources import MAX_COMPARED, read_inventories, take_fields, warn_of_owners
+from batch.app.server_checks import (
+    MAX_COMPARED,
+    check_clones,
+    read_inventories,
+    read_resources,
+    warn_of_missing_rights,
+    warn_of_owners,
+)
 from batch.errors import UsageError
 from batch.jobfile.layers import KEEPABLE
 from batch.plan import Identities, Planning, RunTags, regenerate, tag_clones
@@ -33,7 +41,7 @@ from batch.zstack.queries import QueryApi
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from batch.app.earlier_run import EarlierRun
+    from batch.app.run_list import EarlierRun
     from batch.app.server_checks import CheckSummary
     from batch.jobfile import Job
     from batch.model import Clone, JsonValue, Plan
@@ -120,20 +128,35 @@ def _normalise(value: JsonValue) -> JsonValue:
     return value.upper() if isinstance(value, str) and value.upper() in {"X86_64", "AARCH64"} else value
 
 
-async def preview_plan(
+def preview_plan(
+    job: Job,
+    endpoint: EndpointOptions,
+    *,
+    run: str | None,
+    only: Sequence[str],
+    faults: str | None,
+    server_check: bool,
+) -> Preview:
+    """Plan a run, or what is left of an earlier one. Raises JobFileError with all problems, UnreachableError.
+
+    ``faults``: faults of an embedded node used instead of the server; None for the server of the settings.
+    """
+    earlier = find_earlier_run(job, run, at=time.time(), simulated=faults is not None)
+    return asyncio.run(
+        _preview(job, endpoint, run=run, earlier=earlier, only=only, faults=faults, server_check=server_check)
+    )
+
+
+async def _preview(
     job: Job,
     endpoint: EndpointOptions,
     *,
     run: str | None,
     earlier: EarlierRun,
-    only: Sequence[str] = (),
-    faults: str | None = None,
-    server_check: bool = False,
+    only: Sequence[str],
+    faults: str | None,
+    server_check: bool,
 ) -> Preview:
-    """Plan a run with the pins of ``earlier``. Raises JobFileError with all problems, UnreachableError.
-
-    ``faults``: faults of an embedded node used instead of the server; None for the server of the settings.
-    """
     read_filter(only, shard=None, fields=PLANNED)
     if faults is not None:
         require_faults(faults)

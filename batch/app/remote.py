@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from batch.app.handover import uuids_of
-from batch.app.job_edits import find_remaining_work, record_edits_and_retries, record_shard
 from batch.app.messages import say
 from batch.app.observe import observe
 from batch.app.options import Engine
 from batch.app.outcome import EarlyEnd, unfinished_by_inputs
+from batch.app.ownership import uuids_of
 from batch.app.run_plan import check_version
+from batch.app.selection import find_remaining_work, record_edits_and_retries, record_shard
 from batch.app.temporal import connect_temporal
 from batch.app.webhook import NOT_ON_TEMPORAL
 from batch.engine.control import before_stop
@@ -28,7 +28,7 @@ from batch.model import HandOverRecord, Record, State
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batch.app.logging_journal import LoggingJournal
+    from batch.app.logs import LoggingJournal
     from batch.app.prepare import Setup
     from batch.engine import Stop
     from batch.engine.survey import Survey

@@ -19,7 +19,6 @@ from batch.app.messages import language, say
 from batch.errors import ExitCode, ManifestLostError, UsageError, ZcloneError
 from batch.manifest import summary
 from batch.plan.render import RenderError, RunNames, render
-from batch.report.metrics import final_metrics, lost_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -123,13 +122,25 @@ def write_outputs(manifest: Path, options: RunOptions) -> Iterator[None]:
         raise
     finally:
         if not is_lost and manifest.exists():
-            _write(options, manifest, lambda: final_metrics(summary(manifest), at=time.time()))
+            _write(options, manifest, lambda: _final_metrics(manifest))
+
+
+def _final_metrics(manifest: Path) -> Iterable[str]:
+    from batch.report.metrics import final_metrics
+
+    return final_metrics(summary(manifest), at=time.time())
 
 
 def write_outputs_of_lost(manifest: Manifest, lost_file: Path, options: RunOptions) -> None:
     """Write metrics from memory and the report from the open file for a manifest that was moved or deleted."""
     job, counts = manifest.header.job, manifest.past.counts
-    _write(options, lost_file, lambda: lost_metrics(job, counts, exit_code=int(ExitCode.BROKEN), at=time.time()))
+
+    def metrics() -> Iterable[str]:
+        from batch.report.metrics import lost_metrics
+
+        return lost_metrics(job, counts, exit_code=int(ExitCode.BROKEN), at=time.time())
+
+    _write(options, lost_file, metrics)
 
 
 def _write(options: RunOptions, manifest: Path, metrics: Callable[[], Iterable[str]]) -> None:

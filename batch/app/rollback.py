@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING
 
 from batch import __version__
 from batch.app.clone_changes import ChangeExecutor, Objection
-from batch.app.locked_run import run_locked
-from batch.app.rollback_checks import Candidates, CloneDeletion, find_candidates
+from batch.app.deletions import Candidates, CloneDeletion, find_candidates
+from batch.app.run_access import read_plan, run_locked
 from batch.app.verifier import Verifier
-from batch.app.verify import read_plan
 from batch.errors import ExitCode
 from batch.report.verification import Verification
+from batch.text import escape
 from batch.zstack.changes import GRACE, LONGEST_JOB, ServiceChanges
 from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
 from batch.zstack.readback import CloneReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from batch.app.locked_run import LockedRun
+    from batch.app.run_access import LockedRun, VerifyOptions
     from batch.app.verifier import Item
-    from batch.app.verify import VerifyOptions
     from batch.manifest.targets import Targets
     from batch.model import Plan
 
@@ -53,6 +52,23 @@ class RollbackResult:
         if self.unknown or not self.is_done:
             return ExitCode.UNFINISHED
         return ExitCode.FAILED if self.left else ExitCode.OK
+
+    def planned_lines(self) -> Iterator[str]:
+        """Yield what would be deleted and what left."""
+        yield self._head(f"{len(self.wanted)} to delete, {len(self.gone)} already gone, {len(self.left)} left")
+        yield from (escape(f"delete    {key}  {uuid}") for key, uuid in self.wanted.items())
+        yield from (escape(f"gone      {key}") for key in self.gone)
+        yield from (escape(f"left      {key}  {why}") for key, why in self.left.items())
+
+    def lines(self) -> Iterator[str]:
+        """Yield what was deleted, what left, and what is unknown."""
+        yield self._head(f"{len(self.undone)} undone, {len(self.left)} left, {len(self.unknown)} unknown")
+        yield from (escape(f"left      {key}  {why}") for key, why in self.left.items())
+        yield from (escape(f"unknown   {key}  {why}") for key, why in self.unknown.items())
+
+    def _head(self, counts: str) -> str:
+        part = f", shard {self.shard} only" if self.shard else ""
+        return escape(f"{self.job}, run {self.run}{part}: {counts}")
 
 
 def roll_back(options: VerifyOptions, confirm: Callable[[RollbackResult], bool]) -> RollbackResult:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
-import sys
 import time
 from asyncio import to_thread
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,16 +13,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from batch import log
-from batch.app.control_server import listen
-from batch.app.deletions import settle_deletions
-from batch.app.event_loop import loop_factory, on_signal
-from batch.app.handover import hand_over
-from batch.app.job_edits import find_remaining_work, record_edits, record_edits_and_retries, record_shard
 from batch.app.logs import log_to
-from batch.app.manifest import accept_manifest, close_run, finished_result, new_header, open_run, wait_for_lock
+from batch.app.manifest import accept_manifest, close_run, finished_result, open_run, wait_for_lock
 from batch.app.messages import say, warn
 from batch.app.observe import observe
-from batch.app.other_accounts import api_of_account
+from batch.app.options import Engine
 from batch.app.outcome import (
     EarlyEnd,
     read_result,
@@ -33,29 +27,37 @@ from batch.app.outcome import (
     unfinished_by_inputs,
     unfinished_once_sent,
 )
+from batch.app.ownership import api_of_account, hand_over
 from batch.app.prepare import prepare
-from batch.app.remote import clone_remotely, find_remote
+from batch.app.process import listen, loop_factory, on_signal
 from batch.app.reports import ping, require_usable_outputs, write_outputs
-from batch.app.run_plan import check_version, make_draft, make_plan, make_server
-from batch.app.selection import require_match, select
-from batch.app.server import describe_connection
-from batch.app.webhook import web_hooks
+from batch.app.run_plan import check_version, draft_new_run, make_plan
+from batch.app.selection import (
+    find_remaining_work,
+    record_edits,
+    record_edits_and_retries,
+    record_shard,
+    require_match,
+    select,
+)
+from batch.app.server import describe_connection, make_server
 from batch.engine import Stop, clone_all
 from batch.engine.admission import wave_sizes
 from batch.engine.control import Controls, before_stop
-from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, UsageError, ZcloneError
+from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, ZcloneError
 from batch.model import State
-from batch.text import shell_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from batch.app.options import RunOptions
     from batch.app.outcome import RunResult
     from batch.app.prepare import Setup
     from batch.app.remote import Remote
     from batch.app.server import Server
+    from batch.engine.poll_schedule import PollSchedule
     from batch.engine.survey import Survey
+    from batch.engine.webhooks import WebHooks
     from batch.manifest import Manifest
     from batch.model import Plan
     from batch.plan import Draft
@@ -122,10 +124,6 @@ class _Engine:
     manifest: Manifest | None = None
     """None until it is open."""
 
-    def counts(self) -> Mapping[State, int]:
-        """Return the targets by state."""
-        return {} if self.manifest is None else self.manifest.past.counts
-
 
 async def _run_until_stop(setup: Setup) -> RunResult:
     stop, loop, deadline = Stop(), asyncio.get_running_loop(), None
@@ -138,7 +136,8 @@ async def _run_until_stop(setup: Setup) -> RunResult:
 
 
 def _stop(setup: Setup, stop: Stop, engine: _Engine, signal: str) -> None:
-    say(stop_text(setup, signal, engine.counts(), is_local=engine.remote is None))
+    counts = {} if engine.manifest is None else engine.manifest.past.counts
+    say(stop_text(setup, signal, counts, is_local=engine.remote is None))
     stop.request(signal, EndReason.SIGNAL)
 
 
@@ -148,13 +147,13 @@ async def _run_manifest(setup: Setup, stop: Stop, engine: _Engine, *, deadline: 
     ``engine`` receives the run on Temporal, if there is one. ``deadline``: in the loop's time. Walks of the whole plan
     or manifest run in a thread, so that signals are handled meanwhile.
     """
-    draft = await to_thread(_draft_new_run, setup)
+    draft = await to_thread(draft_new_run, setup)
     manifest = await open_run(setup)
     engine.manifest = manifest
     code, early, result = ExitCode.BROKEN, EarlyEnd(), None
     try:
         with unfinished_once_sent(manifest):
-            engine.remote = await find_remote(setup, manifest)
+            engine.remote = await _find_remote(setup, manifest)
             result = await _run_plan(setup, manifest, stop, remote=engine.remote, draft=draft, deadline=deadline)
         code, early = result.exit_code, result.early
     except ZcloneError as error:
@@ -165,18 +164,14 @@ async def _run_manifest(setup: Setup, stop: Stop, engine: _Engine, *, deadline: 
     return result
 
 
-def _draft_new_run(setup: Setup) -> Draft | None:
-    """Plan a run without a manifest, so that an invalid job file leaves no manifest behind."""
-    if setup.path.exists():
+async def _find_remote(setup: Setup, manifest: Manifest) -> Remote | None:
+    """Return the run on Temporal; None if this process is its engine."""
+    options = setup.options
+    if manifest.past.remote is None and options.engine is not Engine.TEMPORAL and not options.cancel:
         return None
-    if setup.options.retry is not None:
-        raise UsageError(
-            f"{setup.path}: no such manifest: zclone runs {shell_path(setup.job.path)} lists what can be retried"
-        )
-    draft = make_draft(setup, new_header(setup).created_at)
-    if not draft.questions:
-        require_match(draft.plan, setup.options.only)
-    return draft
+    from batch.app.remote import find_remote
+
+    return await find_remote(setup, manifest)
 
 
 async def _run_plan(
@@ -193,6 +188,8 @@ async def _run_plan(
     await accept_manifest(manifest, by_flag=options.adopt_manifest)
     async with make_server(setup, stop=stop) as server:
         if manifest.past.undone.deleting:
+            from batch.app.deletions import settle_deletions
+
             await before_stop(settle_deletions(manifest, server), stop)
         before = manifest.past.counts[State.CLONED]
         whole = await before_stop(make_plan(setup, manifest, server, draft=draft), stop)
@@ -201,6 +198,8 @@ async def _run_plan(
         await to_thread(require_match, whole, options.only)
         plan = await to_thread(select, whole, only=options.only, shard=options.shard)
         if remote is not None:
+            from batch.app.remote import clone_remotely
+
             early = await clone_remotely(setup, plan, manifest, whole=whole, remote=remote, stop=stop)
         else:
             early = await _clone_rest(setup, plan, manifest, whole=whole, server=server, stop=stop, deadline=deadline)
@@ -230,10 +229,9 @@ async def _clone_rest(
         await record_shard(manifest, rest)
         return EarlyEnd(stop.reason, stop.code)
     client = await before_stop(server.client(), stop)
-    if client is None:
-        return EarlyEnd(stop.reason, stop.code)
-    connection = await before_stop(describe_connection(client, rate=setup.limits.rate), stop)
-    if connection is None:
+    rate = setup.limits.rate
+    connection = None if client is None else await before_stop(describe_connection(client, rate=rate), stop)
+    if client is None or connection is None:
         return EarlyEnd(stop.reason, stop.code)
     if deadline is not None:
         left = max(0.0, deadline - asyncio.get_running_loop().time())
@@ -257,7 +255,7 @@ async def _clone(
     calls = lambda: server.gate.calls  # noqa: E731 - too short for a def
     try:
         async with (
-            web_hooks(setup.web_hook, client, server.gate.polls) as hooks,
+            _web_hooks(setup, client, server.gate.polls) as hooks,
             observe(setup, plan, manifest, calls=calls, rate=limits.rate, stop=stop, controls=controls) as journal,
             listen(setup, manifest, controls, stop=stop, calls=calls, waves=wave_sizes(limits.waves, plan.count)),
         ):
@@ -281,16 +279,21 @@ async def _clone(
     return EarlyEnd(stop.reason, stop.code)
 
 
+def _web_hooks(setup: Setup, client: Client, polls: PollSchedule) -> AbstractAsyncContextManager[WebHooks | None]:
+    if setup.web_hook is None:
+        return nullcontext()
+    from batch.app.webhook import web_hooks
+
+    return web_hooks(setup.web_hook, client, polls)
+
+
 def _summarise(setup: Setup, result: RunResult) -> ExitCode:
     code, early = result.exit_code, result.early
     structlog.get_logger().info("run.ended", exit_code=int(code), reason=early.text, reason_code=early.reason)
     log.flush()  # The summary must be the last output.
     if early.text:
         say(f"stopped early: {early.text}")
-    # The command as typed, with --run if it would name another run later.
-    arguments = [one for one in sys.argv[1:] if one != "--new-run" or not setup.run_flag]
-    command = shlex.join(["zclone", *arguments, *setup.run_flag])
-    text = summary_text(setup.path, result, command=command, language=setup.language, only=setup.options.only)
+    text = summary_text(setup, result)
     if code is ExitCode.OK:
         text += f"\n{success_text(setup, result, seconds=time.time() - setup.began)}"
     say(text, level="info" if code is ExitCode.OK else "warning")

@@ -6,59 +6,32 @@ from asyncio import to_thread
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from batch import __version__
+from batch.app.manifest import new_header
 from batch.app.messages import warn
-from batch.app.server import Server
-from batch.app.sources import take_fields
-from batch.engine.control import GRACE
+from batch.app.selection import require_match
 from batch.errors import UsageError
 from batch.model import Pins
 from batch.plan import Planning, placeholder_uuids, placeholder_value, regenerate, tag_clones
-from batch.plan.planfile import SavedPlan, read_saved
-from batch.zstack.params import BODY_PARAMS
+from batch.plan.rearchitect import IMAGES_FIELD
+from batch.text import shell_path
+from batch.zstack.params import BODY_PARAMS, IMAGE_FIELDS
 from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from batch.app.prepare import Setup
-    from batch.engine import Stop
+    from batch.app.server import Server
     from batch.manifest import Manifest
     from batch.model import JsonValue, Plan
     from batch.plan import Draft, Questions
+    from batch.plan.planfile import SavedPlan
     from batch.zstack.params import Version
 
-_DRAIN_TIME: Final = 365 * 86400.0
-"""Seconds that clones in flight have to settle when the run drains."""
 NO_VERSION: Final = "the server did not report its version: it silently drops parameters that it does not know"
 _PLAIN_FIELDS: Final = BODY_PARAMS.keys() - {"architectureImages", "resourceUuid", "tagUuids"}
 """Parameters that are also columns of the source's inventory, so that no others need fetching."""
-
-
-def make_server(setup: Setup, *, stop: Stop) -> Server:
-    """Return the run's server, not yet connected; once ``stop`` is requested, only clones in flight are polled."""
-    server = Server(
-        setup.settings,
-        rate=setup.limits.rate,
-        environ=setup.options.endpoint.environ,
-        manifest=setup.path,
-        faults=setup.options.simulate,
-        paused=lambda seconds: structlog.get_logger().info("server.busy", seconds=round(seconds, 1)),
-    )
-    server.gate.rate.on_change = _log_rate
-    stop.on_request(lambda: server.gate.stop(GRACE))
-    stop.on_drain(lambda: server.gate.suspend(_DRAIN_TIME))
-    return server
-
-
-def _log_rate(rate: float, limit: float) -> None:
-    log = structlog.get_logger()
-    if rate < limit:
-        log.warning("rate.lowered", rate=round(rate, 2), limit=limit)
-    else:
-        log.info("rate.restored", rate=rate)
 
 
 def make_draft(setup: Setup, started_at: float) -> Draft:
@@ -67,6 +40,20 @@ def make_draft(setup: Setup, started_at: float) -> Draft:
     draft = _draft(setup, started_at, Pins() if saved is None else saved.pins)
     if saved is not None:
         saved.require(draft.plan, tool=__version__)
+    return draft
+
+
+def draft_new_run(setup: Setup) -> Draft | None:
+    """Plan a run without a manifest, so that an invalid job file leaves no manifest behind."""
+    if setup.path.exists():
+        return None
+    if setup.options.retry is not None:
+        raise UsageError(
+            f"{setup.path}: no such manifest: zclone runs {shell_path(setup.job.path)} lists what can be retried"
+        )
+    draft = make_draft(setup, new_header(setup).created_at)
+    if not draft.questions:
+        require_match(draft.plan, setup.options.only)
     return draft
 
 
@@ -161,6 +148,8 @@ def job_and_run(job: Path | None, run: str | None, plan: Path | None) -> tuple[P
         if job is None:
             raise UsageError("Missing argument JOB: the job file, or --plan FILE")
         return job, run, None
+    from batch.plan.planfile import read_saved
+
     try:
         saved = read_saved(plan.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, UsageError) as error:
@@ -177,3 +166,14 @@ def check_version(setup: Setup, manifest: Manifest, version: Version | None) -> 
         return
     at, pins = manifest.header.created_at, manifest.past.pinned.pins
     Planning(setup.job, run=setup.identity, started_at=at, pins=pins).check(version=version)
+
+
+def take_fields(fields: Mapping[str, JsonValue], names: Iterable[str]) -> dict[str, JsonValue]:
+    """Return the inventory fields that a plan can use; of an image its architecture and its two names."""
+    taken = {name: fields.get(name) for name in names}
+    images = taken.get(IMAGES_FIELD)
+    if isinstance(images, list):
+        taken[IMAGES_FIELD] = [
+            {name: row.get(name) for name in IMAGE_FIELDS} for row in images if isinstance(row, dict)
+        ]
+    return taken

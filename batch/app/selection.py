@@ -1,31 +1,39 @@
-"""Selection of targets by ``--only``, ``--shard``, ``--state`` and ``--code``, also to retry them."""
+"""The targets that a run executes: selected by flags, to retry, and left to do after edits of the job file.
+
+A target that left the job file gets a ``withdrawn`` record if it has no attempt in progress, so that every reader
+counts the same. A settled target keeps its state, and an uncertain one is queried. ``--only`` and ``--shard`` withdraw
+nothing.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
 import time
+from asyncio import to_thread
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from batch.app.messages import say
+from batch.app.messages import say, warn
+from batch.app.ownership import is_hand_over_left
+from batch.engine.survey import Survey, describe_outdated, refuse_changes, refuse_taken, survey
 from batch.errors import UsageError
+from batch.keytable import KeyTable
 from batch.manifest import rows
 from batch.model import QUARANTINED, Record, State
+from batch.plan.identity import digest_part
 from batch.report.expression import Filter, read_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from pathlib import Path
 
+    from batch.app.options import RunOptions
     from batch.manifest import Manifest
     from batch.manifest.listing import Row
-    from batch.model import Clone, Plan
+    from batch.model import Clone, Intent, Plan
 
 PLANNED: Final = frozenset({"key", "source", "name", "tag"})
 """Fields of a planned target."""
-RECORDED: Final = frozenset({"key", "source", "name", "state", "code"})
-"""Fields of a recorded target."""
 RETRIABLE = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
 """The only uncertain targets to retry are quarantined ones; a plain run continues the others."""
 _RESULT_TERMS: Final = ("state=", "state!=", "code=", "code!=")
@@ -36,8 +44,6 @@ def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
     wanted = read_filter(only, shard=shard, fields=PLANNED)
     if not wanted:
         return plan
-    from batch.plan.identity import digest_part
-
     is_wanted = clone_filter(wanted)
 
     def clones() -> Iterator[Clone]:
@@ -79,34 +85,6 @@ def _fields(clone: Clone, *, has_tags: bool) -> dict[str, Collection[str]]:
     }
 
 
-def select_rows(
-    manifest: Path, *, only: Sequence[str], shard: str | None, states: frozenset[State], codes: frozenset[str]
-) -> Iterator[Row]:
-    """Yield the targets of a manifest that match all conditions; empty ``states`` or ``codes`` match any.
-
-    Raises UsageError.
-    """
-    wanted = read_filter(only, shard=shard, fields=RECORDED)
-    return (
-        row
-        for row in rows(manifest)
-        if (not states or row.state in states) and (not codes or row.error_code in codes) and is_selected(row, wanted)
-    )
-
-
-def is_selected(row: Row, wanted: Filter) -> bool:
-    """Return whether a target of a manifest matches a filter over ``RECORDED``."""
-    return wanted.matches(
-        {
-            "key": (row.key,),
-            "source": (row.source_uuid,),
-            "name": (row.name or "",),
-            "state": (row.state.value,),
-            "code": (row.error_code or "",),
-        }
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class RetryFilter:
     """Which targets are retried."""
@@ -118,19 +96,16 @@ class RetryFilter:
     """The terms of ``--only`` on state and code."""
 
 
-def split_words(only: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Divide the words of ``--only`` into those about results and those about the plan."""
-    words = [word for expression in only for word in expression.split()]
-    of_results = tuple(word for word in words if word.startswith(_RESULT_TERMS))
-    return of_results, tuple(word for word in words if word not in of_results)
-
-
-def read_retry_filter(states: list[State] | None, codes: list[str] | None, only: Iterable[str] = ()) -> RetryFilter:
-    """Combine ``--state``, ``--code`` and the terms of ``--only`` on both.
+def read_retry(
+    states: Collection[State] | None, codes: Collection[str] | None, only: Iterable[str]
+) -> tuple[RetryFilter, tuple[str, ...]]:
+    """Combine ``--state``, ``--code`` and the terms of ``--only`` on both; return the other terms, on the plan, too.
 
     A state in ``--only`` replaces the default. Raises UsageError for a state that cannot be retried.
     """
-    results = read_filter(only, shard=None, fields=("state", "code"))
+    words = [word for expression in only for word in expression.split()]
+    of_results = tuple(word for word in words if word.startswith(_RESULT_TERMS))
+    results = read_filter(of_results, shard=None, fields=("state", "code"))
     named = [state for state in RETRIABLE if results.matches_field("state", state.value)]
     wanted = frozenset(states or (named if "state" in results.fields() else (State.FAILED,)))
     if not wanted or not wanted <= frozenset(RETRIABLE):
@@ -138,7 +113,8 @@ def read_retry_filter(states: list[State] | None, codes: list[str] | None, only:
             "--state takes failed, conflict, and uncertain for targets that were set aside; "
             "zclone run continues the others"
         )
-    return RetryFilter(wanted, frozenset(codes or ()), results)
+    of_plan = tuple(word for word in words if word not in of_results)
+    return RetryFilter(wanted, frozenset(codes or ()), results), of_plan
 
 
 def retry_records(manifest: Manifest, plan: Plan, wanted: RetryFilter | None) -> list[Record]:
@@ -157,7 +133,8 @@ def retry_records(manifest: Manifest, plan: Plan, wanted: RetryFilter | None) ->
 def _is_retried(row: Row, wanted: RetryFilter) -> bool:
     is_stuck = row.state is not State.UNCERTAIN or row.error_code == QUARANTINED
     is_named = row.state in wanted.states and (not wanted.codes or row.error_code in wanted.codes)
-    return is_stuck and is_named and is_selected(row, wanted.only)
+    values = {"key": (row.key,), "state": (row.state.value,), "code": (row.error_code or "",)}
+    return is_stuck and is_named and wanted.only.matches(values)
 
 
 def _retry(row: Row) -> Record:
@@ -165,3 +142,119 @@ def _retry(row: Row) -> Record:
     if row.state is State.UNCERTAIN:
         return Record(State.UNCERTAIN, row.key, time.time(), row.attempts, retried=True)
     return Record(State.PLANNED, row.key, time.time(), 0, error_code=row.error_code, retried=True)
+
+
+def require_no_late_changes(options: RunOptions, survey: Survey) -> None:
+    """Raise ManifestMismatchError for targets edited after they were sent; warn of those already cloned."""
+    refuse_taken(survey.taken)
+    if not options.accept_changes:
+        refuse_changes(survey.changed)
+    warning = describe_outdated(survey.outdated, is_strict=options.strict)
+    if warning is not None:
+        warn([warning])
+
+
+@dataclass(frozen=True, slots=True)
+class RemainingWork:
+    """The part of a plan that its manifest shows as not done."""
+
+    plan: Plan
+    found: Survey
+    retried: list[Record]
+    """Records, not yet written, that plan targets again: those of ``retry``, and undone ones."""
+    is_done: bool
+
+
+async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifest, *, whole: Plan) -> RemainingWork:
+    """Return the remaining work of ``plan``, a part of ``whole``.
+
+    Raises ManifestMismatchError for targets edited after they were sent.
+    """
+    past = manifest.past
+    found = await to_thread(survey, plan, past, whole=whole)
+    require_no_late_changes(options, found)
+    if found.changed or found.outdated:
+        # The clones differ from the job file, so unchanged inputs must not make a rerun take the run as finished.
+        plan = replace(plan, inputs="")
+    retried = await to_thread(retry_records, manifest, plan, options.retry)
+    if options.retry is None:
+        retried += await to_thread(_undone, manifest, plan)
+    is_handed_over = not await to_thread(is_hand_over_left, plan, past, is_whole=plan.count == whole.count)
+    is_done = found.is_nothing_left and not retried and is_handed_over
+    return RemainingWork(plan, found, retried, is_done)
+
+
+def _undone(manifest: Manifest, plan: Plan) -> list[Record]:
+    """Return the records that plan undone targets again."""
+    past = manifest.past
+    if not past.counts[State.UNDONE]:
+        return []
+    finals = ((clone.key, past.final(clone.key)) for clone in plan.clones())
+    return [Record(State.PLANNED, key, time.time()) for key, final in finals if final and final[0] is State.UNDONE]
+
+
+async def record_edits_and_retries(manifest: Manifest, rest: RemainingWork, whole: Plan) -> Survey:
+    """Record edits of the job file and retried targets; return the survey after that."""
+    is_changed = await record_edits(manifest, whole)
+    await record_all(manifest, rest.retried)
+    if is_changed or rest.retried:
+        return await to_thread(survey, rest.plan, manifest.past, whole=whole)
+    return rest.found
+
+
+async def record_edits(manifest: Manifest, whole: Plan) -> bool:
+    """Record which targets left or returned to the job file, durably; return whether there are any.
+
+    ``whole``: the plan of all targets in the file, even if the run covers only a part.
+    """
+    records = await to_thread(lambda: list(_edits(manifest, whole)))
+    await record_all(manifest, records)
+    withdrawn = sum(record.state is State.WITHDRAWN for record in records)
+    if withdrawn:
+        warn([f"{withdrawn} targets left the job file and have no clone: withdrawn"])
+    return bool(records)
+
+
+async def record_shard(manifest: Manifest, rest: RemainingWork) -> None:
+    """Record the plan of a shard with nothing left, also an empty one: ``merge`` compares the whole plan of each."""
+    if rest.is_done and rest.plan.shard:
+        await manifest.write_plan(rest.plan, ())
+
+
+async def record_all(manifest: Manifest, records: Iterable[Record]) -> None:
+    """Append all ``records`` and flush them to disk."""
+    for record in records:
+        manifest.note(record)
+    await manifest.flush()
+
+
+def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
+    past = manifest.past
+    counts = past.counts
+    withdrawn, undone = counts[State.WITHDRAWN], counts[State.UNDONE]
+    # One that left the file in doubt is planned once its attempts have ended.
+    may_be_left = counts[State.PLANNED] and counts.total() - withdrawn > whole.count
+    if past.plan is None or (past.plan.digest == whole.digest and not (withdrawn or undone or may_be_left)):
+        return
+    in_file = KeyTable(1)
+    known = 0
+    for key, _ in whole.listing():
+        in_file.put(hash(key), 0)
+        known += past.is_planned(key)
+    if known == counts.total() and not withdrawn:
+        return
+    intents = past.intents
+    for row in rows(manifest.path):
+        is_in_file = in_file.get(hash(row.key)) is not None
+        is_without_clone = row.state is State.UNDONE or (
+            row.state is State.PLANNED and _is_unsent(intents.get(row.key))
+        )
+        if is_without_clone and not is_in_file:
+            yield Record(State.WITHDRAWN, row.key, time.time())
+        elif row.state is State.WITHDRAWN and is_in_file:
+            yield Record(State.PLANNED, row.key, time.time())
+
+
+def _is_unsent(intent: Intent | None) -> bool:
+    """Return whether no attempt of a planned target can be in progress: each was retracted or has ended."""
+    return intent is None or (intent.job_uuid is None and not intent.open_jobs)

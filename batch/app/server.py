@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
+
+import structlog
 
 from batch import log
 from batch.app.embedded_node import embedded_node, node_state
 from batch.app.messages import language, say, warn
 from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
+from batch.engine.control import GRACE
 from batch.engine.deadline_gate import DeadlineGate
 from batch.manifest.kinds import ConnectedLine
 from batch.redaction import SECRETS, Secrets
@@ -24,7 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
+    from batch.app.prepare import Setup
+    from batch.engine import Stop
     from batch.zstack.client import Client
+
+_DRAIN_TIME: Final = 365 * 86400.0
+"""Seconds that clones in flight have to settle when the run drains."""
 
 
 class Server:
@@ -122,3 +130,27 @@ async def describe_connection(client: Client, *, rate: float) -> ConnectedLine:
     except CallFailedError:
         account = None
     return ConnectedLine(time.time(), None if account is None else account.uuid, rate)
+
+
+def make_server(setup: Setup, *, stop: Stop) -> Server:
+    """Return the run's server, not yet connected; once ``stop`` is requested, only clones in flight are polled."""
+    server = Server(
+        setup.settings,
+        rate=setup.limits.rate,
+        environ=setup.options.endpoint.environ,
+        manifest=setup.path,
+        faults=setup.options.simulate,
+        paused=lambda seconds: structlog.get_logger().info("server.busy", seconds=round(seconds, 1)),
+    )
+    server.gate.rate.on_change = _log_rate
+    stop.on_request(lambda: server.gate.stop(GRACE))
+    stop.on_drain(lambda: server.gate.suspend(_DRAIN_TIME))
+    return server
+
+
+def _log_rate(rate: float, limit: float) -> None:
+    log = structlog.get_logger()
+    if rate < limit:
+        log.warning("rate.lowered", rate=round(rate, 2), limit=limit)
+    else:
+        log.info("rate.restored", rate=rate)

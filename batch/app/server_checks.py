@@ -1,28 +1,58 @@
-"""Checks with the server before anything is sent: the resources that a plan refers to, and each clone as a request."""
+"""Checks with the server before anything is sent: sources, other resources that a plan refers to, and each request.
+
+Only ``plan`` checks that all sources exist. In a run a missing source fails its own target (SYS.1003), and a million
+targets would cost 5,000 calls before the first POST. Up to 20,000 sources are compared; for more, only the existence of
+their uuids is queried, in pages of 200.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from batch.app.messages import say
-from batch.app.sources import MAX_COMPARED
+from batch.app.run_plan import take_fields
 from batch.engine.validation import CheckOutcome, CheckResult, UnexpectedCloneError, check_all
 from batch.errors import ExitCode, ZcloneError
+from batch.keytable import KeyTable
 from batch.plan import Identities, check_request
-from batch.plan.references import Reference, ReferenceKind, ServerResources, judge, model_centers, references
-from batch.zstack.queries import ACCOUNTS, GPU_SPECS, IMAGES, MODEL_CENTERS, OWNER_MESSAGE, TAG_PATTERNS
+from batch.plan.rearchitect import IMAGES_FIELD
+from batch.plan.references import (
+    CENTER_FIELD,
+    Reference,
+    ReferenceKind,
+    ServerResources,
+    judge,
+    model_centers,
+    references,
+)
+from batch.zstack.params import BODY_PARAMS
+from batch.zstack.queries import (
+    ACCOUNTS,
+    GPU_SPECS,
+    IMAGES,
+    MODEL_CENTERS,
+    OWNER_MESSAGE,
+    SHARE_MESSAGE,
+    TAG_PATTERNS,
+    UUIDS_A_QUERY,
+)
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from batch.app.server import Server
     from batch.jobfile import Job
     from batch.model import Clone, JsonValue, Plan
+    from batch.plan import Planning
     from batch.zstack.queries import QueryApi
 
+MAX_COMPARED: Final = 20_000
+"""Maximum number of sources whose inventories and owners are kept for comparison."""
+_SHOWN: Final = 5
 _LOOKUPS: Final = {
     ReferenceKind.IMAGE: IMAGES,
     ReferenceKind.TAG: TAG_PATTERNS,
@@ -31,6 +61,63 @@ _LOOKUPS: Final = {
     ReferenceKind.CENTER: MODEL_CENTERS,
 }
 _OK: Final = CheckResult(CheckOutcome.OK)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventories:
+    """The server's data about a plan's sources."""
+
+    by_uuid: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """Inventories by source uuid; empty if there are too many."""
+    absent: Collection[str] = ()
+
+
+async def read_inventories(plan: Plan, query_api: QueryApi) -> Inventories:
+    """Query every distinct source of ``plan``, in pages. Raises CallFailedError."""
+    wanted = list(islice(_distinct_sources(plan), MAX_COMPARED + 1))
+    if len(wanted) > MAX_COMPARED:
+        return Inventories(absent=await _find_absent(_distinct_sources(plan), query_api))
+    names = [*sorted(BODY_PARAMS), IMAGES_FIELD, CENTER_FIELD]
+    shown = {found.uuid: take_fields(found.fields, names) async for found in query_api.services(wanted)}
+    return Inventories(shown, set(wanted) - shown.keys())
+
+
+def _distinct_sources(plan: Plan) -> Iterator[str]:
+    """Yield the distinct sources, with a few bytes of memory each."""
+    seen = KeyTable(1)
+    # A collision of 64-bit hashes skips one check, and no clone: the server validates every source again.
+    return (clone.source_uuid for clone in plan.clones() if seen.put(hash(clone.source_uuid), 0))
+
+
+async def _find_absent(uuids: Iterator[str], query_api: QueryApi) -> set[str]:
+    absent: set[str] = set()
+    while page := list(islice(uuids, UUIDS_A_QUERY)):
+        absent.update(set(page) - {found.uuid async for found in query_api.services(page, fields=("uuid",))})
+    return absent
+
+
+async def warn_of_owners(planning: Planning, sources: Iterable[str], query_api: QueryApi) -> None:
+    """Warn, with positions, of sources of other accounts: their clones will belong to the account that clones.
+
+    zstack/README.md 4: a clone is owned by the caller's account, regardless of the source's owner.
+    """
+    try:
+        own = await query_api.own_account()
+        owners = await query_api.owners(sources)
+    except CallFailedError as error:
+        say(f"warning: the owners of the sources are not known: {error}")
+        return
+    if own is None:
+        return
+    foreign = {uuid: account for uuid, account in owners.items() if account.uuid != own.uuid}
+    messages = {
+        uuid: f"warning: the source {uuid} belongs to account {account}; its clone will belong to yours, {own}"
+        for uuid, account in foreign.items()
+    }
+    for problem in islice(planning.locate(messages), _SHOWN):
+        say(str(problem))
+    if len(foreign) > _SHOWN:
+        say(f"warning: {len(foreign) - _SHOWN} more sources belong to other accounts")
 
 
 async def read_resources(
@@ -45,7 +132,7 @@ async def read_resources(
     ``inventories``: those of the sources, for their model centres.
     """
     centers = model_centers(inventories)
-    named = _distinct(plan, centers)
+    named = _distinct_references(plan, centers)
     rows = {}
     for kind, lookup in _LOOKUPS.items():
         uuids = dict.fromkeys(reference.uuid for reference in named if reference.kind is kind)
@@ -65,7 +152,7 @@ async def read_resources(
     return replace(found, shows_all=await _shows_all(query_api))
 
 
-def _distinct(plan: Plan, centers: Mapping[str, str]) -> Collection[Reference]:
+def _distinct_references(plan: Plan, centers: Mapping[str, str]) -> Collection[Reference]:
     """Return the distinct references of the clones without positions, stopping soon after the maximum per query."""
     found: dict[Reference, None] = {}
     counts: Counter[ReferenceKind] = Counter()
@@ -142,3 +229,16 @@ def _alarm(error: UnexpectedCloneError, url: str) -> str:
         ' -H "Authorization: OAuth ${ZSTACK_SESSION_ID:?}"\n'
         "and do not use --server-check with this server"
     )
+
+
+async def warn_of_missing_rights(plan: Plan, query_api: QueryApi) -> None:
+    """Warn of missing permissions for hand-overs before cloning; the server would refuse only afterwards."""
+    if not plan.hand_overs:
+        return
+    used = {
+        OWNER_MESSAGE: any(clone.hand_over and clone.hand_over.owner for clone in plan.clones()),
+        SHARE_MESSAGE: any(clone.hand_over and clone.hand_over.share_with for clone in plan.clones()),
+    }
+    denied = [name for name, is_used in used.items() if is_used and await query_api.check_permission(name) is False]
+    for message in denied:
+        say(f"warning: this account may not call {message.rpartition('.')[2]}: the clones cannot be handed over")

@@ -1,31 +1,43 @@
-"""Access to Temporal with the operator's settings and keys, and its checks for ``doctor``."""
+"""Access to Temporal with the operator's settings and keys, and ``zclone worker``, which makes calls of its runs."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from batch.app.diagnosis import Diagnosis
-from batch.errors import ExitCode, UsageError, ZcloneError
+from batch import outputs
+from batch.app.messages import language, say
+from batch.app.process import loop_factory, on_signal
+from batch.app.server import say_pause, say_warnings
+from batch.clock import SystemClock
+from batch.engine import Gate, Stop, hard_cap
+from batch.engine.deadline_gate import DeadlineGate
+from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
+from batch.jobfile.units import read_rate
+from batch.progress import BEAT, ticking
 from batch.redaction import SECRETS
+from batch.report.metrics import worker_metrics
+from batch.settings.reader import read_settings
 from batch.settings.secret_files import read_secret
 from batch.settings.sources import TEMPORAL_KEY_FILE
-from batch.text import escape
+from batch.zstack import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from batch.settings.sources import EndpointOptions
     from batch.temporal.command import OpenRun
-    from batch.temporal.connection import Connection, Poller, WorkerIdentity
+    from batch.temporal.connection import Connection
+    from batch.zstack.settings import Settings
 
 _INSTALL: Final = "pip install 'zclone[temporal]'"
 _PACKAGES: Final = frozenset({"temporalio", "cryptography"})
 _KEY: Final = re.compile("[0-9a-fA-F]{64}")
-_MAX_SILENCE: Final = 70.0
-"""Seconds without a poll after which a worker counts as gone; each polls at least once a minute."""
 
 
 @contextmanager
@@ -75,54 +87,78 @@ async def find_open_runs(environ: Mapping[str, str], job: str) -> list[OpenRun]:
     return [one for one in await open_runs(connection) if one.job == job]
 
 
-async def examine_temporal(environ: Mapping[str, str], endpoint: str) -> AsyncIterator[Diagnosis]:
-    """Yield findings about Temporal and the workers of an endpoint."""
+def run_worker(endpoint: EndpointOptions, *, rate: str, share: str, metrics_file: Path | None) -> ExitCode:
+    """Work until a signal arrives. Raises UsageError, and UnreachableError if ZStack or Temporal is unreachable."""
+    whole, part = _rate_of(rate), _share_of(share)
+    found = read_settings(endpoint)
+    say_warnings(found.warnings)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_work(found.settings, endpoint.environ, rate=whole, share=part, metrics_file=metrics_file))
+    return ExitCode.OK
+
+
+async def _work(
+    settings: Settings, environ: Mapping[str, str], *, rate: float, share: Fraction, metrics_file: Path | None
+) -> None:
+    temporal = await connect_temporal(environ)
+    from batch.temporal.worker import work
+
+    stop, clock = Stop(), SystemClock()
+    gate = Gate(rate * share, cap=hard_cap(rate * share), clock=clock, paused=say_pause)
+    with on_signal(lambda name: _end(stop, name)):
+        client = await connect(
+            settings, gate=DeadlineGate(gate, clock), clock=clock, language=language(environ), secrets=SECRETS
+        )
+        async with client, _write_metrics(metrics_file, gate, rate=rate * share):
+            say_warnings(client.warnings)
+            await client.preflight()
+            await work(
+                temporal,
+                client,
+                rate=rate,
+                share=share,
+                stop=stop,
+                ready=lambda queue: say(
+                    f"ready: {queue}, {rate * share:.4g} of {rate:g} calls/s, by {temporal.address}", level="info"
+                ),
+            )
+
+
+def _end(stop: Stop, name: str) -> None:
+    say(f"{name}: stopping, waiting up to 30 s for calls in progress; a second signal exits at once", level="info")
+    stop.request(name, EndReason.SIGNAL)
+
+
+def _rate_of(text: str) -> float:
     try:
-        connection = await connect_temporal(environ)
-        key = f"encrypted with the key {connection.keys[0]}" if connection.keys else "not encrypted"
-        yield Diagnosis("ok", "Temporal", f"{connection.address}, namespace {connection.namespace}, payloads {key}")
-        from batch.temporal.connection import find_pollers
-
-        for finding in _worker_findings(await find_pollers(connection, endpoint), connection.keys):
-            yield finding
-    except ZcloneError as error:
-        yield Diagnosis("FAIL", "Temporal", str(error), error.exit_code)
+        return read_rate(text)
+    except ValueError as error:
+        raise UsageError(f"--rate: {error}") from None
 
 
-def _worker_findings(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagnosis]:
-    from batch.temporal.encryption import mismatch
-
-    now = time.time()
-    workers = []
-    for poller in found:
-        silence = max(0.0, now - poller.seen_at)
-        if silence > _MAX_SILENCE:
-            continue
-        if poller.identity is None:
-            yield Diagnosis("warn", "worker", f"{escape(poller.text)} takes tasks but is not a worker of this zclone")
-            continue
-        workers.append(poller.identity)
-        yield Diagnosis("ok", "worker", f"{escape(str(poller.identity))}; last poll {silence:.0f} s ago")
-        wrong = mismatch(keys, poller.identity.keys, escape(poller.identity.name))
-        if wrong is not None:
-            yield Diagnosis("FAIL", "key", wrong, ExitCode.USAGE)
-    yield _share_finding(workers)
+def _share_of(text: str) -> Fraction:
+    """Parse a fraction such as 1/3, above 0 and up to 1. Raises UsageError."""
+    try:
+        share = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share <= 1:
+        raise UsageError(f"--share: must be a fraction above 0 and up to 1, such as 1/3, not {text!r:.40}")
+    return share
 
 
-def _share_finding(workers: Sequence[WorkerIdentity]) -> Diagnosis:
-    """Return a finding on whether the workers' shares add up to their rate."""
-    if not workers:
-        detail = "no worker takes tasks of this endpoint: start one with zclone worker --rate N/s --share K/N"
-        return Diagnosis("FAIL", "workers", detail, ExitCode.UNREACHABLE)
-    rates = sorted({one.rate for one in workers})
-    if len(rates) > 1:
-        detail = f"the rates differ: {', '.join(f'{rate:g}/s' for rate in rates)}: use the same --rate for all"
-        return Diagnosis("FAIL", "rate", detail, ExitCode.USAGE)
-    total = sum(one.share for one in workers)
-    detail = f"those of {len(workers)} workers add up to {total} of {rates[0]:g}/s"
-    if total > 1:
-        detail += ", above the rate: restart them with shares that add up to 1 (one that ended is listed for a minute)"
-        return Diagnosis("FAIL", "shares", detail, ExitCode.USAGE)
-    if total < 1:
-        return Diagnosis("warn", "shares", f"{detail}: the rest of the rate is not used")
-    return Diagnosis("ok", "shares", detail)
+@asynccontextmanager
+async def _write_metrics(file: Path | None, gate: Gate, *, rate: float) -> AsyncIterator[None]:
+    if file is None:
+        yield
+        return
+
+    def write() -> None:
+        try:
+            texts = worker_metrics(calls=gate.calls, rate=rate, at=time.time())
+            outputs.replace(file, texts, mode=outputs.PUBLIC)
+        except ZcloneError as error:
+            say(f"zclone: {error}")
+
+    async with ticking(write, 0.0, BEAT):
+        yield

@@ -13,9 +13,8 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from batch.app.extra_services import find_extra_services
 from batch.model import State
-from batch.report.verification import TAGS, Finding, Verdict
+from batch.report.verification import Finding, Verdict
 from batch.zstack.drift import Difference, compare, shown_names
 from batch.zstack.queries import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
@@ -104,8 +103,6 @@ class Verifier:
         self._resolve()
         self._found.counts.update(_VERDICTS[code] for code in self._codes)
         self._found.counts[Verdict.OPEN] += self._found.unrecorded
-        if self._targets.header.tag:
-            await self._compare_tags()
         self._found.edited = len(self._edited)
 
     def _items(self) -> Iterator[Item]:
@@ -257,15 +254,6 @@ class Verifier:
         for ordinal, differences in sorted(self._drifts.items()):
             item = Item(ordinal, self._targets.read(ordinal), None)
             self._report(item, Verdict.DRIFTED, differences=differences)
-
-    async def _compare_tags(self) -> None:
-        """Find the services that carry a tag of this run but are not its clones."""
-        try:
-            extra = await find_extra_services(self._targets, self._readback, self.verdict)
-        except CallFailedError as error:
-            extra = [Finding(Verdict.UNKNOWN, TAGS, detail=str(error))]
-        self._found.findings += extra
-        self._found.counts.update(finding.verdict for finding in extra)
 
 
 def _user_tags(clone: Clone) -> list[str]:

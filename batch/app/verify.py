@@ -1,67 +1,55 @@
-"""``zclone verify``: read a run's clones back from the server and compare them with the job file."""
+"""``zclone verify``: read a run's clones back, compare them with the job file, and find services with its tags only."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from asyncio import to_thread
+from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from batch import __version__, jobfile, outputs
+from batch import __version__, outputs
 from batch.app.deletions import find_pending, undone_record
 from batch.app.embedded_node import node_state
 from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, lock_manifest
 from batch.app.messages import say, warn
-from batch.app.options import PRESETS, LogFormat
-from batch.app.run_plan import fetch_pins
-from batch.app.runs import JOB_FILES, find_manifest
-from batch.app.selection import select
-from batch.app.server import Server, say_warnings
+from batch.app.options import LogFormat
+from batch.app.run_access import (
+    VerifyOptions,
+    find_run,
+    next_command,
+    read_plan,
+    require_same_job,
+    server_of_run,
+    settings_of,
+)
 from batch.app.verifier import Verifier
-from batch.errors import ExitCode, ManifestLockedError, ManifestMismatchError, RunStoppedError, UsageError
+from batch.errors import ExitCode, ManifestLockedError, UsageError
 from batch.jobfile.units import read_rate
+from batch.keytable import KeyTable
 from batch.manifest import is_locked
 from batch.manifest.targets import open_targets
 from batch.model import Limits
-from batch.plan import Planning, regenerate, tag_clones
+from batch.plan import RunTags
+from batch.report.expression import read_shard
 from batch.report.proof import proof_texts
-from batch.report.verification import Verdict, Verification
-from batch.settings.reader import read_settings
-from batch.text import shell_path
+from batch.report.verification import TAGS, Finding, Verdict, Verification
 from batch.zstack.changes import ServiceChanges
-from batch.zstack.queries import QueryApi
+from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
 from batch.zstack.readback import CloneReader
+from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from batch.app.server import Server
     from batch.jobfile import Job
     from batch.manifest.targets import Targets, TargetState
     from batch.model import Plan
-    from batch.settings.sources import EndpointOptions
-    from batch.zstack.settings import Settings
 
-
-@dataclass(frozen=True, slots=True)
-class VerifyOptions:
-    """Options of ``verify`` and ``rollback``."""
-
-    path: Path
-    """The job file, or a manifest."""
-    endpoint: EndpointOptions
-    run: str | None = None
-    manifest: Path | None = None
-    simulate: str | None = None
-    """Faults of the embedded node, for a rehearsal."""
-    rate: str | None = None
-    proof: Path | None = None
-    """File for the proof."""
-    reopen: bool = False
-    """Whether to record missing clones as undone."""
-    adopt_manifest: bool = False
+_UNMADE: Final = frozenset({Verdict.FAILED, Verdict.CONFLICT, Verdict.WITHDRAWN, Verdict.UNDONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +63,14 @@ class VerifyResult:
     """The command that continues the run."""
     missing: tuple[TargetState, ...]
     """Targets whose clones are gone."""
+    is_reopened: bool = False
+    """Whether these are recorded as undone."""
+
+    def reopen_refusal(self) -> str | None:
+        """Return why nothing would be recorded as undone, if so."""
+        if self.found.exit_code is ExitCode.UNFINISHED:
+            return "nothing is recorded while clones are open or unknown; continue the run, or verify as admin"
+        return None if self.missing else "nothing is missing"
 
 
 def verify_run(options: VerifyOptions, confirm: Callable[[VerifyResult], bool]) -> VerifyResult:
@@ -114,8 +110,8 @@ async def _reopen(
         warn(manifest.warnings)
         await accept_manifest(manifest, by_flag=options.adopt_manifest)
         verified = await _verify_file(options, job, path)
-        is_sure = verified.found.exit_code is not ExitCode.UNFINISHED
-        if confirm(verified) and is_sure:
+        if confirm(verified) and verified.reopen_refusal() is None:
+            verified = replace(verified, is_reopened=True)
             for target in verified.missing:
                 manifest.note(undone_record(target, time.time()))
     finally:
@@ -130,26 +126,6 @@ def _require_own_file(proof: Path, job: Job | None, path: Path) -> None:
         inputs += [outputs.NamedFile("the job file", job.path)]
         inputs += [outputs.NamedFile("the targets' file", file) for file in job.targets.files()]
     outputs.require_distinct([outputs.NamedFile("--proof", proof)], inputs)
-
-
-def find_run(options: VerifyOptions) -> tuple[Job | None, Path]:
-    """Return the job, or None if only a manifest was given, and the path of the manifest."""
-    if options.path.suffix.lower() not in JOB_FILES:
-        if options.run is not None or options.manifest is not None:
-            raise UsageError(f"{options.path} is a manifest: use --run and --manifest with a job file")
-        return None, options.path
-    job = jobfile.load(options.path)
-    path = options.manifest or find_manifest(options.path, run=options.run, simulated=options.simulate is not None)
-    return job, path
-
-
-def require_same_job(job: Job | None, targets: Targets, path: Path) -> None:
-    """Raise ManifestMismatchError for a manifest of another job, RunStoppedError for one without job and plan."""
-    header = targets.header
-    if job is not None and job.name != header.job:
-        raise ManifestMismatchError(f"{path}: is of the job {header.job!r}, but {job.path} is {job.name!r}")
-    if job is None and targets.plan is None:
-        raise RunStoppedError(f"{path}: has no plan yet: there is nothing to verify before the run starts")
 
 
 def _rate(options: VerifyOptions, job: Job | None, targets: Targets, path: Path) -> float:
@@ -172,18 +148,6 @@ def _rate(options: VerifyOptions, job: Job | None, targets: Targets, path: Path)
         )
     say(f"a process is running at up to {theirs:g}/s: together with {rate:g}/s of this one up to {theirs + rate:g}/s")
     return rate
-
-
-def server_of_run(options: VerifyOptions, settings: Settings | None, *, path: Path, rate: float) -> Server:
-    """Return the server of the run with the manifest ``path``; without settings, a rehearsal's node."""
-    return Server(
-        settings,
-        rate=rate,
-        environ=options.endpoint.environ,
-        manifest=path,
-        faults=options.simulate or PRESETS[0],
-        warn_of=say_warnings,
-    )
 
 
 async def _verify(
@@ -217,42 +181,79 @@ async def read_back(
         shard="" if targets.plan is None else targets.plan.shard,
         has_intent=plan is not None,
     )
-    verifier = Verifier(targets, plan, found, identity=identity, readback=CloneReader(client), query_api=query_api)
+    readback = CloneReader(client)
+    verifier = Verifier(targets, plan, found, identity=identity, readback=readback, query_api=query_api)
     lines = list(targets.deleting.values())
     verifier.pending = await find_pending(lines, ServiceChanges(client), server.clock, api_timeout=targets.api_timeout)
     await verifier.run()
+    if header.tag:
+        await _add_extra_services(found, targets, readback, verifier)
     found.ended_at, found.calls = time.time(), server.gate.calls - before
     return found, verifier
 
 
-def settings_of(options: VerifyOptions, job: Job | None, targets: Targets, path: Path) -> Settings:
-    """Return the settings, whose endpoint must be the manifest's. Raises UsageError."""
-    found = read_settings(options.endpoint, None if job is None else job.endpoint)
-    say_warnings(found.warnings)
-    if found.settings.url != targets.header.endpoint:
-        raise ManifestMismatchError(
-            f"{path}: is of {targets.header.endpoint!r}, but the settings name {found.settings.url!r}"
-        )
-    return found.settings
+async def _add_extra_services(found: Verification, targets: Targets, readback: CloneReader, verifier: Verifier) -> None:
+    """Add to ``found`` the services that carry a tag of the run but are not its clones: duplicates and extras."""
+    try:
+        extra = await _find_extra_services(targets, readback, verifier.verdict)
+    except CallFailedError as error:
+        extra = [Finding(Verdict.UNKNOWN, TAGS, detail=str(error))]
+    found.findings += extra
+    found.counts.update(finding.verdict for finding in extra)
 
 
-async def read_plan(job: Job, targets: Targets, server: Server) -> Plan:
-    """Return the plan of the current job file, with the tags of the run. Raises JobFileError."""
-    header = targets.header
-    planning = Planning(job, run=header.run, started_at=header.created_at, pins=targets.pins)
-    draft = await to_thread(planning.draft)
-    plan = await to_thread(draft.finish, await fetch_pins(draft, server))
-    shard = targets.plan.shard if targets.plan is not None else ""
-    plan = await to_thread(select, plan, only=(), shard=shard or None)
-    plan = regenerate(plan, targets.undone) if targets.undone else plan
-    return tag_clones(plan) if header.tag else plan
+async def _find_extra_services(
+    targets: Targets, readback: CloneReader, verdict: Callable[[int], Verdict]
+) -> list[Finding]:
+    """Query all tags of the run and return the services that should have none; ``verdict``: by target ordinal.
+
+    Raises CallFailedError.
+    """
+    tags = RunTags(targets.header.job, targets.header.run)
+    ordinals = KeyTable()
+    for ordinal in range(len(targets)):
+        ordinals.put(hash(tags.of(targets.read(ordinal).key)), ordinal)
+    suspects: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+    async for uuid, tag in readback.tagged(tags.prefix):
+        known = ordinals.get(hash(tag))
+        if known is None or uuid != targets.read(known).clone_uuid or verdict(known) in _UNMADE:
+            suspects[-1 if known is None else known, tag].append(uuid)
+    visible = await _visible(readback, [uuid for uuids in suspects.values() for uuid in uuids])
+    findings: list[Finding] = []
+    for (ordinal, tag), uuids in suspects.items():
+        there = sorted(visible & {*uuids})
+        if ordinal < 0:
+            findings += _extra(targets, tags, tag, there)
+        else:
+            findings += _second(targets, ordinal, verdict(ordinal), there)
+    return findings
 
 
-def next_command(job: Job | None, targets: Targets, path: Path) -> str:
-    """Return the command that continues the run."""
-    file = targets.header.job_file if job is None else job.path
-    words = ["zclone run", shell_path(Path(file or "JOB"))]
-    words += ["--simulate"] if targets.header.simulated else []
-    # Without its part of the targets, the command would do those of the other parts as well.
-    words += ["--shard", targets.plan.shard] if targets.plan is not None and targets.plan.shard else []
-    return " ".join([*words, "--manifest", shell_path(path), "--run", targets.header.run])
+async def _visible(readback: CloneReader, uuids: Sequence[str]) -> set[str]:
+    """Return the services that exist, since the tags of a deleted service may outlive it."""
+    found: set[str] = set()
+    for start in range(0, len(uuids), UUIDS_A_QUERY):
+        found.update((await readback.services(uuids[start : start + UUIDS_A_QUERY])).by_uuid)
+    return found
+
+
+def _extra(targets: Targets, tags: RunTags, tag: str, uuids: Sequence[str]) -> Iterator[Finding]:
+    """Yield the services whose tag names no target, unless the target may belong to another shard."""
+    key, shard = tags.key_of(tag), "" if targets.plan is None else targets.plan.shard
+    # A key's hash does not give its shard; only the merged manifest does.
+    if not shard or (key is not None and read_shard(shard).matches(key)):
+        for uuid in uuids:
+            name = tag.removeprefix(tags.prefix)
+            yield Finding(Verdict.EXTRA, name, clone_uuid=uuid, detail="its key is not in the manifest")
+
+
+def _second(targets: Targets, ordinal: int, verdict: Verdict, uuids: Sequence[str]) -> Iterator[Finding]:
+    """Yield the services that carry a target's tag but are not its clone."""
+    target = targets.read(ordinal)
+    if verdict in _UNMADE:
+        for uuid in uuids:
+            yield Finding(Verdict.EXTRA, target.key, target.source_uuid, uuid, detail=f"its target is {verdict}")
+        return
+    # An open target may have one service, even if the manifest does not have its uuid yet.
+    for uuid in uuids[1:] if verdict is Verdict.OPEN else uuids:
+        yield Finding(Verdict.DUPLICATE, target.key, target.source_uuid, uuid, detail=f"beside {target.clone_uuid}")

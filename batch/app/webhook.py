@@ -34,13 +34,11 @@ class HookAddress(NamedTuple):
     """Without a trailing slash; None to use host and port."""
 
 
-def read_hook_address(options: RunOptions) -> HookAddress | None:
-    """Read ``--webhook-listen`` and ``--webhook-url``; None if web hooks are not wanted. Raises UsageError."""
+def read_hook_address(options: RunOptions) -> HookAddress:
+    """Read ``--webhook-listen`` and ``--webhook-url``. Raises UsageError."""
     text, url = options.webhook_listen, options.webhook_url
     if text is None:
-        if url is not None:
-            raise UsageError("--webhook-url: requires --webhook-listen HOST:PORT")
-        return None
+        raise UsageError("--webhook-url: requires --webhook-listen HOST:PORT")
     if options.engine is Engine.TEMPORAL:
         raise UsageError(NOT_ON_TEMPORAL)
     host, _, digits = text.rpartition(":")
@@ -86,14 +84,11 @@ def _is_of_http(url: str) -> bool:
 
 
 @asynccontextmanager
-async def web_hooks(address: HookAddress | None, client: Client, polls: PollSchedule) -> AsyncIterator[WebHooks | None]:
-    """Listen during the block and make ``client`` request web hooks; yield None if ``address`` is None.
+async def web_hooks(address: HookAddress, client: Client, polls: PollSchedule) -> AsyncIterator[WebHooks]:
+    """Listen during the block and make ``client`` request web hooks.
 
     Raises UsageError if the address cannot be bound.
     """
-    if address is None:
-        yield None
-        return
     from batch.zstack.webhook import HookListener
 
     hooks = WebHooks(polls)

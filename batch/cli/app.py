@@ -11,29 +11,15 @@ import typer
 
 from batch import __version__
 from batch.app.messages import report_end, say, set_style
-from batch.app.options import LogFormat, ProgressMode
-from batch.cli import clones, declare, job_files, manifests, options, servers, values
-from batch.cli.parser import Command, Group, OfCommand, read_arguments
+from batch.app.options import LogFormat, Overlap, ProgressMode, RunOptions
+from batch.cli import clones, job_files, manifests, options, parser, servers
+from batch.cli.parser import Command, Group, read_arguments
 from batch.cli.terminal import emit, forbid_core_dumps, occupy_standard_streams
 from batch.errors import ExitCode, JobFileError, UsageError, ZcloneError
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
-WebHookListen = Annotated[
-    str | None,
-    declare.flag(
-        "--webhook-listen",
-        metavar="HOST:PORT",
-        text="Listen for job results here, so that a clone takes one call; the server must reach it.",
-    ),
-]
-WebHookUrl = Annotated[
-    str | None,
-    declare.flag(
-        "--webhook-url", metavar="URL", text="URL by which the server reaches --webhook-listen, such as a TLS proxy."
-    ),
-]
 EPILOG = """\b
 First steps:
   zclone init --example migrate               a job file and its rows
@@ -68,14 +54,14 @@ def _show_version(is_requested: bool) -> None:  # noqa: FBT001 - typer passes it
 def _zclone(
     *,
     version: Annotated[  # noqa: ARG001 - its callback handles it
-        bool, declare.option("--version", "-V", text="Show the version.", callback=_show_version, is_eager=True)
+        bool, parser.option("--version", "Show the version.", short="-V", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Process the options before the command."""
     if any(name.startswith("ZCLONE_") for name in os.environ):
         from batch.settings.sources import unknown_flags
 
-        for warning in unknown_flags(os.environ, declare.VARIABLES):
+        for warning in unknown_flags(os.environ, parser.VARIABLES):
             say(f"warning: {warning}")
 
 
@@ -83,7 +69,7 @@ def _fields(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags shared by ``run`` and ``retry`` as RunOptions fields, and set the message style."""
     flags["is_quiet"] = flags.pop("quiet")
     set_style(is_json=flags["log_format"] is LogFormat.JSON, is_quiet=flags["is_quiet"])
-    endpoint = declare.endpoint_options(flags)
+    endpoint = parser.endpoint_options(flags)
     return {**flags, "endpoint": endpoint}
 
 
@@ -120,8 +106,8 @@ def run(  # noqa: PLR0913 - one argument for each flag
     ping_url: options.PingUrl = None,
     engine: options.EngineOfRun = None,
     cancel: options.Cancel = False,
-    webhook_listen: WebHookListen = None,
-    webhook_url: WebHookUrl = None,
+    webhook_listen: options.WebHookListen = None,
+    webhook_url: options.WebHookUrl = None,
 ) -> None:
     """Clone every target of JOB, or resume the last run.
 
@@ -133,7 +119,6 @@ def run(  # noqa: PLR0913 - one argument for each flag
 def _run(arguments: dict[str, Any]) -> ExitCode:
     """Run a job; ``arguments``: the arguments of ``run``."""
     flags = _fields(arguments)
-    from batch.app.options import RunOptions
     from batch.app.run import run_job
     from batch.app.run_plan import job_and_run
 
@@ -141,7 +126,7 @@ def _run(arguments: dict[str, Any]) -> ExitCode:
     plan = flags.pop("plan")
     flags["job"], flags["run"], flags["saved"] = job_and_run(flags["job"], flags["run"], plan)
     flags["only"], flags["plan_file"] = tuple(flags["only"] or ()), plan
-    flags["on_overlap"] = values.read_overlap(flags["on_overlap"])
+    flags["on_overlap"] = Overlap.read(flags["on_overlap"])
     return run_job(RunOptions(**flags))
 
 
@@ -176,13 +161,11 @@ def retry(  # noqa: PLR0913 - one argument for each flag
     Run, uuids and limits stay the same; targets are sent as JOB defines them now. --code selects by error code.
     """
     flags = _fields(dict(locals()))
-    from batch.app.options import RunOptions
     from batch.app.run import run_job
-    from batch.app.selection import read_retry_filter, split_words
+    from batch.app.selection import read_retry
 
     # Every flag except --state and --code is a field of the same name.
-    of_results, flags["only"] = split_words(only or ())
-    flags["retry"] = read_retry_filter(flags.pop("state"), flags.pop("code"), of_results)
+    flags["retry"], flags["only"] = read_retry(flags.pop("state"), flags.pop("code"), only or ())
     raise typer.Exit(run_job(RunOptions(strict=False, new_run=False, at_most_once=False, **flags)))
 
 
@@ -208,7 +191,7 @@ app.command(cls=Command)(servers.demo)
 
 
 @app.command(name="help", cls=Command)
-def show_help(command: OfCommand = None) -> None:
+def show_help(command: options.OfCommand = None) -> None:
     """Show the help of a command, like COMMAND --help."""
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     if command is not None and command not in known:
@@ -252,7 +235,7 @@ def switches(command: Any, arguments: list[str]) -> set[str]:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code, reporting an error once."""
-    set_style(is_json=os.environ.get(declare.environment_name("--log-format")) == LogFormat.JSON)
+    set_style(is_json=os.environ.get(parser.environment_name("--log-format")) == LogFormat.JSON)
     try:
         command = typer.main.get_command(app)
         command(args=read_arguments(arguments, switches(command, arguments)), prog_name="zclone")

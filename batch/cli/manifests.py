@@ -3,20 +3,16 @@
 import os
 import time
 from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batch.app.messages import language, say
-from batch.cli import declare, options, values
-from batch.cli.terminal import Painted, emit, emit_data, terminal_width
+from batch import __version__, outputs
+from batch.app.messages import language, say, terminal_width
+from batch.app.options import ListOutput
+from batch.cli import options
+from batch.cli.terminal import STDOUT, Painted, emit, emit_data
 from batch.errors import ExitCode, UsageError
-from batch.outputs import NamedFile, require_distinct
 from batch.text import shell_path
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 SHEET = "; cells that a spreadsheet would evaluate as formulas begin with a ' (zclone list -o csv adds none)"
 STATE_COLOURS = {"cloned": "green", "failed": "red", "conflict": "red"}
@@ -24,75 +20,31 @@ _INTERVAL = 1.0
 """Seconds between two refreshes of ``status --watch``."""
 
 
-Prune = Annotated[
-    bool, declare.flag("--prune", text="Remove the manifests of settled runs, but for the newest: --keep N.")
-]
-Keep = Annotated[
-    int | None, declare.flag("--keep", metavar="N", min=0, text="With --prune: how many settled runs to keep.")
-]
-
-
-Columns = Annotated[
-    str | None,
-    declare.flag(
-        "--columns",
-        metavar="NAME,...",
-        text="Only these columns, in this order; also owner, share_with, params.NAME, those of rows and matrix.",
-    ),
-]
-Changes = Annotated[
-    list[str] | None, typer.Argument(metavar="CHANGE", help="rate=40/s, concurrency=32, pause, resume, drain, reload.")
-]
-Limit = Annotated[int | None, declare.flag("--limit", metavar="N", min=1, text="Only the first N targets.")]
-
-
 def status(manifest: options.ManifestPath, *, run: options.RunOfJob = None, watch: options.Watch = False) -> None:
     """Show the state of a run: counts by state, pace, failures by kind, and the next command.
 
     With --watch, repeat until its process has ended; then exit as the run did, with 4 if it was killed.
     """
+    from batch.app.control import read_status
     from batch.app.runs import manifest_of
 
     manifest = manifest_of(manifest, run)
     is_shown = False
     if watch:
-        from batch.app.watch import watch as watch_run
+        from batch.app.live_view import watch as watch_run
 
         is_shown = watch_run(manifest, os.environ, every=_INTERVAL)
-    is_running = _status(manifest, clear=watch and not is_shown)
-    while watch and is_running:
+    found = read_status(manifest, os.environ)
+    emit(found.lines, clear=watch and not is_shown)
+    while watch and found.is_running:
         time.sleep(_INTERVAL)
-        is_running = _status(manifest, clear=True)
+        found = read_status(manifest, os.environ)
+        emit(found.lines, clear=True)
     if watch:
-        from batch.manifest import summary
-
-        ended = summary(manifest).ended
-        raise typer.Exit(ExitCode.UNFINISHED if ended is None else ended.exit_code)
+        raise typer.Exit(ExitCode.UNFINISHED if found.exit_code is None else found.exit_code)
 
 
-def _status(manifest: Path, *, clear: bool) -> bool:
-    """Show the state once; return whether the process is running."""
-    from batch.app.control import query_process
-    from batch.manifest import is_locked, summary
-    from batch.report.status import status_lines
-
-    # Check the lock before reading: a process that ends in between has then written its ending line.
-    locked = is_locked(manifest)
-    found = summary(manifest)
-    is_running = locked and found.ended is None
-    lines = status_lines(
-        found,
-        manifest=manifest,
-        is_locked=locked,
-        is_stopping=is_running and query_process(manifest).is_stopping,
-        now=time.time(),
-        language=language(os.environ),
-    )
-    emit(lines, clear=clear)
-    return is_running
-
-
-def control(manifest: options.ManifestPath, changes: Changes = None, *, run: options.RunOfJob = None) -> None:
+def control(manifest: options.ManifestPath, changes: options.Changes = None, *, run: options.RunOfJob = None) -> None:
     """Change the limits of a running process: rate=40/s concurrency=32 | pause | resume | drain | reload.
 
     Without a change, show the limits in force. A pause gives clones in flight 30 s to settle; a drain waits for all.
@@ -115,53 +67,40 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
     code: options.Codes = None,
     only: options.OnlyRecorded = None,
     shard: options.Shard = None,
-    output: options.ListAs = values.ListOutput.TABLE,
-    columns: Columns = None,
-    limit: Limit = None,
+    output: options.ListAs = ListOutput.TABLE,
+    columns: options.Columns = None,
+    limit: options.Limit = None,
 ) -> None:
     """List the targets of a manifest: which source became which clone, and what went wrong.
 
     A table on a terminal shows the main columns and fits its width; elsewhere, and in other formats, all columns are
     shown. They include owner and share_with if the job has them.
     """
-    from batch.app.list_columns import choose_columns
     from batch.app.runs import manifest_of
-    from batch.app.selection import select_rows
+    from batch.app.target_lookup import choose_columns, data_lines, select_rows
     from batch.report import target_list
 
     path, hint_language = manifest_of(manifest, run), language(os.environ)
     found = select_rows(path, only=only or (), shard=shard, states=frozenset(state or ()), codes=frozenset(code or ()))
-    size = terminal_width() if output is values.ListOutput.TABLE else None
+    size = (terminal_width(STDOUT) or None) if output is ListOutput.TABLE else None
     requested = None if columns is None else target_list.read_columns(columns)
     default = target_list.COLUMNS if size is None else target_list.TERMINAL_COLUMNS
     names, of_job = choose_columns(path, manifest, requested, default, warn=say)
     first = list(islice(found, 1))
     shown = islice(chain(first, found), limit)
-    match output:
-        case values.ListOutput.TABLE:
-            lines = target_list.table_lines(shown, hint_language, columns=names, of_job=of_job, size=size)
-            emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
-        case values.ListOutput.JSON:
-            emit_data(_lines(target_list.json_rows(shown, hint_language, columns=names, of_job=of_job)))
-        case values.ListOutput.JSONL:
-            emit_data(_lines(target_list.jsonl_rows(shown, hint_language, columns=names, of_job=of_job)))
-        case values.ListOutput.CSV:
-            emit_data(
-                _lines(target_list.csv_rows(shown, hint_language, columns=names, of_job=of_job, escapes_formulas=False))
-            )
+    if output is ListOutput.TABLE:
+        lines = target_list.table_lines(shown, hint_language, columns=names, of_job=of_job, size=size)
+        emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
+    else:
+        emit_data(data_lines(shown, output, hint_language, columns=names, of_job=of_job))
     if not first:
         say(f"{manifest}: no target matches")
 
 
-def _lines(texts: "Iterable[str]") -> "Iterator[str]":
-    """Yield the lines of texts that end in a newline each."""
-    return (line for text in texts for line in text.removesuffix("\n").split("\n"))
-
-
 def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOfJob = None) -> None:
     """Show the history of one target: every attempt and answer, and which layer set each parameter."""
-    from batch.app.job_lookup import origin_lines
     from batch.app.runs import manifest_of
+    from batch.app.target_lookup import origin_lines
     from batch.manifest import story
     from batch.report.show import show_lines
 
@@ -172,7 +111,7 @@ def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOf
     emit([*show_lines(found, language(os.environ)), *origin_lines(manifest, found)])
 
 
-def runs(job: options.Job, *, prune: Prune = False, keep: Keep = None) -> None:
+def runs(job: options.Job, *, prune: options.Prune = False, keep: options.Keep = None) -> None:
     """List the runs of JOB that have a manifest in this folder, newest first.
 
     If TEMPORAL_ADDRESS or TEMPORAL_PROFILE is set, open runs on Temporal are listed too.
@@ -201,7 +140,6 @@ def repair(
     output: options.NoFormat = None,  # noqa: ARG001 - refused where it is read
 ) -> None:
     """Save the readable part of a damaged manifest to a new file; the next run queries the server about the rest."""
-    from batch import outputs
     from batch.manifest.repair import repair_manifest
 
     found = repair_manifest(manifest, out or outputs.beside(manifest, ".repaired.manifest.jsonl"))
@@ -219,7 +157,6 @@ def merge_manifests(
 
     Overlaps, gaps and manifests of another job, run, endpoint or plan are refused. The shards are not changed.
     """
-    from batch import __version__
     from batch.manifest.merge import merge
 
     found = merge(manifests, out, tool=f"zclone {__version__}")
@@ -242,7 +179,9 @@ def report(
     from batch.report.write import report_lines, write_report
 
     if out is not None:
-        require_distinct([NamedFile("the report", out)], [NamedFile("the job file or manifest", manifest)])
+        outputs.require_distinct(
+            [outputs.NamedFile("the report", out)], [outputs.NamedFile("the job file or manifest", manifest)]
+        )
     manifest = manifest_of(manifest, run)
     ending = None if output is None else f".{output.value}"
     if out is not None:

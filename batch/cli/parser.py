@@ -1,30 +1,130 @@
-"""How the command line is parsed and how ``--help`` looks: before typer, and in the classes of its commands."""
+"""The grammar of the command line: how options are declared, parsed and shown by ``--help``.
+
+An option can also be set by its variable ZCLONE_<FLAG>.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from batch.app.options import PRESETS
-from batch.cli.declare import GROUPS, OUTPUT
 from batch.cli.terminal import has_colours
 from batch.errors import UsageError
+from batch.settings.sources import EndpointOptions
+from batch.text import shell_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
+    from enum import StrEnum
+
+WHAT: Final = "What to run"
+OUTPUT: Final = "Output"
+GROUPS: Final = {
+    WHAT: frozenset[str](),
+    "How fast": frozenset({"--rate", "--concurrency", "--deadline", "--share"}),
+    OUTPUT: frozenset(
+        {"--progress", "--log-format", "--log-file", "--quiet", "--report", "--metrics-file", "--ping-url", "--output"}
+        | {"--out", "--proof", "--verified", "--format", "--watch", "--columns", "--limit", "--details", "--help"}
+    ),
+    "Server": frozenset(
+        {"--insecure", "--ca-file", "--trust-endpoint", "--context", "--server-check", "--host"}
+        | {"--webhook-listen", "--webhook-url", "--port", "--faults", "--seed", "--sources", "--web-hooks-anywhere"}
+    ),
+}
+"""Groups of ``--help`` in order, with their options; the first gets all others."""
+VARIABLES: Final[set[str]] = set()
+"""All variables that set a flag of some command."""
+
+
+def environment_name(flag: str) -> str:
+    """Return the variable that sets ``flag``, such as ZCLONE_LOG_FILE for --log-file."""
+    return "ZCLONE_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def endpoint_options(flags: dict[str, Any]) -> EndpointOptions:
+    """Build EndpointOptions from a command's ``flags`` and the environment."""
+    names = ("context", "insecure", "ca_file", "trust_endpoint")
+    return EndpointOptions(os.environ, **{name: flags.pop(name) for name in names if name in flags})
+
+
+def argument(metavar: str, text: str, complete: Any = None) -> Any:
+    """Declare an argument; ``complete``: its shell completion."""
+    return typer.Argument(metavar=metavar, help=text, show_default=False, autocompletion=complete)
+
+
+def flag(name: str, text: str, metavar: str = "", **settings: Any) -> Any:
+    """Declare an option with a ZCLONE_... variable; the rest as ``option`` takes it."""
+    VARIABLES.add(environment_name(name))
+    return option(name, text, metavar, envvar=environment_name(name), show_envvar=False, **settings)
+
+
+def option(name: str, text: str, metavar: str = "", *, short: str = "", complete: Any = None, **settings: Any) -> Any:
+    """Declare an option without a variable, in its group of ``--help``; without ``metavar`` it shows no value.
+
+    ``complete``: its shell completion; ``settings``: those of typer.
+    """
+    group = next((title for title, names in GROUPS.items() if name in names), WHAT)
+    names = filter(None, (name, short))
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=group, autocompletion=complete, **settings)
+
+
+def format_flag(kind: type[StrEnum], text: str, *, file: str = "use --out {}") -> Any:
+    """Declare ``--output``; ``file``: the way to name a file instead, with {} for its path, for the error message."""
+    names = [form.value for form in kind]
+
+    def refusal(word: str) -> str:
+        takes, instead = f"{', '.join(names[:-1])} or {names[-1]}", file.format(shell_path(word))
+        return f"-o/--output: {word!r} is not a format: it takes {takes}; to write to a file, {instead}"
+
+    return _of_words("--output", text, "|".join(names), kind=kind, refusal=refusal, short="-o")
+
+
+def choice(kind: type[StrEnum], name: str, text: str, metavar: str | None = None) -> Any:
+    """Declare an option that takes the values of ``kind``, which are its default ``metavar``."""
+    names = [one.value for one in kind]
+
+    def refusal(word: str) -> str:
+        return f"{name}: {word!r:.60} is not one of {', '.join(names)}"
+
+    return _of_words(name, text, metavar or "|".join(names), kind=kind, refusal=refusal)
+
+
+def _of_words(
+    name: str, text: str, metavar: str, *, kind: type[StrEnum], refusal: Callable[[str], str], **settings: Any
+) -> Any:
+    """Declare an option that takes the values of ``kind``; ``refusal``: the error for another word."""
+
+    def parse(word: str) -> StrEnum:
+        try:
+            return kind(word)
+        except ValueError:
+            raise UsageError(refusal(word)) from None
+
+    return flag(name, text, metavar, parser=parse, complete=complete_words(*kind), **settings)
+
+
+def complete_words(*words: str) -> Callable[[str], list[str]]:
+    """Return the completer for an option that takes ``words``, or other values."""
+    return lambda incomplete: [str(word) for word in words if word.startswith(incomplete)]
+
+
+def refuse_format(word: str | None) -> None:
+    """Raise UsageError for ``--output`` of a command with only one format."""
+    if word is not None:
+        raise UsageError(f"-o/--output: a manifest has only one format; to name its file, use --out {shell_path(word)}")
+
 
 _SECRET_FLAGS: Final = {
     "--password": "ZSTACK_PASSWORD or ZSTACK_PASSWORD_FILE",
     "--session-id": "ZSTACK_SESSION_ID or ZSTACK_SESSION_ID_FILE",
     "--access-key-secret": "ZSTACK_ACCESS_KEY_SECRET or ZSTACK_ACCESS_KEY_SECRET_FILE",
 }
-OfCommand = Annotated[
-    str | None, typer.Argument(metavar="COMMAND", help="Such as run; without it the list of all.", show_default=False)
-]
 _WHOLE: Final = 1000
 """Characters to which no first sentence of a command is cut."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-_STDOUT: Final = 1
+STDOUT: Final = 1
 _LAST_STANDARD: Final = 2
 _COLOURS: Final = {"green": 32, "red": 31, "yellow": 33}
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -37,7 +37,7 @@ class Link(NamedTuple):
     def line(self) -> str:
         """Return the escaped line; on a terminal the path is a hyperlink."""
         text, path = _safe(self.text), _safe(str(self.file))
-        return f"{text}\x1b]8;;{self.file.as_uri()}\x1b\\{path}\x1b]8;;\x1b\\" if is_terminal(_STDOUT) else text + path
+        return f"{text}\x1b]8;;{self.file.as_uri()}\x1b\\{path}\x1b]8;;\x1b\\" if is_terminal(STDOUT) else text + path
 
 
 class Painted(NamedTuple):
@@ -61,7 +61,7 @@ class Painted(NamedTuple):
 
 def has_colours() -> bool:
     """Return whether stdout is a terminal that shows colours, and nobody forbids them."""
-    return is_terminal(_STDOUT) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_terminal(STDOUT) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _safe(text: str) -> str:
@@ -89,7 +89,7 @@ def emit(lines: Iterable[str | Link | Painted], *, clear: bool = False) -> None:
     if sys.stdout is None:
         return
     try:
-        if clear and is_terminal(_STDOUT):
+        if clear and is_terminal(STDOUT):
             print(end=_CLEAR)
         for line in lines:
             print(line.line() if isinstance(line, Link | Painted) else _safe(line))
@@ -107,7 +107,7 @@ def emit_paged(lines: Iterable[str]) -> None:
     ``PAGER`` overrides ``less``; empty or ``cat`` means none. Raises ZcloneError as ``emit`` does.
     """
     words = shlex.split(os.environ.get("PAGER", "less"))
-    if not is_terminal(_STDOUT) or words in ([], ["cat"]) or (program := shutil.which(words[0])) is None:
+    if not is_terminal(STDOUT) or words in ([], ["cat"]) or (program := shutil.which(words[0])) is None:
         emit(lines)
         return
     style = {"LESS": "FRX", "LESSCHARSET": "utf-8"}
@@ -133,14 +133,6 @@ def emit_data(lines: Iterable[str]) -> None:
         emit(lines)
     except UnicodeEncodeError as error:
         raise ZcloneError(f"stdout: {error.object[error.start : error.end]!r} cannot be encoded as UTF-8") from None
-
-
-def terminal_width() -> int | None:
-    """Return the width of stdout's terminal; None if it is not a terminal or the width is unknown."""
-    try:
-        return os.get_terminal_size(_STDOUT).columns or None
-    except OSError:
-        return None
 
 
 def occupy_standard_streams() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 import pytest
 
 from batch.app.clone_changes import ChangeExecutor, Objection
-from batch.app.rollback_checks import CloneDeletion
+from batch.app.deletions import CloneDeletion
 from batch.app.verifier import Item
 from batch.clock import SystemClock
 from batch.engine import Stop

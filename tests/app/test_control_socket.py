@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from batch.app import control, control_server
+from batch.app import control, process
 from batch.app.control import control_run
-from batch.app.control_server import listen
+from batch.app.process import listen
 from batch.clock import SystemClock
 from batch.engine import Gate, Stop, hard_cap
 from batch.engine.control import Controls
@@ -84,7 +84,7 @@ async def test_another_user_is_not_answered(tmp_path: Path, monkeypatch: pytest.
     """A process of another user gets no answer and changes nothing, whatever the socket's mode."""
     scene = Scene(tmp_path / "m.jsonl")
     async with scene.listening():
-        monkeypatch.setattr(control_server, "peer_uid", lambda _: 12345)
+        monkeypatch.setattr(process, "peer_uid", lambda _: 12345)
         with pytest.raises(RunStoppedError, match="did not answer"):
             await scene.order("pause")
     assert not scene.controls.is_paused
@@ -160,8 +160,8 @@ async def test_a_run_continues_without_a_socket(tmp_path: Path, monkeypatch: pyt
         raise OSError(95, "Operation not supported")
 
     warnings: list[str] = []
-    monkeypatch.setattr(control_server, "_bind", refuse)
-    monkeypatch.setattr(control_server, "warn", warnings.extend)
+    monkeypatch.setattr(process, "_bind", refuse)
+    monkeypatch.setattr(process, "warn", warnings.extend)
     async with Scene(tmp_path / "m.jsonl").listening():
         pass
     assert "Operation not supported" in warnings[0]

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from batch.app.logging_journal import LoggingJournal
+from batch.app.logs import LoggingJournal
 from batch.model import HandOverRecord, Record, State
 from batch.zstack.classify import with_hint
 

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from batch.app.logging_journal import LoggingJournal
-from batch.app.tracing import Tracing
+from batch.app.logs import LoggingJournal
+from batch.app.observe import Tracing
 from batch.model import Intent, Record, State
 from tests.app.test_journal import AcceptingJournal
 

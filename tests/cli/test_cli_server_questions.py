@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jsonschema
 import pytest
 
-from batch.app.plan_output import plan_schema
+from batch.app.schemas import plan_schema
 from batch.cli.app import run_command
 from batch.jobfile import load
 from batch.plan import Planning
@@ -219,7 +219,7 @@ def test_many_sources_are_queried_in_pages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With too many sources to compare each is still looked up once, and missing ones have their places."""
-    monkeypatch.setattr("batch.app.sources.MAX_COMPARED", 100)
+    monkeypatch.setattr("batch.app.server_checks.MAX_COMPARED", 100)
     ledger = serve(MANY)
     rows = [uuid_of(number) for number in range(MANY)]
     twins = [f"{{uuid: '{uuid_of(number)}', id: 't{number}'}}" for number in range(MANY)]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from typer.main import get_command
 
+from batch.app.options import ReportOutput
 from batch.cli.app import app, run_command
-from batch.cli.values import ReportOutput
 from batch.jobfile import load
 from batch.plan import Planning
 from batch.report.write import ENDINGS

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jsonschema
 import pytest
 
-from batch.app.log_schema import log_schema
-from batch.app.plan_output import plan_schema
+from batch.app.schemas import log_schema, plan_schema
 from tests import nodes
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from batch.cli.app import EPILOG, app, run_command
-from batch.cli.declare import GROUPS
+from batch.cli.parser import GROUPS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 import batch
-from batch.app.log_schema import EVENTS, log_schema
 from batch.app.messages import MESSAGE
+from batch.app.schemas import EVENTS, log_schema
 from batch.cli.app import run_command
 from batch.progress import heartbeat
 from tests.cli.test_progress import World

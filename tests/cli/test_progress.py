@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 from structlog.testing import capture_logs
 
-from batch.app.logs import has_blocks
+from batch.app.live_view import has_blocks
 from batch.cli.app import run_command
 from batch.model import Intent, Record, State
 from batch.progress import Board, draw_frame, heartbeat, live, new_view, oldest_in_flight

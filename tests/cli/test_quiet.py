@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import jsonschema
 import pytest
 
-from batch.app.log_schema import log_schema
+from batch.app.schemas import log_schema
 from batch.cli.app import run_command
 
 if TYPE_CHECKING:

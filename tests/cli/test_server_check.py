@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jsonschema
 import pytest
 
-from batch.app.plan_output import plan_schema
+from batch.app.schemas import plan_schema
 from batch.app.server_checks import CheckSummary
 from batch.cli.app import run_command
 from batch.engine.validation import CheckOutcome, CheckResult

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from batch.app.options import ListOutput, PlanOutput, ProblemFormat, ReportOutput
 from batch.cli.app import app, run_command
-from batch.cli.values import ListOutput, PlanOutput, ProblemFormat, ReportOutput
 from batch.manifest import Header
 from batch.manifest.kinds import EndedLine, PlanLine, StartedLine
 from batch.manifest.line import seal
@@ -35,7 +35,8 @@ ADMIN: Final = {"ZSTACK_ACCOUNT": "admin", "ZSTACK_PASSWORD": "password"}
 WRITERS: Final = {
     "batch.app.messages": "say escapes each line",
     "batch.cli.terminal": "emit escapes each line",
-    "batch.app.logs": "the log's lines, which log.py has escaped, and the console of the live view",
+    "batch.app.logs": "the log's lines, which log.py has escaped",
+    "batch.app.live_view": "the consoles of the live view",
     "batch.cli.app": "sets how the two streams encode",
     "batch.simulator.daemon": "one line of ASCII JSON when the node is ready",
 }
@@ -43,7 +44,7 @@ WRITERS: Final = {
 STREAMS: Final = frozenset({"stdout", "stderr", "__stdout__", "__stderr__"})
 PRINTERS: Final = frozenset({"print", "echo", "secho", "pprint", "input", "Console", "Live", "to_descriptor"})
 IN_PROGRESS: Final = "batch.progress.views"
-"""Makes rich's Live of the console that logs.py gives it; its frames are those of picture.py."""
+"""Makes rich's Live of the console that live_view.py gives it; its frames are those of picture.py."""
 
 COMMANDS: Final[dict[str, list[list[str]]]] = {
     "run": [["run", "job.yaml"], ["run", "bad.yaml"], ["run", "trap.manifest.jsonl"]],

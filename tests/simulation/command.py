@@ -141,7 +141,7 @@ def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock) -
 
 
 def _changes(world: World, process: Process, manifest: Manifest, whole: Plan, clock: VirtualClock) -> Iterator[Record]:
-    """As batch.app.job_edits: what left the job file before it was sent is withdrawn, and planned where it is back."""
+    """As batch.app.selection: what left the job file before it was sent is withdrawn, and planned where it is back."""
     in_file, intents = {key for key, _ in whole.listing()}, manifest.past.intents
     for key, state in known_states(world.manifest(process.manifest)).items():
         intent = intents.get(key)

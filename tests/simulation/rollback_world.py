@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pytest
 
 from batch.app import rollback
-from batch.app.locked_run import LockedRun
+from batch.app.run_access import LockedRun
 from batch.engine import Stop
 from batch.engine.deadline_gate import DeadlineGate
 from batch.errors import RunStoppedError

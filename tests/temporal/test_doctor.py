@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.app.temporal import _worker_findings, examine_temporal, find_open_runs
+from batch.app.doctor import _worker_findings, examine_temporal
+from batch.app.temporal import find_open_runs
 from batch.cli.app import run_command
 from batch.errors import ExitCode
 from batch.manifest.header import Header
@@ -26,7 +27,7 @@ from tests.temporal.scene import ScriptedClient, scene, working
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch.app.diagnosis import Diagnosis
+    from batch.app.doctor import Diagnosis
     from batch.temporal.command import OpenRun
     from tests.temporal.stage import Server
 

@@ -1,14 +1,17 @@
-"""New job files: examples, and one generated from the model services that match query conditions."""
+"""Job files: check them, and write new ones from examples or from the model services that match query conditions."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch import outputs
-from batch.app.options import Example
-from batch.errors import UsageError
+from batch.app.messages import say
+from batch.app.options import DiscoverOutput, Example, ProblemFormat
+from batch.errors import JobFileError, UsageError
 from batch.jobfile.schema import job_schema
 from batch.jobfile.targets import LONG_LIST
 from batch.text import to_json
@@ -54,10 +57,10 @@ def write_example(example: Example | None, file: Path | None) -> list[Path]:
             raise UsageError(f"{path}: File exists: name another, as in zclone init FILE, or move it away")
     for path, text in texts.items():
         outputs.write_new(path, text, mode=outputs.PUBLIC)
-    return [*texts, *write_schema(folder)]
+    return [*texts, *_write_schema(folder)]
 
 
-def write_schema(folder: Path) -> list[Path]:
+def _write_schema(folder: Path) -> list[Path]:
     """Write the job file schema into ``folder`` unless it exists; return the paths written. Raises UsageError."""
     path = folder / SCHEMA
     if path.exists():
@@ -74,7 +77,55 @@ def _read(name: str) -> str:
     return (folder / name).read_text(encoding="utf-8")
 
 
-async def find_services(conditions: Sequence[str], options: EndpointOptions) -> list[Service]:
+def check_job_file(path: Path, form: ProblemFormat) -> list[str]:
+    """Return the problems of a job file, line by line; if there are none, report its warnings and its targets."""
+    from batch.jobfile.render_problems import render_github, render_text, source_line
+    from batch.plan import Planning, load_job
+
+    try:
+        plan = Planning(load_job(path), run=None, started_at=time.time()).draft().plan
+    except JobFileError as error:
+        is_text = form is ProblemFormat.TEXT
+        return (render_text(error.problems, source_line) if is_text else render_github(error.problems)).split("\n")
+    for warning in plan.warnings:
+        say(str(warning))
+    say(f"{path}: ok, {plan.count} targets")
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveredJob:
+    """A generated job file."""
+
+    count: int
+    """Number of its services."""
+    lines: list[str]
+
+
+def discover_job(
+    conditions: Sequence[str], options: EndpointOptions, *, form: DiscoverOutput | None, out: Path | None
+) -> DiscoveredJob:
+    """Generate a job file of the services that match all conditions, and write it to ``out`` unless that is None.
+
+    ``form``: None for the format by the ending of ``out``. Raises UsageError.
+    """
+    is_json = out is not None and out.suffix.lower() == ".json"
+    if is_json and form is DiscoverOutput.YAML:
+        raise UsageError(f"{out}: a job file that ends in .json is read as JSON: use -o json or another ending")
+    is_json = is_json or form is DiscoverOutput.JSON
+    # Imported here, because the check of a job file and a new one need no event loop.
+    import asyncio
+
+    services = asyncio.run(_find_services(conditions, options))
+    lines = [*(_json_job(services) if is_json else _yaml_job(services, conditions, has_schema=out is not None))]
+    if out is not None:
+        outputs.write_new(out, "\n".join(lines) + "\n", mode=outputs.PRIVATE)
+        for path in () if is_json else _write_schema(out.parent):
+            say(f"wrote {path}")
+    return DiscoveredJob(len(services), lines)
+
+
+async def _find_services(conditions: Sequence[str], options: EndpointOptions) -> list[Service]:
     """Return uuid and name of every service that matches all conditions. Raises UsageError for none or too many."""
     # Imported here, because examples need no server.
     from batch.app.server import Server, say_warnings
@@ -101,7 +152,7 @@ async def find_services(conditions: Sequence[str], options: EndpointOptions) -> 
     return services
 
 
-def yaml_job(services: Sequence[Service], conditions: Sequence[str], *, has_schema: bool) -> Iterator[str]:
+def _yaml_job(services: Sequence[Service], conditions: Sequence[str], *, has_schema: bool) -> Iterator[str]:
     """Yield the lines of a YAML job file; ``has_schema``: whether the schema is in the same folder."""
     day = _today()
     if has_schema:
@@ -116,7 +167,7 @@ def yaml_job(services: Sequence[Service], conditions: Sequence[str], *, has_sche
         yield f'  - "{service.uuid}"{name}'
 
 
-def json_job(services: Sequence[Service]) -> Iterator[str]:
+def _json_job(services: Sequence[Service]) -> Iterator[str]:
     """Yield the lines of a JSON job file."""
     targets: list[JsonValue] = [service.uuid for service in services]
     yield from to_json({"version": 1, "name": f"discovered-{_today()}", "targets": targets}, indent=2).split("\n")

@@ -1,27 +1,77 @@
-"""``status --watch``: a live view of another process's run, from its manifest and control socket."""
+"""The live view of a run: its consoles, and ``status --watch``, which shows the run of another process."""
 
 from __future__ import annotations
 
+import io
+import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.text import Text
 
 from batch.app.control import query_process
-from batch.app.logs import has_blocks, watch_console
-from batch.app.messages import language
+from batch.app.messages import is_terminal, language
+from batch.app.options import ProgressMode
 from batch.manifest import is_locked, summary
 from batch.model import Record, State
 from batch.progress import CallRate, Failure, Snapshot, new_view, oldest_in_flight, show_until, time_left, wave_text
 from batch.zstack.classify import hint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from batch.app.control import ProcessState
     from batch.manifest import Summary
     from batch.zstack.classify import Language
 
-_MAX_FAILURES = 3
+_STDERR: Final = 2
+_MAX_FAILURES: Final = 3
+
+
+class LiveConsole(Console):
+    """A console that never hides the cursor, so that a killed process leaves a usable terminal."""
+
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - rich's own signature
+        """Do nothing."""
+        return False
+
+
+def live_console(wanted: ProgressMode, environ: Mapping[str, str]) -> LiveConsole | None:
+    """Return the console of the live view; None for other kinds of progress."""
+    if sys.stderr is None or wanted in (ProgressMode.PLAIN, ProgressMode.NONE):
+        return None
+    if wanted is ProgressMode.AUTO and (not is_terminal(_STDERR) or environ.get("TERM") == "dumb"):
+        return None
+    # Unbuffered: a thread that hangs in a buffer's lock would keep the interpreter from exiting.
+    stream = io.TextIOWrapper(
+        io.FileIO(_STDERR, "w", closefd=False), sys.stderr.encoding, "backslashreplace", write_through=True
+    )
+    return LiveConsole(file=stream, force_terminal=True)
+
+
+def watch_console(environ: Mapping[str, str]) -> LiveConsole | None:
+    """Return the console of ``status --watch``; None if stdout shows no live view."""
+    if sys.stdout is None or not sys.stdout.isatty() or environ.get("TERM") == "dumb":
+        return None
+    return LiveConsole(force_terminal=True)
+
+
+def has_blocks(console: Console, environ: Mapping[str, str]) -> bool:
+    """Return whether the terminal uses UTF-8 and shows East Asian ambiguous characters in one column."""
+    locale = next(filter(None, map(environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    return console.encoding.startswith("utf") and not locale.lower().startswith(("zh", "ja", "ko"))
+
+
+def printer_above(console: Console) -> Callable[[bytes], None]:
+    """Return a function that prints lines above the live view of ``console``."""
+
+    def write(lines: bytes) -> None:
+        for line in lines.decode("utf-8", "replace").splitlines():
+            console.print(Text(line), soft_wrap=True)
+
+    return write
 
 
 def watch(manifest: Path, environ: Mapping[str, str], *, every: float) -> bool:

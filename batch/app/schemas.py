@@ -1,4 +1,4 @@
-"""The JSON Schema of log lines as ``--log-format json`` writes them: every event with its fields."""
+"""The published JSON Schemas: those of log lines and of a plan as JSON, and which one ``zclone schema`` prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Final
 from batch.app.messages import MESSAGE
 from batch.errors import EndReason
 from batch.model import State
-from batch.schema import COUNT, SECONDS, TEXT, UUID, Schema, describe, line, record
+from batch.schema import COUNT, FLAG, MAYBE_TEXT, SECONDS, TEXT, UUID, Schema, array, describe, document, line, record
+from batch.text import to_json
 
 _START: Final = describe(TEXT, "the start of the api job's uuid")
 _PERHAPS: Final = {"type": ["number", "null"], "description": "seconds until the end; null while unknown"}
@@ -102,6 +103,34 @@ _BOUND: Final = {
 }
 
 
+def schema_text(kind: str) -> str:
+    """Return the JSON Schema of a published format; ``kind``: log, verify, plan, report, manifest or job."""
+    return to_json(_schema(kind), indent=2)
+
+
+def _schema(kind: str) -> Schema:
+    match kind:
+        case "log":
+            return log_schema()
+        case "plan":
+            return plan_schema()
+        case "verify":
+            from batch.report.verification import verification_schema
+
+            return verification_schema()
+        case "report":
+            from batch.report.document import report_schema
+
+            return report_schema()
+        case "manifest":
+            from batch.manifest.schema import manifest_schema
+
+            return manifest_schema()
+    from batch.jobfile.schema import job_schema
+
+    return job_schema()
+
+
 def log_schema() -> Schema:
     """Return the schema of one line (draft-07)."""
     return line("One line of a zclone log", {name.replace(".", "_"): _event(name) for name in EVENTS})
@@ -110,3 +139,33 @@ def log_schema() -> Schema:
 def _event(name: str) -> Schema:
     always, sometimes = EVENTS[name]
     return record({**_ALWAYS, "event": {"const": name}, **always}, {**sometimes, **_BOUND}, is_closed=True)
+
+
+def plan_schema() -> Schema:
+    """Return the JSON Schema of the document, a published format that scripts may rely on."""
+    rendered = describe(FLAG, "whether values were put in for ${…}")
+    place = {"file": TEXT, "line": COUNT, "column": COUNT}
+    digest = {**TEXT, "pattern": "^[0-9a-f]{32}"}
+    layer = {"enum": ["target", "from", "defaults", "source", "rearchitect"]}
+    setting = record({"layer": layer, "rendered": rendered, **place})
+    clone = {
+        "key": TEXT,
+        "source_uuid": UUID,
+        "resource_uuid": UUID,
+        "digest": digest,
+        "body": {"type": "object", "required": ["params"], "description": "as it would be posted"},
+        "set_by": {"type": "object", "additionalProperties": setting},
+        "source_differs": {"type": "object", "description": "the source's values where the clone gets others"},
+        "source_resets": {
+            "type": "object",
+            "description": "the source's values that the server sets to 0 or false, since nothing is sent for them",
+        },
+    }
+    answer = {"outcome": {"enum": ["ok", "refused", "unclear"]}, **dict.fromkeys(("code", "error", "hint"), MAYBE_TEXT)}
+    optional = {
+        "server_check": record(answer),
+        "owner": describe(UUID, "account that it is given to once it is made"),
+        "share_with": describe(array(UUID, min_items=1), "accounts"),
+    }
+    head = {"job": TEXT, "run": TEXT, "digest": digest, "count": COUNT}
+    return document("zclone plan", record({**head, "clones": array(record(clone, optional))}))

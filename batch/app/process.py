@@ -1,30 +1,34 @@
-"""The control socket of a running process, beside its manifest; ``zclone control`` connects to it."""
+"""A process that runs for long: its event loop, its signals, and the control socket beside its manifest.
+
+The first signal stops gracefully, the second exits at once. ``zclone control`` connects to the socket.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import select
+import signal
 import socket
 import stat
 import time
 from asyncio import to_thread
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from batch import jobfile
 from batch.app.control import LONGEST_LINE, TIMEOUT, peer_uid, read_request, socket_address
 from batch.app.messages import warn
-from batch.app.prepare import limits_of
-from batch.errors import RunStoppedError, UsageError, ZcloneError
+from batch.errors import ExitCode, RunStoppedError, UsageError, ZcloneError
 from batch.manifest.kinds import ControlledLine
 from batch.text import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from batch.app.control import ControlRequest
     from batch.app.prepare import Setup
@@ -32,8 +36,63 @@ if TYPE_CHECKING:
     from batch.engine.control import Controls
     from batch.manifest import Manifest
 
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_REPEAT_WINDOW: Final = 1.0
+"""Seconds within which a repeated signal counts once: GNU timeout signals both the process and its group."""
 _ROUNDS_TO_ACCEPT: Final = 4
 """Event loop iterations from a connection to its handler; a server closed in between leaves the connection open."""
+_STDERR: Final = 2
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop factory if the extra [speed] is installed, else None for asyncio's default."""
+    try:
+        return import_module("uvloop").new_event_loop  # type: ignore[no-any-return]
+    except ImportError:
+        return None
+
+
+@contextmanager
+def on_signal(stop: Callable[[str], None]) -> Iterator[None]:
+    """Call ``stop`` with the name of the first SIGINT, SIGTERM or SIGHUP; exit at once on a second one.
+
+    A repetition of the first signal within a second is ignored. A signal that was ignored when the block began, as
+    SIGHUP is under nohup, stays ignored. The exit does no cleanup: the manifest is always valid, and a cleanup could
+    hang.
+    """
+    loop = asyncio.get_running_loop()
+    first: tuple[int, float] | None = None
+
+    # Process-level handlers, not the loop's: a second signal must interrupt a long synchronous step too.
+    def receive(number: int, _frame: object) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if first is None:
+            first = (number, now)
+            loop.call_soon_threadsafe(stop, signal.Signals(number).name)
+        elif number != first[0] or now - first[1] >= _REPEAT_WINDOW:
+            _write_exit_notice()
+            os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
+
+    before = {number: signal.signal(number, receive) for number in _ENDING if not _is_ignored(number)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_exit_notice() -> None:
+    """Write a notice to the terminal if that does not block: nothing may delay the exit."""
+    try:
+        if os.isatty(_STDERR) and select.select([], [_STDERR], [], 0)[1]:
+            os.write(_STDERR, b"\nLeft.\n")
+    except (OSError, ValueError):
+        return
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 @asynccontextmanager
@@ -152,6 +211,9 @@ class _RequestHandler:
         if is_over and request.texts:
             raise RunStoppedError(f"the run is ending: {self._stop.reason}", self._stop.code)
         if request.word == "reload":
+            from batch import jobfile
+            from batch.app.prepare import limits_of
+
             job = await to_thread(jobfile.load, self._setup.job.path)
             limits = limits_of(job.limits, self._setup.options)
             rate, concurrency = limits.rate, limits.concurrency
