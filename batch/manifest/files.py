@@ -256,7 +256,6 @@ def _write_batches(writer: Writer, bodies: Iterator[bytes]) -> int:
         if batch:
             writer.write(batch)
         lines, size, batch = lines + len(following), _BATCH, following
-    for part in (batch[:-1], batch[-1:]):
-        if part:
-            writer.write(part)
+    for part in filter(None, (batch[:-1], batch[-1:])):
+        writer.write(part)
     return lines
