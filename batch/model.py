@@ -235,14 +235,16 @@ class HandOverCounts:
 
 
 class SentJob(NamedTuple):
-    """What the manifest records of one of an Intent's open jobs; fields as there."""
+    """What the manifest records of one of an Intent's open jobs; ``attempt`` sent it last."""
 
     job_uuid: str
     digest: str
     attempt: int
-    """The attempt that sent it last."""
     is_answered: bool = False
+    """Whether the server ever confirmed that it knows the job."""
     is_repeat: bool = False
+    is_unexecuted: bool = False
+    """Whether its end is on record: it was not executed, and its attempt not charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,9 +274,7 @@ class Intent:
     seen_at: float = math.inf
     """The earliest time of any later record: more reliable than a ``sent_at`` that lies in the future."""
     is_answered: bool = False
-    """Whether the server ever confirmed that it knows the job."""
     is_repeat: bool = False
-    """Whether the job uuid was sent twice."""
     has_repeats: bool = False
     """Whether the job uuid of any open job was sent twice."""
     is_mixed: bool = False

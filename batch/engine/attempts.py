@@ -55,7 +55,12 @@ def after_absence(look: Look, context: DecisionContext) -> Step:
     ticket, error = look.ticket, look.error
     match look.reason:
         case LookReason.GIVEN:
-            return Send(1, has_predecessor=ticket.has_predecessor, has_unanswered=ticket.has_unanswered)
+            return Send(
+                ticket.attempt + 1,
+                has_predecessor=ticket.has_predecessor,
+                has_unanswered=ticket.has_unanswered,
+                is_taken=ticket.is_taken,
+            )
         case LookReason.STOPPED:
             return stop_run(look)
         case LookReason.ENDED:

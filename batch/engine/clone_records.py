@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch.engine.steps import Look, LookReason, Poll, Resend, Send, Ticket
-from batch.errors import EndReason, ExitCode, RunStoppedError
+from batch.errors import UNANSWERED, EndReason, ExitCode, RunStoppedError
 from batch.model import UNKNOWN_JOB, Intent, Record, State
 
 if TYPE_CHECKING:
@@ -34,10 +34,14 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         # Its attempts ended, but not all of them with the proof that nothing was executed.
         open_jobs, intent = (UNKNOWN_JOB,), replace(intent, is_mixed=True)
     if not open_jobs:
-        was_sent = intent.attempt > 0
-        has_predecessor = intent.has_predecessor or was_sent
-        taken = intent.is_taken
-        return Send(intent.attempt + 1, has_predecessor=has_predecessor, has_unanswered=was_sent, is_taken=taken)
+        # Where each of its attempts had an answer, what appears since was not made by them.
+        is_unanswered = intent.error_code == UNANSWERED
+        return Send(
+            intent.attempt + 1,
+            has_predecessor=intent.has_predecessor or is_unanswered,
+            has_unanswered=is_unanswered,
+            is_taken=intent.is_taken,
+        )
     window = policy.window(intent.api_timeout)
     first_sent_at = min(intent.first_sent_at, now)
     sent_at = intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now)
@@ -49,6 +53,7 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         first_sent_at,
         deadline if deadline <= now + window else sent_at + window,
         is_answered=intent.is_answered,
+        is_unexecuted=any(job.is_unexecuted for job in intent.sent_jobs if job.job_uuid == open_jobs[0]),
         is_resumed=True,
         is_reopened=intent.state is State.UNCERTAIN,
         open_jobs=open_jobs[1:],
@@ -89,9 +94,20 @@ def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) ->
 
 def look_before(clone: Clone, step: Step, *, now: float) -> Step:
     """Look for a user's own uuid before the first POST: a service that already has it is not ours."""
-    if not (clone.is_given and isinstance(step, Send) and step.attempt == 1 and step.fallback is None):
+    if not (clone.is_given and isinstance(step, Send) and step.fallback is None):
         return step
-    ticket = Ticket(0, "", now, now, now, has_predecessor=step.has_predecessor, has_unanswered=step.has_unanswered)
+    if step.attempt > 1 and step.has_predecessor:
+        return step
+    ticket = Ticket(
+        step.attempt - 1,
+        "",
+        now,
+        now,
+        now,
+        has_predecessor=step.has_predecessor,
+        has_unanswered=step.has_unanswered,
+        is_taken=step.is_taken,
+    )
     return Look(ticket, LookReason.GIVEN)
 
 
@@ -135,7 +151,8 @@ def record_unexecuted(clone: Clone, step: Ticket | Send, deps: Dependencies, *, 
     """
     open_jobs, at = step.open_jobs, deps.clock.time()
     if not open_jobs:
-        record_planned(clone, step.attempt - 1, deps, open_jobs=() if ended is None else (ended,))
+        code = UNANSWERED if step.has_unanswered else None
+        record_planned(clone, step.attempt - 1, deps, open_jobs=() if ended is None else (ended,), code=code)
         return
     job_uuid, *others = open_jobs
     deps.journal.note(

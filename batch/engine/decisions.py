@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batch.engine.attempts import (
     after_absence,
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from batch.model import Clone
 
 
+_UNEXECUTED: Final = ApiError(ErrorClass.NODE, "ZCLONE.UNEXECUTED", "its api job had ended without being executed")
+
+
 def after_submit(answer: SubmitAnswer, ticket: Ticket, *, policy: Policy, failures: int = 0) -> Step:
     """Decide on the answer to the POST."""
     match answer:
@@ -99,10 +102,8 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         case Refused(error):
             # A fatal error of an earlier process's job says nothing about the server's present state.
             return Look(ticket._replace(is_answered=True), LookReason.ENDED, error)
-        case Unknown() if not ticket.is_answered or poll.misses + 1 >= policy.misses:
-            return Look(ticket, LookReason.LOST, poll.error)
-        case Unknown() if poll.was_visible:
-            return poll._replace(polls=poll.polls + 1, misses=poll.misses + 1, at_once=False)
+        case Unknown() if (step := _after_unknown(poll, policy)) is not None:
+            return step
         case Unknown():
             misses = poll.misses + 1
         case Running():
@@ -113,6 +114,19 @@ def after_poll(answer: PollAnswer, poll: Poll, *, now: float, policy: Policy) ->
         reason = LookReason.FORGOTTEN if isinstance(answer, Unknown) else LookReason.OVERDUE
         return Look(ticket, reason, was_visible=poll.was_visible)
     return Poll(ticket, poll.polls + 1, misses, poll.error)
+
+
+def _after_unknown(poll: Poll, policy: Policy) -> Step | None:
+    """Decide on a poll that finds no job; None: nothing but its time ends the attempt."""
+    ticket = poll.ticket
+    if ticket.is_unexecuted:
+        # The server keeps the rows of ended jobs for some hours only (zstack/README.md 6).
+        return Look(ticket._replace(is_answered=False), LookReason.ENDED, _UNEXECUTED)
+    if not ticket.is_answered or poll.misses + 1 >= policy.misses:
+        return Look(ticket, LookReason.LOST, poll.error)
+    if poll.was_visible:
+        return poll._replace(polls=poll.polls + 1, misses=poll.misses + 1, at_once=False)
+    return None
 
 
 def after_renewal(renew: Renew, clone: Clone, *, context: DecisionContext) -> Step:
@@ -166,7 +180,9 @@ def _not_shown(look: Look, error: ApiError, context: DecisionContext) -> Step:
         return Abort(look.ticket, error)
     text = "this account may not look for the clone"
     if look.reason is LookReason.GIVEN:
-        return End(State.FAILED, 0, code=error.code, text=f"nothing was sent, as {text}: {error.text}")
+        again = " again" if look.ticket.attempt else ""
+        text = f"nothing was sent{again}, as {text}: {error.text}"
+        return End(State.FAILED, look.ticket.attempt, code=error.code, text=text)
     return end_uncertain(look.ticket, context, look.error or error, text, is_last=True)
 
 
@@ -209,7 +225,7 @@ def _visible(service: Service, look: Look, clone: Clone, context: DecisionContex
     ticket = look.ticket
     if look.reason is LookReason.GIVEN:
         text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
-        return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
+        return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=True)
     differing = differing_params(clone, service)
     if differing and ticket.is_mixed:
         if has_lost_jobs(ticket):
@@ -226,9 +242,12 @@ def _visible(service: Service, look: Look, clone: Clone, context: DecisionContex
         return end_uncertain_uuid(ticket, context, look.error, text)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
-    if _existed_before(look):
+    existed_before = _existed_before(look)
+    if existed_before:
         text += "; it existed before this manifest recorded an attempt: another folder or host with this job name?"
-    return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text)
+    return End(
+        State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=existed_before
+    )
 
 
 def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
@@ -260,16 +279,11 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
 
 
 def _existed_before(look: Look) -> bool:
-    """Return whether the uuid was in use before the very first attempt: it collided, or was not executed at all.
+    """Return whether the uuid was in use before the first attempt that may have run: it collided, or never ran.
 
     Source: zstack/README.md 4.
     """
-    if (
-        look.reason is not LookReason.ENDED
-        or look.error is None
-        or look.ticket.attempt > 1
-        or look.ticket.has_predecessor
-    ):
+    if look.reason not in {LookReason.ENDED, LookReason.STOPPED} or look.error is None or look.ticket.has_predecessor:
         return False
     return look.error.code == IN_USE or not may_have_run(look.error)
 

@@ -233,7 +233,10 @@ class Pool:
         """Continue with the edited target; under another uuid only after a definite end of every attempt."""
         is_same_uuid = sent.resource_uuid == edited.resource_uuid
         while not is_same_uuid and (step.needs_confirmation or step.open_jobs):
-            after = await self._advance(sent, after_no_send(step), _or_send(None))
+            ending = after_no_send(step)
+            if isinstance(ending, End) and ending.state is State.FAILED and not step.has_unanswered:
+                break
+            after = await self._advance(sent, ending, _or_send(None))
             if not isinstance(after, Send):
                 return None
             step = after

@@ -89,8 +89,8 @@ async def settle(
             if step.fallback is None:
                 return step
             if _has_failed(step.fallback):
-                # A clone may still appear only where the attempt went unanswered.
-                code = UNANSWERED if step.fallback.code == UNANSWERED else None
+                # A clone may still appear only where an attempt went unanswered.
+                code = UNANSWERED if step.has_unanswered or step.fallback.code == UNANSWERED else None
                 record_planned(clone, step.attempt - 1, deps, code=code)
                 return step
             step = after_no_send(step)

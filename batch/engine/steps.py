@@ -54,6 +54,8 @@ class Ticket(NamedTuple):
     """Whether an earlier process left it uncertain."""
     open_jobs: tuple[str, ...] = ()
     """Job uuids of earlier attempts without a definite end."""
+    is_unexecuted: bool = False
+    """Whether an earlier process recorded that the job ended without being executed."""
     is_repeat: bool = False
     """Whether the job uuid was sent twice, so that an answer to one POST, or one end, says nothing about the other."""
     has_repeats: bool = False

@@ -117,7 +117,6 @@ class ManifestFold:
             self.undone.add(record)
             self.hand_overs.forget(record.key)
             self._made_elsewhere.discard(hash(record.key))
-            # No attempt was made yet to make the next clone, which has another uuid.
             self._retried.discard(hash(record.key))
         known = self._open.get(record.key, ())
         if record.state is State.CLONED:
@@ -200,8 +199,9 @@ class ManifestFold:
             _require_stale(key, records, value)
             self._finals[state] -= 1
         self._table.put(hashed, _PLANNED)
-        if code in MAY_BE_OURS:
+        if code in MAY_BE_OURS and _attempts(value) and hashed not in self._made_elsewhere:
             self._retried.add(hashed)
+        self._made_elsewhere.discard(hashed)
 
     def _settle(self, key: str, code: int, attempt: int) -> None:
         records = self._close(key)

@@ -103,6 +103,12 @@ def _jobs_of(known: Intent, record: Record) -> dict[str | None, SentJob]:
     elif uuid is not None and record.state is State.ACCEPTED:
         earlier = jobs.get(uuid) or SentJob(uuid, known.digest, record.attempt)
         jobs[uuid] = earlier._replace(is_answered=True)
+    elif record.state in _RESTARTS:
+        for open_uuid in record.open_jobs or ():
+            job = jobs.get(open_uuid)
+            # Of a request that arrived twice only the last end is known.
+            if job is not None and job.attempt > record.attempt and not job.is_repeat:
+                jobs[open_uuid] = job._replace(is_unexecuted=True)
     return jobs
 
 

@@ -244,6 +244,7 @@ OWN_HINTS_ZH: Final[dict[str, str]] = {
     "ZCLONE.REPAIRED": "清单修复后结果未知：下次运行会先查询服务器",
     "ZCLONE.RESOURCE_UUID": "服务器不采用 resourceUuid：请查找该克隆，然后使用 --at-most-once",
     "ZCLONE.UNANSWERED": "所有尝试均无应答，也没有出现克隆：可用 zclone retry 重试",
+    "ZCLONE.UNEXECUTED": "其 API 任务未被执行即已结束：下次运行会再次发送",
     "ZCLONE.UNCERTAIN": "结果未知：下次运行会先查询服务器",
 }
 """Chinese hints for zclone's own codes, whose recorded texts are English and explain themselves."""

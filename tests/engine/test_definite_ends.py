@@ -418,12 +418,15 @@ def test_a_given_uuid_is_adopted_only_after_our_own_post(has_sent_line: bool) ->
 
 @pytest.mark.parametrize(
     ("clone", "step"),
-    [(CLONE, Send(1)), (GIVEN, Send(2)), (GIVEN, Send(1, None, None, End(State.FAILED, 1)))],
+    [(CLONE, Send(1)), (GIVEN, Send(2, has_predecessor=True)), (GIVEN, Send(1, None, None, End(State.FAILED, 1)))],
     ids=["derived", "a later attempt", "a retry"],
 )
 def test_only_the_first_post_of_a_given_uuid_follows_a_lookup(clone: Clone, step: Send) -> None:
-    """A derived uuid is always ours, and after our own POST so is a given one."""
+    """A derived uuid is always ours, and after our own POST so is a given one, unless that had a definite answer."""
     assert look_before(clone, step, now=EPOCH) is step
+    again = look_before(GIVEN, Send(2), now=EPOCH)
+    assert isinstance(again, Look)
+    assert settle_scripted([("find", Absent()), ("submit", MADE)], again, clone=GIVEN).records[-1].attempt == 2
 
 
 def test_a_clone_before_the_first_attempt_was_made_elsewhere() -> None:

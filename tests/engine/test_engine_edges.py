@@ -22,7 +22,7 @@ from batch.engine.run import clone_all
 from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Resend, Send, Step, Ticket
 from batch.engine.survey import find_unrecorded, survey
-from batch.errors import CallCutError, EndReason, RunStoppedError, UnreachableError
+from batch.errors import UNANSWERED, CallCutError, EndReason, RunStoppedError, UnreachableError
 from batch.manifest.intents import next_intent
 from batch.model import Clone, Intent, Limits, Plan, SentJob, State
 from batch.zstack.answers import (
@@ -233,10 +233,11 @@ def test_a_returned_attempt_leaves_those_before_it_in_doubt() -> None:
     step = first_step(past, Policy(), now=EPOCH)
     assert isinstance(step, Poll)
     assert (step.ticket.attempt, step.ticket.job_uuid, step.ticket.is_answered) == (2, "b" * 32, False)
-    assert first_step(replace(past, open_jobs=()), Policy(), now=EPOCH) == Send(
-        2, has_predecessor=True, has_unanswered=True
-    )
-    assert first_step(replace(past, attempt=0, open_jobs=()), Policy(), now=EPOCH) == Send(1)
+    past = replace(past, open_jobs=())
+    assert first_step(past, Policy(), now=EPOCH) == Send(2)
+    unanswered = first_step(replace(past, error_code=UNANSWERED), Policy(), now=EPOCH)
+    assert unanswered == Send(2, has_predecessor=True, has_unanswered=True)
+    assert first_step(replace(past, attempt=0), Policy(), now=EPOCH) == Send(1)
 
 
 def settle_removed(script: list[tuple[str, object]]) -> tuple[Step, MemoryJournal]:
