@@ -34,14 +34,7 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         # Its attempts ended, but not all of them with the proof that nothing was executed.
         open_jobs, intent = (UNKNOWN_JOB,), replace(intent, is_mixed=True)
     if not open_jobs:
-        # Where each of its attempts had an answer, what appears since was not made by them.
-        is_unanswered = intent.error_code == UNANSWERED
-        return Send(
-            intent.attempt + 1,
-            has_predecessor=intent.has_predecessor or is_unanswered,
-            has_unanswered=is_unanswered,
-            is_taken=intent.is_taken,
-        )
+        return _next_attempt(intent)
     window = policy.window(intent.api_timeout)
     first_sent_at = min(intent.first_sent_at, now)
     sent_at = intent.sent_at if intent.sent_at <= now else min(intent.seen_at, now)
@@ -69,6 +62,18 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         api_timeout=intent.api_timeout,
     )
     return Poll(ticket, at_once=True)
+
+
+def _next_attempt(intent: Intent) -> Send:
+    """Return the POST of a Clone without open jobs."""
+    # Where each of its attempts had an answer, what appears since was not made by them.
+    is_unanswered = intent.error_code == UNANSWERED
+    return Send(
+        intent.attempt + 1,
+        has_predecessor=intent.has_predecessor or is_unanswered,
+        has_unanswered=is_unanswered,
+        is_taken=intent.is_taken,
+    )
 
 
 def first_step_of_new(clone: Clone, past: RunHistory, policy: Policy, *, now: float) -> Step:
