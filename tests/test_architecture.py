@@ -39,7 +39,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         "batch.report": "batch.model batch.jsoncodec batch.errors batch.schema batch.text batch.manifest batch.outputs "
         "batch.zstack.classify batch.zstack.drift",
         "batch.plan": "batch.model batch.errors batch.keytable batch.jobfile batch.zstack.params",
-        "batch.engine": "batch.model batch.errors batch.clock batch.zstack.answers batch.zstack.polling",
+        "batch.engine": "batch.model batch.errors batch.clock batch.zstack.answers",
         "batch.simulator": "batch.errors batch.zstack.params batch.outputs",
         "batch.clock": "",
         "batch.settings": "batch.model batch.errors batch.text batch.redaction batch.jobfile batch.zstack.settings",

@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.engine.dispatch import dispatch
 from batch.errors import RunStoppedError
-from batch.zstack.answers import Absent, Accepted, Done, Duplicate, ErrorClass, Found, NoAnswer, Refused, Unknown
-from batch.zstack.polling import poll_to_end
+from batch.zstack.answers import (
+    Absent,
+    Accepted,
+    Done,
+    Duplicate,
+    ErrorClass,
+    Found,
+    NoAnswer,
+    Refused,
+    Unknown,
+    poll_to_end,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

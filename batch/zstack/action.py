@@ -27,10 +27,10 @@ from batch.zstack.answers import (
     Refused,
     Service,
     SubmitAnswer,
+    poll_to_end,
 )
 from batch.zstack.client import Client, connect
 from batch.zstack.params import BODY_PARAMS
-from batch.zstack.polling import poll_to_end
 from batch.zstack.settings import SessionAuth, Settings, endpoint_url
 
 if TYPE_CHECKING:

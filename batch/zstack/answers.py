@@ -1,4 +1,4 @@
-"""ZStack's answers as values: the client creates them, the engine decides on them.
+"""ZStack's answers as values: the client creates them, the engine decides on them; and the polls of one job to its end.
 
 Source: zstack/README.md 6 and 10; a 503 without a JSON error is a proxy's and never a job's result, a 404 at the poll
 has three meanings and never means "not executed".
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from batch.clock import Clock
     from batch.model import JsonValue
+
+MISSES: Final = 3
+"""Consecutive 404 answers that end the wait: another node of the server may lag behind."""
+_GROWTH: Final = 1.5
 
 
 class ErrorClass(StrEnum):
@@ -149,3 +154,28 @@ def is_cut(answer: object) -> bool:
 def is_over_limit(answer: object) -> bool:
     """Return whether the server's own rate limiter refused the call."""
     return isinstance(answer, NotSent) and answer.is_over_limit
+
+
+async def poll_to_end(
+    poll: Callable[[], Awaitable[PollAnswer]],
+    clock: Clock,
+    *,
+    seconds: float,
+    first: float = 1.0,
+    last: float = 15.0,
+    misses: int = MISSES,
+) -> PollAnswer:
+    """Poll at intervals that grow from ``first`` to ``last`` seconds until the job ended; return the last answer.
+
+    It is not an end where ``seconds`` have passed or the job was unknown ``misses`` times.
+    """
+    ends, pause, missed = clock.monotonic() + seconds, first, 0
+    answer: PollAnswer = NoAnswer("its job did not end in time")
+    while clock.monotonic() < ends and missed < misses:
+        await clock.sleep(pause)
+        pause = min(pause * _GROWTH, last)
+        answer = await poll()
+        if isinstance(answer, Done | Refused):
+            break
+        missed += isinstance(answer, Unknown)
+    return answer

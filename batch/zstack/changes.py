@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 from batch import jsoncodec
 from batch.errors import CallCutError
 from batch.model import CallKind
-from batch.zstack.answers import is_cut
+from batch.zstack.answers import is_cut, poll_to_end
 from batch.zstack.client import JOBS_PATH, SERVICES_PATH
-from batch.zstack.polling import poll_to_end
 from batch.zstack.queries import QueryApi
 from batch.zstack.replies import read_job_end, read_submit
 from batch.zstack.retry_client import RetryClient

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Final
 
 from batch import jsoncodec
 from batch.errors import CallCutError
-from batch.zstack.answers import Accepted, Done, Duplicate, ErrorClass, NoAnswer, NotSent, Refused, Unknown, is_cut
+from batch.zstack.answers import (
+    Accepted,
+    Done,
+    Duplicate,
+    ErrorClass,
+    NoAnswer,
+    NotSent,
+    Refused,
+    Unknown,
+    is_cut,
+    poll_to_end,
+)
 from batch.zstack.client import JOBS_PATH
 from batch.zstack.decode import BadReplyError, json_object
-from batch.zstack.polling import poll_to_end
 from batch.zstack.replies import read_job_end, read_refusal, read_submit
 from batch.zstack.wire import NOT_ADMITTED, CallFailedError, HttpReply
 
