@@ -37,7 +37,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         "batch.manifest": "batch.model batch.jsoncodec batch.errors batch.schema batch.text batch.keytable "
         "batch.outputs",
         "batch.report": "batch.model batch.jsoncodec batch.errors batch.schema batch.text batch.manifest batch.outputs "
-        "batch.zstack.classify batch.zstack.drift",
+        "batch.zstack.classify batch.zstack.params",
         "batch.plan": "batch.model batch.errors batch.keytable batch.jobfile batch.zstack.params",
         "batch.engine": "batch.model batch.errors batch.clock batch.zstack.answers",
         "batch.simulator": "batch.errors batch.zstack.params batch.outputs",

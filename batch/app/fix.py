@@ -21,7 +21,8 @@ from batch.manifest.targets import open_targets
 from batch.model import State
 from batch.report.verification import Verdict, verification_lines
 from batch.text import escape
-from batch.zstack.changes import SETTABLE, ServiceChanges
+from batch.zstack.changes import ServiceChanges
+from batch.zstack.params import SETTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.model import State
 from batch.report.verification import Finding, Verdict
-from batch.zstack.drift import Difference, compare, shown_names
+from batch.zstack.params import Difference, compare, shown_names
 from batch.zstack.queries import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 

@@ -15,7 +15,7 @@ from batch.manifest.reading import is_locked, reading
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, State
 from batch.report.verification import FORMAT, VERSION, Finding, Verdict, Verification, verification_lines
-from batch.zstack.drift import Difference
+from batch.zstack.params import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from batch.model import JsonValue
     from batch.schema import Schema
-    from batch.zstack.drift import Difference
+    from batch.zstack.params import Difference
 
 FORMAT: Final = "zclone-verification"
 VERSION: Final = 1

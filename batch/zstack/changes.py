@@ -28,27 +28,6 @@ GRACE: Final = 60.0
 """Seconds after a job's apiTimeout in which the server may still be executing it."""
 LONGEST_JOB: Final = 1800.0 + GRACE
 """Seconds after which the server no longer executes a job, by its default apiTimeout."""
-SETTABLE: Final = frozenset(
-    {
-        "name",
-        "description",
-        "yaml",
-        "requestCpu",
-        "requestMemory",
-        "gpuComputeCapability",
-        "startCommand",
-        "containerCommand",
-        "containerArgs",
-        "pythonVersion",
-        "type",
-        "source",
-        "framework",
-        "architectureImages",
-        "supportDistributed",
-        "vendorToSpecUuidsMap",
-    }
-)
-"""Parameters of the clone that UpdateModelService sets."""
 
 
 class ServiceChanges:

@@ -1,20 +1,25 @@
-"""The parameters of CloneModelService in one table: validation, JSON Schema, docs and simulator all use it.
+"""The parameters of CloneModelService in one table, and the comparison of a service with those of a request.
 
-The request's fields are in ``zstack/action.py``, what is compared in ``engine/comparison.py``, and what
-``verify --fix`` can set in ``zstack/changes.py``.
+Validation, JSON Schema, docs and simulator all use the table. The request's fields are in ``zstack/action.py``, and
+what is compared before a clone is adopted in ``engine/comparison.py``.
 
-Source: the vendor's API page (names, types, choices, since-versions) and the server's database columns (limits).
+Source: the vendor's API page (names, types, choices, since-versions), the server's database columns (limits), and
+zstack/README.md 1 and 4 for the comparison: nulls are left out of answers, texts are trimmed, architectures are in
+lower case, images are rows of their own.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from batch.model import JsonValue
 
 
 class ParamType(StrEnum):
@@ -120,6 +125,28 @@ PARAMS: Final = {row.name: row for row in _ROWS}
 BODY_PARAMS: Final = {name: row for name, row in PARAMS.items() if row.in_params}
 """The parameters that are inside ``params`` of the body."""
 
+SETTABLE: Final = frozenset(
+    {
+        "name",
+        "description",
+        "yaml",
+        "requestCpu",
+        "requestMemory",
+        "gpuComputeCapability",
+        "startCommand",
+        "containerCommand",
+        "containerArgs",
+        "pythonVersion",
+        "type",
+        "source",
+        "framework",
+        "architectureImages",
+        "supportDistributed",
+        "vendorToSpecUuidsMap",
+    }
+)
+"""The parameters that UpdateModelService sets (zstack/README.md 11)."""
+
 
 Version: TypeAlias = tuple[int, int, int]
 _VERSION = re.compile(r"\s*v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
@@ -134,3 +161,111 @@ def parse_version(text: str) -> Version | None:
 def too_new(names: Iterable[str], version: Version) -> dict[str, Version]:
     """Return the parameters among ``names`` that the server does not support yet, with their first version."""
     return {name: PARAMS[name].since for name in names if name in PARAMS and PARAMS[name].since > version}
+
+
+_IMAGES: Final = "architectureImages"
+_SHOWN_IMAGES: Final = "modelServiceImages"
+_ARCHITECTURE: Final = "cpuArchitecture"
+_ARCHITECTURE_LIST: Final = "cpuArchitectures"
+
+
+class Difference(NamedTuple):
+    """One field that differs from the request."""
+
+    field: str
+    """Such as ``requestCpu`` or ``architectureImages[AARCH64].dockerImage``."""
+    wanted: JsonValue
+    found: JsonValue
+    """None where the server has no value."""
+
+
+class Comparison(NamedTuple):
+    """Result of comparing one inventory with one request."""
+
+    differences: tuple[Difference, ...] = ()
+    unseen: tuple[tuple[str, Difference], ...] = ()
+    """Fields that the inventory does not have, each after the name by which a server shows it: null, or never shown."""
+
+
+def compare(params: Mapping[str, JsonValue], inventory: Mapping[str, JsonValue]) -> Comparison:
+    """Compare the ``params`` of a request with an ``inventory``."""
+    differences: list[Difference] = []
+    unseen: list[tuple[str, Difference]] = []
+    for name, wanted in params.items():
+        shown = _SHOWN_IMAGES if name == _IMAGES else name
+        found = inventory.get(shown)
+        if found is None:
+            if wanted != "":
+                unseen.append((shown, Difference(name, wanted, None)))
+        elif name == _IMAGES and isinstance(wanted, list) and isinstance(found, list):
+            for field, difference in _image_differences(wanted, found):
+                if difference.found is None and field:
+                    unseen.append((f"{shown}.{field}", difference))
+                else:
+                    differences.append(difference)
+        elif not _is_same(name, wanted, found):
+            differences.append(Difference(name, wanted, found))
+    return Comparison(tuple(differences), tuple(unseen))
+
+
+def shown_names(inventory: Mapping[str, JsonValue]) -> Iterator[str]:
+    """Yield the names of the fields that the server shows, those of images after ``modelServiceImages.``."""
+    yield from inventory
+    images = inventory.get(_SHOWN_IMAGES)
+    for row in images if isinstance(images, list) else ():
+        if isinstance(row, dict):
+            yield from (f"{_SHOWN_IMAGES}.{name}" for name in row)
+
+
+def _image_differences(wanted: list[JsonValue], found: list[JsonValue]) -> Iterator[tuple[str, Difference]]:
+    """Yield the differences, each after the name of the image's field, empty for a whole image that is missing."""
+    rows = [row for row in found if isinstance(row, dict)]
+    for image in wanted:
+        assert isinstance(image, dict)
+        architecture = str(image.get(_ARCHITECTURE, ""))
+        place = f"{_IMAGES}[{architecture}]"
+        same = [row for row in rows if str(row.get(_ARCHITECTURE, "")).lower() == architecture.lower()]
+        if not same:
+            yield "", Difference(place, image, None)
+            continue
+        # A server may have several images of one architecture: the closest match counts.
+        best = min((_row_differences(place, image, row) for row in same), key=len)
+        yield from best
+
+
+def _row_differences(
+    place: str, image: Mapping[str, JsonValue], row: Mapping[str, JsonValue]
+) -> list[tuple[str, Difference]]:
+    return [
+        (name, Difference(f"{place}.{name}", value, row.get(name)))
+        for name, value in image.items()
+        if name != _ARCHITECTURE and value not in (None, "") and not _is_same(name, value, row.get(name))
+    ]
+
+
+def _is_same(name: str, wanted: JsonValue, found: JsonValue) -> bool:
+    if name == _ARCHITECTURE_LIST:
+        return _architectures(wanted) == _architectures(found)
+    if isinstance(wanted, dict) and isinstance(found, str):
+        # Some answers have a map as one text.
+        try:
+            found = json.loads(found)
+        except ValueError:
+            return False
+    return _plain(wanted) == _plain(found)
+
+
+def _architectures(value: JsonValue) -> frozenset[str]:
+    names = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    return frozenset(str(name).strip().lower() for name in names)
+
+
+def _plain(value: JsonValue) -> object:
+    """Return the value as the server stores it; true is not 1."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return (isinstance(value, bool), value)

@@ -20,7 +20,7 @@ from batch.manifest.targets import TargetState
 from batch.model import Clone, State
 from batch.report.verification import Finding, Verdict
 from batch.zstack.answers import Accepted, Done, Duplicate, Unknown
-from batch.zstack.drift import Difference
+from batch.zstack.params import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from batch.model import Plan
 from batch.report.document import report_schema
 from batch.report.verification import Finding, Verdict, Verification, verification_document
 from batch.report.write import write_report
-from batch.zstack.drift import Difference
+from batch.zstack.params import Difference
 from tests.manifest.manifest_world import HEADER, cloned, inline, sent
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from batch.app import verifier
 from batch.app.verifier import Verifier
 from batch.report.verification import Verdict
-from batch.zstack.drift import Comparison
+from batch.zstack.params import Comparison
 from tests.simulation.verification_world import broken_promises
 
 if TYPE_CHECKING:

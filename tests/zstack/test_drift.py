@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.zstack.drift import Comparison, Difference, compare, shown_names
+from batch.zstack.params import Comparison, Difference, compare, shown_names
 
 if TYPE_CHECKING:
     from batch.model import JsonValue
