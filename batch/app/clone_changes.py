@@ -15,8 +15,7 @@ from batch.engine.deadline_gate import NOT_AFTER
 from batch.errors import EndReason, RunStoppedError
 from batch.manifest.kinds import DeletingLine, UpdatingLine
 from batch.zstack.answers import Done, ErrorClass, NotSent, Refused, Unknown
-from batch.zstack.changes import LONGEST_JOB
-from batch.zstack.queries import UUIDS_A_QUERY
+from batch.zstack.calls import LONGEST_JOB, UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from batch.engine import Stop
     from batch.manifest import Manifest
     from batch.zstack.answers import PollAnswer, SubmitAnswer
-    from batch.zstack.changes import ServiceChanges
+    from batch.zstack.calls import ServiceChanges
 
 ChangeLine: TypeAlias = DeletingLine | UpdatingLine
 _FRESH: Final = 10.0

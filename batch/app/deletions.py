@@ -20,9 +20,8 @@ from batch.plan import Identities
 from batch.plan.identity import generation_uuid
 from batch.report.verification import Verdict, Verification
 from batch.zstack.answers import Done, Refused
-from batch.zstack.changes import GRACE, LONGEST_JOB, ServiceChanges
-from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
-from batch.zstack.readback import CloneReader
+from batch.zstack.calls import GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, ServiceChanges
+from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -21,7 +21,7 @@ from batch.manifest.targets import open_targets
 from batch.model import State
 from batch.report.verification import Verdict, verification_lines
 from batch.text import escape
-from batch.zstack.changes import ServiceChanges
+from batch.zstack.calls import ServiceChanges
 from batch.zstack.params import SETTABLE
 
 if TYPE_CHECKING:

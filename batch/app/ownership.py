@@ -56,7 +56,7 @@ async def hand_over(
     """
     if not plan.hand_overs or stop.requested:
         return
-    from batch.zstack.changes import Ownership
+    from batch.zstack.queries import Ownership
 
     await manifest.flush()
     uuid_of = await to_thread(uuids_of, plan, manifest, journal.made)

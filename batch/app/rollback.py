@@ -15,9 +15,8 @@ from batch.app.verifier import Verifier
 from batch.errors import ExitCode
 from batch.report.verification import Verification
 from batch.text import escape
-from batch.zstack.changes import GRACE, LONGEST_JOB, ServiceChanges
-from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
-from batch.zstack.readback import CloneReader
+from batch.zstack.calls import GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, ServiceChanges
+from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,17 +28,9 @@ from batch.plan.references import (
     model_centers,
     references,
 )
+from batch.zstack.calls import UUIDS_A_QUERY
 from batch.zstack.params import BODY_PARAMS
-from batch.zstack.queries import (
-    ACCOUNTS,
-    GPU_SPECS,
-    IMAGES,
-    MODEL_CENTERS,
-    OWNER_MESSAGE,
-    SHARE_MESSAGE,
-    TAG_PATTERNS,
-    UUIDS_A_QUERY,
-)
+from batch.zstack.queries import ACCOUNTS, GPU_SPECS, IMAGES, MODEL_CENTERS, OWNER_MESSAGE, SHARE_MESSAGE, TAG_PATTERNS
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.model import State
 from batch.report.verification import Finding, Verdict
+from batch.zstack.calls import UUIDS_A_QUERY
 from batch.zstack.params import Difference, compare, shown_names
-from batch.zstack.queries import UUIDS_A_QUERY
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from batch.manifest.targets import Targets, TargetState
     from batch.model import Clone, JsonValue, Plan
     from batch.report.verification import Verification
+    from batch.zstack.calls import CloneReader, Services
     from batch.zstack.queries import Identity, QueryApi
-    from batch.zstack.readback import CloneReader, Services
 
 _OPEN: Final = frozenset({State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN})
 _VERDICTS: Final = tuple(Verdict)

@@ -35,9 +35,8 @@ from batch.plan import RunTags
 from batch.report.expression import read_shard
 from batch.report.proof import proof_texts
 from batch.report.verification import TAGS, Finding, Verdict, Verification
-from batch.zstack.changes import ServiceChanges
-from batch.zstack.queries import UUIDS_A_QUERY, QueryApi
-from batch.zstack.readback import CloneReader
+from batch.zstack.calls import UUIDS_A_QUERY, CloneReader, ServiceChanges
+from batch.zstack.queries import QueryApi
 from batch.zstack.wire import CallFailedError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from batch.temporal.messages import Ask, Ending, Facts, Give, Reply, Submit
 from batch.temporal.page import PageWorkflow
 from batch.temporal.parent import GreetingWorkflow, RunWorkflow
 from batch.zstack.answers import ErrorClass, Refused
-from batch.zstack.changes import Ownership
+from batch.zstack.queries import Ownership
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

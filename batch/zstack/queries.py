@@ -1,4 +1,7 @@
-"""Queries around a run: services, their owners, accounts, permissions, other resources (zstack/README.md 8, 9, 11)."""
+"""Queries around a run, of services, accounts and other resources, and changes of owners and shares.
+
+Source: zstack/README.md 8, 9 and 11.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,18 @@ from urllib.parse import quote, urlencode
 
 from batch.zstack.accesskey import ACTIONS_PATH
 from batch.zstack.answers import NoAnswer
+from batch.zstack.calls import UUIDS_A_QUERY, RetryClient
 from batch.zstack.client import SERVICES_PATH
 from batch.zstack.decode import BadReplyError, as_number, as_object, as_text
 from batch.zstack.replies import inventories
-from batch.zstack.retry_client import RetryClient
-from batch.zstack.wire import CallFailedError
+from batch.zstack.wire import CallFailedError, segment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from batch.model import JsonValue
-    from batch.zstack.answers import Service
+    from batch.zstack.answers import NotSent, Refused, Service
     from batch.zstack.client import Client
-
 
 PAGE: Final = 200
 """Rows of a query's page; the server silently cuts at 1,000."""
@@ -28,8 +30,6 @@ OWNER_MESSAGE: Final = "org.zstack.header.identity.APIChangeResourceOwnerMsg"
 SHARE_MESSAGE: Final = "org.zstack.header.identity.APIShareResourceMsg"
 _UUIDS_AS_PARAMETERS: Final = 100
 """Number of uuids that fit a URL, each with the name of its parameter."""
-UUIDS_A_QUERY: Final = 200
-"""Number of uuids of 32 digits that fit the server's 8 KiB for a request's head, with room for everything else."""
 
 
 class Account(NamedTuple):
@@ -177,6 +177,52 @@ class QueryApi:
             arguments.append(("fields", ",".join(dict.fromkeys(("uuid", *fields)))))
         path = f"{SERVICES_PATH}?{urlencode(arguments, quote_via=quote, safe=',')}"
         return await self._client.ask("QueryModelService", "GET", path)
+
+
+class Ownership:
+    """Shares resources and changes their owners over one client; every call passes its gate.
+
+    ShareResource of what is already shared changes nothing. ChangeResourceOwner to the present owner fails as ID.1004;
+    the owner is queried then, to distinguish a lost answer from a failure.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Share the client's gate, credentials and connections."""
+        self._client = RetryClient(client)
+        self._queries = QueryApi(client)
+
+    async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
+        """Share a resource with accounts; None: done."""
+        try:
+            await self.share_resource([uuid], accounts)
+        except CallFailedError as failed:
+            return failed.answer
+        return None
+
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
+        """Make an account the owner of a resource; None: it is."""
+        try:
+            await self.change_owner(uuid, account)
+        except CallFailedError as failed:
+            return None if await self._is_owner(uuid, account) else failed.answer
+        return None
+
+    async def change_owner(self, uuid: str, account_uuid: str) -> None:
+        """Make another account the owner of a resource. Raises CallFailedError."""
+        path = f"/v1/account/{segment(account_uuid)}/resources"
+        await self._client.finish("ChangeResourceOwner", "POST", path, {"params": {"resourceUuid": uuid}})
+
+    async def share_resource(self, uuids: Sequence[str], account_uuids: Sequence[str]) -> None:
+        """Share resources with accounts. Raises CallFailedError."""
+        share: JsonValue = {"resourceUuids": list(uuids), "accountUuids": list(account_uuids), "toPublic": False}
+        await self._client.finish("ShareResource", "PUT", "/v1/accounts/resources/actions", {"shareResource": share})
+
+    async def _is_owner(self, uuid: str, account: str) -> bool:
+        try:
+            owner = (await self._queries.owners([uuid])).get(uuid)
+        except CallFailedError:
+            return False
+        return owner is not None and owner.uuid == account
 
 
 def _services(answer: Mapping[str, JsonValue]) -> list[Service]:

@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from batch.clock import Clock
     from batch.manifest import Manifest
     from batch.zstack.answers import PollAnswer, SubmitAnswer
-    from batch.zstack.changes import ServiceChanges
-    from batch.zstack.readback import CloneReader
+    from batch.zstack.calls import CloneReader, ServiceChanges
 
 KEYS: Final = ("a", "b", "c")
 IN_USE: Final = Objection("in use")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch.app.verifier import Verifier
     from batch.manifest import Manifest
     from batch.zstack.answers import PollAnswer, SubmitAnswer
-    from batch.zstack.changes import ServiceChanges
+    from batch.zstack.calls import ServiceChanges
 
 UUID: Final = "a" * 32
 JOB: Final = "9" * 32

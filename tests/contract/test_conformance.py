@@ -30,7 +30,7 @@ from batch.simulator import (
 )
 from batch.zstack import Client, QueryApi
 from batch.zstack.answers import Done, Found, NoAnswer, NotSent, Refused, Running
-from batch.zstack.changes import Ownership
+from batch.zstack.queries import Ownership
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 from batch.zstack.wire import NoRateGate
 from tests.simulation.network import SimHttp

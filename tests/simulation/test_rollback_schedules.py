@@ -10,7 +10,7 @@ from batch.app import deletions
 from batch.app.clone_changes import ChangeExecutor
 from batch.app.deletions import CloneDeletion
 from batch.manifest.uuids import UndoneFold
-from batch.zstack.readback import CloneReader
+from batch.zstack.calls import CloneReader
 from tests.conftest import ROOT
 from tests.simulation.ranges import chunks
 from tests.simulation.rollback_world import broken_promises

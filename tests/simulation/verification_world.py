@@ -18,8 +18,8 @@ from batch.manifest.targets import open_targets
 from batch.model import Clone, HandOver, HandOverRecord, JsonValue, Plan, Record, State
 from batch.report.verification import Verdict, Verification
 from batch.zstack.answers import NoAnswer
+from batch.zstack.calls import Services
 from batch.zstack.queries import Account, Identity
-from batch.zstack.readback import Services
 from batch.zstack.wire import CallFailedError
 from tests.manifest.manifest_world import HEADER, inline
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from random import Random
 
+    from batch.zstack.calls import CloneReader
     from batch.zstack.queries import QueryApi
-    from batch.zstack.readback import CloneReader
 
 ADMIN, ALICE, BOB = "0" * 32, "a" * 32, "b" * 32
 TARGETS = 6

@@ -12,7 +12,7 @@ from batch.simulator import SESSION, NodeOptions, running
 from batch.simulator.options import ADMIN_UUID, NodeAccessKey, NodeAccount, Source
 from batch.zstack import Client, CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, Refused, Running, Unknown
-from batch.zstack.changes import Ownership
+from batch.zstack.queries import Ownership
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 from tests.zstack.wire_server import RESOURCE, SOURCE, VirtualClock, delete_service
 

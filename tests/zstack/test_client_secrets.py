@@ -12,8 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from batch.errors import ZcloneError
-from batch.zstack.changes import Ownership
-from batch.zstack.queries import QueryApi
+from batch.zstack.queries import Ownership, QueryApi
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, Settings
 from tests.zstack.wire_server import CLONE, JOB, RESOURCE, Seen, WireServer, answer, client_of
 

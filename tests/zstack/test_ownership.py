@@ -12,7 +12,7 @@ from batch.simulator import NodeOptions, running
 from batch.simulator.options import NodeAccount, Source
 from batch.zstack import CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import NoAnswer, Refused
-from batch.zstack.changes import Ownership
+from batch.zstack.queries import Ownership
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.zstack.test_against_node import FastClock
 from tests.zstack.wire_server import RESOURCE, SOURCE, CountingGate, Seen, WireServer, answer, client_of, error

@@ -8,9 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from batch.errors import RunStoppedError
-from batch.zstack.changes import Ownership
 from batch.zstack.params import parse_version, split_condition, too_new
-from batch.zstack.queries import IMAGES, PAGE, QueryApi
+from batch.zstack.queries import IMAGES, PAGE, Ownership, QueryApi
 from batch.zstack.wire import CallFailedError
 from tests.zstack.wire_server import RESOURCE, CountingGate, Seen, VirtualClock, WireServer, answer, client_of, error
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from batch.zstack.readback import CloneReader
+from batch.zstack.calls import CloneReader
 from batch.zstack.wire import CallFailedError
 from tests.zstack.wire_server import Seen, WireServer, answer, client_of
 

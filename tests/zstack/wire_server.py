@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from batch.model import CallKind, Clone
+from batch.zstack.calls import RetryClient
 from batch.zstack.client import SERVICES_PATH, Client
-from batch.zstack.retry_client import RetryClient
 from batch.zstack.settings import Auth, SessionAuth, Settings, endpoint_url
 from batch.zstack.wire import segment
 
