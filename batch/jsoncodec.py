@@ -1,4 +1,4 @@
-"""JSON to and from text and bytes, for manifest, log, client and reports.
+"""JSON to and from text and bytes, and decoded values by type, for manifest, log, client and reports.
 
 orjson decodes where it is installed, else the standard library: both return the same values and reject the same bytes.
 The standard library encodes, so that the output never depends on what is installed.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from batch.model import JsonValue
 
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**64 - 1
@@ -70,3 +72,18 @@ def decode_own(body: bytes) -> Any:
         return decode(body)
     except ValueError:
         return json.loads(body)
+
+
+def as_object(value: JsonValue) -> dict[str, JsonValue] | None:
+    """Return ``value`` where it is an object, else None."""
+    return value if isinstance(value, dict) else None
+
+
+def as_text(value: JsonValue) -> str | None:
+    """Return ``value`` where it is a string, else None."""
+    return value if isinstance(value, str) else None
+
+
+def as_number(value: JsonValue) -> float | None:
+    """Return ``value`` where it is a number and not a boolean, else None."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -24,7 +24,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         "batch.model": "",
         "batch.errors": "batch.model",
         "batch.text": "batch.model",
-        "batch.jsoncodec": "",
+        "batch.jsoncodec": "batch.model",
         "batch.keytable": "",
         "batch.schema": "",
         "batch.redaction": "",

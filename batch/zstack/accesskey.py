@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from batch.errors import LoginLostError, UnreachableError
+from batch.jsoncodec import as_number, as_object
 from batch.zstack.auth import PROBE_PATH, check_access, probe
 from batch.zstack.classify import is_skew, is_unread_date
-from batch.zstack.decode import BadReplyError, as_number, as_object, json_object
-from batch.zstack.wire import HttpReply, http_date
+from batch.zstack.wire import BadReplyError, HttpReply, http_date, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

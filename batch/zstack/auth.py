@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from batch import jsoncodec
 from batch.errors import CallCutError, LoginLostError, UnreachableError, ZcloneError
+from batch.jsoncodec import as_object, as_text
 from batch.model import CallKind
 from batch.zstack.answers import ErrorClass, NoAnswer, NotSent, Refused, is_cut
-from batch.zstack.decode import BadReplyError, as_object, as_text, json_object
 from batch.zstack.replies import read_find, read_refusal
-from batch.zstack.wire import HttpReply, reason_of
+from batch.zstack.wire import BadReplyError, HttpReply, json_object, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

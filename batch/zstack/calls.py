@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from batch import jsoncodec
 from batch.errors import CallCutError
+from batch.jsoncodec import as_number, as_object, as_text
 from batch.model import CallKind
 from batch.zstack.answers import (
     Accepted,
@@ -26,9 +27,8 @@ from batch.zstack.answers import (
     poll_to_end,
 )
 from batch.zstack.client import JOBS_PATH, SERVICES_PATH
-from batch.zstack.decode import BadReplyError, as_number, as_object, as_text, json_object
 from batch.zstack.replies import read_job_end, read_refusal, read_submit
-from batch.zstack.wire import NOT_ADMITTED, CallFailedError, HttpReply, segment
+from batch.zstack.wire import NOT_ADMITTED, BadReplyError, CallFailedError, HttpReply, json_object, segment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from batch.jsoncodec import as_object, as_text
 from batch.text import cut, escape
 from batch.zstack.answers import ApiError, ErrorClass
 from batch.zstack.codes import (
@@ -26,7 +27,6 @@ from batch.zstack.codes import (
     UNKNOWN,
     Rule,
 )
-from batch.zstack.decode import as_object, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -18,12 +18,19 @@ from batch.zstack.answers import Done, ErrorClass, NoAnswer, NotSent, Refused, U
 from batch.zstack.auth import PREFLIGHT_TRIES, Access, GivenSession, PasswordLogin
 from batch.zstack.classify import from_http, is_skew, is_unread_date
 from batch.zstack.client_http import Http
-from batch.zstack.decode import BadReplyError, as_text, json_object
-from batch.zstack.params import Version, parse_version
-from batch.zstack.replies import read_find, read_poll, read_refusal, read_submit
-from batch.zstack.reply_redaction import without_job_uuid, without_secrets
+from batch.zstack.replies import read_find, read_poll, read_refusal, read_submit, read_version
 from batch.zstack.settings import AccessKeyAuth, PasswordAuth, transport_warnings
-from batch.zstack.wire import HttpReply, NoRateGate, Outcome, reason_of, requested_pause, segment
+from batch.zstack.wire import (
+    BadReplyError,
+    HttpReply,
+    NoRateGate,
+    Outcome,
+    reason_of,
+    requested_pause,
+    segment,
+    without_job_uuid,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from batch.model import Clone
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
     from batch.zstack.classify import Language
+    from batch.zstack.params import Version
     from batch.zstack.settings import Auth, Settings
     from batch.zstack.wire import RateGate, Transport
 
@@ -200,8 +208,7 @@ class Client:
             outcome = self._process(reply, sign)
             if not (isinstance(outcome, NotSent) and outcome.is_over_limit):
                 return outcome
-            may_repeat = self._gate.slow_down()
-            if not may_repeat or not left:
+            if not self._gate.slow_down() or not left:
                 return outcome
             left -= 1
 
@@ -242,7 +249,10 @@ class Client:
         if isinstance(answer, Refused) and answer.error.error_class in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
             raise UnreachableError(f"ZStack at {self.url} is not ready: {reason_of(answer)}")
         # An account without GetVersion may work otherwise: the credentials' probe shows that.
-        self.version = self._version_of(answer) if isinstance(answer, HttpReply) else None
+        try:
+            self.version = read_version(answer) if isinstance(answer, HttpReply) else None
+        except BadReplyError as error:
+            raise UnreachableError(f"no ZStack server at {self.url}: {error}") from None
 
     async def _get_version(self) -> HttpReply | Refused | NotSent | NoAnswer:
         reply = await self.call("PUT", ACTIONS_PATH, body=b'{"getVersion":{}}')
@@ -251,13 +261,6 @@ class Client:
         if reply.status == 404:
             return Refused(from_http(404, reply.text, self.language))
         return read_refusal(reply, self.language) or reply
-
-    def _version_of(self, reply: HttpReply) -> Version | None:
-        try:
-            text = as_text(json_object(reply.body).get("version"))
-        except BadReplyError as error:
-            raise UnreachableError(f"no ZStack server at {self.url}: {error}") from None
-        return None if text is None else parse_version(text)
 
     def _make_access(self, auth: Auth) -> Access:
         if isinstance(auth, PasswordAuth):

@@ -20,9 +20,8 @@ from batch.model import CallKind
 from batch.zstack.answers import NoAnswer
 from batch.zstack.classify import safe_text
 from batch.zstack.client_request import LONGEST_LINE, NoReplyError, SingleRequest, no_answer, start_watch
-from batch.zstack.decode import LARGEST, BadReplyError, inflate
 from batch.zstack.settings import is_link_local
-from batch.zstack.wire import NOT_ADMITTED, HttpReply
+from batch.zstack.wire import LARGEST, NOT_ADMITTED, BadReplyError, HttpReply, inflate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

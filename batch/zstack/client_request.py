@@ -15,7 +15,7 @@ import aiohttp
 
 from batch.zstack.answers import NoAnswer, NotSent
 from batch.zstack.classify import safe_text
-from batch.zstack.decode import BadReplyError
+from batch.zstack.wire import BadReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Generator

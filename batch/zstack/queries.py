@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
+from batch.jsoncodec import as_number, as_object, as_text
 from batch.zstack.accesskey import ACTIONS_PATH
 from batch.zstack.answers import NoAnswer
 from batch.zstack.calls import UUIDS_A_QUERY, RetryClient
 from batch.zstack.client import SERVICES_PATH
-from batch.zstack.decode import BadReplyError, as_number, as_object, as_text
 from batch.zstack.replies import inventories
-from batch.zstack.wire import CallFailedError, segment
+from batch.zstack.wire import BadReplyError, CallFailedError, segment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batch.jsoncodec import as_number, as_object, as_text
 from batch.text import cut
 from batch.zstack.answers import (
     Absent,
@@ -26,13 +27,14 @@ from batch.zstack.answers import (
     Unknown,
 )
 from batch.zstack.classify import LONGEST_TEXT, Language, from_error, from_http
-from batch.zstack.decode import BadReplyError, as_number, as_object, as_text, json_object
-from batch.zstack.wire import HttpReply
+from batch.zstack.params import parse_version
+from batch.zstack.wire import BadReplyError, HttpReply, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batch.model import JsonValue
+    from batch.zstack.params import Version
 
 _API_DENIED = "SYS.1019"
 _PROXY = frozenset({408, 425, 429, 502, 503, 504})
@@ -130,6 +132,12 @@ def read_find(reply: HttpReply, resource_uuid: str, language: Language = "en") -
         return Absent()
     match = next((service for service in services if service.uuid == resource_uuid), None)
     return NoAnswer("the answer shows other resources than requested") if match is None else Found(match)
+
+
+def read_version(reply: HttpReply) -> Version | None:
+    """Return the version in the answer of GetVersion; None where it has none. Raises BadReplyError."""
+    text = as_text(json_object(reply.body).get("version"))
+    return None if text is None else parse_version(text)
 
 
 def inventories(answer: Mapping[str, JsonValue]) -> list[Service]:

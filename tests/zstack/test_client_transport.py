@@ -21,9 +21,8 @@ from batch.model import CallKind
 from batch.zstack import client_http
 from batch.zstack.answers import Absent, Accepted, NoAnswer, NotSent, Running, is_cut
 from batch.zstack.client_http import JSON_TYPE
-from batch.zstack.decode import LARGEST
 from batch.zstack.settings import PasswordAuth
-from batch.zstack.wire import HttpReply
+from batch.zstack.wire import LARGEST, HttpReply
 from tests.zstack.wire_server import (
     CLONE,
     JOB,

@@ -9,7 +9,7 @@ import pytest
 
 from batch import jsoncodec
 from batch.jsoncodec import decode_with_stdlib
-from batch.zstack.decode import DEEPEST, LARGEST, BadReplyError, inflate, json_object
+from batch.zstack.wire import DEEPEST, LARGEST, BadReplyError, inflate, json_object
 
 BAD = [
     b"",

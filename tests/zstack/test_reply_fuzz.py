@@ -14,7 +14,7 @@ import pytest
 
 from batch.errors import RunStoppedError
 from batch.zstack import answers
-from batch.zstack.decode import LARGEST
+from batch.zstack.wire import LARGEST
 from tests.zstack.wire_server import CLONE, JOB, RESOURCE, SESSION, WireServer, answer, client_of, error
 
 if TYPE_CHECKING:
