@@ -58,7 +58,7 @@ THIRD_PARTY: Final[dict[str, tuple[str, ...]]] = {
     "yarl": ("batch.zstack.client", "batch.simulator"),
     "asyncio_throttle": ("batch.engine.gate",),
     "yaml": ("batch.jobfile", "batch.simulator"),
-    "openpyxl": ("batch.jobfile.sheets",),
+    "openpyxl": ("batch.jobfile.tables",),
     "structlog": ("batch",),
     "pydantic": ("batch.jobfile",),
     "typer": ("batch.cli",),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.input_files import open_regular
-from batch.jobfile.sheets import ENDING
+from batch.jobfile.tables import XLSX
 from batch.text import escape, width
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def source_line(place: Place) -> str | None:
 
     A workbook has no lines. In a CSV file a CR alone ends a line too, as its reader and editors treat it.
     """
-    if place.file.lower().endswith(ENDING):
+    if place.file.lower().endswith(XLSX):
         return None
     newline = "" if place.file.lower().endswith(".csv") else "\n"
     try:

@@ -11,8 +11,7 @@ from batch.jobfile.job import Entry, Layer, Target
 from batch.jobfile.jsontext import read_jsonl
 from batch.jobfile.layers import read_tags
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, RowOrigin, quote
-from batch.jobfile.sheets import ENDING
-from batch.jobfile.tables import CSV, TableFormat, read_table
+from batch.jobfile.tables import CSV, XLSX, TableFormat, read_table
 from batch.zstack.params import PARAMS, ParamType
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def read_rows(file: RowFile, problems: Problems) -> Iterator[Target]:
     path, entry = file.path, file.entry
     assert entry.origin is not None
     rows = _Rows(file, problems)
-    readers = {".jsonl": rows.read_jsonl, ".ndjson": rows.read_jsonl, CSV: rows.read_table, ENDING: rows.read_table}
+    readers = {".jsonl": rows.read_jsonl, ".ndjson": rows.read_jsonl, CSV: rows.read_table, XLSX: rows.read_table}
     read = readers.get(path.suffix.lower())
     if read is None:
         hint = ": save the sheet as .xlsx or CSV" if path.suffix.lower() in _SHEETS else ""

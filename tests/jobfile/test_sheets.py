@@ -136,7 +136,7 @@ def test_an_invalid_workbook_is_refused(tmp_path: Path, data: bytes, why: str) -
 
 def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unpacked size is checked before anything is unpacked."""
-    monkeypatch.setattr("batch.jobfile.sheets._LARGEST", 1 << 20)
+    monkeypatch.setattr("batch.jobfile.tables._LARGEST", 1 << 20)
     data = io.BytesIO(workbook({"S": [["uuid"], [UUID]]}))
     with zipfile.ZipFile(data, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/big.xml", b" " * (2 << 20))
