@@ -204,7 +204,7 @@ class JobColumns:
 
         Raises UsageError if the job file is unreadable, of another job, or has no such column.
         """
-        from batch.jobfile.columns import PARAM_COLUMN
+        from batch.jobfile.rows import PARAM_COLUMN
 
         self._columns = columns
         self._param_column = PARAM_COLUMN

@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.check import check_uuid
-from batch.jobfile.columns import check_id
 from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.input_files import InputFiles
 from batch.jobfile.job import Entry, Layer, QueryEntry, Target
@@ -14,7 +13,7 @@ from batch.jobfile.layers import HAND_OVER_KEYS, LAYER_KEYS, merge_layers, read_
 from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
 from batch.jobfile.problems import MAX_KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown
-from batch.jobfile.rows import RowFile, read_rows
+from batch.jobfile.rows import RowFile, check_id, read_rows
 from batch.jobfile.tables import TABLE_KEYS, read_format
 from batch.zstack.params import BODY_PARAMS, QUERY_OPERATORS
 
