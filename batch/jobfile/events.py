@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from batch.jobfile.input_files import MAX_BYTES, MOVE
-from batch.jobfile.nodes import MAX_DEPTH, TOO_DEEP, Mapping, Node, Scalar, Sequence
+from batch.jobfile.nodes import MAX_DEPTH, TOO_DEEP, ListNode, MapNode, Node, Scalar
 from batch.jobfile.problems import Problems, fail, quote
 from batch.model import Place, Problem
 
@@ -172,7 +172,7 @@ class _Composer:
         self._refuse_tag(event)
         mark: Any = event.start_mark
         self.place = (mark.line + 1, mark.column + 1)
-        yield key, Sequence([], mark.line + 1, mark.column + 1, 1, 1)
+        yield key, ListNode([], mark.line + 1, mark.column + 1, 1, 1)
         yield from self._elements(key, mark)
 
     def _elements(self, key: Scalar, start: Any) -> Iterator[tuple[Scalar, Node]]:
@@ -214,7 +214,7 @@ class _Composer:
             self._is_anchored = True
         return node
 
-    def _sequence(self, mark: Any, depth: int) -> Sequence:
+    def _sequence(self, mark: Any, depth: int) -> ListNode:
         items: list[Node] = []
         size, height = 1, 1
         for event in self._events:
@@ -223,9 +223,9 @@ class _Composer:
             item = self._node(event, depth + 1)
             items.append(item)
             size, height = _measure(item, size, height)
-        return Sequence(items, mark.line + 1, mark.column + 1, size, height)
+        return ListNode(items, mark.line + 1, mark.column + 1, size, height)
 
-    def _mapping(self, mark: Any, depth: int) -> Mapping:
+    def _mapping(self, mark: Any, depth: int) -> MapNode:
         pairs: list[tuple[Scalar, Node]] = []
         seen: dict[str, int] = {}
         size, height = 1, 1
@@ -237,7 +237,7 @@ class _Composer:
             size, height = _measure(value, size + 1, height)
             if not self._is_refused(key, seen):
                 pairs.append((key, value))
-        return Mapping(pairs, mark.line + 1, mark.column + 1, size, height)
+        return MapNode(pairs, mark.line + 1, mark.column + 1, size, height)
 
     def _key(self, event: Any) -> Scalar:
         if event.__class__ is yaml.ScalarEvent or event.__class__ is yaml.AliasEvent:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.jobfile.check import check_params, check_tags, check_uuid, convert, has_template
 from batch.jobfile.job import Layer
-from batch.jobfile.nodes import NULLS, Mapping, Node, Scalar, text_tree
+from batch.jobfile.nodes import NULLS, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint
 from batch.model import HandOver
 from batch.zstack.params import BODY_PARAMS, ParamType
@@ -27,7 +27,7 @@ _TYPED: Final = frozenset(
 )
 
 
-def read_layer(node: Mapping, complaints: list[Complaint]) -> Layer:
+def read_layer(node: MapNode, complaints: list[Complaint]) -> Layer:
     """Read the layer's keys of ``node``; other keys are left to the caller."""
     params: dict[str, JsonValue] = {}
     templates: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ def union(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
 
 
 def _params(node: Node, complaints: list[Complaint]) -> dict[str, JsonValue]:
-    if isinstance(node, Mapping):
+    if isinstance(node, MapNode):
         return {key.text: _value(key.text, value) for key, value in node.pairs}
     if not (isinstance(node, Scalar) and node.is_null):
         complaints.append(Complaint("params", "must be a map of parameters"))

@@ -18,7 +18,7 @@ from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.input_files import read_content
 from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target
 from batch.jobfile.layers import LAYER_KEYS, read_layer
-from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
+from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, complain_of_unknown, quote, unknown
 from batch.jobfile.rearchitect import read_rearchitect
 from batch.jobfile.targets import LONG_LIST, TargetList
@@ -51,7 +51,7 @@ def load(path: Path, *, check: Callable[[Job, Problems], None] | None = None) ->
     """
     content = read_content(path)
     problems = Problems()
-    origin = NodeOrigin(str(path), Mapping(_envelope_pairs(content, str(path), problems), 1, 1, 0, 0), "")
+    origin = NodeOrigin(str(path), MapNode(_envelope_pairs(content, str(path), problems), 1, 1, 0, 0), "")
     model = _validate(origin, problems)
     targets = TargetList(path, content, *_defaults(origin, problems))
     before = len(problems)
@@ -95,7 +95,7 @@ def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tup
             continue
         if pairs and pairs[-1][0] is key:
             # The second pair of the streamed list is its first element: the list is not empty.
-            pairs[-1] = (key, Sequence([node], node.line, node.column, 1, 1))
+            pairs[-1] = (key, ListNode([node], node.line, node.column, 1, 1))
             if content.ends_with_targets:
                 break
         elif not any(known is key for known, _ in pairs):
@@ -130,11 +130,11 @@ def _without_nulls(value: JsonValue) -> JsonValue:
 
 
 def _check_targets(origin: NodeOrigin, problems: Problems) -> None:
-    assert isinstance(origin.node, Mapping)
+    assert isinstance(origin.node, MapNode)
     node = next((value for key, value in origin.node.pairs if key.text == STREAMED), None)
     if node is None:
         problems.add(origin.problem(Complaint(STREAMED, "is required: the list of what to clone")))
-    elif not isinstance(node, Sequence):
+    elif not isinstance(node, ListNode):
         problems.add(origin.problem(Complaint(STREAMED, "must be a list", at_key=True)))
     elif not node.items:
         problems.add(origin.problem(Complaint(STREAMED, "is empty: nothing to clone", at_key=True)))
@@ -171,7 +171,7 @@ def _message(kind: str, detail: dict[str, Any]) -> str:
 
 
 def _rearchitect(origin: NodeOrigin, path: Path, problems: Problems) -> Rearchitect | None:
-    assert isinstance(origin.node, Mapping)
+    assert isinstance(origin.node, MapNode)
     node = next((value for key, value in origin.node.pairs if key.text == "rearchitect"), None)
     if node is None or (isinstance(node, Scalar) and node.is_null):
         return None
@@ -179,14 +179,14 @@ def _rearchitect(origin: NodeOrigin, path: Path, problems: Problems) -> Rearchit
 
 
 def _defaults(origin: NodeOrigin, problems: Problems) -> tuple[Layer, NodeOrigin | None]:
-    assert isinstance(origin.node, Mapping)
+    assert isinstance(origin.node, MapNode)
     node = next((value for key, value in origin.node.pairs if key.text == "defaults"), None)
     if node is None or (isinstance(node, Scalar) and node.is_null):
         return Layer(), None
     own = NodeOrigin(origin.file, node, "defaults")
     complaints: list[Complaint] = []
     layer = Layer()
-    if isinstance(node, Mapping):
+    if isinstance(node, MapNode):
         layer = read_layer(node, complaints)
         complain_of_unknown((key.text for key, _ in node.pairs), LAYER_KEYS, complaints)
     else:

@@ -8,8 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.envelope import VARIABLE_PATTERN
-from batch.jobfile.nodes import Mapping as MappingNode
-from batch.jobfile.nodes import Node, Scalar, Sequence
+from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar
 from batch.jobfile.problems import Complaint, quote
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class _Matrix(NamedTuple):
 
 def read_matrix(node: Node, complaints: list[Complaint]) -> tuple[Combination, ...]:
     """Return the combinations of the ``matrix`` node, none where it has problems."""
-    if not isinstance(node, MappingNode) or not node.pairs:
+    if not isinstance(node, MapNode) or not node.pairs:
         complaints.append(Complaint("matrix", "must be a map of lists, such as {tenant: [acme, globex]}"))
         return ()
     before = len(complaints)
@@ -54,7 +53,7 @@ def read_matrix(node: Node, complaints: list[Complaint]) -> tuple[Combination, .
     return found if len(complaints) == before else ()
 
 
-def _parse(node: MappingNode, complaints: list[Complaint]) -> _Matrix:
+def _parse(node: MapNode, complaints: list[Complaint]) -> _Matrix:
     matrix = _Matrix({}, [], [])
     for key, value in node.pairs:
         path = f"matrix.{key.text}"
@@ -73,7 +72,7 @@ def _parse(node: MappingNode, complaints: list[Complaint]) -> _Matrix:
 
 
 def _list(node: Node, path: str, complaints: list[Complaint]) -> list[Node]:
-    if isinstance(node, Sequence) and node.items:
+    if isinstance(node, ListNode) and node.items:
         return node.items
     complaints.append(Complaint(path, "must be a list with at least one element"))
     return []
@@ -92,7 +91,7 @@ def _texts(nodes: list[Node], path: str, complaints: list[Complaint]) -> list[st
 def _rows(nodes: list[Node], path: str, complaints: list[Complaint]) -> Iterator[dict[str, str]]:
     for index, node in enumerate(nodes):
         place = f"{path}[{index}]"
-        if isinstance(node, MappingNode) and node.pairs:
+        if isinstance(node, MapNode) and node.pairs:
             yield {key.text: _text(value, f"{place}.{key.text}", complaints) for key, value in node.pairs}
         else:
             complaints.append(Complaint(place, "must be a map of names to values"))

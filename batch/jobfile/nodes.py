@@ -31,7 +31,7 @@ class Scalar(NamedTuple):
         return self.plain and self.text in NULLS
 
 
-class Sequence(NamedTuple):
+class ListNode(NamedTuple):
     """A list."""
 
     items: list[Node]
@@ -42,7 +42,7 @@ class Sequence(NamedTuple):
     height: int
 
 
-class Mapping(NamedTuple):
+class MapNode(NamedTuple):
     """A map; keys are texts and each occurs once."""
 
     pairs: list[tuple[Scalar, Node]]
@@ -52,7 +52,7 @@ class Mapping(NamedTuple):
     height: int
 
 
-Node: TypeAlias = Scalar | Sequence | Mapping
+Node: TypeAlias = Scalar | ListNode | MapNode
 
 _STEP = re.compile(r"[^.\[\]]+")
 
@@ -61,9 +61,9 @@ def text_tree(node: Node) -> JsonValue:
     """Convert a node to lists, maps and texts; only a plain null is not text."""
     if node.__class__ is Scalar:
         return None if node.plain and node.text in NULLS else node.text
-    if isinstance(node, Mapping):
+    if isinstance(node, MapNode):
         return {key.text: text_tree(value) for key, value in node.pairs}
-    assert isinstance(node, Sequence)
+    assert isinstance(node, ListNode)
     return [text_tree(item) for item in node.items]
 
 
@@ -71,14 +71,14 @@ def find_place(node: Node, path: str, *, at_key: bool = False) -> tuple[int, int
     """Return line and column of ``path`` (``a.b[0].c``) under ``node``, or of the deepest part of it that exists."""
     line, column = node.line, node.column
     for step in _STEP.findall(path):
-        if isinstance(node, Mapping):
+        if isinstance(node, MapNode):
             pair = next(((key, value) for key, value in node.pairs if key.text == step), None)
             if pair is None:
                 break
             key, node = pair
             shown: Node = key if at_key or _is_empty(node) else node
             line, column = shown.line, shown.column
-        elif isinstance(node, Sequence) and step.isdecimal() and int(step) < len(node.items):
+        elif isinstance(node, ListNode) and step.isdecimal() and int(step) < len(node.items):
             node = node.items[int(step)]
             line, column = node.line, node.column
         else:

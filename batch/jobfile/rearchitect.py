@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from batch.errors import JobFileError
 from batch.jobfile.check import check_params, check_uuid
 from batch.jobfile.input_files import MAX_BYTES, open_input
-from batch.jobfile.nodes import Mapping, Node, Scalar, Sequence, text_tree
+from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, NodeOrigin, complain_of_unknown, quote
 from batch.jobfile.tables import TABLE_KEYS, TableFormat, read_format, read_table
 from batch.model import Place, Problem
@@ -57,7 +57,7 @@ class Rearchitect(NamedTuple):
 def read_rearchitect(origin: NodeOrigin, folder: Path, problems: Problems) -> Rearchitect | None:
     """Read the section at ``origin`` and its mapping file in ``folder``; None where it has problems."""
     before = len(problems)
-    if not isinstance(origin.node, Mapping):
+    if not isinstance(origin.node, MapNode):
         problems.add(origin.problem(Complaint("", "must be a map of to, images, file and vendors")))
         return None
     keys = {key.text: value for key, value in origin.node.pairs}
@@ -105,7 +105,7 @@ def _read_architectures(node: Node | None, origin: NodeOrigin, problems: Problem
 
 
 def _read_vendors(node: Node, origin: NodeOrigin, problems: Problems) -> list[VendorRule]:
-    if not isinstance(node, Sequence) or not node.items:
+    if not isinstance(node, ListNode) or not node.items:
         problems.add(origin.problem(Complaint("vendors", "must be a list of rules with from, to and specUuids")))
         return []
     rules: dict[str, VendorRule] = {}
@@ -117,7 +117,7 @@ def _read_vendors(node: Node, origin: NodeOrigin, problems: Problems) -> list[Ve
 
 
 def _read_images(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], problems: Problems) -> Iterator[ImageRule]:
-    if isinstance(node, Sequence):
+    if isinstance(node, ListNode):
 
         def read(row: JsonValue, place: Place, complaints: list[Complaint]) -> ImageRule | None:
             return _image_rule(row, place, to, complaints)
@@ -129,7 +129,7 @@ def _read_images(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], pro
 
 
 def _read_list(
-    node: Sequence,
+    node: ListNode,
     origin: NodeOrigin,
     name: str,
     read: Callable[[JsonValue, Place, list[Complaint]], _Rule | None],

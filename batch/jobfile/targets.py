@@ -11,7 +11,7 @@ from batch.jobfile.input_files import InputFiles
 from batch.jobfile.job import Entry, Layer, QueryEntry, Target
 from batch.jobfile.layers import HAND_OVER_KEYS, LAYER_KEYS, merge_layers, read_hand_over, read_layer
 from batch.jobfile.matrix import Combination, read_matrix
-from batch.jobfile.nodes import Mapping, Node, Scalar, text_tree
+from batch.jobfile.nodes import MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import MAX_KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown
 from batch.jobfile.rows import RowFile, check_id, read_rows
 from batch.jobfile.tables import TABLE_KEYS, read_format
@@ -73,7 +73,7 @@ class TargetList:
             # A long list of targets need not be read once more.
             return
         for key, node in walk(self._content, str(self._path), Problems()):
-            if key.text == STREAMED and isinstance(node, Mapping):
+            if key.text == STREAMED and isinstance(node, MapNode):
                 for name, value in node.pairs:
                     if name.text == "from" and isinstance(value, Scalar):
                         yield self._path.parent / value.text
@@ -102,7 +102,7 @@ class _Reader:
         if isinstance(node, Scalar):
             check_uuid("", text_tree(node), complaints)
             found: Iterator[Target | QueryEntry] = iter((Target(self._entry, _EMPTY, node.text, None, {}, origin),))
-        elif isinstance(node, Mapping):
+        elif isinstance(node, MapNode):
             found = self._read_mapping(node, origin, complaints)
         else:
             complaints.append(Complaint("", "must be a source uuid or a map, not a list"))
@@ -113,7 +113,7 @@ class _Reader:
             yield from found
 
     def _read_mapping(
-        self, node: Mapping, origin: NodeOrigin, complaints: list[Complaint]
+        self, node: MapNode, origin: NodeOrigin, complaints: list[Complaint]
     ) -> Iterator[Target | QueryEntry]:
         keys = {key.text: value for key, value in node.pairs}
         _check_keys(keys, complaints)
