@@ -27,7 +27,7 @@ from batch.app.server_checks import (
     warn_of_owners,
 )
 from batch.errors import UsageError
-from batch.jobfile.layers import KEEPABLE
+from batch.jobfile.job import KEEPABLE
 from batch.plan import Identities, Planning, RunTags, regenerate, tag_clones
 from batch.plan.identity import regenerate_clone
 from batch.plan.planfile import SavedPlan

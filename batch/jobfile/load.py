@@ -16,8 +16,7 @@ from batch.jobfile.envelope import (
 )
 from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.input_files import read_content
-from batch.jobfile.job import AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target
-from batch.jobfile.layers import LAYER_KEYS, read_layer
+from batch.jobfile.job import LAYER_KEYS, AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target, read_layer
 from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, complain_of_unknown, quote, unknown
 from batch.jobfile.rearchitect import read_rearchitect

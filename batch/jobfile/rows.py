@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from batch.jobfile.check import check_params, check_uuid, convert
-from batch.jobfile.job import Entry, Layer, Target
+from batch.jobfile.job import HAND_OVER_KEYS, Entry, Layer, Target, read_tags
 from batch.jobfile.jsontext import read_jsonl
-from batch.jobfile.layers import HAND_OVER_KEYS, read_tags
 from batch.jobfile.matrix import NAME
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, RowOrigin, fold, quote, unknown
 from batch.jobfile.tables import CSV, XLSX, TableFormat, read_table

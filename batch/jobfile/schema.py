@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from batch.jobfile.check import MAX_INTEGER
 from batch.jobfile.envelope import EnvelopeModel
-from batch.jobfile.layers import KEEPABLE
+from batch.jobfile.job import KEEPABLE
 from batch.jobfile.tables import DELIMITERS, ENCODINGS, TABLE_KEYS
 from batch.schema import TEXT, UUID, Schema, array, describe, document, record, refer
 from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, Param, ParamType

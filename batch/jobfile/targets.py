@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Final
 from batch.jobfile.check import check_uuid
 from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.input_files import InputFiles
-from batch.jobfile.job import Entry, Layer, QueryEntry, Target
-from batch.jobfile.layers import HAND_OVER_KEYS, LAYER_KEYS, merge_layers, read_hand_over, read_layer
+from batch.jobfile.job import (
+    HAND_OVER_KEYS,
+    LAYER_KEYS,
+    Entry,
+    Layer,
+    QueryEntry,
+    Target,
+    merge_layers,
+    read_hand_over,
+    read_layer,
+)
 from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import MAX_KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.jobfile.check import check_tags, check_uuid, check_value, convert
-from batch.jobfile.job import is_plain
-from batch.jobfile.layers import union
+from batch.jobfile.job import is_plain, union
 from batch.jobfile.problems import Complaint, quote, wide_characters
 from batch.model import Clone, HandOver
 from batch.plan.identity import Identities, clone_digest, encode_body

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from batch.errors import JobFileError, UsageError
 from batch.jobfile import load
-from batch.jobfile.job import Layer
-from batch.jobfile.layers import merge_layers
+from batch.jobfile.job import Layer, merge_layers
 from batch.model import Pins
 from batch.plan import Planning, resource_uuid
 from batch.plan.render import RenderError, render
