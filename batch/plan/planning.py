@@ -15,8 +15,7 @@ from batch.jobfile.load import load
 from batch.jobfile.problems import Complaint, Problems, fail, quote
 from batch.model import Pins, Plan, Problem
 from batch.plan.clones import CloneBuilder, warn_of_wide
-from batch.plan.duplicates import Duplicates
-from batch.plan.identity import PlanDigest
+from batch.plan.identity import Duplicates, PlanDigest
 from batch.plan.pinned_answers import Answers, Questions, digest_pins, render_condition
 from batch.plan.rearchitect import measure_coverage
 from batch.plan.references import check_references
