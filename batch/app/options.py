@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from batch.app.selection import RetryFilter
-    from batch.plan.planfile import SavedPlan
+    from batch.plan.pins import SavedPlan
     from batch.settings.sources import EndpointOptions
 
 PRESETS: Final = ("calm", "flaky", "chaos")

@@ -30,7 +30,7 @@ from batch.errors import UsageError
 from batch.jobfile.job import KEEPABLE
 from batch.plan import Identities, Planning, RunTags, regenerate, tag_clones
 from batch.plan.identity import regenerate_clone
-from batch.plan.planfile import SavedPlan
+from batch.plan.pins import SavedPlan
 from batch.plan.rearchitect import IMAGES_FIELD
 from batch.report.expression import read_filter
 from batch.settings.reader import read_settings

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batch.manifest import Manifest
     from batch.model import JsonValue, Plan
     from batch.plan import Draft, Questions
-    from batch.plan.planfile import SavedPlan
+    from batch.plan.pins import SavedPlan
     from batch.zstack.params import Version
 
 NO_VERSION: Final = "the server did not report its version: it silently drops parameters that it does not know"
@@ -148,7 +148,7 @@ def job_and_run(job: Path | None, run: str | None, plan: Path | None) -> tuple[P
         if job is None:
             raise UsageError("Missing argument JOB: the job file, or --plan FILE")
         return job, run, None
-    from batch.plan.planfile import read_saved
+    from batch.plan.pins import read_saved
 
     try:
         saved = read_saved(plan.read_text(encoding="utf-8"))

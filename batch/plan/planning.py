@@ -16,7 +16,7 @@ from batch.jobfile.problems import Complaint, Problems, fail, quote
 from batch.model import Pins, Plan, Problem
 from batch.plan.clones import CloneBuilder, warn_of_wide
 from batch.plan.identity import Duplicates, PlanDigest
-from batch.plan.pinned_answers import Answers, Questions, digest_pins, render_condition
+from batch.plan.pins import Answers, Questions, digest_pins, render_condition
 from batch.plan.rearchitect import measure_coverage
 from batch.plan.references import check_references
 from batch.plan.render import RenderError, RunNames, render

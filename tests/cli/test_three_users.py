@@ -16,7 +16,7 @@ import pytest
 
 from batch import __version__
 from batch.manifest import Header, open_manifest
-from batch.plan.planfile import read_saved
+from batch.plan.pins import read_saved
 from tests.nodes import ledger
 
 if TYPE_CHECKING:

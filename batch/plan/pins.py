@@ -1,13 +1,19 @@
-"""The server's answers that a plan depends on: the pinned ones, and the queries that are still needed."""
+"""The server's answers that a plan depends on: pinned ones, queries still needed, and a plan saved with its answers.
+
+A plan as ``plan --out`` saves it is enough to make exactly this plan again, and to detect that it would differ.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from batch.errors import UsageError
 from batch.jobfile.problems import quote
+from batch.model import Pins
 from batch.plan.identity import DIGEST_HEX
 from batch.plan.render import RenderError, render
 from batch.zstack.params import PARAMS, ParamType, split_condition
@@ -15,9 +21,21 @@ from batch.zstack.params import PARAMS, ParamType, split_condition
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batch.model import JsonValue, Pins
+    from batch.model import JsonValue, Plan
 
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+
+FORMAT: Final = "zclone-saved-plan"
+VERSION: Final = 1
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "job_file": (str,),
+    "run": (str,),
+    "started_at": (int, float),
+    "digest": (str,),
+    "tool": (str,),
+    "sources": (dict,),
+    "queries": (list,),
+}
 
 
 class Answers:
@@ -60,10 +78,10 @@ class Questions(Answers):
 
     def find(self, conditions: tuple[str, ...], rendered: Sequence[str]) -> Sequence[str]:
         """Return the pinned uuids, or one placeholder."""
-        found = self._pins.queries.get(conditions)
-        if found is None:
+        pinned = self._pins.queries.get(conditions)
+        if pinned is None:
             self.queries[conditions] = tuple(rendered)
-        return placeholder_uuids(conditions) if found is None else found
+        return placeholder_uuids(conditions) if pinned is None else pinned
 
 
 class _Placeholders(dict[str, "JsonValue"]):
@@ -118,3 +136,81 @@ def digest_pins(pins: Pins) -> str:
     for conditions in sorted(pins.queries):
         total.update(json.dumps([conditions, pins.queries[conditions]]).encode())
     return total.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A saved plan; the job file and the files it names must be present unchanged."""
+
+    job_file: str
+    run: str
+    started_at: float
+    """Seconds since the epoch: the start that ``${date}`` and ``${time}`` refer to."""
+    digest: str
+    """Digest of the plan."""
+    tool: str
+    """Version of zclone that made it."""
+    pins: Pins
+
+    def text(self) -> str:
+        """Return the file's text, sealed."""
+        fields: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "job_file": self.job_file,
+            "run": self.run,
+            "started_at": self.started_at,
+            "digest": self.digest,
+            "tool": self.tool,
+            "sources": {uuid: dict(inventory) for uuid, inventory in self.pins.sources.items()},
+            "queries": [[list(conditions), list(uuids)] for conditions, uuids in self.pins.queries.items()],
+        }
+        return json.dumps({**fields, "seal": _seal(fields)}, indent=1) + "\n"
+
+    def require(self, plan: Plan, *, tool: str) -> None:
+        """Raise UsageError unless ``plan`` is the saved one and made by the same major version."""
+        if _major(tool) != _major(self.tool):
+            raise UsageError(f"the plan was saved by zclone {self.tool}, this is {tool}: plan again")
+        if plan.digest != self.digest:
+            raise UsageError(f"{self.job_file} or a file it names was changed since the plan was saved: plan again")
+
+    def require_same_server(self, fresh: Pins) -> None:
+        """Raise UsageError where the server's answers have changed."""
+        if fresh == self.pins:
+            return
+        changed = [uuid for uuid, fields in self.pins.sources.items() if fresh.sources.get(uuid) != fields]
+        queries = [list(query) for query in self.pins.queries if fresh.queries.get(query) != self.pins.queries[query]]
+        what = f"sources {', '.join(changed[:5])}" if changed else f"results of the query {queries[:1]}"
+        raise UsageError(f"the {what} were changed on the server since the plan was saved: plan again")
+
+
+def read_saved(text: str) -> SavedPlan:
+    """Parse a saved plan. Raises UsageError where it is not one, or was edited."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise UsageError("is not a saved plan: zclone plan JOB --out FILE makes one")
+    if fields.get("version") != VERSION:
+        raise UsageError(f"is a saved plan of format {fields.get('version')}, this zclone reads {VERSION}: plan again")
+    seal = fields.pop("seal", None)
+    if seal != _seal(fields) or not all(isinstance(fields.get(name), kinds) for name, kinds in _TYPES.items()):
+        raise UsageError("was changed since it was saved: plan again")
+    queries = {tuple(conditions): tuple(uuids) for conditions, uuids in fields["queries"]}
+    return SavedPlan(
+        fields["job_file"],
+        fields["run"],
+        float(fields["started_at"]),
+        fields["digest"],
+        fields["tool"],
+        Pins(fields["sources"], queries),
+    )
+
+
+def _seal(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
