@@ -18,8 +18,7 @@ from batch.engine.handover import count_hand_overs
 from batch.errors import HELD_BACK, EndReason, JobFileError, RunStoppedError, UnreachableError
 from batch.manifest import summary
 from batch.model import QUARANTINED, HandOverCounts, State, waits_for_operator
-from batch.report.failures import command_for, retry_command
-from batch.report.figures import REFUSED, exit_code
+from batch.report.figures import REFUSED, command_for, exit_code, retry_command
 from batch.report.status import ending_lines
 from batch.text import duration
 

@@ -18,7 +18,7 @@ from batch.manifest import is_locked
 from batch.manifest.reading import last_end, last_started, reading
 from batch.manifest.summaries import was_at_most_once
 from batch.model import State
-from batch.report.failures import command_for
+from batch.report.figures import command_for
 from batch.text import iso, shell_path
 
 if TYPE_CHECKING:

@@ -119,7 +119,7 @@ def _schema(kind: str) -> Schema:
 
             return verification_schema()
         case "report":
-            from batch.report.document import report_schema
+            from batch.report.formats import report_schema
 
             return report_schema()
         case "manifest":

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ExitCode
 from batch.model import State
-from batch.report.failures import failures
-from batch.report.figures import UNFINISHED, figures
+from batch.report.figures import UNFINISHED, failures, figures
 from batch.report.page_data import page_data
 from batch.report.words import CHINESE, ENGLISH
 from batch.text import duration, escape, iso
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batch.report.data import Process, ReportData
-    from batch.report.failures import Failures
-    from batch.report.figures import Figures
+    from batch.report.figures import Failures, Figures
 
 _VERDICTS: Final = {
     ExitCode.OK: "all_cloned",

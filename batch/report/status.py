@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import HELD_BACK, EndReason, ExitCode
 from batch.model import QUARANTINED, HandOverCounts, State
-from batch.report.failures import command_for, retry_command
-from batch.report.figures import NO_RUN, NOT_CLONED, REFUSED, UNFINISHED, exit_code
+from batch.report.figures import NO_RUN, NOT_CLONED, REFUSED, UNFINISHED, command_for, exit_code, retry_command
 from batch.text import cut, duration, escape, iso, shell_path
 from batch.zstack.classify import with_hint
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Final
 from batch import outputs
 from batch.errors import UsageError
 from batch.report.data import read_report_data, read_verification
-from batch.report.document import json_report
+from batch.report.formats import json_report, junit_report, markdown_report
 from batch.report.html import html_report
-from batch.report.junit import junit_report
-from batch.report.markdown import markdown_report
 from batch.report.target_list import csv_rows
 
 if TYPE_CHECKING:

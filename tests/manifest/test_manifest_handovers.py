@@ -17,8 +17,7 @@ from batch.manifest.records import parse_line
 from batch.manifest.schema import manifest_schema
 from batch.model import HandOver, HandOverCounts, HandOverRecord, Record, State
 from batch.report.data import read_report_data
-from batch.report.failures import failures
-from batch.report.figures import exit_code, figures
+from batch.report.figures import exit_code, failures, figures
 from batch.report.show import show_lines
 from batch.report.status import ending_lines, status_lines
 from batch.report.write import write_report

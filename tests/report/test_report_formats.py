@@ -21,9 +21,8 @@ from batch.manifest.records import encode_plan, encode_planned, encode_record
 from batch.model import QUARANTINED, Record, State
 from batch.report import data as report_data
 from batch.report.data import read_report_data
-from batch.report.document import report_schema
-from batch.report.failures import cause_of, command_for, failures
-from batch.report.figures import figures
+from batch.report.figures import cause_of, command_for, failures, figures
+from batch.report.formats import report_schema
 from batch.report.page_data import lanes, pauses
 from batch.report.words import CHINESE, ENGLISH
 from batch.report.write import ENDINGS, write_report

@@ -12,7 +12,7 @@ from batch.cli.app import run_command
 from batch.errors import UsageError
 from batch.manifest import open_manifest
 from batch.model import Plan
-from batch.report.document import report_schema
+from batch.report.formats import report_schema
 from batch.report.verification import Finding, Verdict, Verification, verification_document
 from batch.report.write import write_report
 from batch.zstack.params import Difference
