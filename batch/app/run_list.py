@@ -16,7 +16,7 @@ from batch.manifest import is_locked, rows, summary
 from batch.manifest.targets import open_targets
 from batch.manifest.uuids import UndoneFold
 from batch.model import Pins, State
-from batch.report.run_list import DescribedRun, RemoteRow
+from batch.report.listings import DescribedRun, RemoteRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

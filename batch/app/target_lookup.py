@@ -20,7 +20,7 @@ from batch.manifest.records import parse_line
 from batch.manifest.uuids import UndoneFold
 from batch.model import Pins, State
 from batch.report.expression import Filter, read_filter
-from batch.report.target_list import COLUMNS, HAND_OVER_COLUMNS, csv_rows, json_rows, jsonl_rows
+from batch.report.listings import COLUMNS, HAND_OVER_COLUMNS, csv_rows, json_rows, jsonl_rows
 from batch.text import escape
 
 if TYPE_CHECKING:

@@ -78,18 +78,18 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
     """
     from batch.app.runs import manifest_of
     from batch.app.target_lookup import choose_columns, data_lines, select_rows
-    from batch.report import target_list
+    from batch.report import listings
 
     path, hint_language = manifest_of(manifest, run), language(os.environ)
     found = select_rows(path, only=only or (), shard=shard, states=frozenset(state or ()), codes=frozenset(code or ()))
     size = (terminal_width(STDOUT) or None) if output is ListOutput.TABLE else None
-    requested = None if columns is None else target_list.read_columns(columns)
-    default = target_list.COLUMNS if size is None else target_list.TERMINAL_COLUMNS
+    requested = None if columns is None else listings.read_columns(columns)
+    default = listings.COLUMNS if size is None else listings.TERMINAL_COLUMNS
     names, of_job = choose_columns(path, manifest, requested, default, warn=say)
     first = list(islice(found, 1))
     shown = islice(chain(first, found), limit)
     if output is ListOutput.TABLE:
-        lines = target_list.table_lines(shown, hint_language, columns=names, of_job=of_job, size=size)
+        lines = listings.table_lines(shown, hint_language, columns=names, of_job=of_job, size=size)
         emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
     else:
         emit_data(data_lines(shown, output, hint_language, columns=names, of_job=of_job))
@@ -102,7 +102,7 @@ def show(manifest: options.ManifestPath, key: options.Key, *, run: options.RunOf
     from batch.app.runs import manifest_of
     from batch.app.target_lookup import origin_lines
     from batch.manifest import story
-    from batch.report.show import show_lines
+    from batch.report.listings import show_lines
 
     manifest = manifest_of(manifest, run)
     found = story(manifest, key)
@@ -121,7 +121,7 @@ def runs(job: options.Job, *, prune: options.Prune = False, keep: options.Keep =
     with undone clones, as only they know which uuids are used up.
     """
     from batch.app.run_list import describe_runs, list_open_runs, prune_runs
-    from batch.report.run_list import run_lines
+    from batch.report.listings import run_lines
 
     if prune is not (keep is not None):
         raise UsageError("runs: --prune and --keep N go together")

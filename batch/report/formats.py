@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import EndReason
 from batch.model import State
 from batch.report.figures import NO_RUN, command_for, failures, figures
+from batch.report.listings import COLUMNS, row_values
 from batch.report.status import handed_text
-from batch.report.target_list import COLUMNS, row_values
 from batch.schema import COUNT, FLAG, MAYBE_TEXT, TEXT, array, describe, document, record
 from batch.text import duration, escape, iso, to_json
 from batch.zstack.classify import with_hint

@@ -11,7 +11,7 @@ from batch.errors import UsageError
 from batch.report.data import read_report_data, read_verification
 from batch.report.formats import json_report, junit_report, markdown_report
 from batch.report.html import html_report
-from batch.report.target_list import csv_rows
+from batch.report.listings import csv_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,7 +17,7 @@ import pytest
 
 from batch.cli.app import run_command
 from batch.manifest.line import seal
-from batch.report.target_list import COLUMNS
+from batch.report.listings import COLUMNS
 from batch.text import width
 from tests.report.made_manifest import Maker, make_manifest
 from tests.report.terminal import Terminal

@@ -18,7 +18,7 @@ from batch.manifest.schema import manifest_schema
 from batch.model import HandOver, HandOverCounts, HandOverRecord, Record, State
 from batch.report.data import read_report_data
 from batch.report.figures import exit_code, failures, figures
-from batch.report.show import show_lines
+from batch.report.listings import show_lines
 from batch.report.status import ending_lines, status_lines
 from batch.report.write import write_report
 from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, scan, sent

@@ -20,9 +20,8 @@ from batch.manifest.kinds import EndedLine, StartedLine
 from batch.manifest.listing import Row
 from batch.model import Record, State
 from batch.report.figures import exit_code
-from batch.report.show import show_lines
+from batch.report.listings import COLUMNS, csv_rows, json_rows, jsonl_rows, show_lines, table_lines
 from batch.report.status import ending_lines, status_lines
-from batch.report.target_list import COLUMNS, csv_rows, json_rows, jsonl_rows, table_lines
 from batch.text import duration, escape, iso, width
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from batch.manifest import Header, open_manifest
 from batch.manifest.listing import Row
 from batch.model import Record, State
 from batch.plan import Planning
-from batch.report.target_list import csv_rows
+from batch.report.listings import csv_rows
 from tests.cli.test_log import logged
 from tests.manifest.manifest_world import scan
 from tests.security.hostile import hostile

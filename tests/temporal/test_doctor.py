@@ -19,7 +19,7 @@ from batch.manifest.kinds import RemoteEngine, StartedLine
 from batch.manifest.summaries import Summary
 from batch.model import State
 from batch.redaction import SECRETS
-from batch.report.run_list import RemoteRow, run_lines
+from batch.report.listings import RemoteRow, run_lines
 from batch.report.status import status_lines
 from batch.temporal.connection import Poller, WorkerIdentity, open_connection
 from tests.temporal.scene import ScriptedClient, scene, working
