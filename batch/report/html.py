@@ -1,28 +1,35 @@
-"""The report as one self-contained HTML file, with a content security policy that forbids loading and sending."""
+"""The report as one self-contained HTML file, with a content security policy that forbids loading and sending.
+
+The page's script receives the targets as compact JSON that is safe inside a script element.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import heapq
 import html
+import itertools
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Final
 
+from batch import jsoncodec
 from batch.errors import ExitCode
 from batch.model import State
 from batch.report.figures import UNFINISHED, failures, figures
-from batch.report.page_data import page_data
-from batch.report.words import CHINESE, ENGLISH
 from batch.text import duration, escape, iso
 from batch.zstack.classify import missing_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from batch.report.data import Process, ReportData
+    from batch.model import JsonValue
+    from batch.report.data import Process, ReportData, Span, TargetData
     from batch.report.figures import Failures, Figures
+    from batch.zstack.classify import Language
 
 _VERDICTS: Final = {
     ExitCode.OK: "all_cloned",
@@ -32,38 +39,48 @@ _VERDICTS: Final = {
 }
 _MOST_GROUPS: Final = 200
 _LONGEST: Final = 600
+_STATES: Final = [state.value for state in State]
+_LONGEST_ERROR: Final = 400
 
 
 def html_report(report: ReportData, *, at: float) -> str:
     """Return the page; ``at``: time of writing, seconds since the epoch."""
     style, script = _part("page.css"), _part("page.js")
-    known, header = figures(report), report.header
-    verdict = "running" if report.is_running else _VERDICTS[known.exit_code]
+    words = page_words()["en"]
+    totals, header = figures(report), report.header
+    verdict = "running" if report.is_running else _VERDICTS[totals.exit_code]
     groups = failures(report)
     shown = _failures(groups)
     values = {
-        **{word: html.escape(text) for word, text in ENGLISH.items()},
+        **{word: html.escape(text) for word, text in words.items()},
         "title": _text(f"{header.job} {header.run} | zclone"),
         "job": _text(header.job),
         "run": _text(header.run),
-        "run_word": ENGLISH["run"],
-        "times": _times(report, known),
+        "run_word": words["run"],
+        "times": _times(report, totals),
         "tool": _text(header.tool),
         "verdict": verdict,
-        "verdict_text": ENGLISH[verdict],
-        "subtitle": _subtitle(report),
-        "cards": "".join(_cards(known)),
+        "verdict_text": words[verdict],
+        "subtitle": _word("rehearsal") if header.simulated else _text(header.endpoint),
+        "cards": "".join(_cards(totals)),
         "failures_above": shown if groups else "",
         "failures_below": ("" if groups else shown) + _verification(report),
-        "environment_title": ENGLISH["environment"],
+        "environment_title": words["environment"],
         "environment": _facts(report, at),
-        "data": page_data(report, {"en": ENGLISH, "zh": CHINESE}),
+        "data": page_data(report),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
     }
     return Template(_part("page.html")).substitute(values)
+
+
+@cache
+def page_words() -> dict[Language, dict[str, str]]:
+    """Return the page's texts by language."""
+    words: dict[Language, dict[str, str]] = jsoncodec.decode(_part("words.json").encode())
+    return words
 
 
 @cache
@@ -80,12 +97,7 @@ def _text(value: object) -> str:
 
 
 def _word(word: str) -> str:
-    return f'<span data-t="{word}">{html.escape(ENGLISH[word])}</span>'
-
-
-def _subtitle(report: ReportData) -> str:
-    header = report.header
-    return _word("rehearsal") if header.simulated else _text(header.endpoint)
+    return f'<span data-t="{word}">{html.escape(page_words()["en"][word])}</span>'
 
 
 def _cards(run_figures: Figures) -> Iterator[str]:
@@ -179,3 +191,108 @@ def _process(process: Process, *, is_running: bool) -> str:
     alive = "running" if is_running else "killed"
     end = _word(alive) if ended is None else f"{_word('exit')} {_text(f'{ended.exit_code}{reason}')}"
     return f"<tr><td>{_word('process')}</td><td>{who}{until}{end}</td></tr>"
+
+
+def page_data(report: ReportData) -> str:
+    """Return the data of the page's script, with times in whole milliseconds since the run's first line.
+
+    The page's texts are among them in each language, and the hints of the run's errors.
+    """
+    totals = figures(report)
+
+    def ms(at: float) -> int:
+        return round((at - totals.began) * 1000)
+
+    codes, errors, hints = _Texts(), _Texts(), _Texts()
+    targets = report.targets
+    data: dict[str, JsonValue] = {
+        "states": [*_STATES],
+        "file": report.path.name.removesuffix(".manifest.jsonl"),
+        "end": max(1, ms(totals.until)),
+        "keys": [escape(target.key) for target in targets],
+        "sources": ["" if target.source_uuid == target.key else escape(target.source_uuid) for target in targets],
+        "clones": [escape(_last(target, "clone_uuid")) for target in targets],
+        "names": [escape(_last(target, "name")) for target in targets],
+        "state": [_STATES.index(target.state.value) for target in targets],
+        "attempts": [target.last.attempt if target.last else 0 for target in targets],
+        "code": [codes.number(escape(target.error_code or "")) for target in targets],
+        "error": [errors.number(_error(target)) for target in targets],
+        "hint": [hints.number(_hint(target, "en")) for target in targets],
+        "bars": [_bar(bar, ms) for bar in lanes(targets, until=totals.until)],
+        "pauses": [[ms(start), ms(end)] for start, end in pauses(report.processes)],
+        "words": {language: {**texts, **_hints(targets, language)} for language, texts in page_words().items()},
+    }
+    data |= {"codes": [*codes.texts], "errors": [*errors.texts], "hints": [*hints.texts]}
+    # In a script element only "<" can start markup, and JSON strings may escape it.
+    return jsoncodec.encode(data).replace("<", "\\u003c")
+
+
+class _Texts:
+    """A table of distinct texts; number 0 is the empty text."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {"": 0}
+
+    def number(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts))
+
+
+def _last(target: TargetData, name: str) -> str:
+    value = None if target.last is None else getattr(target.last, name)
+    return "" if value is None else str(value)
+
+
+def _error(target: TargetData) -> str:
+    return escape(target.error or "")[:_LONGEST_ERROR]
+
+
+def _hint(target: TargetData, language: Language) -> str:
+    return missing_hint(target.error_code, target.error, language)
+
+
+def _hints(targets: Iterable[TargetData], language: Language) -> dict[str, JsonValue]:
+    """Return the hints of all errors, keyed by their English text."""
+    failed = (target for target in targets if target.error_code)
+    return {hint: _hint(target, language) for target in failed if (hint := _hint(target, "en"))}
+
+
+def _bar(bar: Bar, ms: Callable[[float], int]) -> JsonValue:
+    span, start = bar.span, ms(bar.span.sent_at[0])
+    accepted = -1 if span.accepted_at is None else max(0, ms(span.accepted_at) - start)
+    later: list[JsonValue] = [ms(at) - start for at in span.sent_at[1:]]
+    return [bar.target, bar.lane, start, accepted, ms(bar.until) - start, _STATES.index(span.state.value), *later]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar of the timeline: one span of a target, in its lane."""
+
+    target: int
+    """Position of the target in the plan, from 0."""
+    lane: int
+    span: Span
+    until: float
+    """End of the span, or the last known time; seconds since the epoch."""
+
+
+def lanes(targets: Iterable[TargetData], *, until: float) -> list[Bar]:
+    """Assign each span the lowest lane that is free at its start; ``until``: time of the last record."""
+    spans = [(span.sent_at[0], number, span) for number, target in enumerate(targets) for span in target.spans]
+    spans.sort(key=lambda entry: entry[:2])
+    busy: list[tuple[float, int]] = []
+    free: list[int] = []
+    bars: list[Bar] = []
+    for start, number, span in spans:
+        while busy and busy[0][0] <= start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else len(busy)
+        end = max(start, until if span.ended_at is None else span.ended_at)
+        heapq.heappush(busy, (end, lane))
+        bars.append(Bar(number, lane, span, end))
+    return bars
+
+
+def pauses(processes: Sequence[Process]) -> list[tuple[float, float]]:
+    """Return the periods without a process: from the last line of one to the start of the next."""
+    pairs = itertools.pairwise(processes)
+    return [(one.last_at, after.started.at) for one, after in pairs if after.started.at > one.last_at]

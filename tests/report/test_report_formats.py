@@ -23,8 +23,7 @@ from batch.report import data as report_data
 from batch.report.data import read_report_data
 from batch.report.figures import cause_of, command_for, failures, figures
 from batch.report.formats import report_schema
-from batch.report.page_data import lanes, pauses
-from batch.report.words import CHINESE, ENGLISH
+from batch.report.html import lanes, page_words, pauses
 from batch.report.write import ENDINGS, write_report
 from tests.report.made_manifest import HOSTILE, PAUSE, make_manifest
 
@@ -226,8 +225,9 @@ def test_failures_that_differ_only_in_uuids_are_one_group(manifest: Path) -> Non
 
 def test_both_languages_are_complete() -> None:
     """Everything is translated but the sentence for browsers without JavaScript, which cannot switch."""
-    assert set(ENGLISH) - set(CHINESE) == {"noscript"}
-    assert set(CHINESE) <= set(ENGLISH)
+    english, chinese = page_words()["en"], page_words()["zh"]
+    assert set(english) - set(chinese) == {"noscript"}
+    assert set(chinese) <= set(english)
 
 
 def test_a_history_keeps_every_attempt() -> None:
