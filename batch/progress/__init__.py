@@ -1,8 +1,7 @@
 """Progress: a live view on a terminal, else a heartbeat in the log; both only read the manifest's counts."""
 
 from batch.progress.board import Board, CallRate, Failure, Snapshot, Waiting, oldest_in_flight, time_left, wave_text
-from batch.progress.frame import draw_frame
-from batch.progress.views import BEAT, heartbeat, live, new_view, no_view, show_until, ticking
+from batch.progress.views import BEAT, draw_frame, heartbeat, live, new_view, no_view, show_until, ticking
 
 __all__ = [
     "BEAT",
