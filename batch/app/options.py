@@ -224,7 +224,7 @@ def complete_manifests(incomplete: str) -> list[str]:
 
 def complete_contexts(incomplete: str, environ: Mapping[str, str]) -> list[str]:
     """Return the contexts of zstack-cli's config that begin with ``incomplete``."""
-    from batch.settings.contexts import context_names
+    from batch.settings.files import context_names
 
     with suppress(ZcloneError):
         return [name for name in context_names(environ) if _is_offered(name, incomplete)]

@@ -27,8 +27,8 @@ from batch.errors import UsageError
 from batch.jobfile.units import read_duration, read_rate
 from batch.outputs import NamedFile, require_distinct
 from batch.plan import load_job, run_id
-from batch.report.expression import read_filter
-from batch.settings.contexts import config_path
+from batch.report.filters import read_filter
+from batch.settings.files import config_path
 from batch.settings.sources import CONFIG
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from batch.plan import Identities, Planning, RunTags, regenerate, tag_clones
 from batch.plan.identity import regenerate_clone
 from batch.plan.pins import SavedPlan
 from batch.plan.rearchitect import IMAGES_FIELD
-from batch.report.expression import read_filter
+from batch.report.filters import read_filter
 from batch.settings.reader import read_settings
 from batch.settings.sources import UntrustedEndpointError
 from batch.text import to_json

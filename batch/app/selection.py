@@ -22,7 +22,7 @@ from batch.keytable import KeyTable
 from batch.manifest import rows
 from batch.model import QUARANTINED, Record, State
 from batch.plan.identity import digest_part
-from batch.report.expression import Filter, read_filter
+from batch.report.filters import Filter, read_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

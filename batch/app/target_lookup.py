@@ -19,7 +19,7 @@ from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
 from batch.manifest.uuids import UndoneFold
 from batch.model import Pins, State
-from batch.report.expression import Filter, read_filter
+from batch.report.filters import Filter, read_filter
 from batch.report.listings import COLUMNS, HAND_OVER_COLUMNS, csv_rows, json_rows, jsonl_rows
 from batch.text import escape
 

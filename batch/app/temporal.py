@@ -22,8 +22,8 @@ from batch.jobfile.units import read_rate
 from batch.progress import BEAT, ticking
 from batch.redaction import SECRETS
 from batch.report.metrics import worker_metrics
+from batch.settings.files import read_secret
 from batch.settings.reader import read_settings
-from batch.settings.secret_files import read_secret
 from batch.settings.sources import TEMPORAL_KEY_FILE
 from batch.zstack import connect
 

@@ -32,7 +32,7 @@ from batch.manifest import is_locked
 from batch.manifest.targets import open_targets
 from batch.model import Limits
 from batch.plan import RunTags
-from batch.report.expression import read_shard
+from batch.report.filters import read_shard
 from batch.report.proof import proof_texts
 from batch.report.verification import TAGS, Finding, Verdict, Verification
 from batch.zstack.calls import UUIDS_A_QUERY, CloneReader, ServiceChanges

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import UsageError
 from batch.redaction import SECRETS
-from batch.settings.contexts import check_url, find_context
-from batch.settings.secret_files import check_certificates, is_below, is_operators, read_secret
+from batch.settings.files import check_certificates, check_url, find_context, is_below, is_operators, read_secret
 from batch.settings.sources import (
     ACCOUNT,
     KEY_ID,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch.jobfile.job import EndpointSettings, SecretRef
-    from batch.settings.contexts import Context
+    from batch.settings.files import Context
     from batch.settings.sources import EndpointOptions
 
 _DEFAULT_PORT = "8080"

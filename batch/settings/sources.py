@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.jobfile.job import AuthSettings, EndpointSettings
-    from batch.settings.contexts import Context
+    from batch.settings.files import Context
 
 CONFIG: Final = "ZSTACK_CONFIG"
 URL: Final = ("ZSTACK_API_URL", "ZSTACK_ENDPOINT")

@@ -13,8 +13,8 @@ import pytest
 from batch.cli.app import run_command
 from batch.errors import UsageError
 from batch.jobfile.input_files import LARGEST, open_input
-from batch.settings import secret_files
-from batch.settings.secret_files import check_certificates, read_secret
+from batch.settings import files
+from batch.settings.files import check_certificates, read_secret
 from tests.security.hostile import hostile
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def test_credentials_of_systemd(mode: int, tmp_path: Path) -> None:
 
 def test_secrets_of_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that Docker mounts below /run/secrets is read with Docker's own 0444."""
-    monkeypatch.setattr(secret_files, "_DOCKER", tmp_path / "secrets")
+    monkeypatch.setattr(files, "_DOCKER", tmp_path / "secrets")
     assert read(secret(tmp_path / "secrets" / "zstack", 0o444)) == "s3cr3t"
     with pytest.raises(UsageError, match="open to others"):
         read(secret(tmp_path / "secrets-not" / "zstack", 0o444))

@@ -8,7 +8,7 @@ import pytest
 
 from batch.errors import UsageError
 from batch.jobfile.job import AuthSettings, EndpointSettings, SecretRef
-from batch.settings.contexts import read_config
+from batch.settings.files import read_config
 from batch.settings.reader import SettingsResult, read_settings
 from batch.settings.sources import NAMES, EndpointOptions, unknown_names
 from batch.zstack.settings import AccessKeyAuth, Auth, PasswordAuth, SessionAuth, endpoint_url, is_link_local
