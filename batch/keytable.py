@@ -46,8 +46,8 @@ class KeyTable:
         key = key or 1
         hashes, mask = self._hashes, self._mask
         slot = key & mask
-        while (found := hashes[slot]) != key:
-            if found == _EMPTY:
+        while (stored := hashes[slot]) != key:
+            if stored == _EMPTY:
                 return None
             slot = (slot + 1) & mask
         return self._values[slot]
@@ -71,9 +71,9 @@ class KeyTable:
         for given in keys:
             key = given or 1
             slot = key & mask
-            while (found := hashes[slot]) != _EMPTY and found != key:
+            while (stored := hashes[slot]) != _EMPTY and stored != key:
                 slot = (slot + 1) & mask
-            if found == key:
+            if stored == key:
                 continue
             hashes[slot] = key
             values[slot] = value
@@ -93,7 +93,7 @@ class KeyTable:
     def _slot(self, key: int) -> int:
         hashes, mask = self._hashes, self._mask
         slot = key & mask
-        while (found := hashes[slot]) != _EMPTY and found != key:
+        while (stored := hashes[slot]) != _EMPTY and stored != key:
             slot = (slot + 1) & mask
         return slot
 

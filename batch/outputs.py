@@ -148,26 +148,26 @@ def require_distinct(outputs: Iterable[NamedFile], inputs: Iterable[NamedFile]) 
     for file in inputs:
         taken |= dict.fromkeys(_identities(file.path), file)
     for file in outputs:
-        found = _identities(file.path)
-        other = next((taken[identity] for identity in found if identity in taken), None)
+        identities = _identities(file.path)
+        other = next((taken[identity] for identity in identities if identity in taken), None)
         if other is not None:
             raise UsageError(
                 f"{file.name} {file.path} is the same file as {other.name} {other.path}: "
                 "it would be overwritten; name another file"
             )
-        taken |= dict.fromkeys(found, file)
+        taken |= dict.fromkeys(identities, file)
 
 
 def _identities(path: Path) -> list[str | tuple[int, int]]:
     """Return what identifies a file: its real path, and its device and inode where it exists."""
-    found: list[str | tuple[int, int]] = []
+    identities: list[str | tuple[int, int]] = []
     try:
         # The folder in which the command was started may be gone.
-        found.append(os.path.realpath(path))
+        identities.append(os.path.realpath(path))
         status = path.stat()
     except OSError:
-        return found
-    return [*found, (status.st_dev, status.st_ino)]
+        return identities
+    return [*identities, (status.st_dev, status.st_ino)]
 
 
 def _is_stream(path: Path) -> bool:

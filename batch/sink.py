@@ -84,9 +84,9 @@ class Sink:
             self._asleep = False
             # Wait for more lines: a thread that wakes for every line costs the run more than the lines do.
             self._ready.wait_for(lambda: self._closing or self._hurried, _LINGER)
-            taken = [self._lines.popleft() for _ in range(len(self._lines))]
-            self._writing = len(taken)
-            return taken
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            self._writing = len(lines)
+            return lines
 
     def _drain(self) -> None:
         while lines := self._take():

@@ -242,9 +242,9 @@ def _check_architecture(path: str, value: JsonValue, complaints: list[Complaint]
 
 
 def _check_control(path: str, text: str, complaints: list[Complaint], *, lines: bool) -> None:
-    found = (_CONTROL_IN_LINES if lines else _CONTROL).search(text)
-    if found:
-        complaints.append(Complaint(path, f"has the control character {found.group()!a} at position {found.start()}"))
+    match = (_CONTROL_IN_LINES if lines else _CONTROL).search(text)
+    if match:
+        complaints.append(Complaint(path, f"has the control character {match.group()!a} at position {match.start()}"))
 
 
 def _check_length(path: str, text: str, limit: int, complaints: list[Complaint]) -> None:

@@ -242,8 +242,8 @@ class AuthModel(_Strict):
 
     @model_validator(mode="after")
     def _one_form(self) -> AuthModel:
-        given = {name for name in AuthModel.model_fields if getattr(self, name) is not None}
-        if given not in _LOGINS:
+        names = {name for name in AuthModel.model_fields if getattr(self, name) is not None}
+        if names not in _LOGINS:
             raise ValueError("must be session, or account and password, or access_key_id and access_key_secret")
         return self
 

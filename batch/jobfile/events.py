@@ -92,10 +92,10 @@ def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scal
 
 
 def _events(content: Content, part: _Part, file: str) -> Iterator[Any]:
-    found = content.json()
-    if found is None:
+    json_text = content.json()
+    if json_text is None:
         return yaml.parse(part, Loader=yaml.CSafeLoader)  # type: ignore[arg-type]  # only read() is used
-    return found.events(yaml.parse(found.as_yaml, Loader=yaml.CSafeLoader), file)
+    return json_text.events(yaml.parse(json_text.as_yaml, Loader=yaml.CSafeLoader), file)
 
 
 def _first_too_deep(content: Content, length: int) -> tuple[int, int] | None:
@@ -152,8 +152,8 @@ class _Composer:
             raise fail(self._file, "is empty: `zclone init` writes a job file to start from")
         root = next(self._events)
         if root.__class__ is not yaml.MappingStartEvent:
-            found = "a list" if root.__class__ is yaml.SequenceStartEvent else "one value"
-            raise self._error(root, f"a job file is a map with version, name and targets, not {found}")
+            kind = "a list" if root.__class__ is yaml.SequenceStartEvent else "one value"
+            raise self._error(root, f"a job file is a map with version, name and targets, not {kind}")
         self._refuse_tag(root)
 
     def _close_document(self) -> None:

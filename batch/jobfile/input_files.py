@@ -70,8 +70,8 @@ class InputFiles:
 
     def check(self, stream: BinaryIO, path: Path) -> None:
         """Raise JobFileError where ``path``, opened as ``stream``, has a new size or modification time."""
-        found = os.fstat(stream.fileno())
-        state = (found.st_size, found.st_mtime_ns)
+        status = os.fstat(stream.fileno())
+        state = (status.st_size, status.st_mtime_ns)
         if self._seen.setdefault(path, state) != state:
             raise fail(str(path), CHANGED)
 
@@ -227,27 +227,27 @@ class Content:
 
     def _refuse_invisible(self, data: bytes, offset: int) -> None:
         """Raise JobFileError where ``data``, from ``offset`` on, has characters that editors show differently."""
-        found = _INVISIBLE.search(data)
-        if not found:
+        match = _INVISIBLE.search(data)
+        if not match:
             return
-        char = found.group().decode()
+        char = match.group().decode()
         what = "text direction mark" if char in _DIRECTIONS else "line break"
         escape = "\\r" if char == "\r" else f"\\u{ord(char):04x}"
         message = f'has the invisible {what} U+{ord(char):04X}: take it out, or write "{escape}" in double quotes'
-        raise fail(str(self._path), message, at=self.position(offset + found.start()))
+        raise fail(str(self._path), message, at=self.position(offset + match.start()))
 
 
 def read_content(path: Path) -> Content:
     """Read a job file. Raises JobFileError for what cannot be one: unreadable, too large, not UTF-8 text."""
     try:
         with path.open("rb") as stream:
-            found = os.fstat(stream.fileno())
-            is_streamed = stat.S_ISREG(found.st_mode) and found.st_size > MAX_BYTES
+            status = os.fstat(stream.fileno())
+            is_streamed = stat.S_ISREG(status.st_mode) and status.st_size > MAX_BYTES
             start = stream.peek(1)
             data = None if is_streamed else stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
-    if found.st_size > LARGEST:
+    if status.st_size > LARGEST:
         raise fail(str(path), f"larger than {LARGEST >> 30} GiB: {MOVE}")
     if data is None and (path.suffix.lower() == ".json" or start.lstrip().startswith(b"{")):
         raise fail(str(path), f"a JSON file larger than 16 MiB: {MOVE}")

@@ -112,11 +112,11 @@ def _scalars(tree: Any) -> Iterator[_Value]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise _BadJsonError(f"duplicate key {quote(twice)}")
-    return found
+    return fields
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant).decode

@@ -112,9 +112,9 @@ def _validate(origin: NodeOrigin, problems: Problems) -> EnvelopeModel | None:
     try:
         return EnvelopeModel.model_validate(tree)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        problems.place(found, lambda detail: origin.problem(_to_complaint(dict(detail))))
-    faulty = {detail["loc"][0] for detail in found}
+        details = error.errors(include_url=False)
+        problems.place(details, lambda detail: origin.problem(_to_complaint(dict(detail))))
+    faulty = {detail["loc"][0] for detail in details}
     if "vars" in faulty:
         # Its names have no values, so no target can be rendered.
         return None

@@ -49,8 +49,8 @@ def read_matrix(node: Node, complaints: list[Complaint]) -> tuple[Combination, .
             Complaint("matrix", f"has more than {MAX_COMBINATIONS:,} combinations: use `from:` with a file")
         )
         return ()
-    found = tuple(_combinations(matrix, complaints))
-    return found if len(complaints) == before else ()
+    combinations = tuple(_combinations(matrix, complaints))
+    return combinations if len(complaints) == before else ()
 
 
 def _parse(node: MapNode, complaints: list[Complaint]) -> _Matrix:
@@ -117,10 +117,10 @@ class _Cells:
 
     def matching(self, values: Mapping[str, str]) -> int:
         """Return the cells that have all of ``values``."""
-        found = self._all
+        bits = self._all
         for pair in values.items():
-            found &= self._bits.get(pair, 0)
-        return found
+            bits &= self._bits.get(pair, 0)
+        return bits
 
 
 def _combinations(matrix: _Matrix, complaints: list[Complaint]) -> Iterator[Combination]:

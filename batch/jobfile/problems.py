@@ -79,8 +79,8 @@ class RowOrigin(NamedTuple):
     def problem(self, complaint: Complaint) -> Problem:
         """Place ``complaint`` at the innermost key of its path that occurs in the row."""
         steps = complaint.path.replace("[", ".").replace("]", "").split(".")
-        found = (self.text.find(f'"{step}"') for step in reversed(steps))
-        column = complaint.column or next((offset for offset in found if offset >= 0), 0) + 1
+        offsets = (self.text.find(f'"{step}"') for step in reversed(steps))
+        column = complaint.column or next((offset for offset in offsets if offset >= 0), 0) + 1
         kind = complaint.kind or f"{self.file}: {kind_of(complaint)}"
         return Problem(Place(self.file, self.line, column), complaint.path, complaint.message, kind)
 
@@ -164,11 +164,11 @@ class Problems:
 
     def raise_any(self) -> None:
         """Raise JobFileError with the first hundred in the order of places; return where there are none."""
-        found = sorted([*self._seen, *(kind.problem() for kind in self._kinds.values())])
-        if not found:
+        problems = sorted([*self._seen, *(kind.problem() for kind in self._kinds.values())])
+        if not problems:
             return
-        shown = found[:MAX_SHOWN]
-        rest = len(found) - len(shown) + self._more
+        shown = problems[:MAX_SHOWN]
+        rest = len(problems) - len(shown) + self._more
         if rest:
             shown.append(Problem(shown[-1].place, "", f"… and {rest} more"))
         raise JobFileError(shown) from None
@@ -216,8 +216,8 @@ def wide_characters(path: str, value: JsonValue) -> Iterator[Complaint]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from wide_characters(f"{path}[{index}]", inner)
-    elif isinstance(value, str) and (found := _WIDE.search(value)):
-        message = f"has a character above U+FFFF at position {found.start()}: many ZStack databases refuse it"
+    elif isinstance(value, str) and (match := _WIDE.search(value)):
+        message = f"has a character above U+FFFF at position {match.start()}: many ZStack databases refuse it"
         yield Complaint(path, f"warning: {message}")
 
 

@@ -63,11 +63,11 @@ class TableFormat(NamedTuple):
 
 def read_format(keys: dict[str, Node], complaints: list[Complaint]) -> TableFormat:
     """Read ``delimiter``, ``encoding`` and ``sheet`` of a map."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     sheet = keys.get("sheet")
     if sheet is not None:
         if isinstance(sheet, Scalar) and not sheet.is_null and sheet.text:
-            found["sheet"] = sheet.text
+            fields["sheet"] = sheet.text
         else:
             complaints.append(Complaint("sheet", "must be the name of a sheet"))
     for name, choices in (("delimiter", DELIMITERS), ("encoding", ENCODINGS)):
@@ -76,12 +76,12 @@ def read_format(keys: dict[str, Node], complaints: list[Complaint]) -> TableForm
             continue
         text = node.text if isinstance(node, Scalar) else None
         if text is not None and text in choices:
-            found[name] = text
+            fields[name] = text
         elif name == "delimiter":
             complaints.append(Complaint(name, 'must be one of ",", ";", "|" and "\\t", in double quotes'))
         else:
             complaints.append(Complaint(name, unknown(text or "", choices, what="encoding")))
-    return TableFormat(**found)
+    return TableFormat(**fields)
 
 
 def read_table(

@@ -110,16 +110,16 @@ class _Reader:
         complaints: list[Complaint] = []
         if isinstance(node, Scalar):
             check_uuid("", text_tree(node), complaints)
-            found: Iterator[Target | QueryEntry] = iter((Target(self._entry, _EMPTY, node.text, None, {}, origin),))
+            targets: Iterator[Target | QueryEntry] = iter((Target(self._entry, _EMPTY, node.text, None, {}, origin),))
         elif isinstance(node, MapNode):
-            found = self._read_mapping(node, origin, complaints)
+            targets = self._read_mapping(node, origin, complaints)
         else:
             complaints.append(Complaint("", "must be a source uuid or a map, not a list"))
-            found = iter(())
+            targets = iter(())
         if complaints:
             self._problems.place(complaints, origin.problem)
         else:
-            yield from found
+            yield from targets
 
     def _read_mapping(
         self, node: MapNode, origin: NodeOrigin, complaints: list[Complaint]

@@ -86,10 +86,10 @@ def encode_body(params: dict[str, JsonValue], system_tags: tuple[str, ...], user
 
 def check_request(clone: Clone, identities: Identities) -> Clone:
     """Return ``clone`` as a request that is checked and not executed, under a uuid of its own."""
-    found = json.loads(clone.body)
+    request = json.loads(clone.body)
     uuid = identities.of_check(clone.key)
-    tags = (*found.get("systemTags", ()), VALIDATION_ONLY)
-    body = encode_body({**found["params"], "resourceUuid": uuid}, tags, tuple(found.get("userTags", ())))
+    tags = (*request.get("systemTags", ()), VALIDATION_ONLY)
+    body = encode_body({**request["params"], "resourceUuid": uuid}, tags, tuple(request.get("userTags", ())))
     return clone._replace(resource_uuid=uuid, body=body)
 
 
@@ -158,9 +158,9 @@ def regenerate_clone(clone: Clone, identities: Identities, undone: UndoneClones)
     if clone.is_given or not undone.generation(clone.key):
         return clone
     uuid = generation_uuid(identities, clone.key, undone)
-    found = json.loads(clone.body)
-    tags = (tuple(found.get(name, ())) for name in ("systemTags", "userTags"))
-    body = encode_body({**found["params"], "resourceUuid": uuid}, *tags)
+    request = json.loads(clone.body)
+    tags = (tuple(request.get(name, ())) for name in ("systemTags", "userTags"))
+    body = encode_body({**request["params"], "resourceUuid": uuid}, *tags)
     return clone._replace(resource_uuid=uuid, body=body, digest=clone_digest(clone.source_uuid, body))
 
 

@@ -206,10 +206,10 @@ class Planning:
             except RenderError as error:
                 problems.add(query.origin.problem(Complaint(f"query[{index}]", str(error))))
                 return ()
-        found = answers.find(query.conditions, rendered)
-        if not found:
+        uuids = answers.find(query.conditions, rendered)
+        if not uuids:
             problems.add(query.origin.problem(Complaint("query", "finds no model service")))
-        return found
+        return uuids
 
     def _plan(self, answers: Answers) -> Plan:
         # Computed before the pass: files edited meanwhile must not get the digest of a plan without the edit.
@@ -217,9 +217,9 @@ class Planning:
         problems = Problems()
         digest = self.check_targets(answers, problems)
         problems.raise_any()
-        name, made = self.job.name, digest.hexdigest()
-        clones = partial(self._stream, answers, made)
-        return Plan(name, self.run, made, digest.count, clones, inputs, digest.hand_overs, problems.warnings)
+        name, plan_digest = self.job.name, digest.hexdigest()
+        clones = partial(self._stream, answers, plan_digest)
+        return Plan(name, self.run, plan_digest, digest.count, clones, inputs, digest.hand_overs, problems.warnings)
 
     def check_targets(self, answers: Answers, problems: Problems) -> PlanDigest:
         """Add the problems of all targets to ``problems``, and return the digest of the targets without any."""
@@ -238,12 +238,12 @@ class Planning:
     def _stream(self, answers: Answers, digest: str) -> Iterator[Clone]:
         """Yield the clones of the plan that has ``digest``. Raises JobFileError where they have changed."""
         problems = Problems()
-        found = PlanDigest()
+        streamed = PlanDigest()
         for _, clone in self._walk(answers, problems):
-            found.add(clone)
+            streamed.add(clone)
             yield clone
         problems.raise_any()
-        if found.hexdigest() != digest:
+        if streamed.hexdigest() != digest:
             raise fail(str(self.job.path), f"an input file {CHANGED}")
 
 
@@ -264,12 +264,12 @@ def run_id(job: Job, *, run: str | None, started_at: float) -> str:
     """
     names = RunNames.at(started_at, job.name, job.timezone)
     try:
-        found = render(job.run if run is None else run, names._asdict())
+        rendered_run = render(job.run if run is None else run, names._asdict())
     except RenderError as error:
         raise _bad_run(job, run, str(error)) from None
-    if not _RUN.fullmatch(found):
-        raise _bad_run(job, run, f"must be letters, digits, . _ or -, at most 100, not {quote(found)}")
-    return found
+    if not _RUN.fullmatch(rendered_run):
+        raise _bad_run(job, run, f"must be letters, digits, . _ or -, at most 100, not {quote(rendered_run)}")
+    return rendered_run
 
 
 def _bad_run(job: Job, run: str | None, message: str) -> UsageError:

@@ -39,10 +39,10 @@ class Images:
 
     def of(self, source: Mapping[str, JsonValue], architectures: tuple[str, ...]) -> list[JsonValue]:
         """Return the clone's ``architectureImages``, one for each architecture. Raises UncoveredError."""
-        found = source.get(IMAGES_FIELD)
-        if not isinstance(found, list):
+        value = source.get(IMAGES_FIELD)
+        if not isinstance(value, list):
             return [{"cpuArchitecture": name, "dockerImage": "assumed"} for name in architectures]
-        images = [row for row in found if isinstance(row, dict)]
+        images = [row for row in value if isinstance(row, dict)]
         if not images:
             raise UncoveredError("the source has no images to derive the clone's from: give it architectureImages")
         return [self._image(name, images) for name in architectures]
@@ -90,16 +90,16 @@ class Vendors:
 
     def of(self, source: Mapping[str, JsonValue]) -> dict[str, JsonValue] | None:
         """Return the clone's ``vendorToSpecUuidsMap``, None where the source has none. Raises UncoveredError."""
-        found = source.get(SPECS)
-        if isinstance(found, str | list) and found:
+        value = source.get(SPECS)
+        if isinstance(value, str | list) and value:
             raise UncoveredError(f"the source's {SPECS} is not a map")
-        if not isinstance(found, dict) or not found:
+        if not isinstance(value, dict) or not value:
             return None
-        made: dict[str, dict[str, None]] = {}
-        for vendor, own in found.items():
+        derived: dict[str, dict[str, None]] = {}
+        for vendor, own in value.items():
             name, specs = self._derive(vendor, own)
-            made.setdefault(name, {}).update(dict.fromkeys(specs))
-        return {name: list(specs) for name, specs in made.items()}
+            derived.setdefault(name, {}).update(dict.fromkeys(specs))
+        return {name: list(specs) for name, specs in derived.items()}
 
     def _derive(self, vendor: str, own: JsonValue) -> tuple[str, tuple[str, ...]]:
         folded = vendor.casefold()

@@ -144,8 +144,8 @@ class Board:
         now, counts = self._monotonic(), dict(self._counts())
         settled = sum(counts.get(state, 0) for state in SETTLED)
         calls_rate = self._calls_rate.take(now, self._calls())
-        recent, past = self._speed(now, settled)
-        eta, eta_late = time_left(max(0, self._total - settled), settled=recent, seconds=past)
+        recent_settled, recent_seconds = self._speed(now, settled)
+        eta, eta_late = time_left(max(0, self._total - settled), settled=recent_settled, seconds=recent_seconds)
         in_flight = counts.get(State.SENT, 0) + counts.get(State.ACCEPTED, 0)
         is_last = 0 < in_flight <= _MAX_SEARCHED and self._total - settled <= in_flight
         waiting = self._waiting() if is_last else None

@@ -237,14 +237,16 @@ def read_verification(path: Path, header: Header) -> VerificationSection:
     """Read the document of ``verify -o json``. Raises UsageError for another document, or one of another run."""
     try:
         document = decode_own(path.read_bytes())
-        found = _verification(document)
+        verification = _verification(document)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path}: is not output of `zclone verify -o json`") from None
-    if (found.job, found.run, found.endpoint) != (header.job, header.run, header.endpoint):
-        raise UsageError(f"{path}: is of the job {found.job!r}, run {found.run!r}, not of the manifest's")
-    return VerificationSection(document, tuple(verification_lines(found, next_command=f"zclone run {header.job_file}")))
+    if (verification.job, verification.run, verification.endpoint) != (header.job, header.run, header.endpoint):
+        raise UsageError(f"{path}: is of the job {verification.job!r}, run {verification.run!r}, not of the manifest's")
+    return VerificationSection(
+        document, tuple(verification_lines(verification, next_command=f"zclone run {header.job_file}"))
+    )
 
 
 def _verification(document: dict[str, Any]) -> Verification:
@@ -254,12 +256,12 @@ def _verification(document: dict[str, Any]) -> Verification:
     job, run, endpoint, manifest, tool = (
         str(document[name]) for name in ("job", "run", "endpoint", "manifest", "tool")
     )
-    found = Verification(job, run, endpoint, manifest, tool, 0.0, has_intent=document["has_intent"] is True)
-    found.edited, found.shard = int(document["edited"]), str(document["shard"] or "")
-    found.counts = Counter({Verdict(name): int(count) for name, count in document["counts"].items()})
-    found.not_shown = Counter({str(name): int(count) for name, count in document["not_shown"].items()})
-    found.findings = [_finding(finding) for finding in document["findings"]]
-    return found
+    verification = Verification(job, run, endpoint, manifest, tool, 0.0, has_intent=document["has_intent"] is True)
+    verification.edited, verification.shard = int(document["edited"]), str(document["shard"] or "")
+    verification.counts = Counter({Verdict(name): int(count) for name, count in document["counts"].items()})
+    verification.not_shown = Counter({str(name): int(count) for name, count in document["not_shown"].items()})
+    verification.findings = [_finding(finding) for finding in document["findings"]]
+    return verification
 
 
 def _finding(finding: dict[str, Any]) -> Finding:

@@ -157,8 +157,8 @@ def failures(report: ReportData) -> list[Failures]:
         if target.state in _BAD or target.is_refused:
             kind = (target.state, target.error_code or "", cause_of(target.error or ""))
             groups.setdefault(kind, []).append(target)
-    found = [_group(report, kind, targets) for kind, targets in groups.items()]
-    return sorted(found, key=lambda group: (-group.count, group.code, group.cause))
+    summaries = (_group(report, kind, targets) for kind, targets in groups.items())
+    return sorted(summaries, key=lambda group: (-group.count, group.code, group.cause))
 
 
 def _group(report: ReportData, kind: tuple[State, str, str], targets: list[TargetData]) -> Failures:

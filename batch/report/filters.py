@@ -108,7 +108,7 @@ def _refusal(word: str, fields: Collection[str]) -> str:
 
 def read_shard(text: str) -> KeyRange:
     """Parse ``K/N``, where K counts from 0. Raises UsageError."""
-    found = _SHARD.fullmatch(text)
-    if found is None or not 0 <= (number := int(found["number"])) < (of := int(found["of"])):
+    match = _SHARD.fullmatch(text)
+    if match is None or not 0 <= (number := int(match["number"])) < (of := int(match["of"])):
         raise UsageError(f"--shard: {text!r} is not K/N with K from 0 to N-1, such as 0/4")
     return KeyRange(number / of, (number + 1) / of)

@@ -144,12 +144,12 @@ def _failures(groups: list[Failures]) -> str:
 
 
 def _verification(report: ReportData) -> str:
-    found = report.verification
-    if found is None:
+    section = report.verification
+    if section is None:
         return ""
-    lines = "".join(f"<li><code>{_text(line)}</code></li>" for line in found.lines[:_MOST_GROUPS])
+    lines = "".join(f"<li><code>{_text(line)}</code></li>" for line in section.lines[:_MOST_GROUPS])
     return (
-        f'<section id="verification"><h2>{_word("verification")}</h2><p>{_text(found.ended_at)}</p>'
+        f'<section id="verification"><h2>{_word("verification")}</h2><p>{_text(section.ended_at)}</p>'
         f"<ul>{lines}</ul></section>\n"
     )
 

@@ -104,14 +104,14 @@ class Verification:
 
     def remark(self, details: Mapping[str, str], verdict: Verdict | None = None) -> None:
         """Set the detail of findings by key, and their verdict if ``verdict`` is given."""
-        found = {one.key: one for one in self.findings}
+        by_key = {one.key: one for one in self.findings}
         for key, why in details.items():
-            before = found.get(key, Finding(Verdict.IN_SYNC, key))
+            before = by_key.get(key, Finding(Verdict.IN_SYNC, key))
             after = before.verdict if verdict is None else verdict
-            found[key] = before._replace(verdict=after, detail=why)
+            by_key[key] = before._replace(verdict=after, detail=why)
             self.counts[before.verdict] -= 1
             self.counts[after] += 1
-        self.findings = list(found.values())
+        self.findings = list(by_key.values())
 
     @property
     def extra_findings(self) -> list[Finding]:

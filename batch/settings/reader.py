@@ -111,17 +111,17 @@ class _Reader:
         if named is not None:
             self._used = named
             return Endpoint(named.url, context=named)
-        found = find_endpoint(self.url(), _job_url(job), trusted=trusted, current=partial(self._context, None))
-        self._used = None if found is None else found.context
-        return found
+        endpoint = find_endpoint(self.url(), _job_url(job), trusted=trusted, current=partial(self._context, None))
+        self._used = None if endpoint is None else endpoint.context
+        return endpoint
 
     def context_auth(self, endpoint: Endpoint) -> Auth | None:
         """Return the current context's credentials if ``endpoint`` is the context's own."""
-        found = endpoint.context or (self._context(None) if not endpoint.is_from_job else None)
-        if found is None or found.url != endpoint.url:
+        context = endpoint.context or (self._context(None) if not endpoint.is_from_job else None)
+        if context is None or context.url != endpoint.url:
             return None
-        self._used = found
-        return found.auth
+        self._used = context
+        return context.auth
 
     def url(self) -> str | None:
         """Return the endpoint; host and port count as one more alias."""
@@ -140,10 +140,10 @@ class _Reader:
             ("ZSTACK_ACCESS_KEY_ID", self._key),
             (ACCOUNT[0], self._account),
         )
-        found = [(name, auth) for name, read in readers if (auth := read()) is not None]
-        for name, _ in found[1:]:
-            self.warn(f"{name} is not used: {found[0][0]} is set")
-        return found[0] if found else None
+        credentials = [(name, auth) for name, read in readers if (auth := read()) is not None]
+        for name, _ in credentials[1:]:
+            self.warn(f"{name} is not used: {credentials[0][0]} is set")
+        return credentials[0] if credentials else None
 
     def warn(self, text: str) -> None:
         """Add a warning."""
@@ -242,15 +242,15 @@ def _job_url(job: EndpointSettings | None) -> str | None:
 def _auth(endpoint: Endpoint, job: EndpointSettings | None, reader: _Reader, *, is_context_named: bool) -> Auth | None:
     """Return the operator's credentials, else those of the job file. Raises UntrustedEndpointError."""
     of_context = reader.context_auth(endpoint) if is_context_named else None
-    found = ("--context", of_context) if of_context is not None else reader.auth()
+    credentials = ("--context", of_context) if of_context is not None else reader.auth()
     if not endpoint.is_trusted:
         own = _job_auth(job, reader, endpoint)
-        if found is not None and own is None:
-            endpoint.require_trusted(found[0])
-        if found is not None:
-            reader.warn(f"{found[0]} is not used: only the job file names {endpoint.url}")
+        if credentials is not None and own is None:
+            endpoint.require_trusted(credentials[0])
+        if credentials is not None:
+            reader.warn(f"{credentials[0]} is not used: only the job file names {endpoint.url}")
         return own
-    auth = reader.context_auth(endpoint) if found is None else found[1]
+    auth = reader.context_auth(endpoint) if credentials is None else credentials[1]
     auth = auth or _job_auth(job, reader, endpoint)
     if isinstance(auth, AccessKeyAuth):
         SECRETS.add_key_id(auth.key_id)

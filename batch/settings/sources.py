@@ -104,12 +104,12 @@ def tls_warnings(job: EndpointSettings | None, endpoint: Endpoint) -> tuple[str,
         return ()
     why = f"of the job file is ignored for {endpoint.url}, which environment, context or flag set"
     mine = "use --ca-file FILE (ZCLONE_CA_FILE)"
-    found = []
+    warnings = []
     if job.ca_file is not None:
-        found.append(f"endpoint.ca_file {why}: {mine}")
+        warnings.append(f"endpoint.ca_file {why}: {mine}")
     if job.insecure:
-        found.append(f"endpoint.insecure {why}: {mine}, or --insecure")
-    return tuple(found)
+        warnings.append(f"endpoint.insecure {why}: {mine}, or --insecure")
+    return tuple(warnings)
 
 
 def unknown_names(environ: Mapping[str, str], job: EndpointSettings | None = None) -> tuple[str, ...]:

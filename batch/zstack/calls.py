@@ -106,8 +106,8 @@ class RetryClient:
         answer = await poll_to_end(partial(_poll, self._client, job_uuid), self._client.clock, seconds=LONGEST_JOB)
         if isinstance(answer, Done | Refused):
             return answer
-        known = not isinstance(answer, Unknown)
-        return NoAnswer("its job did not end in time" if known else "its job is unknown to the server")
+        is_known = not isinstance(answer, Unknown)
+        return NoAnswer("its job did not end in time" if is_known else "its job is unknown to the server")
 
     async def _may_repeat(self, refused: Refused, generation: int) -> bool:
         if refused.error.error_class is ErrorClass.RENEW:
@@ -199,21 +199,21 @@ class CloneReader:
 
     async def services(self, uuids: Sequence[str]) -> Services:
         """Query at most ``UUIDS_A_QUERY`` model services, with all their fields, in one call."""
-        found: dict[str, Mapping[str, JsonValue]] = {}
+        by_uuid: dict[str, Mapping[str, JsonValue]] = {}
         # Without a total it is unknown whether the server cut its answer.
         total_rows = 0.0
         async for rows, total in self._pages(SERVICES_PATH, f"uuid?={','.join(uuids)}", UUIDS_A_QUERY):
-            found.update((str(row["uuid"]), row) for row in rows if as_text(row.get("uuid")))
+            by_uuid.update((str(row["uuid"]), row) for row in rows if as_text(row.get("uuid")))
             total_rows = max(total_rows, math.inf if total is None else total)
         wanted = set(uuids)
-        return Services({uuid: row for uuid, row in found.items() if uuid in wanted}, len(found) >= total_rows)
+        return Services({uuid: row for uuid, row in by_uuid.items() if uuid in wanted}, len(by_uuid) >= total_rows)
 
     async def tags(self, uuids: Sequence[str]) -> dict[str, set[str]]:
         """Query the user tags of at most ``UUIDS_A_QUERY`` resources, by uuid."""
-        found: dict[str, set[str]] = {uuid: set() for uuid in uuids}
+        tags: dict[str, set[str]] = {uuid: set() for uuid in uuids}
         async for row in self._rows(_TAGS_PATH, f"resourceUuid?={','.join(uuids)}"):
-            found.get(str(row.get("resourceUuid")), set()).add(str(row.get("tag")))
-        return found
+            tags.get(str(row.get("resourceUuid")), set()).add(str(row.get("tag")))
+        return tags
 
     async def tagged(self, prefix: str) -> AsyncIterator[tuple[str, str]]:
         """Yield resource uuid and tag of every user tag that begins with ``prefix``.
@@ -227,11 +227,11 @@ class CloneReader:
 
     async def shares(self, uuids: Sequence[str]) -> dict[str, set[str]]:
         """Query with which accounts at most ``UUIDS_A_QUERY`` resources are shared; for admin only."""
-        found: dict[str, set[str]] = {uuid: set() for uuid in uuids}
+        accounts: dict[str, set[str]] = {uuid: set() for uuid in uuids}
         condition = f"resourceUuid?={','.join(uuids)}"
         async for row in self._rows(_SHARES_PATH, condition, sort="+resourceUuid"):
-            found.get(str(row.get("resourceUuid")), set()).add(str(row.get("receiverAccountUuid")))
-        return found
+            accounts.get(str(row.get("resourceUuid")), set()).add(str(row.get("receiverAccountUuid")))
+        return accounts
 
     async def used(self, uuids: Sequence[str]) -> set[str]:
         """Return which of at most ``UUIDS_A_QUERY`` model services have an instance group.
@@ -239,10 +239,12 @@ class CloneReader:
         Raises CallFailedError also where an answer does not show it for every row.
         """
         condition = f"modelServiceUuid?={','.join(uuids)}"
-        found = {as_text(row.get("modelServiceUuid")) or "" async for row in self._rows(_GROUPS_PATH, condition)}
-        if "" in found:
+        service_uuids = {
+            as_text(row.get("modelServiceUuid")) or "" async for row in self._rows(_GROUPS_PATH, condition)
+        }
+        if "" in service_uuids:
             raise _incomplete(_GROUPS_PATH)
-        return found
+        return service_uuids
 
     async def _rows(self, path: str, condition: str, *, sort: str = "+uuid") -> AsyncIterator[dict[str, JsonValue]]:
         """Yield all rows. Raises CallFailedError, after the last one, where their number is not the server's total.

@@ -177,9 +177,9 @@ async def _whole(content: aiohttp.StreamReader) -> bytes:
 
 
 def _socket(peer: aiohttp.AddrInfoType) -> socket.socket:
-    made = socket.socket(*peer[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-    return made
+    connection = socket.socket(*peer[:3])
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    return connection
 
 
 class _Resolver(AbstractResolver):
@@ -192,12 +192,12 @@ class _Resolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         try:
-            found = await self._resolver.resolve(host, port, family)
+            addresses = await self._resolver.resolve(host, port, family)
         except UnicodeError:
             raise OSError(f"{host} is not a valid host name") from None
-        if any(is_link_local(entry["host"]) for entry in found):
+        if any(is_link_local(entry["host"]) for entry in addresses):
             raise OSError(f"{host} resolves to a link-local address; give the address itself if that is intended")
-        return found
+        return addresses
 
     async def close(self) -> None:
         await self._resolver.close()

@@ -193,18 +193,18 @@ def compare(params: Mapping[str, JsonValue], inventory: Mapping[str, JsonValue])
     unseen: list[tuple[str, Difference]] = []
     for name, wanted in params.items():
         shown = _SHOWN_IMAGES if name == _IMAGES else name
-        found = inventory.get(shown)
-        if found is None:
+        value = inventory.get(shown)
+        if value is None:
             if wanted != "":
                 unseen.append((shown, Difference(name, wanted, None)))
-        elif name == _IMAGES and isinstance(wanted, list) and isinstance(found, list):
-            for field, difference in _image_differences(wanted, found):
+        elif name == _IMAGES and isinstance(wanted, list) and isinstance(value, list):
+            for field, difference in _image_differences(wanted, value):
                 if difference.found is None and field:
                     unseen.append((f"{shown}.{field}", difference))
                 else:
                     differences.append(difference)
-        elif not _is_same(name, wanted, found):
-            differences.append(Difference(name, wanted, found))
+        elif not _is_same(name, wanted, value):
+            differences.append(Difference(name, wanted, value))
     return Comparison(tuple(differences), tuple(unseen))
 
 

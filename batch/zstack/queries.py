@@ -111,21 +111,21 @@ class QueryApi:
 
     async def owners(self, uuids: Iterable[str]) -> dict[str, Account]:
         """Return the owners of these resources; those that are not visible are left out."""
-        found: dict[str, Account] = {}
+        by_uuid: dict[str, Account] = {}
         for batch in batches(uuids, _UUIDS_AS_PARAMETERS):
             path = f"/v1/resources/accounts?{urlencode([('resourceUuids', uuid) for uuid in batch])}"
             answer = await self._client.ask("GetResourceAccount", "GET", path)
             owners = as_object(answer.get("inventories")) or {}
             accounts = ((uuid, _account(owner)) for uuid, owner in owners.items())
-            found.update((uuid, account) for uuid, account in accounts if account is not None)
-        return found
+            by_uuid.update((uuid, account) for uuid, account in accounts if account is not None)
+        return by_uuid
 
     async def rows(self, lookup: Lookup, uuids: Iterable[str]) -> dict[str, Mapping[str, JsonValue]]:
         """Return the rows of those of these resources that are visible, by uuid.
 
         Raises CallFailedError, also where the answer is incomplete.
         """
-        found: dict[str, Mapping[str, JsonValue]] = {}
+        by_uuid: dict[str, Mapping[str, JsonValue]] = {}
         for batch in batches(uuids):
             arguments = [("q", f"uuid?={','.join(batch)}"), ("limit", str(len(batch)))]
             arguments += [("fields", ",".join(("uuid", *lookup.fields))), ("replyWithCount", "true")]
@@ -138,8 +138,8 @@ class QueryApi:
             for row in map(as_object, rows):
                 uuid = None if row is None else as_text(row.get("uuid"))
                 if row is not None and uuid is not None:
-                    found[uuid] = row
-        return found
+                    by_uuid[uuid] = row
+        return by_uuid
 
     async def own_account(self) -> Account | None:
         """Return the calling account; None where the answers do not show it."""
@@ -155,10 +155,10 @@ class QueryApi:
         for conditions in ("q=type%3DSystemAdmin&", ""):
             answer = await self._client.ask("QueryAccount", "GET", f"/v1/accounts?{conditions}limit=2")
             rows = answer.get("inventories")
-            found = list(filter(None, map(_account, rows if isinstance(rows, list) else ())))
-            is_admin = is_admin or (bool(conditions) and bool(found))
-            if len(found) == 1:
-                return Identity(found[0], is_admin)
+            accounts = list(filter(None, map(_account, rows if isinstance(rows, list) else ())))
+            is_admin = is_admin or (bool(conditions) and bool(accounts))
+            if len(accounts) == 1:
+                return Identity(accounts[0], is_admin)
         return Identity(None, is_admin)
 
     async def check_permission(self, api: str = CLONE_MESSAGE) -> bool | None:

@@ -159,10 +159,10 @@ def requested_pause(reply: HttpReply, now: float) -> float | None:
     A date counts from the server's own Date header, so that clock differences do not matter; ``now`` (seconds since the
     epoch) is used where there is none.
     """
-    asked = (reply.retry_after or "").strip()
-    seconds = float(asked[:12]) if asked.isascii() and asked.isdigit() else None
+    text = (reply.retry_after or "").strip()
+    seconds = float(text[:12]) if text.isascii() and text.isdigit() else None
     if seconds is None:
-        until, server_now = http_date(asked), http_date(reply.date)
+        until, server_now = http_date(text), http_date(reply.date)
         seconds = 0.0 if until is None else until - (now if server_now is None else server_now)
     return min(seconds, LONGEST_PAUSE) if seconds > 0 else None
 
