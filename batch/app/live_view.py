@@ -15,7 +15,8 @@ from batch.app.messages import is_terminal, language
 from batch.app.options import ProgressMode
 from batch.manifest import is_locked, summary
 from batch.model import Record, State
-from batch.progress import CallRate, Failure, Snapshot, new_view, oldest_in_flight, show_until, time_left, wave_text
+from batch.progress.board import CallRate, Failure, Snapshot, oldest_in_flight, time_left, wave_text
+from batch.progress.views import new_view, show_until
 from batch.zstack.classify import hint_of
 
 if TYPE_CHECKING:

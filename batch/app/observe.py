@@ -21,7 +21,8 @@ from batch.clock import SystemClock
 from batch.engine.admission import wave_sizes
 from batch.errors import ZcloneError
 from batch.model import State
-from batch.progress import BEAT, Board, heartbeat, live, new_view, no_view, oldest_in_flight, ticking
+from batch.progress.board import Board, oldest_in_flight
+from batch.progress.views import BEAT, heartbeat, live, new_view, no_view, ticking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

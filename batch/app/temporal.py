@@ -19,7 +19,7 @@ from batch.engine import Gate, Stop, hard_cap
 from batch.engine.deadline_gate import DeadlineGate
 from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
 from batch.jobfile.units import read_rate
-from batch.progress import BEAT, ticking
+from batch.progress.views import BEAT, ticking
 from batch.redaction import SECRETS
 from batch.report.metrics import worker_metrics
 from batch.settings.files import read_secret

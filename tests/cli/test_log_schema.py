@@ -16,7 +16,7 @@ import batch
 from batch.app.messages import MESSAGE
 from batch.app.schemas import EVENTS, log_schema
 from batch.cli.app import run_command
-from batch.progress import heartbeat
+from batch.progress.views import heartbeat
 from tests.cli.test_progress import World
 
 if TYPE_CHECKING:

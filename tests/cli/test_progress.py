@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from batch.app.live_view import has_blocks
 from batch.cli.app import run_command
 from batch.model import Intent, Record, State
-from batch.progress import Board, draw_frame, heartbeat, live, new_view, oldest_in_flight
-from batch.progress.views import erase_folds
+from batch.progress.board import Board, oldest_in_flight
+from batch.progress.views import draw_frame, erase_folds, heartbeat, live, new_view
 from batch.zstack.codes import CODES
 
 if TYPE_CHECKING:

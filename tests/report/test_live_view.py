@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 
 from batch.model import Record, State
-from batch.progress import Board, live, new_view
+from batch.progress.board import Board
+from batch.progress.views import live, new_view
 from batch.zstack.codes import CODES
 from tests.report.browser import CHROMIUM, browser
 from tests.report.made_manifest import make_manifest
