@@ -13,11 +13,10 @@ from batch.app.options import ListOutput
 from batch.app.runs import JOB_FILES
 from batch.errors import UsageError
 from batch.manifest import rows
+from batch.manifest.folds import PinFold, UndoneFold
 from batch.manifest.kinds import PlanLine
-from batch.manifest.pins import PinFold
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
-from batch.manifest.uuids import UndoneFold
 from batch.model import Pins, State
 from batch.report.filters import Filter, read_filter
 from batch.report.listings import COLUMNS, HAND_OVER_COLUMNS, csv_rows, json_rows, jsonl_rows

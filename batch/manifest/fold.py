@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
+from batch.manifest.folds import PinFold, UndoneFold, UuidFold
 from batch.manifest.header import Users
 from batch.manifest.intents import MAY_BE_OURS, Deaths, PlainProcesses, intents_of, is_unanswered
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.operations import HandOverFold
-from batch.manifest.pins import PinFold
 from batch.manifest.records import parse_line
-from batch.manifest.uuids import UndoneFold, UuidFold
 from batch.model import HandOverRecord, Intent, Pins, Record, State
 
 if TYPE_CHECKING:

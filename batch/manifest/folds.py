@@ -1,4 +1,4 @@
-"""What a manifest shows of clones' uuids: whether the server gives the requested ones, and which are used up.
+"""Folds of single facts of a manifest: the values that plans took from the server, and the uuids of its clones.
 
 A deleted uuid stays occupied, so that the next clone of an undone target has another one.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
+from batch.model import Pins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from batch.model import Record
+    from batch.model import JsonValue, Record
 
 
 class UuidFold:
@@ -65,3 +66,20 @@ class UndoneFold:
     def has_uuid(self, uuid: str) -> bool:
         """Return whether a clone that was undone had this uuid."""
         return self._uuids.get(hash(uuid)) is not None
+
+
+class PinFold:
+    """The pins so far; ``pins`` is a live view."""
+
+    def __init__(self) -> None:
+        """Start without pins."""
+        self._sources: dict[str, Mapping[str, JsonValue]] = {}
+        self._queries: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.pins = Pins(self._sources, self._queries)
+
+    def take(self, more: Pins) -> None:
+        """Add fields to those of their source, and found uuids to those of their query."""
+        for uuid, fields in more.sources.items():
+            self._sources[uuid] = {**self._sources.get(uuid, {}), **fields}
+        for conditions, uuids in more.queries.items():
+            self._queries[conditions] = (*self._queries.get(conditions, ()), *uuids)
