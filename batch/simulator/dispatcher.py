@@ -6,20 +6,17 @@ from collections import defaultdict, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from batch.simulator import legacy
 from batch.simulator.api import LEGACY_ROW, check_message
 from batch.simulator.api_errors import ApiFailureError, ErrorCode, RestError, locale_of
-from batch.simulator.execution import with_schema
 from batch.simulator.faults import FaultKind
-from batch.simulator.gateway import BY_NAME, JOBS, LEGACY, LEGACY_RESULTS, Gateway
-from batch.simulator.jobs import JobResult
+from batch.simulator.gateway import JOBS, LEGACY, LEGACY_RESULTS, Gateway, UnreadableMessageError, read_legacy
+from batch.simulator.jobs import JobResult, with_schema
 from batch.simulator.wire import Response, derive_uuid, event_json, plain_json, timestamp
 
 if TYPE_CHECKING:
-    from batch.simulator.api import Call, NodeContext
-    from batch.simulator.execution import Execution
+    from batch.simulator.api import ApiDefinition, Call, NodeContext
     from batch.simulator.faults import Fault
-    from batch.simulator.jobs import JobStore
+    from batch.simulator.jobs import Execution, JobStore
     from batch.simulator.wire import Json, Request
 
 _HTML: Final = (("Content-Type", "text/html;charset=utf-8"),)
@@ -90,16 +87,16 @@ class Dispatcher:
             return self._legacy_call(request, now, fault)
         return self._call(self._gateway.read(request, path, now, fault), now)
 
-    def _poll(self, request: Request, job: str) -> Response:
+    def _poll(self, request: Request, uuid: str) -> Response:
         if request.method != "GET":
             raise RestError(405, "only GET method is allowed for querying job status")
-        if "/" in job:
-            raise RestError(404, f"no api mapping to {JOBS}{job}")
-        found = self._jobs.find(job)
-        if found is None:
+        if "/" in uuid:
+            raise RestError(404, f"no api mapping to {JOBS}{uuid}")
+        job = self._jobs.find(uuid)
+        if job is None:
             raise RestError(404, "the job has been expired")
-        if isinstance(found, JobResult):
-            return Response(200 if found.ok else 503, self._execution.render(found, request))
+        if isinstance(job, JobResult):
+            return Response(200 if job.ok else 503, self._json(self._execution.body(job, request)))
         return Response(202, b"{}")
 
     def _call(self, call: Call, now: float) -> Response:
@@ -143,31 +140,31 @@ class Dispatcher:
         if request.method not in {"POST", "PUT"}:
             return _page(405, "Method Not Allowed")
         try:
-            call = replace(legacy.read(self._context, request), fault=fault)
-        except legacy.UnreadableMessageError as error:
+            call = read_legacy(self._context, request, fault)
+        except UnreadableMessageError as error:
             return Response(200, str(error).encode("utf-8", "replace"))
         at = self._time(now)
         if call.api.sync:
             delay, result = self._run(call, now)
             body = {"error": self._error(result, request)} if isinstance(result, ErrorCode) else result
-            answer = legacy.done(call.api, body, uuid=None, dates=(at, at))
+            answer = _legacy_done(call.api, body, uuid=None, at=at)
             return Response(200, plain_json(answer), delay=delay)
         if call.row in self._jobs.rows:
             return _page(500, "ConstraintViolationException: could not execute statement")
         self._execution.accept(call, now)
-        return Response(200, plain_json(legacy.processing(call.id, at)))
+        return Response(200, plain_json(_legacy_processing(call.id, at)))
 
     def _legacy_result(self, request: Request, uuid: str, now: float) -> Response:
         if request.method not in {"GET", "PUT"}:
             return _page(405, "Method Not Allowed")
-        found = self._jobs.find(LEGACY_ROW + uuid)
-        if found is None:
+        job = self._jobs.find(LEGACY_ROW + uuid)
+        if job is None:
             return _page(404, f"No api result[uuid:{uuid}] found")
         at = self._time(now)
-        if not isinstance(found, JobResult):
-            return Response(200, plain_json(legacy.processing(uuid, self._time(found.created))))
-        body = self._execution.body(found, request)
-        return Response(200, plain_json(legacy.done(BY_NAME[found.api], body, uuid=uuid, dates=(at, at))))
+        if not isinstance(job, JobResult):
+            return Response(200, plain_json(_legacy_processing(uuid, self._time(job.created))))
+        body = self._execution.body(job, request)
+        return Response(200, plain_json(_legacy_done(self._context.apis[job.api], body, uuid=uuid, at=at)))
 
     def _time(self, now: float) -> str:
         return timestamp(now, self._context.options.utc_offset)
@@ -192,3 +189,18 @@ def _page(status: int, text: str) -> Response:
     title = f"HTTP Status {status}"
     page = f"<!doctype html><html><head><title>{title}</title></head><body><h1>{title} - {text}</h1></body></html>"
     return Response(status, page.encode("utf-8", "replace"), _HTML)
+
+
+def _legacy_processing(uuid: str, created: str) -> Json:
+    """Return the answer for a message that is still running."""
+    return {"uuid": uuid, "createdDate": created, "state": "Processing"}
+
+
+def _legacy_done(api: ApiDefinition, body: Json, *, uuid: str | None, at: str) -> Json:
+    """Write a result: ``body`` as the REST API answers it, in a text, below the class of its reply or event."""
+    error = body.get("error")
+    inner = {name: value for name, value in body.items() if name != "schema"} | {"success": error is None}
+    if not api.sync:
+        inner["apiId"] = uuid
+    text = event_json({api.reply_class: inner}, html_escape=False).decode()
+    return {"uuid": uuid, "createdDate": at, "finishedDate": at, "state": "Done", "result": text}

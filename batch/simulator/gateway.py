@@ -1,12 +1,13 @@
-"""The REST layer: all APIs, their routes, and the immediate checks in the server's order (zstack/README.md 5)."""
+"""From requests to API messages: routes and checks of the REST layer, and the legacy API (zstack/README.md 5, 11)."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from batch.simulator import administration, catalogue, message, ownership, query, services
+from batch.simulator import administration, catalogue, gson, message, ownership, query, services
 from batch.simulator.api import ApiDefinition, Call, NodeContext
 from batch.simulator.api_errors import RestError
 
@@ -23,17 +24,19 @@ LEGACY_RESULTS: Final = "/api/result/"
 _LONG: Final = re.compile(r"[+-]?\d{1,18}")
 _VERBS: Final = {"POST": "creational", "GET": "query", "DELETE": "delete"}
 _FROM_URL: Final = frozenset({"GET", "DELETE"})
-APIS: Final = (
+_APIS: Final = (
     *services.APIS,
     *catalogue.APIS,
     *ownership.APIS,
     *administration.APIS,
 )
-BY_NAME: Final = {api.name: api for api in reversed(APIS)}
+_BY_CLASS: Final = {api.message_class: api for api in reversed(_APIS)}
+_LEGACY_VARIABLES: Final = ("uuid", "sessionUuid", "accountUuid", "tagUuid", "apiId")
+BY_NAME: Final = {api.name: api for api in reversed(_APIS)}
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class _Route:
     """A path of the node, with its APIs."""
 
     apis: tuple[ApiDefinition, ...]
@@ -57,21 +60,21 @@ def _shape(pattern: str) -> tuple[str, ...]:
 
 
 _ROUTES: Final = {
-    shape: tuple(api for api in APIS if _shape(api.pattern) == shape)
-    for shape in map(_shape, (a.pattern for a in APIS))
+    shape: tuple(api for api in _APIS if _shape(api.pattern) == shape)
+    for shape in map(_shape, (a.pattern for a in _APIS))
 }
 _EXACT: Final = {shape: apis for shape, apis in _ROUTES.items() if "{}" not in shape}
 _PATTERNS: Final = {shape: apis for shape, apis in _ROUTES.items() if "{}" in shape}
 
 
-def route(path: str) -> Route | None:
+def _find_route(path: str) -> _Route | None:
     """Return the route of a path below the context path; exact paths win over patterns, a trailing slash counts."""
     parts = _split(path)
     if parts in _EXACT:
-        return Route(_EXACT[parts], {})
+        return _Route(_EXACT[parts], {})
     for shape, apis in _PATTERNS.items():
         if len(shape) == len(parts) and all(map(_fits, shape, parts)):
-            return Route(apis, _variables(apis[0].pattern, parts))
+            return _Route(apis, _variables(apis[0].pattern, parts))
     return None
 
 
@@ -92,18 +95,18 @@ def classify(request: Request, context_path: str) -> tuple[str, str | None]:
         return "legacy_poll", path.removeprefix(LEGACY_RESULTS)
     if path.rstrip("/") == LEGACY:
         return "legacy", None
-    found = route(path)
-    if found is None:
+    route = _find_route(path)
+    if route is None:
         return "other", None
-    return _kind(found, request), found.path.get("uuid")
+    return _kind(route, request), route.path.get("uuid")
 
 
-def _kind(found: Route, request: Request) -> str:
-    if found.only is not None:
-        return found.only.kind
-    kinds = [api.kind for api in found.apis if api.method == request.method]
+def _kind(route: _Route, request: Request) -> str:
+    if route.only is not None:
+        return route.only.kind
+    kinds = [api.kind for api in route.apis if api.method == request.method]
     if len(kinds) > 1:
-        kinds = [api.kind for api in found.apis if api.action and f'"{api.action}"'.encode() in request.body]
+        kinds = [api.kind for api in route.apis if api.action and f'"{api.action}"'.encode() in request.body]
     return kinds[0] if kinds else "other"
 
 
@@ -118,17 +121,17 @@ class Gateway:
         """Run checks 3 to 8: route, JSON, verb, credential, types, structure."""
         if request.method not in {"POST", "PUT", "GET", "DELETE"}:
             raise RestError(405, f"The method[{request.method}] is not allowed for the path[{request.path}]")
-        found = route(path)
-        if found is None:
+        route = _find_route(path)
+        if route is None:
             raise RestError(404, f"no api mapping to {path}")
         body = message.read_body(request, latin1=self._context.options.latin1_bodies)
-        api = found.only or _select(found.apis, request, path, body)
+        api = route.only or _select(route.apis, request, path, body)
         variables = _variables(api.pattern, _split(path))
         credential = None if api.is_open else self._credential(request, path, now)
         if api.is_query:
             uuid = variables.get("uuid")
-            asked = query.parse(request) if uuid is None else query.by_uuid(uuid)
-            return Call(api, "", request, variables, {}, credential, query=asked, fault=fault)
+            parsed = query.parse(request) if uuid is None else query.by_uuid(uuid)
+            return Call(api, "", request, variables, {}, credential, query=parsed, fault=fault)
         fields, raw = self._fields(api, request, body)
         is_from_body = request.method not in _FROM_URL
         return Call(
@@ -195,3 +198,74 @@ def _select(apis: tuple[ApiDefinition, ...], request: Request, path: str, body: 
     if chosen:
         return chosen[0]
     raise RestError(400, f"the body doesn't contain action mapping to the URL[{path}]")
+
+
+class UnreadableMessageError(Exception):
+    """A body that is not a message; answered with this text and status 200."""
+
+
+def read_legacy(context: NodeContext, request: Request, fault: Fault | None) -> Call:
+    """Read the one message of a body. Raises UnreadableMessageError, RestError."""
+    api, fields = _message(context, request)
+    session = fields.get("session")
+    uuid = session.get("uuid") if isinstance(session, dict) else None
+    is_query = api.is_query
+    return Call(
+        api=api,
+        id=str(fields.get("id") or context.draw_uuid()),
+        request=request,
+        path={name: str(fields.get(name) or "") for name in _LEGACY_VARIABLES},
+        fields={} if is_query else _fields(context, api, fields),
+        credential=None if api.is_open else str(uuid or ""),
+        query=_query(fields) if is_query else query.NodeQuery(),
+        system_tags=tuple(map(str, _list(fields, "systemTags"))),
+        user_tags=tuple(map(str, _list(fields, "userTags"))),
+        fault=fault,
+        is_legacy=True,
+    )
+
+
+def _message(context: NodeContext, request: Request) -> tuple[ApiDefinition, Json]:
+    try:
+        body = gson.parse_json(message.decode_body(request, latin1=context.options.latin1_bodies))
+    except (gson.MalformedJsonError, RecursionError) as error:
+        raise UnreadableMessageError(f"com.google.gson.stream.MalformedJsonException: {error}") from None
+    if not isinstance(body, dict) or not body:
+        raise UnreadableMessageError(f"Not a JSON Object: {json.dumps(body)}")
+    name, fields = next(iter(body.items()))
+    api = _BY_CLASS.get(name)
+    if api is None:
+        raise UnreadableMessageError(f"Unable to deserialize class {name}")
+    if not isinstance(fields, dict):
+        raise UnreadableMessageError(f"Expected BEGIN_OBJECT but was {json.dumps(fields)}")
+    return api, fields
+
+
+def _fields(context: NodeContext, api: ApiDefinition, fields: Json) -> Json:
+    try:
+        return api.read(fields, context.options)
+    except RestError as error:
+        # The legacy API has no check of types before the parser.
+        raise UnreadableMessageError(error.text) from None
+
+
+def _query(fields: Json) -> query.NodeQuery:
+    for condition in _list(fields, "conditions"):
+        if not isinstance(condition, dict):
+            raise UnreadableMessageError(f"Expected BEGIN_OBJECT but was {json.dumps(condition)} at path $.conditions")
+    try:
+        parsed = query.of_message(fields)
+    except (TypeError, ValueError):
+        raise UnreadableMessageError("java.lang.NumberFormatException: start or limit") from None
+    for condition in parsed.conditions:
+        if condition.operator not in query.OPERATORS.values():
+            raise UnreadableMessageError(f"no query operator {condition.operator}")
+    return parsed
+
+
+def _list(fields: Json, name: str) -> list[Any]:
+    """Return a field that is a list, empty if it is left out. Raises UnreadableMessageError for anything else."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, list):
+        raise UnreadableMessageError(f"Expected BEGIN_ARRAY but was {json.dumps(value)} at path $.{name}")
+    return value or []

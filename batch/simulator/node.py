@@ -6,6 +6,7 @@ simulation with a virtual one. Its behaviour is determined by the seed and the s
 
 from __future__ import annotations
 
+import heapq
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -14,14 +15,13 @@ from batch.simulator.api import NodeContext
 from batch.simulator.api_errors import ErrorFactory
 from batch.simulator.directory import Directory
 from batch.simulator.dispatcher import Dispatcher
-from batch.simulator.execution import Execution, TimerQueue
 from batch.simulator.faults import Fault, FaultKind, Faults, delivery_after, delivery_before
 from batch.simulator.gateway import BY_NAME, classify
-from batch.simulator.jobs import JobStore
+from batch.simulator.jobs import Execution, JobStore
 from batch.simulator.ledger import Ledger
 from batch.simulator.options import ADMIN_UUID, NodeAccount, NodeOptions
 from batch.simulator.resources import ResourceStore
-from batch.simulator.restore import restore
+from batch.simulator.state import restore
 from batch.simulator.tampering import read_tampering
 from batch.simulator.wire import Delivery, Drop, Json, Later, Request, WebHook, derive_uuid
 
@@ -49,11 +49,7 @@ class Node:
         self._events: list[Json] = []
         self._drawn = 0
         self._timers = TimerQueue()
-        self._jobs = JobStore(
-            retention=self.options.row_retention,
-            cache_size=self.options.cache_size,
-            duplicate_window=self.options.duplicate_window,
-        )
+        self._jobs = JobStore(self.options)
         self._context = self._build_context(now)
         lives = restore(self._context, self._jobs, events, now)
         self._salt = f"{self.options.seed}:{lives}"
@@ -214,3 +210,33 @@ class Node:
         if self._journal is not None and self._events:
             events, self._events = self._events, []
             self._journal(events)
+
+
+class TimerQueue:
+    """A heap of (due time, action); actions of equal time run in the order they were added."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._heap: list[tuple[float, int, bool, Callable[[float], object]]] = []
+        self._count = 0
+
+    def add(self, due: float, action: Callable[[float], object], *, survives_restart: bool = False) -> None:
+        """Run ``action(due)`` once the clock reaches ``due``."""
+        self._count += 1
+        heapq.heappush(self._heap, (due, self._count, survives_restart, action))
+
+    @property
+    def next_due(self) -> float | None:
+        """Return the time of the next action; None if there is none."""
+        return self._heap[0][0] if self._heap else None
+
+    def run_until(self, now: float) -> None:
+        """Run all actions due by ``now``, including ones that they add."""
+        while self._heap and self._heap[0][0] <= now:
+            due, _, _, action = heapq.heappop(self._heap)
+            action(due)
+
+    def forget(self) -> None:
+        """Drop the actions in the node's memory, as its death does; requests still on the network stay."""
+        self._heap = [entry for entry in self._heap if entry[2]]
+        heapq.heapify(self._heap)
