@@ -121,10 +121,10 @@ def serve_node(
     """
     import asyncio
 
-    from batch.simulator.access import is_loopback
-    from batch.simulator.daemon import run_forever
+    from batch.simulator.__main__ import run_forever
     from batch.simulator.options import made_up_sources
     from batch.simulator.state import StateError
+    from batch.simulator.wire import is_loopback
 
     if not is_loopback(host):
         say(f"warning: others can use this node at {host}; its random session and password are in the first line")

@@ -4,7 +4,6 @@
 ``run_forever`` is the process that ``zclone simulate`` starts. Of zclone it uses only the table of parameters.
 """
 
-from batch.simulator.daemon import run_forever
 from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.ledger import Ledger
 from batch.simulator.node import Node
@@ -53,7 +52,6 @@ __all__ = [
     "load_faults",
     "read_events",
     "read_script",
-    "run_forever",
     "running",
     "serve",
 ]

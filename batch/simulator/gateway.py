@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from batch.simulator import administration, catalogue, gson, message, ownership, query, services
+from batch.simulator import administration, catalogue, message, ownership, query, services
 from batch.simulator.api import ApiDefinition, Call, NodeContext
 from batch.simulator.api_errors import RestError
+from batch.simulator.wire import MalformedJsonError, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -227,8 +228,8 @@ def read_legacy(context: NodeContext, request: Request, fault: Fault | None) -> 
 
 def _message(context: NodeContext, request: Request) -> tuple[ApiDefinition, Json]:
     try:
-        body = gson.parse_json(message.decode_body(request, latin1=context.options.latin1_bodies))
-    except (gson.MalformedJsonError, RecursionError) as error:
+        body = parse_json(message.decode_body(request, latin1=context.options.latin1_bodies))
+    except (MalformedJsonError, RecursionError) as error:
         raise UnreadableMessageError(f"com.google.gson.stream.MalformedJsonException: {error}") from None
     if not isinstance(body, dict) or not body:
         raise UnreadableMessageError(f"Not a JSON Object: {json.dumps(body)}")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from batch.simulator.api import LEGACY_ROW, check_message
 from batch.simulator.api_errors import ApiFailureError, ErrorCode, RestError, error_event, locale_of
 from batch.simulator.faults import Fault, FaultKind
-from batch.simulator.resources import Resource
+from batch.simulator.resources import Resource, object_schema
 from batch.simulator.services import INVENTORY
-from batch.simulator.wire import Json, WebHook, event_json, object_schema
+from batch.simulator.wire import Json, WebHook, event_json
 
 if TYPE_CHECKING:
     from random import Random

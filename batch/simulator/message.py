@@ -7,8 +7,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from batch.simulator import gson
 from batch.simulator.api_errors import ErrorFactory, RestError
+from batch.simulator.wire import MalformedJsonError, parse_json
 from batch.zstack.params import BODY_PARAMS, IMAGE_FIELDS, Param, ParamType
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def read_body(request: Request, *, latin1: bool) -> Json | None:
     if not request.body.strip():
         return None
     try:
-        body = gson.parse_json(decode_body(request, latin1=latin1))
-    except (gson.MalformedJsonError, RecursionError) as error:
+        body = parse_json(decode_body(request, latin1=latin1))
+    except (MalformedJsonError, RecursionError) as error:
         raise RestError(500, f"com.google.gson.JsonSyntaxException: {error}") from None
     if body is not None and not isinstance(body, dict):
         raise RestError(500, f"Expected BEGIN_OBJECT but was {_gson_name(body)} at line 1 column 2 path $")

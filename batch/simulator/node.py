@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from batch.simulator.api import NodeContext
 from batch.simulator.api_errors import ErrorFactory
+from batch.simulator.control import read_tampering
 from batch.simulator.directory import Directory
 from batch.simulator.dispatcher import Dispatcher
 from batch.simulator.faults import Fault, FaultKind, Faults, delivery_after, delivery_before
@@ -22,7 +23,6 @@ from batch.simulator.ledger import Ledger
 from batch.simulator.options import ADMIN_UUID, NodeAccount, NodeOptions
 from batch.simulator.resources import ResourceStore
 from batch.simulator.state import restore
-from batch.simulator.tampering import read_tampering
 from batch.simulator.wire import Delivery, Drop, Json, Later, Request, WebHook, derive_uuid
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Node:
         self._flush()
 
     def tamper(self, order: Json, now: float) -> None:
-        """Change the database bypassing the API; see ``tampering``. Raises ValueError."""
+        """Change the database bypassing the API; see ``control``. Raises ValueError."""
         read_tampering(order, self._context.directory.accounts).apply(self._context.resources, now)
         self._emit({"e": "tamper", "o": order, "t": now})
         self._flush()

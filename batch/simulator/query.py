@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.simulator.api_errors import ErrorFactory, RestError
-from batch.simulator.wire import NESTED, list_schema
+from batch.simulator.resources import NESTED, object_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -188,11 +188,10 @@ def answer(query: NodeQuery, rows: Iterable[Json], known: frozenset[str], invent
     start = max(0, query.start)
     page = matches[start:] if query.limit < 0 else matches[start : start + query.limit]
     shown = [_select_fields(row, query.fields) for row in page]
-    return {
-        "inventories": shown,
-        "total": len(matches) if query.with_total else None,
-        "schema": list_schema("inventories", shown, inventory),
-    }
+    schema: dict[str, str] = {}
+    for number, row in enumerate(shown):
+        schema |= object_schema(f"inventories[{number}]", row, inventory)
+    return {"inventories": shown, "total": len(matches) if query.with_total else None, "schema": schema}
 
 
 def _sort_key(value: Any) -> tuple[bool, float, str]:

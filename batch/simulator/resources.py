@@ -1,4 +1,4 @@
-"""All resources of the node: clones, configured and made-up sources, with owners, shares and tags."""
+"""All resources of the node, with owners, shares and tags, and the inventories that describe them."""
 
 from __future__ import annotations
 
@@ -266,3 +266,30 @@ def _derive_image(uuid: str) -> Json:
         "vmImageUuid": derive_uuid("vm-image", uuid),
         "dockerImage": f"registry.example.com/x86_64/service-{uuid[:8]}:latest",
     }
+
+
+_ENTITY: Final = "org.zstack.ai.entity"
+_DATES: Final = frozenset({"createDate", "lastOpDate"})
+_CLASSES: Final = {
+    "modelServiceImages": f"{_ENTITY}.ModelServiceImageInventory",
+    "modelServiceRefs": f"{_ENTITY}.ModelServiceRefInventory",
+    "instances": f"{_ENTITY}.ModelServiceInstanceInventory",
+}
+"""Members of inventories that hold inventories themselves."""
+NESTED: Final = {
+    "modelServiceImages": frozenset({"uuid", "modelServiceUuid", "cpuArchitecture", "vmImageUuid", "dockerImage"})
+    | _DATES,
+    "modelServiceRefs": frozenset({"uuid", "modelUuid", "modelServiceUuid", "isDefault"}) | _DATES,
+    "instances": frozenset({"uuid", "name", "status", "url", "vmInstanceUuid"}) | _DATES,
+}
+"""Their fields, which queries name with a dot."""
+
+
+def object_schema(path: str, row: Json, inventory: str) -> dict[str, str]:
+    """Name the class of one row at ``path`` and of the inventories within, these first."""
+    inner = {
+        f"{path}.{name}[{number}]": class_name
+        for name, class_name in _CLASSES.items()
+        for number in range(len(row.get(name) or ()))
+    }
+    return inner | {path: inventory}

@@ -1,35 +1,39 @@
-"""The node behind a socket: aiohttp handles I/O and time, the core decides all answers."""
+"""The node behind a socket, and who may use its own pages: aiohttp handles I/O, the core decides all answers."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
-import re
+import secrets
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
-from batch.simulator.access import Guard, is_loopback_url
+from batch.simulator.control import read_control
 from batch.simulator.node import Node
-from batch.simulator.script import ScriptError, read_script
+from batch.simulator.script import ScriptError
 from batch.simulator.state import StateFile
-from batch.simulator.wire import Drop, Later, Request, Response, WebHook
+from batch.simulator.wire import Drop, Later, Request, Response, WebHook, is_loopback, is_loopback_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from batch.simulator.options import NodeOptions
     from batch.simulator.wire import Delivery, Json
 
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 _BODY_LIMIT: Final = 64 * 1024 * 1024
 _TICK: Final = 0.01
-_LONGEST_RESTART: Final = 3600
-"""Seconds."""
-_UUID: Final = re.compile("[0-9a-f]{32}")
+TOKEN_HEADER: Final = "X-Node-Token"  # noqa: S105 - a header's name
+_OWN_PAGES: Final = "/__"
+"""Path prefix of the node's own pages, which ZStack does not have: ledger and controls."""
+_JSON: Final = "application/json"
 _HOOK_TIMEOUT: Final = ClientTimeout(total=10)
 
 
@@ -64,7 +68,7 @@ class NodeServer:
 
     async def open(self, host: str, port: int) -> None:
         """Listen; ``port`` 0 takes a free one. Raises OSError."""
-        guard = Guard(host)
+        guard = _Guard(host)
         self.token = guard.token
         app = web.Application(client_max_size=_BODY_LIMIT, middlewares=[guard.check])
         app.router.add_route("*", "/__ledger", self._ledger)
@@ -179,29 +183,44 @@ class NodeServer:
             if request.path == "/__tamper":
                 self.node.tamper(order, self._clock())
             else:
-                self._apply_control(order)
+                read_control(order).apply(self.node, self._clock())
+                self._schedule_next()
         except (ValueError, RecursionError, ScriptError) as error:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({})
 
-    def _apply_control(self, order: Any) -> None:
-        if not isinstance(order, dict) or not order.keys() <= {"restart", "expire_sessions", "faults", "sources"}:
-            raise ValueError("expected an object of restart, expire_sessions, faults, sources")
-        # Validate the whole order before executing any of it.
-        sources = _uuids(order.get("sources", []))
-        down = _seconds(order["restart"]) if "restart" in order else None
-        faults = read_script(json.dumps(order["faults"]), name="__control") if "faults" in order else None
-        if not isinstance(order.get("expire_sessions", False), bool):
-            raise ValueError("expire_sessions: expected true or false")  # noqa: TRY004 - reported as any bad value
-        if sources:
-            self.node.add_sources(sources)
-        if faults is not None:
-            self.node.set_faults(faults)
-        if order.get("expire_sessions"):
-            self.node.expire_sessions()
-        if down is not None:
-            self.node.restart(self._clock(), seconds=down)
-        self._schedule_next()
+
+class _Guard:
+    """Refuses requests from web pages, other hosts and other users of this machine."""
+
+    def __init__(self, host: str) -> None:
+        """``host``: the address that the node listens on; a new token is drawn."""
+        self.token = secrets.token_hex(16)
+        self._is_local = is_loopback(host)
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer 403 to unauthorised requests, and 415 to a control request that is not JSON."""
+        is_own = request.path.startswith(_OWN_PAGES)
+        # Beyond loopback the node cannot know its own host names, but its credentials are random.
+        if (is_own or self._is_local) and not _is_from_here(request):
+            raise web.HTTPForbidden(text="this node answers http://localhost and loopback addresses only")
+        if is_own:
+            self._require_token(request)
+        return await handler(request)
+
+    def _require_token(self, request: web.Request) -> None:
+        given = request.headers.get(TOKEN_HEADER, "")
+        if not is_loopback(request.remote) or not hmac.compare_digest(given.encode(), self.token.encode()):
+            raise web.HTTPForbidden(text=f"send the token of the node's first line of output as {TOKEN_HEADER}")
+        if request.method not in {"GET", "HEAD"} and request.content_type != _JSON:
+            raise web.HTTPUnsupportedMediaType(text=f"Content-Type must be {_JSON}")
+
+
+def _is_from_here(request: web.Request) -> bool:
+    """Return whether neither Host nor Origin names another machine, since DNS can map a foreign name to this one."""
+    origin = request.headers.get("Origin")
+    return is_loopback_url(f"//{request.headers.get('Host', '')}") and (origin is None or is_loopback_url(origin))
 
 
 async def _read(request: web.Request) -> Request:
@@ -222,18 +241,6 @@ async def _strip_headers(_request: web.Request, response: web.StreamResponse) ->
         response.headers["Server"] = "Apache-Coyote/1.1"
 
 
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_RESTART:
-        raise ValueError(f"restart: expected seconds from 0 to {_LONGEST_RESTART:,}")
-    return float(value)
-
-
-def _uuids(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(uuid, str) and _UUID.fullmatch(uuid) for uuid in value):
-        raise ValueError("sources: expected a list of uuids of 32 lower-case hex digits")
-    return value
-
-
 def _abort(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.abort()
@@ -247,12 +254,11 @@ async def _send_cut(request: web.Request, reply: Response) -> web.StreamResponse
     await response.prepare(request)
     await response.write(reply.body[: reply.cut])
     await asyncio.sleep(_TICK)
-    if request.transport is not None:
-        request.transport.abort()
+    _abort(request)
     return response
 
 
-def wall_clock() -> Callable[[], float]:
+def _wall_clock() -> Callable[[], float]:
     """Return a monotonic clock that starts at the current time, in seconds since the epoch."""
     start = time.time() - time.monotonic()
     return lambda: start + time.monotonic()
@@ -271,22 +277,17 @@ async def serve(
     ``state`` keeps the node's database between starts. Raises StateError when another process holds it or it is
     damaged, OSError when the port is taken.
     """
-    clock = clock or wall_clock()
+    clock = clock or _wall_clock()
     file = await asyncio.to_thread(StateFile.open, state) if state is not None else None
     try:
-        server = NodeServer(_node(options, clock(), file), clock, file)
+        events, journal = ((), None) if file is None else (file.events(), file.append)
+        server = NodeServer(Node(options, now=clock(), events=events, journal=journal), clock, file)
         await server.open(host, port)
     except BaseException:
         if file is not None:
             file.close()
         raise
     return server
-
-
-def _node(options: NodeOptions | None, now: float, file: StateFile | None) -> Node:
-    if file is None:
-        return Node(options, now=now)
-    return Node(options, now=now, events=file.events(), journal=file.append)
 
 
 @asynccontextmanager

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from batch import outputs
 from batch.simulator.api_errors import ApiFailureError, error_of_event
+from batch.simulator.control import read_tampering
 from batch.simulator.jobs import JobResult, JobRow
 from batch.simulator.resources import MODEL_SERVICE, Resource
-from batch.simulator.tampering import read_tampering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

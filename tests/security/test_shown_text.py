@@ -38,7 +38,7 @@ WRITERS: Final = {
     "batch.app.logs": "the log's lines, which log.py has escaped",
     "batch.app.live_view": "the consoles of the live view",
     "batch.cli.app": "sets how the two streams encode",
-    "batch.simulator.daemon": "one line of ASCII JSON when the node is ready",
+    "batch.simulator.__main__": "one line of ASCII JSON when the node is ready",
 }
 """The modules that touch stdout or stderr, and why they print no foreign text unescaped."""
 STREAMS: Final = frozenset({"stdout", "stderr", "__stdout__", "__stderr__"})

@@ -15,7 +15,9 @@ import pytest
 from aiohttp import web
 
 from batch.simulator import ADMIN_UUID, SESSION, NodeAccount, NodeOptions, NodeServer, ScriptError, read_script, running
-from batch.simulator.access import TOKEN_HEADER, is_loopback, with_random_credentials
+from batch.simulator.__main__ import with_random_credentials
+from batch.simulator.server import TOKEN_HEADER
+from batch.simulator.wire import is_loopback
 from tests.simulator.simulator_bench import SERVICES, SOURCE, job
 
 if TYPE_CHECKING:
