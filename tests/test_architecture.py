@@ -67,7 +67,7 @@ THIRD_PARTY: Final[dict[str, tuple[str, ...]]] = {
     "uvloop": ("batch.app",),
     "opentelemetry": ("batch.app.observe",),
     "temporalio": ("batch.temporal",),
-    "cryptography": ("batch.temporal.encryption",),
+    "cryptography": ("batch.temporal.payloads",),
 }
 """The only modules that may import a package from outside, by the start of their names."""
 

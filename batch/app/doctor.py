@@ -181,7 +181,7 @@ async def examine_temporal(environ: Mapping[str, str], endpoint: str) -> AsyncIt
 
 
 def _worker_findings(found: Sequence[Poller], keys: Sequence[str]) -> Iterator[Diagnosis]:
-    from batch.temporal.encryption import mismatch
+    from batch.temporal.payloads import mismatch
 
     now = time.time()
     workers = []

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from batch.engine.survey import Survey
     from batch.manifest import Manifest
     from batch.model import Clone, Plan
-    from batch.temporal.command import Open, RemoteRun
+    from batch.temporal.command import OpenWorkflow, RemoteRun
     from batch.temporal.messages import Ending, Facts, Line
 
 
@@ -43,7 +43,7 @@ class Remote:
     """The known state of the run on Temporal."""
 
     run: RemoteRun
-    opened: Open | None
+    opened: OpenWorkflow | None
     """None if it has no open workflow."""
     is_cancelled: bool
     calls: int = 0
@@ -175,7 +175,7 @@ async def _follow(remote: Remote, work: _Work, journal: LoggingJournal) -> Endin
     Return why the run ended early, if it did. Raises UnreachableError for an outage before anything was sent.
     """
     from batch.temporal.messages import Ending
-    from batch.temporal.pages import Work
+    from batch.temporal.page import Work
 
     manifest, plan, run, silence = work.manifest, work.plan, remote.run, _OutageNotice()
     past, limits = manifest.past, work.setup.limits

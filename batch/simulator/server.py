@@ -265,19 +265,14 @@ def _wall_clock() -> Callable[[], float]:
 
 
 async def serve(
-    options: NodeOptions | None = None,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    state: Path | None = None,
-    clock: Callable[[], float] | None = None,
+    options: NodeOptions | None = None, *, host: str = "127.0.0.1", port: int = 0, state: Path | None = None
 ) -> NodeServer:
     """Start a node; close the server when done.
 
     ``state`` keeps the node's database between starts. Raises StateError when another process holds it or it is
     damaged, OSError when the port is taken.
     """
-    clock = clock or _wall_clock()
+    clock = _wall_clock()
     file = await asyncio.to_thread(StateFile.open, state) if state is not None else None
     try:
         events, journal = ((), None) if file is None else (file.events(), file.append)

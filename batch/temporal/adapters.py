@@ -37,8 +37,8 @@ _RETRIES: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_att
 _ONCE: Final = RetryPolicy(maximum_attempts=1)
 _TICK: Final = 0.05
 """Shortest timer in seconds, as each timer adds two events to the history."""
-_LONGEST: Final = 60.0
-_KEPT: Final = 16
+_MAX_TIMER: Final = 60.0
+_MAX_ENDED: Final = 16
 """Maximum number of ended sessions whose names are sent with calls."""
 
 
@@ -95,7 +95,7 @@ class PollQueue:
         while self._held:
             due = self.schedule.next_due()
             if due > workflow.time():
-                timeout = timedelta(seconds=min(_LONGEST, max(_TICK, due - workflow.time())))
+                timeout = timedelta(seconds=min(_MAX_TIMER, max(_TICK, due - workflow.time())))
                 with suppress(TimeoutError):
                     await workflow.wait_condition(partial(self._is_earlier, due), timeout=timeout)
             elif (job_uuid := self.schedule.pick()) is not None:
@@ -116,7 +116,7 @@ class Calls:
         self._queue = PollQueue()
         self._sessions: dict[str, str] = {}
         """Session of each submit, by job uuid."""
-        self._dead: dict[str, None] = {}
+        self._ended_sessions: dict[str, None] = {}
         self._ending: RunStoppedError | None = None
 
     @property
@@ -128,7 +128,7 @@ class Calls:
         """POST with a single try; a lost one is NoAnswer, which the protocol handles."""
         self.polls.note_post()
         sent = clone._replace(params={}, hand_over=None)
-        reply = await self._call("submit", Submit(sent, job_uuid, GATE, tuple(self._dead)), _ONCE)
+        reply = await self._call("submit", Submit(sent, job_uuid, GATE, tuple(self._ended_sessions)), _ONCE)
         self._sessions[job_uuid] = reply.session
         return cast("SubmitAnswer", reply.answer)
 
@@ -137,12 +137,12 @@ class Calls:
         await self._queue.wait(job_uuid)
         reply = await self._call("poll", Ask(job_uuid), _RETRIES)
         if isinstance(reply.answer, Refused) and reply.answer.error.error_class is ErrorClass.RENEW:
-            self._bury(self._sessions.get(job_uuid, ""))
+            self._note_ended(self._sessions.get(job_uuid, ""))
         return cast("PollAnswer", reply.answer)
 
     async def find(self, resource_uuid: str) -> FindAnswer:
         """Query the resource."""
-        reply = await self._call("find", Ask(resource_uuid, tuple(self._dead)), _RETRIES)
+        reply = await self._call("find", Ask(resource_uuid, tuple(self._ended_sessions)), _RETRIES)
         return cast("FindAnswer", reply.answer)
 
     async def renew(self) -> None:
@@ -152,18 +152,18 @@ class Calls:
 
     async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
         """Let accounts use a resource."""
-        reply = await self._call("share", Give(uuid, tuple(accounts), tuple(self._dead)), _RETRIES)
+        reply = await self._call("share", Give(uuid, tuple(accounts), tuple(self._ended_sessions)), _RETRIES)
         return cast("Refused | NotSent | NoAnswer | None", reply.answer)
 
     async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
         """Make an account the owner of a resource."""
-        reply = await self._call("give", Give(uuid, (account,), tuple(self._dead)), _RETRIES)
+        reply = await self._call("give", Give(uuid, (account,), tuple(self._ended_sessions)), _RETRIES)
         return cast("Refused | NotSent | NoAnswer | None", reply.answer)
 
-    def _bury(self, session: str) -> None:
-        self._dead[session] = None
-        if len(self._dead) > _KEPT:
-            del self._dead[next(iter(self._dead))]
+    def _note_ended(self, session: str) -> None:
+        self._ended_sessions[session] = None
+        if len(self._ended_sessions) > _MAX_ENDED:
+            del self._ended_sessions[next(iter(self._ended_sessions))]
 
     async def _call(self, name: str, what: Submit | Ask | Give, retries: RetryPolicy) -> Reply:
         """Make a call. Raises RunStoppedError if its worker cannot log in again."""
@@ -188,7 +188,7 @@ class Calls:
         return reply
 
 
-class PagePast:
+class PageHistory:
     """State of a page's clones according to the manifest and the page's own records since."""
 
     def __init__(self, page: Page) -> None:
@@ -263,10 +263,10 @@ class PageJournal:
     No activity starts before the workflow task that requested it is persisted, along with all lines recorded by then.
     """
 
-    def __init__(self, past: PagePast) -> None:
+    def __init__(self, history: PageHistory) -> None:
         """Start without lines."""
         self.lines: list[Line] = []
-        self._past = past
+        self._history = history
 
     async def commit(self, record: Record) -> None:
         """Append."""
@@ -275,7 +275,7 @@ class PageJournal:
     def note(self, record: Record) -> None:
         """Append."""
         self.lines.append(record)
-        self._past.add_written(record)
+        self._history.add_written(record)
 
     async def take_up(self, keys: Sequence[str]) -> None:
         """Do nothing: the command itself records the targets that it takes up."""

@@ -23,10 +23,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from batch.errors import EndReason, ManifestLockedError
 from batch.temporal import page, parent
 from batch.temporal.connection import PATIENCE, task_queue, workflow_id
-from batch.temporal.encryption import WrongKeyError, mismatch
 from batch.temporal.messages import Course, Facts, Lines, Progress
-from batch.temporal.page import page_id
-from batch.temporal.pages import pages_of, parts_of
+from batch.temporal.page import page_id, pages_of, parts_of
+from batch.temporal.payloads import WrongKeyError, mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,20 +36,20 @@ if TYPE_CHECKING:
     from batch.model import State
     from batch.temporal.connection import Connection
     from batch.temporal.messages import Ending, Line, Page
-    from batch.temporal.pages import Work
+    from batch.temporal.page import Work
 
-_GLANCE: Final = 0.5
+_QUERY_INTERVAL: Final = 0.5
 """Seconds between two queries of the pages."""
 _WORKER_PATIENCE: Final = timedelta(seconds=20)
 """Time after which the operator is informed that no worker answers."""
-_SILENCE: Final = (RPCError, WorkflowQueryFailedError, WrongKeyError)
+_NO_ANSWER: Final = (RPCError, WorkflowQueryFailedError, WrongKeyError)
 """Errors of a query without an answer from a worker, or with one that this process cannot decrypt."""
-_AT_ONCE: Final = 8
+_MAX_CREATIONS: Final = 8
 """Number of pages created concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenWorkflow:
     """A run in progress."""
 
     start: str
@@ -74,14 +73,14 @@ class OpenRun:
 
 async def open_runs(connection: Connection) -> list[OpenRun]:
     """Return the open runs of the namespace. Raises UnreachableError, WrongKeyError."""
-    found = []
+    runs = []
     with connection.questions():
         query = f"WorkflowType = '{parent.NAME}' AND ExecutionStatus = 'Running'"
         async for one in connection.client.list_workflows(query, rpc_timeout=PATIENCE):
             memo = await one.memo()
             began_at = one.start_time.timestamp()
-            found.append(OpenRun(memo["job"], memo["run"], one.id, began_at, memo["targets"], memo["states"]))
-    return found
+            runs.append(OpenRun(memo["job"], memo["run"], one.id, began_at, memo["targets"], memo["states"]))
+    return runs
 
 
 class RecordSink(Protocol):
@@ -111,19 +110,19 @@ class RemoteRun:
         self.queue = task_queue(endpoint)
         self._parent: WorkflowHandle[object, object] = self._client.get_workflow_handle(self.id)
 
-    async def find(self) -> Open | None:
+    async def find(self) -> OpenWorkflow | None:
         """Return the run if it has an open workflow, else None. Raises UnreachableError."""
         with self.connection.questions():
             try:
-                found = await self._parent.describe(rpc_timeout=PATIENCE)
-                memo = await found.memo()
+                workflow = await self._parent.describe(rpc_timeout=PATIENCE)
+                memo = await workflow.memo()
             except RPCError as error:
                 if error.status is RPCStatusCode.NOT_FOUND:
                     return None
                 raise
-        if found.status is not WorkflowExecutionStatus.RUNNING:
+        if workflow.status is not WorkflowExecutionStatus.RUNNING:
             return None
-        return Open(str(memo["start"]), str(memo["digest"]))
+        return OpenWorkflow(str(memo["start"]), str(memo["digest"]))
 
     async def ask_worker(self, alone: Callable[[], None]) -> Facts:
         """Return the facts of a worker of the endpoint; ``alone`` is called when none answers for a while.
@@ -148,18 +147,17 @@ class RemoteRun:
                     raise WrongKeyError(wrong)
                 return facts
 
-    async def begin(self, work: Work) -> Open:
+    async def begin(self, work: Work) -> OpenWorkflow:
         """Start the parent. Raises ManifestLockedError if another command just did, UsageError for too large a body."""
         parts = await to_thread(parts_of, work)
-        past = work.past
         course = Course(
             uuid.uuid4().hex[:12],
             work.plan.digest,
             parts,
             work.limits,
-            settled=work.found.settled,
+            settled=work.survey.settled,
             at_most_once=work.at_most_once,
-            is_honoured=work.found.is_honoured or past.canary_passed,
+            is_honoured=work.survey.is_honoured or work.history.canary_passed,
         )
         try:
             await self._client.start_workflow(
@@ -180,20 +178,20 @@ class RemoteRun:
             )
         except WorkflowAlreadyStartedError:
             raise ManifestLockedError(f"the workflow {self.id} was started by another command just now") from None
-        return Open(course.start, course.digest)
+        return OpenWorkflow(course.start, course.digest)
 
-    async def load(self, opened: Open, work: Work) -> None:
+    async def load(self, opened: OpenWorkflow, work: Work) -> None:
         """Create all pages that do not exist yet. Nothing is sent before this is done.
 
         Raises UnreachableError; a rerun creates the rest.
         """
         pages = (one for _, one in pages_of(work, parent=self.id))
         with self.connection.questions():
-            while some := await to_thread(lambda: list(islice(pages, _AT_ONCE))):
+            while some := await to_thread(lambda: list(islice(pages, _MAX_CREATIONS))):
                 await asyncio.gather(*(self._make(opened, one) for one in some))
             await self._parent.signal("load")
 
-    async def _make(self, opened: Open, made: Page) -> None:
+    async def _make(self, opened: OpenWorkflow, made: Page) -> None:
         try:
             await self._client.start_workflow(
                 page.NAME,
@@ -215,17 +213,17 @@ class RemoteRun:
         while True:
             try:
                 return (await self.progress()).is_loaded
-            except _SILENCE as error:
+            except _NO_ANSWER as error:
                 silent(str(error))
-                await asyncio.sleep(_GLANCE)
+                await asyncio.sleep(_QUERY_INTERVAL)
 
     async def progress(self) -> Progress:
         """Query the progress of the run. Raises RPCError."""
-        found: Progress = await self._parent.query("progress", result_type=Progress, rpc_timeout=PATIENCE)
-        return found
+        progress: Progress = await self._parent.query("progress", result_type=Progress, rpc_timeout=PATIENCE)
+        return progress
 
     async def follow(
-        self, opened: Open, sink: RecordSink, stop: Stop, *, silent: Callable[[str], None]
+        self, opened: OpenWorkflow, sink: RecordSink, stop: Stop, *, silent: Callable[[str], None]
     ) -> Ending | None:
         """Copy the run's lines until it ends or this process stops; return why the run ended early, None if it did not.
 
@@ -235,16 +233,16 @@ class RemoteRun:
         while True:
             try:
                 progress = await stream.copy()
-            except _SILENCE as error:
+            except _NO_ANSWER as error:
                 silent(str(error))
             else:
                 if progress.is_done:
                     return progress.ending
             if stop.requested and stop.code is not EndReason.DEADLINE:
                 return None
-            await asyncio.sleep(_GLANCE) if stop.requested else await stop.sleep(_GLANCE)
+            await asyncio.sleep(_QUERY_INTERVAL) if stop.requested else await stop.sleep(_QUERY_INTERVAL)
 
-    def page(self, opened: Open, number: int) -> WorkflowHandle[object, object]:
+    def page(self, opened: OpenWorkflow, number: int) -> WorkflowHandle[object, object]:
         """Return the handle of a page."""
         return self._client.get_workflow_handle(page_id(self.id, opened.start, number))
 
@@ -252,7 +250,7 @@ class RemoteRun:
 class _Stream:
     """The lines of open pages, each copied once; the manifest shows what an earlier command copied."""
 
-    def __init__(self, run: RemoteRun, opened: Open, sink: RecordSink) -> None:
+    def __init__(self, run: RemoteRun, opened: OpenWorkflow, sink: RecordSink) -> None:
         self._run = run
         self._opened = opened
         self._sink = sink
@@ -266,18 +264,18 @@ class _Stream:
         """Copy new lines, close finished pages, and return the progress of the run. Raises RPCError."""
         progress = await self._run.progress()
         pages = [number for number in progress.open if number not in self._closed]
-        found = await asyncio.gather(*(self._ask(number) for number in pages))
-        lines = [line for answer in found for line in answer.lines]
+        answers = await asyncio.gather(*(self._ask(number) for number in pages))
+        lines = [line for answer in answers for line in answer.lines]
         if self._is_first and lines:
             lines = await to_thread(self._sink.unwritten, lines)
         self._is_first = False
         for line in lines:
             self._sink.write(line)
-        for number, answer in zip(pages, found, strict=True):
+        for number, answer in zip(pages, answers, strict=True):
             self._read[number] = self._read.get(number, 0) + len(answer.lines)
             self._calls[number] = answer.calls
         self._sink.note_calls(sum(self._calls.values()))
-        over = [number for number, answer in zip(pages, found, strict=True) if answer.is_over]
+        over = [number for number, answer in zip(pages, answers, strict=True) if answer.is_over]
         if over:
             await self._sink.flush()
             await asyncio.gather(*map(self._close, over))
@@ -286,8 +284,8 @@ class _Stream:
     async def _ask(self, number: int) -> Lines:
         handle = self._run.page(self._opened, number)
         cursor = self._read.get(number, 0)
-        found: Lines = await handle.query("lines", cursor, result_type=Lines, rpc_timeout=PATIENCE)
-        return found
+        lines: Lines = await handle.query("lines", cursor, result_type=Lines, rpc_timeout=PATIENCE)
+        return lines
 
     async def _close(self, number: int) -> None:
         try:

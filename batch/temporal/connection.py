@@ -21,8 +21,7 @@ from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from batch.errors import EndReason, UnreachableError, UsageError
-from batch.temporal.encryption import Encryption
-from batch.temporal.payloads import data_converter
+from batch.temporal.payloads import Encryption, data_converter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,11 +70,11 @@ class WorkerIdentity:
     @classmethod
     def parse(cls, text: str) -> WorkerIdentity | None:
         """Parse the text form; None for anything else than a worker of zclone."""
-        found = _IDENTITY.fullmatch(text)
-        if found is None:
+        match = _IDENTITY.fullmatch(text)
+        if match is None:
             return None
-        keys = () if found[4] == "none" else tuple(found[4].split())
-        return cls(found[1], Fraction(found[2]), float(found[3]), keys)
+        keys = () if match[4] == "none" else tuple(match[4].split())
+        return cls(match[1], Fraction(match[2]), float(match[3]), keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +141,10 @@ async def find_pollers(connection: Connection, endpoint: str) -> list[Poller]:
         task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
     with connection.questions():
-        found = await connection.client.workflow_service.describe_task_queue(request, timeout=PATIENCE)
+        queue = await connection.client.workflow_service.describe_task_queue(request, timeout=PATIENCE)
     return [
         Poller(WorkerIdentity.parse(one.identity), one.identity, one.last_access_time.ToMilliseconds() / 1000)
-        for one in found.pollers
+        for one in queue.pollers
     ]
 
 

@@ -1,12 +1,15 @@
-"""The workflow of a page: the engine's pool over up to 200 clones, then their hand-overs."""
+"""The pages of a run: its division into them, each of one wave, and the workflow that settles one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
+from collections import Counter
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from temporalio import workflow
@@ -14,18 +17,30 @@ from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from batch.engine import Stop, clone_all, hand_over_all
-    from batch.engine.survey import survey
-    from batch.errors import EndReason, RunStoppedError, UnreachableError
+    from batch.engine.survey import find_unrecorded, survey
+    from batch.engine.waves import wave_sizes
+    from batch.errors import EndReason, RunStoppedError, UnreachableError, UsageError
     from batch.model import Plan, State
-    from batch.temporal.adapters import Calls, PageJournal, PagePast, WorkflowClock
-    from batch.temporal.messages import Ending, Lines, Orders, Page, Report
+    from batch.temporal.adapters import Calls, PageHistory, PageJournal, WorkflowClock
+    from batch.temporal.messages import Ending, Lines, Orders, Page, Part, Report
 
 if TYPE_CHECKING:
-    from batch.model import Clone, JsonValue
+    from collections.abc import Callable, Iterator
+
+    from batch.engine.survey import RunHistory, Survey
+    from batch.model import Clone, Intent, JsonValue, Limits
 
 NAME: Final = "zclone.page"
 _EVERY: Final = timedelta(seconds=10)
 """Time between two reports that are not urgent."""
+LANES: Final = 4
+"""Number of pages that share a run's concurrency, each with its own retry budget and breaker."""
+MAX_CLONES: Final = 200
+"""Maximum number of clones in a page."""
+MAX_BYTES: Final = 1_000_000
+"""Maximum bytes of the bodies in a page."""
+MAX_BODY: Final = 1_500_000
+"""Maximum bytes of one body; Temporal rejects payloads above 2 MB."""
 _FAILURES: Final = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
 
 
@@ -43,8 +58,8 @@ class PageWorkflow:
         """Prepare to wait for orders."""
         self._page = page
         self._plan, self._whole = _plan(page, page.clones), _plan(page, page.clones + page.outside)
-        self._past = PagePast(page)
-        self._journal = PageJournal(self._past)
+        self._history = PageHistory(page)
+        self._journal = PageJournal(self._history)
         self._calls = Calls()
         self._stop = Stop()
         self._orders: Orders | None = None
@@ -68,7 +83,7 @@ class PageWorkflow:
     def begin(self, orders: Orders) -> None:
         """Start sending."""
         self._orders = orders
-        self._past.canary_passed = self._past.canary_passed or orders.is_honoured
+        self._history.canary_passed = self._history.canary_passed or orders.is_honoured
 
     @workflow.signal
     def stop(self, ending: Ending) -> None:
@@ -86,15 +101,15 @@ class PageWorkflow:
         return Lines(tuple(self._journal.lines[cursor:]), self._is_over, self._calls.made)
 
     async def _settle(self, orders: Orders) -> None:
-        page, past, clock = self._page, self._past, WorkflowClock()
+        page, history, clock = self._page, self._history, WorkflowClock()
         limits = replace(page.limits, concurrency=orders.places, deadline=orders.deadline)
         try:
             await clone_all(
                 self._plan,
-                survey(self._plan, past, whole=self._whole),
+                survey(self._plan, history, whole=self._whole),
                 api=self._calls,
                 journal=self._journal,
-                past=past,
+                past=history,
                 clock=clock,
                 limits=limits,
                 stop=self._stop,
@@ -104,7 +119,7 @@ class PageWorkflow:
             if self._plan.hand_overs and not self._stop.requested:
                 await hand_over_all(
                     self._plan,
-                    past,
+                    history,
                     registrar=self._calls,
                     journal=self._journal,
                     clock=clock,
@@ -119,14 +134,14 @@ class PageWorkflow:
 
     def _made_as(self, clone: Clone) -> str | None:
         """Return the uuid under which a clone of this run may be handed over, if it has one."""
-        uuid = self._past.made.get(clone.key)
+        uuid = self._history.made.get(clone.key)
         return uuid if self._page.at_most_once or uuid == clone.resource_uuid else None
 
     def _report(self) -> Report:
-        states = self._past.counts
+        states = self._history.counts
         states[State.CLONED] -= len(self._page.made)
         left = sum(count for state, count in states.items() if not state.is_final)
-        is_honoured = self._past.canary_passed
+        is_honoured = self._history.canary_passed
         return Report(self._page.number, +states, left, is_honoured, is_over=self._is_over, ending=self._ending)
 
     async def _report_all(self) -> None:
@@ -155,8 +170,8 @@ class PageWorkflow:
             self._stop.request("its parent workflow is gone", EndReason.SIGNAL)
 
 
-def _plan(page: Page, pages_own: tuple[Clone, ...]) -> Plan:
-    clones = tuple(clone._replace(params=_params(clone)) for clone in pages_own)
+def _plan(page: Page, members: tuple[Clone, ...]) -> Plan:
+    clones = tuple(clone._replace(params=_params(clone)) for clone in members)
     hand_overs = sum(clone.hand_over is not None for clone in clones)
     return Plan(page.job, page.run, "", len(clones), lambda: iter(clones), hand_overs=hand_overs)
 
@@ -164,3 +179,122 @@ def _plan(page: Page, pages_own: tuple[Clone, ...]) -> Plan:
 def _params(clone: Clone) -> dict[str, JsonValue]:
     params: dict[str, JsonValue] = json.loads(clone.body)["params"]
     return {name: value for name, value in params.items() if name != "resourceUuid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The remaining work of a run, as of its first start."""
+
+    plan: Plan
+    survey: Survey
+    history: RunHistory
+    limits: Limits
+    at_most_once: bool
+    made: Callable[[], Iterator[tuple[Clone, str]]]
+    """Yields the clones that only wait for their hand-over, with their uuids; an empty uuid is not known as ours."""
+
+
+def places_of(concurrency: int) -> int:
+    """Return a page's share of the run's concurrency."""
+    return math.ceil(concurrency / LANES)
+
+
+def parts_of(work: Work) -> tuple[Part, ...]:
+    """Return the waves of a run with their numbers of pages. Raises UsageError for a body that is too large."""
+    counts = Counter(part for part, _ in pages_of(work, parent=""))
+    sizes = enumerate(zip(wave_sizes(work.limits.waves, work.plan.count), _left(work), strict=True), 1)
+    parts = (Part(number, counts[number], is_new=number > 1 and left == size) for number, (size, left) in sizes)
+    return tuple(part for part in parts if part.pages)
+
+
+def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
+    """Yield every page with the number of its wave, deterministically for the same manifest."""
+    intents = dict(work.history.intents)
+    number = 0
+    for wave, clones, made in _cut(work):
+        opened = [intents.pop(clone.key) for clone in clones if clone.key in intents]
+        yield wave, _page(work, parent, number, clones, opened, made)
+        number += 1
+    # Clones outside the plan, then targets that left the job file: queried but never sent.
+    last = len(_left(work))
+    for clones in _pages(iter(work.survey.outside), MAX_CLONES):
+        page = _page(work, parent, number, (), [intents.pop(clone.key) for clone in clones], {})
+        yield last, replace(page, outside=_slim(clones))
+        number += 1
+    removed = iter(list(intents.values()))
+    while some := list(islice(removed, MAX_CLONES)):
+        yield last, _page(work, parent, number, (), some, {})
+        number += 1
+
+
+def _left(work: Work) -> tuple[int, ...]:
+    """Return the number of unsettled targets per wave, as the engine counts them."""
+    settled, left = work.survey.settled.total(), []
+    for size in wave_sizes(work.limits.waves, work.plan.count):
+        left.append(max(0, size - settled))
+        settled = max(0, settled - size)
+    return tuple(left)
+
+
+def _cut(work: Work) -> Iterator[tuple[int, tuple[Clone, ...], dict[str, str]]]:
+    opened = [clone for clone in work.survey.open if clone.body]
+    new = find_unrecorded(work.plan, work.history, frozenset(clone.key for clone in work.survey.open))
+    queue = chain(opened, (clone for clone in new if clone is not None))
+    waves = _left(work)
+    for wave, size in enumerate(waves, 1):
+        for clones in _pages(islice(queue, size), _page_size(size, work.limits.concurrency)):
+            yield wave, clones, {}
+    made = {clone.key: uuid for clone, uuid in work.made()}
+    waiting = (clone for clone, _ in work.made())
+    for clones in _pages(waiting, MAX_CLONES):
+        yield len(waves), clones, {clone.key: made[clone.key] for clone in clones}
+
+
+def _page_size(clones: int, concurrency: int) -> int:
+    """Return the number of clones per page that keeps all concurrent pages busy for the same time."""
+    lanes = min(LANES, concurrency)
+    rounds = math.ceil(clones / (MAX_CLONES * lanes))
+    return max(1, math.ceil(clones / (lanes * max(1, rounds))))
+
+
+def _pages(clones: Iterator[Clone], max_clones: int) -> Iterator[tuple[Clone, ...]]:
+    page: list[Clone] = []
+    size = 0
+    for clone in clones:
+        if len(clone.body) > MAX_BODY:
+            raise UsageError(f"{clone.key}: its body has {len(clone.body):,} bytes, Temporal accepts {MAX_BODY:,}")
+        if page and (len(page) == max_clones or size + len(clone.body) > MAX_BYTES):
+            yield tuple(page)
+            page, size = [], 0
+        page.append(clone)
+        size += len(clone.body)
+    if page:
+        yield tuple(page)
+
+
+def _slim(clones: tuple[Clone, ...]) -> tuple[Clone, ...]:
+    """Return the clones without the fields that their bodies contain."""
+    return tuple(clone._replace(params={}) for clone in clones)
+
+
+def _page(
+    work: Work, parent: str, number: int, clones: tuple[Clone, ...], opened: list[Intent], made: dict[str, str]
+) -> Page:
+    history = work.history
+    return Page(
+        parent,
+        number,
+        work.plan.job,
+        work.plan.run,
+        _slim(clones),
+        tuple(opened),
+        made,
+        tuple(clone.key for clone in clones if history.has_predecessor(clone.key)),
+        work.limits,
+        at_most_once=work.at_most_once,
+        is_cut_off=history.is_cut_off,
+        is_repaired=history.is_repaired,
+        was_sent=history.was_sent,
+        api_timeout=history.api_timeout,
+        repeated=tuple(clone.key for clone in clones if clone.key in history.repeated),
+    )

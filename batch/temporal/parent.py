@@ -15,8 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from batch.engine.admission import find_excess, find_wave_hold
     from batch.errors import EndReason
     from batch.temporal.messages import Course, Ending, Facts, Orders, Part, Progress, Report
-    from batch.temporal.page import page_id
-    from batch.temporal.pages import places_of
+    from batch.temporal.page import page_id, places_of
 
 if TYPE_CHECKING:
     from batch.model import State

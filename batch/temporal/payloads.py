@@ -1,4 +1,7 @@
-"""Tagged JSON for the values exchanged between command, workflows and workers and stored in histories.
+"""Payloads of command, workflows and workers: tagged JSON, encrypted with AES-256-GCM and the operator's key.
+
+Inputs, results, signals, memos and failures are encrypted. Workflow ids, task queues, names of workflows and
+activities, and times are not.
 
 A history outlives the version that wrote it. A new field needs a default. Removing a field or changing its meaning
 requires a new ``VERSION``, which is part of each payload's metadata, and a decoder for the old one.
@@ -6,34 +9,44 @@ requires a new ``VERSION``, which is part of each payload's metadata, and a deco
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
     DefaultFailureConverterWithEncodedAttributes,
     EncodingPayloadConverter,
+    PayloadCodec,
 )
 
 from batch import model
-from batch.errors import EndReason
+from batch.errors import EndReason, UsageError
 from batch.temporal import messages
 from batch.zstack import answers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batch.model import JsonValue
-    from batch.temporal.encryption import Encryption
 
 VERSION: Final = 1
 _FORMAT: Final = "zclone"
 _ENCODING: Final = "json/plain"
 """Encoding name that Temporal's own tools show."""
+_SETTING: Final = "ZCLONE_TEMPORAL_KEY_FILE"
+_ENCRYPTED: Final = b"binary/encrypted"
+_NONCE: Final = 12
+"""Nonce size in bytes; each payload gets a new nonce."""
 _TAG: Final = "$"
 _IS: Final = "is"
 _OURS: Final = (*vars(answers).values(), *vars(messages).values())
@@ -154,6 +167,72 @@ class _TaggedJsonConverter(EncodingPayloadConverter):
 class _ValueConverter(CompositePayloadConverter):
     def __init__(self) -> None:
         super().__init__(_TaggedJsonConverter())
+
+
+class WrongKeyError(UsageError):
+    """A payload that none of this process's keys decrypts."""
+
+
+class Encryption(PayloadCodec):
+    """Encrypts with the first key and decrypts with any; without a key payloads stay as they are."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        """``keys``: 32 bytes each."""
+        self._ciphers = {_name_of(key): AESGCM(key) for key in keys}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the keys, which reveal nothing about them; the first encrypts."""
+        return tuple(self._ciphers)
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Encrypt the payloads."""
+        if not self._ciphers:
+            return list(payloads)
+        name, cipher = next(iter(self._ciphers.items()))
+        return [_encrypt(payload, name, cipher) for payload in payloads]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Decrypt the payloads; unencrypted ones are returned unchanged. Raises WrongKeyError."""
+        return [self._decrypt(payload) for payload in payloads]
+
+    def _decrypt(self, payload: Payload) -> Payload:
+        if payload.metadata.get("encoding") != _ENCRYPTED:
+            return payload
+        name = payload.metadata.get("key", b"").decode(errors="replace")
+        cipher = self._ciphers.get(name)
+        if cipher is None:
+            raise WrongKeyError(f"a payload on Temporal is encrypted with the key {name:.16}: {_lack(self.keys)}")
+        try:
+            data = cipher.decrypt(payload.data[:_NONCE], payload.data[_NONCE:], name.encode())
+        except InvalidTag:
+            raise WrongKeyError(f"a payload on Temporal was changed after the key {name} encrypted it") from None
+        return Payload.FromString(data)
+
+
+def mismatch(mine: Sequence[str], theirs: Sequence[str], who: str) -> str | None:
+    """Return why two processes with these key names cannot read each other's payloads; None if they can."""
+    if theirs and theirs[0] not in mine:
+        return f"{who} encrypts with the key {theirs[0]}: {_lack(mine)}"
+    if mine and mine[0] not in theirs:
+        return f"{who} does not have the key {mine[0]}, with which this process encrypts: add it to its {_SETTING}"
+    return None
+
+
+def _lack(mine: Sequence[str]) -> str:
+    if not mine:
+        return f"{_SETTING} is not set here: set it to a file with that key"
+    return f"{_SETTING} has {' and '.join(mine)} only: add that key to the file"
+
+
+def _name_of(key: bytes) -> str:
+    return hashlib.sha256(b"zclone " + key).hexdigest()[:8]
+
+
+def _encrypt(payload: Payload, name: str, cipher: AESGCM) -> Payload:
+    nonce = os.urandom(_NONCE)
+    data = nonce + cipher.encrypt(nonce, payload.SerializeToString(), name.encode())
+    return Payload(metadata={"encoding": _ENCRYPTED, "key": name.encode()}, data=data)
 
 
 def data_converter(encryption: Encryption | None = None) -> DataConverter:

@@ -17,13 +17,13 @@ from batch.model import Clone, Limits, Plan, Record, State
 from batch.temporal import worker
 from batch.temporal.command import RemoteRun
 from batch.temporal.connection import open_connection
-from batch.temporal.pages import Work
+from batch.temporal.page import Work
 from batch.zstack.answers import Absent, Accepted, Done, Found, Service, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from batch.temporal.command import Open
+    from batch.temporal.command import OpenWorkflow
     from batch.temporal.messages import Ending, Line
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
     from batch.zstack.client import Client
@@ -134,7 +134,7 @@ class Scene:
     run: RemoteRun
     work: Work
     sheet: Sheet
-    opened: Open | None = None
+    opened: OpenWorkflow | None = None
 
     async def begin(self) -> None:
         """Start it, with all its pages."""

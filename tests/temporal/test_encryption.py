@@ -13,9 +13,8 @@ from temporalio.api.failure.v1 import Failure
 from batch.app.temporal import read_keys
 from batch.errors import UsageError
 from batch.model import State
-from batch.temporal.encryption import Encryption, WrongKeyError, mismatch
 from batch.temporal.messages import Ask
-from batch.temporal.payloads import data_converter
+from batch.temporal.payloads import Encryption, WrongKeyError, data_converter, mismatch
 from tests.temporal.scene import ScriptedClient, scene, working
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from batch.errors import UsageError
 from batch.manifest import ManifestFold
 from batch.model import Clone, HandOver, Limits, Plan, Record, State, Wave
 from batch.temporal.messages import Page, Part
-from batch.temporal.pages import LANES, MAX_BYTES, MAX_CLONES, Work, pages_of, parts_of
+from batch.temporal.page import LANES, MAX_BYTES, MAX_CLONES, Work, pages_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def test_open_clones_outside_the_part_are_on_a_page_for_comparison() -> None:
     past = ManifestFold()
     past.add(Record(State.SENT, "k7", 1.0, 1, "s", f"{7:032x}", "j", f"{7:032x}"))
     part, whole = work(2, past), work(10, past).plan
-    *_, page = pages(replace(part, found=survey(part.plan, past, whole=whole)))
+    *_, page = pages(replace(part, survey=survey(part.plan, past, whole=whole)))
     assert (page.clones, page.outside) == ((), (clone(7),))
     assert [intent.key for intent in page.intents] == ["k7"]
 
