@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batch.jobfile import Job
     from batch.plan import Draft
     from batch.settings.sources import EndpointOptions
-    from batch.temporal.connection import Poller, WorkerIdentity
+    from batch.temporal.worker import Poller, WorkerIdentity
     from batch.zstack.client import Client
     from batch.zstack.settings import Settings
 
@@ -172,7 +172,7 @@ async def examine_temporal(environ: Mapping[str, str], endpoint: str) -> AsyncIt
         connection = await connect_temporal(environ)
         key = f"encrypted with the key {connection.keys[0]}" if connection.keys else "not encrypted"
         yield Diagnosis("ok", "Temporal", f"{connection.address}, namespace {connection.namespace}, payloads {key}")
-        from batch.temporal.connection import find_pollers
+        from batch.temporal.worker import find_pollers
 
         for finding in _worker_findings(await find_pollers(connection, endpoint), connection.keys):
             yield finding

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from batch.settings.sources import EndpointOptions
     from batch.temporal.command import OpenRun
-    from batch.temporal.connection import Connection
+    from batch.temporal.worker import Connection
     from batch.zstack.settings import Settings
 
 _INSTALL: Final = "pip install 'zclone[temporal]'"
@@ -57,7 +57,7 @@ async def connect_temporal(environ: Mapping[str, str]) -> Connection:
     Raises UsageError for bad settings or a missing extra, UnreachableError for an unreachable server or namespace.
     """
     with needs_extra():
-        from batch.temporal.connection import open_connection
+        from batch.temporal.worker import open_connection
     return await open_connection(environ, read_keys(environ), hide=SECRETS.add)
 
 

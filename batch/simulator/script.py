@@ -43,7 +43,7 @@ from batch.simulator.options import PRESETS, NodeAccessKey, NodeAccount, NodeOpt
 
 _TOP: Final = ("version", "preset", "seed", "node", "accounts", "access_keys", "sources", "faults")
 _LISTS: Final = {"accounts": NodeAccount, "access_keys": NodeAccessKey, "sources": Source}
-_ELSEWHERE: Final = frozenset({"seed", "accounts", "access_keys", "sources", "faults"})
+_NOT_SWITCHES: Final = frozenset({"seed", "accounts", "access_keys", "sources", "faults"})
 _RULE: Final = ("on", "source", "probability", "times")
 _LARGEST: Final = 1_000_000_000
 _FAULT: Final = ("seconds", "status", "code", "cause", "executed", "host")
@@ -64,7 +64,9 @@ class ScriptError(Exception):
     """A fault script that cannot be used; the message names file, place and what is expected."""
 
 
-class _At(Exception):  # noqa: N818 - carries a path to the place, never leaves this module
+class _ScriptValueError(Exception):
+    """A wrong value, with the path to its place in the script."""
+
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
         self.path = path
@@ -93,9 +95,9 @@ def read_script(text: str, *, name: str) -> NodeOptions:
         raise ScriptError(f"{name}: not YAML: {error}") from None
     try:
         return _options(script)
-    except _At as at:
-        line, column = _place(root, at.path)
-        raise ScriptError(f"{name}:{line}:{column}: {at.path or 'script'}: {at}") from None
+    except _ScriptValueError as error:
+        line, column = _place(root, error.path)
+        raise ScriptError(f"{name}:{line}:{column}: {error.path or 'script'}: {error}") from None
 
 
 def _place(root: yaml.Node | None, path: str) -> tuple[int, int]:
@@ -120,12 +122,12 @@ def _step(node: yaml.Node | None, step: str) -> yaml.Node | None:
 def _options(script: Any) -> NodeOptions:
     script = _mapping(script, "", _TOP)
     if script.get("version") != 1:
-        raise _At("version", "expected version: 1")
+        raise _ScriptValueError("version", "expected version: 1")
     preset = script.get("preset", "calm")
     if preset not in PRESETS:
-        raise _At("preset", f"expected one of {', '.join(PRESETS)}, not {preset!r}")
+        raise _ScriptValueError("preset", f"expected one of {', '.join(PRESETS)}, not {preset!r}")
     base = PRESETS[preset]
-    switches = _fields(NodeOptions, script.get("node", {}), "node", without=_ELSEWHERE)
+    switches = _fields(NodeOptions, script.get("node", {}), "node", without=_NOT_SWITCHES)
     for key, cls in _LISTS.items():
         switches[key] = tuple(
             cls(**_fields(cls, item, f"{key}.{number}")) for number, item in enumerate(_list(script, key))
@@ -145,9 +147,11 @@ def _rule(item: Any, path: str) -> FaultRule:
         **_fields(FaultRule, {key: given[key] for key in _RULE if key in given}, path),
     )
     if kind in JOB_FAULTS and rule.on in {"poll", "query", "login", "any"}:
-        raise _At(f"{path}.on", f"{kind.value} is a fault of api jobs; use on: submit or another call that makes one")
+        raise _ScriptValueError(
+            f"{path}.on", f"{kind.value} is a fault of api jobs; use on: submit or another call that makes one"
+        )
     if rule.probability is not None and not 0 <= rule.probability <= 1:
-        raise _At(f"{path}.probability", f"expected a number from 0 to 1, not {rule.probability}")
+        raise _ScriptValueError(f"{path}.probability", f"expected a number from 0 to 1, not {rule.probability}")
     return rule
 
 
@@ -155,7 +159,7 @@ def _kind(value: Any, path: str) -> FaultKind:
     try:
         return FaultKind(value)
     except ValueError:
-        raise _At(path, f"expected one of {', '.join(FaultKind)}, not {value!r}") from None
+        raise _ScriptValueError(path, f"expected one of {', '.join(FaultKind)}, not {value!r}") from None
 
 
 def _numbers(value: Any, path: str) -> frozenset[int] | None:
@@ -170,16 +174,16 @@ def _list(script: Mapping[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise _At(key, "expected a list")
+        raise _ScriptValueError(key, "expected a list")
     return value
 
 
 def _mapping(value: Any, path: str, known: tuple[str, ...]) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise _At(path, "expected a mapping")
+        raise _ScriptValueError(path, "expected a mapping")
     for key in value:
         if key not in known:
-            raise _At(f"{path}.{key}".lstrip("."), f"unknown; expected one of {', '.join(known)}")
+            raise _ScriptValueError(f"{path}.{key}".lstrip("."), f"unknown; expected one of {', '.join(known)}")
     return value
 
 
@@ -196,7 +200,7 @@ def _fields(cls: type, value: Any, path: str, *, without: frozenset[str] = froze
         and field.name not in {*given, "fault", "kind"}
     ]
     if missing:
-        raise _At(path, f"{', '.join(missing)} missing")
+        raise _ScriptValueError(path, f"{', '.join(missing)} missing")
     return {key: _value(item, hints[key], f"{path}.{key}") for key, item in given.items()}
 
 
@@ -208,31 +212,31 @@ def _value(value: Any, hint: Any, path: str) -> Any:
     if origin is Literal:
         if value in inner:
             return value
-        raise _At(path, f"expected one of {', '.join(inner)}, not {value!r}")
+        raise _ScriptValueError(path, f"expected one of {', '.join(inner)}, not {value!r}")
     if origin in {tuple, frozenset}:
         return _collection(value, origin, inner, path)
     if hint in {int, float} and isinstance(value, int | float) and not isinstance(value, bool):
-        _require_sane(value, path)
+        _require_in_range(value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
-        raise _At(path, f"expected text; put {value!r} in quotes")
+        raise _ScriptValueError(path, f"expected text; put {value!r} in quotes")
     wanted = dict if origin is Mapping else hint
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise _At(path, f"expected {getattr(hint, '__name__', hint)}, not {value!r}")
+        raise _ScriptValueError(path, f"expected {getattr(hint, '__name__', hint)}, not {value!r}")
     return value
 
 
-def _require_sane(value: float, path: str) -> None:
+def _require_in_range(value: float, path: str) -> None:
     """Reject NaN, infinity and out-of-range numbers."""
     if not -_LARGEST <= value <= _LARGEST:
-        raise _At(path, f"expected a number of at most {_LARGEST:,}, not {value!r}")
+        raise _ScriptValueError(path, f"expected a number of at most {_LARGEST:,}, not {value!r}")
 
 
 def _collection(value: Any, origin: type, inner: tuple[Any, ...], path: str) -> Any:
     if not isinstance(value, list):
-        raise _At(path, "expected a list")
+        raise _ScriptValueError(path, "expected a list")
     fixed = Ellipsis not in inner and origin is tuple
     if fixed and len(value) != len(inner):
-        raise _At(path, f"expected {len(inner)} values")
+        raise _ScriptValueError(path, f"expected {len(inner)} values")
     return origin(_value(item, inner[0], f"{path}.{number}") for number, item in enumerate(value))

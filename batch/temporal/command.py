@@ -22,10 +22,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from batch.errors import EndReason, ManifestLockedError
 from batch.temporal import page, parent
-from batch.temporal.connection import PATIENCE, task_queue, workflow_id
 from batch.temporal.messages import Course, Facts, Lines, Progress
 from batch.temporal.page import page_id, pages_of, parts_of
 from batch.temporal.payloads import WrongKeyError, mismatch
+from batch.temporal.worker import PATIENCE, task_queue, workflow_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from batch.engine import Stop
     from batch.model import State
-    from batch.temporal.connection import Connection
     from batch.temporal.messages import Ending, Line, Page
     from batch.temporal.page import Work
+    from batch.temporal.worker import Connection
 
 _QUERY_INTERVAL: Final = 0.5
 """Seconds between two queries of the pages."""

@@ -16,18 +16,10 @@ import pytest
 from batch.clock import SystemClock
 from batch.errors import ZcloneError
 from batch.model import Clone
-from batch.simulator import (
-    SESSION,
-    Fault,
-    FaultKind,
-    FaultRule,
-    Node,
-    NodeAccessKey,
-    NodeAccount,
-    NodeOptions,
-    Source,
-    running,
-)
+from batch.simulator.faults import Fault, FaultKind, FaultRule
+from batch.simulator.node import Node
+from batch.simulator.options import SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
+from batch.simulator.server import running
 from batch.zstack import Client, QueryApi
 from batch.zstack.answers import Done, Found, NoAnswer, NotSent, Refused, Running
 from batch.zstack.queries import Ownership
@@ -44,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from batch.clock import Clock
-    from batch.simulator import Request
+    from batch.simulator.wire import Request
     from batch.zstack.wire import Outcome, Transport
 
     Make = Callable[[Auth], Client]

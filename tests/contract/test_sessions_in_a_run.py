@@ -12,13 +12,15 @@ from batch.engine import Gate, Stop, clone_all, hard_cap
 from batch.engine.survey import survey
 from batch.errors import RunStoppedError
 from batch.model import Clone, Limits, Plan, State
-from batch.simulator import Fault, FaultKind, FaultRule, NodeOptions, running
+from batch.simulator.faults import Fault, FaultKind, FaultRule
+from batch.simulator.options import NodeOptions
+from batch.simulator.server import running
 from batch.zstack import Client, connect
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.engine.scripted_api import MemoryJournal, MemoryPast
 
 if TYPE_CHECKING:
-    from batch.simulator import NodeServer
+    from batch.simulator.server import NodeServer
 
 QUICK = NodeOptions(latency=(0.0, 0.0), check_seconds=0.0)
 EXPIRIES = 10

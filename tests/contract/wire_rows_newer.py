@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any, Final
 
-from batch.simulator import ADMIN_UUID, SESSION, Fault, FaultKind, FaultRule, NodeAccount, Source
+from batch.simulator.faults import Fault, FaultKind, FaultRule
+from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccount, Source
 from tests.contract.wire_table import (
     CENTER,
     CLONE,

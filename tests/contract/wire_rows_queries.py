@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from batch.simulator import ADMIN_UUID, NodeAccount, Source
+from batch.simulator.options import ADMIN_UUID, NodeAccount, Source
 from tests.contract.wire_table import (
     CENTER,
     CLONE,

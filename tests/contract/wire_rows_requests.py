@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from batch.simulator import Fault, FaultKind, FaultRule, NodeAccount
+from batch.simulator.faults import Fault, FaultKind, FaultRule
+from batch.simulator.options import NodeAccount
 from tests.contract.wire_table import (
     CLONE,
     NOBODY,

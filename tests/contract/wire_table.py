@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from batch.simulator import SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source, running
+from batch.simulator.options import SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
+from batch.simulator.server import running
 
 SERVICES: Final = "/v1/ai/model-services"
 SOURCE: Final = "d76744cb53f9378abf42b907df3efb6e"

@@ -7,7 +7,10 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from batch.simulator import SESSION, Delivery, Fault, FaultKind, FaultRule, Later, Node, NodeOptions, Request, Response
+from batch.simulator.faults import Fault, FaultKind, FaultRule
+from batch.simulator.node import Node
+from batch.simulator.options import SESSION, NodeOptions
+from batch.simulator.wire import Delivery, Later, Request, Response
 
 START = 1_764_042_710.0
 """Nov 25, 2025 11:51:50 AM at UTC+8."""

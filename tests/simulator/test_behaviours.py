@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from batch.simulator import FaultKind, NodeOptions
+from batch.simulator.faults import FaultKind
+from batch.simulator.options import NodeOptions
 
 
 class Behaviour(NamedTuple):

@@ -6,19 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.simulator import (
-    FLAKY,
-    PRESETS,
-    Drop,
-    Fault,
-    FaultKind,
-    FaultRule,
-    NodeOptions,
-    ScriptError,
-    load_faults,
-    read_script,
-)
 from batch.simulator import __main__ as child
+from batch.simulator.faults import Fault, FaultKind, FaultRule
+from batch.simulator.options import FLAKY, PRESETS, NodeOptions
+from batch.simulator.script import ScriptError, load_faults, read_script
+from batch.simulator.wire import Drop
 from tests.simulator.simulator_bench import CLONE, SOURCE, Bench, job
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from batch.simulator import SESSION, FaultKind, NodeAccount, Response, Source
+from batch.simulator.faults import FaultKind
+from batch.simulator.options import SESSION, NodeAccount, Source
+from batch.simulator.wire import Response
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, Bench, decoded, hit, job
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from batch.simulator import ADMIN_UUID, SESSION, FaultKind, NodeAccessKey, NodeAccount, Source
+from batch.simulator.faults import FaultKind
+from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccessKey, NodeAccount, Source
 from tests.simulator.simulator_bench import CLONE, QUICK, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
 TENANT = NodeAccount("a" * 32, "tenant", password="secret")

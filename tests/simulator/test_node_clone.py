@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from batch.simulator import FLAKY, Node, Request, Response, Source
+from batch.simulator.node import Node
+from batch.simulator.options import FLAKY, Source
 from batch.simulator.resources import derive_fields
+from batch.simulator.wire import Request, Response
 from batch.zstack.params import BODY_PARAMS
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, Bench, decoded, job
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from batch.simulator import Drop, FaultKind, Later, Response
+from batch.simulator.faults import FaultKind
+from batch.simulator.wire import Drop, Later, Response
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, Bench, decoded, hit, job, outcome
 
 

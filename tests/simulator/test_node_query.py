@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from batch.simulator import Node, Source
+from batch.simulator.node import Node
+from batch.simulator.options import Source
 from tests.simulator.simulator_bench import CLONE, SERVICES, START, Bench, decoded, job
 
 ROWS = tuple(

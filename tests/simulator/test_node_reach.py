@@ -14,9 +14,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from batch.simulator import ADMIN_UUID, SESSION, NodeAccount, NodeOptions, NodeServer, ScriptError, read_script, running
 from batch.simulator.__main__ import with_random_credentials
-from batch.simulator.server import TOKEN_HEADER
+from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccount, NodeOptions
+from batch.simulator.script import ScriptError, read_script
+from batch.simulator.server import TOKEN_HEADER, NodeServer, running
 from batch.simulator.wire import is_loopback
 from tests.simulator.simulator_bench import SERVICES, SOURCE, job
 

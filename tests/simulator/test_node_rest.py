@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from batch.simulator import FaultKind, Response
+from batch.simulator.faults import FaultKind
+from batch.simulator.wire import Response
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, START, Bench, decoded, hit, job
 
 DEAD = "0" * 32

@@ -13,8 +13,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from batch.simulator import SESSION, FaultKind, NodeOptions, NodeServer, Source, StateError, running, serve
-from batch.simulator.server import TOKEN_HEADER
+from batch.simulator.faults import FaultKind
+from batch.simulator.options import SESSION, NodeOptions, Source
+from batch.simulator.server import TOKEN_HEADER, NodeServer, running, serve
+from batch.simulator.state import StateError
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, hit, job
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ AUTH = {"Authorization": f"OAuth {SESSION}", "Content-Type": "application/json;c
 FOREGROUND = """
 import asyncio, sys
 from pathlib import Path
-from batch.simulator import NodeOptions
+from batch.simulator.options import NodeOptions
 from batch.simulator.__main__ import run_forever
 asyncio.run(run_forever(NodeOptions(), state=Path(sys.argv[1])))
 """

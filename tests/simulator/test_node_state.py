@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batch.simulator import FaultKind, Node, Source, StateError, read_events
-from batch.simulator.state import StateFile
+from batch.simulator.faults import FaultKind
+from batch.simulator.node import Node
+from batch.simulator.options import Source
+from batch.simulator.state import StateError, StateFile, read_events
 from tests.simulator.simulator_bench import CLONE, QUICK, SERVICES, SOURCE, START, Bench, hit, job
 
 if TYPE_CHECKING:

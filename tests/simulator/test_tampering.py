@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch.simulator import NodeAccount, Source
+from batch.simulator.options import NodeAccount, Source
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, decoded, job
 from tests.simulator.test_node_state import Kept
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from batch import __version__
-from batch.temporal.connection import open_connection
+from batch.temporal.worker import open_connection
 from tests.crash.stage import node
 from tests.temporal.stage import Stage, faults, staged, temporal_server
 

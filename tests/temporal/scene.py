@@ -16,8 +16,8 @@ from batch.manifest import ManifestFold
 from batch.model import Clone, Limits, Plan, Record, State
 from batch.temporal import worker
 from batch.temporal.command import RemoteRun
-from batch.temporal.connection import open_connection
 from batch.temporal.page import Work
+from batch.temporal.worker import open_connection
 from batch.zstack.answers import Absent, Accepted, Done, Found, Service, Unknown
 
 if TYPE_CHECKING:

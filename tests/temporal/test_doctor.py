@@ -21,7 +21,7 @@ from batch.model import State
 from batch.redaction import SECRETS
 from batch.report.listings import RemoteRow, run_lines
 from batch.report.status import status_lines
-from batch.temporal.connection import Poller, WorkerIdentity, open_connection
+from batch.temporal.worker import Poller, WorkerIdentity, open_connection
 from tests.temporal.scene import ScriptedClient, scene, working
 
 if TYPE_CHECKING:

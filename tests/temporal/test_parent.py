@@ -13,8 +13,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from batch.errors import EndReason, UnreachableError
 from batch.model import State, Wave
 from batch.temporal import command
-from batch.temporal.connection import open_connection
 from batch.temporal.messages import Course
+from batch.temporal.worker import open_connection
 from batch.zstack.answers import ApiError, Done, ErrorClass, NoAnswer, Refused, Running, Service
 from tests.temporal.scene import ScriptedClient, scene, working
 

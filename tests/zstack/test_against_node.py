@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.model import Clone
-from batch.simulator import SESSION, NodeOptions, running
-from batch.simulator.options import ADMIN_UUID, NodeAccessKey, NodeAccount, Source
+from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
+from batch.simulator.server import running
 from batch.zstack import Client, CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, Refused, Running, Unknown
 from batch.zstack.queries import Ownership

@@ -8,8 +8,8 @@ import pytest
 
 from batch.errors import CallCutError
 from batch.model import CallKind
-from batch.simulator import NodeOptions, running
-from batch.simulator.options import NodeAccount, Source
+from batch.simulator.options import NodeAccount, NodeOptions, Source
+from batch.simulator.server import running
 from batch.zstack import CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import NoAnswer, Refused
 from batch.zstack.queries import Ownership
