@@ -16,8 +16,6 @@ from batch.simulator.api_errors import ErrorFactory, RestError
 from batch.simulator.options import ADMIN_UUID, NodeAccessKey, NodeAccount, NodeOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from batch.simulator.wire import Request
 
 
@@ -62,7 +60,8 @@ class Directory:
         self._require_enabled(account)
         mine = [session for session in self.sessions.values() if session.account is account and session.expires > now]
         if self._options.unique_sessions:
-            self._close_all(mine)
+            for session in mine:
+                self.close(session.uuid)
         elif len(mine) >= self._options.max_sessions:
             raise self._errors.failure("ID.1006", "sessions", self._options.max_sessions)
         return self.open(uuid, account, now)
@@ -133,15 +132,11 @@ class Directory:
     def _check_date(self, date: str | None, now: float) -> None:
         if not date:
             raise RestError(400, "'Date' must be incuded in request header")
-        wall, zone_offset = parse_newer_date(date) if self._options.newer_access_keys else parse_date(date)
+        wall, zone_offset = _parse_date(date, newer=self._options.newer_access_keys)
         # By default the server compares wall-clock times and ignores the client's zone.
         offset = zone_offset if self._options.check_time_zone else self._options.utc_offset
         if abs(now - (wall - offset)) > self._options.access_key_window:
             raise RestError(403, "requestTimeTooSkewed")
-
-    def _close_all(self, sessions: Iterable[Session]) -> None:
-        for session in sessions:
-            self.close(session.uuid)
 
 
 def _signature(key: NodeAccessKey, request: Request, path: str) -> str:
@@ -156,20 +151,17 @@ _ZONES: Final = {"UTC": 0, "GMT": 0, "Z": 0, "CST": 28800, "EST": -18000, "PST":
 _WALL_CLOCK: Final = "%a, %d %b %Y %H:%M:%S"
 
 
-def parse_date(date: str) -> tuple[float, float]:
-    """Read ``EEE, dd MMM yyyy HH:mm:ss z`` as (wall clock, offset of its zone), in seconds. Raises RestError 400."""
-    parsed = _rfc_1123(date, numeric=False)
-    if parsed is None:
-        raise RestError(400, f"Date format must be 'EEE, dd MMM yyyy HH:mm:ss z', but was {date}")
-    return parsed
+def _parse_date(date: str, *, newer: bool) -> tuple[float, float]:
+    """Read ``EEE, dd MMM yyyy HH:mm:ss z`` as (wall clock, offset of its zone), in seconds. Raises RestError 400.
 
-
-def parse_newer_date(date: str) -> tuple[float, float]:
-    """Read what newer servers take too: a numeric offset, and ISO 8601. Raises RestError 400."""
-    parsed = _rfc_1123(date, numeric=True) or _iso_8601(date)
-    if parsed is None:
+    ``newer``: take what newer servers do too: a numeric offset, and ISO 8601.
+    """
+    parsed = _rfc_1123(date, numeric=newer) or (_iso_8601(date) if newer else None)
+    if parsed is not None:
+        return parsed
+    if newer:
         raise RestError(400, "Date format error. The 'Date' header must conform to RFC 1123 or ISO 8601")
-    return parsed
+    raise RestError(400, f"Date format must be 'EEE, dd MMM yyyy HH:mm:ss z', but was {date}")
 
 
 def _rfc_1123(date: str, *, numeric: bool) -> tuple[float, float] | None:

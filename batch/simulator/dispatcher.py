@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Final
 from batch.simulator.api import LEGACY_ROW, check_message
 from batch.simulator.api_errors import ApiFailureError, ErrorCode, RestError, locale_of
 from batch.simulator.faults import FaultKind
-from batch.simulator.gateway import JOBS, LEGACY, LEGACY_RESULTS, Gateway, UnreadableMessageError, read_legacy
+from batch.simulator.gateway import (
+    JOBS,
+    LEGACY,
+    LEGACY_RESULTS,
+    UnreadableMessageError,
+    check_headers,
+    read_legacy,
+    read_rest,
+)
 from batch.simulator.jobs import JobResult, with_schema
 from batch.simulator.wire import Response, derive_uuid, event_json, plain_json, timestamp
 
@@ -62,7 +70,6 @@ class Dispatcher:
         self._jobs = jobs
         self._execution = execution
         self._salt = salt
-        self._gateway = Gateway(context)
         self._limiter = RateLimiter(context.options.requests_per_minute, context.options.limit_window)
 
     def answer(self, request: Request, fault: Fault | None, now: float) -> Response:
@@ -85,7 +92,7 @@ class Dispatcher:
             return self._legacy_result(request, path.removeprefix(LEGACY_RESULTS), now)
         if path.rstrip("/") == LEGACY:
             return self._legacy_call(request, now, fault)
-        return self._call(self._gateway.read(request, path, now, fault), now)
+        return self._call(read_rest(self._context, request, path, now, fault), now)
 
     def _poll(self, request: Request, uuid: str) -> Response:
         if request.method != "GET":
@@ -102,7 +109,7 @@ class Dispatcher:
     def _call(self, call: Call, now: float) -> Response:
         is_duplicate = self._jobs.is_duplicate(call.id, now)
         self._context.ledger.counts["duplicate_jobs"] += is_duplicate and not call.api.sync
-        timeout = self._gateway.check_headers(call, is_duplicate=is_duplicate)
+        timeout = check_headers(self._context, call, is_duplicate=is_duplicate)
         if call.api.sync:
             return self._call_sync(call, now)
         self._execution.accept(call, now)

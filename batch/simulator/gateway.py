@@ -25,12 +25,7 @@ LEGACY_RESULTS: Final = "/api/result/"
 _LONG: Final = re.compile(r"[+-]?\d{1,18}")
 _VERBS: Final = {"POST": "creational", "GET": "query", "DELETE": "delete"}
 _FROM_URL: Final = frozenset({"GET", "DELETE"})
-_APIS: Final = (
-    *services.APIS,
-    *catalogue.APIS,
-    *ownership.APIS,
-    *administration.APIS,
-)
+_APIS: Final = (*services.APIS, *catalogue.APIS, *ownership.APIS, *administration.APIS)
 _BY_CLASS: Final = {api.message_class: api for api in reversed(_APIS)}
 _LEGACY_VARIABLES: Final = ("uuid", "sessionUuid", "accountUuid", "tagUuid", "apiId")
 BY_NAME: Final = {api.name: api for api in reversed(_APIS)}
@@ -111,79 +106,75 @@ def _kind(route: _Route, request: Request) -> str:
     return kinds[0] if kinds else "other"
 
 
-class Gateway:
-    """Turns a request into a Call, or raises RestError the way RestServer does."""
+def read_rest(context: NodeContext, request: Request, path: str, now: float, fault: Fault | None) -> Call:
+    """Run RestServer's checks 3 to 8: route, JSON, verb, credential, types, structure. Raises RestError."""
+    if request.method not in {"POST", "PUT", "GET", "DELETE"}:
+        raise RestError(405, f"The method[{request.method}] is not allowed for the path[{request.path}]")
+    route = _find_route(path)
+    if route is None:
+        raise RestError(404, f"no api mapping to {path}")
+    body = message.read_body(request, latin1=context.options.latin1_bodies)
+    api = route.only or _select(route.apis, request, path, body)
+    variables = _variables(api.pattern, _split(path))
+    credential = None if api.is_open else _credential(context, request, path, now)
+    if api.is_query:
+        uuid = variables.get("uuid")
+        parsed = query.parse(request) if uuid is None else query.by_uuid(uuid)
+        return Call(api, "", request, variables, {}, credential, query=parsed, fault=fault)
+    fields, raw = _rest_fields(context, api, request, body)
+    is_from_body = request.method not in _FROM_URL
+    return Call(
+        api=api,
+        id=request.headers.get("x-job-uuid") or context.draw_uuid(),
+        request=request,
+        path=variables,
+        fields=fields,
+        credential=credential,
+        system_tags=message.tag_list(body, raw, "systemTags") if is_from_body else (),
+        user_tags=message.tag_list(body, raw, "userTags") if is_from_body else (),
+        hook=request.headers.get("x-web-hook"),
+        fault=fault,
+    )
 
-    def __init__(self, context: NodeContext) -> None:
-        """``context`` gives options, accounts and keys."""
-        self._context = context
 
-    def read(self, request: Request, path: str, now: float, fault: Fault | None) -> Call:
-        """Run checks 3 to 8: route, JSON, verb, credential, types, structure."""
-        if request.method not in {"POST", "PUT", "GET", "DELETE"}:
-            raise RestError(405, f"The method[{request.method}] is not allowed for the path[{request.path}]")
-        route = _find_route(path)
-        if route is None:
-            raise RestError(404, f"no api mapping to {path}")
-        body = message.read_body(request, latin1=self._context.options.latin1_bodies)
-        api = route.only or _select(route.apis, request, path, body)
-        variables = _variables(api.pattern, _split(path))
-        credential = None if api.is_open else self._credential(request, path, now)
-        if api.is_query:
-            uuid = variables.get("uuid")
-            parsed = query.parse(request) if uuid is None else query.by_uuid(uuid)
-            return Call(api, "", request, variables, {}, credential, query=parsed, fault=fault)
-        fields, raw = self._fields(api, request, body)
-        is_from_body = request.method not in _FROM_URL
-        return Call(
-            api=api,
-            id=request.headers.get("x-job-uuid") or self._context.draw_uuid(),
-            request=request,
-            path=variables,
-            fields=fields,
-            credential=credential,
-            system_tags=message.tag_list(body, raw, "systemTags") if is_from_body else (),
-            user_tags=message.tag_list(body, raw, "userTags") if is_from_body else (),
-            hook=request.headers.get("x-web-hook"),
-            fault=fault,
-        )
+def check_headers(context: NodeContext, call: Call, *, is_duplicate: bool) -> int:
+    """Run checks 9 and 10; return the message's timeout in milliseconds. Queries are answered before them."""
+    if call.api.is_query:
+        return 0
+    job = call.request.headers.get("x-job-uuid")
+    if job is not None and len(job) != 32:
+        raise RestError(400, "Invalid header[X-Job-UUID], it must be a UUID with '-' stripped")
+    if job is not None and is_duplicate and call.request.method in {"POST", "PUT", "DELETE"}:
+        raise RestError(400, f"Duplicate job uuid[{job}]")
+    text = call.request.headers.get("x-api-timeout")
+    if text is None:
+        return context.options.api_timeout_ms
+    if not _LONG.fullmatch(text):
+        raise RestError(500, f'For input string: "{text}"')
+    return int(text) * 1000
 
-    def check_headers(self, call: Call, *, is_duplicate: bool) -> int:
-        """Run checks 9 and 10; return the message's timeout in milliseconds. Queries are answered before them."""
-        if call.api.is_query:
-            return 0
-        job = call.request.headers.get("x-job-uuid")
-        if job is not None and len(job) != 32:
-            raise RestError(400, "Invalid header[X-Job-UUID], it must be a UUID with '-' stripped")
-        if job is not None and is_duplicate and call.request.method in {"POST", "PUT", "DELETE"}:
-            raise RestError(400, f"Duplicate job uuid[{job}]")
-        text = call.request.headers.get("x-api-timeout")
-        if text is None:
-            return self._context.options.api_timeout_ms
-        if not _LONG.fullmatch(text):
-            raise RestError(500, f'For input string: "{text}"')
-        return int(text) * 1000
 
-    def _fields(self, api: ApiDefinition, request: Request, body: Json | None) -> tuple[Json, Json]:
-        """Read the message's fields, and those as they were given: from the query string for GET and DELETE."""
-        if request.method in _FROM_URL:
-            given: Json = {name: request.values(name) for name, _ in request.query}
-            return given, given
-        raw = message.member(body, api.action or api.parameter)
-        return api.read(raw, self._context.options), raw
+def _rest_fields(context: NodeContext, api: ApiDefinition, request: Request, body: Json | None) -> tuple[Json, Json]:
+    """Read the message's fields, and those as they were given: from the query string for GET and DELETE."""
+    if request.method in _FROM_URL:
+        given: Json = {name: request.values(name) for name, _ in request.query}
+        return given, given
+    raw = message.member(body, api.action or api.parameter)
+    return api.read(raw, context.options), raw
 
-    def _credential(self, request: Request, path: str, now: float) -> str | NodeAccount:
-        header = request.headers.get("authorization")
-        if header is None:
-            raise RestError(400, "missing header 'Authorization'")
-        header = header.strip()
-        if header.startswith("OAuth"):
-            return header.removeprefix("OAuth").strip()
-        if header.startswith("ZStack"):
-            return self._context.directory.account_of_key(request, path, now)
-        if self._context.options.newer_access_keys:
-            raise RestError(400, f"unable to find RestAuthenticationBackend[type:{header.split(' ')[0]}]")
-        raise RestError(400, "Authorization type must be 'OAuth'")
+
+def _credential(context: NodeContext, request: Request, path: str, now: float) -> str | NodeAccount:
+    header = request.headers.get("authorization")
+    if header is None:
+        raise RestError(400, "missing header 'Authorization'")
+    header = header.strip()
+    if header.startswith("OAuth"):
+        return header.removeprefix("OAuth").strip()
+    if header.startswith("ZStack"):
+        return context.directory.account_of_key(request, path, now)
+    if context.options.newer_access_keys:
+        raise RestError(400, f"unable to find RestAuthenticationBackend[type:{header.split(' ')[0]}]")
+    raise RestError(400, "Authorization type must be 'OAuth'")
 
 
 def _select(apis: tuple[ApiDefinition, ...], request: Request, path: str, body: Json | None) -> ApiDefinition:
@@ -207,7 +198,7 @@ class UnreadableMessageError(Exception):
 
 def read_legacy(context: NodeContext, request: Request, fault: Fault | None) -> Call:
     """Read the one message of a body. Raises UnreadableMessageError, RestError."""
-    api, fields = _message(context, request)
+    api, fields = _legacy_message(context, request)
     session = fields.get("session")
     uuid = session.get("uuid") if isinstance(session, dict) else None
     is_query = api.is_query
@@ -216,17 +207,17 @@ def read_legacy(context: NodeContext, request: Request, fault: Fault | None) -> 
         id=str(fields.get("id") or context.draw_uuid()),
         request=request,
         path={name: str(fields.get(name) or "") for name in _LEGACY_VARIABLES},
-        fields={} if is_query else _fields(context, api, fields),
+        fields={} if is_query else _legacy_fields(context, api, fields),
         credential=None if api.is_open else str(uuid or ""),
-        query=_query(fields) if is_query else query.NodeQuery(),
-        system_tags=tuple(map(str, _list(fields, "systemTags"))),
-        user_tags=tuple(map(str, _list(fields, "userTags"))),
+        query=_legacy_query(fields) if is_query else query.NodeQuery(),
+        system_tags=tuple(map(str, _legacy_list(fields, "systemTags"))),
+        user_tags=tuple(map(str, _legacy_list(fields, "userTags"))),
         fault=fault,
         is_legacy=True,
     )
 
 
-def _message(context: NodeContext, request: Request) -> tuple[ApiDefinition, Json]:
+def _legacy_message(context: NodeContext, request: Request) -> tuple[ApiDefinition, Json]:
     try:
         body = parse_json(message.decode_body(request, latin1=context.options.latin1_bodies))
     except (MalformedJsonError, RecursionError) as error:
@@ -242,7 +233,7 @@ def _message(context: NodeContext, request: Request) -> tuple[ApiDefinition, Jso
     return api, fields
 
 
-def _fields(context: NodeContext, api: ApiDefinition, fields: Json) -> Json:
+def _legacy_fields(context: NodeContext, api: ApiDefinition, fields: Json) -> Json:
     try:
         return api.read(fields, context.options)
     except RestError as error:
@@ -250,8 +241,8 @@ def _fields(context: NodeContext, api: ApiDefinition, fields: Json) -> Json:
         raise UnreadableMessageError(error.text) from None
 
 
-def _query(fields: Json) -> query.NodeQuery:
-    for condition in _list(fields, "conditions"):
+def _legacy_query(fields: Json) -> query.NodeQuery:
+    for condition in _legacy_list(fields, "conditions"):
         if not isinstance(condition, dict):
             raise UnreadableMessageError(f"Expected BEGIN_OBJECT but was {json.dumps(condition)} at path $.conditions")
     try:
@@ -264,7 +255,7 @@ def _query(fields: Json) -> query.NodeQuery:
     return parsed
 
 
-def _list(fields: Json, name: str) -> list[Any]:
+def _legacy_list(fields: Json, name: str) -> list[Any]:
     """Return a field that is a list, empty if it is left out. Raises UnreadableMessageError for anything else."""
     value = fields.get(name)
     if value is not None and not isinstance(value, list):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from batch import outputs
 from batch.simulator.api_errors import ApiFailureError, error_of_event
 from batch.simulator.control import read_tampering
-from batch.simulator.jobs import JobResult, JobRow
+from batch.simulator.jobs import JobResult
 from batch.simulator.resources import MODEL_SERVICE, Resource
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _apply_to_jobs(context: NodeContext, jobs: JobStore, event: Json, _now: floa
     uuid = event["j"]
     row = jobs.rows.get(uuid)
     if event["e"] == "row":
-        jobs.rows.setdefault(uuid, JobRow(event["t"]))
+        jobs.insert(uuid, event["t"])
     elif event["e"] == "vanish":
         jobs.vanish(uuid)
     elif row is not None:

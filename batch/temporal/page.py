@@ -17,8 +17,8 @@ from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from batch.engine import Stop, clone_all, hand_over_all
+    from batch.engine.admission import wave_sizes
     from batch.engine.survey import find_unrecorded, survey
-    from batch.engine.waves import wave_sizes
     from batch.errors import EndReason, RunStoppedError, UnreachableError, UsageError
     from batch.model import Plan, State
     from batch.temporal.adapters import Calls, PageHistory, PageJournal, WorkflowClock
