@@ -86,7 +86,7 @@ class ResourceStore:
         self.since = now
         """Creation time of made-up resources."""
         self.rows: dict[str, Resource] = {}
-        self.touched: set[str] = set()
+        self.used_sources: set[str] = set()
         for source in options.sources:
             self.rows[source.uuid] = _source_row(source, now)
 
@@ -95,7 +95,7 @@ class ResourceStore:
         row = self.rows.get(uuid)
         if row is not None:
             return None if row.deleted else row
-        return self._derive_source(uuid) if uuid in self.touched else None
+        return self._derive_source(uuid) if uuid in self.used_sources else None
 
     def find_service(self, uuid: str) -> Resource | None:
         """``find`` for model services only."""
@@ -105,12 +105,12 @@ class ResourceStore:
     def find_source(self, uuid: str) -> Resource | None:
         """Return a source to clone; an unknown one is made up if the node invents sources."""
         if uuid and uuid not in self.rows and self._options.invent_sources:
-            self.touched.add(uuid)
+            self.used_sources.add(uuid)
         return self.find_service(uuid)
 
     def insert(self, row: Resource) -> None:
         """Add a resource. Raises ApiFailureError SYS.1000: a uuid is unique over all kinds, soft-deleted ones too."""
-        if row.uuid in self.rows or row.uuid in self.touched:
+        if row.uuid in self.rows or row.uuid in self.used_sources:
             raise self._errors.failure("SYS.1000", "conflict", row.uuid)
         self.rows[row.uuid] = row
 
@@ -119,7 +119,7 @@ class ResourceStore:
         row = self.find(uuid)
         if row is None:
             return
-        self.touched.discard(uuid)
+        self.used_sources.discard(uuid)
         if self._options.soft_delete:
             row.deleted = True
             self.rows[uuid] = row
@@ -131,7 +131,7 @@ class ResourceStore:
         row = self.find(uuid)
         if row is not None:
             self.rows[uuid] = row
-            self.touched.discard(uuid)
+            self.used_sources.discard(uuid)
         return row
 
     def share(self, uuid: str, accounts: list[str], *, to_public: bool) -> None:
@@ -171,7 +171,7 @@ class ResourceStore:
     def services(self) -> Iterator[Resource]:
         """Yield every visible model service."""
         yield from self.of_kind(MODEL_SERVICE)
-        for uuid in sorted(self.touched):
+        for uuid in sorted(self.used_sources):
             yield self._derive_source(uuid)
 
     def inventory(self, row: Resource) -> Json:

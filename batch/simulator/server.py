@@ -64,7 +64,7 @@ class NodeServer:
         self._site: web.TCPSite | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._hooks: set[asyncio.Task[None]] = set()
-        self._returning: asyncio.Task[None] | None = None
+        self._restart_task: asyncio.Task[None] | None = None
 
     async def open(self, host: str, port: int) -> None:
         """Listen; ``port`` 0 takes a free one. Raises OSError."""
@@ -85,8 +85,8 @@ class NodeServer:
 
     async def close(self) -> None:
         """Stop listening, run all queued actions, release the state file."""
-        if self._returning is not None:
-            self._returning.cancel()
+        if self._restart_task is not None:
+            self._restart_task.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._timer is not None:
@@ -136,8 +136,8 @@ class NodeServer:
             task = asyncio.get_running_loop().create_task(self._call_hook(hook))
             self._hooks.add(task)
             task.add_done_callback(self._hooks.discard)
-        if self.node.down_until > self._clock() and self._returning is None:
-            self._returning = asyncio.get_running_loop().create_task(self._go_down())
+        if self.node.down_until > self._clock() and self._restart_task is None:
+            self._restart_task = asyncio.get_running_loop().create_task(self._go_down())
         due = self.node.next_due
         if self._timer is None and due is not None:
             delay = max(_TICK, due - self._clock())
@@ -154,7 +154,7 @@ class NodeServer:
         await self._site.stop()
         await asyncio.sleep(self.node.down_until - self._clock())
         await self._listen(self.port)
-        self._returning = None
+        self._restart_task = None
 
     async def _call_hook(self, hook: WebHook) -> None:
         if not (self.node.options.hooks_anywhere or is_loopback_url(hook.url)):

@@ -164,7 +164,7 @@ def _create(context: NodeContext, _jobs: JobStore, event: Json, _now: float) -> 
         row.source, row.digest, row.job = event["s"], event["d"], event["j"]
         row.origin = context.resources.rows.get(row.source)
         if row.origin is None:
-            context.resources.touched.add(row.source)
+            context.resources.used_sources.add(row.source)
         context.ledger.clone(row)
     else:
         row.is_added = event["a"]

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from batch.temporal.messages import Line, Page
     from batch.zstack.answers import FindAnswer, NotSent, PollAnswer, SubmitAnswer
 
-CALL: Final = 90.0
+_CALL_SECONDS: Final = 90.0
 """Maximum seconds of a call after the gate; one that is repeated with a new signature may exceed a minute."""
-GATE: Final = 60.0
+_GATE_SECONDS: Final = 60.0
 """Seconds at a worker's gate after which a POST is not sent."""
-_BEAT: Final = timedelta(seconds=5)
+_HEARTBEAT_TIMEOUT: Final = timedelta(seconds=5)
 """Heartbeat timeout: an activity without a heartbeat for this long counts as lost."""
 _RETRIES: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=5)
 _ONCE: Final = RetryPolicy(maximum_attempts=1)
@@ -128,7 +128,7 @@ class Calls:
         """POST with a single try; a lost one is NoAnswer, which the protocol handles."""
         self.polls.note_post()
         sent = clone._replace(params={}, hand_over=None)
-        reply = await self._call("submit", Submit(sent, job_uuid, GATE, tuple(self._ended_sessions)), _ONCE)
+        reply = await self._call("submit", Submit(sent, job_uuid, _GATE_SECONDS, tuple(self._ended_sessions)), _ONCE)
         self._sessions[job_uuid] = reply.session
         return cast("SubmitAnswer", reply.answer)
 
@@ -173,8 +173,8 @@ class Calls:
                 name,
                 what,
                 result_type=Reply,
-                start_to_close_timeout=timedelta(seconds=GATE + CALL),
-                heartbeat_timeout=_BEAT,
+                start_to_close_timeout=timedelta(seconds=_GATE_SECONDS + _CALL_SECONDS),
+                heartbeat_timeout=_HEARTBEAT_TIMEOUT,
                 retry_policy=retries,
             )
         except ActivityError:

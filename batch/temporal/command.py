@@ -25,7 +25,7 @@ from batch.temporal import page, parent
 from batch.temporal.messages import Course, Facts, Lines, Progress
 from batch.temporal.page import page_id, pages_of, parts_of
 from batch.temporal.payloads import WrongKeyError, mismatch
-from batch.temporal.worker import PATIENCE, task_queue, workflow_id
+from batch.temporal.worker import QUERY_TIMEOUT, task_queue, workflow_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _QUERY_INTERVAL: Final = 0.5
 """Seconds between two queries of the pages."""
-_WORKER_PATIENCE: Final = timedelta(seconds=20)
+_WORKER_TIMEOUT: Final = timedelta(seconds=20)
 """Time after which the operator is informed that no worker answers."""
 _NO_ANSWER: Final = (RPCError, WorkflowQueryFailedError, WrongKeyError)
 """Errors of a query without an answer from a worker, or with one that this process cannot decrypt."""
@@ -74,9 +74,9 @@ class OpenRun:
 async def open_runs(connection: Connection) -> list[OpenRun]:
     """Return the open runs of the namespace. Raises UnreachableError, WrongKeyError."""
     runs = []
-    with connection.questions():
+    with connection.queries():
         query = f"WorkflowType = '{parent.NAME}' AND ExecutionStatus = 'Running'"
-        async for one in connection.client.list_workflows(query, rpc_timeout=PATIENCE):
+        async for one in connection.client.list_workflows(query, rpc_timeout=QUERY_TIMEOUT):
             memo = await one.memo()
             began_at = one.start_time.timestamp()
             runs.append(OpenRun(memo["job"], memo["run"], one.id, began_at, memo["targets"], memo["states"]))
@@ -112,9 +112,9 @@ class RemoteRun:
 
     async def find(self) -> OpenWorkflow | None:
         """Return the run if it has an open workflow, else None. Raises UnreachableError."""
-        with self.connection.questions():
+        with self.connection.queries():
             try:
-                workflow = await self._parent.describe(rpc_timeout=PATIENCE)
+                workflow = await self._parent.describe(rpc_timeout=QUERY_TIMEOUT)
                 memo = await workflow.memo()
             except RPCError as error:
                 if error.status is RPCStatusCode.NOT_FOUND:
@@ -131,13 +131,13 @@ class RemoteRun:
         """
         while True:
             try:
-                with self.connection.questions():
+                with self.connection.queries():
                     facts: Facts = await self._client.execute_workflow(
                         parent.GREETING,
                         id=f"{self.id}/greeting/{uuid.uuid4().hex}",
                         task_queue=self.queue,
                         result_type=Facts,
-                        execution_timeout=_WORKER_PATIENCE,
+                        execution_timeout=_WORKER_TIMEOUT,
                     )
             except WorkflowFailureError:
                 alone()
@@ -186,7 +186,7 @@ class RemoteRun:
         Raises UnreachableError; a rerun creates the rest.
         """
         pages = (one for _, one in pages_of(work, parent=self.id))
-        with self.connection.questions():
+        with self.connection.queries():
             while some := await to_thread(lambda: list(islice(pages, _MAX_CREATIONS))):
                 await asyncio.gather(*(self._make(opened, one) for one in some))
             await self._parent.signal("load")
@@ -205,7 +205,7 @@ class RemoteRun:
 
     async def stop(self, ending: Ending) -> None:
         """Stop the run. Raises UnreachableError."""
-        with self.connection.questions():
+        with self.connection.queries():
             await self._parent.signal("stop", ending)
 
     async def is_loaded(self, *, silent: Callable[[str], None]) -> bool:
@@ -219,7 +219,7 @@ class RemoteRun:
 
     async def progress(self) -> Progress:
         """Query the progress of the run. Raises RPCError."""
-        progress: Progress = await self._parent.query("progress", result_type=Progress, rpc_timeout=PATIENCE)
+        progress: Progress = await self._parent.query("progress", result_type=Progress, rpc_timeout=QUERY_TIMEOUT)
         return progress
 
     async def follow(
@@ -284,7 +284,7 @@ class _Stream:
     async def _ask(self, number: int) -> Lines:
         handle = self._run.page(self._opened, number)
         cursor = self._read.get(number, 0)
-        lines: Lines = await handle.query("lines", cursor, result_type=Lines, rpc_timeout=PATIENCE)
+        lines: Lines = await handle.query("lines", cursor, result_type=Lines, rpc_timeout=QUERY_TIMEOUT)
         return lines
 
     async def _close(self, number: int) -> None:

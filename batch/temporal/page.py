@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batch.model import Clone, Intent, JsonValue, Limits
 
 NAME: Final = "zclone.page"
-_EVERY: Final = timedelta(seconds=10)
+_REPORT_INTERVAL: Final = timedelta(seconds=10)
 """Time between two reports that are not urgent."""
 LANES: Final = 4
 """Number of pages that share a run's concurrency, each with its own retry budget and breaker."""
@@ -150,7 +150,7 @@ class PageWorkflow:
             await workflow.wait_condition(lambda: self._report() != self._last_report)
             await self._send_report(self._report())
             with suppress(TimeoutError):
-                await workflow.wait_condition(self._is_urgent, timeout=_EVERY)
+                await workflow.wait_condition(self._is_urgent, timeout=_REPORT_INTERVAL)
 
     def _is_urgent(self) -> bool:
         """Return whether a change may start or stop other pages."""
@@ -211,7 +211,7 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
     """Yield every page with the number of its wave, deterministically for the same manifest."""
     intents = dict(work.history.intents)
     number = 0
-    for wave, clones, made in _cut(work):
+    for wave, clones, made in _divide(work):
         opened = [intents.pop(clone.key) for clone in clones if clone.key in intents]
         yield wave, _page(work, parent, number, clones, opened, made)
         number += 1
@@ -219,7 +219,7 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
     last = len(_left(work))
     for clones in _pages(iter(work.survey.outside), MAX_CLONES):
         page = _page(work, parent, number, (), [intents.pop(clone.key) for clone in clones], {})
-        yield last, replace(page, outside=_slim(clones))
+        yield last, replace(page, outside=_without_params(clones))
         number += 1
     removed = iter(list(intents.values()))
     while some := list(islice(removed, MAX_CLONES)):
@@ -236,7 +236,7 @@ def _left(work: Work) -> tuple[int, ...]:
     return tuple(left)
 
 
-def _cut(work: Work) -> Iterator[tuple[int, tuple[Clone, ...], dict[str, str]]]:
+def _divide(work: Work) -> Iterator[tuple[int, tuple[Clone, ...], dict[str, str]]]:
     opened = [clone for clone in work.survey.open if clone.body]
     new = find_unrecorded(work.plan, work.history, frozenset(clone.key for clone in work.survey.open))
     queue = chain(opened, (clone for clone in new if clone is not None))
@@ -272,7 +272,7 @@ def _pages(clones: Iterator[Clone], max_clones: int) -> Iterator[tuple[Clone, ..
         yield tuple(page)
 
 
-def _slim(clones: tuple[Clone, ...]) -> tuple[Clone, ...]:
+def _without_params(clones: tuple[Clone, ...]) -> tuple[Clone, ...]:
     """Return the clones without the fields that their bodies contain."""
     return tuple(clone._replace(params={}) for clone in clones)
 
@@ -286,7 +286,7 @@ def _page(
         number,
         work.plan.job,
         work.plan.run,
-        _slim(clones),
+        _without_params(clones),
         tuple(opened),
         made,
         tuple(clone.key for clone in clones if history.has_predecessor(clone.key)),

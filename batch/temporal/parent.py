@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "zclone.run"
 GREETING: Final = "zclone.greeting"
-_ANSWER: Final = timedelta(seconds=10)
-_LISTED: Final = 30.0
+_FACTS_TIMEOUT: Final = timedelta(seconds=10)
+_MEMO_INTERVAL: Final = 30.0
 """Minimum seconds between two memo updates, each of which adds an event to the history."""
 _GONE: Final = Ending("a page of the run was ended by other means", EndReason.SIGNAL)
 
@@ -35,7 +35,9 @@ class GreetingWorkflow:
     @workflow.run
     async def run(self) -> Facts:
         """Return the worker's facts."""
-        facts: Facts = await workflow.execute_activity("facts", result_type=Facts, start_to_close_timeout=_ANSWER)
+        facts: Facts = await workflow.execute_activity(
+            "facts", result_type=Facts, start_to_close_timeout=_FACTS_TIMEOUT
+        )
         return facts
 
 
@@ -134,7 +136,7 @@ class RunWorkflow:
     def _list_states(self) -> None:
         """Update the counts by state in the memo: at the end, and from time to time before."""
         states, (listed, since) = self._states(), self._listed
-        if states != listed and (self._is_done or workflow.time() >= since + _LISTED):
+        if states != listed and (self._is_done or workflow.time() >= since + _MEMO_INTERVAL):
             self._listed = (states, workflow.time())
             workflow.upsert_memo({"states": dict(states)})
 

@@ -48,12 +48,12 @@ _ENCRYPTED: Final = b"binary/encrypted"
 _NONCE: Final = 12
 """Nonce size in bytes; each payload gets a new nonce."""
 _TAG: Final = "$"
-_IS: Final = "is"
-_OURS: Final = (*vars(answers).values(), *vars(messages).values())
+_CONTENT: Final = "is"
+_EXCHANGED: Final = (*vars(answers).values(), *vars(messages).values())
 _CLASSES: Final[dict[str, type]] = {
     kind.__name__: kind
     for kind in (
-        *(kind for kind in _OURS if isinstance(kind, type) and is_dataclass(kind)),
+        *(kind for kind in _EXCHANGED if isinstance(kind, type) and is_dataclass(kind)),
         model.Clone,
         model.HandOverRecord,
         model.HandOver,
@@ -116,7 +116,7 @@ def _encode(value: object) -> JsonValue:
             return value
         case _:
             raise PayloadError(f"{type(value).__name__} cannot be sent to Temporal")
-    return {_TAG: tag, _IS: inner}
+    return {_TAG: tag, _CONTENT: inner}
 
 
 def _decode(value: Any) -> Any:
@@ -128,7 +128,7 @@ def _decode(value: Any) -> Any:
     if tag is None:
         return {key: _decode(item) for key, item in value.items()}
     if tag in _READERS:
-        return _READERS[tag](value[_IS])
+        return _READERS[tag](value[_CONTENT])
     kind = _CLASSES.get(tag)
     if kind is None or not value.keys() - {_TAG} <= _DEFAULTS[kind].keys():
         raise PayloadError(f"cannot read a {tag} of another version of zclone: update workers and command")
@@ -202,7 +202,9 @@ class Encryption(PayloadCodec):
         name = payload.metadata.get("key", b"").decode(errors="replace")
         cipher = self._ciphers.get(name)
         if cipher is None:
-            raise WrongKeyError(f"a payload on Temporal is encrypted with the key {name:.16}: {_lack(self.keys)}")
+            raise WrongKeyError(
+                f"a payload on Temporal is encrypted with the key {name:.16}: {_missing_key_hint(self.keys)}"
+            )
         try:
             data = cipher.decrypt(payload.data[:_NONCE], payload.data[_NONCE:], name.encode())
         except InvalidTag:
@@ -213,13 +215,13 @@ class Encryption(PayloadCodec):
 def mismatch(mine: Sequence[str], theirs: Sequence[str], who: str) -> str | None:
     """Return why two processes with these key names cannot read each other's payloads; None if they can."""
     if theirs and theirs[0] not in mine:
-        return f"{who} encrypts with the key {theirs[0]}: {_lack(mine)}"
+        return f"{who} encrypts with the key {theirs[0]}: {_missing_key_hint(mine)}"
     if mine and mine[0] not in theirs:
         return f"{who} does not have the key {mine[0]}, with which this process encrypts: add it to its {_SETTING}"
     return None
 
 
-def _lack(mine: Sequence[str]) -> str:
+def _missing_key_hint(mine: Sequence[str]) -> str:
     if not mine:
         return f"{_SETTING} is not set here: set it to a file with that key"
     return f"{_SETTING} has {' and '.join(mine)} only: add that key to the file"

@@ -44,15 +44,15 @@ if TYPE_CHECKING:
     from batch.zstack.client import Client
 
 _ADDRESS: Final = "localhost:7233"
-PATIENCE: Final = timedelta(seconds=10)
+QUERY_TIMEOUT: Final = timedelta(seconds=10)
 """Timeout of one query to Temporal or a worker."""
 _IDENTITY: Final = re.compile(r"(\S+) has (\d+/\d+) of ([\d.e+-]+)/s, keys: (.*)")
-_WAITING: Final = 2.0
+_BACKLOG: Final = 2.0
 """Work that a worker accepts at once, in seconds of its share of the rate; the rest is left to other workers."""
-_BEAT: Final = timedelta(seconds=2)
-_DRAIN: Final = timedelta(seconds=30)
+_HEARTBEAT_THROTTLE: Final = timedelta(seconds=2)
+_SHUTDOWN_TIMEOUT: Final = timedelta(seconds=30)
 WORKFLOWS: Final = (GreetingWorkflow, PageWorkflow, RunWorkflow)
-_ALIVE: Final = 1.0
+_HEARTBEAT_INTERVAL: Final = 1.0
 """Seconds between two heartbeats of an activity."""
 
 
@@ -67,7 +67,7 @@ class Connection:
     """Names of this process's payload keys; the first encrypts."""
 
     @contextmanager
-    def questions(self) -> Iterator[None]:
+    def queries(self) -> Iterator[None]:
         """Raise UnreachableError if Temporal does not answer the queries of the block."""
         try:
             yield
@@ -147,7 +147,7 @@ async def _require_namespace(client: TemporalClient, address: str) -> None:
     """Raise UnreachableError if the namespace does not exist, as otherwise no run would be found in it."""
     request = DescribeNamespaceRequest(namespace=client.namespace)
     try:
-        await client.workflow_service.describe_namespace(request, timeout=PATIENCE)
+        await client.workflow_service.describe_namespace(request, timeout=QUERY_TIMEOUT)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             text = f"Temporal at {address} has no namespace {client.namespace} (TEMPORAL_NAMESPACE)"
@@ -164,8 +164,8 @@ async def find_pollers(connection: Connection, endpoint: str) -> list[Poller]:
         task_queue=TaskQueue(name=task_queue(endpoint)),
         task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
-    with connection.questions():
-        queue = await connection.client.workflow_service.describe_task_queue(request, timeout=PATIENCE)
+    with connection.queries():
+        queue = await connection.client.workflow_service.describe_task_queue(request, timeout=QUERY_TIMEOUT)
     return [
         Poller(WorkerIdentity.parse(one.identity), one.identity, one.last_access_time.ToMilliseconds() / 1000)
         for one in queue.pollers
@@ -229,7 +229,7 @@ class Activities:
         return self._facts
 
     async def _reply(self, call: Callable[[], Awaitable[object]], dead: tuple[str, ...]) -> Reply:
-        async with _beating():
+        async with _heartbeats():
             try:
                 await self._replace(dead)
                 session = self._session
@@ -251,13 +251,13 @@ class Activities:
 
 
 @asynccontextmanager
-async def _beating() -> AsyncIterator[None]:
+async def _heartbeats() -> AsyncIterator[None]:
     """Send heartbeats during the block, so that a dead worker is detected within seconds."""
 
     async def beat() -> None:
         while True:
             activity.heartbeat()
-            await asyncio.sleep(_ALIVE)
+            await asyncio.sleep(_HEARTBEAT_INTERVAL)
 
     beating = asyncio.create_task(beat())
     try:
@@ -283,10 +283,10 @@ async def work(
         workflows=WORKFLOWS,
         activities=Activities(client, facts, name=name).all,
         identity=str(WorkerIdentity(name, share, rate, temporal.keys)),
-        max_concurrent_activities=math.ceil(rate * share * _WAITING) + 2,
+        max_concurrent_activities=math.ceil(rate * share * _BACKLOG) + 2,
         max_task_queue_activities_per_second=rate,
-        max_heartbeat_throttle_interval=_BEAT,
-        graceful_shutdown_timeout=_DRAIN,
+        max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=_SHUTDOWN_TIMEOUT,
         # A task that bypasses the queue would also bypass its rate limit.
         disable_eager_activity_execution=True,
     )

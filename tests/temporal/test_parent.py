@@ -143,7 +143,7 @@ async def test_the_worker_with_the_dead_session_logs_in_again(server: Server) ->
 
 async def test_a_run_with_silent_workers_is_queried_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command whose run has no answering worker says why, queries again, and continues with the first one."""
-    monkeypatch.setattr(command, "PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr(command, "QUERY_TIMEOUT", timedelta(seconds=1))
     client, outputs = ScriptedClient(), asyncio.Queue[str]()
     found = await scene(server, client, 2)
     found.opened = await found.run.begin(found.work)
@@ -160,7 +160,7 @@ async def test_an_unreachable_temporal_is_reported_as_such(server: Server) -> No
     """Every call of a Temporal that does not answer ends as unreachable, never as an unexpected error."""
     found = await scene(server, ScriptedClient(), 1)
     away = RPCError("gone", RPCStatusCode.UNAVAILABLE, b"")
-    with pytest.raises(UnreachableError, match=server.address), found.run.connection.questions():
+    with pytest.raises(UnreachableError, match=server.address), found.run.connection.queries():
         raise away
     opened = await found.run.begin(found.work)
     await found.run.connection.client.get_workflow_handle(found.run.id).terminate()
