@@ -16,7 +16,6 @@ from batch import log, outputs
 from batch.app.live_view import LiveConsole, printer_above
 from batch.app.messages import is_terminal, say, terminal_width
 from batch.app.options import LogFormat
-from batch.engine.ports import HandOverJournal, Journal
 from batch.model import State
 from batch.redaction import SECRETS
 from batch.sink import Sink, to_descriptor
@@ -26,8 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from batch.engine.ports import HandOverJournal, Journal
     from batch.model import HandOverRecord, Intent, Record
     from batch.zstack.classify import Language
+
+    class ManifestJournal(Journal, HandOverJournal, Protocol):
+        """The interface through which the engine writes the manifest."""
+
 
 _STDERR: Final = 2
 _SHORT: Final = 8
@@ -68,10 +72,6 @@ def _format(wanted: LogFormat, descriptor: int) -> log.Format:
     if wanted is LogFormat.AUTO:
         return log.Format.CONSOLE if is_terminal(descriptor) else log.Format.JSON
     return log.Format(wanted.value)
-
-
-class ManifestJournal(Journal, HandOverJournal, Protocol):
-    """The interface through which the engine writes the manifest."""
 
 
 class OnSettled(Protocol):

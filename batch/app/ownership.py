@@ -13,7 +13,7 @@ from batch.clock import SystemClock
 from batch.engine import hand_over_all
 from batch.engine.handover import count_hand_overs
 from batch.errors import ManifestError
-from batch.manifest import clone_lines, digest_prefix
+from batch.manifest import digest_prefix
 from batch.manifest.kinds import ConnectedLine, StartedLine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
@@ -92,6 +92,8 @@ def _find_edited(plan: Plan, manifest: Manifest) -> set[str]:
     A uuid that only the manifest names is never used: anyone who can write the manifest could name any resource.
     Raises ManifestError with the line of a clone whose uuid is not the requested one.
     """
+    from batch.manifest import clone_lines
+
     used = {clone.key: clone for clone in plan.clones() if clone.hand_over is not None}
     edited: set[str] = set()
     # For an undone target, its latest clone counts.

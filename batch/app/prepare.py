@@ -27,7 +27,6 @@ from batch.errors import UsageError
 from batch.jobfile.units import read_duration, read_rate
 from batch.outputs import NamedFile, require_distinct
 from batch.plan import load_job, run_id
-from batch.report.filters import read_filter
 from batch.settings.files import config_path
 from batch.settings.sources import CONFIG
 
@@ -75,12 +74,19 @@ class Setup:
         return language(self.options.endpoint.environ)
 
 
+def _require_filter(options: RunOptions) -> None:
+    if options.only or options.shard is not None:
+        from batch.report.filters import read_filter
+
+        read_filter(options.only, shard=options.shard, fields=PLANNED)
+
+
 def prepare(options: RunOptions) -> Setup:
     """Load the job file and resolve the settings, without opening a file for writing or sending anything.
 
     Raises UsageError, including JobFileError, also for outputs that would overwrite an input or each other.
     """
-    read_filter(options.only, shard=options.shard, fields=PLANNED)
+    _require_filter(options)
     web_hook = _read_web_hook(options)
     job = load_job(options.job)
     began = time.time()

@@ -11,7 +11,7 @@ import json
 import shlex
 import time
 from asyncio import to_thread
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from batch.app.messages import say, warn
@@ -19,10 +19,8 @@ from batch.app.ownership import is_hand_over_left
 from batch.engine.survey import Survey, describe_outdated, refuse_changes, refuse_taken, survey
 from batch.errors import UsageError
 from batch.keytable import KeyTable
-from batch.manifest import rows
 from batch.model import QUARANTINED, Record, State
 from batch.plan.identity import digest_part
-from batch.report.filters import Filter, read_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from batch.manifest import Manifest
     from batch.manifest.listing import Row
     from batch.model import Clone, Intent, Plan
+    from batch.report.filters import Filter
 
 PLANNED: Final = frozenset({"key", "source", "name", "tag"})
 """Fields of a planned target."""
@@ -41,6 +40,10 @@ _RESULT_TERMS: Final = ("state=", "state!=", "code=", "code!=")
 
 def select(plan: Plan, *, only: Sequence[str], shard: str | None) -> Plan:
     """Return the part of ``plan`` that ``--only`` and ``--shard`` select, or all of it. Raises UsageError."""
+    if not only and shard is None:
+        return plan
+    from batch.report.filters import read_filter
+
     wanted = read_filter(only, shard=shard, fields=PLANNED)
     if not wanted:
         return plan
@@ -92,7 +95,7 @@ class RetryFilter:
     states: frozenset[State]
     codes: frozenset[str]
     """Empty matches any code."""
-    only: Filter = field(default_factory=Filter)
+    only: Filter
     """The terms of ``--only`` on state and code."""
 
 
@@ -103,6 +106,8 @@ def read_retry(
 
     A state in ``--only`` replaces the default. Raises UsageError for a state that cannot be retried.
     """
+    from batch.report.filters import read_filter
+
     words = [word for expression in only for word in expression.split()]
     of_results = tuple(word for word in words if word.startswith(_RESULT_TERMS))
     results = read_filter(of_results, shard=None, fields=("state", "code"))
@@ -124,6 +129,8 @@ def retry_records(manifest: Manifest, plan: Plan, wanted: RetryFilter | None) ->
     """
     if wanted is None:
         return []
+    from batch.manifest import rows
+
     ended = {row.key: row for row in rows(manifest.path) if _is_retried(row, wanted)}
     records = [_retry(ended[clone.key]) for clone in plan.clones() if clone.key in ended]
     say(f"retrying {len(records)} target{'' if len(records) == 1 else 's'}", level="info")
@@ -243,6 +250,8 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
         known += past.is_planned(key)
     if known == counts.total() and not withdrawn:
         return
+    from batch.manifest import rows
+
     intents = past.intents
     for row in rows(manifest.path):
         is_in_file = in_file.get(hash(row.key)) is not None

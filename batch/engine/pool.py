@@ -21,10 +21,10 @@ from batch.model import Clone, Intent, Limits, Plan, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from batch.engine.comparison import UuidConfirmation
     from batch.engine.dispatch import ConcurrencyLimiter
     from batch.engine.poll_schedule import PollSchedule
     from batch.engine.survey import RunHistory, Survey
-    from batch.engine.uuid_confirmation import UuidConfirmation
 
 _SLOW: Final = 0.95
 """Share of the jobs that must be able to end before the deadline."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from batch.engine.breaker import Breaker, GuardedApi
 from batch.engine.clone_records import NotHonouredError
+from batch.engine.comparison import UuidConfirmation
 from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import ConcurrencyLimiter
 from batch.engine.policy import Policy, RetryBudget
 from batch.engine.pool import Pool
 from batch.engine.readiness import Readiness
 from batch.engine.settle import Dependencies
-from batch.engine.uuid_confirmation import UuidConfirmation
 from batch.errors import EndReason, RunStoppedError, UnreachableError, ZcloneError
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from batch.jobfile.input_files import read_content
 from batch.jobfile.job import LAYER_KEYS, AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target, read_layer
 from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, complain_of_unknown, quote, unknown
-from batch.jobfile.rearchitect import read_rearchitect
 from batch.jobfile.targets import LONG_LIST, TargetList
 from batch.model import Limits
 
@@ -174,6 +173,8 @@ def _rearchitect(origin: NodeOrigin, path: Path, problems: Problems) -> Rearchit
     node = next((value for key, value in origin.node.pairs if key.text == "rearchitect"), None)
     if node is None or (isinstance(node, Scalar) and node.is_null):
         return None
+    from batch.jobfile.rearchitect import read_rearchitect  # noqa: PLC0415 - few job files have it
+
     return read_rearchitect(NodeOrigin(origin.file, node, "rearchitect"), path.parent, problems)
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 MAX_COMBINATIONS: Final = 20_000
 MAX_CHANGES: Final = 1_000_000
 """Maximum number of combinations that all rows of ``include`` together match."""
-NAME: Final = re.compile(VARIABLE_PATTERN)
 
 
 class Combination(NamedTuple):
@@ -60,7 +59,7 @@ def _parse(node: MapNode, complaints: list[Complaint]) -> _Matrix:
         if key.text in {"include", "exclude"}:
             rows = _list(value, path, complaints)
             (matrix.include if key.text == "include" else matrix.exclude).extend(_rows(rows, path, complaints))
-        elif not NAME.fullmatch(key.text):
+        elif not re.fullmatch(VARIABLE_PATTERN, key.text):
             complaints.append(Complaint(path, f"{quote(key.text)} is not a name for ${{…}}", at_key=True))
         else:
             matrix.axes[key.text] = _texts(_list(value, path, complaints), path, complaints)

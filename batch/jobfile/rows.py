@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from batch.jobfile.check import check_params, check_uuid, convert
+from batch.jobfile.envelope import VARIABLE_PATTERN
 from batch.jobfile.job import HAND_OVER_KEYS, Entry, Layer, Target, read_tags
 from batch.jobfile.jsontext import read_jsonl
-from batch.jobfile.matrix import NAME
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, RowOrigin, fold, quote, unknown
 from batch.jobfile.tables import CSV, XLSX, TableFormat, read_table
 from batch.zstack.params import BODY_PARAMS, PARAMS, ParamType
@@ -238,7 +238,7 @@ def _explain(name: str, near: str | None) -> str:
         return f"{quote(name)} can never be used: ${{source.…}} is read from the server's data of the source"
     if near in OWN_COLUMNS:
         return unknown(name, OWN_COLUMNS, what="column")
-    idle = f"is only a value for ${{{name}}}, which nothing uses; " if NAME.fullmatch(name) else ""
+    idle = f"is only a value for ${{{name}}}, which nothing uses; " if re.fullmatch(VARIABLE_PATTERN, name) else ""
     if near in HAND_OVER_KEYS:
         return f"{idle}write {near}: ${{{name}}} beside from"
     if near in _ENTRY_KEYS:

@@ -19,7 +19,6 @@ from batch.jobfile.job import (
     read_hand_over,
     read_layer,
 )
-from batch.jobfile.matrix import Combination, read_matrix
 from batch.jobfile.nodes import MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import MAX_KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown
 from batch.jobfile.rows import RowFile, check_id, read_rows
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.jobfile.input_files import Content
+    from batch.jobfile.matrix import Combination
 
 LONG_LIST: Final = 20_000
 """Elements of a YAML list above which a file of rows is recommended, which is read several times faster."""
@@ -127,7 +127,7 @@ class _Reader:
         keys = {key.text: value for key, value in node.pairs}
         _check_keys(keys, complaints)
         layer = read_layer(node, complaints)._replace(hand_over=read_hand_over(keys, complaints))
-        combinations = read_matrix(keys["matrix"], complaints) if "matrix" in keys else ()
+        combinations = _read_combinations(keys, complaints)
         uuid = _text("uuid", keys, complaints)
         if uuid is not None:
             check_uuid("uuid", uuid, complaints)
@@ -153,6 +153,15 @@ class _Reader:
         """Return the common part of all targets of one element."""
         base = merge_layers(self._entry.base, layer)
         return Entry(base, combinations, layer.params, origin, self._entry.defaults_origin)
+
+
+def _read_combinations(keys: dict[str, Node], complaints: list[Complaint]) -> tuple[Combination, ...]:
+    """Return the combinations of an element's matrix; none without one."""
+    if "matrix" not in keys:
+        return ()
+    from batch.jobfile.matrix import read_matrix  # noqa: PLC0415 - few job files have one
+
+    return read_matrix(keys["matrix"], complaints)
 
 
 def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:

@@ -1,6 +1,6 @@
 """The manifest: the append-only journal of one run and the only truth about it.
 
-Its writer is imported lazily.
+Its writer and the listing of its targets are imported lazily.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from batch.manifest.fold import ManifestFold, digest_prefix
 from batch.manifest.header import Header
-from batch.manifest.listing import Story, clone_lines, rows, story
 from batch.manifest.reading import FinishedRun, is_locked, read_finished
 from batch.manifest.summaries import Cluster, Summary, summary
 
 if TYPE_CHECKING:
     from batch.manifest.journal import Manifest
+    from batch.manifest.listing import Story, clone_lines, rows, story
     from batch.manifest.opening import open_manifest
 
 __all__ = [
@@ -36,11 +36,15 @@ __all__ = [
     "summary",
 ]
 
-_HOMES: Final = {"Manifest": "batch.manifest.journal", "open_manifest": "batch.manifest.opening"}
+_HOMES: Final = {
+    "Manifest": "batch.manifest.journal",
+    "open_manifest": "batch.manifest.opening",
+    **dict.fromkeys(("Story", "clone_lines", "rows", "story"), "batch.manifest.listing"),
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import asyncio only where a manifest is written: most commands only read one."""
+    """Import asyncio only where a manifest is written, and the listing only where targets are listed."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,6 @@ from batch.manifest.fold import ManifestFold
 from batch.manifest.header import parse_header, require_same
 from batch.manifest.journal import Manifest
 from batch.manifest.records import encode_record, encode_repaired
-from batch.manifest.repair import lost_batch
 from batch.manifest.summaries import summary
 from batch.model import Record
 
@@ -107,7 +106,7 @@ class _Opening:
         if scan.line == 0:
             self._require_ours()
         # Nothing is sent before there is a plan.
-        lost = [] if past.plan is None else lost_batch(scan, past, self._clock())
+        lost = [] if past.plan is None else self._lost_batch(scan, past)
         self._cut_tail(scan)
         writer = Writer(self._files, self._handle, FileEnd(scan.offset, scan.crc, scan.batch), path=self._path)
         if scan.line == 0:
@@ -119,6 +118,17 @@ class _Opening:
         self._files.sync(self._handle)
         self._files.sync_directory(self._path)
         return writer.end, past
+
+    def _lost_batch(self, scan: Scan, past: ManifestFold) -> Sequence[Record | RepairedLine]:
+        """Return the records to write in place of a damaged last batch that may have been durable.
+
+        A write that was cut short was never durable: it does not end like a complete batch.
+        """
+        if not scan.ends_like_a_batch():
+            return []
+        from batch.manifest.repair import lost_batch  # noqa: PLC0415 - few ends are damaged
+
+        return lost_batch(scan, past, self._clock())
 
     def _note_lost_batch(self, writer: Writer, past: ManifestFold, lost: Sequence[Record | RepairedLine]) -> None:
         writer.write([encode_record(line) if isinstance(line, Record) else encode_repaired(line) for line in lost])

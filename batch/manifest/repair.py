@@ -223,12 +223,9 @@ def _uncertain(key: str, target: _Target, at: float) -> Record:
 def lost_batch(scan: Scan, past: ManifestFold, at: float) -> list[Record | RepairedLine]:
     """Return the records to write in place of the bytes after the last verified line of ``scan``.
 
-    None where these bytes were never durable: a write that was cut short does not end like a complete batch. A damaged
-    tail that does may have been durable, so that POSTs may have left: then the targets of its intact ``sent`` lines are
-    uncertain, and whatever a repair leaves uncertain where a line is illegible.
+    They end like a complete batch, so that they may have been durable and POSTs may have left: the targets of their
+    intact ``sent`` lines are uncertain, and whatever a repair leaves uncertain where a line is illegible.
     """
-    if not scan.ends_like_a_batch():
-        return []
     hides_posts, named = False, set[str]()
     for segment in scan.segments():
         hides_posts = hides_posts or _may_hide_posts(segment, past.api_timeout)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batch.engine.comparison import UuidConfirmation
 from batch.engine.steps import End
-from batch.engine.uuid_confirmation import UuidConfirmation
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.model import Limits, Record, State
 from batch.zstack.answers import Absent, ApiError, ErrorClass, Found, NoAnswer, Refused, Service

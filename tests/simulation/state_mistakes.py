@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import attempts, clone_records, decisions, pool, settle, steps, uuid_confirmation
+from batch.engine import attempts, clone_records, comparison, decisions, pool, settle, steps
 from batch.engine.policy import Policy
 from batch.manifest import intents, records, repair
 from batch.zstack import classify
@@ -145,7 +145,7 @@ def proof_not_needed(patch: pytest.MonkeyPatch) -> None:
 
 def any_row_is_proof(patch: pytest.MonkeyPatch) -> None:
     """Any service under the requested uuid shows that the server honours resourceUuid."""
-    patch.setattr(uuid_confirmation, "differing_params", lambda clone, service: [])
+    patch.setattr(comparison, "differing_params", lambda clone, service: [])
 
 
 def late_proof_changes_nothing(patch: pytest.MonkeyPatch) -> None:
