@@ -82,7 +82,9 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
     identity = await query_api.identity()
     with open_targets(manifest.path) as targets:
         items = list(_unsettled_items(targets))
+        # Its clone is looked for only once the DELETE is over, also where the line that it was made is lost.
         lines = [targets.deleting[item.target.key] for item in items]
+        items = [item for item in items if item.target.state is State.CLONED]
         unknown = await find_pending(lines, service_changes, server.clock, api_timeout=targets.api_timeout)
         header = targets.header
         shown = Verification(header.job, header.run, header.endpoint, "", header.tool, server.clock.time())
@@ -103,11 +105,11 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
 
 
 def _unsettled_items(targets: Targets) -> Iterator[Item]:
-    """Yield the clones with a DELETE on record that are not known to be gone."""
+    """Yield the targets with a DELETE on record whose clones are not known to be gone."""
     for key in targets.deleting:
         ordinal = targets.find(key)
         target = None if ordinal is None else targets.read(ordinal)
-        if ordinal is not None and target is not None and target.state is State.CLONED:
+        if ordinal is not None and target is not None and target.state is not State.UNDONE:
             yield Item(ordinal, target, None)
 
 

@@ -166,11 +166,8 @@ def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | 
     Either would not know what the others record of the same targets.
     """
     whole = Path(manifest_name(job, run, simulated=simulated, shard=None))
-    if shard is not None and whole.exists():
-        with reading(whole) as manifest:
-            first = next(manifest.bodies(), b"")
-        if first.startswith(_MERGED):
-            raise UsageError(f"--shard: the shards of this run were merged into {whole}: continue it without --shard")
+    if shard is not None and whole.exists() and _is_merged(whole):
+        raise UsageError(f"--shard: the shards of this run were merged into {whole}: continue it without --shard")
     if Path(manifest_name(job, run, simulated=simulated, shard=shard)).exists():
         return
     of = (shard or "").partition("/")[2]
@@ -183,16 +180,22 @@ def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | 
             )
 
 
+def _is_merged(path: Path) -> bool:
+    with reading(path) as manifest:
+        return next(manifest.bodies(), b"").startswith(_MERGED)
+
+
 def _without_copies(job: Path, runs: Sequence[KnownRun]) -> list[KnownRun]:
     """Leave out other manifests of a run, or of its shard, where there is one under the name that ``run`` gives it.
 
-    Only that one is continued by ``run``: what a copy says may be out of date.
+    Only that one is continued by ``run``: what a copy says may be out of date. A merged manifest under another name is
+    a copy of its shards, which ``run`` continues.
     """
     jobs = {one.path.name: one.header.job for one in runs}
 
     def is_copy(one: KnownRun) -> bool:
         own = manifest_name(job, one.name, simulated=one.header.simulated, shard=_shard_of(one.path))
-        return one.path.name != own and jobs.get(own) == one.header.job
+        return one.path.name != own and (jobs.get(own) == one.header.job or _is_merged(one.path))
 
     return [one for one in runs if not is_copy(one)]
 

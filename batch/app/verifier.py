@@ -208,6 +208,8 @@ class Verifier:
 
     def _is_maker(self, item: Item) -> bool:
         """Return whether this account made the clone and it cannot have been given away."""
+        if item.target.is_foreign or self._targets.is_repaired:
+            return False
         account = self._identity.account
         is_own = account is not None and account.uuid == item.target.account
         has_new_owner = item.target.has_new_owner or _owner(item) is not None or not self._owners_are_known

@@ -17,6 +17,7 @@ from batch.manifest.kinds import (
     MergedLine,
     PlanLine,
     PlannedLine,
+    RepairedLine,
     StartedLine,
     UpdatedLine,
     UpdatingLine,
@@ -99,6 +100,8 @@ class Targets:
         """Digests of all recorded plans."""
         self.has_hand_overs = False
         """Whether any of them had hand-overs."""
+        self.is_repaired = False
+        """Whether lines were lost to damage, such as those that name accounts and owners."""
         self.is_merged = False
         """Whether the manifest is a merge of all shards of a run."""
         self.rate: float | None = None
@@ -221,6 +224,8 @@ class Targets:
             self.ended = line
         elif isinstance(line, MergedLine):
             self.is_merged = True
+        elif isinstance(line, RepairedLine):
+            self.is_repaired = True
         elif isinstance(line, PlanLine):
             self.plan = line
             self.plans.add(line.digest)
