@@ -54,14 +54,20 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         has_repeats=intent.has_repeats,
         is_mixed=intent.is_mixed,
         has_sent_line=bool(intent.digest),
-        has_predecessor=intent.has_predecessor or attempt > 1 or any(job.attempt > 1 for job in intent.sent_jobs),
+        has_predecessor=_has_predecessor(intent, attempt, open_jobs[0]),
         # Whether they got answers is not on record.
-        has_unanswered=attempt > 1 or UNKNOWN_JOB in open_jobs,
+        has_unanswered=attempt > 1 or UNKNOWN_JOB in open_jobs or intent.has_predecessor,
         is_taken=intent.is_taken,
         was_repeated=intent.was_repeated,
         api_timeout=intent.api_timeout,
     )
     return Poll(ticket, at_once=True)
+
+
+def _has_predecessor(intent: Intent, attempt: int, job_uuid: str) -> bool:
+    """Return whether an attempt other than that of ``job_uuid`` may have made the clone."""
+    others = (job for job in intent.sent_jobs if job.job_uuid != job_uuid and not job.is_unexecuted)
+    return intent.has_predecessor or attempt > 1 or any(others) or any(job.attempt > 1 for job in intent.sent_jobs)
 
 
 def _next_attempt(intent: Intent) -> Send:
@@ -95,6 +101,13 @@ def resumed_step(clone: Clone, intent: Intent, policy: Policy, *, now: float) ->
         return step
     is_same_uuid = intent.resource_uuid in ("", clone.resource_uuid)
     return look_before(clone, step if is_same_uuid else Send(1), now=now)
+
+
+def is_unexecuted(clone: Clone, intent: Intent) -> bool:
+    """Return whether no job of an edited target was executed, so that nothing was made as it was before the edit."""
+    jobs = {job.job_uuid for job in intent.sent_jobs if job.is_unexecuted}
+    is_same_uuid = intent.resource_uuid == clone.resource_uuid
+    return is_same_uuid and intent.job_uuid is None and jobs == set(intent.open_jobs)
 
 
 def look_before(clone: Clone, step: Step, *, now: float) -> Step:

@@ -189,6 +189,9 @@ def _not_shown(look: Look, error: ApiError, context: DecisionContext) -> Step:
 def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext) -> Step:
     """Decide on the answer of an earlier attempt's job."""
     ticket = review.look.ticket
+    if isinstance(answer, Refused) and answer.error.code == IN_USE:
+        ticket = ticket._replace(is_taken=True)
+        review = replace(review, look=replace(review.look, ticket=ticket))
     job, pending = review.pending[0], review.pending[1:]
     match answer:
         case Done(Service() as service):
@@ -223,7 +226,7 @@ def _end_cloned(service: Service | None, ticket: Ticket) -> Step:
 
 def _visible(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
     ticket = look.ticket
-    if look.reason is LookReason.GIVEN:
+    if look.reason is LookReason.GIVEN and not ticket.attempt:
         text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
         return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=True)
     differing = differing_params(clone, service)
@@ -269,7 +272,7 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
             text = "the service is visible, but a job on lost lines of the manifest may still run"
             return end_uncertain(ticket, context, look.error, text, is_last=False)
     text = ""
-    if clone.is_given and (existed_before or not ticket.has_sent_line):
+    if clone.is_given and (existed_before or look.reason is LookReason.GIVEN or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
     elif existed_before and look.error is not None and look.error.code == IN_USE and not (clone.body or clone.params):
         text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"

@@ -10,7 +10,14 @@ import structlog
 
 from batch.engine.admission import FailureLimit, quarantine, sort_by_deaths, take_first, wave_sizes
 from batch.engine.attempts import after_edit, after_no_send
-from batch.engine.clone_records import first_step_of_new, is_reconciled, look_before, record_end, resumed_step
+from batch.engine.clone_records import (
+    first_step_of_new,
+    is_reconciled,
+    is_unexecuted,
+    look_before,
+    record_end,
+    resumed_step,
+)
 from batch.engine.dispatch import dispatch
 from batch.engine.settle import Dependencies, settle
 from batch.engine.steps import End, Look, Send, Step
@@ -182,7 +189,7 @@ class Pool:
     def _resumed(self, clone: Clone, intent: Intent) -> Work:
         """Return how an open Clone continues: an attempt is polled as it was sent."""
         step = resumed_step(clone, intent, self._deps.policy, now=self._deps.clock.time())
-        if isinstance(step, Send | Look) or is_same(clone, intent):
+        if isinstance(step, Send | Look) or is_same(clone, intent) or is_unexecuted(clone, intent):
             return clone, step
         self._edited[clone.key] = clone
         return without_body(intent), step

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from batch.engine.attempts import DecisionContext, after_no_send
 from batch.engine.clone_records import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
@@ -86,25 +86,26 @@ async def settle(
             return step
         if isinstance(step, Send) and not clone.body:
             # Its target left the job file, or this shard of it: it settles by what is known of it.
-            if step.fallback is None:
-                return step
-            if _has_failed(step.fallback):
-                # A clone may still appear only where an attempt went unanswered.
-                code = UNANSWERED if step.has_unanswered or step.fallback.code == UNANSWERED else None
-                record_planned(clone, step.attempt - 1, deps, code=code)
+            if step.fallback is None or _record_ends(step, clone, deps):
                 return step
             step = after_no_send(step)
             continue
-        if _is_forbidden(step, deps):
-            return step
-        if step is (step := await _take(step, clone, deps)):
+        if _is_forbidden(step, deps) or step is (step := await _take(step, clone, deps)):
+            if isinstance(step, Send) and deps.stop.requested:
+                _record_ends(step, clone, deps)
             return step
     record_end(clone, step, deps)
     return step
 
 
-def _has_failed(step: Step) -> TypeGuard[End]:
-    return isinstance(step, End) and step.state is State.FAILED
+def _record_ends(step: Send, clone: Clone, deps: Dependencies) -> bool:
+    """Record that every attempt has ended, if so; a clone may still appear only where one went unanswered."""
+    failed = step.fallback
+    if not (isinstance(failed, End) and failed.state is State.FAILED):
+        return False
+    code = UNANSWERED if step.has_unanswered or failed.code == UNANSWERED else None
+    record_planned(clone, step.attempt - 1, deps, open_jobs=step.open_jobs if clone.body else (), code=code)
+    return True
 
 
 def _is_forbidden(step: Step, deps: Dependencies) -> bool:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHUNK: Final = 1 << 18
+_MORE: Final = b'"more":true'
+"""In every line of a batch but the last one."""
 _END: Final = re.compile(rb',"crc":"([0-9a-f]{8})"\}|\n')
 _NUMBER: Final = re.compile(rb'"batch":\d+')
 _CANDIDATES: Final = 4
@@ -146,12 +148,16 @@ class Scan:
         """Return a new pass over the same bytes."""
         return Scan(self._read)
 
-    def ends_like_a_batch(self) -> bool:
-        """Return whether the bytes after the last verified line end with a whole line: they may have been durable."""
-        is_whole = False
+    def may_be_durable(self) -> bool:
+        """Return whether the bytes after the last verified line end with a whole line, or go on after a whole batch."""
+        is_whole = ends_batch = False
         for number, segment in enumerate(self.segments()):
+            if ends_batch:
+                # A batch is written only once the one before it is durable.
+                return True
             # A write may be cut before the newline of its last line; where that is damaged, one byte is left after it.
             is_whole = not (segment.is_intact and not number) if segment.has_end else len(segment.body) <= 1
+            ends_batch = segment.has_end and _MORE not in segment.body
         return is_whole
 
     def _require_torn(self, until: int) -> None:

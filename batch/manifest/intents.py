@@ -105,7 +105,7 @@ def _jobs_of(known: Intent, record: Record) -> dict[str | None, SentJob]:
         jobs[uuid] = earlier._replace(is_answered=True)
     elif record.state in _RESTARTS:
         for open_uuid in record.open_jobs or ():
-            job = jobs.get(open_uuid)
+            job = jobs.get(open_uuid) if open_uuid == known.job_uuid else None
             # Of a request that arrived twice only the last end is known.
             if job is not None and job.attempt > record.attempt and not job.is_repeat:
                 jobs[open_uuid] = job._replace(is_unexecuted=True)

@@ -112,7 +112,7 @@ def _read(path: Path) -> _Shard:
         past.finish()
         past.is_at_most_once |= manifest.header.at_most_once
         lines, crc = manifest.scan.line, manifest.scan.crc
-        is_end_damaged = manifest.scan.ends_like_a_batch()
+        is_end_damaged = manifest.scan.may_be_durable()
     if is_end_damaged:
         # The lines may have been durable, and only a run or a repair of this manifest records what they may have sent.
         raise ManifestMismatchError(

@@ -124,7 +124,7 @@ class _Opening:
 
         A write that was cut short was never durable: it does not end like a complete batch.
         """
-        if not scan.ends_like_a_batch():
+        if not scan.may_be_durable():
             return []
         from batch.manifest.repair import lost_batch  # noqa: PLC0415 - few ends are damaged
 

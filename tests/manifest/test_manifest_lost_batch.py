@@ -73,6 +73,14 @@ async def test_a_batch_truncated_after_damage_was_never_durable() -> None:
     assert (found, is_repaired) == ({}, False)
 
 
+async def test_a_whole_batch_before_a_truncated_one_was_durable() -> None:
+    """A batch is written only once the one before it is durable: damage to that one hides a POST."""
+    data = bytearray(await write_batches([sent("a")], [sent("b")]))
+    data[data.rindex(b'{"state":"sent","key":"a"') + 30] ^= 1
+    _, found, is_repaired = open_data(bytes(data[:-25]))
+    assert (found, is_repaired) == ({}, True)
+
+
 async def test_every_sent_line_of_the_batch_counts() -> None:
     """Also intact ones after a damaged one of another kind."""
     data = bytearray(await write_batches([sent("a")], [cloned("a"), sent("b"), sent("c")]))
