@@ -126,6 +126,14 @@ def test_a_visible_service_is_no_clone_while_an_earlier_job_runs(last: object, a
     assert settlement.records[-1].until is None, "a later process polls again"
 
 
+def test_what_an_earlier_job_says_of_the_uuid_counts() -> None:
+    """It found the uuid in use, after a POST without an answer: its clone may exist although nobody sees it."""
+    taken = ("poll", refused(ErrorClass.PERMANENT, "SYS.1000"))
+    settlement = resumed(intent(), ("poll", NO), ("find", Absent()), taken, ("find", Absent()))
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert "in use" in (settlement.records[-1].error or "")
+
+
 @pytest.mark.parametrize(
     "answer", [Unknown(), NO, TIMED_OUT, Done(None)], ids=["unknown", "refused", "timed out", "empty"]
 )

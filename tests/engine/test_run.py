@@ -17,7 +17,7 @@ from batch.engine.control import GRACE
 from batch.engine.survey import refuse_changes, survey
 from batch.engine.webhooks import WebHooks
 from batch.errors import EndReason, ManifestError, ManifestMismatchError, RunStoppedError
-from batch.model import Clone, Intent, Limits, Plan, Record, State
+from batch.model import Clone, Intent, Limits, Plan, Record, SentJob, State
 from batch.zstack.answers import (
     Absent,
     Accepted,
@@ -498,3 +498,16 @@ def test_an_attempt_under_another_uuid_fails_once_every_attempt_is_over(open_job
     scene.journal.note(Record(State.CLONED, "k0", EPOCH, 1, clone_uuid=clones(1)[0].resource_uuid))
     assert scene.run(accept_changes=True) == {"cloned": 2, "failed": 1}
     assert scene.server.count("submit") == 1
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["job known", "job purged"])
+def test_an_edited_uuid_is_sent_where_nothing_was_executed_under_the_old_one(*, is_known: bool) -> None:
+    """The job's end without execution is on record: no failure has to be retried first."""
+    clone, old, job = clones(3)[2], EPOCH - 7200, "c" * 32
+    sent = (clone.source_uuid, "f" * 32, "9" * 32, 0, None, old, old)
+    jobs = (SentJob(job, "9" * 32, 1, is_answered=True, is_unexecuted=True),)
+    scene = Scene(count=3, intents={"k2": Intent("k2", State.PLANNED, *sent, open_jobs=(job,), sent_jobs=jobs)})
+    scene.journal.note(Record(State.CLONED, "k0", EPOCH, 1, clone_uuid=clones(1)[0].resource_uuid))
+    if is_known:
+        scene.server.ends[job] = Refused(ApiError(ErrorClass.FATAL, "LICENSE.1003", "expired"))
+    assert scene.run(accept_changes=True) == {"cloned": 3}

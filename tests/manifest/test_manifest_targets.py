@@ -13,6 +13,7 @@ from batch.manifest import open_manifest
 from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, UpdatedLine, UpdatingLine
 from batch.manifest.operations import encode_operation, parse_connected
 from batch.manifest.records import parse_line
+from batch.manifest.repair import repair_manifest
 from batch.manifest.targets import TargetState, open_targets
 from batch.model import HandOver, HandOverRecord, Pins, Plan, Record, State
 from tests.manifest.manifest_world import HEADER, cloned, failed, hex_id, inline, sent
@@ -224,3 +225,16 @@ async def test_an_operation_is_open_until_its_end(tmp_path: Path) -> None:
     await write(path, BOB, Record(State.UNDONE, "k0", 34.0, 1, resource_uuid=hex_id(1)))
     with open_targets(path) as targets:
         assert targets.deleting == {}
+
+
+async def test_a_repair_is_known(tmp_path: Path) -> None:
+    """Lines that name accounts and owners may be among those that were lost."""
+    path, out = tmp_path / "m", tmp_path / "repaired"
+    await write(path, ALICE, sent("k0"), cloned("k0"))
+    with open_targets(path) as targets:
+        assert not targets.is_repaired
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join((lines[0], b"#" * 20 + b"\n", *lines[2:])))
+    repair_manifest(path, out, clock=lambda: 2_000.0)
+    with open_targets(out) as targets:
+        assert targets.is_repaired
