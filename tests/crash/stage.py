@@ -78,9 +78,11 @@ def start(
     )
 
 
-def finish(arguments: list[str], *, cwd: Path, url: str | None, timeout: float = 250) -> tuple[int, str, str]:
-    """Run the command to its end."""
-    done = forkserver.run(arguments, cwd=cwd, env=environment(url), timeout=timeout)
+def finish(
+    arguments: list[str], *, cwd: Path, url: str | None, timeout: float = 250, env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run the command to its end; ``env``: further variables."""
+    done = forkserver.run(arguments, cwd=cwd, env=environment(url) | (env or {}), timeout=timeout)
     return done.returncode, done.stdout, done.stderr
 
 
