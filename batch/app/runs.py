@@ -45,6 +45,8 @@ class KnownRun:
 
     path: Path
     header: Header
+    is_merged: bool
+    """Whether it is a merge of the shards' manifests."""
 
     @property
     def name(self) -> str:
@@ -166,8 +168,11 @@ def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | 
     Either would not know what the others record of the same targets.
     """
     whole = Path(manifest_name(job, run, simulated=simulated, shard=None))
-    if shard is not None and whole.exists() and _is_merged(whole):
-        raise UsageError(f"--shard: the shards of this run were merged into {whole}: continue it without --shard")
+    if shard is not None and whole.exists():
+        with reading(whole) as manifest:
+            first = next(manifest.bodies(), b"")
+        if first.startswith(_MERGED):
+            raise UsageError(f"--shard: the shards of this run were merged into {whole}: continue it without --shard")
     if Path(manifest_name(job, run, simulated=simulated, shard=shard)).exists():
         return
     of = (shard or "").partition("/")[2]
@@ -180,11 +185,6 @@ def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | 
             )
 
 
-def _is_merged(path: Path) -> bool:
-    with reading(path) as manifest:
-        return next(manifest.bodies(), b"").startswith(_MERGED)
-
-
 def _without_copies(job: Path, runs: Sequence[KnownRun]) -> list[KnownRun]:
     """Leave out other manifests of a run, or of its shard, where there is one under the name that ``run`` gives it.
 
@@ -195,7 +195,7 @@ def _without_copies(job: Path, runs: Sequence[KnownRun]) -> list[KnownRun]:
 
     def is_copy(one: KnownRun) -> bool:
         own = manifest_name(job, one.name, simulated=one.header.simulated, shard=_shard_of(one.path))
-        return one.path.name != own and (jobs.get(own) == one.header.job or _is_merged(one.path))
+        return one.path.name != own and (jobs.get(own) == one.header.job or one.is_merged)
 
     return [one for one in runs if not is_copy(one)]
 
@@ -206,12 +206,12 @@ def _manifests(job: Path) -> Iterator[KnownRun]:
             continue
         try:
             with reading(path) as manifest:
-                next(manifest.bodies(), None)
+                first = next(manifest.bodies(), b"")
         except (UsageError, ManifestError):
             # Skip unreadable files; opening one for a command reports the error.
             continue
         if Path(manifest.header.job_file).name == job.name:
-            yield KnownRun(path, manifest.header)
+            yield KnownRun(path, manifest.header, first.startswith(_MERGED))
 
 
 def read_header(path: Path) -> Header | None:
