@@ -81,10 +81,10 @@ async def settle_deletions(manifest: Manifest, server: Server) -> None:
     service_changes, query_api = ServiceChanges(client), QueryApi(client)
     identity = await query_api.identity()
     with open_targets(manifest.path) as targets:
-        items = list(_unsettled_items(targets))
-        # Its clone is looked for only once the DELETE is over, also where the line that it was made is lost.
-        lines = [targets.deleting[item.target.key] for item in items]
-        items = [item for item in items if item.target.state is State.CLONED]
+        unsettled = list(_unsettled_items(targets))
+        lines = [targets.deleting[item.target.key] for item in unsettled]
+        # Where the line that a clone was made is lost, it is looked for like any uncertain one once the DELETE is over.
+        items = [item for item in unsettled if item.target.state is State.CLONED]
         unknown = await find_pending(lines, service_changes, server.clock, api_timeout=targets.api_timeout)
         header = targets.header
         shown = Verification(header.job, header.run, header.endpoint, "", header.tool, server.clock.time())

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
     from batch.zstack.client import Client
 
-_UNNAMED: Final = "of a lost line"
+_UNNAMED: Final = "?"
+"""An account whose line in the manifest was lost."""
 
 
 def is_hand_over_left(plan: Plan, past: ManifestFold, *, is_whole: bool) -> bool:
@@ -185,7 +186,8 @@ class _AccountApi:
         maker = self._makers.get(resource_uuid)
         if maker is None or not isinstance(answer, Absent):
             return answer
-        text = f"the account {maker} sent it, whose services this account does not see: run again as that one or admin"
+        who = "an account on a lost line of the manifest" if maker == _UNNAMED else f"the account {maker}"
+        text = f"{who} sent it, and this account does not see its services: run again as that account or as admin"
         return Refused(ApiError(ErrorClass.PERMANENT, "ZCLONE.UNCERTAIN", text))
 
     async def renew(self) -> None:

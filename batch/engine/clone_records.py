@@ -111,7 +111,7 @@ def is_unexecuted(clone: Clone, intent: Intent) -> bool:
 
 
 def look_before(clone: Clone, step: Step, *, now: float) -> Step:
-    """Look for a user's own uuid before the first POST: a service that already has it is not ours."""
+    """Look for a user's own uuid before a POST, unless an earlier one may have made what has it."""
     if not (clone.is_given and isinstance(step, Send) and step.fallback is None):
         return step
     if step.attempt > 1 and step.has_predecessor:
