@@ -156,6 +156,7 @@ class ManifestFold:
             self.undone.deleting.add(line.key)
         elif isinstance(line, RepairedLine):
             self.is_repaired = self.was_sent = True  # The attempts of the lost lines are unknown.
+            self._uuids.lose_lines()
         else:
             if isinstance(line, StartedLine):
                 self.start(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
-from batch.model import Pins
+from batch.model import UNKNOWN_JOB, Pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,12 +26,18 @@ class UuidFold:
         self.unrequested: dict[str, str] = {}
         """By key the uuid of each clone whose ``sent`` line was lost to damage, until the first that has its uuid."""
 
+    def lose_lines(self) -> None:
+        """Add a repair: a clone whose uuid no line requested may have the one that a lost line requested."""
+        self.was_ignored = False
+
     def add(self, cloned: Record, records: Iterable[Record]) -> None:
         """Add a record that a target was cloned; ``records`` are those of its attempts."""
-        wanted = {record.resource_uuid for record in records if record.resource_uuid}
+        known = [*records]
+        wanted = {record.resource_uuid for record in known if record.resource_uuid}
+        has_lost_lines = any(UNKNOWN_JOB in (record.open_jobs or ()) for record in known)
         if cloned.clone_uuid in wanted:
             self.was_honoured = True
-        elif wanted:
+        elif wanted and not has_lost_lines:
             self.was_ignored = True
         elif cloned.clone_uuid is not None and not self.was_honoured:
             self.unrequested[cloned.key] = cloned.clone_uuid

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from batch.errors import ManifestError
 from batch.manifest import ManifestFold, digest_prefix
-from batch.manifest.kinds import StartedLine
+from batch.manifest.kinds import RepairedLine, StartedLine
 from batch.manifest.line import MAX_TIME, MIN_TIME, decode, encode
 from batch.manifest.records import encode_planned, encode_record, parse_line, parse_record
-from batch.model import Record, State
+from batch.model import UNKNOWN_JOB, Record, State
 from tests.manifest.manifest_world import cloned, failed, hex_id, sent, short
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ def fold(records: list[Record], planned: list[str] | None = None) -> ManifestFol
         past.add_all([encode_planned([(key, key) for key in planned])])
     past.add_all(encode_record(record) + b',"batch":1' for record in records)
     past.finish()
+    return past
+
+
+def fold_lines(lines: list[Line]) -> ManifestFold:
+    past = ManifestFold()
+    for line in lines:
+        past.add(line)
     return past
 
 
@@ -185,6 +192,21 @@ def test_a_server_may_honour_one_uuid_and_ignore_another() -> None:
     for records in ([sent("a"), cloned("a"), sent("b"), ignored], [sent("b"), ignored, sent("a"), cloned("a")]):
         past = fold(records)
         assert (past.canary_passed, past.was_uuid_ignored) == (True, True)
+
+
+def test_a_uuid_that_a_lost_line_requested_is_not_called_ignored() -> None:
+    """The job file was edited and the line of the second attempt was lost: its clone has another uuid than the first's.
+
+    A clone that the server makes under a uuid of its own after the repair is a proof again.
+    """
+    other = cloned("a")._replace(clone_uuid=hex_id(99))
+    lines: list[Line] = [sent("a"), other, RepairedLine(20.0, 1)]
+    assert not fold_lines(lines).was_uuid_ignored
+    assert fold_lines([*lines, sent("b"), cloned("b")._replace(clone_uuid=hex_id(98))]).was_uuid_ignored
+    in_doubt = short(State.UNCERTAIN, "a")._replace(open_jobs=(UNKNOWN_JOB,))
+    repaired = fold([sent("a"), in_doubt, other])
+    assert not repaired.was_uuid_ignored
+    assert repaired.unrequested == {"a": other.clone_uuid}
 
 
 def test_the_longest_stated_api_timeout_is_kept() -> None:
