@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from batch.engine.deadline_gate import NOT_AFTER
+from batch.engine.control import NOT_AFTER
 from batch.errors import EndReason, RunStoppedError
 from batch.manifest.kinds import DeletingLine, UpdatingLine
 from batch.zstack.answers import Done, ErrorClass, NotSent, Refused, Unknown

@@ -54,7 +54,7 @@ def read_request(texts: Sequence[str]) -> ControlRequest:
     for text in texts:
         name, _, value = text.partition("=")
         if name == "rate" and rate is None:
-            from batch.jobfile.units import read_rate
+            from batch.jobfile.values import read_rate
 
             try:
                 rate = read_rate(value)

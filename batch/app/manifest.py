@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from batch import __version__
-from batch.app.messages import warn
+from batch.app.messages import say, warn
 from batch.app.outcome import RunResult
 from batch.app.reports import write_outputs_of_lost
 from batch.app.runs import holder_text
@@ -21,8 +21,10 @@ from batch.plan import Planning
 from batch.zstack.settings import transport_warnings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from batch.app.options import Overlap
     from batch.app.outcome import EarlyEnd
     from batch.app.prepare import Setup
     from batch.manifest import Manifest
@@ -133,7 +135,29 @@ async def close_run(
     raise ManifestLostError(str(manifest.failure))
 
 
-def wait_for_lock(path: Path, until: float) -> None:
+def run_alone(overlap: Overlap, run: Callable[[], ExitCode]) -> ExitCode:
+    """Run once no other process holds the manifest, as ``overlap`` says. Raises ManifestLockedError.
+
+    After a wait ``run`` reads all inputs again, because the other process may have started or finished the run.
+    """
+    until = time.monotonic() + overlap.max_wait
+    while True:
+        try:
+            return run()
+        except ManifestLockedError as error:
+            if error.manifest is None:
+                raise
+            if overlap.is_skipped:
+                say(f"skipped: {error}")
+                return ExitCode.OK
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+            say(f"{error.manifest}: another process holds this manifest: waiting up to {left:.0f} s for it to end")
+            _wait_for_lock(error.manifest, until)
+
+
+def _wait_for_lock(path: Path, until: float) -> None:
     """Return when the manifest at ``path`` is unlocked, or at the monotonic time ``until``."""
     while (left := until - time.monotonic()) > 0 and path.exists() and is_locked(path):
         time.sleep(min(_LOCK_INTERVAL, left))

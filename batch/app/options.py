@@ -118,7 +118,7 @@ class Overlap(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Self:
         """Parse ``--on-overlap``. Raises UsageError."""
-        from batch.jobfile.units import read_duration
+        from batch.jobfile.values import read_duration
 
         if text in {"fail", "skip"}:
             return cls(is_skipped=text == "skip")

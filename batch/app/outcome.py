@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from batch.app.messages import is_terminal, terminal_width
 from batch.app.options import LogFormat
 from batch.engine.control import GRACE
-from batch.engine.handover import count_hand_overs
+from batch.engine.survey import count_hand_overs
 from batch.errors import HELD_BACK, EndReason, JobFileError, RunStoppedError, UnreachableError
 from batch.manifest import summary
 from batch.model import QUARANTINED, HandOverCounts, State, waits_for_operator

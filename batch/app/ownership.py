@@ -10,8 +10,7 @@ from asyncio import to_thread
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.clock import SystemClock
-from batch.engine import hand_over_all
-from batch.engine.handover import count_hand_overs
+from batch.engine.handover import hand_over_all
 from batch.errors import ManifestError
 from batch.manifest import digest_prefix
 from batch.manifest.kinds import ConnectedLine, StartedLine
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from batch.app.logs import LoggingJournal
     from batch.engine import Stop
     from batch.engine.ports import Api
-    from batch.manifest import Manifest, ManifestFold
+    from batch.manifest import Manifest
     from batch.manifest.kinds import Line
     from batch.model import Clone, Plan
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
@@ -39,15 +38,6 @@ _UNNAMED: Final = "?"
 """An account whose line in the manifest was lost."""
 
 
-def is_hand_over_left(plan: Plan, past: ManifestFold, *, is_whole: bool) -> bool:
-    """Return whether a clone of the plan is cloned but not handed over; a refused hand-over counts as not done.
-
-    So does a refused one that the whole plan no longer has, as the manifest still counts it.
-    """
-    found = count_hand_overs(plan, past)
-    return bool(found.open or found.refused or (is_whole and past.hand_overs.refused))
-
-
 async def hand_over(
     plan: Plan, manifest: Manifest, client: Client, *, journal: LoggingJournal, workers: int, stop: Stop
 ) -> None:
@@ -55,7 +45,7 @@ async def hand_over(
 
     Raises RunStoppedError, and ManifestError if the manifest has another uuid than the one requested for a clone.
     """
-    if not plan.hand_overs or stop.requested:
+    if stop.requested:
         return
     from batch.zstack.queries import Ownership
 

@@ -24,7 +24,7 @@ from batch.app.runs import (
 )
 from batch.app.selection import PLANNED
 from batch.errors import UsageError
-from batch.jobfile.units import read_duration, read_rate
+from batch.jobfile.values import read_duration, read_rate
 from batch.outputs import NamedFile, require_distinct
 from batch.plan import load_job, run_id
 from batch.settings.files import config_path

@@ -14,7 +14,7 @@ import structlog
 
 from batch import log
 from batch.app.logs import log_to
-from batch.app.manifest import accept_manifest, close_run, finished_result, open_run, wait_for_lock
+from batch.app.manifest import accept_manifest, close_run, finished_result, open_run, run_alone
 from batch.app.messages import say, warn
 from batch.app.observe import observe
 from batch.app.options import Engine
@@ -27,7 +27,6 @@ from batch.app.outcome import (
     unfinished_by_inputs,
     unfinished_once_sent,
 )
-from batch.app.ownership import api_of_account, hand_over
 from batch.app.prepare import prepare
 from batch.app.process import listen, loop_factory, on_signal
 from batch.app.reports import ping, require_usable_outputs, write_outputs
@@ -44,7 +43,7 @@ from batch.app.server import describe_connection, make_server
 from batch.engine import Stop, clone_all
 from batch.engine.admission import wave_sizes
 from batch.engine.control import Controls, before_stop
-from batch.errors import EndReason, ExitCode, ManifestLockedError, RunStoppedError, ZcloneError
+from batch.errors import EndReason, ExitCode, RunStoppedError, ZcloneError
 from batch.model import State
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from batch.app.remote import Remote
     from batch.app.server import Server
     from batch.engine.poll_schedule import PollSchedule
+    from batch.engine.ports import Api
     from batch.engine.survey import Survey
     from batch.engine.webhooks import WebHooks
     from batch.manifest import Manifest
@@ -70,36 +70,13 @@ def run_job(options: RunOptions) -> ExitCode:
     ping(options.ping_url, "start")
     code = ExitCode.BROKEN
     try:
-        code = _run_alone(options)
+        code = run_alone(options.on_overlap, lambda: _run(prepare(options)))
     except ZcloneError as error:
         code = error.exit_code
         raise
     finally:
         ping(options.ping_url, str(int(code)))
     return code
-
-
-def _run_alone(options: RunOptions) -> ExitCode:
-    """Run once no other process holds the manifest, as ``on_overlap`` says. Raises ManifestLockedError.
-
-    After a wait all inputs are read again, because the other process may have started or finished the run.
-    """
-    overlap = options.on_overlap
-    until = time.monotonic() + overlap.max_wait
-    while True:
-        try:
-            return _run(prepare(options))
-        except ManifestLockedError as error:
-            if error.manifest is None:
-                raise
-            if overlap.is_skipped:
-                say(f"skipped: {error}")
-                return ExitCode.OK
-            left = until - time.monotonic()
-            if left <= 0:
-                raise
-            say(f"{error.manifest}: another process holds this manifest: waiting up to {left:.0f} s for it to end")
-            wait_for_lock(error.manifest, until)
 
 
 def _run(setup: Setup) -> ExitCode:
@@ -262,7 +239,7 @@ async def _clone(
             await clone_all(
                 plan,
                 survey,
-                api=await api_of_account(client, manifest),
+                api=await _api(client, manifest),
                 journal=journal,
                 past=past,
                 clock=server.clock,
@@ -273,10 +250,21 @@ async def _clone(
                 controls=controls,
                 at_most_once=past.is_at_most_once,
             )
-            await hand_over(plan, manifest, client, journal=journal, workers=controls.concurrency, stop=stop)
+            if plan.hand_overs:
+                from batch.app.ownership import hand_over
+
+                await hand_over(plan, manifest, client, journal=journal, workers=controls.concurrency, stop=stop)
     except RunStoppedError as stopped:
         return EarlyEnd(str(stopped), stopped.reason)
     return EarlyEnd(stop.reason, stop.code)
+
+
+async def _api(client: Client, manifest: Manifest) -> Api:
+    if not manifest.past.intents:
+        return client
+    from batch.app.ownership import api_of_account
+
+    return await api_of_account(client, manifest)
 
 
 def _web_hooks(setup: Setup, client: Client, polls: PollSchedule) -> AbstractAsyncContextManager[WebHooks | None]:

@@ -20,7 +20,7 @@ from batch.app.selection import select
 from batch.app.server import Server, say_warnings
 from batch.engine import Stop
 from batch.errors import EndReason, ExitCode, ManifestLockedError, ManifestMismatchError, RunStoppedError, UsageError
-from batch.jobfile.units import read_rate
+from batch.jobfile.values import read_rate
 from batch.manifest.targets import open_targets
 from batch.model import State
 from batch.plan import Planning, regenerate, tag_clones

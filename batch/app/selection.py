@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from batch.app.messages import say, warn
-from batch.app.ownership import is_hand_over_left
-from batch.engine.survey import Survey, describe_outdated, refuse_changes, refuse_taken, survey
+from batch.engine.survey import Survey, count_hand_overs, describe_outdated, refuse_changes, refuse_taken, survey
 from batch.errors import UsageError
 from batch.keytable import KeyTable
 from batch.model import QUARANTINED, Record, State
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from batch.app.options import RunOptions
-    from batch.manifest import Manifest
+    from batch.manifest import Manifest, ManifestFold
     from batch.manifest.listing import Row
     from batch.model import Clone, Intent, Plan
     from batch.report.filters import Filter
@@ -186,9 +185,18 @@ async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifes
     retried = await to_thread(retry_records, manifest, plan, options.retry)
     if options.retry is None:
         retried += await to_thread(_undone, manifest, plan)
-    is_handed_over = not await to_thread(is_hand_over_left, plan, past, is_whole=plan.count == whole.count)
+    is_handed_over = not await to_thread(_is_hand_over_left, plan, past, is_whole=plan.count == whole.count)
     is_done = found.is_nothing_left and not retried and is_handed_over
     return RemainingWork(plan, found, retried, is_done)
+
+
+def _is_hand_over_left(plan: Plan, past: ManifestFold, *, is_whole: bool) -> bool:
+    """Return whether a clone of the plan is cloned but not handed over; a refused hand-over counts as not done.
+
+    So does a refused one that the whole plan no longer has, as the manifest still counts it.
+    """
+    found = count_hand_overs(plan, past)
+    return bool(found.open or found.refused or (is_whole and past.hand_overs.refused))
 
 
 def _undone(manifest: Manifest, plan: Plan) -> list[Record]:

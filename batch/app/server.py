@@ -14,8 +14,7 @@ from batch.app.embedded_node import embedded_node, node_state
 from batch.app.messages import language, say, warn
 from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
-from batch.engine.control import GRACE
-from batch.engine.deadline_gate import DeadlineGate
+from batch.engine.control import GRACE, DeadlineGate
 from batch.manifest.kinds import ConnectedLine
 from batch.redaction import SECRETS, Secrets
 from batch.zstack import connect

@@ -16,9 +16,9 @@ from batch.app.process import loop_factory, on_signal
 from batch.app.server import say_pause, say_warnings
 from batch.clock import SystemClock
 from batch.engine import Gate, Stop, hard_cap
-from batch.engine.deadline_gate import DeadlineGate
+from batch.engine.control import DeadlineGate
 from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
-from batch.jobfile.units import read_rate
+from batch.jobfile.values import read_rate
 from batch.progress.views import BEAT, ticking
 from batch.redaction import SECRETS
 from batch.report.metrics import worker_metrics

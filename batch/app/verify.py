@@ -26,7 +26,7 @@ from batch.app.run_access import (
 )
 from batch.app.verifier import Verifier
 from batch.errors import ExitCode, ManifestLockedError, UsageError
-from batch.jobfile.units import read_rate
+from batch.jobfile.values import read_rate
 from batch.keytable import KeyTable
 from batch.manifest import is_locked
 from batch.manifest.targets import open_targets

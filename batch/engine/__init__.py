@@ -2,7 +2,6 @@
 
 from batch.engine.control import Stop
 from batch.engine.gate import Gate, hard_cap
-from batch.engine.handover import hand_over_all
 from batch.engine.run import clone_all
 
-__all__ = ["Gate", "Stop", "clone_all", "hand_over_all", "hard_cap"]
+__all__ = ["Gate", "Stop", "clone_all", "hard_cap"]

@@ -9,15 +9,19 @@ flight, are cancelled.
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
+from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from batch.engine.gate import hard_cap
 from batch.errors import EndReason, ZcloneError
+from batch.model import CallKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
+    from batch.clock import Clock
     from batch.engine.dispatch import ConcurrencyLimiter
     from batch.engine.gate import Gate
     from batch.engine.readiness import Readiness
@@ -26,6 +30,8 @@ _Result = TypeVar("_Result")
 
 GRACE: Final = 30.0
 """Seconds that clones in flight have to settle after a Stop."""
+NOT_AFTER: Final[ContextVar[float]] = ContextVar("not_after", default=inf)
+"""Monotonic seconds after which a call of this task that makes or deletes a clone must not be sent."""
 
 
 class Stop:
@@ -215,3 +221,25 @@ class Controls:
         """Send nothing new, and end once everything in flight has settled."""
         self.resume()
         self._stop.drain("drained by zclone control", EndReason.SIGNAL)
+
+
+class DeadlineGate:
+    """A Gate that rejects calls that make or delete a clone after their deadline."""
+
+    def __init__(self, gate: Gate, clock: Clock) -> None:
+        """Wait at ``gate``; ``clock`` is the clock of ``NOT_AFTER``."""
+        self._gate = gate
+        self._clock = clock
+
+    async def wait(self, kind: CallKind, job_uuid: str = "") -> bool:
+        """Return True when the call may be made."""
+        is_due = await self._gate.wait(kind, job_uuid)
+        return is_due and (kind is not CallKind.CLONE or self._clock.monotonic() < NOT_AFTER.get())
+
+    def pause(self, seconds: float) -> None:
+        """Let no call pass for ``seconds`` from now."""
+        self._gate.pause(seconds)
+
+    def slow_down(self) -> bool:
+        """Handle a refusal of the server's own rate limiter."""
+        return self._gate.slow_down()

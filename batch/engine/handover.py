@@ -10,12 +10,13 @@ then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import dispatch
+from batch.engine.survey import is_made
 from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.model import HandOverCounts, HandOverRecord, State
+from batch.model import HandOverRecord
 from batch.zstack.answers import ErrorClass, Refused
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from batch.clock import Clock
     from batch.engine.control import Stop
     from batch.engine.ports import HandOverJournal, OwnershipApi
+    from batch.engine.survey import FinalStates
     from batch.model import Clone, HandOver, Plan
     from batch.zstack.answers import NoAnswer, NotSent
 
@@ -34,53 +36,11 @@ NOT_OURS: Final = "ZCLONE.NOT_OURS"
 """Error code of a hand-over that is not tried, as only the manifest says that this run made the clone."""
 
 
-class FinalStates(Protocol):
-    """The fold of a manifest, as far as hand-overs need it."""
-
-    def final(self, key: str) -> tuple[State, int] | None:
-        """Return the final state of a Clone, or None."""
-
-    @property
-    def hand_overs(self) -> HandOverResults:
-        """Results of the hand-overs so far."""
-
-
-class HandOverResults(Protocol):
-    """Results of hand-overs according to a manifest."""
-
-    def is_done(self, key: str, wanted: HandOver) -> bool:
-        """Return whether the target was handed over exactly as ``wanted``."""
-
-    def is_refused(self, key: str, wanted: HandOver) -> bool:
-        """Return whether the server's last answer refused exactly ``wanted``."""
-
-
-def count_hand_overs(plan: Plan, past: FinalStates) -> HandOverCounts:
-    """Count the hand-overs of the plan's existing clones; a plan without hand-overs is not iterated."""
-    done, left, refused = 0, 0, 0
-    for clone in plan.clones() if plan.hand_overs else ():
-        wanted = clone.hand_over
-        if wanted is None or not _is_made(clone, past):
-            continue
-        if past.hand_overs.is_done(clone.key, wanted):
-            done += 1
-        elif past.hand_overs.is_refused(clone.key, wanted):
-            refused += 1
-        else:
-            left += 1
-    return HandOverCounts(done, left, refused)
-
-
-def _is_made(clone: Clone, past: FinalStates) -> bool:
-    final = past.final(clone.key)
-    return final is not None and final[0] is State.CLONED
-
-
 def waiting_clones(plan: Plan, past: FinalStates) -> Iterator[Clone | None]:
     """Yield the existing Clones that are not handed over as wanted; None now and then while skipping others."""
     for number, clone in enumerate(plan.clones()):
         wanted = clone.hand_over
-        if wanted is not None and _is_made(clone, past) and not past.hand_overs.is_done(clone.key, wanted):
+        if wanted is not None and is_made(clone, past) and not past.hand_overs.is_done(clone.key, wanted):
             yield clone
         elif number % _PAUSE_EVERY == 0:
             yield None

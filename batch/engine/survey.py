@@ -1,4 +1,4 @@
-"""Compares plan and manifest before anything is sent: open Clones, edited targets, settled ones."""
+"""Compares plan and manifest: open Clones, edited targets, settled ones; and the hand-overs that are left."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from batch.errors import ManifestMismatchError
-from batch.model import Clone, State
+from batch.model import Clone, HandOverCounts, State
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
 
-    from batch.model import Intent, Plan
+    from batch.model import HandOver, Intent, Plan
 
 _NAMED = 10
 _PAUSE_EVERY = 512
@@ -210,3 +210,46 @@ def find_unrecorded(plan: Plan, past: RunHistory, opened: frozenset[str]) -> Ite
 def without_body(intent: Intent) -> Clone:
     """Return the Clone of an attempt without its body: enough to poll and look for it, never to send it."""
     return Clone(intent.key, intent.source_uuid, intent.resource_uuid, b"", intent.digest)
+
+
+class FinalStates(Protocol):
+    """The fold of a manifest, as far as hand-overs need it."""
+
+    def final(self, key: str) -> tuple[State, int] | None:
+        """Return the final state of a Clone, or None."""
+
+    @property
+    def hand_overs(self) -> HandOverResults:
+        """Results of the hand-overs so far."""
+
+
+class HandOverResults(Protocol):
+    """Results of hand-overs according to a manifest."""
+
+    def is_done(self, key: str, wanted: HandOver) -> bool:
+        """Return whether the target was handed over exactly as ``wanted``."""
+
+    def is_refused(self, key: str, wanted: HandOver) -> bool:
+        """Return whether the server's last answer refused exactly ``wanted``."""
+
+
+def count_hand_overs(plan: Plan, past: FinalStates) -> HandOverCounts:
+    """Count the hand-overs of the plan's existing clones; a plan without hand-overs is not iterated."""
+    done, left, refused = 0, 0, 0
+    for clone in plan.clones() if plan.hand_overs else ():
+        wanted = clone.hand_over
+        if wanted is None or not is_made(clone, past):
+            continue
+        if past.hand_overs.is_done(clone.key, wanted):
+            done += 1
+        elif past.hand_overs.is_refused(clone.key, wanted):
+            refused += 1
+        else:
+            left += 1
+    return HandOverCounts(done, left, refused)
+
+
+def is_made(clone: Clone, past: FinalStates) -> bool:
+    """Return whether the target is cloned."""
+    final = past.final(clone.key)
+    return final is not None and final[0] is State.CLONED

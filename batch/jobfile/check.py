@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from batch.jobfile.nodes import BOOLEANS
 from batch.jobfile.problems import MAX_KEPT, Complaint, complain_of_unknown, quote, unknown
+from batch.jobfile.values import BOOLEANS
 from batch.zstack.params import ARCHITECTURES, BODY_PARAMS, IMAGE_FIELDS, PARAMS, Param, ParamType
 
 if TYPE_CHECKING:

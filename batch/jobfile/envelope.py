@@ -22,9 +22,17 @@ from pydantic import (
     model_validator,
 )
 
-from batch.jobfile.nodes import BOOLEANS
 from batch.jobfile.problems import unknown
-from batch.jobfile.units import SHARE, WHOLE, read_duration, read_max_failures, read_rate, read_time, read_waves
+from batch.jobfile.values import (
+    BOOLEANS,
+    SHARE,
+    WHOLE,
+    read_duration,
+    read_max_failures,
+    read_rate,
+    read_time,
+    read_waves,
+)
 from batch.model import Wave
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from batch.jobfile.input_files import MAX_BYTES, MOVE
-from batch.jobfile.nodes import MAX_DEPTH, TOO_DEEP, ListNode, MapNode, Node, Scalar
 from batch.jobfile.problems import Problems, fail, quote
+from batch.jobfile.values import MAX_DEPTH, TOO_DEEP, ListNode, MapNode, Node, Scalar
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:

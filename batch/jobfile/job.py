@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.check import check_params, check_tags, check_uuid, convert, has_template
-from batch.jobfile.nodes import NULLS, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, RowOrigin, kind_of, quote
+from batch.jobfile.values import NULLS, MapNode, Node, Scalar, text_tree
 from batch.model import HandOver
 from batch.zstack.params import BODY_PARAMS, ParamType
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import yaml
 
-from batch.jobfile.nodes import MAX_DEPTH, TOO_DEEP
 from batch.jobfile.problems import Complaint, Problems, RowOrigin, fail, quote
+from batch.jobfile.values import MAX_DEPTH, TOO_DEEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

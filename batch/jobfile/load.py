@@ -17,9 +17,9 @@ from batch.jobfile.envelope import (
 from batch.jobfile.events import STREAMED, walk
 from batch.jobfile.input_files import read_content
 from batch.jobfile.job import LAYER_KEYS, AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target, read_layer
-from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, complain_of_unknown, quote, unknown
 from batch.jobfile.targets import LONG_LIST, TargetList
+from batch.jobfile.values import ListNode, MapNode, Node, Scalar, text_tree
 from batch.model import Limits
 
 if TYPE_CHECKING:

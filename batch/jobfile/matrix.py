@@ -8,8 +8,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.envelope import VARIABLE_PATTERN
-from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar
 from batch.jobfile.problems import Complaint, quote
+from batch.jobfile.values import ListNode, MapNode, Node, Scalar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

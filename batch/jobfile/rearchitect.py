@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from batch.errors import JobFileError
 from batch.jobfile.check import check_params, check_uuid
 from batch.jobfile.input_files import MAX_BYTES, open_input
-from batch.jobfile.nodes import ListNode, MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import Complaint, NodeOrigin, complain_of_unknown, quote
 from batch.jobfile.tables import TABLE_KEYS, TableFormat, read_format, read_table
+from batch.jobfile.values import ListNode, MapNode, Node, Scalar, text_tree
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from io import TextIOWrapper
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from batch.jobfile.nodes import Node, Scalar
 from batch.jobfile.problems import Complaint, Problems, RowOrigin, fail, quote, unknown
+from batch.jobfile.values import Node, Scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,10 +19,10 @@ from batch.jobfile.job import (
     read_hand_over,
     read_layer,
 )
-from batch.jobfile.nodes import MapNode, Node, Scalar, text_tree
 from batch.jobfile.problems import MAX_KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown
 from batch.jobfile.rows import RowFile, check_id, read_rows
 from batch.jobfile.tables import TABLE_KEYS, read_format
+from batch.jobfile.values import MapNode, Node, Scalar, text_tree
 from batch.zstack.params import BODY_PARAMS, QUERY_OPERATORS
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import UsageError
 from batch.jobfile.events import walk
 from batch.jobfile.input_files import open_regular, read_content
-from batch.jobfile.nodes import text_tree
 from batch.jobfile.problems import Problems
+from batch.jobfile.values import text_tree
 from batch.redaction import SECRETS
 from batch.settings.sources import CONFIG
 from batch.text import shell_path

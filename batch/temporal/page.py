@@ -16,8 +16,9 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from batch.engine import Stop, clone_all, hand_over_all
+    from batch.engine import Stop, clone_all
     from batch.engine.admission import wave_sizes
+    from batch.engine.handover import hand_over_all
     from batch.engine.survey import find_unrecorded, survey
     from batch.errors import EndReason, RunStoppedError, UnreachableError, UsageError
     from batch.model import Plan, State

@@ -28,7 +28,7 @@ from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
-from batch.engine.deadline_gate import NOT_AFTER
+from batch.engine.control import NOT_AFTER
 from batch.errors import EndReason, RunStoppedError, UnreachableError, UsageError
 from batch.temporal.messages import Ask, Ending, Facts, Give, Reply, Submit
 from batch.temporal.page import PageWorkflow

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch.jobfile.units import MAX_RATE
+from batch.jobfile.values import MAX_RATE
 from tests.benchmarks.stage.processes import Figures, ProcessCost, light_server, run_job, settings, spend
 from tests.benchmarks.stage.rounds import Table, interleaved, middle, ratio
 from tests.crash.stage import SESSION, write_job

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine import Stop, hand_over_all
-from batch.engine.handover import NOT_OURS, count_hand_overs
+from batch.engine import Stop
+from batch.engine.handover import NOT_OURS, hand_over_all
+from batch.engine.survey import count_hand_overs
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.model import HandOver, HandOverCounts, HandOverRecord, Plan, Record, State
 from batch.zstack.answers import ApiError, ErrorClass, NoAnswer, NotSent, Refused

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batch.errors import JobFileError
 from batch.jobfile import SecretRef, load
-from batch.jobfile.units import read_duration, read_max_failures, read_rate
+from batch.jobfile.values import read_duration, read_max_failures, read_rate
 from batch.model import Limits
 from batch.plan import Planning
 

@@ -21,7 +21,7 @@ import pytest
 from batch.app import rollback
 from batch.app.run_access import LockedRun
 from batch.engine import Stop
-from batch.engine.deadline_gate import DeadlineGate
+from batch.engine.control import DeadlineGate
 from batch.errors import RunStoppedError
 from batch.manifest import Header, open_manifest
 from batch.manifest.files import Disk

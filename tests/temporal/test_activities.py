@@ -10,7 +10,7 @@ from temporalio.testing import ActivityEnvironment
 
 from batch.clock import SystemClock
 from batch.engine import Gate, hard_cap
-from batch.engine.deadline_gate import DeadlineGate
+from batch.engine.control import DeadlineGate
 from batch.errors import EndReason, RunStoppedError
 from batch.model import CallKind
 from batch.temporal.messages import Ask, Ending, Facts, Reply, Submit
