@@ -15,7 +15,7 @@ from batch.app.reports import write_outputs_of_lost
 from batch.app.runs import holder_text
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, ManifestLostError, ManifestMismatchError
 from batch.manifest import Header, is_locked, open_manifest, read_finished
-from batch.manifest.header import own_user, require_same
+from batch.manifest.line import own_user, require_same
 from batch.model import HandOverCounts
 from batch.plan import Planning
 from batch.zstack.settings import transport_warnings

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batch.clock import Clock
     from batch.engine.dispatch import ConcurrencyLimiter
     from batch.engine.gate import Gate
-    from batch.engine.readiness import Readiness
+    from batch.engine.policy import Readiness
 
 _Result = TypeVar("_Result")
 

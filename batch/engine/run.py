@@ -10,9 +10,8 @@ from batch.engine.clone_records import NotHonouredError
 from batch.engine.comparison import UuidConfirmation
 from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import ConcurrencyLimiter
-from batch.engine.policy import Policy, RetryBudget
+from batch.engine.policy import Policy, Readiness, RetryBudget
 from batch.engine.pool import Pool
-from batch.engine.readiness import Readiness
 from batch.engine.settle import Dependencies
 from batch.errors import EndReason, RunStoppedError, UnreachableError, ZcloneError
 

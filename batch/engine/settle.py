@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
     from batch.clock import Clock
     from batch.engine.control import Stop
-    from batch.engine.policy import Policy, RetryBudget
+    from batch.engine.policy import Policy, Readiness, RetryBudget
     from batch.engine.ports import Journal, RunApi
-    from batch.engine.readiness import Readiness
     from batch.model import Clone
     from batch.zstack.answers import PollAnswer, SubmitAnswer
 

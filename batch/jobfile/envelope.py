@@ -22,17 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from batch.jobfile import values
 from batch.jobfile.problems import unknown
-from batch.jobfile.values import (
-    BOOLEANS,
-    SHARE,
-    WHOLE,
-    read_duration,
-    read_max_failures,
-    read_rate,
-    read_time,
-    read_waves,
-)
 from batch.model import Wave
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -43,15 +34,15 @@ VARIABLE_PATTERN: Final = rf"[{_LETTERS}][0-9{_LETTERS}-]*(?:\.[0-9{_LETTERS}-]+
 
 
 def _whole_number(value: Any) -> int:
-    if not isinstance(value, str) or not re.fullmatch(WHOLE, value):
+    if not isinstance(value, str) or not re.fullmatch(values.WHOLE, value):
         raise ValueError(f"must be a whole number, not {value!r:.60}")
     return int(float(value))
 
 
 def _boolean(value: Any) -> bool:
-    if not isinstance(value, str) or value not in BOOLEANS:
+    if not isinstance(value, str) or value not in values.BOOLEANS:
         raise ValueError(f"must be true or false, not {value!r:.60}")
-    return BOOLEANS[value]
+    return values.BOOLEANS[value]
 
 
 def _url(text: str) -> str:
@@ -103,17 +94,17 @@ def _schema(**schema: Any) -> WithJsonSchema:
 
 Rate = Annotated[
     float,
-    _text(read_rate),
+    _text(values.read_rate),
     _schema(type="string", pattern=r"^(?=[0-9.]*[1-9])[0-9]+(\.[0-9]+)?/(s|min|h)$", examples=["20/s", "600/min"]),
 ]
 Duration = Annotated[
     float,
-    _text(read_duration),
+    _text(values.read_duration),
     _schema(type="string", pattern=r"^(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$", examples=["45m", "2h"]),
 ]
 MaybeNoTime = Annotated[
     float,
-    _text(read_time),
+    _text(values.read_time),
     _schema(
         anyOf=[
             {"type": "integer", "const": 0},
@@ -132,30 +123,32 @@ TimeZone = Annotated[
 ]
 MaxFailures = Annotated[
     float | None,
-    _text(read_max_failures),
+    _text(values.read_max_failures),
     _schema(
         anyOf=[
             {"type": "integer", "minimum": 0},
-            {"type": "string", "pattern": rf"^{WHOLE}$|^[0-9]{{1,3}}(\.[0-9]+)?%$"},
+            {"type": "string", "pattern": rf"^{values.WHOLE}$|^[0-9]{{1,3}}(\.[0-9]+)?%$"},
         ]
     ),
 ]
 Waves = Annotated[
     tuple[Wave, ...],
-    PlainValidator(read_waves),
+    PlainValidator(values.read_waves),
     _schema(
         type="array",
         minItems=1,
         items={
             "anyOf": [
                 {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": rf"^(?=.*[1-9]){WHOLE}$|^{SHARE}$|^rest$"},
+                {"type": "string", "pattern": rf"^(?=.*[1-9]){values.WHOLE}$|^{values.SHARE}$|^rest$"},
             ]
         },
         examples=[[1, 5, "20%", "rest"]],
     ),
 ]
-Flag = Annotated[bool, BeforeValidator(_boolean), _schema(type=["boolean", "string"], enum=[True, False, *BOOLEANS])]
+Flag = Annotated[
+    bool, BeforeValidator(_boolean), _schema(type=["boolean", "string"], enum=[True, False, *values.BOOLEANS])
+]
 Url = Annotated[str, _text(_url), _schema(type="string", pattern=r"^[hH][tT][tT][pP][sS]?://[^\s@?#]+$")]
 Text = Annotated[str, StringConstraints(min_length=1), _schema(type=["string", "number", "boolean"], minLength=1)]
 Name = Annotated[
@@ -193,7 +186,7 @@ def _count(minimum: int, maximum: int) -> Any:
         _schema(
             anyOf=[
                 {"type": "integer", "minimum": minimum, "maximum": maximum},
-                {"type": "string", "pattern": rf"^(?=.*[1-9]){WHOLE}$"},
+                {"type": "string", "pattern": rf"^(?=.*[1-9]){values.WHOLE}$"},
             ]
         ),
     ]

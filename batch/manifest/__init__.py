@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest.fold import ManifestFold, digest_prefix
-from batch.manifest.header import Header
+from batch.manifest.line import Header
 from batch.manifest.reading import FinishedRun, is_locked, read_finished
 from batch.manifest.summaries import Cluster, Summary, summary
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
-from batch.manifest.folds import PinFold, UndoneFold, UuidFold
-from batch.manifest.header import Users
-from batch.manifest.intents import MAY_BE_OURS, Deaths, PlainProcesses, intents_of, is_unanswered
+from batch.manifest import folds
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
+from batch.manifest.line import Users
 from batch.manifest.operations import HandOverFold
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Intent, Pins, Record, State
@@ -53,10 +52,10 @@ class ManifestFold:
         """The plan that the last completed ``write_plan`` recorded."""
         self._table, self._open = KeyTable(), dict[str, list[Record]]()
         self._finals = [0] * len(_STATES)
-        self._uuids = UuidFold()
-        self.pinned = PinFold()
+        self._uuids = folds.UuidFold()
+        self.pinned = folds.PinFold()
         """Values that the plans took from the server."""
-        self._deaths, self.users = Deaths(), Users()
+        self._deaths, self.users = folds.Deaths(), Users()
         """Users who began and who adopted it."""
         self.remote: RemoteEngine | None = None
         """The remote engine of the last process, or of the one that writes; None where it is the engine itself."""
@@ -67,11 +66,11 @@ class ManifestFold:
         """The longest apiTimeout that the server reported for a job, in seconds."""
         self.is_repaired = False
         """Whether lines were lost to damage, so that there may have been attempts without a record."""
-        self.plain = PlainProcesses()
+        self.plain = folds.PlainProcesses()
         self.repeated = self.plain.repeated
         self.is_at_most_once = False
         """Whether an earlier process ran with --at-most-once."""
-        self.hand_overs, self.undone = HandOverFold(), UndoneFold()
+        self.hand_overs, self.undone = HandOverFold(), folds.UndoneFold()
 
     def add_written(self, record: Record) -> None:
         """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""
@@ -121,7 +120,7 @@ class ManifestFold:
         if record.state is State.CLONED:
             self._uuids.add(record, known)
         self.plain.end(record, known)
-        if record.state is State.WITHDRAWN and is_unanswered(known):
+        if record.state is State.WITHDRAWN and folds.is_unanswered(known):
             self._retried.add(hash(record.key))
         if record.made_elsewhere:
             self._made_elsewhere.add(hash(record.key))
@@ -199,7 +198,7 @@ class ManifestFold:
             _require_stale(key, records, value)
             self._finals[state] -= 1
         self._table.put(hashed, _PLANNED)
-        if code in MAY_BE_OURS and _attempts(value) and hashed not in self._made_elsewhere:
+        if code in folds.MAY_BE_OURS and _attempts(value) and hashed not in self._made_elsewhere:
             self._retried.add(hashed)
         self._made_elsewhere.discard(hashed)
 
@@ -246,7 +245,7 @@ class ManifestFold:
 
         One that is ``planned`` again has attempts that count, though none is in flight.
         """
-        return intents_of(self._open, self._deaths, self.has_predecessor, self.plain.repeated)
+        return folds.intents_of(self._open, self._deaths, self.has_predecessor, self.plain.repeated)
 
     def was_made_elsewhere(self, key: str) -> bool:
         """Return whether a target's clone existed before this manifest recorded an attempt to make it."""

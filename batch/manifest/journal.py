@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError
 from batch.manifest import records
 from batch.manifest.files import FIX, LOST
-from batch.manifest.header import this_process
 from batch.manifest.kinds import AdoptedLine, EndedLine, PlanLine, TakenUpLine
+from batch.manifest.line import this_process
 from batch.manifest.operations import encode_hand_over, encode_operation
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from batch.errors import EndReason
     from batch.manifest.files import Writer
     from batch.manifest.fold import ManifestFold
-    from batch.manifest.header import Header
     from batch.manifest.kinds import Line
+    from batch.manifest.line import Header
     from batch.manifest.operations import Operation
     from batch.model import HandOverCounts, HandOverRecord, Pins, Plan, Record, State
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batch.manifest.header import Header
     from batch.manifest.kinds import Line
+    from batch.manifest.line import Header
     from batch.manifest.reading import Reading
 
 

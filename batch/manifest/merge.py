@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from batch.manifest.header import Header
+    from batch.manifest.line import Header
     from batch.model import JsonValue
 
 _SAME: Final = ("job", "run", "endpoint", "simulated", "tag")

@@ -15,8 +15,8 @@ from batch.errors import ManifestError, ManifestLockedError, UsageError
 from batch.manifest.chain import Scan, errors_at
 from batch.manifest.files import Disk, FileEnd, Writer
 from batch.manifest.fold import ManifestFold
-from batch.manifest.header import parse_header, require_same
 from batch.manifest.journal import Manifest
+from batch.manifest.line import parse_header, require_same
 from batch.manifest.records import encode_record, encode_repaired
 from batch.manifest.summaries import summary
 from batch.model import Record
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.manifest.files import Files
-    from batch.manifest.header import Header
     from batch.manifest.journal import InThread
     from batch.manifest.kinds import RepairedLine
+    from batch.manifest.line import Header
 
 _START: Final = b'{"format":"zclone-manifest",'
 _TELLING: Final = 8

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import REPAIRED, ManifestError
 from batch.manifest.files import Disk, write_manifest
-from batch.manifest.header import parse_header
-from batch.manifest.intents import jobs_after
+from batch.manifest.folds import jobs_after
 from batch.manifest.kinds import PlannedLine, RepairedLine, StartedLine, UnknownLine
-from batch.manifest.line import SEAL, without_batch
+from batch.manifest.line import SEAL, parse_header, without_batch
 from batch.manifest.reading import exclude_writers, reading
 from batch.manifest.records import encode_record, encode_repaired, parse_line
 from batch.model import UNKNOWN_JOB, Record, State

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import EndReason
-from batch.manifest.header import FORMAT, VERSION
+from batch.manifest.line import FORMAT, VERSION
 from batch.manifest.records import PAGE
 from batch.model import State
 from batch.schema import COUNT, FLAG, HEX, SECONDS, TEXT, array, describe, line, record

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from batch.manifest.header import Header
     from batch.manifest.kinds import Line
+    from batch.manifest.line import Header
 
 _RECENT: Final = 200
 _STARTED: Final = b'{"started":'

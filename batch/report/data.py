@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from batch.manifest.header import Header
+    from batch.manifest.line import Header
 
 _ENDS: Final = frozenset({State.CLONED, State.FAILED, State.CONFLICT, State.UNCERTAIN, State.UNDONE})
 

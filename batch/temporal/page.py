@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from batch.engine import Stop, clone_all
     from batch.engine.admission import wave_sizes
     from batch.engine.handover import hand_over_all
-    from batch.engine.survey import find_unrecorded, survey
+    from batch.engine.survey import RunHistory, Survey, find_unrecorded, survey
     from batch.errors import EndReason, RunStoppedError, UnreachableError, UsageError
     from batch.model import Plan, State
     from batch.temporal.adapters import Calls, PageHistory, PageJournal, WorkflowClock
@@ -28,7 +28,6 @@ with workflow.unsafe.imports_passed_through():
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batch.engine.survey import RunHistory, Survey
     from batch.model import Clone, Intent, JsonValue, Limits
 
 NAME: Final = "zclone.page"

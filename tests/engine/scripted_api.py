@@ -9,8 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from batch.engine.control import Stop
-from batch.engine.policy import Policy, RetryBudget
-from batch.engine.readiness import Readiness
+from batch.engine.policy import Policy, Readiness, RetryBudget
 from batch.engine.settle import Dependencies, settle
 from batch.model import CallKind, Clone, Intent, Record, State
 from batch.zstack.answers import NotSent, Service

@@ -7,9 +7,8 @@ import re
 import pytest
 
 from batch.errors import REPAIRED
-from batch.manifest.header import this_process
 from batch.manifest.kinds import EndedLine, RepairedLine
-from batch.manifest.line import seal
+from batch.manifest.line import seal, this_process
 from batch.manifest.records import encode_ended, encode_record, encode_started, parse_line
 from batch.model import UNKNOWN_JOB, Record, State
 from tests.manifest.manifest_world import PATH, FakeDisk, cloned, failed, open_fake, plan, sent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.manifest.fold import ManifestFold
-from batch.manifest.header import Header
+from batch.manifest.line import Header
 from batch.manifest.reading import reading
 from batch.manifest.records import encode_planned, encode_record
 from batch.manifest.repair import repair_manifest

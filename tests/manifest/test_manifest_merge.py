@@ -152,7 +152,7 @@ async def test_each_users_shard_is_adopted(tmp_path: Path, monkeypatch: pytest.M
     """A merged manifest is another user's for everyone who neither began all shards nor adopted one."""
     paths = []
     for number, user in enumerate(("ann", "bob", "ann")):
-        monkeypatch.setattr("batch.manifest.header.own_user", lambda user=user: user)
+        monkeypatch.setattr("batch.manifest.line.own_user", lambda user=user: user)
         paths.append(await shard(tmp_path, number))
     merge(paths, tmp_path / "all", tool="zclone test")
     manifest = open_manifest(tmp_path / "all", HEADER, in_thread=inline)

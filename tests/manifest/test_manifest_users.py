@@ -14,9 +14,8 @@ import pytest
 from batch.errors import ManifestError
 from batch.jobfile import load
 from batch.manifest import Header, open_manifest, rows, summary
-from batch.manifest.header import Users, own_user, parse_header
 from batch.manifest.kinds import AdoptedLine, RemoteEngine, StartedLine
-from batch.manifest.line import seal
+from batch.manifest.line import Users, own_user, parse_header, seal
 from batch.manifest.operations import encode_operation
 from batch.manifest.records import encode_started, parse_line
 from batch.model import Pins

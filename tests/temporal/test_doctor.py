@@ -14,8 +14,8 @@ from batch.app.doctor import _worker_findings, examine_temporal
 from batch.app.temporal import find_open_runs
 from batch.cli.app import run_command
 from batch.errors import ExitCode
-from batch.manifest.header import Header
 from batch.manifest.kinds import RemoteEngine, StartedLine
+from batch.manifest.line import Header
 from batch.manifest.summaries import Summary
 from batch.model import State
 from batch.redaction import SECRETS
