@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.clock import SystemClock
 from batch.engine.handover import hand_over_all
+from batch.engine.survey import is_made
 from batch.errors import ManifestError
 from batch.manifest import digest_prefix
 from batch.manifest.kinds import ConnectedLine, StartedLine
@@ -64,43 +65,49 @@ async def hand_over(
 
 
 def uuids_of(plan: Plan, manifest: Manifest, made: Mapping[str, str]) -> Callable[[Clone], str | None]:
-    """Return a function from a clone to the uuid to hand over, or None; ``made``: uuids this process cloned, by key."""
+    """Return a function from a clone to the uuid to hand over, or None; ``made``: uuids this process cloned, by key.
+
+    Raises ManifestError.
+    """
     past = manifest.past
-    edited = _find_edited(plan, manifest) if plan.hand_overs and not past.is_at_most_once else set()
+    others = _find_others(plan, manifest) if plan.hand_overs else set()
 
     def uuid_of(clone: Clone) -> str | None:
-        if past.is_at_most_once:
-            # Clones of earlier processes: only the manifest says that they are ours.
-            return made.get(clone.key)
-        return None if clone.key in edited or past.was_made_elsewhere(clone.key) else clone.resource_uuid
+        if past.was_made_elsewhere(clone.key):
+            return None
+        if past.is_at_most_once and clone.key in made:
+            return made[clone.key]
+        return None if clone.key in others else clone.resource_uuid
 
     return uuid_of
 
 
-def _find_edited(plan: Plan, manifest: Manifest) -> set[str]:
-    """Return the keys of clones that were made under another uuid before the job file was edited.
+def _find_others(plan: Plan, manifest: Manifest) -> set[str]:
+    """Return the keys of clones with another uuid than the plan requests: the server's choice, or of an edited target.
 
     A uuid that only the manifest names is never used: anyone who can write the manifest could name any resource.
-    Raises ManifestError with the line of a clone whose uuid is not the requested one.
+    Raises ManifestError with the line of such a clone, unless its target was edited or the run is at most once.
     """
     from batch.manifest import clone_lines
 
-    used = {clone.key: clone for clone in plan.clones() if clone.hand_over is not None}
-    edited: set[str] = set()
-    # For an undone target, its latest clone counts.
+    past = manifest.past
+    used = {clone.key: clone for clone in plan.clones() if clone.hand_over is not None and is_made(clone, past)}
+    others: set[str] = set()
+    # For a target that was cloned again, its latest clone counts.
     last = {record.key: (line, record) for line, record in clone_lines(manifest.path) if record.key in used}
     for line, record in last.values():
         clone = used[record.key]
         if record.clone_uuid == clone.resource_uuid:
             continue
-        final = manifest.past.final(record.key)
-        if final is None or final[1] in (0, digest_prefix(clone.digest)):
+        final = past.final(record.key)
+        is_same = final is None or final[1] in (0, digest_prefix(clone.digest))
+        if is_same and not past.is_at_most_once:
             raise ManifestError(
                 f"{manifest.path}: line {line} says that {record.key} was made as {record.clone_uuid}, but "
                 f"{clone.resource_uuid} was requested: nothing is handed over; check who wrote the manifest"
             )
-        edited.add(record.key)
-    return edited
+        others.add(record.key)
+    return others
 
 
 async def api_of_account(client: Client, manifest: Manifest) -> Api:

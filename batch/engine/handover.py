@@ -16,7 +16,7 @@ from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import dispatch
 from batch.engine.survey import is_made
 from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.model import HandOverRecord
+from batch.model import NOT_OURS, HandOverRecord
 from batch.zstack.answers import ErrorClass, Refused
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 _DEFINITE: Final = frozenset({ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS})
 """Classes of refusals that concern this one clone; after any other no hand-over can succeed now."""
 _PAUSE_EVERY: Final = 512
-NOT_OURS: Final = "ZCLONE.NOT_OURS"
-"""Error code of a hand-over that is not tried, as only the manifest says that this run made the clone."""
+_NOT_OURS_TEXT: Final = (
+    "nothing shows that this run made it, so it is not handed over: if it is yours, share it and change its owner on "
+    "the server, then remove owner and share_with from the target"
+)
 
 
 def waiting_clones(plan: Plan, past: FinalStates) -> Iterator[Clone | None]:
@@ -84,7 +86,7 @@ class _Phase:
         assert clone.hand_over is not None
         uuid = self._uuid_of(clone)
         if uuid is None:
-            self._note(clone, "", NOT_OURS, "nothing shows that this run made it, so it is not handed over")
+            self._note(clone, "", NOT_OURS, _NOT_OURS_TEXT)
             return
         try:
             failed = await self._answer(uuid, clone.hand_over)

@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import HELD_BACK, EndReason, ExitCode
-from batch.model import QUARANTINED, HandOverCounts, State
+from batch.model import NOT_OURS, QUARANTINED, HandOverCounts, State
 from batch.report.figures import NO_RUN, NOT_CLONED, REFUSED, UNFINISHED, command_for, exit_code, retry_command
 from batch.text import cut, duration, escape, iso, shell_path
 from batch.zstack.classify import with_hint
@@ -238,7 +238,8 @@ def ending_lines(  # noqa: PLR0913 - each part of the text is a value of its own
             is_retried = any(cluster.code == QUARANTINED for cluster in clusters) or any(map(counts.get, NOT_CLONED))
             if retry and is_retried:
                 lines.append(f"fix what failed, then: {escape(retry)}")
-            if hand_overs.refused:
+            refusals = {cluster.code for cluster in clusters if cluster.state is State.CLONED}
+            if hand_overs.refused and refusals != {NOT_OURS}:
                 lines.append(f"to hand over the rest, fix what was refused, then: {escape(command)}")
         case _:
             pass

@@ -239,7 +239,10 @@ HTTP: Final = {
 
 OWN_HINTS_ZH: Final[dict[str, str]] = {
     "ZCLONE.CONFLICT": "该 UUID 属于另一个服务",
-    "ZCLONE.NOT_OURS": "无法证明该克隆由本次运行创建，因此不移交",
+    "ZCLONE.NOT_OURS": (
+        "无法证明该克隆由本次运行创建，因此不移交：若确为您所有，请在服务器上共享并变更其所有者，"
+        "然后从该目标中删除 owner 和 share_with"
+    ),
     "ZCLONE.QUARANTINED": "多个进程在其进行中崩溃，已隔离：请先在服务器上查找，再运行 zclone retry --state uncertain",
     "ZCLONE.REPAIRED": "清单修复后结果未知：下次运行会先查询服务器",
     "ZCLONE.RESOURCE_UUID": "服务器不采用 resourceUuid：请查找该克隆，然后使用 --at-most-once",
