@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 QUARANTINED: Final = "ZCLONE.QUARANTINED"
 """Error code of an uncertain Clone that no run queries until the operator retries it."""
-NOT_OURS: Final = "ZCLONE.NOT_OURS"
-"""Error code of a hand-over that is not tried, as only the manifest says that this run made the clone."""
 UNKNOWN_JOB: Final = "unknown"
 """Placeholder among a Clone's open jobs for job uuids that were lost with damaged lines of the manifest."""
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import dispatch
 from batch.engine.survey import is_made
-from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.model import NOT_OURS, HandOverRecord
+from batch.errors import NOT_OURS, CallCutError, EndReason, RunStoppedError
+from batch.model import HandOverRecord
 from batch.zstack.answers import ErrorClass, Refused
 
 if TYPE_CHECKING:

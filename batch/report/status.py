@@ -6,8 +6,8 @@ from itertools import islice
 from shlex import quote
 from typing import TYPE_CHECKING, Final
 
-from batch.errors import HELD_BACK, EndReason, ExitCode
-from batch.model import NOT_OURS, QUARANTINED, HandOverCounts, State
+from batch.errors import HELD_BACK, NOT_OURS, EndReason, ExitCode
+from batch.model import QUARANTINED, HandOverCounts, State
 from batch.report.figures import NO_RUN, NOT_CLONED, REFUSED, UNFINISHED, command_for, exit_code, retry_command
 from batch.text import cut, duration, escape, iso, shell_path
 from batch.zstack.classify import with_hint

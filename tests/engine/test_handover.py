@@ -13,8 +13,8 @@ import pytest
 from batch.engine import Stop
 from batch.engine.handover import hand_over_all
 from batch.engine.survey import count_hand_overs
-from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.model import NOT_OURS, HandOver, HandOverCounts, HandOverRecord, Plan, Record, State
+from batch.errors import NOT_OURS, CallCutError, EndReason, RunStoppedError
+from batch.model import HandOver, HandOverCounts, HandOverRecord, Plan, Record, State
 from batch.zstack.answers import ApiError, ErrorClass, NoAnswer, NotSent, Refused
 from tests.engine.scripted_api import MemoryJournal, MemoryPast
 from tests.engine.test_run import clones
