@@ -38,6 +38,8 @@ SHORT_SESSION: Final = 60.0
 MAX_SHORT_SESSIONS: Final = 3
 """Number of consecutive short sessions that stops a run."""
 PREFLIGHT_TRIES: Final = 3
+NOT_READY: Final = frozenset({ErrorClass.TRANSIENT, ErrorClass.NODE})
+"""Classes of refusals that say nothing about the credentials."""
 _ENDED_BY_OTHERS: Final = (
     f"sessions in a row ended within {SHORT_SESSION:.0f} s: something else logs in with this account and the server "
     "allows one session per user (enable.unique.session); use an account of its own for each run, or an AccessKey"
@@ -239,7 +241,7 @@ class PasswordLogin:
             reason = reason_of(answer)
             if is_cut(answer):
                 raise CallCutError(reason)
-            if isinstance(answer, Refused) and answer.error.error_class not in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
+            if isinstance(answer, Refused) and answer.error.error_class not in NOT_READY:
                 break
         raise error(f"the login failed: {reason}")
 
@@ -289,6 +291,9 @@ async def check_access(ask: Callable[[], Awaitable[FindAnswer]], clock: Clock) -
         raise UnreachableError(f"ZStack does not answer: {answer.reason}")
     if isinstance(answer, Refused) and answer.error.error_class is ErrorClass.PERMANENT:
         return (f"this account cannot query model services, so that lost answers stay uncertain: {reason_of(answer)}",)
+    if isinstance(answer, Refused) and answer.error.error_class in NOT_READY:
+        # Its hint says that it is retried, which a run does once it has begun.
+        raise UnreachableError(f"ZStack is not ready: {answer.error.code}: {answer.error.text}")
     if isinstance(answer, Refused):
         raise UnreachableError(f"ZStack rejected the login: {reason_of(answer)}")
     return ()

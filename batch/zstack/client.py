@@ -15,7 +15,7 @@ from batch.model import CallKind
 from batch.redaction import Secrets
 from batch.zstack.accesskey import ACTIONS_PATH, AccessKey
 from batch.zstack.answers import Done, ErrorClass, NoAnswer, NotSent, Refused, Unknown
-from batch.zstack.auth import PREFLIGHT_TRIES, Access, GivenSession, PasswordLogin
+from batch.zstack.auth import NOT_READY, PREFLIGHT_TRIES, Access, GivenSession, PasswordLogin
 from batch.zstack.classify import from_http, is_skew, is_unread_date
 from batch.zstack.client_http import Http
 from batch.zstack.replies import read_find, read_poll, read_refusal, read_submit, read_version
@@ -25,7 +25,6 @@ from batch.zstack.wire import (
     HttpReply,
     NoRateGate,
     Outcome,
-    reason_of,
     requested_pause,
     segment,
     without_job_uuid,
@@ -246,8 +245,8 @@ class Client:
             answer = await self._get_version()
         if isinstance(answer, NotSent | NoAnswer):
             raise UnreachableError(f"cannot reach ZStack at {self.url}: {answer.reason}")
-        if isinstance(answer, Refused) and answer.error.error_class in {ErrorClass.TRANSIENT, ErrorClass.NODE}:
-            raise UnreachableError(f"ZStack at {self.url} is not ready: {reason_of(answer)}")
+        if isinstance(answer, Refused) and answer.error.error_class in NOT_READY:
+            raise UnreachableError(f"ZStack at {self.url} is not ready: {answer.error.code}: {answer.error.text}")
         # An account without GetVersion may work otherwise: the credentials' probe shows that.
         try:
             self.version = read_version(answer) if isinstance(answer, HttpReply) else None

@@ -720,6 +720,21 @@ async def test_dead_session_at_preflight() -> None:
             await client.preflight()
 
 
+@pytest.mark.parametrize("code", ["SYS.1010", "SYS.1011", "ID.2003"])
+@pytest.mark.parametrize("path", ["actions", "model-services"])
+async def test_a_server_that_is_not_ready_rejects_no_login(path: str, code: str) -> None:
+    """At the version as at the check of the credentials it is said to be not ready, and no retry is promised."""
+
+    def starting(seen: Seen) -> bytes:
+        return answer(503, error(code)) if path in seen.target else node(seen)
+
+    async with WireServer(starting) as server, client_of(server.url) as client:
+        with pytest.raises(UnreachableError, match=f"is not ready: {code}") as caught:
+            await client.preflight()
+    assert "login" not in str(caught.value)
+    assert "retried" not in str(caught.value)
+
+
 async def test_preflight_retries_a_proxys_error() -> None:
     """A proxy's error at the first query is retried a few times."""
     replies = iter([answer(502, "<html>"), None])
