@@ -18,17 +18,7 @@ from batch.engine.attempts import (
     stop_run,
 )
 from batch.engine.comparison import differing_params
-from batch.engine.steps import (
-    Abort,
-    End,
-    Look,
-    LookReason,
-    Poll,
-    Renew,
-    Resend,
-    Review,
-    Ticket,
-)
+from batch.engine.steps import Abort, End, Look, LookReason, Poll, Renew, Resend, Review, Ticket
 from batch.errors import IN_USE
 from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import (
@@ -179,6 +169,9 @@ def _not_shown(look: Look, error: ApiError, context: DecisionContext) -> Step:
     if error.error_class is ErrorClass.FATAL:
         return Abort(look.ticket, error)
     text = "this account may not look for the clone"
+    if error.code.startswith("HTTP."):
+        # A plain text or a page, perhaps of a gateway: it says nothing about the account's rights.
+        text = f"the look for the clone was answered with {error.code.replace('.', ' ')}"
     if look.reason is LookReason.GIVEN:
         again = " again" if look.ticket.attempt else ""
         text = f"nothing was sent{again}, as {text}: {error.text}"

@@ -14,6 +14,7 @@ from tests.contract.scripted_node import (
     accepted,
     failed,
     keep_running,
+    lose_answer,
 )
 from tests.zstack.wire_server import answer, error
 
@@ -50,6 +51,22 @@ async def test_a_foreign_service_is_not_adopted_once_lookups_are_allowed(
     assert operator.states()[A] != "cloned", operator.output
     assert code != 0
     assert (node.sources_of, node.posts(A), node.given) == ([B], [], [])
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("is_given", [True, False], ids=["before the first POST", "after a lost answer"])
+async def test_a_refusal_of_a_look_that_is_no_error_of_zstack_is_named(
+    status: int, node: ScriptedNode, operator: Operator, *, is_given: bool
+) -> None:
+    """A gateway's own answer to a look is reported as what it is, and not as a missing right of the account."""
+    node.acts[A] = [lose_answer]
+    node.look = lambda _: answer(status, "blocked by the gateway")
+    operator.write_job(B, GIVEN if is_given else A, limits="timeout: 5s")
+    await operator.run()
+    text = next(line["error"] for line in reversed(list(operator.lines())) if line.get("error") and line["key"] == A)
+    assert f"the look for the clone was answered with HTTP {status}" in text
+    assert "blocked by the gateway" in text
+    assert "may not look" not in operator.output
 
 
 @pytest.mark.both_engines
