@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.app.clone_changes import Objection
-from batch.app.verifier import Item, Verifier
+from batch.app.verifier import Item, Verifier, is_as_made
 from batch.errors import RunStoppedError
 from batch.manifest.kinds import DeletingLine
 from batch.manifest.targets import open_targets
@@ -256,8 +256,9 @@ class CloneDeletion:
             return Objection("in use: an instance group runs on it")
         if item.target.key in self._objections:
             return self._objections[item.target.key]
-        if finding is not None:
-            return Objection(f"changed: {', '.join(one.field for one in finding.differences)}")
+        changes = () if finding is None else [one for one in finding.differences if not is_as_made(one, item.target)]
+        if changes:
+            return Objection(f"changed: {', '.join(one.field for one in changes)}")
         inventory = self._verifier.services.get(str(item.target.clone_uuid), {})
         if _was_touched(item, inventory, self._longest_job):
             return Objection("changed: the server's dates say that it was changed after it was made")

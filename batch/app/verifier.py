@@ -269,3 +269,15 @@ def _owner(item: Item) -> str | None:
 
 def _shares(item: Item) -> tuple[str, ...]:
     return () if item.clone is None or item.clone.hand_over is None else item.clone.hand_over.share_with
+
+
+def is_as_made(difference: Difference, target: TargetState) -> bool:
+    """Return whether a difference is only that a clone was never handed over: its maker has it, or a share is missing.
+
+    A hand-over without an answer is not recorded: where it was executed, the owner is the one that the job file wants.
+    """
+    if target.is_handed_over:
+        return False
+    if difference.field == "owner":
+        return target.account is not None and difference.found == target.account
+    return difference.field == "share_with"

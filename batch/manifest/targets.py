@@ -40,6 +40,7 @@ _UNKNOWN: Final = 1
 """Placeholder for an account: none was recorded, or several made attempts."""
 _NEW_OWNER: Final = 1
 _SHARED: Final = 2
+_HANDED_OVER: Final = 4
 _COPY: Final = 1 << 20
 
 
@@ -63,6 +64,8 @@ class TargetState(NamedTuple):
     """Whether a hand-over to a new owner was tried."""
     is_shared: bool = False
     """Whether a hand-over that shares it was tried."""
+    is_handed_over: bool = False
+    """Whether any hand-over of it is recorded as done."""
     at: float = 0.0
     """When its last record was written, in seconds since the epoch."""
     asked_uuid: str | None = None
@@ -191,6 +194,7 @@ class Targets:
             self._accounts[maker] or None,
             has_new_owner=bool(self._flags[ordinal] & _NEW_OWNER),
             is_shared=bool(self._flags[ordinal] & _SHARED),
+            is_handed_over=bool(self._flags[ordinal] & _HANDED_OVER),
             at=record.at,
             asked_uuid=None if attempt is None else attempt.resource_uuid,
             asked_at=0.0 if attempt is None else attempt.at,
@@ -205,7 +209,8 @@ class Targets:
                 self._ordinal(key, place)
         elif isinstance(line, HandOverRecord):
             given, shared = line.wanted.owner is not None, bool(line.wanted.share_with)
-            self._flags[self._ordinal(line.key, place)] |= _NEW_OWNER * given | _SHARED * shared
+            done = _HANDED_OVER * (line.error_code is None)
+            self._flags[self._ordinal(line.key, place)] |= _NEW_OWNER * given | _SHARED * shared | done
         elif isinstance(line, DeletingLine):
             self.deleting[line.key] = line
         elif isinstance(line, UpdatingLine):

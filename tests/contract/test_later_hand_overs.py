@@ -27,16 +27,19 @@ class OwnedNode(OccupiedNode):
         """How the job of a hand-over ends; None: as it should."""
         self.is_silent = False
         """Whether hand-overs get no answer."""
+        self.owners: dict[str, str] = {}
+        """Owners that others have set."""
 
     def own_answer(self, seen: Seen) -> bytes | None:
         method, _, path = seen.call.partition(" ")
         if method == "DELETE":
             self.made.pop(path.rpartition("/")[2], None)
             return self._accepted(seen, answer(200, {}))
-        if path.startswith("/v1/account/") and self.is_silent:
-            return answer(503, "")
-        if path.startswith("/v1/account/") and self.refusal is not None:
-            return self._accepted(seen, self.refusal)
+        if path.startswith("/v1/account/") or path == "/v1/accounts/resources/actions":
+            if self.is_silent:
+                return answer(503, "")
+            if self.refusal is not None:
+                return self._accepted(seen, self.refusal)
         if path == "/v1/resources/accounts":
             owners = {uuid: {"uuid": self.owner(uuid), "name": "x"} for uuid in self.made if uuid in seen.target}
             return answer(200, {"inventories": owners})
@@ -46,7 +49,7 @@ class OwnedNode(OccupiedNode):
 
     def owner(self, uuid: str) -> str:
         """Return the owner of a service."""
-        return TENANT if uuid in self.given else ME
+        return self.owners.get(uuid, TENANT if uuid in self.given else ME)
 
     def _accepted(self, seen: Seen, result: bytes) -> bytes:
         job = ApiJob(seen.headers["x-job-uuid"], "", {}, result)
@@ -106,3 +109,29 @@ async def test_at_most_once_a_uuid_that_only_the_manifest_names_is_not_handed_ov
     assert "remove owner and share_with from the target" in operator.output
     operator.write_job(A, B)
     assert await operator.run() == 0, operator.output
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["refused", "never answered"])
+async def test_a_clone_that_was_never_handed_over_is_rolled_back(
+    node: OwnedNode, operator: Operator, *, is_silent: bool
+) -> None:
+    """It is as the run made it: owned by its maker and shared with nobody. What has another owner stays."""
+    operator.write_job(*(row.replace("}", f", share_with: ['{'9' * 32}']}}") for row in ROWS))
+    node.refusal, node.is_silent = failed("ID.1003"), is_silent
+    assert await operator.run() == (4 if is_silent else 3), operator.output
+    assert len(node.made) == 2
+    foreign = min(node.made)
+    node.owners[foreign] = "8" * 32
+    assert await operator.zclone("rollback", "job.yaml", "--yes") == 3, operator.output
+    assert list(node.made) == [foreign], operator.output
+    assert "changed: owner" in operator.output
+
+
+async def test_a_clone_given_back_to_its_maker_is_changed(node: OwnedNode, operator: Operator) -> None:
+    """Once a hand-over is on record, its maker is another owner like any."""
+    operator.write_job(*ROWS)
+    assert await operator.run() == 0, operator.output
+    back = min(node.made)
+    node.owners[back] = ME
+    assert await operator.zclone("rollback", "job.yaml", "--yes") == 3, operator.output
+    assert list(node.made) == [back], operator.output
