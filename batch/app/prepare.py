@@ -156,7 +156,9 @@ def _identify(options: RunOptions, job: Job, at: float) -> tuple[str, Path, tupl
     elif options.new_run:
         raise UsageError("--new-run: starts the run that `run:` names: leave out --run, --manifest and --plan")
     if known is not None:
-        return known.name, known.path, ("--run", known.name)
+        # A retry without --run means the run chosen here, as the other commands in a summary are spelled.
+        is_default = options.retry is not None and known.name == "default"
+        return known.name, known.path, () if is_default else ("--run", known.name)
     identity = run_id(job, run=options.run, started_at=at)
     name = manifest_name(options.job, identity, simulated=simulated, shard=options.shard)
     is_open = options.run is None and options.saved is None and is_dated(job)

@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.scripted_node import A, B, C, accept, failed, keep_running, queue, refuse, with_clock_set
+from tests.contract.scripted_node import (
+    A,
+    ApiJob,
+    B,
+    C,
+    accept,
+    accepted,
+    failed,
+    keep_running,
+    queue,
+    refuse,
+    with_clock_set,
+)
 from tests.zstack.wire_server import answer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.contract.scripted_node import ApiJob, Operator, ScriptedNode
+    from tests.contract.scripted_node import Operator, ScriptedNode
+    from tests.zstack.wire_server import Seen
 
 
 def command_after(operator: Operator, text: str) -> list[str]:
@@ -47,6 +60,27 @@ async def test_the_retry_of_a_part_is_for_that_part(node: ScriptedNode, operator
     assert await operator.run("--only", f"source={A}") == 3, operator.output
     assert await operator.zclone(*command_after(operator, "fix what failed, then: ")) == 0, operator.output
     assert (operator.states()[A], node.posts(B), node.posts(C)) == ("cloned", [], [])
+
+
+async def test_a_retry_names_the_run_only_where_that_is_needed(node: ScriptedNode, operator: Operator) -> None:
+    """A summary spells one command in one way: with --run where the run is not the default one."""
+
+    def deny(seen: Seen) -> bytes | None:
+        if not seen.call.startswith("POST /v1/account/"):
+            return None
+        node.jobs.append(ApiJob(seen.headers["x-job-uuid"], "", {}, failed("ID.1003")))
+        return accepted(node.jobs[-1])
+
+    node.gate = deny
+    node.acts[B] = [refuse("SYS.1003")]
+    rows = A.join(("{uuid: ", f", owner: {'7' * 32}}}")), B
+    for run, flag in (("default", ""), ("other", " --run other")):
+        operator.write_job(*rows, run=run)
+        assert await operator.run() == 3, operator.output
+        assert await operator.zclone("retry", "job.yaml") == 3, operator.output
+        lines = operator.output.splitlines()
+        assert f"fix what failed, then: zclone retry job.yaml{flag}" in lines
+        assert f"to hand over the rest, fix what was refused, then: zclone retry job.yaml{flag}" in lines
 
 
 async def test_the_rerun_of_a_new_run_resumes_it(node: ScriptedNode, operator: Operator) -> None:
