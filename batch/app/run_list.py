@@ -13,7 +13,7 @@ from batch.app.messages import say
 from batch.app.runs import all_runs, manifest_name
 from batch.errors import ManifestMismatchError, ZcloneError
 from batch.manifest import is_locked, rows, summary
-from batch.manifest.folds import UndoneFold
+from batch.manifest.operations import UndoneFold
 from batch.manifest.targets import open_targets
 from batch.model import Pins, State
 from batch.report.listings import DescribedRun, RemoteRow

@@ -13,8 +13,9 @@ from batch.app.options import ListOutput
 from batch.app.runs import JOB_FILES
 from batch.errors import UsageError
 from batch.manifest import rows
-from batch.manifest.folds import PinFold, UndoneFold
+from batch.manifest.folds import PinFold
 from batch.manifest.kinds import PlanLine
+from batch.manifest.operations import UndoneFold
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line
 from batch.model import Pins, State

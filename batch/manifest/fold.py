@@ -10,7 +10,7 @@ from batch.keytable import KeyTable
 from batch.manifest import folds
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.line import Users
-from batch.manifest.operations import HandOverFold
+from batch.manifest.operations import HandOverFold, UndoneFold
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Intent, Pins, Record, State
 
@@ -70,7 +70,7 @@ class ManifestFold:
         self.repeated = self.plain.repeated
         self.is_at_most_once = False
         """Whether an earlier process ran with --at-most-once."""
-        self.hand_overs, self.undone = HandOverFold(), folds.UndoneFold()
+        self.hand_overs, self.undone = HandOverFold(), UndoneFold()
 
     def add_written(self, record: Record) -> None:
         """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""

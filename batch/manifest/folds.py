@@ -1,7 +1,4 @@
-"""Folds of single facts of a manifest: the Intent of an open Clone, pinned values, and the uuids of its clones.
-
-A deleted uuid stays occupied, so that the next clone of an undone target has another one.
-"""
+"""Folds of single facts of a manifest: the Intent of an open Clone, pinned values, and whether uuids were honoured."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import IN_USE, REPAIRED, UNANSWERED
-from batch.keytable import KeyTable
 from batch.manifest.kinds import EndedLine, StartedLine, TakenUpLine
 from batch.model import UNKNOWN_JOB, Intent, Pins, Record, SentJob, State
 
@@ -50,37 +46,6 @@ class UuidFold:
             self.was_ignored = True
         elif cloned.clone_uuid is not None and not self.was_honoured:
             self.unrequested[cloned.key] = cloned.clone_uuid
-
-
-class UndoneFold:
-    """Generations by key, and the uuids that are used up; some 20 bytes each."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._generations = KeyTable(2)
-        self._uuids = KeyTable(1)
-        self.deleting: set[str] = set()
-        """Keys of the clones with a DELETE on record that are not known to be gone."""
-
-    def __bool__(self) -> bool:
-        return len(self._generations) > 0
-
-    def add(self, record: Record) -> None:
-        """Add a record that the clone of a target was undone; a repeated one changes nothing."""
-        self.deleting.discard(record.key)
-        uuids = [uuid for uuid in (record.clone_uuid, record.resource_uuid) if uuid is not None]
-        if not uuids or not all(map(self.has_uuid, uuids)):
-            self._generations.put(hash(record.key), self.generation(record.key) + 1)
-        for uuid in uuids:
-            self._uuids.put(hash(uuid), 1)
-
-    def generation(self, key: str) -> int:
-        """Return how often a target's clone was undone."""
-        return self._generations.get(hash(key)) or 0
-
-    def has_uuid(self, uuid: str) -> bool:
-        """Return whether a clone that was undone had this uuid."""
-        return self._uuids.get(hash(uuid)) is not None
 
 
 class PinFold:

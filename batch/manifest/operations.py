@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batch.manifest.kinds import PlanLine
-    from batch.model import JsonValue
+    from batch.model import JsonValue, Record
 
 Operation: TypeAlias = (
     AdoptedLine | TakenUpLine | ConnectedLine | ControlledLine | DeletingLine | UpdatingLine | UpdatedLine
@@ -192,6 +192,40 @@ class HandOverFold:
     def is_refused(self, key: str, wanted: HandOver) -> bool:
         """Return whether the server's last answer refused exactly ``wanted``."""
         return self._table.get(hash(key)) == _mark(wanted) | 1
+
+
+class UndoneFold:
+    """Generations by key, and the uuids that are used up; some 20 bytes each.
+
+    A deleted uuid stays occupied, so that the next clone of an undone target has another one.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._generations = KeyTable(2)
+        self._uuids = KeyTable(1)
+        self.deleting: set[str] = set()
+        """Keys of the clones with a DELETE on record that are not known to be gone."""
+
+    def __bool__(self) -> bool:
+        return len(self._generations) > 0
+
+    def add(self, record: Record) -> None:
+        """Add a record that the clone of a target was undone; a repeated one changes nothing."""
+        self.deleting.discard(record.key)
+        uuids = [uuid for uuid in (record.clone_uuid, record.resource_uuid) if uuid is not None]
+        if not uuids or not all(map(self.has_uuid, uuids)):
+            self._generations.put(hash(record.key), self.generation(record.key) + 1)
+        for uuid in uuids:
+            self._uuids.put(hash(uuid), 1)
+
+    def generation(self, key: str) -> int:
+        """Return how often a target's clone was undone."""
+        return self._generations.get(hash(key)) or 0
+
+    def has_uuid(self, uuid: str) -> bool:
+        """Return whether a clone that was undone had this uuid."""
+        return self._uuids.get(hash(uuid)) is not None
 
 
 def estimate_hand_overs(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.keytable import KeyTable
-from batch.manifest.folds import PinFold, UndoneFold
+from batch.manifest.folds import PinFold
 from batch.manifest.kinds import (
     ConnectedLine,
     ControlledLine,
@@ -23,6 +23,7 @@ from batch.manifest.kinds import (
     UpdatingLine,
 )
 from batch.manifest.line import SEAL
+from batch.manifest.operations import UndoneFold
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
 from batch.model import HandOverRecord, Pins, Record, State

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from batch import jobfile
-from batch.manifest.folds import UndoneFold
+from batch.manifest.operations import UndoneFold
 from batch.model import Record, State
 from batch.plan import Planning, regenerate, resource_uuid
 from batch.plan.identity import clone_digest

@@ -9,7 +9,7 @@ import pytest
 from batch.app import deletions
 from batch.app.clone_changes import ChangeExecutor
 from batch.app.deletions import CloneDeletion
-from batch.manifest.folds import UndoneFold
+from batch.manifest.operations import UndoneFold
 from batch.zstack.calls import CloneReader
 from tests.conftest import ROOT
 from tests.simulation.ranges import chunks
