@@ -1,7 +1,6 @@
-"""The nouns of zclone: frozen, slotted, standard library only.
+"""The nouns of zclone: frozen, slotted, standard library only. Times are seconds since the epoch, durations seconds.
 
-One meaning each: a Job is what a job file asks for, a Run one identity of it, a Target one row, a Clone one planned
-request, a Record one manifest line. Times are seconds since the epoch, durations seconds.
+A Target is a row of a job file, a Clone a planned request, a Record a line of the manifest.
 """
 
 from __future__ import annotations
@@ -191,7 +190,7 @@ class Record(NamedTuple):
     """The X-Job-UUID of this attempt."""
     digest: str | None = None
     deadline: float | None = None
-    """When polling of the job ends, seconds since the epoch."""
+    """When polling of the job ends."""
     clone_uuid: str | None = None
     name: str | None = None
     adopted: bool | None = None
@@ -199,16 +198,17 @@ class Record(NamedTuple):
     error_code: str | None = None
     error: str | None = None
     retried: bool | None = None
-    """True: reopened by the operator. With the state planned and attempt 0 it had failed, with ``error_code``; with the
-    state uncertain it had been set aside."""
+    """True: reopened by the operator: planned where it had failed, with ``error_code``; uncertain where set aside."""
     open_jobs: tuple[str, ...] | None = None
     """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``; for sent, planned and uncertain."""
     api_timeout: float | None = None
     """Seconds that the server said it may work on the job; for accepted."""
     until: float | None = None
-    """When the server can no longer execute the last POST, seconds since the epoch; for uncertain."""
+    """When the server can no longer execute the last POST; for uncertain."""
     made_elsewhere: bool | None = None
     """True when the clone existed before this manifest recorded an attempt to make it."""
+    unanswered: bool | None = None
+    """True when an attempt got no answer at all; for failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,8 @@ def _give_up(look: Look, context: DecisionContext) -> Step:
     if error is None:
         text = "every attempt went unanswered and no clone appeared: nothing was made; zclone retry tries again"
         return End(State.FAILED, ticket.attempt, code=UNANSWERED, text=text)
-    return End(State.FAILED, ticket.attempt, code=error.code, text=error.text)
+    is_unanswered = ticket.has_unanswered or look.reason is LookReason.LOST
+    return End(State.FAILED, ticket.attempt, code=error.code, text=error.text, is_unanswered=is_unanswered)
 
 
 def _is_taken(ticket: Ticket, error: ApiError | None) -> bool:

@@ -88,7 +88,7 @@ def first_step_of_new(clone: Clone, past: RunHistory, policy: Policy, *, now: fl
     So it is at most once where processes without the flag sent it.
     """
     if not (past.is_repaired or (policy.at_most_once and clone.key in past.repeated)):
-        was_sent = past.has_predecessor(clone.key)
+        was_sent = past.has_predecessor(clone.key, clone.resource_uuid)
         return look_before(clone, Send(1, has_predecessor=was_sent, has_unanswered=was_sent), now=now)
     lost = Intent("", State.UNCERTAIN, "", "", "", 0, None, now, now, open_jobs=(UNKNOWN_JOB,))
     return first_step(replace(lost, is_mixed=True, has_predecessor=True), policy, now=now)
@@ -220,6 +220,7 @@ def record_end(clone: Clone, end: End, deps: Dependencies) -> None:
             open_jobs=_others(end) if is_uncertain else None,
             until=end.until,
             made_elsewhere=end.made_elsewhere or None,
+            unanswered=end.is_unanswered or None,
         ),
     )
     if end.state is not State.CLONED or made is None:

@@ -222,23 +222,23 @@ def _visible(service: Service, look: Look, clone: Clone, context: DecisionContex
     if look.reason is LookReason.GIVEN and not ticket.attempt:
         text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
         return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=True)
-    differing = differing_params(clone, service)
+    differing, existed_before = differing_params(clone, service), _existed_before(look)
     if differing and ticket.is_mixed:
         if has_lost_jobs(ticket):
             text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
             return end_uncertain(ticket, context, look.error, text, is_last=True)
-        differing = []
+        # What existed before was not made with another body.
+        differing = differing if existed_before else []
     if not differing:
         return _alike(service, look, clone, context)
     text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
     if not has_ended(look, context):
         # An attempt of this run may be creating it now; while it is visible nothing is sent again.
         return end_uncertain(ticket, context, look.error, text, is_last=True)
-    if may_have_other_uuid(look, context) and not _existed_before(look):
+    if may_have_other_uuid(look, context) and not existed_before:
         return end_uncertain_uuid(ticket, context, look.error, text)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
-    existed_before = _existed_before(look)
     if existed_before:
         text += "; it existed before this manifest recorded an attempt: another folder or host with this job name?"
     return End(
@@ -267,7 +267,10 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
     text = ""
     if clone.is_given and (existed_before or look.reason is LookReason.GIVEN or not ticket.has_sent_line):
         text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
-    elif existed_before and look.error is not None and look.error.code == IN_USE and not (clone.body or clone.params):
+    elif existed_before and not (clone.body or clone.params):
+        if look.error is None or look.error.code != IN_USE:
+            # Nothing was made as the target was: it is compared as it is now, if it is still in the job file.
+            return stop_run(look) if look.reason is LookReason.STOPPED else send_uncharged(look, context)
         text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
     if text:
         return end_uncertain(ticket, context, look.error, text, is_last=True)

@@ -198,6 +198,8 @@ class End(NamedTuple):
     text: str | None = None
     made_elsewhere: bool = False
     """Whether the clone existed before this manifest recorded an attempt to make it."""
+    is_unanswered: bool = False
+    """Whether an attempt of a Clone that failed got no answer."""
     job_uuid: str | None = None
     open_jobs: tuple[str, ...] = ()
     """Other open jobs of an uncertain Clone."""

@@ -67,7 +67,7 @@ class RunHistory(Protocol):
     def repeated(self) -> Container[str]:
         """Keys of targets that processes without --at-most-once may have sent more than once, or that they reset."""
 
-    def has_predecessor(self, key: str) -> bool:
+    def has_predecessor(self, key: str, resource_uuid: str) -> bool:
         """Return whether a target without open records may have been sent before."""
 
     def final(self, key: str) -> tuple[State, int] | None:

@@ -59,7 +59,7 @@ class ManifestFold:
         """Users who began and who adopted it."""
         self.remote: RemoteEngine | None = None
         """The remote engine of the last process, or of the one that writes; None where it is the engine itself."""
-        self._retried, self._made_elsewhere = set[int](), set[int]()
+        self._predecessors = folds.Predecessors()
         self.was_sent = False
         """Whether any attempt was ever recorded."""
         self.api_timeout = 0.0
@@ -114,16 +114,11 @@ class ManifestFold:
         if record.state is State.UNDONE:
             self.undone.add(record)
             self.hand_overs.forget(record.key)
-            self._made_elsewhere.discard(hash(record.key))
-            self._retried.discard(hash(record.key))
         known = self._open.get(record.key, ())
         if record.state is State.CLONED:
             self._uuids.add(record, known)
         self.plain.end(record, known)
-        if record.state is State.WITHDRAWN and folds.is_unanswered(known):
-            self._retried.add(hash(record.key))
-        if record.made_elsewhere:
-            self._made_elsewhere.add(hash(record.key))
+        self._predecessors.end(record, known)
         self._settle(record.key, _CODE_OF[record.state], record.attempt)
 
     def finish(self) -> None:
@@ -198,9 +193,7 @@ class ManifestFold:
             _require_stale(key, records, value)
             self._finals[state] -= 1
         self._table.put(hashed, _PLANNED)
-        if code in folds.MAY_BE_OURS and _attempts(value) and hashed not in self._made_elsewhere:
-            self._retried.add(hashed)
-        self._made_elsewhere.discard(hashed)
+        self._predecessors.reopen(key, code, was_sent=_attempts(value) > 0)
 
     def _settle(self, key: str, code: int, attempt: int) -> None:
         records = self._close(key)
@@ -249,11 +242,11 @@ class ManifestFold:
 
     def was_made_elsewhere(self, key: str) -> bool:
         """Return whether a target's clone existed before this manifest recorded an attempt to make it."""
-        return hash(key) in self._made_elsewhere
+        return self._predecessors.was_made_elsewhere(key)
 
-    def has_predecessor(self, key: str) -> bool:
-        """Return whether a target without open records may have been sent before."""
-        return self.is_repaired or hash(key) in self._retried
+    def has_predecessor(self, key: str, resource_uuid: str) -> bool:
+        """Return whether a target without open records may have been sent before under ``resource_uuid``."""
+        return self.is_repaired or self._predecessors.has(key, resource_uuid)
 
     @property
     def is_cut_off(self) -> bool:

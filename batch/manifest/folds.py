@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAY_BE_OURS: Final = frozenset({None, UNANSWERED, "ZCLONE.CONFLICT"})
 """Error codes after which a service under the uuid may be an earlier attempt's clone; None: not recorded."""
+_RETRIABLE: Final = frozenset({State.FAILED, State.CONFLICT})
 _RESTARTS: Final = frozenset({State.PLANNED, State.UNCERTAIN})
 
 
@@ -48,6 +49,50 @@ class UuidFold:
             self.unrequested[cloned.key] = cloned.clone_uuid
 
 
+class Predecessors:
+    """Attempts that are not open any more and may have made what appears under their uuids; by target, as hashes."""
+
+    def __init__(self) -> None:
+        """Start without attempts."""
+        self._ended: dict[int, int] = {}
+        """Hashes of the uuids, 0 where it was on lost lines, of targets that failed and may be retried."""
+        self._left: dict[int, int] = {}
+        """The same of targets that are planned again."""
+        self._elsewhere: set[int] = set()
+
+    def end(self, record: Record, known: Sequence[Record]) -> None:
+        """Add the end of a Clone; ``known``: the records of its attempts."""
+        key = hash(record.key)
+        uuid = next((one.resource_uuid for one in reversed(known) if one.resource_uuid), "")
+        may_be_ours = record.unanswered or record.error_code in MAY_BE_OURS
+        if record.state is State.UNDONE:
+            self._elsewhere.discard(key)
+            self._left.pop(key, None)
+        if record.made_elsewhere:
+            self._elsewhere.add(key)
+        if record.state is State.WITHDRAWN and is_unanswered(known):
+            self._left[key] = hash(uuid)
+        elif record.state in _RETRIABLE and record.attempt and may_be_ours:
+            self._ended[key] = hash(uuid)
+
+    def reopen(self, key: str, code: str | None, *, was_sent: bool) -> None:
+        """Add the retry of a target that failed with ``code``; ``was_sent``: whether it had attempts."""
+        hashed = hash(key)
+        if (hashed in self._ended or (was_sent and code in MAY_BE_OURS)) and hashed not in self._elsewhere:
+            self._left[hashed] = self._ended.get(hashed, 0)
+        self._ended.pop(hashed, None)
+        self._elsewhere.discard(hashed)
+
+    def was_made_elsewhere(self, key: str) -> bool:
+        """Return whether a target's clone existed before the manifest recorded an attempt to make it."""
+        return hash(key) in self._elsewhere
+
+    def has(self, key: str, uuid: str) -> bool:
+        """Return whether a planned target had such an attempt under ``uuid``; empty: under any."""
+        known = self._left.get(hash(key))
+        return known is not None and (not known or not uuid or known == hash(uuid))
+
+
 class PinFold:
     """The pins so far; ``pins`` is a live view."""
 
@@ -68,18 +113,19 @@ class PinFold:
 def intents_of(
     records: Mapping[str, Sequence[Record]],
     deaths: Deaths,
-    has_predecessor: Callable[[str], bool],
+    has_predecessor: Callable[[str, str], bool],
     repeated: Container[str],
 ) -> dict[str, Intent]:
     """Return the Intent of each open Clone, by key, from its ``records``; ``repeated``: see PlainProcesses."""
+    intents = ((intent_of(found), found) for found in records.values())
     return {
-        key: replace(
-            intent_of(found),
-            deaths=deaths.of(key, found),
-            has_predecessor=has_predecessor(key),
-            was_repeated=key in repeated,
+        intent.key: replace(
+            intent,
+            deaths=deaths.of(intent.key, found),
+            has_predecessor=has_predecessor(intent.key, intent.resource_uuid),
+            was_repeated=intent.key in repeated,
         )
-        for key, found in records.items()
+        for intent, found in intents
     }
 
 

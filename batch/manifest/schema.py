@@ -245,5 +245,6 @@ def _clone_schema() -> Schema:
             "api_timeout": describe(SECONDS, "seconds that the server said it may work on the job"),
             "until": describe(SECONDS, "when the server can no longer execute the last POST, seconds since the epoch"),
             "made_elsewhere": describe(FLAG, "it existed before this manifest recorded an attempt to make it"),
+            "unanswered": describe(FLAG, "an attempt got no answer at all"),
         },
     )

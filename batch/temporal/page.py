@@ -289,7 +289,7 @@ def _page(
         _without_params(clones),
         tuple(opened),
         made,
-        tuple(clone.key for clone in clones if history.has_predecessor(clone.key)),
+        tuple(clone.key for clone in clones if history.has_predecessor(clone.key, clone.resource_uuid)),
         work.limits,
         at_most_once=work.at_most_once,
         is_cut_off=history.is_cut_off,

@@ -160,7 +160,7 @@ class MemoryPast:
     def was_made_elsewhere(self, key: str) -> bool:
         return False
 
-    def has_predecessor(self, key: str) -> bool:
+    def has_predecessor(self, key: str, resource_uuid: str) -> bool:
         return False
 
     def final(self, key: str) -> tuple[State, int] | None:

@@ -400,4 +400,4 @@ def test_an_unanswered_attempt_outlives_a_withdrawal(code: str | None) -> None:
     """What appears under its uuid may be its clone; after an attempt with a definite end it is not."""
     ended = Record(State.PLANNED, "a", 30.0, 1, error_code=code, open_jobs=())
     past = fold([sent("a"), ended, short(State.WITHDRAWN, "a"), Record(State.PLANNED, "a", 40.0)])
-    assert past.has_predecessor("a") is (code is not None)
+    assert past.has_predecessor("a", "") is (code is not None)

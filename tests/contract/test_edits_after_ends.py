@@ -1,0 +1,200 @@
+"""What an attempt that has ended means for a target that was edited since, and for its next uuid."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batch.plan.identity import resource_uuid
+from tests.contract.scripted_node import (
+    A,
+    B,
+    ScriptedNode,
+    accept,
+    failed,
+    keep_running,
+    lose_answer,
+    queue,
+    refuse,
+    with_clock_set,
+)
+from tests.contract.test_earlier_ends import HOUR, OWN, OWNER, take, taken
+from tests.zstack.wire_server import answer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.contract.scripted_node import Operator
+
+OTHER = "0b0b0b0b0b0b4b0b8b0b0b0b0b0b0b0b"
+DERIVED = resource_uuid("job", "default", A)
+
+
+def write_named(operator: Operator, name: str) -> None:
+    """Write a job file in which A gets a name."""
+    operator.write_job(B, f"{{uuid: {A}, owner: {OWNER}, params: {{name: {name}}}}}", limits="concurrency: 1")
+
+
+def write_given(operator: Operator, uuid: str, *, attempts: int = 1, has_target: bool = True) -> None:
+    """Write a job file in which A gets the uuid, or in which it is missing."""
+    params = "" if uuid == DERIVED else f", params: {{resourceUuid: {uuid}}}"
+    rows = [B, f"{{uuid: {A}, owner: {OWNER}{params}}}"] if has_target else [B]
+    operator.write_job(*rows, limits=f"concurrency: 1, timeout: 2s, attempts: {attempts}")
+
+
+async def kill_in_flight(node: ScriptedNode, operator: Operator) -> None:
+    """Kill a run with SIGKILL once the job of its POST for A was polled."""
+    process, before = operator.start("run", "job.yaml"), len(node.posts(A))
+    while len(node.posts(A)) == before or not node.posts(A)[-1].polls:  # noqa: ASYNC110 - a process is waited for
+        await asyncio.sleep(0.02)
+    process.kill()
+    await asyncio.to_thread(process.communicate)
+
+
+def require_not_cloned(node: ScriptedNode, operator: Operator) -> None:
+    """Fail where the service of someone else counts as the clone of A."""
+    assert operator.states()[A] != "cloned", operator.output
+    assert node.given == [], operator.output
+
+
+@pytest.mark.parametrize("code", ["SYS.1007", "ID.1003", "SYS.1010", "LICENSE.1003"])
+async def test_what_existed_before_is_compared_with_the_edited_target(
+    code: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """The job ended unexecuted after the process was killed: the service that differs is no clone of the target."""
+    take(node, DERIVED, "of another folder")
+    node.acts[A] = [keep_running, taken(DERIVED, "SYS.1000", "of another folder")]
+    write_named(operator, "one")
+    await kill_in_flight(node, operator)
+    node.posts(A)[0].result = failed(code)
+    write_named(operator, "two")
+    for _ in range(2):
+        await operator.run("--accept-changes")
+    require_not_cloned(node, operator)
+    assert operator.states()[A] == "conflict", operator.output
+
+
+async def test_what_existed_before_is_no_clone_of_a_target_that_is_left_out(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """The target was edited, and --only leaves it out; the whole run compares it as it is now."""
+    take(node, DERIVED, "of another folder")
+    node.acts[A] = [keep_running, taken(DERIVED, "SYS.1000", "of another folder")]
+    write_named(operator, "one")
+    await kill_in_flight(node, operator)
+    node.posts(A)[0].result = failed("SYS.1007")
+    write_named(operator, "two")
+    await operator.run("--only", f"key={B}")
+    require_not_cloned(node, operator)
+    await operator.run()
+    require_not_cloned(node, operator)
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_a_request_that_never_ran_hides_no_difference(
+    *, is_killed: bool, node: ScriptedNode, operator: Operator
+) -> None:
+    """It had another body than the one whose uuid was in use: what is there was made with neither."""
+    node.acts[A] = [
+        refuse("LICENSE.1003"),
+        keep_running if is_killed else taken(DERIVED, "SYS.1000", "of another folder"),
+    ]
+    write_named(operator, "one")
+    await operator.run()
+    write_named(operator, "two")
+    if is_killed:
+        await kill_in_flight(node, operator)
+        take(node, DERIVED, "of another folder")
+        node.posts(A)[1].result = failed("SYS.1000")
+    await operator.run()
+    require_not_cloned(node, operator)
+    assert operator.states()[A] == "conflict", operator.output
+
+
+async def test_a_request_that_never_ran_hides_no_difference_in_the_same_process(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """It is sent again as edited, and that job finds the uuid in use."""
+    node.acts[A] = [keep_running, taken(DERIVED, "SYS.1000", "of another folder")]
+    write_named(operator, "one")
+    await kill_in_flight(node, operator)
+    node.posts(A)[0].result = failed("SYS.1010")
+    write_named(operator, "two")
+    await operator.run("--accept-changes")
+    require_not_cloned(node, operator)
+
+
+async def fail_unanswered(node: ScriptedNode, operator: Operator, folder: Path) -> None:
+    """Let A fail under its uuid as no attempt was answered."""
+    await operator.run()
+    for number in (1, 2):
+        await operator.run(env=with_clock_set(number * 2 * HOUR, folder / f"flag{number}"))
+    assert operator.states()[A] == "failed", operator.output
+
+
+async def test_an_unanswered_attempt_says_nothing_about_another_uuid(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """The retry under the other uuid ended unexecuted; hours later someone has that uuid."""
+    node.acts[A] = [queue, refuse("LICENSE.1003"), accept]
+    write_given(operator, OWN)
+    await fail_unanswered(node, operator, tmp_path)
+    write_given(operator, OTHER)
+    await operator.zclone("retry", "job.yaml", env=with_clock_set(6 * HOUR, tmp_path / "flag3"))
+    take(node, OTHER)
+    await operator.run(env=with_clock_set(7 * HOUR, tmp_path / "flag4"))
+    require_not_cloned(node, operator)
+
+
+@pytest.mark.parametrize("uuid", [OTHER, DERIVED], ids=["given", "derived"])
+async def test_what_takes_the_next_uuid_is_not_handed_over(
+    uuid: str, node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """Someone else gets it while the retry's request is on its way."""
+    node.acts[A] = [queue, taken(uuid, "SYS.1000")]
+    write_given(operator, OWN)
+    await fail_unanswered(node, operator, tmp_path)
+    write_given(operator, uuid)
+    await operator.zclone("retry", "job.yaml", env=with_clock_set(6 * HOUR, tmp_path / "flag3"))
+    assert node.given == [], operator.output
+
+
+async def test_a_target_that_returns_under_another_uuid_has_no_attempt_there(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """Its attempt went unanswered under the first one, before it left the job file."""
+    node.acts[A] = [queue, taken(OTHER, "SYS.1000")]
+    write_given(operator, OWN, attempts=3)
+    await operator.run()
+    write_given(operator, OWN, has_target=False)
+    for number in (1, 2):
+        await operator.run(env=with_clock_set(number * 2 * HOUR, tmp_path / f"flag{number}"))
+    write_given(operator, OTHER, attempts=3)
+    await operator.run(env=with_clock_set(6 * HOUR, tmp_path / "flag3"))
+    require_not_cloned(node, operator)
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+async def test_a_refusal_does_not_forget_an_earlier_silence(
+    *, is_hidden: bool, node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """The first attempt made the clone, which no look shows; the second one is refused, and the target fails.
+
+    Its retry finds the uuid in use: that may be its own clone, which is handed over once it is visible.
+    """
+    is_shut = [True]
+    node.acts[A] = [lose_answer, refuse("SYS.1007"), refuse("SYS.1000")]
+    node.look = lambda uuid: answer(200, {"inventories": []}) if is_shut[0] and uuid == DERIVED else node.shown(uuid)
+    write_given(operator, DERIVED, attempts=2)
+    await operator.run()
+    for number in (1, 2):
+        if operator.states()[A] != "failed":
+            await operator.run(env=with_clock_set(number * 2 * HOUR, tmp_path / f"flag{number}"))
+    assert operator.states()[A] == "failed", operator.output
+    is_shut[0] = is_hidden
+    await operator.zclone("retry", "job.yaml", env=with_clock_set(6 * HOUR, tmp_path / "flag3"))
+    assert operator.states()[A] == ("uncertain" if is_hidden else "cloned"), operator.output
+    assert node.sources_of.count(A) == 1
+    assert bool(node.given) is not is_hidden
