@@ -10,6 +10,8 @@ import queue
 import sys
 import threading
 import time
+from asyncio import to_thread
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -19,9 +21,10 @@ from batch.app.logs import LoggingJournal
 from batch.app.messages import report_early, say, say_above
 from batch.clock import SystemClock
 from batch.engine.admission import wave_sizes
+from batch.engine.survey import count_hand_overs
 from batch.errors import ZcloneError
 from batch.model import State
-from batch.progress.board import Board, oldest_in_flight
+from batch.progress.board import SETTLED, Board, oldest_in_flight
 from batch.progress.views import BEAT, heartbeat, live, new_view, no_view, ticking
 
 if TYPE_CHECKING:
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
     from batch.app.prepare import Setup
     from batch.engine import Stop
     from batch.engine.control import Controls
-    from batch.manifest import Manifest
+    from batch.engine.survey import Survey
+    from batch.manifest import Manifest, ManifestFold
     from batch.model import Plan, Record
 
 _TIMEOUT: Final = 5.0
@@ -44,15 +48,17 @@ _INTERVAL: Final = 1.0
 """Seconds between two checks that the manifest is still at its path."""
 _NANO: Final = 1_000_000_000
 _QUEUED: Final = 20_000
+_COUNTED: Final = (*SETTLED, State.SENT, State.ACCEPTED)
 _SPAN_TIMEOUT: Final = 2.0
 """Timeout for the last spans at the end of a run, in seconds."""
 
 
 @asynccontextmanager
-async def observe(
+async def observe(  # noqa: PLR0913 - each observer needs a source of its own
     setup: Setup,
     plan: Plan,
     manifest: Manifest,
+    found: Survey,
     *,
     calls: Callable[[], int],
     rate: float,
@@ -61,12 +67,14 @@ async def observe(
 ) -> AsyncIterator[LoggingJournal]:
     """Start the observers that the options select; yield the journal that feeds log, view and traces.
 
-    ``calls``: number of calls made so far; ``rate``: limit in calls per second, unless ``controls`` change it.
+    ``found``: the survey of ``plan``; ``calls``: number of calls made so far; ``rate``: limit in calls per second,
+    unless ``controls`` change it.
     """
     past, clock = manifest.past, SystemClock()
+    handed_over = await to_thread(count_handed_over, plan, past)
     board = Board(
         plan.count,
-        counts=lambda: past.counts,
+        counts=count_targets(past, found),
         calls=calls,
         limit=lambda: rate if controls is None else controls.rate,
         monotonic=clock.monotonic,
@@ -77,7 +85,7 @@ async def observe(
         concurrency=lambda: None if controls is None else controls.changed_concurrency,
         in_force=None if controls is None else lambda: controls.rate_in_force,
         waves=wave_sizes(setup.limits.waves, plan.count),
-        hand_overs=lambda: f"handing over: {past.hand_overs.done} of {plan.hand_overs}" if plan.hand_overs else "",
+        hand_overs=lambda: f"handing over: {handed_over()} of {plan.hand_overs}" if plan.hand_overs else "",
     )
     tracing = Tracing(current_tracer(), job=plan.job, run=plan.run)
     metrics = write_live_metrics(setup.options.metrics_file, job=plan.job, counts=lambda: past.counts)
@@ -91,6 +99,37 @@ async def observe(
                 keeps_uuids=past.is_at_most_once and plan.hand_overs > 0,
                 language=setup.language,
             )
+
+
+def count_targets(past: ManifestFold, found: Survey) -> Callable[[], dict[State, int]]:
+    """Return a function that counts the targets of the plan that was just surveyed, those settled or in flight.
+
+    The manifest also has those that ``--only`` leaves out, or that left the job file.
+    """
+    others = past.settled
+    others.subtract(found.settled)
+    open_others = [clone.key for clone in found.open if not clone.body] + [clone.key for clone in found.outside]
+
+    def count() -> dict[State, int]:
+        counts = Counter(past.counts)
+        counts.subtract(others)
+        intents = past.intents if open_others else {}
+        for key in open_others:
+            final = past.final(key)
+            if final is not None:
+                counts[final[0]] -= 1
+            elif key in intents:
+                counts[intents[key].state] -= 1
+        return {state: counts[state] for state in _COUNTED}
+
+    return count
+
+
+def count_handed_over(plan: Plan, past: ManifestFold) -> Callable[[], int]:
+    """Return a function that counts the clones of the plan that are handed over."""
+    done = past.hand_overs.done
+    others = done - count_hand_overs(plan, past).done if done else 0
+    return lambda: past.hand_overs.done - others
 
 
 def _view(setup: Setup, board: Board) -> AbstractAsyncContextManager[None]:

@@ -233,7 +233,9 @@ async def _clone(
     try:
         async with (
             _web_hooks(setup, client, server.gate.polls) as hooks,
-            observe(setup, plan, manifest, calls=calls, rate=limits.rate, stop=stop, controls=controls) as journal,
+            observe(
+                setup, plan, manifest, survey, calls=calls, rate=limits.rate, stop=stop, controls=controls
+            ) as journal,
             listen(setup, manifest, controls, stop=stop, calls=calls, waves=wave_sizes(limits.waves, plan.count)),
         ):
             await clone_all(
