@@ -134,7 +134,7 @@ class PageWorkflow:
 
     def _made_as(self, clone: Clone) -> str | None:
         """Return the uuid under which a clone of this run may be handed over, if it has one."""
-        uuid = self._history.made.get(clone.key)
+        uuid = self._history.made.get(clone.key) or None
         return uuid if self._page.at_most_once or uuid == clone.resource_uuid else None
 
     def _report(self) -> Report:
