@@ -184,9 +184,8 @@ def _give_up(look: Look, context: DecisionContext) -> Step:
     """Fail where every job uuid had a definite end and nothing is visible; else uncertain, or poll the earlier jobs."""
     ticket, error = look.ticket, look.error
     if not has_ended(look, context):
-        return end_uncertain(
-            ticket, context, error, "" if error else "every attempt went unanswered; no clone is visible yet"
-        )
+        why = "its api job has not ended" if ticket.is_answered else "every attempt went unanswered"
+        return end_uncertain(ticket, context, error, "" if error else f"{why}; no clone is visible yet")
     if may_have_other_uuid(look, context):
         return end_uncertain_uuid(ticket, context, error)
     if ticket.open_jobs:

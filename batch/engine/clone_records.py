@@ -209,7 +209,7 @@ def record_end(clone: Clone, end: End, deps: Dependencies) -> None:
             clone.key,
             deps.clock.time(),
             end.attempt,
-            job_uuid=end.job_uuid if end.job_uuid != UNKNOWN_JOB else None,
+            job_uuid=end.job_uuid if end.job_uuid not in ("", UNKNOWN_JOB) else None,
             clone_uuid=made.uuid if made is not None and end.state is State.CLONED else None,
             name=made.name if made is not None else None,
             adopted=end.adopted or None,

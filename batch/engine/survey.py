@@ -103,7 +103,7 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
     if not past.intents and not past.counts.keys() - {State.PLANNED}:
         return Survey((), (), is_nothing_left=plan.count == 0)
     intents = dict(past.intents)
-    owners = {intent.resource_uuid: intent.key for intent in intents.values() if intent.resource_uuid}
+    owners = {intent.resource_uuid: intent.key for intent in intents.values() if _is_in_use(intent)}
     found: list[Clone] = []
     changed: list[str] = []
     outdated: list[str] = []
@@ -138,6 +138,12 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
         is_honoured,
         tuple(outside.values()),
     )
+
+
+def _is_in_use(intent: Intent) -> bool:
+    """Return whether a job of the Clone may still make a clone under its uuid."""
+    ended = {job.job_uuid for job in intent.sent_jobs if job.is_unexecuted}
+    return bool(intent.resource_uuid) and not ({intent.job_uuid, *intent.open_jobs} - {None} <= ended)
 
 
 def _outside(whole: Plan, intents: Mapping[str, Intent]) -> dict[str, Clone]:

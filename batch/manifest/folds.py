@@ -40,10 +40,13 @@ class UuidFold:
         """Add a record that a target was cloned; ``records`` are those of its attempts."""
         known = [*records]
         wanted = {record.resource_uuid for record in known if record.resource_uuid}
-        has_lost_lines = any(UNKNOWN_JOB in (record.open_jobs or ()) for record in known)
+        sent = {record.job_uuid for record in known if record.state is State.SENT}
+        named = {uuid for record in known for uuid in (record.job_uuid, *(record.open_jobs or ()))} - {None}
+        # A look may show what a lost line requested; a job shows what its own line requested.
+        is_known = named <= ({*sent, UNKNOWN_JOB} if not cloned.adopted else sent)
         if cloned.clone_uuid in wanted:
             self.was_honoured = True
-        elif wanted and not has_lost_lines:
+        elif wanted and is_known:
             self.was_ignored = True
         elif cloned.clone_uuid is not None and not self.was_honoured:
             self.unrequested[cloned.key] = cloned.clone_uuid

@@ -20,7 +20,7 @@ from tests.contract.scripted_node import (
     refuse,
     with_clock_set,
 )
-from tests.contract.test_earlier_ends import HOUR, OWN, OWNER, take, taken
+from tests.contract.test_earlier_ends import HOUR, OWN, OWNER, purge, take, taken
 from tests.zstack.wire_server import answer
 
 if TYPE_CHECKING:
@@ -198,3 +198,77 @@ async def test_a_refusal_does_not_forget_an_earlier_silence(
     assert operator.states()[A] == ("uncertain" if is_hidden else "cloned"), operator.output
     assert node.sources_of.count(A) == 1
     assert bool(node.given) is not is_hidden
+
+
+@pytest.mark.parametrize("code", ["SYS.1000", "ID.1003"])
+async def test_an_end_that_was_seen_is_not_forgotten_with_its_job(
+    code: str, node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """Someone takes the given uuid during the POST; hours later the server has no row of the job any more."""
+    node.acts[A] = [taken(OWN, code)]
+    write_given(operator, OWN)
+    for number in range(3):
+        await operator.run(env=with_clock_set(number * 4 * HOUR, tmp_path / f"flag{number}"))
+        purge(node)
+    require_not_cloned(node, operator)
+    assert len(node.posts(A)) == 1
+
+
+async def test_an_edited_target_is_compared_whenever_its_job_is_purged(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """Another folder has its derived uuid, as its job found; it is edited, and the row of the job is purged."""
+    take(node, DERIVED, "of another folder")
+    node.acts[A] = [keep_running, taken(DERIVED, "SYS.1000", "of another folder")]
+    write_named(operator, "one")
+    await kill_in_flight(node, operator)
+    node.posts(A)[0].result = failed("SYS.1000")
+    write_named(operator, "two")
+    await operator.run("--accept-changes")
+    purge(node)
+    await operator.run("--accept-changes", env=with_clock_set(4 * HOUR, tmp_path / "flag"))
+    require_not_cloned(node, operator)
+    assert operator.states()[A] == "conflict", operator.output
+
+
+async def test_a_given_uuid_in_use_is_replaced(node: ScriptedNode, operator: Operator) -> None:
+    """The operator gives the target another uuid, and it is sent under that one."""
+    node.acts[A] = [taken(OWN, "SYS.1000"), accept]
+    write_given(operator, OWN, attempts=3)
+    await operator.run()
+    write_given(operator, OTHER, attempts=3)
+    await operator.run("--accept-changes")
+    assert operator.states()[A] == "cloned", operator.output
+    assert node.given == [OTHER]
+
+
+async def test_a_given_uuid_that_is_taken_between_attempts_stays_uncertain(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """The attempt ended in a run of another part; each rerun looks again, and says that only the operator can help."""
+    node.acts[A] = [keep_running, accept]
+    write_given(operator, OWN, attempts=3)
+    await operator.run()
+    node.posts(A)[0].result = failed("SYS.1006")
+    await operator.run("--only", f"key={B}")
+    assert operator.states()[A] == "planned", operator.output
+    take(node, OWN)
+    for _ in range(2):
+        assert await operator.run() == 3, operator.output
+        assert operator.states()[A] == "uncertain"
+    require_not_cloned(node, operator)
+    del node.made[OWN]
+    assert await operator.run() == 0, operator.output
+    assert node.given == [OWN]
+
+
+async def test_uuids_that_never_ran_may_be_exchanged(node: ScriptedNode, operator: Operator) -> None:
+    """The licence stopped the run; the operator exchanges the uuids of two targets."""
+    rows = [f"{{uuid: {source}, params: {{resourceUuid: {uuid}}}}}" for source, uuid in ((A, OWN), (B, OTHER))]
+    node.acts[A] = [refuse("LICENSE.1003"), accept]
+    operator.write_job(*rows, limits="concurrency: 1")
+    await operator.run()
+    swapped = [rows[0].replace(OWN, OTHER), rows[1].replace(OTHER, OWN)]
+    operator.write_job(*swapped, limits="concurrency: 1")
+    assert await operator.run("--accept-changes") == 0, operator.output
+    assert sorted(node.made) == sorted([OWN, OTHER])

@@ -204,9 +204,13 @@ def test_a_uuid_that_a_lost_line_requested_is_not_called_ignored() -> None:
     assert not fold_lines(lines).was_uuid_ignored
     assert fold_lines([*lines, sent("b"), cloned("b")._replace(clone_uuid=hex_id(98))]).was_uuid_ignored
     in_doubt = short(State.UNCERTAIN, "a")._replace(open_jobs=(UNKNOWN_JOB,))
-    repaired = fold([sent("a"), in_doubt, other])
+    repaired = fold([sent("a"), in_doubt, other._replace(adopted=True)])
     assert not repaired.was_uuid_ignored
     assert repaired.unrequested == {"a": other.clone_uuid}
+    # What the job of a line that is left shows was requested by that line.
+    assert fold([sent("a"), in_doubt, other]).was_uuid_ignored
+    accepted = short(State.ACCEPTED, "a")._replace(job_uuid=hex_id(97))
+    assert not fold([sent("a"), accepted, other]).was_uuid_ignored
 
 
 def test_the_longest_stated_api_timeout_is_kept() -> None:
