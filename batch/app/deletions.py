@@ -15,7 +15,7 @@ from batch.app.verifier import Item, Verifier, is_as_made
 from batch.errors import RunStoppedError
 from batch.manifest.kinds import DeletingLine
 from batch.manifest.targets import open_targets
-from batch.model import Record, State
+from batch.model import UNKNOWN_JOB, Record, State
 from batch.plan import Identities
 from batch.plan.identity import generation_uuid
 from batch.report.verification import Verdict, Verification
@@ -24,14 +24,14 @@ from batch.zstack.calls import GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, S
 from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batch.app.clone_changes import ChangeLine
     from batch.app.server import Server
     from batch.clock import Clock
     from batch.manifest import Manifest
     from batch.manifest.targets import Targets, TargetState
-    from batch.model import JsonValue, Plan
+    from batch.model import JsonValue
     from batch.report.verification import Finding
     from batch.zstack.answers import SubmitAnswer
     from batch.zstack.queries import Identity
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 _CONCURRENT_POLLS: Final = 50
 """DELETEs that are asked about together."""
 _NAMED: Final = 5
-_OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
 _SHARED: Final = "it was shared, and this account cannot see whether others use it: roll back as admin"
 
 
@@ -49,25 +48,41 @@ def undone_record(target: TargetState, at: float) -> Record:
     return Record(State.UNDONE, target.key, at, target.attempts, resource_uuid=uuid, clone_uuid=uuid)
 
 
+class OpenJob(NamedTuple):
+    """A job of a target that has no definite end on record."""
+
+    key: str
+    job_uuid: str
+    at: float
+    """When it was sent last, in seconds since the epoch."""
+
+
+def open_jobs_of(targets: Iterable[TargetState]) -> list[OpenJob]:
+    """Return the jobs that may still make a clone of targets whose clones are to be deleted, or are gone."""
+    return [OpenJob(target.key, uuid, target.asked_at) for target in targets for uuid in target.open_jobs]
+
+
 async def find_pending(
-    lines: Sequence[DeletingLine], service_changes: ServiceChanges, clock: Clock, *, api_timeout: float | None
+    jobs: Sequence[OpenJob | DeletingLine], service_changes: ServiceChanges, clock: Clock, *, api_timeout: float | None
 ) -> set[str]:
-    """Return the keys of the clones whose DELETE the server may still execute.
+    """Return the keys of the targets of which the server may still execute a job.
 
     ``api_timeout``: the server's longest time for a job in seconds, by its answers; None where no answer named it.
     """
     longest = max(LONGEST_JOB, (api_timeout or 0.0) + GRACE)
 
-    async def is_pending(line: DeletingLine) -> bool:
-        answer = await service_changes.end(line.job_uuid, seconds=1.0, first=0.2)
+    async def is_pending(job: OpenJob | DeletingLine) -> bool:
+        if job.job_uuid == UNKNOWN_JOB:
+            return clock.time() < job.at + longest
+        answer = await service_changes.end(job.job_uuid, seconds=1.0, first=0.2)
         has_ended = isinstance(answer, Done) or (isinstance(answer, Refused) and not answer.error.may_go_on)
-        return not has_ended and clock.time() < line.at + longest
+        return not has_ended and clock.time() < job.at + longest
 
     pending: set[str] = set()
-    for start in range(0, len(lines), _CONCURRENT_POLLS):
-        page = lines[start : start + _CONCURRENT_POLLS]
+    for start in range(0, len(jobs), _CONCURRENT_POLLS):
+        page = jobs[start : start + _CONCURRENT_POLLS]
         answers = await asyncio.gather(*map(is_pending, page))
-        pending.update(line.key for line, is_open in zip(page, answers, strict=True) if is_open)
+        pending.update(job.key for job, is_open in zip(page, answers, strict=True) if is_open)
     return pending
 
 
@@ -122,72 +137,11 @@ def _text(keys: set[str]) -> str:
     )
 
 
-class Candidates(NamedTuple):
-    """The targets of a run, as a rollback classifies them."""
-
-    items: tuple[Item, ...]
-    """Targets whose clone this run made, newest first."""
-    objections: Mapping[str, Objection]
-    """Objections from manifest and job file, by key."""
-    left: Mapping[str, str]
-    """Reason why the other targets are left, by key."""
-
-
-def find_candidates(targets: Targets, plan: Plan) -> Candidates:
-    """Separate the clones of this run from others; ``plan``: with the uuids of the current generations."""
-    items: list[Item] = []
-    objections: dict[str, Objection] = {}
-    left: dict[str, str] = {}
-    for item in _items(targets, plan):
-        if item.target.state is State.CLONED:
-            foreign = _foreign(item, targets)
-            if foreign:
-                left[item.target.key] = foreign
-                continue
-            items.append(item)
-            change = _change(item)
-            if change:
-                objections[item.target.key] = Objection(change)
-        elif item.target.state in _OPEN:
-            left[item.target.key] = f"{item.target.state}: not known yet whether it exists; zclone run settles it"
-    items.sort(key=lambda item: item.target.at, reverse=True)
-    return Candidates(tuple(items), objections, left)
-
-
-def _items(targets: Targets, plan: Plan) -> Iterator[Item]:
-    seen = bytearray(len(targets))
-    for clone in plan.clones():
-        ordinal = targets.find(clone.key)
-        if ordinal is not None:
-            seen[ordinal] = 1
-            yield Item(ordinal, targets.read(ordinal), clone)
-    for ordinal, is_seen in enumerate(seen):
-        if not is_seen:
-            yield Item(ordinal, targets.read(ordinal), None)
-
-
-def _foreign(item: Item, targets: Targets) -> str:
-    """Return why a clone is not this run's; empty if it is."""
-    target = item.target
-    if target.is_foreign:
-        return "foreign: it existed before this run requested it"
-    if target.asked_uuid is None or target.asked_uuid != target.clone_uuid:
-        return "foreign: no attempt of this run to make it is on record"
-    return "" if has_own_uuid(item, targets) else "foreign: its uuid is neither derived nor in the job file"
-
-
 def has_own_uuid(item: Item, targets: Targets) -> bool:
     """Return whether a clone's uuid is derived from job, run, key and generation, or given in the job file."""
     header, key = targets.header, item.target.key
     own = generation_uuid(Identities(header.job, header.run), key, targets.undone)
     return item.target.clone_uuid in (own, None if item.clone is None else item.clone.resource_uuid)
-
-
-def _change(item: Item) -> str:
-    """Return how a target was edited since its clone was made; empty if it was not."""
-    if item.clone is None:
-        return "edited: its target left the job file"
-    return "" if item.target.digest == item.clone.digest else "edited: its target was changed since it was made"
 
 
 class CloneDeletion:

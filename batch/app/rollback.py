@@ -5,26 +5,99 @@ from __future__ import annotations
 import time
 from asyncio import to_thread
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch import __version__
 from batch.app.clone_changes import ChangeExecutor, Objection
-from batch.app.deletions import Candidates, CloneDeletion, find_candidates
+from batch.app.deletions import CloneDeletion, find_pending, has_own_uuid, open_jobs_of
 from batch.app.run_access import read_plan, run_locked
-from batch.app.verifier import Verifier
+from batch.app.verifier import Item, Verifier
 from batch.errors import ExitCode
+from batch.model import State
 from batch.report.verification import Verification
 from batch.text import escape
 from batch.zstack.calls import GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, ServiceChanges
 from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from batch.app.run_access import LockedRun, VerifyOptions
-    from batch.app.verifier import Item
     from batch.manifest.targets import Targets
     from batch.model import Plan
+
+
+_OPEN: Final = frozenset({State.SENT, State.ACCEPTED, State.UNCERTAIN})
+_PENDING: Final = "an earlier attempt may still be executing: roll back again later"
+
+
+class Candidates(NamedTuple):
+    """The targets of a run, as a rollback classifies them."""
+
+    items: tuple[Item, ...]
+    """Targets whose clone this run made, newest first."""
+    objections: Mapping[str, Objection]
+    """Objections from manifest and job file, by key."""
+    left: Mapping[str, str]
+    """Reason why the other targets are left, by key."""
+
+    def without(self, pending: Collection[str]) -> Candidates:
+        """Return the candidates without those of which the server may still execute an earlier attempt, by key.
+
+        It would make another clone once this one's uuid is free.
+        """
+        items = tuple(item for item in self.items if item.target.key not in pending)
+        return self._replace(items=items, left={**self.left, **dict.fromkeys(pending, _PENDING)})
+
+
+def find_candidates(targets: Targets, plan: Plan) -> Candidates:
+    """Separate the clones of this run from others; ``plan``: with the uuids of the current generations."""
+    items: list[Item] = []
+    objections: dict[str, Objection] = {}
+    left: dict[str, str] = {}
+    for item in _items(targets, plan):
+        if item.target.state is State.CLONED:
+            foreign = _foreign(item, targets)
+            if foreign:
+                left[item.target.key] = foreign
+                continue
+            items.append(item)
+            change = _change(item)
+            if change:
+                objections[item.target.key] = Objection(change)
+        elif item.target.state in _OPEN:
+            left[item.target.key] = f"{item.target.state}: not known yet whether it exists; zclone run settles it"
+    items.sort(key=lambda item: item.target.at, reverse=True)
+    return Candidates(tuple(items), objections, left)
+
+
+def _items(targets: Targets, plan: Plan) -> Iterator[Item]:
+    seen = bytearray(len(targets))
+    for clone in plan.clones():
+        ordinal = targets.find(clone.key)
+        if ordinal is not None:
+            seen[ordinal] = 1
+            yield Item(ordinal, targets.read(ordinal), clone)
+    for ordinal, is_seen in enumerate(seen):
+        if not is_seen:
+            yield Item(ordinal, targets.read(ordinal), None)
+
+
+def _foreign(item: Item, targets: Targets) -> str:
+    """Return why a clone is not this run's; empty if it is."""
+    target = item.target
+    if target.is_foreign:
+        return "foreign: it existed before this run requested it"
+    if target.asked_uuid is None or target.asked_uuid != target.clone_uuid:
+        return "foreign: no attempt of this run to make it is on record"
+    return "" if has_own_uuid(item, targets) else "foreign: its uuid is neither derived nor in the job file"
+
+
+def _change(item: Item) -> str:
+    """Return how a target was edited since its clone was made; empty if it was not."""
+    if item.clone is None:
+        return "edited: its target left the job file"
+    return "" if item.target.digest == item.clone.digest else "edited: its target was changed since it was made"
 
 
 @dataclass(slots=True)
@@ -92,11 +165,14 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[Rollback
     client, header = await server.client(), targets.header
     query_api, readback = QueryApi(client), CloneReader(client)
     identity = await query_api.identity()
+    service_changes = ServiceChanges(client)
     candidates = await to_thread(find_candidates, targets, plan)
+    jobs = open_jobs_of(item.target for item in candidates.items)
+    pending = await find_pending(jobs, service_changes, server.clock, api_timeout=targets.api_timeout)
+    candidates = candidates.without(pending)
     tool = f"zclone {__version__}"
     shown = Verification(header.job, header.run, header.endpoint, str(manifest.path), tool, time.time())
     verifier = Verifier(targets, plan, shown, identity=identity, readback=readback, query_api=query_api)
-    service_changes = ServiceChanges(client)
     deletion = CloneDeletion(
         verifier,
         readback,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from batch import __version__, outputs
-from batch.app.deletions import find_pending, undone_record
+from batch.app.deletions import find_pending, open_jobs_of, undone_record
 from batch.app.embedded_node import node_state
 from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, lock_manifest
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from batch.manifest.targets import Targets, TargetState
     from batch.model import Plan
 
+_NAMED: Final = 5
 _UNMADE: Final = frozenset({Verdict.FAILED, Verdict.CONFLICT, Verdict.WITHDRAWN, Verdict.UNDONE})
 
 
@@ -62,6 +63,8 @@ class VerifyResult:
     """The command that continues the run."""
     missing: tuple[TargetState, ...]
     """Targets whose clones are gone."""
+    may_appear: tuple[str, ...] = ()
+    """Keys of those of which the server may still execute an earlier attempt."""
     is_reopened: bool = False
     """Whether these are recorded as undone."""
 
@@ -69,6 +72,11 @@ class VerifyResult:
         """Return why nothing would be recorded as undone, if so."""
         if self.found.exit_code is ExitCode.UNFINISHED:
             return "nothing is recorded while clones are open or unknown; continue the run, or verify as admin"
+        if self.may_appear:
+            keys = ", ".join(self.may_appear[:_NAMED])
+            return (
+                f"nothing is recorded while an earlier attempt to make {keys} may still be executing; try again later"
+            )
         return None if self.missing else "nothing is missing"
 
 
@@ -93,9 +101,13 @@ async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> V
         found, verifier = await _verify(options, job, targets, path=path, rate=rate)
         if options.proof is not None:
             outputs.replace(options.proof, proof_texts(found, targets, verifier.verdict), mode=outputs.PRIVATE)
-        verdicts = ((ordinal, verifier.verdict(ordinal)) for ordinal in range(len(targets)))
-        missing = tuple(targets.read(ordinal) for ordinal, verdict in verdicts if verdict is Verdict.MISSING)
-        return VerifyResult(found, path, next_command(job, targets, path), missing)
+        missing, may_appear = tuple(_missing(targets, verifier)), tuple(sorted(verifier.may_appear))
+        return VerifyResult(found, path, next_command(job, targets, path), missing, may_appear)
+
+
+def _missing(targets: Targets, verifier: Verifier) -> Iterator[TargetState]:
+    verdicts = ((ordinal, verifier.verdict(ordinal)) for ordinal in range(len(targets)))
+    return (targets.read(ordinal) for ordinal, verdict in verdicts if verdict is Verdict.MISSING)
 
 
 async def _reopen(
@@ -182,9 +194,11 @@ async def read_back(
     )
     readback = CloneReader(client)
     verifier = Verifier(targets, plan, found, identity=identity, readback=readback, query_api=query_api)
-    lines = list(targets.deleting.values())
-    verifier.pending = await find_pending(lines, ServiceChanges(client), server.clock, api_timeout=targets.api_timeout)
+    lines, changes = list(targets.deleting.values()), ServiceChanges(client)
+    verifier.pending = await find_pending(lines, changes, server.clock, api_timeout=targets.api_timeout)
     await verifier.run()
+    gone = open_jobs_of(_missing(targets, verifier))
+    verifier.may_appear = await find_pending(gone, changes, server.clock, api_timeout=targets.api_timeout)
     if header.tag:
         await _add_extra_services(found, targets, readback, verifier)
     found.ended_at, found.calls = time.time(), server.gate.calls - before

@@ -8,25 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.keytable import KeyTable
+from batch.manifest import kinds
 from batch.manifest.folds import PinFold
-from batch.manifest.kinds import (
-    ConnectedLine,
-    ControlledLine,
-    DeletingLine,
-    EndedLine,
-    MergedLine,
-    PlanLine,
-    PlannedLine,
-    RepairedLine,
-    StartedLine,
-    UpdatedLine,
-    UpdatingLine,
-)
 from batch.manifest.line import SEAL
 from batch.manifest.operations import UndoneFold
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line, parse_record
-from batch.model import HandOverRecord, Pins, Record, State
+from batch.model import UNKNOWN_JOB, HandOverRecord, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,9 +27,7 @@ if TYPE_CHECKING:
 _NOBODY: Final = 0
 _UNKNOWN: Final = 1
 """Placeholder for an account: none was recorded, or several made attempts."""
-_NEW_OWNER: Final = 1
-_SHARED: Final = 2
-_HANDED_OVER: Final = 4
+_NEW_OWNER, _SHARED, _HANDED_OVER, _REPEATED = 1, 2, 4, 8
 _COPY: Final = 1 << 20
 
 
@@ -73,6 +59,8 @@ class TargetState(NamedTuple):
     """The uuid that the last attempt requested; None where no attempt is recorded."""
     asked_at: float = 0.0
     """When that attempt was recorded."""
+    open_jobs: tuple[str, ...] = ()
+    """Job uuids that may have no definite end beside the clone's own: several were open, or one was sent twice."""
     is_foreign: bool = False
     """Whether the clone existed before this manifest recorded an attempt to make it."""
 
@@ -94,11 +82,11 @@ class Targets:
         self._page: tuple[int, dict[int, tuple[str, str]]] = (-1, {})
         self._pinned = PinFold()
         self.undone = UndoneFold()
-        self.deleting: dict[str, DeletingLine] = {}
+        self.deleting: dict[str, kinds.DeletingLine] = {}
         """By key the last DELETE of a clone that is not confirmed to be gone."""
-        self.updating: dict[str, UpdatingLine] = {}
+        self.updating: dict[str, kinds.UpdatingLine] = {}
         """By key the last PUT to a clone whose fields are not confirmed to be set."""
-        self.plan: PlanLine | None = None
+        self.plan: kinds.PlanLine | None = None
         """The last recorded plan."""
         self.plans: set[str] = set()
         """Digests of all recorded plans."""
@@ -112,7 +100,7 @@ class Targets:
         """Calls a second of the last process that connected, None where it was not recorded."""
         self.api_timeout: float | None = None
         """The longest apiTimeout that the server reported for a clone, in seconds; None where it reported none."""
-        self.ended: EndedLine | None = None
+        self.ended: kinds.EndedLine | None = None
         """End of the last process."""
         for body in manifest.bodies():
             self._add(parse_line(body), manifest.place)
@@ -199,24 +187,25 @@ class Targets:
             at=record.at,
             asked_uuid=None if attempt is None else attempt.resource_uuid,
             asked_at=0.0 if attempt is None else attempt.at,
+            open_jobs=() if attempt is None else _open_jobs(attempt, is_repeat=bool(self._flags[ordinal] & _REPEATED)),
             is_foreign=record.made_elsewhere is True,
         )
 
     def _add(self, line: Line, place: int) -> None:
         if isinstance(line, Record):
             self._add_record(line, place)
-        elif isinstance(line, PlannedLine):
+        elif isinstance(line, kinds.PlannedLine):
             for key, _ in line.targets:
                 self._ordinal(key, place)
         elif isinstance(line, HandOverRecord):
             given, shared = line.wanted.owner is not None, bool(line.wanted.share_with)
             done = _HANDED_OVER * (line.error_code is None)
             self._flags[self._ordinal(line.key, place)] |= _NEW_OWNER * given | _SHARED * shared | done
-        elif isinstance(line, DeletingLine):
+        elif isinstance(line, kinds.DeletingLine):
             self.deleting[line.key] = line
-        elif isinstance(line, UpdatingLine):
+        elif isinstance(line, kinds.UpdatingLine):
             self.updating[line.key] = line
-        elif isinstance(line, UpdatedLine):
+        elif isinstance(line, kinds.UpdatedLine):
             self.updating.pop(line.key, None)
         elif isinstance(line, Pins):
             self._pinned.take(line)
@@ -224,21 +213,21 @@ class Targets:
             self._add_process(line)
 
     def _add_process(self, line: Line) -> None:
-        if isinstance(line, StartedLine):
+        if isinstance(line, kinds.StartedLine):
             self._caller, self.rate, self.ended = _UNKNOWN, None, None
-        elif isinstance(line, EndedLine):
+        elif isinstance(line, kinds.EndedLine):
             self.ended = line
-        elif isinstance(line, MergedLine):
+        elif isinstance(line, kinds.MergedLine):
             self.is_merged = True
-        elif isinstance(line, RepairedLine):
+        elif isinstance(line, kinds.RepairedLine):
             self.is_repaired = True
-        elif isinstance(line, PlanLine):
+        elif isinstance(line, kinds.PlanLine):
             self.plan = line
             self.plans.add(line.digest)
             self.has_hand_overs = self.has_hand_overs or line.hand_overs > 0
-        elif isinstance(line, ControlledLine):
+        elif isinstance(line, kinds.ControlledLine):
             self.rate = line.rate
-        elif isinstance(line, ConnectedLine):
+        elif isinstance(line, kinds.ConnectedLine):
             self.rate = line.rate
             if line.account:
                 if line.account not in self._accounts:
@@ -251,7 +240,8 @@ class Targets:
         if record.api_timeout is not None:
             self.api_timeout = max(self.api_timeout or 0.0, record.api_timeout)
         if record.state is State.SENT:
-            self._sent[ordinal] = place
+            before, self._sent[ordinal] = self._sent[ordinal], place
+            self._flags[ordinal] |= _REPEATED * (before > 0 and self._is_repeat(record, before))
             maker = self._maker[ordinal]
             self._maker[ordinal] = self._caller if maker in (_NOBODY, self._caller) else _UNKNOWN
         elif record.state is State.UNDONE:
@@ -260,6 +250,11 @@ class Targets:
             self._maker[ordinal], self._flags[ordinal], self._sent[ordinal] = _NOBODY, 0, 0
             self.deleting.pop(record.key, None)
             self.updating.pop(record.key, None)
+
+    def _is_repeat(self, record: Record, before: int) -> bool:
+        """Return whether the attempt has the job uuid of the one recorded at ``before``."""
+        earlier = parse_record(self._manifest.body_at(before))
+        return record.job_uuid == earlier.job_uuid and record.attempt > earlier.attempt
 
     def _ordinal(self, key: str, place: int) -> int:
         known = self._ordinals.get(hash(key))
@@ -280,13 +275,19 @@ class Targets:
         if self._page[0] != place:
             line = parse_line(self._manifest.body_at(place))
             if isinstance(line, Record):
-                line = PlannedLine(((line.key, line.source_uuid or ""),))
+                line = kinds.PlannedLine(((line.key, line.source_uuid or ""),))
             elif isinstance(line, HandOverRecord):
-                line = PlannedLine(((line.key, ""),))
-            assert isinstance(line, PlannedLine)
+                line = kinds.PlannedLine(((line.key, ""),))
+            assert isinstance(line, kinds.PlannedLine)
             names = ((self._ordinals.get(hash(key)), (key, source)) for key, source in line.targets)
             self._page = place, {known: name for known, name in names if known is not None}
         return self._page[1][ordinal]
+
+
+def _open_jobs(attempt: Record, *, is_repeat: bool) -> tuple[str, ...]:
+    """Return the jobs that were open at the last attempt, and its own beside them; UNKNOWN_JOB for one sent twice."""
+    open_jobs = (*(attempt.open_jobs or ()), *([UNKNOWN_JOB] if is_repeat else ()))
+    return (*open_jobs, attempt.job_uuid) if open_jobs and attempt.job_uuid is not None else open_jobs
 
 
 @contextmanager
