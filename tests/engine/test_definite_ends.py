@@ -460,6 +460,26 @@ def test_an_earlier_service_is_not_adopted_uncompared() -> None:
         assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")
 
 
+def test_a_given_uuid_that_is_taken_between_attempts_waits_for_the_operator() -> None:
+    """No POST is open, so no job is recorded, and no rerun learns more by itself."""
+    settlement = settle_scripted([("find", Found(service()))], look_before(GIVEN, Send(2), now=EPOCH), clone=GIVEN)
+    assert end(settlement)[0] is State.UNCERTAIN
+    last = settlement.records[-1]
+    assert (last.job_uuid, last.open_jobs) == (None, ())
+    assert last.until is not None
+    assert last.until <= last.at
+
+
+def test_a_look_that_a_gateway_answers_says_nothing_about_rights() -> None:
+    """Its text names the status."""
+    page = refused(ErrorClass.PERMANENT, "HTTP.404")
+    settlement = settle_scripted([("find", page)], look_before(GIVEN, Send(1), now=EPOCH), clone=GIVEN)
+    assert end(settlement) == (State.FAILED, "HTTP.404")
+    assert (
+        settlement.records[-1].error == "nothing was sent, as the look for the clone was answered with HTTP 404: text"
+    )
+
+
 def test_a_dead_session_sends_nothing_unchecked_after_a_doubtful_process() -> None:
     """A later attempt that the open record does not name may have ended: it is looked up before a POST."""
     past = intent(State.UNCERTAIN, attempt=1, open_jobs=())

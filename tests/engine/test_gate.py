@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine import Gate, hard_cap
+from batch.engine.control import NOT_AFTER, DeadlineGate
 from batch.engine.poll_schedule import PollWindow
 from batch.model import CallKind
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, run_virtual, virtual_gate
@@ -456,3 +457,25 @@ def test_an_invalid_rate_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         Gate(rate, cap=hard_cap(1), clock=VirtualClock(loop, Random(1)))
     loop.close()
+
+
+def test_a_call_that_changes_the_server_is_not_made_after_its_deadline() -> None:
+    """Others are, and pauses and slower rates reach the gate itself."""
+    loop = VirtualLoop()
+    clock = VirtualClock(loop, Random(1))
+    inner = Gate(10, cap=hard_cap(10), clock=clock)
+    gate = DeadlineGate(inner, clock)
+    passed: list[bool] = []
+
+    async def main() -> None:
+        passed.append(await gate.wait(CallKind.CLONE))
+        NOT_AFTER.set(clock.monotonic() + 5.0)
+        passed.append(await gate.wait(CallKind.CLONE))
+        gate.pause(10.0)
+        passed.append(await gate.wait(CallKind.CLONE))
+        passed.append(await gate.wait(CallKind.QUESTION))
+
+    run_virtual(loop, main())
+    assert passed == [True, True, False, True]
+    assert gate.slow_down()
+    assert inner.rate.is_lowered
