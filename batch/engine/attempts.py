@@ -1,4 +1,7 @@
-"""What follows where no clone is visible: another attempt, an end, or polls of earlier attempts' jobs. Pure."""
+"""What follows where no clone is visible: another attempt, an end, or polls of earlier attempts' jobs. Pure.
+
+All reasons for ``uncertain`` end in ``end_uncertain``; batch/README.md lists them.
+"""
 
 from __future__ import annotations
 

@@ -264,16 +264,18 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
         if ticket.job_uuid == UNKNOWN_JOB:
             text = "the service is visible, but a job on lost lines of the manifest may still run"
             return end_uncertain(ticket, context, look.error, text, is_last=False)
-    if existed_before and not (clone.body or clone.params):
-        # Nothing was made as the target was: it is compared as it is now, if it is still in the job file.
-        return stop_run(look) if look.reason is LookReason.STOPPED else send_uncharged(look, context)
-    if clone.is_given and (existed_before or look.reason is LookReason.GIVEN or not ticket.has_sent_line):
-        text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
+    text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
+    # That the session is dead may be the answer to the poll instead of the end of the job.
+    is_over = existed_before and look.error is not None and look.error.error_class is not ErrorClass.RENEW
+    if (clone.is_given and existed_before) or (is_over and not (clone.body or clone.params)):
+        if not clone.is_given:
+            text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
         end = end_uncertain(ticket, context, look.error, text, is_last=True)
-        if existed_before:
-            # The job is recorded as over: the server keeps its row for some hours only.
-            open_jobs = (ticket.job_uuid, *ticket.open_jobs)
-            return end._replace(attempt=ticket.attempt - 1, job_uuid=None, open_jobs=open_jobs)
+        # The job is recorded as over: the server keeps its row for some hours only.
+        open_jobs = (ticket.job_uuid, *ticket.open_jobs)
+        return end._replace(attempt=ticket.attempt - 1, job_uuid=None, open_jobs=open_jobs)
+    if clone.is_given and (look.reason is LookReason.GIVEN or not ticket.has_sent_line):
+        end = end_uncertain(ticket, context, look.error, text, is_last=True)
         # Where no POST is open, only the operator changes it.
         return end._replace(until=context.now) if look.reason is LookReason.GIVEN else end
     return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=existed_before)

@@ -1,4 +1,7 @@
-"""The report for other tools: Markdown for tickets, JUnit XML for CI systems, and a JSON document with its schema."""
+"""The report for other tools: Markdown for tickets, JUnit XML for CI systems, and a JSON document with its schema.
+
+``report/write.py`` chooses among these, ``report/html.py`` and the CSV of ``report/listings.py``.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from batch.errors import UsageError
 from batch.model import CallKind
 from batch.zstack.answers import NoAnswer
 from batch.zstack.classify import safe_text
-from batch.zstack.client_request import LONGEST_LINE, NoReplyError, SingleRequest, no_answer, start_watch
+from batch.zstack.client_single_request import LONGEST_LINE, NoReplyError, SingleRequest, no_answer, start_watch
 from batch.zstack.settings import is_link_local
 from batch.zstack.wire import LARGEST, NOT_ADMITTED, BadReplyError, HttpReply, inflate
 

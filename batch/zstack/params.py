@@ -1,7 +1,8 @@
 """The parameters of CloneModelService in one table, and the comparison of a service with those of a request.
 
-Validation, JSON Schema, docs and simulator all use the table. The request's fields are in ``zstack/action.py``, and
-what is compared before a clone is adopted in ``engine/comparison.py``.
+A new parameter is a row here and a field in ``zstack/action.py``, the vendor's SDK. ``jobfile/check.py`` checks values
+by the table, ``plan/clones.py`` sends them; JSON Schema, docs and simulator use it too. What is compared before a clone
+is adopted is in ``engine/comparison.py``.
 
 Source: the vendor's API page (names, types, choices, since-versions), the server's database columns (limits), and
 zstack/README.md 1 and 4 for the comparison: nulls are left out of answers, texts are trimmed, architectures are in

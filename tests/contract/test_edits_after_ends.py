@@ -231,14 +231,20 @@ async def test_an_edited_target_is_compared_whenever_its_job_is_purged(
     assert operator.states()[A] == "conflict", operator.output
 
 
-async def test_a_given_uuid_in_use_is_replaced(node: ScriptedNode, operator: Operator) -> None:
-    """The operator gives the target another uuid, and it is sent under that one."""
+async def test_a_given_uuid_in_use_leaves_the_target_in_doubt(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """The operator gives it another uuid, and its job is purged: what has the first one is not its clone."""
     node.acts[A] = [taken(OWN, "SYS.1000"), accept]
     write_given(operator, OWN, attempts=3)
     await operator.run()
     write_given(operator, OTHER, attempts=3)
-    await operator.run("--accept-changes")
-    assert operator.states()[A] == "cloned", operator.output
+    for number in range(2):
+        await operator.run("--accept-changes", env=with_clock_set(number * 4 * HOUR, tmp_path / f"flag{number}"))
+        purge(node)
+    require_not_cloned(node, operator)
+    del node.made[OWN]
+    assert await operator.run("--accept-changes", env=with_clock_set(9 * HOUR, tmp_path / "flag")) == 0, operator.output
     assert node.given == [OTHER]
 
 

@@ -449,12 +449,13 @@ def test_a_clone_before_the_first_attempt_was_made_elsewhere() -> None:
 
 
 def test_an_earlier_service_is_not_adopted_uncompared() -> None:
-    """A target that left the job file is planned, as it made nothing; what --only leaves out is compared."""
+    """For a target that left the job file there is nothing to compare with; what --only leaves out is compared."""
     past = intent(State.SENT, attempt=1, open_jobs=())
     taken = refused(ErrorClass.AMBIGUOUS, "SYS.1000", 1)
     script: list[tuple[str, object]] = [("poll", taken), ("find", Found(service(name="y")))]
     settlement = settle_scripted(script, first_step(past, Policy(), now=EPOCH), clone=GONE._replace(params={}))
-    assert settlement.records[-1].state is State.PLANNED
+    assert end(settlement)[0] is State.UNCERTAIN
+    assert settlement.records[-1].until is not None
     for known in (CLONE, GONE):
         back = settle_scripted(script, first_step(past, Policy(), now=EPOCH), clone=known)
         assert end(back) == (State.CONFLICT, "ZCLONE.CONFLICT")

@@ -275,11 +275,11 @@ def test_a_removed_target_is_never_sent(script: list[tuple[str, object]]) -> Non
     assert {record.state for record in journal.records} == {State.PLANNED}
 
 
-def test_what_a_removed_target_never_made_is_not_its_clone() -> None:
-    """Its session was dead, so nothing was executed: what is visible existed before."""
+def test_a_removed_target_is_looked_up_after_a_dead_session() -> None:
+    """It cannot be sent again, but its clone may exist."""
     step, journal = settle_removed([*DEAD_SESSION, ("find", Found(service()))])
-    assert isinstance(step, Send)
-    assert [record.state for record in journal.records] == [State.PLANNED]
+    assert isinstance(step, End)
+    assert [record.state for record in journal.records] == [State.CLONED]
 
 
 def test_a_service_of_another_uuid_is_no_match() -> None:

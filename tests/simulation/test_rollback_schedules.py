@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from batch.app import deletions
+from batch.app import deletions, rollback
 from batch.app.clone_changes import ChangeExecutor
 from batch.app.deletions import CloneDeletion
 from batch.manifest.operations import UndoneFold
@@ -78,8 +78,8 @@ MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
     "a DELETE is recorded after it": (ChangeExecutor, "_record", record_after, 40),
     "the generation is not raised": (UndoneFold, "add", generation_not_raised, 40),
     "use is asked once, at the start": (CloneReader, "used", used_at_the_start, 150),
-    "a foreign clone is the run's": (deletions, "_foreign", lambda _item, _targets: "", 60),
-    "an edited target is as it was": (deletions, "_change", lambda _item: "", 60),
+    "a foreign clone is the run's": (rollback, "_foreign", lambda _item, _targets: "", 60),
+    "an edited target is as it was": (rollback, "_change", lambda _item: "", 60),
     "the server's dates are not looked at": (
         deletions,
         "_was_touched",
