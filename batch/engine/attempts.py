@@ -129,7 +129,8 @@ def _after_failure(look: Look, error: ApiError, context: DecisionContext) -> Ste
 def send_uncharged(look: Look, context: DecisionContext) -> Step:
     """Send the same attempt under a new job uuid; the old one is kept, as a request that arrived twice has two ends."""
     ticket, needs_confirmation = look.ticket, has_lost_jobs(look.ticket)
-    if context.policy.at_most_once and (needs_confirmation or ticket.was_repeated):
+    # A uuid found in use does not prove that nothing was executed.
+    if context.policy.at_most_once and (needs_confirmation or ticket.was_repeated or ticket.is_taken):
         return end_uncertain(ticket, context, look.error, _AT_MOST_ONCE)
     return Send(
         ticket.attempt,

@@ -278,3 +278,18 @@ async def test_uuids_that_never_ran_may_be_exchanged(node: ScriptedNode, operato
     operator.write_job(*swapped, limits="concurrency: 1")
     assert await operator.run("--accept-changes") == 0, operator.output
     assert sorted(node.made) == sorted([OWN, OTHER])
+
+
+async def test_at_most_once_a_uuid_found_in_use_is_never_sent_again(
+    node: ScriptedNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """Its job is purged and what had the uuid is gone: that job may have made a clone under another uuid."""
+    node.acts[A] = [taken(OWN, "SYS.1000"), accept]
+    write_given(operator, OWN, attempts=3)
+    await operator.run("--at-most-once")
+    purge(node)
+    del node.made[OWN]
+    for number in (1, 2):
+        await operator.run(env=with_clock_set(number * 4 * HOUR, tmp_path / f"flag{number}"))
+    assert len(node.posts(A)) == 1, operator.output
+    assert operator.states()[A] == "uncertain"
