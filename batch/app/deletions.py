@@ -72,11 +72,13 @@ async def find_pending(
     longest = max(LONGEST_JOB, (api_timeout or 0.0) + GRACE)
 
     async def is_pending(job: OpenJob | DeletingLine) -> bool:
+        if clock.time() >= job.at + longest:
+            return False
         if job.job_uuid == UNKNOWN_JOB:
-            return clock.time() < job.at + longest
+            return True
         answer = await service_changes.end(job.job_uuid, seconds=1.0, first=0.2)
         has_ended = isinstance(answer, Done) or (isinstance(answer, Refused) and not answer.error.may_go_on)
-        return not has_ended and clock.time() < job.at + longest
+        return not has_ended
 
     pending: set[str] = set()
     for start in range(0, len(jobs), _CONCURRENT_POLLS):

@@ -86,8 +86,6 @@ class Verifier:
         """Inventories of the last page given to ``compare_page``."""
         self.pending: Collection[str] = ()
         """Keys of clones that a DELETE on record may still delete, whatever the server shows now."""
-        self.may_appear: Collection[str] = ()
-        """Keys of targets whose clones are missing and of which the server may still execute an earlier attempt."""
         self._failure = ""
         """Reason why no further queries are made."""
         is_unchanged = plan is not None and targets.plans == {plan.digest}

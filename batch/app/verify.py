@@ -64,7 +64,7 @@ class VerifyResult:
     missing: tuple[TargetState, ...]
     """Targets whose clones are gone."""
     may_appear: tuple[str, ...] = ()
-    """Keys of those of which the server may still execute an earlier attempt."""
+    """Keys of those of which the server may still execute an earlier attempt; asked about only to reopen."""
     is_reopened: bool = False
     """Whether these are recorded as undone."""
 
@@ -98,11 +98,11 @@ async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> V
     with open_targets(path) as targets:
         require_same_job(job, targets, path)
         rate = _rate(options, job, targets, path)
-        found, verifier = await _verify(options, job, targets, path=path, rate=rate)
+        found, verifier, may_appear = await _verify(options, job, targets, path=path, rate=rate)
         if options.proof is not None:
             outputs.replace(options.proof, proof_texts(found, targets, verifier.verdict), mode=outputs.PRIVATE)
-        missing, may_appear = tuple(_missing(targets, verifier)), tuple(sorted(verifier.may_appear))
-        return VerifyResult(found, path, next_command(job, targets, path), missing, may_appear)
+        missing = tuple(_missing(targets, verifier))
+        return VerifyResult(found, path, next_command(job, targets, path), missing, tuple(sorted(may_appear)))
 
 
 def _missing(targets: Targets, verifier: Verifier) -> Iterator[TargetState]:
@@ -163,11 +163,14 @@ def _rate(options: VerifyOptions, job: Job | None, targets: Targets, path: Path)
 
 async def _verify(
     options: VerifyOptions, job: Job | None, targets: Targets, *, path: Path, rate: float
-) -> tuple[Verification, Verifier]:
+) -> tuple[Verification, Verifier, set[str]]:
     settings = None if targets.header.simulated else settings_of(options, job, targets, path)
     async with server_of_run(options, settings, path=path, rate=rate) as server:
         plan = None if job is None else await read_plan(job, targets, server)
-        return await read_back(targets, plan, server, path=path)
+        found, verifier = await read_back(targets, plan, server, path=path)
+        jobs = open_jobs_of(_missing(targets, verifier)) if options.reopen else []
+        changes = ServiceChanges(await server.client())
+        return found, verifier, await find_pending(jobs, changes, server.clock, api_timeout=targets.api_timeout)
 
 
 async def read_back(
@@ -194,11 +197,9 @@ async def read_back(
     )
     readback = CloneReader(client)
     verifier = Verifier(targets, plan, found, identity=identity, readback=readback, query_api=query_api)
-    lines, changes = list(targets.deleting.values()), ServiceChanges(client)
-    verifier.pending = await find_pending(lines, changes, server.clock, api_timeout=targets.api_timeout)
+    lines = list(targets.deleting.values())
+    verifier.pending = await find_pending(lines, ServiceChanges(client), server.clock, api_timeout=targets.api_timeout)
     await verifier.run()
-    gone = open_jobs_of(_missing(targets, verifier))
-    verifier.may_appear = await find_pending(gone, changes, server.clock, api_timeout=targets.api_timeout)
     if header.tag:
         await _add_extra_services(found, targets, readback, verifier)
     found.ended_at, found.calls = time.time(), server.gate.calls - before

@@ -3,7 +3,7 @@
 A stop is requested once and wakes tasks that sleep before a send. Waits at the rate limiter for slots after the grace
 period are cut at once, and a cut wait makes no call; other calls pass at the rate until the grace period ends. The
 clone of a cut poll or look stays open. The one logout passes rate and pause. Login and plan, which leave nothing in
-flight, are cancelled.
+flight, are cancelled. A call that changes the server is not made after its own deadline.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class PageHistory:
         if record.state.is_final:
             self._finals[record.key] = record.state
 
-    def has_predecessor(self, key: str, resource_uuid: str) -> bool:  # noqa: ARG002 - the page has the uuid's
+    def has_predecessor(self, key: str, resource_uuid: str) -> bool:  # noqa: ARG002 - the page names those of its uuids
         """Return whether a target without open attempts may have been sent before."""
         return self.is_repaired or key in self._lost
 

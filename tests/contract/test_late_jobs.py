@@ -67,10 +67,8 @@ async def test_a_clone_is_not_rolled_back_while_an_earlier_job_may_run(
     assert len(clones_of(node)) == 1
 
 
-async def test_a_clone_is_rolled_back_once_every_job_is_over(
-    node: HardNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
-) -> None:
-    """The job ended because the uuid was in use, or its time is over."""
+async def test_a_clone_is_rolled_back_once_every_job_is_over(node: HardNode, operator: Operator) -> None:
+    """The earlier job ended because the uuid was in use."""
     await make_by_a_later_attempt(keep_running, node, operator, limits=", timeout: 2s")
     node.execute(node.posts(A)[0])
     assert await operator.zclone("rollback", "job.yaml", "--yes") == 0, operator.output
