@@ -171,7 +171,7 @@ def run_blackouts(seed: int) -> Verdict:
     is_too_long = seconds > OUTAGE_DEADLINE
     # A restart leaves jobs that never end: those clones are uncertain, and everything else is made.
     is_right = ended.code == ExitCode.UNFINISHED if is_too_long else not set(ended.counts) - _TRIED
-    is_told = "away" in (ended.reason or "") if is_too_long else ended.reason is None
+    is_told = "has not answered" in (ended.reason or "") if is_too_long else ended.reason is None
     problems = [] if is_right and is_told else [f"I9: exit {ended.code} after {seconds:.0f} s: {ended.reason}"]
     world.wait(seconds)
     return heal_and_check(world, problems)

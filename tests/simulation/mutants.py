@@ -294,7 +294,7 @@ MUTANTS = (
     Mutant("POSTs after a failed write", posts_after_failed_write, 30, "bad disks"),
     Mutant("header's remains refused", header_remains_refused, 100, "crashes"),
     Mutant("budget ignored", budget_ignored, 2, "deaf"),
-    Mutant("nothing holds retries back", nothing_holds_back, 4, "blackouts"),
+    Mutant("nothing holds retries back", nothing_holds_back, 8, "blackouts"),
     Mutant("deaths not counted", deaths_not_counted, 5, "quarantine"),
     Mutant("isolated clones in the pool", isolated_in_the_pool, 40, "quarantine"),
 )

@@ -37,6 +37,7 @@ _WINDOWS: Final = ((0.2, 3), (1.0, 0), (5.0, 0))
 _BUCKET: Final = 100
 """Retries that a full bucket pays for."""
 _MOST_OVERDUE_POLLS: Final = 2
+"""Polls after a job's deadline that find it: one, and one more where its clone is visible."""
 _POLICY: Final = Policy()
 
 
@@ -163,14 +164,22 @@ def rate(world: World, life: Life) -> Iterator[str]:
 
 def excess_calls(world: World, life: Life) -> Iterator[str]:
     """I7, I8, I10: no endless polls when overdue, few clones in flight, one without proof, a login per expiry."""
-    if any(polls > _MOST_OVERDUE_POLLS for polls in life.overdue_polls.values()) and not world.witness.clock_was_set:
-        yield f"I7: {max(life.overdue_polls.values())} polls after the deadline"
+    if not world.witness.clock_was_set:
+        yield from _excess_overdue_polls(life)
     if life.most_flying > world.limits.concurrency:
         yield f"I8: {life.most_flying} in flight"
     if life.most_unproven > 1:
         yield f"I8: {life.most_unproven} in flight before the server was known to honour resourceUuid"
     if life.logins > 1 + len(life.dead_sessions) + life.lost_logins:
         yield f"I10: {life.logins} logins for {len(life.dead_sessions)} dead sessions"
+
+
+def _excess_overdue_polls(life: Life) -> Iterator[str]:
+    """I7: after its deadline a job is polled until several 404s show that the server forgot it, and no further."""
+    if (polls := max(life.overdue_polls.values(), default=0)) > _MOST_OVERDUE_POLLS:
+        yield f"I7: {polls} polls after the deadline"
+    if (misses := max(life.overdue_misses.values(), default=0)) > _POLICY.misses:
+        yield f"I7: {misses} polls after the deadline found no job"
 
 
 def excess_retries(life: Life) -> Iterator[str]:

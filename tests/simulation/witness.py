@@ -115,6 +115,9 @@ class Life:
     dead_sessions: set[str] = field(default_factory=set)
     """Sessions that the server reported dead."""
     overdue_polls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Polls of each job after its deadline, but those that found no job."""
+    overdue_misses: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Polls of each job after its deadline that found no job."""
     flying: set[str] = field(default_factory=set)
     """Every resource uuid that it has sent and not settled, except those that wait."""
     waiting: set[str] = field(default_factory=set)
@@ -207,6 +210,7 @@ class Witness:
         life.posts.append(post)
         # Each POST of a job uuid is reconciled separately.
         life.overdue_polls.pop(job, None)
+        life.overdue_misses.pop(job, None)
         life.waiting.discard(uuid)
         life.flying.add(uuid)
         life.most_flying = max(life.most_flying, len(life.flying))
@@ -245,7 +249,8 @@ class Witness:
         known = self.stories[process.manifest].jobs[job]
         self._heard(process, answer)
         if at > known.deadline:
-            self.life(process).overdue_polls[job] += 1
+            life = self.life(process)
+            (life.overdue_misses if isinstance(answer, Unknown) else life.overdue_polls)[job] += 1
         self._notify(known, answer)
 
     def _heard(self, process: Process, answer: object) -> None:
