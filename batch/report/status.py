@@ -200,7 +200,7 @@ def _cluster(cluster: Cluster, language: Language) -> str:
     error = cut(escape(with_hint(cluster.code, cluster.error, language) or ""), _LONGEST_ERROR)
     code = escape(cluster.code) or "no code"
     example = f" (such as {escape(cluster.key)})" if cluster.key else ""
-    until = "" if cluster.until is None else f"; queried again until {iso(cluster.until)}"
+    until = "" if cluster.until is None else f"; not queried after {iso(cluster.until)}"
     return f"  {cluster.count} {cluster.state.value} with {code}: {error}{example}{until}"
 
 
