@@ -54,3 +54,11 @@ class SystemClock:
     def uuid(self) -> str:
         """Return a new v4 uuid as 32 lower-case hex digits."""
         return uuid.uuid4().hex
+
+
+def backoff_pause(failures: int, chance: float, *, first: float, cap: float) -> float:
+    """Return a pause in seconds that doubles with each failure from ``first`` to ``cap``, with a quarter of jitter.
+
+    ``chance``: a random number in [0, 1).
+    """
+    return min(cap, first * 2.0 ** min(failures, 64)) * (0.75 + 0.5 * chance)

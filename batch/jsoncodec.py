@@ -20,6 +20,8 @@ _MOST: Final = 2**64 - 1
 
 encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 """Return compact JSON text. Raises ValueError for NaN and infinity."""
+encode_canonical: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
+"""Return compact JSON text in ASCII with sorted keys: equal values have equal texts, so that it can be hashed."""
 
 
 def _refuse(text: str) -> None:

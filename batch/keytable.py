@@ -19,6 +19,11 @@ _FIRST_SIZE: Final = 1 << 10
 _MAX_LOAD: Final = 0.6
 
 
+def digest_prefix(digest: str) -> int:
+    """Return the prefix of a Clone's digest that is kept of a settled one; 0 stands for a digest not recorded."""
+    return int(digest[:12], 16)
+
+
 class KeyTable:
     """Open addressing with linear probing; entries are added and overwritten, never removed.
 

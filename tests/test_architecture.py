@@ -38,8 +38,8 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         "batch.outputs",
         "batch.report": "batch.model batch.jsoncodec batch.errors batch.schema batch.text batch.manifest batch.outputs "
         "batch.zstack.classify batch.zstack.params",
-        "batch.plan": "batch.model batch.errors batch.keytable batch.jobfile batch.zstack.params",
-        "batch.engine": "batch.model batch.errors batch.clock batch.zstack.answers",
+        "batch.plan": "batch.model batch.errors batch.jsoncodec batch.keytable batch.jobfile batch.zstack.params",
+        "batch.engine": "batch.model batch.errors batch.clock batch.keytable batch.zstack.answers",
         "batch.simulator": "batch.errors batch.zstack.params batch.outputs",
         "batch.clock": "",
         "batch.settings": "batch.model batch.errors batch.text batch.redaction batch.jobfile batch.zstack.settings",

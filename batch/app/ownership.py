@@ -13,7 +13,7 @@ from batch.clock import SystemClock
 from batch.engine.handover import hand_over_all
 from batch.engine.survey import is_made
 from batch.errors import ManifestError
-from batch.manifest import digest_prefix
+from batch.keytable import digest_prefix
 from batch.manifest.kinds import ConnectedLine, StartedLine
 from batch.manifest.reading import reading
 from batch.manifest.records import parse_line

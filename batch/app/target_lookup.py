@@ -6,6 +6,7 @@ those of the run; otherwise they are unknown. The job file is read only where a 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,12 @@ _PLAN: Final = b'{"plan":'
 """Prefix of a plan line."""
 _INSERT_AFTER: Final = "name"
 """The column after which the hand-over columns are inserted."""
+_WRITERS: Final[Mapping[ListOutput, Callable[..., Iterator[str]]]] = {
+    ListOutput.JSON: json_rows,
+    ListOutput.JSONL: jsonl_rows,
+    ListOutput.CSV: partial(csv_rows, escapes_formulas=False),
+}
+"""By format for programs: how rows are written."""
 
 
 def select_rows(
@@ -109,13 +116,7 @@ def data_lines(
     of_job: Callable[[Row], dict[str, JsonValue]] | None,
 ) -> Iterator[str]:
     """Yield the lines of ``rows`` in a format for programs; ``of_job``: the reader of columns from the job file."""
-    match form:
-        case ListOutput.JSON:
-            texts = json_rows(rows, language, columns=columns, of_job=of_job)
-        case ListOutput.JSONL:
-            texts = jsonl_rows(rows, language, columns=columns, of_job=of_job)
-        case _:
-            texts = csv_rows(rows, language, columns=columns, of_job=of_job, escapes_formulas=False)
+    texts = _WRITERS[form](rows, language, columns=columns, of_job=of_job)
     return (line for text in texts for line in text.removesuffix("\n").split("\n"))
 
 

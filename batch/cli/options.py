@@ -236,7 +236,7 @@ ServerCheck = Annotated[
 ProofFile = Annotated[
     Path | None, flag("--proof", "Write the result as a proof that --check can check offline.", "FILE")
 ]
-VerifyAs = Annotated[VerifyOutput, format_flag(VerifyOutput, "Format of the result.")]
+VerifyAs = Annotated[VerifyOutput, format_flag(VerifyOutput, "Format of the result.", file="use -o json > {}")]
 WebHookListen = Annotated[
     str | None,
     flag(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from batch.clock import backoff_pause
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -95,7 +97,7 @@ class AdaptiveRate:
             return 0.0
         # The first calls after a pause show nothing: the limiter's window is still as full as before.
         self._in_a_row = self._in_a_row + 1 if self._calls <= max(2.0, self._rate / 2) else 1
-        pause = min(_CAP, _FIRST * 2.0 ** (self._in_a_row - 1)) * (0.75 + 0.5 * self._clock.random())
+        pause = backoff_pause(self._in_a_row - 1, self._clock.random(), first=_FIRST, cap=_CAP)
         if self._in_a_row == 1:
             self._lower(now)
         self._grown_at, self._calls = now + pause, 0

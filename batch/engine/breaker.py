@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
+from batch.clock import backoff_pause
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.zstack.answers import Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, is_cut, is_over_limit
 
@@ -85,7 +86,7 @@ class Breaker:
         assert since is not None
         if self._clock.monotonic() - since >= self._outage_deadline:
             raise RunStoppedError(f"ZStack has not answered for {self._outage_deadline:.0f} s", EndReason.OUTAGE)
-        pause = min(_CAP, _FIRST * 2.0**self._tries) * (0.75 + 0.5 * self._clock.random())
+        pause = backoff_pause(self._tries, self._clock.random(), first=_FIRST, cap=_CAP)
         self._tries += 1
         await asyncio.sleep(pause)
 

@@ -77,7 +77,7 @@ def _is_same(name: str, requested: JsonValue, shown: JsonValue) -> bool:
 
 
 def _plain(value: JsonValue) -> JsonValue:
-    """Return the value as the server stores it: strings are trimmed."""
+    """Return the value as the server stores it: strings are trimmed (zstack/README.md 4)."""
     return value.strip() if isinstance(value, str) else value
 
 

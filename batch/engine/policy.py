@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from batch.clock import backoff_pause
 from batch.errors import EndReason, RunStoppedError
 from batch.zstack.answers import Done, ErrorClass, NoAnswer, NotSent, Refused, Running
 
@@ -218,10 +219,7 @@ class Readiness:
         """Let one POST pass; the next one only after a pause, as its answer may be lost."""
         self._tries += 1
         self._counted_from = self._clock.time()
-        self._next_at = now + self._pause()
-
-    def _pause(self) -> float:
-        return min(_CAP, _FIRST * 2.0**self._tries) * (0.75 + 0.5 * self._clock.random())
+        self._next_at = now + backoff_pause(self._tries, self._clock.random(), first=_FIRST, cap=_CAP)
 
     def note(self, answer: object, *, sent_at: float) -> None:
         """Evaluate the answer to a POST of ``sent_at``, or to a poll of its job."""
@@ -230,7 +228,7 @@ class Readiness:
             if self._since is None and self._in_a_row >= _IN_A_ROW:
                 self._since = self._clock.monotonic()
                 self._tries = 0
-                self._next_at = self._since + self._pause()
+                self._next_at = self._since + backoff_pause(self._tries, self._clock.random(), first=_FIRST, cap=_CAP)
                 self._counted_from = self._clock.time()
                 _log.warning("server.unready", reason=_reason(answer))
         elif sent_at >= self._counted_from and self._was_taken(answer, sent_at):

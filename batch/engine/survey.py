@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from batch.errors import ManifestMismatchError
+from batch.keytable import digest_prefix
 from batch.model import Clone, HandOverCounts, State
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 _NAMED = 10
 _PAUSE_EVERY = 512
-_KEPT_DIGITS = 12
-"""Hex digits of the digest that the manifest's fold keeps of a settled Clone."""
 
 
 class RunHistory(Protocol):
@@ -157,7 +156,7 @@ def is_same(clone: Clone, intent: Intent) -> bool:
 
 
 def _is_outdated(final: tuple[State, int], clone: Clone) -> bool:
-    return final[0] is State.CLONED and final[1] not in (0, int(clone.digest[:_KEPT_DIGITS], 16))
+    return final[0] is State.CLONED and final[1] not in (0, digest_prefix(clone.digest))
 
 
 def refuse_changes(changed: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.fold import ManifestFold, digest_prefix
+from batch.manifest.fold import ManifestFold
 from batch.manifest.line import Header
 from batch.manifest.reading import FinishedRun, is_locked, read_finished
 from batch.manifest.summaries import Cluster, Summary, summary
@@ -27,7 +27,6 @@ __all__ = [
     "Story",
     "Summary",
     "clone_lines",
-    "digest_prefix",
     "is_locked",
     "open_manifest",
     "read_finished",

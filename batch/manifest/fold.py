@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
-from batch.keytable import KeyTable
+from batch.keytable import KeyTable, digest_prefix
 from batch.manifest import folds
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.line import Users
@@ -32,11 +32,6 @@ _STATE_BITS: Final = 4
 _STATE: Final = (1 << _STATE_BITS) - 1
 _ATTEMPT_BITS: Final = 8
 _MAX_ATTEMPTS: Final = (1 << _ATTEMPT_BITS) - 1
-
-
-def digest_prefix(digest: str) -> int:
-    """Return the prefix of a Clone's digest that is kept of a settled one."""
-    return int(digest[:12], 16)
 
 
 class ManifestFold:

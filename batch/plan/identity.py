@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from batch.jobfile.problems import Complaint, Problems, quote
+from batch.jsoncodec import encode_canonical
 from batch.keytable import KeyTable
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789ab
 _MODULUS: Final = 1 << 128
 _sha256: Final = hashlib.sha256
 
-_encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
 
 _MAX_CANDIDATES: Final = 1000
 """Maximum number of candidates that are compared as texts."""
@@ -81,7 +81,7 @@ def encode_body(params: dict[str, JsonValue], system_tags: tuple[str, ...], user
         body["systemTags"] = system_tags
     if user_tags:
         body["userTags"] = user_tags
-    return _encode(body).encode("ascii")
+    return encode_canonical(body).encode("ascii")
 
 
 def check_request(clone: Clone, identities: Identities) -> Clone:
@@ -183,7 +183,7 @@ class RunTags:
     def of(self, key: str) -> str:
         """Return the tag of a target; ``sha256:`` and a hash replace a key that the server could not store unchanged.
 
-        It trims texts, refuses long ones, and often characters above U+FFFF.
+        It trims texts, refuses long ones, and often characters above U+FFFF (zstack/README.md 4 and 9).
         """
         tag = self.prefix + key
         if len(tag) <= _LONGEST_TAG and tag == tag.strip() and max(tag) <= _LAST_CHARACTER:

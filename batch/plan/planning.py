@@ -20,7 +20,7 @@ from batch.plan.pins import Answers, Questions, digest_pins, render_condition
 from batch.plan.rearchitect import measure_coverage
 from batch.plan.references import check_references
 from batch.plan.render import RenderError, RunNames, render
-from batch.zstack.params import BODY_PARAMS
+from batch.zstack.params import BODY_PARAMS, too_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -140,11 +140,8 @@ class Planning:
         its place.
         """
         # zstack/README.md 4: older servers silently drop a parameter, and the clone is another one.
-        newer = {
-            name: ".".join(map(str, param.since))
-            for name, param in BODY_PARAMS.items()
-            if version is not None and param.since > version
-        }
+        missing = too_new(BODY_PARAMS, version) if version is not None else {}
+        newer = {name: ".".join(map(str, since)) for name, since in missing.items()}
         if not newer and not absent and (resources is None or not resources.rows):
             return ()
         problems = Problems()

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import ManifestError, ProofError, UsageError
+from batch.jsoncodec import encode_canonical
 from batch.manifest.targets import open_targets
 from batch.model import State
 from batch.report.verification import Verdict, exit_code_of
@@ -35,7 +36,6 @@ _EXTRA: Final = 0
 _KNOWN: Final = frozenset(verdict.value for verdict in Verdict)
 _OPEN: Final = frozenset({State.PLANNED, State.SENT, State.ACCEPTED, State.UNCERTAIN})
 _OF_CLONES: Final = frozenset({Verdict.IN_SYNC, Verdict.DRIFTED, Verdict.MISSING, Verdict.UNKNOWN})
-_encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
 
 
 def proof_texts(verification: Verification, targets: Targets, verdict: Callable[[int], Verdict]) -> Iterator[str]:
@@ -51,11 +51,11 @@ def _body(verification: Verification, targets: Targets, verdict: Callable[[int],
     """Yield the document without its hash; the long ``targets`` array is streamed at its sorted position."""
     head = _head(verification, targets)
     before = {name: value for name, value in head.items() if name < "targets"}
-    yield _encode(before).removesuffix("}") + ',"targets":['
+    yield encode_canonical(before).removesuffix("}") + ',"targets":['
     for ordinal in range(len(targets)):
-        yield ("," if ordinal else "") + _encode(_row(targets.read(ordinal), verdict(ordinal)))
+        yield ("," if ordinal else "") + encode_canonical(_row(targets.read(ordinal), verdict(ordinal)))
     after = {name: value for name, value in head.items() if name > "targets"}
-    yield "]," + _encode(after).removeprefix("{").removesuffix("}")
+    yield "]," + encode_canonical(after).removeprefix("{").removesuffix("}")
 
 
 def _head(verification: Verification, targets: Targets) -> dict[str, JsonValue]:

@@ -1,7 +1,7 @@
 """ZStack's answers as values: the client creates them, the engine decides on them; and the polls of one job to its end.
 
-Source: zstack/README.md 6 and 10; a 503 without a JSON error is a proxy's and never a job's result, a 404 at the poll
-has three meanings and never means "not executed".
+Source: zstack/README.md 1, 6 and 10; a 503 without a JSON error is a proxy's and never a job's result, a 404 at the
+poll has three meanings and never means "not executed".
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ LONGEST_JOB: Final = 1800.0 + GRACE
 """Seconds after which the server no longer executes a job, by its default apiTimeout."""
 
 UUIDS_A_QUERY: Final = 200
-"""Number of uuids of 32 digits that fit the server's 8 KiB for a request's head, with room for everything else."""
+"""Number of uuids of 32 digits that fit into a request's head, with room for everything else (zstack/README.md 8)."""
 _TAGS_PATH: Final = "/v1/user-tags"
 _SHARES_PATH: Final = "/v1/accounts/resources"
 _GROUPS_PATH: Final = "/v1/ai/model-services/instances/groups/"

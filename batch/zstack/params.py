@@ -1,6 +1,7 @@
 """The parameters of CloneModelService in one table, and the comparison of a service with those of a request.
 
-A new parameter is a row here and a field in ``zstack/action.py``, the vendor's SDK. ``jobfile/check.py`` checks values
+A new parameter is a row here and a field in ``zstack/action.py``, the vendor's SDK; one that can be changed later is in
+``SETTABLE`` too. ``jobfile/check.py`` checks values
 by the table, ``plan/clones.py`` sends them; JSON Schema, docs and simulator use it too. What is compared before a clone
 is adopted is in ``engine/comparison.py``.
 

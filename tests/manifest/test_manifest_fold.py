@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batch.errors import ManifestError
-from batch.manifest import ManifestFold, digest_prefix
+from batch.keytable import digest_prefix
+from batch.manifest import ManifestFold
 from batch.manifest.kinds import RepairedLine, StartedLine
 from batch.manifest.line import MAX_TIME, MIN_TIME, decode, encode
 from batch.manifest.records import encode_planned, encode_record, parse_line, parse_record
