@@ -266,7 +266,7 @@ class Intent:
     error_code: str | None = None
     error: str | None = None
     deaths: int = 0
-    """Recorded processes that died with it in flight, without the last one."""
+    """Recorded crashes of processes with it in flight, without the last one; histories of Temporal fix the name."""
     open_jobs: tuple[str, ...] = ()
     """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``."""
     api_timeout: float | None = None

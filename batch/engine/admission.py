@@ -4,10 +4,9 @@ Waves cut the queue into parts that follow each other; waiting targets stay in t
 may start depends on all targets that settled so far, so that a resumed run need not know which target was in which
 wave. Targets that left the job file do not count against ``max_failures``.
 
-A killed process dies with every Clone in flight, so that one death says nothing about any of them. A start without an
-end is a death; the next process records which targets it continues (``taken_up``). After more than three deaths a
-target runs alone and last; after one more it is uncertain with ZCLONE.QUARANTINED until ``zclone retry --state
-uncertain``.
+A kill affects every Clone in flight, so one kill does not identify the cause. A start without an end counts as a
+crash; the next process records which targets it continues (``taken_up``). After more than three crashes a target runs
+alone and last; after one more it is uncertain with ZCLONE.QUARANTINED until ``zclone retry --state uncertain``.
 """
 
 from __future__ import annotations
@@ -139,13 +138,13 @@ def _max_failed(limit: float, settled: int) -> float:
     return limit if limit >= 1 else limit * settled
 
 
-_MAX_DEATHS: Final = 3
-"""Deaths above which a Clone runs alone; with one more than that it died alone."""
+_MAX_CRASHES: Final = 3
+"""Crashes above which a Clone runs alone; with one more than that it was alone in the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenClones:
-    """The open Clones of a run, by the number of processes that died with them."""
+    """The open Clones of a run, by the number of processes that were killed with them in flight."""
 
     ordinary: tuple[Clone, ...]
     isolated: tuple[Clone, ...]
@@ -154,17 +153,17 @@ class OpenClones:
     """To be set aside."""
 
 
-def sort_by_deaths(opened: tuple[Clone, ...], past: RunHistory) -> OpenClones:
-    """Group the open Clones by deaths; those that were set aside before are left out."""
+def sort_by_crashes(opened: tuple[Clone, ...], past: RunHistory) -> OpenClones:
+    """Group the open Clones by crashes; those that were set aside before are left out."""
     intents = past.intents
     ordinary, isolated, quarantined = [], [], []
     for clone in opened:
         intent = intents[clone.key]
-        # Planned again: a living process withdrew the attempt.
-        deaths = 0 if intent.state is State.PLANNED else intent.deaths + past.is_cut_off
-        if deaths > _MAX_DEATHS + 1:
+        # Planned again: a running process withdrew the attempt.
+        crashes = 0 if intent.state is State.PLANNED else intent.deaths + past.is_cut_off
+        if crashes > _MAX_CRASHES + 1:
             quarantined.append((clone, intent))
-        elif deaths > _MAX_DEATHS:
+        elif crashes > _MAX_CRASHES:
             isolated.append(clone)
         elif intent.error_code != QUARANTINED:
             ordinary.append(clone)
@@ -175,8 +174,8 @@ def quarantine(found: OpenClones, journal: Journal, clock: Clock) -> None:
     """Record the quarantined Clones as uncertain, with the next step for the operator."""
     for clone, intent in found.quarantined:
         text = (
-            f"{_MAX_DEATHS + 2} processes died while it was in flight, the last one with nothing else in flight: "
-            f"set aside; look for {clone.resource_uuid} on the server, then: zclone retry --state uncertain"
+            f"{_MAX_CRASHES + 2} processes were killed while it was in flight, "
+            f"the last one with nothing else in flight: set aside; look for {clone.resource_uuid} on the server, then: zclone retry --state uncertain"
         )
         journal.note(
             Record(State.UNCERTAIN, clone.key, clock.time(), intent.attempt, error_code=QUARANTINED, error=text)

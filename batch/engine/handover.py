@@ -1,7 +1,7 @@
 """Hand-overs after the pool: clones are shared, then given to their owners. Both calls are idempotent.
 
 Sharing comes first: an account that gives a clone away may lose the right to share it. Nothing is recorded before the
-calls: a process that dies between them leaves the hand-over open, and the next one repeats all of it.
+calls: a process that is killed between them leaves the hand-over open, and the next one repeats all of it.
 
 After a refusal of ChangeResourceOwner the owner is queried, as ZStack refuses to give an account what it has (ID.1004).
 A hand-over is not part of a Clone's digest: its owner may be changed after the clone was made, and is another hand-over

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
-from batch.engine.admission import FailureLimit, quarantine, sort_by_deaths, take_first, wave_sizes
+from batch.engine.admission import FailureLimit, quarantine, sort_by_crashes, take_first, wave_sizes
 from batch.engine.attempts import after_edit, after_no_send
 from batch.engine.clone_records import (
     first_step_of_new,
@@ -75,7 +75,7 @@ class Pool:
         """Reconcile, run the canary, then the pool wave by wave; at last the quarantined Clones alone."""
         # Clones outside the plan are polled, and never sent.
         opened = (*survey.open, *(clone._replace(body=b"") for clone in survey.outside))
-        deps, found = self._deps, sort_by_deaths(opened, self._past)
+        deps, found = self._deps, sort_by_crashes(opened, self._past)
         removed = frozenset(clone.key for clone in opened if not clone.body)
         self._failures.exclude(removed, settled=survey.settled)
         quarantine(found, deps.journal, deps.clock)
@@ -173,7 +173,7 @@ class Pool:
         return True
 
     async def _take_up(self, clones: tuple[Clone, ...]) -> None:
-        """After the death of a process record the continued Clones, so that the next process can count."""
+        """After a process was killed record the continued Clones, so that the next process can count."""
         intents = self._past.intents if self._past.is_cut_off else {}
         known = ((clone.key, intents[clone.key]) for clone in clones if clone.key in intents)
         if keys := [key for key, intent in known if intent.state is not State.PLANNED]:

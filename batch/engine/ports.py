@@ -63,7 +63,7 @@ class Journal(Protocol):
         """Append without waiting; durable with the next commit or at close."""
 
     async def take_up(self, keys: Sequence[str]) -> None:
-        """Append, durably, that this process continues Clones that were in flight when a process died."""
+        """Append, durably, that this process continues Clones that were in flight when a process was killed."""
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` immediately when anything could not be made durable."""

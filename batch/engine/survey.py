@@ -28,7 +28,7 @@ class RunHistory(Protocol):
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the last process before this one died."""
+        """Whether the last process before this one was killed."""
 
     @property
     def counts(self) -> Mapping[State, int]:

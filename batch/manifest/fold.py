@@ -50,7 +50,7 @@ class ManifestFold:
         self._uuids = folds.UuidFold()
         self.pinned = folds.PinFold()
         """Values that the plans took from the server."""
-        self._deaths, self.users = folds.Deaths(), Users()
+        self._crashes, self.users = folds.Crashes(), Users()
         """Users who began and who adopted it."""
         self.remote: RemoteEngine | None = None
         """The remote engine of the last process, or of the one that writes; None where it is the engine itself."""
@@ -101,7 +101,7 @@ class ManifestFold:
 
     def _close(self, key: str) -> list[Record]:
         """Close an open Clone and return its records; none where it was not open."""
-        self._deaths.forget(key)
+        self._crashes.forget(key)
         return self._open.pop(key, [])
 
     def _end(self, record: Record) -> None:
@@ -150,7 +150,7 @@ class ManifestFold:
             if isinstance(line, StartedLine):
                 self.start(line)
             self.users.add(line)
-            self._deaths.add(line, self._open)
+            self._crashes.add(line, self._open)
 
     def start(self, line: StartedLine) -> None:
         """Add the start of a process, which may have --at-most-once."""
@@ -233,7 +233,7 @@ class ManifestFold:
 
         One that is ``planned`` again has attempts that count, though none is in flight.
         """
-        return folds.intents_of(self._open, self._deaths, self.has_predecessor, self.plain.repeated)
+        return folds.intents_of(self._open, self._crashes, self.has_predecessor, self.plain.repeated)
 
     def was_made_elsewhere(self, key: str) -> bool:
         """Return whether a target's clone existed before this manifest recorded an attempt to make it."""
@@ -245,8 +245,8 @@ class ManifestFold:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the last process before this one died."""
-        return self._deaths.is_cut_off
+        """Whether the last process before this one was killed."""
+        return self._crashes.is_cut_off
 
     @property
     def settled(self) -> Counter[State]:

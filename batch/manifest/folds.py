@@ -115,7 +115,7 @@ class PinFold:
 
 def intents_of(
     records: Mapping[str, Sequence[Record]],
-    deaths: Deaths,
+    crashes: Crashes,
     has_predecessor: Callable[[str, str], bool],
     repeated: Container[str],
 ) -> dict[str, Intent]:
@@ -124,7 +124,7 @@ def intents_of(
     return {
         intent.key: replace(
             intent,
-            deaths=deaths.of(intent.key, found),
+            deaths=crashes.of(intent.key, found),
             has_predecessor=has_predecessor(intent.key, intent.resource_uuid),
             was_repeated=intent.key in repeated,
         )
@@ -269,11 +269,11 @@ def is_unanswered(records: Sequence[Record]) -> bool:
     return bool(records) and records[-1].state is State.PLANNED and records[-1].error_code == UNANSWERED
 
 
-class Deaths:
-    """The number of processes that died with a Clone in flight; only Clones continued after a death use memory."""
+class Crashes:
+    """The number of processes that were killed with a Clone in flight; only Clones continued after it use memory."""
 
     def __init__(self) -> None:
-        """Start without deaths."""
+        """Start without crashes."""
         self.is_cut_off = False
         """Whether the last recorded process has no end."""
         self._taken_up: dict[str, tuple[int, int]] = {}
@@ -291,10 +291,10 @@ class Deaths:
             self.is_cut_off = False
 
     def forget(self, key: str) -> None:
-        """Forget a Clone that is not open any more: should it open again, its deaths count from zero."""
+        """Forget a Clone that is not open any more: if it is opened later, its crashes count from zero."""
         self._taken_up.pop(key, None)
 
     def of(self, key: str, records: Sequence[Record]) -> int:
-        """Return the number of deaths since the Clone was last recorded as uncertain, which a living process does."""
+        """Return the number of crashes since the Clone's last ``uncertain``, which only a running process records."""
         count, seen = self._taken_up.get(key, (0, 0))
         return 0 if any(record.state is State.UNCERTAIN for record in records[seen:]) else count

@@ -95,7 +95,7 @@ class Manifest:
         self._linger()
 
     async def take_up(self, keys: Sequence[str]) -> None:
-        """Record durably that this process continues targets that were in flight when the one before it died."""
+        """Record durably that this process continues targets that were in flight when the one before it was killed."""
         for start in range(0, len(keys), records.PAGE):
             line = TakenUpLine(tuple(keys[start : start + records.PAGE]), self._clock())
             await self.commit_operation(line)

@@ -157,7 +157,7 @@ class EndedLine:
 
 @dataclass(frozen=True, slots=True)
 class TakenUpLine:
-    """A process continues these targets, which were in flight when the one before it died."""
+    """A process continues these targets, which were in flight when the one before it was killed."""
 
     keys: tuple[str, ...]
     at: float

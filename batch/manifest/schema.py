@@ -142,7 +142,8 @@ def _ended_schema() -> Schema:
 
 def _taken_up_schema() -> Schema:
     keys = describe(
-        array(TEXT), "keys of targets that were in flight when the process before died; counted for the quarantine"
+        array(TEXT),
+        "keys of targets in flight when the process before was killed; counted for the quarantine",
     )
     return _line({"taken_up": keys, "at": _TIME})
 

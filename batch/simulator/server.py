@@ -131,7 +131,7 @@ class NodeServer:
         return delivery
 
     def _schedule_next(self) -> None:
-        """Set the timer for the next action, send web hooks, and stop listening if the node died."""
+        """Set the timer for the next action, send web hooks, and stop listening if the node crashed."""
         for hook in self.node.take_hooks():
             task = asyncio.get_running_loop().create_task(self._call_hook(hook))
             self._hooks.add(task)

@@ -1,8 +1,8 @@
 """The command's side of a run on Temporal: start, find, follow and stop it.
 
 The workflow stays open until all its lines are in the manifest. While it is open the manifest may lack lines, so no
-other engine may continue the run. All pages are created before the first call; if the command dies meanwhile, a rerun
-creates the rest with the same boundaries, because the manifest has not changed.
+other engine may continue the run. All pages are created before the first call; if the command is killed meanwhile, a
+rerun creates the rest with the same boundaries, because the manifest has not changed.
 """
 
 from __future__ import annotations

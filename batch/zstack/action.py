@@ -1,7 +1,7 @@
 """``CloneModelServiceAction``: one clone with the interface of the vendor's SDK, over zclone's client.
 
 The attributes are the API page's parameters; None leaves one out. For many clones use a job file: a single action has
-no journal, so that it cannot be continued after its process died.
+no journal, so that it cannot be continued after its process was killed.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ async def test_a_clone_of_a_running_job_is_not_cloned_yet(node: ScriptedNode, op
 
 
 async def test_a_job_that_never_ends_hides_no_clone(node: ScriptedNode, operator: Operator, tmp_path: Path) -> None:
-    """Endless 202s after the job's node died: the clone counts once the server's own time is over."""
+    """Endless 202s after the job's node crashed: the clone counts once the server's own time is over."""
     node.acts[A] = [show_early]
     operator.write_job(A, limits="timeout: 2s")
     assert await operator.run() == 4, operator.output

@@ -50,8 +50,8 @@ def main() -> int:
     began, done, posts, kills, failed = time.monotonic(), 0, 0, 0, 0
     with multiprocessing.Pool(arguments.processes) as pool:
         ranges = chunks(arguments.seed, arguments.schedules, _CHUNK)
-        for number, (ran, sent, died, bad) in enumerate(pool.imap(partial(run_chunk, kind=arguments.kind), ranges), 1):
-            done, posts, kills, failed = done + ran, posts + sent, kills + died, failed + len(bad)
+        for number, (ran, sent, ends, bad) in enumerate(pool.imap(partial(run_chunk, kind=arguments.kind), ranges), 1):
+            done, posts, kills, failed = done + ran, posts + sent, kills + ends, failed + len(bad)
             for verdict in bad:
                 if arguments.kind == "random":
                     put_on_record(verdict)

@@ -148,7 +148,7 @@ class AttemptNode:
             action(due)
 
     def restart(self, now: float, *, seconds: float) -> None:
-        """Refuse connections for a while; work under way dies, its rows stay as they are."""
+        """Refuse connections for a while; work under way is lost, its rows stay as they are."""
         self.down_until = now + seconds
         self._agenda = []
         for row in self._early.values():

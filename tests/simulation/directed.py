@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.schedule import Verdict
 
-_MAX_DEATHS: Final = 5
+_MAX_CRASHES: Final = 5
 """Of one clone: four with others in flight, one alone."""
 _TRIED: Final = {State.CLONED, State.UNCERTAIN}
 
@@ -140,11 +140,11 @@ def run_quarantine(seed: int) -> Verdict:
 
 def _survived(world: World, killer: str) -> list[str]:
     """After five crashes, one of them alone, a process ends cleanly and says why; the next one touches nothing."""
-    deaths = 0
+    crashes = 0
     while (ended := run_process(world, Process())).code is None:
-        deaths += 1
-        if deaths > _MAX_DEATHS:
-            return [f"quarantine: {deaths} processes died of {killer}"]
+        crashes += 1
+        if crashes > _MAX_CRASHES:
+            return [f"quarantine: {crashes} processes were killed by {killer}"]
     states = last_states(world.manifest(MANIFEST))
     wanted = {clone.key: State.UNCERTAIN if clone.key == killer else State.CLONED for clone in world.clones}
     found = [] if states == wanted and ended.code == ExitCode.FAILED else [f"quarantine: exit {ended.code} {states}"]

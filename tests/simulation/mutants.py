@@ -256,7 +256,7 @@ def nothing_holds_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(breaker.Breaker, "guard", guard)
 
 
-def deaths_not_counted(patch: pytest.MonkeyPatch) -> None:
+def crashes_not_counted(patch: pytest.MonkeyPatch) -> None:
     """The clones in flight at a crash are not recorded."""
 
     async def take_up(self: journal.Manifest, keys: Any) -> None:
@@ -267,13 +267,13 @@ def deaths_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def isolated_in_the_pool(patch: pytest.MonkeyPatch) -> None:
     """Clones in flight at repeated crashes go with everything else."""
-    sort = admission.sort_by_deaths
+    sort = admission.sort_by_crashes
 
-    def sort_by_deaths(*given: Any) -> admission.OpenClones:
+    def sort_by_crashes(*given: Any) -> admission.OpenClones:
         found = sort(*given)
         return admission.OpenClones(found.ordinary + found.isolated, (), found.quarantined)
 
-    patch.setattr(pool, "sort_by_deaths", sort_by_deaths)
+    patch.setattr(pool, "sort_by_crashes", sort_by_crashes)
 
 
 MUTANTS = (
@@ -295,7 +295,7 @@ MUTANTS = (
     Mutant("header's remains refused", header_remains_refused, 100, "crashes"),
     Mutant("budget ignored", budget_ignored, 2, "deaf"),
     Mutant("nothing holds retries back", nothing_holds_back, 8, "blackouts"),
-    Mutant("deaths not counted", deaths_not_counted, 5, "quarantine"),
+    Mutant("crashes not counted", crashes_not_counted, 5, "quarantine"),
     Mutant("isolated clones in the pool", isolated_in_the_pool, 40, "quarantine"),
 )
 """The twelve that must be found, then four that were bugs, then the rules of retrying."""

@@ -1,4 +1,4 @@
-"""Replaces the socket: latency, lost answers, and requests that arrive although their sender died."""
+"""Replaces the socket: latency, lost answers, and requests that arrive although their sender was killed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Noise(HttpReply):
 
 
 class SimHttp:
-    """The Transport of one process; what it has sent arrives even if the process dies first."""
+    """The Transport of one process; what it has sent arrives even if the process is killed first."""
 
     def __init__(self, world: World, process: Process, gate: Gate, loop: VirtualLoop) -> None:
         self._world = world

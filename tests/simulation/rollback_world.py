@@ -165,7 +165,7 @@ class World:
 
 
 class Http:
-    """The Transport of one process: what it has sent arrives even if the process dies first."""
+    """The Transport of one process: what it has sent arrives even if the process is killed first."""
 
     def __init__(self, world: World, process: Process, gate: DeadlineGate) -> None:
         self._world = world
@@ -334,7 +334,7 @@ class QuickDisk(Disk):
 
 
 async def roll_back(world: World, process: Process, *, faults: tuple[FaultRule, ...]) -> RollbackResult | None:
-    """Let one process roll the run back; None if it died, or could not continue."""
+    """Let one process roll the run back; None if it was killed, or could not continue."""
     world.node.set_faults(NodeOptions(seed=world.random.randrange(1 << 30), faults=faults))
     manifest, clock = _open(world, process), VirtualClock(world.loop, world.random)
     gate = virtual_gate(world.random.choice([3.0, 10.0, 100.0]), world.loop)

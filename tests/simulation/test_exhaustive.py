@@ -33,18 +33,18 @@ def steps_of(world: World) -> int:
     return process.steps
 
 
-def survive(world: World, *deaths: int, power_cut: bool = False) -> bool:
+def survive(world: World, *steps: int, power_cut: bool = False) -> bool:
     """Be killed at these steps one after the other, and then finish: exactly one clone each, nothing lost or invented.
 
     Return whether the last of these processes was killed, and did not end before its step.
     """
     ended = None
-    for death in deaths:
-        ended = run_process(world, Process(die_at=death))
+    for step in steps:
+        ended = run_process(world, Process(die_at=step))
         if power_cut:
-            world.disk.power_cut(Random(death))
+            world.disk.power_cut(Random(step))
     verdict = heal_and_check(world)
-    assert verdict.problems == (), f"killed at {deaths}"
+    assert verdict.problems == (), f"killed at {steps}"
     return ended is not None and ended.code is None
 
 
@@ -53,8 +53,8 @@ def survive(world: World, *deaths: int, power_cut: bool = False) -> bool:
 @pytest.mark.parametrize("targets", [1, 2, 3])
 def test_a_kill_at_every_step_is_survived(targets: int, faults: tuple[FaultRule, ...], *, power_cut: bool) -> None:
     """For one to three targets, wherever the process is killed, also with the power, a rerun finishes."""
-    for death in range(1, steps_of(world(targets, *faults)) + 1):
-        survive(world(targets, *faults), death, power_cut=power_cut)
+    for step in range(1, steps_of(world(targets, *faults)) + 1):
+        survive(world(targets, *faults), step, power_cut=power_cut)
 
 
 @pytest.mark.parametrize("part", range(4))

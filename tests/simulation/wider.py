@@ -448,7 +448,7 @@ def run_clocks(seed: int) -> Judgement:
 
 
 def run_retried(seed: int) -> Judgement:
-    """A failed target is retried, a process dies with it in flight, and lines of the second attempt are damaged."""
+    """A failed target is retried, a process is killed during that, and lines of the second attempt are damaged."""
     random = Random(seed)
     posts = iter(range(1_000_000))
     world = world_of(
