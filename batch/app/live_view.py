@@ -113,7 +113,7 @@ def snapshot_of(
     waiting = None if counts[State.PLANNED] else oldest_in_flight(summary.open, now=now)
     total = counts.total() - counts[State.WITHDRAWN]
     wanted = 0 if summary.plan is None else summary.plan.hand_overs
-    handing = f"handing over: {summary.handed.done} of {wanted}" if wanted and not left else ""
+    hand_over_phase = f"handing over: {summary.handed.done} of {wanted}" if wanted and not left else ""
     return Snapshot(
         total=total,
         counts=counts,
@@ -121,7 +121,7 @@ def snapshot_of(
         calls_rate=calls_rate,
         limit=process.rate,
         lowered_to=process.rate_in_force if process.rate_in_force < process.rate else None,
-        phase=handing or wave_text(total - left, process.waves),
+        phase=hand_over_phase or wave_text(total - left, process.waves),
         is_stopping=process.is_stopping or (summary.controlled is not None and summary.controlled.is_draining),
         is_paused=summary.controlled is not None and summary.controlled.is_paused,
         concurrency=None if summary.controlled is None else summary.controlled.concurrency,

@@ -124,7 +124,7 @@ async def close_run(
 
     Raises ManifestLostError, after writing report and metrics, if the manifest was moved or deleted.
     """
-    lost_file = manifest.look()
+    lost_file = manifest.check_file()
     if lost_file is None:
         handed = None if result is None or setup.options.only else result.hand_overs
         await manifest.close(code, early.text, code=early.reason, handed=handed)

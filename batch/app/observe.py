@@ -108,7 +108,7 @@ def count_targets(past: ManifestFold, found: Survey) -> Callable[[], dict[State,
     """
     others = past.settled
     others.subtract(found.settled)
-    open_others = [clone.key for clone in found.open if not clone.body] + [clone.key for clone in found.outside]
+    open_others = [clone.key for clone in found.open if not clone.body] + [clone.key for clone in found.outside_plan]
 
     def count() -> dict[State, int]:
         counts = Counter(past.counts)
@@ -201,7 +201,7 @@ async def watch_manifest(manifest: Manifest, *, every: float = _INTERVAL) -> Asy
     manifest.on_failure(lambda: report_early(f"zclone: {manifest.failure}"))
 
     def check() -> None:
-        manifest.look()
+        manifest.check_file()
 
     async with ticking(check, every, every):
         yield

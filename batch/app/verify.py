@@ -106,8 +106,8 @@ async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> V
 
 
 def _missing(targets: Targets, verifier: Verifier) -> Iterator[TargetState]:
-    verdicts = ((ordinal, verifier.verdict(ordinal)) for ordinal in range(len(targets)))
-    return (targets.read(ordinal) for ordinal, verdict in verdicts if verdict is Verdict.MISSING)
+    by_ordinal = ((ordinal, verifier.verdict(ordinal)) for ordinal in range(len(targets)))
+    return (targets.read(ordinal) for ordinal, verdict in by_ordinal if verdict is Verdict.MISSING)
 
 
 async def _reopen(

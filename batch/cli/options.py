@@ -29,7 +29,7 @@ from batch.app.options import (
     complete_manifests,
     complete_runs,
 )
-from batch.cli.parser import argument, choice, complete_words, flag, format_flag, option, refuse_format
+from batch.cli.parser import argument, choice_flag, complete_words, flag, format_flag, option, refuse_format
 from batch.model import State
 
 Job = Annotated[Path, argument("JOB", "The job file.", complete_jobs)]
@@ -45,7 +45,9 @@ ManifestPath = Annotated[
 Key = Annotated[str, argument("KEY", "The target's id, or its uuid if it has no id.", complete_keys)]
 NewFile = Annotated[Path | None, argument("FILE", "The new job file, which must not exist. Default: job.yaml.")]
 NewFileOption = Annotated[Path | None, flag("--out", "The new job file, the same as [FILE].", "FILE")]
-OfExample = Annotated[Example | None, choice(Example, "--example", "Write this example, with the files it refers to.")]
+OfExample = Annotated[
+    Example | None, choice_flag(Example, "--example", "Write this example, with the files it refers to.")
+]
 Run = Annotated[str | None, flag("--run", "Name of this run; one run never clones a target twice.", "ID")]
 RunOfJob = Annotated[str | None, flag("--run", "This run of the job file instead of its newest.", "ID")]
 Manifest = Annotated[
@@ -92,9 +94,9 @@ Tag = Annotated[bool, flag("--tag", "Give each clone a user tag of job, run and 
 AdoptManifest = Annotated[
     bool, flag("--adopt-manifest", "Continue with a manifest that another user started; recorded in it.")
 ]
-ShowProgress = Annotated[ProgressMode, choice(ProgressMode, "--progress", "Live view, plain log lines, or none.")]
+ShowProgress = Annotated[ProgressMode, choice_flag(ProgressMode, "--progress", "Live view, plain log lines, or none.")]
 LogStyle = Annotated[
-    LogFormat, choice(LogFormat, "--log-format", "Log format; auto picks console on a terminal, else JSON.")
+    LogFormat, choice_flag(LogFormat, "--log-format", "Log format; auto picks console on a terminal, else JSON.")
 ]
 Quiet = Annotated[bool, flag("--quiet", "Print only warnings and errors; a successful run prints nothing.", short="-q")]
 LogFile = Annotated[
@@ -152,7 +154,7 @@ PingUrl = Annotated[
 ]
 EngineOfRun = Annotated[
     Engine | None,
-    choice(Engine, "--engine", "Execute in this process (default) or by workers on Temporal; fixed for the run."),
+    choice_flag(Engine, "--engine", "Execute in this process (default) or by workers on Temporal; fixed for the run."),
 ]
 OnOverlap = Annotated[
     str,
@@ -171,10 +173,10 @@ Watch = Annotated[
 ]
 RetryStates = Annotated[
     list[State] | None,
-    choice(State, "--state", "failed (default), conflict, or uncertain for targets that were set aside.", "STATE"),
+    choice_flag(State, "--state", "failed (default), conflict, or uncertain for targets that were set aside.", "STATE"),
 ]
 Problems = Annotated[
-    ProblemFormat, choice(ProblemFormat, "--format", "text, or github for annotations in a pull request.")
+    ProblemFormat, choice_flag(ProblemFormat, "--format", "text, or github for annotations in a pull request.")
 ]
 Details = Annotated[bool, flag("--details", "Each target with each of its parameters, instead of the summary.")]
 PlanAs = Annotated[PlanOutput, format_flag(PlanOutput, "A table, one JSON document, or runnable curl commands.")]
@@ -182,7 +184,7 @@ ListAs = Annotated[
     ListOutput, format_flag(ListOutput, "A table, one JSON document, JSON Lines, or CSV.", file="use -o FORMAT > {}")
 ]
 States = Annotated[
-    list[State] | None, choice(State, "--state", "Only targets in this state; may be repeated.", "STATE")
+    list[State] | None, choice_flag(State, "--state", "Only targets in this state; may be repeated.", "STATE")
 ]
 Codes = Annotated[
     list[str] | None,
@@ -289,6 +291,6 @@ WebHooksAnywhere = Annotated[
     bool, option("--web-hooks-anywhere", "Call web hooks on other machines too, not only on loopback.")
 ]
 CheckedEngine = Annotated[
-    Engine, choice(Engine, "--engine", "temporal: check Temporal and the endpoint's workers too.")
+    Engine, choice_flag(Engine, "--engine", "temporal: check Temporal and the endpoint's workers too.")
 ]
 OfCommand = Annotated[str | None, argument("COMMAND", "Such as run; without it the list of all.")]

@@ -85,7 +85,7 @@ def format_flag(kind: type[StrEnum], text: str, *, file: str = "use --out {}") -
     return _of_words("--output", text, "|".join(names), kind=kind, refusal=refusal, short="-o")
 
 
-def choice(kind: type[StrEnum], name: str, text: str, metavar: str | None = None) -> Any:
+def choice_flag(kind: type[StrEnum], name: str, text: str, metavar: str | None = None) -> Any:
     """Declare an option that takes the values of ``kind``, which are its default ``metavar``."""
     names = [one.value for one in kind]
 

@@ -65,7 +65,7 @@ class FailureLimit:
         """Set the ``limit``: a count from 1 on, a share of the settled ones below 1; None: no limit."""
         self._past = past
         self._limit = limit
-        self._outside: Counter[State] = Counter()
+        self._outside_plan: Counter[State] = Counter()
         self._removed: frozenset[str] = frozenset()
         self._pending: set[str] = set()
 
@@ -75,15 +75,15 @@ class FailureLimit:
 
     def exclude(self, removed: frozenset[str], *, settled: Mapping[State, int]) -> None:
         """Count only the plan: ``settled`` of its targets were settled at the start, ``removed`` are open outside."""
-        self._outside = Counter(self._past.settled)
-        self._outside.subtract(settled)
+        self._outside_plan = Counter(self._past.settled)
+        self._outside_plan.subtract(settled)
         self._removed = removed
 
     def note_end(self, key: str, state: State) -> None:
         """Count a settled Clone."""
         self._pending.discard(key)
         if key in self._removed and state.is_final:
-            self._outside[state] += 1
+            self._outside_plan[state] += 1
 
     def excess(self) -> str | None:
         """Return a message where more failed than the limit allows, else None."""
@@ -100,7 +100,7 @@ class FailureLimit:
     def _counts(self) -> tuple[int, int]:
         """Return the numbers of the plan's failed and of its settled targets."""
         counts = Counter(self._past.settled)
-        counts.subtract(self._outside)
+        counts.subtract(self._outside_plan)
         return _failed_of(counts)
 
 
@@ -175,7 +175,8 @@ def quarantine(found: OpenClones, journal: Journal, clock: Clock) -> None:
     for clone, intent in found.quarantined:
         text = (
             f"{_MAX_CRASHES + 2} processes were killed while it was in flight, "
-            f"the last one with nothing else in flight: set aside; look for {clone.resource_uuid} on the server, then: zclone retry --state uncertain"
+            "the last one with nothing else in flight: set aside; "
+            f"look for {clone.resource_uuid} on the server, then: zclone retry --state uncertain"
         )
         journal.note(
             Record(State.UNCERTAIN, clone.key, clock.time(), intent.attempt, error_code=QUARANTINED, error=text)

@@ -173,8 +173,8 @@ def _not_shown(look: Look, error: ApiError, context: DecisionContext) -> Step:
         # A plain text or a page, perhaps of a gateway: it says nothing about the account's rights.
         text = f"the look for the clone was answered with {error.code.replace('.', ' ')}"
     if look.reason is LookReason.GIVEN:
-        again = " again" if look.ticket.attempt else ""
-        text = f"nothing was sent{again}, as {text}: {error.text}"
+        outcome = "nothing was sent again" if look.ticket.attempt else "nothing was sent"
+        text = f"{outcome}, as {text}: {error.text}"
         return End(State.FAILED, look.ticket.attempt, code=error.code, text=text)
     return end_uncertain(look.ticket, context, look.error or error, text, is_last=True)
 

@@ -74,7 +74,7 @@ class Pool:
     async def run(self, survey: Survey) -> None:
         """Reconcile, run the canary, then the pool wave by wave; at last the quarantined Clones alone."""
         # Clones outside the plan are polled, and never sent.
-        opened = (*survey.open, *(clone._replace(body=b"") for clone in survey.outside))
+        opened = (*survey.open, *(clone._replace(body=b"") for clone in survey.outside_plan))
         deps, found = self._deps, sort_by_crashes(opened, self._past)
         removed = frozenset(clone.key for clone in opened if not clone.body)
         self._failures.exclude(removed, settled=survey.settled)

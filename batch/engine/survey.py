@@ -90,7 +90,7 @@ class Survey:
     """Keys of targets whose resourceUuid was sent in an attempt of another target, with unknown result."""
     is_honoured: bool = False
     """Whether a clone has the uuid that the plan derives, though its ``sent`` line was lost."""
-    outside: tuple[Clone, ...] = ()
+    outside_plan: tuple[Clone, ...] = ()
     """Open Clones of targets that are unchanged in the job file but outside this plan, which is a part of it."""
 
 
@@ -124,9 +124,9 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
             is_honoured = is_honoured or (not clone.is_given and unrequested.get(clone.key) == clone.resource_uuid)
             if _is_outdated(final, clone):
                 outdated.append(clone.key)
-    outside = _outside(whole, intents) if whole is not None and whole.count > plan.count and intents else {}
-    found.extend(without_body(intent) for key, intent in intents.items() if key not in outside)
-    is_nothing_left = settled.total() == plan.count and not (found or outside)
+    others = _find_outside_plan(whole, intents) if whole is not None and whole.count > plan.count and intents else {}
+    found.extend(without_body(intent) for key, intent in intents.items() if key not in others)
+    is_nothing_left = settled.total() == plan.count and not (found or others)
     return Survey(
         tuple(found),
         tuple(changed),
@@ -135,7 +135,7 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
         tuple(outdated),
         tuple(taken),
         is_honoured,
-        tuple(outside.values()),
+        tuple(others.values()),
     )
 
 
@@ -145,7 +145,7 @@ def _is_in_use(intent: Intent) -> bool:
     return bool(intent.resource_uuid) and not ({intent.job_uuid, *intent.open_jobs} - {None} <= ended)
 
 
-def _outside(whole: Plan, intents: Mapping[str, Intent]) -> dict[str, Clone]:
+def _find_outside_plan(whole: Plan, intents: Mapping[str, Intent]) -> dict[str, Clone]:
     """Return by key the Clones of the intents that ``whole`` has as they were sent."""
     return {clone.key: clone for clone in whole.clones() if (one := intents.get(clone.key)) and is_same(clone, one)}
 

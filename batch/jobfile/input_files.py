@@ -176,10 +176,10 @@ class Content:
             text = next(itertools.islice(stream, line - 1, None), b"")
         if b"\t" in text[: len(text) - len(text.lstrip())]:
             return ": indent with spaces, not with tabs"
-        outside = _QUOTED.sub(b"", text)
-        if b"{{" in outside:
+        unquoted = _QUOTED.sub(b"", text)
+        if b"{{" in unquoted:
             return NO_BRACES
-        return ': put a text with ${…} in quotes: "${name}"' if b"${" in outside else ""
+        return ': put a text with ${…} in quotes: "${name}"' if b"${" in unquoted else ""
 
     def _scan(self, stream: BinaryIO) -> bytes:
         """Check the encoding and which keys can occur, in chunks of whole lines."""

@@ -128,7 +128,7 @@ class Manifest:
         """Call ``hook`` immediately when a write fails, so that no POST follows whose own record is durable."""
         self._on_failure.append(hook)
 
-    def look(self) -> Path | None:
+    def check_file(self) -> Path | None:
         """Fail where the file was moved, deleted or cut since the last write; return a path where it can be read."""
         if self.failure is None and not self._closed and not self._writer.is_whole():
             self._fail(LOST)
@@ -270,11 +270,11 @@ class Manifest:
             self._release()
 
     def _wake(self, waiting: list[asyncio.Future[None]]) -> None:
-        for joined in waiting:
-            if not joined.done() and self.failure is None:
-                joined.set_result(None)
-            elif not joined.done():
-                joined.set_exception(ManifestError(str(self.failure)))
+        for waiter in waiting:
+            if not waiter.done() and self.failure is None:
+                waiter.set_result(None)
+            elif not waiter.done():
+                waiter.set_exception(ManifestError(str(self.failure)))
 
     def _linger(self) -> None:
         if self._timer is None and self._flight is None:
@@ -293,6 +293,6 @@ class Manifest:
 
 def _join(waiting: list[asyncio.Future[None]]) -> asyncio.Future[None]:
     """Return a future for one caller: its cancellation affects neither the record nor other callers."""
-    joined = asyncio.get_running_loop().create_future()
-    waiting.append(joined)
-    return joined
+    waiter = asyncio.get_running_loop().create_future()
+    waiting.append(waiter)
+    return waiter

@@ -138,8 +138,8 @@ class Execution:
         """Retry a web hook that failed, up to the maximum number of tries."""
         options = self._context.options
         if not ok and hook.attempt < options.hook_tries:
-            again = WebHook(hook.url, hook.headers, hook.body, hook.attempt + 1)
-            self._timers.add(now + options.hook_pause, lambda _: self.hooks.append(again))
+            retry = WebHook(hook.url, hook.headers, hook.body, hook.attempt + 1)
+            self._timers.add(now + options.hook_pause, lambda _: self.hooks.append(retry))
 
     def body(self, result: JobResult, request: Request) -> Json:
         """Return the body of a finished job, in the language and with the schema that ``request`` asks for."""

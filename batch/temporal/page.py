@@ -217,7 +217,7 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
         number += 1
     # Clones outside the plan, then targets that left the job file: queried but never sent.
     last = len(_left(work))
-    for clones in _pages(iter(work.survey.outside), MAX_CLONES):
+    for clones in _pages(iter(work.survey.outside_plan), MAX_CLONES):
         page = _page(work, parent, number, (), [intents.pop(clone.key) for clone in clones], {})
         yield last, replace(page, outside=_without_params(clones))
         number += 1

@@ -96,9 +96,9 @@ def test_targets_outside_a_part_are_queried_as_the_job_file_has_them() -> None:
     past = past_of(sent("b", uuid="8" * 32), sent("c", uuid="9" * 32), sent("a"))
     found = survey(plan_of(clone("a")), past, whole=whole)
     assert [(one.key, one.body) for one in found.open] == [("a", b"{}"), ("b", b""), ("c", b"")]
-    assert (found.outside, found.changed) == ((), ())
+    assert (found.outside_plan, found.changed) == ((), ())
     found = survey(plan_of(clone("a")), past_of(sent("b")), whole=whole)
-    assert (found.open, found.outside) == ((), (clone("b"),))
+    assert (found.open, found.outside_plan) == ((), (clone("b"),))
     assert not found.is_nothing_left
 
 

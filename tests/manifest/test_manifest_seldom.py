@@ -149,14 +149,14 @@ async def test_a_moved_manifest_is_detected_between_two_writes(tmp_path: Path, *
     path = tmp_path / "m"
     manifest = open_manifest(path, HEADER)
     await manifest.commit(sent("a"))
-    assert manifest.look() is None
+    assert manifest.check_file() is None
     failures: list[str] = []
     manifest.on_failure(lambda: failures.append("failed"))
     if is_moved:
         path.rename(tmp_path / "elsewhere")
     else:
         path.unlink()
-    lost = manifest.look()
+    lost = manifest.check_file()
     assert lost is not None
     assert b'"key":"a"' in lost.read_bytes()
     assert failures == ["failed"]

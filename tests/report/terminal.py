@@ -158,9 +158,9 @@ class Terminal:
         return Screen(cells, not self._screen.cursor.hidden)
 
 
-async def photograph(screen: Screen, page: Page, out: Path, *, drafts: Path) -> None:
-    """Save the picture of a screen; the page it is taken of is left in ``drafts``."""
-    (drafts / "screen.html").write_text(screen.page(), encoding="utf-8")
+async def photograph(screen: Screen, page: Page, out: Path, *, folder: Path) -> None:
+    """Save the picture of a screen; the page it is taken of is left in ``folder``."""
+    (folder / "screen.html").write_text(screen.page(), encoding="utf-8")
     height = 40 + 20 * sum(map(bool, screen.lines))
-    await page.open((drafts / "screen.html").as_uri(), width=len(screen.cells[0]) * 9 + 50, height=height)
+    await page.open((folder / "screen.html").as_uri(), width=len(screen.cells[0]) * 9 + 50, height=height)
     await page.picture(out)

@@ -84,7 +84,7 @@ async def test_the_screen_is_photographed(tmp_path: Path, halfway: tuple[Path, S
         assert screen.lines[at + 1] == f"  hint: {CODES[code].hint}"
     assert "向量检索-014" in "".join(screen.lines)
     async with browser(tmp_path) as page:
-        await photograph(screen, page, tmp_path / "live.png", drafts=tmp_path)
+        await photograph(screen, page, tmp_path / "live.png", folder=tmp_path)
         shown = str(await page.run("document.querySelector('pre').innerText"))
         assert [line.rstrip() for line in shown.split("\n")] == screen.text.split("\n")
         assert page.complaints == []
