@@ -69,7 +69,7 @@ class Operator:
         self._env = env
 
     def order(self, *orders: str, job: str = MANIFEST) -> tuple[float, str]:
-        """Send commands; return the node's time by which they were obeyed, and the answer."""
+        """Send commands; return the node's time by which they were applied, and the answer."""
         done = self._zclone("control", job, *orders)
         assert done.returncode == 0, done.stderr
         return nodes.ledger(self._env["ZSTACK_API_URL"])["now"], done.stdout.strip()
@@ -80,7 +80,7 @@ def submits(env: dict[str, str]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_the_node_sees_each_command_obeyed_at_once(
+def test_the_node_sees_each_command_applied_at_once(
     tmp_path: Path, zclone: Run, child_env: dict[str, str], serve_node: Serve
 ) -> None:
     """A run of 2,000 gets 5/s, pause, resume and 100/s: a second later its calls follow, and no clone is lost."""

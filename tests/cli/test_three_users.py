@@ -55,7 +55,7 @@ def write_sources(path: Path, names: dict[str, str], images: dict[str, str] | No
 
 
 @pytest.fixture
-def estate(tmp_path: Path, serve_node: Callable[..., str]) -> dict[str, str]:
+def registry_server(tmp_path: Path, serve_node: Callable[..., str]) -> dict[str, str]:
     """Return the settings of a server with 300 services, seven of them with images of another registry."""
     names = {uuid_of(number): f"service-{number}" for number in range(SERVICES)}
     images = {uuid_of(number): image_of(number) for number in range(SERVICES)}
@@ -82,30 +82,30 @@ def write_rules(folder: Path, rules: dict[str, str]) -> None:
         csv.writer(stream).writerows([["from", "to", "vmImageUuid"], *rows, ["never/", "used/", ""]])
 
 
-def test_the_migration(tmp_path: Path, zclone: Run, estate: dict[str, str]) -> None:
+def test_the_migration(tmp_path: Path, zclone: Run, registry_server: dict[str, str]) -> None:
     """Seven sources without a rule are reported at plan and nothing is sent; then 300 clones get the derived images."""
     job = write_migration(tmp_path)
-    refused = zclone("plan", job, env=estate)
+    refused = zclone("plan", job, env=registry_server)
     assert refused.returncode == 2
     assert "293 of 300 sources are covered, 7 are not" in refused.stderr
     assert "no rule matches the source's image 'legacy.example.com/amd64/" in refused.stderr
     assert "(in 7 rows)" in refused.stderr
     assert all(f'not covered: {uuid_of(number)} "service-{number}"' in refused.stderr for number in LEGACY)
     assert "images.csv:3:1: rearchitect: the rule for AARCH64 from 'never/' matches nothing" in refused.stderr
-    assert zclone("run", job, env=estate).returncode == 2
-    assert "submit" not in ledger(estate["ZSTACK_API_URL"])["calls"]
+    assert zclone("run", job, env=registry_server).returncode == 2
+    assert "submit" not in ledger(registry_server["ZSTACK_API_URL"])["calls"]
     arm = "registry.example.com/aarch64/"
     write_rules(tmp_path, {"registry.example.com/x86_64/": arm, "legacy.example.com/amd64/": f"{arm}legacy/"})
-    planned = zclone("plan", job, env=estate)
+    planned = zclone("plan", job, env=registry_server)
     assert planned.returncode == 0, planned.stderr
     assert "300 of 300 sources are covered" in planned.stderr
-    done = zclone("run", job, env=estate)
+    done = zclone("run", job, env=registry_server)
     assert done.returncode == 0, done.stderr
-    assert clones_of(estate) == {uuid_of(number): expected(number) for number in range(SERVICES)}
+    assert clones_of(registry_server) == {uuid_of(number): expected(number) for number in range(SERVICES)}
 
 
-def clones_of(estate: dict[str, str]) -> dict[str, tuple[str, Any, Any]]:
-    made = ledger(estate["ZSTACK_API_URL"])["clones"]
+def clones_of(registry_server: dict[str, str]) -> dict[str, tuple[str, Any, Any]]:
+    made = ledger(registry_server["ZSTACK_API_URL"])["clones"]
     assert len(made) == SERVICES
     return {
         row["source"]: (row["name"], row["params"]["cpuArchitectures"], row["params"]["architectureImages"])

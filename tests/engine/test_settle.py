@@ -241,8 +241,8 @@ def test_an_accepted_job_may_be_unknown_for_a_moment() -> None:
 
 def test_unanswered_queries_end_uncertain() -> None:
     """When neither the job nor the resource can be queried, the clone is uncertain."""
-    told = fresh(("submit", LOST), ("poll", Unknown()), *[("find", LOST)] * Policy().max_failed_looks)
-    assert end(told) == (State.UNCERTAIN, 1)
+    settlement = fresh(("submit", LOST), ("poll", Unknown()), *[("find", LOST)] * Policy().max_failed_looks)
+    assert end(settlement) == (State.UNCERTAIN, 1)
 
 
 def test_an_account_that_may_not_look_cannot_prove_absence() -> None:

@@ -41,7 +41,7 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize(
-    ("told", "asked_for", "verdict"),
+    ("hook", "asked_for", "verdict"),
     [
         (MADE, UUID, HookVerdict.ANSWER),
         (OTHER, UUID, HookVerdict.IGNORED),
@@ -51,9 +51,9 @@ def stage() -> Iterator[Stage]:
         (NOTHING, UUID, HookVerdict.IGNORED),
     ],
 )
-def test_the_use_of_each_hook(told: Done | NoAnswer, asked_for: str, verdict: HookVerdict) -> None:
+def test_the_use_of_each_hook(hook: Done | NoAnswer, asked_for: str, verdict: HookVerdict) -> None:
     """A success under the requested uuid is an answer, an end that shows nothing a reason to poll."""
-    assert judge_hook(told, asked_for) is verdict
+    assert judge_hook(hook, asked_for) is verdict
 
 
 @dataclass
@@ -62,7 +62,7 @@ class HookedScene(Scene):
 
     has_hooks: bool = True
     late: float = 0.02
-    told: list[str] = field(default_factory=list)
+    sent_jobs: list[str] = field(default_factory=list)
     missing: frozenset[int] = frozenset()
     """Numbers of the jobs, from 0, that have no hook."""
     content: Done | None = None
@@ -74,8 +74,8 @@ class HookedScene(Scene):
 
         async def hooked(clone: Clone, job_uuid: str) -> SubmitAnswer:
             answer = await submit(clone, job_uuid)
-            number = len(self.told)
-            self.told.append(job_uuid)
+            number = len(self.sent_jobs)
+            self.sent_jobs.append(job_uuid)
             if isinstance(answer, Accepted) and number not in self.missing:
                 self._tell(clone, job_uuid)
             return answer
@@ -84,9 +84,9 @@ class HookedScene(Scene):
 
     def _tell(self, clone: Clone, job_uuid: str) -> None:
         assert self.hooks is not None
-        told = self.content or Done(Service(clone.resource_uuid, None, {}))
+        hook = self.content or Done(Service(clone.resource_uuid, None, {}))
         seconds = max(0.0, self.server.made[clone.resource_uuid] - self.loop.time()) + self.late
-        self.loop.call_later(seconds, self.hooks.receive, job_uuid, told)
+        self.loop.call_later(seconds, self.hooks.receive, job_uuid, hook)
 
 
 def test_a_clone_costs_one_call() -> None:
@@ -107,7 +107,7 @@ def test_a_missing_hook_costs_a_later_poll() -> None:
     scene.server.takes = 2.0
     assert scene.run() == {State.CLONED: 100}
     asked = {what for _, kind, what in scene.server.log if kind == "poll"}
-    assert asked == {scene.told[40], scene.told[70]}
+    assert asked == {scene.sent_jobs[40], scene.sent_jobs[70]}
     assert scene.server.count("poll") <= 4
 
 
@@ -127,8 +127,8 @@ def test_hooks_that_come_again_are_awaited_again() -> None:
     scene.server.takes = 2.0
     assert scene.run() == {State.CLONED: 60}
     asked = {what for _, kind, what in scene.server.log if kind == "poll"}
-    assert asked >= set(scene.told[:20])
-    assert not asked & set(scene.told[30:])
+    assert asked >= set(scene.sent_jobs[:20])
+    assert not asked & set(scene.sent_jobs[30:])
 
 
 def test_a_failure_makes_the_poll_due_and_nothing_else() -> None:
@@ -220,17 +220,17 @@ def test_a_poll_that_came_first_is_the_answer() -> None:
 
     async def main() -> None:
         hooks, _ = hooks_here()
-        for told, brought in ((Done(Service(UUID, "asked", {})), False), (Running(), True)):
+        for polled, brought in ((Done(Service(UUID, "asked", {})), False), (Running(), True)):
             hooks.expect(str(brought), UUID)
             job = hooks.running(str(brought))
             assert job is not None
 
-            async def poll(told: PollAnswer = told, name: str = str(brought)) -> PollAnswer:
+            async def poll(polled: PollAnswer = polled, name: str = str(brought)) -> PollAnswer:
                 hooks.receive(name, MADE)
-                return told
+                return polled
 
             answer, is_brought = await job.first_answer(poll)
-            assert (is_brought, answer) == (brought, MADE if brought else told)
+            assert (is_brought, answer) == (brought, MADE if brought else polled)
 
     in_loop(main())
 

@@ -56,7 +56,7 @@ class Ended:
 
 
 def run_process(world: World, process: Process) -> Ended:
-    """Run one incarnation of the command from start to end, or until it is killed."""
+    """Run one process of the command from start to end, or until it is killed."""
     return run_processes(world, process)[0]
 
 

@@ -225,12 +225,12 @@ def run_corrupted(seed: int) -> Verdict:
     if ended.code in {ExitCode.BROKEN, ExitCode.USAGE}:
         # As the message says: move the file away and start over. The uuids are derived, so nothing is made twice.
         world.disk.files.pop(MANIFEST)
-        problems += _begun_anew(world)
+        problems += _rerun_without_manifest(world)
         return heal_and_check(world, problems)
     return heal_and_check(world, problems)
 
 
-def _begun_anew(world: World) -> list[str]:
+def _rerun_without_manifest(world: World) -> list[str]:
     ended = run_process(world, Process())
     return [] if ended.code == ExitCode.OK else [f"I7: exit {ended.code} without a manifest"]
 

@@ -218,8 +218,8 @@ def run_hooks(seed: int) -> Judgement:
 def hook_of_another_job_believed(patch: pytest.MonkeyPatch) -> None:
     """A success under the uuid of a job in flight is its answer, whatever it shows."""
 
-    def judge_hook(told: Any, resource_uuid: str) -> HookVerdict:
-        is_made = isinstance(told, Done) and told.service is not None
+    def judge_hook(hook: Any, resource_uuid: str) -> HookVerdict:
+        is_made = isinstance(hook, Done) and hook.service is not None
         return HookVerdict.ANSWER if is_made else HookVerdict.IGNORED
 
     patch.setattr(webhooks, "judge_hook", judge_hook)
@@ -230,10 +230,10 @@ def hook_without_record_believed(patch: pytest.MonkeyPatch) -> None:
     receive, record_end = WebHooks.receive, clone_records.record_end
     brought: set[int] = set()
 
-    def remembered(self: WebHooks, job_uuid: str, told: Any) -> HookVerdict:
-        verdict = receive(self, job_uuid, told)
+    def remembered(self: WebHooks, job_uuid: str, hook: Any) -> HookVerdict:
+        verdict = receive(self, job_uuid, hook)
         if verdict is HookVerdict.ANSWER:
-            brought.add(id(told.service))
+            brought.add(id(hook.service))
         return verdict
 
     def recorded(clone: Any, end: Any, deps: Any) -> None:

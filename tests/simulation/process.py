@@ -1,4 +1,4 @@
-"""One incarnation of the command: where it is killed, what its disk refuses, and when its clock is set."""
+"""One process of the command: where it is killed, what its disk refuses, and when its clock is set."""
 
 from __future__ import annotations
 

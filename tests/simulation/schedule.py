@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HEALING_RUNS: Final = 12
 """Incarnations a healed world may need."""
-TWIN: Final = Path("/sim/copy.manifest.jsonl")
+SECOND_MANIFEST: Final = Path("/sim/copy.manifest.jsonl")
 """A second manifest of the same run: copied, or started anew after the first was lost."""
 _AT_REST: Final = 200.0
 """Seconds after which nothing that was sent is under way any more."""
@@ -116,16 +116,18 @@ def run_schedule(seed: int) -> Verdict:
     random = Random(seed)
     world = random_world(seed, random)
     problems: list[str] = []
-    has_twin = random.random() < 0.1
+    has_second_manifest = random.random() < 0.1
     if random.random() < 0.05:
         world.garbled = random.choice((0.02, 0.3))
     if random.random() < 0.03:
         world.killer_uuid = random.choice(world.clones).resource_uuid
     for _ in range(random.randint(1, 4)):
-        problems += run_with_faults(world, random, has_twin=has_twin)
+        problems += run_with_faults(world, random, has_second_manifest=has_second_manifest)
         if problems or world.witness.broken:
             break
-    return heal_and_check(world, problems, manifests=(MANIFEST, TWIN) if has_twin else (MANIFEST,))
+    return heal_and_check(
+        world, problems, manifests=(MANIFEST, SECOND_MANIFEST) if has_second_manifest else (MANIFEST,)
+    )
 
 
 def random_process(random: Random) -> Process:
@@ -141,10 +143,10 @@ def random_process(random: Random) -> Process:
     return process
 
 
-def run_with_faults(world: World, random: Random, *, has_twin: bool = False) -> list[str]:
-    """Run one incarnation with faults, and then disturb its machine and server."""
+def run_with_faults(world: World, random: Random, *, has_second_manifest: bool = False) -> list[str]:
+    """Run one process with faults, and then disturb its machine and server."""
     error = world.clock_error
-    problems = _incarnate(world, random, has_twin=has_twin)
+    problems = _run_one_or_two(world, random, has_second_manifest=has_second_manifest)
     if random.random() < 0.4:
         world.disk.power_cut(random)
     if random.random() < 0.15:
@@ -153,7 +155,7 @@ def run_with_faults(world: World, random: Random, *, has_twin: bool = False) -> 
         world.node.restart(EPOCH + world.now, seconds=1.0)
     if random.random() < 0.15:
         edit(world, random)
-    if random.random() < 0.02 and not has_twin:
+    if random.random() < 0.02 and not has_second_manifest:
         damage(world, random)
         problems += repair_if_refused(world)
     # If a clock jumps ahead by hours during a POST and the next process comes within seconds, the end is unknowable.
@@ -168,29 +170,29 @@ def edit(world: World, random: Random) -> None:
     world.edit([planned_clone(number) for number in sorted(numbers)])
 
 
-def _incarnate(world: World, random: Random, *, has_twin: bool) -> list[str]:
+def _run_one_or_two(world: World, random: Random, *, has_second_manifest: bool) -> list[str]:
     process = random_process(random)
-    if has_twin:
-        twin = random_process(random)
-        twin.manifest = TWIN
-        twin.starts_after = random.uniform(0.0, 3.0)
-        if MANIFEST in world.disk.files and TWIN not in world.disk.files and random.random() < 0.5:
+    if has_second_manifest:
+        second = random_process(random)
+        second.manifest = SECOND_MANIFEST
+        second.starts_after = random.uniform(0.0, 3.0)
+        if MANIFEST in world.disk.files and SECOND_MANIFEST not in world.disk.files and random.random() < 0.5:
             data = world.disk.files[MANIFEST].data
-            world.disk.files[TWIN] = SimFile(bytearray(data), bytes(data), is_named=True)
-        ended, other = run_processes(world, process, twin)
-        return promises.misreported(world, ended) + promises.misreported(world, other, TWIN)
+            world.disk.files[SECOND_MANIFEST] = SimFile(bytearray(data), bytes(data), is_named=True)
+        ended, other = run_processes(world, process, second)
+        return promises.misreported(world, ended) + promises.misreported(world, other, SECOND_MANIFEST)
     if random.random() < 0.1:
-        return _with_rival(world, random, process)
+        return _run_two_on_one_manifest(world, random, process)
     return promises.misreported(world, run_process(world, process))
 
 
-def _with_rival(world: World, random: Random, process: Process) -> list[str]:
+def _run_two_on_one_manifest(world: World, random: Random, process: Process) -> list[str]:
     """I13: a second process on the same manifest is refused while the first one lives."""
-    rival = Process(starts_after=random.uniform(0.0, 2.0))
-    ended, other = run_processes(world, process, rival)
+    second = Process(starts_after=random.uniform(0.0, 2.0))
+    ended, other = run_processes(world, process, second)
     if other.code != ExitCode.LOCKED:
         return promises.misreported(world, other)
-    is_quiet = not world.witness.life(rival).calls
+    is_quiet = not world.witness.life(second).calls
     return promises.misreported(world, ended) + ([] if is_quiet else ["I13: a locked out process called the server"])
 
 

@@ -32,7 +32,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world: World = world_of(0, 1)
-        self.told: list[str] = []
+        self.misreported: list[str] = []
 
     @initialize(
         seed=_SEEDS,
@@ -45,7 +45,7 @@ class Machine(RuleBasedStateMachine):
         self.world = world_of(seed, count, *found, latency=1.0)
 
     def _run(self, process: Process) -> None:
-        self.told += promises.misreported(self.world, run_process(self.world, process))
+        self.misreported += promises.misreported(self.world, run_process(self.world, process))
 
     @rule(steps=st.integers(1, 150))
     def run_some_steps_and_kill(self, steps: int) -> None:
@@ -97,10 +97,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_promise_is_kept(self) -> None:
-        assert self.told + promises.broken(self.world) == []
+        assert self.misreported + promises.broken(self.world) == []
 
     def teardown(self) -> None:
-        assert heal_and_check(self.world, self.told).problems == ()
+        assert heal_and_check(self.world, self.misreported).problems == ()
 
 
 def explore(examples: int, steps: int) -> None:

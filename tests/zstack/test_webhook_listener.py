@@ -34,14 +34,14 @@ TRUE = {"X-Job-UUID": JOB, "X-Job-Success": "true"}
 class Memory:
     """Stores what is received about the one job that it knows."""
 
-    told: list[Done | NoAnswer] = field(default_factory=list)
+    received: list[Done | NoAnswer] = field(default_factory=list)
 
     def knows(self, job_uuid: str) -> bool:
         return job_uuid == JOB
 
-    def receive(self, job_uuid: str, told: Done | NoAnswer) -> None:
+    def receive(self, job_uuid: str, hook: Done | NoAnswer) -> None:
         assert job_uuid == JOB
-        self.told.append(told)
+        self.received.append(hook)
 
 
 @asynccontextmanager
@@ -66,10 +66,10 @@ async def test_a_success_is_reported_with_its_service() -> None:
     """The right path and a job in flight: what the job made, and 200."""
     async with listening() as (listener, memory):
         assert await send(listener.url, BODY, TRUE) == 200
-    (told,) = memory.told
-    assert isinstance(told, Done)
-    assert told.service is not None
-    assert (told.service.uuid, told.service.name) == (UUID, "x")
+    (hook,) = memory.received
+    assert isinstance(hook, Done)
+    assert hook.service is not None
+    assert (hook.service.uuid, hook.service.name) == (UUID, "x")
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ async def test_anything_else_is_answered_200_and_ignored(what: str, method: str,
         url = listener.url[:-1] + ("0" if listener.url[-1] != "0" else "1") if what == "another path" else listener.url
         body = b" " * LARGEST_HOOK + BODY if what == "too long" else BODY
         assert await send(url, body, headers, method) == 200
-        assert memory.told == []
+        assert memory.received == []
         assert await send(listener.url, BODY, TRUE) == 200
-        assert len(memory.told) == 1
+        assert len(memory.received) == 1
 
 
 async def test_an_endless_body_delays_no_other_hook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ async def test_an_endless_body_delays_no_other_hook(monkeypatch: pytest.MonkeyPa
             if not is_left:
                 assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             writer.close()
-    assert len(memory.told) == 2
+    assert len(memory.received) == 2
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ async def test_an_endless_body_delays_no_other_hook(monkeypatch: pytest.MonkeyPa
 )
 def test_a_hook_without_a_service_is_an_end_or_nothing(body: bytes, success: str, *, ends: bool) -> None:
     """A failure and an empty body say that the job ended, whatever else is in them; the rest is ignored."""
-    told = read_hook(body, success)
-    assert told == Done(None) if ends else isinstance(told, NoAnswer)
+    hook = read_hook(body, success)
+    assert hook == Done(None) if ends else isinstance(hook, NoAnswer)
 
 
 async def test_the_path_is_new_each_time_and_has_128_bits() -> None:
@@ -151,7 +151,7 @@ async def test_the_url_is_that_of_a_named_proxy() -> None:
         assert listener.token not in listener.address
         for path in (listener.token, f"zclone/{listener.token}"):
             assert await send(f"http://{listener.address}/{path}", BODY, TRUE) == 200
-        assert len(memory.told) == 2
+        assert len(memory.received) == 2
 
 
 async def test_an_address_of_ipv6() -> None:
@@ -162,7 +162,7 @@ async def test_an_address_of_ipv6() -> None:
         async with listening("::1") as (listener, memory):
             assert listener.url.startswith("http://[::1]:")
             assert await send(listener.url, BODY, TRUE) == 200
-            assert len(memory.told) == 1
+            assert len(memory.received) == 1
     except UsageError:
         pytest.skip("no IPv6 here")
 
