@@ -198,7 +198,7 @@ class CloneDeletion:
     async def objections(self, page: Sequence[Item]) -> dict[str, Objection]:
         """Return the objections to deleting clones of the page, by key. Raises CallFailedError."""
         findings = await self._verifier.compare_page(page)
-        used = await self._readback.used([str(item.target.clone_uuid) for item in page])
+        used = await self._readback.services_in_use([str(item.target.clone_uuid) for item in page])
         found = ((item.target.key, self._objection(item, findings.get(item.target.key), used)) for item in page)
         return {key: objection for key, objection in found if objection is not None}
 

@@ -74,7 +74,7 @@ def _format(wanted: LogFormat, descriptor: int) -> log.Format:
     return log.Format(wanted.value)
 
 
-class OnSettled(Protocol):
+class SettledCallback(Protocol):
     """Callback for each settled clone."""
 
     def __call__(self, record: Record, *, sent_at: float | None, api_job: str) -> None:
@@ -89,7 +89,7 @@ class LoggingJournal:
         journal: ManifestJournal,
         *,
         failed: Callable[[Record], None],
-        settled: OnSettled,
+        settled: SettledCallback,
         open_before: Iterable[Intent],
         keeps_uuids: bool = False,
         language: Language = "en",

@@ -25,7 +25,7 @@ from batch.engine.survey import count_hand_overs
 from batch.errors import ZcloneError
 from batch.model import State
 from batch.progress.board import SETTLED, Board, oldest_in_flight
-from batch.progress.views import BEAT, heartbeat, live, new_view, no_view, ticking
+from batch.progress.views import BEAT, heartbeat, live, new_view, no_view, run_periodically
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -94,7 +94,7 @@ async def observe(  # noqa: PLR0913 - each observer needs a source of its own
             yield LoggingJournal(
                 manifest,
                 failed=board.fail,
-                settled=tracing.settled,
+                settled=tracing.queue_span,
                 open_before=past.intents.values(),
                 keeps_uuids=past.is_at_most_once and plan.hand_overs > 0,
                 language=setup.language,
@@ -106,7 +106,7 @@ def count_targets(past: ManifestFold, found: Survey) -> Callable[[], dict[State,
 
     The manifest also has those that ``--only`` leaves out, or that left the job file.
     """
-    others = past.settled
+    others = past.settled_counts
     others.subtract(found.settled)
     open_others = [clone.key for clone in found.open if not clone.body] + [clone.key for clone in found.outside_plan]
 
@@ -162,7 +162,9 @@ async def write_live_metrics(
 
     began, writer = time.time(), _Writer(file)
     try:
-        async with ticking(lambda: writer.put(*live_metrics(job, counts(), began=began, at=time.time())), 0.0, every):
+        async with run_periodically(
+            lambda: writer.put(*live_metrics(job, counts(), began=began, at=time.time())), 0.0, every
+        ):
             yield
     finally:
         writer.finish()
@@ -203,7 +205,7 @@ async def watch_manifest(manifest: Manifest, *, every: float = _INTERVAL) -> Asy
     def check() -> None:
         manifest.check_file()
 
-    async with ticking(check, every, every):
+    async with run_periodically(check, every, every):
         yield
 
 
@@ -235,7 +237,7 @@ class Tracing:
             self._thread.start()
         return self
 
-    def settled(self, record: Record, *, sent_at: float | None, api_job: str) -> None:
+    def queue_span(self, record: Record, *, sent_at: float | None, api_job: str) -> None:
         """Queue the span of a settled clone; ``sent_at``: time of its first POST, seconds since the epoch."""
         if self._thread is None:
             return

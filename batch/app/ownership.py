@@ -15,7 +15,7 @@ from batch.engine.survey import is_made
 from batch.errors import ManifestError
 from batch.keytable import digest_prefix
 from batch.manifest.kinds import ConnectedLine, StartedLine
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import Record, State
 from batch.zstack.answers import Absent, ApiError, ErrorClass, Refused
@@ -142,7 +142,7 @@ def find_makers(path: Path, account: str, *, is_repaired: bool) -> dict[str, str
     attempts: dict[str, _Attempt] = {}
     unnamed = _UNNAMED if is_repaired else None
     caller = unnamed
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for body in manifest.bodies():
             line = parse_line(body)
             if isinstance(line, StartedLine | ConnectedLine):

@@ -21,7 +21,7 @@ from batch.engine.control import before_stop
 from batch.engine.handover import waiting_clones
 from batch.errors import EndReason, ManifestLockedError, UnreachableError, UsageError
 from batch.manifest.kinds import RemoteEngine
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, State
 
@@ -229,7 +229,7 @@ class _Sink:
         self._manifest = manifest
         self._journal = journal
 
-    def unwritten(self, lines: Sequence[Line]) -> list[Line]:
+    def find_unwritten(self, lines: Sequence[Line]) -> list[Line]:
         wanted = {_identity(line): line for line in lines}
         for line in _lines(self._manifest):
             wanted.pop(_identity(line), None)
@@ -255,7 +255,7 @@ def _identity(line: Line) -> tuple[object, ...]:
 
 
 def _lines(manifest: Manifest) -> Iterator[Line]:
-    with reading(manifest.path) as lines:
+    with open_reader(manifest.path) as lines:
         for body in lines.bodies():
             line = parse_line(body)
             if isinstance(line, Record | HandOverRecord):

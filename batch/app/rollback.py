@@ -184,7 +184,7 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[Rollback
     shard = "" if targets.plan is None else targets.plan.shard
     found = RollbackResult(header.job, header.run, left=dict(candidates.left), shard=shard)
     await _survey(candidates, deletion, found)
-    found.is_done = not found.wanted and not found.gone and not _begun(candidates, targets)
+    found.is_done = not found.wanted and not found.gone and not _has_begun(candidates, targets)
     if found.is_done or not await to_thread(confirm, found):
         return found
     executor = ChangeExecutor(
@@ -199,7 +199,7 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[Rollback
     return found
 
 
-def _begun(candidates: Candidates, targets: Targets) -> bool:
+def _has_begun(candidates: Candidates, targets: Targets) -> bool:
     return any(item.target.key in targets.deleting for item in candidates.items)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from batch.app.messages import say
 from batch.errors import ExitCode, ManifestError, ManifestLockedError, UsageError
 from batch.manifest import is_locked
-from batch.manifest.reading import last_end, last_started, reading
+from batch.manifest.reader import last_end, last_started, open_reader
 from batch.manifest.summaries import was_at_most_once
 from batch.model import State
 from batch.report.figures import command_for
@@ -169,7 +169,7 @@ def refuse_other_division(job: Path, run: str, *, simulated: bool, shard: str | 
     """
     whole = Path(manifest_name(job, run, simulated=simulated, shard=None))
     if shard is not None and whole.exists():
-        with reading(whole) as manifest:
+        with open_reader(whole) as manifest:
             first = next(manifest.bodies(), b"")
         if first.startswith(_MERGED):
             raise UsageError(f"--shard: the shards of this run were merged into {whole}: continue it without --shard")
@@ -205,7 +205,7 @@ def _manifests(job: Path) -> Iterator[KnownRun]:
         if not path.name.startswith(job.stem + "."):
             continue
         try:
-            with reading(path) as manifest:
+            with open_reader(path) as manifest:
                 first = next(manifest.bodies(), b"")
         except (UsageError, ManifestError):
             # Skip unreadable files; opening one for a command reports the error.
@@ -217,7 +217,7 @@ def _manifests(job: Path) -> Iterator[KnownRun]:
 def read_header(path: Path) -> Header | None:
     """Return the header of a manifest; None if there is none."""
     try:
-        with reading(path) as manifest:
+        with open_reader(path) as manifest:
             next(manifest.bodies(), None)
             return manifest.header
     except (UsageError, ManifestError):

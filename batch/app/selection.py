@@ -184,7 +184,7 @@ async def find_remaining_work(options: RunOptions, plan: Plan, manifest: Manifes
         plan = replace(plan, inputs="")
     retried = await to_thread(retry_records, manifest, plan, options.retry)
     if options.retry is None:
-        retried += await to_thread(_undone, manifest, plan)
+        retried += await to_thread(_replan_undone, manifest, plan)
     is_handed_over = not await to_thread(_is_hand_over_left, plan, past, is_whole=plan.count == whole.count)
     is_done = found.is_nothing_left and not retried and is_handed_over
     return RemainingWork(plan, found, retried, is_done)
@@ -199,7 +199,7 @@ def _is_hand_over_left(plan: Plan, past: ManifestFold, *, is_whole: bool) -> boo
     return bool(found.open or found.refused or (is_whole and past.hand_overs.refused))
 
 
-def _undone(manifest: Manifest, plan: Plan) -> list[Record]:
+def _replan_undone(manifest: Manifest, plan: Plan) -> list[Record]:
     """Return the records that plan undone targets again."""
     past = manifest.past
     if not past.counts[State.UNDONE]:

@@ -17,7 +17,7 @@ from batch.manifest import rows
 from batch.manifest.folds import PinFold
 from batch.manifest.kinds import PlanLine
 from batch.manifest.operations import UndoneFold
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import Pins, State
 from batch.report.filters import Filter, read_filter
@@ -122,7 +122,7 @@ def data_lines(
 
 def _has_hand_overs(manifest: Path) -> bool:
     """Return whether any recorded plan has hand-overs."""
-    with reading(manifest) as found:
+    with open_reader(manifest) as found:
         plans = (parse_line(body) for body in found.bodies() if body.startswith(_PLAN))
         return any(isinstance(plan, PlanLine) and plan.hand_overs for plan in plans)
 
@@ -189,7 +189,7 @@ def _read_job(file: Path, header: Header, manifest: Path, *, named: str) -> Plan
 def _read_pins(path: Path) -> Pins:
     """Return the pins of the manifest at ``path``."""
     found = PinFold()
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for body in manifest.bodies():
             line = parse_line(body) if body.startswith(b'{"pinned":') else None
             if isinstance(line, Pins):
@@ -256,6 +256,6 @@ class JobColumns:
 
 
 def _read_header(manifest: Path) -> Header:
-    with reading(manifest) as found:
+    with open_reader(manifest) as found:
         next(found.bodies(), None)
         return found.header

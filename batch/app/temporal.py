@@ -19,7 +19,7 @@ from batch.engine import Gate, Stop, hard_cap
 from batch.engine.control import DeadlineGate
 from batch.errors import EndReason, ExitCode, UsageError, ZcloneError
 from batch.jobfile.values import read_rate
-from batch.progress.views import BEAT, ticking
+from batch.progress.views import BEAT, run_periodically
 from batch.redaction import SECRETS
 from batch.report.metrics import worker_metrics
 from batch.settings.files import read_secret
@@ -160,5 +160,5 @@ async def _write_metrics(file: Path | None, gate: Gate, *, rate: float) -> Async
         except ZcloneError as error:
             say(f"zclone: {error}")
 
-    async with ticking(write, 0.0, BEAT):
+    async with run_periodically(write, 0.0, BEAT):
         yield

@@ -101,11 +101,11 @@ async def _verify_file(options: VerifyOptions, job: Job | None, path: Path) -> V
         found, verifier, may_appear = await _verify(options, job, targets, path=path, rate=rate)
         if options.proof is not None:
             outputs.replace(options.proof, proof_texts(found, targets, verifier.verdict), mode=outputs.PRIVATE)
-        missing = tuple(_missing(targets, verifier))
+        missing = tuple(_find_missing(targets, verifier))
         return VerifyResult(found, path, next_command(job, targets, path), missing, tuple(sorted(may_appear)))
 
 
-def _missing(targets: Targets, verifier: Verifier) -> Iterator[TargetState]:
+def _find_missing(targets: Targets, verifier: Verifier) -> Iterator[TargetState]:
     by_ordinal = ((ordinal, verifier.verdict(ordinal)) for ordinal in range(len(targets)))
     return (targets.read(ordinal) for ordinal, verdict in by_ordinal if verdict is Verdict.MISSING)
 
@@ -168,7 +168,7 @@ async def _verify(
     async with server_of_run(options, settings, path=path, rate=rate) as server:
         plan = None if job is None else await read_plan(job, targets, server)
         found, verifier = await read_back(targets, plan, server, path=path)
-        jobs = open_jobs_of(_missing(targets, verifier)) if options.reopen else []
+        jobs = open_jobs_of(_find_missing(targets, verifier)) if options.reopen else []
         changes = ServiceChanges(await server.client())
         return found, verifier, await find_pending(jobs, changes, server.clock, api_timeout=targets.api_timeout)
 
@@ -228,7 +228,7 @@ async def _find_extra_services(
     for ordinal in range(len(targets)):
         ordinals.put(hash(tags.of(targets.read(ordinal).key)), ordinal)
     suspects: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
-    async for uuid, tag in readback.tagged(tags.prefix):
+    async for uuid, tag in readback.tags_with_prefix(tags.prefix):
         known = ordinals.get(hash(tag))
         if known is None or uuid != targets.read(known).clone_uuid or verdict(known) in _UNMADE:
             suspects[-1 if known is None else known, tag].append(uuid)

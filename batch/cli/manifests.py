@@ -10,7 +10,7 @@ from batch import __version__, outputs
 from batch.app.messages import language, say, terminal_width
 from batch.app.options import ListOutput
 from batch.cli import options
-from batch.cli.terminal import STDOUT, Painted, emit, emit_data
+from batch.cli.terminal import STDOUT, ColouredLine, emit, emit_data
 from batch.errors import ExitCode, UsageError
 from batch.text import shell_path
 
@@ -90,7 +90,7 @@ def list_targets(  # noqa: PLR0913 - one argument for each flag
     shown = islice(chain(first, found), limit)
     if output is ListOutput.TABLE:
         lines = listings.table_lines(shown, hint_language, columns=names, of_job=of_job, size=size)
-        emit(Painted(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
+        emit(ColouredLine(line.text, line.state, line.at, STATE_COLOURS.get(line.state, "yellow")) for line in lines)
     else:
         emit_data(data_lines(shown, output, hint_language, columns=names, of_job=of_job))
     if not first:

@@ -40,7 +40,7 @@ class Link(NamedTuple):
         return f"{text}\x1b]8;;{self.file.as_uri()}\x1b\\{path}\x1b]8;;\x1b\\" if is_terminal(STDOUT) else text + path
 
 
-class Painted(NamedTuple):
+class ColouredLine(NamedTuple):
     """A line with one coloured word on a terminal, unless NO_COLOR or a dumb TERM forbids colours."""
 
     text: str
@@ -78,7 +78,7 @@ def agree(question: str, *, is_said: bool, unasked: str) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def emit(lines: Iterable[str | Link | Painted], *, clear: bool = False) -> None:
+def emit(lines: Iterable[str | Link | ColouredLine], *, clear: bool = False) -> None:
     """Write lines of data to stdout with secrets redacted; end silently if the reader is gone.
 
     With ``clear``, a terminal is cleared first. JSON must come from ``batch.text.to_json``, because the escapes added
@@ -92,7 +92,7 @@ def emit(lines: Iterable[str | Link | Painted], *, clear: bool = False) -> None:
         if clear and is_terminal(STDOUT):
             print(end=_CLEAR)
         for line in lines:
-            print(line.line() if isinstance(line, Link | Painted) else _safe(line))
+            print(line.line() if isinstance(line, Link | ColouredLine) else _safe(line))
         sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout.fileno())

@@ -75,7 +75,7 @@ class FailureLimit:
 
     def exclude(self, removed: frozenset[str], *, settled: Mapping[State, int]) -> None:
         """Count only the plan: ``settled`` of its targets were settled at the start, ``removed`` are open outside."""
-        self._outside_plan = Counter(self._past.settled)
+        self._outside_plan = Counter(self._past.settled_counts)
         self._outside_plan.subtract(settled)
         self._removed = removed
 
@@ -99,7 +99,7 @@ class FailureLimit:
 
     def _counts(self) -> tuple[int, int]:
         """Return the numbers of the plan's failed and of its settled targets."""
-        counts = Counter(self._past.settled)
+        counts = Counter(self._past.settled_counts)
         counts.subtract(self._outside_plan)
         return _failed_of(counts)
 

@@ -165,7 +165,7 @@ class GuardedApi:
 
         Raises CallCutError.
         """
-        job = None if self._hooks is None else self._hooks.running(job_uuid)
+        job = None if self._hooks is None else self._hooks.find_open_job(job_uuid)
         if self._hooks is None or job is None:
             return await self._poll(job_uuid, window)
         window, job.is_urgent = None if job.is_urgent else window, False

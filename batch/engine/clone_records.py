@@ -182,7 +182,7 @@ def record_unexecuted(clone: Clone, step: Ticket | Send, deps: Dependencies, *, 
             job_uuid=job_uuid if job_uuid != UNKNOWN_JOB else None,
             error_code="ZCLONE.UNCERTAIN",
             error="an earlier attempt may still be executing",
-            open_jobs=(*others, *(() if ended is None else (ended,)), *_lost(job_uuid)),
+            open_jobs=(*others, *(() if ended is None else (ended,)), *_unknown_jobs(job_uuid)),
         )
     )
 
@@ -195,7 +195,7 @@ def record_planned(
     deps.journal.note(Record(State.PLANNED, clone.key, at, attempts, error_code=code, open_jobs=open_jobs))
 
 
-def _lost(job_uuid: str) -> tuple[str, ...]:
+def _unknown_jobs(job_uuid: str) -> tuple[str, ...]:
     return (UNKNOWN_JOB,) if job_uuid == UNKNOWN_JOB else ()
 
 

@@ -35,7 +35,7 @@ class RunHistory(Protocol):
         """Clones by state, updated while the run appends."""
 
     @property
-    def settled(self) -> Mapping[State, int]:
+    def settled_counts(self) -> Mapping[State, int]:
         """Clones by final state; others are not counted."""
 
     @property
@@ -43,7 +43,7 @@ class RunHistory(Protocol):
         """Whether the manifest shows that the server honours resourceUuid."""
 
     @property
-    def unrequested(self) -> Mapping[str, str]:
+    def uuids_without_sent(self) -> Mapping[str, str]:
         """By key the uuid of each clone whose ``sent`` line was lost to damage."""
 
     @property
@@ -108,7 +108,7 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
     outdated: list[str] = []
     taken: list[str] = []
     settled: Counter[State] = Counter()
-    unrequested, is_honoured = past.unrequested, False
+    unsent, is_honoured = past.uuids_without_sent, False
     for clone in plan.clones():
         intent = intents.pop(clone.key, None)
         final = past.final(clone.key) if intent is None else None
@@ -121,7 +121,7 @@ def survey(plan: Plan, past: RunHistory, *, whole: Plan | None = None) -> Survey
                 changed.append(clone.key)
         elif final is not None:
             settled[final[0]] += 1
-            is_honoured = is_honoured or (not clone.is_given and unrequested.get(clone.key) == clone.resource_uuid)
+            is_honoured = is_honoured or (not clone.is_given and unsent.get(clone.key) == clone.resource_uuid)
             if _is_outdated(final, clone):
                 outdated.append(clone.key)
     others = _find_outside_plan(whole, intents) if whole is not None and whole.count > plan.count and intents else {}
@@ -199,7 +199,7 @@ def _join(keys: tuple[str, ...]) -> str:
 
 def find_unrecorded(plan: Plan, past: RunHistory, opened: frozenset[str]) -> Iterator[Clone | None]:
     """Yield the Clones without records; None now and then while skipping others."""
-    if not opened and not past.settled:
+    if not opened and not past.settled_counts:
         yield from plan.clones()
         return
     skipped = 0

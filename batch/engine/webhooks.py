@@ -121,7 +121,7 @@ class WebHooks:
             hint = "jobs are polled: can the server reach --webhook-listen, or --webhook-url?"
             _log.warning("webhook.missing", jobs=self._missed, hint=hint)
 
-    def running(self, job_uuid: str) -> HookedJob | None:
+    def find_open_job(self, job_uuid: str) -> HookedJob | None:
         """Return the job where a web hook may still deliver its answer."""
         job = self._jobs.get(job_uuid)
         return None if job is None or job.has_known_end else job

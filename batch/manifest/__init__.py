@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.manifest.fold import ManifestFold
 from batch.manifest.line import Header
-from batch.manifest.reading import FinishedRun, is_locked, read_finished
+from batch.manifest.reader import FinishedRun, is_locked, read_finished
 from batch.manifest.summaries import Cluster, Summary, summary
 
 if TYPE_CHECKING:

@@ -249,14 +249,14 @@ class ManifestFold:
         return self._crashes.is_cut_off
 
     @property
-    def settled(self) -> Counter[State]:
+    def settled_counts(self) -> Counter[State]:
         """Number of targets in each final state; cheap enough to be called at the end of every clone."""
         return Counter({_STATES[code]: n for code, n in enumerate(self._finals) if n and code != _WITHDRAWN})
 
     @property
     def counts(self) -> Counter[State]:
         """Number of targets in each state; states without targets are left out."""
-        counts = self.settled
+        counts = self.settled_counts
         counts.update(records[-1].state for records in self._open.values())
         counts[State.WITHDRAWN] = self._finals[_WITHDRAWN]
         return counts + Counter({State.PLANNED: len(self._table) - counts.total()})
@@ -272,9 +272,9 @@ class ManifestFold:
         return self._uuids.was_ignored
 
     @property
-    def unrequested(self) -> Mapping[str, str]:
+    def uuids_without_sent(self) -> Mapping[str, str]:
         """By key the uuid of each clone whose ``sent`` line was lost to damage."""
-        return self._uuids.unrequested
+        return self._uuids.uuids_without_sent
 
 
 def _attempts(value: int) -> int:

@@ -29,7 +29,7 @@ class UuidFold:
         """Start without clones."""
         self.was_honoured = False
         self.was_ignored = False
-        self.unrequested: dict[str, str] = {}
+        self.uuids_without_sent: dict[str, str] = {}
         """By key the uuid of each clone whose ``sent`` line was lost to damage, until the first that has its uuid."""
 
     def lose_lines(self) -> None:
@@ -49,7 +49,7 @@ class UuidFold:
         elif wanted and is_known:
             self.was_ignored = True
         elif cloned.clone_uuid is not None and not self.was_honoured:
-            self.unrequested[cloned.key] = cloned.clone_uuid
+            self.uuids_without_sent[cloned.key] = cloned.clone_uuid
 
 
 class Predecessors:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from batch.keytable import KeyTable
 from batch.manifest.kinds import EndedLine, PlannedLine, StartedLine
 from batch.manifest.operations import hand_over_error
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line, parse_record
 from batch.model import HandOverRecord, Record, State
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from batch.manifest.kinds import Line
     from batch.manifest.line import Header
-    from batch.manifest.reading import Reading
+    from batch.manifest.reader import ManifestReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def story(path: Path, key: str) -> Story | None:
     """Return the records of ``key``; None where the manifest does not have it."""
     records, hand_overs = [], []
     source: str | None = None
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for body in manifest.bodies():
             line = parse_line(body)
             if isinstance(line, PlannedLine):
@@ -72,7 +72,7 @@ def story(path: Path, key: str) -> Story | None:
 
 def clone_lines(path: Path) -> Iterator[tuple[int, Record]]:
     """Yield line number and record of each clone that is recorded as made."""
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for number, body in enumerate(manifest.bodies(), 2):
             line = parse_line(body)
             if isinstance(line, Record) and line.state is State.CLONED:
@@ -84,7 +84,7 @@ def rows(path: Path) -> Iterator[Row]:
 
     Lines written after the call began are left out. Raises UsageError or ManifestError where the file cannot be read.
     """
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         index = _Index()
         for body in manifest.bodies():
             index.add(parse_line(body), manifest.place)
@@ -135,7 +135,7 @@ class _Index:
         self._last.append(0)
         return ordinal
 
-    def rows(self, manifest: Reading) -> Iterator[Row]:
+    def rows(self, manifest: ManifestReader) -> Iterator[Row]:
         place, sources = 0, {}
         for ordinal, named in enumerate(self._named):
             if named != place:
@@ -143,7 +143,7 @@ class _Index:
             key, source = sources[ordinal]
             yield self._row(manifest, ordinal, key, source)
 
-    def _sources(self, manifest: Reading, place: int) -> dict[int, tuple[str, str]]:
+    def _sources(self, manifest: ManifestReader, place: int) -> dict[int, tuple[str, str]]:
         """Return the targets that the line at ``place`` names, by ordinal."""
         line = parse_line(manifest.body_at(place))
         if isinstance(line, Record):
@@ -152,7 +152,7 @@ class _Index:
         named = ((self._ordinals.get(hash(key)), key, source) for key, source in line.targets)
         return {ordinal: (key, source) for ordinal, key, source in named if ordinal is not None}
 
-    def _row(self, manifest: Reading, ordinal: int, key: str, source: str) -> Row:
+    def _row(self, manifest: ManifestReader, ordinal: int, key: str, source: str) -> Row:
         last, sent = self._last[ordinal], self._sent[ordinal]
         if not last:
             return Row(key, source, State.PLANNED, None, None, 0, None, None, None, None)

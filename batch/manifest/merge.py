@@ -14,7 +14,7 @@ from batch.manifest.files import Disk, write_manifest
 from batch.manifest.fold import ManifestFold
 from batch.manifest.kinds import EndedLine, MergedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.line import encode, without_batch
-from batch.manifest.reading import exclude_writers, reading
+from batch.manifest.reader import exclude_writers, open_reader
 from batch.manifest.records import encode_ended, encode_plan, parse_line
 from batch.model import HandOverCounts, Record, State
 from batch.text import shell_path
@@ -101,7 +101,7 @@ def _read(path: Path) -> _Shard:
     Raises ManifestMismatchError where its end is damaged, or it is not known to belong to a shard.
     """
     past, plan, ended = ManifestFold(), None, None
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for body in manifest.bodies():
             line = parse_line(body)
             past.add(line)
@@ -194,7 +194,7 @@ def _require_no_workflow(shard: _Shard) -> None:
 
 
 def _keys(path: Path) -> Iterator[str]:
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for body in manifest.bodies():
             line = parse_line(body)
             if isinstance(line, PlannedLine):
@@ -208,7 +208,7 @@ def _bodies(shards: Sequence[_Shard], header: Header, at: float, counts: Counter
     yield header.body()
     for number, shard in enumerate(shards):
         yield _encode_merged(MergedLine(str(shard.path), shard.name, shard.lines, f"{shard.crc:08x}", at))
-        with reading(shard.path) as manifest:
+        with open_reader(shard.path) as manifest:
             for body in manifest.bodies():
                 if body.startswith(_PLAN):
                     yield from _earlier_plan(shard, body)

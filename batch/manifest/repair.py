@@ -18,7 +18,7 @@ from batch.manifest.files import Disk, write_manifest
 from batch.manifest.folds import jobs_after
 from batch.manifest.kinds import PlannedLine, RepairedLine, StartedLine, UnknownLine
 from batch.manifest.line import SEAL, parse_header, without_batch
-from batch.manifest.reading import exclude_writers, reading
+from batch.manifest.reader import exclude_writers, open_reader
 from batch.manifest.records import encode_record, encode_repaired, parse_line
 from batch.model import UNKNOWN_JOB, Record, State
 
@@ -60,7 +60,7 @@ def repair_manifest(
     used, ManifestLockedError where a process writes to ``path``, ManifestError where the header is lost or the new file
     cannot be written.
     """
-    with exclude_writers(path), reading(path) as manifest:
+    with exclude_writers(path), open_reader(path) as manifest:
         findings = _Findings.of(manifest.scan.segments())
         bodies = _bodies(manifest.scan.segments(), findings, clock())
         last = [encode_repaired(RepairedLine(clock(), findings.damaged))] if findings.damaged else []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from batch.manifest.fold import ManifestFold
 from batch.manifest.kinds import ControlledLine, EndedLine, PlanLine, StartedLine
 from batch.manifest.operations import estimate_hand_overs, hand_over_error
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import HandOverCounts, HandOverRecord, Intent, Record, State, waits_for_operator
 
@@ -169,7 +169,7 @@ class _Figures:
 def summary(path: Path) -> Summary:
     """Return the summary of the manifest at ``path``. Raises UsageError or ManifestError where it cannot be read."""
     figures = _Figures()
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for body in manifest.bodies():
             figures.add(parse_line(body))
         figures.past.finish()
@@ -204,5 +204,5 @@ def summary(path: Path) -> Summary:
 
 def was_at_most_once(path: Path) -> bool:
     """Return whether a process of a manifest ran with --at-most-once. Raises UsageError, ManifestError."""
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         return any(body.startswith(_STARTED) and b'"at_most_once":true' in body for body in manifest.bodies())

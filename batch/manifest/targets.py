@@ -12,7 +12,7 @@ from batch.manifest import kinds
 from batch.manifest.folds import PinFold
 from batch.manifest.line import SEAL
 from batch.manifest.operations import UndoneFold
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line, parse_record
 from batch.model import UNKNOWN_JOB, HandOverRecord, Pins, Record, State
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from batch.manifest.kinds import Line
     from batch.manifest.line import Header
-    from batch.manifest.reading import Reading
+    from batch.manifest.reader import ManifestReader
 
 _NOBODY: Final = 0
 _UNKNOWN: Final = 1
@@ -68,7 +68,7 @@ class TargetState(NamedTuple):
 class Targets:
     """Every target of a manifest, in the order in which they are first named. Created by ``open_targets``."""
 
-    def __init__(self, manifest: Reading, max_lines: int | None = None) -> None:
+    def __init__(self, manifest: ManifestReader, max_lines: int | None = None) -> None:
         """Read the first ``max_lines`` lines, all where that is None. Raises ManifestError."""
         self._manifest = manifest
         self._ordinals = KeyTable()
@@ -296,5 +296,5 @@ def open_targets(path: Path, max_lines: int | None = None) -> Iterator[Targets]:
 
     Raises UsageError, ManifestError.
     """
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         yield Targets(manifest, max_lines)

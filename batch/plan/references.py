@@ -115,7 +115,7 @@ def judge(reference: Reference, resources: ServerResources) -> ReferenceProblem 
         return None
     row = rows.get(reference.uuid)
     if row is None:
-        return _missing(reference, shows_all=resources.shows_all)
+        return _absence_problem(reference, shows_all=resources.shows_all)
     fault = _fault(reference, row)
     return None if fault is None else ReferenceProblem(Complaint(reference.path, f"{_name(reference)} {fault}"))
 
@@ -125,7 +125,7 @@ def _name(reference: Reference) -> str:
     return f"the {reference.kind}{whose} {reference.uuid}"
 
 
-def _missing(reference: Reference, *, shows_all: bool) -> ReferenceProblem:
+def _absence_problem(reference: Reference, *, shows_all: bool) -> ReferenceProblem:
     if shows_all:
         return ReferenceProblem(Complaint(reference.path, f"{_name(reference)} does not exist on the server"))
     message = f"warning: {_name(reference)} does not exist on the server, or this account may not see it"

@@ -83,7 +83,7 @@ class Snapshot:
     """Effective rate while the server's own limiter lowers it; None if it is ``limit``."""
 
     @property
-    def settled(self) -> int:
+    def settled_count(self) -> int:
         """Number of settled targets, including those of earlier processes."""
         return sum(self.counts.get(state, 0) for state in SETTLED)
 

@@ -60,14 +60,14 @@ async def no_view() -> AsyncIterator[None]:
 async def heartbeat(board: Board, *, first: float = _FIRST_BEAT, every: float = BEAT) -> AsyncIterator[None]:
     """Log ``run.progressed`` after ``first`` seconds and then every ``every`` seconds."""
     board.snapshot()
-    async with ticking(lambda: _log_beat(board.snapshot()), first, every):
+    async with run_periodically(lambda: _log_beat(board.snapshot()), first, every):
         yield
 
 
 def _log_beat(snapshot: Snapshot) -> None:
     structlog.get_logger().info(
         "run.progressed",
-        settled=snapshot.settled,
+        settled=snapshot.settled_count,
         total=snapshot.total,
         **{str(state): count for state, count in snapshot.counts.items() if count and state in SETTLED},
         in_flight=snapshot.in_flight,
@@ -110,7 +110,7 @@ async def live(board: Board, view: Live, *, has_blocks: bool = False) -> AsyncIt
 
     thread.use(view.start)
     try:
-        async with ticking(draw, 0.0, _FRAME):
+        async with run_periodically(draw, 0.0, _FRAME):
             yield
     finally:
         thread.wait()
@@ -163,7 +163,7 @@ class _DrawThread:
 
 
 @asynccontextmanager
-async def ticking(action: Callable[[], None], first: float, every: float) -> AsyncIterator[None]:
+async def run_periodically(action: Callable[[], None], first: float, every: float) -> AsyncIterator[None]:
     """Run ``action`` after ``first`` seconds and then every ``every`` seconds; an OSError ends only this loop."""
 
     async def tick() -> None:
@@ -214,18 +214,18 @@ def _time_lines(snapshot: Snapshot, width: int, *, has_blocks: bool) -> Iterator
 
 
 def _bar(snapshot: Snapshot, room: int, signs: tuple[str, str]) -> Text:
-    done = 1.0 if snapshot.total == 0 else min(1.0, snapshot.settled / snapshot.total)
+    done = 1.0 if snapshot.total == 0 else min(1.0, snapshot.settled_count / snapshot.total)
     filled = int(room * done)
     full, empty = signs
     return Text.assemble((full * filled, "green"), (empty * (room - filled), "bright_black"))
 
 
 def _times(snapshot: Snapshot) -> Iterator[str]:
-    yield f"{snapshot.settled}/{snapshot.total}"
+    yield f"{snapshot.settled_count}/{snapshot.total}"
     yield _clock(snapshot.elapsed)
     if (
         snapshot.eta is not None
-        and snapshot.settled < snapshot.total
+        and snapshot.settled_count < snapshot.total
         and not (snapshot.is_stopping or snapshot.is_paused)
     ):
         late = "" if snapshot.eta_late is None else f" p90 {_clock(snapshot.eta_late)}"

@@ -11,7 +11,7 @@ from batch.jsoncodec import decode_own
 from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
 from batch.manifest.listing import Row
 from batch.manifest.operations import hand_over_error
-from batch.manifest.reading import is_locked, reading
+from batch.manifest.reader import is_locked, open_reader
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, State
 from batch.report.verification import FORMAT, VERSION, Finding, Verdict, Verification, verification_lines
@@ -160,7 +160,7 @@ def read_report_data(path: Path) -> ReportData:
     """
     # Check the lock before reading: a process that ends in between has then written its ending line.
     was_locked = is_locked(path)
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         reader = _Reader()
         reader.add_all(map(parse_line, manifest.bodies()))
         torn_bytes = manifest.torn_bytes()

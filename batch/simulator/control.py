@@ -76,7 +76,7 @@ def _seconds(value: Any) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Tampering:
+class DatabaseChanges:
     """A validated set of changes of the database, as made by other users."""
 
     change: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -120,14 +120,14 @@ def _set_groups(resources: ResourceStore, service: str, groups: tuple[str, ...],
         resources.rows[uuid] = Resource(uuid, INSTANCE_GROUP, ADMIN_UUID, f"group-{uuid[:8]}", now, fields)
 
 
-def read_tampering(order: object, accounts: Collection[str]) -> Tampering:
+def read_database_changes(order: object, accounts: Collection[str]) -> DatabaseChanges:
     """Validate an order. Raises ValueError."""
     if not isinstance(order, dict) or not order.keys() <= set(_PARTS):
         raise ValueError(_SHAPE)
     made = _list(order, "make")
     if not all(isinstance(row, dict) and _texts([row.get("uuid")]) for row in made):
         raise ValueError(_SHAPE)
-    tampering = Tampering(
+    changes = DatabaseChanges(
         change={uuid: _object(fields) for uuid, fields in _object(order.get("change", {})).items()},
         delete=_texts(_list(order, "delete")),
         make=tuple(made),
@@ -135,17 +135,17 @@ def read_tampering(order: object, accounts: Collection[str]) -> Tampering:
         groups={uuid: _texts(groups) for uuid, groups in _object(order.get("groups", {})).items()},
         owners={uuid: str(owner) for uuid, owner in _object(order.get("owners", {})).items()},
     )
-    groups = (uuid for listed in tampering.groups.values() for uuid in listed)
-    named = (*tampering.change, *tampering.delete, *tampering.tags, *tampering.owners, *tampering.groups, *groups)
+    groups = (uuid for listed in changes.groups.values() for uuid in listed)
+    named = (*changes.change, *changes.delete, *changes.tags, *changes.owners, *changes.groups, *groups)
     uuids = (*named, *(row["uuid"] for row in made))
     if not all(_UUID.fullmatch(uuid) for uuid in uuids):
         raise ValueError("expected uuids of 32 hex digits")
-    for owner in tampering.owners.values():
+    for owner in changes.owners.values():
         if owner not in accounts:
             raise ValueError(f"no account has the uuid {owner}")
     for row in made:
         _texts(row.get("userTags", []))
-    return tampering
+    return changes
 
 
 def _object(value: Any) -> Json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from batch.simulator.api import NodeContext
 from batch.simulator.api_errors import ErrorFactory
-from batch.simulator.control import read_tampering
+from batch.simulator.control import read_database_changes
 from batch.simulator.directory import Directory
 from batch.simulator.dispatcher import Dispatcher
 from batch.simulator.faults import Fault, FaultKind, Faults, delivery_after, delivery_before
@@ -147,7 +147,7 @@ class Node:
 
     def tamper(self, order: Json, now: float) -> None:
         """Change the database bypassing the API; see ``control``. Raises ValueError."""
-        read_tampering(order, self._context.directory.accounts).apply(self._context.resources, now)
+        read_database_changes(order, self._context.directory.accounts).apply(self._context.resources, now)
         self._emit({"e": "tamper", "o": order, "t": now})
         self._flush()
 

@@ -286,7 +286,7 @@ async def serve(
 
 
 @asynccontextmanager
-async def running(options: NodeOptions | None = None, *, state: Path | None = None) -> AsyncIterator[NodeServer]:
+async def run_server(options: NodeOptions | None = None, *, state: Path | None = None) -> AsyncIterator[NodeServer]:
     """Serve a node on a free loopback port for the length of the block."""
     server = await serve(options, state=state)
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch import outputs
 from batch.simulator.api_errors import ApiFailureError, error_of_event
-from batch.simulator.control import read_tampering
+from batch.simulator.control import read_database_changes
 from batch.simulator.jobs import JobResult
 from batch.simulator.resources import MODEL_SERVICE, Resource
 
@@ -204,7 +204,7 @@ def _apply_other(context: NodeContext, _jobs: JobStore, event: Json, now: float)
             if event["f"] is not None:
                 context.ledger.faults[event["f"]] += 1
         case "tamper":
-            read_tampering(event["o"], context.directory.accounts).apply(context.resources, event["t"])
+            read_database_changes(event["o"], context.directory.accounts).apply(context.resources, event["t"])
         case "sources":
             for uuid in event["u"]:
                 context.resources.find_source(uuid)

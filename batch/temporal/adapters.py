@@ -195,7 +195,7 @@ class PageHistory:
         """Start with the state that the command sent."""
         self.intents = {intent.key: intent for intent in page.intents}
         self.is_cut_off = page.is_cut_off
-        self.unrequested: Mapping[str, str] = {}
+        self.uuids_without_sent: Mapping[str, str] = {}
         self.was_sent = page.was_sent
         self.was_uuid_ignored = False
         self.api_timeout = page.api_timeout
@@ -242,7 +242,7 @@ class PageHistory:
         return Counter(self._states.values())
 
     @property
-    def settled(self) -> Counter[State]:
+    def settled_counts(self) -> Counter[State]:
         """Number of the page's settled clones by final state."""
         return Counter({state: count for state, count in self.counts.items() if state.is_final})
 

@@ -86,7 +86,7 @@ async def open_runs(connection: Connection) -> list[OpenRun]:
 class RecordSink(Protocol):
     """Destination of lines: the manifest, whose only writer is the command."""
 
-    def unwritten(self, lines: Sequence[Line]) -> list[Line]:
+    def find_unwritten(self, lines: Sequence[Line]) -> list[Line]:
         """Return the lines that are not recorded yet; walks the whole manifest."""
 
     def write(self, line: Line) -> None:
@@ -267,7 +267,7 @@ class _Stream:
         answers = await asyncio.gather(*(self._ask(number) for number in pages))
         lines = [line for answer in answers for line in answer.lines]
         if self._is_first and lines:
-            lines = await to_thread(self._sink.unwritten, lines)
+            lines = await to_thread(self._sink.find_unwritten, lines)
         self._is_first = False
         for line in lines:
             self._sink.write(line)

@@ -202,7 +202,7 @@ def places_of(concurrency: int) -> int:
 def parts_of(work: Work) -> tuple[Part, ...]:
     """Return the waves of a run with their numbers of pages. Raises UsageError for a body that is too large."""
     counts = Counter(part for part, _ in pages_of(work, parent=""))
-    sizes = enumerate(zip(wave_sizes(work.limits.waves, work.plan.count), _left(work), strict=True), 1)
+    sizes = enumerate(zip(wave_sizes(work.limits.waves, work.plan.count), _count_unsettled(work), strict=True), 1)
     parts = (Part(number, counts[number], is_new=number > 1 and left == size) for number, (size, left) in sizes)
     return tuple(part for part in parts if part.pages)
 
@@ -216,7 +216,7 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
         yield wave, _page(work, parent, number, clones, opened, made)
         number += 1
     # Clones outside the plan, then targets that left the job file: queried but never sent.
-    last = len(_left(work))
+    last = len(_count_unsettled(work))
     for clones in _pages(iter(work.survey.outside_plan), MAX_CLONES):
         page = _page(work, parent, number, (), [intents.pop(clone.key) for clone in clones], {})
         yield last, replace(page, outside=_without_params(clones))
@@ -227,7 +227,7 @@ def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
         number += 1
 
 
-def _left(work: Work) -> tuple[int, ...]:
+def _count_unsettled(work: Work) -> tuple[int, ...]:
     """Return the number of unsettled targets per wave, as the engine counts them."""
     settled, left = work.survey.settled.total(), []
     for size in wave_sizes(work.limits.waves, work.plan.count):
@@ -240,7 +240,7 @@ def _divide(work: Work) -> Iterator[tuple[int, tuple[Clone, ...], dict[str, str]
     opened = [clone for clone in work.survey.open if clone.body]
     new = find_unrecorded(work.plan, work.history, frozenset(clone.key for clone in work.survey.open))
     queue = chain(opened, (clone for clone in new if clone is not None))
-    waves = _left(work)
+    waves = _count_unsettled(work)
     for wave, size in enumerate(waves, 1):
         for clones in _pages(islice(queue, size), _page_size(size, work.limits.concurrency)):
             yield wave, clones, {}

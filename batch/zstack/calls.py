@@ -215,7 +215,7 @@ class CloneReader:
             tags.get(str(row.get("resourceUuid")), set()).add(str(row.get("tag")))
         return tags
 
-    async def tagged(self, prefix: str) -> AsyncIterator[tuple[str, str]]:
+    async def tags_with_prefix(self, prefix: str) -> AsyncIterator[tuple[str, str]]:
         """Yield resource uuid and tag of every user tag that begins with ``prefix``.
 
         The server ignores case and treats ``_`` as a wildcard, so its other matches are left out.
@@ -233,7 +233,7 @@ class CloneReader:
             accounts.get(str(row.get("resourceUuid")), set()).add(str(row.get("receiverAccountUuid")))
         return accounts
 
-    async def used(self, uuids: Sequence[str]) -> set[str]:
+    async def services_in_use(self, uuids: Sequence[str]) -> set[str]:
         """Return which of at most ``UUIDS_A_QUERY`` model services have an instance group.
 
         Raises CallFailedError also where an answer does not show it for every row.

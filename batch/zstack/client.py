@@ -204,7 +204,7 @@ class Client:
         left = 0 if kind in {CallKind.CLONE, CallKind.LOGOUT} else _LIMIT_TRIES
         while True:
             reply = await self._http.call(method, path, body=body, headers=spoken, kind=kind, job_uuid=job_uuid)
-            outcome = self._process(reply, sign)
+            outcome = self._redact_and_handle_limits(reply, sign)
             if not (isinstance(outcome, NotSent) and outcome.is_over_limit):
                 return outcome
             if not self._gate.slow_down() or not left:
@@ -274,7 +274,7 @@ class Client:
         if len(self._opened_under) > _MAX_REMEMBERED_JOBS:
             del self._opened_under[next(iter(self._opened_under))]
 
-    def _process(self, reply: Outcome, authorization: str) -> Outcome:
+    def _redact_and_handle_limits(self, reply: Outcome, authorization: str) -> Outcome:
         """Redact an answer, and pause the gate where it asks for that."""
         self._secrets.add_all(self._access.secrets)
         if not isinstance(reply, HttpReply):
@@ -283,10 +283,10 @@ class Client:
         if reply.status == 429 and reply.text.strip() == _OVER_LIMIT:
             return NotSent(f"HTTP 429: {_OVER_LIMIT}", is_over_limit=True)
         if reply.status in {429, 503} and reply.retry_after is not None:
-            return self._paused(reply)
+            return self._handle_retry_after(reply)
         return reply
 
-    def _paused(self, reply: HttpReply) -> Outcome:
+    def _handle_retry_after(self, reply: HttpReply) -> Outcome:
         if reply.status == 503 and isinstance(read_refusal(reply, self.language), Refused):
             return reply
         seconds = requested_pause(reply, self.clock.time())

@@ -230,7 +230,7 @@ class Dates:
     async def compare_page(self, page: Sequence[Item]) -> dict[str, object]:
         return {}
 
-    async def used(self, uuids: Sequence[str]) -> set[str]:
+    async def services_in_use(self, uuids: Sequence[str]) -> set[str]:
         return set()
 
 

@@ -69,7 +69,7 @@ def attributes(span: ReadableSpan) -> dict[str, object]:
 async def test_each_settled_clone_is_one_span(exporter: InMemorySpanExporter) -> None:
     """A span lasts from first POST to end, its status and attributes are the record's, job uuids are shortened."""
     with Tracing(tracer_to(exporter), job="nightly", run="r1") as tracing:
-        journal = LoggingJournal(AcceptingJournal(), failed=lambda _: None, settled=tracing.settled, open_before=())
+        journal = LoggingJournal(AcceptingJournal(), failed=lambda _: None, settled=tracing.queue_span, open_before=())
         journal.note(sent("a", AT))
         journal.note(sent("b", AT + 1))
         journal.note(sent("a", AT + 5, attempt=2))
@@ -97,7 +97,7 @@ async def test_a_resumed_clones_span_begins_with_its_first_post(exporter: InMemo
     before = Intent("a", State.ACCEPTED, "source", "r" * 32, "d" * 32, 1, JOB_UUID, AT + 2, AT)
     with Tracing(tracer_to(exporter), job="nightly", run="r1") as tracing:
         journal = LoggingJournal(
-            AcceptingJournal(), failed=lambda _: None, settled=tracing.settled, open_before=[before]
+            AcceptingJournal(), failed=lambda _: None, settled=tracing.queue_span, open_before=[before]
         )
         journal.note(Record(State.CLONED, "a", AT + 9, 1))
     (span,) = exporter.get_finished_spans()
@@ -114,7 +114,7 @@ def test_a_failing_exporter_loses_only_spans(capsys: pytest.CaptureFixture[str])
     broken: Any = Broken()
     with Tracing(broken, job="nightly", run="r1") as tracing:
         for _ in range(3):
-            tracing.settled(Record(State.CLONED, "a", AT, 1), sent_at=None, api_job="")
+            tracing.queue_span(Record(State.CLONED, "a", AT, 1), sent_at=None, api_job="")
     assert capsys.readouterr().err == "3 spans were lost: the exporter cannot keep up\n"
 
 

@@ -79,7 +79,7 @@ def test_speeds_and_eta_come_from_the_last_seconds() -> None:
     seen = world.board.snapshot()
     assert seen.calls_rate == pytest.approx(15.0)
     assert seen.eta == pytest.approx(80.0)
-    assert seen.settled == 20
+    assert seen.settled_count == 20
 
 
 def test_no_eta_before_anything_settled() -> None:
@@ -94,7 +94,7 @@ def test_sent_and_unsettled_clones_are_in_flight() -> None:
     world = World()
     world.counts = {State.SENT: 2, State.ACCEPTED: 3, State.UNCERTAIN: 1, State.CLONED: 4}
     seen = world.board.snapshot()
-    assert (seen.in_flight, seen.settled) == (5, 5)
+    assert (seen.in_flight, seen.settled_count) == (5, 5)
 
 
 def test_a_frame_shows_the_newest_failures_escaped() -> None:

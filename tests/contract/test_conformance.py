@@ -19,7 +19,7 @@ from batch.model import Clone
 from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.node import Node
 from batch.simulator.options import SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
-from batch.simulator.server import running
+from batch.simulator.server import run_server
 from batch.zstack import Client, QueryApi
 from batch.zstack.answers import Done, Found, NoAnswer, NotSent, Refused, Running
 from batch.zstack.queries import Ownership
@@ -363,7 +363,7 @@ def kind(answer: object) -> str:
 
 
 async def over_a_socket(received: Scenario) -> list[object]:
-    async with running(received.options) as server:
+    async with run_server(received.options) as server:
         clients: list[Client] = []
 
         def make(auth: Auth) -> Client:

@@ -14,7 +14,7 @@ from batch.errors import RunStoppedError
 from batch.model import Clone, Limits, Plan, State
 from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.options import NodeOptions
-from batch.simulator.server import running
+from batch.simulator.server import run_server
 from batch.zstack import Client, connect
 from batch.zstack.settings import PasswordAuth, Settings
 from tests.engine.scripted_api import MemoryJournal, MemoryPast
@@ -84,7 +84,7 @@ async def test_ten_expiries_under_fifty_workers_of_the_engine() -> None:
         requests=frozenset(range(BETWEEN, (EXPIRIES + 1) * BETWEEN, BETWEEN)),
     )
     count = (EXPIRIES + 1) * BETWEEN
-    async with running(replace(QUICK, faults=(dies,))) as server:
+    async with run_server(replace(QUICK, faults=(dies,))) as server:
         clock = Leaping(server)
         gate = open_gate(clock)
         client = await connected(server, gate, clock)
@@ -102,7 +102,7 @@ async def test_ten_expiries_under_fifty_workers_of_the_engine() -> None:
 
 async def test_two_runners_that_end_each_others_sessions() -> None:
     """Two runs of one account with unique sessions end within three logins each, both with a clear message."""
-    async with running(replace(QUICK, unique_sessions=True)) as server:
+    async with run_server(replace(QUICK, unique_sessions=True)) as server:
         clock = SystemClock()
         gates = [open_gate(clock) for _ in range(2)]
         clients = [await connected(server, gate, clock) for gate in gates]

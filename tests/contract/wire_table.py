@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from batch.simulator.options import SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
-from batch.simulator.server import running
+from batch.simulator.server import run_server
 
 SERVICES: Final = "/v1/ai/model-services"
 SOURCE: Final = "d76744cb53f9378abf42b907df3efb6e"
@@ -173,7 +173,7 @@ def member(value: Any, path: str) -> Any:
 
 async def play(one: Row) -> Answer:
     """Send a row's requests to a new node; return its last answer."""
-    async with running(replace(OPTIONS, **one.switches)) as server:
+    async with run_server(replace(OPTIONS, **one.switches)) as server:
         answer = Answer(0, {}, "")
         for request in one.asks:
             answer = await _settled(server.url, request)

@@ -128,7 +128,7 @@ class MemoryPast:
     journal: MemoryJournal
     intents: Mapping[str, Intent] = field(default_factory=dict)
     is_cut_off: bool = False
-    unrequested: Mapping[str, str] = field(default_factory=dict)
+    uuids_without_sent: Mapping[str, str] = field(default_factory=dict)
     was_uuid_ignored: bool = False
 
     def _last(self) -> dict[str, Record]:
@@ -139,7 +139,7 @@ class MemoryPast:
         return Counter(record.state for record in self._last().values())
 
     @property
-    def settled(self) -> Mapping[State, int]:
+    def settled_counts(self) -> Mapping[State, int]:
         return {state: count for state, count in self.counts.items() if state.is_final}
 
     @property

@@ -420,7 +420,7 @@ def test_an_unreadable_plan_requests_the_stop() -> None:
     with pytest.raises(OSError, match="rows.jsonl is gone"):
         run_plan(plan, answers, past, journal, limits=Limits(), stop=stop)
     assert stop.reason == "rows.jsonl is gone"
-    assert past.settled[State.CLONED] == len(planned)
+    assert past.settled_counts[State.CLONED] == len(planned)
 
 
 async def test_items_that_break_off_cancel_no_work() -> None:
@@ -451,7 +451,7 @@ def test_a_long_search_for_open_targets_yields() -> None:
             return (State.CLONED, 0) if key != "k1199" else None
 
         @property
-        def settled(self) -> dict[State, int]:
+        def settled_counts(self) -> dict[State, int]:
             return {State.CLONED: 1199}
 
     plan = Plan("job", "default", "0" * 32, len(planned), lambda: iter(planned))

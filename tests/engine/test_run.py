@@ -484,7 +484,7 @@ def test_a_clone_without_its_sent_line_proves_the_server(uuid: str, *, is_given:
     """No other service has the derived uuid: a clone that has it shows that resourceUuid is honoured."""
     (asked,) = clones(1)
     journal = MemoryJournal([Record(State.CLONED, asked.key, EPOCH, 1, clone_uuid=uuid)])
-    past = MemoryPast(journal, unrequested={asked.key: uuid})
+    past = MemoryPast(journal, uuids_without_sent={asked.key: uuid})
     plan = Plan("job", "default", "0" * 32, 1, lambda: iter([asked._replace(is_given=is_given)]))
     assert survey(plan, past).is_honoured is is_shown
 

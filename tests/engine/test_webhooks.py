@@ -149,7 +149,7 @@ def test_a_hook_before_the_posts_own_answer() -> None:
         assert scene.hooks is not None
         scene.hooks.expect("j", UUID)
         assert scene.hooks.receive("j", MADE) is HookVerdict.ANSWER
-        job = scene.hooks.running("j")
+        job = scene.hooks.find_open_job("j")
         assert job is not None
         answer, is_brought = await job.first_answer(never)
         assert is_brought
@@ -188,10 +188,10 @@ def test_only_the_first_hook_of_a_job_counts() -> None:
         assert hooks.receive("j", NOTHING) is HookVerdict.IGNORED
         assert hooks.receive("j", MADE) is HookVerdict.ANSWER
         assert hooks.receive("j", MADE) is HookVerdict.IGNORED
-        job = hooks.running("j")
+        job = hooks.find_open_job("j")
         assert job is not None
         hooks.end(job)
-        assert hooks.running("j") is None
+        assert hooks.find_open_job("j") is None
         assert hooks.receive("j", ENDED) is HookVerdict.IGNORED
 
     in_loop(main())
@@ -203,11 +203,11 @@ def test_a_job_whose_post_is_repeated_is_awaited_again() -> None:
     async def main() -> None:
         hooks, _ = hooks_here()
         hooks.expect("j", UUID)
-        job = hooks.running("j")
+        job = hooks.find_open_job("j")
         assert job is not None
         hooks.end(job)
         hooks.expect("j", UUID)
-        assert hooks.running("j") is job
+        assert hooks.find_open_job("j") is job
         for number in range(_MAX_REMEMBERED):
             hooks.expect(str(number), UUID)
         assert (hooks.knows("j"), hooks.knows("0")) == (False, True)
@@ -222,7 +222,7 @@ def test_a_poll_that_came_first_is_the_answer() -> None:
         hooks, _ = hooks_here()
         for polled, brought in ((Done(Service(UUID, "asked", {})), False), (Running(), True)):
             hooks.expect(str(brought), UUID)
-            job = hooks.running(str(brought))
+            job = hooks.find_open_job(str(brought))
             assert job is not None
 
             async def poll(polled: PollAnswer = polled, name: str = str(brought)) -> PollAnswer:
@@ -249,7 +249,7 @@ def test_a_cancelled_wait_cancels_its_poll() -> None:
     async def main() -> None:
         hooks, _ = hooks_here()
         hooks.expect("j", UUID)
-        job = hooks.running("j")
+        job = hooks.find_open_job("j")
         assert job is not None
         waiting = asyncio.ensure_future(job.first_answer(poll))
         await asyncio.sleep(1.0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from batch.errors import ManifestLockedError
 from batch.manifest import Header, Manifest, open_manifest
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import Plan, Record, State
 
@@ -167,5 +167,5 @@ async def write_run(disk: FakeDisk, targets: int, *, sent: Callable[[str], Recor
 
 def scan(path: Path) -> Iterator[Line]:
     """Yield every line of the manifest at ``path`` after its header."""
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         yield from map(parse_line, manifest.bodies())

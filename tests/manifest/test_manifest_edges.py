@@ -15,7 +15,7 @@ from batch.manifest.chain import Scan
 from batch.manifest.files import LOST, Disk
 from batch.manifest.kinds import DeletingLine, UnknownLine
 from batch.manifest.line import decode, encode, seal
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import encode_pinned, encode_record, parse_line
 from batch.manifest.repair import repair_manifest
 from batch.manifest.targets import open_targets
@@ -196,7 +196,7 @@ def test_without_proc_no_file_system_is_called_remote(tmp_path: Path, monkeypatc
 async def test_a_manifest_that_shrinks_while_it_is_read_is_reported(tmp_path: Path) -> None:
     """A reader whose file was truncated meanwhile says so instead of reading on forever."""
     path = await written(tmp_path, sent("a"))
-    with pytest.raises(ManifestError, match="became shorter"), reading(path) as manifest:  # noqa: PT012 - one pass
+    with pytest.raises(ManifestError, match="became shorter"), open_reader(path) as manifest:  # noqa: PT012 - one pass
         places = [manifest.place for _ in manifest.bodies()]
         os.truncate(path, places[-1] + 5)
         manifest.body_at(places[-1])

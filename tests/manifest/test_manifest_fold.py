@@ -41,7 +41,7 @@ def fold_lines(lines: list[Line]) -> ManifestFold:
 
 def view(past: ManifestFold) -> tuple[Any, ...]:
     finals, planned = [past.final(key) for key in _KEYS], [past.is_planned(key) for key in _KEYS]
-    return past.counts, past.settled, past.canary_passed, past.intents, finals, planned
+    return past.counts, past.settled_counts, past.canary_passed, past.intents, finals, planned
 
 
 @st.composite
@@ -182,7 +182,7 @@ def test_a_clone_whose_sent_line_is_lost_keeps_its_uuid() -> None:
     """No record shows that it was requested: it is no proof here, and the plan can decide whether it is one."""
     lost = cloned("a")
     past = fold([lost, sent("b"), cloned("b")])
-    assert past.unrequested == {"a": lost.clone_uuid}
+    assert past.uuids_without_sent == {"a": lost.clone_uuid}
     assert fold([lost, sent("b")]).canary_passed is False
     assert fold([lost]).was_uuid_ignored is False
 
@@ -207,7 +207,7 @@ def test_a_uuid_that_a_lost_line_requested_is_not_called_ignored() -> None:
     in_doubt = short(State.UNCERTAIN, "a")._replace(open_jobs=(UNKNOWN_JOB,))
     repaired = fold([sent("a"), in_doubt, other._replace(adopted=True)])
     assert not repaired.was_uuid_ignored
-    assert repaired.unrequested == {"a": other.clone_uuid}
+    assert repaired.uuids_without_sent == {"a": other.clone_uuid}
     # What the job of a line that is left shows was requested by that line.
     assert fold([sent("a"), in_doubt, other]).was_uuid_ignored
     accepted = short(State.ACCEPTED, "a")._replace(job_uuid=hex_id(97))

@@ -10,7 +10,7 @@ import pytest
 
 from batch.manifest.fold import ManifestFold
 from batch.manifest.line import Header
-from batch.manifest.reading import reading
+from batch.manifest.reader import open_reader
 from batch.manifest.records import encode_planned, encode_record
 from batch.manifest.repair import repair_manifest
 from batch.model import Record, State
@@ -71,7 +71,7 @@ def test_the_rest_can_be_folded(lost: int, tmp_path: Path) -> None:
     path.write_bytes(b"".join(spoilt))
     repair_manifest(path, out)
     past = ManifestFold()
-    with reading(out) as manifest:
+    with open_reader(out) as manifest:
         past.add_all(manifest.bodies())
         past.finish()
     assert all(json.loads(line) for line in out.read_bytes().splitlines())

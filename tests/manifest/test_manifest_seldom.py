@@ -15,7 +15,7 @@ from batch.errors import ManifestError, ManifestLockedError, UsageError
 from batch.manifest import ManifestFold, is_locked, open_manifest, read_finished
 from batch.manifest.line import SEAL
 from batch.manifest.listing import clone_lines
-from batch.manifest.reading import exclude_writers, last_end
+from batch.manifest.reader import exclude_writers, last_end
 from batch.manifest.records import encode_record
 from batch.model import State
 from tests.manifest.manifest_world import HEADER, PATH, FakeDisk, cloned, held, open_fake, plan, sent

@@ -35,7 +35,7 @@ async def test_a_withdrawn_target_is_not_final() -> None:
     past = manifest.past
     assert past.final("b") is None
     assert past.counts == {State.CLONED: 1, State.WITHDRAWN: 1}
-    assert past.settled == {State.CLONED: 1}
+    assert past.settled_counts == {State.CLONED: 1}
     manifest.note(GONE)
     assert past.counts == {State.CLONED: 1, State.WITHDRAWN: 1}
 

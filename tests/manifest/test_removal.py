@@ -9,7 +9,7 @@ import pytest
 
 from batch.errors import UsageError
 from batch.manifest.opening import remove_settled
-from batch.manifest.reading import last_started
+from batch.manifest.reader import last_started
 from tests.report.made_manifest import make_manifest
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tests.simulation.mutants import Mutant
 if TYPE_CHECKING:
     import pytest
 
-    from batch.manifest.reading import Reading
+    from batch.manifest.reader import ManifestReader
 
 
 def noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
@@ -58,12 +58,12 @@ def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
 def open_ends_believed(patch: pytest.MonkeyPatch) -> None:
     """The last line of a process that ended cleanly is taken for the end of the run, whatever it counts."""
 
-    def ended(manifest: Reading) -> EndedLine | None:
+    def ended(manifest: ManifestReader) -> EndedLine | None:
         data = manifest.read(0, manifest.size)
         found = parse_line(data[data.rfind(b"\n", 0, -1) + 1 : -1 - SEAL])
         return found if isinstance(found, EndedLine) and found.counts else None
 
-    patch.setattr(import_module("batch.manifest.reading"), "_settled_end", ended)
+    patch.setattr(import_module("batch.manifest.reader"), "_settled_end", ended)
 
 
 MISREADINGS = (

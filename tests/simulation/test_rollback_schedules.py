@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batch.app.clone_changes import Objection
     from batch.app.verifier import Item
 
-_used: Final = CloneReader.used
+_used: Final = CloneReader.services_in_use
 
 
 def first_broken(seeds: range, path: Path) -> str | None:
@@ -77,7 +77,7 @@ MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
     "no look before a DELETE": (CloneDeletion, "objections", no_look, 40),
     "a DELETE is recorded after it": (ChangeExecutor, "_record", record_after, 40),
     "the generation is not raised": (UndoneFold, "add", generation_not_raised, 40),
-    "use is asked once, at the start": (CloneReader, "used", used_at_the_start, 150),
+    "use is asked once, at the start": (CloneReader, "services_in_use", used_at_the_start, 150),
     "a foreign clone is the run's": (rollback, "_foreign", lambda _item, _targets: "", 60),
     "an edited target is as it was": (rollback, "_change", lambda _item: "", 60),
     "the server's dates are not looked at": (

@@ -124,7 +124,7 @@ class Faces:
         self.services, self.tags, self.shares = world.services_of, world.tags_of, world.shares_of
         self.owners = world.owners_of
 
-    async def tagged(self, _prefix: str) -> AsyncIterator[tuple[str, str]]:
+    async def tags_with_prefix(self, _prefix: str) -> AsyncIterator[tuple[str, str]]:
         none: tuple[tuple[str, str], ...] = ()
         for pair in none:
             yield pair

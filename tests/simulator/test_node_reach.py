@@ -17,7 +17,7 @@ from aiohttp import web
 from batch.simulator.__main__ import with_random_credentials
 from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccount, NodeOptions
 from batch.simulator.script import ScriptError, read_script
-from batch.simulator.server import TOKEN_HEADER, NodeServer, running
+from batch.simulator.server import TOKEN_HEADER, NodeServer, run_server
 from batch.simulator.wire import is_loopback
 from tests.simulator.simulator_bench import SERVICES, SOURCE, job
 
@@ -30,7 +30,7 @@ AUTH: Final = {"Authorization": f"OAuth {SESSION}", "Content-Type": "application
 
 @pytest.fixture
 async def server() -> AsyncIterator[NodeServer]:
-    async with running(FAST) as served:
+    async with run_server(FAST) as served:
         yield served
 
 
@@ -51,7 +51,7 @@ async def test_own_pages_need_the_token(server: NodeServer, page: str) -> None:
         assert await ask(server, page, **given) == 403
         assert await ask(server, page, "{}", Content_Type="application/json", **given) == 403
     assert await ask(server, page, X_Node_Token=server.token) != 403
-    async with running(FAST) as other:
+    async with run_server(FAST) as other:
         assert other.token != server.token
         assert await ask(server, page, X_Node_Token=other.token) == 403
 
@@ -172,10 +172,10 @@ async def test_a_hooks_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
-    async with running(replace(FAST, hook_tries=2, hook_pause=0.01)) as server:
+    async with run_server(replace(FAST, hook_tries=2, hook_pause=0.01)) as server:
         await clone_with_hook(server, f"http://127.0.0.1:{port}/first")
         assert [await heard.get(), await heard.get()] == ["/first", "/first"]
-    async with running(replace(FAST, hook_tries=1, hooks_anywhere=True)) as server:
+    async with run_server(replace(FAST, hook_tries=1, hooks_anywhere=True)) as server:
         find = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest, **named: find("127.0.0.1", *rest, **named))
         await clone_with_hook(server, f"http://hook.example:{port}/second")

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from batch.simulator.faults import FaultKind
 from batch.simulator.options import SESSION, NodeOptions, Source
-from batch.simulator.server import TOKEN_HEADER, NodeServer, running, serve
+from batch.simulator.server import TOKEN_HEADER, NodeServer, run_server, serve
 from batch.simulator.state import StateError
 from tests.simulator.simulator_bench import CLONE, SERVICES, SOURCE, hit, job
 
@@ -65,7 +65,7 @@ async def _until(client: aiohttp.ClientSession, url: str, status: int) -> None:
 
 async def test_the_example_of_the_api_page_is_accepted(client: aiohttp.ClientSession) -> None:
     """POST, poll and query over a socket, without a Content-Type in the answers."""
-    async with running(FAST) as server:
+    async with run_server(FAST) as server:
         async with client.post(f"{server.url}{SERVICES}/{SOURCE}", json={"params": {"name": "例"}}) as answer:
             assert answer.status == 202
             assert "Content-Type" not in answer.headers
@@ -80,7 +80,7 @@ async def test_the_example_of_the_api_page_is_accepted(client: aiohttp.ClientSes
 @pytest.mark.parametrize("kind", [FaultKind.DROP, FaultKind.LOST_REPLY, FaultKind.DELAYED])
 async def test_a_reset_closes_the_connection(client: aiohttp.ClientSession, kind: FaultKind) -> None:
     """The client's connection breaks without an answer."""
-    async with running(replace(FAST, faults=hit(kind, seconds=0.01))) as server:
+    async with run_server(replace(FAST, faults=hit(kind, seconds=0.01))) as server:
         with pytest.raises(aiohttp.ClientConnectionError):
             await _post(client, server.url)
         assert await _poll(client, server.url, 2) == 404
@@ -88,7 +88,7 @@ async def test_a_reset_closes_the_connection(client: aiohttp.ClientSession, kind
 
 async def test_a_cut_body_breaks_off(client: aiohttp.ClientSession) -> None:
     """The header promises more than comes."""
-    async with running(replace(FAST, faults=hit(FaultKind.TRUNCATED))) as server:
+    async with run_server(replace(FAST, faults=hit(FaultKind.TRUNCATED))) as server:
         with pytest.raises(aiohttp.ClientPayloadError):
             await _post(client, server.url)
         assert await _poll(client, server.url) == 200
@@ -96,7 +96,7 @@ async def test_a_cut_body_breaks_off(client: aiohttp.ClientSession) -> None:
 
 async def test_late_requests_are_answered_late(client: aiohttp.ClientSession) -> None:
     """A waiting client gets the answer of the late execution, an impatient one does not stop it."""
-    async with running(replace(FAST, faults=hit(FaultKind.LATE, requests=None, seconds=0.05))) as server:
+    async with run_server(replace(FAST, faults=hit(FaultKind.LATE, requests=None, seconds=0.05))) as server:
         assert (await _post(client, server.url))[0] == 202
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
@@ -107,14 +107,14 @@ async def test_late_requests_are_answered_late(client: aiohttp.ClientSession) ->
 
 async def test_proxy_pages_are_html(client: aiohttp.ClientSession) -> None:
     """502 with a page and its content type."""
-    async with running(replace(FAST, faults=hit(FaultKind.PROXY, status=502))) as server:
+    async with run_server(replace(FAST, faults=hit(FaultKind.PROXY, status=502))) as server:
         status, body = await _post(client, server.url)
         assert (status, body.startswith(b"<html>")) == (502, True)
 
 
 async def test_a_restart_refuses_connections_and_comes_back(client: aiohttp.ClientSession) -> None:
     """While down nothing listens; afterwards the same port answers."""
-    async with running(FAST) as server:
+    async with run_server(FAST) as server:
         assert await _poll(client, server.url) == 404
         control = f"{server.url.removesuffix('/zstack')}/__control"
         async with client.post(control, json={"restart": 0.2}, headers=own(server)) as answer:
@@ -128,7 +128,7 @@ async def test_a_restart_refuses_connections_and_comes_back(client: aiohttp.Clie
 
 async def test_control_and_ledger_are_for_tests(client: aiohttp.ClientSession) -> None:
     """Faults, sources and sessions can be set over the socket; garbage is reported."""
-    async with running(FAST) as server:
+    async with run_server(FAST) as server:
         origin = server.url.removesuffix("/zstack")
         script = {"version": 1, "faults": [{"fault": "rate_limited", "seconds": 3}]}
         order: dict[str, Any] = {"faults": script, "sources": [CLONE], "expire_sessions": True}
@@ -159,7 +159,7 @@ async def test_web_hooks_are_called(client: aiohttp.ClientSession) -> None:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    async with running(replace(FAST, hook_pause=0.02)) as server:
+    async with run_server(replace(FAST, hook_pause=0.02)) as server:
         await _post(client, server.url, hook=url)
         seen.append(await heard.get())
         seen.append(await heard.get())
@@ -188,7 +188,7 @@ async def test_state_is_kept_between_servers(client: aiohttp.ClientSession, tmp_
     first = await serve(NodeOptions(latency=(5.0, 5.0)), state=state)
     await _post(client, first.url)
     await first.close()
-    async with running(FAST, state=state) as second:
+    async with run_server(FAST, state=state) as second:
         # Closing finished the job.
         assert await _poll(client, second.url) == 200
         assert second.ledger()["clones_made"] == 1
@@ -229,7 +229,7 @@ async def test_a_child_ends_with_its_parents_pipe(client: aiohttp.ClientSession,
         assert answer.status == 202
     child.kill()
     await child.wait()
-    async with running(FAST, state=state) as server:
+    async with run_server(FAST, state=state) as server:
         assert [await _poll(client, server.url, number) for number in (1, 2)] == [200, 202]
 
 
@@ -242,7 +242,7 @@ async def test_a_foreground_node_ends_by_signal(tmp_path: Path) -> None:
 
 async def test_a_port_in_use_is_reported() -> None:
     """OSError, and the state file is free again."""
-    async with running(FAST) as server:
+    async with run_server(FAST) as server:
         with pytest.raises(OSError, match="address already in use"):
             await serve(FAST, port=server.port)
 

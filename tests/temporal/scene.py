@@ -86,7 +86,7 @@ class Sheet:
     past: ManifestFold = field(default_factory=ManifestFold)
     calls: int = 0
 
-    def unwritten(self, lines: Sequence[Line]) -> list[Line]:
+    def find_unwritten(self, lines: Sequence[Line]) -> list[Line]:
         return list(lines)
 
     def write(self, line: Line) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from batch.model import Clone
 from batch.simulator.options import ADMIN_UUID, SESSION, NodeAccessKey, NodeAccount, NodeOptions, Source
-from batch.simulator.server import running
+from batch.simulator.server import run_server
 from batch.zstack import Client, CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, Refused, Running, Unknown
 from batch.zstack.queries import Ownership
@@ -48,7 +48,7 @@ async def _ended(client: Client, job: str) -> object:
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    async with running(OPTIONS) as server:
+    async with run_server(OPTIONS) as server:
         yield server.url
 
 

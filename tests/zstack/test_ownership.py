@@ -9,7 +9,7 @@ import pytest
 from batch.errors import CallCutError
 from batch.model import CallKind
 from batch.simulator.options import NodeAccount, NodeOptions, Source
-from batch.simulator.server import running
+from batch.simulator.server import run_server
 from batch.zstack import CloneModelServiceAction, QueryApi, connect
 from batch.zstack.answers import NoAnswer, Refused
 from batch.zstack.queries import Ownership
@@ -36,7 +36,7 @@ async def make_clone(client: Client) -> Ownership:
 async def test_a_hand_over_already_done_is_done() -> None:
     """A clone may be shared again and given again to its owner: the server's refusal of that is no failure."""
     async with (
-        running(OPTIONS) as server,
+        run_server(OPTIONS) as server,
         await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=FastClock()) as client,
     ):
         ownership = await make_clone(client)
@@ -50,7 +50,7 @@ async def test_a_hand_over_already_done_is_done() -> None:
 async def test_a_refusal_keeps_its_code() -> None:
     """No quota, or a missing account or clone: ZStack's own code is returned."""
     async with (
-        running(OPTIONS) as server,
+        run_server(OPTIONS) as server,
         await connect(Settings(server.url, PasswordAuth("admin", "password")), clock=FastClock()) as client,
     ):
         ownership = await make_clone(client)

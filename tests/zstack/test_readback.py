@@ -47,14 +47,14 @@ async def test_fewer_rows_than_the_total_are_not_complete(total: int | None, *, 
 
 
 async def ask_for(what: str, readback: CloneReader) -> None:
-    if what == "tagged":
-        assert [pair async for pair in readback.tagged("zclone::")]
+    if what == "tags_with_prefix":
+        assert [pair async for pair in readback.tags_with_prefix("zclone::")]
     else:
         await getattr(readback, what)(UUIDS[:2])
 
 
 @pytest.mark.parametrize("total", [2, None])
-@pytest.mark.parametrize("what", ["tags", "tagged", "shares", "used"])
+@pytest.mark.parametrize("what", ["tags", "tags_with_prefix", "shares", "services_in_use"])
 async def test_a_cut_answer_is_inconclusive(what: str, total: int | None) -> None:
     """What a cut answer lacks is neither a drift nor proof that no extra service exists."""
     row = {"resourceUuid": UUIDS[0], "tag": "zclone::j", "receiverAccountUuid": "a", "modelServiceUuid": UUIDS[0]}
@@ -83,7 +83,7 @@ async def test_tags_of_the_run_are_paged_and_exact() -> None:
         return answer(200, {"inventories": rows[start : start + 90], "total": len(rows)})
 
     async with WireServer(handler) as server, client_of(server.url) as client:
-        found = [pair async for pair in CloneReader(client).tagged("zclone::a_b::r::")]
+        found = [pair async for pair in CloneReader(client).tags_with_prefix("zclone::a_b::r::")]
     assert found == [(uuid, f"zclone::a_b::r::{uuid}") for uuid in UUIDS]
     assert [query_of(seen)["start"] for seen in server.seen] == ["0", "90", "180"]
 

@@ -30,7 +30,7 @@ def _shown(bench: Kept, path: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_tampering_is_shown_and_survives_a_restart() -> None:
+def test_a_change_is_shown_and_survives_a_restart() -> None:
     """Fields, tags, owners, deletions and added services are in the next answers, also after a restart."""
     bench = _kept()
     order = {

@@ -33,8 +33,8 @@ _PROCESS: Final = (b'{"started":', b'{"ended":')
 _USUAL_LINE: Final = 1 << 10
 
 
-class Reading:
-    """One pass over a manifest, and access to lines by offset. Created by ``reading``."""
+class ManifestReader:
+    """One pass over a manifest, and access to lines by offset. Created by ``open_reader``."""
 
     def __init__(self, handle: int) -> None:
         """Read from ``handle``, which the caller closes."""
@@ -82,7 +82,7 @@ class Reading:
 
 
 @contextlib.contextmanager
-def _open_for_reading(path: Path) -> Iterator[int]:
+def _open_file(path: Path) -> Iterator[int]:
     """Open ``path`` for reading. Raises UsageError where it cannot be opened."""
     try:
         # O_NONBLOCK: a FIFO in the manifest's place must not block the command.
@@ -96,12 +96,12 @@ def _open_for_reading(path: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[Reading]:
+def open_reader(path: Path) -> Iterator[ManifestReader]:
     """Open ``path``; errors raised in the block name it. Raises UsageError where it cannot be opened."""
-    with _open_for_reading(path) as handle:
+    with _open_file(path) as handle:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise UsageError(f"{path}: is not a regular file")
-        manifest = Reading(handle)
+        manifest = ManifestReader(handle)
         with errors_at(path, manifest.scan):
             yield manifest
 
@@ -112,7 +112,7 @@ def exclude_writers(path: Path) -> Iterator[None]:
 
     Raises ManifestLockedError where one has its lock, UsageError where it cannot be opened.
     """
-    with _open_for_reading(path) as handle:
+    with _open_file(path) as handle:
         # Where locks are not supported, no process holds one.
         with contextlib.suppress(OSError):
             _take_shared(handle, path)
@@ -131,7 +131,7 @@ def is_locked(path: Path) -> bool:
 
     Takes a shared lock for an instant; ``Disk.lock`` waits for it. Raises UsageError where ``path`` cannot be opened.
     """
-    with _open_for_reading(path) as handle:
+    with _open_file(path) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -145,7 +145,7 @@ def last_started(path: Path) -> StartedLine | None:
     Raises UsageError, ManifestError.
     """
     found: StartedLine | None = None
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         for body in manifest.bodies():
             if body.startswith(_PROCESS):
                 line = parse_line(body)
@@ -183,7 +183,7 @@ def read_finished(path: Path) -> FinishedRun | None:
         # Opening the manifest for writing reports the problem, with its place.
         return None
     try:
-        manifest = Reading(handle)
+        manifest = ManifestReader(handle)
         ended = _settled_end(manifest)
         return None if ended is None else _verify_chain(manifest, ended)
     except (ManifestError, OSError):
@@ -197,11 +197,11 @@ def last_end(path: Path) -> EndedLine | None:
 
     Raises UsageError where the file cannot be opened.
     """
-    with reading(path) as manifest:
+    with open_reader(path) as manifest:
         return _last_end(manifest)
 
 
-def _last_end(manifest: Reading) -> EndedLine | None:
+def _last_end(manifest: ManifestReader) -> EndedLine | None:
     tail = manifest.read(max(0, manifest.size - _TAIL), _TAIL)
     body = tail[tail.rfind(b"\n", 0, -1) + 1 : -1 - SEAL]
     if tail[-1:] != b"\n" or not body.startswith(b'{"ended":'):
@@ -210,7 +210,7 @@ def _last_end(manifest: Reading) -> EndedLine | None:
     return line if isinstance(line, EndedLine) else None
 
 
-def _settled_end(manifest: Reading) -> EndedLine | None:
+def _settled_end(manifest: ManifestReader) -> EndedLine | None:
     """Return the end line where no target that it counts is left to do; the chain is not verified yet."""
     line = _last_end(manifest)
     if line is None or not line.counts:
@@ -220,7 +220,7 @@ def _settled_end(manifest: Reading) -> EndedLine | None:
     return line if is_over else None
 
 
-def _verify_chain(manifest: Reading, ended: EndedLine) -> FinishedRun | None:
+def _verify_chain(manifest: ManifestReader, ended: EndedLine) -> FinishedRun | None:
     """Verify the chain of checksums from the first line to the last."""
     header: Header | None = None
     plan: PlanLine | None = None
