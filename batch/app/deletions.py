@@ -20,7 +20,7 @@ from batch.plan import Identities
 from batch.plan.identity import generation_uuid
 from batch.report.verification import Verdict, Verification
 from batch.zstack.answers import Done, Refused
-from batch.zstack.calls import GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, ServiceChanges
+from batch.zstack.calls import JOB_GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, ServiceChanges
 from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def find_pending(
 
     ``api_timeout``: the server's longest time for a job in seconds, by its answers; None where no answer named it.
     """
-    longest = max(LONGEST_JOB, (api_timeout or 0.0) + GRACE)
+    longest = max(LONGEST_JOB, (api_timeout or 0.0) + JOB_GRACE)
 
     async def is_pending(job: OpenJob | DeletingLine) -> bool:
         if clock.time() >= job.at + longest:

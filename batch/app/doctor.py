@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch.zstack.client import Client
     from batch.zstack.settings import Settings
 
-RATE: Final = 5.0
+_CHECK_RATE: Final = 5.0
 MAX_SKEW: Final = 60.0
 """Clock skew in seconds from which signed requests and deadlines are affected."""
 _CLONE: Final = "APICloneModelServiceMsg"
@@ -78,7 +78,7 @@ async def examine(
 
 async def _examine_endpoint(settings: Settings, options: EndpointOptions, job: Job | None) -> AsyncIterator[Diagnosis]:
     try:
-        async with Server(settings, rate=RATE, environ=options.environ, warn_of=say_warnings) as server:
+        async with Server(settings, rate=_CHECK_RATE, environ=options.environ, warn_of=say_warnings) as server:
             client = await server.client()
             yield Diagnosis("ok", "reachable, credentials accepted", settings.url)
             async for finding in _examine_server(client):

@@ -35,7 +35,7 @@ _FILES: Final = {
     Example.TENANTS: ("onboard-tenants.yaml", "tenants.csv"),
 }
 """Files of each example: the job file, then the files it refers to."""
-RATE: Final = 10.0
+_QUERY_RATE: Final = 10.0
 """Calls per second; each returns a page of 200 services."""
 
 
@@ -139,7 +139,7 @@ async def _find_services(conditions: Sequence[str], options: EndpointOptions) ->
             raise UsageError(
                 f"the query condition {condition!r} has no operator: write it like name=value or name~=qwen%"
             )
-    async with Server(found.settings, rate=RATE, environ=options.environ, warn_of=say_warnings) as server:
+    async with Server(found.settings, rate=_QUERY_RATE, environ=options.environ, warn_of=say_warnings) as server:
         query_api = QueryApi(await server.client())
         services = [service async for service in query_api.query(conditions, fields=("uuid", "name"))]
     if not services:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from batch.manifest import Manifest
     from batch.model import Clone, Plan
     from batch.temporal.command import OpenWorkflow, RemoteRun
-    from batch.temporal.messages import Ending, Facts, Line
+    from batch.temporal.messages import Ending, Facts, PageLine
 
 
 @dataclass(slots=True)
@@ -229,13 +229,13 @@ class _Sink:
         self._manifest = manifest
         self._journal = journal
 
-    def find_unwritten(self, lines: Sequence[Line]) -> list[Line]:
+    def find_unwritten(self, lines: Sequence[PageLine]) -> list[PageLine]:
         wanted = {_identity(line): line for line in lines}
         for line in _lines(self._manifest):
             wanted.pop(_identity(line), None)
         return list(wanted.values())
 
-    def write(self, line: Line) -> None:
+    def write(self, line: PageLine) -> None:
         if isinstance(line, HandOverRecord):
             self._journal.note_hand_over(line)
         else:
@@ -248,13 +248,13 @@ class _Sink:
         self._remote.calls = calls
 
 
-def _identity(line: Line) -> tuple[object, ...]:
+def _identity(line: PageLine) -> tuple[object, ...]:
     if isinstance(line, HandOverRecord):
         return "handed over", line.key, line.at
     return line.state, line.key, line.at, line.attempt, line.job_uuid
 
 
-def _lines(manifest: Manifest) -> Iterator[Line]:
+def _lines(manifest: Manifest) -> Iterator[PageLine]:
     with open_reader(manifest.path) as lines:
         for body in lines.bodies():
             line = parse_line(body)

@@ -16,7 +16,7 @@ from batch.errors import ExitCode
 from batch.model import State
 from batch.report.verification import Verification
 from batch.text import escape
-from batch.zstack.calls import GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, ServiceChanges
+from batch.zstack.calls import JOB_GRACE, LONGEST_JOB, UUIDS_A_QUERY, CloneReader, ServiceChanges
 from batch.zstack.queries import QueryApi
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ async def roll_back_plan(run: LockedRun, plan: Plan, confirm: Callable[[Rollback
         service_changes,
         identity=identity,
         objections=candidates.objections,
-        longest_job=LONGEST_JOB if targets.api_timeout is None else targets.api_timeout + GRACE,
+        longest_job=LONGEST_JOB if targets.api_timeout is None else targets.api_timeout + JOB_GRACE,
     )
     shard = "" if targets.plan is None else targets.plan.shard
     found = RollbackResult(header.job, header.run, left=dict(candidates.left), shard=shard)

@@ -37,7 +37,7 @@ _SLOW: Final = 0.95
 """Share of the jobs that must be able to end before the deadline."""
 _log = structlog.get_logger()
 
-Work: TypeAlias = tuple[Clone, Step]
+CloneStep: TypeAlias = tuple[Clone, Step]
 
 
 class Pool:
@@ -65,7 +65,7 @@ class Pool:
         self._failures = FailureLimit(past, limits.max_failures)
         self._edited: dict[str, Clone] = {}
         """Present Clones of the plan whose open attempt was sent with another body."""
-        self._deferred: list[Work] = []
+        self._deferred: list[CloneStep] = []
         """Work that waits for confirmation that the server honours resourceUuid."""
         self._unconfirmed: list[tuple[Clone, End]] = []
         """Clones that ended uncertain only because that confirmation was missing."""
@@ -94,7 +94,7 @@ class Pool:
         await self._pool(iter([work for work in open_work if work[0].key in removed]))
         await dispatch(iter(found.isolated), self._settle_alone, workers=1, is_stopped=self._is_stopping)
 
-    def _first(self, clone: Clone) -> Work:
+    def _first(self, clone: Clone) -> CloneStep:
         return clone, first_step_of_new(clone, self._past, self._deps.policy, now=self._deps.clock.time())
 
     def _stop_on_read_error(self, clones: Iterator[Clone | None]) -> Iterator[Clone | None]:
@@ -105,7 +105,7 @@ class Pool:
             self._deps.stop.request(str(error), EndReason.CHANGED_INPUT)
             raise
 
-    async def _in_waves(self, queue: Iterator[Work | None], settled: int) -> None:
+    async def _in_waves(self, queue: Iterator[CloneStep | None], settled: int) -> None:
         """Start wave after wave while no failures hold back the next; ``settled`` targets are not in the queue.
 
         A wave that an earlier process began is continued.
@@ -117,7 +117,7 @@ class Pool:
                 return
             await self._pool(take_first(queue, left) if number < len(waves) else queue)
 
-    async def _pool(self, queue: Iterator[Work | None]) -> None:
+    async def _pool(self, queue: Iterator[CloneStep | None]) -> None:
         """Settle the queue: one at a time until the server is known to honour resourceUuid, then concurrently."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -128,7 +128,7 @@ class Pool:
             raise failed.exceptions[0] from None
         await self._end_deferred()
 
-    async def _run_canary(self, queue: Iterator[Work | None], group: asyncio.TaskGroup) -> None:
+    async def _run_canary(self, queue: Iterator[CloneStep | None], group: asyncio.TaskGroup) -> None:
         """Settle one Clone after the other; once one confirms resourceUuid, its job may continue in ``group``."""
         while not self._is_canary_finished():
             try:
@@ -141,7 +141,7 @@ class Pool:
                 task = group.create_task(self._settle(work))
                 await self._confirmation.watch(work[0], task, is_sent=lambda: self._polls.is_busy)
 
-    async def _settle_all(self, queue: Iterator[Work | None]) -> None:
+    async def _settle_all(self, queue: Iterator[CloneStep | None]) -> None:
         if self._deps.is_honoured():
             deferred, self._deferred = self._deferred, []
             queue = chain(deferred, queue)
@@ -155,7 +155,7 @@ class Pool:
                 assert isinstance(step, Send) and step.fallback is not None  # noqa: PT018 - one state
                 await self._advance(clone, step.fallback, None)
 
-    async def _end_held_back(self, left: Iterator[Work]) -> None:
+    async def _end_held_back(self, left: Iterator[CloneStep]) -> None:
         """Record what is known of open Clones that failures hold back: otherwise no rerun would ever change them."""
         if self._deps.stop.code in HELD_BACK:
             for clone, step in left:
@@ -186,7 +186,7 @@ class Pool:
             self._deferred.append(work)
             await self._end_deferred()
 
-    def _resumed(self, clone: Clone, intent: Intent) -> Work:
+    def _resumed(self, clone: Clone, intent: Intent) -> CloneStep:
         """Return how an open Clone continues: an attempt is polled as it was sent."""
         step = resumed_step(clone, intent, self._deps.policy, now=self._deps.clock.time())
         if isinstance(step, Send | Look) or is_same(clone, intent) or is_unexecuted(clone, intent):
@@ -194,10 +194,10 @@ class Pool:
         self._edited[clone.key] = clone
         return without_body(intent), step
 
-    async def _reconcile(self, opened: tuple[Clone, ...]) -> list[Work]:
+    async def _reconcile(self, opened: tuple[Clone, ...]) -> list[CloneStep]:
         """Poll every open Clone before anything new is sent; return those that this does not settle."""
         intents = dict(self._past.intents)
-        remaining: list[Work] = []
+        remaining: list[CloneStep] = []
 
         async def ask(clone: Clone) -> None:
             work = await self._continue(self._resumed(clone, intents[clone.key]), is_reconciled)
@@ -207,7 +207,7 @@ class Pool:
         await dispatch(iter(opened), ask, workers=self._limiter.workers, is_stopped=self._is_stopping)
         return remaining
 
-    async def _settle(self, work: Work) -> None:
+    async def _settle(self, work: CloneStep) -> None:
         await self._limiter.acquire()
         try:
             left = None if self._is_stopping() else await self._continue(work, None)
@@ -221,7 +221,7 @@ class Pool:
         ):
             self._deferred.append(left)
 
-    async def _continue(self, work: Work, pause_at: Callable[[Step], bool] | None) -> Work | None:
+    async def _continue(self, work: CloneStep, pause_at: Callable[[Step], bool] | None) -> CloneStep | None:
         """Settle; return the remaining work, None where the Clone is settled or nothing can be done now."""
         clone, step = work
         edited = None if clone.body else self._edited.get(clone.key)
@@ -236,7 +236,7 @@ class Pool:
 
     async def _send_edited(
         self, sent: Clone, step: Send, edited: Clone, pause_at: Callable[[Step], bool] | None
-    ) -> Work | None:
+    ) -> CloneStep | None:
         """Continue with the edited target; under another uuid only after a definite end of every attempt."""
         is_same_uuid = sent.resource_uuid == edited.resource_uuid
         while not is_same_uuid and (step.needs_confirmation or step.open_jobs):

@@ -140,7 +140,7 @@ Waves = Annotated[
         items={
             "anyOf": [
                 {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": rf"^(?=.*[1-9]){values.WHOLE}$|^{values.SHARE}$|^rest$"},
+                {"type": "string", "pattern": rf"^(?=.*[1-9]){values.WHOLE}$|^{values.PERCENTAGE}$|^rest$"},
             ]
         },
         examples=[[1, 5, "20%", "rest"]],

@@ -14,7 +14,7 @@ import yaml
 
 from batch.jobfile.input_files import MAX_BYTES, MOVE
 from batch.jobfile.problems import Problems, fail, quote
-from batch.jobfile.values import MAX_DEPTH, TOO_DEEP, ListNode, MapNode, Node, Scalar
+from batch.jobfile.values import MAX_DEPTH, TOO_DEEP, ListNode, MapNode, Scalar, YamlNode
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _Prefix:
         return chunk
 
 
-def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scalar, Node]]:
+def walk(content: Content, file: str, problems: Problems) -> Iterator[tuple[Scalar, YamlNode]]:
     """Yield the top-level pairs of a job file.
 
     ``targets`` is yielded with an empty list first, then once more for each element. Duplicate keys are added to
@@ -125,13 +125,13 @@ class _Composer:
         self._events = events
         self._file = file
         self._problems = problems
-        self._anchors: dict[str, Node] = {}
+        self._anchors: dict[str, YamlNode] = {}
         self._aliased = 0
         self._is_anchored = False
         self.place = (1, 1)
         """Line and column of the last target that ended, or of the list."""
 
-    def walk(self) -> Iterator[tuple[Scalar, Node]]:
+    def walk(self) -> Iterator[tuple[Scalar, YamlNode]]:
         self._open_document()
         seen: dict[str, int] = {}
         for event in self._events:
@@ -162,7 +162,7 @@ class _Composer:
         if event.__class__ is not yaml.StreamEndEvent:
             raise self._error(event, "a second document starts here: a job file is one document")
 
-    def _streamed(self, key: Scalar) -> Iterator[tuple[Scalar, Node]]:
+    def _streamed(self, key: Scalar) -> Iterator[tuple[Scalar, YamlNode]]:
         event = next(self._events)
         if event.__class__ is yaml.AliasEvent:
             raise self._error(event, "the list of targets must be written here, not as an alias")
@@ -175,7 +175,7 @@ class _Composer:
         yield key, ListNode([], mark.line + 1, mark.column + 1, 1, 1)
         yield from self._elements(key, mark)
 
-    def _elements(self, key: Scalar, start: Any) -> Iterator[tuple[Scalar, Node]]:
+    def _elements(self, key: Scalar, start: Any) -> Iterator[tuple[Scalar, YamlNode]]:
         kept = 0
         self._is_anchored = False
         for item in self._events:
@@ -193,14 +193,14 @@ class _Composer:
             self.place = (node.line, node.column)
             yield key, node
 
-    def _node(self, event: Any, depth: int) -> Node:
+    def _node(self, event: Any, depth: int) -> YamlNode:
         kind = event.__class__
         if kind is yaml.AliasEvent:
             return self._alias(event, depth)
         if event.tag is not None:
             self._refuse_tag(event)
         mark = event.start_mark
-        node: Node
+        node: YamlNode
         if kind is yaml.ScalarEvent:
             node = Scalar(event.value, not event.style, mark.line + 1, mark.column + 1)
         elif depth >= MAX_DEPTH:
@@ -215,7 +215,7 @@ class _Composer:
         return node
 
     def _sequence(self, mark: Any, depth: int) -> ListNode:
-        items: list[Node] = []
+        items: list[YamlNode] = []
         size, height = 1, 1
         for event in self._events:
             if event.__class__ is yaml.SequenceEndEvent:
@@ -226,7 +226,7 @@ class _Composer:
         return ListNode(items, mark.line + 1, mark.column + 1, size, height)
 
     def _mapping(self, mark: Any, depth: int) -> MapNode:
-        pairs: list[tuple[Scalar, Node]] = []
+        pairs: list[tuple[Scalar, YamlNode]] = []
         seen: dict[str, int] = {}
         size, height = 1, 1
         for event in self._events:
@@ -264,7 +264,7 @@ class _Composer:
         self._problems.add(Problem(Place(self._file, key.line, key.column), "", message))
         return True
 
-    def _alias(self, event: Any, depth: int) -> Node:
+    def _alias(self, event: Any, depth: int) -> YamlNode:
         node = self._anchors.get(event.anchor)
         if node is None:
             raise self._error(event, f"alias *{event.anchor} is used before or inside its anchor")
@@ -287,7 +287,7 @@ class _Composer:
         return fail(self._file, message, at=(mark.line + 1, mark.column + 1))
 
 
-def _measure(item: Node, size: int, height: int) -> tuple[int, int]:
+def _measure(item: YamlNode, size: int, height: int) -> tuple[int, int]:
     if item.__class__ is Scalar:
         return size + 1, height
     assert not isinstance(item, Scalar)

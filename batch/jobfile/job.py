@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.check import check_params, check_tags, check_uuid, convert, has_template
 from batch.jobfile.problems import Complaint, RowOrigin, kind_of, quote
-from batch.jobfile.values import NULLS, MapNode, Node, Scalar, text_tree
+from batch.jobfile.values import NULLS, MapNode, Scalar, YamlNode, text_tree
 from batch.model import HandOver
 from batch.zstack.params import BODY_PARAMS, ParamType
 
@@ -203,7 +203,7 @@ def read_tags(path: str, value: JsonValue, complaints: list[Complaint]) -> tuple
     return tuple(map(str, value)) if isinstance(value, list) and len(complaints) == before else ()
 
 
-def read_hand_over(keys: dict[str, Node], complaints: list[Complaint]) -> HandOver | None:
+def read_hand_over(keys: dict[str, YamlNode], complaints: list[Complaint]) -> HandOver | None:
     """Check the two keys as far as they need no rendering; None where they request nothing."""
     owner, shares = (text_tree(keys[name]) if name in keys else None for name in HAND_OVER_KEYS)
     texts = [] if shares is None else [shares] if isinstance(shares, str) else shares
@@ -247,7 +247,7 @@ def union(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *second)))
 
 
-def _params(node: Node, complaints: list[Complaint]) -> dict[str, JsonValue]:
+def _params(node: YamlNode, complaints: list[Complaint]) -> dict[str, JsonValue]:
     if isinstance(node, MapNode):
         return {key.text: _value(key.text, value) for key, value in node.pairs}
     if not (isinstance(node, Scalar) and node.is_null):
@@ -255,7 +255,7 @@ def _params(node: Node, complaints: list[Complaint]) -> dict[str, JsonValue]:
     return {}
 
 
-def _value(name: str, node: Node) -> JsonValue:
+def _value(name: str, node: YamlNode) -> JsonValue:
     if node.__class__ is not Scalar:
         return text_tree(node)
     text: str = node.text

@@ -19,7 +19,7 @@ from batch.jobfile.input_files import read_content
 from batch.jobfile.job import LAYER_KEYS, AuthSettings, EndpointSettings, Job, Layer, SecretRef, Target, read_layer
 from batch.jobfile.problems import Complaint, NodeOrigin, Problems, complain_of_unknown, quote, unknown
 from batch.jobfile.targets import LONG_LIST, TargetList
-from batch.jobfile.values import ListNode, MapNode, Node, Scalar, text_tree
+from batch.jobfile.values import ListNode, MapNode, Scalar, YamlNode, text_tree
 from batch.model import Limits
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def _job(
     )
 
 
-def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tuple[Scalar, Node]]:
-    pairs: list[tuple[Scalar, Node]] = []
+def _envelope_pairs(content: Content, file: str, problems: Problems) -> list[tuple[Scalar, YamlNode]]:
+    pairs: list[tuple[Scalar, YamlNode]] = []
     for key, node in walk(content, file, problems):
         if key.text != STREAMED:
             pairs.append((key, node))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch.jobfile.envelope import VARIABLE_PATTERN
 from batch.jobfile.problems import Complaint, quote
-from batch.jobfile.values import ListNode, MapNode, Node, Scalar
+from batch.jobfile.values import ListNode, MapNode, Scalar, YamlNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ class _Matrix(NamedTuple):
     exclude: list[dict[str, str]]
 
 
-def read_matrix(node: Node, complaints: list[Complaint]) -> tuple[Combination, ...]:
+def read_matrix(node: YamlNode, complaints: list[Complaint]) -> tuple[Combination, ...]:
     """Return the combinations of the ``matrix`` node, none where it has problems."""
     if not isinstance(node, MapNode) or not node.pairs:
         complaints.append(Complaint("matrix", "must be a map of lists, such as {tenant: [acme, globex]}"))
@@ -70,14 +70,14 @@ def _parse(node: MapNode, complaints: list[Complaint]) -> _Matrix:
     return matrix
 
 
-def _list(node: Node, path: str, complaints: list[Complaint]) -> list[Node]:
+def _list(node: YamlNode, path: str, complaints: list[Complaint]) -> list[YamlNode]:
     if isinstance(node, ListNode) and node.items:
         return node.items
     complaints.append(Complaint(path, "must be a list with at least one element"))
     return []
 
 
-def _texts(nodes: list[Node], path: str, complaints: list[Complaint]) -> list[str]:
+def _texts(nodes: list[YamlNode], path: str, complaints: list[Complaint]) -> list[str]:
     texts: dict[str, None] = {}
     for index, node in enumerate(nodes):
         text = _text(node, f"{path}[{index}]", complaints)
@@ -87,7 +87,7 @@ def _texts(nodes: list[Node], path: str, complaints: list[Complaint]) -> list[st
     return list(texts)
 
 
-def _rows(nodes: list[Node], path: str, complaints: list[Complaint]) -> Iterator[dict[str, str]]:
+def _rows(nodes: list[YamlNode], path: str, complaints: list[Complaint]) -> Iterator[dict[str, str]]:
     for index, node in enumerate(nodes):
         place = f"{path}[{index}]"
         if isinstance(node, MapNode) and node.pairs:
@@ -96,7 +96,7 @@ def _rows(nodes: list[Node], path: str, complaints: list[Complaint]) -> Iterator
             complaints.append(Complaint(place, "must be a map of names to values"))
 
 
-def _text(node: Node, path: str, complaints: list[Complaint]) -> str:
+def _text(node: YamlNode, path: str, complaints: list[Complaint]) -> str:
     if isinstance(node, Scalar) and not node.is_null:
         return node.text
     complaints.append(Complaint(path, "must be one value"))

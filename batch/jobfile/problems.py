@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from batch.errors import JobFileError
-from batch.jobfile.values import Node, find_place
+from batch.jobfile.values import YamlNode, find_place
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class NodeOrigin(NamedTuple):
     """Place of a layer in a YAML file."""
 
     file: str
-    node: Node
+    node: YamlNode
     path: str
 
     @property

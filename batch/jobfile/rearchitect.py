@@ -9,7 +9,7 @@ from batch.jobfile.check import check_params, check_uuid
 from batch.jobfile.input_files import MAX_BYTES, open_input
 from batch.jobfile.problems import Complaint, NodeOrigin, complain_of_unknown, quote
 from batch.jobfile.tables import TABLE_KEYS, TableFormat, read_format, read_table
-from batch.jobfile.values import ListNode, MapNode, Node, Scalar, text_tree
+from batch.jobfile.values import ListNode, MapNode, Scalar, YamlNode, text_tree
 from batch.model import Place, Problem
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _repeat(rule: _Rule, known: _Rule, what: str, path: str) -> Problem:
     return Problem(rule.place, path, f"{quote(rule.prefix)} has a rule{what} already, at {where}")
 
 
-def _read_architectures(node: Node | None, origin: NodeOrigin, problems: Problems) -> tuple[str, ...]:
+def _read_architectures(node: YamlNode | None, origin: NodeOrigin, problems: Problems) -> tuple[str, ...]:
     value = None if node is None else text_tree(node)
     if not isinstance(value, list) or not value:
         problems.add(origin.problem(Complaint("to", "must be a list of architectures, such as [AARCH64]")))
@@ -104,7 +104,7 @@ def _read_architectures(node: Node | None, origin: NodeOrigin, problems: Problem
     return tuple(map(str, value))
 
 
-def _read_vendors(node: Node, origin: NodeOrigin, problems: Problems) -> list[VendorRule]:
+def _read_vendors(node: YamlNode, origin: NodeOrigin, problems: Problems) -> list[VendorRule]:
     if not isinstance(node, ListNode) or not node.items:
         problems.add(origin.problem(Complaint("vendors", "must be a list of rules with from, to and specUuids")))
         return []
@@ -116,7 +116,9 @@ def _read_vendors(node: Node, origin: NodeOrigin, problems: Problems) -> list[Ve
     return list(rules.values())
 
 
-def _read_images(node: Node | None, origin: NodeOrigin, to: tuple[str, ...], problems: Problems) -> Iterator[ImageRule]:
+def _read_images(
+    node: YamlNode | None, origin: NodeOrigin, to: tuple[str, ...], problems: Problems
+) -> Iterator[ImageRule]:
     if isinstance(node, ListNode):
 
         def read(row: JsonValue, place: Place, complaints: list[Complaint]) -> ImageRule | None:
@@ -146,7 +148,7 @@ def _read_list(
 
 
 def _read_file(
-    node: Node | None,
+    node: YamlNode | None,
     form: TableFormat,
     origin: NodeOrigin,
     folder: Path,

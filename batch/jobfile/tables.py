@@ -18,7 +18,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from batch.jobfile.problems import Complaint, Problems, RowOrigin, fail, quote, unknown
-from batch.jobfile.values import Node, Scalar
+from batch.jobfile.values import Scalar, YamlNode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ class TableFormat(NamedTuple):
     """Sheet of a workbook; None where it has one."""
 
 
-def read_format(keys: dict[str, Node], complaints: list[Complaint]) -> TableFormat:
+def read_format(keys: dict[str, YamlNode], complaints: list[Complaint]) -> TableFormat:
     """Read ``delimiter``, ``encoding`` and ``sheet`` of a map."""
     fields: dict[str, str] = {}
     sheet = keys.get("sheet")

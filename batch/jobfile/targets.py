@@ -22,7 +22,7 @@ from batch.jobfile.job import (
 from batch.jobfile.problems import MAX_KEPT, Complaint, NodeOrigin, Problems, fold, quote, unknown
 from batch.jobfile.rows import RowFile, check_id, read_rows
 from batch.jobfile.tables import TABLE_KEYS, read_format
-from batch.jobfile.values import MapNode, Node, Scalar, text_tree
+from batch.jobfile.values import MapNode, Scalar, YamlNode, text_tree
 from batch.zstack.params import BODY_PARAMS, QUERY_OPERATORS
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class _Reader:
         self._files = files
         self._problems = problems
 
-    def read(self, node: Node, path: str) -> Iterator[Target | QueryEntry]:
+    def read(self, node: YamlNode, path: str) -> Iterator[Target | QueryEntry]:
         """Yield the targets of one element of the list."""
         origin = NodeOrigin(str(self._path), node, path)
         complaints: list[Complaint] = []
@@ -155,7 +155,7 @@ class _Reader:
         return Entry(base, combinations, layer.params, origin, self._entry.defaults_origin)
 
 
-def _read_combinations(keys: dict[str, Node], complaints: list[Complaint]) -> tuple[Combination, ...]:
+def _read_combinations(keys: dict[str, YamlNode], complaints: list[Complaint]) -> tuple[Combination, ...]:
     """Return the combinations of an element's matrix; none without one."""
     if "matrix" not in keys:
         return ()
@@ -164,7 +164,7 @@ def _read_combinations(keys: dict[str, Node], complaints: list[Complaint]) -> tu
     return read_matrix(keys["matrix"], complaints)
 
 
-def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:
+def _check_keys(keys: dict[str, YamlNode], complaints: list[Complaint]) -> None:
     for name in keys:
         if name not in TARGET_KEYS:
             message = _unknown_key(name) if len(complaints) < MAX_KEPT else "unknown key"
@@ -179,7 +179,7 @@ def _check_keys(keys: dict[str, Node], complaints: list[Complaint]) -> None:
         complaints.append(Complaint("id", "would be the same for every row: make it a column of the file", at_key=True))
 
 
-def _names_file(keys: dict[str, Node], ending: str) -> bool:
+def _names_file(keys: dict[str, YamlNode], ending: str) -> bool:
     name = keys.get("from")
     return isinstance(name, Scalar) and name.text.lower().endswith(ending)
 
@@ -189,7 +189,7 @@ def _unknown_key(name: str) -> str:
     return unknown(name, TARGET_KEYS) if near is None else f"unknown key {quote(name)}; did you mean params.{near}?"
 
 
-def _check_query(keys: dict[str, Node], complaints: list[Complaint]) -> None:
+def _check_query(keys: dict[str, YamlNode], complaints: list[Complaint]) -> None:
     """Reject keys that cannot be used with a query, whose services are the sources and whose uuids are the keys."""
     if "query" in keys:
         complaints += [
@@ -199,7 +199,7 @@ def _check_query(keys: dict[str, Node], complaints: list[Complaint]) -> None:
         ]
 
 
-def _read_conditions(node: Node, complaints: list[Complaint]) -> tuple[str, ...]:
+def _read_conditions(node: YamlNode, complaints: list[Complaint]) -> tuple[str, ...]:
     """Check the conditions of a ``query``; none where there are problems."""
     tree = text_tree(node)
     texts = tree if isinstance(tree, list) else [tree]
@@ -215,7 +215,7 @@ def _read_conditions(node: Node, complaints: list[Complaint]) -> tuple[str, ...]
     return tuple(map(str, texts)) if len(complaints) == before else ()
 
 
-def _text(name: str, keys: dict[str, Node], complaints: list[Complaint]) -> str | None:
+def _text(name: str, keys: dict[str, YamlNode], complaints: list[Complaint]) -> str | None:
     node = keys.get(name)
     if node is None:
         return None

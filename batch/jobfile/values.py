@@ -21,7 +21,7 @@ _RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(s|min|h)")
 _RATE_SECONDS: Final = {"s": 1, "min": 60, "h": 3600}
 _DURATION: Final = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
 _DURATION_SECONDS: Final = (86400, 3600, 60, 1)
-SHARE: Final = r"(?=[^%]*[1-9])(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,9})?)%"
+PERCENTAGE: Final = r"(?=[^%]*[1-9])(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,9})?)%"
 WHOLE: Final = r"[0-9]{1,9}(\.0+)?"
 MAX_RATE: Final = 100_000.0
 
@@ -44,7 +44,7 @@ class Scalar(NamedTuple):
 class ListNode(NamedTuple):
     """A list."""
 
-    items: list[Node]
+    items: list[YamlNode]
     line: int
     column: int
     size: int
@@ -55,19 +55,19 @@ class ListNode(NamedTuple):
 class MapNode(NamedTuple):
     """A map; keys are texts and each occurs once."""
 
-    pairs: list[tuple[Scalar, Node]]
+    pairs: list[tuple[Scalar, YamlNode]]
     line: int
     column: int
     size: int
     height: int
 
 
-Node: TypeAlias = Scalar | ListNode | MapNode
+YamlNode: TypeAlias = Scalar | ListNode | MapNode
 
 _STEP = re.compile(r"[^.\[\]]+")
 
 
-def text_tree(node: Node) -> JsonValue:
+def text_tree(node: YamlNode) -> JsonValue:
     """Convert a node to lists, maps and texts; only a plain null is not text."""
     if node.__class__ is Scalar:
         return None if node.plain and node.text in NULLS else node.text
@@ -77,7 +77,7 @@ def text_tree(node: Node) -> JsonValue:
     return [text_tree(item) for item in node.items]
 
 
-def find_place(node: Node, path: str, *, at_key: bool = False) -> tuple[int, int]:
+def find_place(node: YamlNode, path: str, *, at_key: bool = False) -> tuple[int, int]:
     """Return line and column of ``path`` (``a.b[0].c``) under ``node``, or of the deepest part of it that exists."""
     line, column = node.line, node.column
     for step in _STEP.findall(path):
@@ -86,7 +86,7 @@ def find_place(node: Node, path: str, *, at_key: bool = False) -> tuple[int, int
             if pair is None:
                 break
             key, node = pair
-            shown: Node = key if at_key or _is_empty(node) else node
+            shown: YamlNode = key if at_key or _is_empty(node) else node
             line, column = shown.line, shown.column
         elif isinstance(node, ListNode) and step.isdecimal() and int(step) < len(node.items):
             node = node.items[int(step)]
@@ -96,7 +96,7 @@ def find_place(node: Node, path: str, *, at_key: bool = False) -> tuple[int, int
     return line, column
 
 
-def _is_empty(node: Node) -> bool:
+def _is_empty(node: YamlNode) -> bool:
     return isinstance(node, Scalar) and node.plain and not node.text
 
 
@@ -150,6 +150,6 @@ def read_waves(value: Any) -> tuple[Wave, ...]:
 def _wave(text: Any) -> Wave:
     if isinstance(text, str) and re.fullmatch(WHOLE, text) and float(text) > 0:
         return Wave(count=int(float(text)))
-    if isinstance(text, str) and re.fullmatch(SHARE, text):
+    if isinstance(text, str) and re.fullmatch(PERCENTAGE, text):
         return Wave(share=float(text[:-1]) / 100)
     raise ValueError(f"a wave must be a number from 1, a percentage of the targets above 0%, or rest, not {text!r:.60}")

@@ -16,7 +16,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import ManifestError
-from batch.manifest.line import MAX_LINE, SEAL, decode, unseal
+from batch.manifest.line import MAX_LINE, SEAL, decode_line, unseal
 from batch.text import shell_path
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Scan:
         """Number of the batch that the next line belongs to, if the writer wrote it next."""
         if not self.last:
             return 0
-        found = decode(self.last)
+        found = decode_line(self.last)
         number = found.get("batch")
         if not isinstance(number, int):
             raise ManifestError("has no batch number")
@@ -164,7 +164,7 @@ class Scan:
         expected = self.batch
         for segment in self.segments(until):
             body = segment.body
-            batch = decode(body).get("batch") if segment.is_intact else self._stated_batch(body, expected)
+            batch = decode_line(body).get("batch") if segment.is_intact else self._stated_batch(body, expected)
             if not isinstance(batch, int) or batch > expected:
                 raise DamagedError("damaged, and durable records follow; nothing was sent")
 
@@ -177,7 +177,7 @@ class Scan:
         if unseal(named, self.crc) is not None:
             return expected
         with contextlib.suppress(ManifestError):
-            return decode(piece[:-SEAL]).get("batch", expected)
+            return decode_line(piece[:-SEAL]).get("batch", expected)
         return expected
 
 

@@ -45,7 +45,7 @@ _FLAGS: Final = ("at_most_once", "tag")
 _IDENTITY: Final = ("job", "run", "endpoint", "simulated")
 
 
-def encode(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
+def encode_line(fields: Iterable[tuple[str, JsonValue]]) -> bytes:
     """Return the open body of a line: a JSON object without its closing brace and without fields that are None.
 
     Control sequences and noncharacters are escaped. Raises ValueError for numbers that JSON cannot represent.
@@ -80,7 +80,7 @@ def without_batch(body: bytes) -> bytes:
     return _BATCH.sub(b"", body)
 
 
-def decode(body: bytes) -> dict[str, Any]:
+def decode_line(body: bytes) -> dict[str, Any]:
     """Return the fields of an unsealed body. Raises ManifestError where it is not a JSON object."""
     try:
         # Only an object ends with a brace.
@@ -133,12 +133,12 @@ class Header:
         values: list[tuple[str, JsonValue]] = [("format", FORMAT), ("version", VERSION)]
         values += [(name, getattr(self, name)) for name in self.__slots__ if name not in _FLAGS]
         values += [(name, getattr(self, name) or None) for name in _FLAGS]
-        return encode(values)
+        return encode_line(values)
 
 
 def parse_header(body: bytes) -> Header:
     """Return the header. Raises ManifestError for another format or a newer version; unknown fields are ignored."""
-    found = decode(body)
+    found = decode_line(body)
     if found.get("format") != FORMAT:
         raise ManifestError("the file is not a zclone manifest")
     version = found.get("version")

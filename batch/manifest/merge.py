@@ -13,7 +13,7 @@ from batch.keytable import KeyTable
 from batch.manifest.files import Disk, write_manifest
 from batch.manifest.fold import ManifestFold
 from batch.manifest.kinds import EndedLine, MergedLine, PlanLine, PlannedLine, StartedLine
-from batch.manifest.line import encode, without_batch
+from batch.manifest.line import encode_line, without_batch
 from batch.manifest.reader import exclude_writers, open_reader
 from batch.manifest.records import encode_ended, encode_plan, parse_line
 from batch.model import HandOverCounts, Record, State
@@ -237,7 +237,7 @@ def _earlier_plan(shard: _Shard, body: bytes) -> Iterator[bytes]:
 
 def _encode_merged(merged: MergedLine) -> bytes:
     head: list[tuple[str, JsonValue]] = [("merged", merged.path), ("shard", merged.shard), ("lines", merged.lines)]
-    return encode([*head, ("checksum", merged.checksum), ("at", merged.at)])
+    return encode_line([*head, ("checksum", merged.checksum), ("at", merged.at)])
 
 
 def _end(ended: Sequence[EndedLine], counts: Counter[State]) -> EndedLine:

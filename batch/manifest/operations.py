@@ -15,7 +15,7 @@ from batch.manifest.kinds import (
     UpdatedLine,
     UpdatingLine,
 )
-from batch.manifest.line import encode, number, require_field
+from batch.manifest.line import encode_line, number, require_field
 from batch.model import HandOver, HandOverCounts, HandOverRecord, JsonValue, State
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ Operation: TypeAlias = (
 def encode_operation(line: Operation) -> bytes:
     """Return the line's open body."""
     if isinstance(line, AdoptedLine):
-        return encode([("adopted_by", line.user), ("begun_by", line.begun_by), ("at", line.at)])
+        return encode_line([("adopted_by", line.user), ("begun_by", line.begun_by), ("at", line.at)])
     if isinstance(line, TakenUpLine):
-        return encode([("taken_up", list(line.keys)), ("at", line.at)])
+        return encode_line([("taken_up", list(line.keys)), ("at", line.at)])
     if isinstance(line, ConnectedLine):
-        return encode([("connected", line.at), ("account", line.account), ("rate", line.rate)])
+        return encode_line([("connected", line.at), ("account", line.account), ("rate", line.rate)])
     if isinstance(line, ControlledLine):
-        return encode(
+        return encode_line(
             [
                 ("controlled", line.order),
                 ("at", line.at),
@@ -49,13 +49,13 @@ def encode_operation(line: Operation) -> bytes:
             ]
         )
     if isinstance(line, DeletingLine):
-        return encode([("deleting", line.key), ("at", line.at), *_uuids(line)])
+        return encode_line([("deleting", line.key), ("at", line.at), *_uuids(line)])
     fields: JsonValue = list(line.fields)
     if isinstance(line, UpdatingLine):
-        return encode(
+        return encode_line(
             [("mending", line.key), ("at", line.at), *_uuids(line), ("fields", fields), ("digest", line.digest)]
         )
-    return encode([("mended", line.key), ("at", line.at), ("clone_uuid", line.clone_uuid), ("fields", fields)])
+    return encode_line([("mended", line.key), ("at", line.at), ("clone_uuid", line.clone_uuid), ("fields", fields)])
 
 
 def _uuids(line: DeletingLine | UpdatingLine) -> list[tuple[str, JsonValue]]:
@@ -122,7 +122,7 @@ _MASK: Final = (1 << 62) - 1
 def encode_hand_over(line: HandOverRecord) -> bytes:
     """Return the line's open body."""
     shares: list[JsonValue] = list(line.wanted.share_with)
-    return encode(
+    return encode_line(
         [
             ("handed_over", line.key),
             ("at", line.at),

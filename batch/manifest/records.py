@@ -17,7 +17,7 @@ from batch.manifest.kinds import (
     StartedLine,
     UnknownLine,
 )
-from batch.manifest.line import MAX_TIME, decode, encode, number, require_field
+from batch.manifest.line import MAX_TIME, decode_line, encode_line, number, require_field
 from batch.manifest.operations import (
     parse_adopted,
     parse_connected,
@@ -56,20 +56,20 @@ def encode_record(record: Record) -> bytes:
     """Return the line's open body, state first. Raises ValueError for times that JSON cannot represent."""
     values: dict[str, JsonValue] = record._asdict()
     values["open_jobs"] = None if record.open_jobs is None else list(record.open_jobs)
-    return encode(values.items())
+    return encode_line(values.items())
 
 
 def encode_plan(plan: PlanLine) -> bytes:
     """Return the line's open body."""
     head: list[tuple[str, JsonValue]] = [("plan", plan.digest), ("inputs", plan.inputs), ("targets", plan.targets)]
     part: list[tuple[str, JsonValue]] = [("shard", plan.shard or None), ("whole", plan.whole or None)]
-    return encode([*head, ("at", plan.at), ("hand_overs", plan.hand_overs or None), *part])
+    return encode_line([*head, ("at", plan.at), ("hand_overs", plan.hand_overs or None), *part])
 
 
 def encode_planned(targets: Sequence[tuple[str, str]]) -> bytes:
     """Return the line's open body; a target whose key is its source uuid takes half the space."""
     page: list[JsonValue] = [key if key == source else [key, source] for key, source in targets]
-    return encode([("planned", page)])
+    return encode_line([("planned", page)])
 
 
 def encode_pinned(pins: Pins) -> Iterator[bytes]:
@@ -80,20 +80,20 @@ def encode_pinned(pins: Pins) -> Iterator[bytes]:
         page[uuid] = dict(fields_of)
         size += len(str(page[uuid]))
         if size > _PINNED_SIZE:
-            yield encode([("pinned", page)])
+            yield encode_line([("pinned", page)])
             page, size = {}, 0
     if page:
-        yield encode([("pinned", page)])
+        yield encode_line([("pinned", page)])
     for conditions, uuids in pins.queries.items():
         for start in range(0, len(uuids) or 1, PAGE):
             found: list[JsonValue] = list(uuids[start : start + PAGE])
-            yield encode([("pinned", {}), ("query", list(conditions)), ("found", found)])
+            yield encode_line([("pinned", {}), ("query", list(conditions)), ("found", found)])
 
 
 def encode_started(started: StartedLine) -> bytes:
     """Return the line's open body."""
     warnings: list[JsonValue] = list(started.warnings)
-    return encode(
+    return encode_line(
         [
             ("started", started.at),
             ("pid", started.pid),
@@ -111,7 +111,7 @@ def encode_ended(ended: EndedLine) -> bytes:
     """Return the line's open body."""
     counts: dict[str, JsonValue] = {state.value: count for state, count in ended.counts.items()}
     handed: JsonValue = None if ended.handed is None else {**asdict(ended.handed)}
-    return encode(
+    return encode_line(
         [
             ("ended", ended.at),
             ("exit", ended.exit_code),
@@ -125,7 +125,7 @@ def encode_ended(ended: EndedLine) -> bytes:
 
 def encode_repaired(repaired: RepairedLine) -> bytes:
     """Return the line's open body."""
-    return encode([("repaired", repaired.at), ("damaged", repaired.damaged)])
+    return encode_line([("repaired", repaired.at), ("damaged", repaired.damaged)])
 
 
 def parse_line(body: bytes) -> Line:
@@ -133,7 +133,7 @@ def parse_line(body: bytes) -> Line:
 
     Raises ManifestError where a field has the wrong type.
     """
-    found = decode(body)
+    found = decode_line(body)
     parse = _PARSERS.get(next(iter(found), ""))
     if parse is not None:
         return parse(found)
@@ -145,7 +145,7 @@ def parse_line(body: bytes) -> Line:
 
 def parse_record(body: bytes) -> Record:
     """Return the clone record in ``body``. Raises ManifestError where it is another kind of line."""
-    return _parse_record(decode(body))
+    return _parse_record(decode_line(body))
 
 
 def _parse_planned(found: dict[str, Any]) -> PlannedLine:

@@ -87,7 +87,7 @@ class Call:
         return [item for item in items if isinstance(item, str)]
 
 
-Result: TypeAlias = "Json | Resource"
+JobContent: TypeAlias = "Json | Resource"
 
 
 def _validate_nothing(_context: NodeContext, _call: Call) -> None:
@@ -112,7 +112,7 @@ class ApiDefinition:
     method: str
     pattern: str
     """Path below the context path, with ``{name}`` for variables."""
-    run: Callable[[NodeContext, Call, NodeAccount, float], Result] = field(compare=False)
+    run: Callable[[NodeContext, Call, NodeAccount, float], JobContent] = field(compare=False)
     action: str | None = None
     """The body's key for PUT."""
     parameter: str = "params"

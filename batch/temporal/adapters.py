@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from batch.model import Clone, HandOver
-    from batch.temporal.messages import Line, Page
+    from batch.temporal.messages import Page, PageLine
     from batch.zstack.answers import FindAnswer, NotSent, PollAnswer, SubmitAnswer
 
 _CALL_SECONDS: Final = 90.0
@@ -265,7 +265,7 @@ class PageJournal:
 
     def __init__(self, history: PageHistory) -> None:
         """Start without lines."""
-        self.lines: list[Line] = []
+        self.lines: list[PageLine] = []
         self._history = history
 
     async def commit(self, record: Record) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from batch.engine import Stop
     from batch.model import State
-    from batch.temporal.messages import Ending, Line, Page
+    from batch.temporal.messages import Ending, Page, PageLine
     from batch.temporal.page import Work
     from batch.temporal.worker import Connection
 
@@ -86,10 +86,10 @@ async def open_runs(connection: Connection) -> list[OpenRun]:
 class RecordSink(Protocol):
     """Destination of lines: the manifest, whose only writer is the command."""
 
-    def find_unwritten(self, lines: Sequence[Line]) -> list[Line]:
+    def find_unwritten(self, lines: Sequence[PageLine]) -> list[PageLine]:
         """Return the lines that are not recorded yet; walks the whole manifest."""
 
-    def write(self, line: Line) -> None:
+    def write(self, line: PageLine) -> None:
         """Append a line."""
 
     async def flush(self) -> None:

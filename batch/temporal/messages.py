@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batch.errors import EndReason
     from batch.model import Clone, Intent, State
 
-Line: TypeAlias = Record | HandOverRecord
+PageLine: TypeAlias = Record | HandOverRecord
 """A line recorded by a page, which the command copies into the manifest."""
 
 
@@ -140,7 +140,7 @@ class Report:
 class Lines:
     """A page's lines from a cursor."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[PageLine, ...]
     is_over: bool
     calls: int
     """Number of calls that the page has made."""

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 _TRIES: Final = 5
 _WORTH_A_RETRY: Final = frozenset({ErrorClass.TRANSIENT, ErrorClass.NODE, ErrorClass.AMBIGUOUS})
 
-GRACE: Final = 60.0
+JOB_GRACE: Final = 60.0
 """Seconds after a job's apiTimeout in which the server may still be executing it."""
-LONGEST_JOB: Final = 1800.0 + GRACE
+LONGEST_JOB: Final = 1800.0 + JOB_GRACE
 """Seconds after which the server no longer executes a job, by its default apiTimeout."""
 
 UUIDS_A_QUERY: Final = 200

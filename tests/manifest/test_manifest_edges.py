@@ -14,7 +14,7 @@ from batch.manifest import ManifestFold, open_manifest, summary
 from batch.manifest.chain import Scan
 from batch.manifest.files import LOST, Disk
 from batch.manifest.kinds import DeletingLine, UnknownLine
-from batch.manifest.line import decode, encode, seal
+from batch.manifest.line import decode_line, encode_line, seal
 from batch.manifest.reader import open_reader
 from batch.manifest.records import encode_pinned, encode_record, parse_line
 from batch.manifest.repair import repair_manifest
@@ -65,7 +65,7 @@ async def test_a_delete_is_recorded_until_its_clone_is_gone(tmp_path: Path) -> N
 def test_an_incomplete_line_about_a_deletion_is_refused() -> None:
     """Without its uuids its end could not be queried."""
     with pytest.raises(ManifestError, match="a line has no str as job_uuid"):
-        parse_line(encode([("deleting", "a"), ("at", 1.0), ("clone_uuid", hex_id(1))]))
+        parse_line(encode_line([("deleting", "a"), ("at", 1.0), ("clone_uuid", hex_id(1))]))
 
 
 async def test_the_oldest_clone_in_flight_is_reported(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ async def test_nothing_is_written_to_a_file_that_lost_its_name() -> None:
 
 def test_a_damaged_batch_number_does_not_imply_a_later_batch() -> None:
     """In the last line it is damage of that line alone, although it names a batch that was never written."""
-    good = sealed(encode([("format", "zclone-manifest")]), encode([("started", 1.0)]))
-    last, _ = seal([encode([("ended", 2.0)])], int(good[-11:-3], 16), batch=2)
+    good = sealed(encode_line([("format", "zclone-manifest")]), encode_line([("started", 1.0)]))
+    last, _ = seal([encode_line([("ended", 2.0)])], int(good[-11:-3], 16), batch=2)
     read = scan(good + last.replace(b'"batch":2', b'"batch":6'))
     assert len(list(read)) == 2
     with pytest.raises(ManifestError, match="durable records follow"):
@@ -161,7 +161,7 @@ def test_lines_of_later_versions_are_ignored() -> None:
 def test_pins_without_sources_make_no_page() -> None:
     """If only queries are pinned, no page without content is written."""
     (body,) = encode_pinned(Pins(queries={("type=Endpoint",): (hex_id(1),)}))
-    assert decode(body) == {"pinned": {}, "query": ["type=Endpoint"], "found": [hex_id(1)]}
+    assert decode_line(body) == {"pinned": {}, "query": ["type=Endpoint"], "found": [hex_id(1)]}
     assert list(encode_pinned(Pins())) == []
 
 
@@ -169,12 +169,12 @@ def test_pins_without_sources_make_no_page() -> None:
 def test_a_line_that_is_not_an_object_is_refused(body: bytes, why: str) -> None:
     """A valid checksum over something other than a JSON object is not taken for a record."""
     with pytest.raises(ManifestError, match=why):
-        decode(body)
+        decode_line(body)
 
 
 def test_a_line_without_a_batch_number_is_refused() -> None:
     """If the next batch cannot be numbered nothing can be appended."""
-    followed = scan(sealed(encode([("novel", 1)])).replace(b'"batch":1', b'"botch":1'))
+    followed = scan(sealed(encode_line([("novel", 1)])).replace(b'"batch":1', b'"botch":1'))
     followed.last = b'{"botch":1'
     with pytest.raises(ManifestError, match="has no batch number"):
         _ = followed.batch
@@ -258,10 +258,10 @@ async def test_a_brief_lock_does_not_keep_the_run_out(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("name", ["key", "at", "attempt"])
 def test_a_record_without_a_required_field_is_refused(name: str) -> None:
     """A clone's record that lacks its key, time or attempt is an error that names the field."""
-    body = dict(decode(encode_record(sent("a"))).items())
+    body = dict(decode_line(encode_record(sent("a"))).items())
     del body[name]
     with pytest.raises(ManifestError, match=f"no {name}:"):
-        parse_line(encode(body.items()))
+        parse_line(encode_line(body.items()))
 
 
 def test_a_clone_made_elsewhere_is_remembered() -> None:

@@ -12,7 +12,7 @@ from batch.errors import ManifestError
 from batch.keytable import digest_prefix
 from batch.manifest import ManifestFold
 from batch.manifest.kinds import RepairedLine, StartedLine
-from batch.manifest.line import MAX_TIME, MIN_TIME, decode, encode
+from batch.manifest.line import MAX_TIME, MIN_TIME, decode_line, encode_line
 from batch.manifest.records import encode_planned, encode_record, parse_line, parse_record
 from batch.model import UNKNOWN_JOB, Record, State
 from tests.manifest.manifest_world import cloned, failed, hex_id, sent, short
@@ -283,7 +283,7 @@ def test_every_text_survives(key: str, error: str) -> None:
 
 def test_terminal_sequences_are_escaped() -> None:
     """A manifest printed to a terminal moves no cursor and changes no text direction."""
-    assert encode([("a", "\x1b[2J\x9b\u202e\u2028名")]) == '{"a":"\\u001b[2J\\u009b\\u202e\\u2028名"'.encode()
+    assert encode_line([("a", "\x1b[2J\x9b\u202e\u2028名")]) == '{"a":"\\u001b[2J\\u009b\\u202e\\u2028名"'.encode()
 
 
 _NAME = st.none() | st.text(max_size=20)
@@ -351,27 +351,27 @@ def test_unknown_kinds_and_fields_are_ignored() -> None:
     past.add_all([b'{"weather":"fine","batch":1', encode_record(cloned("a")) + b',"later":[1],"batch":2'])
     past.finish()
     assert past.counts == {State.CLONED: 1}
-    assert encode([("a", None), ("b", 1)]) == b'{"b":1'
+    assert encode_line([("a", None), ("b", 1)]) == b'{"b":1'
 
 
 @pytest.mark.parametrize("record", [sent("a"), cloned("a"), failed("a")], ids=lambda record: record.state)
 def test_a_record_in_any_order_of_fields_is_read_or_refused(record: Record) -> None:
     """Another writer's record is never skipped: state first is read, anything else is refused."""
-    body = decode(encode_record(record))
+    body = decode_line(encode_record(record))
     before = [encode_planned([("a", "a")]), *([] if record.state is State.SENT else [encode_record(sent("a"))])]
     ends = {"state": body.pop("state"), "key": body.pop("key")}
     past = ManifestFold()
-    past.add_all([*before, encode([*ends.items(), *reversed(body.items())])])
+    past.add_all([*before, encode_line([*ends.items(), *reversed(body.items())])])
     past.finish()
     assert past.counts == {record.state: 1}
     with pytest.raises(ManifestError, match="not written by zclone"):
-        ManifestFold().add_all([*before, encode([*body.items(), *ends.items()])])
+        ManifestFold().add_all([*before, encode_line([*body.items(), *ends.items()])])
 
 
 def test_other_number_types_are_refused() -> None:
     """What JSON lines of a manifest never hold is refused when written."""
     with pytest.raises(TypeError):
-        encode([("a", {"b": b"1"})])  # type: ignore[dict-item]
+        encode_line([("a", {"b": b"1"})])  # type: ignore[dict-item]
 
 
 def test_failed_is_final() -> None:

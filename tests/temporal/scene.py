@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from batch.temporal.command import OpenWorkflow
-    from batch.temporal.messages import Ending, Line
+    from batch.temporal.messages import Ending, PageLine
     from batch.zstack.answers import FindAnswer, PollAnswer, SubmitAnswer
     from batch.zstack.client import Client
     from tests.temporal.stage import Server
@@ -86,10 +86,10 @@ class Sheet:
     past: ManifestFold = field(default_factory=ManifestFold)
     calls: int = 0
 
-    def find_unwritten(self, lines: Sequence[Line]) -> list[Line]:
+    def find_unwritten(self, lines: Sequence[PageLine]) -> list[PageLine]:
         return list(lines)
 
-    def write(self, line: Line) -> None:
+    def write(self, line: PageLine) -> None:
         assert isinstance(line, Record)
         self.past.add_written(line)
         self.records.append(line)
