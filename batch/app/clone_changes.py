@@ -43,7 +43,7 @@ class Objection(NamedTuple):
 
     text: str
     is_done: bool = False
-    """Whether the clone is already in the state that the change would bring about."""
+    """Whether the clone already is as it would be after the change."""
     is_unseen: bool = False
     """Whether the server does not show the clone, which proves nothing."""
 

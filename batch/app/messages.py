@@ -148,7 +148,7 @@ def terminal_width(descriptor: int) -> int:
 
 
 def silence(descriptor: int) -> None:
-    """Redirect a dead stream to /dev/null, so that the final flush cannot fail and change the exit code."""
+    """Redirect a closed stream to /dev/null, so that the final flush cannot fail and change the exit code."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -247,7 +247,7 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     past = manifest.past
     counts = past.counts
     withdrawn, undone = counts[State.WITHDRAWN], counts[State.UNDONE]
-    # One that left the file in doubt is planned once its attempts have ended.
+    # An unresolved target that left the file is planned once its attempts have ended.
     may_be_left = counts[State.PLANNED] and counts.total() - withdrawn > whole.count
     if past.plan is None or (past.plan.digest == whole.digest and not (withdrawn or undone or may_be_left)):
         return

@@ -1,6 +1,8 @@
 """What follows where no clone is visible: another attempt, an end, or polls of earlier attempts' jobs. Pure.
 
-All reasons for ``uncertain`` end in ``end_uncertain``; batch/README.md lists them.
+Decisions for ``uncertain`` end in ``end_uncertain``. The state is also recorded without a decision: by the quarantine
+(engine/admission.py), for an attempt that was never executed while others are open (engine/clone_records.py), and for
+lost lines (manifest/repair.py). batch/README.md lists all reasons.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class PollWindow(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """An api job that is believed to be running. Times by the monotonic clock, ages in seconds."""
+    """An api job that has not been seen to end. Times by the monotonic clock, ages in seconds."""
 
     started_at: float
     running_at: float = 0.0

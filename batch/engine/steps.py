@@ -159,7 +159,7 @@ class Review:
     open: tuple[str, ...] = ()
     """Jobs polled so far that had no definite end."""
     is_visible: bool = False
-    """Whether the resource is visible: then only a job that runs is open, as it may still take the resource back."""
+    """Whether the resource is visible: then only a running job is open, as the server may still delete the resource."""
     is_last: bool = False
     """Whether no later process would send again."""
 

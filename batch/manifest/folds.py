@@ -291,7 +291,7 @@ class Crashes:
             self.is_cut_off = False
 
     def forget(self, key: str) -> None:
-        """Forget a Clone that is not open any more: if it is opened later, its crashes count from zero."""
+        """Forget a Clone that is no longer open: if it is reopened, its crashes count from zero."""
         self._taken_up.pop(key, None)
 
     def of(self, key: str, records: Sequence[Record]) -> int:

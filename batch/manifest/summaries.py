@@ -34,7 +34,7 @@ class Cluster:
     """Error code of ZStack or of zclone; empty where there was none."""
     count: int
     key: str
-    """Key of one of them; empty where the known one is open again."""
+    """Key of one of them; empty where the known one was reopened."""
     error: str
     """Error text of the first of them."""
     until: float | None = None

@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The oldest clone in flight once the rest has settled, when no speed predicts the end."""
+    """The oldest clone in flight when the rest has settled and the speed gives no estimate."""
 
     key: str
     since: float

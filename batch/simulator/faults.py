@@ -24,7 +24,7 @@ class FaultKind(StrEnum):
     SLOW = "slow"
     """Executed at once, answered ``seconds`` late."""
     LATE = "late"
-    """Executed and answered only after ``seconds``, whether or not the client still waits."""
+    """Executed and answered only after ``seconds``, even if the client no longer waits."""
     DELAYED = "delayed"
     """Reset at once; the original arrives and is executed ``seconds`` later, after any repetition."""
     TWICE = "twice"
@@ -42,7 +42,7 @@ class FaultKind(StrEnum):
     EXPIRE_SESSIONS = "expire_sessions"
     """All sessions end just before the request."""
     RESTART = "restart"
-    """The node dies while it answers and refuses connections for ``seconds``."""
+    """The node crashes while it answers, and refuses connections for ``seconds``."""
 
     ORPHAN = "orphan"
     """202, but the message was never sent: processing forever."""

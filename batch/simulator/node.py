@@ -237,6 +237,6 @@ class TimerQueue:
             action(due)
 
     def forget(self) -> None:
-        """Drop the actions in the node's memory, as its death does; requests still on the network stay."""
+        """Drop the actions in the node's memory, as a crash would; requests still on the network stay."""
         self._heap = [entry for entry in self._heap if entry[2]]
         heapq.heapify(self._heap)

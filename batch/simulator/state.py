@@ -41,7 +41,7 @@ class StateFile:
 
     @classmethod
     def open(cls, path: Path, *, wait: float = 10.0) -> StateFile:
-        """Lock and repair the file; wait up to ``wait`` seconds for a dying node.
+        """Lock and repair the file; wait up to ``wait`` seconds for a node that is shutting down.
 
         Raises StateError, OSError, and UsageError for a file with unsafe owner or mode.
         """

@@ -34,7 +34,7 @@ PROBE_UUID: Final = "0" * 32
 PROBE_PATH: Final = f"/v1/ai/model-services/{PROBE_UUID}"
 """The cheapest authorised call, and the same that looks for clones: an empty list is a good answer."""
 SHORT_SESSION: Final = 60.0
-"""Seconds: a session that ended sooner was ended by someone."""
+"""Seconds: a session that ended sooner was ended by others."""
 MAX_SHORT_SESSIONS: Final = 3
 """Number of consecutive short sessions that stops a run."""
 PREFLIGHT_TRIES: Final = 3
@@ -92,7 +92,7 @@ class _Session:
 
 
 class GivenSession:
-    """A session that someone else opened: it cannot be renewed and is not closed."""
+    """An existing session, not opened by zclone: it cannot be renewed and is not closed."""
 
     generation = 0
 
@@ -191,12 +191,12 @@ class PasswordLogin:
         return ""
 
     async def close(self) -> str | None:
-        """Log out; warn also of sessions that someone ended, where the run succeeded."""
+        """Log out; warn also of sessions that others ended, where the run succeeded."""
         ended = _ENDED_BY_OTHERS if self._is_disturbed else None
         return "; ".join(filter(None, (ended, await self._log_out()))) or None
 
     async def _log_out(self) -> str | None:
-        """Close the session: the server keeps a forgotten one for two hours, and 500 of them per user."""
+        """Close the session: the server keeps an unclosed one for two hours, and 500 of them per user."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=_LOGOUT_TIME)
         if self._session is None:

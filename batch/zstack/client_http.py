@@ -38,7 +38,7 @@ _READ_TIMEOUT = 30.0
 _TOTAL_TIMEOUT = 60.0
 """Seconds for a whole call."""
 _KEEP_ALIVE: Final = 4.0
-"""Seconds, below the keep-alive of servers and proxies: a POST on a connection that is being closed may be
+"""Idle limit, shorter than the keep-alive of servers and proxies: a POST on a connection that is being closed may be
 ambiguous."""
 _ONE_PIECE: Final = 1 << 16
 """Bytes of a request's body that are sent in one piece."""

@@ -22,7 +22,7 @@ _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 
 @dataclass(frozen=True, slots=True)
 class SessionAuth:
-    """A session that someone else opened; it is used and not closed."""
+    """An existing session, not opened by zclone; it is used and not closed."""
 
     uuid: str = field(repr=False)
 

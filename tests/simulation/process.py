@@ -32,7 +32,7 @@ class Process:
     """After so many seconds the machine's wall clock jumps by so many."""
     manifest: Path = MANIFEST
     reopens: bool = False
-    """Whether it is ``zclone retry --state uncertain``: quarantined targets are open again."""
+    """Whether it is ``zclone retry --state uncertain``: quarantined targets are reopened."""
     retries: bool = False
     """Whether it is ``zclone retry`` of what failed or is a conflict."""
     only: tuple[str, ...] = ()

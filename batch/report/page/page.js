@@ -53,7 +53,7 @@ function hatch(pen, x, wide, height) {
   pen.restore();
 }
 
-// A fill that is told from a plain one without its colour: stripes of the paper.
+// A fill that differs from a plain one also without colour: stripes of the paper.
 function striped(pen, name, way) {
   const tile = document.createElement("canvas"), inner = tile.getContext("2d");
   tile.width = tile.height = 6;
