@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from batch.app.server import Server
     from batch.clock import Clock
     from batch.manifest import Manifest
-    from batch.manifest.targets import Targets, TargetState
+    from batch.manifest.target_state import TargetState
+    from batch.manifest.targets import Targets
     from batch.model import JsonValue
     from batch.report.verification import Finding
     from batch.zstack.answers import SubmitAnswer
@@ -59,7 +60,14 @@ class OpenJob(NamedTuple):
 
 def open_jobs_of(targets: Iterable[TargetState]) -> list[OpenJob]:
     """Return the jobs that may still make a clone of targets whose clones are to be deleted, or are gone."""
-    return [OpenJob(target.key, uuid, target.asked_at) for target in targets for uuid in target.open_jobs]
+    return [job for target in targets for job in _open_jobs(target)]
+
+
+def _open_jobs(target: TargetState) -> Iterator[OpenJob]:
+    for uuid in target.open_jobs:
+        yield OpenJob(target.key, uuid, target.asked_at)
+    if target.lost_at:
+        yield OpenJob(target.key, UNKNOWN_JOB, target.lost_at)
 
 
 async def find_pending(

@@ -22,7 +22,8 @@ from batch.zstack.wire import CallFailedError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from batch.manifest.targets import Targets, TargetState
+    from batch.manifest.target_state import TargetState
+    from batch.manifest.targets import Targets
     from batch.model import Clone, JsonValue, Plan
     from batch.report.verification import Verification
     from batch.zstack.calls import CloneReader, Services

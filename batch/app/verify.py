@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
     from batch.app.server import Server
     from batch.jobfile import Job
-    from batch.manifest.targets import Targets, TargetState
+    from batch.manifest.target_state import TargetState
+    from batch.manifest.targets import Targets
     from batch.model import Plan
 
 _NAMED: Final = 5

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from batch.errors import REPAIRED
 from batch.keytable import KeyTable
 from batch.manifest import kinds
 from batch.manifest.folds import PinFold
@@ -14,7 +15,8 @@ from batch.manifest.line import SEAL
 from batch.manifest.operations import UndoneFold
 from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line, parse_record
-from batch.model import UNKNOWN_JOB, HandOverRecord, Pins, Record, State
+from batch.manifest.target_state import TargetState, open_jobs_at
+from batch.model import HandOverRecord, Pins, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,42 +29,8 @@ if TYPE_CHECKING:
 _NOBODY: Final = 0
 _UNKNOWN: Final = 1
 """Placeholder for an account: none was recorded, or several made attempts."""
-_NEW_OWNER, _SHARED, _HANDED_OVER, _REPEATED = 1, 2, 4, 8
+_NEW_OWNER, _SHARED, _HANDED_OVER, _REPEATED, _LOST = 1, 2, 4, 8, 16
 _COPY: Final = 1 << 20
-
-
-class TargetState(NamedTuple):
-    """What the manifest records of one target, for comparison with the server."""
-
-    key: str
-    source_uuid: str
-    state: State
-    clone_uuid: str | None
-    """Uuid of the clone that is made, or that an attempt in flight is to make."""
-    name: str | None
-    attempts: int
-    digest: str
-    """Digest of what was sent last; empty where nothing was sent or it is not recorded."""
-    error_code: str | None
-    error: str | None
-    account: str | None
-    """The account that made all attempts; None where it is unknown."""
-    has_new_owner: bool
-    """Whether a hand-over to a new owner was tried."""
-    is_shared: bool = False
-    """Whether a hand-over that shares it was tried."""
-    is_handed_over: bool = False
-    """Whether any hand-over of it is recorded as done."""
-    at: float = 0.0
-    """When its last record was written, in seconds since the epoch."""
-    asked_uuid: str | None = None
-    """The uuid that the last attempt requested; None where no attempt is recorded."""
-    asked_at: float = 0.0
-    """When that attempt was recorded."""
-    open_jobs: tuple[str, ...] = ()
-    """Job uuids that may have no definite end beside the clone's own: several were open, or one was sent twice."""
-    is_foreign: bool = False
-    """Whether the clone existed before this manifest recorded an attempt to make it."""
 
 
 class Targets:
@@ -94,6 +62,7 @@ class Targets:
         """Whether any of them had hand-overs."""
         self.is_repaired = False
         """Whether lines were lost to damage, such as those that name accounts and owners."""
+        self._lost_at = 0.0
         self.is_merged = False
         """Whether the manifest is a merge of all shards of a run."""
         self.rate: float | None = None
@@ -169,7 +138,7 @@ class Targets:
         if not last:
             return TargetState(key, source, State.PLANNED, None, None, 0, "", None, None, None, has_new_owner=False)
         record = parse_record(self._manifest.body_at(last))
-        attempt = parse_record(self._manifest.body_at(sent)) if sent else None
+        attempt, flags = parse_record(self._manifest.body_at(sent)) if sent else None, self._flags[ordinal]
         return TargetState(
             key,
             source or record.source_uuid or "",
@@ -181,14 +150,16 @@ class Targets:
             record.error_code,
             record.error,
             self._accounts[maker] or None,
-            has_new_owner=bool(self._flags[ordinal] & _NEW_OWNER),
-            is_shared=bool(self._flags[ordinal] & _SHARED),
-            is_handed_over=bool(self._flags[ordinal] & _HANDED_OVER),
+            has_new_owner=bool(flags & _NEW_OWNER),
+            is_shared=bool(flags & _SHARED),
+            is_handed_over=bool(flags & _HANDED_OVER),
             at=record.at,
             asked_uuid=None if attempt is None else attempt.resource_uuid,
             asked_at=0.0 if attempt is None else attempt.at,
-            open_jobs=() if attempt is None else _open_jobs(attempt, is_repeat=bool(self._flags[ordinal] & _REPEATED)),
+            open_jobs=() if attempt is None else open_jobs_at(attempt, is_repeat=bool(flags & _REPEATED)),
             is_foreign=record.made_elsewhere is True,
+            # An attempt to make what exists was recorded before the clone was, and before the loss was found.
+            lost_at=min(record.at, self._lost_at) if self.is_repaired or flags & _LOST else 0.0,
         )
 
     def _add(self, line: Line, place: int) -> None:
@@ -220,7 +191,7 @@ class Targets:
         elif isinstance(line, kinds.MergedLine):
             self.is_merged = True
         elif isinstance(line, kinds.RepairedLine):
-            self.is_repaired = True
+            self.is_repaired, self._lost_at = True, max(self._lost_at, line.at)
         elif isinstance(line, kinds.PlanLine):
             self.plan = line
             self.plans.add(line.digest)
@@ -244,6 +215,9 @@ class Targets:
             self._flags[ordinal] |= _REPEATED * (before > 0 and self._is_repeat(record, before))
             maker = self._maker[ordinal]
             self._maker[ordinal] = self._caller if maker in (_NOBODY, self._caller) else _UNKNOWN
+        elif record.error_code == REPAIRED:
+            self._flags[ordinal] |= _LOST
+            self._lost_at = max(self._lost_at, record.at)
         elif record.state is State.UNDONE:
             self.undone.add(record)
             # Later records belong to another clone.
@@ -252,9 +226,14 @@ class Targets:
             self.updating.pop(record.key, None)
 
     def _is_repeat(self, record: Record, before: int) -> bool:
-        """Return whether the attempt has the job uuid of the one recorded at ``before``."""
+        """Return whether the attempt recorded at ``before`` may be open too, although ``record`` does not name it.
+
+        It has the same job uuid, or an older zclone wrote ``record``, without open jobs.
+        """
         earlier = parse_record(self._manifest.body_at(before))
-        return record.job_uuid == earlier.job_uuid and record.attempt > earlier.attempt
+        if record.job_uuid == earlier.job_uuid:
+            return record.attempt > earlier.attempt
+        return record.open_jobs is None
 
     def _ordinal(self, key: str, place: int) -> int:
         known = self._ordinals.get(hash(key))
@@ -282,12 +261,6 @@ class Targets:
             names = ((self._ordinals.get(hash(key)), (key, source)) for key, source in line.targets)
             self._page = place, {known: name for known, name in names if known is not None}
         return self._page[1][ordinal]
-
-
-def _open_jobs(attempt: Record, *, is_repeat: bool) -> tuple[str, ...]:
-    """Return the jobs that were open at the last attempt, and its own beside them; UNKNOWN_JOB for one sent twice."""
-    open_jobs = (*(attempt.open_jobs or ()), *([UNKNOWN_JOB] if is_repeat else ()))
-    return (*open_jobs, attempt.job_uuid) if open_jobs and attempt.job_uuid is not None else open_jobs
 
 
 @contextmanager

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from batch.manifest.targets import Targets, TargetState
+    from batch.manifest.target_state import TargetState
+    from batch.manifest.targets import Targets
     from batch.model import JsonValue
     from batch.report.verification import Verification
 

@@ -17,7 +17,7 @@ from batch.engine import Stop
 from batch.errors import RunStoppedError
 from batch.manifest import Header, open_manifest
 from batch.manifest.kinds import DeletingLine
-from batch.manifest.targets import TargetState
+from batch.manifest.target_state import TargetState
 from batch.model import Record, State
 from batch.zstack.answers import (
     Accepted,

@@ -16,7 +16,7 @@ from batch.clock import SystemClock
 from batch.engine import Stop
 from batch.manifest import Header, open_manifest
 from batch.manifest.kinds import UpdatingLine
-from batch.manifest.targets import TargetState
+from batch.manifest.target_state import TargetState
 from batch.model import Clone, State
 from batch.report.verification import Finding, Verdict
 from batch.zstack.answers import Accepted, Done, Duplicate, Unknown

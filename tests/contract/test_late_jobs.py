@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UUIDS = [resource_uuid("job", "default", A, generation=number) for number in range(3)]
 HOUR = 3600.0
+ROLLBACK = ("rollback", "job.yaml", "--yes")
+REOPEN = ("verify", "job.yaml", "--reopen", "--yes")
 
 
 class HardNode(OwnedNode):
@@ -95,3 +97,44 @@ async def test_a_missing_clone_is_not_reopened_while_an_earlier_job_may_run(node
     node.execute(node.posts(A)[0])
     await operator.run()
     assert clones_of(node) == [UUIDS[0]]
+
+
+async def lose_lines(lost: str, node: HardNode, operator: Operator) -> None:
+    """Damage the ``sent`` lines of A, ``all`` or that of the ``second`` attempt, and repair the manifest.
+
+    The line after each is lost too, as its checksum depends on it; that A is cloned is not.
+    """
+    jobs = {job.uuid for job in node.posts(A)[lost == "second" :]}
+    assert operator.damage(lambda line: line.get("state") == "sent" and line.get("job_uuid") in jobs) == len(jobs)
+    await operator.repair()
+    assert "0 targets uncertain" in operator.output
+
+
+@pytest.mark.parametrize("lost", ["second", "all"])
+@pytest.mark.parametrize("command", [ROLLBACK, REOPEN], ids=["rollback", "reopen"])
+async def test_a_lost_line_hides_no_job_that_may_run(
+    command: tuple[str, ...], lost: str, node: HardNode, operator: Operator
+) -> None:
+    """The line that named the jobs open beside the clone's own is lost: they may still make another clone."""
+    await make_by_a_later_attempt(keep_running, node, operator, limits=", timeout: 2s")
+    await lose_lines(lost, node, operator)
+    if command == REOPEN:
+        del node.made[UUIDS[0]]
+    assert await operator.zclone(*command) == 3, operator.output
+    node.execute(node.posts(A)[0])
+    await operator.run()
+    assert clones_of(node) == [UUIDS[0]]
+
+
+async def test_after_their_time_lost_lines_hold_up_no_rollback(
+    node: HardNode, operator: Operator, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    """The server can no longer execute what they may have sent."""
+    await make_by_a_later_attempt(keep_running, node, operator, limits=", timeout: 2s")
+    await lose_lines("second", node, operator)
+    node.execute(node.posts(A)[0])
+    assert await operator.zclone(*ROLLBACK) == 3, operator.output
+    env = with_clock_set(2 * HOUR, tmp_path / "flag")
+    assert await operator.zclone(*ROLLBACK, env=env) == 0, operator.output
+    assert await operator.run() == 0
+    assert len(clones_of(node)) == 1

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import batch.manifest as manifest_package
-from batch.errors import ManifestError
+from batch.errors import REPAIRED, ManifestError
 from batch.manifest import open_manifest
 from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, UpdatedLine, UpdatingLine
 from batch.manifest.operations import encode_operation, parse_connected
 from batch.manifest.records import parse_line
 from batch.manifest.repair import repair_manifest
-from batch.manifest.targets import TargetState, open_targets
-from batch.model import HandOver, HandOverRecord, Pins, Plan, Record, State
+from batch.manifest.targets import open_targets
+from batch.model import UNKNOWN_JOB, HandOver, HandOverRecord, Pins, Plan, Record, State
 from tests.manifest.manifest_world import HEADER, cloned, failed, hex_id, inline, sent
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from batch.manifest import Manifest
     from batch.manifest.operations import Operation
+    from batch.manifest.target_state import TargetState
 
 ALICE, BOB = "a" * 32, "b" * 32
 KEYS = ("k0", "k1", "k2", "k3")
@@ -238,3 +239,37 @@ async def test_a_repair_is_known(tmp_path: Path) -> None:
     repair_manifest(path, out, clock=lambda: 2_000.0)
     with open_targets(out) as targets:
         assert targets.is_repaired
+
+
+async def test_after_lost_lines_an_attempt_may_be_as_late_as_the_loss(tmp_path: Path) -> None:
+    """One that made a clone was recorded before it, and before its lines were found to be lost."""
+    path, repaired = tmp_path / "m", tmp_path / "repaired"
+    await write(path, ALICE, sent("k0"), cloned("k0")._replace(at=25.0), sent("k1"), cloned("k1"))
+    assert {target.lost_at for target in targets_of(path).values()} == {0.0}
+    path.write_bytes(path.read_bytes().replace(b'"connected"', b'"unreadable"'))
+    repair_manifest(path, repaired, clock=lambda: 40.0)
+    await write(repaired, ALICE, cloned("k1")._replace(at=90.0))
+    found = targets_of(repaired)
+    assert (found["k0"].state, found["k0"].lost_at) == (State.CLONED, 25.0)
+
+
+async def test_after_a_damaged_end_only_what_it_names_may_have_lost_attempts(tmp_path: Path) -> None:
+    """A run records these as uncertain and does not call the manifest repaired; the next clone is another one."""
+    path = tmp_path / "m"
+    lost = Record(State.UNCERTAIN, "k0", 30.0, 1, error_code=REPAIRED, open_jobs=(UNKNOWN_JOB,))
+    await write(path, ALICE, sent("k0"), lost, cloned("k0")._replace(at=50.0), sent("k1"), cloned("k1"))
+    assert {key: target.lost_at for key, target in targets_of(path).items()} == {"k0": 30.0, "k1": 0, "k2": 0, "k3": 0}
+    undone = Record(State.UNDONE, "k0", 60.0, 1, resource_uuid=hex_id(1), clone_uuid=hex_id(1))
+    await write(path, ALICE, undone, Record(State.PLANNED, "k0", 61.0), sent("k0"), cloned("k0"))
+    assert targets_of(path)["k0"].lost_at == 0.0
+
+
+@pytest.mark.parametrize(("named", "are_open"), [(None, True), ((), False)])
+async def test_a_line_of_an_older_zclone_ends_no_earlier_job(
+    named: tuple[str, ...] | None, *, are_open: bool, tmp_path: Path
+) -> None:
+    """It does not name the jobs that were open."""
+    path = tmp_path / "m"
+    second = sent("k0", 2)._replace(job_uuid=hex_id(0xBEEF), open_jobs=named)
+    await write(path, ALICE, sent("k0"), second, cloned("k0", 2))
+    assert bool(targets_of(path)["k0"].open_jobs) is are_open
