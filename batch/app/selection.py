@@ -34,6 +34,8 @@ PLANNED: Final = frozenset({"key", "source", "name", "tag"})
 """Fields of a planned target."""
 RETRIABLE = (State.FAILED, State.CONFLICT, State.UNCERTAIN)
 """The only uncertain targets to retry are quarantined ones; a plain run continues the others."""
+_UNMADE: Final = (State.PLANNED, State.UNCERTAIN)
+"""States in which a target may be without a clone and without an attempt in progress."""
 _RESULT_TERMS: Final = ("state=", "state!=", "code=", "code!=")
 
 
@@ -247,8 +249,8 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     past = manifest.past
     counts = past.counts
     withdrawn, undone = counts[State.WITHDRAWN], counts[State.UNDONE]
-    # An unresolved target that left the file is planned once its attempts have ended.
-    may_be_left = counts[State.PLANNED] and counts.total() - withdrawn > whole.count
+    # An unresolved target that left the file is planned, or uncertain without an open job, once its attempts ended.
+    may_be_left = any(counts[state] for state in _UNMADE) and counts.total() - withdrawn > whole.count
     if past.plan is None or (past.plan.digest == whole.digest and not (withdrawn or undone or may_be_left)):
         return
     in_file = KeyTable(1)
@@ -263,15 +265,19 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     intents = past.intents
     for row in rows(manifest.path):
         is_in_file = in_file.get(hash(row.key)) is not None
-        is_without_clone = row.state is State.UNDONE or (
-            row.state is State.PLANNED and _is_unsent(intents.get(row.key))
-        )
-        if is_without_clone and not is_in_file:
+        is_unmade = row.state in _UNMADE and has_ended(intents.get(row.key), past)
+        if (is_unmade or row.state is State.UNDONE) and not is_in_file:
             yield Record(State.WITHDRAWN, row.key, time.time())
         elif row.state is State.WITHDRAWN and is_in_file:
             yield Record(State.PLANNED, row.key, time.time())
 
 
-def _is_unsent(intent: Intent | None) -> bool:
-    """Return whether no attempt of a planned target can be in progress: each was retracted or has ended."""
-    return intent is None or (intent.job_uuid is None and not intent.open_jobs)
+def has_ended(intent: Intent | None, past: ManifestFold) -> bool:
+    """Return whether no attempt of a planned or uncertain target is in progress: each was retracted or has ended."""
+    if intent is None:
+        return True
+    open_jobs = {intent.job_uuid, *intent.open_jobs} - {None}
+    if intent.state is State.UNCERTAIN and not (intent.is_taken and past.is_at_most_once):
+        # Jobs that ended unexecuted, or because the uuid was in use, did not make what is visible under it.
+        open_jobs -= {job.job_uuid for job in intent.sent_jobs if job.is_unexecuted}
+    return not open_jobs

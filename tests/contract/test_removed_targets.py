@@ -16,11 +16,14 @@ from tests.contract.scripted_node import (
     Operator,
     ScriptedNode,
     accept,
+    failed,
     keep_running,
     queue,
     refuse,
     turn_away,
 )
+from tests.contract.test_earlier_ends import OWN, take, taken
+from tests.contract.test_edits_after_ends import DERIVED, kill_in_flight, write_given
 from tests.zstack.wire_server import answer
 
 if TYPE_CHECKING:
@@ -141,3 +144,72 @@ async def test_status_agrees_with_the_run_on_removed_targets(node: ScriptedNode,
     assert await operator.run() == 0, operator.output
     await operator.zclone("status", "job.manifest.jsonl")
     assert "go on" not in operator.output, operator.output
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+async def test_a_removed_uncertain_target_without_an_open_job_is_withdrawn(
+    *, is_free: bool, node: ScriptedNode, operator: Operator
+) -> None:
+    """Its attempt ended before someone took its given uuid; it returns, and is sent where that is free again."""
+    node.acts[A] = [keep_running, accept]
+    write_given(operator, OWN, attempts=3)
+    await operator.run()
+    node.posts(A)[0].result = failed("SYS.1006")
+    await operator.run("--only", f"key={B}")
+    take(node, OWN)
+    assert await operator.run() == 3, operator.output
+    assert operator.states()[A] == "uncertain"
+    if is_free:
+        del node.made[OWN]
+    write_given(operator, OWN, has_target=False)
+    assert await operator.run() == 0, operator.output
+    assert operator.states()[A] == "withdrawn"
+    write_given(operator, OWN, attempts=3)
+    assert await operator.run() == (0 if is_free else 3), operator.output
+    assert (operator.states()[A], node.given) == (("cloned", [OWN]) if is_free else ("conflict", []))
+
+
+@pytest.mark.parametrize("code", ["SYS.1000", "ID.1003"])
+async def test_a_removed_target_whose_job_found_its_given_uuid_taken_is_withdrawn(
+    code: str, node: ScriptedNode, operator: Operator
+) -> None:
+    """The end of its only job is on record: what has the uuid was made by someone else."""
+    node.acts[A] = [taken(OWN, code)]
+    write_given(operator, OWN, attempts=3)
+    await operator.run()
+    assert operator.states()[A] == "uncertain", operator.output
+    write_given(operator, OWN, has_target=False)
+    assert await operator.run() == 0, operator.output
+    assert operator.states()[A] == "withdrawn"
+
+
+async def test_a_target_that_is_removed_in_flight_and_never_ran_is_withdrawn(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """One run records the end of its job, the next one withdraws it, although another folder has its derived uuid."""
+    node.acts[A] = [keep_running]
+    write_given(operator, DERIVED)
+    await kill_in_flight(node, operator)
+    node.posts(A)[0].result = failed("SYS.1007")
+    take(node, DERIVED, "of another folder")
+    write_given(operator, DERIVED, has_target=False)
+    await operator.run()
+    assert operator.states()[A] == "uncertain", operator.output
+    assert await operator.run() == 0, operator.output
+    assert operator.states()[A] == "withdrawn"
+
+
+async def test_at_most_once_a_removed_target_whose_uuid_was_taken_stays_uncertain(
+    node: ScriptedNode, operator: Operator
+) -> None:
+    """Its job may have made a clone under another uuid: it is not sent again after its return."""
+    node.acts[A] = [taken(OWN, "SYS.1000"), accept]
+    write_given(operator, OWN, attempts=3)
+    await operator.run("--at-most-once")
+    write_given(operator, OWN, has_target=False)
+    assert await operator.run() == 4, operator.output
+    assert operator.states()[A] == "uncertain"
+    del node.made[OWN]
+    write_given(operator, OWN, attempts=3)
+    await operator.run()
+    assert len(node.posts(A)) == 1, operator.output

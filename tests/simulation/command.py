@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from batch.app.outcome import EarlyEnd, tally, unfinished_once_sent
-from batch.app.selection import select
+from batch.app.selection import has_ended, select
 from batch.engine import Stop, clone_all
 from batch.engine.control import GRACE
 from batch.engine.survey import refuse_changes, refuse_taken, survey
@@ -141,12 +141,11 @@ def _reopened(world: World, process: Process, plan: Plan, clock: VirtualClock) -
 
 
 def _changes(world: World, process: Process, manifest: Manifest, whole: Plan, clock: VirtualClock) -> Iterator[Record]:
-    """As batch.app.selection: what left the job file before it was sent is withdrawn, and planned where it is back."""
+    """As batch.app.selection: what left the job file with no attempt open is withdrawn, and planned once it is back."""
     in_file, intents = {key for key, _ in whole.listing()}, manifest.past.intents
     for key, state in known_states(world.manifest(process.manifest)).items():
-        intent = intents.get(key)
-        is_unsent = intent is None or (intent.job_uuid is None and not intent.open_jobs)
-        if state is State.PLANNED and key not in in_file and is_unsent:
+        is_unmade = state in {State.PLANNED, State.UNCERTAIN} and has_ended(intents.get(key), manifest.past)
+        if is_unmade and key not in in_file:
             yield Record(State.WITHDRAWN, key, clock.time())
         elif state is State.WITHDRAWN and key in in_file:
             yield Record(State.PLANNED, key, clock.time())
