@@ -209,6 +209,8 @@ class Record(NamedTuple):
     """True when the clone existed before this manifest recorded an attempt to make it."""
     unanswered: bool | None = None
     """True when an attempt got no answer at all; for failed."""
+    in_use: bool | None = None
+    """True when a job found the resource uuid in use; for planned and uncertain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,6 @@ class Intent:
     deaths: int = 0
     """Recorded crashes of processes with it in flight, without the last one; histories of Temporal fix the name."""
     open_jobs: tuple[str, ...] = ()
-    """Job uuids of earlier attempts that had no definite end, beside ``job_uuid``."""
     api_timeout: float | None = None
     until: float | None = None
     seen_at: float = math.inf
@@ -276,7 +277,6 @@ class Intent:
     is_answered: bool = False
     is_repeat: bool = False
     has_repeats: bool = False
-    """Whether the job uuid of any open job was sent twice."""
     is_mixed: bool = False
     """Whether an open job was sent with a body that ``digest`` does not match."""
     has_predecessor: bool = False

@@ -265,19 +265,16 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     intents = past.intents
     for row in rows(manifest.path):
         is_in_file = in_file.get(hash(row.key)) is not None
-        is_unmade = row.state in _UNMADE and has_ended(intents.get(row.key), past)
+        is_unmade = row.state in _UNMADE and has_ended(intents.get(row.key))
         if (is_unmade or row.state is State.UNDONE) and not is_in_file:
             yield Record(State.WITHDRAWN, row.key, time.time())
         elif row.state is State.WITHDRAWN and is_in_file:
             yield Record(State.PLANNED, row.key, time.time())
 
 
-def has_ended(intent: Intent | None, past: ManifestFold) -> bool:
+def has_ended(intent: Intent | None) -> bool:
     """Return whether no attempt of a planned or uncertain target is in progress: each was retracted or has ended."""
     if intent is None:
         return True
-    open_jobs = {intent.job_uuid, *intent.open_jobs} - {None}
-    if intent.state is State.UNCERTAIN and not (intent.is_taken and past.is_at_most_once):
-        # Jobs that ended unexecuted, or because the uuid was in use, did not make what is visible under it.
-        open_jobs -= {job.job_uuid for job in intent.sent_jobs if job.is_unexecuted}
-    return not open_jobs
+    # Also a job that ended unexecuted is open: of a request that arrived twice only the last end is known.
+    return intent.job_uuid is None and not intent.open_jobs

@@ -7,11 +7,11 @@ lost lines (manifest/repair.py). batch/README.md lists all reasons.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batch.engine.steps import RESOURCE_UUID, Abort, End, Look, LookReason, Review, Send, Ticket
-from batch.errors import IN_USE, UNANSWERED
+from batch.errors import UNANSWERED
 from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import ApiError, ErrorClass
 
@@ -103,7 +103,8 @@ def _after_silence(look: Look, context: DecisionContext) -> Step:
         open_jobs=ticket.open_jobs if keep or is_closed else (*ticket.open_jobs, ticket.job_uuid),
         needs_confirmation=True,
         is_mixed=ticket.is_mixed,
-        has_predecessor=True,
+        has_predecessor=ticket.has_predecessor or keep or is_closed,
+        unexecuted_jobs=ticket.unexecuted_jobs,
         has_unanswered=True,
         is_taken=_is_taken(ticket, error),
         has_repeats=keep or ticket.has_repeats,
@@ -134,15 +135,18 @@ def send_uncharged(look: Look, context: DecisionContext) -> Step:
     # A uuid found in use does not prove that nothing was executed.
     if context.policy.at_most_once and (needs_confirmation or ticket.was_repeated or ticket.is_taken):
         return end_uncertain(ticket, context, look.error, _AT_MOST_ONCE)
+    ended = (ticket.job_uuid,) if ticket.is_answered else ()
     return Send(
         ticket.attempt,
         None,
         _window_start(ticket),
         _give_up(look, context),
-        open_jobs=(*ticket.open_jobs, ticket.job_uuid) if ticket.is_answered else ticket.open_jobs,
+        open_jobs=(*ticket.open_jobs, *ended),
         needs_confirmation=needs_confirmation,
         is_mixed=ticket.is_mixed,
-        has_predecessor=ticket.has_predecessor,
+        has_predecessor=ticket.has_predecessor or ticket.is_repeat,
+        unexecuted_jobs=(*ticket.unexecuted_jobs, *ended),
+        is_last_unexecuted=not ticket.is_repeat,
         has_unanswered=ticket.has_unanswered,
         is_taken=_is_taken(ticket, look.error),
         uncharged=ticket.uncharged + 1,
@@ -169,15 +173,18 @@ def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
     allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
     if ticket.attempt >= allowed:
         return _give_up(look, context)
+    is_closed = has_ended(look, context)
     return Send(
         ticket.attempt + 1,
         None,
         _window_start(ticket),
         _give_up(look, context),
-        open_jobs=ticket.open_jobs if has_ended(look, context) else (*ticket.open_jobs, ticket.job_uuid),
+        open_jobs=ticket.open_jobs if is_closed else (*ticket.open_jobs, ticket.job_uuid),
         needs_confirmation=in_doubt,
         is_mixed=ticket.is_mixed,
-        has_predecessor=True,
+        has_predecessor=ticket.has_predecessor or ticket.is_repeat or (in_doubt and is_closed),
+        unexecuted_jobs=ticket.unexecuted_jobs,
+        is_last_unexecuted=is_closed and not in_doubt and not ticket.is_repeat,
         has_unanswered=ticket.has_unanswered or look.reason is LookReason.LOST,
         is_taken=_is_taken(ticket, error),
         has_repeats=ticket.has_repeats,
@@ -206,7 +213,7 @@ def _give_up(look: Look, context: DecisionContext) -> Step:
 
 
 def _is_taken(ticket: Ticket, error: ApiError | None) -> bool:
-    return ticket.is_taken or (error is not None and error.code == IN_USE)
+    return ticket.is_taken or (error is not None and error.is_in_use)
 
 
 def has_ended(look: Look, context: DecisionContext) -> bool:
@@ -271,6 +278,7 @@ def end_uncertain(
         job_uuid=ticket.job_uuid,
         open_jobs=ticket.open_jobs,
         until=context.expires_at(ticket) if is_last else None,
+        is_in_use=_is_taken(ticket, error),
         is_unconfirmed=may_go_on and not (context.is_honoured or context.policy.at_most_once),
     )
 
@@ -279,22 +287,3 @@ def end_uncertain_uuid(ticket: Ticket, context: DecisionContext, error: ApiError
     """Return the end of a Clone that may exist under another uuid, as the server may not honour resourceUuid."""
     end = end_uncertain(ticket, context, error, "; ".join(filter(None, (text, _ELSEWHERE))))
     return end._replace(is_unconfirmed=not context.policy.at_most_once)
-
-
-def after_no_send(step: Send) -> Step:
-    """Return what follows where neither this nor a later process sends the target again, as it left the job file."""
-    match step.fallback:
-        case End(state=State.UNCERTAIN, until=None) as end:
-            return end._replace(until=step.expires_at)
-        case Review() as review:
-            return replace(review, is_last=True)
-    assert step.fallback is not None
-    return step.fallback
-
-
-def after_edit(step: Send, *, is_same_uuid: bool) -> Send:
-    """Return the Send of an edited target: under a new job uuid, as the old one belongs to another body."""
-    open_jobs = step.open_jobs if step.job_uuid is None else (*step.open_jobs, step.job_uuid)
-    if is_same_uuid:
-        return step._replace(job_uuid=None, open_jobs=open_jobs, is_mixed=bool(open_jobs))
-    return Send(step.attempt)

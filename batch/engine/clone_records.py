@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.engine.steps import Look, LookReason, Poll, Resend, Send, Ticket
+from batch.engine.steps import End, Look, LookReason, Poll, Resend, Send, Ticket
 from batch.errors import UNANSWERED, EndReason, ExitCode, RunStoppedError
 from batch.model import UNKNOWN_JOB, Intent, Record, State
 
 if TYPE_CHECKING:
     from batch.engine.policy import Policy
     from batch.engine.settle import Dependencies
-    from batch.engine.steps import End, Step
+    from batch.engine.steps import Step
     from batch.engine.survey import RunHistory
     from batch.model import Clone
 
@@ -54,7 +54,8 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         has_repeats=intent.has_repeats,
         is_mixed=intent.is_mixed,
         has_sent_line=bool(intent.digest),
-        has_predecessor=_has_predecessor(intent, attempt, open_jobs[0]),
+        has_predecessor=intent.has_predecessor or intent.has_repeats,
+        unexecuted_jobs=tuple(job.job_uuid for job in intent.sent_jobs if job.is_unexecuted),
         # Whether they got answers is not on record.
         has_unanswered=attempt > 1 or UNKNOWN_JOB in open_jobs or intent.has_predecessor,
         is_taken=intent.is_taken,
@@ -62,12 +63,6 @@ def first_step(intent: Intent, policy: Policy, *, now: float) -> Step:
         api_timeout=intent.api_timeout,
     )
     return Poll(ticket, at_once=True)
-
-
-def _has_predecessor(intent: Intent, attempt: int, job_uuid: str) -> bool:
-    """Return whether an attempt other than that of ``job_uuid`` may have made the clone."""
-    others = (job for job in intent.sent_jobs if job.job_uuid != job_uuid and not job.is_unexecuted)
-    return intent.has_predecessor or attempt > 1 or any(others) or any(job.attempt > 1 for job in intent.sent_jobs)
 
 
 def _next_attempt(intent: Intent) -> Send:
@@ -141,6 +136,35 @@ class NotHonouredError(RunStoppedError):
     reason = EndReason.RESOURCE_UUID
 
 
+def new_ticket(step: Send, deps: Dependencies, *, waited: float) -> Ticket:
+    """Return the attempt of ``step``, which waited for some seconds that do not count for the Clone."""
+    now = deps.clock.time()
+    first = now if step.first_sent_at is None else step.first_sent_at + waited
+    return Ticket(
+        step.attempt,
+        step.job_uuid or deps.clock.uuid(),
+        now,
+        first,
+        first + deps.policy.window(None),
+        open_jobs=step.open_jobs,
+        is_repeat=step.job_uuid is not None,
+        has_repeats=step.has_repeats,
+        is_mixed=step.is_mixed,
+        has_predecessor=step.has_predecessor,
+        unexecuted_jobs=step.unexecuted_jobs,
+        has_unanswered=step.has_unanswered,
+        is_taken=step.is_taken,
+        api_timeout=step.api_timeout,
+        uncharged=step.uncharged,
+    )
+
+
+def sent_record(clone: Clone, ticket: Ticket) -> Record:
+    """Return the record that is durable before the POST."""
+    attempt = (ticket.sent_at, ticket.attempt, clone.source_uuid, clone.resource_uuid, ticket.job_uuid)
+    return Record(State.SENT, clone.key, *attempt, clone.digest, ticket.deadline, open_jobs=ticket.open_jobs)
+
+
 async def record_accepted(clone: Clone, ticket: Ticket, deps: Dependencies) -> None:
     """Record that the server knows the job; durable on return where its apiTimeout is the longest so far.
 
@@ -168,9 +192,9 @@ def record_unexecuted(clone: Clone, step: Ticket | Send, deps: Dependencies, *, 
     end is known, so that the job is polled again.
     """
     open_jobs, at = step.open_jobs, deps.clock.time()
-    if not open_jobs:
+    if set(open_jobs) <= set(step.unexecuted_jobs):
         code = UNANSWERED if step.has_unanswered else None
-        record_planned(clone, step.attempt - 1, deps, open_jobs=() if ended is None else (ended,), code=code)
+        _record_planned(clone, step, deps, open_jobs=(*(() if ended is None else (ended,)), *open_jobs), code=code)
         return
     job_uuid, *others = open_jobs
     deps.journal.note(
@@ -183,16 +207,37 @@ def record_unexecuted(clone: Clone, step: Ticket | Send, deps: Dependencies, *, 
             error_code="ZCLONE.UNCERTAIN",
             error="an earlier attempt may still be executing",
             open_jobs=(*others, *(() if ended is None else (ended,)), *_unknown_jobs(job_uuid)),
+            in_use=step.is_taken or None,
         )
     )
 
 
-def record_planned(
-    clone: Clone, attempts: int, deps: Dependencies, *, open_jobs: tuple[str, ...] = (), code: str | None = None
+def _record_planned(
+    clone: Clone, step: Ticket | Send, deps: Dependencies, *, open_jobs: tuple[str, ...] = (), code: str | None = None
 ) -> None:
-    """Record that a Clone is planned again, with ``attempts`` charged; ``code``: the error of the last one."""
-    at = deps.clock.time()
-    deps.journal.note(Record(State.PLANNED, clone.key, at, attempts, error_code=code, open_jobs=open_jobs))
+    """Record that a Clone is planned again before the attempt of ``step``; ``code``: the error of the last one."""
+    at, is_in_use = deps.clock.time(), step.is_taken or None
+    attempts = step.attempt - 1
+    planned = Record(State.PLANNED, clone.key, at, attempts, error_code=code, open_jobs=open_jobs, in_use=is_in_use)
+    deps.journal.note(planned)
+
+
+def record_ends(step: Send, clone: Clone, deps: Dependencies) -> bool:
+    """Record that every attempt has ended, if so; a clone may still appear only where one went unanswered."""
+    failed = step.fallback
+    if not (isinstance(failed, End) and failed.state is State.FAILED):
+        return False
+    code = UNANSWERED if step.has_unanswered or failed.code == UNANSWERED else None
+    _record_planned(clone, step, deps, open_jobs=step.open_jobs if clone.body else (), code=code)
+    return True
+
+
+def record_last(step: Send, clone: Clone, deps: Dependencies) -> None:
+    """Record that the attempt before ``step`` was not executed, and that its job is over if it had one."""
+    last = step.open_jobs[-1] if step.uncharged and step.open_jobs else None
+    ended = last if last in step.unexecuted_jobs else None
+    others = step.open_jobs if ended is None else step.open_jobs[:-1]
+    record_unexecuted(clone, step._replace(open_jobs=others), deps, ended=ended)
 
 
 def _unknown_jobs(job_uuid: str) -> tuple[str, ...]:
@@ -221,6 +266,7 @@ def record_end(clone: Clone, end: End, deps: Dependencies) -> None:
             until=end.until,
             made_elsewhere=end.made_elsewhere or None,
             unanswered=end.is_unanswered or None,
+            in_use=end.is_in_use or None,
         ),
     )
     if end.state is not State.CLONED or made is None:

@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Final
 from batch.engine.attempts import (
     after_absence,
     end_uncertain,
-    end_uncertain_uuid,
-    has_ended,
-    has_lost_jobs,
     is_expired,
-    may_have_other_uuid,
     may_have_run,
     send_uncharged,
     stop_run,
 )
-from batch.engine.comparison import differing_params
-from batch.engine.steps import Abort, End, Look, LookReason, Poll, Renew, Resend, Review, Ticket
-from batch.errors import IN_USE
+from batch.engine.steps import Abort, End, Look, LookReason, Poll, Renew, Resend, Review, Send, Ticket
+from batch.engine.visible import after_found
 from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import (
     Absent,
@@ -112,10 +107,11 @@ def _after_unknown(poll: Poll, policy: Policy) -> Step | None:
     if ticket.is_unexecuted:
         # The server keeps the rows of ended jobs for some hours only (zstack/README.md 6).
         return Look(ticket._replace(is_answered=False), LookReason.ENDED, _UNEXECUTED)
-    if not ticket.is_answered or poll.misses + 1 >= policy.misses:
-        return Look(ticket, LookReason.LOST, poll.error)
-    if poll.was_visible:
+    is_lost = poll.misses + 1 >= policy.misses
+    if poll.was_visible and not is_lost:
         return poll._replace(polls=poll.polls + 1, misses=poll.misses + 1, at_once=False)
+    if is_lost or not ticket.is_answered:
+        return Look(ticket, LookReason.LOST, poll.error, was_visible=is_lost)
     return None
 
 
@@ -134,7 +130,7 @@ def after_find(answer: FindAnswer, look: Look, clone: Clone, *, context: Decisio
     """Decide on the answer to a look."""
     match answer:
         case Found(service):
-            return _visible(service, look, clone, context)
+            return after_found(service, look, clone, context)
         case Absent() if look.looks + 1 < _looks_needed(look, context.policy):
             return replace(look, looks=look.looks + 1, failed_looks=0)
         case Absent():
@@ -182,10 +178,12 @@ def _not_shown(look: Look, error: ApiError, context: DecisionContext) -> Step:
 def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext) -> Step:
     """Decide on the answer of an earlier attempt's job."""
     ticket = review.look.ticket
-    if isinstance(answer, Refused) and answer.error.code == IN_USE:
-        ticket = ticket._replace(is_taken=True)
-        review = replace(review, look=replace(review.look, ticket=ticket))
     job, pending = review.pending[0], review.pending[1:]
+    if isinstance(answer, Unknown) and job != UNKNOWN_JOB and _may_be_other_node(review, context):
+        return replace(review, misses=review.misses + 1)
+    if isinstance(answer, Refused):
+        ticket = _after_ended(job, answer.error, ticket)
+        review = replace(review, look=replace(review.look, ticket=ticket))
     match answer:
         case Done(Service() as service):
             return _end_cloned(service, ticket)
@@ -197,7 +195,7 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
             is_open = not is_expired(ticket, context)
         case _:
             is_open = True
-    review = replace(review, pending=pending, open=(*review.open, job) if is_open else review.open)
+    review = replace(review, pending=pending, open=(*review.open, job) if is_open else review.open, misses=0)
     if pending:
         return review
     if review.is_visible:
@@ -211,84 +209,23 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
     return replace(review.look, ticket=ticket._replace(open_jobs=()), looks=0, failed_looks=0)
 
 
+def _may_be_other_node(review: Review, context: DecisionContext) -> bool:
+    """Return whether only one node may not know the job, which may still take back what is visible."""
+    is_early = review.misses + 1 < context.policy.misses and context.is_in_time(review.look.ticket)
+    return review.is_visible and is_early
+
+
+def _after_ended(job: str, error: ApiError, ticket: Ticket) -> Ticket:
+    """Return the ticket with what the end of an earlier attempt's job shows."""
+    made_nothing = (error.is_in_use or not may_have_run(error)) and not ticket.has_repeats
+    unexecuted = (*ticket.unexecuted_jobs, job) if made_nothing else ticket.unexecuted_jobs
+    return ticket._replace(unexecuted_jobs=unexecuted, is_taken=ticket.is_taken or error.is_in_use)
+
+
 def _end_cloned(service: Service | None, ticket: Ticket) -> Step:
     if service is None:
         return Look(ticket, LookReason.EMPTY)
     return End(State.CLONED, ticket.attempt, service)
-
-
-def _visible(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
-    ticket = look.ticket
-    if look.reason is LookReason.GIVEN and not ticket.attempt:
-        text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
-        return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=True)
-    differing, existed_before = differing_params(clone, service), _existed_before(look)
-    if differing and ticket.is_mixed:
-        if has_lost_jobs(ticket):
-            text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
-            return end_uncertain(ticket, context, look.error, text, is_last=True)
-        # What existed before was not made with another body.
-        differing = differing if existed_before else []
-    if not differing:
-        return _alike(service, look, clone, context)
-    text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
-    if not has_ended(look, context):
-        # An attempt of this run may be creating it now; while it is visible nothing is sent again.
-        return end_uncertain(ticket, context, look.error, text, is_last=True)
-    if may_have_other_uuid(look, context) and not existed_before:
-        return end_uncertain_uuid(ticket, context, look.error, text)
-    if ticket.open_jobs:
-        return Review(look, ticket.open_jobs)
-    if existed_before:
-        text += "; it existed before this manifest recorded an attempt: another folder or host with this job name?"
-    return End(
-        State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=existed_before
-    )
-
-
-def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
-    """Decide on a visible service that differs in nothing that is known."""
-    ticket, existed_before = look.ticket, _existed_before(look)
-    if look.reason in {LookReason.OVERDUE, LookReason.FORGOTTEN} and context.is_in_time(ticket):
-        # A server may show the clone while its job runs, and delete it again where the job fails.
-        if not look.was_visible:
-            # One 404 may come from another node: only several of them show that the server forgot the job.
-            is_forgotten = look.reason is LookReason.FORGOTTEN
-            return Poll(ticket, misses=int(is_forgotten), at_once=not is_forgotten, was_visible=True)
-        text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"
-        return end_uncertain(ticket, context, look.error, text, is_last=False)
-    is_made = look.reason is LookReason.EMPTY or look.is_reviewed
-    if not is_made and context.is_in_time(ticket):
-        if ticket.open_jobs:
-            return Review(look, ticket.open_jobs, is_visible=True)
-        if ticket.job_uuid == UNKNOWN_JOB:
-            text = "the service is visible, but a job on lost lines of the manifest may still run"
-            return end_uncertain(ticket, context, look.error, text, is_last=False)
-    text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
-    # That the session is dead may be the answer to the poll instead of the end of the job.
-    is_over = existed_before and look.error is not None and look.error.error_class is not ErrorClass.RENEW
-    if (clone.is_given and existed_before) or (is_over and not (clone.body or clone.params)):
-        if not clone.is_given:
-            text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
-        end = end_uncertain(ticket, context, look.error, text, is_last=True)
-        # The job is recorded as over: the server keeps its row for some hours only.
-        open_jobs = (ticket.job_uuid, *ticket.open_jobs)
-        return end._replace(attempt=ticket.attempt - 1, job_uuid=None, open_jobs=open_jobs)
-    if clone.is_given and (look.reason is LookReason.GIVEN or not ticket.has_sent_line):
-        end = end_uncertain(ticket, context, look.error, text, is_last=True)
-        # Where no POST is open, only the operator changes it.
-        return end._replace(until=context.now) if look.reason is LookReason.GIVEN else end
-    return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=existed_before)
-
-
-def _existed_before(look: Look) -> bool:
-    """Return whether the uuid was in use before the first attempt that may have run: it collided, or never ran.
-
-    Source: zstack/README.md 4.
-    """
-    if look.reason not in {LookReason.ENDED, LookReason.STOPPED} or look.error is None or look.ticket.has_predecessor:
-        return False
-    return look.error.code == IN_USE or not may_have_run(look.error)
 
 
 def _looks_needed(look: Look, policy: Policy) -> int:
@@ -298,3 +235,22 @@ def _looks_needed(look: Look, policy: Policy) -> int:
     if look.reason is LookReason.ENDED and look.error is not None and not may_have_run(look.error):
         return 1
     return policy.looks
+
+
+def after_no_send(step: Send) -> Step:
+    """Return what follows where neither this nor a later process sends the target again, as it left the job file."""
+    match step.fallback:
+        case End(state=State.UNCERTAIN, until=None) as end:
+            return end._replace(until=step.expires_at)
+        case Review() as review:
+            return replace(review, is_last=True)
+    assert step.fallback is not None
+    return step.fallback
+
+
+def after_edit(step: Send, *, is_same_uuid: bool) -> Send:
+    """Return the Send of an edited target: under a new job uuid, as the old one belongs to another body."""
+    open_jobs = step.open_jobs if step.job_uuid is None else (*step.open_jobs, step.job_uuid)
+    if is_same_uuid:
+        return step._replace(job_uuid=None, open_jobs=open_jobs, is_mixed=bool(open_jobs))
+    return Send(step.attempt)

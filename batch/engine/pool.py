@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import structlog
 
 from batch.engine.admission import FailureLimit, quarantine, sort_by_crashes, take_first, wave_sizes
-from batch.engine.attempts import after_edit, after_no_send
 from batch.engine.clone_records import (
     first_step_of_new,
     is_reconciled,
@@ -18,6 +17,7 @@ from batch.engine.clone_records import (
     record_end,
     resumed_step,
 )
+from batch.engine.decisions import after_edit, after_no_send
 from batch.engine.dispatch import dispatch
 from batch.engine.settle import Dependencies, settle
 from batch.engine.steps import End, Look, Send, Step

@@ -9,9 +9,26 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.engine.attempts import DecisionContext, after_no_send
-from batch.engine.clone_records import NotHonouredError, record_accepted, record_end, record_planned, record_unexecuted
-from batch.engine.decisions import after_find, after_poll, after_renewal, after_review, after_submit, without_uuid
+from batch.engine.attempts import DecisionContext
+from batch.engine.clone_records import (
+    NotHonouredError,
+    new_ticket,
+    record_accepted,
+    record_end,
+    record_ends,
+    record_last,
+    record_unexecuted,
+    sent_record,
+)
+from batch.engine.decisions import (
+    after_find,
+    after_no_send,
+    after_poll,
+    after_renewal,
+    after_review,
+    after_submit,
+    without_uuid,
+)
 from batch.engine.policy import retry_cost
 from batch.engine.poll_schedule import PollWindow
 from batch.engine.steps import (
@@ -28,8 +45,8 @@ from batch.engine.steps import (
     Step,
     Ticket,
 )
-from batch.errors import UNANSWERED, EndReason, RunStoppedError
-from batch.model import UNKNOWN_JOB, Record, State
+from batch.errors import EndReason, RunStoppedError
+from batch.model import UNKNOWN_JOB
 from batch.zstack.answers import Accepted, NoAnswer, NotSent, Unknown
 
 if TYPE_CHECKING:
@@ -85,26 +102,16 @@ async def settle(
             return step
         if isinstance(step, Send) and not clone.body:
             # Its target left the job file, or this shard of it: it settles by what is known of it.
-            if step.fallback is None or _record_ends(step, clone, deps):
+            if step.fallback is None or record_ends(step, clone, deps):
                 return step
             step = after_no_send(step)
             continue
         if _is_forbidden(step, deps) or step is (step := await _take(step, clone, deps)):
             if isinstance(step, Send) and deps.stop.requested:
-                _record_ends(step, clone, deps)
+                record_ends(step, clone, deps)
             return step
     record_end(clone, step, deps)
     return step
-
-
-def _record_ends(step: Send, clone: Clone, deps: Dependencies) -> bool:
-    """Record that every attempt has ended, if so; a clone may still appear only where one went unanswered."""
-    failed = step.fallback
-    if not (isinstance(failed, End) and failed.state is State.FAILED):
-        return False
-    code = UNANSWERED if step.has_unanswered or failed.code == UNANSWERED else None
-    record_planned(clone, step.attempt - 1, deps, open_jobs=step.open_jobs if clone.body else (), code=code)
-    return True
 
 
 def _is_forbidden(step: Step, deps: Dependencies) -> bool:
@@ -161,8 +168,11 @@ async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
     waited = await _wait_to_send(step, deps)
     if deps.stop.requested:
         return step
-    ticket = _new_ticket(step, deps, waited=waited)
-    await deps.journal.commit(_sent_record(clone, ticket))
+    if step.is_last_unexecuted:
+        # The next process must not take for its own what someone else made after an attempt that was not executed.
+        record_last(step, clone, deps)
+    ticket = new_ticket(step, deps, waited=waited)
+    await deps.journal.commit(sent_record(clone, ticket))
     if step.is_retry:
         return await _submit_again(ticket, clone, deps, cost=retry_cost(is_after_silence=step.is_after_silence))
     deps.budget.note_first()
@@ -176,32 +186,6 @@ async def _wait_to_send(step: Send, deps: Dependencies) -> float:
         await deps.budget.reserve(retry_cost(is_after_silence=step.is_after_silence), deps.stop)
     await deps.readiness.wait(deps.stop)
     return deps.clock.monotonic() - began
-
-
-def _new_ticket(step: Send, deps: Dependencies, *, waited: float) -> Ticket:
-    now = deps.clock.time()
-    first = now if step.first_sent_at is None else step.first_sent_at + waited
-    return Ticket(
-        step.attempt,
-        step.job_uuid or deps.clock.uuid(),
-        now,
-        first,
-        first + deps.policy.window(None),
-        open_jobs=step.open_jobs,
-        is_repeat=step.job_uuid is not None,
-        has_repeats=step.has_repeats,
-        is_mixed=step.is_mixed,
-        has_predecessor=step.has_predecessor,
-        has_unanswered=step.has_unanswered,
-        is_taken=step.is_taken,
-        api_timeout=step.api_timeout,
-        uncharged=step.uncharged,
-    )
-
-
-def _sent_record(clone: Clone, ticket: Ticket) -> Record:
-    attempt = (ticket.sent_at, ticket.attempt, clone.source_uuid, clone.resource_uuid, ticket.job_uuid)
-    return Record(State.SENT, clone.key, *attempt, clone.digest, ticket.deadline, open_jobs=ticket.open_jobs)
 
 
 def _is_overdue(step: Send, deps: Dependencies) -> bool:
@@ -222,7 +206,7 @@ async def _decide(answer: SubmitAnswer, ticket: Ticket, clone: Clone, deps: Depe
     if isinstance(answer, NoAnswer) and now - ticket.sent_at > _RECORD_AFTER and not deps.policy.at_most_once:
         # It waited for a slot or an answer since it was recorded: it may have reached the server only now.
         ticket = ticket._replace(sent_at=now)
-        await deps.journal.commit(_sent_record(clone, ticket))
+        await deps.journal.commit(sent_record(clone, ticket))
     deps.readiness.note(answer, sent_at=ticket.sent_at)
     if isinstance(answer, Accepted):
         # It may have waited for a slot since it was recorded: the server's time for it began only now.
@@ -247,14 +231,15 @@ async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
         return Send(step.ticket.attempt, open_jobs=step.ticket.open_jobs, has_predecessor=step.ticket.has_predecessor)
     # No byte of it was sent until now: its time starts again.
     now = deps.clock.time()
-    first = step.ticket.first_sent_at + max(0.0, now - step.ticket.sent_at)
-    ticket = step.ticket._replace(sent_at=now, first_sent_at=first)
+    waited = max(0.0, now - step.ticket.sent_at)
+    first, deadline = step.ticket.first_sent_at + waited, step.ticket.deadline + waited
+    ticket = step.ticket._replace(sent_at=now, first_sent_at=first, deadline=deadline)
     # After the first few, the pauses for the server's rate limiter are long.
     is_late = now - step.ticket.sent_at > _RECORD_AFTER
     is_due = step.failures % _RECORD_EVERY == 0 or (step.is_limited and step.failures > _RECORD_EVERY) or is_late
     if is_due and not deps.policy.at_most_once:
         # The next process computes from the last POST when the server can no longer execute it.
-        await deps.journal.commit(_sent_record(clone, ticket))
+        await deps.journal.commit(sent_record(clone, ticket))
     return await _submit_again(ticket, clone, deps, cost=cost, failures=step.failures)
 
 
@@ -281,6 +266,10 @@ def _window(step: Poll, deps: Dependencies) -> PollWindow:
 
 
 async def _review(step: Review, deps: Dependencies) -> Step:
+    if step.misses:
+        await deps.stop.sleep(deps.policy.settle_delay * 2.0 ** (step.misses - 1))
+        if deps.stop.requested:
+            return step
     return after_review(await _ask_job(step.pending[0], deps), step, context=deps.context())
 
 

@@ -63,7 +63,9 @@ class Ticket(NamedTuple):
     is_mixed: bool = False
     """Whether an open job was sent with another body, so that a visible clone cannot be compared with this one."""
     has_predecessor: bool = False
-    """Whether the manifest records an earlier attempt, or lost lines may have recorded one."""
+    """Whether an attempt that is not among the open jobs, or lost lines may have recorded, may have made the clone."""
+    unexecuted_jobs: tuple[str, ...] = ()
+    """Those of the open jobs that did not make the clone: they were not executed, or found its uuid in use."""
     has_sent_line: bool = True
     """Whether a line of the manifest shows that it was sent; otherwise it was on lost lines."""
     api_timeout: float | None = None
@@ -96,6 +98,9 @@ class Send(NamedTuple):
     """Whether an earlier POST may have been executed: sent only to a server that honours resourceUuid."""
     is_mixed: bool = False
     has_predecessor: bool = False
+    unexecuted_jobs: tuple[str, ...] = ()
+    is_last_unexecuted: bool = False
+    """Whether the attempt before this one was not executed, which is recorded first."""
     has_unanswered: bool = False
     """Whether an attempt before this one got no answer, neither from its POST nor about its job."""
     is_taken: bool = False
@@ -132,7 +137,7 @@ class Poll(NamedTuple):
     """The error of the POST, where that left open whether it executed."""
     at_once: bool = False
     was_visible: bool = False
-    """Whether the resource was visible after the deadline: the job is polled a last time."""
+    """Whether the resource was visible after the deadline or after a 404: the job is polled a last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ class Look:
     looks: int = 0
     failed_looks: int = 0
     was_visible: bool = False
-    """Whether it was visible before, and the job was polled since."""
+    """Whether it was visible before and the job was polled since, or several polls found no job."""
     is_reviewed: bool = False
     """Whether it was visible before, and the jobs of earlier attempts were polled since."""
 
@@ -162,6 +167,8 @@ class Review:
     """Whether the resource is visible: then only a running job is open, as the server may still delete the resource."""
     is_last: bool = False
     """Whether no later process would send again."""
+    misses: int = 0
+    """Consecutive 404 answers about the first of ``pending``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +207,8 @@ class End(NamedTuple):
     """Whether the clone existed before this manifest recorded an attempt to make it."""
     is_unanswered: bool = False
     """Whether an attempt of a Clone that failed got no answer."""
+    is_in_use: bool = False
+    """Whether a job of an uncertain Clone found the resource uuid in use."""
     job_uuid: str | None = None
     open_jobs: tuple[str, ...] = ()
     """Other open jobs of an uncertain Clone."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError
 from batch.keytable import KeyTable, digest_prefix
 from batch.manifest import folds
+from batch.manifest.intents import intents_of
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.line import Users
 from batch.manifest.operations import HandOverFold, UndoneFold
@@ -233,7 +234,7 @@ class ManifestFold:
 
         One that is ``planned`` again has attempts that count, though none is in flight.
         """
-        return folds.intents_of(self._open, self._crashes, self.has_predecessor, self.plain.repeated)
+        return intents_of(self._open, self._crashes, self.has_predecessor, self.plain.repeated)
 
     def was_made_elsewhere(self, key: str) -> bool:
         """Return whether a target's clone existed before this manifest recorded an attempt to make it."""

@@ -43,7 +43,7 @@ _PINNED_SIZE: Final = 1 << 18
 _KINDS: Final[dict[str, type]] = {
     **dict.fromkeys(Record._fields, str),
     **dict.fromkeys(("at", "deadline", "api_timeout", "until"), float),
-    **dict.fromkeys(("adopted", "retried", "made_elsewhere", "unanswered"), bool),
+    **dict.fromkeys(("adopted", "retried", "made_elsewhere", "unanswered", "in_use"), bool),
     "attempt": int,
     "open_jobs": list,
 }

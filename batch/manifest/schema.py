@@ -247,5 +247,6 @@ def _clone_schema() -> Schema:
             "until": describe(SECONDS, "when the server can no longer execute the last POST, seconds since the epoch"),
             "made_elsewhere": describe(FLAG, "it existed before this manifest recorded an attempt to make it"),
             "unanswered": describe(FLAG, "an attempt got no answer at all"),
+            "in_use": describe(FLAG, "a job found the uuid in use"),
         },
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from batch.errors import IN_USE
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
@@ -55,6 +57,13 @@ class ApiError:
     """Whether the server may still be executing the request after it answered with this."""
     may_have_run: bool = False
     """Whether a cause below a ``FATAL`` error leaves open whether this request was executed."""
+    has_cause_in_use: bool = False
+    """Whether a cause has the code of a uuid in use."""
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the request found its uuid in use, so that it did not make what has it (zstack/README.md 4)."""
+        return self.has_cause_in_use or self.code == IN_USE
 
     def __str__(self) -> str:
         """Return code, text and hint as one line."""

@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from batch.errors import IN_USE
 from batch.jsoncodec import as_object, as_text
 from batch.text import cut, escape
 from batch.zstack.answers import ApiError, ErrorClass
@@ -72,7 +73,8 @@ def from_error(error: Mapping[str, JsonValue], language: Language = "en") -> Api
     nodes = list(_walk(error))
     text = safe_text("; ".join(dict.fromkeys(part for node in nodes for part in _texts(node))))
     code, rule, may_have_run = _decide(nodes)
-    return _error(code, rule, text, language, may_have_run=may_have_run)
+    in_use = any(IN_USE in _codes(node) for node in nodes)
+    return replace(_error(code, rule, text, language, may_have_run=may_have_run), has_cause_in_use=in_use)
 
 
 def from_http(status: int, text: str, language: Language = "en") -> ApiError:

@@ -16,7 +16,7 @@ from batch.engine.policy import Policy, Readiness
 from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.errors import REPAIRED, CallCutError, EndReason, RunStoppedError
-from batch.manifest.folds import next_intent
+from batch.manifest.intents import next_intent
 from batch.model import UNKNOWN_JOB, Clone, Intent, Record, SentJob, State
 from batch.zstack.answers import (
     Absent,
@@ -48,6 +48,9 @@ MADE = Done(service())
 LOOKS = [("find", Absent())] * Policy().looks
 GIVEN = CLONE._replace(is_given=True)
 HOUR = 3600.0
+UNKNOWN_AGAIN = [("poll", Unknown())] * 3
+"""404s after the first one, until they show that the server does not know the job."""
+SEEN_UNTIL_FORGOTTEN = [("find", Found(service())), *UNKNOWN_AGAIN, ("find", Found(service()))]
 
 
 def refused(
@@ -119,7 +122,8 @@ def test_failed_needs_an_end_of_every_job_and_a_last_lookup(last: Refused) -> No
 @pytest.mark.parametrize("last", [NO, TIMED_OUT, Unknown()], ids=["refused", "timed out", "unknown"])
 def test_a_visible_service_is_no_clone_while_an_earlier_job_runs(last: object, answer: object) -> None:
     """The earlier job shows what it makes early, and takes it back where it fails; the last one's end says nothing."""
-    settlement = resumed(intent(), ("poll", last), ("find", Found(service())), ("poll", answer))
+    misses = [*UNKNOWN_AGAIN, ("find", Found(service()))] if last == Unknown() else []
+    settlement = resumed(intent(), ("poll", last), ("find", Found(service())), *misses, ("poll", answer))
     assert end(settlement)[0] is State.UNCERTAIN
     assert (settlement.records[-1].job_uuid, settlement.records[-1].open_jobs) == ("b" * 32, ("a" * 32,))
     assert settlement.records[-1].until is None, "a later process polls again"
@@ -138,10 +142,10 @@ def test_what_an_earlier_job_says_of_the_uuid_counts() -> None:
 )
 def test_what_stays_visible_after_every_earlier_job_is_the_clone(answer: object) -> None:
     """It is looked up once more after the last poll; where it is gone the jobs are polled as if it was never seen."""
-    seen = ("find", Found(service()))
-    assert end(resumed(intent(), ("poll", NO), seen, ("poll", answer), seen)) == (State.CLONED, None)
+    seen, polls = ("find", Found(service())), [("poll", answer)] * (4 if answer == Unknown() else 1)
+    assert end(resumed(intent(), ("poll", NO), seen, *polls, seen)) == (State.CLONED, None)
     assert end(resumed(intent(age=HOUR), ("poll", NO), seen)) == (State.CLONED, None)
-    gone = resumed(intent(), ("poll", NO), seen, ("poll", answer), ("find", Absent()), ("poll", NO), ("find", Absent()))
+    gone = resumed(intent(), ("poll", NO), seen, *polls, ("find", Absent()), ("poll", NO), ("find", Absent()))
     assert end(gone) == (State.FAILED, "ID.1003")
 
 
@@ -396,7 +400,7 @@ def test_a_given_uuid_is_looked_up_before_the_first_post() -> None:
     settlement = settle_scripted([("find", Found(service()))], start, clone=GIVEN)
     assert end(settlement) == (State.CONFLICT, "ZCLONE.CONFLICT")
     uncharged = settle_scripted(
-        [("find", Absent()), ("submit", LOST), ("poll", Unknown()), ("find", Found(service()))], start, clone=GIVEN
+        [("find", Absent()), ("submit", LOST), ("poll", Unknown()), *SEEN_UNTIL_FORGOTTEN], start, clone=GIVEN
     )
     assert end(uncharged) == (State.CLONED, None)
 
@@ -527,7 +531,8 @@ def test_a_foreign_service_hides_no_clone_of_a_server_that_ignores_the_uuid() ->
 def test_content_is_not_compared_if_an_open_attempt_had_another_body() -> None:
     """The job file was edited in between: the clone is ours, whichever of the bodies made it."""
     past, seen = intent(is_mixed=True), ("find", Found(service(name="y")))
-    assert end(resumed(past, ("poll", Unknown()), seen, ("poll", Unknown()), seen)) == (State.CLONED, None)
+    script = [("poll", Unknown()), seen, *UNKNOWN_AGAIN, seen, ("poll", Unknown()), *UNKNOWN_AGAIN, seen]
+    assert end(resumed(past, *script)) == (State.CLONED, None)
 
 
 def test_different_content_after_lost_lines_belongs_to_no_state() -> None:
@@ -559,7 +564,9 @@ def test_a_node_that_is_not_ready_charges_no_attempt() -> None:
     refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]
     settlement = settle_scripted([*refusal * 6, ("submit", MADE)], Send(1))
     assert end(settlement) == (State.CLONED, None)
-    assert {r.attempt for r in settlement.records} == {1}
+    assert {r.attempt for r in settlement.records if r.state is not State.PLANNED} == {1}
+    ends = [r for r in settlement.records if r.state is State.PLANNED]
+    assert [(r.attempt, r.open_jobs) for r in ends[:1]] == [(0, (settlement.jobs[0],))], "each end is on record"
     assert len(set(settlement.jobs)) == 7
 
 
@@ -885,7 +892,7 @@ def test_a_later_attempt_may_have_made_what_is_under_a_given_uuid() -> None:
     start = first_step(past, Policy(), now=EPOCH)
     script = [("poll", STARTING), ("find", Found(service()))]
     assert end(settle_scripted(script, start, clone=GIVEN)) == (State.CLONED, None)
-    alone = first_step(replace(past, sent_jobs=jobs[:1]), Policy(), now=EPOCH)
+    alone = first_step(replace(past, open_jobs=(), sent_jobs=jobs[:1]), Policy(), now=EPOCH)
     assert end(settle_scripted(script, alone, clone=GIVEN))[0] is State.UNCERTAIN
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.engine.attempts import after_edit
 from batch.engine.breaker import Breaker, GuardedApi
 from batch.engine.clone_records import first_step
 from batch.engine.comparison import differing_params
 from batch.engine.control import Stop, before_stop
+from batch.engine.decisions import after_edit
 from batch.engine.dispatch import dispatch
 from batch.engine.policy import Policy
 from batch.engine.poll_schedule import PollSchedule
@@ -23,7 +23,7 @@ from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Resend, Send, Step, Ticket
 from batch.engine.survey import find_unrecorded, survey
 from batch.errors import UNANSWERED, CallCutError, EndReason, RunStoppedError, UnreachableError
-from batch.manifest.folds import next_intent
+from batch.manifest.intents import next_intent
 from batch.model import Clone, Intent, Limits, Plan, SentJob, State
 from batch.zstack.answers import (
     Absent,
@@ -151,8 +151,8 @@ def test_a_stop_after_a_dead_session_leaves_the_old_job_open(first: object) -> N
     assert isinstance(step, Send)
     first_sent, second_sent = (record for record in journal.records if record.state is State.SENT)
     last = journal.records[-1]
-    assert (last.state, last.attempt) == (State.UNCERTAIN, 0)
-    assert (last.job_uuid,) == second_sent.open_jobs == (first_sent.job_uuid,)
+    assert (last.state, last.attempt) == (State.PLANNED, 0)
+    assert last.open_jobs == second_sent.open_jobs == (first_sent.job_uuid,)
     intent = functools.reduce(next_intent, journal.records, None)
     assert intent is not None
     again = first_step(intent, policy, now=EPOCH)
@@ -187,7 +187,12 @@ def test_a_post_refused_for_its_session_is_sent_under_a_new_one() -> None:
     """A gateway's 401 charges nothing: log in, new job uuid, same attempt."""
     settlement = settle_fresh(("submit", refused(ErrorClass.RENEW)), ("renew", None), ("submit", MADE))
     assert state_of(settlement) is State.CLONED
-    assert {record.attempt for record in settlement.records} == {1}
+    assert [(record.state, record.attempt) for record in settlement.records] == [
+        (State.SENT, 1),
+        (State.PLANNED, 0),
+        (State.SENT, 1),
+        (State.CLONED, 1),
+    ]
 
 
 def test_a_post_refused_temporarily_is_sent_again() -> None:
@@ -276,10 +281,10 @@ def test_a_removed_target_is_never_sent(script: list[tuple[str, object]]) -> Non
 
 
 def test_a_removed_target_is_looked_up_after_a_dead_session() -> None:
-    """It cannot be sent again, but its clone may exist."""
+    """Its job was not executed: what is visible may be someone else's."""
     step, journal = settle_removed([*DEAD_SESSION, ("find", Found(service()))])
     assert isinstance(step, End)
-    assert [record.state for record in journal.records] == [State.CLONED]
+    assert [record.state for record in journal.records] == [State.UNCERTAIN]
 
 
 def test_a_service_of_another_uuid_is_no_match() -> None:

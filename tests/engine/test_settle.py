@@ -80,7 +80,8 @@ def test_a_lost_answer_is_reconciled_by_its_own_job() -> None:
 
 def test_a_lost_answer_is_reconciled_by_the_resource() -> None:
     """Job unknown but clone visible and matching: adopted, not sent again."""
-    settlement = fresh(("submit", LOST), ("poll", Unknown()), ("find", Found(service())))
+    seen = ("find", Found(service()))
+    settlement = fresh(("submit", LOST), ("poll", Unknown()), seen, *[("poll", Unknown())] * 3, seen)
     assert end(settlement) == (State.CLONED, 1)
     assert settlement.records[-1].adopted is True
 
