@@ -81,10 +81,13 @@ def lost_or_phantom(world: World, path: Path = MANIFEST) -> list[str]:
 
 
 def _is_anybodys(world: World, record: Record | None) -> bool:
-    """Return whether its only job reported a used uuid, and its target left the job file: nothing can be compared."""
+    """Return whether its only job found the uuid in use or its session ended, and its target left the job file.
+
+    Then nothing can be compared. Only a second copy of the request, whose end is not known, may have made it.
+    """
     if record is None or any(clone.key == record.key for clone in world.clones):
         return False
-    return record.state is State.UNCERTAIN and record.error_code == "SYS.1000"
+    return record.state is State.UNCERTAIN and record.error_code in {"SYS.1000", "ID.1001"}
 
 
 def resent(world: World, story: Story) -> Iterator[str]:
