@@ -265,14 +265,14 @@ def _edits(manifest: Manifest, whole: Plan) -> Iterator[Record]:
     intents = past.intents
     for row in rows(manifest.path):
         is_in_file = in_file.get(hash(row.key)) is not None
-        is_unmade = row.state in _UNMADE and has_ended(intents.get(row.key))
+        is_unmade = row.state in _UNMADE and has_no_open_job(intents.get(row.key))
         if (is_unmade or row.state is State.UNDONE) and not is_in_file:
             yield Record(State.WITHDRAWN, row.key, time.time())
         elif row.state is State.WITHDRAWN and is_in_file:
             yield Record(State.PLANNED, row.key, time.time())
 
 
-def has_ended(intent: Intent | None) -> bool:
+def has_no_open_job(intent: Intent | None) -> bool:
     """Return whether no attempt of a planned or uncertain target is in progress: each was retracted or has ended."""
     if intent is None:
         return True

@@ -14,9 +14,8 @@ from batch.app.options import ListOutput
 from batch.app.runs import JOB_FILES
 from batch.errors import UsageError
 from batch.manifest import rows
-from batch.manifest.folds import PinFold
 from batch.manifest.kinds import PlanLine
-from batch.manifest.operations import UndoneFold
+from batch.manifest.operations import PinFold, UndoneFold
 from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import Pins, State

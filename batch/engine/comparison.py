@@ -1,4 +1,7 @@
-"""Compares a visible model service with a Clone: whether it is that clone, and whether that confirms resourceUuid.
+"""What a visible model service means: the clone, a conflict or a doubt, and whether it confirms resourceUuid.
+
+A service counts as the clone only where an attempt of this run may have made it: one that was not executed, or that
+found the uuid in use, did not.
 
 A visible clone under a uuid that this plan derived, with the requested parameters, was made under that uuid: no one
 else has it. Looks confirm it while the job of the first clone still runs; they decide nothing about the clone itself,
@@ -10,16 +13,26 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from batch.engine.attempts import (
+    end_uncertain,
+    end_uncertain_uuid,
+    has_ended,
+    has_lost_jobs,
+    may_have_other_uuid,
+    may_have_run,
+)
+from batch.engine.steps import End, LookReason, Poll, Review
 from batch.errors import CallCutError, RunStoppedError
-from batch.model import State
+from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batch.clock import Clock
+    from batch.engine.attempts import DecisionContext
     from batch.engine.ports import RunApi
-    from batch.engine.steps import End
+    from batch.engine.steps import Look, Step
     from batch.model import Clone, JsonValue
     from batch.zstack.answers import Service
 
@@ -79,6 +92,89 @@ def _is_same(name: str, requested: JsonValue, shown: JsonValue) -> bool:
 def _plain(value: JsonValue) -> JsonValue:
     """Return the value as the server stores it: strings are trimmed (zstack/README.md 4)."""
     return value.strip() if isinstance(value, str) else value
+
+
+def after_found(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
+    """Decide on a look that shows a service under the resource uuid."""
+    ticket = look.ticket
+    if look.reason is LookReason.GIVEN and not ticket.attempt:
+        text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
+        return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=True)
+    differing, existed_before = differing_params(clone, service), _existed_before(look)
+    if differing and ticket.is_mixed:
+        if has_lost_jobs(ticket):
+            text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
+            return end_uncertain(ticket, context, look.error, text, is_last=True)
+        # What existed before was not made with another body.
+        differing = differing if existed_before else []
+    if not differing:
+        return _alike(service, look, clone, context)
+    text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
+    if not has_ended(look, context):
+        # An attempt of this run may be creating it now; while it is visible nothing is sent again.
+        return end_uncertain(ticket, context, look.error, text, is_last=True)
+    if may_have_other_uuid(look, context) and not existed_before:
+        return end_uncertain_uuid(ticket, context, look.error, text)
+    if ticket.open_jobs:
+        return Review(look, ticket.open_jobs)
+    if existed_before:
+        text += "; it existed before this manifest recorded an attempt: another folder or host with this job name?"
+    return End(
+        State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=existed_before
+    )
+
+
+def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
+    """Decide on a visible service that differs in nothing that is known."""
+    ticket, existed_before = look.ticket, _existed_before(look)
+    if _is_one_miss(look) and context.is_in_time(ticket):
+        # As for one that is overdue: the job may run, and only several polls show that the server does not know it.
+        return Poll(ticket, misses=1, error=look.error, was_visible=True)
+    if look.reason in {LookReason.OVERDUE, LookReason.FORGOTTEN} and context.is_in_time(ticket):
+        # A server may show the clone while its job runs, and delete it again where the job fails.
+        if not look.was_visible:
+            # One 404 may come from another node: only several of them show that the server forgot the job.
+            is_forgotten = look.reason is LookReason.FORGOTTEN
+            return Poll(ticket, misses=int(is_forgotten), at_once=not is_forgotten, was_visible=True)
+        text = f"the service {clone.resource_uuid} is visible, but its api job has not ended"
+        return end_uncertain(ticket, context, look.error, text, is_last=False)
+    is_made = look.reason is LookReason.EMPTY or look.is_reviewed
+    if not is_made and context.is_in_time(ticket):
+        if ticket.open_jobs:
+            return Review(look, ticket.open_jobs, is_visible=True)
+        if ticket.job_uuid == UNKNOWN_JOB:
+            text = "the service is visible, but a job on lost lines of the manifest may still run"
+            return end_uncertain(ticket, context, look.error, text, is_last=False)
+    text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
+    if existed_before and (clone.is_given or not (clone.body or clone.params)):
+        if not clone.is_given:
+            text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
+        end = end_uncertain(ticket, context, look.error, text, is_last=True)
+        # The job is recorded as over: the server keeps its row for some hours only.
+        open_jobs = (ticket.job_uuid, *ticket.open_jobs)
+        return end._replace(attempt=ticket.attempt - 1, job_uuid=None, open_jobs=open_jobs)
+    if clone.is_given and (look.reason is LookReason.GIVEN or not ticket.has_sent_line):
+        end = end_uncertain(ticket, context, look.error, text, is_last=True)
+        # Where no POST is open, only the operator changes it.
+        return end._replace(until=context.now) if look.reason is LookReason.GIVEN else end
+    return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=existed_before)
+
+
+def _is_one_miss(look: Look) -> bool:
+    """Return whether a single 404 is all that shows that the server does not know the job."""
+    return look.reason is LookReason.LOST and not look.was_visible and look.ticket.job_uuid != UNKNOWN_JOB
+
+
+def _existed_before(look: Look) -> bool:
+    """Return whether the uuid was in use before the first attempt that may have run: it collided, or never ran.
+
+    Source: zstack/README.md 4.
+    """
+    if look.reason not in {LookReason.ENDED, LookReason.STOPPED} or look.error is None or look.ticket.has_predecessor:
+        return False
+    if any(job not in look.ticket.unexecuted_jobs for job in look.ticket.open_jobs):
+        return False
+    return look.error.is_in_use or not may_have_run(look.error)
 
 
 _FIRST: Final = 0.15

@@ -13,8 +13,8 @@ from batch.engine.attempts import (
     send_uncharged,
     stop_run,
 )
+from batch.engine.comparison import after_found
 from batch.engine.steps import Abort, End, Look, LookReason, Poll, Renew, Resend, Review, Send, Ticket
-from batch.engine.visible import after_found
 from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import (
     Absent,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError
 from batch.keytable import KeyTable, digest_prefix
 from batch.manifest import folds
-from batch.manifest.intents import intents_of
 from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.line import Users
-from batch.manifest.operations import HandOverFold, UndoneFold
+from batch.manifest.operations import HandOverFold, PinFold, UndoneFold
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Intent, Pins, Record, State
 
@@ -49,7 +48,7 @@ class ManifestFold:
         self._table, self._open = KeyTable(), dict[str, list[Record]]()
         self._finals = [0] * len(_STATES)
         self._uuids = folds.UuidFold()
-        self.pinned = folds.PinFold()
+        self.pinned = PinFold()
         """Values that the plans took from the server."""
         self._crashes, self.users = folds.Crashes(), Users()
         """Users who began and who adopted it."""
@@ -234,7 +233,7 @@ class ManifestFold:
 
         One that is ``planned`` again has attempts that count, though none is in flight.
         """
-        return intents_of(self._open, self._crashes, self.has_predecessor, self.plain.repeated)
+        return folds.intents_of(self._open, self._crashes, self.has_predecessor, self.plain.repeated)
 
     def was_made_elsewhere(self, key: str) -> bool:
         """Return whether a target's clone existed before this manifest recorded an attempt to make it."""

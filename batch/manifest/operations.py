@@ -1,4 +1,4 @@
-"""Lines for what a process does besides cloning: hand over, resume targets, connect, change limits, delete, update."""
+"""Lines for what a process does besides cloning: hand over, resume, connect, change limits, delete, update; pins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batch.manifest.kinds import (
     UpdatingLine,
 )
 from batch.manifest.line import encode_line, number, require_field
-from batch.model import HandOver, HandOverCounts, HandOverRecord, JsonValue, State
+from batch.model import HandOver, HandOverCounts, HandOverRecord, JsonValue, Pins, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -242,3 +242,20 @@ def estimate_hand_overs(
 
 def _mark(wanted: HandOver) -> int:
     return (hash((wanted.owner, wanted.share_with)) & _MASK) << 1
+
+
+class PinFold:
+    """The pins so far; ``pins`` is a live view."""
+
+    def __init__(self) -> None:
+        """Start without pins."""
+        self._sources: dict[str, Mapping[str, JsonValue]] = {}
+        self._queries: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.pins = Pins(self._sources, self._queries)
+
+    def take(self, more: Pins) -> None:
+        """Add fields to those of their source, and found uuids to those of their query."""
+        for uuid, fields in more.sources.items():
+            self._sources[uuid] = {**self._sources.get(uuid, {}), **fields}
+        for conditions, uuids in more.queries.items():
+            self._queries[conditions] = (*self._queries.get(conditions, ()), *uuids)

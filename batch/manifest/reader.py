@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError, ManifestLockedError, UsageError
 from batch.manifest.chain import Scan, errors_at
 from batch.manifest.files import Disk
-from batch.manifest.folds import PinFold
 from batch.manifest.kinds import DeletingLine, EndedLine, PlanLine, StartedLine
 from batch.manifest.line import PROCESSES, SEAL, Header, Users, parse_header
+from batch.manifest.operations import PinFold
 from batch.manifest.records import parse_line
 from batch.model import Pins, State
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.errors import REPAIRED, ManifestError
 from batch.manifest.files import Disk, write_manifest
-from batch.manifest.intents import jobs_after
+from batch.manifest.folds import jobs_after
 from batch.manifest.kinds import PlannedLine, RepairedLine, StartedLine, UnknownLine
 from batch.manifest.line import SEAL, parse_header, without_batch
 from batch.manifest.reader import exclude_writers, open_reader

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import REPAIRED
 from batch.keytable import KeyTable
 from batch.manifest import kinds
-from batch.manifest.folds import PinFold
 from batch.manifest.line import SEAL
-from batch.manifest.operations import UndoneFold
+from batch.manifest.operations import PinFold, UndoneFold
 from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line, parse_record
 from batch.manifest.target_state import TargetState, open_jobs_at

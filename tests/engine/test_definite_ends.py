@@ -16,7 +16,7 @@ from batch.engine.policy import Policy, Readiness
 from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Send, Step, Ticket
 from batch.errors import REPAIRED, CallCutError, EndReason, RunStoppedError
-from batch.manifest.intents import next_intent
+from batch.manifest.folds import next_intent
 from batch.model import UNKNOWN_JOB, Clone, Intent, Record, SentJob, State
 from batch.zstack.answers import (
     Absent,

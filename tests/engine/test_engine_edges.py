@@ -23,7 +23,7 @@ from batch.engine.settle import settle
 from batch.engine.steps import End, Look, LookReason, Poll, Resend, Send, Step, Ticket
 from batch.engine.survey import find_unrecorded, survey
 from batch.errors import UNANSWERED, CallCutError, EndReason, RunStoppedError, UnreachableError
-from batch.manifest.intents import next_intent
+from batch.manifest.folds import next_intent
 from batch.model import Clone, Intent, Limits, Plan, SentJob, State
 from batch.zstack.answers import (
     Absent,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from batch.app.outcome import EarlyEnd, tally, unfinished_once_sent
-from batch.app.selection import has_ended, select
+from batch.app.selection import has_no_open_job, select
 from batch.engine import Stop, clone_all
 from batch.engine.control import GRACE
 from batch.engine.survey import refuse_changes, refuse_taken, survey
@@ -144,7 +144,7 @@ def _changes(world: World, process: Process, manifest: Manifest, whole: Plan, cl
     """As batch.app.selection: what left the job file with no attempt open is withdrawn, and planned once it is back."""
     in_file, intents = {key for key, _ in whole.listing()}, manifest.past.intents
     for key, state in known_states(world.manifest(process.manifest)).items():
-        is_unmade = state in {State.PLANNED, State.UNCERTAIN} and has_ended(intents.get(key))
+        is_unmade = state in {State.PLANNED, State.UNCERTAIN} and has_no_open_job(intents.get(key))
         if is_unmade and key not in in_file:
             yield Record(State.WITHDRAWN, key, clock.time())
         elif state is State.WITHDRAWN and key in in_file:

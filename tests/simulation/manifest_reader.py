@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from batch.errors import ManifestError
 from batch.manifest import Header
 from batch.manifest.chain import Scan
-from batch.manifest.intents import next_intent
+from batch.manifest.folds import next_intent
 from batch.manifest.kinds import PlannedLine
 from batch.manifest.line import parse_header
 from batch.manifest.records import parse_line

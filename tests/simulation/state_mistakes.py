@@ -6,9 +6,9 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from batch.engine import attempts, clone_records, comparison, decisions, pool, settle, steps, visible
+from batch.engine import attempts, clone_records, comparison, decisions, pool, settle, steps
 from batch.engine.policy import Policy
-from batch.manifest import folds, intents, records, repair
+from batch.manifest import folds, records, repair
 from batch.zstack import classify
 from batch.zstack.answers import ApiError, ErrorClass, Refused, Running, Unknown
 from batch.zstack.codes import UNKNOWN
@@ -160,7 +160,7 @@ def visible_is_made(patch: pytest.MonkeyPatch) -> None:
 
 def facts_of_the_last_job(patch: pytest.MonkeyPatch) -> None:
     """Only the last job's facts are kept; an earlier one that is the last again has none."""
-    jobs_of = intents._jobs_of
+    jobs_of = folds._jobs_of
 
     def last_only(known: Any, record: Any) -> Any:
         jobs = jobs_of(known, record)
@@ -169,14 +169,14 @@ def facts_of_the_last_job(patch: pytest.MonkeyPatch) -> None:
                 jobs[uuid] = job._replace(digest=known.digest, is_answered=False, is_repeat=False)
         return jobs
 
-    patch.setattr(intents, "_jobs_of", last_only)
+    patch.setattr(folds, "_jobs_of", last_only)
 
 
 def early_row_is_made(patch: pytest.MonkeyPatch) -> None:
     """What is visible after the end of a later attempt is cloned, although the earlier job may take it back."""
-    alike = visible._alike
+    alike = comparison._alike
     patch.setattr(
-        visible, "_alike", lambda service, look, *rest: alike(service, replace(look, is_reviewed=True), *rest)
+        comparison, "_alike", lambda service, look, *rest: alike(service, replace(look, is_reviewed=True), *rest)
     )
 
 

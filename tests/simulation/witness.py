@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from batch.manifest.intents import next_intent
+from batch.manifest.folds import next_intent
 from batch.model import State
 from batch.zstack.answers import Absent, Accepted, Done, Duplicate, Found, NoAnswer, NotSent, Refused, Running, Unknown
 from batch.zstack.wire import HttpReply
