@@ -570,6 +570,15 @@ def test_a_node_that_is_not_ready_charges_no_attempt() -> None:
     assert len(set(settlement.jobs)) == 7
 
 
+def test_an_unexecuted_end_beside_an_open_job_is_on_record() -> None:
+    """The earlier job stays the open one, and the one that ended is kept beside it."""
+    settlement = resumed(intent(), ("poll", STARTING), ("find", Absent()), ("submit", MADE))
+    assert end(settlement) == (State.CLONED, None)
+    last = settlement.records[0]
+    assert (last.state, last.attempt) == (State.UNCERTAIN, 1)
+    assert (last.job_uuid, last.open_jobs) == ("a" * 32, ("b" * 32,))
+
+
 def test_uncharged_attempts_are_bounded() -> None:
     """After so many in a row each further POST charges one."""
     refusal = [("submit", Accepted(None)), ("poll", STARTING), ("find", Absent())]

@@ -20,7 +20,7 @@ from batch.engine.policy import Policy
 from batch.engine.poll_schedule import PollSchedule
 from batch.engine.run import clone_all
 from batch.engine.settle import settle
-from batch.engine.steps import End, Look, LookReason, Poll, Resend, Send, Step, Ticket
+from batch.engine.steps import End, Look, LookReason, Poll, Resend, Review, Send, Step, Ticket
 from batch.engine.survey import find_unrecorded, survey
 from batch.errors import UNANSWERED, CallCutError, EndReason, RunStoppedError, UnreachableError
 from batch.manifest.folds import next_intent
@@ -76,7 +76,7 @@ def state_of(settlement: Settlement) -> State:
     return settlement.step.state
 
 
-def settled_under(stop: Stop, start: Send | Resend, *, seconds: float = 0.01) -> tuple[object, MemoryJournal]:
+def settled_under(stop: Stop, start: Send | Resend | Review, *, seconds: float = 0.01) -> tuple[object, MemoryJournal]:
     """Settle CLONE from ``start`` with a Stop requested after ``seconds``; nothing may be called."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(7))
@@ -91,6 +91,12 @@ def settled_under(stop: Stop, start: Send | Resend, *, seconds: float = 0.01) ->
 
 
 TICKET = Ticket(2, "b" * 32, EPOCH, EPOCH, EPOCH + 60)
+
+
+def test_a_stop_ends_the_wait_between_polls_of_an_earlier_job() -> None:
+    """After a 404 about it the next poll is left to the next process."""
+    step = Review(Look(TICKET, LookReason.ENDED), ("a" * 32,), is_visible=True, misses=3)
+    assert settled_under(Stop(), step) == (step, MemoryJournal())
 
 
 def test_a_stop_ends_the_wait_before_a_further_attempt() -> None:

@@ -273,3 +273,12 @@ async def test_a_line_of_an_older_zclone_ends_no_earlier_job(
     second = sent("k0", 2)._replace(job_uuid=hex_id(0xBEEF), open_jobs=named)
     await write(path, ALICE, sent("k0"), second, cloned("k0", 2))
     assert bool(targets_of(path)["k0"].open_jobs) is are_open
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_a_job_uuid_that_was_sent_twice_is_open_beside_itself(tmp_path: Path, attempt: int) -> None:
+    """The second attempt under it may be executed after the first one made the clone; a line written again is none."""
+    path = tmp_path / "m"
+    first = sent("k0")
+    await write(path, ALICE, first, first._replace(attempt=attempt, at=first.at + 1), cloned("k0"))
+    assert bool(targets_of(path)["k0"].open_jobs) is (attempt == 2)
