@@ -44,10 +44,10 @@ def write_given(operator: Operator, uuid: str, *, attempts: int = 1, has_target:
     operator.write_job(*rows, limits=f"concurrency: 1, timeout: 2s, attempts: {attempts}")
 
 
-async def kill_in_flight(node: ScriptedNode, operator: Operator) -> None:
-    """Kill a run with SIGKILL once the job of its POST for A was polled."""
-    process, before = operator.start("run", "job.yaml"), len(node.posts(A))
-    while len(node.posts(A)) == before or not node.posts(A)[-1].polls:  # noqa: ASYNC110 - a process is waited for
+async def kill_in_flight(node: ScriptedNode, operator: Operator, *options: str, posts: int = 0) -> None:
+    """Kill a run with SIGKILL once the job of its first POST for A, or of A's POST number ``posts``, was polled."""
+    process, least = operator.start("run", "job.yaml", *options), posts or len(node.posts(A)) + 1
+    while len(node.posts(A)) < least or not node.posts(A)[-1].polls:  # noqa: ASYNC110 - a process is waited for
         await asyncio.sleep(0.02)
     process.kill()
     await asyncio.to_thread(process.communicate)
