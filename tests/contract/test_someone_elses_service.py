@@ -81,17 +81,19 @@ def require_untouched(node: ScriptedNode, operator: Operator, uuid: str) -> None
     assert uuid != OWN or operator.states()[A] != "cloned"
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "purged"])
 @GIVEN_AND_DERIVED
 @UNEXECUTED
 async def test_after_an_unexecuted_attempt_and_a_kill(
-    uuid: str, code: str, node: ScriptedNode, operator: Operator
+    uuid: str, code: str, *, is_known: bool, node: ScriptedNode, operator: Operator
 ) -> None:
-    """That an attempt was not executed is on record before the next one is sent."""
+    """That an attempt was not executed is on record before the next one is sent: its job may be purged afterwards."""
     log_in_by_password(operator)
     node.acts[A] = [refuse(code), keep_running]
     write_given(operator, uuid, attempts=3)
     await kill_in_flight(node, operator, "--accept-changes", posts=2)
     take(node, uuid)
+    node.posts(A)[0].is_known = is_known
     node.posts(A)[1].result = failed("SYS.1000")
     await operator.run()
     await operator.zclone("rollback", "job.yaml", "--yes")
