@@ -21,6 +21,8 @@ UNANSWERED: Final = "ZCLONE.UNANSWERED"
 """Error code of a target that failed because the time of its last attempt was over."""
 IN_USE: Final = "SYS.1000"
 """ZStack's error code of a job whose uuid another resource has."""
+NOT_SENT_AGAIN: Final = "not sent again: the run is at most once"
+"""Start of the text of a target that stays uncertain because of ``--at-most-once``."""
 NOT_OURS: Final = "ZCLONE.NOT_OURS"
 """Error code of a hand-over that is not tried, as only the manifest says that this run made the clone."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batch.engine.steps import RESOURCE_UUID, Abort, End, Look, LookReason, Review, Send, Ticket
-from batch.errors import UNANSWERED
+from batch.errors import NOT_SENT_AGAIN, UNANSWERED
 from batch.model import UNKNOWN_JOB, State
 from batch.zstack.answers import ApiError, ErrorClass
 
@@ -23,7 +23,6 @@ _UNCHARGED = frozenset({ErrorClass.RENEW, ErrorClass.NODE, ErrorClass.FATAL})
 """Classes of definite ends that concern the session, the node or the whole run and not the Clone."""
 _ELSEWHERE: Final = "a server that does not honour resourceUuid may have made it under another uuid"
 _UNSEEN: Final = "its uuid is in use, perhaps by what an earlier attempt made; this account does not see it"
-_AT_MOST_ONCE: Final = "not sent again: the run is at most once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def _after_silence(look: Look, context: DecisionContext) -> Step:
     if is_early:
         return end_uncertain(ticket, context, error, "its api job did not end in time and no clone is visible")
     if policy.at_most_once:
-        return end_uncertain(ticket, context, error, _AT_MOST_ONCE)
+        return end_uncertain(ticket, context, error, NOT_SENT_AGAIN)
     if look.reason is LookReason.EMPTY and not context.is_honoured:
         return Abort(ticket, _not_honoured(ticket))
     if look.reason is LookReason.LOST and error is not None:
@@ -134,7 +133,7 @@ def send_uncharged(look: Look, context: DecisionContext) -> Step:
     ticket, needs_confirmation = look.ticket, has_lost_jobs(look.ticket)
     # A uuid found in use does not prove that nothing was executed.
     if context.policy.at_most_once and (needs_confirmation or ticket.was_repeated or ticket.is_taken):
-        return end_uncertain(ticket, context, look.error, _AT_MOST_ONCE)
+        return end_uncertain(ticket, context, look.error, NOT_SENT_AGAIN)
     ended = (ticket.job_uuid,) if ticket.is_answered else ()
     return Send(
         ticket.attempt,
@@ -169,7 +168,7 @@ def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
     ticket, policy = look.ticket, context.policy
     in_doubt = look.reason is LookReason.LOST or may_have_run(error) or has_lost_jobs(ticket)
     if policy.at_most_once and (in_doubt or ticket.was_repeated):
-        return end_uncertain(ticket, context, error, _AT_MOST_ONCE)
+        return end_uncertain(ticket, context, error, NOT_SENT_AGAIN)
     allowed = policy.attempts if error.retries is None else min(policy.attempts, error.retries + 1)
     if ticket.attempt >= allowed:
         return _give_up(look, context)

@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from batch.errors import IN_USE
+from batch.errors import IN_USE, NOT_SENT_AGAIN
 from batch.jsoncodec import as_object, as_text
 from batch.text import cut, escape
 from batch.zstack.answers import ApiError, ErrorClass
@@ -142,8 +142,11 @@ def _own_hint(code: str, language: Language) -> str:
 
 
 def _rule_on_record(code: str, text: str) -> Rule | None:
-    """Return the rule of an error that ``from_error`` or ``from_http`` made; None where zclone made the code."""
-    if not code or code.startswith("ZCLONE."):
+    """Return the rule of an error that ``from_error`` or ``from_http`` made; None where zclone made the code.
+
+    None too where the error is not answered by another attempt: the rule's hint may name one.
+    """
+    if not code or code.startswith("ZCLONE.") or text.startswith(NOT_SENT_AGAIN):
         return None
     status = _STATUS.fullmatch(code)
     return _rule_of(code, text) if status is None else HTTP[_http_kind(int(status[1]), text)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import batch
+from batch.errors import NOT_SENT_AGAIN
 from batch.zstack.answers import ApiError, Duplicate, ErrorClass, NoAnswer, Refused
 from batch.zstack.classify import Language, from_error, from_http, hint_of, safe_text, with_hint
 from batch.zstack.codes import BAD_CHARACTERS, CODES, FAMILIES, GLOBAL_FAMILIES, HTTP, OWN_HINTS_ZH, UNKNOWN
@@ -369,6 +370,14 @@ def test_a_recorded_error_has_the_hint_of_the_answer(code: str, language: Langua
     shown = with_hint(error.code, error.text, language)
     assert shown == f"{error.text} ({error.hint})"
     assert with_hint(error.code, shown, language) == shown, "as manifests of older versions have it"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("code", ["LICENSE.1003", "SYS.1010", "ID.1001", "SYS.1007"])
+def test_at_most_once_no_hint_promises_another_attempt(code: str, language: Language) -> None:
+    """A target that stays uncertain because of ``--at-most-once`` is shown without the hint of its last error."""
+    text = f"{NOT_SENT_AGAIN}; said"
+    assert (hint_of(code, text, language), with_hint(code, text, language)) == ("", text)
 
 
 @pytest.mark.parametrize("code", [None, "", "ZCLONE.UNANSWERED"])
