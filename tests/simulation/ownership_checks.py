@@ -149,7 +149,7 @@ def _was_in_use(world: WiderWorld, record: Record) -> bool:
     """Return whether a job found the uuid in use by what another job showed and took back: whose it was is unknown."""
     lines = records(world.manifest(MANIFEST))
     asked = {line.resource_uuid for line in lines if line.key == record.key}
-    return record.error_code == "SYS.1000" and bool(asked & (world.attempts.shown_early - world.attempts.rows.keys()))
+    return bool(record.in_use and asked & (world.attempts.shown_early - world.attempts.rows.keys()))
 
 
 def _has_unknown_owner(world: WiderWorld, key: str) -> bool:
