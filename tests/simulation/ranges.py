@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tests.simulation.schedule import Verdict
 
 DEFAULT_SCHEDULES: Final = 400
-"""Enough for a check of everything; CI runs 10,000."""
+"""Enough for a check of everything; CI's proof continues with the seeds that follow."""
 CHUNK: Final = 100
 _RECORD: Final = Path(__file__).with_name("seeds.txt")
 

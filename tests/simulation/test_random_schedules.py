@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -12,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.simulation.hooks import run_hooks
-from tests.simulation.ranges import describe, put_on_record
+from tests.simulation.ranges import DEFAULT_SCHEDULES, describe, put_on_record
 from tests.simulation.schedule import run_schedule
 from tests.simulation.wider import run_wider
 
@@ -70,6 +71,12 @@ def test_the_same_seed_gives_the_same_trace() -> None:
             [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100
         )
         assert child.stdout.splitlines()[-1] == ours
+
+
+def test_the_proof_continues_where_the_default_run_ends() -> None:
+    """CI runs no schedule twice and leaves none out: the default run and the proof are the seeds from 0 to 999."""
+    (given,) = re.findall(r"--seed (\d+) --schedules (\d+)", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert [int(number) for number in given] == [DEFAULT_SCHEDULES, 1000 - DEFAULT_SCHEDULES]
 
 
 @pytest.mark.million
