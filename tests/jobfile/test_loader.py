@@ -237,9 +237,9 @@ def test_places_are_exact_in_a_streamed_file(tmp_path: Path, last: str, message:
 
 def test_sections_after_a_very_long_line_are_read(expand: Expand) -> None:
     """Targets and the names of files count at any place of a line of megabytes, as does what follows it."""
-    rows = ", ".join(f"{{uuid: '{number:032x}'}}" for number in range(60_000))
+    rows = ", ".join(f"{{uuid: '{number:032x}', params: {{readme: {'x' * 4_000}}}}}" for number in range(650))
     found = expand(f"version: 1\ntargets: [{rows}, {{from: rows.jsonl}}]\nname: late\n", rows_jsonl=f'"{UUID}"')
-    assert (len(found), found[-1].source_uuid) == (60_001, UUID)
+    assert (len(found), found[-1].source_uuid) == (651, UUID)
 
 
 def test_a_streamed_file_changed_during_a_run_is_refused(tmp_path: Path) -> None:
