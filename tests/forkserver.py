@@ -4,7 +4,7 @@ A forked process is like any other: its own pid, directory, environment, streams
 arguments of ``zclone``. If the environment changes how Python itself starts (PYTHON*, LANG, LC_*), the forked process
 becomes a new interpreter. A forked command has its embedded node forked in the same way. ``CLOCK_JUMPS`` sets the wall
 clock of a command forward by so many seconds as soon as the file ``CLOCK_FLAG`` exists; the monotonic clock is
-unchanged.
+unchanged. A command does not begin before the FIFO ``BEGINS_AT`` is opened, and cannot import ``LACKS``.
 """
 
 from __future__ import annotations
@@ -296,6 +296,8 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     time.tzset()
     if "CLOCK_JUMPS" in os.environ:
         _JUMPS.append((float(os.environ["CLOCK_JUMPS"]), Path(os.environ["CLOCK_FLAG"])))
+    if "LACKS" in os.environ:
+        sys.modules[os.environ["LACKS"]] = None  # type: ignore[assignment]
     sys.path[0] = request["cwd"]
     sys.argv[1:] = request["arguments"]
     sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - the process ends with it
@@ -306,6 +308,8 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     vars(embedded_node)["subprocess"] = SimpleNamespace(
         Popen=_fork_node, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
+    if "BEGINS_AT" in os.environ:
+        os.close(os.open(os.environ["BEGINS_AT"], os.O_RDONLY))
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 

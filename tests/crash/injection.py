@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 
 from batch.manifest import rows
 from batch.model import Record
-from tests.crash.stage import ZCLONE, NodeProcess, environment, finish
+from tests import forkserver
+from tests.crash.stage import NodeProcess, environment, finish
 from tests.manifest.manifest_world import scan
 
 if TYPE_CHECKING:
@@ -82,16 +84,6 @@ def require_strace(folder: Path) -> None:
         pytest.skip("this machine does not let strace trace (ptrace is refused)")
 
 
-def warmed(folder: Path) -> Path:
-    """Compile the modules once for all processes and replace uvloop's loop by asyncio's."""
-    (folder / "uvloop.py").write_text('raise ImportError("left out")\n', encoding="utf-8")
-    env = environment() | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
-    imports = "import batch.cli.app, batch.app.run, batch.manifest.repair"
-    subprocess.run([sys.executable, "-c", imports], env=env, check=True)
-    return folder
-
-
 @dataclass(frozen=True, slots=True)
 class Scene:
     """A point's own folder and sources on a node that all points share."""
@@ -99,8 +91,6 @@ class Scene:
     point: Point
     folder: Path
     node: NodeProcess
-    warm: Path
-    """The folder of ``warmed``."""
 
     def sources(self) -> list[str]:
         return [f"{self.point.number():012x}4000a{number:015x}" for number in range(1, TARGETS + 1)]
@@ -108,16 +98,6 @@ class Scene:
     def write_job(self) -> None:
         lines = "".join(f"  - {{uuid: {uuid}, params: {{name: n-{uuid[-3:]}}}}}\n" for uuid in self.sources())
         (self.folder / "job.yaml").write_text(JOB + lines, encoding="utf-8")
-
-    def environment(self) -> dict[str, str]:
-        """With asyncio's own loop, whose socket calls are sendto and recvfrom, and no write but the command's own."""
-        env = environment(self.node.url)
-        path = f"{self.warm}:{env['PYTHONPATH']}"
-        return env | {
-            "PYTHONPATH": path,
-            "PYTHONPYCACHEPREFIX": str(self.warm / "bytecode"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
 
     def inject(self, *command: str) -> int:
         """Run the command, by default the job, into the point; return its exit code and leave the trace."""
@@ -133,16 +113,20 @@ class Scene:
         calls = f"trace=sendto,{point.call}"
         strace = ["strace", "-y", "-ttt", "-s", "8", "-o", "trace.txt", "-e", calls, *aim]
         inject = f"inject={point.call}:{point.fault}:when={point.when}"
-        done = subprocess.run(
-            [*strace, "-e", inject, *ZCLONE, *(command or RUN)],
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            timeout=250,
-            check=False,
-        )
-        (self.folder / "output.txt").write_bytes(done.stderr)
-        return done.returncode
+        begin = self.folder / "begin"
+        os.mkfifo(begin)
+        # asyncio's own loop: its socket calls are sendto and recvfrom.
+        env = environment(self.node.url) | {"BEGINS_AT": str(begin), "LACKS": "uvloop"}
+        with forkserver.start_text(command or RUN, cwd=self.folder, env=env) as process:
+            attach = [*strace, "-e", inject, "-p", str(process.pid)]
+            with subprocess.Popen(attach, cwd=self.folder, stderr=subprocess.PIPE, text=True) as tracer:
+                assert tracer.stderr is not None
+                assert " attached" in tracer.stderr.readline()
+                begin.open("w").close()
+                _, output = process.communicate(250)
+                tracer.communicate(timeout=250)
+        (self.folder / "output.txt").write_text(output, encoding="utf-8")
+        return process.wait()
 
     def run(self, *, later: float = 0.0) -> int:
         """Run without a fault; ``later``: seconds by which the wall clock is ahead."""

@@ -22,7 +22,6 @@ from tests.crash.injection import (
     is_hit,
     posts_after_failure,
     require_strace,
-    warmed,
 )
 from tests.crash.stage import NodeProcess, node
 
@@ -72,19 +71,19 @@ RENAMES = [
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Path]]:
-    """One node for all points of a worker, and a warm folder."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """One node for all points of a worker."""
     folder = tmp_path_factory.mktemp("node")
     require_strace(folder)
     (folder / "quick.yaml").write_text(QUICK, encoding="utf-8")
     with node("quick.yaml", cwd=folder) as running:
-        yield running, warmed(folder)
+        yield running
 
 
 @pytest.fixture
-def scene(point: Point, served: tuple[NodeProcess, Path], tmp_path: Path) -> Scene:
+def scene(point: Point, served: NodeProcess, tmp_path: Path) -> Scene:
     """The point's scene, with its job file."""
-    made = Scene(point, tmp_path, *served)
+    made = Scene(point, tmp_path, served)
     made.write_job()
     return made
 
