@@ -147,11 +147,16 @@ def _text(keys: set[str]) -> str:
     )
 
 
-def has_own_uuid(item: Item, targets: Targets) -> bool:
-    """Return whether a clone's uuid is derived from job, run, key and generation, or given in the job file."""
-    header, key = targets.header, item.target.key
-    own = generation_uuid(Identities(header.job, header.run), key, targets.undone)
-    return item.target.clone_uuid in (own, None if item.clone is None else item.clone.resource_uuid)
+def why_foreign(item: Item, targets: Targets) -> str:
+    """Return why a clone does not count as made by this run, and so is not changed; empty if it does."""
+    header, target = targets.header, item.target
+    if target.is_foreign:
+        return "it existed before this run requested it"
+    if target.asked_uuid is None or target.asked_uuid != target.clone_uuid:
+        return "no attempt of this run to make it is on record"
+    own = generation_uuid(Identities(header.job, header.run), target.key, targets.undone)
+    is_own = target.clone_uuid in (own, None if item.clone is None else item.clone.resource_uuid)
+    return "" if is_own else "its uuid is neither derived nor in the job file"
 
 
 class CloneDeletion:

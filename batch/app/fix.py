@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from batch.app.clone_changes import ChangeExecutor, Objection
-from batch.app.deletions import has_own_uuid
+from batch.app.deletions import why_foreign
 from batch.app.run_access import next_command, read_plan, run_locked
 from batch.app.verifier import Item
 from batch.app.verify import read_back
@@ -112,8 +112,8 @@ def _sort(items: Iterable[Item], drifted: Mapping[str, Finding], targets: Target
         if key not in drifted:
             continue
         settable, others = _split(drifted[key])
-        if not has_own_uuid(item, targets):
-            fix.left[key] = "its uuid is neither derived nor in the job file"
+        if foreign := why_foreign(item, targets):
+            fix.left[key] = f"foreign: {foreign}"
         elif key in targets.deleting:
             fix.left[key] = "a DELETE of it is on record: zclone rollback continues that"
         else:

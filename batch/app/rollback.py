@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batch import __version__
 from batch.app.clone_changes import ChangeExecutor, Objection
-from batch.app.deletions import CloneDeletion, find_pending, has_own_uuid, open_jobs_of
+from batch.app.deletions import CloneDeletion, find_pending, open_jobs_of, why_foreign
 from batch.app.run_access import read_plan, run_locked
 from batch.app.verifier import Item, Verifier
 from batch.errors import ExitCode
@@ -57,9 +57,9 @@ def find_candidates(targets: Targets, plan: Plan) -> Candidates:
     left: dict[str, str] = {}
     for item in _items(targets, plan):
         if item.target.state is State.CLONED:
-            foreign = _foreign(item, targets)
+            foreign = why_foreign(item, targets)
             if foreign:
-                left[item.target.key] = foreign
+                left[item.target.key] = f"foreign: {foreign}"
                 continue
             items.append(item)
             change = _change(item)
@@ -81,16 +81,6 @@ def _items(targets: Targets, plan: Plan) -> Iterator[Item]:
     for ordinal, is_seen in enumerate(seen):
         if not is_seen:
             yield Item(ordinal, targets.read(ordinal), None)
-
-
-def _foreign(item: Item, targets: Targets) -> str:
-    """Return why a clone is not this run's; empty if it is."""
-    target = item.target
-    if target.is_foreign:
-        return "foreign: it existed before this run requested it"
-    if target.asked_uuid is None or target.asked_uuid != target.clone_uuid:
-        return "foreign: no attempt of this run to make it is on record"
-    return "" if has_own_uuid(item, targets) else "foreign: its uuid is neither derived nor in the job file"
 
 
 def _change(item: Item) -> str:
