@@ -13,6 +13,7 @@ from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, lock_manifest
 from batch.app.messages import say, warn
 from batch.app.options import PRESETS, LogFormat
+from batch.app.outcome import unfinished_once_sent
 from batch.app.process import loop_factory, on_signal
 from batch.app.run_plan import fetch_pins
 from batch.app.runs import JOB_FILES, find_manifest
@@ -177,7 +178,7 @@ async def _lock(
         warn(manifest.warnings)
         await accept_manifest(manifest, by_flag=options.adopt_manifest)
         _require_ended(manifest)
-        with open_targets(path) as targets, on_signal(lambda name: _stop(stop, name)):
+        with unfinished_once_sent(manifest), open_targets(path) as targets, on_signal(lambda name: _stop(stop, name)):
             settings = None if header.simulated else settings_of(options, job, targets, path)
             async with server_of_run(options, settings, path=path, rate=rate) as server:
                 stop.on_request(lambda: server.gate.stop(_GRACE))

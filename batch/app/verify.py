@@ -15,6 +15,7 @@ from batch.app.logs import log_to
 from batch.app.manifest import accept_manifest, lock_manifest
 from batch.app.messages import say, warn
 from batch.app.options import LogFormat
+from batch.app.outcome import unfinished_once_sent
 from batch.app.run_access import (
     VerifyOptions,
     find_run,
@@ -121,7 +122,8 @@ async def _reopen(
     try:
         warn(manifest.warnings)
         await accept_manifest(manifest, by_flag=options.adopt_manifest)
-        verified = await _verify_file(options, job, path)
+        with unfinished_once_sent(manifest):
+            verified = await _verify_file(options, job, path)
         if confirm(verified) and verified.reopen_refusal() is None:
             verified = replace(verified, is_reopened=True)
             for target in verified.missing:
