@@ -58,7 +58,7 @@ def finished_result(setup: Setup) -> RunResult | None:
     The required counts are absent if a process left a hand-over pending or refused.
     """
     options = setup.options
-    if options.only or options.shard or options.retry or options.saved:
+    if options.only or options.shard or options.retry or options.saved or options.strict:
         return None
     found = read_finished(setup.path)
     if found is None or not found.plan.inputs:

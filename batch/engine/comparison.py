@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from batch.clock import Clock
     from batch.engine.attempts import DecisionContext
     from batch.engine.ports import RunApi
-    from batch.engine.steps import Look, Step
+    from batch.engine.steps import Look, Step, Ticket
     from batch.model import Clone, JsonValue
     from batch.zstack.answers import Service
 
@@ -105,8 +105,8 @@ def after_found(service: Service, look: Look, clone: Clone, context: DecisionCon
         if has_lost_jobs(ticket):
             text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
             return end_uncertain(ticket, context, look.error, text, is_last=True)
-        # What existed before was not made with another body.
-        differing = differing if existed_before else []
+        if not existed_before:
+            return _made_with_another_body(_alike(service, look, clone, context), ticket)
     if not differing:
         return _alike(service, look, clone, context)
     text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"
@@ -122,6 +122,13 @@ def after_found(service: Service, look: Look, clone: Clone, context: DecisionCon
     return End(
         State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=existed_before
     )
+
+
+def _made_with_another_body(step: Step, ticket: Ticket) -> Step:
+    """Name the earliest open job where it ends a Clone: the present body differs from what was made."""
+    if isinstance(step, End) and step.state is State.CLONED and ticket.open_jobs:
+        return step._replace(job_uuid=ticket.open_jobs[0])
+    return step
 
 
 def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
@@ -148,7 +155,7 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
     text = f"the resourceUuid {clone.resource_uuid} is in use, and it is not known whether this run made it"
     if existed_before and (clone.is_given or not (clone.body or clone.params)):
         if not clone.is_given:
-            text = f"the uuid {clone.resource_uuid} was in use before: it is compared once its target is planned again"
+            text = f"the uuid {clone.resource_uuid} was in use when its job ended: whose service it is is not known"
         end = end_uncertain(ticket, context, look.error, text, is_last=True)
         # The job is recorded as over: the server keeps its row for some hours only.
         open_jobs = (ticket.job_uuid, *ticket.open_jobs)
@@ -157,7 +164,9 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
         end = end_uncertain(ticket, context, look.error, text, is_last=True)
         # Where no POST is open, only the operator changes it.
         return end._replace(until=context.now) if look.reason is LookReason.GIVEN else end
-    return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=existed_before)
+    # What it was in use by may be an attempt on lost lines, or someone else's: that is left as it is.
+    is_anybodys = existed_before or (_is_collision(look) and has_lost_jobs(ticket))
+    return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=is_anybodys)
 
 
 def _is_one_miss(look: Look) -> bool:
@@ -170,11 +179,20 @@ def _existed_before(look: Look) -> bool:
 
     Source: zstack/README.md 4.
     """
-    if look.reason not in {LookReason.ENDED, LookReason.STOPPED} or look.error is None or look.ticket.has_predecessor:
+    ticket = look.ticket
+    if ticket.has_predecessor or any(job not in ticket.unexecuted_jobs for job in ticket.open_jobs):
         return False
-    if any(job not in look.ticket.unexecuted_jobs for job in look.ticket.open_jobs):
+    return _is_collision(look)
+
+
+def _is_collision(look: Look) -> bool:
+    """Return whether the last attempt did not make what is visible: it found the uuid in use, or never ran."""
+    if look.error is None:
         return False
-    return look.error.is_in_use or not may_have_run(look.error)
+    if look.reason in {LookReason.ENDED, LookReason.STOPPED}:
+        return look.error.is_in_use or not may_have_run(look.error)
+    # The POST itself was answered so, and no job of it is known.
+    return look.reason is LookReason.LOST and look.error.is_in_use and not look.ticket.is_repeat
 
 
 _FIRST: Final = 0.15

@@ -186,7 +186,7 @@ def after_review(answer: PollAnswer, review: Review, *, context: DecisionContext
         review = replace(review, look=replace(review.look, ticket=ticket))
     match answer:
         case Done(Service() as service):
-            return _end_cloned(service, ticket)
+            return End(State.CLONED, ticket.attempt, service, job_uuid=job)
         case Refused(error) if not (error.may_go_on or ticket.has_repeats):
             is_open = False
         case Refused() | Unknown() | Done() if review.is_visible:

@@ -210,6 +210,7 @@ class End(NamedTuple):
     is_in_use: bool = False
     """Whether a job of an uncertain Clone found the resource uuid in use."""
     job_uuid: str | None = None
+    """The job of an uncertain Clone, or an earlier attempt's that made the clone."""
     open_jobs: tuple[str, ...] = ()
     """Other open jobs of an uncertain Clone."""
     until: float | None = None

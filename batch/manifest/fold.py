@@ -66,13 +66,19 @@ class ManifestFold:
         self.is_at_most_once = False
         """Whether an earlier process ran with --at-most-once."""
         self.hand_overs, self.undone = HandOverFold(), UndoneFold()
+        self.outdated: list[str] = []
+        """Targets that this process found cloned from another body than it sent last."""
 
-    def add_written(self, record: Record) -> None:
-        """Add a record that is being written. Raises ManifestError where it opens a settled Clone."""
+    def add_written(self, record: Record) -> Record:
+        """Add a record that is to be written; return it complete. Raises ManifestError if it opens a settled Clone."""
         is_given_back = record.state is State.PLANNED and (record.attempt or record.open_jobs)
         if (record.state in _OPEN or is_given_back) and not self._is_open(record.key):
             raise ManifestError(f"{record.key} is settled and cannot be {record.state}")
+        if record.state is State.CLONED and record.job_uuid is not None:
+            record = _with_digest(record, self._open.get(record.key, ()))
+            self.outdated += [record.key] if record.digest else []
         self.add(record)
+        return record
 
     def add_all(self, bodies: Iterable[bytes]) -> None:
         """Parse and add unsealed lines."""
@@ -114,7 +120,7 @@ class ManifestFold:
             self._uuids.add(record, known)
         self.plain.end(record, known)
         self._predecessors.end(record, known)
-        self._settle(record.key, _CODE_OF[record.state], record.attempt)
+        self._settle(record, _CODE_OF[record.state])
 
     def finish(self) -> None:
         """Drop the open records of settled Clones. Raises ManifestError where one was sent again since."""
@@ -190,10 +196,10 @@ class ManifestFold:
         self._table.put(hashed, _PLANNED)
         self._predecessors.reopen(key, code, was_sent=_attempts(value) > 0)
 
-    def _settle(self, key: str, code: int, attempt: int) -> None:
-        records = self._close(key)
-        digest = next((record.digest for record in reversed(records) if record.digest), "0")
-        value = (digest_prefix(digest) << _ATTEMPT_BITS | min(attempt, _MAX_ATTEMPTS)) << _STATE_BITS | code
+    def _settle(self, record: Record, code: int) -> None:
+        key, records = record.key, self._close(record.key)
+        digest = next((one.digest for one in (record, *reversed(records)) if one.digest), "0")
+        value = (digest_prefix(digest) << _ATTEMPT_BITS | min(record.attempt, _MAX_ATTEMPTS)) << _STATE_BITS | code
         hashed, before = hash(key), self._table.get(hash(key))
         if before is None or before & _STATE in _UNSENT:
             self._finals[code] += 1
@@ -275,6 +281,13 @@ class ManifestFold:
     def uuids_without_sent(self) -> Mapping[str, str]:
         """By key the uuid of each clone whose ``sent`` line was lost to damage."""
         return self._uuids.uuids_without_sent
+
+
+def _with_digest(cloned: Record, records: Iterable[Record]) -> Record:
+    """Return the record of a clone with the digest that its job was sent with, if a later attempt had another one."""
+    digests = {record.job_uuid: record.digest for record in records if record.digest}
+    made = digests.get(cloned.job_uuid)
+    return cloned._replace(digest=made) if made not in {None, *[*digests.values()][-1:]} else cloned
 
 
 def _attempts(value: int) -> int:

@@ -205,9 +205,7 @@ class Manifest:
 
     def _record(self, record: Record) -> None:
         self._require_open()
-        body = records.encode_record(record)
-        self.past.add_written(record)
-        self._append(body)
+        self._append(records.encode_record(self.past.add_written(record)))
 
     def _take_in(self, line: Line, body: bytes) -> None:
         self._require_open()

@@ -228,7 +228,7 @@ def _clone_schema() -> Schema:
             "source_uuid": TEXT,
             "resource_uuid": HEX,
             "job_uuid": HEX,
-            "digest": describe(TEXT, "of the source uuid and the body that was sent"),
+            "digest": describe(TEXT, "of the source uuid and the body that was sent, by the job named"),
             "deadline": _TIME,
             "clone_uuid": TEXT,
             "name": TEXT,

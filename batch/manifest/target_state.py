@@ -21,7 +21,7 @@ class TargetState(NamedTuple):
     name: str | None
     attempts: int
     digest: str
-    """Digest of what was sent last; empty where nothing was sent or it is not recorded."""
+    """Digest of what made the clone, or was sent last; empty where nothing was sent or it is not recorded."""
     error_code: str | None
     error: str | None
     account: str | None

@@ -32,9 +32,10 @@ OTHER = "0b0b0b0b0b0b4b0b8b0b0b0b0b0b0b0b"
 DERIVED = resource_uuid("job", "default", A)
 
 
-def write_named(operator: Operator, name: str) -> None:
+def write_named(operator: Operator, name: str, *, timeout: str = "30m") -> None:
     """Write a job file in which A gets a name."""
-    operator.write_job(B, f"{{uuid: {A}, owner: {OWNER}, params: {{name: {name}}}}}", limits="concurrency: 1")
+    limits = f"concurrency: 1, timeout: {timeout}"
+    operator.write_job(B, f"{{uuid: {A}, owner: {OWNER}, params: {{name: {name}}}}}", limits=limits)
 
 
 def write_given(operator: Operator, uuid: str, *, attempts: int = 1, has_target: bool = True) -> None:
@@ -57,6 +58,22 @@ def require_not_cloned(node: ScriptedNode, operator: Operator) -> None:
     """Fail where the service of someone else counts as the clone of A."""
     assert operator.states()[A] != "cloned", operator.output
     assert node.given == [], operator.output
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "purged"])
+async def test_a_clone_made_before_an_edit_is_told(node: ScriptedNode, operator: Operator, *, is_known: bool) -> None:
+    """The job of the first body made it, although a second one was sent: one line says so, and --strict refuses."""
+    node.acts[A] = [keep_running, keep_running]
+    write_named(operator, "one", timeout="2s")
+    await operator.run()
+    write_named(operator, "two", timeout="2s")
+    await kill_in_flight(node, operator, "--accept-changes", posts=2)
+    for job in node.posts(A):
+        node.execute(job)
+    node.posts(A)[0].is_known = is_known
+    assert await operator.run() == 0, operator.output
+    assert "1 clones were made before the job file was changed" in operator.output
+    assert await operator.run("--strict") == 2, operator.output
 
 
 @pytest.mark.parametrize("code", ["SYS.1007", "ID.1003", "SYS.1010", "LICENSE.1003"])

@@ -9,6 +9,7 @@ import pytest
 from tests.contract.scripted_node import (
     A,
     B,
+    C,
     accept,
     accepted,
     failed,
@@ -141,6 +142,34 @@ async def test_an_edited_or_removed_target(code: str, to: str | None, node: Scri
     for _ in range(2):
         await operator.run("--accept-changes")
     require_not_cloned(node, operator)
+
+
+@pytest.mark.parametrize("is_last", [True, False], ids=["last", "middle"])
+async def test_after_lost_lines(node: ScriptedNode, operator: Operator, tmp_path: Path, *, is_last: bool) -> None:
+    """What its job found in use may be from a lost attempt or someone else's: it is called cloned, and left alone."""
+    take(node, DERIVED, "of another folder")
+    row = f"{{uuid: {A}, owner: {OWNER}, params: {{name: of another folder}}}}"
+    operator.write_job(*([B, C, row] if is_last else [B, row, C]), limits="concurrency: 1")
+    await operator.run()
+    assert operator.damage(lambda line: line.get("key") == A and line.get("state") == "cloned") == 1
+    await operator.repair()
+    await operator.run(env=with_clock_set(2 * HOUR, tmp_path / "later"))
+    assert operator.states()[A] == "cloned", operator.output
+    require_untouched(node, operator, DERIVED)
+    operator.write_job(B, f"{{uuid: {A}, params: {{name: of another folder}}}}", C, limits="concurrency: 1")
+    await operator.zclone("rollback", "job.yaml", "--yes", env=with_clock_set(2 * HOUR, tmp_path / "rollback"))
+    require_untouched(node, operator, DERIVED)
+
+
+async def test_it_is_not_fixed(node: ScriptedNode, operator: Operator) -> None:
+    """Its owner renamed what existed before: verify --fix leaves it as it is, as rollback does."""
+    take(node, DERIVED, "as requested")
+    write_named(operator, "as requested")
+    await operator.run()
+    take(node, DERIVED, "renamed by its owner")
+    await operator.zclone("verify", "job.yaml", "--fix", "--yes")
+    assert "foreign: it existed before" in operator.output
+    assert [call for call in node.calls if call.startswith("PUT /v1/ai/model-services")] == []
 
 
 @UNEXECUTED

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pytest
 
     from batch.manifest.reader import ManifestReader
+    from batch.model import Record
 
 
 def noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
@@ -46,11 +47,11 @@ def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
     """What failed is planned again for the next process, without a retry."""
     settle = fold.ManifestFold._settle
 
-    def forget(self: fold.ManifestFold, key: str, code: int, attempt: int) -> None:
-        settle(self, key, code, attempt)
+    def forget(self: fold.ManifestFold, record: Record, code: int) -> None:
+        settle(self, record, code)
         if fold._STATES[code] is State.FAILED:
             self._finals[code] -= 1
-            self._table.put(hash(key), fold._PLANNED)
+            self._table.put(hash(record.key), fold._PLANNED)
 
     patch.setattr(fold.ManifestFold, "_settle", forget)
 
