@@ -202,7 +202,7 @@ def _give_up(look: Look, context: DecisionContext) -> Step:
         return end_uncertain_uuid(ticket, context, error)
     if ticket.open_jobs:
         return Review(look, ticket.open_jobs)
-    if _is_taken(ticket, error) and ticket.has_unanswered:
+    if _is_taken(ticket, error) and (ticket.has_unanswered or ticket.has_predecessor):
         return end_uncertain(ticket, context, error, _UNSEEN, is_last=True)
     if error is None:
         text = "every attempt went unanswered and no clone appeared: nothing was made; zclone retry tries again"

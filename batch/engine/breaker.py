@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from batch.clock import Clock
+    from batch.engine.control import Stop
     from batch.engine.poll_schedule import PollSchedule, PollWindow
     from batch.engine.ports import Api
     from batch.engine.webhooks import WebHooks
@@ -35,6 +36,8 @@ _CAP = 60.0
 OUTAGE_DEADLINE = 1800.0
 """Seconds for which the server may be unreachable before the run stops with exit code 4."""
 
+_STOPPING: Final = NotSent("the run is stopping", is_held_back=True)
+
 _log = structlog.get_logger()
 _Answer = TypeVar("_Answer")
 
@@ -43,10 +46,16 @@ class Breaker:
     """The circuit breaker; closed at first."""
 
     def __init__(
-        self, clock: Clock, *, outage_deadline: float = OUTAGE_DEADLINE, returned: Callable[[], None] | None = None
+        self,
+        clock: Clock,
+        stop: Stop,
+        *,
+        outage_deadline: float = OUTAGE_DEADLINE,
+        returned: Callable[[], None] | None = None,
     ) -> None:
         """Start closed; ``returned`` is called when the server answers again, ``outage_deadline`` is in seconds."""
         self._clock = clock
+        self._stop = stop
         self._returned = returned
         self._outage_deadline = outage_deadline
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
@@ -65,15 +74,18 @@ class Breaker:
     ) -> _Answer | NotSent:
         """Make the call: immediately when closed, one at a time and after the pause when open.
 
-        Where ``probe`` is given it is called instead, and without an answer the call is not made. Raises
-        RunStoppedError when the outage exceeds its deadline.
+        Where ``probe`` is given it is called instead, and without an answer, or after the Stop, the call is not made.
+        Raises RunStoppedError when the outage exceeds its deadline.
         """
         if self.is_open:
             async with self._turn:
                 if self.is_open:
-                    await self._wait()
                     if probe is None:
+                        await asyncio.sleep(self._next_pause())
                         return self.note(await call())
+                    await self._stop.sleep(self._next_pause())
+                    if self._stop.requested:
+                        return _STOPPING
                     tried = self.note(await probe())
                     if isinstance(tried, NotSent):
                         return tried
@@ -81,14 +93,14 @@ class Breaker:
                         return NotSent(tried.reason)
         return self.note(await call())
 
-    async def _wait(self) -> None:
+    def _next_pause(self) -> float:
         since = self._open_since
         assert since is not None
         if self._clock.monotonic() - since >= self._outage_deadline:
             raise RunStoppedError(f"ZStack has not answered for {self._outage_deadline:.0f} s", EndReason.OUTAGE)
         pause = backoff_pause(self._tries, self._clock.random(), first=_FIRST, cap=_CAP)
         self._tries += 1
-        await asyncio.sleep(pause)
+        return pause
 
     def note(self, answer: _Answer) -> _Answer:
         """Count the result of a call; return it."""

@@ -53,7 +53,7 @@ async def clone_all(  # noqa: PLR0913 - the composition root names each part of 
         raise NotHonouredError(_NOT_HONOURED)
     policy = Policy(attempts=limits.attempts, timeout=limits.timeout, at_most_once=at_most_once)
     limiter, readiness = _starters(limits, clock, controls)
-    budget, breaker = RetryBudget(clock), Breaker(clock, returned=polls.skip_sampling)
+    budget, breaker = RetryBudget(clock), Breaker(clock, stop, returned=polls.skip_sampling)
     guarded = GuardedApi(api, breaker, polls, limiter.note, budget.note, hooks=hooks)
     confirmation = UuidConfirmation(guarded, clock, is_recorded=lambda: found.is_honoured or past.canary_passed)
     deps = Dependencies(

@@ -137,13 +137,11 @@ def _take(step: ActiveStep, clone: Clone, deps: Dependencies) -> Awaitable[Step]
 
 
 async def _renew(step: Renew, clone: Clone, deps: Dependencies) -> Step:
-    try:
-        await deps.api.renew()
-    except RunStoppedError:
-        # The next process must not assume that this POST may have been executed.
-        record_unexecuted(clone, step.ticket, deps, ended=None if step.is_unsent else step.ticket.job_uuid)
-        raise
-    return after_renewal(step, clone, context=deps.context())
+    # The next process must not assume that this POST may have been executed, however the login ends.
+    record_unexecuted(clone, step.ticket, deps, ended=None if step.is_unsent else step.ticket.job_uuid)
+    await deps.api.renew()
+    after = after_renewal(step, clone, context=deps.context())
+    return after._replace(is_last_unexecuted=False) if isinstance(after, Send) else after
 
 
 async def _abort(step: Abort, clone: Clone, deps: Dependencies) -> Step:
@@ -160,6 +158,9 @@ async def _abort(step: Abort, clone: Clone, deps: Dependencies) -> Step:
 
 
 async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
+    if step.is_last_unexecuted:
+        # The next process must not take for its own what someone else made after an attempt that was not executed.
+        record_last(step, clone, deps)
     failures = step.attempt - 1 if step.is_retry else step.uncharged
     if failures:
         await deps.stop.sleep(deps.policy.backoff(failures, deps.clock.random()))
@@ -168,15 +169,22 @@ async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
     waited = await _wait_to_send(step, deps)
     if deps.stop.requested:
         return step
-    if step.is_last_unexecuted:
-        # The next process must not take for its own what someone else made after an attempt that was not executed.
-        record_last(step, clone, deps)
     ticket = new_ticket(step, deps, waited=waited)
     await deps.journal.commit(sent_record(clone, ticket))
     if step.is_retry:
         return await _submit_again(ticket, clone, deps, cost=retry_cost(is_after_silence=step.is_after_silence))
     deps.budget.note_first()
-    return await _decide(await deps.api.submit(clone, ticket.job_uuid), ticket, clone, deps, failures=0)
+    return await _decide(await _submit(ticket, clone, deps), ticket, clone, deps, failures=0)
+
+
+async def _submit(ticket: Ticket, clone: Clone, deps: Dependencies) -> SubmitAnswer:
+    """Submit the Clone; what stops the run before the POST leaves also takes the attempt back."""
+    try:
+        return await deps.api.submit(clone, ticket.job_uuid)
+    except RunStoppedError:
+        if not ticket.is_repeat:
+            record_unexecuted(clone, ticket, deps)
+        raise
 
 
 async def _wait_to_send(step: Send, deps: Dependencies) -> float:
@@ -195,7 +203,7 @@ def _is_overdue(step: Send, deps: Dependencies) -> bool:
 
 async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cost: float, failures: int = 0) -> Step:
     """Submit a retry; where it had a ``cost``, report to the budget whether the server answered."""
-    answer = await deps.api.submit(clone, ticket.job_uuid)
+    answer = await _submit(ticket, clone, deps)
     if cost:
         deps.budget.note_retry(cost, is_answered=not isinstance(answer, NotSent | NoAnswer))
     return await _decide(answer, ticket, clone, deps, failures=failures)

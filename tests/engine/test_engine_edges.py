@@ -290,7 +290,7 @@ def test_a_removed_target_is_looked_up_after_a_dead_session() -> None:
     """Its job was not executed: what is visible may be someone else's."""
     step, journal = settle_removed([*DEAD_SESSION, ("find", Found(service()))])
     assert isinstance(step, End)
-    assert [record.state for record in journal.records] == [State.UNCERTAIN]
+    assert [record.state for record in journal.records] == [State.PLANNED, State.UNCERTAIN]
 
 
 def test_a_service_of_another_uuid_is_no_match() -> None:
@@ -308,7 +308,7 @@ def test_a_call_held_back_does_not_count_as_a_failure() -> None:
     """However many the run itself turns away, the breaker stays closed."""
     loop = VirtualLoop()
     clock = VirtualClock(loop, Random(1))
-    breaker = Breaker(clock)
+    breaker = Breaker(clock, Stop())
     api = GuardedApi(ScriptedApi([("submit", NotSent("stopped", is_held_back=True))] * 60), breaker, polls(loop))
 
     async def main() -> None:
@@ -325,7 +325,7 @@ OVER_LIMIT = NotSent("HTTP 429: Rate limit exceeded", is_over_limit=True)
 def test_a_refusal_of_the_servers_limiter_is_no_outage() -> None:
     """However many it refuses, that is no outage; after one, and at a lookup before a POST, a refusal ends it."""
     loop = VirtualLoop()
-    breaker = Breaker(VirtualClock(loop, Random(1)))
+    breaker = Breaker(VirtualClock(loop, Random(1)), Stop())
     refused = [("submit", OVER_LIMIT)] * 60
     away = [("submit", NotSent("refused"))] * 10
     api = GuardedApi(ScriptedApi([*refused, *away, ("find", OVER_LIMIT)]), breaker, polls(loop))
@@ -348,7 +348,7 @@ def test_a_refusal_of_the_servers_limiter_is_no_outage() -> None:
 def test_a_cut_query_is_no_answer(kind: str, is_away: bool) -> None:  # noqa: FBT001 - a parameter
     """A poll or lookup whose wait at the gate was cut raises, so that nothing is decided on it, in an outage too."""
     loop = VirtualLoop()
-    breaker = Breaker(VirtualClock(loop, Random(1)))
+    breaker = Breaker(VirtualClock(loop, Random(1)), Stop())
     lost = [("submit", NotSent("refused"))] * (10 * is_away)
     api = GuardedApi(ScriptedApi([*lost, (kind, NotSent("stopped", is_held_back=True))]), breaker, polls(loop))
 
@@ -389,7 +389,7 @@ def test_work_without_a_clone_in_flight_ends_with_the_stop() -> None:
 def test_a_lookup_tests_whether_the_server_is_back_before_a_post() -> None:
     """While the server is away a lookup precedes each POST, which is sent only after its answer."""
     loop = VirtualLoop()
-    breaker = Breaker(VirtualClock(loop, Random(1)))
+    breaker = Breaker(VirtualClock(loop, Random(1)), Stop())
     away = [("submit", NotSent("refused"))] * 10 + [("find", NoAnswer("silence"))]
     api = GuardedApi(ScriptedApi([*away, ("find", Absent()), ("submit", Accepted(None))]), breaker, polls(loop))
 
@@ -398,6 +398,41 @@ def test_a_lookup_tests_whether_the_server_is_back_before_a_post() -> None:
 
     assert run_virtual(loop, main())[10:] == [NotSent("silence"), Accepted(None)]
     assert not breaker.is_open
+
+
+def test_a_stop_takes_back_a_post_that_waits_for_the_server() -> None:
+    """Nothing of it left: neither the server nor the end of the grace period is waited for."""
+    loop = VirtualLoop()
+    clock, stop, journal = VirtualClock(loop, Random(1)), Stop(), MemoryJournal()
+    script: list[tuple[str, object]] = [("submit", NotSent("refused"))] * 10
+    guarded = GuardedApi(ScriptedApi(script), Breaker(clock, stop), polls(loop))
+    world = replace(new_dependencies(ScriptedApi([]), journal, clock, stop=stop), api=guarded)
+
+    async def main() -> Step:
+        for _ in range(10):
+            await guarded.submit(CLONE, "a" * 32)
+        loop.call_later(1.0, stop.request, "SIGINT", EndReason.SIGNAL)
+        return await settle(CLONE, Send(1), world)
+
+    assert isinstance(run_virtual(loop, main()), Send)
+    assert loop.now == 1.0
+    assert [record.state for record in journal.records] == [State.SENT, State.PLANNED]
+
+
+def test_what_stops_the_run_before_a_post_leaves_takes_it_back() -> None:
+    """As when an outage is over its deadline; unless its job uuid was sent before."""
+    loop = VirtualLoop()
+    clock, journal = VirtualClock(loop, Random(1)), MemoryJournal()
+    world = new_dependencies(ScriptedApi([("submit", RunStoppedError("away"))]), journal, clock)
+    with pytest.raises(RunStoppedError, match="away"):
+        run_virtual(loop, settle(CLONE, Send(1), world))
+    assert [record.state for record in journal.records] == [State.SENT, State.PLANNED]
+    again, journal = VirtualLoop(), MemoryJournal()
+    clock = VirtualClock(again, Random(1))
+    world = new_dependencies(ScriptedApi([("submit", RunStoppedError("away"))]), journal, clock)
+    with pytest.raises(RunStoppedError, match="away"):
+        run_virtual(again, settle(CLONE, Resend(TICKET._replace(is_repeat=True), 1), world))
+    assert [record.state for record in journal.records if record.state is State.PLANNED] == []
 
 
 def test_a_gap_in_the_queue_lets_others_run() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.engine.breaker import Breaker
+from batch.engine.control import Stop
 from batch.engine.poll_schedule import PollSchedule, PollWindow
 from batch.model import CallKind, Limits
 from batch.zstack.answers import Absent, Done, NoAnswer, NotSent, Running, Unknown
@@ -157,7 +158,7 @@ def test_a_job_of_an_earlier_process_is_queued_but_not_learned_from(stage: Stage
 def test_an_outage_teaches_nothing_about_jobs(stage: Stage) -> None:
     """What was under way when the server came back is not learned from; what is sent later is."""
     clock = VirtualClock(stage.loop, Random(1))
-    breaker = Breaker(clock, returned=stage.polls.skip_sampling)
+    breaker = Breaker(clock, Stop(), returned=stage.polls.skip_sampling)
     stage.polls.begin("a")
     for answer in (*[NoAnswer("lost")] * 10, Absent()):
         breaker.note(answer)
