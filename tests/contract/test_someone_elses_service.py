@@ -15,6 +15,7 @@ from tests.contract.scripted_node import (
     failed,
     keep_running,
     lose_answer,
+    make_and_refuse,
     outcome,
     queue,
     refuse,
@@ -233,6 +234,19 @@ async def test_a_uuid_in_use_by_a_clone_that_is_not_visible(
     for count in (1, 2):
         await operator.run(env=with_clock_set(count * 2 * HOUR, tmp_path / f"clock{count}"))
     assert operator.states()[A] != "failed"
+
+
+async def test_a_uuid_in_use_by_what_a_failed_job_made(node: ScriptedNode, operator: Operator) -> None:
+    """The first job made the clone and ended with an error, the second finds its uuid in use, and no look shows it."""
+    node.acts[A] = [make_and_refuse("SYS.1006"), find_in_use("SYS.1000")]
+    node.look = lambda uuid: EMPTY if uuid == DERIVED else node.shown(uuid)
+    operator.write_job(B, A, limits="concurrency: 1, attempts: 2")
+    await operator.run()
+    assert operator.states()[A] == "uncertain", operator.output
+    node.look = None
+    await operator.run()
+    assert operator.states()[A] == "cloned", operator.output
+    assert node.sources_of.count(A) == 1
 
 
 @IN_USE
