@@ -43,7 +43,7 @@ from batch.app.server import describe_connection, make_server
 from batch.engine import Stop, clone_all
 from batch.engine.admission import wave_sizes
 from batch.engine.control import Controls, before_stop
-from batch.engine.survey import describe_outdated
+from batch.engine.survey import describe_outdated, keep_outdated
 from batch.errors import EndReason, ExitCode, RunStoppedError, ZcloneError
 from batch.model import State
 
@@ -138,8 +138,6 @@ async def _run_manifest(setup: Setup, stop: Stop, engine: _Engine, *, deadline: 
         code, early = error.exit_code, EarlyEnd(str(error), error.reason)
         raise
     finally:
-        made_before = describe_outdated(tuple(manifest.past.outdated), is_strict=False)
-        warn([] if made_before is None else [made_before])
         await close_run(setup, manifest, code, early, result=result)
     return result
 
@@ -185,6 +183,9 @@ async def _run_plan(
             early = await _clone_rest(setup, plan, manifest, whole=whole, server=server, stop=stop, deadline=deadline)
     with unfinished_by_inputs():
         result = await to_thread(read_result, plan, manifest.past, early, is_part=bool(options.only))
+        outdated = await to_thread(keep_outdated, manifest.past.outdated, plan, manifest.past)
+    made_before = describe_outdated(outdated, is_strict=False)
+    warn([] if made_before is None else [made_before])
     return replace(result, made=manifest.past.counts[State.CLONED] - before)
 
 

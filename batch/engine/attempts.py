@@ -181,7 +181,8 @@ def _retry(look: Look, error: ApiError, context: DecisionContext) -> Step:
         open_jobs=ticket.open_jobs if is_closed else (*ticket.open_jobs, ticket.job_uuid),
         needs_confirmation=in_doubt,
         is_mixed=ticket.is_mixed,
-        has_predecessor=ticket.has_predecessor or ticket.is_repeat or (in_doubt and is_closed),
+        # A job that found the uuid in use made nothing.
+        has_predecessor=ticket.has_predecessor or ticket.is_repeat or (in_doubt and is_closed and not error.is_in_use),
         unexecuted_jobs=ticket.unexecuted_jobs,
         is_last_unexecuted=is_closed and not in_doubt and not ticket.is_repeat,
         has_unanswered=ticket.has_unanswered or look.reason is LookReason.LOST,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 
 from batch.clock import backoff_pause
+from batch.engine.control import before_stop
 from batch.errors import CallCutError, EndReason, RunStoppedError
 from batch.zstack.answers import Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, is_cut, is_over_limit
 
@@ -77,21 +78,29 @@ class Breaker:
         Where ``probe`` is given it is called instead, and without an answer, or after the Stop, the call is not made.
         Raises RunStoppedError when the outage exceeds its deadline.
         """
-        if self.is_open:
+        if self.is_open and probe is not None:
+            unsent = await self._probe(probe)
+            if unsent is not None:
+                return unsent
+        elif self.is_open:
             async with self._turn:
                 if self.is_open:
-                    if probe is None:
-                        await asyncio.sleep(self._next_pause())
-                        return self.note(await call())
-                    await self._stop.sleep(self._next_pause())
-                    if self._stop.requested:
-                        return _STOPPING
-                    tried = self.note(await probe())
-                    if isinstance(tried, NotSent):
-                        return tried
-                    if isinstance(tried, NoAnswer):
-                        return NotSent(tried.reason)
+                    await asyncio.sleep(self._next_pause())
+                    return self.note(await call())
         return self.note(await call())
+
+    async def _probe(self, probe: Callable[[], Awaitable[object]]) -> NotSent | None:
+        """Ask whether the server is back, in turn; return why the call is not to be made, None where it may be."""
+        if not await before_stop(self._turn.acquire(), self._stop):
+            return _STOPPING
+        try:
+            if not self.is_open:
+                return None
+            await self._stop.sleep(self._next_pause())
+            tried = _STOPPING if self._stop.requested else self.note(await probe())
+        finally:
+            self._turn.release()
+        return NotSent(tried.reason) if isinstance(tried, NoAnswer) else tried if isinstance(tried, NotSent) else None
 
     def _next_pause(self) -> float:
         since = self._open_since

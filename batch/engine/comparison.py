@@ -125,10 +125,10 @@ def after_found(service: Service, look: Look, clone: Clone, context: DecisionCon
 
 
 def _made_with_another_body(step: Step, ticket: Ticket) -> Step:
-    """Name the earliest open job where it ends a Clone: the present body differs from what was made."""
-    if isinstance(step, End) and step.state is State.CLONED and ticket.open_jobs:
-        return step._replace(job_uuid=ticket.open_jobs[0])
-    return step
+    """Name the earliest open job that may have run where ``step`` ends a Clone: the present body did not make it."""
+    if not isinstance(step, End) or step.state is not State.CLONED:
+        return step
+    return step._replace(job_uuid=next((job for job in ticket.open_jobs if job not in ticket.unexecuted_jobs), None))
 
 
 def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext) -> Step:
@@ -187,12 +187,12 @@ def _existed_before(look: Look) -> bool:
 
 def _is_collision(look: Look) -> bool:
     """Return whether the last attempt did not make what is visible: it found the uuid in use, or never ran."""
-    if look.error is None:
-        return False
+    error = look.error
     if look.reason in {LookReason.ENDED, LookReason.STOPPED}:
-        return look.error.is_in_use or not may_have_run(look.error)
-    # The POST itself was answered so, and no job of it is known.
-    return look.reason is LookReason.LOST and look.error.is_in_use and not look.ticket.is_repeat
+        return error is not None and (error.is_in_use or not may_have_run(error))
+    # The POST itself was answered so, now or by what is on record, and no job of it is known.
+    is_in_use = look.ticket.is_taken or (error is not None and error.is_in_use)
+    return look.reason is LookReason.LOST and is_in_use and not look.ticket.is_repeat
 
 
 _FIRST: Final = 0.15

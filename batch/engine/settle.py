@@ -6,6 +6,7 @@ Resumed and fresh Clones take one path: a fresh one starts at Send, a resumed on
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ from batch.model import UNKNOWN_JOB
 from batch.zstack.answers import Accepted, NoAnswer, NotSent, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from batch.clock import Clock
     from batch.engine.control import Stop
@@ -150,11 +151,10 @@ async def _abort(step: Abort, clone: Clone, deps: Dependencies) -> Step:
     elif step.is_job_over:
         # Of a request that arrived twice only the last end is known: the job is polled again.
         record_unexecuted(clone, step.ticket, deps, ended=step.ticket.job_uuid)
-    error = step.error
-    text = str(error)
-    if error.code == RESOURCE_UUID:
+    code, text = step.error.code, str(step.error)
+    if code == RESOURCE_UUID:
         raise NotHonouredError(text)
-    raise RunStoppedError(text, EndReason.DENIED if error.code.startswith(_DENIED) else EndReason.LOGIN)
+    raise RunStoppedError(text, EndReason.DENIED if code.startswith(_DENIED) else EndReason.LOGIN)
 
 
 async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
@@ -174,13 +174,16 @@ async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
     if step.is_retry:
         return await _submit_again(ticket, clone, deps, cost=retry_cost(is_after_silence=step.is_after_silence))
     deps.budget.note_first()
-    return await _decide(await _submit(ticket, clone, deps), ticket, clone, deps, failures=0)
+    with _unless_stopped(ticket, clone, deps):
+        answer = await deps.api.submit(clone, ticket.job_uuid)
+    return await _decide(answer, ticket, clone, deps, failures=0)
 
 
-async def _submit(ticket: Ticket, clone: Clone, deps: Dependencies) -> SubmitAnswer:
-    """Submit the Clone; what stops the run before the POST leaves also takes the attempt back."""
+@contextmanager
+def _unless_stopped(ticket: Ticket, clone: Clone, deps: Dependencies) -> Iterator[None]:
+    """Take back an attempt of which nothing has left where the run is stopped before."""
     try:
-        return await deps.api.submit(clone, ticket.job_uuid)
+        yield
     except RunStoppedError:
         if not ticket.is_repeat:
             record_unexecuted(clone, ticket, deps)
@@ -203,7 +206,8 @@ def _is_overdue(step: Send, deps: Dependencies) -> bool:
 
 async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cost: float, failures: int = 0) -> Step:
     """Submit a retry; where it had a ``cost``, report to the budget whether the server answered."""
-    answer = await _submit(ticket, clone, deps)
+    with _unless_stopped(ticket, clone, deps):
+        answer = await deps.api.submit(clone, ticket.job_uuid)
     if cost:
         deps.budget.note_retry(cost, is_answered=not isinstance(answer, NotSent | NoAnswer))
     return await _decide(answer, ticket, clone, deps, failures=failures)
@@ -229,7 +233,8 @@ async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
     cost = 0.0 if step.is_limited else retry_cost(is_after_silence=False)
     if not step.is_limited:
         await deps.stop.sleep(deps.policy.backoff(step.failures, deps.clock.random()))
-    await deps.readiness.wait(deps.stop)
+    with _unless_stopped(step.ticket, clone, deps):
+        await deps.readiness.wait(deps.stop)
     if cost:
         await deps.budget.reserve(cost, deps.stop)
     if deps.stop.requested:
@@ -237,8 +242,7 @@ async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
             return step
         record_unexecuted(clone, step.ticket, deps)
         return Send(step.ticket.attempt, open_jobs=step.ticket.open_jobs, has_predecessor=step.ticket.has_predecessor)
-    # No byte of it was sent until now: its time starts again.
-    now = deps.clock.time()
+    now = deps.clock.time()  # No byte of it was sent until now: its time starts again.
     waited = max(0.0, now - step.ticket.sent_at)
     first, deadline = step.ticket.first_sent_at + waited, step.ticket.deadline + waited
     ticket = step.ticket._replace(sent_at=now, first_sent_at=first, deadline=deadline)

@@ -11,7 +11,7 @@ from batch.keytable import digest_prefix
 from batch.model import Clone, HandOverCounts, State
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Collection, Container, Iterator, Mapping
 
     from batch.model import HandOver, Intent, Plan
 
@@ -153,6 +153,12 @@ def _find_outside_plan(whole: Plan, intents: Mapping[str, Intent]) -> dict[str, 
 def is_same(clone: Clone, intent: Intent) -> bool:
     """Return whether the job file still has the target as its last attempt was sent, as far as the manifest knows."""
     return intent.resource_uuid in ("", clone.resource_uuid) and intent.digest in ("", clone.digest)
+
+
+def keep_outdated(keys: Collection[str], plan: Plan, past: FinalStates) -> tuple[str, ...]:
+    """Return those of ``keys`` whose clone was made from another body than the plan's."""
+    finals = ((clone, past.final(clone.key)) for clone in plan.clones() if clone.key in keys) if keys else ()
+    return tuple(clone.key for clone, final in finals if final is not None and _is_outdated(final, clone))
 
 
 def _is_outdated(final: tuple[State, int], clone: Clone) -> bool:

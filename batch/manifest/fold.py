@@ -67,16 +67,16 @@ class ManifestFold:
         """Whether an earlier process ran with --at-most-once."""
         self.hand_overs, self.undone = HandOverFold(), UndoneFold()
         self.outdated: list[str] = []
-        """Targets that this process found cloned from another body than it sent last."""
+        """Targets written as cloned from another body than was sent last."""
 
     def add_written(self, record: Record) -> Record:
         """Add a record that is to be written; return it complete. Raises ManifestError if it opens a settled Clone."""
-        is_given_back = record.state is State.PLANNED and (record.attempt or record.open_jobs)
+        is_given_back = record.state is State.PLANNED and bool(record.attempt or record.open_jobs)
         if (record.state in _OPEN or is_given_back) and not self._is_open(record.key):
             raise ManifestError(f"{record.key} is settled and cannot be {record.state}")
-        if record.state is State.CLONED and record.job_uuid is not None:
+        if record.state is State.CLONED:
             record = _with_digest(record, self._open.get(record.key, ()))
-            self.outdated += [record.key] if record.digest else []
+            self.outdated += [record.key] * bool(record.digest)
         self.add(record)
         return record
 
@@ -283,10 +283,10 @@ class ManifestFold:
         return self._uuids.uuids_without_sent
 
 
-def _with_digest(cloned: Record, records: Iterable[Record]) -> Record:
-    """Return the record of a clone with the digest that its job was sent with, if a later attempt had another one."""
-    digests = {record.job_uuid: record.digest for record in records if record.digest}
-    made = digests.get(cloned.job_uuid)
+def _with_digest(cloned: Record, records: Sequence[Record]) -> Record:
+    """Return the record of a clone with the digest of its job, if a later attempt had another one or was taken back."""
+    digests = {one.job_uuid: one.digest for one in records if one.digest}
+    made = digests.get(cloned.job_uuid or next((one.job_uuid for one in reversed(records) if one.job_uuid), None))
     return cloned._replace(digest=made) if made not in {None, *[*digests.values()][-1:]} else cloned
 
 

@@ -169,8 +169,12 @@ def _has_predecessor(known: Intent, record: Record, job_uuid: str | None, open_j
     """Return whether an attempt that is not among the open jobs after ``record`` may have made the clone."""
     if record.state is State.PLANNED:
         # Where each of its attempts had an answer, what appears since was not made by them.
-        return record.error_code == UNANSWERED or (bool(open_jobs) and known.has_predecessor)
+        has_attempts = bool(open_jobs) or record.attempt > 0
+        return record.error_code == UNANSWERED or (has_attempts and known.has_predecessor)
     unexecuted = {job.job_uuid for job in known.sent_jobs if job.is_unexecuted}
+    if record.state is State.UNCERTAIN and record.attempt < known.attempt:
+        # The last attempt was taken back.
+        unexecuted.add(known.job_uuid or "")
     left = {known.job_uuid, *known.open_jobs} - {job_uuid, *open_jobs, None} - unexecuted
     is_gap = record.state is State.SENT and record.attempt > known.attempt + 1
     return known.has_predecessor or bool(left) or is_gap

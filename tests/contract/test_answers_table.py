@@ -328,8 +328,8 @@ def run(row: Row, *, has_clone: bool = False, language: Language = "en") -> tupl
     try:
         end = run_virtual(loop, settle(CLONE, Send(1), world))
     except RunStoppedError as stopped:
-        left = State.PLANNED if row.kind == "fatal" and row.at != "find" else State.ACCEPTED
-        assert journal.records[-1].state in {left, State.SENT}, "taken back by the POST's own refusal only"
+        left = State.PLANNED if row.kind in {"fatal", "node"} and row.at != "find" else State.ACCEPTED
+        assert journal.records[-1].state in {left, State.SENT}, "taken back by an answer about its own request only"
         return "stopped", str(stopped)
     assert isinstance(end, End)
     last = journal.records[-1]

@@ -76,6 +76,20 @@ async def test_a_clone_made_before_an_edit_is_told(node: ScriptedNode, operator:
     assert await operator.run("--strict") == 2, operator.output
 
 
+async def test_a_clone_of_the_present_body_is_not_told(node: ScriptedNode, operator: Operator) -> None:
+    """The target was changed back to what the first job made it from."""
+    node.acts[A] = [keep_running, keep_running]
+    write_named(operator, "one", timeout="2s")
+    await operator.run()
+    write_named(operator, "two", timeout="2s")
+    await kill_in_flight(node, operator, "--accept-changes", posts=2)
+    write_named(operator, "one", timeout="2s")
+    for job in node.posts(A):
+        node.execute(job)
+    assert await operator.run("--accept-changes", "--strict") == 0, operator.output
+    assert "made before the job file was changed" not in operator.output
+
+
 @pytest.mark.parametrize("code", ["SYS.1007", "ID.1003", "SYS.1010", "LICENSE.1003"])
 async def test_what_existed_before_is_compared_with_the_edited_target(
     code: str, node: ScriptedNode, operator: Operator

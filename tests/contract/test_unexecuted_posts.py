@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.scripted_node import A, B, accept
-from tests.contract.test_earlier_ends import GIVEN_AND_DERIVED, OWN, take
-from tests.contract.test_edits_after_ends import write_given
+from tests.contract.scripted_node import A, B, accept, failed, keep_running, make_and_refuse
+from tests.contract.test_earlier_ends import EMPTY, GIVEN_AND_DERIVED, OWN, OWNER, take
+from tests.contract.test_edits_after_ends import DERIVED, write_given, write_named
 from tests.contract.test_late_jobs import HardNode
 from tests.contract.test_someone_elses_service import log_in_by_password, require_untouched
 from tests.zstack.wire_server import answer, error
@@ -116,3 +116,65 @@ async def test_a_post_answered_with_a_uuid_in_use(uuid: str, status: int, node: 
     require_untouched(node, operator, uuid)
     await operator.zclone("rollback", "job.yaml", "--yes")
     require_untouched(node, operator, uuid)
+
+
+@GIVEN_AND_DERIVED
+@pytest.mark.parametrize("end", ["SYS.1000", "SYS.1010"])
+@pytest.mark.parametrize("code", ["LICENSE.1003", "ID.1001"])
+async def test_a_refused_post_beside_a_job_that_made_nothing(
+    uuid: str, end: str, code: str, node: HungLogin, operator: Operator
+) -> None:
+    """It was taken back: the end of the job that was open beside it counts as if it had not been sent."""
+    node.acts[A] = [keep_running, turn_away_for(code)]
+    write_given(operator, uuid, attempts=4)
+    for _ in range(2):
+        await operator.run()
+    assert len(node.posts(A)) == 2
+    take(node, uuid)
+    node.posts(A)[0].result = failed(end)
+    await operator.run()
+    require_untouched(node, operator, uuid)
+    await operator.zclone("rollback", "job.yaml", "--yes")
+    require_untouched(node, operator, uuid)
+
+
+@GIVEN_AND_DERIVED
+async def test_a_uuid_in_use_that_could_not_be_looked_for(uuid: str, node: HungLogin, operator: Operator) -> None:
+    """The next process does not forget the answer to the POST, although the looks after it failed."""
+
+    def act(_node: ScriptedNode, job: ApiJob) -> bytes:
+        take(node, uuid)
+        job.is_known = False
+        return answer(503, error("SYS.1000", ""))
+
+    node.acts[A] = [act]
+    node.look = lambda one: answer(500, "") if one == uuid and node.posts(A) else node.shown(one)
+    write_given(operator, uuid, attempts=4)
+    await operator.run()
+    node.look = None
+    await operator.run()
+    require_untouched(node, operator, uuid)
+
+
+async def test_a_refused_post_after_an_error_that_made_the_clone(node: HungLogin, operator: Operator) -> None:
+    """What the first job made without showing it is this run's clone, also where the POST between was refused."""
+    node.acts[A] = [make_and_refuse("SYS.1006"), turn_away_for("LICENSE.1003"), accept]
+    node.look = lambda uuid: EMPTY if uuid == DERIVED and len(node.posts(A)) < 3 else node.shown(uuid)
+    operator.write_job(B, f"{{uuid: {A}, owner: {OWNER}}}", limits="concurrency: 1, attempts: 4")
+    for _ in range(2):
+        await operator.run()
+    assert operator.states()[A] == "cloned", operator.output
+    assert node.given == [DERIVED]
+
+
+async def test_a_refused_post_of_an_edited_target(node: HungLogin, operator: Operator) -> None:
+    """The job of the first body made the clone: that is reported, as the second body was refused."""
+    node.acts[A] = [keep_running, turn_away_for("LICENSE.1003")]
+    write_named(operator, "one", timeout="2s")
+    await operator.run()
+    write_named(operator, "two", timeout="2s")
+    await operator.run("--accept-changes")
+    node.execute(node.posts(A)[0])
+    assert await operator.run("--accept-changes") == 0, operator.output
+    assert "1 clones were made before the job file was changed" in operator.output
+    assert await operator.run("--strict") == 2, operator.output

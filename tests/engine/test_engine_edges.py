@@ -400,7 +400,8 @@ def test_a_lookup_tests_whether_the_server_is_back_before_a_post() -> None:
     assert not breaker.is_open
 
 
-def test_a_stop_takes_back_a_post_that_waits_for_the_server() -> None:
+@pytest.mark.parametrize("is_behind_a_poll", [False, True])
+def test_a_stop_takes_back_a_post_that_waits_for_the_server(*, is_behind_a_poll: bool) -> None:
     """Nothing of it left: neither the server nor the end of the grace period is waited for."""
     loop = VirtualLoop()
     clock, stop, journal = VirtualClock(loop, Random(1)), Stop(), MemoryJournal()
@@ -411,8 +412,14 @@ def test_a_stop_takes_back_a_post_that_waits_for_the_server() -> None:
     async def main() -> Step:
         for _ in range(10):
             await guarded.submit(CLONE, "a" * 32)
+        # A poll has the turn, and waits longer than the clone has.
+        poll = asyncio.ensure_future(guarded.poll("b" * 32)) if is_behind_a_poll else None
+        await asyncio.sleep(0)
         loop.call_later(1.0, stop.request, "SIGINT", EndReason.SIGNAL)
-        return await settle(CLONE, Send(1), world)
+        step = await settle(CLONE, Send(1), world)
+        if poll is not None:
+            poll.cancel()
+        return step
 
     assert isinstance(run_virtual(loop, main()), Send)
     assert loop.now == 1.0
@@ -427,6 +434,19 @@ def test_what_stops_the_run_before_a_post_leaves_takes_it_back() -> None:
     with pytest.raises(RunStoppedError, match="away"):
         run_virtual(loop, settle(CLONE, Send(1), world))
     assert [record.state for record in journal.records] == [State.SENT, State.PLANNED]
+    # So where the node stays unready while a POST that never left waits to be repeated.
+    again, journal = VirtualLoop(), MemoryJournal()
+    world = new_dependencies(ScriptedApi([]), journal, VirtualClock(again, Random(1)))
+    for _ in range(3):
+        world.readiness.note(refused(ErrorClass.NODE), sent_at=EPOCH)
+
+    async def never_ready() -> Step:
+        await asyncio.sleep(2000.0)
+        return await settle(CLONE, Resend(TICKET, 1, is_limited=True), world)
+
+    with pytest.raises(RunStoppedError):
+        run_virtual(again, never_ready())
+    assert [record.state for record in journal.records] == [State.PLANNED]
     again, journal = VirtualLoop(), MemoryJournal()
     clock = VirtualClock(again, Random(1))
     world = new_dependencies(ScriptedApi([("submit", RunStoppedError("away"))]), journal, clock)

@@ -78,7 +78,7 @@ MUTANTS: Final[dict[str, tuple[object, str, Callable[..., object], int]]] = {
     "a DELETE is recorded after it": (ChangeExecutor, "_record", record_after, 40),
     "the generation is not raised": (UndoneFold, "add", generation_not_raised, 40),
     "use is asked once, at the start": (CloneReader, "services_in_use", used_at_the_start, 150),
-    "a foreign clone is the run's": (rollback, "_foreign", lambda _item, _targets: "", 60),
+    "a foreign clone is the run's": (rollback, "why_foreign", lambda _item, _targets: "", 60),
     "an edited target is as it was": (rollback, "_change", lambda _item: "", 60),
     "the server's dates are not looked at": (
         deletions,
