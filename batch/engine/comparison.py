@@ -101,12 +101,11 @@ def after_found(service: Service, look: Look, clone: Clone, context: DecisionCon
         text = f"the resourceUuid {clone.resource_uuid} belongs to a service that existed before this run requested it"
         return End(State.CONFLICT, ticket.attempt, service, code="ZCLONE.CONFLICT", text=text, made_elsewhere=True)
     differing, existed_before = differing_params(clone, service), _existed_before(look)
-    if differing and ticket.is_mixed:
-        if has_lost_jobs(ticket):
-            text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
-            return end_uncertain(ticket, context, look.error, text, is_last=True)
-        if not existed_before:
-            return _made_with_another_body(_alike(service, look, clone, context), ticket)
+    if differing and ticket.is_mixed and has_lost_jobs(ticket):
+        text = f"the service {clone.resource_uuid} differs in {', '.join(differing)}: this run may have made it"
+        return end_uncertain(ticket, context, look.error, text, is_last=True)
+    if differing and ticket.is_mixed and not existed_before:
+        return _made_with_another_body(_alike(service, look, clone, context), ticket)
     if not differing:
         return _alike(service, look, clone, context)
     text = f"the uuid {clone.resource_uuid} belongs to a service that differs in {', '.join(differing)}"

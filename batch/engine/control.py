@@ -112,13 +112,10 @@ async def before_stop(work: Coroutine[None, None, _Result], stop: Stop) -> _Resu
     finally:
         stopping.cancel()
         running.cancel()
-    try:
-        return await running
-    except (asyncio.CancelledError, ZcloneError):
-        # A call that the Stop cut may raise any error.
-        if not stop.requested:
-            raise
-        return None
+    await asyncio.wait({running})
+    # A call that the Stop cut may raise any error.
+    is_cut = running.cancelled() or isinstance(running.exception(), ZcloneError)
+    return None if is_cut and stop.requested else running.result()
 
 
 async def within_grace(work: Coroutine[None, None, None], stop: Stop, grace: float) -> None:

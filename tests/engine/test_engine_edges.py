@@ -400,6 +400,22 @@ def test_a_lookup_tests_whether_the_server_is_back_before_a_post() -> None:
     assert not breaker.is_open
 
 
+def test_what_waits_its_turn_is_sent_at_once_when_the_server_is_back() -> None:
+    """The look of the first POST has shown it: those behind it ask nothing."""
+    loop = VirtualLoop()
+    breaker = Breaker(VirtualClock(loop, Random(1)), Stop())
+    away: list[tuple[str, object]] = [("submit", NotSent("refused"))] * 10
+    api = ScriptedApi([*away, ("find", Absent()), ("submit", Accepted(None)), ("submit", Accepted(None))])
+    guarded = GuardedApi(api, breaker, polls(loop))
+
+    async def main() -> list[object]:
+        for _ in away:
+            await guarded.submit(CLONE, "a" * 32)
+        return list(await asyncio.gather(guarded.submit(CLONE, "b" * 32), guarded.submit(CLONE, "c" * 32)))
+
+    assert run_virtual(loop, main()) == [Accepted(None), Accepted(None)]
+
+
 @pytest.mark.parametrize("is_behind_a_poll", [False, True])
 def test_a_stop_takes_back_a_post_that_waits_for_the_server(*, is_behind_a_poll: bool) -> None:
     """Nothing of it left: neither the server nor the end of the grace period is waited for."""

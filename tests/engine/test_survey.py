@@ -9,7 +9,7 @@ import pytest
 from batch.engine.clone_records import first_step_of_new
 from batch.engine.policy import Policy
 from batch.engine.steps import Send
-from batch.engine.survey import describe_outdated, refuse_changes, refuse_taken, survey
+from batch.engine.survey import describe_outdated, keep_outdated, refuse_changes, refuse_taken, survey
 from batch.errors import ManifestMismatchError
 from batch.manifest import ManifestFold
 from batch.model import Clone, Plan, Record, State
@@ -65,6 +65,8 @@ def test_a_clone_made_before_an_edit_is_outdated(digest: str, outdated: tuple[st
     assert found.outdated == outdated
     assert found.is_nothing_left
     assert found.settled == {State.CLONED: 1}
+    assert keep_outdated(["a"], plan_of(clone("a", digest=digest)), past) == outdated
+    assert keep_outdated([], plan_of(clone("a", digest=digest)), past) == ()
 
 
 @pytest.mark.parametrize(("uuid", "taken"), [(RESOURCE_UUID, ("b",)), ("9" * 32, ())])
