@@ -2,13 +2,14 @@
 
 A call is sent only if its check is at most one page and ``_FRESH`` seconds old. Its job uuid is recorded first. A later
 process polls recorded job uuids before anything else, and resends a call under the same job uuid if the server does
-not know it.
+not know it. Two nodes may then execute it, so that no job's end is definite before the server's time for it is over.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from batch.engine.control import NOT_AFTER
@@ -74,7 +75,7 @@ class CloneChange(Protocol):
         """Send the call."""
 
     def note_done(self, manifest: Manifest, item: Item, line: ChangeLine | None, *, at: float) -> None:
-        """Record that a clone has reached the wanted state; ``line``: the last recorded call, if any."""
+        """Record that a clone has reached the wanted state; ``line``: the last recorded call, if any that is over."""
 
 
 class ChangeExecutor:
@@ -109,6 +110,8 @@ class ChangeExecutor:
         """Last recorded call, by key."""
         self._sent: set[str] = set()
         """Keys whose unfinished call may have reached the server."""
+        self._used_up: set[str] = set()
+        """Keys whose unfinished call was sent twice, and whose job ended: the next call gets a new job uuid."""
         self._doubts: dict[str, str] = {}
         """Reason why the end of a call is not known, by key."""
         self._ended: dict[str, str] = {}
@@ -174,13 +177,17 @@ class ChangeExecutor:
 
     def _settle(self, item: Item, objection: Objection | None) -> bool:
         """Decide on a clone that was just checked; return whether it needs no call."""
-        key = item.target.key
-        is_at_risk = self._may_be_executed(key) and self._change.contradicts(item, self._jobs[key])
+        key, may_run = item.target.key, self._may_be_executed(item.target.key)
+        is_at_risk = may_run and self._change.contradicts(item, self._jobs[key])
         if objection is not None and objection.is_done and not is_at_risk:
-            self._change.note_done(self._manifest, item, self._lines.get(key), at=self._clock.time())
+            line = None if may_run else self._lines.get(key)
+            self._change.note_done(self._manifest, item, line, at=self._clock.time())
             self.done.add(key)
         elif key in self._doubts:
             self.unknown[key] = self._doubts[key]
+        elif key in self._ended and may_run:
+            why = self._ended[key] or f"{self._change.api} succeeded, but it is not {self._change.past_tense}"
+            self.unknown[key] = f"{why}; one sent before may still be executed"
         elif self._ended.get(key):
             self.left[key] = f"not {self._change.past_tense}: {self._ended[key]}"
         elif objection is not None and objection.is_unseen:
@@ -188,7 +195,7 @@ class ChangeExecutor:
         elif key in self._ended:
             settled = self.left if self._change.is_repeatable else self.unknown
             settled[key] = f"{self._change.api} succeeded, but it is not {self._change.past_tense}"
-        elif is_at_risk or (objection is not None and self._may_be_executed(key)):
+        elif is_at_risk or (objection is not None and may_run):
             why = "the job file was edited since" if objection is None else objection.text
             self.unknown[key] = f"{why}; a {self._change.api} sent before may still be executed"
         elif objection is not None:
@@ -217,7 +224,9 @@ class ChangeExecutor:
                 return False
             self._sent.add(key)
             self._tries[key] += 1
-            if not (isinstance(answer, Done) or _is_definite(answer)):
+            if isinstance(answer, Refused) and answer.error.error_class is not ErrorClass.AMBIGUOUS:
+                await self._record_refusal(key, answer)
+            elif not isinstance(answer, Done):
                 answer = await self._service_changes.end(job_uuid, seconds=LONGEST_JOB)
             await self._process_answer(key, answer, generation)
             return True
@@ -226,15 +235,23 @@ class ChangeExecutor:
         """Record the call durably before it is sent; a resent call is recorded again with its new time."""
         key, now = item.target.key, self._clock.time()
         known = self._jobs.get(key)
-        is_same = known is not None and self._change.is_same(item, known)
-        if known is not None and is_same and now - known.at < _RECORD_AFTER:
+        was_sent = self._may_be_executed(key)
+        is_same = known is not None and key not in self._used_up and self._change.is_same(item, known)
+        if known is not None and is_same and now - known.at < _RECORD_AFTER and known.was_sent_before == was_sent:
             return
         job_uuid = known.job_uuid if known is not None and is_same else self._clock.uuid()
-        line = self._change.line(item, at=now, job_uuid=job_uuid)
+        line = replace(self._change.line(item, at=now, job_uuid=job_uuid), was_sent_before=was_sent)
         await self._manifest.commit_operation(line)
         self._jobs[key] = self._lines[key] = line
-        if not is_same:
+        self._used_up.discard(key)
+        if not was_sent:
             self._sent.discard(key)
+
+    async def _record_refusal(self, key: str, refused: Refused) -> None:
+        """Record that a call which was sent once had its definite end at once: it has no job to poll later."""
+        error, line = refused.error, self._jobs[key]
+        if not (line.was_sent_before or error.may_go_on or error.may_have_run):
+            await self._manifest.commit_operation(replace(line, is_refused=True))
 
     async def _process_answer(self, key: str, answer: SubmitAnswer | PollAnswer, generation: int) -> None:
         """Process the answer to a call. Raises CallFailedError if no call can succeed."""
@@ -255,7 +272,7 @@ class ChangeExecutor:
         elif error.error_class not in _NOT_EXECUTED or self._tries[key] >= _MAX_TRIES:
             self._end(key, str(error))
         else:
-            # This job uuid is used up; the next call gets a new one.
+            # The next call gets a new job uuid.
             self._forget(key)
             if error.error_class is ErrorClass.RENEW:
                 await self._service_changes.renew(generation)
@@ -265,13 +282,13 @@ class ChangeExecutor:
         self._ended[key] = error
 
     def _forget(self, key: str) -> None:
-        """Forget a call that has a definite end."""
-        del self._jobs[key]
-        self._sent.discard(key)
-
-
-def _is_definite(answer: SubmitAnswer | PollAnswer) -> bool:
-    return isinstance(answer, Refused) and answer.error.error_class is not ErrorClass.AMBIGUOUS
+        """Forget a call whose job ended, unless it was sent twice and may still be executed."""
+        line = self._jobs[key]
+        if line.was_sent_before and self._may_be_executed(key):
+            self._used_up.add(key)
+        else:
+            del self._jobs[key]
+            self._sent.discard(key)
 
 
 async def _run_all(work: Iterable[Coroutine[None, None, bool]]) -> list[bool]:

@@ -82,7 +82,7 @@ async def find_pending(
     async def is_pending(job: OpenJob | DeletingLine) -> bool:
         if clock.time() >= job.at + longest:
             return False
-        if job.job_uuid == UNKNOWN_JOB:
+        if job.job_uuid == UNKNOWN_JOB or (isinstance(job, DeletingLine) and job.was_sent_before):
             return True
         answer = await service_changes.end(job.job_uuid, seconds=1.0, first=0.2)
         has_ended = isinstance(answer, Done) or (isinstance(answer, Refused) and not answer.error.may_go_on)

@@ -175,7 +175,7 @@ class CloneUpdate:
     def is_same(self, item: Item, line: ChangeLine) -> bool:
         """Return whether a recorded PUT sets the same fields to the same values."""
         wanted = self.line(item, at=line.at, job_uuid=line.job_uuid)
-        return line == wanted
+        return replace(line, was_sent_before=False) == wanted
 
     def contradicts(self, item: Item, line: ChangeLine) -> bool:
         """Return whether a recorded PUT sets values of another job file."""

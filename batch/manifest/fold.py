@@ -148,7 +148,7 @@ class ManifestFold:
         elif isinstance(line, HandOverRecord):
             self.hand_overs.add(line)
         elif isinstance(line, DeletingLine):
-            self.undone.deleting.add(line.key)
+            self.undone.add_deletion(line)
         elif isinstance(line, RepairedLine):
             self.is_repaired = self.was_sent = True  # The attempts of the lost lines are unknown.
             self._uuids.lose_lines()

@@ -101,18 +101,22 @@ class ControlledLine:
 
 @dataclass(frozen=True, slots=True)
 class DeletingLine:
-    """A DELETE of a clone is about to be sent."""
+    """A DELETE of a clone is about to be sent, or was refused."""
 
     key: str
     at: float
     clone_uuid: str
     job_uuid: str
     """Its X-Job-UUID."""
+    was_sent_before: bool = False
+    """Whether it was sent before without a definite end, so that the end of its job is none."""
+    is_refused: bool = False
+    """Whether the answer to the call refused it: it has no job, and was not executed."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdatingLine:
-    """A PUT to a clone is about to be sent."""
+    """A PUT to a clone is about to be sent, or was refused."""
 
     key: str
     at: float
@@ -123,6 +127,10 @@ class UpdatingLine:
     """The parameters that it sets."""
     digest: str
     """Digest of the source uuid and the body that the job file requests."""
+    was_sent_before: bool = False
+    """Whether one was sent before without a definite end, so that the end of its job is none."""
+    is_refused: bool = False
+    """Whether the answer to the call refused it: it has no job, and was not executed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,17 +49,20 @@ def encode_operation(line: Operation) -> bytes:
             ]
         )
     if isinstance(line, DeletingLine):
-        return encode_line([("deleting", line.key), ("at", line.at), *_uuids(line)])
+        return encode_line([("deleting", line.key), ("at", line.at), *_uuids(line), *_flags(line)])
     fields: JsonValue = list(line.fields)
     if isinstance(line, UpdatingLine):
-        return encode_line(
-            [("mending", line.key), ("at", line.at), *_uuids(line), ("fields", fields), ("digest", line.digest)]
-        )
+        what: list[tuple[str, JsonValue]] = [("fields", fields), ("digest", line.digest)]
+        return encode_line([("mending", line.key), ("at", line.at), *_uuids(line), *what, *_flags(line)])
     return encode_line([("mended", line.key), ("at", line.at), ("clone_uuid", line.clone_uuid), ("fields", fields)])
 
 
 def _uuids(line: DeletingLine | UpdatingLine) -> list[tuple[str, JsonValue]]:
     return [("clone_uuid", line.clone_uuid), ("job_uuid", line.job_uuid)]
+
+
+def _flags(line: DeletingLine | UpdatingLine) -> list[tuple[str, JsonValue]]:
+    return [("sent_before", line.was_sent_before or None), ("refused", line.is_refused or None)]
 
 
 def parse_connected(found: Mapping[str, Any]) -> ConnectedLine:
@@ -81,7 +84,8 @@ def parse_controlled(found: Mapping[str, Any]) -> ControlledLine:
 def parse_deleting(found: Mapping[str, Any]) -> DeletingLine:
     """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
     key, clone, job = (require_field(found, name, str) for name in ("deleting", "clone_uuid", "job_uuid"))
-    return DeletingLine(key, number(found, "at"), clone, job)
+    was_sent_before, is_refused = _parse_flags(found)
+    return DeletingLine(key, number(found, "at"), clone, job, was_sent_before, is_refused)
 
 
 def parse_updating(found: Mapping[str, Any]) -> UpdatingLine:
@@ -89,7 +93,12 @@ def parse_updating(found: Mapping[str, Any]) -> UpdatingLine:
     key, clone, job, digest = (
         require_field(found, name, str) for name in ("mending", "clone_uuid", "job_uuid", "digest")
     )
-    return UpdatingLine(key, number(found, "at"), clone, job, _texts(found, "fields"), digest)
+    fields, (was_sent_before, is_refused) = _texts(found, "fields"), _parse_flags(found)
+    return UpdatingLine(key, number(found, "at"), clone, job, fields, digest, was_sent_before, is_refused)
+
+
+def _parse_flags(found: Mapping[str, Any]) -> tuple[bool, bool]:
+    return found.get("sent_before") is True, found.get("refused") is True
 
 
 def parse_updated(found: Mapping[str, Any]) -> UpdatedLine:
@@ -205,10 +214,17 @@ class UndoneFold:
         self._generations = KeyTable(2)
         self._uuids = KeyTable(1)
         self.deleting: set[str] = set()
-        """Keys of the clones with a DELETE on record that are not known to be gone."""
+        """Keys of the clones with a DELETE on record that was not refused, and that are not known to be gone."""
 
     def __bool__(self) -> bool:
         return len(self._generations) > 0
+
+    def add_deletion(self, line: DeletingLine) -> None:
+        """Add a DELETE, or that the last one was refused."""
+        if line.is_refused:
+            self.deleting.discard(line.key)
+        else:
+            self.deleting.add(line.key)
 
     def add(self, record: Record) -> None:
         """Add a record that the clone of a target was undone; a repeated one changes nothing."""

@@ -27,6 +27,12 @@ _SEALED: Final[dict[str, Schema]] = {
 
 
 _FIELDS: Final = describe(array(TEXT, min_items=1), "names of the parameters that UpdateModelService sets")
+_CHANGE_FLAGS: Final = {
+    "sent_before": describe(
+        FLAG, "the change was sent before, and that may still be executed whatever the end of this job is"
+    ),
+    "refused": describe(FLAG, "the answer to the call refused it: it has no job, and was not executed"),
+}
 _AT_MOST_ONCE: Final = describe(
     FLAG, "nothing that may have been executed is sent again, in this process and all later ones"
 )
@@ -167,14 +173,14 @@ def _handed_over_schema() -> Schema:
 
 def _deleting_schema() -> Schema:
     key = describe(TEXT, "key of a target whose clone is about to be deleted; `undone` is recorded once it is")
-    return _line({"deleting": key, "at": _TIME, "clone_uuid": TEXT, "job_uuid": HEX})
+    return _line({"deleting": key, "at": _TIME, "clone_uuid": TEXT, "job_uuid": HEX}, _CHANGE_FLAGS)
 
 
 def _mending_schema() -> Schema:
     key = describe(TEXT, "key of a target whose clone is about to be updated; `mended` follows")
     digest = describe(TEXT, "of the source uuid and the body that the job file requests")
     uuids: dict[str, Schema] = {"clone_uuid": TEXT, "job_uuid": HEX}
-    return _line({"mending": key, "at": _TIME, **uuids, "fields": _FIELDS, "digest": digest})
+    return _line({"mending": key, "at": _TIME, **uuids, "fields": _FIELDS, "digest": digest}, _CHANGE_FLAGS)
 
 
 def _mended_schema() -> Schema:

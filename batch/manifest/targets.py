@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from batch.errors import REPAIRED
 from batch.keytable import KeyTable
@@ -30,6 +30,7 @@ _UNKNOWN: Final = 1
 """Placeholder for an account: none was recorded, or several made attempts."""
 _NEW_OWNER, _SHARED, _HANDED_OVER, _REPEATED, _LOST = 1, 2, 4, 8, 16
 _COPY: Final = 1 << 20
+_Call = TypeVar("_Call", kinds.DeletingLine, kinds.UpdatingLine)
 
 
 class Targets:
@@ -50,9 +51,9 @@ class Targets:
         self._pinned = PinFold()
         self.undone = UndoneFold()
         self.deleting: dict[str, kinds.DeletingLine] = {}
-        """By key the last DELETE of a clone that is not confirmed to be gone."""
+        """By key the last DELETE of a clone that is not confirmed to be gone, unless it was refused."""
         self.updating: dict[str, kinds.UpdatingLine] = {}
-        """By key the last PUT to a clone whose fields are not confirmed to be set."""
+        """By key the last PUT to a clone whose fields are not confirmed to be set, unless it was refused."""
         self.plan: kinds.PlanLine | None = None
         """The last recorded plan."""
         self.plans: set[str] = set()
@@ -172,9 +173,9 @@ class Targets:
             done = _HANDED_OVER * (line.error_code is None)
             self._flags[self._ordinal(line.key, place)] |= _NEW_OWNER * given | _SHARED * shared | done
         elif isinstance(line, kinds.DeletingLine):
-            self.deleting[line.key] = line
+            _put(self.deleting, line)
         elif isinstance(line, kinds.UpdatingLine):
-            self.updating[line.key] = line
+            _put(self.updating, line)
         elif isinstance(line, kinds.UpdatedLine):
             self.updating.pop(line.key, None)
         elif isinstance(line, Pins):
@@ -260,6 +261,14 @@ class Targets:
             names = ((self._ordinals.get(hash(key)), (key, source)) for key, source in line.targets)
             self._page = place, {known: name for known, name in names if known is not None}
         return self._page[1][ordinal]
+
+
+def _put(calls: dict[str, _Call], line: _Call) -> None:
+    """Keep a recorded call as the last one for its key, unless it was refused."""
+    if line.is_refused:
+        calls.pop(line.key, None)
+    else:
+        calls[line.key] = line
 
 
 @contextmanager

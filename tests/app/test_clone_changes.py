@@ -276,14 +276,16 @@ async def test_refusals_that_executed_nothing_are_sent_again(scene: Scene) -> No
 
 
 async def test_a_recorded_delete_is_repeated_under_its_own_job_uuid(scene: Scene) -> None:
-    """What an earlier process recorded and the server does not know is sent under the same job uuid."""
+    """What an earlier process recorded and the server does not know is sent under the same job uuid, on record."""
     await record_clones(scene)
     line = open_deletion("b", at=time.time())
     await scene.manifest.commit_operation(line)
     done = await scene.delete({"b": line})
     assert done.done == set(KEYS)
     assert ("b" * 32, line.job_uuid) in scene.server.sent
-    assert len(recorded(scene.manifest.path)) == 3
+    again = [one for one in lines(scene.manifest.path) if one.get("job_uuid") == line.job_uuid]
+    assert [one.get("sent_before") for one in again] == [None, True]
+    assert len(recorded(scene.manifest.path)) == 4
 
 
 async def test_a_repeated_delete_is_recorded_again(scene: Scene) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from jsonschema import Draft7Validator
 
 import batch.manifest as manifest_package
 from batch.errors import REPAIRED, ManifestError
@@ -14,6 +17,7 @@ from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, Up
 from batch.manifest.operations import encode_operation, parse_connected
 from batch.manifest.records import parse_line
 from batch.manifest.repair import repair_manifest
+from batch.manifest.schema import manifest_schema
 from batch.manifest.targets import open_targets
 from batch.model import UNKNOWN_JOB, HandOver, HandOverRecord, Pins, Plan, Record, State
 from tests.manifest.manifest_world import HEADER, cloned, failed, hex_id, inline, sent
@@ -195,7 +199,11 @@ MENDED = UpdatedLine("k1", 32.0, hex_id(2), ("name", "requestCpu"))
         ControlledLine(2.0, "rate=5/s", 5.0, 8, is_paused=False, is_draining=False),
         ControlledLine(2.0, "pause", 5.0, 8, is_paused=True, is_draining=True),
         DELETING,
+        replace(DELETING, was_sent_before=True),
+        replace(DELETING, is_refused=True),
         MENDING,
+        replace(MENDING, was_sent_before=True),
+        replace(MENDING, is_refused=True),
         MENDED,
     ],
     ids=lambda line: type(line).__name__,
@@ -226,6 +234,33 @@ async def test_an_operation_is_open_until_its_end(tmp_path: Path) -> None:
     await write(path, BOB, Record(State.UNDONE, "k0", 34.0, 1, resource_uuid=hex_id(1)))
     with open_targets(path) as targets:
         assert targets.deleting == {}
+
+
+async def test_a_refused_operation_is_not_open(tmp_path: Path) -> None:
+    """A refusal ends a deletion or change, until the next one is recorded; every line meets the schema."""
+    path, validator = tmp_path / "m", Draft7Validator(manifest_schema())
+
+    def begin(manifest: Manifest) -> None:
+        for line in (DELETING, MENDING):
+            manifest.note_operation(line)
+            manifest.note_operation(replace(line, is_refused=True))
+
+    await write(path, ALICE, sent("k0"), cloned("k0"), sent("k1"), cloned("k1"), act=begin)
+    with open_targets(path) as targets:
+        assert (targets.deleting, targets.updating) == ({}, {})
+    assert manifest_package.summary(path).deleting == 0
+    deleting, mending = (replace(line, was_sent_before=True) for line in (DELETING, MENDING))
+
+    def repeat(manifest: Manifest) -> None:
+        manifest.note_operation(deleting)
+        manifest.note_operation(mending)
+
+    await write(path, ALICE, act=repeat)
+    with open_targets(path) as targets:
+        assert (targets.deleting, targets.updating) == ({"k0": deleting}, {"k1": mending})
+    assert manifest_package.summary(path).deleting == 1
+    for text in path.read_text(encoding="utf-8").splitlines():
+        validator.validate(json.loads(text))
 
 
 async def test_a_repair_is_known(tmp_path: Path) -> None:
