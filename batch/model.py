@@ -215,7 +215,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HandOverRecord:
-    """One manifest line about a Clone's hand-over: done, or refused where ``error_code`` is set."""
+    """A manifest line: a hand-over is done, or refused with ``error_code``; before ``until`` a try may be executed."""
 
     key: str
     at: float
@@ -223,6 +223,7 @@ class HandOverRecord:
     clone_uuid: str
     error_code: str | None = None
     error: str | None = None
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +296,5 @@ def waits_for_operator(clone: Record | Intent, now: float, *, is_refused: bool =
     """
     if clone.state in (State.SENT, State.ACCEPTED):
         return is_refused and clone.deadline is not None and clone.deadline <= now
-    if clone.state is not State.UNCERTAIN:
-        return False
-    return clone.error_code == QUARANTINED or (clone.until is not None and clone.until <= now)
+    is_over = clone.until is not None and clone.until <= now
+    return clone.state is State.UNCERTAIN and (clone.error_code == QUARANTINED or is_over)

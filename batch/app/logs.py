@@ -16,21 +16,28 @@ from batch import log, outputs
 from batch.app.live_view import LiveConsole, printer_above
 from batch.app.messages import is_terminal, say, terminal_width
 from batch.app.options import LogFormat
+from batch.manifest.kinds import HandOverTry
 from batch.model import State
 from batch.redaction import SECRETS
 from batch.sink import Sink, to_descriptor
 from batch.zstack.classify import with_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from batch.engine.ports import HandOverJournal, Journal
+    from batch.engine.ports import Journal
     from batch.model import HandOverRecord, Intent, Record
     from batch.zstack.classify import Language
 
-    class ManifestJournal(Journal, HandOverJournal, Protocol):
+    class ManifestJournal(Journal, Protocol):
         """The interface through which the engine writes the manifest."""
+
+        def note_hand_over(self, line: HandOverRecord) -> None:
+            """Append without waiting."""
+
+        def commit_operation(self, line: HandOverTry) -> Awaitable[None]:
+            """Append; awaiting it makes it durable."""
 
 
 _STDERR: Final = 2
@@ -133,6 +140,13 @@ class LoggingJournal:
             self._log.info("clone.handed_over", **fields)
         else:
             self._log.warning("clone.not_handed_over", **fields, error_code=line.error_code, error=line.error)
+
+    async def commit_try(self, line: HandOverRecord, *, is_unexecuted: bool = False) -> None:
+        """Append, wait until durable, log an error after which the hand-over stays open."""
+        await self._journal.commit_operation(HandOverTry(line, is_unexecuted))
+        if line.error_code is not None:
+            fields = {"key": line.key, "clone_uuid": line.clone_uuid}
+            self._log.warning("clone.hand_over_open", **fields, error_code=line.error_code, error=line.error)
 
     def on_failure(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` as soon as a write or fsync fails."""

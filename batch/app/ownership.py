@@ -9,8 +9,10 @@ from __future__ import annotations
 from asyncio import to_thread
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import structlog
+
 from batch.clock import SystemClock
-from batch.engine.handover import hand_over_all
+from batch.engine.handover import doubt_until, hand_over_all
 from batch.engine.survey import is_made
 from batch.errors import ManifestError
 from batch.keytable import digest_prefix
@@ -18,6 +20,7 @@ from batch.manifest.kinds import ConnectedLine, StartedLine
 from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import Record, State
+from batch.text import iso
 from batch.zstack.answers import Absent, ApiError, ErrorClass, Refused
 from batch.zstack.queries import QueryApi
 from batch.zstack.wire import CallFailedError
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from batch.app.logs import LoggingJournal
     from batch.engine import Stop
     from batch.engine.ports import Api
+    from batch.engine.survey import FinalStates
     from batch.manifest import Manifest
     from batch.manifest.kinds import Line
     from batch.model import Clone, Plan
@@ -52,6 +56,7 @@ async def hand_over(
 
     await manifest.flush()
     uuid_of = await to_thread(uuids_of, plan, manifest, journal.made)
+    await to_thread(log_doubts, plan, manifest.past)
     await hand_over_all(
         plan,
         manifest.past,
@@ -62,6 +67,16 @@ async def hand_over(
         stop=stop,
         uuid_of=uuid_of,
     )
+
+
+def log_doubts(plan: Plan, past: FinalStates) -> None:
+    """Log each hand-over that waits, as an earlier one to another owner may still be executed."""
+    now, logger = SystemClock().time(), structlog.get_logger()
+    for clone in plan.clones() if plan.hand_overs else ():
+        until = doubt_until(clone, past)
+        if until > now and clone.hand_over is not None:
+            text = "an earlier hand-over to another owner may still be executed: run again after that time"
+            logger.warning("clone.hand_over_waits", key=clone.key, until=iso(until), error=text)
 
 
 def uuids_of(plan: Plan, manifest: Manifest, made: Mapping[str, str]) -> Callable[[Clone], str | None]:

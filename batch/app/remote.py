@@ -12,15 +12,16 @@ from batch.app.messages import say
 from batch.app.observe import observe
 from batch.app.options import Engine
 from batch.app.outcome import EarlyEnd, unfinished_by_inputs
-from batch.app.ownership import uuids_of
+from batch.app.ownership import log_doubts, uuids_of
 from batch.app.run_plan import check_version
 from batch.app.selection import find_remaining_work, record_edits_and_retries, record_shard
 from batch.app.temporal import connect_temporal
 from batch.app.webhook import NOT_ON_TEMPORAL
+from batch.clock import SystemClock
 from batch.engine.control import before_stop
 from batch.engine.handover import waiting_clones
 from batch.errors import EndReason, ManifestLockedError, UnreachableError, UsageError
-from batch.manifest.kinds import RemoteEngine
+from batch.manifest.kinds import HandOverTry, RemoteEngine
 from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, State
@@ -181,9 +182,10 @@ async def _follow(remote: Remote, work: _Work, journal: LoggingJournal) -> Endin
     manifest, plan, run, silence = work.manifest, work.plan, remote.run, _OutageNotice()
     past, limits = manifest.past, work.setup.limits
     uuid_of = await to_thread(uuids_of, plan, manifest, journal.made)
+    await to_thread(log_doubts, plan, past)
 
     def made() -> Iterator[tuple[Clone, str]]:
-        waiting = waiting_clones(plan, past) if plan.hand_overs else ()
+        waiting = waiting_clones(plan, past, SystemClock().time()) if plan.hand_overs else ()
         return ((clone, uuid_of(clone) or "") for clone in waiting if clone is not None)
 
     whole = Work(plan, work.found, past, limits, past.is_at_most_once, made)
@@ -238,8 +240,10 @@ class _Sink:
     def write(self, line: PageLine) -> None:
         if isinstance(line, HandOverRecord):
             self._journal.note_hand_over(line)
-        else:
+        elif isinstance(line, Record):
             self._journal.note(line)
+        else:
+            self._manifest.note_operation(HandOverTry(line.of, line.is_unexecuted))
 
     async def flush(self) -> None:
         await self._manifest.flush()
@@ -248,15 +252,17 @@ class _Sink:
         self._remote.calls = calls
 
 
-def _identity(line: PageLine) -> tuple[object, ...]:
+def _identity(line: PageLine | HandOverTry) -> tuple[object, ...]:
     if isinstance(line, HandOverRecord):
         return "handed over", line.key, line.at
+    if not isinstance(line, Record):
+        return "tried", line.of.key, line.of.at, line.is_unexecuted
     return line.state, line.key, line.at, line.attempt, line.job_uuid
 
 
-def _lines(manifest: Manifest) -> Iterator[PageLine]:
+def _lines(manifest: Manifest) -> Iterator[PageLine | HandOverTry]:
     with open_reader(manifest.path) as lines:
         for body in lines.bodies():
             line = parse_line(body)
-            if isinstance(line, Record | HandOverRecord):
+            if isinstance(line, Record | HandOverRecord | HandOverTry):
                 yield line

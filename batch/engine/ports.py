@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from batch.engine.poll_schedule import PollWindow
     from batch.model import Clone, HandOverRecord, Record
-    from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, SubmitAnswer
+    from batch.zstack.answers import FindAnswer, NoAnswer, NotSent, PollAnswer, Refused, Running, SubmitAnswer
 
 
 class Api(Protocol):
@@ -78,8 +78,11 @@ class OwnershipApi(Protocol):
     async def share(self, uuid: str, accounts: Sequence[str]) -> Refused | NotSent | NoAnswer | None:
         """Share a resource with accounts; None: done. Idempotent."""
 
-    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
-        """Make an account the owner of a resource; None: it is the owner now, perhaps from before."""
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | Running | None:
+        """Make an account the owner of a resource; None: it is the owner now, perhaps from before.
+
+        Running: it is, and the server may still execute a repeated request for it.
+        """
 
 
 class HandOverJournal(Protocol):
@@ -87,3 +90,9 @@ class HandOverJournal(Protocol):
 
     def note_hand_over(self, line: HandOverRecord) -> None:
         """Append without waiting; durable shortly after or at close."""
+
+    async def commit_try(self, line: HandOverRecord, *, is_unexecuted: bool = False) -> None:
+        """Append, durably, that the clone is about to be given away, or may be after the error of ``line``.
+
+        ``is_unexecuted``: that try was not and will not be executed. Raises ManifestError.
+        """

@@ -230,8 +230,16 @@ class FinalStates(Protocol):
         """Return the final state of a Clone, or None."""
 
     @property
+    def api_timeout(self) -> float:
+        """The longest apiTimeout that the server reported for a job, in seconds; 0 where there is none."""
+
+    @property
     def hand_overs(self) -> HandOverResults:
         """Results of the hand-overs so far."""
+
+
+class HandOverHistory(RunHistory, FinalStates, Protocol):
+    """The fold of a manifest, as far as a run and its hand-overs need it."""
 
 
 class HandOverResults(Protocol):
@@ -242,6 +250,9 @@ class HandOverResults(Protocol):
 
     def is_refused(self, key: str, wanted: HandOver) -> bool:
         """Return whether the server's last answer refused exactly ``wanted``."""
+
+    def tries(self, key: str) -> Mapping[str, tuple[float, float]]:
+        """Return by owner the times of the first and the last try that have no known end."""
 
 
 def count_hand_overs(plan: Plan, past: FinalStates) -> HandOverCounts:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError
 from batch.keytable import KeyTable, digest_prefix
 from batch.manifest import folds
-from batch.manifest.kinds import DeletingLine, PlanLine, PlannedLine, RepairedLine, StartedLine
+from batch.manifest.hand_overs import HandOverFold
+from batch.manifest.kinds import DeletingLine, HandOverTry, PlanLine, PlannedLine, RepairedLine, StartedLine
 from batch.manifest.line import Users
-from batch.manifest.operations import HandOverFold, PinFold, UndoneFold
+from batch.manifest.operations import PinFold, UndoneFold
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Intent, Pins, Record, State
 
@@ -145,7 +146,7 @@ class ManifestFold:
             self.pinned.take(line)
         elif isinstance(line, PlanLine):
             self.plan = line
-        elif isinstance(line, HandOverRecord):
+        elif isinstance(line, HandOverRecord | HandOverTry):
             self.hand_overs.add(line)
         elif isinstance(line, DeletingLine):
             self.undone.add_deletion(line)
@@ -186,8 +187,7 @@ class ManifestFold:
     def _reopen(self, key: str, code: str | None) -> None:
         """Set a target that failed with ``code`` to planned; its attempts are counted from zero."""
         records, hashed = self._close(key), hash(key)
-        value = self._table.get(hashed) or _PLANNED
-        state = value & _STATE
+        state = (value := self._table.get(hashed) or _PLANNED) & _STATE
         if state != _PLANNED:
             if state not in _RETRIABLE:
                 raise ManifestError(f"{key} is {_STATES[state]} and cannot be retried")

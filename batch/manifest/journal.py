@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 from batch.errors import ManifestError
 from batch.manifest import records
 from batch.manifest.files import FIX, LOST
+from batch.manifest.hand_overs import encode_hand_over
 from batch.manifest.kinds import AdoptedLine, EndedLine, PlanLine, TakenUpLine
 from batch.manifest.line import this_process
-from batch.manifest.operations import encode_hand_over, encode_operation
+from batch.manifest.operations import encode_operation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -164,6 +164,15 @@ class EndedLine:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOverTry:
+    """A clone is about to be given to an owner, or the server may still do so although it answered with an error."""
+
+    of: HandOverRecord
+    is_unexecuted: bool = False
+    """Whether it is known that it was not and will not be executed."""
+
+
+@dataclass(frozen=True, slots=True)
 class TakenUpLine:
     """A process continues these targets, which were in flight when the one before it was killed."""
 
@@ -224,6 +233,7 @@ Line: TypeAlias = (
     | EndedLine
     | TakenUpLine
     | HandOverRecord
+    | HandOverTry
     | AdoptedLine
     | RepairedLine
     | MergedLine

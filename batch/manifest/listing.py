@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch.keytable import KeyTable
-from batch.manifest.kinds import EndedLine, PlannedLine, StartedLine
-from batch.manifest.operations import hand_over_error
+from batch.manifest.hand_overs import hand_over_error
+from batch.manifest.kinds import EndedLine, HandOverTry, PlannedLine, StartedLine
 from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line, parse_record
 from batch.model import HandOverRecord, Record, State
@@ -120,6 +120,8 @@ class _Index:
             self._refused.pop(ordinal, None)
             if line.error_code is not None:
                 self._refused[ordinal] = place
+        elif isinstance(line, HandOverTry):
+            self._refused.pop(self._ordinal(line.of.key, place), None)
         elif isinstance(line, StartedLine | EndedLine):
             self._has_no_refusal = isinstance(line, EndedLine) and line.has_no_refusal
 

@@ -1,31 +1,32 @@
-"""Lines for what a process does besides cloning: hand over, resume, connect, change limits, delete, update; pins."""
+"""Lines for what a process does besides cloning: resume, connect, change limits, delete, update; pins."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batch.errors import ManifestError
 from batch.keytable import KeyTable
+from batch.manifest.hand_overs import encode_try
 from batch.manifest.kinds import (
     AdoptedLine,
     ConnectedLine,
     ControlledLine,
     DeletingLine,
+    HandOverTry,
     TakenUpLine,
     UpdatedLine,
     UpdatingLine,
 )
 from batch.manifest.line import encode_line, number, require_field
-from batch.model import HandOver, HandOverCounts, HandOverRecord, JsonValue, Pins, State
+from batch.model import Pins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batch.manifest.kinds import PlanLine
     from batch.model import JsonValue, Record
 
 Operation: TypeAlias = (
-    AdoptedLine | TakenUpLine | ConnectedLine | ControlledLine | DeletingLine | UpdatingLine | UpdatedLine
+    AdoptedLine | TakenUpLine | ConnectedLine | ControlledLine | DeletingLine | HandOverTry | UpdatingLine | UpdatedLine
 )
 
 
@@ -48,6 +49,8 @@ def encode_operation(line: Operation) -> bytes:
                 ("draining", line.is_draining or None),
             ]
         )
+    if isinstance(line, HandOverTry):
+        return encode_try(line)
     if isinstance(line, DeletingLine):
         return encode_line([("deleting", line.key), ("at", line.at), *_uuids(line), *_flags(line)])
     fields: JsonValue = list(line.fields)
@@ -123,86 +126,6 @@ def _texts(found: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(map(str, require_field(found, name, list)))
 
 
-_FORGOTTEN: Final = 1 << 63
-"""Larger than every value of ``_mark``."""
-_MASK: Final = (1 << 62) - 1
-
-
-def encode_hand_over(line: HandOverRecord) -> bytes:
-    """Return the line's open body."""
-    shares: list[JsonValue] = list(line.wanted.share_with)
-    return encode_line(
-        [
-            ("handed_over", line.key),
-            ("at", line.at),
-            ("clone_uuid", line.clone_uuid),
-            ("owner", line.wanted.owner),
-            ("share_with", shares or None),
-            ("error_code", line.error_code),
-            ("error", line.error),
-        ]
-    )
-
-
-def parse_hand_over(found: Mapping[str, Any]) -> HandOverRecord:
-    """Parse the fields of a line. Raises ManifestError where one has the wrong type."""
-    texts = {name: found.get(name) for name in ("handed_over", "clone_uuid", "owner", "error_code", "error")}
-    at, shares = found.get("at"), found.get("share_with", [])
-    is_whole = isinstance(texts["handed_over"], str) and isinstance(texts["clone_uuid"], str)
-    if not is_whole or not all(isinstance(text, str | None) for text in texts.values()) or not isinstance(shares, list):
-        raise ManifestError("a hand-over line has a field that is not text")
-    if isinstance(at, bool) or not isinstance(at, int | float):
-        raise ManifestError("a line has no number as at")
-    wanted = HandOver(texts["owner"], tuple(map(str, shares)))
-    return HandOverRecord(
-        str(texts["handed_over"]), float(at), wanted, str(texts["clone_uuid"]), texts["error_code"], texts["error"]
-    )
-
-
-def hand_over_error(line: HandOverRecord) -> str | None:
-    """Return the error text for lists and reports; None where there was no error."""
-    return None if line.error_code is None else f"hand-over refused: {line.error or ''}"
-
-
-class HandOverFold:
-    """The fold of hand-over lines: the last line about a target counts."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._table = KeyTable()
-        self.done = 0
-        """Number of targets that were handed over, whatever the job file requests now."""
-        self.refused = 0
-
-    def add(self, line: HandOverRecord) -> None:
-        """Add a line."""
-        hashed, is_refused = hash(line.key), line.error_code is not None
-        before = self._table.get(hashed)
-        if before not in (None, _FORGOTTEN):
-            self._count(-1, is_refused=bool(before & 1))
-        self._table.put(hashed, _mark(line.wanted) | is_refused)
-        self._count(1, is_refused=is_refused)
-
-    def forget(self, key: str) -> None:
-        """Forget a target whose clone is undone: its next clone is not handed over yet."""
-        before = self._table.get(hash(key))
-        if before not in (None, _FORGOTTEN):
-            self._count(-1, is_refused=bool(before & 1))
-            self._table.put(hash(key), _FORGOTTEN)
-
-    def _count(self, step: int, *, is_refused: bool) -> None:
-        self.refused += step * is_refused
-        self.done += step * (not is_refused)
-
-    def is_done(self, key: str, wanted: HandOver) -> bool:
-        """Return whether the target was handed over exactly as ``wanted``."""
-        return self._table.get(hash(key)) == _mark(wanted)
-
-    def is_refused(self, key: str, wanted: HandOver) -> bool:
-        """Return whether the server's last answer refused exactly ``wanted``."""
-        return self._table.get(hash(key)) == _mark(wanted) | 1
-
-
 class UndoneFold:
     """Generations by key, and the uuids that are used up; some 20 bytes each.
 
@@ -242,22 +165,6 @@ class UndoneFold:
     def has_uuid(self, uuid: str) -> bool:
         """Return whether a clone that was undone had this uuid."""
         return self._uuids.get(hash(uuid)) is not None
-
-
-def estimate_hand_overs(
-    plan: PlanLine | None, counts: Mapping[State, int], *, done: int, refused: int
-) -> HandOverCounts:
-    """Return the hand-overs as far as they follow from the manifest: only the job file says which targets have one.
-
-    Targets without a clone are assumed to have one, so the number of open ones is a lower bound.
-    """
-    total = 0 if plan is None else plan.hand_overs
-    without = sum(counts.values()) - counts.get(State.CLONED, 0)
-    return HandOverCounts(done, max(0, total - done - refused - without), refused)
-
-
-def _mark(wanted: HandOver) -> int:
-    return (hash((wanted.owner, wanted.share_with)) & _MASK) << 1
 
 
 class PinFold:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from batch.errors import EndReason, ManifestError
+from batch.manifest.hand_overs import parse_hand_over, parse_try
 from batch.manifest.kinds import (
     EndedLine,
     MergedLine,
@@ -23,7 +24,6 @@ from batch.manifest.operations import (
     parse_connected,
     parse_controlled,
     parse_deleting,
-    parse_hand_over,
     parse_taken_up,
     parse_updated,
     parse_updating,
@@ -267,6 +267,7 @@ _PARSERS: Final[dict[str, Callable[[dict[str, Any]], Line]]] = {
     "merged": _parse_merged,
     "adopted_by": parse_adopted,
     "handed_over": parse_hand_over,
+    "handing_over": parse_try,
     "connected": parse_connected,
     "controlled": parse_controlled,
     "deleting": parse_deleting,

@@ -55,6 +55,7 @@ def manifest_schema() -> Schema:
         "ended": _ended_schema(),
         "taken_up": _taken_up_schema(),
         "handed_over": _handed_over_schema(),
+        "handing_over": _handing_over_schema(),
         "repaired": _repaired_schema(),
         "merged": _merged_schema(),
         "adopted": _adopted_schema(),
@@ -163,12 +164,23 @@ def _handed_over_schema() -> Schema:
     key = describe(
         TEXT, "key of a target whose clone was given to its owner and shared; refused where there is an error"
     )
+    until = describe(SECONDS, "when the server can no longer execute a try without an end, seconds since the epoch")
+    return _line({"handed_over": key, "at": _TIME, "clone_uuid": TEXT}, {**_hand_over_fields(), "until": until})
+
+
+def _handing_over_schema() -> Schema:
+    key = describe(
+        TEXT, "key of a target whose clone is about to be given to its owner, or may still be where there is an error"
+    )
+    unexecuted = describe(FLAG, "the try was not and will not be executed")
+    required: dict[str, Schema] = {"handing_over": key, "at": _TIME, "clone_uuid": TEXT}
+    return _line(required, {**_hand_over_fields(), "unexecuted": unexecuted})
+
+
+def _hand_over_fields() -> dict[str, Schema]:
     accounts = describe(array(TEXT, min_items=1), "account uuids")
     owner = describe(TEXT, "account uuid")
-    return _line(
-        {"handed_over": key, "at": _TIME, "clone_uuid": TEXT},
-        {"owner": owner, "share_with": accounts, "error_code": TEXT, "error": TEXT},
-    )
+    return {"owner": owner, "share_with": accounts, "error_code": TEXT, "error": TEXT}
 
 
 def _deleting_schema() -> Schema:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from batch.manifest.fold import ManifestFold
-from batch.manifest.kinds import ControlledLine, EndedLine, PlanLine, StartedLine
-from batch.manifest.operations import estimate_hand_overs, hand_over_error
+from batch.manifest.hand_overs import estimate_hand_overs, hand_over_error
+from batch.manifest.kinds import ControlledLine, EndedLine, HandOverTry, PlanLine, StartedLine
 from batch.manifest.reader import open_reader
 from batch.manifest.records import parse_line
 from batch.model import HandOverCounts, HandOverRecord, Intent, Record, State, waits_for_operator
@@ -125,6 +125,8 @@ class _Figures:
             self.ended = line
         elif isinstance(line, HandOverRecord):
             self._hand_over(line)
+        elif isinstance(line, HandOverTry):
+            self.refused.pop(line.of.key, None)
 
     def _add_record(self, record: Record) -> None:
         if record.state is State.UNDONE:

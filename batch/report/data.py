@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from batch.errors import UsageError
 from batch.jsoncodec import decode_own
-from batch.manifest.kinds import EndedLine, PlanLine, PlannedLine, StartedLine
+from batch.manifest.hand_overs import hand_over_error
+from batch.manifest.kinds import EndedLine, HandOverTry, PlanLine, PlannedLine, StartedLine
 from batch.manifest.listing import Row
-from batch.manifest.operations import hand_over_error
 from batch.manifest.reader import is_locked, open_reader
 from batch.manifest.records import parse_line
 from batch.model import HandOverRecord, Record, State
@@ -191,9 +191,8 @@ class _Reader:
                     target = self.targets.get(key) or self.targets.setdefault(key, TargetData(key, source or ""))
                     target.add(line)
                     self._touch(line.at)
-                case HandOverRecord(key=key):
-                    self.targets.setdefault(key, TargetData(key, "")).hand_over = line
-                    self._touch(line.at)
+                case HandOverRecord() | HandOverTry():
+                    self._add_hand_over(line)
                 case PlannedLine(targets):
                     for key, source_uuid in targets:
                         self.targets.setdefault(key, TargetData(key, source_uuid))
@@ -206,6 +205,12 @@ class _Reader:
                     self._touch(at)
                     if self.processes:
                         self.processes[-1].ended = line
+
+    def _add_hand_over(self, line: HandOverRecord | HandOverTry) -> None:
+        of = line.of if isinstance(line, HandOverTry) else line
+        # A try opens it again.
+        self.targets.setdefault(of.key, TargetData(of.key, "")).hand_over = None if of is not line else of
+        self._touch(of.at)
 
     def finish(self) -> None:
         """Drop the refused hand-overs that the job file no longer has, by what the last process counted."""

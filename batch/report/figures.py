@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batch.errors import HELD_BACK, EndReason, ExitCode
-from batch.manifest.operations import estimate_hand_overs
+from batch.manifest.hand_overs import estimate_hand_overs
 from batch.model import QUARANTINED, HandOverCounts, State, waits_for_operator
 from batch.text import shell_path
 

@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from batch.engine.poll_schedule import PollSchedule
     from batch.errors import RunStoppedError
     from batch.model import HandOverRecord, Record, State
-    from batch.temporal.messages import Ask, Give, Reply, Submit
+    from batch.temporal.messages import Ask, Give, Reply, Submit, TriedLine
     from batch.zstack.answers import ErrorClass, NoAnswer, Refused
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from batch.model import Clone, HandOver
     from batch.temporal.messages import Page, PageLine
-    from batch.zstack.answers import FindAnswer, NotSent, PollAnswer, SubmitAnswer
+    from batch.zstack.answers import FindAnswer, NotSent, PollAnswer, Running, SubmitAnswer
 
 _CALL_SECONDS: Final = 90.0
 """Maximum seconds of a call after the gate; one that is repeated with a new signature may exceed a minute."""
@@ -155,10 +155,10 @@ class Calls:
         reply = await self._call("share", Give(uuid, tuple(accounts), tuple(self._ended_sessions)), _RETRIES)
         return cast("Refused | NotSent | NoAnswer | None", reply.answer)
 
-    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | Running | None:
         """Make an account the owner of a resource."""
         reply = await self._call("give", Give(uuid, (account,), tuple(self._ended_sessions)), _RETRIES)
-        return cast("Refused | NotSent | NoAnswer | None", reply.answer)
+        return cast("Refused | NotSent | NoAnswer | Running | None", reply.answer)
 
     def _note_ended(self, session: str) -> None:
         self._ended_sessions[session] = None
@@ -203,7 +203,7 @@ class PageHistory:
         self.canary_passed = False
         self.made = dict(page.made)
         """Uuids of the run's own clones, by key."""
-        self.hand_overs = _HandOvers()
+        self.hand_overs = _HandOvers(page.tried)
         self._lost = frozenset(page.lost)
         self.repeated = frozenset(page.repeated)
         self._states = dict.fromkeys((clone.key for clone in page.clones), State.PLANNED)
@@ -250,6 +250,13 @@ class PageHistory:
 class _HandOvers:
     """State of a page's hand-overs; each is tried once per page, and the next run retries the rest."""
 
+    def __init__(self, tried: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+        self._tried = tried
+
+    def tries(self, key: str) -> Mapping[str, tuple[float, float]]:
+        """Return the tries before this page, by owner."""
+        return self._tried.get(key, {})
+
     def is_done(self, key: str, wanted: HandOver) -> bool:  # noqa: ARG002 - the command left out what is done
         return False
 
@@ -286,3 +293,7 @@ class PageJournal:
     def note_hand_over(self, line: HandOverRecord) -> None:
         """Append."""
         self.lines.append(line)
+
+    async def commit_try(self, line: HandOverRecord, *, is_unexecuted: bool = False) -> None:
+        """Append."""
+        self.lines.append(TriedLine(line, is_unexecuted))

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from batch.errors import EndReason
     from batch.model import Clone, Intent, State
 
-PageLine: TypeAlias = Record | HandOverRecord
+
+@dataclass(frozen=True, slots=True)
+class TriedLine:
+    """A page is about to give a clone to an owner, or the server may still do so after an error."""
+
+    of: HandOverRecord
+    is_unexecuted: bool = False
+
+
+PageLine: TypeAlias = Record | HandOverRecord | TriedLine
 """A line recorded by a page, which the command copies into the manifest."""
 
 
@@ -105,6 +114,8 @@ class Page:
     """Keys without open attempts that processes without --at-most-once sent."""
     outside: tuple[Clone, ...] = ()
     """Open clones outside the run's part of the job file, without ``params``: queried but never sent."""
+    tried: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """By key and owner the first and the last try of a hand-over without a known end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from batch.engine import Stop, clone_all
     from batch.engine.admission import wave_sizes
     from batch.engine.handover import hand_over_all
-    from batch.engine.survey import RunHistory, Survey, find_unrecorded, survey
+    from batch.engine.survey import HandOverHistory, Survey, find_unrecorded, survey
     from batch.errors import EndReason, RunStoppedError, UnreachableError, UsageError
     from batch.model import Plan, State
     from batch.temporal.adapters import Calls, PageHistory, PageJournal, WorkflowClock
@@ -187,7 +187,7 @@ class Work:
 
     plan: Plan
     survey: Survey
-    history: RunHistory
+    history: HandOverHistory
     limits: Limits
     at_most_once: bool
     made: Callable[[], Iterator[tuple[Clone, str]]]
@@ -209,8 +209,7 @@ def parts_of(work: Work) -> tuple[Part, ...]:
 
 def pages_of(work: Work, *, parent: str) -> Iterator[tuple[int, Page]]:
     """Yield every page with the number of its wave, deterministically for the same manifest."""
-    intents = dict(work.history.intents)
-    number = 0
+    intents, number = dict(work.history.intents), 0
     for wave, clones, made in _divide(work):
         opened = [intents.pop(clone.key) for clone in clones if clone.key in intents]
         yield wave, _page(work, parent, number, clones, opened, made)
@@ -297,4 +296,5 @@ def _page(
         was_sent=history.was_sent,
         api_timeout=history.api_timeout,
         repeated=tuple(clone.key for clone in clones if clone.key in history.repeated),
+        tried={clone.key: dict(tries) for clone in clones if (tries := history.hand_overs.tries(clone.key))},
     )

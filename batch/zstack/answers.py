@@ -155,6 +155,13 @@ PollAnswer: TypeAlias = Running | Done | Refused | Unknown | NotSent | NoAnswer
 FindAnswer: TypeAlias = Found | Absent | Refused | NotSent | NoAnswer
 
 
+def may_go_on(answer: object) -> bool:
+    """Return whether the server may still execute the request that has this answer."""
+    if isinstance(answer, Refused):
+        return answer.error.may_go_on or answer.error.may_have_run
+    return isinstance(answer, NoAnswer | Running)
+
+
 def is_cut(answer: object) -> bool:
     """Return whether a call was not made because its wait at the gate was cut."""
     return isinstance(answer, NotSent) and answer.is_held_back

@@ -6,6 +6,7 @@ The clone itself has its own protocol in the engine. Source: zstack/README.md 8,
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, urlencode
@@ -24,6 +25,7 @@ from batch.zstack.answers import (
     Refused,
     Unknown,
     is_cut,
+    may_go_on,
     poll_to_end,
 )
 from batch.zstack.client import JOBS_PATH, SERVICES_PATH
@@ -77,20 +79,24 @@ class RetryClient:
                 break
         raise CallFailedError(what, failed)
 
-    async def finish(self, what: str, method: str, path: str, body: JsonValue = None) -> None:
-        """Start one asynchronous job that may be repeated and wait for its end. Raises CallFailedError."""
+    async def finish(self, what: str, method: str, path: str, body: JsonValue = None) -> bool:
+        """Start one asynchronous job that may be repeated and wait for its end.
+
+        Return whether the server may still execute a repeated one. Raises CallFailedError, whose answer says so too.
+        """
         data = None if body is None else jsoncodec.encode(body).encode()
         failed: Refused | NotSent | NoAnswer = NotSent("not tried")
+        is_left = False
         for number in range(_TRIES):
             await self._back_off(number)
             generation = self._client.generation
             ended = await self._run(method, path, data)
             if isinstance(ended, Done):
-                return
-            failed = ended
+                return is_left
+            failed, is_left = ended, is_left or may_go_on(ended)
             if isinstance(ended, Refused) and not await self._may_repeat(ended, generation):
                 break
-        raise CallFailedError(what, failed)
+        raise CallFailedError(what, _with_left(failed) if is_left else failed)
 
     async def _run(self, method: str, path: str, data: bytes | None) -> Done | Refused | NotSent | NoAnswer:
         job_uuid = self._client.clock.uuid()
@@ -129,6 +135,13 @@ class RetryClient:
     async def _back_off(self, number: int) -> None:
         if number:
             await self._client.clock.sleep((0.25 + 0.75 * self._client.clock.random()) * 2.0 ** (number - 1))
+
+
+def _with_left(failed: Refused | NotSent | NoAnswer) -> Refused | NoAnswer:
+    """Return the last answer to a repeated request, of which the server may still execute an earlier one."""
+    if isinstance(failed, Refused):
+        return Refused(replace(failed.error, may_go_on=True))
+    return NoAnswer(failed.reason) if isinstance(failed, NotSent) else failed
 
 
 async def _poll(client: Client, job_uuid: str) -> PollAnswer:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from batch.jsoncodec import as_number, as_object, as_text
 from batch.zstack.accesskey import ACTIONS_PATH
-from batch.zstack.answers import NoAnswer
+from batch.zstack.answers import NoAnswer, Running, may_go_on
 from batch.zstack.calls import UUIDS_A_QUERY, RetryClient
 from batch.zstack.client import SERVICES_PATH
 from batch.zstack.replies import inventories
@@ -199,18 +199,23 @@ class Ownership:
             return failed.answer
         return None
 
-    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | None:
-        """Make an account the owner of a resource; None: it is."""
+    async def give(self, uuid: str, account: str) -> Refused | NotSent | NoAnswer | Running | None:
+        """Make an account the owner of a resource; None: it is; Running: it is, and a request for it may go on."""
         try:
-            await self.change_owner(uuid, account)
+            is_left = await self.change_owner(uuid, account)
         except CallFailedError as failed:
-            return None if await self._is_owner(uuid, account) else failed.answer
-        return None
+            if not await self._is_owner(uuid, account):
+                return failed.answer
+            is_left = may_go_on(failed.answer)
+        return Running() if is_left else None
 
-    async def change_owner(self, uuid: str, account_uuid: str) -> None:
-        """Make another account the owner of a resource. Raises CallFailedError."""
+    async def change_owner(self, uuid: str, account_uuid: str) -> bool:
+        """Make another account the owner of a resource; return whether a request for it may go on.
+
+        Raises CallFailedError.
+        """
         path = f"/v1/account/{segment(account_uuid)}/resources"
-        await self._client.finish("ChangeResourceOwner", "POST", path, {"params": {"resourceUuid": uuid}})
+        return await self._client.finish("ChangeResourceOwner", "POST", path, {"params": {"resourceUuid": uuid}})
 
     async def share_resource(self, uuids: Sequence[str], account_uuids: Sequence[str]) -> None:
         """Share resources with accounts. Raises CallFailedError."""

@@ -15,6 +15,8 @@ from batch.zstack.classify import with_hint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from batch.manifest.kinds import HandOverTry
+
 UUID = "0123456789abcdef0123456789abcdef"
 SENT = Record(State.SENT, "key", 1_700_000_000.25, 1, UUID, UUID, UUID, UUID)
 
@@ -36,6 +38,7 @@ class AcceptingJournal:
     async def take_up(self, keys: Sequence[str]) -> None: ...
     def on_failure(self, hook: Callable[[], None]) -> None: ...
     def note_hand_over(self, line: HandOverRecord) -> None: ...
+    async def commit_operation(self, line: HandOverTry) -> None: ...
 
 
 class Listener:

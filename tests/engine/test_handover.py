@@ -59,6 +59,13 @@ class Lines:
     """The manifest's lines of hand-overs."""
 
     lines: list[HandOverRecord] = field(default_factory=list)
+    tried: list[tuple[HandOverRecord, bool]] = field(default_factory=list)
+
+    async def commit_try(self, line: HandOverRecord, *, is_unexecuted: bool = False) -> None:
+        self.tried.append((line, is_unexecuted))
+
+    def tries(self, key: str) -> dict[str, tuple[float, float]]:
+        return {}
 
     def note_hand_over(self, line: HandOverRecord) -> None:
         self.lines.append(line)

@@ -12,7 +12,8 @@ from jsonschema import Draft7Validator
 
 from batch.errors import ExitCode, ManifestError
 from batch.manifest import Manifest, ManifestFold, read_finished, rows, story, summary
-from batch.manifest.operations import encode_hand_over
+from batch.manifest.hand_overs import encode_hand_over, encode_try
+from batch.manifest.kinds import HandOverTry
 from batch.manifest.records import parse_line
 from batch.manifest.schema import manifest_schema
 from batch.model import HandOver, HandOverCounts, HandOverRecord, Record, State
@@ -47,10 +48,40 @@ def folded(*lines: HandOverRecord) -> ManifestFold:
     return past
 
 
-@pytest.mark.parametrize("line", [done(), refused(), done(KEYS[2], OTHER), done(wanted=HandOver(None, ("b" * 32,)))])
+@pytest.mark.parametrize(
+    "line", [done(), replace(refused(), until=60.0), done(KEYS[2], OTHER), done(wanted=HandOver(None, ("b" * 32,)))]
+)
 def test_a_line_round_trip(line: HandOverRecord) -> None:
     """What is written is read again."""
     assert parse_line(encode_hand_over(line)) == line
+
+
+@pytest.mark.parametrize(
+    "line", [HandOverTry(done()), HandOverTry(refused()), HandOverTry(done(wanted=OTHER), is_unexecuted=True)]
+)
+def test_a_try_round_trip(line: HandOverTry) -> None:
+    """What is written is read again, under a name that older versions ignore."""
+    body = encode_try(line)
+    assert body.startswith(b'{"handing_over"')
+    assert parse_line(body) == line
+
+
+def test_a_try_opens_its_hand_over_until_its_end() -> None:
+    """It is neither done nor refused; an end with ``until``, or towards another owner, leaves the try in doubt."""
+    past = folded(done())
+    first, other = HandOverTry(done()), HandOverTry(replace(done(wanted=OTHER), at=40.0))
+    for line in (first, HandOverTry(replace(done(), at=35.0)), other):
+        past.add(line)
+    overs = past.hand_overs
+    assert (overs.done, overs.refused, overs.is_done("one", WANTED)) == (0, 0, False)
+    assert overs.tries("one") == {WANTED.owner: (30.0, 35.0), OTHER.owner: (40.0, 40.0)}
+    past.add(refused(wanted=OTHER))
+    assert overs.tries("one") == {WANTED.owner: (30.0, 35.0)}
+    past.add(replace(done(), until=2000.0))
+    assert overs.is_done("one", WANTED)
+    assert overs.tries("one") == {WANTED.owner: (30.0, 35.0)}
+    past.add(HandOverTry(done(), is_unexecuted=True))
+    assert overs.tries("one") == {}
 
 
 def test_the_last_line_of_a_target_counts() -> None:
