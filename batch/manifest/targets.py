@@ -172,6 +172,8 @@ class Targets:
             given, shared = line.wanted.owner is not None, bool(line.wanted.share_with)
             done = _HANDED_OVER * (line.error_code is None)
             self._flags[self._ordinal(line.key, place)] |= _NEW_OWNER * given | _SHARED * shared | done
+        elif isinstance(line, kinds.HandOverTry):
+            self._flags[self._ordinal(line.of.key, place)] |= _NEW_OWNER * (not line.is_unexecuted)
         elif isinstance(line, kinds.DeletingLine):
             _put(self.deleting, line)
         elif isinstance(line, kinds.UpdatingLine):
@@ -253,6 +255,7 @@ class Targets:
         place = self._named[ordinal]
         if self._page[0] != place:
             line = parse_line(self._manifest.body_at(place))
+            line = line.of if isinstance(line, kinds.HandOverTry) else line
             if isinstance(line, Record):
                 line = kinds.PlannedLine(((line.key, line.source_uuid or ""),))
             elif isinstance(line, HandOverRecord):

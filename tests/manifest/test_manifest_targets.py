@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 import batch.manifest as manifest_package
 from batch.errors import REPAIRED, ManifestError
 from batch.manifest import open_manifest
-from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, UpdatedLine, UpdatingLine
+from batch.manifest.kinds import ConnectedLine, ControlledLine, DeletingLine, HandOverTry, UpdatedLine, UpdatingLine
 from batch.manifest.operations import encode_operation, parse_connected
 from batch.manifest.records import parse_line
 from batch.manifest.repair import repair_manifest
@@ -164,7 +164,24 @@ def hand_over(manifest: Manifest) -> None:
     manifest.note_hand_over(HandOverRecord("x", 1.0, HandOver(BOB), hex_id(1)))
 
 
-@pytest.mark.parametrize("act", [fail, hand_over])
+def try_to_hand_over(manifest: Manifest) -> None:
+    manifest.note_operation(HandOverTry(HandOverRecord("x", 1.0, HandOver(BOB), hex_id(1))))
+
+
+@pytest.mark.parametrize("is_unexecuted", [False, True])
+async def test_a_try_may_have_given_a_clone_away(tmp_path: Path, *, is_unexecuted: bool) -> None:
+    """Whatever the job file names now, its maker may not see it any more; not so where the try was not executed."""
+    path = tmp_path / "m"
+
+    def give(manifest: Manifest) -> None:
+        line = HandOverRecord("k0", 25.0, HandOver(BOB), hex_id(1))
+        manifest.note_operation(HandOverTry(line, is_unexecuted))
+
+    await write(path, ALICE, sent("k0"), cloned("k0"), act=give)
+    assert targets_of(path)["k0"].has_new_owner is not is_unexecuted
+
+
+@pytest.mark.parametrize("act", [fail, hand_over, try_to_hand_over])
 async def test_a_target_without_a_planned_line_is_found(tmp_path: Path, act: Callable[[Manifest], None]) -> None:
     """A manifest whose planned lines were lost still has the targets that other lines name."""
     path = tmp_path / "m"
