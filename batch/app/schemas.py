@@ -62,6 +62,8 @@ EVENTS: Final[dict[str, tuple[Schema, Schema]]] = {
     ),
     "clone.handed_over": ({"key": TEXT, "clone_uuid": UUID}, {}),
     "clone.not_handed_over": ({"key": TEXT, "clone_uuid": UUID, "error_code": TEXT, "error": TEXT}, {}),
+    "clone.hand_over_open": ({"key": TEXT, "clone_uuid": UUID, "error_code": TEXT, "error": TEXT}, {}),
+    "clone.hand_over_waits": ({"key": TEXT, "until": TEXT, "error": TEXT}, {}),
     "wave.started": (
         {"wave": COUNT, "of": COUNT, "targets": describe(COUNT, "that it has left to do")},
         {},
