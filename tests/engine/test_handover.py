@@ -162,6 +162,24 @@ def test_a_clone_not_proven_to_be_ours_is_not_handed_over() -> None:
     assert stage.count() == {"share": 5, "give": 5}
 
 
+def test_an_error_after_which_the_server_may_continue_leaves_it_open() -> None:
+    """It is no refusal: the try is recorded before the call, and again with the error."""
+    goes_on = Refused(ApiError(ErrorClass.AMBIGUOUS, "SYS.1001", "timeout", may_go_on=True))
+    stage = Stage(server=Accounts(lambda kind, _uuid: goes_on if kind == "give" else None))
+    assert stage.run() == HandOverCounts(open=6)
+    assert stage.past.hand_overs.lines == []
+    assert Counter(line.error_code for line, _ in stage.past.hand_overs.tried) == {None: 6, "SYS.1001": 6}
+
+
+def test_a_change_of_owner_without_an_answer_ends_the_run() -> None:
+    """The tries on record say what the server may still execute."""
+    stage = Stage(server=Accounts(lambda kind, _uuid: NoAnswer("reset") if kind == "give" else None))
+    with pytest.raises(RunStoppedError, match="reset"):
+        stage.run()
+    assert stage.past.hand_overs.lines == []
+    assert {is_unexecuted for _, is_unexecuted in stage.past.hand_overs.tried} == {False}
+
+
 def test_only_existing_clones_are_handed_over() -> None:
     """Conflicts, failed and undone targets, and unsettled ones, have nothing to hand over."""
     stage = Stage(

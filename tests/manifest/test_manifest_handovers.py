@@ -155,6 +155,19 @@ async def test_a_run_is_finished_once_everything_is_handed_over(tmp_path: Path) 
     assert (found.counts, found.plan.hand_overs) == ({State.CLONED: 3}, 3)
 
 
+def tried_after_a_refusal(manifest: Manifest) -> None:
+    one_refused(manifest)
+    manifest.note_operation(HandOverTry(done(KEYS[1])))
+
+
+async def test_a_refusal_ends_with_the_next_try(tmp_path: Path) -> None:
+    """Neither list nor summary report a refused hand-over that is being tried again."""
+    path = on_disk(await run_of(tried_after_a_refusal, 4), tmp_path)
+    assert {row.error_code for row in rows(path)} == {None}
+    found = summary(path)
+    assert (found.handed, found.clusters) == (HandOverCounts(done=1, open=2), ())
+
+
 async def test_a_refusal_is_reported_everywhere(tmp_path: Path) -> None:
     """List, show, status and every report have the refusal beside the clone, which stays cloned."""
     path = on_disk(await run_of(one_refused, 3), tmp_path)
