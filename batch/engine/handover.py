@@ -120,7 +120,7 @@ class _Phase:
                 _, last = self._tries(clone)
                 self._journal.note_hand_over(self._line(clone, uuid, failed.error, self._until(last)))
             elif failed is not None:
-                raise _stopped(clone, failed)
+                raise _stop_error(clone, failed)
             elif wanted.owner is None:
                 self._journal.note_hand_over(self._line(clone, uuid))
             else:
@@ -143,7 +143,7 @@ class _Phase:
             error = answer.error if _is_definite(answer) else None
             await self._journal.commit_try(self._line(clone, uuid, error), is_unexecuted=until is None)
             if not _is_definite(answer):
-                raise _stopped(clone, answer)
+                raise _stop_error(clone, answer)
 
     def _tries(self, clone: Clone) -> tuple[float, float]:
         """Return the times of the first and the last try towards the wanted owner that have no known end."""
@@ -167,7 +167,7 @@ def _is_definite(answer: Refused | NotSent | NoAnswer | None) -> TypeGuard[Refus
     return isinstance(answer, Refused) and answer.error.error_class in _DEFINITE
 
 
-def _stopped(clone: Clone, failed: Refused | NotSent | NoAnswer) -> RunStoppedError:
+def _stop_error(clone: Clone, failed: Refused | NotSent | NoAnswer) -> RunStoppedError:
     is_denied = isinstance(failed, Refused) and failed.error.error_class is ErrorClass.FATAL
     text = str(failed.error) if isinstance(failed, Refused) else failed.reason
     return RunStoppedError(f"hand-over of {clone.key}: {text}", EndReason.DENIED if is_denied else EndReason.OUTAGE)
