@@ -10,14 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from batch.clock import backoff_pause
 from batch.engine.control import before_stop
 from batch.errors import CallCutError, EndReason, RunStoppedError
-from batch.zstack.answers import Accepted, Done, Duplicate, NoAnswer, NotSent, Refused, is_cut, is_over_limit
+from batch.zstack.answers import (
+    NOT_ADMITTED,
+    Accepted,
+    Done,
+    Duplicate,
+    NoAnswer,
+    NotSent,
+    Refused,
+    is_cut,
+    is_over_limit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,8 +46,6 @@ _FIRST = 5.0
 _CAP = 60.0
 OUTAGE_DEADLINE = 1800.0
 """Seconds for which the server may be unreachable before the run stops with exit code 4."""
-
-_STOPPING: Final = NotSent("the run is stopping", is_held_back=True)
 
 _log = structlog.get_logger()
 _Answer = TypeVar("_Answer")
@@ -92,12 +100,12 @@ class Breaker:
     async def _probe(self, probe: Callable[[], Awaitable[object]]) -> NotSent | None:
         """Ask whether the server is back, in turn; return why the call is not to be made, None where it may be."""
         if not await before_stop(self._turn.acquire(), self._stop):
-            return _STOPPING
+            return NOT_ADMITTED
         try:
             if not self.is_open:
                 return None
             await self._stop.sleep(self._next_pause())
-            tried = _STOPPING if self._stop.requested else self.note(await probe())
+            tried = NOT_ADMITTED if self._stop.requested else self.note(await probe())
         finally:
             self._turn.release()
         return NotSent(tried.reason) if isinstance(tried, NoAnswer) else tried if isinstance(tried, NotSent) else None

@@ -117,6 +117,10 @@ class NotSent:
     """The server's own rate limiter refused it."""
 
 
+NOT_ADMITTED: Final = NotSent("the run is stopping", is_held_back=True)
+"""Result of a call whose wait, at the gate or for the server, was cut."""
+
+
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
     """No usable answer: reset, timeout, proxy page, bad body, a proxy's 429. A POST may have been executed."""

@@ -16,6 +16,7 @@ from batch.errors import CallCutError
 from batch.jsoncodec import as_number, as_object, as_text
 from batch.model import CallKind
 from batch.zstack.answers import (
+    NOT_ADMITTED,
     Accepted,
     Done,
     Duplicate,
@@ -30,7 +31,7 @@ from batch.zstack.answers import (
 )
 from batch.zstack.client import JOBS_PATH, SERVICES_PATH
 from batch.zstack.replies import read_job_end, read_refusal, read_submit
-from batch.zstack.wire import NOT_ADMITTED, BadReplyError, CallFailedError, HttpReply, json_object, segment
+from batch.zstack.wire import BadReplyError, CallFailedError, HttpReply, json_object, segment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -17,11 +17,11 @@ from yarl import URL
 
 from batch.errors import UsageError
 from batch.model import CallKind
-from batch.zstack.answers import NoAnswer
+from batch.zstack.answers import NOT_ADMITTED, NoAnswer
 from batch.zstack.classify import safe_text
 from batch.zstack.client_single_request import LONGEST_LINE, NoReplyError, SingleRequest, no_answer, start_watch
 from batch.zstack.settings import is_link_local
-from batch.zstack.wire import LARGEST, NOT_ADMITTED, BadReplyError, HttpReply, inflate
+from batch.zstack.wire import LARGEST, BadReplyError, HttpReply, inflate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -123,10 +123,6 @@ class HttpCall(Protocol):
         """Make one call; ``path`` starts with /v1 and is percent-encoded, with its query."""
 
 
-NOT_ADMITTED: Final = NotSent("the run is stopping", is_held_back=True)
-"""Result of a call whose wait at the gate was cut."""
-
-
 class CallFailedError(RunStoppedError):
     """A call to ZStack failed; ``answer`` is its result."""
 

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from batch.model import CallKind
 from batch.simulator.wire import Drop, Later, Request, Response
-from batch.zstack.answers import NoAnswer, NotSent
-from batch.zstack.wire import NOT_ADMITTED, HttpReply
+from batch.zstack.answers import NOT_ADMITTED, NoAnswer, NotSent
+from batch.zstack.wire import HttpReply
 from tests.simulation.virtual import EPOCH
 
 if TYPE_CHECKING:

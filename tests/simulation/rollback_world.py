@@ -34,10 +34,10 @@ from batch.simulator.faults import Fault, FaultKind, FaultRule
 from batch.simulator.node import Node
 from batch.simulator.options import ADMIN_UUID, SESSION, NodeOptions
 from batch.simulator.wire import Drop, Later, Request, Response
-from batch.zstack.answers import NoAnswer, NotSent
+from batch.zstack.answers import NOT_ADMITTED, NoAnswer, NotSent
 from batch.zstack.client import Client
 from batch.zstack.settings import SessionAuth, Settings
-from batch.zstack.wire import NOT_ADMITTED, HttpReply
+from batch.zstack.wire import HttpReply
 from tests.simulation.process import Killed, Process
 from tests.simulation.virtual import EPOCH, VirtualClock, VirtualLoop, end_tasks, virtual_gate
 
