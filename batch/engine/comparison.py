@@ -163,7 +163,7 @@ def _alike(service: Service, look: Look, clone: Clone, context: DecisionContext)
         end = end_uncertain(ticket, context, look.error, text, is_last=True)
         # Where no POST is open, only the operator changes it.
         return end._replace(until=context.now) if look.reason is LookReason.GIVEN else end
-    # What it was in use by may be an attempt on lost lines, or someone else's: that is left as it is.
+    # An attempt on lost lines may have made it, or someone else: it is neither handed over nor deleted.
     is_anybodys = existed_before or (_is_collision(look) and has_lost_jobs(ticket))
     return End(State.CLONED, ticket.attempt, service, adopted=True, made_elsewhere=is_anybodys)
 

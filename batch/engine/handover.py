@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from batch.engine.control import GRACE, within_grace
 from batch.engine.dispatch import dispatch
+from batch.engine.policy import Policy
 from batch.engine.survey import is_made
 from batch.errors import NOT_OURS, CallCutError, EndReason, RunStoppedError
 from batch.model import HandOverRecord
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 
 _DEFINITE: Final = frozenset({ErrorClass.PERMANENT, ErrorClass.AMBIGUOUS})
 """Classes of refusals that concern this one clone; after any other no hand-over can succeed now."""
-_LONGEST_JOB: Final = 1800.0
-"""Seconds for which the server may execute a job, by its default apiTimeout."""
-_JOB_GRACE: Final = 60.0
+_POLICY: Final = Policy()
 _PAUSE_EVERY: Final = 512
 _NOT_OURS_TEXT: Final = (
     "nothing shows that this run made it, so it is not handed over: if it is yours, share it and change its owner on "
@@ -63,7 +62,7 @@ def waiting_clones(plan: Plan, past: FinalStates, now: float) -> Iterator[Clone 
 
 
 def _longest_job(past: FinalStates) -> float:
-    return max(_LONGEST_JOB, past.api_timeout) + _JOB_GRACE
+    return max(_POLICY.api_timeout, past.api_timeout) + _POLICY.grace
 
 
 async def hand_over_all(  # noqa: PLR0913 - the composition root names each part of the phase once

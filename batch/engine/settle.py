@@ -174,13 +174,13 @@ async def _send(step: Send, clone: Clone, deps: Dependencies) -> Step:
     if step.is_retry:
         return await _submit_again(ticket, clone, deps, cost=retry_cost(is_after_silence=step.is_after_silence))
     deps.budget.note_first()
-    with _unless_stopped(ticket, clone, deps):
+    with _take_back_at_stop(ticket, clone, deps):
         answer = await deps.api.submit(clone, ticket.job_uuid)
     return await _decide(answer, ticket, clone, deps, failures=0)
 
 
 @contextmanager
-def _unless_stopped(ticket: Ticket, clone: Clone, deps: Dependencies) -> Iterator[None]:
+def _take_back_at_stop(ticket: Ticket, clone: Clone, deps: Dependencies) -> Iterator[None]:
     """Take back an attempt of which nothing has left where the run is stopped before."""
     try:
         yield
@@ -206,7 +206,7 @@ def _is_overdue(step: Send, deps: Dependencies) -> bool:
 
 async def _submit_again(ticket: Ticket, clone: Clone, deps: Dependencies, *, cost: float, failures: int = 0) -> Step:
     """Submit a retry; where it had a ``cost``, report to the budget whether the server answered."""
-    with _unless_stopped(ticket, clone, deps):
+    with _take_back_at_stop(ticket, clone, deps):
         answer = await deps.api.submit(clone, ticket.job_uuid)
     if cost:
         deps.budget.note_retry(cost, is_answered=not isinstance(answer, NotSent | NoAnswer))
@@ -233,7 +233,7 @@ async def _resend(step: Resend, clone: Clone, deps: Dependencies) -> Step:
     cost = 0.0 if step.is_limited else retry_cost(is_after_silence=False)
     if not step.is_limited:
         await deps.stop.sleep(deps.policy.backoff(step.failures, deps.clock.random()))
-    with _unless_stopped(step.ticket, clone, deps):
+    with _take_back_at_stop(step.ticket, clone, deps):
         await deps.readiness.wait(deps.stop)
     if cost:
         await deps.budget.reserve(cost, deps.stop)
